@@ -1,0 +1,202 @@
+"""The one flat table of configuration keys: type, bounds, default and description of each.
+
+The description under a key is the only one there is: `grpo config init`, the JSON Schema and the
+README show it. Defaults are MLX-GRPO's, so that its files keep their meaning, except
+`num_generations` (8, not 64: sixty-four do not fit a laptop).
+
+To add a key, add one field in its group below. Rules between keys are in rules.py.
+"""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+XML_SYSTEM_PROMPT = (
+    "Respond in the following format:\n<reasoning>\n...\n</reasoning>\n<answer>\n...\n</answer>"
+)
+
+# What MLX-GRPO still accepts, and the key that replaced it.
+SUPERSEDED = {
+    "max_completion_length": "max_new_tokens",
+    "eval_every_updates": "eval_steps",
+    "eval_subset_size": "eval_samples",
+}
+
+PositiveInt = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=0)]
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+
+
+class Config(BaseModel):
+    """A resolved configuration. Frozen: what a run was started with is what it runs with."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        frozen=True,
+        strict=True,  # "5e-7" is a text, not a number
+        allow_inf_nan=False,
+        use_attribute_docstrings=True,
+        protected_namespaces=(),  # model_name is MLX-GRPO's own key
+    )
+
+    # --- run -------------------------------------------------------------------------------------
+    model_name: str = Field("Qwen/Qwen2.5-1.5B-Instruct", min_length=1)
+    """The policy: a folder, a hub repository (owner/name), or `tiny`, the embedded model."""
+    output_dir: str = Field("outputs", min_length=1)
+    """Folder that holds the run folders."""
+    run_name: str = Field("", pattern=r"^[^/\\]*$")
+    """Name of the run's own folder inside output_dir; empty: made from the model's and the dataset's names."""
+    seed: int = Field(0, ge=0, le=2**32 - 1)
+    """Seed of sampling, data order and LoRA initialisation."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Weights in memory: auto keeps the files' own on Metal and CUDA and takes float32 on the CPU."""
+    use_compile: bool = True
+    """Compile the update with mx.compile on Metal and CUDA; never on the CPU, where it is slower."""
+
+    # --- data ------------------------------------------------------------------------------------
+    dataset: str = Field("openai/gsm8k", min_length=1)
+    """`arithmetic` (embedded), a hub name, a JSON, JSONL or Parquet file, or a folder of such files."""
+    dataset_config: str = ""
+    """The dataset's configuration on the hub (`main`); for arithmetic its difficulty, 1 to 4 digits."""
+    train_split: str = Field("train", min_length=1)
+    """Split that training draws its prompts from."""
+    eval_split: str = Field("test", min_length=1)
+    """Split that evaluation uses; never the training split."""
+    prompt_column: str = Field("question", min_length=1)
+    """Column that holds the problem: a text, or a list of chat messages."""
+    answer_column: str = Field("answer", min_length=1)
+    """Column that holds the right answer; where it contains `####`, the answer is what follows."""
+    max_train_samples: Count = 0
+    """Use only this many training examples; 0 uses all."""
+    system_prompt: str = XML_SYSTEM_PROMPT
+    """System message put before every problem; empty: none."""
+    completion_prefix: str = "<reasoning>"
+    """Text that every completion is made to begin with; it is part of the prompt for the model and
+    part of the completion for the rewards."""
+    max_prompt_length: PositiveInt = 512
+    """Longer prompts, in tokens, are skipped and counted, never cut."""
+
+    # --- rewards ---------------------------------------------------------------------------------
+    reward_functions: list[str] = Field(
+        ["correctness", "int", "strict_format", "soft_format", "xmlcount"], min_length=1
+    )
+    """Names of built-in rewards, or `path/to/file.py:function` for one of your own."""
+    reward_weights: list[float] = []
+    """One weight for each reward function; empty: 1 for all."""
+
+    # --- rollouts --------------------------------------------------------------------------------
+    num_generations: PositiveInt = 8
+    """Completions per prompt (G): the group whose rewards are compared."""
+    max_new_tokens: PositiveInt = 512
+    """Longest completion in tokens."""
+    temperature: float = Field(0.7, gt=0.0, le=10.0)
+    """Sampling temperature; the loss uses the logprobs of this same distribution."""
+    top_p: float = Field(1.0, gt=0.0, le=1.0)
+    """Sample from the smallest set of tokens whose probability reaches this; 1: from all."""
+    top_k: Count = 0
+    """Sample from the k likeliest tokens; 0: from all."""
+    min_p: float = Field(0.0, ge=0.0, lt=1.0)
+    """Leave out tokens less likely than this share of the likeliest; 0: none."""
+    repetition_penalty: float = Field(1.0, gt=0.0)
+    """Sampling penalty on tokens already used; 1: none. Refused in training for now: the loss would
+    see another distribution than the one that was sampled."""
+    stop: list[Annotated[str, Field(min_length=1)]] = []
+    """Texts that end a completion, as `["</answer>"]`."""
+    quantize_for_rollouts: bool = False
+    """Accepted for MLX-GRPO's files; rollouts are made with the policy's own weights for now."""
+    bits: Literal[2, 3, 4, 6, 8] = 4
+    """Bits of the rollout quantisation."""
+    group_size: Literal[32, 64, 128] = 64
+    """Group size of the rollout quantisation."""
+
+    # --- loss ------------------------------------------------------------------------------------
+    loss_type: Literal["grpo", "dapo", "dr_grpo", "reinforce"] = "dapo"
+    """How token losses are averaged: grpo (by sequence), dapo (over all tokens of the step), dr_grpo
+    (by max_new_tokens), or reinforce (nanochat's: no ratio, no clip, no standard deviation)."""
+    scale_rewards: Literal["group", "batch", "none"] = "group"
+    """Divide advantages by the group's standard deviation, by the batch's, or not at all."""
+    clip_eps: float = Field(0.2, gt=0.0, lt=1.0)
+    """The ratio new/old is clipped below 1 − clip_eps."""
+    clip_eps_high: float = Field(0.0, ge=0.0)
+    """The ratio is clipped above 1 + clip_eps_high; 0: the same as clip_eps."""
+    kl_coeff: float = Field(0.0, ge=0.0)
+    """Weight of the KL divergence to the reference policy; the reference is loaded only when above 0."""
+    num_iterations: PositiveInt = 1
+    """Optimizer updates made on each batch of rollouts (μ)."""
+
+    # --- optimisation ----------------------------------------------------------------------------
+    learning_rate: float = Field(1e-6, ge=0.0, le=100.0)
+    """Peak learning rate."""
+    optimizer: Literal["adamw", "adam", "sgd", "lion"] = "adamw"
+    """The optimizer."""
+    adam_beta1: float = Field(0.9, ge=0.0, lt=1.0)
+    """AdamW's first-moment decay."""
+    adam_beta2: float = Field(0.999, ge=0.0, lt=1.0)
+    """AdamW's second-moment decay."""
+    weight_decay: float = Field(0.0, ge=0.0)
+    """Decoupled weight decay."""
+    max_grad_norm: float = Field(0.1, gt=0.0)
+    """Gradients are scaled down to this global norm."""
+    lr_scheduler_type: Literal["cosine", "linear", "constant"] = "cosine"
+    """Shape of the learning rate after the warmup, over optimizer updates."""
+    warmup_ratio: Fraction = 0.1
+    """Share of all updates over which the learning rate rises from 0."""
+    batch_size: PositiveInt = 1
+    """Prompts in one forward and backward."""
+    gradient_accumulation_steps: PositiveInt = 4
+    """Forwards and backwards per update: a step has batch_size × this × num_generations completions."""
+    num_epochs: PositiveInt = 1
+    """Passes over the training examples."""
+    max_steps: Count = 0
+    """Stop after this many updates; 0: run all epochs."""
+    grad_checkpoint: bool = False
+    """Recompute each layer in the backward: less memory, about a third more time."""
+
+    # --- LoRA ------------------------------------------------------------------------------------
+    lora_rank: Count = 0
+    """Rank of LoRA adapters; 0: full fine-tuning."""
+    lora_scale: float = Field(20.0, gt=0.0)
+    """Factor on the adapters' output (mlx-lm's `scale`)."""
+    lora_dropout: float = Field(0.0, ge=0.0, lt=1.0)
+    """Dropout before the adapters. Above 0 it is refused: the loss would not see the sampled policy."""
+    lora_layers: Count = 0
+    """Adapt this many of the last layers; 0: all."""
+
+    # --- log, evaluation, checkpoints --------------------------------------------------------------
+    logging_steps: PositiveInt = 1
+    """Write a line to the log every so many steps."""
+    log_jsonl: bool = True
+    """Write training_log.jsonl and completions.jsonl."""
+    log_completions: Count = 4
+    """Completions written to completions.jsonl at each logged step."""
+    report_to: Literal["none"] = "none"
+    """Other places to send metrics to; none for now."""
+    eval_steps: Count = 50
+    """Evaluate every so many steps, before the first and after the last; 0: never."""
+    eval_samples: Count = 200
+    """Examples of the evaluation split to use, the same each time; 0: all."""
+    eval_max_new_tokens: PositiveInt = 128
+    """Longest completion in evaluation."""
+    save_steps: Count = 100
+    """Save a checkpoint every so many steps; 0: only the final one."""
+    keep_checkpoints: PositiveInt = 3
+    """How many of the newest checkpoints to keep, besides final."""
+
+    @property
+    def run_dir(self) -> Path:
+        """The run's folder: `<output_dir>/<run_name>`."""
+        if self.run_name:
+            return Path(self.output_dir) / self.run_name
+        model, dataset = (Path(name.rstrip("/")).name for name in (self.model_name, self.dataset))
+        return Path(self.output_dir) / f"{model}-{Path(dataset).stem}"
+
+    @property
+    def prompts_per_step(self) -> int:
+        """P: prompts whose rollouts make one optimizer update."""
+        return self.batch_size * self.gradient_accumulation_steps
+
+    @property
+    def reward_weight_list(self) -> list[float]:
+        """One weight per reward function."""
+        return self.reward_weights or [1.0] * len(self.reward_functions)

@@ -1,0 +1,105 @@
+"""What the engine tells whoever listens: plain data, no terminal, no files.
+
+The engine calls `listener(event)` and goes on; the command line renders the events. Light: this
+module imports no mlx.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from grpo_cli.types import RolloutGroup
+
+
+@dataclass(frozen=True)
+class RunStarted:
+    """Everything is loaded; the first step or evaluation comes next."""
+
+    run_dir: Path
+    total_steps: int
+    model: str
+    parameters: int
+    trainable_parameters: int
+    device: str
+    train_examples: int
+    skipped_prompts: int  # longer than max_prompt_length
+
+
+@dataclass(frozen=True)
+class RolloutProgress:
+    """Between two tokens of a batch of completions, in training or in evaluation."""
+
+    phase: str  # "rollout" | "evaluation"
+    finished: int  # completions that have ended
+    total: int
+    tokens: int  # sampled so far
+
+
+@dataclass(frozen=True)
+class UpdateProgress:
+    """Between two forwards and backwards of one update."""
+
+    finished: int  # microbatches done
+    total: int
+
+
+@dataclass(frozen=True)
+class StepFinished:
+    """One optimizer update is done; `metrics` is the line the log gets (CONTRACT's keys)."""
+
+    step: int
+    metrics: dict[str, Any]
+    groups: list[RolloutGroup]
+
+
+@dataclass(frozen=True)
+class EvaluationDone:
+    """The evaluation's line: step, eval_accuracy, eval_format, eval_length_mean, …"""
+
+    step: int
+    metrics: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class CheckpointSaved:
+    """A checkpoint folder is complete on disk."""
+
+    step: int
+    path: Path
+
+
+@dataclass(frozen=True)
+class Notice:
+    """Something a person should know, which does not stop the run."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class RunFinished:
+    """The run is over; `first` and `last` are the evaluations before and after, if any were made."""
+
+    run_dir: Path
+    final: Path
+    steps: int
+    seconds: float
+    first: dict[str, Any] | None
+    last: dict[str, Any] | None
+
+
+Event = (
+    RunStarted
+    | RolloutProgress
+    | UpdateProgress
+    | StepFinished
+    | EvaluationDone
+    | CheckpointSaved
+    | Notice
+    | RunFinished
+)
+Listener = Callable[[Event], None]
+
+
+def silent(event: Event) -> None:
+    """A listener for those who do not listen."""

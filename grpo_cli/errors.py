@@ -1,0 +1,46 @@
+"""What can go wrong for a reason a person can mend.
+
+Every error here carries the sentence that says what failed, with the offending value in it, and a
+hint that cures it. The command line prints the two without a traceback; any other exception is a
+bug of ours and keeps its traceback.
+"""
+
+
+class GrpoError(Exception):
+    """A failure a person can act on: `message` says what failed, `hint` how to cure it."""
+
+    exit_code = 1
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.message}\n\nhint: {self.hint}" if self.hint else self.message
+
+
+class ConfigError(GrpoError):
+    """A configuration file, key or value that cannot be used."""
+
+    exit_code = 2
+
+
+class DataError(GrpoError):
+    """A dataset that is missing, empty or lacks a column."""
+
+
+class ModelError(GrpoError):
+    """A model or tokenizer that cannot be loaded or does not fit its files."""
+
+
+class CheckpointError(GrpoError):
+    """A checkpoint or run folder that cannot be written or read."""
+
+
+class RewardError(GrpoError):
+    """A reward function that cannot be loaded, raises, or returns something that is no reward."""
+
+
+class TrainingError(GrpoError):
+    """A training run that must stop."""

@@ -1,0 +1,52 @@
+"""The nouns of the project, before any algorithm.
+
+Dimensions are named once and everywhere: P prompts, G completions per prompt, B = P·G sequences,
+T tokens, V vocabulary. Token ids and logprobs travel from the sampler to the loss in these
+carriers and are never rebuilt from text; `text` serves rewards and people only.
+"""
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+Message = dict[str, str]  # {"role": "system" | "user" | "assistant", "content": …}
+
+
+@dataclass(frozen=True)
+class Example:
+    """One problem of a dataset: the conversation that asks it and the answer that is right."""
+
+    messages: list[Message]
+    answer: str
+    columns: dict[str, Any] = field(default_factory=dict)  # the row's other columns, for rewards
+
+
+class StopReason(StrEnum):
+    """Why a completion ended."""
+
+    EOS = "eos"  # the policy sampled one of its end tokens
+    STOP = "stop"  # the text reached one of the configured stop strings
+    LENGTH = "length"  # max_new_tokens were used up: the completion is truncated
+
+
+@dataclass
+class Rollout:
+    """One completion as the policy sampled it, and what the rewards said of it."""
+
+    token_ids: list[int]  # (T,) the stop token included, so that stopping is trained
+    logprobs: list[float]  # (T,) log π(token) at the sampling temperature
+    entropies: list[float]  # (T,) nats, of the distribution the token was drawn from
+    stop_reason: StopReason
+    text: str  # completion_prefix + the completion, without the end token
+    rewards: dict[str, float] = field(default_factory=dict)  # by reward function, before its weight
+    reward: float = 0.0  # the weighted sum
+    advantage: float = 0.0
+
+
+@dataclass
+class RolloutGroup:
+    """The G completions of one prompt: the group that GRPO compares."""
+
+    example: Example
+    prompt_ids: list[int]
+    rollouts: list[Rollout]
