@@ -1,0 +1,169 @@
+"""Charts as text: lists of lines that any terminal shows, without colour and without a library.
+
+    sparkline([1, 2, 4, 8], 4)          ▁▂▄█
+    line_chart([0.3, 0.5, 0.9], 20, 3)  0.90 ┤⠀⠀⠀⠀⠀⠀⠀⠀⠀⢀⡠⠔⠊   two by four braille dots to a character
+    histogram_lines([3, 1], [0, 1, 2], 20)
+                                        0 to 1 │████████▌ 3
+
+`ascii_only` draws the same with ASCII characters. Values that are not finite are left out.
+"""
+
+import itertools
+import math
+from collections.abc import Iterable, Sequence
+
+LEVELS = "▁▂▃▄▅▆▇█"
+ASCII_LEVELS = "_.:-=+*#"
+EIGHTHS = " ▏▎▍▌▋▊▉"  # a bar's last character, filled from the left
+BRAILLE = 0x2800
+DOT_BITS = ((0x01, 0x02, 0x04, 0x40), (0x08, 0x10, 0x20, 0x80))  # [column][row from the top]
+
+
+def sparkline(values: Iterable[float], width: int, ascii_only: bool = False) -> str:
+    """One line of blocks, the lowest value the lowest block; at most `width` characters.
+
+    More values than characters are averaged, so the whole course stays visible.
+    """
+    means = averaged([value for value in values if math.isfinite(value)], width)
+    if not means:
+        return ""
+    levels = ASCII_LEVELS if ascii_only else LEVELS
+    return "".join(levels[level(value, min(means), max(means), len(levels))] for value in means)
+
+
+def line_chart(
+    values: Iterable[float], width: int, height: int, slots: int = 0, ascii_only: bool = False
+) -> list[str]:
+    """`height` lines of `width` characters: the values as a curve, the highest and lowest labelled.
+
+    `slots` is how many values the full width stands for: a curve with fewer leaves the rest empty,
+    so that it grows to the right while its past stays where it is. 0: the values fill the width.
+    """
+    finite = [value for value in values if math.isfinite(value)]
+    if not finite:
+        return [" " * width] * height
+    labels = axis_labels(min(finite), max(finite), height)
+    gutter = max(map(len, labels))
+    columns = max(1, width - gutter - 2)
+    across, down = (1, 1) if ascii_only else (2, 4)  # dots in a character
+    dots = curve(finite, columns * across, height * down, max(slots, len(finite)))
+    rows = ascii_rows(dots, columns, height) if ascii_only else braille_rows(dots, columns, height)
+    tick, wall = ("+", "|") if ascii_only else ("┤", "│")
+    return [
+        f"{label:>{gutter}} {tick if label else wall}{row}" for label, row in zip(labels, rows, strict=True)
+    ]
+
+
+def histogram_lines(
+    counts: Sequence[int], edges: Sequence[float], width: int, ascii_only: bool = False
+) -> list[str]:
+    """One bar a line for each interval between two edges: label, bar, count."""
+    step = min((b - a for a, b in itertools.pairwise(edges)), default=1.0)
+    places = 0 if all(edge == int(edge) for edge in edges) else decimals(step)
+    texts = [f"{edge:.{places}f}" for edge in edges]
+    wide = max(map(len, texts), default=0)
+    labels = [f"{a:>{wide}} to {b:>{wide}}" for a, b in itertools.pairwise(texts)]
+    return bar_lines(labels, counts, width, ascii_only)
+
+
+def bar_lines(
+    labels: Sequence[str], counts: Sequence[int], width: int, ascii_only: bool = False
+) -> list[str]:
+    """One bar a line, the longest for the largest count; for values that are few and have names."""
+    gutter = max(map(len, labels), default=0)
+    digits = max((len(str(count)) for count in counts), default=0)
+    room = max(1, width - gutter - digits - 3)
+    largest = max(counts, default=0) or 1
+    wall = "|" if ascii_only else "│"
+    return [
+        f"{label:>{gutter}} {wall}{block_bar(count / largest, room, ascii_only)} {count}"
+        for label, count in zip(labels, counts, strict=True)
+    ]
+
+
+def block_bar(share: float, width: int, ascii_only: bool = False) -> str:
+    """A bar of `share` of the width, to an eighth of a character; above 0 it is never invisible."""
+    if ascii_only:
+        return "#" * (max(1, round(share * width)) if share > 0 else 0)
+    eighths = max(1, round(share * width * 8)) if share > 0 else 0
+    return ("█" * (eighths // 8) + EIGHTHS[eighths % 8]).rstrip()
+
+
+def progress_bar(share: float, width: int, ascii_only: bool = False) -> tuple[str, str]:
+    """The done and the open part of a thin bar, to be coloured differently; together `width` long."""
+    full, half, empty = ("#", "", ".") if ascii_only else ("━", "╸", "─")
+    halves = int(min(max(share, 0.0), 1.0) * width * 2)
+    done = full * (halves // 2) + half * (halves % 2)
+    return done, empty * (width - len(done))
+
+
+def averaged(values: Sequence[float], width: int) -> list[float]:
+    """At most `width` values: the means of equal stretches."""
+    if len(values) <= width:
+        return list(values)
+    cuts = [i * len(values) // width for i in range(width + 1)]
+    return [math.fsum(values[a:b]) / (b - a) for a, b in itertools.pairwise(cuts)]
+
+
+def level(value: float, low: float, high: float, levels: int) -> int:
+    """Which of `levels` equal steps between low and high is nearest; the middle if there is no span."""
+    if high <= low:
+        return (levels - 1) // 2
+    return round((value - low) / (high - low) * (levels - 1))
+
+
+def decimals(span: float) -> int:
+    """Decimals that tell apart values which lie within `span`: two for rewards, more when flat."""
+    if span >= 100:
+        return 0
+    return min(6, max(2, 1 - math.floor(math.log10(span)))) if span > 0 else 2
+
+
+def axis_labels(low: float, high: float, height: int) -> list[str]:
+    """One label a row: the highest at the top and the lowest at the bottom, or the only one between."""
+    labels = [""] * height
+    places = decimals(high - low)
+    if high > low and height > 1:
+        labels[0], labels[-1] = f"{high:.{places}f}", f"{low:.{places}f}"
+    else:
+        labels[height // 2] = f"{high:.{places}f}"
+    return labels
+
+
+def curve(values: Sequence[float], across: int, down: int, slots: int) -> list[range]:
+    """For each column of dots the rows, counted from below, that the curve passes: from left to right.
+
+    Values that share a column are averaged; between two values the curve is straight.
+    """
+    buckets: dict[int, list[float]] = {}
+    for i, value in enumerate(values):
+        buckets.setdefault(i * (across - 1) // max(1, slots - 1), []).append(value)
+    means = {x: math.fsum(bucket) / len(bucket) for x, bucket in buckets.items()}
+    low, high = min(values), max(values)
+    points = [(x, level(mean, low, high, down)) for x, mean in means.items()]
+    dots = [range(points[0][1], points[0][1] + 1)]
+    for (x0, y0), (x1, y1) in itertools.pairwise(points):
+        for x in range(x0 + 1, x1 + 1):
+            y, before = (round(y0 + (y1 - y0) * (at - x0) / (x1 - x0)) for at in (x, x - 1))
+            # From beside the previous dot, so that a steep curve has no gaps.
+            dots.append(range(min(y, before + 1), max(y, before - 1) + 1))
+    return dots
+
+
+def braille_rows(dots: Sequence[range], columns: int, height: int) -> list[str]:
+    """The dots as `height` rows of braille characters, from the top."""
+    cells = [[0] * columns for _ in range(height)]
+    for x, rows in enumerate(dots):
+        for y in rows:
+            from_top = height * 4 - 1 - y
+            cells[from_top // 4][x // 2] |= DOT_BITS[x % 2][from_top % 4]
+    return ["".join(chr(BRAILLE + cell) if cell else " " for cell in row) for row in cells]
+
+
+def ascii_rows(dots: Sequence[range], columns: int, height: int) -> list[str]:
+    """The dots as `height` rows of asterisks, from the top."""
+    cells = [[" "] * columns for _ in range(height)]
+    for x, rows in enumerate(dots):
+        for y in rows:
+            cells[height - 1 - y][x] = "*"
+    return ["".join(row) for row in cells]

@@ -1,0 +1,171 @@
+"""`grpo config`: validate, show, init and schema. Nothing here loads a model or MLX."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.text import Text
+
+from grpo_cli.cli.errors import show_error
+from grpo_cli.cli.examples import examples
+from grpo_cli.cli.terminal import say, stderr_console, stdout_console
+from grpo_cli.errors import ConfigError
+
+if TYPE_CHECKING:  # the schema is pydantic's: a third of a second that `grpo --help` need not pay
+    from grpo_cli.config.load import Inspection, LoadedConfig
+    from grpo_cli.config.problems import Problem
+
+config_app = typer.Typer(
+    no_args_is_help=True,
+    help="Check, show and write configuration files.",
+    epilog=examples(
+        "grpo config validate prod.toml",
+        "grpo config init my.toml --from smoke_test",
+    ),
+)
+
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Give a key another value; may be repeated."),
+]
+
+
+@config_app.command(
+    epilog=examples(
+        "grpo config validate configs/prod.toml my.toml",
+        "grpo config validate prod --set num_generations=16 --json",
+    )
+)
+def validate(
+    files: Annotated[list[str], typer.Argument(metavar="FILE|NAME...", help="Paths or shipped names.")],
+    set_: SetOption = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+) -> None:
+    """Check configuration files and report every problem of each; exit code 2 if there is one."""
+    from grpo_cli.config.load import inspect_config
+
+    inspections = [inspect_config(name, set_ or ()) for name in files]
+    if as_json:
+        typer.echo(json.dumps(_as_document(inspections), indent=2))
+    else:
+        for inspection in inspections:
+            _report(inspection)
+    if any(inspection.problems for inspection in inspections):
+        raise typer.Exit(ConfigError.exit_code)
+
+
+def _report(inspection: "Inspection") -> None:
+    """The details on stderr as `grpo train` would tell them, then one line of verdict on stdout."""
+    from grpo_cli.config.problems import config_error
+
+    show_warnings(inspection.warnings)
+    if inspection.problems:
+        show_error(config_error(inspection.problems, inspection.name))
+        count = len(inspection.problems)
+        verdict = Text(f"✗ {inspection.name}: {count} problem{'s' if count > 1 else ''}", style="red")
+    else:
+        verdict = Text(f"✓ {inspection.name}", style="green")
+    say(stdout_console(), verdict)
+
+
+def show_warnings(warnings: "list[Problem]") -> None:
+    """Each warning on stderr as `! file:line: what; cure`."""
+    for warning in warnings:
+        where = f"{warning.place}: " if warning.place else ""
+        say(stderr_console(), Text(f"! {where}{warning.message}; {warning.cure}", style="yellow"))
+
+
+def _as_document(inspections: "list[Inspection]") -> dict[str, Any]:
+    files = [
+        {
+            "file": inspection.name,
+            "valid": not inspection.problems,
+            "problems": [problem.as_row() for problem in inspection.problems],
+            "warnings": [warning.as_row() for warning in inspection.warnings],
+        }
+        for inspection in inspections
+    ]
+    return {"valid": all(file["valid"] for file in files), "files": files}
+
+
+@config_app.command(
+    epilog=examples(
+        "grpo config show prod",
+        "grpo config show my.toml --set lora_rank=8 > merged.toml",
+    )
+)
+def show(
+    file: Annotated[
+        str | None,
+        typer.Argument(metavar="[FILE|NAME]", help="Default: $MLX_GRPO_CONFIG, else the defaults."),
+    ] = None,
+    set_: SetOption = None,
+) -> None:
+    """Print the resolved configuration as TOML; comments say where each value came from."""
+    from grpo_cli.config.render import show_config
+
+    typer.echo(show_config(_loaded(file, set_)), nl=False)
+
+
+@config_app.command(
+    epilog=examples(
+        "grpo config init my.toml --from smoke_test",
+        "grpo config init > defaults.toml",
+    )
+)
+def init(
+    file: Annotated[
+        Path | None, typer.Argument(metavar="[FILE]", help="File to write; without it, stdout.")
+    ] = None,
+    from_: Annotated[
+        str | None,
+        typer.Option("--from", metavar="FILE|NAME", help="Take the values from this configuration."),
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite the file.")] = False,
+) -> None:
+    """Write a starting file: every key with its description, its value and its default."""
+    from grpo_cli.config.render import starting_file
+    from grpo_cli.config.schema import Config
+
+    config = _loaded(from_, None).config if from_ else Config.model_validate({})
+    text = starting_file(config, str(file or "my.toml"))
+    if file is None:
+        typer.echo(text, nl=False)
+        return
+    _write_new(file, text, force)
+    say(stderr_console(), Text(f"✓ wrote {file}; train with `grpo train --config {file}`", style="green"))
+
+
+def _loaded(name: str | None, overrides: list[str] | None) -> "LoadedConfig":
+    from grpo_cli.config.load import load_config
+
+    loaded = load_config(name, overrides or (), required=False)
+    show_warnings(loaded.warnings)
+    return loaded
+
+
+def _write_new(file: Path, text: str, force: bool) -> None:
+    """Write a file that is not there yet, or any with `force`. Raises ConfigError."""
+    try:
+        with file.open("w" if force else "x", encoding="utf-8") as stream:
+            stream.write(text)
+    except FileExistsError:
+        hint = f"`grpo config init {file} --force` overwrites it"
+        raise ConfigError(f"Config file exists: {file}", hint) from None
+    except OSError as error:
+        hint = f"`mkdir -p {file.parent}` makes the folder"
+        raise ConfigError(f"Cannot write config file: {file}: {error.strerror}", hint) from None
+
+
+@config_app.command(
+    epilog=examples(
+        "grpo config schema > grpo.schema.json",
+        "grpo config schema | python -m json.tool --compact",
+    )
+)
+def schema() -> None:
+    """Print the JSON Schema of configuration files, for editors."""
+    from grpo_cli.config.render import json_schema
+
+    typer.echo(json.dumps(json_schema(), indent=2))

@@ -1,0 +1,236 @@
+"""The picture of a training run that a terminal shows while it goes on.
+
+One `Text` a line, cut at the right edge and never wrapped, so that the picture's height is known and
+the display stays where it is. What does not fit a low terminal is left out, the least needed first.
+"""
+
+from dataclasses import dataclass
+
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.text import Text
+
+from grpo_cli.cli.charts import line_chart, progress_bar, sparkline
+from grpo_cli.cli.figures import accuracy, duration, fields, magnitude, number, percent, share, shown, timing
+from grpo_cli.cli.progress import RunProgress, Sample
+from grpo_cli.cli.terminal import Safe, ascii_only, printable, stderr_console
+from grpo_cli.engine.events import RolloutProgress, UpdateProgress
+
+MARGIN = 12  # the column of labels
+WIDEST = 110
+CHART_ROWS = (3, 8)  # lowest and highest
+CHART_EXTRA = 2  # the line with the steps below the curve and the gap above it
+COMPLETION_ROWS = 4
+SHORTEST_SPAN = 24  # steps that the chart's width stands for at first
+LONGEST_SHOWN = 4000  # characters of a completion that are looked at
+
+Lines = list[Text]
+
+
+@dataclass(frozen=True)
+class Dashboard:
+    """A renderable that draws the state as it is when it is rendered."""
+
+    progress: RunProgress
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        width = min(options.max_width, WIDEST)
+        for line in frame(self.progress, width, console.height, ascii_only(console)):
+            yield Safe(line)
+
+
+def frame(progress: RunProgress, width: int, height: int, plain: bool = False) -> Lines:
+    """The picture's lines: header and bars, the chart, the facts, the sample.
+
+    `height` is the terminal's. The curve has the first claim to it, then the facts, from the first
+    on, then the sample; what is still free makes the curve higher.
+    """
+    gap = Text("")  # between the lines that stay above and the picture
+    top = [gap, *header(progress), *bars(progress, width, plain)]
+    room = height - 1 - len(top) - (CHART_ROWS[0] + CHART_EXTRA if progress.steps else 0)
+    facts = fact_lines(progress, plain)[: max(0, room - 1)]
+    room -= len(facts) + 1
+    sample = sample_lines(progress.sample, width) if progress.sample else []
+    if room > len(sample):
+        room -= len(sample) + 1
+    else:
+        sample = []
+    chart = chart_lines(progress, width, min(CHART_ROWS[0] + max(0, room), CHART_ROWS[1]), plain)
+    parts = [part for part in (top, chart, facts, sample) if part]
+    lines = [line for part in parts for line in ([gap, *part] if part is not top else part)][: height - 1]
+    for line in lines:
+        line.no_wrap, line.overflow = True, "ellipsis"
+    return lines
+
+
+def row(label: str, *pieces: str | tuple[str, str]) -> Text:
+    """A line: its label in the margin, then pieces of text with or without a style."""
+    return Text.assemble((f" {label}".ljust(MARGIN), "dim"), *pieces)
+
+
+def header(progress: RunProgress) -> Lines:
+    """What is being trained, on what, and into which folder."""
+    run = progress.run
+    if run is None:
+        return []
+    trained = run.trainable_parameters
+    size = f"{magnitude(run.parameters)} parameters" + (
+        f", {magnitude(trained)} trained" if trained != run.parameters else ""
+    )
+    skipped = f", {run.skipped_prompts} too long" if run.skipped_prompts else ""
+    return [
+        row("model", (printable(run.model), "bold"), (f"  {size} · {printable(run.device)}", "dim")),
+        row("run", printable(str(run.run_dir)), (f"  {run.train_examples:,} examples{skipped}", "dim")),
+    ]
+
+
+def bars(progress: RunProgress, width: int, plain: bool) -> Lines:
+    """The run's progress and, below it, that of the stage that is under way."""
+    total = progress.run.total_steps if progress.run else 0
+    done, left = progress.finished, progress.left()
+    times = duration(done.seconds if done else progress.elapsed())
+    if left is not None and not done:
+        times += f", {duration(left)} left"
+    stage = progress.doing
+    if isinstance(stage, RolloutProgress):
+        tokens = f"{stage.tokens:,} tokens"
+        below = bar(stage.phase, stage.finished, stage.total, tokens, width, plain, "cyan")
+    elif isinstance(stage, UpdateProgress):
+        below = bar("update", stage.finished, stage.total, "", width, plain, "magenta")
+    else:
+        below = Text("")
+    return [bar("step", progress.step, total, times, width, plain, "green"), below]
+
+
+def bar(label: str, done: int, total: int, note: str, width: int, plain: bool, style: str) -> Text:
+    """One labelled bar with its count and a note."""
+    room = max(8, min(48, width - MARGIN - 32))
+    full, rest = progress_bar(done / total if total else 0.0, room, plain)
+    return row(label, (full, style), (rest, "bright_black"), f"  {f'{done}/{total}':<8}", (f" {note}", "dim"))
+
+
+def chart_lines(progress: RunProgress, width: int, rows: int, plain: bool) -> Lines:
+    """The mean reward of each step as a curve that grows to the right; empty before the first."""
+    steps, rewards = list(progress.steps), list(progress.rewards)
+    if not steps or progress.run is None:
+        return []
+    slots = min(span(len(steps)), max(progress.run.total_steps - steps[0] + 1, len(steps)))
+    curve = line_chart(rewards, width - MARGIN - 1, rows, slots, plain)
+    axis = axis_width(curve[0])
+    latest = shown(progress.metrics, "reward_mean", ".2f") or ""
+    labels = ["reward", latest] + [""] * rows
+    lines = [
+        row(label, (line[:axis], "dim"), (line[axis:], "green"))
+        for label, line in zip(labels, curve, strict=False)
+    ]
+    lines[1].stylize("bold not dim", 0, MARGIN)
+    first, last = f"step {steps[0]}", str(steps[0] + slots - 1)
+    return [*lines, row("", (" " * axis + first + last.rjust(len(curve[0]) - axis - len(first)), "dim"))]
+
+
+def axis_width(line: str) -> int:
+    """Characters of a chart's line before its curve: the label and the axis."""
+    return next(i for i, char in enumerate(line) if char in "┤│+|") + 1
+
+
+def span(steps: int) -> int:
+    """How many steps the chart's width stands for: it doubles now and then, and is calm in between."""
+    slots = SHORTEST_SPAN
+    while slots < steps:
+        slots *= 2
+    return slots
+
+
+def fact_lines(progress: RunProgress, plain: bool) -> Lines:
+    """Accuracy, length, speed, memory and the update's own numbers, each on a line if it is known."""
+    metrics = progress.metrics
+    seconds = fields(
+        ("rollout", timing(metrics, "rollout_seconds")),
+        ("+ update", timing(metrics, "update_seconds")),
+        ("= step", timing(metrics, "step_seconds")),
+        gap=" ",
+    )
+    update = fields(
+        ("kl", shown(metrics, "kl", ".4f")),
+        ("entropy", shown(metrics, "entropy", ".3f")),
+        ("gradient", shown(metrics, "grad_norm", ".3g")),
+        ("clipped", share(metrics, "clip_ratio")),
+        ("lr", shown(metrics, "lr", ".3g")),
+    )
+    speed = shown(metrics, "rollout_tokens_per_second", ",.0f", " tok/s")
+    found: list[tuple[str, list[str | tuple[str, str]]]] = [
+        ("accuracy", accuracy_pieces(progress, plain)),
+        ("length", length_pieces(progress, plain)),
+        ("speed", [(speed or "").ljust(15), (seconds, "dim")] if speed or seconds else []),
+        ("memory", known(shown(metrics, "peak_memory_gb", ".2f", " GB"), (" at its peak", "dim"))),
+        ("update", [(update, "dim")] if update else []),
+    ]
+    return [row(label, *pieces) for label, pieces in found if pieces]
+
+
+def known(value: str | None, *rest: tuple[str, str]) -> list[str | tuple[str, str]]:
+    """The value and what follows it, or nothing."""
+    return [value, *rest] if value else []
+
+
+def accuracy_pieces(progress: RunProgress, plain: bool) -> list[str | tuple[str, str]]:
+    """The latest evaluation's accuracy, the first one's beside it, and its course."""
+    evaluations = list(progress.evaluations)
+    if not evaluations or (latest := accuracy(evaluations[-1])) is None:
+        return []
+    values = [value for line in evaluations if (value := number(line, "eval_accuracy")) is not None]
+    before = f"from {percent(values[0])} at step {evaluations[0].get('step', 0)}  "
+    course = before + sparkline(values, 20, plain) if len(values) > 1 else "before training"
+    return [(latest, "bold"), (f"  {course}", "dim")]
+
+
+def length_pieces(progress: RunProgress, plain: bool) -> list[str | tuple[str, str]]:
+    """The mean completion length, how many were cut off, and its course."""
+    latest = shown(progress.metrics, "completion_length_mean", ".1f", " tokens")
+    if latest is None:
+        return []
+    cut = share(progress.metrics, "truncated_fraction")
+    return [
+        latest.ljust(15),
+        (f"{sparkline(progress.lengths, 20, plain)}  {fields(('cut off', cut))}", "dim"),
+    ]
+
+
+def sample_lines(sample: Sample, width: int) -> Lines:
+    """The latest completion: always the same number of lines, the middle of a long one left out."""
+    room = max(10, width - MARGIN - 1)
+    prompt, answer = printable(sample.prompt), printable(sample.answer)
+    prompt = shortened(prompt, room - min(len(answer), 20) - 9)
+    text = sample.completion
+    if len(text) > LONGEST_SHOWN:
+        text = text[: LONGEST_SHOWN // 2] + text[-LONGEST_SHOWN // 2 :]
+    wrapped = middle_out(wrap(printable(text), room), COMPLETION_ROWS)
+    parts = "  ".join(f"{printable(name)} {value:.2f}" for name, value in sample.rewards.items())
+    return [
+        row("latest", (prompt, "bold"), (f"  answer {shortened(answer, 20)}", "dim")),
+        row(
+            "",
+            ("reward ", "dim"),
+            (f"{sample.reward:.2f}", "green"),
+            (f"  {parts}  ended by {sample.stop_reason}", "dim"),
+        ),
+        *(row("", line) for line in wrapped),
+    ]
+
+
+def wrap(text: str, width: int) -> list[str]:
+    """The text in lines of at most `width` cells, broken between words where there are any."""
+    return [line.plain.rstrip() for line in Text(text).wrap(stderr_console(), width)]
+
+
+def middle_out(lines: list[str], rows: int) -> list[str]:
+    """Exactly `rows` lines: the first and the last ones, an ellipsis between, or empty ones after."""
+    if len(lines) <= rows:
+        return lines + [""] * (rows - len(lines))
+    return [*lines[: rows // 2 - 1], lines[rows // 2 - 1][:-2] + " …", *lines[-(rows - rows // 2) :]]
+
+
+def shortened(text: str, width: int) -> str:
+    """The text cut to `width` cells, with an ellipsis if something is missing."""
+    cut = Text(text)
+    cut.truncate(max(1, width), overflow="ellipsis")
+    return cut.plain

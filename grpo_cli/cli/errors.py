@@ -1,0 +1,72 @@
+"""How failures look, and with which exit code they end.
+
+A GrpoError is its message, a blank line and its hint, on stderr and without a traceback. A part of
+MLX that cannot be imported is told in the same way. Anything else is a bug and keeps its traceback.
+"""
+
+import sys
+from typing import Any
+
+from rich.text import Text
+from typer import Exit
+from typer.core import TyperGroup
+
+from grpo_cli.cli.terminal import say, stderr_console
+from grpo_cli.errors import GrpoError
+
+INTERRUPTED = 130
+
+# Packages that a command needs, by the name they are imported under, and how they are installed.
+_REQUIREMENTS = {
+    "mlx": "mlx>=0.32.2",
+    "mlx_lm": "mlx-lm>=0.32.2",
+    "datasets": "datasets",
+    "huggingface_hub": "huggingface-hub",
+    "numpy": "numpy",
+    "safetensors": "mlx-lm>=0.32.2",
+    "tiktoken": "tiktoken",
+    "tokenizers": "tokenizers",
+    "transformers": "mlx-lm>=0.32.2",
+}
+
+
+class GrpoGroup(TyperGroup):
+    """The command group that turns failures into messages and exit codes."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command. Raises Exit with the code of the failure, after telling of it."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            raise Exit(INTERRUPTED) from None
+        except GrpoError as error:
+            show_error(error)
+            raise Exit(error.exit_code) from None
+        except ImportError as error:
+            known = broken_installation(error)
+            if known is None:
+                raise
+            show_error(known)
+            raise Exit(known.exit_code) from None
+
+
+def show_error(error: GrpoError) -> None:
+    """Print the message as it is, a blank line and the hint, on stderr."""
+    text = Text(error.message)
+    if error.hint:
+        text.append("\n\n")
+        text.append("hint:", style="bold cyan")
+        text.append(f" {error.hint}")
+    say(stderr_console(), text)
+
+
+def broken_installation(error: ImportError) -> GrpoError | None:
+    """The error to show for a package of ours that is missing or has no backend; None for any other."""
+    package = (error.name or "").partition(".")[0]
+    if "libmlx" in str(error) or (package == "mlx" and sys.platform == "linux"):
+        hint = "MLX has no backend here: `pip install 'grpo-cli[cpu]'`, or `[cuda13]` with an NVIDIA card"
+    elif package in _REQUIREMENTS:
+        hint = f"`{sys.executable} -m pip install --upgrade '{_REQUIREMENTS[package]}'`"
+    else:
+        return None
+    return GrpoError(f"{type(error).__name__}: {error}", hint)

@@ -1,0 +1,201 @@
+"""Listeners that show a training run: a live display on a terminal, plain lines without one.
+
+    with training_display(quiet=False) as listener:
+        train(config, listener)
+
+Everything goes to stderr. Notices and saved checkpoints are lines that stay; with `quiet` only the
+notices and the final result are shown.
+"""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
+from rich.console import Console
+from rich.live import Live
+from rich.text import Text
+
+from grpo_cli.cli.dashboard import Dashboard
+from grpo_cli.cli.figures import accuracy, duration, fields, magnitude, share, shown, timing
+from grpo_cli.cli.progress import RunProgress
+from grpo_cli.cli.summary import print_summary
+from grpo_cli.cli.terminal import is_interactive, printable, say, stderr_console
+from grpo_cli.engine.events import (
+    CheckpointSaved,
+    EvaluationDone,
+    Event,
+    Listener,
+    Notice,
+    RunFinished,
+    RunStarted,
+    StepFinished,
+)
+
+REFRESHES_PER_SECOND = 5
+
+
+class Display(Protocol):
+    """What the three ways of showing a run have in common."""
+
+    progress: RunProgress
+
+    def __call__(self, event: Event) -> None: ...
+
+    def close(self) -> None: ...
+
+
+@contextmanager
+def training_display(
+    quiet: bool = False, logging_steps: int = 1, console: Console | None = None
+) -> Iterator[Listener]:
+    """A listener that shows a run on stderr while the context lasts, and at its end the result.
+
+    `logging_steps`: plain lines are written for every so many steps and for the last one. If the run
+    ends by an exception, what was shown stays and no result is printed.
+    """
+    console = console or stderr_console()
+    display: Display
+    if quiet:
+        display = QuietDisplay(console)
+    elif is_interactive(console):
+        display = LiveDisplay(console)
+    else:
+        display = PlainDisplay(console, logging_steps)
+    try:
+        yield display
+    finally:
+        display.close()
+    print_summary(console, display.progress)
+
+
+class QuietDisplay:
+    """Shows notices only."""
+
+    def __init__(self, console: Console) -> None:
+        self.console, self.progress = console, RunProgress()
+
+    def __call__(self, event: Event) -> None:
+        self.progress.take(event)
+        if isinstance(event, Notice):
+            say(self.console, notice_line(event))
+
+    def close(self) -> None:
+        """Nothing to put back."""
+
+
+class PlainDisplay(QuietDisplay):
+    """One line for each thing that happened, for logs and pipes."""
+
+    def __init__(self, console: Console, logging_steps: int) -> None:
+        super().__init__(console)
+        self.logging_steps = logging_steps
+
+    def __call__(self, event: Event) -> None:
+        super().__call__(event)
+        if isinstance(event, RunStarted):
+            say(self.console, Text(started_line(event)))
+        elif isinstance(event, StepFinished) and self.is_logged(event.step):
+            say(self.console, Text(step_line(self.progress)))
+        elif isinstance(event, EvaluationDone):
+            say(self.console, Text(evaluation_line(event)))
+        elif isinstance(event, CheckpointSaved):
+            say(self.console, checkpoint_line(event))
+
+    def is_logged(self, step: int) -> bool:
+        """Whether this step gets a line."""
+        return step % self.logging_steps == 0 or step == total_steps(self.progress)
+
+
+class LiveDisplay:
+    """The dashboard, drawn anew a few times a second by rich's own thread.
+
+    It begins with RunStarted: what loads before may show progress of its own.
+    """
+
+    def __init__(self, console: Console) -> None:
+        self.console, self.progress = console, RunProgress()
+        self.live = Live(
+            Dashboard(self.progress),
+            console=console,
+            refresh_per_second=REFRESHES_PER_SECOND,
+            redirect_stdout=sys.stdout.isatty(),  # what goes into a file or a pipe still does
+        )
+
+    def __call__(self, event: Event) -> None:
+        self.progress.take(event)
+        if isinstance(event, RunStarted):
+            self.live.start()
+        elif isinstance(event, RunFinished):
+            self.live.stop()
+        elif isinstance(event, Notice):
+            say(self.console, notice_line(event))
+        elif isinstance(event, CheckpointSaved):
+            say(self.console, checkpoint_line(event))
+
+    def close(self) -> None:
+        """Leave the last picture standing and give the cursor back."""
+        self.live.stop()
+
+
+def total_steps(progress: RunProgress) -> int:
+    """The run's length in steps, 0 while unknown."""
+    return progress.run.total_steps if progress.run else 0
+
+
+def notice_line(event: Notice) -> Text:
+    """A notice, on one line however it was written."""
+    return Text.assemble(("note: ", "yellow"), printable(event.text))
+
+
+def checkpoint_line(event: CheckpointSaved) -> Text:
+    """Which checkpoint lies where."""
+    return Text.assemble(("saved ", "green"), f"step {event.step}  {printable(str(event.path))}")
+
+
+def started_line(event: RunStarted) -> str:
+    """What a run trains, on what and into which folder."""
+    trained = event.trainable_parameters
+    return printable(
+        fields(
+            ("model", event.model),
+            ("parameters", magnitude(event.parameters)),
+            ("trained", magnitude(trained) if trained != event.parameters else None),
+            ("device", event.device),
+            ("examples", f"{event.train_examples}"),
+            ("too long", f"{event.skipped_prompts}" if event.skipped_prompts else None),
+            ("steps", f"{event.total_steps}"),
+            ("run", str(event.run_dir)),
+        )
+    )
+
+
+def step_line(progress: RunProgress) -> str:
+    """The latest step: `step 12/60  reward 0.63  …  left 1m 20s`, without what is unknown."""
+    metrics, left = progress.metrics, progress.left()
+    return fields(
+        ("step", f"{progress.step}/{total_steps(progress)}"),
+        ("reward", shown(metrics, "reward_mean", ".2f")),
+        ("acc", share(metrics, "eval_accuracy")),
+        ("length", shown(metrics, "completion_length_mean", ".1f")),
+        ("loss", shown(metrics, "loss", ".4f")),
+        ("kl", shown(metrics, "kl", ".4f")),
+        ("lr", shown(metrics, "lr", ".3g")),
+        ("rollout", timing(metrics, "rollout_seconds")),
+        ("update", timing(metrics, "update_seconds")),
+        ("", shown(metrics, "rollout_tokens_per_second", ".0f", " tok/s")),
+        ("mem", shown(metrics, "peak_memory_gb", ".1f", " GB")),
+        ("left", None if left is None else duration(left)),
+    )
+
+
+def evaluation_line(event: EvaluationDone) -> str:
+    """One evaluation: accuracy with its count, format, length and time."""
+    metrics = event.metrics
+    return fields(
+        ("evaluation at step", f"{event.step}"),
+        ("accuracy", accuracy(metrics)),
+        ("format", share(metrics, "eval_format")),
+        ("length", shown(metrics, "eval_length_mean", ".1f")),
+        ("in", timing(metrics, "eval_seconds")),
+    )

@@ -1,0 +1,87 @@
+"""The `grpo` command: its sub-commands, its version and its entry point.
+
+Light: every sub-command imports the engine inside its function, so that `grpo --help` answers at
+once. To add a command, write its file in this folder and register it below.
+"""
+
+import sys
+from typing import Annotated
+
+import typer
+
+from grpo_cli.cli.config import config_app
+from grpo_cli.cli.errors import INTERRUPTED, GrpoGroup
+from grpo_cli.cli.eval import evaluate
+from grpo_cli.cli.examples import examples
+from grpo_cli.cli.generate import generate
+from grpo_cli.cli.train import train
+
+app = typer.Typer(
+    name="grpo",
+    cls=GrpoGroup,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,  # a bug of ours keeps Python's own traceback
+    rich_markup_mode=None,  # typer's panels cost more time to import than all the rest of `--help`
+    epilog=examples(
+        "grpo train --config smoke_test.toml",
+        "grpo eval --model outputs/smoke_test/final --config smoke_test.toml",
+    ),
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if not wanted:
+        return
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        installed = version("grpo-cli")
+    except PackageNotFoundError:  # run from a source tree that was never installed
+        installed = "unknown"
+    typer.echo(f"grpo {installed}")
+    raise typer.Exit
+
+
+@app.callback()
+def grpo(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Fine-tune a language model by GRPO reinforcement learning on MLX."""
+
+
+app.command(
+    "train",
+    epilog=examples(
+        "grpo train --config smoke_test.toml",
+        "grpo train --config prod --set learning_rate=5e-6 --set seed=1",
+    ),
+)(train)
+app.command(
+    "eval",
+    epilog=examples(
+        "grpo eval --model outputs/smoke_test/final --config smoke_test.toml",
+        "grpo eval --model outputs/prod/final --compare Qwen/Qwen2.5-1.5B-Instruct --config prod",
+    ),
+)(evaluate)
+app.command(
+    "generate",
+    epilog=examples(
+        'grpo generate --model tiny --prompt "12 + 30 ="',
+        "grpo generate --model outputs/prod/final --chat",
+    ),
+)(generate)
+app.add_typer(config_app, name="config")
+
+
+def run() -> None:
+    """Entry point of the `grpo` script.
+
+    Exit codes: 0 done, 1 failed, 2 usage or an invalid configuration, 130 interrupted.
+    """
+    try:
+        app(prog_name="grpo")
+    except KeyboardInterrupt:  # before or after a command's own run
+        sys.exit(INTERRUPTED)

@@ -1,0 +1,115 @@
+"""What is known of a training run so far, gathered from the engine's events. Draws nothing."""
+
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from grpo_cli.engine.events import (
+    EvaluationDone,
+    Event,
+    RolloutProgress,
+    RunFinished,
+    RunStarted,
+    StepFinished,
+    UpdateProgress,
+)
+from grpo_cli.types import RolloutGroup
+
+STEPS_AVERAGED = 20  # for the time left
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One completion to look at."""
+
+    prompt: str
+    completion: str
+    answer: str
+    reward: float
+    rewards: dict[str, float]
+    stop_reason: str
+
+
+@dataclass
+class RunProgress:
+    """The state of a run: `take` every event in order, read the rest. `clock` counts seconds."""
+
+    clock: Callable[[], float] = time.monotonic
+    run: RunStarted | None = None
+    step: int = 0
+    steps: list[int] = field(default_factory=list)  # the steps that the histories below belong to
+    rewards: list[float] = field(default_factory=list)
+    lengths: list[float] = field(default_factory=list)
+    evaluations: list[dict[str, Any]] = field(default_factory=list)
+    metrics: dict[str, Any] = field(default_factory=dict)  # the latest step's line
+    sample: Sample | None = None
+    doing: RolloutProgress | UpdateProgress | None = None
+    finished: RunFinished | None = None
+    began: float = 0.0
+    marked: float = 0.0  # when the step now running began
+    seconds_per_step: deque[float] = field(default_factory=lambda: deque(maxlen=STEPS_AVERAGED))
+
+    def take(self, event: Event) -> None:
+        """Bring the state up to date with one event."""
+        match event:
+            case RunStarted():
+                self.run, self.began = event, self.clock()
+                self.marked = self.began
+            case RolloutProgress() | UpdateProgress():
+                self.doing = event
+            case StepFinished():
+                self.take_step(event)
+            case EvaluationDone():
+                self.doing = None
+                self.evaluations.append(event.metrics)
+                if not self.steps:  # the one before the first step is no part of the steps' pace
+                    self.marked = self.clock()
+            case RunFinished():
+                self.doing, self.finished = None, event
+
+    def take_step(self, event: StepFinished) -> None:
+        """Bring the state up to date with a finished step."""
+        now = self.clock()
+        self.seconds_per_step.append(now - self.marked)
+        self.marked, self.doing = now, None
+        self.step, self.metrics = event.step, event.metrics
+        self.steps.append(event.step)
+        self.rewards.append(number_or_nan(event.metrics.get("reward_mean")))
+        self.lengths.append(number_or_nan(event.metrics.get("completion_length_mean")))
+        self.sample = sample_of(event.groups) or self.sample
+
+    def elapsed(self) -> float:
+        """Seconds since the run started."""
+        return self.clock() - self.began if self.run else 0.0
+
+    def left(self) -> float | None:
+        """Seconds until the last step is done, from the latest steps' pace; None before the first."""
+        if not self.run or not self.seconds_per_step:
+            return None
+        pace = sum(self.seconds_per_step) / len(self.seconds_per_step)
+        remaining = pace * (self.run.total_steps - self.step)
+        return max(0.0, remaining - (self.clock() - self.marked))
+
+
+def number_or_nan(value: Any) -> float:
+    """A log line's number, or NaN, which the charts leave out."""
+    return float(value) if isinstance(value, int | float) else float("nan")
+
+
+def sample_of(groups: list[RolloutGroup]) -> Sample | None:
+    """The first completion of the last group: any would do, and this one is not chosen by its reward."""
+    group = next((group for group in reversed(groups) if group.rollouts), None)
+    if group is None:
+        return None
+    asked = [message["content"] for message in group.example.messages if message["role"] == "user"]
+    rollout = group.rollouts[0]
+    return Sample(
+        prompt=asked[-1] if asked else "",
+        completion=rollout.text,
+        answer=group.example.answer,
+        reward=rollout.reward,
+        rewards=dict(rollout.rewards),
+        stop_reason=str(rollout.stop_reason),
+    )

@@ -1,0 +1,85 @@
+"""What a finished training run comes to: before and after, where the model lies, how to use it."""
+
+import shlex
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from grpo_cli.cli.figures import accuracy, duration, number, share, shown
+from grpo_cli.cli.progress import RunProgress
+from grpo_cli.cli.terminal import Safe, printable, say
+from grpo_cli.engine.events import RunFinished
+
+LONGEST_PROMPT = 60  # a longer one would drown the command that shows how to ask
+
+
+def print_summary(console: Console, progress: RunProgress) -> None:
+    """Print the result of `progress.finished` on the console; nothing if the run did not finish."""
+    finished = progress.finished
+    if finished is None:
+        return
+    say(console, Text(f"\nDone: {finished.steps} steps in {duration(finished.seconds)}.", style="bold"))
+    if (table := comparison(finished.first, finished.last)) is not None:
+        console.print()
+        console.print(Safe(table))
+    say(
+        console, Text.assemble("\nThe model is in ", (printable(str(finished.final)), "bold"), ". To use it:")
+    )
+    for command in commands(finished, progress.sample.prompt if progress.sample else ""):
+        say(console, Text(f"  {command}", style="cyan"))
+
+
+def comparison(first: dict[str, Any] | None, last: dict[str, Any] | None) -> Table | None:
+    """The evaluations before and after side by side; None if there was none."""
+    if not first and not last:
+        return None
+    before, after = first or {}, last or {}
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
+    table.add_column("")
+    for heading in (f"before{at_step(before)}", f"after{at_step(after)}", "difference"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for label, key, unit in (
+        ("accuracy", "eval_accuracy", " points"),
+        ("format", "eval_format", " points"),
+        ("length", "eval_length_mean", " tokens"),
+    ):
+        cells = [score(key, before), score(key, after), difference(key, before, after, unit)]
+        if any(cells):
+            table.add_row(label, *(Text(cell) for cell in cells))
+    return table
+
+
+def at_step(evaluation: dict[str, Any]) -> str:
+    """Which step an evaluation was made at, for its heading."""
+    return f" (step {evaluation['step']})" if "step" in evaluation else ""
+
+
+def score(key: str, evaluation: dict[str, Any]) -> str:
+    """One cell: the accuracy with its count, a share, or a mean length; empty if unknown."""
+    if key == "eval_accuracy":
+        return accuracy(evaluation) or ""
+    if key == "eval_length_mean":
+        return shown(evaluation, key, ".1f", " tokens") or ""
+    return share(evaluation, key) or ""
+
+
+def difference(key: str, before: dict[str, Any], after: dict[str, Any], unit: str) -> str:
+    """After minus before, with its sign; shares in percentage points."""
+    old, new = number(before, key), number(after, key)
+    if old is None or new is None:
+        return ""
+    return f"{(new - old) * (100 if unit == ' points' else 1):+.1f}{unit}"
+
+
+def commands(finished: RunFinished, asked: str) -> list[str]:
+    """The commands that use the result, quoted for a shell; `asked` is a prompt to try, if it is short."""
+    model = shlex.quote(str(finished.final))
+    short = asked if asked and asked == printable(asked) and len(asked) <= LONGEST_PROMPT else "…"
+    prompt = shlex.quote(short) if any(char in short for char in '"$`\\!') else f'"{short}"'
+    return [
+        f"grpo eval --model {model}",
+        f"grpo generate --model {model} --prompt {prompt}",
+        f"mlx_lm.generate --model {model} --prompt {prompt}",
+    ]

@@ -1,0 +1,92 @@
+"""What the schema says of a key: its Python type, its choices, its group, its TOML spelling."""
+
+import difflib
+import inspect
+import re
+import tomllib
+from collections.abc import Iterable
+from typing import Annotated, Any, Literal, get_args, get_origin
+
+import tomli_w
+
+from grpo_cli.config import schema
+from grpo_cli.config.schema import SUPERSEDED, Config
+
+_GROUP = re.compile(r"^    # --- (.+?) -+$|^    (\w+):", re.MULTILINE)
+
+
+def value_type(key: str) -> type:
+    """The Python type of a key's value: str, int, float, bool or list."""
+    return _plain_type(Config.model_fields[key].annotation)
+
+
+def element_type(key: str) -> type:
+    """The Python type of the items of a list key, of the value itself for any other key."""
+    annotation = Config.model_fields[key].annotation
+    return _plain_type(get_args(annotation)[0] if value_type(key) is list else annotation)
+
+
+def _plain_type(annotation: Any) -> type:
+    if get_origin(annotation) is Annotated:
+        annotation = get_args(annotation)[0]
+    if get_origin(annotation) is Literal:
+        return type(get_args(annotation)[0])
+    return get_origin(annotation) or annotation
+
+
+def choices(key: str) -> tuple[Any, ...]:
+    """The values a key may have, where they are few and named; empty for any other key."""
+    annotation = Config.model_fields[key].annotation
+    return get_args(annotation) if get_origin(annotation) is Literal else ()
+
+
+def description(key: str) -> str:
+    """The key's description on one line."""
+    return " ".join((Config.model_fields[key].description or "").split())
+
+
+def default(key: str) -> Any:
+    """The key's default value."""
+    return Config.model_fields[key].get_default()
+
+
+def groups() -> dict[str, list[str]]:
+    """The keys under the headings that stand in schema.py, in its order."""
+    grouped: dict[str, list[str]] = {}
+    for heading, key in _GROUP.findall(inspect.getsource(schema.Config)):
+        if heading:
+            grouped[heading] = []
+        elif key in Config.model_fields:
+            grouped[list(grouped)[-1]].append(key)
+    return grouped
+
+
+def nearest(word: str, candidates: Iterable[str]) -> str | None:
+    """The candidate most like `word` in any case, or None where none is."""
+    by_lower = {candidate.lower(): candidate for candidate in candidates}
+    close = difflib.get_close_matches(word.lower(), by_lower, n=1, cutoff=0.6)
+    return by_lower[close[0]] if close else None
+
+
+def nearest_key(word: str) -> str | None:
+    """The configuration key most like `word`; a superseded name leads to its successor."""
+    found = nearest(word, [*Config.model_fields, *SUPERSEDED])
+    return SUPERSEDED.get(found, found) if found else None
+
+
+def toml_value(value: Any) -> str:
+    """A value in TOML's spelling, on one line."""
+    if isinstance(value, list):
+        return "[" + ", ".join(map(toml_value, value)) + "]"
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key} = {toml_value(item)}" for key, item in value.items()) + "}"
+    return tomli_w.dumps({"v": value}).removeprefix("v = ").rstrip("\n")
+
+
+def parse_toml_value(text: str) -> Any:
+    """The value that `text` spells in TOML, or None where it spells none."""
+    try:
+        table = tomllib.loads(f"v = {text}")
+    except (ValueError, RecursionError):
+        return None
+    return table["v"] if len(table) == 1 else None  # a line break in the text could add keys

@@ -1,0 +1,149 @@
+"""TOML and `--set` → a frozen configuration, or everything that is wrong with it at once.
+
+    loaded = load_config("prod", ["learning_rate=5e-7"])
+    loaded.config.learning_rate       → 5e-07
+    loaded.sources["learning_rate"]   → "--set"
+    loaded.sources["temperature"]     → "prod.toml:31"
+
+Values come, each over the one before, from the schema's defaults, the file, and `--set`.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from grpo_cli.config.document import Document, Entry, read_document
+from grpo_cli.config.fields import nearest_key, toml_value
+from grpo_cli.config.overrides import read_overrides
+from grpo_cli.config.problems import COMMAND_LINE, Problem, config_error
+from grpo_cli.config.resolve import configured_name, find_config, required_name
+from grpo_cli.config.rules import breaches
+from grpo_cli.config.schema import SUPERSEDED, Config
+from grpo_cli.config.values import check_values
+from grpo_cli.errors import ConfigError
+
+Layer = Mapping[str, Entry]  # by current key; an entry keeps the name it was written under
+
+
+@dataclass(frozen=True)
+class LoadedConfig:
+    """A configuration, where each value came from (`default`, `file:line`, `--set`), and warnings."""
+
+    config: Config
+    sources: dict[str, str]
+    warnings: list[Problem]
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """All that can be said of a configuration; `loaded` is None where there are problems."""
+
+    name: str
+    loaded: LoadedConfig | None
+    problems: list[Problem]
+    warnings: list[Problem]
+
+
+def load_config(
+    name: str | None = None, overrides: Sequence[str] = (), *, required: bool = True
+) -> LoadedConfig:
+    """Load a configuration by path, shipped name, or `$MLX_GRPO_CONFIG`, with `--set` texts over it.
+
+    Without a name anywhere it is an error, or the defaults where it is not `required`. Raises
+    ConfigError, with every problem of the file and the overrides in it.
+    """
+    name = required_name(name) if required else configured_name(name)
+    inspection = inspect_config(name, overrides)
+    if inspection.loaded is None:
+        raise config_error(inspection.problems, inspection.name)
+    return inspection.loaded
+
+
+def inspect_config(name: str | None, overrides: Sequence[str] = ()) -> Inspection:
+    """Say everything about a configuration and raise nothing; without a name, about the defaults."""
+    document = _read(name)
+    file_layer, file_problems = _settle(document.entries)
+    set_document = read_overrides(overrides)
+    set_layer, set_problems = _settle(set_document.entries)
+    layer = {**file_layer, **set_layer}
+    config, value_problems, invalid = check_values(layer)
+    found = [
+        *document.problems,
+        *set_document.problems,
+        *file_problems,
+        *set_problems,
+        *value_problems,
+        *_broken_rules(config, layer, invalid),
+    ]
+    problems = _in_file_order(problem for problem in found if problem.severity == "error")
+    warnings = _in_file_order(problem for problem in found if problem.severity == "warning")
+    loaded = None if problems else LoadedConfig(config, _sources(layer), warnings)
+    return Inspection(name or "", loaded, problems, warnings)
+
+
+def _read(name: str | None) -> Document:
+    if name is None:
+        return Document([], [])
+    try:
+        path, shown = find_config(name)
+    except ConfigError as error:
+        return Document([], [Problem(error.message, error.hint)])
+    return read_document(path, shown)
+
+
+def _settle(entries: Iterable[Entry]) -> tuple[dict[str, Entry], list[Problem]]:
+    """One source's entries under their current keys; unknown and superseded keys are problems."""
+    entries = list(entries)
+    current = {entry.key: entry for entry in entries if entry.key in Config.model_fields}
+    layer, problems = dict(current), []
+    for entry in entries:
+        successor = SUPERSEDED.get(entry.key)
+        if successor:
+            problems.append(_superseded(entry, successor, current.get(successor)))
+            layer.setdefault(successor, entry)
+        elif entry.key not in current:
+            problems.append(_unknown(entry))
+    return layer, problems
+
+
+def _superseded(entry: Entry, successor: str, winner: Entry | None) -> Problem:
+    message = f"{entry.key} is superseded by {successor}"
+    option = entry.place.source == COMMAND_LINE
+    cure = (
+        f"write `{'--set ' if option else ''}{successor}{'=' if option else ' = '}{toml_value(entry.value)}`"
+    )
+    if winner:
+        message += f", which is given too: {successor} = {toml_value(winner.value)} is used"
+        cure = f"leave {entry.key} out"
+    return Problem(message, cure, entry.key, entry.place, "warning")
+
+
+def _unknown(entry: Entry) -> Problem:
+    message = f"Unknown config key: {entry.key}"
+    if isinstance(entry.value, dict):
+        cure = "write its keys at the top of the file; the only table there may be is `[mlx_grpo]`"
+    elif near := nearest_key(entry.key):
+        cure = f"did you mean `{near}`?"
+    else:
+        cure = "no key has a name like it; `grpo config init` prints them all"
+    return Problem(message, cure, entry.key, entry.place)
+
+
+def _broken_rules(config: Config, layer: Layer, invalid: set[str]) -> list[Problem]:
+    """The rules that valid keys break, each at the first of its keys that was written."""
+    problems = []
+    for breach in breaches(config):
+        if invalid.intersection(breach.keys):
+            continue  # the value it rests on is reported already
+        written = next((layer[key] for key in breach.keys if key in layer), None)
+        problem = Problem(breach.message, breach.cure, breach.keys[0], None, breach.severity)
+        problems.append(replace(problem, key=written.key, place=written.place) if written else problem)
+    return problems
+
+
+def _in_file_order(problems: Iterable[Problem]) -> list[Problem]:
+    """By line, those without one (`--set`, the file as a whole) after them in the order found."""
+    return sorted(problems, key=lambda problem: (problem.place and problem.place.line) or float("inf"))
+
+
+def _sources(layer: Layer) -> dict[str, str]:
+    return {key: str(layer[key].place) if key in layer else "default" for key in Config.model_fields}

@@ -1,0 +1,72 @@
+"""`--set KEY=VALUE`: the text a shell passes, typed as the schema types the key.
+
+Text that does not fit its key's type stays text, so that validation reports it as it reports the
+same slip in a file.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from grpo_cli.config.document import Document, Entry
+from grpo_cli.config.fields import element_type, parse_toml_value, value_type
+from grpo_cli.config.problems import COMMAND_LINE, Place, Problem
+from grpo_cli.config.schema import SUPERSEDED, Config
+
+BOOLEANS = {
+    **dict.fromkeys(("true", "1", "yes", "on"), True),
+    **dict.fromkeys(("false", "0", "no", "off"), False),
+}
+
+
+def read_overrides(overrides: Sequence[str]) -> Document:
+    """The entries of `--set` options, in their order: the last of one key wins."""
+    entries: dict[str, Entry] = {}
+    problems: list[Problem] = []
+    for text in overrides:
+        key, equals, value = (part.strip() for part in text.partition("="))
+        if not equals or not key:
+            message = f"Failed to parse --set: {text!r}"
+            problems.append(Problem(message, "write `--set KEY=VALUE`", place=Place(COMMAND_LINE)))
+        elif not value.isascii() and not _is_unicode(value):
+            message = f"Failed to parse --set: {text!r} is not UTF-8"
+            problems.append(Problem(message, "pass the value in UTF-8", key, Place(COMMAND_LINE)))
+        else:
+            entries[key] = Entry(key, typed(SUPERSEDED.get(key, key), value), Place(COMMAND_LINE))
+    return Document(list(entries.values()), problems)
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # bytes of another encoding arrive as lone surrogates
+        return False
+    return True
+
+
+def typed(key: str, text: str) -> Any:
+    """The value that `text` gives to a key; the text itself where it does not fit the key's type."""
+    if key not in Config.model_fields:
+        return text
+    return _list(key, text) if value_type(key) is list else _scalar(value_type(key), text)
+
+
+def _scalar(kind: type, text: str) -> Any:
+    if kind is bool:
+        return BOOLEANS.get(text.lower(), text)
+    if kind is str:
+        unquoted = parse_toml_value(text) if text[:1] in ("'", '"') else None
+        return unquoted if isinstance(unquoted, str) else text
+    try:
+        return kind(text)
+    except ValueError:
+        return text
+
+
+def _list(key: str, text: str) -> list[Any]:
+    if text.startswith("["):
+        parsed = parse_toml_value(text)
+        if isinstance(parsed, list):
+            return parsed
+        text = text.removeprefix("[").removesuffix("]")  # the shell ate the quotes: [a,b]
+    kind = element_type(key)
+    return [_scalar(kind, item.strip()) for item in text.split(",") if item.strip()]

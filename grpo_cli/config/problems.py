@@ -1,0 +1,56 @@
+"""What is wrong with a configuration, as data: a line of text for people, a row for `--json`."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from grpo_cli.errors import ConfigError
+
+COMMAND_LINE = "--set"
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a value was written: a file as the person named it and its line, or `--set`."""
+
+    source: str
+    line: int | None = None
+
+    def __str__(self) -> str:
+        return f"{self.source}:{self.line}" if self.line else self.source
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing to mend. `message` is one line that people search for; `cure` says what to write."""
+
+    message: str
+    cure: str
+    key: str = ""  # empty: the file as a whole
+    place: Place | None = None
+    severity: Literal["error", "warning"] = "error"
+
+    @property
+    def located_cure(self) -> str:
+        """The cure after the file and line it belongs to; a `--set` cure names its place itself."""
+        if self.place is None or self.place.source == COMMAND_LINE:
+            return self.cure
+        return f"{self.place}: {self.cure}"
+
+    def __str__(self) -> str:
+        return f"{self.message}\n  {self.located_cure}"
+
+    def as_row(self) -> dict[str, Any]:
+        """The problem for `--json`: file, line, key, message, cure, severity."""
+        row = asdict(self)
+        del row["place"]
+        place = self.place or Place("")
+        return {"file": place.source or None, "line": place.line, **row}
+
+
+def config_error(problems: Sequence[Problem], name: str) -> ConfigError:
+    """All problems of one configuration as one error; a single one keeps its text as first line."""
+    if len(problems) == 1:
+        return ConfigError(problems[0].message, problems[0].located_cure)
+    hint = f"these are {len(problems)} problems; `grpo config validate {name}` checks without starting"
+    return ConfigError("\n\n".join(map(str, problems)), hint)

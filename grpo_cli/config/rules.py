@@ -1,0 +1,142 @@
+"""Rules between keys, which no bound on one key can say.
+
+Each rule looks at a whole configuration and yields what breaks it. A `Breach` names every key it
+rests on, so that the loader can drop it when one of those was invalid anyway, and can point at
+the line of the first one that was written. To add a rule, write it and put it in `RULES`.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from grpo_cli.config.schema import Config
+
+
+@dataclass(frozen=True)
+class Breach:
+    """A rule that a configuration breaks: the keys it rests on, what is wrong, what to write."""
+
+    keys: tuple[str, ...]
+    message: str
+    cure: str
+    severity: Literal["error", "warning"] = "error"
+
+
+Rule = Callable[[Config], Iterator[Breach]]
+
+
+def group_has_a_spread(config: Config) -> Iterator[Breach]:
+    """Advantages compare the completions of one prompt: one alone has nothing to compare with."""
+    if config.num_generations < 2:
+        message = (
+            f"num_generations = {config.num_generations} cannot learn: a group needs at least 2 completions"
+        )
+        yield Breach(("num_generations",), message, "write `num_generations = 8`")
+
+
+def one_weight_per_reward(config: Config) -> Iterator[Breach]:
+    """A weight belongs to the reward at its position."""
+    weights, rewards = len(config.reward_weights), len(config.reward_functions)
+    if weights and weights != rewards:
+        message = f"reward_weights has length {weights}, reward_functions has length {rewards}"
+        ones = ", ".join(["1.0"] * rewards)
+        cure = (
+            f"write `reward_weights = [{ones}]`, one weight for each of {', '.join(config.reward_functions)}"
+        )
+        yield Breach(("reward_weights", "reward_functions"), message, cure)
+
+
+def some_weight_counts(config: Config) -> Iterator[Breach]:
+    """With every weight 0, every reward is 0 and nothing is learnt."""
+    if config.reward_weights and not any(config.reward_weights):
+        cure = "give at least one reward a weight, or leave reward_weights out: then all count 1"
+        yield Breach(("reward_weights",), "reward_weights are all 0: nothing would be rewarded", cure)
+
+
+def policy_is_what_was_sampled(config: Config) -> Iterator[Breach]:
+    """The loss must see the distribution that the tokens were drawn from."""
+    if config.repetition_penalty != 1.0:
+        message = f"repetition_penalty = {config.repetition_penalty} is refused in training"
+        cure = (
+            "the loss would see another distribution than the one sampled; write `repetition_penalty = 1.0` "
+            "and steer with `temperature` or `min_p`"
+        )
+        yield Breach(("repetition_penalty",), message, cure)
+    if config.lora_dropout > 0:
+        message = f"lora_dropout = {config.lora_dropout} is refused in training"
+        cure = "rollouts are sampled without dropout, the loss would have it; write `lora_dropout = 0.0`"
+        yield Breach(("lora_dropout",), message, cure)
+
+
+def lora_layers_need_lora(config: Config) -> Iterator[Breach]:
+    """Without adapters there are no layers to adapt."""
+    if config.lora_layers and not config.lora_rank:
+        message = f"lora_layers = {config.lora_layers} has no effect: lora_rank is 0, full fine-tuning"
+        yield Breach(("lora_layers", "lora_rank"), message, "write `lora_rank = 8`", "warning")
+
+
+def evaluation_is_held_out(config: Config) -> Iterator[Breach]:
+    """Accuracy on the training split says nothing of what was learnt."""
+    if config.eval_steps and config.eval_split == config.train_split:
+        message = f'eval_split = "{config.eval_split}" is the training split'
+        cure = 'write `eval_split = "test"`, or `eval_steps = 0` to evaluate never'
+        yield Breach(("eval_split", "train_split", "eval_steps"), message, cure)
+
+
+def reinforce_has_no_ratio(config: Config) -> Iterator[Breach]:
+    """REINFORCE is on-policy: it corrects for no second update, and divides by no deviation."""
+    if config.loss_type != "reinforce":
+        return
+    if config.num_iterations > 1:
+        message = f'num_iterations = {config.num_iterations} does not go with loss_type = "reinforce"'
+        cure = (
+            'it has no ratio to correct a second update; write `num_iterations = 1`, or `loss_type = "dapo"`'
+        )
+        yield Breach(("num_iterations", "loss_type"), message, cure)
+    if "scale_rewards" in config.model_fields_set and config.scale_rewards != "none":
+        message = f'scale_rewards = "{config.scale_rewards}" has no effect: reinforce divides by no deviation'
+        yield Breach(("scale_rewards", "loss_type"), message, 'write `scale_rewards = "none"`', "warning")
+
+
+def rollouts_are_not_quantised(config: Config) -> Iterator[Breach]:
+    """The key is accepted for MLX-GRPO's files."""
+    if config.quantize_for_rollouts:
+        message = "quantize_for_rollouts = true has no effect for now"
+        cure = "rollouts are made with the policy's own weights; write `quantize_for_rollouts = false`"
+        yield Breach(("quantize_for_rollouts",), message, cure, "warning")
+
+
+def sampling_is_whole(config: Config) -> Iterator[Breach]:
+    """Cutting the distribution's tail biases the loss, which takes the logprobs before the cut."""
+    for key, neutral in (("top_p", 1.0), ("top_k", 0), ("min_p", 0.0)):
+        value = getattr(config, key)
+        if value != neutral:
+            message = f"{key} = {value} cuts tokens off while sampling; the loss uses the uncut logprobs"
+            yield Breach((key,), message, f"write `{key} = {neutral}` for an exact loss", "warning")
+
+
+def groups_can_differ(config: Config) -> Iterator[Breach]:
+    """Near temperature 0 all completions of a group are the same, and so are their rewards."""
+    if config.temperature < 0.05:
+        message = f"temperature = {config.temperature} makes the completions of a group identical"
+        yield Breach(("temperature",), message, "write `temperature = 0.7` or more", "warning")
+
+
+RULES: tuple[Rule, ...] = (
+    group_has_a_spread,
+    one_weight_per_reward,
+    some_weight_counts,
+    policy_is_what_was_sampled,
+    lora_layers_need_lora,
+    evaluation_is_held_out,
+    reinforce_has_no_ratio,
+    rollouts_are_not_quantised,
+    sampling_is_whole,
+    groups_can_differ,
+)
+
+
+def breaches(config: Config) -> Iterator[Breach]:
+    """Everything that a configuration breaks, in the rules' order."""
+    for rule in RULES:
+        yield from rule(config)

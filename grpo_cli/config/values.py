@@ -1,0 +1,110 @@
+"""Checks values against the schema: pydantic's findings in the words of our error texts."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import ValidationError
+
+from grpo_cli.config.document import Entry
+from grpo_cli.config.fields import (
+    choices,
+    default,
+    description,
+    element_type,
+    nearest,
+    parse_toml_value,
+    toml_value,
+    value_type,
+)
+from grpo_cli.config.overrides import BOOLEANS
+from grpo_cli.config.problems import COMMAND_LINE, Problem
+from grpo_cli.config.schema import Config
+
+_LONGEST = 120  # characters of an offending value that a message shows
+
+
+def check_values(layer: Mapping[str, Entry]) -> tuple[Config, list[Problem], set[str]]:
+    """The configuration of the values that are valid, and a problem for each that is not.
+
+    `layer` maps known keys to what was written. The set names the keys that fell back to their
+    defaults because their values were invalid.
+    """
+    values = {key: entry.value for key, entry in layer.items()}
+    try:
+        return Config.model_validate(values), [], set()
+    except ValidationError as error:
+        findings = error.errors(include_url=False)
+    problems = [_problem(layer, finding) for finding in findings]
+    invalid = {str(finding["loc"][0]) for finding in findings}
+    kept = {key: value for key, value in values.items() if key not in invalid}
+    return Config.model_validate(kept), problems, invalid
+
+
+def _problem(layer: Mapping[str, Entry], finding: Any) -> Problem:
+    key, *item = finding["loc"]
+    value = finding["input"]
+    entry = layer[key]
+    kind = element_type(key) if item else value_type(key)
+    if finding["type"].endswith("_type") or (choices(key) and type(value) is not kind):
+        message = f"Failed to coerce value: {_short(repr(value))} to {kind}"
+        cure = f"write {_assignment(entry, _item_mended(entry.value, item, kind, key))}"
+    else:
+        message = f"Invalid value: {entry.key} = {_short(toml_value(entry.value))}"
+        cure = _bound(key, value, finding)
+    return Problem(message, f"{cure}; {description(key)}", entry.key, entry.place)
+
+
+def _item_mended(value: Any, item: list[int], kind: type, key: str) -> str:
+    """The whole value as it should be typed: a list keeps its sound items."""
+    if not item:
+        return mended(kind, value) or toml_value(default(key))
+    items = [toml_value(each) if type(each) is kind else mended(kind, each) for each in value]
+    return f"[{', '.join(map(str, items))}]" if all(items) else toml_value(default(key))
+
+
+def _assignment(entry: Entry, spelled: str) -> str:
+    """The line of TOML, or the option, that gives a key a value."""
+    if entry.place.source == COMMAND_LINE:
+        return f"`--set {entry.key}={spelled}`"
+    return f"`{entry.key} = {spelled}`"
+
+
+def mended(kind: type, value: Any) -> str | None:
+    """A value of the wrong type in the TOML spelling that was probably meant, or None."""
+    text = str(value).strip().strip("\"'").strip()
+    if kind is bool:
+        meant = BOOLEANS.get(text.lower())
+        return None if meant is None else toml_value(meant)
+    if kind is list:
+        return toml_value([value]) if isinstance(value, str | int | float) else None
+    if kind is str:
+        return toml_value(text) if isinstance(value, str | int | float) else None
+    try:
+        number = float(text)
+    except (ValueError, OverflowError):
+        return None
+    if not math.isfinite(number) or (kind is int and not number.is_integer()):
+        return None
+    return text if type(parse_toml_value(text)) is kind else toml_value(kind(number))
+
+
+def _bound(key: str, value: Any, finding: Any) -> str:
+    """Which values the key takes."""
+    if options := choices(key):
+        near = nearest(value, options) if isinstance(value, str) else None
+        guess = f"did you mean `{key} = {toml_value(near)}`? " if near else ""
+        return f"{guess}it takes {', '.join(map(toml_value, options))}"
+    match finding["type"]:
+        case "string_pattern_mismatch":
+            return f"`{key}` is one folder's name, without / or \\"
+        case "string_too_short":
+            return f"`{key}` must not {'hold an empty text' if len(finding['loc']) > 1 else 'be empty'}"
+        case "too_short":
+            return f"`{key}` must have at least {finding['ctx']['min_length']} item"
+    bound = finding["msg"].replace("Input should be", "must be")
+    return f"`{key}` {bound} (default {toml_value(default(key))})"
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"

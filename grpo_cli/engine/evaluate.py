@@ -1,0 +1,116 @@
+"""Evaluate a policy on held-out examples: greedy, batched, the same items each time.
+
+    evaluation = evaluate(policy, prompts, Sampling.for_evaluation(config), rows=128)
+    evaluation.accuracy, evaluation.format_rate
+
+An item is right when its final answer equals the example's: the text in the last
+`<answer>…</answer>`, or, where there is none, the last number; numbers are compared as numbers.
+"""
+
+import statistics
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from grpo_cli.engine.prompts import Prompt
+from grpo_cli.engine.rollout import Progress, generate, no_progress
+from grpo_cli.engine.sampling import Sampling
+from grpo_cli.models.load import Policy
+from grpo_cli.rewards.answers import answers_match, extract_answer, last_number
+from grpo_cli.rewards.builtin import is_strict
+from grpo_cli.types import Rollout, RolloutGroup, StopReason
+
+
+def is_correct(text: str, answer: str) -> bool:
+    """Whether a completion's final answer is the right one."""
+    found = extract_answer(text)
+    if found is None:
+        number = last_number(text)
+        found = None if number is None else str(number)
+    return answers_match(found, answer)
+
+
+@dataclass
+class Evaluation:
+    """The completions of every item, and what they add up to."""
+
+    groups: list[RolloutGroup]  # one per item; one completion each unless pass@k was asked for
+    seconds: float
+
+    @property
+    def rollouts(self) -> list[Rollout]:
+        """All completions."""
+        return [rollout for group in self.groups for rollout in group.rollouts]
+
+    @property
+    def correct(self) -> list[list[bool]]:
+        """Right or wrong, by item and completion."""
+        return [[is_correct(rollout.text, group.example.answer) for rollout in group.rollouts] for group in self.groups]
+
+    @property
+    def accuracy(self) -> float:
+        """Share of completions that are right."""
+        return statistics.fmean(right for item in self.correct for right in item)
+
+    @property
+    def format_rate(self) -> float:
+        """Share of completions that are `<reasoning>…</reasoning><answer>…</answer>` and nothing else."""
+        return statistics.fmean(is_strict(rollout.text) for rollout in self.rollouts)
+
+    @property
+    def length_mean(self) -> float:
+        """Mean completion length in tokens."""
+        return statistics.fmean(len(rollout.token_ids) for rollout in self.rollouts)
+
+    @property
+    def truncated_fraction(self) -> float:
+        """Share of completions that ran out of tokens."""
+        return statistics.fmean(rollout.stop_reason is StopReason.LENGTH for rollout in self.rollouts)
+
+    def line(self, step: int) -> dict[str, Any]:
+        """The evaluation's line in the log."""
+        return {
+            "step": step,
+            "eval_accuracy": self.accuracy,
+            "eval_samples": len(self.groups),
+            "eval_format": self.format_rate,
+            "eval_length_mean": self.length_mean,
+            "eval_truncated_fraction": self.truncated_fraction,
+            "eval_seconds": self.seconds,
+        }
+
+
+def evaluate(
+    policy: Policy,
+    prompts: list[Prompt],
+    sampling: Sampling,
+    rows: int,
+    num_generations: int = 1,
+    prefix: str = "",
+    on_progress: Progress = no_progress,
+) -> Evaluation:
+    """Complete every prompt `num_generations` times, about `rows` sequences at once."""
+    started = time.perf_counter()
+    size = max(1, rows // num_generations)
+    total, finished, tokens = len(prompts) * num_generations, 0, 0
+    groups: list[RolloutGroup] = []
+    # Alike lengths together, so that little is padded; the items come back in their own order.
+    order = sorted(range(len(prompts)), key=lambda index: len(prompts[index].ids))
+    for start in range(0, len(order), size):
+        chunk = [prompts[index] for index in order[start : start + size]]
+        offset, sampled = finished, tokens
+        sets = generate(
+            policy,
+            [prompt.ids for prompt in chunk],
+            num_generations,
+            sampling,
+            lambda done, _, count, offset=offset, sampled=sampled: on_progress(  # type: ignore[misc]
+                offset + done, total, sampled + count
+            ),
+            prefix,
+        )
+        groups += [RolloutGroup(p.example, p.ids, rollouts) for p, rollouts in zip(chunk, sets, strict=True)]
+        finished += len(chunk) * num_generations
+        tokens += sum(len(rollout.token_ids) for rollouts in sets for rollout in rollouts)
+    by_index = dict(zip(order, groups, strict=True))
+    return Evaluation([by_index[index] for index in range(len(prompts))], time.perf_counter() - started)

@@ -1,0 +1,42 @@
+"""A run's folder, `<output_dir>/<run_name>/`: made once, never shared by two runs."""
+
+from pathlib import Path
+
+import tomli_w
+
+from grpo_cli.config.schema import Config
+from grpo_cli.errors import CheckpointError
+
+
+def refuse_existing_run(folder: Path) -> None:
+    """Raise CheckpointError where the folder already holds a run, so that none is ever overwritten."""
+    if not folder.exists():
+        return
+    if not folder.is_dir():
+        raise CheckpointError(
+            f"The run's folder cannot be made: {folder} is a file", "choose another `run_name` or `output_dir`"
+        )
+    marks = [folder / "config.toml", folder / "training_log.jsonl", folder / "final", *folder.glob("checkpoint-*")]
+    if any(mark.exists() for mark in marks):
+        raise CheckpointError(
+            f"The folder {folder} already holds a run",
+            f"`grpo resume {folder}` goes on with it; `--set run_name=NAME` starts another beside it",
+        )
+
+
+def create_run_folder(config: Config) -> Path:
+    """Make the run's folder and write the resolved configuration into it.
+
+    Raises CheckpointError where the folder cannot be written.
+    """
+    folder = config.run_dir
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        text = tomli_w.dumps(config.model_dump())
+        (folder / "config.toml").write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise CheckpointError(
+            f"Failed to save checkpoint: {error.strerror}: {folder}",
+            "make the folder writable, or set `output_dir` to one that is",
+        ) from error
+    return folder

@@ -1,0 +1,89 @@
+"""Draw the next tokens, and record the logprob that the loss will compare with.
+
+The recorded logprob is that of the distribution at the sampling temperature over the whole
+vocabulary, which is exactly what the training forward computes again: on policy the ratio is 1.
+top_k, top_p and min_p narrow what is drawn, not what is recorded.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import mlx.core as mx
+
+from grpo_cli.config.schema import Config
+
+Filter = Callable[[mx.array], mx.array]  # (B, V) scaled logits → (B, V), left-out tokens at −inf
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How completions are drawn and when they end. temperature 0 is greedy."""
+
+    max_new_tokens: int
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+    stop: tuple[str, ...] = ()
+
+    @staticmethod
+    def for_training(config: Config) -> "Sampling":
+        """The configured sampling of rollouts."""
+        return Sampling(
+            config.max_new_tokens, config.temperature, config.top_p, config.top_k, config.min_p, tuple(config.stop)
+        )
+
+    @staticmethod
+    def for_evaluation(config: Config) -> "Sampling":
+        """Greedy, with the evaluation's own length."""
+        return Sampling(config.eval_max_new_tokens, temperature=0.0, stop=tuple(config.stop))
+
+
+@dataclass(frozen=True)
+class Draw:
+    """One token for each row."""
+
+    tokens: mx.array  # (B,) int32
+    logprobs: mx.array  # (B,) float32, log π(token) at the temperature
+    entropies: mx.array  # (B,) float32, nats
+
+
+def draw(logits: mx.array, sampling: Sampling) -> Draw:
+    """Draw one token per row of `logits` (B, V) from MLX's global random state."""
+    greedy = sampling.temperature == 0
+    scaled = logits.astype(mx.float32) / (1.0 if greedy else sampling.temperature)  # (B, V)
+    if greedy:
+        tokens = mx.argmax(scaled, axis=-1)
+    else:
+        tokens = mx.random.categorical(narrow(scaled, sampling))
+    normalizer = mx.logsumexp(scaled, axis=-1)  # (B,)
+    chosen = mx.take_along_axis(scaled, tokens[:, None], axis=-1).squeeze(-1)
+    expected = (mx.exp(scaled - normalizer[:, None]) * scaled).sum(axis=-1)  # E[logit]
+    return Draw(tokens, chosen - normalizer, normalizer - expected)
+
+
+def narrow(scaled: mx.array, sampling: Sampling) -> mx.array:
+    """Apply top_k, then top_p, then min_p; the likeliest token always stays."""
+    if 0 < sampling.top_k < scaled.shape[-1]:
+        scaled = keep_top_k(scaled, sampling.top_k)
+    if sampling.top_p < 1.0:
+        scaled = keep_top_p(scaled, sampling.top_p)
+    if sampling.min_p > 0.0:
+        threshold = scaled.max(axis=-1, keepdims=True) + mx.log(mx.array(sampling.min_p))
+        scaled = mx.where(scaled < threshold, -mx.inf, scaled)
+    return scaled
+
+
+def keep_top_k(scaled: mx.array, k: int) -> mx.array:
+    """Keep the k likeliest tokens of each row (and those that tie with the last of them)."""
+    smallest_kept = -mx.partition(-scaled, k - 1, axis=-1)[:, k - 1 : k]  # (B, 1)
+    return mx.where(scaled < smallest_kept, -mx.inf, scaled)
+
+
+def keep_top_p(scaled: mx.array, p: float) -> mx.array:
+    """Keep the smallest set of likeliest tokens whose probability reaches p (Holtzman et al. 2020)."""
+    order = mx.argsort(-scaled, axis=-1)  # (B, V) likeliest first
+    probs = mx.softmax(mx.take_along_axis(scaled, order, axis=-1), axis=-1)
+    before = mx.cumsum(probs, axis=-1) - probs  # probability of all likelier tokens
+    kept = mx.put_along_axis(mx.zeros(scaled.shape, dtype=mx.bool_), order, before < p, axis=-1)
+    return mx.where(kept, scaled, -mx.inf)

@@ -1,0 +1,330 @@
+"""The training loop: prompt → rollout → reward → advantage → batch → loss → update.
+
+    train(config, listener)
+
+One step is one optimizer update on batch_size × gradient_accumulation_steps prompts with
+num_generations completions each. Departs from DeepSeekMath's Algorithm 1 (arXiv:2402.03300) in that
+the reference stays the initial policy, as everyone does since, and that with num_iterations = 1 the
+old logprobs are the sampler's own.
+"""
+
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import mlx.optimizers as optim
+from mlx_lm.tuner.trainer import grad_checkpoint
+
+from grpo_cli import device
+from grpo_cli.config.schema import Config
+from grpo_cli.data.load import load_examples
+from grpo_cli.engine import events
+from grpo_cli.engine.advantages import compute_advantages
+from grpo_cli.engine.batch import Microbatch, make_microbatches
+from grpo_cli.engine.checkpoint import remove_old_checkpoints, save_checkpoint
+from grpo_cli.engine.evaluate import evaluate
+from grpo_cli.engine.losses import LOSSES
+from grpo_cli.engine.metrics import rollout_metrics
+from grpo_cli.engine.order import DataOrder
+from grpo_cli.engine.prompts import Prompt, encode_prompts
+from grpo_cli.engine.rollout import generate
+from grpo_cli.engine.run_folder import create_run_folder, refuse_existing_run
+from grpo_cli.engine.runlog import RunLog
+from grpo_cli.engine.sampling import Sampling
+from grpo_cli.engine.schedule import learning_rate
+from grpo_cli.engine.update import (
+    Objective,
+    accumulate,
+    apply_update,
+    check_finite,
+    make_optimizer,
+    token_logprobs,
+)
+from grpo_cli.errors import ModelError
+from grpo_cli.models.load import Policy, load_policy
+from grpo_cli.models.lora import LoRA, adapters_off, add_adapters
+from grpo_cli.rewards.score import score
+from grpo_cli.rewards.table import RewardFunction, load_rewards
+from grpo_cli.types import RolloutGroup
+
+
+@dataclass
+class Trainer:
+    """Everything a run holds between steps. `prepare` makes one; `run` goes through its steps."""
+
+    config: Config
+    policy: Policy
+    reference: Policy | None  # a frozen copy; None without KL, and with LoRA, whose base is the reference
+    rewards: list[tuple[str, RewardFunction]]
+    train_prompts: list[Prompt]
+    eval_prompts: list[Prompt]
+    optimizer: optim.Optimizer
+    listener: events.Listener
+    skipped_prompts: int = 0
+    evaluations: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def total_steps(self) -> int:
+        """Optimizer updates of the whole run."""
+        batches = max(1, self.config.num_epochs * len(self.train_prompts) // self.config.prompts_per_step)
+        steps = batches * self.config.num_iterations
+        return min(steps, self.config.max_steps) if self.config.max_steps else steps
+
+    def run(self, log: RunLog, folder: Path) -> Path:
+        """Make every step, evaluating and saving on the way; returns the `final` folder."""
+        started = time.perf_counter()
+        mx.random.seed(self.config.seed)
+        self.announce(folder)
+        self.evaluate(0, log)
+        groups: list[RolloutGroup] = []
+        batches: list[Microbatch] = []
+        for step in range(1, self.total_steps + 1):
+            step_started = time.perf_counter()
+            device.reset_peak_memory()
+            if (step - 1) % self.config.num_iterations == 0:
+                groups = self.rollout((step - 1) // self.config.num_iterations)
+                batches = self.batch(groups)
+            rollout_seconds = time.perf_counter() - step_started
+            update = self.update(step, batches)
+            line = self.step_line(step, groups, update, rollout_seconds, time.perf_counter() - step_started)
+            self.report_step(step, line, groups, log)
+            if self.is_due(step, self.config.eval_steps, last=True):
+                self.evaluate(step, log)
+            if self.is_due(step, self.config.save_steps, last=False):
+                self.save(folder / f"checkpoint-{step}", step)
+                remove_old_checkpoints(folder, self.config.keep_checkpoints)
+        final = self.save(folder / "final", self.total_steps)
+        first, last = (self.evaluations[0], self.evaluations[-1]) if self.evaluations else (None, None)
+        seconds = time.perf_counter() - started
+        self.listener(events.RunFinished(folder, final, self.total_steps, seconds, first, last))
+        return final
+
+    # --- the stages of a step ---------------------------------------------------------------------
+
+    def rollout(self, batch_index: int) -> list[RolloutGroup]:
+        """Sample and score the completions of the next prompts: P groups of G."""
+        count = self.config.prompts_per_step
+        order = DataOrder(len(self.train_prompts), self.config.seed)
+        prompts = [self.train_prompts[index] for index in order.take(batch_index * count, count)]
+        completions = generate(
+            self.policy,
+            [prompt.ids for prompt in prompts],
+            self.config.num_generations,
+            Sampling.for_training(self.config),
+            lambda *progress: self.listener(events.RolloutProgress("rollout", *progress)),
+            self.config.completion_prefix,
+        )
+        groups = [RolloutGroup(p.example, p.ids, rollouts) for p, rollouts in zip(prompts, completions, strict=True)]
+        score(self.rewards, self.config.reward_weight_list, groups)
+        self.set_advantages(groups)
+        return groups
+
+    def set_advantages(self, groups: list[RolloutGroup]) -> None:
+        """Compare every completion with its group."""
+        scale = self.config.scale_rewards if LOSSES[self.config.loss_type].scales_rewards else "none"
+        rewards = [[rollout.reward for rollout in group.rollouts] for group in groups]  # (P, G)
+        for group, advantages in zip(groups, compute_advantages(rewards, scale), strict=True):
+            for rollout, advantage in zip(group.rollouts, advantages, strict=True):
+                rollout.advantage = advantage
+
+    def batch(self, groups: list[RolloutGroup]) -> list[Microbatch]:
+        """The step's microbatches, with the reference's logprobs where there is a KL term."""
+        config, has_reference = self.config, self.config.kl_coeff > 0
+        size = config.batch_size * config.num_generations
+        batches = make_microbatches(
+            groups, LOSSES[config.loss_type], config.max_new_tokens, size, has_reference
+        )
+        for batch in batches if has_reference else []:
+            batch.ref_logprobs = self.reference_logprobs(batch)
+            mx.eval(batch.ref_logprobs)
+        return batches
+
+    def reference_logprobs(self, batch: Microbatch) -> mx.array:
+        """Logprobs (B, S) of the initial policy."""
+        if self.reference:
+            return token_logprobs(self.reference.model, batch, self.config.temperature)
+        with adapters_off(self.policy.model):
+            logprobs = token_logprobs(self.policy.model, batch, self.config.temperature)
+            mx.eval(logprobs)  # before the adapters are on again
+        return logprobs
+
+    def update(self, step: int, batches: list[Microbatch]) -> dict[str, Any]:
+        """One optimizer update; returns its numbers."""
+        config = self.config
+        rate = learning_rate(
+            step, self.total_steps, config.learning_rate, config.warmup_ratio, config.lr_scheduler_type
+        )
+        gradients, result = accumulate(
+            self.policy.model,
+            batches,
+            Objective.of(config),
+            lambda *progress: self.listener(events.UpdateProgress(*progress)),
+        )
+        check_finite(result, gradients, step)
+        self.optimizer.learning_rate = rate
+        apply_update(self.policy.model, self.optimizer, gradients, result.grad_norm, config.max_grad_norm)
+        return {
+            "lr": rate,
+            "loss": result.loss,
+            "grad_norm": result.grad_norm,
+            "kl": result.kl,
+            "clip_ratio": result.clip_ratio,
+        }
+
+    # --- what surrounds the steps -----------------------------------------------------------------
+
+    def step_line(
+        self, step: int, groups: list[RolloutGroup], update: dict[str, Any], rollout_seconds: float, seconds: float
+    ) -> dict[str, Any]:
+        """The log's line of a step."""
+        tokens = sum(len(rollout.token_ids) for group in groups for rollout in group.rollouts)
+        prompts_used = -(-step // self.config.num_iterations) * self.config.prompts_per_step
+        fresh = (step - 1) % self.config.num_iterations == 0
+        return {
+            "step": step,
+            "epoch": prompts_used / len(self.train_prompts),
+            **update,
+            **rollout_metrics(groups),
+            "rollout_seconds": rollout_seconds,
+            "update_seconds": seconds - rollout_seconds,
+            "step_seconds": seconds,
+            "rollout_tokens_per_second": tokens / rollout_seconds if fresh else None,
+            "peak_memory_gb": device.peak_memory_gb(),
+        }
+
+    def report_step(self, step: int, line: dict[str, Any], groups: list[RolloutGroup], log: RunLog) -> None:
+        """Tell the listener of every step, the log of every logging_steps-th and the last."""
+        self.listener(events.StepFinished(step, line, groups))
+        if self.is_due(step, self.config.logging_steps, last=True):
+            log.metrics(line)
+            log.completions(step, groups, self.config.log_completions)
+
+    def evaluate(self, step: int, log: RunLog) -> None:
+        """Evaluate on the held-out prompts, if evaluation is on."""
+        if not self.eval_prompts:
+            return
+        evaluation = evaluate(
+            self.policy,
+            self.eval_prompts,
+            Sampling.for_evaluation(self.config),
+            self.config.prompts_per_step * self.config.num_generations,
+            prefix=self.config.completion_prefix,
+            on_progress=lambda *progress: self.listener(events.RolloutProgress("evaluation", *progress)),
+        )
+        line = evaluation.line(step)
+        self.evaluations.append(line)
+        log.metrics(line)
+        self.listener(events.EvaluationDone(step, line))
+
+    def save(self, folder: Path, step: int) -> Path:
+        """Write a checkpoint."""
+        save_checkpoint(folder, self.policy, self.optimizer, self.state(step))
+        self.listener(events.CheckpointSaved(step, folder))
+        return folder
+
+    def state(self, step: int) -> dict[str, Any]:
+        """What, besides weights and optimizer, a later run needs to go on after this step."""
+        return {
+            "step": step,
+            "total_steps": self.total_steps,
+            "prompts_used": -(-step // self.config.num_iterations) * self.config.prompts_per_step,
+            "random_state": mx.random.state[0].tolist(),
+        }
+
+    def is_due(self, step: int, every: int, last: bool) -> bool:
+        """Whether something done every so many steps (0: never) comes after this one."""
+        return every > 0 and (step % every == 0 or (last and step == self.total_steps))
+
+    def announce(self, folder: Path) -> None:
+        """Tell the listener what is about to run."""
+        self.listener(
+            events.RunStarted(
+                folder,
+                self.total_steps,
+                self.config.model_name,
+                self.policy.parameter_count,
+                self.policy.trainable_count,
+                device.prepare().name,
+                len(self.train_prompts),
+                self.skipped_prompts,
+            )
+        )
+
+
+def train(config: Config, listener: events.Listener = events.silent) -> Path:
+    """Run a whole training from its configuration; returns the folder of the final model."""
+    refuse_existing_run(config.run_dir)
+    trainer = prepare(config, listener)
+    folder = create_run_folder(config)
+    log = RunLog(folder, config.log_jsonl)
+    try:
+        return trainer.run(log, folder)
+    finally:
+        log.close()
+
+
+def dry_run(config: Config, listener: events.Listener = events.silent) -> dict[str, Any]:
+    """Load everything and make one tiny step, saving nothing; returns the step's line."""
+    small = config.model_copy(
+        update={
+            "batch_size": 1,
+            "gradient_accumulation_steps": 1,
+            "num_generations": min(2, config.num_generations),
+            "max_new_tokens": min(16, config.max_new_tokens),
+        }
+    )
+    trainer = prepare(small, listener)
+    mx.random.seed(small.seed)
+    started = time.perf_counter()
+    groups = trainer.rollout(0)
+    rollout_seconds = time.perf_counter() - started
+    update = trainer.update(1, trainer.batch(groups))
+    return trainer.step_line(1, groups, update, rollout_seconds, time.perf_counter() - started)
+
+
+def prepare(config: Config, listener: events.Listener = events.silent) -> Trainer:
+    """Load rewards, data and models, cheapest first, so that a mistake shows before the wait."""
+    device.prepare()
+    rewards = load_rewards(config.reward_functions)
+    examples = load_examples(config, config.train_split)
+    held_out = load_examples(config, config.eval_split) if config.eval_steps else []
+    mx.random.seed(config.seed)  # LoRA's initial weights
+    policy = trainable_policy(config)
+    train_prompts, skipped = encode_prompts(examples, policy.tokenizer, config)
+    eval_prompts: list[Prompt] = []
+    if held_out:
+        eval_prompts, _ = encode_prompts(held_out[: config.eval_samples or None], policy.tokenizer, config)
+    if skipped:
+        listener(
+            events.Notice(
+                f"{skipped} of {len(examples)} training prompts are longer than "
+                f"max_prompt_length = {config.max_prompt_length} tokens and are left out"
+            )
+        )
+    needs_copy = config.kl_coeff > 0 and policy.lora is None
+    reference = load_policy(config.model_name, config.dtype) if needs_copy else None
+    optimizer = make_optimizer(config)
+    optimizer.init(policy.model.trainable_parameters())
+    return Trainer(
+        config, policy, reference, rewards, train_prompts, eval_prompts, optimizer, listener, skipped
+    )
+
+
+def trainable_policy(config: Config) -> Policy:
+    """The policy with what is to be trained unfrozen: all weights, or new LoRA adapters."""
+    policy = load_policy(config.model_name, config.dtype, for_training=config.lora_rank == 0)
+    if config.lora_rank:
+        if policy.lora:
+            raise ModelError(
+                f"{config.model_name} holds LoRA adapters already", "train its base, or fuse the adapters first"
+            )
+        policy.lora = LoRA(config.lora_rank, config.lora_scale, config.lora_layers)
+        add_adapters(policy.model, policy.lora)
+    elif policy.lora is None:
+        policy.model.unfreeze()
+    if config.grad_checkpoint:
+        grad_checkpoint(policy.model.layers[0])
+    policy.model.train()
+    return policy

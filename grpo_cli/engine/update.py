@@ -1,0 +1,139 @@
+"""One optimizer update: forward, loss, backward over microbatches, clip, finite check, step.
+
+The loss of a microbatch is Σ weight · token loss; adding the microbatches' gradients gives the
+gradient of the whole step. Each microbatch is evaluated before the next begins, so memory is that of one.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+import mlx.optimizers as optim
+from mlx.utils import tree_flatten, tree_map
+
+from grpo_cli.config.schema import Config
+from grpo_cli.engine.batch import Microbatch
+from grpo_cli.engine.losses import LOSSES, k3_divergence
+from grpo_cli.errors import TrainingError
+
+Gradients = Any  # a tree of arrays, shaped like the trainable parameters
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Objective:
+    """Everything the loss needs of the configuration."""
+
+    loss_type: str
+    temperature: float
+    clip_low: float
+    clip_high: float
+    kl_coeff: float
+
+    @staticmethod
+    def of(config: Config) -> "Objective":
+        """The configured objective; clip_eps_high = 0 means symmetric."""
+        high = config.clip_eps_high or config.clip_eps
+        return Objective(config.loss_type, config.temperature, config.clip_eps, high, config.kl_coeff)
+
+
+@dataclass
+class UpdateResult:
+    """What one update did."""
+
+    loss: float
+    grad_norm: float  # before clipping
+    clip_ratio: float  # share of trained tokens whose ratio was clipped
+    kl: float | None  # mean k3 by token against the reference; None without one
+
+
+def token_logprobs(model: nn.Module, batch: Microbatch, temperature: float) -> mx.array:
+    """log π(target) at the sampling temperature: (B, S) float32."""
+    width = batch.targets.shape[1]
+    logits = model(batch.input_ids)[:, -width:].astype(mx.float32) / temperature  # (B, S, V)
+    chosen = mx.take_along_axis(logits, batch.targets[..., None], axis=-1).squeeze(-1)
+    return chosen - mx.logsumexp(logits, axis=-1)
+
+
+def microbatch_loss(
+    model: nn.Module, batch: Microbatch, objective: Objective
+) -> tuple[mx.array, mx.array, mx.array]:
+    """Weighted loss of a microbatch, with Σ clipped tokens and Σ k3 for the log (all scalars)."""
+    mask = batch.completion_mask
+    logprobs = mx.where(mask, token_logprobs(model, batch, objective.temperature), 0.0)  # (B, S)
+    token = LOSSES[objective.loss_type].token_loss(
+        logprobs, batch.old_logprobs, batch.advantages, objective.clip_low, objective.clip_high
+    )
+    loss, divergence = token.loss, mx.zeros_like(logprobs)
+    if batch.ref_logprobs is not None:
+        divergence = k3_divergence(logprobs, mx.where(mask, batch.ref_logprobs, 0.0))
+        loss = loss + objective.kl_coeff * divergence
+    return (batch.weights * mask * loss).sum(), (token.clipped & mask).sum(), divergence.sum()
+
+
+def accumulate(
+    model: nn.Module, batches: list[Microbatch], objective: Objective, on_progress: Progress | None = None
+) -> tuple[Gradients, UpdateResult]:
+    """Gradient of the whole step, summed over its microbatches, and the numbers for the log.
+
+    With no microbatch (every advantage was 0) the gradient is exactly 0.
+    """
+    loss_and_grad = nn.value_and_grad(model, microbatch_loss)
+    gradients = tree_map(mx.zeros_like, model.trainable_parameters())
+    loss, clipped, divergence, tokens = 0.0, 0, 0.0, 0
+    for index, batch in enumerate(batches):
+        (part, part_clipped, part_divergence), part_gradients = loss_and_grad(model, batch, objective)
+        gradients = tree_map(mx.add, gradients, part_gradients)
+        mx.eval(gradients, part, part_clipped, part_divergence)
+        loss, clipped = loss + part.item(), clipped + part_clipped.item()
+        divergence, tokens = divergence + part_divergence.item(), tokens + batch.token_count
+        if on_progress:
+            on_progress(index + 1, len(batches))
+    norm = global_norm(gradients)
+    kl = divergence / max(tokens, 1) if objective.kl_coeff > 0 else None
+    return gradients, UpdateResult(loss, norm, clipped / max(tokens, 1), kl)
+
+
+def global_norm(gradients: Gradients) -> float:
+    """Euclidean norm of all gradients together, summed in float32."""
+    squares = [gradient.astype(mx.float32).square().sum() for _, gradient in tree_flatten(gradients)]
+    return mx.sqrt(mx.stack(squares).sum()).item()
+
+
+def apply_update(
+    model: nn.Module, optimizer: optim.Optimizer, gradients: Gradients, grad_norm: float, max_grad_norm: float
+) -> None:
+    """Scale the gradients down to max_grad_norm where they exceed it, and take the optimizer's step."""
+    if grad_norm > max_grad_norm:
+        scale = max_grad_norm / grad_norm
+        gradients = tree_map(lambda gradient: gradient * scale, gradients)
+    optimizer.update(model, gradients)
+    mx.eval(model.trainable_parameters(), optimizer.state)
+
+
+def check_finite(result: UpdateResult, gradients: Gradients, step: int) -> None:
+    """Stop before a NaN reaches the weights: TrainingError with the first parameters it is in."""
+    finite = [abs(value) < float("inf") for value in (result.loss, result.grad_norm)]
+    if all(finite):
+        return
+    names = [name for name, gradient in tree_flatten(gradients) if not mx.isfinite(gradient).all().item()]
+    where = f"; first in {', '.join(names[:3])}" if names else ""
+    raise TrainingError(
+        f"NaN gradient encountered at step {step}: loss {result.loss}, grad_norm {result.grad_norm}{where}",
+        "lower the learning rate (`learning_rate = 1e-6`) or the clip (`max_grad_norm = 0.1`), "
+        'and train in `dtype = "float32"` where memory allows',
+    )
+
+
+def make_optimizer(config: Config) -> optim.Optimizer:
+    """The configured optimizer. AdamW as its paper has it, with bias correction (arXiv:1711.05101)."""
+    betas, rate = [config.adam_beta1, config.adam_beta2], config.learning_rate
+    if config.optimizer == "adamw":
+        return optim.AdamW(rate, betas=betas, weight_decay=config.weight_decay, bias_correction=True)
+    if config.optimizer == "adam":
+        return optim.Adam(rate, betas=betas, bias_correction=True)
+    if config.optimizer == "lion":
+        return optim.Lion(rate, betas=betas, weight_decay=config.weight_decay)
+    return optim.SGD(rate, weight_decay=config.weight_decay)

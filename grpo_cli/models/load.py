@@ -1,0 +1,191 @@
+"""Load a policy: its weights, its tokenizer, and the adapters that are trained.
+
+    policy = load_policy("HuggingFaceTB/SmolLM2-135M-Instruct", lora=LoRA(rank=8))
+
+A name is `tiny` (the embedded model), a folder, or a hub repository. A folder with
+adapter_config.json is a LoRA checkpoint: its base is loaded and the adapters put on top.
+Weights load strictly: a missing or unknown tensor is an error, never a random layer.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from mlx.utils import tree_flatten, tree_map
+from mlx_lm.utils import dequantize_model, load_model, load_tokenizer
+
+from grpo_cli import device
+from grpo_cli.errors import ModelError
+from grpo_cli.models.lora import LoRA, load_adapters
+from grpo_cli.models.nanochat_tokenizer import NanochatTokenizer
+from grpo_cli.models.tokenizer import ChatTokenizer, Tokenizer
+
+TINY = Path(__file__).parent / "tiny"
+HUB_FILES = ["*.json", "*.safetensors", "tokenizer.model", "*.tiktoken", "*.txt", "*.jinja", "tokenizer.pkl"]
+EMBEDDINGS = ("wte.weight", "embed_tokens.weight", "lm_head.weight")  # a row per token id
+DTYPES = {"float32": mx.float32, "bfloat16": mx.bfloat16, "float16": mx.float16}
+
+
+@dataclass
+class Policy:
+    """A model that can be sampled and trained, with everything its folder needs to load again."""
+
+    model: nn.Module
+    tokenizer: Tokenizer
+    config: dict[str, Any]  # config.json
+    path: Path  # the local folder of the base weights
+    source: str  # the name they were asked for by: a folder, a repository, or "tiny"
+    lora: LoRA | None = None  # the adapters on it, if any
+
+    @property
+    def parameter_count(self) -> int:
+        """Numbers in all weights."""
+        return _size(self.model.parameters())
+
+    @property
+    def trainable_count(self) -> int:
+        """Numbers that an update changes."""
+        return _size(self.model.trainable_parameters())
+
+
+def load_policy(name: str, dtype: str = "auto", for_training: bool = False) -> Policy:
+    """Load model and tokenizer by name.
+
+    Raises ModelError for a folder or repository that is missing, incomplete, does not fit its
+    config.json, or whose tokenizer does not fit the model.
+    """
+    path = find_model(name)
+    adapters = path / "adapter_config.json"
+    source = json.loads(adapters.read_text())["model"] if adapters.exists() else name
+    base = find_model(source)
+    model, config = _load_model(base)
+    model, config = _convert_weights(model, config, dtype, for_training)
+    tokenizer = _load_tokenizer(base, config)
+    _check_vocabulary(tokenizer, model, base)
+    lora = load_adapters(model, path) if adapters.exists() else None
+    mx.eval(model.parameters())
+    return Policy(model, tokenizer, config, base, source, lora)
+
+
+def find_model(name: str) -> Path:
+    """The local folder of a model's name, downloaded from the hub where it is a repository."""
+    if name == "tiny":
+        return TINY
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return path
+    if name.count("/") != 1 or name.startswith((".", "/", "~")):
+        raise ModelError(
+            f"Model not found: {name}",
+            "`model_name` is a folder, a hub repository (owner/name) or `tiny`, the embedded model",
+        )
+    return _download(name)
+
+
+def _download(name: str) -> Path:
+    """Fetch a repository's needed files; each way to fail has its own words."""
+    try:
+        return Path(snapshot_download(name, allow_patterns=HUB_FILES))
+    except GatedRepoError as error:
+        raise ModelError(
+            f"The repository {name} asks for an accepted licence",
+            f"accept it on the model's page https://huggingface.co/{name}, then `hf auth login`",
+        ) from error
+    except HFValidationError as error:
+        raise ModelError(f"Model not found: {name}", str(error)) from error
+    except (LocalEntryNotFoundError, OSError) as error:
+        if isinstance(error, HfHubHTTPError) and error.response.status_code in (401, 404):
+            raise ModelError(
+                f"Model not found on the hub: {name}",
+                "check the spelling; for a private repository `hf auth login` first",
+            ) from error
+        raise ModelError(
+            f"The hub cannot be reached, and {name} is not in the local cache",
+            f"connect once and `hf download {name}`, or give the path of a local folder as `model_name`",
+        ) from error
+
+
+def _load_model(path: Path) -> tuple[nn.Module, dict[str, Any]]:
+    """mlx-lm's strict load, with its failures in words."""
+    if not (path / "config.json").exists():
+        found = ", ".join(sorted(child.name for child in path.iterdir())[:8]) or "nothing"
+        raise ModelError(
+            f"{path} is not a model folder: config.json is missing (found: {found})",
+            "name the folder that holds config.json and model.safetensors",
+        )
+    try:
+        return load_model(path, lazy=True)
+    except FileNotFoundError as error:
+        raise ModelError(
+            f"{path} holds no weights (model*.safetensors)", "copy or download them again"
+        ) from error
+    except json.JSONDecodeError as error:
+        raise ModelError(
+            f"{path / 'config.json'} is not JSON: {error}", "copy or download it again"
+        ) from error
+    except (ValueError, KeyError, TypeError, RuntimeError) as error:  # how mlx and mlx-lm refuse weights
+        raise ModelError(
+            f"The weights in {path} do not fit its config.json: {error}",
+            "download the model again; weights and config.json must come from the same model",
+        ) from error
+
+
+def _convert_weights(
+    model: nn.Module, config: dict[str, Any], dtype: str, for_training: bool
+) -> tuple[nn.Module, dict[str, Any]]:
+    """Bring the weights to the type they are computed in.
+
+    On the CPU that is float32: half precision and quantised products are 50 to 100 times slower
+    there. A quantised model is dequantised for the CPU; elsewhere only adapters can train on it.
+    """
+    facts = device.prepare()
+    target = dtype if dtype != "auto" else ("float32" if facts.upcast else "")
+    if "quantization" in config and (facts.upcast or for_training):
+        model = dequantize_model(model)
+        config = {k: v for k, v in config.items() if k not in ("quantization", "quantization_config")}
+    if target:
+        model.set_dtype(DTYPES[target])
+        config = {**config, "torch_dtype": target}
+    return model, config
+
+
+def _load_tokenizer(path: Path, config: dict[str, Any]) -> Tokenizer:
+    """nanochat's own tokenizer where the folder has one, else Hugging Face's."""
+    if (path / "tokenizer.pkl").exists():
+        return NanochatTokenizer.load(path)
+    try:
+        return ChatTokenizer(load_tokenizer(path, eos_token_ids=_eos_ids(config)))
+    except (OSError, ValueError) as error:
+        raise ModelError(
+            f"The tokenizer in {path} cannot be loaded: {error}",
+            "copy tokenizer.json and tokenizer_config.json from the same model",
+        ) from error
+
+
+def _eos_ids(config: dict[str, Any]) -> list[int] | None:
+    """End tokens that config.json names, as a list."""
+    eos = config.get("eos_token_id")
+    return [eos] if isinstance(eos, int) else eos
+
+
+def _check_vocabulary(tokenizer: Tokenizer, model: nn.Module, path: Path) -> None:
+    """Refuse a tokenizer with ids that the model has no row for: MLX would return garbage silently."""
+    rows = max(
+        (w.shape[0] for name, w in tree_flatten(model.parameters()) if name.endswith(EMBEDDINGS)),
+        default=None,
+    )
+    if rows is not None and tokenizer.vocab_size > rows:
+        raise ModelError(
+            f"The tokenizer in {path} has {tokenizer.vocab_size} ids, the model only {rows} rows",
+            "take the tokenizer files from the same model; another tokenizer gives garbled text",
+        )
+
+
+def _size(parameters: Any) -> int:
+    sizes = tree_map(lambda array: array.size, parameters)
+    return sum(size for _, size in tree_flatten(sizes))

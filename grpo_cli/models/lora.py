@@ -1,0 +1,101 @@
+"""LoRA adapters: put on, switched off for the reference, saved and loaded in mlx-lm's format.
+
+The base weights stay frozen, so the reference policy is the same model with its adapters off:
+no second copy in memory (Hu et al. 2021, arXiv:2106.09685).
+"""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+from mlx.utils import tree_flatten
+from mlx_lm.tuner.lora import LoRAEmbedding, LoRALinear, LoRASwitchLinear
+from mlx_lm.tuner.utils import linear_to_lora_layers
+
+from grpo_cli.errors import ModelError
+
+ADAPTER_LAYERS = (LoRALinear, LoRASwitchLinear, LoRAEmbedding)
+
+
+@dataclass(frozen=True)
+class LoRA:
+    """The adapters' shape: rank, factor on their output, and how many of the last layers have them."""
+
+    rank: int
+    scale: float = 20.0
+    layers: int = 0  # 0: all
+
+
+def add_adapters(model: nn.Module, lora: LoRA) -> None:
+    """Freeze the model and give its linear layers adapters that begin as zero."""
+    total = len(model.layers)
+    if lora.layers > total:
+        raise ModelError(
+            f"lora_layers = {lora.layers}, but the model has {total} layers",
+            f"lora_layers = {total}, or 0 for all",
+        )
+    model.freeze()
+    linear_to_lora_layers(model, lora.layers or total, _parameters(lora))
+
+
+@contextmanager
+def adapters_off(model: nn.Module) -> Iterator[None]:
+    """Within the block the model computes as it did before it was trained."""
+    adapters = [module for module in model.modules() if isinstance(module, ADAPTER_LAYERS)]
+    scales = [adapter.scale for adapter in adapters]
+    for adapter in adapters:
+        adapter.scale = 0.0
+    try:
+        yield
+    finally:
+        for adapter, scale in zip(adapters, scales, strict=True):
+            adapter.scale = scale
+
+
+def save_adapters(model: nn.Module, lora: LoRA, base: str, folder: Path) -> None:
+    """Write adapters.safetensors and adapter_config.json; `mlx_lm.generate --adapter-path` reads them."""
+    mx.save_safetensors(
+        str(folder / "adapters.safetensors"), dict(tree_flatten(model.trainable_parameters()))
+    )
+    config = {
+        "fine_tune_type": "lora",
+        "model": base,
+        "num_layers": lora.layers or len(model.layers),
+        "lora_parameters": _parameters(lora),
+    }
+    (folder / "adapter_config.json").write_text(json.dumps(config, indent=2) + "\n")
+
+
+def load_adapters(model: nn.Module, folder: Path) -> LoRA:
+    """Put the adapters of a folder on their base model.
+
+    Raises ModelError where a tensor is missing, unknown or of another shape.
+    """
+    config: dict[str, Any] = json.loads((folder / "adapter_config.json").read_text())
+    parameters = config["lora_parameters"]
+    lora = LoRA(parameters["rank"], parameters["scale"], config["num_layers"])
+    add_adapters(model, lora)
+    expected = {name: array.shape for name, array in tree_flatten(model.trainable_parameters())}
+    weights = mx.load(str(folder / "adapters.safetensors"))
+    wrong = sorted(
+        name
+        for name in expected.keys() | weights.keys()
+        if name not in expected or name not in weights or weights[name].shape != expected[name]
+    )
+    if wrong:
+        raise ModelError(
+            f"The adapters in {folder} do not fit {config['model']}: {', '.join(wrong[:3])}",
+            "load them on the model they were trained on",
+        )
+    model.load_weights(list(weights.items()), strict=False)
+    return lora
+
+
+def _parameters(lora: LoRA) -> dict[str, Any]:
+    """mlx-lm's name for the adapters' shape. No dropout: the sampled policy must be the trained one."""
+    return {"rank": lora.rank, "scale": lora.scale, "dropout": 0.0}

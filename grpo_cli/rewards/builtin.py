@@ -1,0 +1,103 @@
+"""The built-in rewards: MLX-GRPO's five and `last_number`.
+
+All have TRL's signature, `(prompts, completions, answer, **columns) -> list[float]`, lists of one
+item per completion. A completion is a list of one assistant message, or a plain text.
+
+    correctness(prompts=[…], completions=[[{"role": "assistant", "content": "<answer>18</answer>"}]],
+                answer=["18.0"])  →  [2.0]
+
+Departures from MLX-GRPO: answers are compared as numbers, each with the answer of its own prompt; an
+unclosed `<answer>` is no answer; strict_format wants every tag exactly once.
+"""
+
+# ruff: noqa: ARG001 - one signature for all rewards, whether or not they use each of its lists
+
+import re
+from typing import Any
+
+from grpo_cli.rewards.answers import answers_match, extract_answer, last_number, parse_number
+
+TAGS = ("<reasoning>", "</reasoning>", "<answer>", "</answer>")
+FROM_REASONING_TO_ANSWER = re.compile(r"</reasoning>\s*+<answer>")
+WHOLE_NUMBER = re.compile(r"[-+]?\d+", re.ASCII)
+TRAILING_PENALTY = 0.001  # per character after </answer>
+
+
+def completion_text(completion: Any) -> str:
+    """The text of a completion in either of TRL's forms."""
+    return completion if isinstance(completion, str) else completion[0]["content"]
+
+
+def correctness(prompts: list[Any], completions: list[Any], answer: list[str], **columns: Any) -> list[float]:
+    """2.0 where the last `<answer>` is right, numerically or as text."""
+    found = [extract_answer(completion_text(completion)) for completion in completions]
+    return [2.0 if answers_match(got, gold) else 0.0 for got, gold in zip(found, answer, strict=True)]
+
+
+def integer(prompts: list[Any], completions: list[Any], answer: list[str], **columns: Any) -> list[float]:
+    """0.5 where the last `<answer>` is a whole number in bare digits, right or wrong."""
+    found = [extract_answer(completion_text(completion)) for completion in completions]
+    return [0.5 if got is not None and WHOLE_NUMBER.fullmatch(got) else 0.0 for got in found]
+
+
+def strict_format(
+    prompts: list[Any], completions: list[Any], answer: list[str], **columns: Any
+) -> list[float]:
+    """0.5 where the whole text is one reasoning block and one answer block, with only blanks around."""
+    return [0.5 if is_strict(completion_text(completion)) else 0.0 for completion in completions]
+
+
+def soft_format(prompts: list[Any], completions: list[Any], answer: list[str], **columns: Any) -> list[float]:
+    """0.5 where a reasoning block is followed by an answer block, whatever else stands around them."""
+    return [0.5 if is_soft(completion_text(completion)) else 0.0 for completion in completions]
+
+
+def xmlcount(prompts: list[Any], completions: list[Any], answer: list[str], **columns: Any) -> list[float]:
+    """0.25 for each of the two pairs of tags, less 0.001 for each character after `</answer>`."""
+    return [xml_score(completion_text(completion)) for completion in completions]
+
+
+def last_number_matches(
+    prompts: list[Any], completions: list[Any], answer: list[str], **columns: Any
+) -> list[float]:
+    """1.0 where the last number in the text equals the answer; 0.0 for an answer that is no number."""
+    found = [last_number(completion_text(completion)) for completion in completions]
+    golds = [parse_number(gold) for gold in answer]
+    return [1.0 if got is not None and got == gold else 0.0 for got, gold in zip(found, golds, strict=True)]
+
+
+def is_strict(text: str) -> bool:
+    """`<reasoning>…</reasoning> <answer>…</answer>` and nothing else, every tag once."""
+    text = text.strip()
+    return (
+        text.startswith("<reasoning>")
+        and text.endswith("</answer>")
+        and all(text.count(tag) == 1 for tag in TAGS)
+        and FROM_REASONING_TO_ANSWER.search(text) is not None
+    )
+
+
+def is_soft(text: str) -> bool:
+    """`<reasoning>…</reasoning> <answer>…</answer>` somewhere in the text.
+
+    Step by step, not as one regular expression with two `.*?`: that takes quadratic time on a
+    completion that repeats `<reasoning>`.
+    """
+    start = text.find("<reasoning>")
+    if start < 0:
+        return False
+    middle = FROM_REASONING_TO_ANSWER.search(text, start + len("<reasoning>"))
+    return middle is not None and text.find("</answer>", middle.end()) >= 0
+
+
+def xml_score(text: str) -> float:
+    """The xmlcount reward of one text. It can fall below 0, as MLX-GRPO's does."""
+    pairs = has_pair(text, "<reasoning>", "</reasoning>") + has_pair(text, "<answer>", "</answer>")
+    trailing = text.partition("</answer>")[2].strip()
+    return 0.25 * pairs - TRAILING_PENALTY * len(trailing)
+
+
+def has_pair(text: str, opening: str, closing: str) -> bool:
+    """Whether the opening tag is closed somewhere after it."""
+    start = text.find(opening)
+    return start >= 0 and text.find(closing, start + len(opening)) >= 0

@@ -1,0 +1,71 @@
+"""The one table of rewards: name → function. To add a reward, write it in builtin.py and add its line.
+
+Every name also works with the suffix `_reward_func`, as MLX-GRPO writes it, and
+`path/to/file.py:function` names a user's own.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from difflib import get_close_matches
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from grpo_cli.errors import RewardError
+from grpo_cli.rewards import builtin
+from grpo_cli.rewards.user import function_in, import_file
+
+RewardFunction = Callable[..., Sequence[Any]]  # (prompts, completions, answer, **columns)
+
+REWARDS: dict[str, RewardFunction] = {
+    "correctness": builtin.correctness,
+    "int": builtin.integer,
+    "strict_format": builtin.strict_format,
+    "soft_format": builtin.soft_format,
+    "xmlcount": builtin.xmlcount,
+    "last_number": builtin.last_number_matches,
+}
+
+
+def load_rewards(names: list[str]) -> list[tuple[str, RewardFunction]]:
+    """The functions of `reward_functions`, each with the name it has in the log.
+
+    A user's function is reported under its own name; a name that is taken gets `_2`, `_3`, …
+    Raises RewardError for a name, file or function that cannot be used.
+    """
+    loaded: dict[str, RewardFunction] = {}
+    modules: dict[Path, ModuleType] = {}  # a file with two rewards is run once
+    for name in names:
+        reported, function = load_reward(name, modules)
+        loaded[unique(reported, loaded)] = function
+    return list(loaded.items())
+
+
+def load_reward(name: str, modules: dict[Path, ModuleType]) -> tuple[str, RewardFunction]:
+    """The function that one entry of `reward_functions` names, and its reported name."""
+    file, colon, function = name.rpartition(":")
+    if not colon and name.endswith(".py"):
+        file, function = name, ""
+    if file:
+        path = Path(file).expanduser().resolve()
+        modules[path] = modules.get(path) or import_file(path, file)
+        return function, function_in(modules[path], function, file)
+    builtin_name = name.removesuffix("_reward_func")
+    if builtin_name not in REWARDS:
+        raise RewardError(f"Unknown reward function: {name}", unknown_hint(builtin_name))
+    return builtin_name, REWARDS[builtin_name]
+
+
+def unknown_hint(name: str) -> str:
+    """What a person who mistyped a reward's name needs to see."""
+    near = get_close_matches(name, REWARDS, n=1)
+    start = f"did you mean `{near[0]}`? " if near else ""
+    return f"{start}built-in rewards: {', '.join(REWARDS)}; your own: `path/to/file.py:function`"
+
+
+def unique(name: str, taken: Iterable[str]) -> str:
+    """The name itself, or with the first of `_2`, `_3`, … that is free."""
+    free, number = name, 1
+    while free in taken:
+        number += 1
+        free = f"{name}_{number}"
+    return free

@@ -1,0 +1,87 @@
+"""Load a user's own reward from a Python file: `path/to/file.py:function`.
+
+The file is run once, as `import` would run it, and may import its neighbours.
+"""
+
+import importlib.util
+import sys
+import traceback
+from collections.abc import Callable
+from difflib import get_close_matches
+from inspect import isfunction
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from grpo_cli.errors import RewardError
+
+
+def import_file(path: Path, shown: str) -> ModuleType:
+    """Run the file and return its module. `shown` is the path as the user wrote it.
+
+    Raises RewardError when the file is missing or fails, with the user's own error and its line.
+    """
+    if not path.is_file():
+        raise RewardError(
+            f"Reward file not found: {shown}", f"write the path from the current folder, {Path.cwd()}"
+        )
+    name = f"grpo_reward_{path.stem}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise RewardError(f"Reward file is not a Python file: {shown}", "its name must end in .py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses and pickle look the module up by its name
+    if str(path.parent) not in sys.path:
+        sys.path.append(str(path.parent))  # last, so that it can hide nothing
+    try:
+        spec.loader.exec_module(module)
+    # A user's file can raise anything at all, and a script without a main guard may even exit. The
+    # error is passed on, with its place in the user's file.
+    except (Exception, SystemExit) as error:
+        del sys.modules[name]
+        raise RewardError(
+            f"Reward file failed: {shown}{place(error, path)}: {describe(error)}",
+            f"run it by itself: `python {shown}`",
+        ) from error
+    return module
+
+
+def function_in(module: ModuleType, name: str, shown: str) -> Callable[..., Any]:
+    """The module's function of that name. Raises RewardError that lists the functions there are."""
+    own = [
+        key
+        for key, value in vars(module).items()
+        if isfunction(value) and value.__module__ == module.__name__
+    ]
+    listed = f"functions in {shown}: {', '.join(own) or 'none'}"
+    if not name:
+        raise RewardError(
+            f"Reward function not named: {shown}",
+            f"write `{shown}:{own[0] if own else 'function'}`; {listed}",
+        )
+    if not hasattr(module, name):
+        near = get_close_matches(name, own, n=1)
+        start = f"did you mean `{near[0]}`? " if near else ""
+        raise RewardError(f"Reward function not found: {name} in {shown}", start + listed)
+    function = getattr(module, name)
+    if not callable(function):
+        kind = type(function).__name__
+        raise RewardError(f"Reward function is not a function: {name} in {shown} is of type {kind}", listed)
+    return function
+
+
+def describe(error: BaseException) -> str:
+    """`ZeroDivisionError: division by zero`."""
+    text = error.msg if isinstance(error, SyntaxError) else str(error)
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def place(error: BaseException, file: Path | None) -> str:
+    """`, line 12`: the deepest line of `file` that the error passed; the file too when it is another."""
+    steps = [(frame.filename, frame.lineno) for frame in traceback.extract_tb(error.__traceback__)]
+    if isinstance(error, SyntaxError) and error.filename:
+        steps.append((error.filename, error.lineno))
+    own = [line for name, line in steps if file is not None and Path(name).resolve() == file.resolve()]
+    if own:
+        return f", line {own[-1]}"
+    return f", {Path(steps[-1][0]).name}, line {steps[-1][1]}" if steps else ""

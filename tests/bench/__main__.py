@@ -1,0 +1,65 @@
+"""`python -m tests.bench`: how fast this machine rolls out and updates, beside plain mlx-lm.
+
+    python -m tests.bench                                    # the embedded model
+    python -m tests.bench --model ./SmolLM2 --prompts 1 --json bench.json
+
+JSON goes to stdout (or to the file named by --json), a table to stderr. It asserts nothing.
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from grpo_cli import device
+from grpo_cli.config.schema import Config
+from grpo_cli.errors import GrpoError
+
+
+def main(
+    model: Annotated[str, typer.Option(help="A model folder, a hub repository, or `tiny`.")] = "tiny",
+    prompts: Annotated[int, typer.Option(min=1, help="Prompts of a step (P).")] = 4,
+    generations: Annotated[int, typer.Option(min=2, help="Completions per prompt (G).")] = 8,
+    new_tokens: Annotated[int, typer.Option(min=1, help="Tokens of every completion.")] = 64,
+    batch_size: Annotated[int, typer.Option(min=1, help="Prompts per forward and backward.")] = 1,
+    dataset: Annotated[str, typer.Option(help="Where the prompts come from.")] = "arithmetic",
+    dataset_config: Annotated[str, typer.Option(help="The dataset's configuration.")] = "",
+    repeats: Annotated[int, typer.Option(min=1, help="Timed repeats; the median counts.")] = 3,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write the JSON here.")] = None,
+) -> None:
+    """Measure rollouts, the update and a whole step beside plain mlx-lm."""
+    console = Console(stderr=True)
+    try:
+        config = Config(
+            model_name=model,
+            dataset=dataset,
+            dataset_config=dataset_config,
+            reward_functions=["last_number"],
+            temperature=1.0,
+            num_generations=generations,
+            max_new_tokens=new_tokens,
+            max_prompt_length=4096,
+            batch_size=batch_size,
+            gradient_accumulation_steps=-(-prompts // batch_size),
+            eval_steps=0,
+        )
+        device.prepare()
+        from tests.bench import measure, table  # heavy: after the device is prepared
+
+        result = measure.run(config, repeats)
+    except GrpoError as error:
+        console.print(str(error), style="red", markup=False)
+        raise typer.Exit(error.exit_code) from error
+    console.print(table.table(result))
+    text = json.dumps(result, indent=2)
+    if json_file:
+        json_file.write_text(text + "\n")
+    else:
+        sys.stdout.write(text + "\n")
+
+
+if __name__ == "__main__":
+    typer.run(main)

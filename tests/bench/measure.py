@@ -1,0 +1,171 @@
+"""What the benchmark measures. Every part does the same work on the same tokens as its yardstick.
+
+The end tokens are taken away, so that every completion has exactly `new_tokens` tokens, here and in
+`mlx_lm.batch_generate`; and advantages are +1 and −1 in turn, so that no sequence drops out of the
+update because its group scored alike.
+"""
+
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+from mlx_lm.generate import batch_generate
+from mlx_lm.sample_utils import make_sampler
+
+from grpo_cli import device
+from grpo_cli.config.schema import Config
+from grpo_cli.engine import trainer as engine
+from grpo_cli.engine.batch import Microbatch
+from grpo_cli.engine.rollout import generate
+from grpo_cli.engine.sampling import Sampling
+from grpo_cli.engine.trainer import Trainer
+from grpo_cli.models.tokenizer import Tokenizer
+from grpo_cli.types import RolloutGroup
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One part: the median of its repeats, the tokens of one of them, and MLX's peak in 10⁹ bytes."""
+
+    seconds: float
+    tokens: int
+    peak_memory_gb: float
+
+    @property
+    def tokens_per_second(self) -> float:
+        return self.tokens / self.seconds
+
+    def as_dict(self) -> dict[str, Any]:
+        return {**asdict(self), "tokens_per_second": self.tokens_per_second}
+
+
+class Endless:
+    """A tokenizer without end tokens, as our engine and mlx-lm ask for them."""
+
+    eos_ids: frozenset[int] = frozenset()
+    eos_token_ids: frozenset[int] = frozenset()
+
+    def __init__(self, wrapped: Tokenizer) -> None:
+        self.wrapped = wrapped
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.wrapped, name)
+
+
+def timed(work: Callable[[], Any], tokens: int, repeats: int) -> Measurement:
+    """Do some work once to warm up and then `repeats` times; `work` evaluates what it computes."""
+    work()
+    device.reset_peak_memory()
+    seconds = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        work()
+        seconds.append(time.perf_counter() - start)
+    return Measurement(statistics.median(seconds), tokens, device.peak_memory_gb())
+
+
+def run(config: Config, repeats: int) -> dict[str, Any]:
+    """Measure all parts; the result is ready for JSON."""
+    trainer = engine.prepare(config)
+    trainer.policy.tokenizer = Endless(trainer.policy.tokenizer)
+    mx.random.seed(config.seed)
+    groups = balanced(trainer.rollout(0))
+    batches = trainer.batch(groups)
+    sampled = sum(len(rollout.token_ids) for group in groups for rollout in group.rollouts)
+    trained = sum(batch.input_ids.size for batch in batches)
+    parts = {
+        "rollout": timed(lambda: sample(trainer, groups), sampled, repeats),
+        "batch_generate": timed(lambda: sample_with_mlx_lm(trainer, groups), sampled, repeats),
+        "update": timed(lambda: trainer.update(1, batches), trained, repeats),
+        "forward_backward": timed(lambda: bare_gradients(trainer.policy.model, batches), trained, repeats),
+        "step": timed(lambda: step(trainer), sampled, repeats),
+    }
+    return {
+        **facts(trainer, groups, repeats),
+        **{name: part.as_dict() for name, part in parts.items()},
+        "rollout_speedup": parts["batch_generate"].seconds / parts["rollout"].seconds,
+        "update_overhead": parts["update"].seconds / parts["forward_backward"].seconds,
+        "peak_memory_gb": max(part.peak_memory_gb for part in parts.values()),
+    }
+
+
+def facts(trainer: Trainer, groups: list[RolloutGroup], repeats: int) -> dict[str, Any]:
+    """What was measured, and on what."""
+    config = trainer.config
+    return {
+        "device": asdict(device.prepare()),
+        "versions": {name: metadata.version(name) for name in ("grpo-cli", "mlx", "mlx-lm") if has(name)},
+        "model": config.model_name,
+        "parameters": trainer.policy.parameter_count,
+        "dataset": config.dataset,
+        "prompts": len(groups),
+        "generations": config.num_generations,
+        "new_tokens": config.max_new_tokens,
+        "prompt_tokens": [len(group.prompt_ids) for group in groups],
+        "repeats": repeats,
+    }
+
+
+def has(name: str) -> bool:
+    """Whether a distribution is installed; the project itself need not be."""
+    try:
+        metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return False
+    return True
+
+
+def balanced(groups: list[RolloutGroup]) -> list[RolloutGroup]:
+    """The groups with advantages of +1 and −1 in turn."""
+    for group in groups:
+        for index, rollout in enumerate(group.rollouts):
+            rollout.advantage = 1.0 if index % 2 == 0 else -1.0
+    return groups
+
+
+# --- the parts -----------------------------------------------------------------------------------
+
+
+def sample(trainer: Trainer, groups: list[RolloutGroup]) -> None:
+    """Our rollouts of the groups' prompts, logprobs and entropies included."""
+    prompts = [group.prompt_ids for group in groups]
+    generate(trainer.policy, prompts, trainer.config.num_generations, Sampling.for_training(trainer.config))
+
+
+def sample_with_mlx_lm(trainer: Trainer, groups: list[RolloutGroup]) -> None:
+    """mlx-lm's completions of the same prompts, all in one batch, without logprobs."""
+    config = trainer.config
+    prompts = [list(group.prompt_ids) for group in groups for _ in range(config.num_generations)]
+    batch_generate(
+        trainer.policy.model,
+        trainer.policy.tokenizer,
+        prompts,
+        max_tokens=config.max_new_tokens,
+        sampler=make_sampler(temp=config.temperature),
+        completion_batch_size=len(prompts),
+        prefill_batch_size=len(prompts),
+    )
+
+
+def bare_gradients(model: nn.Module, batches: list[Microbatch]) -> None:
+    """Forward and backward of the mean cross entropy on the update's own tokens, and nothing else."""
+    loss_and_grad = nn.value_and_grad(model, cross_entropy)
+    for batch in batches:
+        mx.eval(loss_and_grad(model, batch.input_ids, batch.targets))
+
+
+def cross_entropy(model: nn.Module, input_ids: mx.array, targets: mx.array) -> mx.array:
+    """Mean −log π(target) over the last S columns: input_ids (B, T), targets (B, S)."""
+    logits = model(input_ids)[:, -targets.shape[1] :]  # (B, S, V)
+    return nn.losses.cross_entropy(logits, targets, reduction="mean")
+
+
+def step(trainer: Trainer) -> None:
+    """One whole training step: rollouts, rewards, advantages, batch, update."""
+    groups = balanced(trainer.rollout(0))
+    trainer.update(1, trainer.batch(groups))

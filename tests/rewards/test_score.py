@@ -1,0 +1,177 @@
+"""Scoring a batch: what rewards are given, what is written into the rollouts, and how they may fail."""
+
+# ruff: noqa: ARG - rewards are called with keywords that they need not use
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from grpo_cli.errors import RewardError
+from grpo_cli.rewards.score import score
+from grpo_cli.rewards.table import load_rewards
+from grpo_cli.types import Example, Rollout, RolloutGroup, StopReason
+
+
+def group(question: str, answer: str, texts: list[str], **columns: Any) -> RolloutGroup:
+    """A group of rollouts with these texts."""
+    rollouts = [Rollout([1], [0.0], [0.0], StopReason.EOS, text) for text in texts]
+    return RolloutGroup(Example([{"role": "user", "content": question}], answer, columns), [1, 2], rollouts)
+
+
+def two_groups() -> list[RolloutGroup]:
+    """Two prompts with two completions each."""
+    return [
+        group("1 + 1?", "2", ["<answer>2</answer>", "two"], level=1, source="a"),
+        group("2 + 3?", "5", ["<answer>2</answer>", "<answer>5</answer>"], level=2),
+    ]
+
+
+def error_of(function: Callable[..., Any], groups: list[RolloutGroup] | None = None) -> RewardError:
+    """The error that scoring with this function gives."""
+    with pytest.raises(RewardError) as caught:
+        score([("mine", function)], [1.0], groups or two_groups())
+    return caught.value
+
+
+def test_rewards_by_name_and_their_weighted_sum() -> None:
+    groups = two_groups()
+    score(load_rewards(["correctness", "int"]), [1.0, 3.0], groups)
+    rollouts = [rollout for group in groups for rollout in group.rollouts]
+    assert [rollout.rewards for rollout in rollouts] == [
+        {"correctness": 2.0, "int": 0.5},
+        {"correctness": 0.0, "int": 0.0},
+        {"correctness": 0.0, "int": 0.5},
+        {"correctness": 2.0, "int": 0.5},
+    ]
+    assert [rollout.reward for rollout in rollouts] == [3.5, 0.0, 1.5, 3.5]
+
+
+def test_a_reward_is_called_once_with_trls_arguments() -> None:
+    calls: list[dict[str, Any]] = []
+
+    def spy(**arguments: Any) -> list[float]:
+        calls.append(arguments)
+        return [0.0] * 4
+
+    score([("spy", spy)], [1.0], two_groups())
+    first, second = [{"role": "user", "content": "1 + 1?"}], [{"role": "user", "content": "2 + 3?"}]
+    texts = ["<answer>2</answer>", "two", "<answer>2</answer>", "<answer>5</answer>"]
+    assert calls == [
+        {
+            "prompts": [first, first, second, second],
+            "completions": [[{"role": "assistant", "content": text}] for text in texts],
+            "answer": ["2", "2", "5", "5"],
+            "level": [1, 1, 2, 2],  # `source` is not in every example
+        }
+    ]
+
+
+def test_a_reward_cannot_change_the_prompts_of_the_run_or_of_the_next_reward() -> None:
+    def vandal(prompts: Any, completions: Any, **columns: Any) -> list[float]:
+        prompts[0][0]["content"] = "changed"
+        prompts[1].clear()
+        completions.clear()
+        return [1.0] * 4
+
+    groups = two_groups()
+    score([("vandal", vandal), *load_rewards(["correctness"])], [1.0, 1.0], groups)
+    assert groups[0].example.messages == [{"role": "user", "content": "1 + 1?"}]
+    assert groups[0].rollouts[0].rewards == {"vandal": 1.0, "correctness": 2.0}
+
+
+def test_booleans_integers_and_scalars_of_other_libraries_are_numbers() -> None:
+    class Scalar:
+        def __float__(self) -> float:
+            return 0.25
+
+    groups = two_groups()
+    score([("mine", lambda **columns: (True, 3, Scalar(), -0.5))], [2.0], groups)
+    assert [rollout.reward for group in groups for rollout in group.rollouts] == [2.0, 6.0, 0.5, -1.0]
+    assert type(groups[0].rollouts[0].rewards["mine"]) is float
+
+
+def test_no_rollouts_need_no_rewards() -> None:
+    score([("mine", lambda **columns: 1 / 0)], [1.0], [])
+
+
+def test_a_reward_that_raises_is_named_with_its_line_and_the_completion(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.path", ["/nowhere"])
+    (tmp_path / "mine.py").write_text(
+        "def brittle(prompts, completions, answer, **columns):\n"
+        "    texts = [c[0]['content'] for c in completions]\n"
+        "    return [1.0 / (text != 'two') for text in texts]\n"
+    )
+    [(name, function)] = load_rewards([f"{tmp_path}/mine.py:brittle"])
+    with pytest.raises(RewardError) as caught:
+        score([(name, function)], [1.0], two_groups())
+    assert caught.value.message == (
+        "Reward `brittle` raised ZeroDivisionError: float division by zero, line 3\ncompletion 2 of 4: 'two'"
+    )
+    assert caught.value.hint == (
+        "it is called as `(prompts, completions, answer, **columns)`, a list each; "
+        "the dataset's columns: level"
+    )
+    assert isinstance(caught.value.__cause__, ZeroDivisionError)
+
+
+def test_a_syntax_error_in_a_completion_is_not_taken_for_one_in_the_file() -> None:
+    def evaluates(completions: Any, **columns: Any) -> list[float]:
+        return [float(eval(completion[0]["content"])) for completion in completions]
+
+    message = error_of(evaluates, [group("", "2", ["1 + 1", "1 +"])]).message
+    line = evaluates.__code__.co_firstlineno + 1
+    assert message == (
+        f"Reward `mine` raised SyntaxError: invalid syntax, line {line}\ncompletion 2 of 2: '1 +'"
+    )
+
+
+def test_a_long_completion_is_shortened_in_the_middle() -> None:
+    long = "a" * 5_000 + "\n" + "b" * 5_000
+    shown = f"{'a' * 100} … {'b' * 100}"
+    assert error_of(lambda **columns: [None], [group("", "", [long])]).message == (
+        f"Reward `mine` returned None\ncompletion 1 of 1: '{shown}'"
+    )
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        (math.nan, "nan"),
+        (math.inf, "inf"),
+        (-math.inf, "-inf"),
+        (None, "None"),
+        ("1.0", "'1.0'"),
+        ([1.0], "[1.0]"),
+        (1j, "1j"),
+        (10**400, "1" + "0" * 99),
+    ],
+)
+def test_a_value_that_is_no_finite_number_stops(value: Any, shown: str) -> None:
+    error = error_of(lambda **columns: [0.0, 0.0, value, 0.0])
+    assert error.message == f"Reward `mine` returned {shown}\ncompletion 3 of 4: '<answer>2</answer>'"
+    assert error.hint == (
+        "it must return one finite number for each completion: `return [1.0 for text in completions]`"
+    )
+
+
+@pytest.mark.parametrize(
+    ("returned", "said"),
+    [
+        ([1.0], "1 values for 4 completions"),
+        ([0.0] * 5, "5 values for 4 completions"),
+        ([], "0 values for 4 completions"),
+        (1.0, "a float, not a list of numbers"),
+        (None, "a NoneType, not a list of numbers"),
+        ("abcd", "a str, not a list of numbers"),
+        ({1: 1}, "a dict, not a list of numbers"),
+        ((value for value in [1.0]), "a generator, not a list of numbers"),
+    ],
+)
+def test_anything_but_one_value_for_each_completion_stops(returned: Any, said: str) -> None:
+    error = error_of(lambda **columns: returned)
+    assert error.message == f"Reward `mine` returned {said}\ncompletion 1 of 4: '<answer>2</answer>'"

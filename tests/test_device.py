@@ -1,0 +1,178 @@
+"""What follows from a device, from reports of the shape that MLX gives on machines of each kind.
+
+Only the Linux CPU was at hand; the Macs' sizes are those that their owners have published.
+"""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import mlx.core as mx
+import pytest
+
+from grpo_cli import device
+from grpo_cli.blas import BlasReport
+from grpo_cli.device import Device
+from grpo_cli.errors import ConfigError
+
+GIB = 1 << 30
+M1 = {  # MacBook Air, 16 GB, macOS 14
+    "architecture": "applegpu_g13g",
+    "device_name": "Apple M1",
+    "max_recommended_working_set_size": 11_453_251_584,
+    "memory_size": 17_179_869_184,
+}
+M3_MAX = {  # MacBook Pro, 64 GB, macOS 15; MLX of that time reported no device_name
+    "architecture": "applegpu_g15s",
+    "max_recommended_working_set_size": 51_539_607_552,
+    "memory_size": 68_719_476_736,
+}
+CUDA = {  # one card under Linux
+    "architecture": "sm_90",
+    "device_name": "NVIDIA H100 80GB HBM3",
+    "total_memory": 84_929_347_584,
+    "free_memory": 84_000_000_000,
+}
+LINUX_CPU = {"architecture": "x86_64", "device_name": "AMD EPYC"}
+
+
+def test_a_mac_keeps_the_dtype_and_compiles() -> None:
+    expected = Device("metal", "Apple M1", 17_179_869_184, working_set_bytes=11_453_251_584)
+    assert device.describe("metal", M1, 16 * GIB, None) == expected
+    assert (expected.upcast, expected.compile, expected.blas) == (False, True, None)
+    assert device.describe("metal", M3_MAX, 64 * GIB, None).name == "applegpu_g15s"
+
+
+def test_a_card_has_its_own_memory_not_the_machines() -> None:
+    assert device.describe("cuda", CUDA, 128 * GIB, None) == Device(
+        "cuda", "NVIDIA H100 80GB HBM3", 84_929_347_584, upcast=False, compile=True
+    )
+    assert device.describe("cuda", {}, 128 * GIB, None) == Device("cuda", "cuda", None)
+
+
+def test_a_cpu_upcasts_and_does_not_compile() -> None:
+    report = BlasReport("openblas", "/usr/lib/libopenblas.so.0", 2, 140.0)
+    assert device.describe("cpu", LINUX_CPU, 8 * GIB, report) == Device(
+        "cpu", "AMD EPYC", 8 * GIB, upcast=True, compile=False, blas=report
+    )
+
+
+@pytest.mark.parametrize(
+    ("info", "macos", "limit"),
+    [
+        (M1, "14.7.1", None),  # memory cannot be wired before macOS 15
+        (M1, "15.0", 11_453_251_584),
+        (M3_MAX, "15.6", 51_539_607_552),
+        (M3_MAX, "26.1", 51_539_607_552),
+        (CUDA, "", None),
+        ({"memory_size": 16 * GIB}, "15.6", None),  # nothing recommended: nothing wired
+    ],
+)
+def test_wired_limit_is_the_recommended_size(info: device.Info, macos: str, limit: int | None) -> None:
+    assert device.wired_limit(info, macos) == limit
+
+
+@pytest.mark.parametrize(
+    ("requested", "metal", "cuda", "kind"),
+    [
+        ("", True, False, "metal"),
+        ("", False, True, "cuda"),
+        ("", False, False, "cpu"),
+        ("cpu", True, False, "cpu"),
+        ("metal", True, False, "metal"),
+        ("cuda", False, True, "cuda"),
+    ],
+)
+def test_choice_of_device(requested: str, metal: bool, cuda: bool, kind: str) -> None:
+    assert device.choose_kind(requested, metal, cuda) == kind
+
+
+def test_a_device_that_is_not_there() -> None:
+    with pytest.raises(ConfigError) as caught:
+        device.choose_kind("cuda", metal=False, cuda=False)
+    assert caught.value.message == "Device not available: GRPO_DEVICE=cuda"
+    assert caught.value.hint == (
+        "set GRPO_DEVICE to `cpu`, or unset it; for a CUDA card install `grpo-cli[cuda13]`"
+    )
+    with pytest.raises(ConfigError) as caught:
+        device.choose_kind("tpu", metal=True, cuda=False)
+    assert caught.value.hint == "set GRPO_DEVICE to `metal` or `cpu`, or unset it"
+
+
+@pytest.mark.parametrize(
+    ("requested", "system", "cuda_installed", "expected"),
+    [
+        ("", "linux", False, True),
+        ("", "linux", True, False),
+        ("cpu", "linux", True, True),
+        ("", "darwin", False, False),
+        ("cpu", "darwin", False, True),
+    ],
+)
+def test_a_cpu_is_foreseen_before_mlx_is_imported(
+    requested: str, system: str, cuda_installed: bool, expected: bool
+) -> None:
+    assert device.expects_cpu(requested, system, cuda_installed) is expected
+
+
+def test_installed_packages() -> None:
+    assert device.installed(("no-such-distribution", "mlx"))
+    assert not device.installed(("no-such-distribution",))
+
+
+@pytest.mark.parametrize(
+    ("physical", "limits", "usable"),
+    [
+        (16 * GIB, [], 16 * GIB),
+        (16 * GIB, ["max\n"], 16 * GIB),  # cgroup v2 without a limit
+        (16 * GIB, ["4294967296\n"], 4 * GIB),
+        (16 * GIB, ["9223372036854771712\n"], 16 * GIB),  # cgroup v1 without a limit
+        (-1, [], None),
+    ],
+)
+def test_usable_memory(physical: int, limits: list[str], usable: int | None) -> None:
+    assert device.usable_memory(physical, limits) == usable
+
+
+def test_prepare_is_made_once_and_holds_here() -> None:
+    here = device.prepare()
+    assert device.prepare() is here
+    assert mx.default_device() == (mx.cpu if here.kind == "cpu" else mx.gpu)
+    if here.kind == "cpu":
+        calls = []
+        traced = mx.compile(lambda x: (calls.append(1), x + 1)[1])
+        assert [traced(mx.array(1)).item(), traced(mx.array(2)).item()] == [2, 3]
+        assert len(calls) == 2  # called, not compiled
+        assert mx.set_cache_limit(device.CPU_CACHE_BYTES) == device.CPU_CACHE_BYTES  # returns the old one
+
+
+def test_peak_memory_counts_an_array_of_40_megabytes() -> None:
+    x = mx.zeros((10_000_000,)) + 1  # float32
+    device.reset_peak_memory()
+    mx.eval(x)
+    assert 0.04 <= device.peak_memory_gb() < 0.2
+    device.reset_peak_memory()
+    assert device.peak_memory_gb() < 0.04 + 1e-9
+
+
+LIGHT = """
+import sys
+import grpo_cli.device
+heavy = {"mlx", "mlx_lm", "transformers", "datasets", "tiktoken", "numpy"} & set(sys.modules)
+print(sorted(heavy))
+grpo_cli.device.prepare()
+import os
+print(os.environ.get("MLX_DISABLE_COMPILE"))
+"""
+
+
+def test_importing_is_light_and_a_cpu_is_chosen_before_mlx() -> None:
+    result = subprocess.run(
+        [sys.executable, "-c", LIGHT],
+        env={"GRPO_DEVICE": "cpu", "PATH": ""},
+        cwd=Path(__file__).parents[1],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (result.stdout, result.stderr) == ("[]\n1\n", "")
