@@ -59,13 +59,13 @@ def _report(inspection: "Inspection") -> None:
     """The details on stderr as `grpo train` would tell them, then one line of verdict on stdout."""
     from grpo_cli.config.problems import config_error
 
-    show_warnings(inspection.warnings)
     if inspection.problems:
         show_error(config_error(inspection.problems, inspection.name))
         count = len(inspection.problems)
         verdict = Text(f"✗ {inspection.name}: {count} problem{'s' if count > 1 else ''}", style="red")
     else:
         verdict = Text(f"✓ {inspection.name}", style="green")
+    show_warnings(inspection.warnings)
     say(stdout_console(), verdict)
 
 
@@ -105,7 +105,7 @@ def show(
     """Print the resolved configuration as TOML; comments say where each value came from."""
     from grpo_cli.config.render import show_config
 
-    typer.echo(show_config(_loaded(file, set_)), nl=False)
+    _print_toml(show_config(_loaded(file, set_)))
 
 
 @config_app.command(
@@ -131,10 +131,14 @@ def init(
     config = _loaded(from_, None).config if from_ else Config.model_validate({})
     text = starting_file(config, str(file or "my.toml"))
     if file is None:
-        typer.echo(text, nl=False)
+        _print_toml(text)
         return
     _write_new(file, text, force)
     say(stderr_console(), Text(f"✓ wrote {file}; train with `grpo train --config {file}`", style="green"))
+
+
+def _print_toml(text: str) -> None:
+    typer.echo(text.encode(), nl=False)  # TOML is UTF-8, whatever the terminal's encoding
 
 
 def _loaded(name: str | None, overrides: list[str] | None) -> "LoadedConfig":

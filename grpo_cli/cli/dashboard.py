@@ -17,9 +17,9 @@ from grpo_cli.engine.events import RolloutProgress, UpdateProgress
 
 MARGIN = 12  # the column of labels
 WIDEST = 110
-CHART_ROWS = (3, 8)  # lowest and highest
+CHART_ROWS = (4, 8)  # lowest and highest
 CHART_EXTRA = 2  # the line with the steps below the curve and the gap above it
-COMPLETION_ROWS = 4
+COMPLETION_ROWS = 3
 SHORTEST_SPAN = 24  # steps that the chart's width stands for at first
 LONGEST_SHOWN = 4000  # characters of a completion that are looked at
 
@@ -68,7 +68,7 @@ def row(label: str, *pieces: str | tuple[str, str]) -> Text:
 
 
 def header(progress: RunProgress) -> Lines:
-    """What is being trained, on what, and into which folder."""
+    """What is being trained, on what, with how much memory, and into which folder."""
     run = progress.run
     if run is None:
         return []
@@ -76,9 +76,11 @@ def header(progress: RunProgress) -> Lines:
     size = f"{magnitude(run.parameters)} parameters" + (
         f", {magnitude(trained)} trained" if trained != run.parameters else ""
     )
+    memory = shown(progress.metrics, "peak_memory_gb", ".2f", " GB peak")
+    where = " · ".join(filter(None, (printable(run.device), memory)))
     skipped = f", {run.skipped_prompts} too long" if run.skipped_prompts else ""
     return [
-        row("model", (printable(run.model), "bold"), (f"  {size} · {printable(run.device)}", "dim")),
+        row("model", (printable(run.model), "bold"), (f"  {size} · {where}", "dim")),
         row("run", printable(str(run.run_dir)), (f"  {run.train_examples:,} examples{skipped}", "dim")),
     ]
 
@@ -141,7 +143,7 @@ def span(steps: int) -> int:
 
 
 def fact_lines(progress: RunProgress, plain: bool) -> Lines:
-    """Accuracy, length, speed, memory and the update's own numbers, each on a line if it is known."""
+    """Accuracy, length, speed and the update's own numbers, each on a line if it is known."""
     metrics = progress.metrics
     seconds = fields(
         ("rollout", timing(metrics, "rollout_seconds")),
@@ -161,15 +163,9 @@ def fact_lines(progress: RunProgress, plain: bool) -> Lines:
         ("accuracy", accuracy_pieces(progress, plain)),
         ("length", length_pieces(progress, plain)),
         ("speed", [(speed or "").ljust(15), (seconds, "dim")] if speed or seconds else []),
-        ("memory", known(shown(metrics, "peak_memory_gb", ".2f", " GB"), (" at its peak", "dim"))),
         ("update", [(update, "dim")] if update else []),
     ]
     return [row(label, *pieces) for label, pieces in found if pieces]
-
-
-def known(value: str | None, *rest: tuple[str, str]) -> list[str | tuple[str, str]]:
-    """The value and what follows it, or nothing."""
-    return [value, *rest] if value else []
 
 
 def accuracy_pieces(progress: RunProgress, plain: bool) -> list[str | tuple[str, str]]:

@@ -83,7 +83,8 @@ def _syntax_problem(text: str, shown: str, error: Exception) -> Problem:
     detail = str(error) if isinstance(error, ValueError) else "nested too deeply"
     found = re.search(r" \(at line (\d+), column (\d+)\)| \(at end of document\)", detail)
     if found is None:
-        return Problem(f"Invalid TOML: {detail}", "see https://toml.io", place=Place(shown))
+        reason = detail.partition(":")[0]  # of a number too long to read, for instance
+        return Problem(f"Invalid TOML: {reason}", "see https://toml.io", place=Place(shown))
     line = int(found[1]) if found[1] else text.count("\n") + 1
     column = f"column {found[2]}" if found[2] else "the end of the file"
     cure = f"{column}; {_syntax_cure(text, line, detail)}"

@@ -14,11 +14,11 @@ from dataclasses import dataclass, replace
 from grpo_cli.config.document import Document, Entry, read_document
 from grpo_cli.config.fields import nearest_key, toml_value
 from grpo_cli.config.overrides import read_overrides
-from grpo_cli.config.problems import COMMAND_LINE, Problem, config_error
+from grpo_cli.config.problems import Problem, config_error
 from grpo_cli.config.resolve import configured_name, find_config, required_name
 from grpo_cli.config.rules import breaches
 from grpo_cli.config.schema import SUPERSEDED, Config
-from grpo_cli.config.values import check_values
+from grpo_cli.config.values import assignment, check_values
 from grpo_cli.errors import ConfigError
 
 Layer = Mapping[str, Entry]  # by current key; an entry keeps the name it was written under
@@ -107,10 +107,7 @@ def _settle(entries: Iterable[Entry]) -> tuple[dict[str, Entry], list[Problem]]:
 
 def _superseded(entry: Entry, successor: str, winner: Entry | None) -> Problem:
     message = f"{entry.key} is superseded by {successor}"
-    option = entry.place.source == COMMAND_LINE
-    cure = (
-        f"write `{'--set ' if option else ''}{successor}{'=' if option else ' = '}{toml_value(entry.value)}`"
-    )
+    cure = f"write {assignment(replace(entry, key=successor), toml_value(entry.value))}"
     if winner:
         message += f", which is given too: {successor} = {toml_value(winner.value)} is used"
         cure = f"leave {entry.key} out"

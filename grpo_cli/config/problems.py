@@ -49,8 +49,9 @@ class Problem:
 
 
 def config_error(problems: Sequence[Problem], name: str) -> ConfigError:
-    """All problems of one configuration as one error; a single one keeps its text as first line."""
+    """All problems of the configuration `name` as one error, which begins with the first one's text."""
     if len(problems) == 1:
         return ConfigError(problems[0].message, problems[0].located_cure)
-    hint = f"these are {len(problems)} problems; `grpo config validate {name}` checks without starting"
+    check = f", then check with `grpo config validate {name}`" if name else ""
+    hint = f"cure all {len(problems)} problems{check}"
     return ConfigError("\n\n".join(map(str, problems)), hint)

@@ -66,12 +66,11 @@ def _exists(path: Path) -> bool:
 
 def _where_else(given: Path) -> str:
     """Near names among the neighbours and the shipped, and the places that were searched."""
-    folder = given.parent if given.parent.is_dir() else Path()
-    neighbours = {path.name: str(path) for path in folder.glob("*.toml")}
-    known = {f"{name}.toml": f"{name}.toml" for name in shipped_names()} | neighbours
-    wanted = given.name if given.suffix else f"{given.name}.toml"
-    near = [known[match] for match in difflib.get_close_matches(wanted, known, n=3, cutoff=0.6)]
+    folder = given.parent
+    known = {name: f"{name}.toml" for name in shipped_names()}
+    known |= {path.stem: str(path) for path in (folder if folder.is_dir() else Path()).glob("*.toml")}
+    near = [known[match] for match in difflib.get_close_matches(given.stem, known, n=3, cutoff=0.6)]
     guess = f"did you mean {' or '.join(f'`{name}`' for name in near)}? " if near else ""
-    looked = f"looked in {given.parent.absolute()}" + ("" if given.parent.is_dir() else " (no such folder)")
-    origin = f" (named by ${ENVIRONMENT})" if os.environ.get(ENVIRONMENT) == str(given) else ""
-    return f"{guess}{looked}{origin}; shipped are {', '.join(shipped_names())}"
+    looked = f"looked in {folder.absolute()}" + ("" if folder.is_dir() else " (no such folder)")
+    origin = f"${ENVIRONMENT} names it; " if os.environ.get(ENVIRONMENT) == str(given) else ""
+    return f"{origin}{guess}{looked}; shipped are {', '.join(shipped_names())}"

@@ -46,13 +46,13 @@ class Config(BaseModel):
     output_dir: str = Field("outputs", min_length=1)
     """Folder that holds the run folders."""
     run_name: str = Field("", pattern=r"^[^/\\]*$")
-    """Name of the run's own folder inside output_dir; empty: made from the model's and the dataset's names."""
+    """Name of the run's own folder in output_dir; empty: made of the model's and the dataset's names."""
     seed: int = Field(0, ge=0, le=2**32 - 1)
     """Seed of sampling, data order and LoRA initialisation."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Weights in memory: auto keeps the files' own on Metal and CUDA and takes float32 on the CPU."""
     use_compile: bool = True
-    """Compile the update with mx.compile on Metal and CUDA; never on the CPU, where it is slower."""
+    """Accepted for MLX-GRPO's files; nothing is compiled for now."""
 
     # --- data ------------------------------------------------------------------------------------
     dataset: str = Field("openai/gsm8k", min_length=1)

@@ -1,6 +1,7 @@
 """Checks values against the schema: pydantic's findings in the words of our error texts."""
 
 import math
+import shlex
 from collections.abc import Mapping
 from typing import Any
 
@@ -48,26 +49,32 @@ def _problem(layer: Mapping[str, Entry], finding: Any) -> Problem:
     kind = element_type(key) if item else value_type(key)
     if finding["type"].endswith("_type") or (choices(key) and type(value) is not kind):
         message = f"Failed to coerce value: {_short(repr(value))} to {kind}"
-        cure = f"write {_assignment(entry, _item_mended(entry.value, item, kind, key))}"
+        meant = _list_mended(entry.value, kind) if item else mended(kind, value)
+        cure = (
+            f"write {assignment(entry, meant)}" if meant else f"for example {assignment(entry, example(key))}"
+        )
     else:
         message = f"Invalid value: {entry.key} = {_short(toml_value(entry.value))}"
-        cure = _bound(key, value, finding)
+        cure = _bound(entry, key, finding)
     return Problem(message, f"{cure}; {description(key)}", entry.key, entry.place)
 
 
-def _item_mended(value: Any, item: list[int], kind: type, key: str) -> str:
-    """The whole value as it should be typed: a list keeps its sound items."""
-    if not item:
-        return mended(kind, value) or toml_value(default(key))
+def _list_mended(value: list[Any], kind: type) -> str | None:
+    """The list as it should be typed, with its sound items as they are; None where one is beyond mending."""
     items = [toml_value(each) if type(each) is kind else mended(kind, each) for each in value]
-    return f"[{', '.join(map(str, items))}]" if all(items) else toml_value(default(key))
+    return f"[{', '.join(map(str, items))}]" if all(items) else None
 
 
-def _assignment(entry: Entry, spelled: str) -> str:
-    """The line of TOML, or the option, that gives a key a value."""
+def assignment(entry: Entry, spelled: str) -> str:
+    """The line of TOML, or the option as a shell takes it, that gives a key a value."""
     if entry.place.source == COMMAND_LINE:
-        return f"`--set {entry.key}={spelled}`"
+        return f"`--set {shlex.quote(f'{entry.key}={spelled}')}`"
     return f"`{entry.key} = {spelled}`"
+
+
+def example(key: str) -> str:
+    """A value that the key takes, in TOML's spelling."""
+    return toml_value(default(key) or value_type(key)())
 
 
 def mended(kind: type, value: Any) -> str | None:
@@ -89,11 +96,11 @@ def mended(kind: type, value: Any) -> str | None:
     return text if type(parse_toml_value(text)) is kind else toml_value(kind(number))
 
 
-def _bound(key: str, value: Any, finding: Any) -> str:
+def _bound(entry: Entry, key: str, finding: Any) -> str:
     """Which values the key takes."""
     if options := choices(key):
-        near = nearest(value, options) if isinstance(value, str) else None
-        guess = f"did you mean `{key} = {toml_value(near)}`? " if near else ""
+        near = nearest(entry.value, options) if isinstance(entry.value, str) else None
+        guess = f"did you mean {assignment(entry, toml_value(near))}? " if near else ""
         return f"{guess}it takes {', '.join(map(toml_value, options))}"
     match finding["type"]:
         case "string_pattern_mismatch":

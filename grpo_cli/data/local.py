@@ -124,7 +124,7 @@ def json_lines(path: Path) -> Iterator[Row]:
     with path.open("rb") as file:  # bytes: a line ends at \n alone, and never at the U+2028 of some text
         for number, line in enumerate(file, start=1):
             if line.strip():
-                yield as_row(parse(line, path, number), f"line {number} of {path}")
+                yield as_row(parse(line.rstrip(), path, number), f"line {number} of {path}")
 
 
 def read_json(path: Path) -> list[Row]:

@@ -32,7 +32,7 @@ class Microbatch:
     @property
     def token_count(self) -> int:
         """Completion tokens."""
-        return int(self.completion_mask.sum().item())
+        return int(self.completion_mask.sum())
 
 
 @dataclass(frozen=True)

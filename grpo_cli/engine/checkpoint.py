@@ -16,12 +16,12 @@ from typing import Any
 
 import mlx.core as mx
 import mlx.optimizers as optim
-from mlx.utils import tree_flatten
 from mlx_lm.utils import save_config, save_model
 
 from grpo_cli.errors import CheckpointError
 from grpo_cli.models.load import Policy
 from grpo_cli.models.lora import save_adapters
+from grpo_cli.models.tree import flat
 
 MANIFEST_VERSION = 1
 
@@ -61,8 +61,7 @@ def _write_files(folder: Path, policy: Policy, optimizer: optim.Optimizer, state
     if generation.exists():
         shutil.copyfile(generation, folder / generation.name)
     policy.tokenizer.save(folder)
-    arrays = {name: value for name, value in tree_flatten(optimizer.state) if isinstance(value, mx.array)}
-    mx.save_safetensors(str(folder / "optimizer.safetensors"), arrays)
+    mx.save_safetensors(str(folder / "optimizer.safetensors"), flat(optimizer.state))
     (folder / "trainer_state.json").write_text(json.dumps(state, indent=2) + "\n", encoding="utf-8")
 
 

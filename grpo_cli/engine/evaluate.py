@@ -9,6 +9,7 @@ An item is right when its final answer equals the example's: the text in the las
 
 import statistics
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,7 +46,10 @@ class Evaluation:
     @property
     def correct(self) -> list[list[bool]]:
         """Right or wrong, by item and completion."""
-        return [[is_correct(rollout.text, group.example.answer) for rollout in group.rollouts] for group in self.groups]
+        return [
+            [is_correct(rollout.text, group.example.answer) for rollout in group.rollouts]
+            for group in self.groups
+        ]
 
     @property
     def accuracy(self) -> float:
@@ -114,3 +118,19 @@ def evaluate(
         tokens += sum(len(rollout.token_ids) for rollouts in sets for rollout in rollouts)
     by_index = dict(zip(order, groups, strict=True))
     return Evaluation([by_index[index] for index in range(len(prompts))], time.perf_counter() - started)
+
+
+def completion_lines(evaluation: Evaluation) -> Iterator[dict[str, Any]]:
+    """Every completion as plain data, for a file."""
+    for item, (group, correct) in enumerate(zip(evaluation.groups, evaluation.correct, strict=True)):
+        for rollout, right in zip(group.rollouts, correct, strict=True):
+            yield {
+                "item": item,
+                "prompt": group.example.messages,
+                "answer": group.example.answer,
+                "completion": rollout.text,
+                "correct": right,
+                "rewards": rollout.rewards,
+                "stop_reason": rollout.stop_reason,
+                "tokens": len(rollout.token_ids),
+            }

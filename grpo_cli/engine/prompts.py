@@ -22,13 +22,14 @@ def encode_prompts(examples: list[Example], tokenizer: Tokenizer, config: Config
     Raises DataError where none is left.
     """
     prompts = [
-        Prompt(example, tokenizer.encode_prompt(example.messages, config.completion_prefix)) for example in examples
+        Prompt(example, tokenizer.encode_prompt(example.messages, config.completion_prefix))
+        for example in examples
     ]
     kept = [prompt for prompt in prompts if len(prompt.ids) <= config.max_prompt_length]
     if not kept:
         shortest = min((len(prompt.ids) for prompt in prompts), default=0)
         raise DataError(
-            f"No prompt has {config.max_prompt_length} tokens or fewer; the shortest of {len(prompts)} has {shortest}",
+            f"No prompt has {config.max_prompt_length} tokens or fewer; the shortest has {shortest}",
             f"max_prompt_length = {shortest * 2}",
         )
     return kept, len(prompts) - len(kept)

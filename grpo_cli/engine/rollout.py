@@ -106,7 +106,12 @@ def keep(cache: list[Any], rows: list[int]) -> None:
 
 
 def decode(
-    policy: Policy, cache: list[Any], rows: list[Row], tokens: mx.array, sampling: Sampling, on_progress: Progress
+    policy: Policy,
+    cache: list[Any],
+    rows: list[Row],
+    tokens: mx.array,
+    sampling: Sampling,
+    on_progress: Progress,
 ) -> None:
     """Sample all rows to their ends, one token of each at a time."""
     eos_ids, total, sampled = policy.tokenizer.eos_ids, len(rows), 0
@@ -116,8 +121,8 @@ def decode(
         drawn = draw(logits, sampling)
         tokens = drawn.tokens
         mx.eval(tokens, drawn.logprobs, drawn.entropies)
-        columns = zip(active, tokens.tolist(), drawn.logprobs.tolist(), drawn.entropies.tolist(), strict=True)
-        for row, token, logprob, entropy in columns:
+        columns: list[Any] = [values.tolist() for values in (tokens, drawn.logprobs, drawn.entropies)]
+        for row, token, logprob, entropy in zip(active, *columns, strict=True):
             if row.stop_reason is None:
                 row.token_ids.append(token)
                 row.logprobs.append(logprob)

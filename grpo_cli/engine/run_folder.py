@@ -2,8 +2,7 @@
 
 from pathlib import Path
 
-import tomli_w
-
+from grpo_cli.config.render import dump_config
 from grpo_cli.config.schema import Config
 from grpo_cli.errors import CheckpointError
 
@@ -14,9 +13,15 @@ def refuse_existing_run(folder: Path) -> None:
         return
     if not folder.is_dir():
         raise CheckpointError(
-            f"The run's folder cannot be made: {folder} is a file", "choose another `run_name` or `output_dir`"
+            f"The run's folder cannot be made: {folder} is a file",
+            "choose another `run_name` or `output_dir`",
         )
-    marks = [folder / "config.toml", folder / "training_log.jsonl", folder / "final", *folder.glob("checkpoint-*")]
+    marks = [
+        folder / "config.toml",
+        folder / "training_log.jsonl",
+        folder / "final",
+        *folder.glob("checkpoint-*"),
+    ]
     if any(mark.exists() for mark in marks):
         raise CheckpointError(
             f"The folder {folder} already holds a run",
@@ -32,8 +37,7 @@ def create_run_folder(config: Config) -> Path:
     folder = config.run_dir
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        text = tomli_w.dumps(config.model_dump())
-        (folder / "config.toml").write_text(text, encoding="utf-8")
+        (folder / "config.toml").write_text(dump_config(config), encoding="utf-8")
     except OSError as error:
         raise CheckpointError(
             f"Failed to save checkpoint: {error.strerror}: {folder}",

@@ -30,7 +30,12 @@ class Sampling:
     def for_training(config: Config) -> "Sampling":
         """The configured sampling of rollouts."""
         return Sampling(
-            config.max_new_tokens, config.temperature, config.top_p, config.top_k, config.min_p, tuple(config.stop)
+            config.max_new_tokens,
+            config.temperature,
+            config.top_p,
+            config.top_k,
+            config.min_p,
+            tuple(config.stop),
         )
 
     @staticmethod
@@ -52,10 +57,7 @@ def draw(logits: mx.array, sampling: Sampling) -> Draw:
     """Draw one token per row of `logits` (B, V) from MLX's global random state."""
     greedy = sampling.temperature == 0
     scaled = logits.astype(mx.float32) / (1.0 if greedy else sampling.temperature)  # (B, V)
-    if greedy:
-        tokens = mx.argmax(scaled, axis=-1)
-    else:
-        tokens = mx.random.categorical(narrow(scaled, sampling))
+    tokens = mx.argmax(scaled, axis=-1) if greedy else mx.random.categorical(narrow(scaled, sampling))
     normalizer = mx.logsumexp(scaled, axis=-1)  # (B,)
     chosen = mx.take_along_axis(scaled, tokens[:, None], axis=-1).squeeze(-1)
     expected = (mx.exp(scaled - normalizer[:, None]) * scaled).sum(axis=-1)  # E[logit]

@@ -1,6 +1,6 @@
 """The training loop: prompt → rollout → reward → advantage → batch → loss → update.
 
-    train(config, listener)
+    trainer.run(log, folder)      # run.py makes the trainer, its folder and its log
 
 One step is one optimizer update on batch_size × gradient_accumulation_steps prompts with
 num_generations completions each. Departs from DeepSeekMath's Algorithm 1 (arXiv:2402.03300) in that
@@ -15,11 +15,9 @@ from typing import Any
 
 import mlx.core as mx
 import mlx.optimizers as optim
-from mlx_lm.tuner.trainer import grad_checkpoint
 
 from grpo_cli import device
 from grpo_cli.config.schema import Config
-from grpo_cli.data.load import load_examples
 from grpo_cli.engine import events
 from grpo_cli.engine.advantages import compute_advantages
 from grpo_cli.engine.batch import Microbatch, make_microbatches
@@ -28,9 +26,8 @@ from grpo_cli.engine.evaluate import evaluate
 from grpo_cli.engine.losses import LOSSES
 from grpo_cli.engine.metrics import rollout_metrics
 from grpo_cli.engine.order import DataOrder
-from grpo_cli.engine.prompts import Prompt, encode_prompts
+from grpo_cli.engine.prompts import Prompt
 from grpo_cli.engine.rollout import generate
-from grpo_cli.engine.run_folder import create_run_folder, refuse_existing_run
 from grpo_cli.engine.runlog import RunLog
 from grpo_cli.engine.sampling import Sampling
 from grpo_cli.engine.schedule import learning_rate
@@ -39,20 +36,18 @@ from grpo_cli.engine.update import (
     accumulate,
     apply_update,
     check_finite,
-    make_optimizer,
     token_logprobs,
 )
-from grpo_cli.errors import ModelError
-from grpo_cli.models.load import Policy, load_policy
-from grpo_cli.models.lora import LoRA, adapters_off, add_adapters
+from grpo_cli.models.load import Policy
+from grpo_cli.models.lora import adapters_off
 from grpo_cli.rewards.score import score
-from grpo_cli.rewards.table import RewardFunction, load_rewards
+from grpo_cli.rewards.table import RewardFunction
 from grpo_cli.types import RolloutGroup
 
 
 @dataclass
 class Trainer:
-    """Everything a run holds between steps. `prepare` makes one; `run` goes through its steps."""
+    """Everything a run holds between steps; `run` goes through them."""
 
     config: Config
     policy: Policy
@@ -116,7 +111,9 @@ class Trainer:
             lambda *progress: self.listener(events.RolloutProgress("rollout", *progress)),
             self.config.completion_prefix,
         )
-        groups = [RolloutGroup(p.example, p.ids, rollouts) for p, rollouts in zip(prompts, completions, strict=True)]
+        groups = [
+            RolloutGroup(p.example, p.ids, rollouts) for p, rollouts in zip(prompts, completions, strict=True)
+        ]
         score(self.rewards, self.config.reward_weight_list, groups)
         self.set_advantages(groups)
         return groups
@@ -176,7 +173,12 @@ class Trainer:
     # --- what surrounds the steps -----------------------------------------------------------------
 
     def step_line(
-        self, step: int, groups: list[RolloutGroup], update: dict[str, Any], rollout_seconds: float, seconds: float
+        self,
+        step: int,
+        groups: list[RolloutGroup],
+        update: dict[str, Any],
+        rollout_seconds: float,
+        seconds: float,
     ) -> dict[str, Any]:
         """The log's line of a step."""
         tokens = sum(len(rollout.token_ids) for group in groups for rollout in group.rollouts)
@@ -230,7 +232,7 @@ class Trainer:
             "step": step,
             "total_steps": self.total_steps,
             "prompts_used": -(-step // self.config.num_iterations) * self.config.prompts_per_step,
-            "random_state": mx.random.state[0].tolist(),
+            "random_state": random_state(),
         }
 
     def is_due(self, step: int, every: int, last: bool) -> bool:
@@ -253,78 +255,7 @@ class Trainer:
         )
 
 
-def train(config: Config, listener: events.Listener = events.silent) -> Path:
-    """Run a whole training from its configuration; returns the folder of the final model."""
-    refuse_existing_run(config.run_dir)
-    trainer = prepare(config, listener)
-    folder = create_run_folder(config)
-    log = RunLog(folder, config.log_jsonl)
-    try:
-        return trainer.run(log, folder)
-    finally:
-        log.close()
-
-
-def dry_run(config: Config, listener: events.Listener = events.silent) -> dict[str, Any]:
-    """Load everything and make one tiny step, saving nothing; returns the step's line."""
-    small = config.model_copy(
-        update={
-            "batch_size": 1,
-            "gradient_accumulation_steps": 1,
-            "num_generations": min(2, config.num_generations),
-            "max_new_tokens": min(16, config.max_new_tokens),
-        }
-    )
-    trainer = prepare(small, listener)
-    mx.random.seed(small.seed)
-    started = time.perf_counter()
-    groups = trainer.rollout(0)
-    rollout_seconds = time.perf_counter() - started
-    update = trainer.update(1, trainer.batch(groups))
-    return trainer.step_line(1, groups, update, rollout_seconds, time.perf_counter() - started)
-
-
-def prepare(config: Config, listener: events.Listener = events.silent) -> Trainer:
-    """Load rewards, data and models, cheapest first, so that a mistake shows before the wait."""
-    device.prepare()
-    rewards = load_rewards(config.reward_functions)
-    examples = load_examples(config, config.train_split)
-    held_out = load_examples(config, config.eval_split) if config.eval_steps else []
-    mx.random.seed(config.seed)  # LoRA's initial weights
-    policy = trainable_policy(config)
-    train_prompts, skipped = encode_prompts(examples, policy.tokenizer, config)
-    eval_prompts: list[Prompt] = []
-    if held_out:
-        eval_prompts, _ = encode_prompts(held_out[: config.eval_samples or None], policy.tokenizer, config)
-    if skipped:
-        listener(
-            events.Notice(
-                f"{skipped} of {len(examples)} training prompts are longer than "
-                f"max_prompt_length = {config.max_prompt_length} tokens and are left out"
-            )
-        )
-    needs_copy = config.kl_coeff > 0 and policy.lora is None
-    reference = load_policy(config.model_name, config.dtype) if needs_copy else None
-    optimizer = make_optimizer(config)
-    optimizer.init(policy.model.trainable_parameters())
-    return Trainer(
-        config, policy, reference, rewards, train_prompts, eval_prompts, optimizer, listener, skipped
-    )
-
-
-def trainable_policy(config: Config) -> Policy:
-    """The policy with what is to be trained unfrozen: all weights, or new LoRA adapters."""
-    policy = load_policy(config.model_name, config.dtype, for_training=config.lora_rank == 0)
-    if config.lora_rank:
-        if policy.lora:
-            raise ModelError(
-                f"{config.model_name} holds LoRA adapters already", "train its base, or fuse the adapters first"
-            )
-        policy.lora = LoRA(config.lora_rank, config.lora_scale, config.lora_layers)
-        add_adapters(policy.model, policy.lora)
-    elif policy.lora is None:
-        policy.model.unfreeze()
-    if config.grad_checkpoint:
-        grad_checkpoint(policy.model.layers[0])
-    policy.model.train()
-    return policy
+def random_state() -> list[int]:
+    """MLX's global random state: two words."""
+    state: Any = mx.random.state  # a list of one key that mlx's stubs call an object
+    return list(state[0].tolist())

@@ -11,12 +11,13 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 import mlx.optimizers as optim
-from mlx.utils import tree_flatten, tree_map
+from mlx.utils import tree_map
 
 from grpo_cli.config.schema import Config
 from grpo_cli.engine.batch import Microbatch
 from grpo_cli.engine.losses import LOSSES, k3_divergence
 from grpo_cli.errors import TrainingError
+from grpo_cli.models.tree import flat
 
 Gradients = Any  # a tree of arrays, shaped like the trainable parameters
 Progress = Callable[[int, int], None]
@@ -98,8 +99,8 @@ def accumulate(
 
 def global_norm(gradients: Gradients) -> float:
     """Euclidean norm of all gradients together, summed in float32."""
-    squares = [gradient.astype(mx.float32).square().sum() for _, gradient in tree_flatten(gradients)]
-    return mx.sqrt(mx.stack(squares).sum()).item()
+    squares = [gradient.astype(mx.float32).square().sum() for gradient in flat(gradients).values()]
+    return float(mx.sqrt(mx.stack(squares).sum()))
 
 
 def apply_update(
@@ -118,7 +119,7 @@ def check_finite(result: UpdateResult, gradients: Gradients, step: int) -> None:
     finite = [abs(value) < float("inf") for value in (result.loss, result.grad_norm)]
     if all(finite):
         return
-    names = [name for name, gradient in tree_flatten(gradients) if not mx.isfinite(gradient).all().item()]
+    names = [name for name, gradient in flat(gradients).items() if not mx.isfinite(gradient).all().item()]
     where = f"; first in {', '.join(names[:3])}" if names else ""
     raise TrainingError(
         f"NaN gradient encountered at step {step}: loss {result.loss}, grad_norm {result.grad_norm}{where}",

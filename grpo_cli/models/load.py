@@ -16,7 +16,6 @@ import mlx.core as mx
 import mlx.nn as nn
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-from mlx.utils import tree_flatten, tree_map
 from mlx_lm.utils import dequantize_model, load_model, load_tokenizer
 
 from grpo_cli import device
@@ -24,6 +23,7 @@ from grpo_cli.errors import ModelError
 from grpo_cli.models.lora import LoRA, load_adapters
 from grpo_cli.models.nanochat_tokenizer import NanochatTokenizer
 from grpo_cli.models.tokenizer import ChatTokenizer, Tokenizer
+from grpo_cli.models.tree import flat
 
 TINY = Path(__file__).parent / "tiny"
 HUB_FILES = ["*.json", "*.safetensors", "tokenizer.model", "*.tiktoken", "*.txt", "*.jinja", "tokenizer.pkl"]
@@ -175,10 +175,8 @@ def _eos_ids(config: dict[str, Any]) -> list[int] | None:
 
 def _check_vocabulary(tokenizer: Tokenizer, model: nn.Module, path: Path) -> None:
     """Refuse a tokenizer with ids that the model has no row for: MLX would return garbage silently."""
-    rows = max(
-        (w.shape[0] for name, w in tree_flatten(model.parameters()) if name.endswith(EMBEDDINGS)),
-        default=None,
-    )
+    arrays = flat(model.parameters())
+    rows = max((array.shape[0] for name, array in arrays.items() if name.endswith(EMBEDDINGS)), default=None)
     if rows is not None and tokenizer.vocab_size > rows:
         raise ModelError(
             f"The tokenizer in {path} has {tokenizer.vocab_size} ids, the model only {rows} rows",
@@ -187,5 +185,4 @@ def _check_vocabulary(tokenizer: Tokenizer, model: nn.Module, path: Path) -> Non
 
 
 def _size(parameters: Any) -> int:
-    sizes = tree_map(lambda array: array.size, parameters)
-    return sum(size for _, size in tree_flatten(sizes))
+    return sum(array.size for array in flat(parameters).values())

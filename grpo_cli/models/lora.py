@@ -13,11 +13,11 @@ from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
-from mlx.utils import tree_flatten
 from mlx_lm.tuner.lora import LoRAEmbedding, LoRALinear, LoRASwitchLinear
 from mlx_lm.tuner.utils import linear_to_lora_layers
 
 from grpo_cli.errors import ModelError
+from grpo_cli.models.tree import flat
 
 ADAPTER_LAYERS = (LoRALinear, LoRASwitchLinear, LoRAEmbedding)
 
@@ -59,9 +59,7 @@ def adapters_off(model: nn.Module) -> Iterator[None]:
 
 def save_adapters(model: nn.Module, lora: LoRA, base: str, folder: Path) -> None:
     """Write adapters.safetensors and adapter_config.json; `mlx_lm.generate --adapter-path` reads them."""
-    mx.save_safetensors(
-        str(folder / "adapters.safetensors"), dict(tree_flatten(model.trainable_parameters()))
-    )
+    mx.save_safetensors(str(folder / "adapters.safetensors"), flat(model.trainable_parameters()))
     config = {
         "fine_tune_type": "lora",
         "model": base,
@@ -80,8 +78,8 @@ def load_adapters(model: nn.Module, folder: Path) -> LoRA:
     parameters = config["lora_parameters"]
     lora = LoRA(parameters["rank"], parameters["scale"], config["num_layers"])
     add_adapters(model, lora)
-    expected = {name: array.shape for name, array in tree_flatten(model.trainable_parameters())}
-    weights = mx.load(str(folder / "adapters.safetensors"))
+    expected = {name: array.shape for name, array in flat(model.trainable_parameters()).items()}
+    weights = flat(mx.load(str(folder / "adapters.safetensors")))
     wrong = sorted(
         name
         for name in expected.keys() | weights.keys()

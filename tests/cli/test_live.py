@@ -60,6 +60,14 @@ The model is in outputs/smoke-test/final. To use it:
 """
 
 
+@pytest.fixture(autouse=True)
+def ordinary_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tests' own surroundings decide nothing."""
+    monkeypatch.setenv("TERM", "xterm")
+    for name in ("NO_COLOR", "FORCE_COLOR", "COLUMNS", "LINES"):
+        monkeypatch.delenv(name, raising=False)
+
+
 class FakeTerminal(io.StringIO):
     """A stream that says it is a terminal."""
 
@@ -241,7 +249,7 @@ def test_dashboard_between_steps() -> None:
     # 14 s for two steps: 7 s for the third.
     assert [line.plain.rstrip() for line in frame(progress, 76, 30)] == [
         "",
-        " model      tiny  848 k parameters · cpu",
+        " model      tiny  848 k parameters · cpu · 0.61 GB peak",
         " run        outputs/smoke-test  10,000 examples, 2 too long",
         " step       ━━━━━━━━━━━━━━━━━━━━━───────────  2/3      14s, 7s left",
         " rollout    ━━━━━━━━━━━━━━━━────────────────  4/8      1,234 tokens",
@@ -259,13 +267,11 @@ def test_dashboard_between_steps() -> None:
         " accuracy   42.0 % (84/200)  before training",
         " length     31.2 tokens    ▄▄  cut off 3.0 %",
         " speed      1,204 tok/s    rollout 0.4 s + update 0.5 s = step 0.9 s",
-        " memory     0.61 GB at its peak",
         " update     lr 3e-05",
         "",
         " latest     What is 1 + 2?  answer 3",
         "            reward 1.50  correctness 1.00  int 0.50  ended by eos",
         "            <answer>3</answer>",
-        "",
         "",
         "",
     ]
@@ -289,8 +295,8 @@ def test_dashboard_fits_the_terminal(width: int, height: int) -> None:
 
 def test_low_terminals_keep_the_curve() -> None:
     progress = after([STARTED, step(1, 0.2), step(2, 0.3)], Clock())
-    labels = [line.plain[:12].strip() for line in frame(progress, 80, 13)]
-    assert labels == ["", "model", "run", "step", "", "", "reward", "0.30", "", "", "", "length"]
+    labels = [line.plain[:12].strip() for line in frame(progress, 80, 14)]
+    assert labels == ["", "model", "run", "step", "", "", "reward", "0.30", "", "", "", "", "length"]
 
 
 def test_hostile_completions_do_nothing_to_the_terminal() -> None:
@@ -321,7 +327,7 @@ def test_ascii_streams_get_ascii() -> None:
     stream.flush()
     shown = raw.getvalue().decode("ascii").splitlines()
     assert shown[0] == "Gr??e > ~"
-    assert shown[2] == " model      tiny  848 k parameters | cpu"
+    assert shown[2] == " model      tiny  848 k parameters | cpu | 0.61 GB peak"
     assert shown[4].rstrip() == " step       ##########......  2/3      0s, 0s left"
     assert shown[7].rstrip() == " reward     0.30 +                   **"
     assert "            ???" in [line.rstrip() for line in shown]

@@ -81,10 +81,7 @@ def test_prompts_are_texts_or_conversations() -> None:
         ([{"role": "user", "content": None}], "No conversation: P is [{'role': 'user', 'content': None}]"),
         (  # it would give the answer away
             [{"role": "user", "content": "x"}, {"role": "assistant", "content": "y"}],
-            "No conversation: P is [{'role': 'user', 'content': 'x'}, {'role': 'assistant', 'content': 'y'}]"[
-                :99
-            ]
-            + "…",
+            "No conversation: P is [{'role': 'user', 'content': 'x'}, {'role': 'assistant', 'content': 'y'}]",
         ),
     ],
 )

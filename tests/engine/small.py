@@ -4,8 +4,7 @@ import mlx.core as mx
 from mlx_lm.models import llama, nanochat
 
 from grpo_cli.models.load import Policy
-from grpo_cli.types import Message, Rollout, RolloutGroup, StopReason
-from grpo_cli.types import Example
+from grpo_cli.types import Example, Message, Rollout, RolloutGroup, StopReason
 
 EOS = 256
 VOCAB = 257
@@ -74,9 +73,7 @@ def llama_policy(seed: int = 0) -> Policy:
 def rollout(token_ids: list[int], advantage: float = 0.0, logprobs: list[float] | None = None) -> Rollout:
     """A rollout with given tokens."""
     logprobs = logprobs if logprobs is not None else [-1.0] * len(token_ids)
-    return Rollout(
-        token_ids, logprobs, [0.0] * len(token_ids), StopReason.LENGTH, "", advantage=advantage
-    )
+    return Rollout(token_ids, logprobs, [0.0] * len(token_ids), StopReason.LENGTH, "", advantage=advantage)
 
 
 def group(prompt_ids: list[int], rollouts: list[Rollout]) -> RolloutGroup:

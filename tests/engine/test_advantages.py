@@ -17,7 +17,9 @@ def test_group_scaling_uses_bessels_correction() -> None:
 def test_batch_scaling_uses_the_spread_of_all_rewards() -> None:
     # all eight: mean 1.25, squares 2·0.0625 + 2·1.5625 + 4·0.5625 = 5.5, / 7: std 0.886405
     first, second = compute_advantages(REWARDS, "batch")
-    assert first == pytest.approx([0.5 / 0.886505, -0.5 / 0.886505, -0.5 / 0.886505, 0.5 / 0.886505], abs=1e-6)
+    assert first == pytest.approx(
+        [0.5 / 0.886505, -0.5 / 0.886505, -0.5 / 0.886505, 0.5 / 0.886505], abs=1e-6
+    )
     assert second == [0.0] * 4
 
 

@@ -56,7 +56,9 @@ def test_the_end_token_is_kept_with_its_logprob_and_left_out_of_the_text() -> No
         assert EOS not in rollout.token_ids[:-1]
         assert len(rollout.logprobs) == len(rollout.token_ids) == len(rollout.entropies)
     for rollout in rollouts:
-        assert (rollout.stop_reason is StopReason.LENGTH) == (len(rollout.token_ids) == 40 and EOS not in rollout.token_ids)
+        assert (rollout.stop_reason is StopReason.LENGTH) == (
+            len(rollout.token_ids) == 40 and EOS not in rollout.token_ids
+        )
 
 
 def test_a_stop_string_that_spans_tokens_ends_the_completion() -> None:

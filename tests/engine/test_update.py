@@ -57,7 +57,9 @@ def sequence_logprobs(model: nn.Module, prompt: list[int], completion: list[int]
     return mx.stack([logits[len(prompt) - 1 + t, token] for t, token in enumerate(completion)])
 
 
-def plain_loss(model: nn.Module, groups: list[RolloutGroup], loss_type: str, kl_coeff: float, ref: nn.Module) -> mx.array:
+def plain_loss(
+    model: nn.Module, groups: list[RolloutGroup], loss_type: str, kl_coeff: float, ref: nn.Module
+) -> mx.array:
     """The loss written out token by token from the papers."""
     pairs = [(g, r) for g in groups for r in g.rollouts]
     total_tokens = sum(len(r.token_ids) for _, r in pairs)
@@ -91,7 +93,9 @@ def largest_difference(a: Gradients, b: Gradients) -> float:
 
 @pytest.mark.parametrize("loss_type", list(LOSSES))
 @pytest.mark.parametrize("kl_coeff", [0.0, 0.5])
-def test_loss_and_gradient_equal_a_plain_loop_for_every_microbatch_size(loss_type: str, kl_coeff: float) -> None:
+def test_loss_and_gradient_equal_a_plain_loop_for_every_microbatch_size(
+    loss_type: str, kl_coeff: float
+) -> None:
     policy, reference = nanochat_policy(), nearby_reference()
     groups = step_groups()
     with_old_logprobs(policy.model, groups, shift=0.4)
@@ -165,7 +169,9 @@ def test_adamw_has_bias_correction_and_decoupled_decay() -> None:
 
 def test_a_nan_gradient_stops_the_run_and_names_where_it_is() -> None:
     policy = nanochat_policy()
-    policy.model.transformer.h[1].mlp.c_fc.weight = policy.model.transformer.h[1].mlp.c_fc.weight * float("nan")
+    policy.model.transformer.h[1].mlp.c_fc.weight = policy.model.transformer.h[1].mlp.c_fc.weight * float(
+        "nan"
+    )
     batches = make_microbatches(step_groups(), LOSSES["dapo"], 6, 9, has_reference=False)
     gradients, result = accumulate(policy.model, batches, Objective("dapo", 1.0, 0.2, 0.2, 0.0))
     with pytest.raises(TrainingError, match="NaN gradient encountered at step 7: loss nan") as error:

@@ -56,8 +56,8 @@ def test_a_number_is_read_exactly(text: str, number: str) -> None:
 
 
 NO_NUMBERS = """
-eighteen | 18 apples | 10,00 | 1,0000 | ,5 | 1.2.3 | --3 | -$-3 | 1/2 | 5 6 | 1_000 | nan | inf | - | $ | % | १८ |
-1e999999999"""
+eighteen | 18 apples | 10,00 | 1,0000 | ,5 | 1.2.3 | --3 | -$-3 | 1/2 | 5 6 | 1_000 | nan | inf | - | $ | % |
+१८ | 1e999999999"""
 
 
 @pytest.mark.parametrize("text", ["", *NO_NUMBERS.split("|")])

@@ -1,6 +1,6 @@
 """Scoring a batch: what rewards are given, what is written into the rollouts, and how they may fail."""
 
-# ruff: noqa: ARG - rewards are called with keywords that they need not use
+# ruff: noqa: ARG001, ARG005 - rewards are called with keywords that they need not use
 
 import math
 from collections.abc import Callable

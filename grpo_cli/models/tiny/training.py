@@ -29,6 +29,8 @@ LEARNING_RATE = 0.01
 SYSTEM_PROMPT_EVERY = 8  # batches: the others have no system message
 REPORT_EVERY = 50
 
+Part = tuple[mx.array, mx.array, mx.array]  # inputs (B, T), places (N,), targets (N,)
+
 
 def build(output: Path, seed: int, steps: int) -> None:
     """Train, score and write the model's folder."""
@@ -89,21 +91,29 @@ def train(model: Model, tokenizer: NanochatTokenizer, seed: int, steps: int) -> 
     loss_and_gradient = nn.value_and_grad(model, loss)
     started, recent = time.perf_counter(), 0.0
     for step, parts in enumerate(batches(tokenizer, seed, steps), start=1):
-        trained = sum(targets.size for _, _, targets in parts)
-        value, gradient = mx.array(0.0), None
-        for part in parts:
-            part_value, part_gradient = loss_and_gradient(model, *part, trained)
-            value += part_value
-            gradient = tree_map(mx.add, gradient, part_gradient) if gradient else part_gradient
-            mx.eval(value, gradient)
+        value, gradient = whole_gradient(model, loss_and_gradient, parts)
         optimizer.update(model, gradient)
         mx.eval(model.parameters(), optimizer.state)
-        recent += value.item() / REPORT_EVERY
+        recent += value / REPORT_EVERY
         if step % REPORT_EVERY == 0:
             print(
                 f"step {step}/{steps}  loss {recent:.4f}  {time.perf_counter() - started:.0f} s", flush=True
             )
             recent = 0.0
+
+
+def whole_gradient(
+    model: Model, loss_and_gradient: Callable[..., Any], parts: list[Part]
+) -> tuple[float, dict[str, Any]]:
+    """Loss and gradient of a batch from those of its parts, one part in memory at a time."""
+    trained = sum(targets.size for _, _, targets in parts)
+    total, gradient = 0.0, tree_map(mx.zeros_like, model.trainable_parameters())
+    for inputs, places, targets in parts:
+        value, addend = loss_and_gradient(model, inputs, places, targets, trained)
+        gradient = tree_map(mx.add, gradient, addend)
+        mx.eval(value, gradient)
+        total += float(value)
+    return total, gradient
 
 
 def new_optimizer(steps: int) -> optim.MultiOptimizer:
@@ -128,9 +138,6 @@ def loss(model: Model, inputs: mx.array, places: mx.array, targets: mx.array, tr
     return nn.losses.cross_entropy(logits, targets, reduction="sum") / trained
 
 
-Part = tuple[mx.array, mx.array, mx.array]  # inputs (B, T), places (N,), targets (N,)
-
-
 def batches(tokenizer: NanochatTokenizer, seed: int, steps: int) -> Iterator[list[Part]]:
     """`steps` batches of fresh problems, each in parts of similar length, so that little is padding."""
     rng = random.Random(f"{seed}-training")
@@ -146,7 +153,8 @@ def part(rows: list[tuple[list[int], int]]) -> Part:
     """Rows of ids, each with the place where its trained tokens start, as arrays."""
     length = max(len(ids) for ids, _ in rows) - 1
     inputs = [ids[:-1] + [0] * (length + 1 - len(ids)) for ids, _ in rows]
-    places, targets = [], []
+    places: list[int] = []
+    targets: list[int] = []
     for number, (ids, start) in enumerate(rows):
         places += range(number * length + start - 1, number * length + len(ids) - 1)
         targets += ids[start:]

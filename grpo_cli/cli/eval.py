@@ -1,0 +1,137 @@
+"""`grpo eval`: measure a model on held-out examples, alone or against another on the same items."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from grpo_cli.cli.config import SetOption, show_warnings
+from grpo_cli.cli.heavy import start_device
+from grpo_cli.cli.scores import print_scores
+from grpo_cli.cli.terminal import stderr_console
+from grpo_cli.errors import DataError
+
+if TYPE_CHECKING:
+    from grpo_cli.config.schema import Config
+    from grpo_cli.engine.evaluate import Evaluation
+    from grpo_cli.engine.sampling import Sampling
+
+
+def evaluate(
+    model: Annotated[str, typer.Option("--model", metavar="DIR|REPO|tiny", help="The model to measure.")],
+    config: Annotated[
+        str | None,
+        typer.Option(
+            "--config", metavar="FILE|NAME", help="Prompts, data and rewards; by default the run's own."
+        ),
+    ] = None,
+    dataset: Annotated[str | None, typer.Option("--dataset", help="Another dataset.")] = None,
+    split: Annotated[
+        str | None, typer.Option("--split", help="Another split than eval_split (test).")
+    ] = None,
+    samples: Annotated[
+        int | None, typer.Option("--samples", min=0, help="How many examples; 0: all.")
+    ] = None,
+    num_generations: Annotated[
+        int, typer.Option("--num-generations", min=1, help="Completions per example, for pass@k.")
+    ] = 1,
+    temperature: Annotated[
+        float | None,
+        typer.Option(
+            "--temperature", min=0.0, help="By default 0 (greedy); with several completions the run's."
+        ),
+    ] = None,
+    compare: Annotated[
+        str | None, typer.Option("--compare", metavar="DIR|REPO", help="A second model, on the same items.")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", metavar="FILE.jsonl", help="Write every completion to a file.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+    set_: SetOption = None,
+) -> None:
+    """Exact match, format, rewards and pass@k on the test split, with 95 % intervals."""
+    from grpo_cli.config.of_model import config_for_evaluation
+
+    overrides = [*given(dataset=dataset, eval_split=split, eval_samples=samples), *(set_ or [])]
+    loaded = config_for_evaluation(model, config, overrides)
+    show_warnings(loaded.warnings)
+    start_device()
+    from grpo_cli.engine.scorecard import compare as compare_evaluations
+    from grpo_cli.engine.scorecard import scorecard
+
+    settings = loaded.config
+    sampling = sampling_of(settings, num_generations, temperature)
+    evaluations = {
+        name: measure(name, settings, sampling, num_generations) for name in filter(None, (model, compare))
+    }
+    document: dict[str, Any] = {
+        "model": model,
+        "dataset": settings.dataset,
+        "split": settings.eval_split,
+        "num_generations": num_generations,
+        "temperature": sampling.temperature,
+        **scorecard(evaluations[model]),
+    }
+    if compare:
+        document["compared_model"] = compare
+        document["compared"] = scorecard(evaluations[compare])
+        document["comparison"] = compare_evaluations(evaluations[compare], evaluations[model])
+    if output:
+        write_completions(output, evaluations)
+    if as_json:
+        typer.echo(json.dumps(document, indent=2, ensure_ascii=False))
+    else:
+        print_scores(document)
+
+
+def given(**options: object) -> list[str]:
+    """The options that were given, as `--set` texts."""
+    return [f"{key}={value}" for key, value in options.items() if value is not None]
+
+
+def sampling_of(config: "Config", num_generations: int, temperature: float | None) -> "Sampling":
+    """Greedy for one completion; several want some temperature to differ."""
+    from dataclasses import replace
+
+    from grpo_cli.engine.sampling import Sampling
+
+    if temperature is None:
+        temperature = 0.0 if num_generations == 1 else config.temperature
+    return replace(Sampling.for_evaluation(config), temperature=temperature)
+
+
+def measure(name: str, config: "Config", sampling: "Sampling", num_generations: int) -> "Evaluation":
+    """Evaluate one model with a progress bar on stderr, its completions scored by the rewards."""
+    from rich.progress import Progress
+
+    from grpo_cli.engine.run import evaluate_model
+
+    with Progress(console=stderr_console(), transient=True) as progress:
+        task = progress.add_task(f"Evaluating {name}", total=None)
+
+        def show(finished: int, total: int, tokens: int) -> None:
+            progress.update(
+                task, completed=finished, total=total, description=f"Evaluating {name} ({tokens} tokens)"
+            )
+
+        return evaluate_model(name, config, sampling, num_generations, show)
+
+
+def write_completions(path: Path, evaluations: "dict[str, Evaluation]") -> None:
+    """One JSON object for every completion of every model.
+
+    Raises DataError where the file cannot be written.
+    """
+    from grpo_cli.engine.evaluate import completion_lines
+
+    try:
+        with path.open("w", encoding="utf-8") as file:
+            for name, evaluation in evaluations.items():
+                for line in completion_lines(evaluation):
+                    file.write(json.dumps({"model": name, **line}, ensure_ascii=False) + "\n")
+    except OSError as error:
+        raise DataError(
+            f"Cannot write {path}: {error.strerror}", "name a file in a folder that exists"
+        ) from error

@@ -1,0 +1,85 @@
+"""An evaluation as a person reads it: a table, histograms of the rewards, a verdict."""
+
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from grpo_cli.cli.charts import histogram_lines
+from grpo_cli.cli.figures import percent
+from grpo_cli.cli.terminal import ascii_only, printable, say, stdout_console
+
+HISTOGRAM_WIDTH = 60
+VERDICT_STYLES = {"better": "bold green", "worse": "bold red", "not told apart": "bold yellow"}
+
+
+def print_scores(document: dict[str, Any]) -> None:
+    """Print what `grpo eval` measured on stdout."""
+    console = stdout_console()
+    say(console, Text(title(document), style="bold"))
+    say(console, score_table(document))
+    for name, reward in document["rewards"].items():
+        say(console, histogram(name, reward, ascii_only(console)))
+    if "comparison" in document:
+        say(console, verdict_line(document))
+
+
+def title(document: dict[str, Any]) -> str:
+    """What was measured, on what, how."""
+    how = "greedy" if document["temperature"] == 0 else f"temperature {document['temperature']:g}"
+    each = f", {document['num_generations']} completions each" if document["num_generations"] > 1 else ""
+    return (
+        f"{printable(document['model'])} on {printable(document['dataset'])} ({document['split']}, "
+        f"{document['samples']} examples{each}, {how})\n"
+    )
+
+
+def score_table(document: dict[str, Any]) -> Table:
+    """One row a score, one column a model."""
+    cards = [document, *([document["compared"]] if "compared" in document else [])]
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, show_header=len(cards) > 1)
+    table.add_column("")
+    for name in (document["model"], document.get("compared_model", "")):
+        table.add_column(Text(printable(name)), justify="right")
+    rows: list[tuple[str, list[str]]] = [("accuracy", [accuracy_cell(card) for card in cards])]
+    for k in document["pass_at_k"]:
+        if k != "1":
+            rows.append((f"pass@{k}", [percent(card["pass_at_k"][k]) for card in cards]))
+    rows.append(("format", [percent(card["format"]) for card in cards]))
+    rows.append(("length", [f"{card['length_mean']:.1f} tokens" for card in cards]))
+    rows.append(("truncated", [percent(card["truncated_fraction"]) for card in cards]))
+    rows.append(("time", [f"{card['seconds']:.1f} s" for card in cards]))
+    for label, cells in rows:
+        table.add_row(label, *map(Text, cells))
+    return table
+
+
+def accuracy_cell(card: dict[str, Any]) -> str:
+    """The accuracy with its count and its 95 % interval."""
+    low, high = card["accuracy_interval"]
+    count = f"{card['correct']} of {card['completions']}"
+    return f"{percent(card['accuracy'])} ({count}; 95 %: {percent(low)} to {percent(high)})"
+
+
+def histogram(name: str, reward: dict[str, Any], plain: bool) -> RenderableType:
+    """How one reward is distributed over the completions."""
+    lines = histogram_lines(reward["counts"], reward["edges"], HISTOGRAM_WIDTH, plain)
+    heading = Text(f"\nreward {printable(name)}: mean {reward['mean']:.3f}", style="bold")
+    return Group(heading, *(Text(f"  {line}") for line in lines))
+
+
+def verdict_line(document: dict[str, Any]) -> Text:
+    """Whether the model is better than the one it was compared with, and how sure that is."""
+    comparison = document["comparison"]
+    low, high = comparison["interval"]
+    p = comparison["mcnemar_p"]
+    return Text.assemble(
+        f"\n{printable(document['model'])} against {printable(document['compared_model'])}: ",
+        (comparison["verdict"], VERDICT_STYLES[comparison["verdict"]]),
+        f", {comparison['accuracy_difference'] * 100:+.1f} points "
+        f"(95 %: {low * 100:+.1f} to {high * 100:+.1f}"
+        + (f"; McNemar p = {p:.2g}" if p is not None else "")
+        + f"). Only the first right: {comparison['only_model_right']} items, "
+        f"only the second: {comparison['only_compared_right']}.",
+    )

@@ -1,0 +1,50 @@
+"""`grpo train`: run a whole training from a configuration."""
+
+from typing import Annotated
+
+import typer
+from rich.text import Text
+
+from grpo_cli.cli.config import SetOption, show_warnings
+from grpo_cli.cli.heavy import start_device
+from grpo_cli.cli.terminal import say, stderr_console
+
+
+def train(
+    config: Annotated[
+        str | None,
+        typer.Option(
+            "--config", metavar="FILE|NAME", help="A path, or the name of a shipped configuration (prod)."
+        ),
+    ] = None,
+    set_: SetOption = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Load everything, make one tiny step, save nothing.")
+    ] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Show only notices and the result.")] = False,
+) -> None:
+    """Train a model; everything it makes goes to <output_dir>/<run_name>."""
+    from grpo_cli.config.load import load_config
+
+    loaded = load_config(config, set_ or ())
+    show_warnings(loaded.warnings)
+    start_device()
+    from grpo_cli.cli.live import training_display
+    from grpo_cli.engine import run
+
+    if dry_run:
+        with training_display(quiet=True) as listener:
+            line = run.dry_run(loaded.config, listener)
+        say(stderr_console(), Text(dry_run_report(line), style="green"))
+        return
+    with training_display(quiet, loaded.config.logging_steps) as listener:
+        run.train(loaded.config, listener)
+
+
+def dry_run_report(line: dict[str, float]) -> str:
+    """What the one step did, in a sentence."""
+    return (
+        f"✓ model, data and rewards load; one small step took {line['step_seconds']:.1f} s "
+        f"(reward {line['reward_mean']:.2f}, grad_norm {line['grad_norm']:.3f}, "
+        f"peak memory {line['peak_memory_gb']:.2f} GB). Nothing was saved."
+    )

@@ -1,0 +1,149 @@
+"""Start from a configuration: load what a run or an evaluation needs, make its folder, begin.
+
+final = train(config, listener)       # a whole run
+line = dry_run(config, listener)      # everything loaded, one tiny step, nothing saved
+"""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+from mlx_lm.tuner.trainer import grad_checkpoint
+
+from grpo_cli import device
+from grpo_cli.config.schema import Config
+from grpo_cli.data.load import load_examples
+from grpo_cli.engine import events
+from grpo_cli.engine.evaluate import Evaluation, evaluate
+from grpo_cli.engine.prompts import Prompt, encode_prompts
+from grpo_cli.engine.rollout import Progress, no_progress
+from grpo_cli.engine.run_folder import create_run_folder, refuse_existing_run
+from grpo_cli.engine.runlog import RunLog
+from grpo_cli.engine.sampling import Sampling
+from grpo_cli.engine.trainer import Trainer
+from grpo_cli.engine.update import make_optimizer
+from grpo_cli.errors import ModelError
+from grpo_cli.models.load import Policy, load_policy
+from grpo_cli.models.lora import LoRA, add_adapters
+from grpo_cli.rewards.score import score
+from grpo_cli.rewards.table import load_rewards
+from grpo_cli.types import Example
+
+
+def train(config: Config, listener: events.Listener = events.silent) -> Path:
+    """Run a whole training from its configuration; returns the folder of the final model."""
+    refuse_existing_run(config.run_dir)
+    trainer = prepare(config, listener)
+    folder = create_run_folder(config)
+    log = RunLog(folder, config.log_jsonl)
+    try:
+        return trainer.run(log, folder)
+    finally:
+        log.close()
+
+
+def dry_run(config: Config, listener: events.Listener = events.silent) -> dict[str, Any]:
+    """Load everything and make one tiny step, saving nothing; returns the step's line."""
+    small = config.model_copy(
+        update={
+            "batch_size": 1,
+            "gradient_accumulation_steps": 1,
+            "num_generations": min(2, config.num_generations),
+            "max_new_tokens": min(16, config.max_new_tokens),
+        }
+    )
+    trainer = prepare(small, listener)
+    mx.random.seed(small.seed)
+    started = time.perf_counter()
+    groups = trainer.rollout(0)
+    rollout_seconds = time.perf_counter() - started
+    update = trainer.update(1, trainer.batch(groups))
+    return trainer.step_line(1, groups, update, rollout_seconds, time.perf_counter() - started)
+
+
+def prepare(config: Config, listener: events.Listener = events.silent) -> Trainer:
+    """Load rewards, data and models, cheapest first, so that a mistake shows before the wait."""
+    device.prepare()
+    rewards = load_rewards(config.reward_functions)
+    examples = load_examples(config, config.train_split)
+    held_out = load_examples(config, config.eval_split) if config.eval_steps else []
+    mx.random.seed(config.seed)  # LoRA's initial weights
+    policy = trainable_policy(config)
+    train_prompts, skipped = encode_prompts(examples, policy.tokenizer, config)
+    if skipped:
+        listener(events.Notice(skipped_notice(skipped, len(examples), config)))
+    needs_copy = config.kl_coeff > 0 and policy.lora is None
+    optimizer = make_optimizer(config)
+    optimizer.init(policy.model.trainable_parameters())
+    return Trainer(
+        config=config,
+        policy=policy,
+        reference=load_policy(config.model_name, config.dtype, for_training=True) if needs_copy else None,
+        rewards=rewards,
+        train_prompts=train_prompts,
+        eval_prompts=evaluation_prompts(held_out, policy, config),
+        optimizer=optimizer,
+        listener=listener,
+        skipped_prompts=skipped,
+    )
+
+
+def evaluation_prompts(examples: list[Example], policy: Policy, config: Config) -> list[Prompt]:
+    """The first eval_samples examples as prompts: the same items each time."""
+    if not examples:
+        return []
+    prompts, _ = encode_prompts(examples[: config.eval_samples or None], policy.tokenizer, config)
+    return prompts
+
+
+def skipped_notice(skipped: int, total: int, config: Config) -> str:
+    """What a person should know of prompts that are left out."""
+    return (
+        f"{skipped} of {total} training prompts are longer than "
+        f"max_prompt_length = {config.max_prompt_length} tokens and are left out"
+    )
+
+
+def trainable_policy(config: Config) -> Policy:
+    """The policy with what is to be trained unfrozen: all weights, or new LoRA adapters."""
+    policy = load_policy(config.model_name, config.dtype, for_training=config.lora_rank == 0)
+    if config.lora_rank:
+        if policy.lora:
+            raise ModelError(
+                f"{config.model_name} holds LoRA adapters already",
+                "train its base, or fuse the adapters first",
+            )
+        policy.lora = LoRA(config.lora_rank, config.lora_scale, config.lora_layers)
+        add_adapters(policy.model, policy.lora)
+    elif policy.lora is None:
+        policy.model.unfreeze()
+    if config.grad_checkpoint:
+        grad_checkpoint(policy.model.layers[0])
+    policy.model.train()
+    return policy
+
+
+def evaluate_model(
+    name: str,
+    config: Config,
+    sampling: Sampling,
+    num_generations: int = 1,
+    on_progress: Progress = no_progress,
+) -> Evaluation:
+    """Evaluate a model on the configuration's held-out examples, scored by its rewards too.
+
+    The seed is the configuration's, so that sampled evaluations repeat.
+    """
+    device.prepare()
+    rewards = load_rewards(config.reward_functions)
+    examples = load_examples(config, config.eval_split)
+    policy = load_policy(name, config.dtype)
+    prompts = evaluation_prompts(examples, policy, config)
+    mx.random.seed(config.seed)
+    rows = config.prompts_per_step * config.num_generations
+    evaluation = evaluate(
+        policy, prompts, sampling, rows, num_generations, config.completion_prefix, on_progress
+    )
+    score(rewards, config.reward_weight_list, evaluation.groups)
+    return evaluation

@@ -1,0 +1,93 @@
+"""What an evaluation comes to: scores with their intervals, and two models compared.
+
+    card = scorecard(evaluation)          # accuracy 0.44 [0.37, 0.51], pass@k, rewards, format, length
+    compared = compare(before, after)     # +0.51 [0.43, 0.58]: better
+
+Everything is plain data, so that `--json` prints what the tables show.
+"""
+
+import statistics
+from typing import Any
+
+from grpo_cli.engine.evaluate import Evaluation
+from grpo_cli.engine.statistics import (
+    histogram,
+    mcnemar_p,
+    paired_bootstrap,
+    pass_at_k,
+    verdict,
+    wilson_interval,
+)
+
+REWARD_BINS = 8
+
+
+def scorecard(evaluation: Evaluation) -> dict[str, Any]:
+    """Scores of one model. With several completions an item, accuracy is the mean over all of them."""
+    items = item_scores(evaluation)
+    single = all(len(correct) == 1 for correct in evaluation.correct)
+    interval = (
+        wilson_interval(round(sum(items)), len(items))
+        if single
+        else paired_bootstrap(items)  # completions of one item are not independent: resample items
+    )
+    return {
+        "accuracy": evaluation.accuracy,
+        "accuracy_interval": list(interval),
+        "samples": len(evaluation.groups),
+        "correct": sum(sum(correct) for correct in evaluation.correct),
+        "completions": len(evaluation.rollouts),
+        "pass_at_k": pass_at_ks(evaluation),
+        "format": evaluation.format_rate,
+        "length_mean": evaluation.length_mean,
+        "truncated_fraction": evaluation.truncated_fraction,
+        "rewards": reward_distributions(evaluation),
+        "seconds": evaluation.seconds,
+    }
+
+
+def item_scores(evaluation: Evaluation) -> list[float]:
+    """Share of right completions, by item."""
+    return [statistics.fmean(correct) for correct in evaluation.correct]
+
+
+def pass_at_ks(evaluation: Evaluation) -> dict[str, float]:
+    """pass@1, pass@2, pass@4 … up to the completions an item has, as the mean over items."""
+    n = min(len(correct) for correct in evaluation.correct)
+    ks = [2**power for power in range(n.bit_length())]
+    if n not in ks:
+        ks.append(n)
+    return {
+        str(k): statistics.fmean(pass_at_k(len(correct), sum(correct), k) for correct in evaluation.correct)
+        for k in ks
+    }
+
+
+def reward_distributions(evaluation: Evaluation) -> dict[str, Any]:
+    """Mean and histogram of every reward over all completions."""
+    distributions = {}
+    for name in evaluation.rollouts[0].rewards:
+        values = [rollout.rewards[name] for rollout in evaluation.rollouts]
+        counts, edges = histogram(values, REWARD_BINS)
+        distributions[name] = {"mean": statistics.fmean(values), "counts": counts, "edges": edges}
+    return distributions
+
+
+def compare(baseline: Evaluation, candidate: Evaluation) -> dict[str, Any]:
+    """Candidate minus baseline on the same items: difference, paired interval, verdict.
+
+    With one completion an item the p-value is McNemar's exact test; else there is none.
+    """
+    before, after = item_scores(baseline), item_scores(candidate)
+    differences = [new - old for old, new in zip(before, after, strict=True)]
+    low, high = paired_bootstrap(differences)
+    only_candidate, only_baseline = sum(d > 0 for d in differences), sum(d < 0 for d in differences)
+    single = len(baseline.rollouts) == len(candidate.rollouts) == len(differences)
+    return {
+        "accuracy_difference": statistics.fmean(differences),
+        "interval": [low, high],
+        "verdict": verdict(low, high),
+        "only_model_right": only_candidate,
+        "only_compared_right": only_baseline,
+        "mcnemar_p": mcnemar_p(only_candidate, only_baseline) if single else None,
+    }
