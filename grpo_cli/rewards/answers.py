@@ -53,7 +53,7 @@ def parse_number(text: str) -> Decimal | None:
         return None
     number = Decimal(match["number"].replace(",", ""))
     negative = (match["sign"] or match["inner_sign"] or "+") in MINUS
-    return number.copy_negate() if negative and number else number
+    return number.copy_negate() if negative else number
 
 
 def answers_match(got: str | None, gold: str) -> bool:

@@ -33,23 +33,23 @@ def main(
     """Measure rollouts, the update and a whole step beside plain mlx-lm."""
     console = Console(stderr=True)
     try:
-        config = Config(
-            model_name=model,
-            dataset=dataset,
-            dataset_config=dataset_config,
-            reward_functions=["last_number"],
-            temperature=1.0,
-            num_generations=generations,
-            max_new_tokens=new_tokens,
-            max_prompt_length=4096,
-            batch_size=batch_size,
-            gradient_accumulation_steps=-(-prompts // batch_size),
-            eval_steps=0,
-        )
+        keys = {
+            "model_name": model,
+            "dataset": dataset,
+            "dataset_config": dataset_config,
+            "reward_functions": ["last_number"],
+            "temperature": 1.0,
+            "num_generations": generations,
+            "max_new_tokens": new_tokens,
+            "max_prompt_length": 4096,
+            "batch_size": batch_size,
+            "gradient_accumulation_steps": -(-prompts // batch_size),
+            "eval_steps": 0,
+        }
         device.prepare()
         from tests.bench import measure, table  # heavy: after the device is prepared
 
-        result = measure.run(config, repeats)
+        result = measure.run(Config.model_validate(keys), repeats)
     except GrpoError as error:
         console.print(str(error), style="red", markup=False)
         raise typer.Exit(error.exit_code) from error

@@ -19,9 +19,9 @@ from mlx_lm.sample_utils import make_sampler
 
 from grpo_cli import device
 from grpo_cli.config.schema import Config
-from grpo_cli.engine import trainer as engine
 from grpo_cli.engine.batch import Microbatch
 from grpo_cli.engine.rollout import generate
+from grpo_cli.engine.run import prepare
 from grpo_cli.engine.sampling import Sampling
 from grpo_cli.engine.trainer import Trainer
 from grpo_cli.models.tokenizer import Tokenizer
@@ -71,7 +71,7 @@ def timed(work: Callable[[], Any], tokens: int, repeats: int) -> Measurement:
 
 def run(config: Config, repeats: int) -> dict[str, Any]:
     """Measure all parts; the result is ready for JSON."""
-    trainer = engine.prepare(config)
+    trainer = prepare(config)
     trainer.policy.tokenizer = Endless(trainer.policy.tokenizer)
     mx.random.seed(config.seed)
     groups = balanced(trainer.rollout(0))

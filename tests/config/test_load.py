@@ -1,5 +1,7 @@
 """TOML and `--set` to a configuration, and every problem with its exact first line."""
 
+# ruff: noqa: E501 - one case a line
+
 from pathlib import Path
 
 import pytest
@@ -225,7 +227,7 @@ def test_the_last_set_of_a_key_wins() -> None:
         ("seed", "Failed to parse --set: 'seed'\n\nhint: write `--set KEY=VALUE`"),
         ("=3", "Failed to parse --set: '=3'\n\nhint: write `--set KEY=VALUE`"),
         ("run_name=\udcff", "Failed to parse --set: 'run_name=\\udcff' is not UTF-8\n\nhint: pass the value in UTF-8"),
-        ('reward_weights=1,"2"', "Failed to coerce value: '\"2\"' to <class 'float'>\n\nhint: write `--set 'reward_weights=[1.0, 2]'`; One weight for each reward function; empty: 1 for all."),
+        ('reward_weights=1,"2"', "Failed to coerce value: '\"2\"' to <class 'float'>\n\nhint: write `--set 'reward_weights=[1.0, 2.0]'`; One weight for each reward function; empty: 1 for all."),
     ],
 )  # fmt: skip
 def test_set_errors(override: str, error: str) -> None:

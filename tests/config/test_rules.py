@@ -1,5 +1,7 @@
 """Rules between keys: each is broken by one configuration and kept by its neighbour."""
 
+# ruff: noqa: E501 - one case a line
+
 from typing import Any
 
 import pytest

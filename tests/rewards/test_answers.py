@@ -119,6 +119,7 @@ def test_answers_are_compared_as_numbers_and_else_as_text(got: str | None, gold:
         ("line\n- 3", "3"),
         ("10\n-3", "-3"),
         ("1, 2,3", "3"),
+        ("1,2345", "2345"),
         ("5,100 or 7", "7"),
         ("3.5.", "3.5"),
         ("half: .5", "0.5"),

@@ -1,0 +1,72 @@
+"""Evaluation: what counts as right, and the scores by hand."""
+
+import pytest
+
+from grpo_cli.engine.evaluate import Evaluation, completion_lines, evaluate, is_correct
+from grpo_cli.engine.prompts import Prompt
+from grpo_cli.engine.sampling import Sampling
+from grpo_cli.engine.scorecard import compare, scorecard
+from grpo_cli.types import Example, Rollout, RolloutGroup, StopReason
+from tests.engine.small import nanochat_policy
+
+
+@pytest.mark.parametrize(
+    ("text", "answer", "right"),
+    [
+        ("<reasoning>3+4</reasoning><answer>7</answer>", "7", True),
+        ("<answer>7.0</answer>", "7", True),
+        ("<answer>$1,000</answer>", "1000", True),
+        ("<answer>8</answer> no, 7", "7", False),
+        ("The sum of 3 and 4 is 7.", "7", True),
+        ("7 is not 8", "7", False),
+        ("<answer>7", "8", False),
+        ("none", "7", False),
+    ],
+)
+def test_what_is_right(text: str, answer: str, right: bool) -> None:
+    assert is_correct(text, answer) is right
+
+
+def item(answer: str, *texts: str) -> RolloutGroup:
+    example = Example([{"role": "user", "content": "?"}], answer)
+    rollouts = [Rollout([1] * len(text), [], [], StopReason.EOS, text, {"r": float(len(text))}) for text in texts]
+    return RolloutGroup(example, [1], rollouts)
+
+
+def test_scores_by_hand() -> None:
+    # 3 items of 2 completions: 2, 1 and 0 right
+    evaluation = Evaluation([item("1", "1", "1"), item("2", "2", "9"), item("3", "9", "9")], 2.0)
+    card = scorecard(evaluation)
+    assert card["accuracy"] == pytest.approx(0.5)
+    assert (card["correct"], card["completions"], card["samples"]) == (3, 6, 3)
+    assert card["pass_at_k"] == {"1": pytest.approx(0.5), "2": pytest.approx(2 / 3)}
+    assert card["rewards"]["r"]["mean"] == 1.0
+    assert sum(card["rewards"]["r"]["counts"]) == 6
+    assert card["format"] == 0.0
+    assert card["length_mean"] == 1.0
+
+
+def test_comparison_by_hand() -> None:
+    before = Evaluation([item("1", "0")] * 9 + [item("1", "1")], 1.0)
+    after = Evaluation([item("1", "1")] * 9 + [item("1", "0")], 1.0)
+    result = compare(before, after)
+    assert result["accuracy_difference"] == pytest.approx(0.8)
+    assert (result["only_model_right"], result["only_compared_right"]) == (9, 1)
+    assert result["mcnemar_p"] == pytest.approx(0.021484375)
+    assert result["verdict"] == "better"
+    assert compare(after, before)["verdict"] == "worse"
+    assert compare(before, before)["verdict"] == "not told apart"
+
+
+def test_items_come_back_in_their_own_order_whatever_the_batch() -> None:
+    policy = nanochat_policy()
+    texts = ["a rather long question", "short", "of middle length", "x"]
+    prompts = [
+        Prompt(Example([{"role": "user", "content": text}], str(n)), list(text.encode()))
+        for n, text in enumerate(texts)
+    ]
+    whole = evaluate(policy, prompts, Sampling(8, temperature=0.0), rows=100)
+    parts = evaluate(policy, prompts, Sampling(8, temperature=0.0), rows=2)
+    assert [group.example.answer for group in whole.groups] == ["0", "1", "2", "3"]
+    assert [r.token_ids for r in whole.rollouts] == [r.token_ids for r in parts.rollouts]
+    assert [line["item"] for line in completion_lines(whole)] == [0, 1, 2, 3]

@@ -1,0 +1,201 @@
+"""The layers of the package, by its imports: only downward, and light modules stay light.
+
+The order, from the top: cli → the trainer and what evaluates → the rest of engine, convert → data,
+models → config, rewards → errors, types. Packages on one level do not import one another.
+"""
+
+import ast
+import importlib.util
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+# The level of each package or module; the longest name that fits decides.
+LEVELS = {
+    "grpo_cli.__main__": 7,
+    "grpo_cli.cli": 6,
+    "grpo_cli.doctor": 5,
+    "grpo_cli.engine.run": 5,
+    "grpo_cli.engine.trainer": 5,
+    "grpo_cli.engine.evaluate": 5,
+    "grpo_cli.engine.scorecard": 5,
+    "grpo_cli.models.tiny": 5,  # scripts that make the embedded model: the program imports none of them
+    "grpo_cli.engine": 4,
+    "grpo_cli.convert": 4,
+    "grpo_cli.data": 3,
+    "grpo_cli.models": 3,
+    "grpo_cli.config": 2,
+    "grpo_cli.rewards": 2,
+    "grpo_cli.device": 2,
+    "grpo_cli.blas": 1,
+    "grpo_cli.errors": 1,
+    "grpo_cli.types": 1,
+}
+# Light when imported, so that `grpo --help` is quick; these may turn heavy inside a function.
+LIGHT_TO_START = {"grpo_cli.__main__", "grpo_cli.cli", "grpo_cli.doctor", "grpo_cli.device", "grpo_cli.blas"}
+LIGHT = {
+    "grpo_cli.config",
+    "grpo_cli.rewards",
+    "grpo_cli.engine.events",
+    "grpo_cli.errors",
+    "grpo_cli.types",
+}
+LIGHT_PACKAGES = {*sys.stdlib_module_names, "typer", "rich", "pydantic", "tomli_w"}
+
+
+@dataclass(frozen=True)
+class Import:
+    """One imported module; `at_start`: when its importer is imported, not later in a function."""
+
+    module: str
+    line: int
+    at_start: bool
+
+
+def imports(source: str) -> list[Import]:
+    """The imports of a module's source, but for those that only a type checker makes."""
+    return list(_walk(ast.parse(source), at_start=True))
+
+
+def _walk(node: ast.AST, at_start: bool) -> Iterator[Import]:
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.Import):
+            yield from (Import(alias.name, child.lineno, at_start) for alias in child.names)
+        elif isinstance(child, ast.ImportFrom):
+            assert child.level == 0, f"line {child.lineno}: relative imports hide their layer"
+            yield from (Import(_module(child, alias), child.lineno, at_start) for alias in child.names)
+        elif isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test):
+            continue
+        else:
+            later = isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+            yield from _walk(child, at_start and not later)
+
+
+def _module(statement: ast.ImportFrom, alias: ast.alias) -> str:
+    """The module that `from package import name` loads: `package.name` where that is one of ours."""
+    name = f"{statement.module}.{alias.name}"
+    path = ROOT / name.replace(".", "/")
+    ours = path.with_suffix(".py").exists() or path.is_dir()
+    return name if name.startswith("grpo_cli.") and ours else str(statement.module)
+
+
+def entry(module: str, names: set[str]) -> str:
+    """The longest of `names` that is the module or a package around it; empty if none is."""
+    return max((n for n in names if f"{module}.".startswith(f"{n}.")), key=len, default="")
+
+
+def violations(module: str, source: str) -> list[str]:
+    """What the imports of `module` break, one line each."""
+    found = []
+    for imported in imports(source):
+        broken = _breaks_layers(module, imported.module) or _breaks_lightness(module, imported)
+        if broken:
+            found.append(f"{module}:{imported.line} imports {imported.module}: {broken}")
+    return found
+
+
+def _breaks_layers(module: str, imported: str) -> str:
+    if imported == "grpo_cli" or not imported.startswith("grpo_cli."):
+        return ""
+    source, target = entry(module, {*LEVELS}), entry(imported, {*LEVELS})
+    if not source or not target:
+        return "give the module a level in LEVELS"
+    same_package = source.split(".")[1] == target.split(".")[1]
+    if LEVELS[target] < LEVELS[source] or (LEVELS[target] == LEVELS[source] and same_package):
+        return ""
+    return f"level {LEVELS[source]} may not import level {LEVELS[target]}"
+
+
+def _breaks_lightness(module: str, imported: Import) -> str:
+    always, at_start = entry(module, LIGHT), entry(module, LIGHT_TO_START)
+    if not always and not (at_start and imported.at_start):
+        return ""
+    if imported.module.startswith("grpo_cli."):
+        light = entry(imported.module, LIGHT | LIGHT_TO_START)
+        return "" if light else "a light module imports a heavy one"
+    top = imported.module.partition(".")[0]
+    return "" if top in LIGHT_PACKAGES | {"grpo_cli"} else "a light module imports a heavy package"
+
+
+MODULES = {
+    ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
+    for path in sorted((ROOT / "grpo_cli").rglob("*.py"))
+}
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_imports_go_downward_and_light_stays_light(module: str) -> None:
+    assert violations(module, MODULES[module].read_text(encoding="utf-8")) == []
+
+
+@pytest.mark.parametrize("module", [name for name, path in MODULES.items() if path.name == "__init__.py"])
+def test_package_files_are_empty(module: str) -> None:
+    assert MODULES[module].read_text(encoding="utf-8") == ""
+
+
+@pytest.mark.parametrize("module", [name for name in MODULES if name != "grpo_cli"])
+def test_every_module_has_a_level(module: str) -> None:
+    is_package = MODULES[module].name == "__init__.py"
+    assert is_package or entry(module, {*LEVELS})
+
+
+@pytest.mark.parametrize("module", [name for name in MODULES if name.startswith("grpo_cli.engine")])
+def test_the_engine_reads_no_toml_and_never_prints_or_exits(module: str) -> None:
+    source = MODULES[module].read_text(encoding="utf-8")
+    assert "tomllib" not in {imported.module for imported in imports(source)}
+    calls = [node.func for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call)]
+    named = {ast.unparse(function) for function in calls}
+    assert not named & {"print", "exit", "sys.exit", "os._exit", "input"}
+
+
+@pytest.mark.parametrize(
+    ("module", "source", "broken"),
+    [
+        ("grpo_cli.engine.losses", "from grpo_cli.cli.main import app", "level 4 may not import level 6"),
+        ("grpo_cli.engine.losses", "import grpo_cli.engine.trainer", "level 4 may not import level 5"),
+        ("grpo_cli.engine.losses", "from grpo_cli.engine import trainer", "level 4 may not import level 5"),
+        ("grpo_cli.engine.x", "def f():\n  import grpo_cli.cli.main", "level 4 may not import level 6"),
+        ("grpo_cli.data.hub", "from grpo_cli.models.load import x", "level 3 may not import level 3"),
+        ("grpo_cli.rewards.x", "from grpo_cli.config.schema import Config", "level 2 may not import level 2"),
+        ("grpo_cli.errors", "from grpo_cli.types import Batch", "level 1 may not import level 1"),
+        ("grpo_cli.new", "from grpo_cli.types import Batch", "give the module a level in LEVELS"),
+        ("grpo_cli.cli.train", "import mlx.core as mx", "a light module imports a heavy package"),
+        (
+            "grpo_cli.cli.train",
+            "try:\n  import numpy\nexcept E: ...",
+            "a light module imports a heavy package",
+        ),
+        ("grpo_cli.cli.x", "from grpo_cli.engine.trainer import t", "a light module imports a heavy one"),
+        ("grpo_cli.config.x", "def f():\n  import numpy", "a light module imports a heavy package"),
+        ("grpo_cli.engine.events", "from mlx_lm import load", "a light module imports a heavy package"),
+    ],
+)
+def test_the_checker_catches(module: str, source: str, broken: str) -> None:
+    (found,) = violations(module, source)
+    assert found.endswith(f": {broken}")
+
+
+@pytest.mark.parametrize(
+    ("module", "source"),
+    [
+        ("grpo_cli.cli.train", "def f():\n  import mlx.core\n  from grpo_cli.engine.trainer import Trainer"),
+        ("grpo_cli.cli.train", "from grpo_cli.engine.events import RunStarted\nimport rich.console"),
+        ("grpo_cli.cli.x", "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n  import mlx.core"),
+        ("grpo_cli.engine.trainer", "from grpo_cli.engine.evaluate import evaluate\nimport mlx.core"),
+        ("grpo_cli.models.tiny.build", "from grpo_cli.models.load import x\nimport numpy"),
+        ("grpo_cli.models.tiny.build", "from grpo_cli.data.arithmetic import x"),
+    ],
+)
+def test_the_checker_allows(module: str, source: str) -> None:
+    assert violations(module, source) == []
+
+
+def test_levels_name_what_exists_or_will() -> None:
+    planned = {"grpo_cli.doctor", "grpo_cli.convert"}
+    missing = [name for name in LEVELS if name not in planned and importlib.util.find_spec(name) is None]
+    assert missing == []
