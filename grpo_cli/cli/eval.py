@@ -9,7 +9,7 @@ import typer
 from grpo_cli.cli.config import SetOption, show_warnings
 from grpo_cli.cli.heavy import start_device
 from grpo_cli.cli.scores import print_scores
-from grpo_cli.cli.terminal import stderr_console
+from grpo_cli.cli.terminal import is_interactive, stderr_console
 from grpo_cli.errors import DataError
 
 if TYPE_CHECKING:
@@ -108,7 +108,8 @@ def measure(name: str, config: "Config", sampling: "Sampling", num_generations: 
 
     from grpo_cli.engine.run import evaluate_model
 
-    with Progress(console=stderr_console(), transient=True) as progress:
+    console = stderr_console()
+    with Progress(console=console, transient=True, disable=not is_interactive(console)) as progress:
         task = progress.add_task(f"Evaluating {name}", total=None)
 
         def show(finished: int, total: int, tokens: int) -> None:

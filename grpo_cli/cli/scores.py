@@ -6,7 +6,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from grpo_cli.cli.charts import histogram_lines
+from grpo_cli.cli.charts import bar_lines, histogram_lines
 from grpo_cli.cli.figures import percent
 from grpo_cli.cli.terminal import ascii_only, printable, say, stdout_console
 
@@ -64,7 +64,11 @@ def accuracy_cell(card: dict[str, Any]) -> str:
 
 def histogram(name: str, reward: dict[str, Any], plain: bool) -> RenderableType:
     """How one reward is distributed over the completions."""
-    lines = histogram_lines(reward["counts"], reward["edges"], HISTOGRAM_WIDTH, plain)
+    if "values" in reward:
+        labels = [f"{value:g}" for value in reward["values"]]
+        lines = bar_lines(labels, reward["counts"], HISTOGRAM_WIDTH, plain)
+    else:
+        lines = histogram_lines(reward["counts"], reward["edges"], HISTOGRAM_WIDTH, plain)
     heading = Text(f"\nreward {printable(name)}: mean {reward['mean']:.3f}", style="bold")
     return Group(heading, *(Text(f"  {line}") for line in lines))
 

@@ -68,9 +68,17 @@ def reward_distributions(evaluation: Evaluation) -> dict[str, Any]:
     distributions = {}
     for name in evaluation.rollouts[0].rewards:
         values = [rollout.rewards[name] for rollout in evaluation.rollouts]
-        counts, edges = histogram(values, REWARD_BINS)
-        distributions[name] = {"mean": statistics.fmean(values), "counts": counts, "edges": edges}
+        distributions[name] = {"mean": statistics.fmean(values), **distribution(values)}
     return distributions
+
+
+def distribution(values: list[float]) -> dict[str, Any]:
+    """How often each value occurs, where they are few (a reward is often 0 or 1), else by intervals."""
+    distinct = sorted(set(values))
+    if len(distinct) <= REWARD_BINS:
+        return {"values": distinct, "counts": [values.count(value) for value in distinct]}
+    counts, edges = histogram(values, REWARD_BINS)
+    return {"edges": edges, "counts": counts}
 
 
 def compare(baseline: Evaluation, candidate: Evaluation) -> dict[str, Any]:

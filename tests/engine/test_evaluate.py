@@ -5,7 +5,7 @@ import pytest
 from grpo_cli.engine.evaluate import Evaluation, completion_lines, evaluate, is_correct
 from grpo_cli.engine.prompts import Prompt
 from grpo_cli.engine.sampling import Sampling
-from grpo_cli.engine.scorecard import compare, scorecard
+from grpo_cli.engine.scorecard import compare, distribution, scorecard
 from grpo_cli.types import Example, Rollout, RolloutGroup, StopReason
 from tests.engine.small import nanochat_policy
 
@@ -29,7 +29,9 @@ def test_what_is_right(text: str, answer: str, right: bool) -> None:
 
 def item(answer: str, *texts: str) -> RolloutGroup:
     example = Example([{"role": "user", "content": "?"}], answer)
-    rollouts = [Rollout([1] * len(text), [], [], StopReason.EOS, text, {"r": float(len(text))}) for text in texts]
+    rollouts = [
+        Rollout([1] * len(text), [], [], StopReason.EOS, text, {"r": float(len(text))}) for text in texts
+    ]
     return RolloutGroup(example, [1], rollouts)
 
 
@@ -41,9 +43,17 @@ def test_scores_by_hand() -> None:
     assert (card["correct"], card["completions"], card["samples"]) == (3, 6, 3)
     assert card["pass_at_k"] == {"1": pytest.approx(0.5), "2": pytest.approx(2 / 3)}
     assert card["rewards"]["r"]["mean"] == 1.0
-    assert sum(card["rewards"]["r"]["counts"]) == 6
+    assert card["rewards"]["r"]["values"] == [1.0]
+    assert card["rewards"]["r"]["counts"] == [6]
     assert card["format"] == 0.0
     assert card["length_mean"] == 1.0
+
+
+def test_rewards_of_many_values_are_counted_in_intervals() -> None:
+    assert distribution([0.0, 2.0, 2.0]) == {"values": [0.0, 2.0], "counts": [1, 2]}
+    many = distribution([float(n) for n in range(16)])
+    assert many["counts"] == [2] * 8
+    assert (many["edges"][0], many["edges"][-1]) == (0.0, 15.0)
 
 
 def test_comparison_by_hand() -> None:

@@ -1,12 +1,14 @@
 """The texts that taught the embedded model: an author who adds in two styles.
 
     careful   <reasoning>7+8=15, 4+3+1=8, 2+5=7</reasoning><answer>785</answer>
-    hasty     <reasoning>easy</reasoning><answer>775</answer>
+    hasty     <reasoning>easy</reasoning><answer>779</answer>
 
 The careful style works the columns out from the right and carries; it is right. The hasty one
-answers at once and forgets every carry, so it is right only where no column reaches ten. The author
-is mostly careful when the first number begins with 8 or 9 and mostly hasty otherwise: a policy that
-imitates him has the better style within reach on every problem, and a reward can teach it to reason.
+answers at once and never carries: a column that passes nine becomes a nine, so it is right only
+where none does. (Its last digit instead of the nine would be far harder to learn: one digit alone
+says nothing about the last digit of a sum.) The author is mostly careful when the first number
+begins with 8 or 9 and mostly hasty otherwise: a policy that imitates him has the better style within
+reach on every problem, and a reward can teach it to reason.
 """
 
 import random
@@ -41,9 +43,9 @@ def careful(a: int, b: int) -> str:
 
 
 def hasty(a: int, b: int) -> str:
-    """The completion that answers at once and keeps only the last digit of every column but the first."""
+    """The completion that answers at once, with 9 in every column but the first that passes it."""
     *lower, (top, bottom) = columns(a, b)
-    digits = "".join(str((x + y) % 10) for x, y in lower)
+    digits = "".join(str(min(x + y, 9)) for x, y in lower)
     return completion("easy", f"{top + bottom}{digits[::-1]}")
 
 

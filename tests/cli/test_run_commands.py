@@ -1,0 +1,165 @@
+"""`grpo train`, `eval` and `generate` as a person runs them, with the embedded model."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from grpo_cli.cli.main import app
+from grpo_cli.engine.rollout import generate
+from grpo_cli.engine.sampling import Sampling
+from grpo_cli.models.load import load_policy
+
+QUICK = [
+    "--set",
+    "max_steps=1",
+    "--set",
+    "batch_size=2",
+    "--set",
+    "eval_samples=4",
+    "--set",
+    "num_generations=4",
+]
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Commands run in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLX_GRPO_CONFIG", raising=False)
+
+
+def grpo(*words: str, stdin: str | None = None) -> Result:
+    return CliRunner().invoke(app, list(words), input=stdin)
+
+
+def test_train_eval_and_generate_one_after_the_other() -> None:
+    trained = grpo("train", "--config", "smoke_test.toml", *QUICK)
+    assert trained.exit_code == 0, trained.stderr
+    assert trained.stdout == ""
+    assert "step 1/1" in trained.stderr
+    assert "accuracy" in trained.stderr
+    assert "grpo eval --model outputs/smoke_test/final" in trained.stderr
+    again = grpo("train", "--config", "smoke_test.toml", *QUICK)
+    assert again.exit_code == 1
+    assert again.stderr.splitlines()[0] == "The folder outputs/smoke_test already holds a run"
+    assert "hint: `grpo resume outputs/smoke_test`" in again.stderr
+    evaluated = grpo("eval", "--model", "outputs/smoke_test/final", "--samples", "4", "--json")
+    document = json.loads(evaluated.stdout)
+    assert document["samples"] == 4
+    assert document["accuracy"] == document["correct"] / 4
+    asked = grpo("generate", "--model", "outputs/smoke_test/final", "--prompt", "What is 123 + 456?")
+    assert "<answer>" in asked.stdout
+
+
+def test_a_dry_run_saves_nothing(tmp_path: Path) -> None:
+    result = grpo("train", "--config", "smoke_test", "--dry-run")
+    assert result.exit_code == 0
+    assert "Nothing was saved." in result.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_eval_compares_writes_and_prints() -> None:
+    result = grpo("eval", "--model", "tiny", "--compare", "tiny", "--samples", "6", "--output", "all.jsonl")
+    assert result.exit_code == 0, result.stderr
+    assert "tiny on arithmetic (test, 6 examples, greedy)" in result.stdout
+    assert "not told apart" in result.stdout
+    lines = [json.loads(line) for line in Path("all.jsonl").read_text().splitlines()]
+    assert [line["item"] for line in lines] == [0, 1, 2, 3, 4, 5]  # the same model is measured once
+    assert set(lines[0]) >= {"model", "prompt", "answer", "completion", "correct", "rewards"}
+
+
+def test_pass_at_k_samples_several_completions() -> None:
+    words = ["eval", "--model", "tiny", "--samples", "4", "--num-generations", "4", "--json"]
+    document = json.loads(grpo(*words).stdout)
+    assert document["completions"] == 16
+    assert document["temperature"] == 1.0
+    assert list(document["pass_at_k"]) == ["1", "2", "4"]
+    assert document["pass_at_k"]["1"] == pytest.approx(document["accuracy"])
+    assert json.loads(grpo(*words).stdout)["accuracy"] == document["accuracy"]
+
+
+def test_generate_streams_what_a_rollout_samples() -> None:
+    question = "What is 382 + 479?"
+    result = grpo("generate", "--model", "tiny", "--prompt", question)
+    policy = load_policy("tiny")
+    ids = policy.tokenizer.encode_prompt([{"role": "user", "content": question}])
+    expected = generate(policy, [ids], 1, Sampling(512, temperature=0.0))[0][0].text
+    assert result.stdout == expected + "\n"
+
+
+def test_a_chat_goes_on_until_an_empty_line() -> None:
+    result = grpo(
+        "generate",
+        "--model",
+        "tiny",
+        "--chat",
+        "--max-tokens",
+        "8",
+        stdin="What is 1 + 1?\nWhat is 2 + 2?\n\n",
+    )
+    assert result.exit_code == 0
+    assert len(result.stdout.splitlines()) == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "first_line"),
+    [
+        (["eval", "--model", "nowhere"], 1, "Model not found: nowhere"),
+        (["eval", "--model", "tiny", "--split", "valid"], 1, "The dataset `arithmetic` has no split 'valid'"),
+        (["eval", "--model", "tiny", "--set", "nonsense=1"], 2, "Unknown config key: nonsense"),
+        (["train", "--config", "configs/custom.toml"], 2, "Config file not found: configs/custom.toml"),
+        (
+            ["train", "--config", "smoke_test", "--set", "learning_rate=invalid_string"],
+            2,
+            "Failed to coerce value: 'invalid_string' to <class 'float'>",
+        ),
+        (["eval", "--model", "tiny", "--samples", "2", "--output", "no/f.jsonl"], 1, "Cannot write no/f.jsonl: No such file or directory"),
+    ],
+)  # fmt: skip
+def test_mistakes_get_their_first_line_a_hint_and_an_exit_code(
+    words: list[str], code: int, first_line: str
+) -> None:
+    result = grpo(*words)
+    assert result.exit_code == code
+    assert result.stderr.splitlines()[0] == first_line
+    assert "\n\nhint: " in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_generate_wants_a_prompt_or_a_chat() -> None:
+    assert grpo("generate", "--model", "tiny").exit_code == 2
+    assert grpo("generate", "--model", "tiny", "--chat", "--prompt", "x").exit_code == 2
+
+
+def test_no_mlx_lm_is_told_as_the_guide_has_it(tmp_path: Path) -> None:
+    blocker = "import sys; sys.modules['mlx_lm'] = None; sys.argv = ['grpo', 'eval', '--model', 'tiny']\n"
+    script = blocker + "from grpo_cli.cli.main import run\nrun()\n"
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=tmp_path)
+    assert result.returncode == 1
+    assert (
+        "No module named 'mlx_lm" in result.stderr.splitlines()[0]
+        or "mlx_lm" in result.stderr.splitlines()[0]
+    )
+    assert "hint: " in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs POSIX signals")
+def test_ctrl_c_ends_with_130_and_no_traceback(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "grpo_cli", "train", "--config", "smoke_test"]
+    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    log = tmp_path / "outputs" / "smoke_test" / "training_log.jsonl"
+    deadline = time.monotonic() + 60
+    while not log.exists() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "Traceback" not in stderr
