@@ -24,7 +24,7 @@ from grpo_cli.engine.sampling import Sampling
 from grpo_cli.engine.trainer import Trainer
 from grpo_cli.engine.update import make_optimizer
 from grpo_cli.errors import ModelError
-from grpo_cli.models.load import Policy, load_policy
+from grpo_cli.models.load import Policy, check_name, load_policy
 from grpo_cli.models.lora import LoRA, add_adapters
 from grpo_cli.rewards.score import score
 from grpo_cli.rewards.table import load_rewards
@@ -65,6 +65,7 @@ def dry_run(config: Config, listener: events.Listener = events.silent) -> dict[s
 def prepare(config: Config, listener: events.Listener = events.silent) -> Trainer:
     """Load rewards, data and models, cheapest first, so that a mistake shows before the wait."""
     device.prepare()
+    check_name(config.model_name)
     rewards = load_rewards(config.reward_functions)
     examples = load_examples(config, config.train_split)
     held_out = load_examples(config, config.eval_split) if config.eval_steps else []
@@ -136,6 +137,7 @@ def evaluate_model(
     The seed is the configuration's, so that sampled evaluations repeat.
     """
     device.prepare()
+    check_name(name)
     rewards = load_rewards(config.reward_functions)
     examples = load_examples(config, config.eval_split)
     policy = load_policy(name, config.dtype)

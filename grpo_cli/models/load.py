@@ -79,12 +79,18 @@ def find_model(name: str) -> Path:
     path = Path(name).expanduser()
     if path.is_dir():
         return path
-    if name.count("/") != 1 or name.startswith((".", "/", "~")):
+    check_name(name)
+    return _download(name)
+
+
+def check_name(name: str) -> None:
+    """Raise ModelError at once for a name that is neither a folder nor a repository, nor `tiny`."""
+    is_repository = name.count("/") == 1 and not name.startswith((".", "/", "~"))
+    if not (name == "tiny" or is_repository or Path(name).expanduser().is_dir()):
         raise ModelError(
             f"Model not found: {name}",
             "`model_name` is a folder, a hub repository (owner/name) or `tiny`, the embedded model",
         )
-    return _download(name)
 
 
 def _download(name: str) -> Path:

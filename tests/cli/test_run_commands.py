@@ -120,7 +120,11 @@ def test_a_chat_goes_on_until_an_empty_line() -> None:
             2,
             "Failed to coerce value: 'invalid_string' to <class 'float'>",
         ),
-        (["eval", "--model", "tiny", "--samples", "2", "--output", "no/f.jsonl"], 1, "Cannot write no/f.jsonl: No such file or directory"),
+        (
+            ["eval", "--model", "tiny", "--samples", "2", "--output", "no/f.jsonl"],
+            1,
+            "Cannot write no/f.jsonl: No such file or directory",
+        ),
     ],
 )  # fmt: skip
 def test_mistakes_get_their_first_line_a_hint_and_an_exit_code(
