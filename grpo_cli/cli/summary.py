@@ -78,8 +78,11 @@ def commands(finished: RunFinished, asked: str) -> list[str]:
     model = shlex.quote(str(finished.final))
     short = asked if asked and asked == printable(asked) and len(asked) <= LONGEST_PROMPT else "…"
     prompt = shlex.quote(short) if any(char in short for char in '"$`\\!') else f'"{short}"'
+    loaded = model
+    if finished.adapters_on:
+        loaded = f"{shlex.quote(finished.adapters_on)} --adapter-path {model}"
     return [
         f"grpo eval --model {model}",
         f"grpo generate --model {model} --prompt {prompt}",
-        f"mlx_lm.generate --model {model} --prompt {prompt}",
+        f"mlx_lm.generate --model {loaded} --prompt {prompt}",
     ]

@@ -86,6 +86,7 @@ class RunFinished:
     seconds: float
     first: dict[str, Any] | None
     last: dict[str, Any] | None
+    adapters_on: str | None = None  # with LoRA, the base model that the adapters in `final` belong to
 
 
 Event = (

@@ -93,7 +93,8 @@ class Trainer:
         final = self.save(folder / "final", self.total_steps)
         first, last = (self.evaluations[0], self.evaluations[-1]) if self.evaluations else (None, None)
         seconds = time.perf_counter() - started
-        self.listener(events.RunFinished(folder, final, self.total_steps, seconds, first, last))
+        base = str(self.policy.path) if self.policy.lora else None
+        self.listener(events.RunFinished(folder, final, self.total_steps, seconds, first, last, base))
         return final
 
     # --- the stages of a step ---------------------------------------------------------------------

@@ -213,6 +213,12 @@ def test_result_without_evaluations() -> None:
     )
 
 
+def test_adapters_are_used_with_their_base() -> None:
+    finished = RunFinished(RUN, Path("runs/final"), 3, 5.0, None, None, adapters_on="Qwen/Qwen2.5-0.5B")
+    last = commands(finished, "Hi")[-1]
+    assert last == 'mlx_lm.generate --model Qwen/Qwen2.5-0.5B --adapter-path runs/final --prompt "Hi"'
+
+
 def test_commands_are_safe_to_paste() -> None:
     assert commands(FINISHED, "What is $(rm -r x)?")[1].endswith("--prompt 'What is $(rm -r x)?'")
     assert commands(FINISHED, "long " * 50)[1].endswith('--prompt "…"')
