@@ -16,24 +16,24 @@ from grpo_cli.device import Device
 from grpo_cli.errors import ConfigError
 
 GIB = 1 << 30
-M1 = {  # MacBook Air, 16 GB, macOS 14
+M1: device.Info = {  # MacBook Air, 16 GB, macOS 14
     "architecture": "applegpu_g13g",
     "device_name": "Apple M1",
     "max_recommended_working_set_size": 11_453_251_584,
     "memory_size": 17_179_869_184,
 }
-M3_MAX = {  # MacBook Pro, 64 GB, macOS 15; MLX of that time reported no device_name
+M3_MAX: device.Info = {  # MacBook Pro, 64 GB, macOS 15; MLX of that time reported no device_name
     "architecture": "applegpu_g15s",
     "max_recommended_working_set_size": 51_539_607_552,
     "memory_size": 68_719_476_736,
 }
-CUDA = {  # one card under Linux
+CUDA: device.Info = {  # one card under Linux
     "architecture": "sm_90",
     "device_name": "NVIDIA H100 80GB HBM3",
     "total_memory": 84_929_347_584,
     "free_memory": 84_000_000_000,
 }
-LINUX_CPU = {"architecture": "x86_64", "device_name": "AMD EPYC"}
+LINUX_CPU: device.Info = {"architecture": "x86_64", "device_name": "AMD EPYC"}
 
 
 def test_a_mac_keeps_the_dtype_and_compiles() -> None:
@@ -140,7 +140,12 @@ def test_prepare_is_made_once_and_holds_here() -> None:
     assert mx.default_device() == (mx.cpu if here.kind == "cpu" else mx.gpu)
     if here.kind == "cpu":
         calls = []
-        traced = mx.compile(lambda x: (calls.append(1), x + 1)[1])
+
+        def add_one(x: mx.array) -> mx.array:
+            calls.append(1)
+            return x + 1
+
+        traced = mx.compile(add_one)
         assert [traced(mx.array(1)).item(), traced(mx.array(2)).item()] == [2, 3]
         assert len(calls) == 2  # called, not compiled
         assert mx.set_cache_limit(device.CPU_CACHE_BYTES) == device.CPU_CACHE_BYTES  # returns the old one

@@ -143,7 +143,7 @@ def read_encoding(path: Path) -> tiktoken.Encoding:
 def _failure(reason: str) -> ModelError:
     return ModelError(
         f"Failed to load tiktoken tokenizer: {reason}",
-        "copy the tokenizer.pkl of the same nanochat run into the model's folder (each run trains its own)",
+        "copy the `tokenizer.pkl` of the same nanochat run into the model's folder (each run trains its own)",
     )
 
 

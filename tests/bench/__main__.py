@@ -27,6 +27,7 @@ def main(
     batch_size: Annotated[int, typer.Option(min=1, help="Prompts per forward and backward.")] = 1,
     dataset: Annotated[str, typer.Option(help="Where the prompts come from.")] = "arithmetic",
     dataset_config: Annotated[str, typer.Option(help="The dataset's configuration.")] = "",
+    system_prompt: Annotated[str, typer.Option(help="System message put before every problem.")] = "",
     repeats: Annotated[int, typer.Option(min=1, help="Timed repeats; the median counts.")] = 3,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the JSON here.")] = None,
 ) -> None:
@@ -37,6 +38,8 @@ def main(
             "model_name": model,
             "dataset": dataset,
             "dataset_config": dataset_config,
+            "system_prompt": system_prompt,
+            "completion_prefix": "",
             "reward_functions": ["last_number"],
             "temperature": 1.0,
             "num_generations": generations,

@@ -57,16 +57,24 @@ class Endless:
         return getattr(self.wrapped, name)
 
 
-def timed(work: Callable[[], Any], tokens: int, repeats: int) -> Measurement:
-    """Do some work once to warm up and then `repeats` times; `work` evaluates what it computes."""
-    work()
-    device.reset_peak_memory()
-    seconds = []
-    for _ in range(repeats):
-        start = time.perf_counter()
+def timed(parts: dict[str, Callable[[], Any]], repeats: int) -> dict[str, tuple[float, float]]:
+    """Median seconds and peak memory (10⁹ bytes) of each part; a part evaluates what it computes.
+
+    Everything runs once to warm up. Then the parts take turns, so that other work on the machine
+    falls on a part and its yardstick alike.
+    """
+    for work in parts.values():
         work()
-        seconds.append(time.perf_counter() - start)
-    return Measurement(statistics.median(seconds), tokens, device.peak_memory_gb())
+    seconds: dict[str, list[float]] = {name: [] for name in parts}
+    peaks = dict.fromkeys(parts, 0.0)
+    for _ in range(repeats):
+        for name, work in parts.items():
+            device.reset_peak_memory()
+            start = time.perf_counter()
+            work()
+            seconds[name].append(time.perf_counter() - start)
+            peaks[name] = max(peaks[name], device.peak_memory_gb())
+    return {name: (statistics.median(seconds[name]), peaks[name]) for name in parts}
 
 
 def run(config: Config, repeats: int) -> dict[str, Any]:
@@ -78,13 +86,16 @@ def run(config: Config, repeats: int) -> dict[str, Any]:
     batches = trainer.batch(groups)
     sampled = sum(len(rollout.token_ids) for group in groups for rollout in group.rollouts)
     trained = sum(batch.input_ids.size for batch in batches)
-    parts = {
-        "rollout": timed(lambda: sample(trainer, groups), sampled, repeats),
-        "batch_generate": timed(lambda: sample_with_mlx_lm(trainer, groups), sampled, repeats),
-        "update": timed(lambda: trainer.update(1, batches), trained, repeats),
-        "forward_backward": timed(lambda: bare_gradients(trainer.policy.model, batches), trained, repeats),
-        "step": timed(lambda: step(trainer), sampled, repeats),
+    model = trainer.policy.model
+    work: dict[str, tuple[int, Callable[[], Any]]] = {
+        "rollout": (sampled, lambda: sample(trainer, groups)),
+        "batch_generate": (sampled, lambda: sample_with_mlx_lm(trainer, groups)),
+        "update": (trained, lambda: trainer.update(1, batches)),
+        "forward_backward": (trained, lambda: bare_gradients(model, batches)),
+        "step": (sampled, lambda: step(trainer)),
     }
+    times = timed({name: function for name, (_, function) in work.items()}, repeats)
+    parts = {name: Measurement(times[name][0], tokens, times[name][1]) for name, (tokens, _) in work.items()}
     return {
         **facts(trainer, groups, repeats),
         **{name: part.as_dict() for name, part in parts.items()},

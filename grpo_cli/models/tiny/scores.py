@@ -83,7 +83,7 @@ def completions(
     for problem, prefix in zip(problems, prefixes, strict=True):
         message = {"role": "user", "content": author.question(*problem, system_prompt)}
         prompts.append(tokenizer.encode_prompt([message], prefix))
-    rows = generate(model, mx.array(prompts), temperature)
+    rows = generate(model, mx.array(prompts), temperature, tokenizer.eos_ids)
     cut = [until_end(row, tokenizer.eos_ids) for row in rows]
     return [prefix + tokenizer.decode(row) for prefix, row in zip(prefixes, cut, strict=True)]
 
@@ -93,15 +93,16 @@ def until_end(ids: list[int], ends: frozenset[int]) -> list[int]:
     return ids[: next((place for place, token in enumerate(ids) if token in ends), len(ids))]
 
 
-def generate(model: Model, prompts: mx.array, temperature: float) -> list[list[int]]:
-    """LONGEST tokens after each prompt (B, T); what follows an end token means nothing."""
+def generate(model: Model, prompts: mx.array, temperature: float, ends: frozenset[int]) -> list[list[int]]:
+    """Up to LONGEST tokens after each prompt (B, T); what follows an end token means nothing."""
     mx.random.seed(0)
     cache = make_prompt_cache(model)
-    tokens, chosen = prompts, []
-    for _ in range(LONGEST):
+    rows: list[list[int]] = [[] for _ in range(prompts.shape[0])]
+    tokens = prompts
+    while len(rows[0]) < LONGEST and not all(ends & set(row) for row in rows):
         logits = model(tokens, cache=cache)[:, -1]  # (B, V)
-        token = mx.random.categorical(logits / temperature) if temperature else mx.argmax(logits, axis=-1)
-        mx.eval(token)
-        chosen.append(token)
-        tokens = token[:, None]
-    return cast(list[list[int]], mx.stack(chosen, axis=1).tolist())
+        chosen = mx.random.categorical(logits / temperature) if temperature else mx.argmax(logits, axis=-1)
+        for row, token in zip(rows, cast(list[int], chosen.tolist()), strict=True):
+            row.append(token)
+        tokens = chosen[:, None]
+    return rows

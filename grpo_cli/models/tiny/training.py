@@ -21,8 +21,8 @@ from grpo_cli.models.nanochat_tokenizer import NanochatTokenizer
 from grpo_cli.models.tiny import author, scores, vocabulary
 
 LAYERS, WIDTH, HEADS, SEQUENCE = 4, 128, 4, 256
-STEPS = 1000
-BATCH, PARTS = 128, 2
+STEPS = 500
+BATCH, PARTS = 64, 2
 WARMUP = 40  # steps
 MATRIX_LEARNING_RATE = 0.02
 LEARNING_RATE = 0.01

@@ -1,0 +1,81 @@
+"""The benchmark's arithmetic, and that it runs: no number of it is asserted."""
+
+import io
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+from typer import Exit
+
+from tests.bench import measure, table
+from tests.bench.__main__ import main
+
+PARTS = ("rollout", "batch_generate", "update", "forward_backward", "step")
+
+
+def test_the_median_of_the_repeats_counts_and_the_warm_up_does_not() -> None:
+    waits, order = iter([0.2, 0.02, 0.001, 0.05]), []
+
+    def wait() -> None:
+        order.append("a")
+        time.sleep(next(waits))
+
+    times = measure.timed({"a": wait, "b": lambda: order.append("b")}, repeats=3)
+    assert 0.02 <= times["a"][0] < 0.05
+    assert order == ["a", "b"] * 4  # in turns
+
+
+def test_tokens_per_second_in_the_json() -> None:
+    assert measure.Measurement(0.5, 32, 0.25).as_dict() == {
+        "seconds": 0.5,
+        "tokens": 32,
+        "peak_memory_gb": 0.25,
+        "tokens_per_second": 64.0,
+    }
+
+
+def test_every_part_is_given_the_same_tokens(tmp_path: Path) -> None:
+    file = tmp_path / "bench.json"
+    main(prompts=2, generations=2, new_tokens=5, repeats=1, json_file=file)
+    result = json.loads(file.read_text())
+    assert [result[part]["tokens"] for part in ("rollout", "batch_generate", "step")] == [20, 20, 20]
+    assert result["update"]["tokens"] == result["forward_backward"]["tokens"]
+    # Rows of a microbatch are one prompt's: prompt + 5 tokens, without the last one, two of each.
+    assert result["update"]["tokens"] == 2 * sum(length + 4 for length in result["prompt_tokens"])
+    assert result["rollout_speedup"] == result["batch_generate"]["seconds"] / result["rollout"]["seconds"]
+    assert result["update_overhead"] == result["update"]["seconds"] / result["forward_backward"]["seconds"]
+    assert all(result[part]["peak_memory_gb"] > 0 for part in PARTS)
+
+
+def test_a_model_that_is_not_there_exits_with_1(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(Exit) as caught:
+        main(model="./no-such-model")
+    assert caught.value.exit_code == 1
+    assert capsys.readouterr().err.startswith("Model not found: ./no-such-model\n")
+
+
+def test_table() -> None:
+    part = {"seconds": 1.25, "tokens": 2560, "tokens_per_second": 2048.0, "peak_memory_gb": 0.5}
+    result: dict[str, Any] = {
+        "model": "tiny",
+        "parameters": 800_000,
+        "device": {"name": "AMD EPYC", "blas": {"name": "openblas"}},
+        "prompts": 4,
+        "generations": 8,
+        "new_tokens": 64,
+        "rollout_speedup": 1.5,
+        "update_overhead": 1.125,
+        **dict.fromkeys(PARTS, part),
+    }
+    console = Console(width=120, record=True, file=io.StringIO())
+    console.print(table.table(result))
+    lines = [line.strip() for line in console.export_text().splitlines()]
+    assert lines[0] == "tiny (0.8 M) on AMD EPYC: 4 × 8 completions of 64 tokens"
+    assert "│ whole step                             │   1.250 │    2,048 │    0.50 │" in lines
+    caption = " ".join(lines[lines.index(next(line for line in lines if line.startswith("└"))) + 1 :])
+    assert caption == (
+        "rollouts 1.50 × as fast as batch_generate; update 1.12 × forward and backward; BLAS openblas"
+    )

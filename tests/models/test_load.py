@@ -1,0 +1,112 @@
+"""Loading models: strict, in words, and in the type the device computes in."""
+
+import json
+import shutil
+from pathlib import Path
+
+import mlx.core as mx
+import mlx.nn as nn
+import pytest
+
+from grpo_cli.errors import ModelError
+from grpo_cli.models.load import TINY, load_policy
+from grpo_cli.models.tree import flat
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A copy of the embedded model's folder."""
+    names = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "tokenizer.pkl")
+    for name in names:
+        shutil.copyfile(TINY / name, tmp_path / name)
+    return tmp_path
+
+
+def weights(folder: Path) -> dict[str, mx.array]:
+    return flat(mx.load(str(folder / "model.safetensors")))
+
+
+def test_the_embedded_model_loads_by_name_and_by_folder(folder: Path) -> None:
+    named, copied = load_policy("tiny"), load_policy(str(folder))
+    ids = mx.array([[1, 2, 3]])
+    assert mx.array_equal(named.model(ids), copied.model(ids))
+    assert named.source == "tiny"
+    assert named.parameter_count == sum(array.size for array in weights(folder).values())
+
+
+def test_half_precision_files_are_computed_in_float32_on_the_cpu(folder: Path) -> None:
+    halves = {name: array.astype(mx.bfloat16) for name, array in weights(folder).items()}
+    mx.save_safetensors(str(folder / "model.safetensors"), halves)
+    if mx.default_device() == mx.Device(mx.cpu):
+        assert {array.dtype for array in flat(load_policy(str(folder)).model.parameters()).values()} == {
+            mx.float32
+        }
+    forced = load_policy(str(folder), dtype="bfloat16").model.parameters()
+    assert {array.dtype for array in flat(forced).values()} == {mx.bfloat16}
+
+
+def test_a_quantised_model_is_dequantised_on_the_cpu(folder: Path) -> None:
+    policy = load_policy(str(folder))
+    config = json.loads((folder / "config.json").read_text())
+    nn.quantize(policy.model, group_size=64, bits=8)
+    mx.save_safetensors(str(folder / "model.safetensors"), flat(policy.model.parameters()))
+    config["quantization"] = {"group_size": 64, "bits": 8}
+    (folder / "config.json").write_text(json.dumps(config))
+    ids = mx.array([[1, 2, 3]])
+    loaded = load_policy(str(folder), for_training=True)
+    assert "quantization" not in loaded.config
+    assert not any(isinstance(module, nn.QuantizedLinear) for module in loaded.model.modules())
+    assert mx.allclose(loaded.model(ids), policy.model(ids), atol=1e-3)
+
+
+def refused(folder: Path | str) -> ModelError:
+    with pytest.raises(ModelError) as error:
+        load_policy(str(folder))
+    assert error.value.hint
+    return error.value
+
+
+def test_a_missing_tensor_is_refused_not_filled_with_noise(folder: Path) -> None:
+    arrays = weights(folder)
+    del arrays["lm_head.weight"]
+    mx.save_safetensors(str(folder / "model.safetensors"), arrays)
+    error = refused(folder)
+    assert error.message.startswith(f"The weights in {folder} do not fit its config.json:")
+    assert "lm_head.weight" in error.message
+
+
+def test_a_truncated_file_is_refused(folder: Path) -> None:
+    data = (folder / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").write_bytes(data[:1000])
+    assert "do not fit its config.json" in refused(folder).message
+
+
+def test_a_wrong_tokenizer_is_refused_before_it_makes_garbage(folder: Path) -> None:
+    arrays = weights(folder)
+    for name in ("transformer.wte.weight", "lm_head.weight"):
+        arrays[name] = arrays[name][:100]
+    mx.save_safetensors(str(folder / "model.safetensors"), arrays)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"vocab_size": 100}))
+    assert "ids, the model only 100 rows" in refused(folder).message
+
+
+def test_a_corrupted_tokenizer_has_the_guides_first_line(folder: Path) -> None:
+    (folder / "tokenizer.pkl").write_bytes(b"\x80\x04garbage")
+    assert refused(folder).message.startswith("Failed to load tiktoken tokenizer: ")
+
+
+def test_what_is_no_model_is_said_so(folder: Path, tmp_path: Path) -> None:
+    assert refused("no/such/folder/here").message == "Model not found: no/such/folder/here"
+    (folder / "model.safetensors").unlink()
+    assert refused(folder).message == f"{folder} holds no weights (model*.safetensors)"
+    (folder / "config.json").write_text("{")
+    assert "config.json is not JSON" in refused(folder).message
+    (folder / "config.json").unlink()
+    assert "is not a model folder: config.json is missing" in refused(folder).message
+
+
+def test_a_repository_without_a_network_says_what_to_do() -> None:
+    error = refused("nobody/nothing")
+    assert error.message == "The hub cannot be reached, and nobody/nothing is not in the local cache"
+    assert "hf download nobody/nothing" in error.hint
