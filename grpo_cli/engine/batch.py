@@ -1,10 +1,10 @@
 """Rollouts to arrays: the microbatches of one optimizer step.
 
-Rows are prompt + completion, right-padded. Only the columns from the first completion token on
-(S of the T) carry a loss. For prompts "ab" and "c" with completions "XY" and "Z":
+A microbatch holds whole groups, so that each prompt is read once for all of its completions. For
+prompts "ab" and "c" with completions "XY" of the first and "Z" of the second:
 
-    input_ids  a b X    targets  · X Y    completion_mask  0 1 1
-               c 0 0             Z · ·                      1 0 0
+    prompts  [ab, c]    rows  0    inputs  b X    targets  X Y    completion_mask  1 1
+                              1            c ·             Z ·                     1 0
 
 Weights are those of the whole step, so how it is cut into microbatches changes no gradient.
 """
@@ -19,15 +19,22 @@ from grpo_cli.types import Rollout, RolloutGroup
 
 @dataclass
 class Microbatch:
-    """The sequences of one forward and backward. B rows, T inputs, the last S of them with a loss."""
+    """The completions of one forward and backward: B rows of S tokens, right-padded."""
 
-    input_ids: mx.array  # (B, T) int32, prompt and completion without its last token
-    targets: mx.array  # (B, S) int32, the token that follows each of the last S inputs
-    completion_mask: mx.array  # (B, S) bool, true where the target is a completion's
+    prompts: list[list[int]]  # the distinct prompts, each with its own length
+    rows: list[int]  # (B,) which prompt each row continues
+    targets: mx.array  # (B, S) int32, the completions' tokens
+    completion_mask: mx.array  # (B, S) bool, false on padding
     old_logprobs: mx.array  # (B, S) float32, as sampled
     advantages: mx.array  # (B, 1) float32
     weights: mx.array  # (B, 1) float32, of each token of the row in the step's loss
     ref_logprobs: mx.array | None = None  # (B, S) float32, where there is a reference
+
+    @property
+    def inputs(self) -> mx.array:
+        """The token before each target: the prompt's last one, then the completion's. (B, S)"""
+        last = mx.array([[self.prompts[row][-1]] for row in self.rows], dtype=mx.int32)
+        return mx.concatenate([last, self.targets[:, :-1]], axis=1)
 
     @property
     def token_count(self) -> int:
@@ -43,48 +50,47 @@ class Sequence:
     rollout: Rollout
     weight: float
 
-    @property
-    def length(self) -> int:
-        """Prompt and completion tokens."""
-        return len(self.prompt_ids) + len(self.rollout.token_ids)
-
 
 def make_microbatches(
     groups: list[RolloutGroup], loss_type: LossType, max_new_tokens: int, size: int, has_reference: bool
 ) -> list[Microbatch]:
-    """Cut a step's rollouts into microbatches of at most `size` sequences, alike in length.
+    """Cut a step's rollouts into microbatches of `size` groups.
 
     Completions of advantage 0 have no gradient unless a KL term gives them one: without a reference
     they are left out, after they counted for the weights.
     """
-    pairs = [(group.prompt_ids, rollout) for group in groups for rollout in group.rollouts]
-    weights = loss_type.weights([len(rollout.token_ids) for _, rollout in pairs], max_new_tokens)
-    sequences = [
-        Sequence(prompt_ids, rollout, weight)
-        for (prompt_ids, rollout), weight in zip(pairs, weights, strict=True)
-        if has_reference or rollout.advantage != 0.0
-    ]
-    sequences.sort(key=lambda sequence: sequence.length)  # stable: the same cut every time
-    return [pad(sequences[start : start + size]) for start in range(0, len(sequences), size)]
+    lengths = [len(rollout.token_ids) for group in groups for rollout in group.rollouts]
+    weights = iter(loss_type.weights(lengths, max_new_tokens))
+    by_group = [[Sequence(g.prompt_ids, rollout, next(weights)) for rollout in g.rollouts] for g in groups]
+    batches = []
+    for start in range(0, len(by_group), size):
+        chunk = [sequence for group in by_group[start : start + size] for sequence in group]
+        kept = [sequence for sequence in chunk if has_reference or sequence.rollout.advantage != 0.0]
+        if kept:
+            batches.append(pad(kept))
+    return batches
 
 
 def pad(sequences: list[Sequence]) -> Microbatch:
-    """Right-pad sequences to arrays. Padding is never looked at: attention is causal, the loss masked."""
-    first_target = min(len(sequence.prompt_ids) for sequence in sequences)
-    end = max(sequence.length for sequence in sequences)
-    input_ids, targets, mask, old_logprobs = [], [], [], []
+    """Arrays of some sequences. Padding is never looked at: attention is causal, the loss masked."""
+    prompts: list[list[int]] = []
+    rows = []
     for sequence in sequences:
-        completion = sequence.rollout.token_ids
-        before, after = len(sequence.prompt_ids) - first_target, end - sequence.length
-        input_ids.append((sequence.prompt_ids + completion + [0] * after)[:-1])
-        targets.append([0] * before + completion + [0] * after)
-        mask.append([False] * before + [True] * len(completion) + [False] * after)
-        old_logprobs.append([0.0] * before + sequence.rollout.logprobs + [0.0] * after)
+        if sequence.prompt_ids not in prompts:
+            prompts.append(sequence.prompt_ids)
+        rows.append(prompts.index(sequence.prompt_ids))
+    width = max(len(sequence.rollout.token_ids) for sequence in sequences)
+
+    def padded(values: list[float] | list[int]) -> list[float] | list[int]:
+        return values + [0] * (width - len(values))
+
+    rollouts = [sequence.rollout for sequence in sequences]
     return Microbatch(
-        mx.array(input_ids, dtype=mx.int32),
-        mx.array(targets, dtype=mx.int32),
-        mx.array(mask),
-        mx.array(old_logprobs, dtype=mx.float32),
-        mx.array([[sequence.rollout.advantage] for sequence in sequences], dtype=mx.float32),
+        prompts,
+        rows,
+        mx.array([padded(rollout.token_ids) for rollout in rollouts], dtype=mx.int32),
+        mx.array([padded([1] * len(rollout.token_ids)) for rollout in rollouts]).astype(mx.bool_),
+        mx.array([padded(rollout.logprobs) for rollout in rollouts], dtype=mx.float32),
+        mx.array([[rollout.advantage] for rollout in rollouts], dtype=mx.float32),
         mx.array([[sequence.weight] for sequence in sequences], dtype=mx.float32),
     )

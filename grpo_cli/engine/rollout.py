@@ -14,9 +14,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import mlx.core as mx
-import mlx.nn as nn
-from mlx_lm.models.cache import make_prompt_cache
 
+from grpo_cli.engine.prefix import keep, read_prompts
 from grpo_cli.engine.sampling import Sampling, draw
 from grpo_cli.errors import ModelError
 from grpo_cli.models.load import Policy
@@ -61,48 +60,14 @@ def generate(
     if not all(prompts):
         raise ModelError("A prompt of 0 tokens cannot be completed", "give every example a text")
     total = len(prompts) * num_generations
-    cache = prefill(policy.model, prompts)
+    chunk = max(1, PREFILL_TOKENS // len(prompts))
+    cache = read_prompts(policy.model, prompts, chunk)
     keep(cache, [index // num_generations for index in range(total)])
     rows = [Row(index) for index in range(total)]
     tokens = mx.array([prompts[index // num_generations][-1] for index in range(total)])  # (B,)
     decode(policy, cache, rows, tokens, sampling, on_progress)
     rollouts = [finish(row, policy.tokenizer, prefix) for row in rows]
     return [rollouts[start : start + num_generations] for start in range(0, total, num_generations)]
-
-
-def prefill(model: nn.Module, prompts: list[list[int]]) -> list[Any]:
-    """A batch KV cache that has read every prompt but its last token, left-padded to one length."""
-    length = max(len(prompt) for prompt in prompts) - 1
-    padding = [length - (len(prompt) - 1) for prompt in prompts]
-    cache = batch_cache(model, padding)
-    ids = mx.array([[0] * pad + prompt[:-1] for pad, prompt in zip(padding, prompts, strict=True)])  # (P, T)
-    chunk = max(1, PREFILL_TOKENS // len(prompts))
-    for start in range(0, length, chunk):
-        model(ids[:, start : start + chunk], cache=cache)  # the logits are never asked for, so never computed
-        mx.eval([layer.state for layer in cache])
-    return cache
-
-
-def batch_cache(model: nn.Module, padding: list[int]) -> list[Any]:
-    """An empty cache with one row per prompt, of whatever kind each layer of the model uses."""
-    layers = make_prompt_cache(model)
-    if any(not hasattr(layer, "merge") for layer in layers):
-        kinds = {type(layer).__name__ for layer in layers if not hasattr(layer, "merge")}
-        raise ModelError(
-            f"The model's cache ({', '.join(sorted(kinds))}) cannot hold a batch",
-            "choose a model that `mlx_lm.batch_generate` can run",
-        )
-    batch = [type(layer).merge([layer] * len(padding)) for layer in layers]
-    for layer in batch:
-        layer.prepare(left_padding=padding)
-    return batch
-
-
-def keep(cache: list[Any], rows: list[int]) -> None:
-    """Keep these rows of the cache, in this order; a row named twice is repeated."""
-    indices = mx.array(rows)
-    for layer in cache:
-        layer.filter(indices)
 
 
 def decode(

@@ -16,6 +16,7 @@ from grpo_cli.config.schema import Config
 from grpo_cli.data.load import load_examples
 from grpo_cli.engine import events
 from grpo_cli.engine.evaluate import Evaluation, evaluate
+from grpo_cli.engine.prefix import carries_gradients
 from grpo_cli.engine.prompts import Prompt, encode_prompts
 from grpo_cli.engine.rollout import Progress, no_progress
 from grpo_cli.engine.run_folder import create_run_folder, refuse_existing_run
@@ -87,6 +88,8 @@ def prepare(config: Config, listener: events.Listener = events.silent) -> Traine
         optimizer=optimizer,
         listener=listener,
         skipped_prompts=skipped,
+        # A checkpointed layer is computed again in the backward, and would fill its cache twice.
+        share_prefix=carries_gradients(policy.model) and not config.grad_checkpoint,
     )
 
 

@@ -26,6 +26,11 @@ class Sampling:
     min_p: float = 0.0
     stop: tuple[str, ...] = ()
 
+    @property
+    def cuts_tail(self) -> bool:
+        """Whether some tokens are left out before the draw."""
+        return self.top_k > 0 or self.top_p < 1.0 or self.min_p > 0.0
+
     @staticmethod
     def for_training(config: Config) -> "Sampling":
         """The configured sampling of rollouts."""
@@ -54,14 +59,35 @@ class Draw:
 
 
 def draw(logits: mx.array, sampling: Sampling) -> Draw:
-    """Draw one token per row of `logits` (B, V) from MLX's global random state."""
+    """Draw one token per row of `logits` (B, V) from MLX's global random state.
+
+    One exponential per logit serves the draw, the logprob and the entropy: on a CPU it is most of the cost.
+    """
     greedy = sampling.temperature == 0
     scaled = logits.astype(mx.float32) / (1.0 if greedy else sampling.temperature)  # (B, V)
-    tokens = mx.argmax(scaled, axis=-1) if greedy else mx.random.categorical(narrow(scaled, sampling))
-    normalizer = mx.logsumexp(scaled, axis=-1)  # (B,)
+    highest = scaled.max(axis=-1, keepdims=True)
+    weights = mx.exp(scaled - highest)  # (B, V) probabilities, not yet divided by their sum
+    total = weights.sum(axis=-1, keepdims=True)  # (B, 1)
+    normalizer = (highest + mx.log(total)).squeeze(-1)  # (B,) log Σ exp
+    if greedy:
+        tokens = mx.argmax(scaled, axis=-1)
+    elif sampling.cuts_tail:
+        tokens = pick(mx.where(narrow(scaled, sampling) == -mx.inf, 0.0, weights))
+    else:
+        tokens = pick(weights)
     chosen = mx.take_along_axis(scaled, tokens[:, None], axis=-1).squeeze(-1)
-    expected = (mx.exp(scaled - normalizer[:, None]) * scaled).sum(axis=-1)  # E[logit]
+    expected = ((weights * scaled).sum(axis=-1, keepdims=True) / total).squeeze(-1)  # E[logit]
     return Draw(tokens, chosen - normalizer, normalizer - expected)
+
+
+def pick(weights: mx.array) -> mx.array:
+    """An index per row of `weights` (B, V), each with probability weight / Σ weights.
+
+    The first index at which the running sum exceeds a uniform share of its end: one random number a row.
+    """
+    running = mx.cumsum(weights, axis=-1)  # (B, V)
+    share = mx.random.uniform(high=1.0 - 1e-6, shape=(weights.shape[0], 1))  # never the whole of it
+    return (running > share * running[:, -1:]).argmax(axis=-1)
 
 
 def narrow(scaled: mx.array, sampling: Sampling) -> mx.array:

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 
 import mlx.core as mx
 
-from grpo_cli.engine.rollout import Row, prefill, stop_reason
+from grpo_cli.engine.prefix import read_prompts
+from grpo_cli.engine.rollout import PREFILL_TOKENS, Row, stop_reason
 from grpo_cli.engine.sampling import Sampling, draw
 from grpo_cli.models.load import Policy
 
@@ -17,7 +18,7 @@ UNFINISHED = "\N{REPLACEMENT CHARACTER}"  # what the first bytes of a character 
 def stream(policy: Policy, prompt_ids: list[int], sampling: Sampling) -> Iterator[str]:
     """Pieces of text as they are sampled; together they are the completion without its end token."""
     row, shown = Row(0), ""
-    cache = prefill(policy.model, [prompt_ids])
+    cache = read_prompts(policy.model, [prompt_ids], PREFILL_TOKENS)
     token = prompt_ids[-1]
     while row.stop_reason is None:
         logits = policy.model(mx.array([[token]]), cache=cache)[:, -1]  # (1, V)

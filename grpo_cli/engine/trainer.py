@@ -58,6 +58,7 @@ class Trainer:
     optimizer: optim.Optimizer
     listener: events.Listener
     skipped_prompts: int = 0
+    share_prefix: bool = True  # read each prompt once for its group
     evaluations: list[dict[str, Any]] = field(default_factory=list)
 
     @property
@@ -130,9 +131,8 @@ class Trainer:
     def batch(self, groups: list[RolloutGroup]) -> list[Microbatch]:
         """The step's microbatches, with the reference's logprobs where there is a KL term."""
         config, has_reference = self.config, self.config.kl_coeff > 0
-        size = config.batch_size * config.num_generations
         batches = make_microbatches(
-            groups, LOSSES[config.loss_type], config.max_new_tokens, size, has_reference
+            groups, LOSSES[config.loss_type], config.max_new_tokens, config.batch_size, has_reference
         )
         for batch in batches if has_reference else []:
             batch.ref_logprobs = self.reference_logprobs(batch)
@@ -142,9 +142,9 @@ class Trainer:
     def reference_logprobs(self, batch: Microbatch) -> mx.array:
         """Logprobs (B, S) of the initial policy."""
         if self.reference:
-            return token_logprobs(self.reference.model, batch, self.config.temperature)
+            return token_logprobs(self.reference.model, batch, self.config.temperature, self.share_prefix)
         with adapters_off(self.policy.model):
-            logprobs = token_logprobs(self.policy.model, batch, self.config.temperature)
+            logprobs = token_logprobs(self.policy.model, batch, self.config.temperature, self.share_prefix)
             mx.eval(logprobs)  # before the adapters are on again
         return logprobs
 
@@ -157,7 +157,7 @@ class Trainer:
         gradients, result = accumulate(
             self.policy.model,
             batches,
-            Objective.of(config),
+            Objective.of(config, self.share_prefix),
             lambda *progress: self.listener(events.UpdateProgress(*progress)),
         )
         check_finite(result, gradients, step)

@@ -16,6 +16,7 @@ from mlx.utils import tree_map
 from grpo_cli.config.schema import Config
 from grpo_cli.engine.batch import Microbatch
 from grpo_cli.engine.losses import LOSSES, k3_divergence
+from grpo_cli.engine.prefix import completion_logits
 from grpo_cli.errors import TrainingError
 from grpo_cli.models.tree import flat
 
@@ -32,12 +33,15 @@ class Objective:
     clip_low: float
     clip_high: float
     kl_coeff: float
+    share_prefix: bool = True  # read each prompt once for its group
 
     @staticmethod
-    def of(config: Config) -> "Objective":
+    def of(config: Config, share_prefix: bool = True) -> "Objective":
         """The configured objective; clip_eps_high = 0 means symmetric."""
         high = config.clip_eps_high or config.clip_eps
-        return Objective(config.loss_type, config.temperature, config.clip_eps, high, config.kl_coeff)
+        return Objective(
+            config.loss_type, config.temperature, config.clip_eps, high, config.kl_coeff, share_prefix
+        )
 
 
 @dataclass
@@ -50,10 +54,12 @@ class UpdateResult:
     kl: float | None  # mean k3 by token against the reference; None without one
 
 
-def token_logprobs(model: nn.Module, batch: Microbatch, temperature: float) -> mx.array:
+def token_logprobs(
+    model: nn.Module, batch: Microbatch, temperature: float, share_prefix: bool = True
+) -> mx.array:
     """log π(target) at the sampling temperature: (B, S) float32."""
-    width = batch.targets.shape[1]
-    logits = model(batch.input_ids)[:, -width:].astype(mx.float32) / temperature  # (B, S, V)
+    logits = completion_logits(model, batch.prompts, batch.rows, batch.inputs, share_prefix)
+    logits = logits.astype(mx.float32) / temperature  # (B, S, V)
     chosen = mx.take_along_axis(logits, batch.targets[..., None], axis=-1).squeeze(-1)
     return chosen - mx.logsumexp(logits, axis=-1)
 
@@ -63,7 +69,8 @@ def microbatch_loss(
 ) -> tuple[mx.array, mx.array, mx.array]:
     """Weighted loss of a microbatch, with Σ clipped tokens and Σ k3 for the log (all scalars)."""
     mask = batch.completion_mask
-    logprobs = mx.where(mask, token_logprobs(model, batch, objective.temperature), 0.0)  # (B, S)
+    logprobs = token_logprobs(model, batch, objective.temperature, objective.share_prefix)
+    logprobs = mx.where(mask, logprobs, 0.0)  # (B, S)
     token = LOSSES[objective.loss_type].token_loss(
         logprobs, batch.old_logprobs, batch.advantages, objective.clip_low, objective.clip_high
     )
@@ -82,16 +89,18 @@ def accumulate(
     With no microbatch (every advantage was 0) the gradient is exactly 0.
     """
     loss_and_grad = nn.value_and_grad(model, microbatch_loss)
-    gradients = tree_map(mx.zeros_like, model.trainable_parameters())
+    gradients: Gradients = None
     loss, clipped, divergence, tokens = 0.0, 0, 0.0, 0
     for index, batch in enumerate(batches):
-        (part, part_clipped, part_divergence), part_gradients = loss_and_grad(model, batch, objective)
-        gradients = tree_map(mx.add, gradients, part_gradients)
+        (part, part_clipped, part_divergence), addend = loss_and_grad(model, batch, objective)
+        gradients = addend if gradients is None else tree_map(mx.add, gradients, addend)
         mx.eval(gradients, part, part_clipped, part_divergence)
         loss, clipped = loss + part.item(), clipped + part_clipped.item()
         divergence, tokens = divergence + part_divergence.item(), tokens + batch.token_count
         if on_progress:
             on_progress(index + 1, len(batches))
+    if gradients is None:
+        gradients = tree_map(mx.zeros_like, model.trainable_parameters())
     norm = global_norm(gradients)
     kl = divergence / max(tokens, 1) if objective.kl_coeff > 0 else None
     return gradients, UpdateResult(loss, norm, clipped / max(tokens, 1), kl)

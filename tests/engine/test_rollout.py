@@ -44,6 +44,14 @@ def test_greedy_follows_the_argmax_of_an_unbatched_unpadded_forward(policy: Poli
         assert group[1].token_ids == group[0].token_ids
 
 
+def test_prompts_of_one_token_need_no_prefill(policy: Policy) -> None:
+    (group,) = generate(policy, [[65]], 2, Sampling(6, temperature=0.0))
+    ids = [65]
+    for token in group[0].token_ids:
+        assert policy.model(mx.array([ids]))[0, -1].argmax().item() == token
+        ids.append(token)
+
+
 def test_the_end_token_is_kept_with_its_logprob_and_left_out_of_the_text() -> None:
     policy = nanochat_policy()
     policy.model.lm_head.weight[EOS] = policy.model.lm_head.weight[EOS] * 4

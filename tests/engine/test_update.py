@@ -1,5 +1,8 @@
 """The update: against a loop written without the engine, and the same whatever the microbatch."""
 
+import copy
+from collections.abc import Callable
+
 import mlx.core as mx
 import mlx.nn as nn
 import pytest
@@ -20,16 +23,18 @@ from grpo_cli.engine.update import (
 )
 from grpo_cli.errors import TrainingError
 from grpo_cli.models.load import Policy
+from grpo_cli.models.tree import flat
 from grpo_cli.types import RolloutGroup
-from tests.engine.small import group, nanochat_policy, rollout
+from tests.engine.small import group, llama_policy, nanochat_policy, rollout
 
 TEMPERATURE = 0.8
 
 
-def nearby_reference() -> Policy:
+def nearby_reference(policy: Policy) -> Policy:
     """The same policy, a little sharper."""
-    reference = nanochat_policy()
-    reference.model.lm_head.weight = reference.model.lm_head.weight * 1.05
+    head = "model.embed_tokens.weight" if "model" in policy.model else "lm_head.weight"
+    reference = copy.deepcopy(policy)
+    reference.model.load_weights([(head, flat(policy.model.parameters())[head] * 1.05)], strict=False)
     return reference
 
 
@@ -91,19 +96,21 @@ def largest_difference(a: Gradients, b: Gradients) -> float:
     return max(mx.abs(x - y).max().item() for (_, x), (_, y) in pairs) / max(global_norm(a), 1e-12)
 
 
+@pytest.mark.parametrize("make_policy", [nanochat_policy, llama_policy])
 @pytest.mark.parametrize("loss_type", list(LOSSES))
 @pytest.mark.parametrize("kl_coeff", [0.0, 0.5])
-def test_loss_and_gradient_equal_a_plain_loop_for_every_microbatch_size(
-    loss_type: str, kl_coeff: float
+def test_loss_and_gradient_equal_a_plain_loop_for_every_microbatch(
+    make_policy: Callable[[], Policy], loss_type: str, kl_coeff: float
 ) -> None:
-    policy, reference = nanochat_policy(), nearby_reference()
+    policy = make_policy()
+    reference = nearby_reference(policy)
     groups = step_groups()
     with_old_logprobs(policy.model, groups, shift=0.4)
-    objective = Objective(loss_type, TEMPERATURE, 0.2, 0.3, kl_coeff)
     loss, expected = nn.value_and_grad(policy.model, plain_loss)(
         policy.model, groups, loss_type, kl_coeff, reference.model
     )
-    for size in (1, 2, 9):
+    for size, share_prefix in ((1, True), (2, True), (9, True), (1, False), (9, False)):
+        objective = Objective(loss_type, TEMPERATURE, 0.2, 0.3, kl_coeff, share_prefix)
         batches = make_microbatches(groups, LOSSES[loss_type], 6, size, has_reference=kl_coeff > 0)
         for batch in batches:
             if kl_coeff:
@@ -134,7 +141,8 @@ def test_a_step_of_equal_rewards_has_a_gradient_of_exactly_zero() -> None:
 
 
 def test_clip_ratio_and_kl_are_means_over_tokens() -> None:
-    policy, reference = nanochat_policy(), nearby_reference()
+    policy = nanochat_policy()
+    reference = nearby_reference(policy)
     groups = [group([1, 2], [rollout([5, 6, 7], 1.0), rollout([8], -1.0)])]
     with_old_logprobs(policy.model, groups, shift=-0.4)  # ratios e^0.4 = 1.49 and e^−0.4 = 0.67
     batches = make_microbatches(groups, LOSSES["dapo"], 6, 1, has_reference=True)

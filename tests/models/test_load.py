@@ -96,7 +96,7 @@ def test_a_corrupted_tokenizer_has_the_guides_first_line(folder: Path) -> None:
     assert refused(folder).message.startswith("Failed to load tiktoken tokenizer: ")
 
 
-def test_what_is_no_model_is_said_so(folder: Path, tmp_path: Path) -> None:
+def test_what_is_no_model_is_said_so(folder: Path) -> None:
     assert refused("no/such/folder/here").message == "Model not found: no/such/folder/here"
     (folder / "model.safetensors").unlink()
     assert refused(folder).message == f"{folder} holds no weights (model*.safetensors)"

@@ -1,0 +1,96 @@
+"""Read every prompt once for all of its completions, in sampling and in training alike.
+
+    cache = read_prompts(model, [ab, c])     # a KV cache of two rows, left-padded to one length
+    keep(cache, [0, 0, 0, 1, 1, 1])          # three completions of each: rows are repeated
+    logits = model(inputs, cache=cache)      # only the completions' positions are computed
+
+The cache is built from differentiable operations, so in training the same three lines carry the
+gradient back through the shared prompt: the prompt's forward and backward are made once a group
+instead of once a completion, and logits exist for completion tokens only.
+"""
+
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+from mlx_lm.models.cache import KVCache, make_prompt_cache
+
+from grpo_cli.errors import ModelError
+
+
+def read_prompts(model: nn.Module, prompts: list[list[int]], chunk: int | None = None) -> list[Any]:
+    """A batch cache that has read all but the last token of every prompt.
+
+    `chunk`: evaluate after so many columns, which bounds memory where no gradient is wanted.
+    """
+    length = max(len(prompt) for prompt in prompts) - 1
+    padding = [length - (len(prompt) - 1) for prompt in prompts]
+    cache = batch_cache(model, padding)
+    ids = mx.array([[0] * pad + prompt[:-1] for pad, prompt in zip(padding, prompts, strict=True)])  # (P, T)
+    for start in range(0, length, chunk or max(length, 1)):
+        # The logits are never asked for, so MLX never computes them.
+        model(ids[:, start : start + (chunk or length)], cache=cache)
+        if chunk:
+            mx.eval([layer.state for layer in cache])
+    return cache
+
+
+def keep(cache: list[Any], rows: list[int]) -> None:
+    """Keep these rows of the cache, in this order; a row named twice is repeated."""
+    indices = mx.array(rows)
+    for layer in cache:
+        layer.filter(indices)
+
+
+def batch_cache(model: nn.Module, padding: list[int]) -> list[Any]:
+    """An empty cache with one row per prompt, of whatever kind each layer of the model uses.
+
+    Raises ModelError for a kind that cannot hold a batch.
+    """
+    layers = make_prompt_cache(model)
+    kinds = {type(layer).__name__ for layer in layers if not hasattr(layer, "merge")}
+    if kinds:
+        raise ModelError(
+            f"The model's cache ({', '.join(sorted(kinds))}) cannot hold a batch",
+            "choose a model that `mlx_lm.batch_generate` can run",
+        )
+    batch = [type(layer).merge([layer] * len(padding)) for layer in layers]
+    for layer in batch:
+        layer.prepare(left_padding=padding)
+    return batch
+
+
+def carries_gradients(model: nn.Module) -> bool:
+    """Whether the model's cache is the plain kind that gradients flow through."""
+    return all(type(layer) is KVCache for layer in make_prompt_cache(model))
+
+
+def completion_logits(
+    model: nn.Module, prompts: list[list[int]], rows: list[int], inputs: mx.array, share_prefix: bool
+) -> mx.array:
+    """Logits (B, S, V) after each of `inputs` (B, S), whose row b continues prompt rows[b].
+
+    The first column of inputs is the prompt's last token. Without `share_prefix` every row reads its
+    prompt itself, which any model can do.
+    """
+    if share_prefix:
+        cache = read_prompts(model, prompts)
+        keep(cache, rows)
+        return model(inputs, cache=cache)
+    return whole_sequence_logits(model, [prompts[row] for row in rows], inputs)
+
+
+def whole_sequence_logits(model: nn.Module, prompts: list[list[int]], inputs: mx.array) -> mx.array:
+    """The same logits from one forward over prompt and completion together, without a cache.
+
+    Rows are right-padded; prompts of other lengths make each row's completion begin elsewhere.
+    """
+    width = inputs.shape[1]
+    heads = [len(prompt) - 1 for prompt in prompts]
+    end = max(heads) + width
+    ids = mx.zeros((len(prompts), end), dtype=mx.int32)
+    for row, prompt in enumerate(prompts):
+        ids[row, : heads[row]] = mx.array(prompt[:-1], dtype=mx.int32)
+        ids[row, heads[row] : heads[row] + width] = inputs[row]
+    places = mx.array(heads)[:, None] + mx.arange(width)[None]  # (B, S)
+    return mx.take_along_axis(model(ids), places[..., None], axis=1)
