@@ -12,9 +12,10 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from grpo_cli import blas
-from grpo_cli.blas import Candidate, Mapping, Unusable
+from grpo_cli import blas, elf
+from grpo_cli.blas import Candidate
 from grpo_cli.device import prepare
+from grpo_cli.elf import Mapping, Unusable
 
 linux_cpu = pytest.mark.skipif(
     sys.platform != "linux" or prepare().kind != "cpu" or os.environ.get("GRPO_FAST_BLAS", "") in blas.OFF,
@@ -58,16 +59,16 @@ NAMES = ["cblas_sgemm", "sgesdd_", "cblas_dgemm"]
 def test_slots_are_found_in_both_tables(machine: int, glob_dat: int, jump_slot: int) -> None:
     rows = [(0x8000, 0, glob_dat), (0x8008, 0, jump_slot), (0x8010, 1, jump_slot), (0x8018, 2, jump_slot)]
     rows.append((0x8020, 2, 1))  # a plain address in data is no slot
-    found = blas.imported_slots(elf_file(machine, rows, NAMES))
+    found = elf.imported_slots(elf_file(machine, rows, NAMES))
     assert found == {"cblas_sgemm": [0x8000, 0x8008], "cblas_dgemm": [0x8018]}
 
 
 def test_a_file_that_is_no_elf_or_of_another_machine_is_refused() -> None:
     good = elf_file(62, [(0x8000, 0, 6)], NAMES)
     with pytest.raises(Unusable, match="not a 64-bit little-endian ELF file"):
-        blas.imported_slots(b"MZ" + good[2:])
+        elf.imported_slots(b"MZ" + good[2:])
     with pytest.raises(Unusable, match="ELF machine 243 is unknown"):
-        blas.imported_slots(elf_file(243, [(0x8000, 0, 6)], NAMES))
+        elf.imported_slots(elf_file(243, [(0x8000, 0, 6)], NAMES))
 
 
 MAPS = """\
@@ -78,30 +79,30 @@ MAPS = """\
 
 
 def test_memory_map_and_load_address() -> None:
-    maps = blas.parse_maps(MAPS)
+    maps = elf.parse_maps(MAPS)
     assert maps[0] == Mapping(0x7F0000001000, 0x7F0000002000, "r--p", 0, "/opt/with space/libmlx.so")
     assert maps[2].path == ""
-    assert blas.mapping_of(0x7F0000002FFF, maps) is maps[1]
-    assert blas.mapping_of(0x7F0000004000, maps) is None
-    parts = blas.segments(elf_file(62, [(0x8000, 0, 6)], NAMES))
-    assert blas.load_bias(parts, maps, "/opt/with space/libmlx.so") == 0x7F0000000000
+    assert elf.mapping_of(0x7F0000002FFF, maps) is maps[1]
+    assert elf.mapping_of(0x7F0000004000, maps) is None
+    parts = elf.segments(elf_file(62, [(0x8000, 0, 6)], NAMES))
+    assert elf.load_bias(parts, maps, "/opt/with space/libmlx.so") == 0x7F0000000000
     with pytest.raises(Unusable, match="is not mapped from its beginning"):
-        blas.load_bias(parts, maps[1:], "/opt/with space/libmlx.so")
+        elf.load_bias(parts, maps[1:], "/opt/with space/libmlx.so")
 
 
 def test_a_missing_or_damaged_libmlx_is_a_note(tmp_path: Path) -> None:
     with pytest.raises(Unusable, match=r"libmlx\.so is not among the loaded libraries"):
-        blas.libmlx_slots([])
+        elf.libmlx_slots([])
     path = tmp_path / "libmlx.so"
     whole = elf_file(62, [(0x8000, 2, 6), (0x8008, 1, 7)], NAMES)
     maps = [Mapping(0x10000, 0x20000, "r--p", 0, str(path))]
     for size in (100, len(whole) - 140):  # cut in the program headers, and before the dynamic section
         path.write_bytes(whole[:size])
         with pytest.raises(Unusable, match="is not laid out as expected"):
-            blas.libmlx_slots(maps)
+            elf.libmlx_slots(maps)
     path.write_bytes(whole)
     with pytest.raises(Unusable, match="does not import cblas_sgemm"):
-        blas.libmlx_slots(maps)
+        elf.libmlx_slots(maps)
 
 
 def test_a_slot_must_lie_in_the_library_and_lead_to_code() -> None:
@@ -109,11 +110,11 @@ def test_a_slot_must_lie_in_the_library_and_lead_to_code() -> None:
     slot = ctypes.addressof(cell)
     data = Mapping(slot // 4096 * 4096, slot // 4096 * 4096 + 4096, "rw-p", 0, "lib")
     code = Mapping(0x5000, 0x6000, "r-xp", 0, "other")
-    blas.check_slot(slot, [data, code], "lib")
+    elf.check_slot(slot, [data, code], "lib")
     with pytest.raises(Unusable, match="in an unexpected place"):
-        blas.check_slot(slot, [data, code], "another")
+        elf.check_slot(slot, [data, code], "another")
     with pytest.raises(Unusable, match="something else"):
-        blas.check_slot(slot, [data, code._replace(permissions="rw-p")], "lib")
+        elf.check_slot(slot, [data, code._replace(permissions="rw-p")], "lib")
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs /proc/self/maps")
@@ -122,9 +123,9 @@ def test_a_read_only_slot_is_written_and_sealed_again() -> None:
     slot = ctypes.addressof(ctypes.c_char.from_buffer(page)) + 16
     libc = ctypes.CDLL(None)
     libc.mprotect(ctypes.c_void_p(slot - 16), ctypes.c_size_t(mmap.PAGESIZE), mmap.PROT_READ)
-    blas.write_slots({slot: 0x1234})
-    mapping = blas.mapping_of(slot, blas.own_maps())
-    assert blas.read_slot(slot) == 0x1234
+    elf.write_slots({slot: 0x1234})
+    mapping = elf.mapping_of(slot, elf.own_maps())
+    assert elf.read_slot(slot) == 0x1234
     assert mapping is not None and mapping.permissions.startswith("r--")
 
 
@@ -157,11 +158,11 @@ def test_candidates_in_order() -> None:
 
 
 def own_slots() -> dict[str, list[int]]:
-    return blas.libmlx_slots(blas.own_maps())
+    return elf.libmlx_slots(elf.own_maps())
 
 
 def values(slots: dict[str, list[int]]) -> list[int]:
-    return [blas.read_slot(slot) for found in slots.values() for slot in found]
+    return [elf.read_slot(slot) for found in slots.values() for slot in found]
 
 
 @linux_cpu
@@ -223,11 +224,11 @@ def test_a_library_that_lacks_a_function_is_refused() -> None:
 
 UNTOUCHED = """
 import mlx.core as mx
-from grpo_cli import blas
-slots = blas.libmlx_slots(blas.own_maps())
-before = [blas.read_slot(slot) for found in slots.values() for slot in found]
+from grpo_cli import blas, elf
+slots = elf.libmlx_slots(elf.own_maps())
+before = [elf.read_slot(slot) for found in slots.values() for slot in found]
 report = blas.use_fast_blas()
-assert before == [blas.read_slot(slot) for found in slots.values() for slot in found]
+assert before == [elf.read_slot(slot) for found in slots.values() for slot in found]
 print(report.name, report.note, sep=": ")
 """
 

@@ -32,6 +32,7 @@ LEVELS = {
     "grpo_cli.config": 2,
     "grpo_cli.rewards": 2,
     "grpo_cli.device": 2,
+    "grpo_cli.elf": 0,
     "grpo_cli.blas": 1,
     "grpo_cli.errors": 1,
     "grpo_cli.types": 1,
@@ -42,6 +43,7 @@ LIGHT = {
     "grpo_cli.config",
     "grpo_cli.rewards",
     "grpo_cli.engine.events",
+    "grpo_cli.elf",
     "grpo_cli.errors",
     "grpo_cli.types",
 }
