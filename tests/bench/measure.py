@@ -85,13 +85,14 @@ def run(config: Config, repeats: int) -> dict[str, Any]:
     groups = balanced(trainer.rollout(0))
     batches = trainer.batch(groups)
     sampled = sum(len(rollout.token_ids) for group in groups for rollout in group.rollouts)
-    trained = sum(batch.input_ids.size for batch in batches)
+    whole = [whole_sequences(batch) for batch in batches]
+    trained = sum(ids[:, :-1].size for ids, _ in whole)
     model = trainer.policy.model
     work: dict[str, tuple[int, Callable[[], Any]]] = {
         "rollout": (sampled, lambda: sample(trainer, groups)),
         "batch_generate": (sampled, lambda: sample_with_mlx_lm(trainer, groups)),
         "update": (trained, lambda: trainer.update(1, batches)),
-        "forward_backward": (trained, lambda: bare_gradients(model, batches)),
+        "forward_backward": (trained, lambda: bare_gradients(model, whole)),
         "step": (sampled, lambda: step(trainer)),
     }
     times = timed({name: function for name, (_, function) in work.items()}, repeats)
@@ -163,17 +164,28 @@ def sample_with_mlx_lm(trainer: Trainer, groups: list[RolloutGroup]) -> None:
     )
 
 
-def bare_gradients(model: nn.Module, batches: list[Microbatch]) -> None:
-    """Forward and backward of the mean cross entropy on the update's own tokens, and nothing else."""
+def whole_sequences(batch: Microbatch) -> tuple[mx.array, int]:
+    """Prompt and completion of every row as one array (B, T), and the width S of the completions."""
+    prompts = [batch.prompts[row] for row in batch.rows]
+    longest = max(len(prompt) for prompt in prompts)
+    padded = mx.array([[0] * (longest - len(prompt)) + prompt for prompt in prompts])
+    return mx.concatenate([padded, batch.targets], axis=1), batch.targets.shape[1]
+
+
+def bare_gradients(model: nn.Module, whole: list[tuple[mx.array, int]]) -> None:
+    """Forward and backward of the mean cross entropy on the update's own tokens, and nothing else.
+
+    Every row reads its own prompt, as trainers do that do not share it.
+    """
     loss_and_grad = nn.value_and_grad(model, cross_entropy)
-    for batch in batches:
-        mx.eval(loss_and_grad(model, batch.input_ids, batch.targets))
+    for ids, width in whole:
+        mx.eval(loss_and_grad(model, ids, width))
 
 
-def cross_entropy(model: nn.Module, input_ids: mx.array, targets: mx.array) -> mx.array:
-    """Mean −log π(target) over the last S columns: input_ids (B, T), targets (B, S)."""
-    logits = model(input_ids)[:, -targets.shape[1] :]  # (B, S, V)
-    return nn.losses.cross_entropy(logits, targets, reduction="mean")
+def cross_entropy(model: nn.Module, ids: mx.array, width: int) -> mx.array:
+    """Mean −log π of the last `width` tokens of each row of ids (B, T)."""
+    logits = model(ids[:, :-1])[:, -width:]  # (B, S, V)
+    return nn.losses.cross_entropy(logits, ids[:, -width:], reduction="mean")
 
 
 def step(trainer: Trainer) -> None:
