@@ -11,7 +11,7 @@ from rich.text import Text
 from typer import Exit
 from typer.core import TyperGroup
 
-from grpo_cli.cli.terminal import say, stderr_console
+from grpo_cli.cli.terminal import say, stderr_console, visible_lines
 from grpo_cli.errors import GrpoError
 
 INTERRUPTED = 130
@@ -52,11 +52,11 @@ class GrpoGroup(TyperGroup):
 
 def show_error(error: GrpoError) -> None:
     """Print the message as it is, a blank line and the hint, on stderr."""
-    text = Text(error.message)
+    text = Text(visible_lines(error.message))
     if error.hint:
         text.append("\n\n")
         text.append("hint:", style="bold cyan")
-        text.append(f" {error.hint}")
+        text.append(f" {visible_lines(error.hint)}")
     say(stderr_console(), text)
 
 

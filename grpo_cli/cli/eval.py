@@ -57,6 +57,8 @@ def evaluate(
     overrides = [*given(dataset=dataset, eval_split=split, eval_samples=samples), *(set_ or [])]
     loaded = config_for_evaluation(model, config, overrides)
     show_warnings(loaded.warnings)
+    if output:
+        write_completions(output, {})  # a file that cannot be written should show before the wait
     start_device()
     from grpo_cli.engine.scorecard import compare as compare_evaluations
     from grpo_cli.engine.scorecard import scorecard

@@ -7,7 +7,14 @@ import typer
 from rich.text import Text
 
 from grpo_cli.cli.heavy import start_device
-from grpo_cli.cli.terminal import say, stderr_console, stdout_console
+from grpo_cli.cli.terminal import (
+    encodable,
+    say,
+    stderr_console,
+    stdout_console,
+    visible,
+    visible_lines,
+)
 from grpo_cli.errors import GrpoError
 
 if TYPE_CHECKING:
@@ -59,7 +66,7 @@ def talk(policy: "Policy", messages: "list[Message]", config: "Config", sampling
         try:
             text = answer(policy, messages, config, sampling)
         except GrpoError as error:  # a turn the model's template refuses does not end the chat
-            say(stderr_console(), Text(str(error), style="red"))
+            say(stderr_console(), Text(visible_lines(str(error)), style="red"))
             messages.pop()
             continue
         messages.append({"role": "assistant", "content": text})
@@ -88,7 +95,8 @@ def answer(policy: "Policy", messages: "list[Message]", config: "Config", sampli
 
 
 def show(piece: str) -> None:
-    """Print text as it comes; what could steer the terminal is left out, line breaks stay."""
-    safe = "".join(char for char in piece if char.isprintable() or char in "\n\t")
-    stdout_console().print(safe, end="", markup=False, soft_wrap=True)
-    stdout_console().file.flush()
+    """Write text as it comes; what could steer the terminal is made visible, tabs and line breaks stay."""
+    console = stdout_console()
+    safe = "".join(char if char in "\n\t" else visible(char) for char in piece)
+    console.file.write(encodable(safe, console.encoding))
+    console.file.flush()

@@ -51,6 +51,11 @@ def printable(text: str) -> str:
     return "".join(map(visible, text.strip().replace("\r\n", "\n")))
 
 
+def visible_lines(text: str) -> str:
+    """`text` with its line breaks and nothing else that could steer the terminal."""
+    return "".join(char if char == "\n" else visible(char) for char in text)
+
+
 def visible(char: str) -> str:
     """What stands for one character in `printable`."""
     if char.isprintable():

@@ -4,9 +4,11 @@ config_of_model("outputs/smoke_test/final")   →   outputs/smoke_test/config.to
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from grpo_cli.config.load import LoadedConfig, load_config
+from grpo_cli.config.problems import Problem
 from grpo_cli.config.schema import Config
 
 
@@ -20,8 +22,32 @@ def config_of_model(model: str) -> Config:
 
 
 def config_for_evaluation(model: str, name: str | None, overrides: Sequence[str]) -> LoadedConfig:
-    """The configuration named, else the model's run's, else `$MLX_GRPO_CONFIG`, else the defaults."""
-    return load_config(name or run_config(model), overrides, required=False)
+    """The configuration named, else the model's run's, else `$MLX_GRPO_CONFIG`, else the defaults.
+
+    A reward in a file is code: from a configuration that nobody named it is left out, with a warning.
+    """
+    beside = None if name else run_config(model)
+    loaded = load_config(name or beside, overrides, required=False)
+    return without_file_rewards(loaded, beside) if beside else loaded
+
+
+def without_file_rewards(loaded: LoadedConfig, path: str) -> LoadedConfig:
+    """The configuration with its built-in rewards only."""
+    config = loaded.config
+    pairs = list(zip(config.reward_functions, config.reward_weight_list, strict=True))
+    kept = [(reward, weight) for reward, weight in pairs if ".py:" not in reward]
+    if len(kept) == len(pairs):
+        return loaded
+    left_out = ", ".join(reward for reward, _ in pairs if ".py:" in reward)
+    warning = Problem(
+        f"{left_out} is left out: code beside a model is not run unasked",
+        f"name the configuration to run it: `--config {path}`",
+        "reward_functions",
+        severity="warning",
+    )
+    rewards, weights = zip(*(kept or [("correctness", 1.0)]), strict=True)
+    update = {"reward_functions": list(rewards), "reward_weights": list(weights)}
+    return replace(loaded, config=config.model_copy(update=update), warnings=[*loaded.warnings, warning])
 
 
 def run_config(model: str) -> str | None:

@@ -15,18 +15,17 @@ from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
-import mlx.optimizers as optim
 from mlx_lm.utils import save_config, save_model
 
+from grpo_cli.engine.optimizer import Optimizer
 from grpo_cli.errors import CheckpointError
 from grpo_cli.models.load import Policy
 from grpo_cli.models.lora import save_adapters
-from grpo_cli.models.tree import flat
 
 MANIFEST_VERSION = 1
 
 
-def save_checkpoint(folder: Path, policy: Policy, optimizer: optim.Optimizer, state: dict[str, Any]) -> None:
+def save_checkpoint(folder: Path, policy: Policy, optimizer: Optimizer, state: dict[str, Any]) -> None:
     """Write a complete checkpoint to `folder`, or nothing.
 
     Raises CheckpointError (`Failed to save checkpoint: …`) where the disk refuses it; what was
@@ -51,9 +50,9 @@ def save_checkpoint(folder: Path, policy: Policy, optimizer: optim.Optimizer, st
         ) from error
 
 
-def _write_files(folder: Path, policy: Policy, optimizer: optim.Optimizer, state: dict[str, Any]) -> None:
+def _write_files(folder: Path, policy: Policy, optimizer: Optimizer, state: dict[str, Any]) -> None:
     if policy.lora:
-        save_adapters(policy.model, policy.lora, policy.source, folder)
+        save_adapters(policy.model, policy.lora, policy.portable_source, folder)
     else:
         save_model(folder, policy.model)
     save_config(dict(policy.config), folder / "config.json")
@@ -61,7 +60,7 @@ def _write_files(folder: Path, policy: Policy, optimizer: optim.Optimizer, state
     if generation.exists():
         shutil.copyfile(generation, folder / generation.name)
     policy.tokenizer.save(folder)
-    mx.save_safetensors(str(folder / "optimizer.safetensors"), flat(optimizer.state))
+    mx.save_safetensors(str(folder / "optimizer.safetensors"), optimizer.arrays())
     (folder / "trainer_state.json").write_text(json.dumps(state, indent=2) + "\n", encoding="utf-8")
 
 

@@ -13,9 +13,11 @@ from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
-from mlx_lm.models.cache import KVCache, make_prompt_cache
+from mlx_lm.models.cache import KVCache, RotatingKVCache, make_prompt_cache
 
 from grpo_cli.errors import ModelError
+
+BATCHING = (KVCache, RotatingKVCache)  # caches that know where a left-padded row begins
 
 
 def read_prompts(model: nn.Module, prompts: list[list[int]], chunk: int | None = None) -> list[Any]:
@@ -48,11 +50,12 @@ def batch_cache(model: nn.Module, padding: list[int]) -> list[Any]:
     Raises ModelError for a kind that cannot hold a batch.
     """
     layers = make_prompt_cache(model)
-    kinds = {type(layer).__name__ for layer in layers if not hasattr(layer, "merge")}
+    kinds = {type(layer).__name__ for layer in layers if not isinstance(layer, BATCHING)}
     if kinds:
+        # State-space layers have a batch form too, but they read left padding as if it were text.
         raise ModelError(
-            f"The model's cache ({', '.join(sorted(kinds))}) cannot hold a batch",
-            "choose a model that `mlx_lm.batch_generate` can run",
+            f"The model's cache ({', '.join(sorted(kinds))}) cannot hold prompts of several lengths",
+            "choose a model with attention layers only (llama, qwen, gemma, nanochat, …)",
         )
     batch = [type(layer).merge([layer] * len(padding)) for layer in layers]
     for layer in batch:

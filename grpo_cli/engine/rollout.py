@@ -1,6 +1,6 @@
 """Sample completions in one batch with a shared prompt prefill.
 
-    rollouts = generate(policy, prompts, num_generations=8, sampling, on_progress)   # P lists of G
+    rollouts = generate(policy, prompts, num_generations=8, sampling=sampling)   # P lists of G
 
 Every prompt is read once into the KV cache, whose rows are then repeated for its G completions. All
 rows decode together; finished ones leave the batch. The ids and logprobs that come out are the ones
@@ -9,6 +9,7 @@ the loss trains on, the end token included.
 Departs from `mlx_lm.batch_generate`, which drops the end token and its logprob.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,14 +18,14 @@ import mlx.core as mx
 
 from grpo_cli.engine.prefix import keep, read_prompts
 from grpo_cli.engine.sampling import Sampling, draw
-from grpo_cli.errors import ModelError
+from grpo_cli.errors import ModelError, TrainingError
 from grpo_cli.models.load import Policy
 from grpo_cli.models.tokenizer import Tokenizer
 from grpo_cli.types import Rollout, StopReason
 
 Progress = Callable[[int, int, int], None]  # (finished, total, tokens sampled)
 
-PREFILL_TOKENS = 4096  # prompt tokens read in one forward: bounds memory, not results
+PREFILL_TOKENS = 2048  # prompt tokens read in one forward: bounds memory, not results
 STOP_TAIL = 16  # tokens of text looked at for a stop string, beyond its own length in characters
 
 
@@ -88,6 +89,8 @@ def decode(
         mx.eval(tokens, drawn.logprobs, drawn.entropies)
         columns: list[Any] = [values.tolist() for values in (tokens, drawn.logprobs, drawn.entropies)]
         for row, token, logprob, entropy in zip(active, *columns, strict=True):
+            if not math.isfinite(logprob):
+                raise broken_policy(row)
             if row.stop_reason is None:
                 row.token_ids.append(token)
                 row.logprobs.append(logprob)
@@ -102,6 +105,14 @@ def decode(
             if active:
                 keep(cache, alive)
                 tokens = tokens[mx.array(alive)]
+
+
+def broken_policy(row: Row) -> TrainingError:
+    """The error for a policy whose logits are no numbers any more."""
+    return TrainingError(
+        f"The policy's logits are NaN or infinite after {len(row.token_ids)} tokens of a completion",
+        "its weights are damaged: take an earlier checkpoint, and lower `learning_rate`",
+    )
 
 
 def stop_reason(

@@ -16,6 +16,7 @@ from grpo_cli.config.schema import Config
 from grpo_cli.data.load import load_examples
 from grpo_cli.engine import events
 from grpo_cli.engine.evaluate import Evaluation, evaluate
+from grpo_cli.engine.optimizer import Optimizer
 from grpo_cli.engine.prefix import carries_gradients
 from grpo_cli.engine.prompts import Prompt, encode_prompts
 from grpo_cli.engine.rollout import Progress, no_progress
@@ -23,7 +24,6 @@ from grpo_cli.engine.run_folder import create_run_folder, refuse_existing_run
 from grpo_cli.engine.runlog import RunLog
 from grpo_cli.engine.sampling import Sampling
 from grpo_cli.engine.trainer import Trainer
-from grpo_cli.engine.update import make_optimizer
 from grpo_cli.errors import ModelError
 from grpo_cli.models.load import Policy, check_name, load_policy
 from grpo_cli.models.lora import LoRA, add_adapters
@@ -58,9 +58,11 @@ def dry_run(config: Config, listener: events.Listener = events.silent) -> dict[s
     mx.random.seed(small.seed)
     started = time.perf_counter()
     groups = trainer.rollout(0)
-    rollout_seconds = time.perf_counter() - started
+    for group in groups:  # so that there is a gradient, whatever the rewards of so short completions
+        for index, rollout in enumerate(group.rollouts):
+            rollout.advantage = 1.0 if index % 2 == 0 else -1.0
     update = trainer.update(1, trainer.batch(groups))
-    return trainer.step_line(1, groups, update, rollout_seconds, time.perf_counter() - started)
+    return trainer.step_line(1, groups, update, time.perf_counter() - started)
 
 
 def prepare(config: Config, listener: events.Listener = events.silent) -> Trainer:
@@ -75,9 +77,7 @@ def prepare(config: Config, listener: events.Listener = events.silent) -> Traine
     train_prompts, skipped = encode_prompts(examples, policy.tokenizer, config)
     if skipped:
         listener(events.Notice(skipped_notice(skipped, len(examples), config)))
-    needs_copy = config.kl_coeff > 0 and policy.lora is None
-    optimizer = make_optimizer(config)
-    optimizer.init(policy.model.trainable_parameters())
+    needs_copy = config.kl_coeff > 0 and config.lora_rank == 0
     return Trainer(
         config=config,
         policy=policy,
@@ -85,7 +85,7 @@ def prepare(config: Config, listener: events.Listener = events.silent) -> Traine
         rewards=rewards,
         train_prompts=train_prompts,
         eval_prompts=evaluation_prompts(held_out, policy, config),
-        optimizer=optimizer,
+        optimizer=Optimizer(config, policy.model),
         listener=listener,
         skipped_prompts=skipped,
         # A checkpointed layer is computed again in the backward, and would fill its cache twice.
@@ -94,11 +94,12 @@ def prepare(config: Config, listener: events.Listener = events.silent) -> Traine
 
 
 def evaluation_prompts(examples: list[Example], policy: Policy, config: Config) -> list[Prompt]:
-    """The first eval_samples examples as prompts: the same items each time."""
-    if not examples:
-        return []
-    prompts, _ = encode_prompts(examples[: config.eval_samples or None], policy.tokenizer, config)
-    return prompts
+    """The first eval_samples examples as prompts: the same items for every model, however long."""
+    chosen = examples[: config.eval_samples or None]
+    return [
+        Prompt(example, policy.tokenizer.encode_prompt(example.messages, config.completion_prefix))
+        for example in chosen
+    ]
 
 
 def skipped_notice(skipped: int, total: int, config: Config) -> str:

@@ -23,10 +23,15 @@ def refuse_existing_run(folder: Path) -> None:
         *folder.glob("checkpoint-*"),
     ]
     if any(mark.exists() for mark in marks):
-        raise CheckpointError(
-            f"The folder {folder} already holds a run",
-            f"`grpo resume {folder}` goes on with it; `--set run_name=NAME` starts another beside it",
-        )
+        raise already_a_run(folder)
+
+
+def already_a_run(folder: Path) -> CheckpointError:
+    """The error for a folder that is taken."""
+    return CheckpointError(
+        f"The folder {folder} already holds a run",
+        f"`grpo resume {folder}` goes on with it; `--set run_name=NAME` starts another beside it",
+    )
 
 
 def create_run_folder(config: Config) -> Path:
@@ -37,7 +42,10 @@ def create_run_folder(config: Config) -> Path:
     folder = config.run_dir
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "config.toml").write_text(dump_config(config), encoding="utf-8")
+        with (folder / "config.toml").open("x", encoding="utf-8") as file:  # "x": one run makes it, no other
+            file.write(dump_config(config))
+    except FileExistsError as error:
+        raise already_a_run(folder) from error
     except OSError as error:
         raise CheckpointError(
             f"Failed to save checkpoint: {error.strerror}: {folder}",

@@ -51,5 +51,5 @@ def _open(path: Path) -> TextIO:
 
 def _write(file: TextIO | None, line: dict[str, Any]) -> None:
     if file:
-        file.write(json.dumps(line, ensure_ascii=False) + "\n")
+        file.write(json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n")
         file.flush()

@@ -5,14 +5,13 @@ vocabulary, which is exactly what the training forward computes again: on policy
 top_k, top_p and min_p narrow what is drawn, not what is recorded.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import mlx.core as mx
 
 from grpo_cli.config.schema import Config
 
-Filter = Callable[[mx.array], mx.array]  # (B, V) scaled logits → (B, V), left-out tokens at −inf
+BLOCK = 256  # tokens whose probabilities are summed first when one is drawn
 
 
 @dataclass(frozen=True)
@@ -76,18 +75,29 @@ def draw(logits: mx.array, sampling: Sampling) -> Draw:
     else:
         tokens = pick(weights)
     chosen = mx.take_along_axis(scaled, tokens[:, None], axis=-1).squeeze(-1)
-    expected = ((weights * scaled).sum(axis=-1, keepdims=True) / total).squeeze(-1)  # E[logit]
+    # E[logit]; a token that the model rules out (−inf) has no share in it
+    expected = (mx.where(weights > 0, weights * scaled, 0.0).sum(axis=-1, keepdims=True) / total).squeeze(-1)
     return Draw(tokens, chosen - normalizer, normalizer - expected)
 
 
 def pick(weights: mx.array) -> mx.array:
     """An index per row of `weights` (B, V), each with probability weight / Σ weights.
 
-    The first index at which the running sum exceeds a uniform share of its end: one random number a row.
+    First a block of tokens by its sum, then a token in it: float32 running sums over a whole
+    vocabulary would swallow its unlikely tokens. Two random numbers a row.
     """
-    running = mx.cumsum(weights, axis=-1)  # (B, V)
+    rows, vocabulary = weights.shape
+    blocks = mx.pad(weights, [(0, 0), (0, -vocabulary % BLOCK)]).reshape(rows, -1, BLOCK)
+    block = first_beyond(blocks.sum(axis=-1))  # (B,)
+    inside = mx.take_along_axis(blocks, block[:, None, None], axis=1).squeeze(1)  # (B, BLOCK)
+    return block * BLOCK + first_beyond(inside)
+
+
+def first_beyond(weights: mx.array) -> mx.array:
+    """The first index of each row at which the running sum exceeds a uniform share of the whole."""
+    running = mx.cumsum(weights, axis=-1)
     share = mx.random.uniform(high=1.0 - 1e-6, shape=(weights.shape[0], 1))  # never the whole of it
-    return (running > share * running[:, -1:]).argmax(axis=-1)
+    return (running > share * running[:, -1:]).argmax(axis=-1).astype(mx.int32)
 
 
 def narrow(scaled: mx.array, sampling: Sampling) -> mx.array:

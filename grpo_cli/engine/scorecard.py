@@ -25,12 +25,10 @@ REWARD_BINS = 8
 def scorecard(evaluation: Evaluation) -> dict[str, Any]:
     """Scores of one model. With several completions an item, accuracy is the mean over all of them."""
     items = item_scores(evaluation)
-    single = all(len(correct) == 1 for correct in evaluation.correct)
-    interval = (
-        wilson_interval(round(sum(items)), len(items))
-        if single
-        else paired_bootstrap(items)  # completions of one item are not independent: resample items
-    )
+    # Completions of one item are not independent, so items are resampled; where all of them score
+    # the same, resampling would see no doubt at all, and the interval of a proportion is taken.
+    simple = len(set(items)) == 1 or all(len(correct) == 1 for correct in evaluation.correct)
+    interval = wilson_interval(round(sum(items)), len(items)) if simple else paired_bootstrap(items)
     return {
         "accuracy": evaluation.accuracy,
         "accuracy_interval": list(interval),

@@ -4,8 +4,8 @@
 
 One step is one optimizer update on batch_size × gradient_accumulation_steps prompts with
 num_generations completions each. Departs from DeepSeekMath's Algorithm 1 (arXiv:2402.03300) in that
-the reference stays the initial policy, as everyone does since, and that with num_iterations = 1 the
-old logprobs are the sampler's own.
+the reference stays the initial policy, as everyone does since, and that the old logprobs are the
+sampler's own: nothing is computed twice.
 """
 
 import time
@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
-import mlx.optimizers as optim
 
 from grpo_cli import device
 from grpo_cli.config.schema import Config
@@ -25,6 +24,7 @@ from grpo_cli.engine.checkpoint import remove_old_checkpoints, save_checkpoint
 from grpo_cli.engine.evaluate import evaluate
 from grpo_cli.engine.losses import LOSSES
 from grpo_cli.engine.metrics import rollout_metrics
+from grpo_cli.engine.optimizer import Optimizer
 from grpo_cli.engine.order import DataOrder
 from grpo_cli.engine.prompts import Prompt
 from grpo_cli.engine.rollout import generate
@@ -34,7 +34,6 @@ from grpo_cli.engine.schedule import learning_rate
 from grpo_cli.engine.update import (
     Objective,
     accumulate,
-    apply_update,
     check_finite,
     token_logprobs,
 )
@@ -55,11 +54,12 @@ class Trainer:
     rewards: list[tuple[str, RewardFunction]]
     train_prompts: list[Prompt]
     eval_prompts: list[Prompt]
-    optimizer: optim.Optimizer
+    optimizer: Optimizer
     listener: events.Listener
     skipped_prompts: int = 0
     share_prefix: bool = True  # read each prompt once for its group
     evaluations: list[dict[str, Any]] = field(default_factory=list)
+    rollout_seconds: float = 0.0  # of the current step; 0 where it reuses completions
 
     @property
     def total_steps(self) -> int:
@@ -79,12 +79,12 @@ class Trainer:
         for step in range(1, self.total_steps + 1):
             step_started = time.perf_counter()
             device.reset_peak_memory()
+            self.rollout_seconds = 0.0
             if (step - 1) % self.config.num_iterations == 0:
                 groups = self.rollout((step - 1) // self.config.num_iterations)
                 batches = self.batch(groups)
-            rollout_seconds = time.perf_counter() - step_started
             update = self.update(step, batches)
-            line = self.step_line(step, groups, update, rollout_seconds, time.perf_counter() - step_started)
+            line = self.step_line(step, groups, update, time.perf_counter() - step_started)
             self.report_step(step, line, groups, log)
             if self.is_due(step, self.config.eval_steps, last=True):
                 self.evaluate(step, log)
@@ -105,6 +105,7 @@ class Trainer:
         count = self.config.prompts_per_step
         order = DataOrder(len(self.train_prompts), self.config.seed)
         prompts = [self.train_prompts[index] for index in order.take(batch_index * count, count)]
+        started = time.perf_counter()
         completions = generate(
             self.policy,
             [prompt.ids for prompt in prompts],
@@ -113,6 +114,7 @@ class Trainer:
             lambda *progress: self.listener(events.RolloutProgress("rollout", *progress)),
             self.config.completion_prefix,
         )
+        self.rollout_seconds = time.perf_counter() - started
         groups = [
             RolloutGroup(p.example, p.ids, rollouts) for p, rollouts in zip(prompts, completions, strict=True)
         ]
@@ -141,7 +143,7 @@ class Trainer:
 
     def reference_logprobs(self, batch: Microbatch) -> mx.array:
         """Logprobs (B, S) of the initial policy."""
-        if self.reference:
+        if self.reference:  # full fine-tuning, or adapters that were trained before
             return token_logprobs(self.reference.model, batch, self.config.temperature, self.share_prefix)
         with adapters_off(self.policy.model):
             logprobs = token_logprobs(self.policy.model, batch, self.config.temperature, self.share_prefix)
@@ -150,7 +152,7 @@ class Trainer:
 
     def update(self, step: int, batches: list[Microbatch]) -> dict[str, Any]:
         """One optimizer update; returns its numbers."""
-        config = self.config
+        config, started = self.config, time.perf_counter()
         rate = learning_rate(
             step, self.total_steps, config.learning_rate, config.warmup_ratio, config.lr_scheduler_type
         )
@@ -161,41 +163,38 @@ class Trainer:
             lambda *progress: self.listener(events.UpdateProgress(*progress)),
         )
         check_finite(result, gradients, step)
-        self.optimizer.learning_rate = rate
-        apply_update(self.policy.model, self.optimizer, gradients, result.grad_norm, config.max_grad_norm)
+        self.optimizer.step(self.policy.model, gradients, result.grad_norm, rate)
         return {
             "lr": rate,
             "loss": result.loss,
             "grad_norm": result.grad_norm,
             "kl": result.kl,
             "clip_ratio": result.clip_ratio,
+            "update_seconds": time.perf_counter() - started,
         }
 
     # --- what surrounds the steps -----------------------------------------------------------------
 
     def step_line(
-        self,
-        step: int,
-        groups: list[RolloutGroup],
-        update: dict[str, Any],
-        rollout_seconds: float,
-        seconds: float,
+        self, step: int, groups: list[RolloutGroup], update: dict[str, Any], seconds: float
     ) -> dict[str, Any]:
-        """The log's line of a step."""
+        """The log's line of a step. Its seconds also hold rewards and the reference's logprobs."""
         tokens = sum(len(rollout.token_ids) for group in groups for rollout in group.rollouts)
-        prompts_used = -(-step // self.config.num_iterations) * self.config.prompts_per_step
-        fresh = (step - 1) % self.config.num_iterations == 0
+        sampled = self.rollout_seconds > 0
         return {
             "step": step,
-            "epoch": prompts_used / len(self.train_prompts),
+            "epoch": self.prompts_used(step) / len(self.train_prompts),
             **update,
             **rollout_metrics(groups),
-            "rollout_seconds": rollout_seconds,
-            "update_seconds": seconds - rollout_seconds,
+            "rollout_seconds": self.rollout_seconds,
             "step_seconds": seconds,
-            "rollout_tokens_per_second": tokens / rollout_seconds if fresh else None,
+            "rollout_tokens_per_second": tokens / self.rollout_seconds if sampled else None,
             "peak_memory_gb": device.peak_memory_gb(),
         }
+
+    def prompts_used(self, step: int) -> int:
+        """Prompts drawn from the stream by the end of a step."""
+        return -(-step // self.config.num_iterations) * self.config.prompts_per_step
 
     def report_step(self, step: int, line: dict[str, Any], groups: list[RolloutGroup], log: RunLog) -> None:
         """Tell the listener of every step, the log of every logging_steps-th and the last."""
@@ -232,7 +231,7 @@ class Trainer:
         return {
             "step": step,
             "total_steps": self.total_steps,
-            "prompts_used": -(-step // self.config.num_iterations) * self.config.prompts_per_step,
+            "prompts_used": self.prompts_used(step),
             "random_state": random_state(),
         }
 

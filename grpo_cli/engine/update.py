@@ -1,4 +1,4 @@
-"""One optimizer update: forward, loss, backward over microbatches, clip, finite check, step.
+"""The gradient of one step: forward, loss and backward over its microbatches, and a finite check.
 
 The loss of a microbatch is Σ weight · token loss; adding the microbatches' gradients gives the
 gradient of the whole step. Each microbatch is evaluated before the next begins, so memory is that of one.
@@ -10,7 +10,6 @@ from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
-import mlx.optimizers as optim
 from mlx.utils import tree_map
 
 from grpo_cli.config.schema import Config
@@ -93,6 +92,7 @@ def accumulate(
     loss, clipped, divergence, tokens = 0.0, 0, 0.0, 0
     for index, batch in enumerate(batches):
         (part, part_clipped, part_divergence), addend = loss_and_grad(model, batch, objective)
+        addend = tree_map(lambda gradient: gradient.astype(mx.float32), addend)
         gradients = addend if gradients is None else tree_map(mx.add, gradients, addend)
         mx.eval(gradients, part, part_clipped, part_divergence)
         loss, clipped = loss + part.item(), clipped + part_clipped.item()
@@ -108,19 +108,8 @@ def accumulate(
 
 def global_norm(gradients: Gradients) -> float:
     """Euclidean norm of all gradients together, summed in float32."""
-    squares = [gradient.astype(mx.float32).square().sum() for gradient in flat(gradients).values()]
+    squares = [gradient.square().sum() for gradient in flat(gradients).values()]
     return float(mx.sqrt(mx.stack(squares).sum()))
-
-
-def apply_update(
-    model: nn.Module, optimizer: optim.Optimizer, gradients: Gradients, grad_norm: float, max_grad_norm: float
-) -> None:
-    """Scale the gradients down to max_grad_norm where they exceed it, and take the optimizer's step."""
-    if grad_norm > max_grad_norm:
-        scale = max_grad_norm / grad_norm
-        gradients = tree_map(lambda gradient: gradient * scale, gradients)
-    optimizer.update(model, gradients)
-    mx.eval(model.trainable_parameters(), optimizer.state)
 
 
 def check_finite(result: UpdateResult, gradients: Gradients, step: int) -> None:
@@ -135,15 +124,3 @@ def check_finite(result: UpdateResult, gradients: Gradients, step: int) -> None:
         "lower the learning rate (`learning_rate = 1e-6`) or the clip (`max_grad_norm = 0.1`), "
         'and train in `dtype = "float32"` where memory allows',
     )
-
-
-def make_optimizer(config: Config) -> optim.Optimizer:
-    """The configured optimizer. AdamW as its paper has it, with bias correction (arXiv:1711.05101)."""
-    betas, rate = [config.adam_beta1, config.adam_beta2], config.learning_rate
-    if config.optimizer == "adamw":
-        return optim.AdamW(rate, betas=betas, weight_decay=config.weight_decay, bias_correction=True)
-    if config.optimizer == "adam":
-        return optim.Adam(rate, betas=betas, bias_correction=True)
-    if config.optimizer == "lion":
-        return optim.Lion(rate, betas=betas, weight_decay=config.weight_decay)
-    return optim.SGD(rate, weight_decay=config.weight_decay)

@@ -1,6 +1,6 @@
 """Load a policy: its weights, its tokenizer, and the adapters that are trained.
 
-    policy = load_policy("HuggingFaceTB/SmolLM2-135M-Instruct", lora=LoRA(rank=8))
+    policy = load_policy("HuggingFaceTB/SmolLM2-135M-Instruct")
 
 A name is `tiny` (the embedded model), a folder, or a hub repository. A folder with
 adapter_config.json is a LoRA checkpoint: its base is loaded and the adapters put on top.
@@ -20,7 +20,7 @@ from mlx_lm.utils import dequantize_model, load_model, load_tokenizer
 
 from grpo_cli import device
 from grpo_cli.errors import ModelError
-from grpo_cli.models.lora import LoRA, load_adapters
+from grpo_cli.models.lora import LoRA, load_adapters, read_adapter_config
 from grpo_cli.models.nanochat_tokenizer import NanochatTokenizer
 from grpo_cli.models.tokenizer import ChatTokenizer, Tokenizer
 from grpo_cli.models.tree import flat
@@ -43,6 +43,12 @@ class Policy:
     lora: LoRA | None = None  # the adapters on it, if any
 
     @property
+    def portable_source(self) -> str:
+        """The source's name as it works from any folder."""
+        folder = Path(self.source).expanduser()
+        return str(folder.resolve()) if self.source != "tiny" and folder.is_dir() else self.source
+
+    @property
     def parameter_count(self) -> int:
         """Numbers in all weights."""
         return _size(self.model.parameters())
@@ -60,14 +66,14 @@ def load_policy(name: str, dtype: str = "auto", for_training: bool = False) -> P
     config.json, or whose tokenizer does not fit the model.
     """
     path = find_model(name)
-    adapters = path / "adapter_config.json"
-    source = json.loads(adapters.read_text())["model"] if adapters.exists() else name
-    base = find_model(source)
+    is_adapter = (path / "adapter_config.json").exists()
+    source = read_adapter_config(path)["model"] if is_adapter else name
+    base = find_model(source) if is_adapter else path
     model, config = _load_model(base)
     model, config = _convert_weights(model, config, dtype, for_training)
     tokenizer = _load_tokenizer(base, config)
     _check_vocabulary(tokenizer, model, base)
-    lora = load_adapters(model, path) if adapters.exists() else None
+    lora = load_adapters(model, path) if is_adapter else None
     mx.eval(model.parameters())
     return Policy(model, tokenizer, config, base, source, lora)
 

@@ -74,7 +74,7 @@ def load_adapters(model: nn.Module, folder: Path) -> LoRA:
 
     Raises ModelError where a tensor is missing, unknown or of another shape.
     """
-    config: dict[str, Any] = json.loads((folder / "adapter_config.json").read_text())
+    config = read_adapter_config(folder)
     parameters = config["lora_parameters"]
     lora = LoRA(parameters["rank"], parameters["scale"], config["num_layers"])
     add_adapters(model, lora)
@@ -92,6 +92,28 @@ def load_adapters(model: nn.Module, folder: Path) -> LoRA:
         )
     model.load_weights(list(weights.items()), strict=False)
     return lora
+
+
+def read_adapter_config(folder: Path) -> dict[str, Any]:
+    """adapter_config.json as mlx-lm and this project write it.
+
+    Raises ModelError for another program's, which has the same name and other keys.
+    """
+    path = folder / "adapter_config.json"
+    try:
+        config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        parameters = config["lora_parameters"]
+        found = (config["model"], config["num_layers"], parameters["rank"], parameters["scale"])
+    except (ValueError, TypeError, KeyError) as error:
+        raise ModelError(
+            f"{path} is not an adapter configuration of mlx-lm: {type(error).__name__} {error}",
+            "train the adapters here or with `mlx_lm.lora`; for PEFT's, merge them into their model first",
+        ) from error
+    if not isinstance(found[0], str):
+        raise ModelError(
+            f"{path} names no base model: {found[0]!r}", 'write the base as `"model": "owner/name"`'
+        )
+    return config
 
 
 def _parameters(lora: LoRA) -> dict[str, Any]:

@@ -5,27 +5,15 @@ two things only, `tiktoken.core.Encoding`, whose state is captured as data, and 
 which protocol 2 uses to write bytes as text. Everything else is refused by its name, unexecuted.
 """
 
-import pickle
+import reprlib
 from pathlib import Path
 from typing import Any
 
+from grpo_cli.models.pickle_reader import RefusedPickle, read_pickle
+
 FIELDS = {"name": str, "pat_str": str, "mergeable_ranks": dict, "special_tokens": dict}
-
-# What the standard unpickler raises on bytes that are no pickle.
-MALFORMED = (
-    pickle.UnpicklingError,
-    AttributeError,
-    EOFError,
-    LookupError,
-    MemoryError,
-    OverflowError,
-    TypeError,
-    ValueError,
-)
-
-
-class RefusedPickle(ValueError):
-    """A pickle that is not a tiktoken encoding, or names something else."""
+LARGEST = 64 << 20  # bytes; 65536 tokens take 1 MB
+NO_TOKEN = (1 << 32) - 1  # tiktoken's ids are unsigned, and this one means none
 
 
 class _CapturedEncoding:
@@ -40,24 +28,14 @@ class _CapturedEncoding:
 def _latin1_bytes(text: Any, codec: Any) -> bytes:
     """What protocol 2 means by `_codecs.encode(text, "latin1")`, and nothing else that name could do."""
     if not isinstance(text, str) or codec != "latin1":
-        raise RefusedPickle(f"it calls _codecs.encode with the codec {codec!r}")
+        raise RefusedPickle(f"it calls _codecs.encode with the codec {reprlib.repr(codec)}")
     return text.encode("latin1")
 
 
 ALLOWED = {
-    ("tiktoken.core", "Encoding"): _CapturedEncoding,
-    ("_codecs", "encode"): _latin1_bytes,
+    "tiktoken.core.Encoding": _CapturedEncoding,
+    "_codecs.encode": _latin1_bytes,
 }
-
-
-class _AllowListUnpickler(pickle.Unpickler):
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in ALLOWED:
-            raise RefusedPickle(f"it names {module}.{name}, which a tokenizer has no use for")
-        return ALLOWED[module, name]
-
-    def persistent_load(self, pid: Any) -> Any:
-        raise RefusedPickle(f"it refers to an object outside the file ({pid!r})")
 
 
 def encoding_fields(path: Path) -> dict[str, Any]:
@@ -65,14 +43,9 @@ def encoding_fields(path: Path) -> dict[str, Any]:
 
     Raises RefusedPickle for any other content, OSError where the file cannot be read.
     """
-    with path.open("rb") as file:
-        try:
-            found = _AllowListUnpickler(file).load()
-        except RefusedPickle:
-            raise
-        except MALFORMED as error:
-            raise RefusedPickle(f"it is not a readable pickle ({error})") from error
-    return _checked(found)
+    if path.stat().st_size > LARGEST:
+        raise RefusedPickle(f"it is larger than {LARGEST >> 20} MB")
+    return _checked(read_pickle(path.read_bytes(), ALLOWED, "which a tokenizer has no use for"))
 
 
 def _checked(found: Any) -> dict[str, Any]:
@@ -81,7 +54,9 @@ def _checked(found: Any) -> dict[str, Any]:
         raise RefusedPickle(f"it holds a {type(found).__name__}, not a tiktoken encoding")
     state = found.state
     if isinstance(state, str):
-        raise RefusedPickle(f"it only names an encoding ({state!r}) that this machine would have to know")
+        raise RefusedPickle(
+            f"it only names an encoding ({reprlib.repr(state)}) that this machine would have to know"
+        )
     if not isinstance(state, dict) or set(state) != set(FIELDS):
         raise RefusedPickle(f"its encoding must have exactly the fields {', '.join(FIELDS)}")
     for field, kind in FIELDS.items():
@@ -95,8 +70,8 @@ def _checked(found: Any) -> dict[str, Any]:
 
 def _check_tokens(field: str, tokens: dict[Any, Any], kind: type) -> None:
     for token, rank in tokens.items():
-        if not isinstance(token, kind) or type(rank) is not int or rank < 0:
-            raise RefusedPickle(f"its field {field} holds {token!r}: {rank!r}")
+        if not isinstance(token, kind) or type(rank) is not int or not 0 <= rank < NO_TOKEN:
+            raise RefusedPickle(f"its field {field} holds {reprlib.repr(token)}: {reprlib.repr(rank)}")
 
 
 def _check_ids(ranks: dict[bytes, int], special: dict[str, int]) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,10 +12,11 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
+from grpo_cli.cli.generate import show
 from grpo_cli.cli.main import app
 from grpo_cli.engine.rollout import generate
 from grpo_cli.engine.sampling import Sampling
-from grpo_cli.models.load import load_policy
+from grpo_cli.models.load import TINY, load_policy
 
 QUICK = [
     "--set",
@@ -167,3 +169,29 @@ def test_ctrl_c_ends_with_130_and_no_traceback(tmp_path: Path) -> None:
     _, stderr = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "Traceback" not in stderr
+
+
+def test_code_beside_a_model_is_not_run_unasked(tmp_path: Path) -> None:
+    (tmp_path / "evil.py").write_text(
+        "open('ran', 'w')\ndef f(completions, **c): return [1.0] * len(completions)\n"
+    )
+    shutil.copytree(TINY, tmp_path / "run" / "final")
+    names = json.dumps(["correctness", f"{tmp_path}/evil.py:f"])
+    (tmp_path / "run" / "config.toml").write_text(
+        f'model_name = "tiny"\ndataset = "arithmetic"\nsystem_prompt = ""\nreward_functions = {names}\n'
+    )
+    words = ["eval", "--model", "run/final", "--samples", "2", "--json"]
+    result = grpo(*words)
+    assert list(json.loads(result.stdout)["rewards"]) == ["correctness"]
+    assert "evil.py:f is left out: code beside a model is not run unasked" in result.stderr
+    assert not (tmp_path / "ran").exists()
+    asked = grpo(*words, "--config", "run/config.toml")
+    assert list(json.loads(asked.stdout)["rewards"]) == ["correctness", "f"]
+    assert (tmp_path / "ran").exists()
+
+
+def test_streamed_text_is_written_as_it_is_but_cannot_steer_the_terminal(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    show("a :warning: [red]b[/red]\tc\n\x1b[31md")
+    assert capsys.readouterr().out == "a :warning: [red]b[/red]\tc\n␛[31md"

@@ -5,26 +5,26 @@ import subprocess
 import sys
 from pathlib import Path
 
-import mlx.optimizers as optim
 import pytest
 
+from grpo_cli.config.schema import Config
 from grpo_cli.engine.checkpoint import remove_old_checkpoints, save_checkpoint
+from grpo_cli.engine.optimizer import Optimizer
 from grpo_cli.errors import CheckpointError
 from grpo_cli.models.load import Policy, load_policy
 
 
 @pytest.fixture
-def saved(tmp_path: Path) -> tuple[Path, Policy, optim.Optimizer]:
+def saved(tmp_path: Path) -> tuple[Path, Policy, Optimizer]:
     """A run's folder with one checkpoint in it."""
     policy = load_policy("tiny")
-    optimizer = optim.AdamW(1e-3)
-    optimizer.init(policy.model.trainable_parameters())
+    optimizer = Optimizer(Config(), policy.model)
     save_checkpoint(tmp_path / "checkpoint-1", policy, optimizer, {"step": 1})
     return tmp_path, policy, optimizer
 
 
 def test_a_folder_that_cannot_be_written_is_named_and_leaves_nothing(
-    saved: tuple[Path, Policy, optim.Optimizer],
+    saved: tuple[Path, Policy, Optimizer],
 ) -> None:
     folder, policy, optimizer = saved
     (folder / "file").write_text("in the way")
@@ -35,7 +35,7 @@ def test_a_folder_that_cannot_be_written_is_named_and_leaves_nothing(
 
 
 def test_a_disk_that_is_full_leaves_the_last_checkpoint_and_no_part_of_the_new_one(
-    saved: tuple[Path, Policy, optim.Optimizer],
+    saved: tuple[Path, Policy, Optimizer],
 ) -> None:
     """A limit on the size of files stands for the full disk: the write fails in the middle."""
     folder, _, _ = saved
@@ -45,7 +45,8 @@ import resource, signal
 from pathlib import Path
 from grpo_cli import device
 device.prepare()
-import mlx.optimizers as optim
+from grpo_cli.config.schema import Config
+from grpo_cli.engine.optimizer import Optimizer
 from grpo_cli.engine.checkpoint import save_checkpoint
 from grpo_cli.errors import CheckpointError
 from grpo_cli.models.load import load_policy
@@ -53,7 +54,8 @@ policy = load_policy("tiny")
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))
 try:
-    save_checkpoint(Path({str(folder)!r}) / "checkpoint-2", policy, optim.AdamW(1e-3), {{"step": 2}})
+    optimizer = Optimizer(Config(), policy.model)
+    save_checkpoint(Path({str(folder)!r}) / "checkpoint-2", policy, optimizer, {{"step": 2}})
 except CheckpointError as error:
     print(error.message)
 """
@@ -63,7 +65,7 @@ except CheckpointError as error:
     assert json.loads((folder / "checkpoint-1" / "manifest.json").read_text())["step"] == 1
 
 
-def test_a_checkpoint_is_replaced_as_a_whole(saved: tuple[Path, Policy, optim.Optimizer]) -> None:
+def test_a_checkpoint_is_replaced_as_a_whole(saved: tuple[Path, Policy, Optimizer]) -> None:
     folder, policy, optimizer = saved
     (folder / "checkpoint-1" / "stale.txt").write_text("")
     save_checkpoint(folder / "checkpoint-1", policy, optimizer, {"step": 5})

@@ -36,7 +36,7 @@ def small(folder: Path, **changes: Any) -> Config:
         "completion_prefix": "",
         "reward_functions": ["correctness"],
         "temperature": 1.0,
-        "num_generations": 4,
+        "num_generations": 8,
         "batch_size": 4,
         "gradient_accumulation_steps": 1,
         "max_new_tokens": 40,
@@ -119,7 +119,7 @@ def test_a_seed_decides_everything(tmp_path: Path) -> None:
 @pytest.mark.parametrize("loss_type", ["dapo", "grpo"])
 def test_gradient_accumulation_is_the_big_batch(tmp_path: Path, loss_type: str) -> None:
     """Same prompts and completions, cut into one microbatch or four. SGD shows the gradient itself."""
-    settings = {"loss_type": loss_type, "optimizer": "sgd", "learning_rate": 0.1, "max_steps": 1}
+    settings = {"loss_type": loss_type, "optimizer": "sgd", "learning_rate": 1.0, "max_steps": 1}
     one = run.train(small(tmp_path, run_name="one", **settings))
     four = run.train(
         small(tmp_path, run_name="four", batch_size=1, gradient_accumulation_steps=4, **settings)

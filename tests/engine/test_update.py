@@ -11,14 +11,13 @@ from mlx.utils import tree_flatten
 from grpo_cli.config.schema import Config
 from grpo_cli.engine.batch import make_microbatches
 from grpo_cli.engine.losses import LOSSES
+from grpo_cli.engine.optimizer import Optimizer, make_rule
 from grpo_cli.engine.update import (
     Gradients,
     Objective,
     accumulate,
-    apply_update,
     check_finite,
     global_norm,
-    make_optimizer,
     token_logprobs,
 )
 from grpo_cli.errors import TrainingError
@@ -159,17 +158,33 @@ def test_clipping_scales_to_the_norm_and_sgd_steps_by_hand() -> None:
     before = policy.model.lm_head.weight
     gradients = policy.model.trainable_parameters()
     norm = global_norm(gradients)
-    optimizer = make_optimizer(Config(optimizer="sgd", learning_rate=0.5))
-    optimizer.init(policy.model.trainable_parameters())
-    apply_update(policy.model, optimizer, gradients, norm, max_grad_norm=norm / 4)
+    optimizer = Optimizer(Config(optimizer="sgd", max_grad_norm=norm / 4), policy.model)
+    optimizer.step(policy.model, gradients, norm, learning_rate=0.5)
     assert mx.allclose(policy.model.lm_head.weight, before * (1 - 0.5 / 4), rtol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [mx.bfloat16, mx.float16])
+def test_half_precision_weights_keep_what_rounding_would_swallow(dtype: mx.Dtype) -> None:
+    """Adam's step of 1e-5 at weight 1: 200 of them make 0.998, where each alone rounds to nothing."""
+    layer = nn.Linear(2, 1, bias=False)
+    layer.weight = mx.array([[1.0, -1.0]], dtype=dtype)
+    optimizer = Optimizer(Config(learning_rate=1e-5, max_grad_norm=100.0), layer)
+    for step in range(200):
+        optimizer.step(layer, {"weight": mx.array([[1.0, -1e-3]], dtype=dtype)}, 1.0, learning_rate=1e-5)
+        if step == 0:
+            assert layer.weight.tolist() == [[1.0, -1.0]]
+    assert layer.weight.dtype == dtype
+    assert mx.allclose(optimizer.master["weight"], mx.array([[0.998, -0.998]]), atol=1e-5)
+    assert mx.allclose(layer.weight.astype(mx.float32), mx.array([[0.998, -0.998]]), atol=2e-3)
+    assert (layer.weight != mx.array([[1.0, -1.0]], dtype=dtype)).all()
+    assert set(optimizer.arrays()) >= {"master.weight", "rule.weight.m", "rule.weight.v"}
 
 
 def test_adamw_has_bias_correction_and_decoupled_decay() -> None:
     """First update of AdamW: w·(1 − lr·decay) − lr·sign(g), for any β (Loshchilov and Hutter)."""
     layer = nn.Linear(2, 1, bias=False)
     layer.weight = mx.array([[1.0, -2.0]])
-    optimizer = make_optimizer(Config(learning_rate=0.1, weight_decay=0.5, adam_beta1=0.8, adam_beta2=0.9))
+    optimizer = make_rule(Config(learning_rate=0.1, weight_decay=0.5, adam_beta1=0.8, adam_beta2=0.9))
     optimizer.update(layer, {"weight": mx.array([[3.0, -0.01]])})
     expected = [[1.0 * 0.95 - 0.1, -2.0 * 0.95 + 0.1]]
     assert mx.allclose(layer.weight, mx.array(expected), atol=1e-5)

@@ -1,0 +1,159 @@
+"""Write safetensors files one tensor at a time, so that memory holds one tensor and not the model.
+
+    write_shards(folder, [OutgoingTensor("w", DTYPES["float32"], (2, 3), read=lambda: array)])
+
+A file is eight bytes with the length of the header, the header (JSON: format, shape and place of each
+tensor), and the numbers. All places follow from the shapes, so the header goes first. Names of the files
+and of the index are those of transformers and mlx-lm.
+"""
+
+import json
+import math
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from grpo_cli.convert.dtypes import Array, DType, cast
+from grpo_cli.convert.errors import ConversionError
+
+MAX_SHARD_BYTES = 5_000_000_000
+ALIGNMENT = 8  # of the first number, as the format asks
+PIECE = 1 << 18  # numbers cast and written at a time
+
+
+@dataclass(frozen=True)
+class OutgoingTensor:
+    """A tensor to write. `read` gives its numbers, of the format `dtype` and in this shape, when asked.
+
+    `save_as`: the format to write, where that is another floating one.
+    """
+
+    name: str
+    dtype: DType
+    shape: tuple[int, ...]
+    read: Callable[[], Array]
+    save_as: DType | None = None
+
+    @property
+    def written(self) -> DType:
+        return self.save_as or self.dtype
+
+    @property
+    def size(self) -> int:
+        """Bytes in the file."""
+        return math.prod(self.shape) * self.written.size
+
+
+def write_shards(
+    folder: Path, tensors: Iterable[OutgoingTensor], max_shard_bytes: int = MAX_SHARD_BYTES
+) -> list[Path]:
+    """Write `model.safetensors`, or several shards with their index, into an existing folder; fsynced.
+
+    A tensor larger than `max_shard_bytes` has a shard of its own. Returns the files in order. Raises
+    ConversionError where the folder cannot be written (a full disk), ValueError for two tensors of one
+    name and for numbers that are not what their OutgoingTensor says.
+    """
+    shards = list(_shards(tensors, max_shard_bytes))
+    _check_names(shards)
+    count = len(shards)
+    names = (
+        ["model.safetensors"]
+        if count == 1
+        else [f"model-{number:05d}-of-{count:05d}.safetensors" for number in range(1, count + 1)]
+    )
+    try:
+        for name, shard in zip(names, shards, strict=True):
+            _write_shard(folder / name, shard)
+        if count > 1:
+            _write_index(folder / "model.safetensors.index.json", names, shards)
+        _sync_folder(folder)
+    except OSError as error:
+        raise ConversionError(
+            f"cannot write {folder}: {error.strerror}", "choose another folder with `--output`"
+        ) from error
+    return [folder / name for name in names]
+
+
+def _shards(tensors: Iterable[OutgoingTensor], most: int) -> Iterator[list[OutgoingTensor]]:
+    """Tensors in their order, cut before the one that no longer fits; one empty shard if there are none."""
+    shard: list[OutgoingTensor] = []
+    size = 0
+    for tensor in tensors:
+        if shard and size + tensor.size > most:
+            yield shard
+            shard, size = [], 0
+        shard.append(tensor)
+        size += tensor.size
+    yield shard
+
+
+def _check_names(shards: Sequence[Sequence[OutgoingTensor]]) -> None:
+    reserved = "__metadata__"
+    times = Counter([reserved, *(tensor.name for shard in shards for tensor in shard)])
+    twice = [name for name, count in times.items() if count > 1]
+    if twice:
+        raise ValueError(f"several tensors are named {', '.join(twice)}")
+
+
+def _write_shard(path: Path, tensors: Sequence[OutgoingTensor]) -> None:
+    with path.open("wb") as file:
+        file.write(_header(tensors))
+        for tensor in tensors:
+            _write_tensor(file, tensor)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _header(tensors: Sequence[OutgoingTensor]) -> bytes:
+    entries: dict[str, Any] = {"__metadata__": {"format": "mlx"}}
+    at = 0
+    for tensor in tensors:
+        entries[tensor.name] = {
+            "dtype": tensor.written.safetensors,
+            "shape": list(tensor.shape),
+            "data_offsets": [at, at + tensor.size],
+        }
+        at += tensor.size
+    text = json.dumps(entries, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % ALIGNMENT)
+    return len(text).to_bytes(8, "little") + text
+
+
+def _write_tensor(file: BinaryIO, tensor: OutgoingTensor) -> None:
+    values = tensor.read()
+    if values.shape != tensor.shape or values.dtype != tensor.dtype.bits:
+        raise ValueError(
+            f"{tensor.name} is {values.dtype} {values.shape}, not {tensor.dtype.name} {tensor.shape}"
+        )
+    flat = values.reshape(-1)  # a copy only where the tensor is not contiguous
+    for start in range(0, flat.size, PIECE):
+        file.write(cast(flat[start : start + PIECE], tensor.dtype, tensor.written).data)
+
+
+def _write_index(path: Path, names: Sequence[str], shards: Sequence[Sequence[OutgoingTensor]]) -> None:
+    tensors = [tensor for shard in shards for tensor in shard]
+    index = {
+        "metadata": {
+            "total_size": sum(tensor.size for tensor in tensors),
+            "total_parameters": sum(math.prod(tensor.shape) for tensor in tensors),
+        },
+        "weight_map": {
+            tensor.name: name for name, shard in zip(names, shards, strict=True) for tensor in shard
+        },
+    }
+    with path.open("w", encoding="utf-8") as file:
+        file.write(json.dumps(index, indent=2) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make the new names durable as well as the files' contents."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
