@@ -87,6 +87,9 @@ def open_candidate(candidate: Candidate) -> ctypes.CDLL | None:
 
     Raises Unusable when it counts in 64-bit integers or does not survive a product.
     """
+    # How long OpenBLAS's idle threads spin, as a power of two of cycles (its default is 26). Spinning
+    # threads use up their share of a busy machine, and every product then waits for one of them.
+    os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "20")
     for path in candidate.paths:
         try:
             library = ctypes.CDLL(path)

@@ -1,5 +1,6 @@
 """Where a command crosses from light to heavy: MLX is set up before anything imports it."""
 
+import sys
 from typing import TYPE_CHECKING
 
 from rich.text import Text
@@ -15,6 +16,7 @@ def start_device() -> "Device":
     from grpo_cli import device
 
     prepared = device.prepare()
-    if prepared.blas and prepared.blas.note:
-        say(stderr_console(), Text(f"! {prepared.blas.note}", style="yellow"))
+    if sys.platform == "linux" and prepared.blas and prepared.blas.name == "mlx":
+        text = f"! matrix products stay slow, with MLX's own BLAS: {prepared.blas.note}"
+        say(stderr_console(), Text(text, style="yellow"))
     return prepared

@@ -7,7 +7,7 @@ from rich.text import Text
 
 from grpo_cli.cli.config import SetOption, show_warnings
 from grpo_cli.cli.heavy import start_device
-from grpo_cli.cli.terminal import say, stderr_console
+from grpo_cli.cli.terminal import is_interactive, say, stderr_console
 
 
 def train(
@@ -28,6 +28,8 @@ def train(
 
     loaded = load_config(config, set_ or ())
     show_warnings(loaded.warnings)
+    if not quiet and is_interactive(stderr_console()):
+        say(stderr_console(), Text(f"loading {loaded.config.model_name} …", style="dim"))
     start_device()
     from grpo_cli.cli.live import training_display
     from grpo_cli.engine import run

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from grpo_cli.config.load import LoadedConfig, load_config
-from grpo_cli.config.problems import Problem
+from grpo_cli.config.problems import COMMAND_LINE, Problem
 from grpo_cli.config.schema import Config
 
 
@@ -27,8 +27,10 @@ def config_for_evaluation(model: str, name: str | None, overrides: Sequence[str]
     A reward in a file is code: from a configuration that nobody named it is left out, with a warning.
     """
     beside = None if name else run_config(model)
-    loaded = load_config(name or beside, overrides, required=False)
-    return without_file_rewards(loaded, beside) if beside else loaded
+    # Nothing is trained, so the rules for evaluating during a training do not apply.
+    loaded = load_config(name or beside, ["eval_steps=0", *overrides], required=False)
+    asked = name or loaded.sources["reward_functions"] == COMMAND_LINE
+    return loaded if asked or not beside else without_file_rewards(loaded, beside)
 
 
 def without_file_rewards(loaded: LoadedConfig, path: str) -> LoadedConfig:

@@ -16,11 +16,12 @@ from grpo_cli.config.schema import Config
 from grpo_cli.data.load import load_examples
 from grpo_cli.engine import events
 from grpo_cli.engine.evaluate import Evaluation, evaluate
+from grpo_cli.engine.interrupt import Interruption
 from grpo_cli.engine.optimizer import Optimizer
 from grpo_cli.engine.prefix import carries_gradients
 from grpo_cli.engine.prompts import Prompt, encode_prompts
 from grpo_cli.engine.rollout import Progress, no_progress
-from grpo_cli.engine.run_folder import create_run_folder, refuse_existing_run
+from grpo_cli.engine.run_folder import create_run_folder, discard_empty_run, refuse_existing_run
 from grpo_cli.engine.runlog import RunLog
 from grpo_cli.engine.sampling import Sampling
 from grpo_cli.engine.trainer import Trainer
@@ -33,15 +34,21 @@ from grpo_cli.types import Example
 
 
 def train(config: Config, listener: events.Listener = events.silent) -> Path:
-    """Run a whole training from its configuration; returns the folder of the final model."""
+    """Run a whole training from its configuration; returns the folder of the final model.
+
+    A run that fails before its first step is done leaves no folder that would block the next try.
+    """
     refuse_existing_run(config.run_dir)
     trainer = prepare(config, listener)
     folder = create_run_folder(config)
     log = RunLog(folder, config.log_jsonl)
     try:
-        return trainer.run(log, folder)
+        with Interruption() as interruption:
+            return trainer.run(log, folder, interruption)
     finally:
         log.close()
+        if trainer.steps_done == 0:
+            discard_empty_run(folder)
 
 
 def dry_run(config: Config, listener: events.Listener = events.silent) -> dict[str, Any]:
@@ -54,6 +61,7 @@ def dry_run(config: Config, listener: events.Listener = events.silent) -> dict[s
             "max_new_tokens": min(16, config.max_new_tokens),
         }
     )
+    refuse_existing_run(config.run_dir)
     trainer = prepare(small, listener)
     mx.random.seed(small.seed)
     started = time.perf_counter()

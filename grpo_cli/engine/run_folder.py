@@ -52,3 +52,11 @@ def create_run_folder(config: Config) -> Path:
             "make the folder writable, or set `output_dir` to one that is",
         ) from error
     return folder
+
+
+def discard_empty_run(folder: Path) -> None:
+    """Remove the files of a run that made no step; others that lie in the folder stay."""
+    for name in ("config.toml", "training_log.jsonl", "completions.jsonl"):
+        (folder / name).unlink(missing_ok=True)
+    if not any(folder.iterdir()):
+        folder.rmdir()

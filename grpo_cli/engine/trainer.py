@@ -1,6 +1,6 @@
 """The training loop: prompt → rollout → reward → advantage → batch → loss → update.
 
-    trainer.run(log, folder)      # run.py makes the trainer, its folder and its log
+    trainer.run(log, folder, interruption)      # run.py makes the trainer, its folder and its log
 
 One step is one optimizer update on batch_size × gradient_accumulation_steps prompts with
 num_generations completions each. Departs from DeepSeekMath's Algorithm 1 (arXiv:2402.03300) in that
@@ -22,6 +22,7 @@ from grpo_cli.engine.advantages import compute_advantages
 from grpo_cli.engine.batch import Microbatch, make_microbatches
 from grpo_cli.engine.checkpoint import remove_old_checkpoints, save_checkpoint
 from grpo_cli.engine.evaluate import evaluate
+from grpo_cli.engine.interrupt import Interruption
 from grpo_cli.engine.losses import LOSSES
 from grpo_cli.engine.metrics import rollout_metrics
 from grpo_cli.engine.optimizer import Optimizer
@@ -59,6 +60,7 @@ class Trainer:
     skipped_prompts: int = 0
     share_prefix: bool = True  # read each prompt once for its group
     evaluations: list[dict[str, Any]] = field(default_factory=list)
+    steps_done: int = 0
     rollout_seconds: float = 0.0  # of the current step; 0 where it reuses completions
 
     @property
@@ -68,8 +70,11 @@ class Trainer:
         steps = batches * self.config.num_iterations
         return min(steps, self.config.max_steps) if self.config.max_steps else steps
 
-    def run(self, log: RunLog, folder: Path) -> Path:
-        """Make every step, evaluating and saving on the way; returns the `final` folder."""
+    def run(self, log: RunLog, folder: Path, interruption: Interruption) -> Path:
+        """Make every step, evaluating and saving on the way; returns the `final` folder.
+
+        Raises KeyboardInterrupt after the step that an interruption falls into is saved.
+        """
         started = time.perf_counter()
         mx.random.seed(self.config.seed)
         self.announce(folder)
@@ -86,6 +91,11 @@ class Trainer:
             update = self.update(step, batches)
             line = self.step_line(step, groups, update, time.perf_counter() - step_started)
             self.report_step(step, line, groups, log)
+            self.steps_done = step
+            if interruption.requested and step < self.total_steps:
+                saved = self.save(folder / f"checkpoint-{step}", step)
+                self.listener(events.Notice(f"interrupted after step {step}, which is saved in {saved}"))
+                raise KeyboardInterrupt
             if self.is_due(step, self.config.eval_steps, last=True):
                 self.evaluate(step, log)
             if self.is_due(step, self.config.save_steps, last=False):

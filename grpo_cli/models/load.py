@@ -7,6 +7,7 @@ adapter_config.json is a LoRA checkpoint: its base is loaded and the adapters pu
 Weights load strictly: a missing or unknown tensor is an error, never a random layer.
 """
 
+import difflib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -91,11 +92,21 @@ def find_model(name: str) -> Path:
 
 def check_name(name: str) -> None:
     """Raise ModelError at once for a name that is neither a folder nor a repository, nor `tiny`."""
-    is_repository = name.count("/") == 1 and not name.startswith((".", "/", "~"))
-    if not (name == "tiny" or is_repository or Path(name).expanduser().is_dir()):
+    path = Path(name).expanduser()
+    if name == "tiny" or path.is_dir():
+        return
+    if path.name == "final" or path.name.startswith("checkpoint-"):
+        there = sorted(str(child) for child in path.parent.glob("*/") if (child / "config.json").exists())
+        listed = f"there are {', '.join(there)}" if there else f"{path.parent} holds no checkpoint"
+        raise ModelError(f"Checkpoint not found: {name}", listed)
+    first = Path(name).parts[0] if name else ""
+    is_local = first in ("models", "outputs", "checkpoints", ".", "..", "~", "/") or Path(first).is_dir()
+    if name.count("/") != 1 or is_local:
+        near = difflib.get_close_matches(name, ["tiny"])
         raise ModelError(
             f"Model not found: {name}",
-            "`model_name` is a folder, a hub repository (owner/name) or `tiny`, the embedded model",
+            ("did you mean `tiny`? " if near else "")
+            + "a model is a folder, a hub repository (owner/name) or `tiny`, the embedded one",
         )
 
 

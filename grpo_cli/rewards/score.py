@@ -9,7 +9,9 @@ with a keyword for every dataset column that all examples have. A reward that fa
 swallowed: the run stops and says which reward it was, and on which completion.
 """
 
+import contextlib
 import math
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -45,7 +47,8 @@ def call(name: str, function: RewardFunction, scored: list[Scored]) -> list[floa
     if not scored:
         return []
     try:
-        returned = function(**inputs(scored))
+        with contextlib.redirect_stdout(sys.stderr):  # stdout is for results; a reward may print
+            returned = function(**inputs(scored))
     # The function is the user's and can raise anything. Nothing is hidden: the error is passed on
     # with the name of the reward and the completion that made it fail.
     except Exception as error:

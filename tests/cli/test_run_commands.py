@@ -114,6 +114,8 @@ def test_a_chat_goes_on_until_an_empty_line() -> None:
     ("words", "code", "first_line"),
     [
         (["eval", "--model", "nowhere"], 1, "Model not found: nowhere"),
+        (["eval", "--model", "models/nowhere"], 1, "Model not found: models/nowhere"),
+        (["eval", "--model", "outputs/checkpoint-1000"], 1, "Checkpoint not found: outputs/checkpoint-1000"),
         (["eval", "--model", "tiny", "--split", "valid"], 1, "The dataset `arithmetic` has no split 'valid'"),
         (["eval", "--model", "tiny", "--set", "nonsense=1"], 2, "Unknown config key: nonsense"),
         (["train", "--config", "configs/custom.toml"], 2, "Config file not found: configs/custom.toml"),
@@ -158,17 +160,46 @@ def test_no_mlx_lm_is_told_as_the_guide_has_it(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(os.name != "posix", reason="needs POSIX signals")
-def test_ctrl_c_ends_with_130_and_no_traceback(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "grpo_cli", "train", "--config", "smoke_test"]
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_run_saves_its_step_and_ends_with_130(tmp_path: Path, number: int) -> None:
+    command = [sys.executable, "-m", "grpo_cli", "train", "--config", "smoke_test", "--set", "batch_size=2"]
+    command += ["--set", "eval_steps=0"]
     process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
-    log = tmp_path / "outputs" / "smoke_test" / "training_log.jsonl"
-    deadline = time.monotonic() + 60
-    while not log.exists() and time.monotonic() < deadline:
-        time.sleep(0.1)
-    process.send_signal(signal.SIGINT)
+    folder = tmp_path / "outputs" / "smoke_test"
+    log, deadline = folder / "training_log.jsonl", time.monotonic() + 60
+    while not (log.exists() and log.read_text()) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(number)
     _, stderr = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "Traceback" not in stderr
+    (saved,) = folder.glob("checkpoint-*")
+    assert f"interrupted after step {saved.name.removeprefix('checkpoint-')}" in stderr
+    assert json.loads((saved / "manifest.json").read_text())["files"]["model.safetensors"]["size"] > 3_000_000
+
+
+def test_a_run_that_fails_before_its_first_step_does_not_block_the_next(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text("def f(completions, **columns):\n    raise ValueError('boom')\n")
+    words = ["train", "--config", "smoke_test", *QUICK, "--set", "eval_steps=0"]
+    assert grpo(*words, "--set", "reward_functions=mine.py:f").exit_code == 1
+    assert not (tmp_path / "outputs" / "smoke_test").exists()
+    assert grpo(*words).exit_code == 0
+
+
+def test_a_reward_that_prints_does_not_spoil_the_json(tmp_path: Path) -> None:
+    code = "def f(completions, **columns):\n    print('noise')\n    return [1.0] * len(completions)\n"
+    (tmp_path / "mine.py").write_text(code)
+    words = ["eval", "--model", "tiny", "--samples", "2", "--json", "--set", "reward_functions=mine.py:f"]
+    result = grpo(*words)
+    assert json.loads(result.stdout)["rewards"]["f"]["mean"] == 1.0
+    assert "noise" in result.stderr
+
+
+def test_eval_may_measure_the_training_split() -> None:
+    document = json.loads(
+        grpo("eval", "--model", "tiny", "--split", "train", "--samples", "2", "--json").stdout
+    )
+    assert document["split"] == "train"
 
 
 def test_code_beside_a_model_is_not_run_unasked(tmp_path: Path) -> None:

@@ -1,0 +1,38 @@
+"""Ctrl-C and SIGTERM as requests: the step is finished and the state saved before the run ends.
+
+    with Interruption() as interruption:
+        for step in steps:
+            ...
+            if interruption.requested: save, and raise KeyboardInterrupt
+
+A second signal ends the run at once.
+"""
+
+import signal
+import threading
+from types import FrameType
+from typing import Any
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class Interruption:
+    """Within the block the first signal sets `requested`, the second raises KeyboardInterrupt."""
+
+    def __init__(self) -> None:
+        self.requested = False
+        self._before: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> "Interruption":
+        if threading.current_thread() is threading.main_thread():  # Python takes signals there only
+            self._before = {number: signal.signal(number, self._take) for number in SIGNALS}
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _take(self, _number: int, _frame: FrameType | None) -> None:
+        if self.requested:
+            raise KeyboardInterrupt
+        self.requested = True

@@ -1,0 +1,331 @@
+"""nanochat of the current repository: against its own outputs, a plain loop, and itself through the cache."""
+
+import hashlib
+import json
+import math
+import zipfile
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+import numpy as np
+import pytest
+from mlx.utils import tree_unflatten
+from mlx_lm.models.cache import make_prompt_cache
+from mlx_lm.utils import load_model
+
+from grpo_cli.config.schema import Config
+from grpo_cli.engine.batch import make_microbatches
+from grpo_cli.engine.losses import LOSSES
+from grpo_cli.engine.optimizer import make_rule
+from grpo_cli.engine.prefix import carries_gradients, keep, read_prompts
+from grpo_cli.engine.rollout import generate
+from grpo_cli.engine.sampling import Sampling
+from grpo_cli.engine.update import Objective, accumulate, token_logprobs
+from grpo_cli.models import nanochat_v2
+from grpo_cli.models.load import Policy
+from grpo_cli.models.lora import LoRA, add_adapters
+from grpo_cli.models.nanochat_v2 import Model, ModelArgs
+from grpo_cli.models.tree import flat
+from grpo_cli.types import RolloutGroup
+from tests.engine.small import ByteTokenizer, group, rollout
+from tests.engine.test_update import largest_difference
+
+GENUINE = Path(__file__).parents[2] / "../shared/fixtures/nanochat/head-sft-small"
+needs_genuine = pytest.mark.skipif(not GENUINE.exists(), reason="needs ../shared/fixtures/nanochat")
+
+# Queries share keys, windows of 128 end within the sequences below, and rows stand for no token.
+SMALL = ModelArgs(
+    hidden_size=32,
+    num_hidden_layers=3,
+    num_attention_heads=4,
+    num_key_value_heads=2,
+    intermediate_size=64,
+    vocab_size=50,
+    padded_vocab_size=64,
+    max_position_embeddings=512,
+)
+
+
+class Endless(ByteTokenizer):
+    """A tokenizer without an end token."""
+
+    eos_ids = frozenset()
+
+
+def small_model(seed: int = 0) -> Model:
+    """Random weights, every scalar away from where it changes nothing."""
+    mx.random.seed(seed)
+    model = Model(SMALL)
+    model.smear_gate.weight = model.smear_gate.weight * 8
+    model.lm_head.weight = model.lm_head.weight * 8
+    model.smear_lambda, model.backout_lambda = mx.array([0.7]), mx.array([0.3])
+    model.resid_lambdas, model.x0_lambdas = mx.array([1.1, 0.9, 1.2]), mx.array([0.2, -0.3, 0.4])
+    mx.eval(model.parameters())
+    return model
+
+
+def genuine_model() -> Model:
+    """The checkpoint that nanochat wrote: its tensors are the file's records, in the order of their names."""
+    names: dict[str, Any] = json.loads((GENUINE / "tensors.json").read_text())
+    weights = []
+    with zipfile.ZipFile(GENUINE / "model_000059.pt") as archive:
+        for index, (name, facts) in enumerate(names.items()):
+            raw = archive.read(f"model_000059/data/{index}")
+            assert hashlib.sha256(raw).hexdigest() == facts["sha256"]
+            weights.append((name, mx.array(np.frombuffer(raw, np.float32).reshape(facts["shape"]))))
+    config = {"hidden_size": 64, "num_hidden_layers": 4, "num_attention_heads": 4, "num_key_value_heads": 4}
+    config |= {"intermediate_size": 256, "vocab_size": 1000, "padded_vocab_size": 1024}
+    model = Model(ModelArgs.from_dict({**config, "max_position_embeddings": 512, "window_pattern": "SSSL"}))
+    model.load_weights(weights, strict=True)
+    return model
+
+
+def policy(model: Model) -> Policy:
+    """A policy that never ends by itself."""
+    return Policy(model, Endless(), {}, Path(), "random")  # type: ignore[arg-type]
+
+
+@pytest.fixture(params=["random", pytest.param("genuine", marks=needs_genuine)])
+def model(request: pytest.FixtureRequest) -> Model:
+    return small_model() if request.param == "random" else genuine_model()
+
+
+def some_prompts() -> list[list[int]]:
+    """Prompts of 1, 2, 9 and 150 tokens: the last one is longer than a window."""
+    draw = np.random.default_rng(1).integers(0, 50, (4, 150)).tolist()
+    return [draw[0][:1], draw[1][:2], draw[2][:9], draw[3]]
+
+
+# --- against nanochat's own outputs ------------------------------------------------------------------
+
+
+@needs_genuine
+@pytest.mark.parametrize("prompt", ["chat", "long"])
+def test_logits_equal_the_originals(prompt: str) -> None:
+    stored = np.load(GENUINE / "logits_fp32.npz")
+    logits = np.array(genuine_model()(mx.array(stored[f"{prompt}.ids"])[None])[0])
+    assert logits.shape[-1] == 1000
+    assert np.abs(logits[stored[f"{prompt}.pos"]] - stored[f"{prompt}.logits"]).max() < 2e-5
+    assert (logits.argmax(-1) == stored[f"{prompt}.argmax"]).all()
+
+
+@needs_genuine
+@pytest.mark.parametrize("together", [True, False])
+def test_greedy_ids_equal_the_originals_through_the_cache(together: bool) -> None:
+    stored = json.loads((GENUINE / "greedy.json").read_text())["prompts"].values()
+    prompts = [entry["prompt_ids"] for entry in stored]
+    assert len({len(prompt) for prompt in prompts}) == 3
+    who, sampling = policy(genuine_model()), Sampling(24, temperature=0.0)
+    if together:
+        rollouts = generate(who, prompts, 2, sampling)
+    else:
+        rollouts = [generate(who, [prompt], 1, sampling)[0] for prompt in prompts]
+    for entry, twins in zip(stored, rollouts, strict=True):
+        for one in twins:
+            assert one.token_ids == entry["naive_greedy_ids"]
+
+
+@needs_genuine
+def test_forced_tokens_in_the_cache_lead_to_the_originals_next_tokens() -> None:
+    """The original's engine wrote a tool's result among its own tokens; it was read with a cache."""
+    entry = json.loads((GENUINE / "greedy.json").read_text())["prompts"]["plain"]
+    prompt, ids, sampled = entry["prompt_ids"], entry["engine_greedy_ids"], entry["engine_mask"]
+    assert 0 in sampled
+    model = genuine_model()
+    cache = make_prompt_cache(model)
+    logits = model(mx.array([prompt]), cache=cache)
+    for token, own in zip(ids, sampled, strict=True):
+        if own:
+            assert logits[0, -1].argmax().item() == token
+        logits = model(mx.array([[token]]), cache=cache)
+
+
+# --- against a plain loop ----------------------------------------------------------------------------
+
+
+def plain_norm(x: np.ndarray) -> np.ndarray:
+    return x / np.sqrt((x**2).mean(-1, keepdims=True) + 1.19e-7)
+
+
+def sigmoid(x: np.ndarray) -> np.ndarray:
+    return 1 / (1 + np.exp(-x))
+
+
+def plain_rotation(x: np.ndarray) -> np.ndarray:
+    """x (heads, T, D) turned by −θ, then normed."""
+    half = x.shape[-1] // 2
+    theta = np.arange(x.shape[1])[:, None] / 100000.0 ** (np.arange(half) / half)
+    left, right, cos, sin = x[..., :half], x[..., half:], np.cos(theta), np.sin(theta)
+    return 1.2 * plain_norm(np.concatenate([left * cos + right * sin, right * cos - left * sin], -1))
+
+
+def plain_logits(model: Model, ids: list[int]) -> np.ndarray:
+    """The forward pass as nanochat's gpt.py describes it, for SMALL, in float64."""
+    w = {name: np.array(array, np.float64) for name, array in flat(model.parameters()).items()}
+    x = plain_norm(w["transformer.wte.weight"][ids])
+    smeared = x.copy()
+    for t in range(1, len(ids)):
+        gate = sigmoid(x[t, :24] @ w["smear_gate.weight"][0])
+        smeared[t] += w["smear_lambda"] * gate * x[t - 1]
+    x = first = smeared
+    for layer, window in enumerate([128, 128, math.inf]):
+        x = w["resid_lambdas"][layer] * x + w["x0_lambdas"][layer] * first
+        part = {
+            name.removeprefix(f"transformer.h.{layer}."): array
+            for name, array in w.items()
+            if name.startswith(f"transformer.h.{layer}.")
+        }
+        x = x + plain_attention(part, plain_norm(x), w.get(f"value_embeds.{layer}.weight"), ids, window)
+        x = x + np.maximum(plain_norm(x) @ part["mlp.c_fc.weight"].T, 0) ** 2 @ part["mlp.c_proj.weight"].T
+        if layer == 1:
+            middle = x
+    x = plain_norm(x - w["backout_lambda"] * middle)
+    return 15 * np.tanh(x @ w["lm_head.weight"].T / 15)[:, :50]
+
+
+def plain_attention(
+    w: dict[str, np.ndarray], h: np.ndarray, embeds: np.ndarray | None, ids: list[int], window: float
+) -> np.ndarray:
+    """Four heads of eight channels, of which two share keys and values."""
+    q, k, v = (
+        (h @ w[f"attn.{name}.weight"].T).reshape(len(ids), -1, 8).swapaxes(0, 1)
+        for name in ("c_q", "c_k", "c_v")
+    )
+    if embeds is not None:
+        gate = 3 * sigmoid(h[:, :12] @ w["attn.ve_gate.weight"].T)  # (T, KV)
+        v = v + gate.T[..., None] * embeds[ids].reshape(len(ids), 2, 8).swapaxes(0, 1)
+    q, k = plain_rotation(q), plain_rotation(k)
+    out = np.zeros((len(ids), 32))
+    for head in range(4):
+        for i in range(len(ids)):
+            seen = [j for j in range(i + 1) if i - j <= window]
+            scores = np.exp(k[head // 2, seen] @ q[head, i] / math.sqrt(8))
+            out[i, head * 8 : head * 8 + 8] = scores / scores.sum() @ v[head // 2, seen]
+    return out @ w["attn.c_proj.weight"].T
+
+
+def test_logits_equal_a_plain_loop() -> None:
+    model, ids = small_model(), some_prompts()[3]
+    assert np.abs(np.array(model(mx.array([ids]))[0]) - plain_logits(model, ids)).max() < 2e-5
+
+
+# --- cache and training ------------------------------------------------------------------------------
+
+
+def test_the_cache_is_the_kind_that_training_shares() -> None:
+    assert carries_gradients(small_model())
+
+
+@pytest.mark.parametrize("chunk", [None, 7])
+def test_rows_in_a_batch_with_a_cache_see_only_their_own_prompt(model: Model, chunk: int | None) -> None:
+    prompts, tail = some_prompts(), [3, 1, 4, 1, 5]
+    cache = read_prompts(model, prompts, chunk)
+    keep(cache, [3, 1, 0, 2, 1])
+    rows = [prompts[row] for row in (3, 1, 0, 2, 1)]
+    first = model(mx.array([[row[-1], *tail[:2]] for row in rows]), cache=cache)  # several at once …
+    then = [model(mx.array([[token]] * 5), cache=cache) for token in tail[2:]]  # … then one by one
+    logits = mx.concatenate([first, *then], axis=1)  # (5, 6, V)
+    for row, seen in zip(rows, logits, strict=True):
+        alone = model(mx.array([row + tail]))[0, len(row) - 1 :]
+        assert mx.abs(seen - alone).max().item() < 2e-5
+
+
+def test_a_cache_can_be_taken_back(model: Model) -> None:
+    """mlx-lm's server trims and reuses caches."""
+    ids = some_prompts()[3]
+    cache = make_prompt_cache(model)
+    model(mx.array([ids]), cache=cache)
+    for layer in cache:
+        layer.trim(20)
+    again = model(mx.array([ids[130:]]), cache=cache)[0]
+    assert mx.abs(again - model(mx.array([ids]))[0, 130:]).max().item() < 2e-5
+
+
+def sampled_groups(model: Model) -> list[RolloutGroup]:
+    """Three sampled completions of each prompt, of 4 tokens, with advantages."""
+    mx.random.seed(3)
+    rollouts = generate(policy(model), some_prompts(), 3, Sampling(4, temperature=0.8))
+    for one in rollouts:
+        for item, advantage in zip(one, (1.1, -0.4, -0.7), strict=True):
+            item.advantage = advantage
+    return [group(prompt, one) for prompt, one in zip(some_prompts(), rollouts, strict=True)]
+
+
+def test_sampled_logprobs_equal_those_of_training(model: Model) -> None:
+    (batch,) = make_microbatches(sampled_groups(model), LOSSES["grpo"], 4, 12, has_reference=False)
+    for share_prefix in (True, False):
+        logprobs = token_logprobs(model, batch, 0.8, share_prefix)
+        assert batch.token_count == 48
+        assert (mx.abs(logprobs - batch.old_logprobs) * batch.completion_mask).max().item() < 1e-4
+
+
+def plain_loss(model: nn.Module, groups: list[RolloutGroup]) -> mx.array:
+    """REINFORCE over whole sequences, one after the other, without padding or cache."""
+    loss = mx.array(0.0)
+    for one in groups:
+        for item in one.rollouts:
+            ids = one.prompt_ids + item.token_ids
+            logits = model(mx.array([ids]))[0, len(one.prompt_ids) - 1 : -1] / 0.8
+            chosen = mx.take_along_axis(logits, mx.array(item.token_ids)[:, None], axis=-1).squeeze(-1)
+            loss = loss - item.advantage * (chosen - mx.logsumexp(logits, axis=-1)).sum()
+    return loss / 48
+
+
+@pytest.mark.parametrize("lora", [False, True])
+def test_gradient_through_the_shared_prompt_equals_that_of_whole_sequences(model: Model, lora: bool) -> None:
+    if lora:
+        add_adapters(model, LoRA(rank=2))
+    groups = sampled_groups(model)
+    loss, expected = nn.value_and_grad(model, plain_loss)(model, groups)
+    for size, share_prefix in ((12, True), (2, True), (12, False)):
+        batches = make_microbatches(groups, LOSSES["reinforce"], 4, size, has_reference=False)
+        gradients, result = accumulate(
+            model, batches, Objective("reinforce", 0.8, 0.2, 0.2, 0.0, share_prefix)
+        )
+        assert result.loss == pytest.approx(loss.item(), rel=1e-5, abs=1e-6)
+        assert largest_difference(expected, gradients) < 1e-5
+    trained = flat(gradients)
+    if not lora:
+        # Every kind of parameter learns: none is cut off.
+        assert all(mx.abs(trained[name]).max().item() > 0 for name in trained)
+        rows = model.args.vocab_size
+        assert mx.abs(trained["lm_head.weight"][rows:]).max().item() == 0.0
+
+
+# --- files -------------------------------------------------------------------------------------------
+
+
+def test_parameters_and_optimizer_state_have_the_same_form_in_a_file() -> None:
+    model = small_model()
+    optimizer = make_rule(Config())
+    optimizer.init(model.trainable_parameters())
+    again = tree_unflatten(list(flat(model.parameters()).items()))
+    assert again.keys() == model.parameters().keys()
+    assert [list(part) for part in again["value_embeds"]] == [["weight"], [], ["weight"]]
+    optimizer.state = tree_unflatten(list(flat(optimizer.state).items()))
+    before = model.lm_head.weight
+    gradients = nn.value_and_grad(model, plain_loss)(model, [group([1, 2], [rollout([3], 1.0)])])[1]
+    optimizer.update(model, gradients)
+    assert not mx.array_equal(model.lm_head.weight, before)
+
+
+def test_a_folder_can_carry_the_model_for_plain_mlx_lm(tmp_path: Path) -> None:
+    source = small_model()
+    config = {**vars(SMALL), "model_file": "nanochat_v2.py"}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    (tmp_path / "nanochat_v2.py").write_text(Path(nanochat_v2.__file__).read_text())
+    mx.save_safetensors(str(tmp_path / "model.safetensors"), flat(source.parameters()))
+    loaded, _ = load_model(tmp_path, trust_remote_code=True)
+    ids = mx.array([some_prompts()[2]])
+    assert mx.array_equal(loaded(ids), source(ids))
+
+
+def test_windows_and_value_embeddings_by_layer() -> None:
+    """Short, short, short, long, and so on; the last one is long whatever its letter."""
+    config = replace(SMALL, num_hidden_layers=7, max_position_embeddings=2048)
+    assert [config.window(layer) for layer in range(7)] == [512, 512, 512, None, 512, 512, None]
+    assert [config.has_value_embeddings(layer) for layer in range(4)] == [True, False, True, False]
+    assert replace(SMALL, max_position_embeddings=600).window(0) == 256  # 150, in whole tiles of 128
