@@ -36,6 +36,9 @@ def write_pickle(folder: Path, state: Any) -> Path:
     class Writer(pickle._Pickler):
         """Writes a stand-in under the name tiktoken.core.Encoding."""
 
+        # dill, which comes with datasets, puts a way of its own to write classes into this table.
+        dispatch = {**pickle._Pickler.dispatch, type: lambda self, obj: self.save_global(obj)}  # noqa: RUF012
+
         def save_global(self, obj: Any, name: str | None = None) -> None:
             super().save_global(tiktoken.Encoding if obj is StandIn else obj, name)
 
