@@ -43,6 +43,7 @@ LIGHT = {
     "grpo_cli.config",
     "grpo_cli.rewards",
     "grpo_cli.engine.events",
+    "grpo_cli.convert.options",
     "grpo_cli.elf",
     "grpo_cli.errors",
     "grpo_cli.types",
@@ -198,6 +199,6 @@ def test_the_checker_allows(module: str, source: str) -> None:
 
 
 def test_levels_name_what_exists_or_will() -> None:
-    planned = {"grpo_cli.doctor", "grpo_cli.convert"}
+    planned = {"grpo_cli.doctor"}
     missing = [name for name in LEVELS if name not in planned and importlib.util.find_spec(name) is None]
     assert missing == []

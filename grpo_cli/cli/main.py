@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from grpo_cli.cli.config import config_app
+from grpo_cli.cli.convert import convert
 from grpo_cli.cli.errors import INTERRUPTED, GrpoGroup
 from grpo_cli.cli.eval import evaluate
 from grpo_cli.cli.examples import examples
@@ -66,6 +67,13 @@ app.command(
         "grpo eval --model outputs/prod/final --compare Qwen/Qwen2.5-1.5B-Instruct --config prod",
     ),
 )(evaluate)
+app.command(
+    "convert",
+    epilog=examples(
+        "grpo convert nanochat-d32 --dtype bfloat16",
+        "grpo convert --to nanochat outputs/nanochat_grpo/final",
+    ),
+)(convert)
 app.command(
     "generate",
     epilog=examples(

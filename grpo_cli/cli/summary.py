@@ -81,6 +81,8 @@ def commands(finished: RunFinished, asked: str) -> list[str]:
     loaded = model
     if finished.adapters_on:
         loaded = f"{shlex.quote(finished.adapters_on)} --adapter-path {model}"
+    if finished.own_code:
+        loaded += " --trust-remote-code"
     return [
         f"grpo eval --model {model}",
         f"grpo generate --model {model} --prompt {prompt}",

@@ -8,43 +8,17 @@ and of the index are those of transformers and mlx-lm.
 """
 
 import json
-import math
 import os
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
-from grpo_cli.convert.dtypes import Array, DType, cast
 from grpo_cli.convert.errors import ConversionError
+from grpo_cli.convert.outgoing import OutgoingTensor, check_distinct, sync_folder
 
 MAX_SHARD_BYTES = 5_000_000_000
 ALIGNMENT = 8  # of the first number, as the format asks
-PIECE = 1 << 18  # numbers cast and written at a time
-
-
-@dataclass(frozen=True)
-class OutgoingTensor:
-    """A tensor to write. `read` gives its numbers, of the format `dtype` and in this shape, when asked.
-
-    `save_as`: the format to write, where that is another floating one.
-    """
-
-    name: str
-    dtype: DType
-    shape: tuple[int, ...]
-    read: Callable[[], Array]
-    save_as: DType | None = None
-
-    @property
-    def written(self) -> DType:
-        return self.save_as or self.dtype
-
-    @property
-    def size(self) -> int:
-        """Bytes in the file."""
-        return math.prod(self.shape) * self.written.size
+RESERVED = ("__metadata__",)  # no tensor's name
 
 
 def write_shards(
@@ -57,7 +31,7 @@ def write_shards(
     name and for numbers that are not what their OutgoingTensor says.
     """
     shards = list(_shards(tensors, max_shard_bytes))
-    _check_names(shards)
+    check_distinct((tensor for shard in shards for tensor in shard), RESERVED)
     count = len(shards)
     names = (
         ["model.safetensors"]
@@ -69,7 +43,7 @@ def write_shards(
             _write_shard(folder / name, shard)
         if count > 1:
             _write_index(folder / "model.safetensors.index.json", names, shards)
-        _sync_folder(folder)
+        sync_folder(folder)
     except OSError as error:
         raise ConversionError(
             f"cannot write {folder}: {error.strerror}", "choose another folder with `--output`"
@@ -90,19 +64,11 @@ def _shards(tensors: Iterable[OutgoingTensor], most: int) -> Iterator[list[Outgo
     yield shard
 
 
-def _check_names(shards: Sequence[Sequence[OutgoingTensor]]) -> None:
-    reserved = "__metadata__"
-    times = Counter([reserved, *(tensor.name for shard in shards for tensor in shard)])
-    twice = [name for name, count in times.items() if count > 1]
-    if twice:
-        raise ValueError(f"several tensors are named {', '.join(twice)}")
-
-
 def _write_shard(path: Path, tensors: Sequence[OutgoingTensor]) -> None:
     with path.open("wb") as file:
         file.write(_header(tensors))
         for tensor in tensors:
-            _write_tensor(file, tensor)
+            tensor.write(file)
         file.flush()
         os.fsync(file.fileno())
 
@@ -122,23 +88,12 @@ def _header(tensors: Sequence[OutgoingTensor]) -> bytes:
     return len(text).to_bytes(8, "little") + text
 
 
-def _write_tensor(file: BinaryIO, tensor: OutgoingTensor) -> None:
-    values = tensor.read()
-    if values.shape != tensor.shape or values.dtype != tensor.dtype.bits:
-        raise ValueError(
-            f"{tensor.name} is {values.dtype} {values.shape}, not {tensor.dtype.name} {tensor.shape}"
-        )
-    flat = values.reshape(-1)  # a copy only where the tensor is not contiguous
-    for start in range(0, flat.size, PIECE):
-        file.write(cast(flat[start : start + PIECE], tensor.dtype, tensor.written).data)
-
-
 def _write_index(path: Path, names: Sequence[str], shards: Sequence[Sequence[OutgoingTensor]]) -> None:
     tensors = [tensor for shard in shards for tensor in shard]
     index = {
         "metadata": {
             "total_size": sum(tensor.size for tensor in tensors),
-            "total_parameters": sum(math.prod(tensor.shape) for tensor in tensors),
+            "total_parameters": sum(tensor.count for tensor in tensors),
         },
         "weight_map": {
             tensor.name: name for name, shard in zip(names, shards, strict=True) for tensor in shard
@@ -148,12 +103,3 @@ def _write_index(path: Path, names: Sequence[str], shards: Sequence[Sequence[Out
         file.write(json.dumps(index, indent=2) + "\n")
         file.flush()
         os.fsync(file.fileno())
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make the new names durable as well as the files' contents."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -115,8 +115,12 @@ class TorchFile:
             )
         end, size = info.end * info.dtype.size, self._zip.size(record)
         if end > size:
-            raise ConversionError(
-                f"{self.path} is damaged: the tensor {name} goes past the end of its record {shown(record)} "
-                f"(byte {end} of {size})",
-                DOWNLOAD_AGAIN,
+            raise self._damaged(
+                f"the tensor {name} goes past the end of its record {shown(record)} (byte {end} of {size})"
             )
+        whole = info.storage.count * info.dtype.size
+        if whole != size:
+            raise self._damaged(f"its record {shown(record)} has {size} bytes, not {whole}")
+
+    def _damaged(self, how: str) -> ConversionError:
+        return ConversionError(f"{self.path} is damaged: {how}", DOWNLOAD_AGAIN)

@@ -19,6 +19,7 @@ from mlx_lm.utils import save_config, save_model
 
 from grpo_cli.engine.optimizer import Optimizer
 from grpo_cli.errors import CheckpointError
+from grpo_cli.models.classes import save_code
 from grpo_cli.models.load import Policy
 from grpo_cli.models.lora import save_adapters
 
@@ -55,6 +56,7 @@ def _write_files(folder: Path, policy: Policy, optimizer: Optimizer, state: dict
         save_adapters(policy.model, policy.lora, policy.portable_source, folder)
     else:
         save_model(folder, policy.model)
+        save_code(policy.config, folder)
     save_config(dict(policy.config), folder / "config.json")
     generation = policy.path / "generation_config.json"
     if generation.exists():

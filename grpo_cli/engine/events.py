@@ -87,6 +87,7 @@ class RunFinished:
     first: dict[str, Any] | None
     last: dict[str, Any] | None
     adapters_on: str | None = None  # with LoRA, the base model that the adapters in `final` belong to
+    own_code: bool = False  # plain mlx-lm needs the source file in the model's folder to run it
 
 
 Event = (

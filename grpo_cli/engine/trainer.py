@@ -105,7 +105,10 @@ class Trainer:
         first, last = (self.evaluations[0], self.evaluations[-1]) if self.evaluations else (None, None)
         seconds = time.perf_counter() - started
         base = str(self.policy.path) if self.policy.lora else None
-        self.listener(events.RunFinished(folder, final, self.total_steps, seconds, first, last, base))
+        own_code = "model_file" in self.policy.config
+        self.listener(
+            events.RunFinished(folder, final, self.total_steps, seconds, first, last, base, own_code)
+        )
         return final
 
     # --- the stages of a step ---------------------------------------------------------------------

@@ -15,12 +15,13 @@ from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-from mlx_lm.utils import dequantize_model, load_model, load_tokenizer
+from mlx_lm.utils import dequantize_model
+from mlx_lm.utils import load_tokenizer as mlx_lm_load_tokenizer
 
 from grpo_cli import device
 from grpo_cli.errors import ModelError
+from grpo_cli.models import hub
+from grpo_cli.models.classes import load_weights
 from grpo_cli.models.lora import LoRA, load_adapters, read_adapter_config
 from grpo_cli.models.nanochat_tokenizer import NanochatTokenizer
 from grpo_cli.models.tokenizer import ChatTokenizer, Tokenizer
@@ -72,8 +73,8 @@ def load_policy(name: str, dtype: str = "auto", for_training: bool = False) -> P
     base = find_model(source) if is_adapter else path
     model, config = _load_model(base)
     model, config = _convert_weights(model, config, dtype, for_training)
-    tokenizer = _load_tokenizer(base, config)
-    _check_vocabulary(tokenizer, model, base)
+    tokenizer = load_tokenizer(base, config)
+    _check_vocabulary(tokenizer, model, config, base)
     lora = load_adapters(model, path) if is_adapter else None
     mx.eval(model.parameters())
     return Policy(model, tokenizer, config, base, source, lora)
@@ -87,7 +88,7 @@ def find_model(name: str) -> Path:
     if path.is_dir():
         return path
     check_name(name)
-    return _download(name)
+    return hub.fetch(name, HUB_FILES)
 
 
 def check_name(name: str) -> None:
@@ -110,29 +111,6 @@ def check_name(name: str) -> None:
         )
 
 
-def _download(name: str) -> Path:
-    """Fetch a repository's needed files; each way to fail has its own words."""
-    try:
-        return Path(snapshot_download(name, allow_patterns=HUB_FILES))
-    except GatedRepoError as error:
-        raise ModelError(
-            f"The repository {name} asks for an accepted licence",
-            f"accept it on the model's page https://huggingface.co/{name}, then `hf auth login`",
-        ) from error
-    except HFValidationError as error:
-        raise ModelError(f"Model not found: {name}", str(error)) from error
-    except (LocalEntryNotFoundError, OSError) as error:
-        if isinstance(error, HfHubHTTPError) and error.response.status_code in (401, 404):
-            raise ModelError(
-                f"Model not found on the hub: {name}",
-                "check the spelling; for a private repository `hf auth login` first",
-            ) from error
-        raise ModelError(
-            f"The hub cannot be reached, and {name} is not in the local cache",
-            f"connect once and `hf download {name}`, or give the path of a local folder as `model_name`",
-        ) from error
-
-
 def _load_model(path: Path) -> tuple[nn.Module, dict[str, Any]]:
     """mlx-lm's strict load, with its failures in words."""
     if not (path / "config.json").exists():
@@ -142,7 +120,7 @@ def _load_model(path: Path) -> tuple[nn.Module, dict[str, Any]]:
             "name the folder that holds config.json and model.safetensors",
         )
     try:
-        return load_model(path, lazy=True)
+        return load_weights(path)
     except FileNotFoundError as error:
         raise ModelError(
             f"{path} holds no weights (model*.safetensors)", "copy or download them again"
@@ -177,12 +155,15 @@ def _convert_weights(
     return model, config
 
 
-def _load_tokenizer(path: Path, config: dict[str, Any]) -> Tokenizer:
-    """nanochat's own tokenizer where the folder has one, else Hugging Face's."""
+def load_tokenizer(path: Path, config: dict[str, Any]) -> Tokenizer:
+    """nanochat's own tokenizer where the folder has one, else Hugging Face's.
+
+    Raises ModelError where its files are missing or damaged.
+    """
     if (path / "tokenizer.pkl").exists():
         return NanochatTokenizer.load(path)
     try:
-        return ChatTokenizer(load_tokenizer(path, eos_token_ids=_eos_ids(config)))
+        return ChatTokenizer(mlx_lm_load_tokenizer(path, eos_token_ids=_eos_ids(config)))
     except (OSError, ValueError) as error:
         raise ModelError(
             f"The tokenizer in {path} cannot be loaded: {error}",
@@ -196,8 +177,17 @@ def _eos_ids(config: dict[str, Any]) -> list[int] | None:
     return [eos] if isinstance(eos, int) else eos
 
 
-def _check_vocabulary(tokenizer: Tokenizer, model: nn.Module, path: Path) -> None:
-    """Refuse a tokenizer with ids that the model has no row for: MLX would return garbage silently."""
+def _check_vocabulary(tokenizer: Tokenizer, model: nn.Module, config: dict[str, Any], path: Path) -> None:
+    """Refuse a tokenizer that is not the model's: MLX returns garbage silently for ids without a row.
+
+    nanochat's tokenizer has exactly the model's tokens; others may have fewer than the model has rows.
+    """
+    tokens = config.get("vocab_size")
+    if isinstance(tokenizer, NanochatTokenizer) and tokenizer.vocab_size != tokens:
+        raise ModelError(
+            f"The tokenizer in {path} has {tokenizer.vocab_size} tokens, the model {tokens}",
+            "take tokenizer.pkl from the same nanochat run; another tokenizer gives garbled text",
+        )
     arrays = flat(model.parameters())
     rows = max((array.shape[0] for name, array in arrays.items() if name.endswith(EMBEDDINGS)), default=None)
     if rows is not None and tokenizer.vocab_size > rows:

@@ -13,6 +13,7 @@ from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
+from mlx.utils import tree_unflatten
 from mlx_lm.tuner.lora import LoRAEmbedding, LoRALinear, LoRASwitchLinear
 from mlx_lm.tuner.utils import linear_to_lora_layers
 
@@ -55,6 +56,14 @@ def adapters_off(model: nn.Module) -> Iterator[None]:
     finally:
         for adapter, scale in zip(adapters, scales, strict=True):
             adapter.scale = scale
+
+
+def fuse_adapters(model: nn.Module) -> None:
+    """Add every adapter to the layer under it and take it off: the model computes the same as before."""
+    fused = [
+        (name, module.fuse()) for name, module in model.named_modules() if isinstance(module, ADAPTER_LAYERS)
+    ]
+    model.update_modules(tree_unflatten(fused))
 
 
 def save_adapters(model: nn.Module, lora: LoRA, base: str, folder: Path) -> None:

@@ -1,26 +1,25 @@
-"""nanochat's tokenizer: a pickled tiktoken encoding, and the chat format that goes with it.
+"""nanochat's tokenizer: a pickled tiktoken encoding, read without running anything.
 
-    <|bos|><|user_start|>What is 247 + 538?<|user_end|><|assistant_start|>
+    tokenizer = NanochatTokenizer.load(folder)                 # tokenizer.pkl in it
+    tokenizer.encode_prompt([{"role": "user", "content": "What is 247 + 538?"}])
 
-Turns follow each other without newlines, and a system message is put before the first user message
-with an empty line between. Message text is encoded ordinarily: a special token's spelling inside it
-stays plain text, which a chat template cannot express. For other programs the same vocabulary is
-written as tokenizer.json. Source: karpathy/nanochat, nanochat/tokenizer.py.
+The chat format is in nanochat_chat.py, the same vocabulary for other programs in nanochat_fast.py.
+Source: karpathy/nanochat, nanochat/tokenizer.py.
 """
 
 import json
 import pickle
 import shutil
-from collections.abc import Sequence
-from itertools import pairwise
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import tiktoken
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
 
 from grpo_cli.errors import ModelError
 from grpo_cli.models import unpickle
+from grpo_cli.models.nanochat_chat import render
+from grpo_cli.models.nanochat_fast import hf_tokenizer, hf_tokenizer_config
 from grpo_cli.types import Message
 
 SPECIAL_TOKENS = (
@@ -35,23 +34,12 @@ SPECIAL_TOKENS = (
     "<|output_end|>",
 )
 END_TOKENS = ("<|assistant_end|>", "<|bos|>")  # generation stops on either
-TOKENIZER_FILES = ("tokenizer.pkl", "tokenizer.json", "tokenizer_config.json")
-
-CHAT_TEMPLATE = (
-    "{%- set system = '' -%}"
-    "{%- if messages[0]['role'] == 'system' -%}"
-    "{%- set system = messages[0]['content'] + '\\n\\n' -%}{%- set messages = messages[1:] -%}"
-    "{%- endif -%}"
-    "{{- '<|bos|>' -}}"
-    "{%- for message in messages -%}"
-    "{%- if message['role'] == 'user' -%}"
-    "{{- '<|user_start|>' + (system if loop.first else '') + message['content'] + '<|user_end|>' -}}"
-    "{%- else -%}"
-    "{{- '<|assistant_start|>' + message['content'] + '<|assistant_end|>' -}}"
-    "{%- endif -%}"
-    "{%- endfor -%}"
-    "{%- if add_generation_prompt -%}{{- '<|assistant_start|>' -}}{%- endif -%}"
+# A text with everything that a pattern tells apart: letters, numbers, marks, signs and kinds of white space.
+PROBE = (
+    "The don't WE'LL \t 2024 3.14 naïve Größe 日本語 हिन्दी ½ \r\n\n  x!!! \n\n 👍🏽 \u00a0\u3000 a\u0301 "
+    "$%&()*+,-./:;<=>?@[\\]^_`{|}~ end  "
 )
+TOKENIZER_FILES = ("tokenizer.pkl", "tokenizer.json", "tokenizer_config.json")
 
 
 class NanochatTokenizer:
@@ -72,9 +60,19 @@ class NanochatTokenizer:
         return cls(read_encoding(folder / "tokenizer.pkl"), folder)
 
     @property
+    def bos_id(self) -> int:
+        """The token that every conversation begins with."""
+        return self._special["<|bos|>"]
+
+    @property
+    def end_ids(self) -> tuple[int, ...]:
+        """The tokens that end a completion: assistant_end and bos, in this order."""
+        return tuple(self._special[name] for name in END_TOKENS)
+
+    @property
     def eos_ids(self) -> frozenset[int]:
-        """The tokens that end a completion: assistant_end and bos."""
-        return frozenset(self._special[name] for name in END_TOKENS)
+        """The same as a set."""
+        return frozenset(self.end_ids)
 
     @property
     def vocab_size(self) -> int:
@@ -90,14 +88,15 @@ class NanochatTokenizer:
 
         Raises ModelError for a role that nanochat's chat format does not have at that place.
         """
-        ids = [self._special["<|bos|>"]]
-        for role, content in _turns(messages):
-            ids += [
-                self._special[f"<|{role}_start|>"],
-                *self.encode(content),
-                self._special[f"<|{role}_end|>"],
-            ]
+        ids, _ = self.render(messages)
         return [*ids, self._special["<|assistant_start|>"], *self.encode(prefix)]
+
+    def render(self, messages: Sequence[Mapping[str, Any]]) -> tuple[list[int], list[int]]:
+        """Ids (T,) of a whole conversation, and a mask (T,): 1 where the assistant wrote the token itself.
+
+        Raises ModelError as `encode_prompt` does.
+        """
+        return render(messages, self.encode, self._special)
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of ids, special tokens left out; bytes that are no UTF-8 become U+FFFD."""
@@ -122,118 +121,47 @@ class NanochatTokenizer:
             (folder / "tokenizer_config.json").write_text(json.dumps(hf_tokenizer_config(), indent=2) + "\n")
 
 
-def read_encoding(path: Path) -> tiktoken.Encoding:
+def read_encoding(path: Path, repository: str | None = None) -> tiktoken.Encoding:
     """The encoding that a nanochat tokenizer.pkl describes, built anew from its four fields.
 
-    Raises ModelError, beginning `Failed to load tiktoken tokenizer`, for anything else.
+    `repository`: where the file came from, for the hint. Raises ModelError, beginning `Failed to load
+    tiktoken tokenizer`, for anything else.
     """
     try:
         fields = unpickle.encoding_fields(path)
         encoding = tiktoken.Encoding(**fields)
+        _check_pattern(encoding)
     except FileNotFoundError:
-        raise _failure(f"{path} does not exist") from None
+        raise _failure(f"{path} does not exist", repository) from None
     except (unpickle.RefusedPickle, OSError, TypeError, ValueError, KeyError) as error:
-        raise _failure(f"{path}: {error}") from error
+        raise _failure(f"{path}: {error}", repository) from error
     missing = [name for name in SPECIAL_TOKENS if name not in fields["special_tokens"]]
     if missing:
-        raise _failure(f"{path} has no special token {', '.join(missing)}")
+        raise _failure(f"{path} has no special token {', '.join(missing)}", repository)
+    first = len(fields["mergeable_ranks"])
+    if any(fields["special_tokens"][name] != first + place for place, name in enumerate(SPECIAL_TOKENS)):
+        raise _failure(f"{path}: its special tokens are not the ids from {first} on", repository)
     return encoding
 
 
-def _failure(reason: str) -> ModelError:
-    return ModelError(
-        f"Failed to load tiktoken tokenizer: {reason}",
-        "copy the `tokenizer.pkl` of the same nanochat run into the model's folder (each run trains its own)",
+def _check_pattern(encoding: tiktoken.Encoding) -> None:
+    """Raise ValueError if the pattern leaves out some text, which tiktoken would drop without a word."""
+    try:
+        text = encoding.decode(encoding.encode_ordinary(PROBE))
+    except BaseException as error:
+        # A pattern that matches nothing makes tiktoken panic; the class of that error cannot be imported.
+        if type(error).__name__ != "PanicException":
+            raise
+        text = ""
+    if text != PROBE:
+        raise ValueError("its pattern leaves out some text")
+
+
+def _failure(reason: str, repository: str | None) -> ModelError:
+    again = (
+        f"fetch only that file again: `hf download {repository} tokenizer.pkl --force-download`"
+        if repository
+        else "fetch only that file again (`hf download REPOSITORY tokenizer.pkl --local-dir FOLDER`) or copy "
+        "it from the same nanochat run: each run trains its own"
     )
-
-
-def _turns(messages: list[Message]) -> list[tuple[str, str]]:
-    """(role, text) of each turn, the system message merged into the first user message."""
-    turns = [(message["role"], message["content"]) for message in messages]
-    if turns and turns[0][0] == "system":
-        if len(turns) < 2 or turns[1][0] != "user":
-            raise ModelError(
-                "nanochat's chat format has no place for a system message without a user message after it",
-                "put a user message second",
-            )
-        turns = [("user", f"{turns[0][1]}\n\n{turns[1][1]}"), *turns[2:]]
-    for role, _ in turns:
-        if role not in ("user", "assistant"):
-            raise ModelError(
-                f"nanochat's chat format has no role {role!r} here",
-                "use `user` and `assistant`, and at most one `system` message, at the beginning",
-            )
-    return turns
-
-
-# --- the same vocabulary as tokenizer.json --------------------------------------------------------
-
-
-def hf_tokenizer(encoding: tiktoken.Encoding) -> Tokenizer:
-    """The encoding as a `tokenizers` byte-level BPE, which gives the same ids for ordinary text."""
-    ranks = encoding._mergeable_ranks
-    vocab = {_printable(token): rank for token, rank in ranks.items()}
-    merges = [(_printable(left), _printable(right)) for left, right in recover_merges(ranks)]
-    tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=merges))
-    split: Any = pre_tokenizers.Split(Regex(encoding._pat_str), "isolated")
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
-    )
-    tokenizer.decoder = decoders.ByteLevel()
-    by_id = sorted(encoding._special_tokens.items(), key=lambda item: item[1])
-    tokenizer.add_special_tokens([AddedToken(name, special=True, normalized=False) for name, _ in by_id])
-    return tokenizer
-
-
-def hf_tokenizer_config() -> dict[str, Any]:
-    """tokenizer_config.json for programs that load tokenizer.json through transformers."""
-    return {
-        "tokenizer_class": "PreTrainedTokenizerFast",
-        "bos_token": "<|bos|>",
-        "eos_token": "<|assistant_end|>",
-        "clean_up_tokenization_spaces": False,
-        "chat_template": CHAT_TEMPLATE,
-    }
-
-
-def recover_merges(ranks: dict[bytes, int]) -> list[tuple[bytes, bytes]]:
-    """The BPE merges, in order, that ranks stand for.
-
-    A token of several bytes is made from the two parts that are left when its bytes are merged by
-    the tokens of lower rank only.
-    """
-    merges = []
-    for token, rank in sorted(ranks.items(), key=lambda item: item[1]):
-        if len(token) > 1:
-            left, right = _merge_below(token, ranks, rank)
-            merges.append((left, right))
-    return merges
-
-
-def _merge_below(token: bytes, ranks: dict[bytes, int], limit: int) -> list[bytes]:
-    """The parts of `token` after all merges into tokens whose rank is below `limit`."""
-    parts = [bytes([byte]) for byte in token]
-    while True:
-        candidates = [
-            (ranks[left + right], place)
-            for place, (left, right) in enumerate(pairwise(parts))
-            if ranks.get(left + right, limit) < limit
-        ]
-        if not candidates:
-            return parts
-        _, place = min(candidates)
-        parts[place : place + 2] = [parts[place] + parts[place + 1]]
-
-
-def _printable_bytes() -> dict[int, str]:
-    """GPT-2's table of one printable character for each byte, which tokenizer.json files are written in."""
-    kept = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
-    others = [byte for byte in range(256) if byte not in kept]
-    return {byte: chr(byte) for byte in kept} | {byte: chr(256 + n) for n, byte in enumerate(others)}
-
-
-_CHARACTER_OF_BYTE = _printable_bytes()
-
-
-def _printable(token: bytes) -> str:
-    return "".join(_CHARACTER_OF_BYTE[byte] for byte in token)
+    return ModelError(f"Failed to load tiktoken tokenizer: {reason}", again)

@@ -6,7 +6,8 @@
 
 Beyond mlx-lm's nanochat: every token is smeared with the one before it, every layer mixes the first
 layer's input back in, every other layer adds value embeddings, most layers see a window, and the
-middle of the network is taken out of the end. Parameters are named as in nanochat's own files.
+middle of the network is taken out of the end. Parameters are named as in nanochat's own files. A
+checkpoint of January 2026 has the mixed-in input and the windows only: config.json says what there is.
 
 The cache is one `KVCache` a layer, and one more that holds the token ids: from those the previous
 token's embedding is looked up again, so the cache batches, trims, splits and carries gradients as
@@ -30,7 +31,6 @@ from mlx_lm.models.cache import KVCache
 NORM_EPS = 1.19e-7  # of float32
 SMEAR_CHANNELS = 24  # a token's first channels decide how much of its predecessor it takes on
 VALUE_GATE_SCALE = 3.0
-QUERY_KEY_SCALE = 1.2  # on both, after their norm
 SOFTCAP = 15.0
 WINDOW_TILE = 128  # windows are whole tiles of the original's attention kernel
 
@@ -49,7 +49,12 @@ class ModelArgs(BaseModelArgs):
     padded_vocab_size: int = 0  # rows of the embeddings and of lm_head; 0: as many as vocab_size
     max_position_embeddings: int = 2048
     window_pattern: str = "SSSL"  # short or long, repeated over the layers; the last one is always long
+    short_window: int = 0  # tokens back that a short layer sees; 0: a quarter of the positions, in tiles
+    smear: bool = True
+    backout: bool = True
+    value_embeddings: bool = True
     value_gate_channels: int = 12
+    query_key_scale: float = 1.2  # on both, after their norm
     rope_theta: float = 100000.0
 
     @property
@@ -67,11 +72,12 @@ class ModelArgs(BaseModelArgs):
         last = layer == self.num_hidden_layers - 1
         if last or self.window_pattern[layer % len(self.window_pattern)].upper() == "L":
             return None
-        return math.ceil(self.max_position_embeddings / 4 / WINDOW_TILE) * WINDOW_TILE
+        quarter = math.ceil(self.max_position_embeddings / 4 / WINDOW_TILE) * WINDOW_TILE
+        return self.short_window or quarter
 
     def has_value_embeddings(self, layer: int) -> bool:
         """Every other layer, the last one included."""
-        return layer % 2 == (self.num_hidden_layers - 1) % 2
+        return self.value_embeddings and layer % 2 == (self.num_hidden_layers - 1) % 2
 
 
 def norm(x: mx.array) -> mx.array:
@@ -102,7 +108,7 @@ class Attention(nn.Module):
             self.gate_channels = config.value_gate_channels
             self.ve_gate = nn.Linear(self.gate_channels, self.kv_heads, bias=False)
         # The factor on queries and keys is multiplied into the scores, which is the same for less work.
-        self.scale = QUERY_KEY_SCALE**2 * self.head_dim**-0.5
+        self.scale = config.query_key_scale**2 * self.head_dim**-0.5
         half = self.head_dim // 2
         # Negative: the original rotates by −θ.
         self._wavelengths = -mx.exp(mx.arange(half, dtype=mx.float32) * (math.log(config.rope_theta) / half))
@@ -183,22 +189,25 @@ class Model(nn.Module):
         self.model_type = args.model_type
         self.transformer = Transformer(args)
         self.lm_head = nn.Linear(args.hidden_size, args.rows, bias=False)
-        self.smear_gate = nn.Linear(SMEAR_CHANNELS, 1, bias=False)
-        self.smear_lambda = mx.zeros(1)
-        self.backout_lambda = mx.zeros(1)
+        if args.smear:
+            self.smear_gate = nn.Linear(SMEAR_CHANNELS, 1, bias=False)
+            self.smear_lambda = mx.zeros(1)
+        if args.backout:
+            self.backout_lambda = mx.zeros(1)
         self.resid_lambdas = mx.ones(args.num_hidden_layers)
         self.x0_lambdas = mx.zeros(args.num_hidden_layers)
-        # A list with gaps: the tree of parameters then has the same form in memory and from a file.
-        self.value_embeds = [
-            nn.Embedding(args.rows, args.num_key_value_heads * args.head_dim)
-            if args.has_value_embeddings(layer)
-            else nn.Identity()
-            for layer in range(args.num_hidden_layers)
-        ]
+        if args.value_embeddings:
+            # A list with gaps: the tree of parameters then has the same form in memory and from a file.
+            self.value_embeds = [
+                nn.Embedding(args.rows, args.num_key_value_heads * args.head_dim)
+                if args.has_value_embeddings(layer)
+                else nn.Identity()
+                for layer in range(args.num_hidden_layers)
+            ]
 
     def __call__(self, inputs: mx.array, cache: list[Any] | None = None) -> mx.array:
         """Logits (B, T, vocab_size) float32 after each of `inputs` (B, T)."""
-        caches = cache or [None] * (len(self.layers) + 1)
+        caches = cache or [None] * (len(self.layers) + 1)  # without smearing the last one is not looked at
         first = x = self.embed(inputs, caches[-1])  # (B, T, E)
         masks = self.masks(x, caches[0])
         for layer, block in enumerate(self.layers):
@@ -208,11 +217,14 @@ class Model(nn.Module):
             x = block(mixed.astype(x.dtype), embedded, masks[layer], caches[layer])
             if layer == len(self.layers) // 2:
                 middle = x
-        x = (x - self.backout_lambda * middle).astype(x.dtype)
+        if self.args.backout:
+            x = (x - self.backout_lambda * middle).astype(x.dtype)
         return softcap(self.lm_head(norm(x))[..., : self.args.vocab_size])
 
     def embed(self, inputs: mx.array, cache: KVCache | None) -> mx.array:
         """Normed embeddings (B, T, E), each smeared with the one before it in its row."""
+        if not self.args.smear:
+            return norm(self.transformer.wte(inputs))
         offset = cache.offset if cache is not None else 0
         positions = mx.array(offset)[..., None] + mx.arange(inputs.shape[1])  # (T,) or (B, T)
         x = norm(self.transformer.wte(with_previous(inputs, cache)))  # (B, 1 + T, E)
@@ -237,8 +249,8 @@ class Model(nn.Module):
         return self.transformer.h
 
     def make_cache(self) -> list[KVCache]:
-        """One for each layer, and the last for the token ids."""
-        return [KVCache() for _ in range(len(self.layers) + 1)]
+        """One for each layer, and with smearing a last one for the token ids."""
+        return [KVCache() for _ in range(len(self.layers) + self.args.smear)]
 
 
 def with_previous(inputs: mx.array, cache: KVCache | None) -> mx.array:

@@ -3,8 +3,15 @@
 A pickle is a program: plain `pickle.load` executes whatever the file names. Here the file may name
 two things only, `tiktoken.core.Encoding`, whose state is captured as data, and `_codecs.encode`,
 which protocol 2 uses to write bytes as text. Everything else is refused by its name, unexecuted.
+
+    encoding_fields(Path("tokenizer.pkl"))["mergeable_ranks"][b"the"]     # 346, say
+
+A pickle has no checksum, so what it holds is compared with what training gives: ranks without gaps, and
+each token a piece of text joined from two of lower rank. Where a letter is exchanged in a token that stays
+such a merge, nothing can be noticed.
 """
 
+import codecs
 import reprlib
 from pathlib import Path
 from typing import Any
@@ -14,6 +21,8 @@ from grpo_cli.models.pickle_reader import RefusedPickle, read_pickle
 FIELDS = {"name": str, "pat_str": str, "mergeable_ranks": dict, "special_tokens": dict}
 LARGEST = 64 << 20  # bytes; 65536 tokens take 1 MB
 NO_TOKEN = (1 << 32) - 1  # tiktoken's ids are unsigned, and this one means none
+MOST_WORK = 1 << 30  # bytes compared to find every token's parts; 65536 tokens take 5 million
+CONTINUATION = bytes(range(0x80, 0xC0))  # of a UTF-8 character that has begun before
 
 
 class _CapturedEncoding:
@@ -65,6 +74,7 @@ def _checked(found: Any) -> dict[str, Any]:
     _check_tokens("mergeable_ranks", state["mergeable_ranks"], bytes)
     _check_tokens("special_tokens", state["special_tokens"], str)
     _check_ids(state["mergeable_ranks"], state["special_tokens"])
+    _check_merges(state["mergeable_ranks"])
     return state
 
 
@@ -82,3 +92,32 @@ def _check_ids(ranks: dict[bytes, int], special: dict[str, int]) -> None:
     missing = [byte for byte in range(256) if bytes([byte]) not in ranks]
     if missing:
         raise RefusedPickle(f"it has no token for the byte {missing[0]}")
+    if max(ranks.values()) != len(ranks) - 1:
+        raise RefusedPickle("its ranks have gaps")
+
+
+def _check_merges(ranks: dict[bytes, int]) -> None:
+    """Each token is a piece of text, joined from two tokens that were there before it."""
+    if sum(len(token) ** 2 for token in ranks) > MOST_WORK:
+        raise RefusedPickle("its tokens are too long")
+    for token, rank in ranks.items():
+        if len(token) > 1 and not (_is_part_of_text(token) and _is_merge(token, rank, ranks)):
+            raise RefusedPickle(f"its token {reprlib.repr(token)} cannot come from training")
+
+
+def _is_part_of_text(token: bytes) -> bool:
+    """Is this UTF-8, apart from a cut character at either end?"""
+    whole = token.lstrip(CONTINUATION)
+    try:
+        codecs.utf_8_decode(whole, "strict", False)  # False: more bytes may follow
+    except UnicodeDecodeError:
+        return False
+    return len(token) - len(whole) <= 3
+
+
+def _is_merge(token: bytes, rank: int, ranks: dict[bytes, int]) -> bool:
+    """Are both halves of some cut tokens of lower rank?"""
+    return any(
+        ranks.get(token[:cut], rank) < rank and ranks.get(token[cut:], rank) < rank
+        for cut in range(1, len(token))
+    )

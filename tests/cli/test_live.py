@@ -219,6 +219,13 @@ def test_adapters_are_used_with_their_base() -> None:
     assert last == 'mlx_lm.generate --model Qwen/Qwen2.5-0.5B --adapter-path runs/final --prompt "Hi"'
 
 
+def test_a_model_of_ours_brings_its_code_to_plain_mlx_lm() -> None:
+    finished = RunFinished(RUN, Path("runs/final"), 3, 5.0, None, None, own_code=True)
+    assert commands(finished, "Hi")[-1] == (
+        'mlx_lm.generate --model runs/final --trust-remote-code --prompt "Hi"'
+    )
+
+
 def test_commands_are_safe_to_paste() -> None:
     assert commands(FINISHED, "What is $(rm -r x)?")[1].endswith("--prompt 'What is $(rm -r x)?'")
     assert commands(FINISHED, "long " * 50)[1].endswith('--prompt "…"')

@@ -9,7 +9,8 @@ import pytest
 
 from grpo_cli.convert.dtypes import DTYPES
 from grpo_cli.convert.errors import ConversionError
-from grpo_cli.convert.safetensors_writer import OutgoingTensor, write_shards
+from grpo_cli.convert.outgoing import OutgoingTensor
+from grpo_cli.convert.safetensors_writer import write_shards
 from grpo_cli.convert.torch_file import TorchFile
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "nanochat"
@@ -56,16 +57,18 @@ def test_shapes_without_numbers_and_strided_ones(tmp_path: Path) -> None:
         outgoing("scalar", np.array(3.5, "<f4")),
         outgoing("empty", np.empty((0, 4), "<f4")),
         outgoing("transposed", numbers.T),
+        outgoing("every second", numbers.reshape(-1)[::2]),
     ]
     (path,) = write_shards(tmp_path, tensors)
     loaded = mx.load(str(path))
     assert loaded["scalar"].item() == 3.5
     assert loaded["empty"].shape == (0, 4)
     assert loaded["transposed"].tolist() == [[0, 3], [1, 4], [2, 5]]
+    assert loaded["every second"].tolist() == [0, 2, 4]
 
 
 def test_a_cast_on_the_way_is_done_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("grpo_cli.convert.safetensors_writer.PIECE", 4)
+    monkeypatch.setattr("grpo_cli.convert.outgoing.PIECE", 4)
     numbers = np.arange(10, dtype="<f4")
     (path,) = write_shards(tmp_path, [outgoing("w", numbers, save_as="bfloat16")])
     loaded = mx.load(str(path))["w"]

@@ -196,11 +196,11 @@ def test_a_record_that_lies_elsewhere(tmp_path: Path) -> None:
 def test_a_record_past_the_end_of_the_file(tmp_path: Path) -> None:
     path = write_pt(tmp_path / "x.pt", six((6,), (1,)), [SIX.tobytes()])
     content = bytearray(path.read_bytes())
-    entry = content.rindex(b"PK\x01\x02")
+    entry = content.index(b"PK\x01\x02")
     for at in (entry + 20, entry + 24):  # the compressed and the real size
         content[at : at + 4] = (1 << 20).to_bytes(4, "little")
     path.write_bytes(content)
-    assert refusal(path) == "FILE is damaged: its record archive/data/0 lies past the end of the file"
+    assert refusal(path) == "FILE is damaged: its record archive/data.pkl lies past the end of the file"
 
 
 def test_a_tensor_past_the_end_of_its_record(tmp_path: Path) -> None:
@@ -208,6 +208,11 @@ def test_a_tensor_past_the_end_of_its_record(tmp_path: Path) -> None:
     assert refusal(path) == (
         "FILE is damaged: the tensor w goes past the end of its record data/0 (byte 24 of 20)"
     )
+
+
+def test_a_record_larger_than_its_storage(tmp_path: Path) -> None:
+    path = write_pt(tmp_path / "x.pt", six((6,), (1,)), [SIX.tobytes() + b"\0"])
+    assert refusal(path) == "FILE is damaged: its record data/0 has 25 bytes, not 24"
 
 
 def test_a_missing_record(tmp_path: Path) -> None:
@@ -227,7 +232,8 @@ CONVERT = """
 import sys
 from pathlib import Path
 from grpo_cli.convert.dtypes import DTYPES
-from grpo_cli.convert.safetensors_writer import OutgoingTensor, write_shards
+from grpo_cli.convert.outgoing import OutgoingTensor
+from grpo_cli.convert.safetensors_writer import write_shards
 from grpo_cli.convert.torch_file import TorchFile
 
 def peak_mb():

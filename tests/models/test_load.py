@@ -11,6 +11,7 @@ import pytest
 from grpo_cli.errors import ModelError
 from grpo_cli.models.load import TINY, load_policy
 from grpo_cli.models.tree import flat
+from tests.hub_server import HubServer
 
 
 @pytest.fixture
@@ -88,7 +89,7 @@ def test_a_wrong_tokenizer_is_refused_before_it_makes_garbage(folder: Path) -> N
     mx.save_safetensors(str(folder / "model.safetensors"), arrays)
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"vocab_size": 100}))
-    assert "ids, the model only 100 rows" in refused(folder).message
+    assert refused(folder).message == f"The tokenizer in {folder} has 316 tokens, the model 100"
 
 
 def test_a_corrupted_tokenizer_has_the_guides_first_line(folder: Path) -> None:
@@ -108,5 +109,19 @@ def test_what_is_no_model_is_said_so(folder: Path) -> None:
 
 def test_a_repository_without_a_network_says_what_to_do() -> None:
     error = refused("nobody/nothing")
-    assert error.message == "The hub cannot be reached, and nobody/nothing is not in the local cache"
+    expected = "nobody/nothing is not in the local cache, and HF_HUB_OFFLINE=1 forbids to download it"
+    assert error.message == expected
     assert "hf download nobody/nothing" in error.hint
+
+
+def test_a_repository_is_fetched_and_loaded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    files = {
+        path.name: path for path in TINY.iterdir() if path.suffix in (".json", ".safetensors", ".pkl", ".py")
+    }
+    with HubServer({"owner/tiny": files}) as server:
+        server.use(monkeypatch, tmp_path)
+        policy = load_policy("owner/tiny")
+    assert policy.parameter_count == load_policy("tiny").parameter_count
+    assert {path.name for path in policy.path.iterdir()} == {
+        name for name in files if not name.endswith(".py")
+    }

@@ -11,7 +11,8 @@ import tiktoken
 from tokenizers import Tokenizer
 
 from grpo_cli.errors import ModelError
-from grpo_cli.models.nanochat_tokenizer import SPECIAL_TOKENS, NanochatTokenizer, recover_merges
+from grpo_cli.models.nanochat_fast import recover_merges
+from grpo_cli.models.nanochat_tokenizer import SPECIAL_TOKENS, NanochatTokenizer
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "nanochat"
 VARIANTS = Path(__file__).parents[2] / "../shared/fixtures/nanochat/variants"
@@ -80,6 +81,32 @@ def test_a_prompt_is_nanochats_render_for_completion(
 ) -> None:
     before_the_last = case["conversation"]["messages"][:-1]  # as render_for_completion does
     assert tokenizer.encode_prompt(before_the_last) == case["completion_ids"]
+
+
+@pytest.mark.parametrize("case", recorded("conversations.json"), ids=lambda case: str(len(case["ids"])))
+def test_a_conversation_is_nanochats_render_conversation(
+    tokenizer: NanochatTokenizer, case: dict[str, Any]
+) -> None:
+    ids, mask = tokenizer.render(case["conversation"]["messages"])
+    assert (ids, mask) == (case["ids"], case["mask"])
+    assert {"ids": ids[:5], "mask": mask[:5]} == case["max_tokens_5"]
+
+
+@pytest.mark.parametrize(
+    ("message", "words"),
+    [
+        ({"role": "user", "content": [{"type": "text", "text": "x"}]}, "The user's message is no text"),
+        ({"role": "assistant", "content": None}, "The assistant's message is no text: None"),
+        ({"role": "assistant", "content": [{"type": "image"}]}, "has no part of the type 'image'"),
+        ({"role": "assistant", "content": ["x"]}, "has no part of the type None"),
+    ],
+)
+def test_a_message_the_format_has_no_place_for(
+    tokenizer: NanochatTokenizer, message: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(ModelError) as error:
+        tokenizer.render([message])
+    assert words in error.value.message
 
 
 def test_the_prefix_is_encoded_after_assistant_start(tokenizer: NanochatTokenizer) -> None:
@@ -245,6 +272,57 @@ def test_a_state_that_tiktoken_does_not_write(tmp_path: Path, change: dict[str, 
 def test_an_invalid_pattern_is_refused(tmp_path: Path) -> None:
     reason = refusal(write_pickle(tmp_path, valid_state() | {"pat_str": "(unclosed"}))
     assert "parenthesis" in reason
+
+
+@pytest.mark.parametrize("pattern", [r"\w+", r"\w+|\s+", r"\w*|\W+", r"\w+|\W+?|"])
+def test_a_pattern_that_leaves_out_text_is_refused(tmp_path: Path, pattern: str) -> None:
+    """tiktoken would drop the text, and panics on the patterns that match nothing."""
+    folder = write_pickle(tmp_path, valid_state() | {"pat_str": pattern})
+    if pattern.endswith("?|"):  # what could match nothing is never reached
+        assert NanochatTokenizer.load(folder).encode("a b") == [97, 32, 98]
+    else:
+        assert refusal(folder) == "its pattern leaves out some text"
+
+
+@pytest.mark.parametrize(
+    "tokens, reason",
+    [
+        ([b"ab", b"abc"], ""),
+        ([b"abc", b"ab"], "its token b'abc' cannot come from training"),
+        ([b"ab", b"xyz"], "its token b'xyz' cannot come from training"),
+        ([b"a\xc3", b"\xa9b"], ""),  # é, cut
+        ([b"a\xc3", b"a\xc3b"], r"its token b'a\xc3b' cannot come from training"),
+        (
+            [b"\x80\x80", b"\x80\x80\x80", b"\x80\x80\x80\x80"],
+            r"its token b'\x80\x80\x80\x80' cannot come from training",
+        ),
+        ([b"a" * (1 << 16)], "its tokens are too long"),
+    ],
+)
+def test_tokens_that_no_training_gives(tmp_path: Path, tokens: list[bytes], reason: str) -> None:
+    ranks = {bytes([byte]): byte for byte in range(256)} | {token: 256 + n for n, token in enumerate(tokens)}
+    special = {name: len(ranks) + n for n, name in enumerate(SPECIAL_TOKENS)}
+    folder = write_pickle(tmp_path, valid_state() | {"mergeable_ranks": ranks, "special_tokens": special})
+    if reason:
+        assert refusal(folder) == reason
+    else:
+        assert NanochatTokenizer.load(folder).vocab_size == len(ranks) + len(SPECIAL_TOKENS)
+
+
+def test_ids_that_training_does_not_give(tmp_path: Path) -> None:
+    special = valid_state()["special_tokens"]
+    swapped = special | {"<|bos|>": special["<|user_start|>"], "<|user_start|>": special["<|bos|>"]}
+    state = valid_state() | {"special_tokens": swapped}
+    assert refusal(write_pickle(tmp_path / "a", state)) == "its special tokens are not the ids from 256 on"
+    gap = valid_state()["mergeable_ranks"] | {b"ab": 999}
+    state = valid_state() | {"mergeable_ranks": gap}
+    assert refusal(write_pickle(tmp_path / "b", state)) == "its ranks have gaps"
+
+
+def test_a_token_that_other_merges_take_apart() -> None:
+    ranks = {b"a": 0, b"b": 1, b"c": 2, b"d": 3, b"ab": 4, b"bc": 5, b"abcd": 6}  # ab, then c and d
+    with pytest.raises(ModelError, match="the token b'abcd' is no merge of two others"):
+        recover_merges(ranks)
 
 
 def test_an_encoding_by_reference_is_refused(tmp_path: Path) -> None:

@@ -1,0 +1,127 @@
+"""What a person sees of a conversion: a bar for each stage, the checks as a table, the sizes, what next.
+
+Without a terminal each stage is one plain line.
+"""
+
+import shlex
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.filesize import decimal
+from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+from grpo_cli.cli.figures import magnitude
+from grpo_cli.cli.terminal import Safe, is_interactive, printable, say, stderr_console, stdout_console
+from grpo_cli.convert.options import Check, Conversion
+
+STAGES = {
+    "fetching": "fetching the files",
+    "writing": "writing the weights",
+    "converting": "converting with mlx-lm",
+    "quantising": "quantising",
+    "comparing": "comparing with the original",
+    "checking": "checking every number",
+    "generating": "generating a few tokens",
+}
+COUNTED = {"fetching", "writing", "comparing", "checking"}  # in bytes
+LARGE = 1_000_000_000  # bytes
+
+
+class Display:
+    """Follows one conversion on stderr; the checks are kept for the table at the end."""
+
+    def __init__(self, console: Console, bars: Progress | None) -> None:
+        self.console = console
+        self.bars = bars
+        self.checks: list[Check] = []
+        self.stage = ""
+        self.task: TaskID | None = None
+
+    def progress(self, stage: str, done: int, total: int) -> None:
+        """A stage is `done` of `total` bytes far; 0 of 0 where that is not known."""
+        if stage != self.stage:
+            self.begin(stage, total)
+        if self.bars is not None and self.task is not None:
+            self.bars.update(self.task, completed=done, total=total or None)
+
+    def begin(self, stage: str, total: int) -> None:
+        """Show that a stage begins."""
+        self.stage = stage
+        label = STAGES.get(stage, stage)
+        if self.bars is None:
+            size = f" ({decimal(total)})" if stage in COUNTED and total else ""
+            say(self.console, Text(f"{label}{size} …"))
+            return
+        if self.task is not None:
+            self.bars.remove_task(self.task)
+        self.task = self.bars.add_task(label, total=total or None)
+
+    def check(self, check: Check) -> None:
+        """A check was made."""
+        self.checks.append(check)
+
+
+@contextmanager
+def conversion_display() -> Iterator[Display]:
+    """The display of one conversion, for as long as the block lasts."""
+    console = stderr_console()
+    if not is_interactive(console):
+        yield Display(console, None)
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True) as bars:
+        yield Display(console, bars)
+
+
+def print_result(done: Conversion, checks: list[Check], to: str) -> None:
+    """The checks, the sizes and what to do with the result, on stdout."""
+    console = stdout_console()
+    if checks:
+        console.print(Safe(check_table(checks)))
+        console.print()
+    console.print(Safe(size_table(done)))
+    say(console, Text.assemble("\nThe model is in ", (printable(str(done.output)), "bold"), ". To use it:"))
+    for command in next_steps(done, to):
+        say(console, Text(f"  {command}", style="cyan"))
+    if done.is_nanochat and to == "mlx" and done.output_bytes > LARGE and done.bits_per_weight > 30:
+        say(console, Text("\n`--dtype bfloat16` takes half of that, and is what nanochat computes in."))
+
+
+def check_table(checks: list[Check]) -> Table:
+    """One row for each check: its mark, its name, what was seen."""
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, show_header=False)
+    for check in checks:
+        mark = Text("✓", style="green") if check.passed else Text("✗", style="bold red")
+        table.add_row(mark, Text(check.name), Text(printable(check.seen)))
+    return table
+
+
+def size_table(done: Conversion) -> Table:
+    """Bytes and bits per weight before and after."""
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
+    table.add_column(f"{magnitude(done.parameters)} weights")
+    table.add_column("size", justify="right")
+    table.add_column("bits per weight", justify="right")
+    for label, size in (("original", done.source_bytes), ("converted", done.output_bytes)):
+        table.add_row(label, decimal(size), f"{8 * size / max(done.parameters, 1):.2f}")
+    return table
+
+
+def next_steps(done: Conversion, to: str) -> list[str]:
+    """Commands that use the result."""
+    folder = shlex.quote(str(done.output))
+    if to == "nanochat":
+        there = f"~/.cache/nanochat/chatrl_checkpoints/d{done.layers}"
+        return [
+            f"mkdir -p {there} && cp {folder}/model_*.pt {folder}/meta_*.json {there}",
+            f"cp -n {folder}/tokenizer.pkl ~/.cache/nanochat/tokenizer/",
+            f"python -m scripts.chat_cli -i rl -g d{done.layers}",
+        ]
+    config = "nanochat_grpo" if done.is_nanochat else "prod"
+    return [
+        f'grpo generate --model {folder} --prompt "…"',
+        f"grpo train --config {config} --set model_name={folder}",
+    ]

@@ -1,0 +1,120 @@
+"""`grpo convert`: nanochat's checkpoints and Hugging Face models to MLX, and back to nanochat."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from grpo_cli.cli.heavy import start_device
+
+if TYPE_CHECKING:
+    from grpo_cli.cli.conversion import Display
+    from grpo_cli.convert.options import Conversion, Options
+
+
+class DType(StrEnum):
+    """Number formats that weights are written in."""
+
+    bfloat16 = "bfloat16"
+    float16 = "float16"
+    float32 = "float32"
+
+
+class Bits(StrEnum):
+    """Bits of a quantised weight."""
+
+    two = "2"
+    three = "3"
+    four = "4"
+    six = "6"
+    eight = "8"
+
+
+class GroupSize(StrEnum):
+    """Weights that share a scale."""
+
+    small = "32"
+    medium = "64"
+    large = "128"
+
+
+class Target(StrEnum):
+    """Formats to convert into."""
+
+    mlx = "mlx"
+    nanochat = "nanochat"
+
+
+def convert(
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="SOURCE",
+            help="nanochat-d32, nanochat-d20 (or nanochat), nanochat-d34, a hub repository, or a folder.",
+            show_default=False,
+        ),
+    ],
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", metavar="DIR", help="Where to; by default models/<name>-mlx."),
+    ] = None,
+    quantize: Annotated[bool, typer.Option("--quantize", help="Quantise the weights.")] = False,
+    bits: Annotated[Bits | None, typer.Option("--bits", help="Bits of a quantised weight (4).")] = None,
+    group_size: Annotated[
+        GroupSize | None, typer.Option("--group-size", help="Quantised weights that share a scale (64).")
+    ] = None,
+    dtype: Annotated[
+        DType | None,
+        typer.Option("--dtype", help="Number format of the weights; by default nothing is rounded."),
+    ] = None,
+    step: Annotated[
+        int | None,
+        typer.Option("--step", min=0, metavar="N", help="Which step of a nanochat folder (newest)."),
+    ] = None,
+    rename: Annotated[
+        list[str] | None,
+        typer.Option("--rename", metavar="OLD=NEW", help="Another name for a tensor; * stands for any text."),
+    ] = None,
+    to: Annotated[
+        Target, typer.Option("--to", help="nanochat: write its own files from a model.")
+    ] = Target.mlx,
+    force: Annotated[bool, typer.Option("--force", help="Replace a model that is there.")] = False,
+    verify: Annotated[
+        bool, typer.Option("--verify/--no-verify", help="Check what was written, and generate a few tokens.")
+    ] = True,
+) -> None:
+    """Convert a model for MLX, torch-free, exactly and verified; or back to nanochat's own files."""
+    if (bits or group_size) and not quantize:
+        raise typer.BadParameter("--bits and --group-size belong to --quantize: give that too")
+    if to is Target.nanochat and (quantize or dtype or step is not None or rename):
+        raise typer.BadParameter("--to nanochat writes nanochat's own number formats and names")
+    start_device()
+    from grpo_cli.cli.conversion import conversion_display, print_result
+    from grpo_cli.convert.options import Options
+
+    options = Options(
+        output=output,
+        quantize=quantize,
+        bits=int(bits or Bits.four),
+        group_size=int(group_size or GroupSize.medium),
+        dtype=dtype.value if dtype else None,
+        step=step,
+        renames=tuple(rename or ()),
+        force=force,
+        verify=verify,
+    )
+    with conversion_display() as display:
+        done = run(source, options, to, display)
+    print_result(done, display.checks, to.value)
+
+
+def run(source: str, options: "Options", to: Target, display: "Display") -> "Conversion":
+    """Make the conversion that was asked for."""
+    if to is Target.nanochat:
+        from grpo_cli.convert.to_nanochat import convert_back
+
+        return convert_back(source, options, display.progress, display.check)
+    from grpo_cli.convert.run import convert as convert_source
+
+    return convert_source(source, options, display.progress, display.check)

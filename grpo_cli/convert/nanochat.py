@@ -1,0 +1,218 @@
+"""A nanochat checkpoint as a model folder: streamed tensor by tensor, its tokenizer with it.
+
+    checkpoint = open_checkpoint(source, renames=())     # everything checked, nothing written
+    write_model(checkpoint, folder, dtype=None)
+
+Into the folder go safetensors shards, config.json, generation_config.json, tokenizer.json,
+tokenizer_config.json and the untouched tokenizer.pkl; for the current nanochat also the source file of
+its model. What the way back needs of the original stands under `nanochat` in config.json.
+"""
+
+import json
+import shutil
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from grpo_cli.convert.architecture import Architecture, ModelConfig, read_model_config, recognise
+from grpo_cli.convert.dtypes import DTYPES, Array
+from grpo_cli.convert.errors import ConversionError
+from grpo_cli.convert.name_map import StripPrefix, forward, parse_renames
+from grpo_cli.convert.options import Progress, no_progress
+from grpo_cli.convert.outgoing import OutgoingTensor
+from grpo_cli.convert.safetensors_writer import write_shards
+from grpo_cli.convert.source import Source
+from grpo_cli.convert.torch_file import TorchFile
+from grpo_cli.models.classes import save_code
+from grpo_cli.models.nanochat_tokenizer import NanochatTokenizer, read_encoding
+
+COMPILED = StripPrefix("_orig_mod.")  # torch.compile's
+LARGEST_META = 4 << 20  # bytes; genuine ones have about one thousand
+VOCABULARY = 65536  # of the released d20, d32 and d34
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """An open checkpoint whose parts fit each other."""
+
+    source: Source
+    meta: dict[str, Any]
+    architecture: Architecture
+    tensors: list[OutgoingTensor]  # under the model's names, in the file's formats
+    stored: dict[str, str]  # the file's number format of each of them
+    rows: int  # of the embeddings in the file
+    tokenizer_file: Path
+    tokenizer: NanochatTokenizer
+
+
+@contextmanager
+def open_checkpoint(source: Source, renames: Sequence[str]) -> Iterator[Checkpoint]:
+    """Read and check everything that can be known before a byte is written.
+
+    Raises ConversionError for damaged or ambiguous files, ModelError for the tokenizer.
+    """
+    extra = parse_renames(renames)
+    meta = read_meta(source.meta_file)
+    model_config = read_model_config(meta, source.meta_file)
+    tokenizer_file = find_tokenizer(source)
+    tokenizer = NanochatTokenizer(read_encoding(tokenizer_file, source.repository))
+    check_vocabulary(tokenizer, model_config, source)
+    with TorchFile(source.model_file) as file:
+        tensors = forward([COMPILED, *extra], _tensors(file))
+        _check_distinct(tensors, source)
+        shapes = {tensor.name: tensor.shape for tensor in tensors}
+        architecture = recognise(shapes, model_config, str(source.model_file))
+        yield Checkpoint(
+            source,
+            meta,
+            architecture,
+            forward(architecture.operations, tensors),
+            {tensor.name: tensor.dtype.name for tensor in tensors},
+            shapes["transformer.wte.weight"][0],
+            tokenizer_file,
+            tokenizer,
+        )
+
+
+def write_model(
+    checkpoint: Checkpoint, folder: Path, dtype: str | None, on_progress: Progress = no_progress
+) -> list[OutgoingTensor]:
+    """Write the model folder (an existing empty one); returns the tensors as they were written."""
+    target = dtype or widest(checkpoint.tensors)
+    tensors = [replace(tensor, save_as=DTYPES[target]) for tensor in checkpoint.tensors]
+    write_shards(folder, counted(tensors, "writing", on_progress))
+    config = config_of(checkpoint, target)
+    _write_json(folder / "config.json", config)
+    ends = {key: config[key] for key in ("bos_token_id", "eos_token_id")}
+    _write_json(folder / "generation_config.json", ends)
+    save_code(config, folder)
+    save_tokenizer(checkpoint.tokenizer_file, folder)
+    return tensors
+
+
+def config_of(checkpoint: Checkpoint, dtype: str) -> dict[str, Any]:
+    """config.json, with what the way back needs."""
+    tokenizer = checkpoint.tokenizer
+    provenance = {
+        "step": int(checkpoint.source.step or 0),
+        "meta": checkpoint.meta,
+        "rows": checkpoint.rows,
+        "stored_as": {name: kind for name, kind in checkpoint.stored.items() if kind != "float32"},
+    }
+    return {
+        **checkpoint.architecture.config,
+        "bos_token_id": tokenizer.bos_id,
+        "eos_token_id": list(tokenizer.end_ids),
+        "torch_dtype": dtype,
+        "nanochat": provenance,
+    }
+
+
+def save_tokenizer(file: Path, folder: Path) -> None:
+    """The untouched tokenizer.pkl, and the same vocabulary for other programs."""
+    shutil.copyfile(file, folder / "tokenizer.pkl")
+    NanochatTokenizer.load(folder).save(folder)
+
+
+def read_meta(path: Path) -> dict[str, Any]:
+    """The content of meta_<step>.json. Raises ConversionError where it is missing or no JSON object."""
+    try:
+        if path.stat().st_size > LARGEST_META:
+            raise ConversionError(f"{path} is larger than {LARGEST_META >> 20} MB: no meta of nanochat's is")
+        meta = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConversionError(
+            f"{path} is missing", "it lies beside the `.pt` file of the same step; copy both"
+        ) from None
+    except (ValueError, RecursionError) as error:
+        raise ConversionError(f"{path} is not JSON: {error}", "copy or download it again") from error
+    except OSError as error:
+        raise ConversionError(f"cannot read {path}: {error.strerror}") from error
+    if not isinstance(meta, dict):
+        raise ConversionError(f"{path} is not a JSON object", "copy or download it again")
+    return meta
+
+
+def find_tokenizer(source: Source) -> Path:
+    """tokenizer.pkl beside the weights, or where nanochat's own folders have it."""
+    folder = source.folder.resolve()
+    places = [folder, folder / "tokenizer", folder.parent.parent / "tokenizer"]
+    for place in places:
+        if (place / "tokenizer.pkl").is_file():
+            return place / "tokenizer.pkl"
+    raise ConversionError(
+        f"there is no tokenizer.pkl in {source.folder}",
+        "copy the one of the same nanochat run there (`~/.cache/nanochat/tokenizer/tokenizer.pkl`): "
+        "each run trains its own, and another one gives garbled text",
+    )
+
+
+def check_vocabulary(tokenizer: NanochatTokenizer, model_config: ModelConfig, source: Source) -> None:
+    """Raise ConversionError where the tokenizer is not the model's: its text would be garbled."""
+    if source.repository in ("karpathy/nanochat-d32", "sdobson/nanochat"):
+        wanted = VOCABULARY
+    else:
+        wanted = model_config.vocab_size
+    if not tokenizer.vocab_size == model_config.vocab_size == wanted:
+        raise ConversionError(
+            f"the tokenizer has {tokenizer.vocab_size} tokens, the model {model_config.vocab_size}"
+            + (f"; {source.repository} has {wanted}" if wanted != model_config.vocab_size else ""),
+            "take tokenizer.pkl, meta and weights from the same nanochat run: another tokenizer gives "
+            "garbled text",
+        )
+
+
+def widest(tensors: Sequence[OutgoingTensor]) -> str:
+    """The number format that holds every tensor exactly: float32 where one is wider than two bytes."""
+    names = {tensor.dtype.name for tensor in tensors}
+    return names.pop() if len(names) == 1 and names <= {"bfloat16", "float16"} else "float32"
+
+
+def counted(tensors: Sequence[OutgoingTensor], stage: str, on_progress: Progress) -> list[OutgoingTensor]:
+    """The same tensors; reading one reports how many bytes have been handed out."""
+    total = sum(tensor.size for tensor in tensors)
+    done = 0
+
+    def counting(tensor: OutgoingTensor) -> OutgoingTensor:
+        def read() -> Array:
+            nonlocal done
+            on_progress(stage, done, total)
+            done += tensor.size
+            return tensor.read()
+
+        return replace(tensor, read=read)
+
+    return [counting(tensor) for tensor in tensors]
+
+
+def _tensors(file: TorchFile) -> list[OutgoingTensor]:
+    """Every tensor of the file; only floating ones are a model's."""
+    for name, info in file.tensors.items():
+        if not info.dtype.is_floating:
+            raise ConversionError(
+                f"the tensor {name} of {file.path} holds {info.dtype.name}: no weight of nanochat's does",
+                "convert a model's file, `model_<step>.pt`",
+            )
+
+    def outgoing(name: str) -> OutgoingTensor:
+        info = file.tensors[name]
+        return OutgoingTensor(name, info.dtype, info.shape, lambda: file.view(name))
+
+    return [outgoing(name) for name in file.tensors]
+
+
+def _check_distinct(tensors: Sequence[OutgoingTensor], source: Source) -> None:
+    times = Counter(tensor.name for tensor in tensors)
+    twice = [name for name, count in times.items() if count > 1]
+    if twice:
+        raise ConversionError(
+            f"several tensors of {source.model_file} would be named {', '.join(twice[:3])}",
+            "give each a name of its own with `--rename`",
+        )
+
+
+def _write_json(path: Path, content: Any) -> None:
+    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

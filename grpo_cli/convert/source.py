@@ -1,0 +1,156 @@
+"""What is to be converted: a short name, a hub repository or a folder; told apart by the files it holds.
+
+    find_source("nanochat-d32")          # karpathy/nanochat-d32 on the hub: nanochat's own files
+    find_source("chatsft_checkpoints/d20", step=650)
+    find_source("HuggingFaceTB/SmolLM2-135M-Instruct")     # transformers' format
+
+Of a repository only the files that are needed are fetched, and compared with the hub's checksums.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from grpo_cli.convert.errors import ConversionError
+from grpo_cli.models import hub
+from grpo_cli.models.load import HUB_FILES, check_name
+
+SHORT_NAMES = {
+    "nanochat": "sdobson/nanochat",
+    "nanochat-d20": "sdobson/nanochat",
+    "nanochat-d32": "karpathy/nanochat-d32",
+    "nanochat-d34": "karpathy/nanochat-d34",
+}
+MODEL_FILE = re.compile(r"model_(\d+)\.pt")
+PICKLED_WEIGHTS = re.compile(r"pytorch_model.*\.bin|consolidated.*\.pth|.*\.pth|.*\.ckpt")
+
+Kind = Literal["nanochat", "transformers"]
+
+
+@dataclass(frozen=True)
+class Source:
+    """A checkpoint on this machine. `step`: which one of a nanochat folder's, else None."""
+
+    name: str  # as it was asked for
+    kind: Kind
+    folder: Path
+    repository: str | None = None  # on the hub, where it came from there
+    step: str | None = None  # as its files spell it: "000650"
+
+    @property
+    def short_name(self) -> str:
+        """The name's last part, for the output folder: `nanochat-d32`, `run-final` for a checkpoint."""
+        path = Path(self.name).expanduser()
+        if self.repository:
+            return self.name.rpartition("/")[2]
+        path = (path.parent if path.suffix == ".pt" else path).resolve()
+        is_of_run = path.name == "final" or path.name.startswith("checkpoint-")
+        return f"{path.parent.name}-{path.name}" if is_of_run else path.name
+
+    @property
+    def model_file(self) -> Path:
+        """nanochat's model_<step>.pt."""
+        return self.folder / f"model_{self.step}.pt"
+
+    @property
+    def meta_file(self) -> Path:
+        """nanochat's meta_<step>.json."""
+        return self.folder / f"meta_{self.step}.json"
+
+
+def find_source(name: str, step: int | None = None, on_progress: hub.Progress = hub.no_progress) -> Source:
+    """Find, and fetch where it is on the hub, what a name stands for.
+
+    A folder is preferred to a short name of the same spelling if it holds a model. Raises ConversionError
+    for a folder or repository that holds nothing to convert, or not the step; ModelError for what the hub
+    refuses.
+    """
+    path = Path(name).expanduser()
+    if path.is_file() and MODEL_FILE.fullmatch(path.name):
+        return _nanochat(name, path.parent, None, _names(path.parent), _step_of(path.name))
+    if path.is_dir() and (name not in SHORT_NAMES or _kind(_names(path))):
+        return _local(name, path, step)
+    repository = SHORT_NAMES.get(name, name)
+    check_name(repository)
+    return _fetched(name, repository, step, on_progress)
+
+
+def _local(name: str, folder: Path, step: int | None) -> Source:
+    names = _names(folder)
+    kind = _kind(names)
+    if kind is None:
+        raise _nothing(str(folder), names)
+    if kind == "transformers":
+        return Source(name, kind, folder)
+    return _nanochat(name, folder, None, names, step)
+
+
+def _fetched(name: str, repository: str, step: int | None, on_progress: hub.Progress) -> Source:
+    names = hub.repository_files(repository)
+    kind = _kind(names)
+    if kind is None:
+        raise _nothing(repository, names)
+    if kind == "transformers":
+        folder = hub.fetch(repository, HUB_FILES, on_progress, check=True)
+        return Source(name, kind, folder, repository)
+    source = _nanochat(name, Path(), repository, names, step)
+    needed = [source.model_file.name, source.meta_file.name, "tokenizer.pkl"]
+    for file in needed:
+        if file not in names:
+            raise hub.missing_file(repository, file, names)
+    folder = hub.fetch(repository, needed, on_progress, check=True)
+    return Source(name, kind, folder, repository, source.step)
+
+
+def _nanochat(
+    name: str, folder: Path, repository: str | None, names: Sequence[str], step: int | None
+) -> Source:
+    """The step asked for, else the newest."""
+    spelt = {
+        _step_of(file): file[len("model_") : -len(".pt")] for file in names if MODEL_FILE.fullmatch(file)
+    }
+    chosen = max(spelt) if step is None else step
+    if chosen not in spelt:
+        steps = ", ".join(str(number) for number in sorted(spelt))
+        raise ConversionError(f"{name} has no step {step}", f"it has {steps}: choose one with `--step`")
+    return Source(name, "nanochat", folder, repository, spelt[chosen])
+
+
+def _kind(names: Sequence[str]) -> Kind | None:
+    """Which format the files are of; nanochat's own where there are both, since it is the original."""
+    if any(MODEL_FILE.fullmatch(name) for name in names):
+        return "nanochat"
+    has_weights = any(name.endswith(".safetensors") and name.startswith("model") for name in names)
+    return "transformers" if has_weights and "config.json" in names else None
+
+
+def _nothing(place: str, names: Sequence[str]) -> ConversionError:
+    """Why nothing in a place can be converted."""
+    if "adapter_config.json" in names:
+        return ConversionError(
+            f"{place} holds LoRA adapters, which are no model by themselves",
+            f"train and evaluate with them as they are: `grpo eval --model {place}`",
+        )
+    pickled = [name for name in names if PICKLED_WEIGHTS.fullmatch(name)]
+    if pickled:
+        return ConversionError(
+            f"{place} holds its weights only as {pickled[0]}, a pickle that can run code",
+            "look for a revision or a repository with `.safetensors` files",
+        )
+    found = ", ".join(names[:8]) or "nothing"
+    return ConversionError(
+        f"{place} holds no model that can be converted (found: {found})",
+        "name a folder or repository with nanochat's `model_<step>.pt` and `meta_<step>.json`, "
+        "or with `config.json` and `model*.safetensors`",
+    )
+
+
+def _names(folder: Path) -> list[str]:
+    return sorted(child.name for child in folder.iterdir())
+
+
+def _step_of(file: str) -> int:
+    match = MODEL_FILE.fullmatch(file)
+    return int(match[1]) if match else -1

@@ -1,0 +1,172 @@
+"""What the hub, the network or the disk refuse when files are fetched, in words.
+
+    try:
+        HfApi().model_info(repo)
+    except FAILURES as error:
+        raise explain(repo, error) from error
+
+Each error says what failed and carries the command that cures it; `explain` tells them apart by the
+library's exceptions and, where those are wider than the cause, by the HTTP status.
+"""
+
+import errno
+import json
+
+from huggingface_hub import constants
+from huggingface_hub.errors import (
+    DisabledRepoError,
+    FileMetadataError,
+    GatedRepoError,
+    HfHubHTTPError,
+    HFValidationError,
+    HTTPError,  # the HTTP client's own: httpx before huggingface_hub 2, httpx2 since
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+)
+
+from grpo_cli.errors import ModelError
+
+FAILURES = (HTTPError, OSError, HFValidationError, json.JSONDecodeError)  # what the library raises
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
+AGAIN = "run the same command again: it goes on where it stopped"
+
+
+def explain(repo: str, error: Exception) -> ModelError:
+    """The error for what went wrong when `repo` was looked up or fetched."""
+    if isinstance(error, LocalEntryNotFoundError) and isinstance(error.__cause__, FAILURES):
+        return explain(repo, error.__cause__)  # it only wraps what happened
+    if isinstance(error, HfHubHTTPError):
+        return _refused(repo, error)
+    if isinstance(error, HFValidationError):
+        return ModelError(
+            f"Model not found: {repo}",
+            "a hub repository is `owner/name`: letters, digits, `-`, `_` and `.`, 96 characters at most",
+        )
+    if isinstance(error, json.JSONDecodeError | FileMetadataError):
+        return ModelError(
+            f"What answers at {constants.ENDPOINT} for {repo} is not the hub: {_reason(error)}",
+            "log in to the network if it asks for that, or `unset HF_ENDPOINT`",
+        )
+    if isinstance(error, OfflineModeIsEnabled | LocalEntryNotFoundError):
+        return ModelError(
+            f"{repo} is not in the local cache, and HF_HUB_OFFLINE=1 forbids to download it",
+            f"connect once and `HF_HUB_OFFLINE=0 hf download {repo}`, or give the path of a local folder",
+        )
+    return _unreachable(repo, error) if isinstance(error, HTTPError) else _disk(repo, error)
+
+
+def missing_file(repo: str, name: str, there: list[str]) -> ModelError:
+    """The error for a file that a repository lacks; it lists at most 8 of those that are there."""
+    more = f" and {len(there) - 8} more" if len(there) > 8 else ""
+    listed = ", ".join(there[:8]) + more if there else "nothing"
+    return ModelError(
+        f"The repository {repo} has no {name} (found: {listed})",
+        f"name another repository; this one's files are at {constants.ENDPOINT}/{repo}/tree/main",
+    )
+
+
+def broke_off(repo: str, received: int, size: int, error: Exception | None) -> ModelError:
+    """The error for a transfer that several tries could not bring to its end; `error`: the last one."""
+    if isinstance(error, HfHubHTTPError):
+        return explain(repo, error)
+    reason = _reason(error) if error else "the server sends no more"
+    if _is_timeout(error):
+        reason = f"nothing came for {constants.HF_HUB_DOWNLOAD_TIMEOUT} s"
+    slow = "; on a slow line after `export HF_HUB_DOWNLOAD_TIMEOUT=60`" if _is_timeout(error) else ""
+    return ModelError(
+        f"The download from {repo} broke off at {received:,} of {size:,} bytes: {reason}", AGAIN + slow
+    )
+
+
+def _unreachable(repo: str, error: Exception) -> ModelError:
+    """No answer at all. Only raised when the cache does not hold the model."""
+    elsewhere = "or give the path of a local folder"
+    if _is_timeout(error):
+        return ModelError(
+            f"The hub {constants.ENDPOINT} did not answer within {constants.HF_HUB_ETAG_TIMEOUT} s, "
+            f"and {repo} is not in the local cache",
+            f"run the same command again, on a slow line after `export HF_HUB_ETAG_TIMEOUT=60`, {elsewhere}",
+        )
+    return ModelError(
+        f"The hub {constants.ENDPOINT} cannot be reached ({_reason(error)}), "
+        f"and {repo} is not in the local cache",
+        f"check the network with `curl -I {constants.ENDPOINT}`, {elsewhere}",
+    )
+
+
+def _refused(repo: str, error: HfHubHTTPError) -> ModelError:
+    """The hub answered: not this repository, or not for you."""
+    page = f"{constants.ENDPOINT}/{repo}"
+    if isinstance(error, GatedRepoError):
+        return ModelError(
+            f"The repository {repo} asks for an accepted licence",
+            f"accept it on the model's page {page}, then `hf auth login` with the same account",
+        )
+    if isinstance(error, DisabledRepoError):
+        return ModelError(f"The hub has disabled {repo}", f"name another model; {page} may say why")
+    if error.response.status_code in (401, 403):
+        return _unauthorized(repo, error)
+    if error.response.status_code == 404:
+        return ModelError(
+            f"Model not found on the hub: {repo}",
+            "check the spelling; for a private repository `hf auth login` with an account that may read it",
+        )
+    return _failed(repo, error)
+
+
+def _failed(repo: str, error: HfHubHTTPError) -> ModelError:
+    """The hub answered: not now."""
+    status = error.response.status_code
+    if status == 429:
+        return ModelError(
+            f"The hub takes no more requests from here for now, so {repo} is not fetched (429)",
+            "wait five minutes and run the same command again; `hf auth login` raises the limit",
+        )
+    if status >= 500:
+        return ModelError(
+            f"The hub failed on {repo}: {status} {error.response.reason_phrase}",
+            "wait some minutes and run the same command again; https://status.huggingface.co shows its state",
+        )
+    said = error.server_message or error.response.reason_phrase
+    return ModelError(
+        f"The hub refuses {repo}: {status} {said}", f"see the model's page {constants.ENDPOINT}/{repo}"
+    )
+
+
+def _unauthorized(repo: str, error: HfHubHTTPError) -> ModelError:
+    """401 and 403: without a token the hub does not tell a private repository from a misspelt one."""
+    status = error.response.status_code
+    if "authorization" not in error.response.request.headers:
+        return ModelError(
+            f"Model not found on the hub: {repo} is private or misspelt ({status})",
+            "check the spelling; for a private repository `hf auth login` first",
+        )
+    wrong = "is wrong or expired" if status == 401 else "may not read it"
+    return ModelError(
+        f"The hub refuses {repo}: your token {wrong} ({status})",
+        "`hf auth login` again; a token in HF_TOKEN comes first: renew it or `unset HF_TOKEN`",
+    )
+
+
+def _disk(repo: str, error: Exception) -> ModelError:
+    """The cache cannot be written or read."""
+    cache = constants.HF_HUB_CACHE
+    if isinstance(error, OSError) and error.errno in NO_SPACE:
+        return ModelError(
+            f"The disk is full: {repo} does not fit into {cache}",
+            f"free some space and {AGAIN}; or `export HF_HUB_CACHE=/path/on/another/disk`",
+        )
+    return ModelError(
+        f"Failed to write {repo} to {cache}: {_reason(error)}",
+        "make the folder writable, or `export HF_HUB_CACHE=/path/of/another/folder`",
+    )
+
+
+def _is_timeout(error: Exception | None) -> bool:
+    """ConnectTimeout, ReadTimeout and their like, of httpx and httpx2 alike."""
+    return isinstance(error, HTTPError) and type(error).__name__.endswith("Timeout")
+
+
+def _reason(error: Exception) -> str:
+    """What the library says, on one line."""
+    return " ".join(str(error).split())[:300] or type(error).__name__

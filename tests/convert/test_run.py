@@ -1,0 +1,382 @@
+"""Whole conversions of small checkpoints: what is written, proven, refused, and left behind."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+import pytest
+from tokenizers import Tokenizer as FastTokenizer
+
+from grpo_cli.convert import nanochat, verify
+from grpo_cli.convert.dtypes import DTYPES, cast
+from grpo_cli.convert.errors import ConversionError
+from grpo_cli.convert.options import Check, Conversion, Options
+from grpo_cli.convert.run import convert
+from grpo_cli.convert.to_nanochat import convert_back
+from grpo_cli.errors import ModelError
+from grpo_cli.models.load import TINY, load_policy
+from tests.convert.checkpoints import TOKENS, shapes_of, tensors_of, write_checkpoint
+
+VERSIONS = ["october", "january", "current"]
+CHECKS = ["weights", "strict load", "finite", "tokenizer", "generation"]
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def converted(source: object, **options: Any) -> tuple[Conversion, list[Check]]:
+    checks: list[Check] = []
+    done = convert(str(source), Options(**options), on_check=checks.append)
+    return done, checks
+
+
+def refusal(source: object, **options: Any) -> ModelError:
+    with pytest.raises(ModelError) as error:
+        converted(source, **options)
+    assert sorted(path.name for path in Path().glob("models/*")) == []  # nothing is left
+    assert not list(Path().rglob("*grpo-tmp*"))
+    return error.value
+
+
+def stored(folder: Path) -> dict[str, mx.array]:
+    found: Any = mx.load(str(folder / "model.safetensors"))
+    return found
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_every_tensor_arrives_bit_for_bit(version: str, tmp_path: Path) -> None:
+    source = write_checkpoint(tmp_path / "d3", version)
+    done, checks = converted(source)
+    assert done.output == Path("models/d3-mlx")
+    assert [(check.name, check.passed) for check in checks] == [(name, True) for name in CHECKS]
+    arrays = stored(done.output)
+    originals = tensors_of(source / "model_000650.pt")
+    assert arrays.keys() == originals.keys()
+    for name, (dtype, shape, raw) in originals.items():
+        wide = cast(np.frombuffer(raw, DTYPES[dtype].bits), DTYPES[dtype], DTYPES["float32"])
+        assert arrays[name].dtype == mx.float32
+        assert np.array_equal(np.array(arrays[name]), wide.reshape(shape))
+    assert done.parameters == sum(array.size for array in arrays.values())
+    assert done.source_bytes == (source / "model_000650.pt").stat().st_size
+    assert done.output_bytes == (done.output / "model.safetensors").stat().st_size
+    assert (done.output / "tokenizer.pkl").read_bytes() == (source / "tokenizer.pkl").read_bytes()
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("rows", [TOKENS, 1024])
+def test_there_and_back_is_bit_equal(version: str, rows: int, tmp_path: Path) -> None:
+    source = write_checkpoint(tmp_path / "d3", version, rows=rows)
+    done, _ = converted(source)
+    checks: list[Check] = []
+    back = convert_back(str(done.output), Options(), lambda *_: None, checks.append)
+    assert back.output == Path("models/d3-nanochat")
+    assert [check.passed for check in checks] == [True]
+    before, after = (tensors_of(folder / "model_000650.pt") for folder in (source, back.output))
+    assert before.keys() == after.keys()
+    for name, (dtype, shape, raw) in before.items():
+        if version == "october" and rows > TOKENS and name in ("transformer.wte.weight", "lm_head.weight"):
+            kept = TOKENS * shape[1] * DTYPES[dtype].size  # rows of no token come back as zeros
+            raw = raw[:kept] + bytes(len(raw) - kept)
+        assert after[name] == (dtype, shape, raw), name
+    assert json.loads((back.output / "meta_000650.json").read_text()) == json.loads(
+        (source / "meta_000650.json").read_text()
+    )
+    assert (back.output / "tokenizer.pkl").read_bytes() == (source / "tokenizer.pkl").read_bytes()
+
+
+def test_the_embedded_model_goes_back_too(tmp_path: Path) -> None:
+    back = convert_back("tiny", Options(output=tmp_path / "back"), lambda *_: None, lambda _: None)
+    meta = json.loads((tmp_path / "back/meta_000000.json").read_text())
+    assert meta["model_config"] == {
+        "sequence_len": 256,
+        "vocab_size": 316,
+        "n_layer": 4,
+        "n_head": 4,
+        "n_kv_head": 4,
+        "n_embd": 128,
+    }
+    dtypes = {name: kind for name, (kind, _, _) in tensors_of(tmp_path / "back/model_000000.pt").items()}
+    assert {name for name, kind in dtypes.items() if kind == "bfloat16"} == {"transformer.wte.weight"}
+    _, checks = converted(back.output, output=tmp_path / "again")
+    assert all(check.passed for check in checks)
+    assert mx.allclose(
+        stored(tmp_path / "again")["lm_head.weight"], stored(TINY)["lm_head.weight"], rtol=0, atol=0
+    )
+
+
+def test_what_is_no_nanochat_does_not_go_back(tmp_path: Path) -> None:
+    shutil.copytree(TINY, tmp_path / "llama")
+    config = json.loads((TINY / "config.json").read_text()) | {"model_type": "llama"}
+    (tmp_path / "llama/config.json").write_text(json.dumps(config))
+    with pytest.raises(ConversionError) as error:
+        convert_back(str(tmp_path / "llama"), Options(), lambda *_: None, lambda _: None)
+    assert error.value.message.endswith("is a llama model, which nanochat cannot run")
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
+def test_another_number_format(dtype: Any, tmp_path: Path) -> None:
+    source = write_checkpoint(tmp_path / "d3")
+    done, checks = converted(source, dtype=dtype)
+    how = "bit for bit" if dtype == "float32" else f"rounded to {dtype}"
+    assert checks[0].seen == f"20 of 20 tensors equal the original's, {how}"
+    assert {array.dtype for array in stored(done.output).values()} == {getattr(mx, dtype)}
+    assert json.loads((done.output / "config.json").read_text())["torch_dtype"] == dtype
+    assert done.bits_per_weight == pytest.approx(32 if dtype == "float32" else 16, rel=0.03)
+
+
+def test_what_the_other_programs_need(tmp_path: Path) -> None:
+    done, _ = converted(write_checkpoint(tmp_path / "d3"))
+    config = json.loads((done.output / "config.json").read_text())
+    assert config["eos_token_id"] == [995, 991]
+    assert config["bos_token_id"] == 991
+    generation = json.loads((done.output / "generation_config.json").read_text())
+    assert generation == {"bos_token_id": 991, "eos_token_id": [995, 991]}
+    tokenizer = json.loads((done.output / "tokenizer_config.json").read_text())
+    assert (tokenizer["bos_token"], tokenizer["eos_token"]) == ("<|bos|>", "<|assistant_end|>")
+    assert "<|assistant_start|>" in tokenizer["chat_template"]
+    assert FastTokenizer.from_file(str(done.output / "tokenizer.json")).get_vocab_size() == TOKENS
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_quantised(version: str, tmp_path: Path) -> None:
+    source = write_checkpoint(tmp_path / "d3", version)
+    done, checks = converted(source, quantize=True, bits=8, group_size=32)
+    assert [check.name for check in checks] == CHECKS
+    assert "tensors quantised" in checks[0].seen
+    assert 8 < done.bits_per_weight < 17  # not every layer has rows of 32
+    exact, rounded = (
+        load_policy(str(folder)).model(mx.array([[1, 2, 3]]))
+        for folder in (converted(source, output=tmp_path / "exact")[0].output, done.output)
+    )
+    difference = mx.abs(exact - rounded).max().item()
+    assert 0 < difference < 0.5
+    assert json.loads((done.output / "config.json").read_text())["nanochat"]["step"] == 650
+    assert sorted(path.name for path in done.output.glob("*token*")) == [
+        "tokenizer.json",
+        "tokenizer.pkl",
+        "tokenizer_config.json",
+    ]
+
+
+def test_a_compiled_models_prefix_and_renamed_tensors(tmp_path: Path) -> None:
+    source = write_checkpoint(tmp_path / "d3", prefix="_orig_mod.")
+    assert converted(source)[0].parameters == 2 * 32 * TOKENS + 3 * (32 * 32 * 3 + 8 * 32 * 32)
+    shapes = {f"blocks.{name}": shape for name, shape in shapes_of("october").items()}
+    other = write_checkpoint(tmp_path / "other", shapes=shapes)
+    error = refusal_in(other, tmp_path)
+    assert "unknown: blocks.transformer.wte.weight" in error.message
+    assert converted(other, renames=("blocks.*=*",))[0].output == Path("models/other-mlx")
+
+
+def refusal_in(source: Path, folder: Path, **options: Any) -> ModelError:
+    """A refusal that leaves the other models of the folder alone."""
+    before = sorted(folder.rglob("*"))
+    with pytest.raises(ModelError) as error:
+        converted(source, **options)
+    assert sorted(folder.rglob("*")) == before
+    return error.value
+
+
+def test_two_names_for_one_tensor(tmp_path: Path) -> None:
+    source = write_checkpoint(tmp_path / "d3")
+    error = refusal(source, renames=("lm_head.weight=transformer.wte.weight",))
+    assert "would be named transformer.wte.weight" in error.message
+
+
+def test_another_tokenizer_is_refused(tmp_path: Path) -> None:
+    source = write_checkpoint(tmp_path / "d3")
+    shutil.copyfile(TINY / "tokenizer.pkl", source / "tokenizer.pkl")
+    error = refusal(source)
+    assert error.message == "Failed to convert model: the tokenizer has 316 tokens, the model 1000"
+    assert "garbled text" in error.hint
+
+
+def test_a_corrupted_tokenizer_has_the_guides_first_line(tmp_path: Path) -> None:
+    source = write_checkpoint(tmp_path / "d3")
+    (source / "tokenizer.pkl").write_bytes(b"\x80\x04cposix\nsystem\n.")
+    error = refusal(source)
+    assert error.message.startswith("Failed to load tiktoken tokenizer: ")
+    assert "hf download" in error.hint
+
+
+def test_the_tokenizer_of_nanochats_own_folders_is_found(tmp_path: Path) -> None:
+    base = tmp_path / "nanochat"
+    (base / "chatsft_checkpoints").mkdir(parents=True)
+    (base / "tokenizer").mkdir()
+    source = write_checkpoint(base / "chatsft_checkpoints/d3")
+    (source / "tokenizer.pkl").rename(base / "tokenizer/tokenizer.pkl")
+    assert converted(source)[0].output == Path("models/d3-mlx")
+    (base / "tokenizer/tokenizer.pkl").unlink()
+    assert "there is no tokenizer.pkl in" in refusal_in(source, tmp_path, force=True).message
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (None, "meta_000650.json is missing"),
+        ("{", "meta_000650.json is not JSON"),
+        ("[1]", "meta_000650.json is not a JSON object"),
+        ("{}", "meta_000650.json has no model_config"),
+        ("[" * 100_000, "meta_000650.json is not JSON"),
+        (" " * (5 << 20), "is larger than 4 MB"),
+    ],
+)
+def test_a_damaged_meta(content: str | None, words: str, tmp_path: Path) -> None:
+    source = write_checkpoint(tmp_path / "d3")
+    if content is None:
+        (source / "meta_000650.json").unlink()
+    else:
+        (source / "meta_000650.json").write_text(content)
+    assert words in refusal(source).message
+
+
+def test_a_damaged_model_leaves_nothing(tmp_path: Path) -> None:
+    source = write_checkpoint(tmp_path / "d3")
+    data = bytearray((source / "model_000650.pt").read_bytes())
+    data[len(data) // 2] ^= 1  # in a tensor's numbers
+    (source / "model_000650.pt").write_bytes(data)
+    assert "does not match its checksum" in refusal(source).message
+
+
+def test_numbers_that_are_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = write_checkpoint(tmp_path / "d3")
+    monkeypatch.setattr(verify, "is_finite", lambda array: array.shape != (32, 128))
+    error = refusal(source)
+    layers = ", ".join(f"transformer.h.{layer}.mlp.c_proj.weight" for layer in range(3))
+    assert error.message == (
+        "Failed to convert model: the result was checked and is not right "
+        f"(finite: NaN or infinite numbers in {layers})"
+    )
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("dtype", [mx.float32, mx.bfloat16, mx.float16])
+def test_finite(value: float, dtype: mx.Dtype) -> None:
+    array = mx.zeros((3, 5))
+    assert verify.is_finite(array.astype(dtype))
+    array[2, 4] = value
+    assert not verify.is_finite(array.astype(dtype))
+
+
+def test_a_file_that_was_written_wrong_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A disk that flips a bit after the writing."""
+    source = write_checkpoint(tmp_path / "d3")
+    write = nanochat.write_shards
+
+    def write_badly(folder: Path, *rest: Any) -> Any:
+        paths = write(folder, *rest)
+        data = bytearray(paths[0].read_bytes())
+        data[-5] ^= 4
+        paths[0].write_bytes(data)
+        return paths
+
+    monkeypatch.setattr(nanochat, "write_shards", write_badly)
+    assert "(weights: lm_head.weight differ from the source)" in refusal(source).message
+
+
+def test_no_verify_and_progress(tmp_path: Path) -> None:
+    source = write_checkpoint(tmp_path / "d3")
+    seen: list[tuple[str, int, int]] = []
+    checks: list[Check] = []
+    done = convert(str(source), Options(verify=False), lambda *step: seen.append(step), checks.append)
+    assert checks == []
+    assert {stage for stage, _, _ in seen} == {"writing"}
+    amounts = [amount for _, amount, _ in seen]
+    assert amounts[0] == 0 and amounts == sorted(amounts) and len(amounts) == 20
+    assert seen[0][2] == sum(array.nbytes for array in stored(done.output).values())
+
+
+def test_an_existing_output_is_refused_before_anything_else(tmp_path: Path) -> None:
+    source = write_checkpoint(tmp_path / "d3")
+    converted(source)
+    assert "exists already" in refusal_in(source, tmp_path).message
+    assert converted(source, force=True)[0].output == Path("models/d3-mlx")
+    assert "holds the source itself" in refusal_in(source, tmp_path, output=source, force=True).message
+
+
+def test_a_disk_that_is_too_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = write_checkpoint(tmp_path / "d3")
+    usage = shutil.disk_usage(tmp_path)._replace(free=1000)
+    monkeypatch.setattr("grpo_cli.convert.run.shutil.disk_usage", lambda _: usage)
+    assert "the result needs 0.0 GB, and" in refusal(source).message
+
+
+# --- transformers' format ----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def llama(tmp_path: Path) -> Path:
+    """A small llama in transformers' format, with nanochat's vocabulary as its tokenizer.json."""
+    from mlx_lm.models import llama as module
+
+    from grpo_cli.models.nanochat_fast import hf_tokenizer, hf_tokenizer_config
+    from grpo_cli.models.nanochat_tokenizer import NanochatTokenizer
+    from grpo_cli.models.tree import flat
+
+    config = {
+        "model_type": "llama",
+        "hidden_size": 64,
+        "num_hidden_layers": 2,
+        "intermediate_size": 128,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "rms_norm_eps": 1e-5,
+        "vocab_size": 316,
+        "eos_token_id": 311,
+        "torch_dtype": "float32",
+    }
+    folder = tmp_path / "llama"
+    folder.mkdir()
+    mx.random.seed(0)
+    model = module.Model(module.ModelArgs.from_dict(config))
+    mx.save_safetensors(str(folder / "model.safetensors"), flat(model.parameters()))
+    (folder / "config.json").write_text(json.dumps(config))
+    hf_tokenizer(NanochatTokenizer.load(TINY).encoding).save(str(folder / "tokenizer.json"))
+    (folder / "tokenizer_config.json").write_text(json.dumps(hf_tokenizer_config()))
+    return folder
+
+
+def test_transformers_format(llama: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    done, checks = converted(llama)
+    assert done.output == Path("models/llama-mlx")
+    assert [(check.name, check.passed) for check in checks] == [(name, True) for name in CHECKS[1:]]
+    assert {n: a.tolist() for n, a in stored(done.output).items()} == {
+        n: a.tolist() for n, a in stored(llama).items()
+    }
+    assert not done.is_nanochat
+    assert capfd.readouterr().out == ""  # mlx-lm's own lines stay out of the results
+
+
+def test_transformers_format_quantised_and_in_another_format(llama: Path) -> None:
+    done, _ = converted(llama, quantize=True, bits=4, group_size=64, dtype="float16")
+    config = json.loads((done.output / "config.json").read_text())
+    assert (config["quantization"]["bits"], config["quantization"]["group_size"]) == (4, 64)
+    assert {array.dtype for array in stored(done.output).values()} == {mx.float16, mx.uint32}
+    assert 4.5 <= done.bits_per_weight < 6
+
+
+def test_transformers_format_has_no_steps_and_no_renaming(llama: Path) -> None:
+    assert "`--rename` and `--step` mean nothing" in refusal(llama, step=1).message
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"model_type": "unheard_of"}, "Model type unheard_of not supported."),
+        ({"hidden_size": 32}, "mlx-lm cannot convert"),
+        ({"model_type": None}, "mlx-lm cannot convert"),
+        ({"model_file": "code.py"}, "requires importing and running"),
+    ],
+)
+def test_a_folder_that_mlx_lm_refuses(llama: Path, change: dict[str, Any], words: str) -> None:
+    config = json.loads((llama / "config.json").read_text()) | change
+    (llama / "config.json").write_text(json.dumps(config))
+    (llama / "code.py").write_text("raise SystemExit('it was run')")
+    error = refusal(llama)
+    assert words in error.message
+    assert error.hint
