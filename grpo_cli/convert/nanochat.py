@@ -31,7 +31,6 @@ from grpo_cli.models.nanochat_tokenizer import NanochatTokenizer, read_encoding
 
 COMPILED = StripPrefix("_orig_mod.")  # torch.compile's
 LARGEST_META = 4 << 20  # bytes; genuine ones have about one thousand
-VOCABULARY = 65536  # of the released d20, d32 and d34
 
 
 @dataclass(frozen=True)
@@ -59,7 +58,7 @@ def open_checkpoint(source: Source, renames: Sequence[str]) -> Iterator[Checkpoi
     model_config = read_model_config(meta, source.meta_file)
     tokenizer_file = find_tokenizer(source)
     tokenizer = NanochatTokenizer(read_encoding(tokenizer_file, source.repository))
-    check_vocabulary(tokenizer, model_config, source)
+    check_vocabulary(tokenizer, model_config)
     with TorchFile(source.model_file) as file:
         tensors = forward([COMPILED, *extra], _tensors(file))
         _check_distinct(tensors, source)
@@ -150,16 +149,11 @@ def find_tokenizer(source: Source) -> Path:
     )
 
 
-def check_vocabulary(tokenizer: NanochatTokenizer, model_config: ModelConfig, source: Source) -> None:
+def check_vocabulary(tokenizer: NanochatTokenizer, model_config: ModelConfig) -> None:
     """Raise ConversionError where the tokenizer is not the model's: its text would be garbled."""
-    if source.repository in ("karpathy/nanochat-d32", "sdobson/nanochat"):
-        wanted = VOCABULARY
-    else:
-        wanted = model_config.vocab_size
-    if not tokenizer.vocab_size == model_config.vocab_size == wanted:
+    if tokenizer.vocab_size != model_config.vocab_size:
         raise ConversionError(
-            f"the tokenizer has {tokenizer.vocab_size} tokens, the model {model_config.vocab_size}"
-            + (f"; {source.repository} has {wanted}" if wanted != model_config.vocab_size else ""),
+            f"the tokenizer has {tokenizer.vocab_size} tokens, the model {model_config.vocab_size}",
             "take tokenizer.pkl, meta and weights from the same nanochat run: another tokenizer gives "
             "garbled text",
         )

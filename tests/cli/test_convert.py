@@ -1,0 +1,223 @@
+"""`grpo convert` as a person runs it: from the hub, from a folder, with its mistakes."""
+
+import os
+import pty
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from grpo_cli.cli.main import app
+from tests.convert.checkpoints import write_checkpoint
+from tests.hub_server import HubServer
+
+D32 = "karpathy/nanochat-d32"
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Commands run in an empty folder."""
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Path:
+    return write_checkpoint(tmp_path / "d3")
+
+
+@pytest.fixture
+def files(checkpoint: Path) -> dict[str, Path]:
+    """A repository with a checkpoint."""
+    return {path.name: path for path in checkpoint.iterdir()}
+
+
+def grpo(*words: str) -> Result:
+    return CliRunner().invoke(app, ["convert", *words])
+
+
+def run(server: HubServer, folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "grpo_cli", "convert", *words],
+        env=server.environment(folder),
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+def test_what_a_person_sees(checkpoint: Path) -> None:
+    done = grpo(str(checkpoint))
+    assert done.exit_code == 0, done.stderr
+    assert done.stderr.splitlines() == [
+        "writing the weights (391.2 kB) …",
+        "comparing with the original (391.2 kB) …",
+        "checking every number (393.1 kB) …",
+        "generating a few tokens …",
+    ]
+    lines = [line.rstrip() for line in done.stdout.splitlines()]
+    assert lines[:4] == [
+        "✓  weights      20 of 20 tensors equal the original's, bit for bit",
+        "✓  strict load  20 tensors, names and shapes as nanochat has them",
+        "✓  finite       97,792 numbers, none NaN or infinite",
+        "✓  tokenizer    21 tricky texts to the original's ids and back",
+    ]
+    assert lines[4].startswith("✓  generation   “The capital of France is” → “")
+    assert lines[6:9] == [
+        "97.8 k weights      size  bits per weight",
+        "original        333.9 kB            27.31",
+        "converted       393.1 kB            32.16",
+    ]
+    assert lines[10:] == [
+        "The model is in models/d3-mlx. To use it:",
+        '  grpo generate --model models/d3-mlx --prompt "…"',
+        "  grpo train --config nanochat_grpo --set model_name=models/d3-mlx",
+    ]
+
+
+def test_back_to_nanochat(checkpoint: Path) -> None:
+    assert grpo(str(checkpoint), "--no-verify").exit_code == 0
+    done = grpo("--to", "nanochat", "models/d3-mlx")
+    assert done.exit_code == 0, done.stderr
+    assert "✓  weights  20 of 20 tensors read back bit for bit" in done.stdout
+    assert done.stdout.splitlines()[-3:] == [
+        "  mkdir -p ~/.cache/nanochat/chatrl_checkpoints/d3 && cp models/d3-nanochat/model_*.pt "
+        "models/d3-nanochat/meta_*.json ~/.cache/nanochat/chatrl_checkpoints/d3",
+        "  cp -n models/d3-nanochat/tokenizer.pkl ~/.cache/nanochat/tokenizer/",
+        "  python -m scripts.chat_cli -i rl -g d3",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["x", "--bits", "4"], "--bits and --group-size belong to --quantize"),
+        (["x", "--quantize", "--bits", "5"], "'5' is not one of '2', '3', '4', '6', '8'"),
+        (["x", "--quantize", "--group-size", "48"], "'48' is not one of '32', '64', '128'"),
+        (["x", "--dtype", "int8"], "'int8' is not one of"),
+        (["x", "--to", "gguf"], "'gguf' is not one of"),
+        (["x", "--to", "nanochat", "--quantize"], "writes nanochat's own number formats"),
+        ([], "Missing argument 'SOURCE'"),
+    ],
+)
+def test_mistakes_of_usage(words: list[str], said: str) -> None:
+    done = grpo(*words)
+    assert done.exit_code == 2
+    assert said in " ".join(done.stderr.split())
+
+
+def test_failures_have_the_guides_first_line(checkpoint: Path) -> None:
+    data = (checkpoint / "model_000650.pt").read_bytes()
+    (checkpoint / "model_000650.pt").write_bytes(data[:-100])
+    done = grpo(str(checkpoint))
+    assert done.exit_code == 1
+    first, empty, hint = done.stderr.splitlines()
+    assert first == (
+        f"Failed to convert model: {checkpoint}/model_000650.pt is cut off or damaged "
+        "(its zip directory cannot be read)"
+    )
+    assert (empty, hint) == ("", "hint: download or copy the file again")
+    assert list(Path().iterdir()) == []
+
+
+def test_help_shows_two_examples() -> None:
+    help_text = grpo("--help").stdout
+    assert "grpo convert nanochat-d32 --dtype bfloat16" in help_text
+    assert "grpo convert --to nanochat outputs/nanochat_grpo/final" in help_text
+
+
+def test_bars_on_a_terminal(checkpoint: Path) -> None:
+    """A pseudo-terminal of 80 columns; the bars are gone when it is over."""
+    reader, writer = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "grpo_cli", "convert", str(checkpoint)],
+        env={**os.environ, "TERM": "xterm-256color", "COLUMNS": "80"},
+        stdout=subprocess.PIPE,
+        stderr=writer,
+        text=True,
+    )
+    os.close(writer)
+    shown = b""
+    while True:
+        try:
+            block = os.read(reader, 65536)
+        except OSError:  # the other end was closed
+            break
+        if not block:
+            break
+        shown += block
+    os.close(reader)
+    assert process.wait(60) == 0
+    text = re.sub(rb"\x1b\[[0-9;?]*[A-Za-z]", b"", shown).decode()
+    assert "generating a few tokens" in text
+    assert "writing the weights (" not in text  # the plain lines of no terminal
+
+
+# --- from the hub ------------------------------------------------------------------------------------
+
+
+def test_from_the_hub_and_again_from_its_cache(files: dict[str, Path], tmp_path: Path) -> None:
+    with HubServer({D32: files}) as server:
+        done = run(server, tmp_path, "nanochat-d32")
+        assert done.returncode == 0, done.stderr
+        assert "20 of 20 tensors equal the original's, bit for bit" in done.stdout
+        assert Path("models/nanochat-d32-mlx/config.json").exists()
+        again = run(server, tmp_path, "nanochat-d32")
+        assert again.returncode == 1
+        assert again.stderr.splitlines()[0] == (
+            "Failed to convert model: models/nanochat-d32-mlx exists already"
+        )
+        assert len(server.transfers("model_000650.pt")) == 1
+
+
+def test_a_connection_that_is_cut_goes_on(files: dict[str, Path], tmp_path: Path) -> None:
+    with HubServer({D32: files}) as server:
+        server.cut["model_000650.pt"] = [100_000]
+        done = run(server, tmp_path, "nanochat-d32")
+        assert done.returncode == 0, done.stderr
+        assert [request.range for request in server.transfers("model_000650.pt")] == [None, "bytes=100000-"]
+    assert "bit for bit" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("fault", "first", "hint"),
+    [
+        ("404", f"Model not found on the hub: {D32}", "check the spelling"),
+        ("401", f"Model not found on the hub: {D32} is private or misspelt (401)", "hf auth login"),
+        ("damaged", f"Damaged in the download from {D32}: model_000650.pt", "run the same command again"),
+    ],
+)
+def test_what_the_hub_refuses(
+    fault: str, first: str, hint: str, files: dict[str, Path], tmp_path: Path
+) -> None:
+    with HubServer({} if fault == "404" else {D32: files}) as server:
+        if fault == "401":
+            server.private.add(D32)
+        if fault == "damaged":
+            server.damaged.add("model_000650.pt")
+        done = run(server, tmp_path, "nanochat-d32")
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-3].startswith(first)
+    assert hint in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr
+    assert list(Path().iterdir()) == []
+
+
+def test_no_hub_at_all(tmp_path: Path) -> None:
+    with HubServer({}) as server:
+        environment = server.environment(tmp_path)
+    done = subprocess.run(
+        [sys.executable, "-m", "grpo_cli", "convert", "nanochat-d32"],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert "cannot be reached" in done.stderr
+    assert "not in the local cache" in done.stderr
