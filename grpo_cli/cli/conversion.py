@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 from rich.console import Console
 from rich.filesize import decimal
-from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
@@ -45,7 +45,9 @@ class Display:
         if stage != self.stage:
             self.begin(stage, total)
         if self.bars is not None and self.task is not None:
-            self.bars.update(self.task, completed=done, total=total or None)
+            self.bars.update(
+                self.task, completed=done, total=total or None, amount=amount(stage, done, total)
+            )
 
     def begin(self, stage: str, total: int) -> None:
         """Show that a stage begins."""
@@ -57,11 +59,18 @@ class Display:
             return
         if self.task is not None:
             self.bars.remove_task(self.task)
-        self.task = self.bars.add_task(label, total=total or None)
+        self.task = self.bars.add_task(label, total=total or None, amount="")
 
     def check(self, check: Check) -> None:
         """A check was made."""
         self.checks.append(check)
+
+
+def amount(stage: str, done: int, total: int) -> str:
+    """How far a stage is: in bytes, in tokens, or nothing where it cannot be counted."""
+    if not total:
+        return ""
+    return f"{decimal(done)} of {decimal(total)}" if stage in COUNTED else f"{done} of {total}"
 
 
 @contextmanager
@@ -71,7 +80,12 @@ def conversion_display() -> Iterator[Display]:
     if not is_interactive(console):
         yield Display(console, None)
         return
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.fields[amount]}"),
+        TimeRemainingColumn(),
+    )
     with Progress(*columns, console=console, transient=True) as bars:
         yield Display(console, bars)
 

@@ -103,12 +103,18 @@ def check_name(name: str) -> None:
     first = Path(name).parts[0] if name else ""
     is_local = first in ("models", "outputs", "checkpoints", ".", "..", "~", "/") or Path(first).is_dir()
     if name.count("/") != 1 or is_local:
-        near = difflib.get_close_matches(name, ["tiny"])
-        raise ModelError(
-            f"Model not found: {name}",
-            ("did you mean `tiny`? " if near else "")
-            + "a model is a folder, a hub repository (owner/name) or `tiny`, the embedded one",
-        )
+        raise ModelError(f"Model not found: {name}", _hint_for(name))
+
+
+def _hint_for(name: str) -> str:
+    """What a name that is no model may have been meant to be."""
+    path = Path(name)
+    if path.parts[:1] == ("models",) and path.name.endswith("-mlx"):
+        return f"make it: `grpo convert {path.name.removesuffix('-mlx')}`"
+    near = difflib.get_close_matches(name, ["tiny"])
+    return (
+        "did you mean `tiny`? " if near else ""
+    ) + "a model is a folder, a hub repository (owner/name) or `tiny`, the embedded one"
 
 
 def _load_model(path: Path) -> tuple[nn.Module, dict[str, Any]]:

@@ -107,6 +107,10 @@ def test_what_is_no_model_is_said_so(folder: Path) -> None:
     assert "is not a model folder: config.json is missing" in refused(folder).message
 
 
+def test_a_model_that_was_not_converted_yet() -> None:
+    assert refused("models/nanochat-d32-mlx").hint == "make it: `grpo convert nanochat-d32`"
+
+
 def test_a_repository_without_a_network_says_what_to_do() -> None:
     error = refused("nobody/nothing")
     expected = "nobody/nothing is not in the local cache, and HF_HUB_OFFLINE=1 forbids to download it"
