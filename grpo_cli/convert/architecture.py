@@ -18,6 +18,7 @@ from grpo_cli.convert.name_map import CropRows, Operation, Shapes, check_names
 from grpo_cli.models.classes import model_classes
 from grpo_cli.models.tree import flat
 
+NANOCHAT_TYPES = ("nanochat", "nanochat_v2")  # model_type of what a checkpoint becomes
 EMBEDDINGS = ("transformer.wte.weight", "lm_head.weight")  # a row per token id, padded since 2025-12-09
 LAMBDAS = ("resid_lambdas", "x0_lambdas")  # since 11 January 2026
 SMEAR = ("smear_lambda", "smear_gate.weight", "backout_lambda")  # since 14 March 2026

@@ -15,22 +15,36 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
 
 from grpo_cli.convert.architecture import Architecture, ModelConfig, read_model_config, recognise
-from grpo_cli.convert.dtypes import DTYPES, Array
+from grpo_cli.convert.dtypes import DTYPES
 from grpo_cli.convert.errors import ConversionError
 from grpo_cli.convert.name_map import StripPrefix, forward, parse_renames
 from grpo_cli.convert.options import Progress, no_progress
-from grpo_cli.convert.outgoing import OutgoingTensor
+from grpo_cli.convert.outgoing import OutgoingTensor, counted
 from grpo_cli.convert.safetensors_writer import write_shards
 from grpo_cli.convert.source import Source
 from grpo_cli.convert.torch_file import TorchFile
 from grpo_cli.models.classes import save_code
+from grpo_cli.models.nanochat_fast import hf_tokenizer
 from grpo_cli.models.nanochat_tokenizer import NanochatTokenizer, read_encoding
 
 COMPILED = StripPrefix("_orig_mod.")  # torch.compile's
 LARGEST_META = 4 << 20  # bytes; genuine ones have about one thousand
+
+
+class Provenance(BaseModel):
+    """What config.json keeps of the original under `nanochat`: the way back needs it."""
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
+
+    step: Annotated[int, Field(ge=0)] = 0
+    meta: dict[str, Any] = {}
+    rows: Annotated[int, Field(ge=1, le=1 << 24)] | None = None  # of the embeddings; None: one for each token
+    stored_as: dict[str, Literal["bfloat16", "float16"]] | None = None  # None: as a CUDA run stores
 
 
 @dataclass(frozen=True)
@@ -58,6 +72,7 @@ def open_checkpoint(source: Source, renames: Sequence[str]) -> Iterator[Checkpoi
     model_config = read_model_config(meta, source.meta_file)
     tokenizer_file = find_tokenizer(source)
     tokenizer = NanochatTokenizer(read_encoding(tokenizer_file, source.repository))
+    hf_tokenizer(tokenizer.encoding)  # a pattern that other programs cannot read is known before the work
     check_vocabulary(tokenizer, model_config)
     with TorchFile(source.model_file) as file:
         tensors = forward([COMPILED, *extra], _tensors(file))
@@ -95,18 +110,21 @@ def write_model(
 def config_of(checkpoint: Checkpoint, dtype: str) -> dict[str, Any]:
     """config.json, with what the way back needs."""
     tokenizer = checkpoint.tokenizer
-    provenance = {
-        "step": int(checkpoint.source.step or 0),
-        "meta": checkpoint.meta,
-        "rows": checkpoint.rows,
-        "stored_as": {name: kind for name, kind in checkpoint.stored.items() if kind != "float32"},
-    }
+    narrow = {name: kind for name, kind in checkpoint.stored.items() if kind in ("bfloat16", "float16")}
+    provenance = Provenance.model_validate(
+        {
+            "step": int(checkpoint.source.step or 0),
+            "meta": checkpoint.meta,
+            "rows": checkpoint.rows,
+            "stored_as": narrow,
+        }
+    )
     return {
         **checkpoint.architecture.config,
         "bos_token_id": tokenizer.bos_id,
         "eos_token_id": list(tokenizer.end_ids),
         "torch_dtype": dtype,
-        "nanochat": provenance,
+        "nanochat": provenance.model_dump(),
     }
 
 
@@ -163,23 +181,6 @@ def widest(tensors: Sequence[OutgoingTensor]) -> str:
     """The number format that holds every tensor exactly: float32 where one is wider than two bytes."""
     names = {tensor.dtype.name for tensor in tensors}
     return names.pop() if len(names) == 1 and names <= {"bfloat16", "float16"} else "float32"
-
-
-def counted(tensors: Sequence[OutgoingTensor], stage: str, on_progress: Progress) -> list[OutgoingTensor]:
-    """The same tensors; reading one reports how many bytes have been handed out."""
-    total = sum(tensor.size for tensor in tensors)
-    done = 0
-
-    def counting(tensor: OutgoingTensor) -> OutgoingTensor:
-        def read() -> Array:
-            nonlocal done
-            on_progress(stage, done, total)
-            done += tensor.size
-            return tensor.read()
-
-        return replace(tensor, read=read)
-
-    return [counting(tensor) for tensor in tensors]
 
 
 def _tensors(file: TorchFile) -> list[OutgoingTensor]:

@@ -9,14 +9,15 @@ So memory holds one tensor and not the model, and a cast adds a piece of it and 
 import math
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO
 
 import numpy as np
 
 from grpo_cli.convert.dtypes import Array, DType, cast
+from grpo_cli.convert.options import Progress
 
 PIECE = 1 << 18  # numbers cast and written at a time
 
@@ -37,6 +38,12 @@ class OutgoingTensor:
     @property
     def written(self) -> DType:
         return self.save_as or self.dtype
+
+    @property
+    def is_rounded(self) -> bool:
+        """Whether the format to write cannot hold every number of the tensor's own."""
+        narrower = self.dtype.name in ("bfloat16", "float16") and self.written.name == "float32"
+        return self.written != self.dtype and not narrower
 
     @property
     def count(self) -> int:
@@ -67,6 +74,23 @@ class OutgoingTensor:
         for start in range(0, flat.size, PIECE):
             piece = np.ascontiguousarray(flat[start : start + PIECE])  # every second number, say
             yield cast(piece, self.dtype, self.written)
+
+
+def counted(tensors: Sequence[OutgoingTensor], stage: str, on_progress: Progress) -> list[OutgoingTensor]:
+    """The same tensors; reading one reports how many bytes have been handed out."""
+    total = sum(tensor.size for tensor in tensors)
+    done = 0
+
+    def counting(tensor: OutgoingTensor) -> OutgoingTensor:
+        def read() -> Array:
+            nonlocal done
+            on_progress(stage, done, total)
+            done += tensor.size
+            return tensor.read()
+
+        return replace(tensor, read=read)
+
+    return [counting(tensor) for tensor in tensors]
 
 
 def check_distinct(tensors: Iterable[OutgoingTensor], reserved: Iterable[str] = ()) -> None:

@@ -2,7 +2,8 @@
 
     done = convert("nanochat-d32", Options(), on_progress=…, on_check=…)      # models/nanochat-d32-mlx
 
-Nothing half-done is left behind: the output appears when everything is written and verified.
+Nothing half-done is left behind: the output appears when everything is written and verified. What can be
+refused is refused before gigabytes are fetched.
 """
 
 import shutil
@@ -11,16 +12,22 @@ from pathlib import Path
 
 from grpo_cli import device
 from grpo_cli.convert import verify
+from grpo_cli.convert.architecture import NANOCHAT_TYPES
+from grpo_cli.convert.compare import verify_equal, verify_like
+from grpo_cli.convert.dtypes import DTYPES
 from grpo_cli.convert.errors import ConversionError
+from grpo_cli.convert.name_map import parse_renames
 from grpo_cli.convert.nanochat import Checkpoint, open_checkpoint, write_model
 from grpo_cli.convert.options import Check, Conversion, OnCheck, Options, Progress, no_check, no_progress
-from grpo_cli.convert.outgoing import OutgoingTensor
-from grpo_cli.convert.source import Source, find_source
-from grpo_cli.convert.staging import check_output, existing_parent, staged
+from grpo_cli.convert.source import Source, find_source, short_name
+from grpo_cli.convert.staging import check_output, check_space, staged
 from grpo_cli.convert.through_mlx_lm import convert_folder
-from grpo_cli.models.classes import load_weights
+from grpo_cli.models.classes import load_weights, save_code
 from grpo_cli.models.load import load_tokenizer
-from grpo_cli.models.tree import count_parameters
+from grpo_cli.models.nanochat_tokenizer import NanochatTokenizer
+from grpo_cli.models.tree import count_parameters, read_json
+
+MODEL_FILES = ("model*.safetensors", "model.safetensors.index.json", "*config.json", "nanochat_v2.py")
 
 
 def convert(
@@ -32,101 +39,128 @@ def convert(
     the result is not what it should be; then nothing is left of it.
     """
     device.prepare()
-    if options.output is not None:  # before a download of gigabytes
-        check_output(options.output, options.force)
+    parse_renames(options.renames)
+    output = check_output(options.output or Path("models") / f"{short_name(name)}-mlx", options.force)
     source = find_source(name, options.step, lambda done, total: on_progress("fetching", done, total))
-    output = options.output or Path("models") / f"{source.short_name}-mlx"
-    check_output(output, options.force)
-    _refuse_overwriting(source, output)
-    convert_source = _convert_nanochat if source.kind == "nanochat" else _convert_transformers
-    return convert_source(source, output, options, on_progress, on_check)
+    check_output(output, options.force, [source.folder])
+    if source.kind == "nanochat":
+        return _convert_nanochat(source, output, options, on_progress, on_check)
+    return _convert_folder(source, output, options, on_progress, on_check)
+
+
+# --- nanochat's own checkpoints ----------------------------------------------------------------------
 
 
 def _convert_nanochat(
     source: Source, output: Path, options: Options, on_progress: Progress, on_check: OnCheck
 ) -> Conversion:
     with open_checkpoint(source, options.renames) as checkpoint:
-        plain = sum(tensor.size for tensor in checkpoint.tensors)
-        _check_space(output, 2 * plain if options.quantize else plain)
-        with staged(output, options.force) as folder:
-            tensors = write_model(checkpoint, folder, options.dtype, on_progress)
-            if options.quantize:
-                on_progress("quantising", 0, 0)
-                _quantise(folder, options)
+        _check_space_for(output, checkpoint, options)
+        with staged(output, options.force) as folder, verify.lean_memory():
+            plain = folder / "plain" if options.quantize else folder
+            plain.mkdir(exist_ok=True)
+            tensors = write_model(checkpoint, plain, options.dtype, on_progress)
             if options.verify:
-                approve(_nanochat_checks(folder, checkpoint, tensors, options, on_progress), on_check)
+                verify.approve(iter([verify_equal(plain, tensors, on_progress)]), _unless(options, on_check))
+            if options.quantize:
+                _quantise(plain, folder, options, on_progress, on_check)
+            if options.verify:
+                verify.approve(_nanochat_checks(folder, on_progress), on_check)
             parameters, layers, size = _measure(folder)
     return Conversion(output, source.model_file.stat().st_size, size, parameters, layers)
 
 
-def _convert_transformers(
+def _unless(options: Options, on_check: OnCheck) -> OnCheck:
+    """A comparison before quantising is no news: the one after it is told."""
+    return no_check if options.quantize else on_check
+
+
+def _quantise(plain: Path, folder: Path, options: Options, on_progress: Progress, on_check: OnCheck) -> None:
+    """Quantise the model in `plain`, whose code is ours, into `folder`; its tokenizer comes along."""
+    on_progress("quantising", 0, 0)
+    convert_folder(plain, folder / "quantised", options, own_code=True)
+    if options.verify:
+        verify.approve(iter([verify_like(folder / "quantised", plain, on_progress)]), on_check)
+    # Not the tokenizer as transformers writes it: ours is exact.
+    _lift(folder / "quantised", MODEL_FILES)
+    _lift(plain, ("tokenizer*",))
+
+
+def _nanochat_checks(folder: Path, on_progress: Progress) -> Iterator[Check]:
+    yield verify.verify_load(folder)
+    yield verify.verify_numbers(folder, on_progress)
+    yield verify.verify_nanochat_tokenizer(folder, read_json(folder / "config.json")["vocab_size"])
+    tokenizer = NanochatTokenizer.load(folder)
+    yield verify.verify_generation(folder, tokenizer, [tokenizer.bos_id], on_progress)
+
+
+# --- model folders -----------------------------------------------------------------------------------
+
+
+def _convert_folder(
     source: Source, output: Path, options: Options, on_progress: Progress, on_check: OnCheck
 ) -> Conversion:
+    """A folder in transformers' format, or a nanochat model that was converted or trained here."""
+    config = read_json(source.folder / "config.json")
+    _refuse_options(source, config, options)
+    original = _weights_size(source.folder)
+    check_space(output, original, "free some space, or choose another disk with `--output`")
+    ours = config.get("model_type") in NANOCHAT_TYPES and (source.folder / "tokenizer.pkl").is_file()
+    with staged(output, options.force) as folder, verify.lean_memory():
+        on_progress("converting", 0, 0)
+        start = _with_own_code(source.folder, folder / "plain") if ours else source.folder
+        convert_folder(start, folder / "converted", options, own_code=ours)
+        if options.verify:
+            verify.approve(iter([verify_like(folder / "converted", start, on_progress)]), on_check)
+        _lift(folder / "converted", MODEL_FILES if ours else ("*",))
+        if ours:
+            NanochatTokenizer.load(source.folder).save(folder)
+            shutil.rmtree(folder / "plain")
+        if options.verify:
+            checks = _nanochat_checks if ours else _checks_against(source.folder)
+            verify.approve(checks(folder, on_progress), on_check)
+        parameters, layers, size = _measure(folder)
+    return Conversion(output, original, size, parameters, layers, is_nanochat=ours)
+
+
+def _refuse_options(source: Source, config: dict[str, object], options: Options) -> None:
+    """Raise ConversionError for what means nothing for a model's folder."""
     if options.renames or options.step is not None:
         raise ConversionError(
-            f"{source.name} is in transformers' format, where `--rename` and `--step` mean nothing",
-            "leave them out",
+            f"{source.name} is a model's folder, where `--rename` and `--step` mean nothing", "leave them out"
         )
-    original = _weights_size(source.folder)
-    _check_space(output, original)
-    with staged(output, options.force) as folder:
-        on_progress("converting", 0, 0)
-        convert_folder(source.folder, folder / "converted", options)
-        _lift(folder / "converted", ("*",))
-        if options.verify:
-            approve(_transformers_checks(folder, source, on_progress), on_check)
-        parameters, layers, size = _measure(folder)
-    return Conversion(output, original, size, parameters, layers, is_nanochat=False)
+    if options.quantize and ("quantization" in config or "quantization_config" in config):
+        raise ConversionError(
+            f"{source.name} is quantised already",
+            "quantise the model that it was made from, or leave `--quantize` out",
+        )
 
 
-def _nanochat_checks(
-    folder: Path,
-    checkpoint: Checkpoint,
-    tensors: list[OutgoingTensor],
-    options: Options,
-    on_progress: Progress,
-) -> Iterator[Check]:
-    compare = verify.verify_quantised if options.quantize else verify.verify_equal
-    yield compare(folder, tensors, on_progress)
-    yield verify.verify_load(folder)
-    yield verify.verify_numbers(folder, on_progress)
-    vocabulary = checkpoint.architecture.config["vocab_size"]
-    yield verify.verify_nanochat_tokenizer(folder, vocabulary)
-    yield verify.verify_generation(folder, checkpoint.tokenizer, [checkpoint.tokenizer.bos_id], on_progress)
+def _with_own_code(source: Path, folder: Path) -> Path:
+    """The source's files by links, with our own code for its model instead of what lies there."""
+    folder.mkdir()
+    for path in source.iterdir():
+        if path.is_file() and path.suffix != ".py":
+            (folder / path.name).symlink_to(path.resolve())
+    save_code(read_json(folder / "config.json"), folder)
+    return folder
 
 
-def _transformers_checks(folder: Path, source: Source, on_progress: Progress) -> Iterator[Check]:
-    yield verify.verify_load(folder)
-    yield verify.verify_numbers(folder, on_progress)
-    config = verify.read_config(folder)
-    original, tokenizer = load_tokenizer(source.folder, config), load_tokenizer(folder, config)
-    yield verify.compare_tokenizers(original.encode, tokenizer.encode, None)
-    yield verify.verify_generation(folder, tokenizer, [], on_progress)
+def _checks_against(source: Path):  # type: ignore[no-untyped-def]
+    """The checks of a folder in transformers' format, whose tokenizer must be the source's."""
+
+    def checks(folder: Path, on_progress: Progress) -> Iterator[Check]:
+        yield verify.verify_load(folder)
+        yield verify.verify_numbers(folder, on_progress)
+        config = read_json(folder / "config.json")
+        original, tokenizer = load_tokenizer(source, config), load_tokenizer(folder, config)
+        yield verify.compare_tokenizers(original.encode, tokenizer.encode, None)
+        yield verify.verify_generation(folder, tokenizer, [], on_progress)
+
+    return checks
 
 
-def approve(checks: Iterator[Check], on_check: OnCheck) -> None:
-    """Make every check. Raises ConversionError at the first that fails."""
-    with verify.lean_memory():
-        for check in checks:
-            on_check(check)
-            if not check.passed:
-                raise ConversionError(
-                    f"the result was checked and is not right ({check.name}: {check.seen})",
-                    "nothing was kept; run it again, and if it fails again the source is damaged or its "
-                    "format is not known: `--no-verify` keeps the result for a look at it",
-                )
-
-
-def _quantise(folder: Path, options: Options) -> None:
-    """Replace the model that was written into `folder` by a quantised one; its tokenizer stays."""
-    plain = folder / "plain"
-    plain.mkdir()
-    for path in [path for path in folder.iterdir() if path != plain]:
-        path.rename(plain / path.name)
-    convert_folder(plain, folder / "quantised", options, own_code=True)
-    # Not the tokenizer as transformers writes it: ours is exact.
-    _lift(folder / "quantised", ("model*", "*config.json", "*.py"))
-    _lift(plain, ("tokenizer*",))
+# --- what both have in common ------------------------------------------------------------------------
 
 
 def _lift(inner: Path, patterns: tuple[str, ...]) -> None:
@@ -147,18 +181,10 @@ def _weights_size(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.glob("model*.safetensors"))
 
 
-def _check_space(output: Path, needed: int) -> None:
-    """Raise ConversionError where the disk cannot hold the result."""
-    parent = existing_parent(output)
-    free = shutil.disk_usage(parent).free
-    if free < needed:
-        raise ConversionError(
-            f"the result needs {needed / 1e9:.1f} GB, and {parent} has {free / 1e9:.1f} GB free",
-            "free some space, or choose another disk with `--output`; `--dtype bfloat16` takes half",
-        )
-
-
-def _refuse_overwriting(source: Source, output: Path) -> None:
-    folder = source.folder.resolve()
-    if output.resolve() in (folder, *folder.parents):
-        raise ConversionError(f"{output} holds the source itself", "choose another folder with `--output`")
+def _check_space_for(output: Path, checkpoint: Checkpoint, options: Options) -> None:
+    """Raise ConversionError where the disk cannot hold the result, and the unquantised one before it."""
+    numbers = sum(tensor.count for tensor in checkpoint.tensors)
+    width = DTYPES[options.dtype].size if options.dtype else 4
+    needed = numbers * width + (numbers * (options.bits + 1) // 8 if options.quantize else 0)
+    hint = "free some space, or choose another disk with `--output`"
+    check_space(output, needed, hint if width == 2 else f"{hint}; `--dtype bfloat16` takes half")

@@ -7,6 +7,7 @@
 Of a repository only the files that are needed are fetched, and compared with the hub's checksums.
 """
 
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -40,16 +41,6 @@ class Source:
     step: str | None = None  # as its files spell it: "000650"
 
     @property
-    def short_name(self) -> str:
-        """The name's last part, for the output folder: `nanochat-d32`, `run-final` for a checkpoint."""
-        path = Path(self.name).expanduser()
-        if self.repository:
-            return self.name.rpartition("/")[2]
-        path = (path.parent if path.suffix == ".pt" else path).resolve()
-        is_of_run = path.name == "final" or path.name.startswith("checkpoint-")
-        return f"{path.parent.name}-{path.name}" if is_of_run else path.name
-
-    @property
     def model_file(self) -> Path:
         """nanochat's model_<step>.pt."""
         return self.folder / f"model_{self.step}.pt"
@@ -60,6 +51,16 @@ class Source:
         return self.folder / f"meta_{self.step}.json"
 
 
+def short_name(name: str) -> str:
+    """A name's last part, for the output folder: `nanochat-d32`, `run-final` for a checkpoint of a run."""
+    path = Path(os.path.expanduser(name))  # noqa: PTH111
+    if name in SHORT_NAMES or not path.exists():
+        return name.rpartition("/")[2]
+    folder = (path.parent if path.is_file() else path).resolve()
+    is_of_run = folder.name == "final" or folder.name.startswith("checkpoint-")
+    return f"{folder.parent.name}-{folder.name}" if is_of_run else folder.name
+
+
 def find_source(name: str, step: int | None = None, on_progress: hub.Progress = hub.no_progress) -> Source:
     """Find, and fetch where it is on the hub, what a name stands for.
 
@@ -67,9 +68,15 @@ def find_source(name: str, step: int | None = None, on_progress: hub.Progress = 
     for a folder or repository that holds nothing to convert, or not the step; ModelError for what the hub
     refuses.
     """
-    path = Path(name).expanduser()
+    path = Path(os.path.expanduser(name))  # noqa: PTH111
     if path.is_file() and MODEL_FILE.fullmatch(path.name):
-        return _nanochat(name, path.parent, None, _names(path.parent), _step_of(path.name))
+        own = _step_of(path.name)
+        if step not in (None, own):
+            raise ConversionError(
+                f"{name} is of step {own}, and `--step {step}` asks for another",
+                f"leave `--step` out, or name the folder {path.parent}",
+            )
+        return _nanochat(name, path.parent, None, _names(path.parent), own)
     if path.is_dir() and (name not in SHORT_NAMES or _kind(_names(path))):
         return _local(name, path, step)
     repository = SHORT_NAMES.get(name, name)

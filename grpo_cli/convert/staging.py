@@ -1,69 +1,163 @@
 """A folder that appears complete or not at all.
 
-with staged(Path("models/nanochat-d32-mlx"), force=False) as folder:
-    ...                        # write into folder, which has another name until the block ends well
+    output = check_output(Path("models/nanochat-d32-mlx"), force=False, sources=[…])
+    with staged(output, force=False) as folder:
+        ...                        # write into folder, which has another name until the block ends well
+
+Ctrl-C, SIGTERM and a closed terminal end the block as an error does: nothing is left of it.
 """
 
+import errno
+import glob
 import os
 import shutil
-from collections.abc import Iterator
+import signal
+import tempfile
+import threading
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 
 from grpo_cli.convert.errors import ConversionError
 
-MODEL_FILES = ("config.json", "model_*.pt")  # a folder with one of these may be replaced
+# What a conversion writes. A folder with anything else in it is somebody's, and `--force` leaves it alone.
+WRITTEN = (
+    *("config.json", "generation_config.json", "model*.safetensors", "model.safetensors.index.json"),
+    *("tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt", "*.tiktoken"),
+    *("chat_template.*", "README.md", "nanochat_v2.py", "model_*.pt", "meta_*.json"),
+)
+ENDINGS = (signal.SIGTERM, signal.SIGHUP)
+
+
+def check_output(output: Path, force: bool, sources: Sequence[Path] = ()) -> Path:
+    """The folder to write, its links followed.
+
+    Raises ConversionError where it cannot become a model's folder: it is there already, or holds something
+    else or one of the `sources`.
+    """
+    output = Path(os.path.expanduser(str(output)))  # noqa: PTH111 (leaves an unknown ~user as it is)
+    if output.is_symlink() or output.name in ("", ".", ".."):
+        output = output.resolve()
+    if glob.escape(str(output)) != str(output):
+        raise ConversionError(
+            f"{output} has one of the characters *, ? and [ in its name, and mlx-lm finds no model there",
+            "choose another folder with `--output`",
+        )
+    if any(source.exists() and holds(output, source) for source in sources):
+        raise ConversionError(f"{output} holds the source itself", "choose another folder with `--output`")
+    if output.exists():
+        _check_replaceable(output, force)
+    return output
+
+
+def _check_replaceable(output: Path, force: bool) -> None:
+    """Raise ConversionError for what is there and must stay."""
+    if not output.is_dir():
+        raise ConversionError(f"{output} is a file", "name a folder with `--output`")
+    if os.path.ismount(output):
+        raise ConversionError(
+            f"{output} is a disk's own folder", f"choose one in it: `--output {output}/model`"
+        )
+    names = sorted(path.name for path in output.iterdir())
+    if names and not force:
+        raise ConversionError(
+            f"{output} exists already", "replace it with `--force`, or choose another folder with `--output`"
+        )
+    strangers = [name for name in names if not any(Path(name).match(pattern) for pattern in WRITTEN)]
+    steps = [name for name in names if Path(name).match("model_*.pt")]
+    if strangers or len(steps) > 1:
+        kept = strangers[0] if strangers else f"{len(steps)} steps of nanochat's"
+        raise ConversionError(
+            f"{output} holds something other than a model ({kept}), which `--force` does not delete",
+            "choose another folder with `--output`",
+        )
+
+
+def holds(folder: Path, path: Path) -> bool:
+    """Whether a path is the folder or in it; by what they are on the disk, not by how they are spelt."""
+    return folder.exists() and any(
+        parent.exists() and parent.samefile(folder) for parent in (path.resolve(), *path.resolve().parents)
+    )
+
+
+def check_space(output: Path, needed: int, hint: str) -> None:
+    """Raise ConversionError where the disk cannot hold so many bytes."""
+    parent = next(parent for parent in output.absolute().parents if parent.is_dir())
+    free = shutil.disk_usage(parent).free
+    if free < needed:
+        raise ConversionError(
+            f"the result needs {needed / 1e9:.1f} GB, and {parent} has {free / 1e9:.1f} GB free", hint
+        )
 
 
 @contextmanager
 def staged(output: Path, force: bool) -> Iterator[Path]:
     """A temporary folder beside `output` that takes its name when the block ends, and is gone if it fails.
 
-    With `force` a model that is there is replaced at the end, not before. Raises ConversionError where
-    something is there already (check_output) and where the disk refuses the folder.
+    With `force` a model that is there is replaced at the end, not before. Raises ConversionError where the
+    disk refuses the folder, and where something came in its way meanwhile.
     """
-    check_output(output, force)
-    temporary = output.with_name(f".{output.name}.grpo-tmp-{os.getpid()}")
+    with _ended_by_signals():
+        temporary = _make_beside(output)
+        try:
+            yield temporary
+            _replace(temporary, output, force)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _make_beside(output: Path) -> Path:
+    """A new folder on the same disk, with the permissions that a new folder gets."""
     try:
-        temporary.mkdir(parents=True)
-        yield temporary
-        _replace(temporary, output)
-    except OSError as error:  # of the folder itself; whoever writes into it has words of their own
-        raise ConversionError(
-            f"cannot write {output}: {error.strerror or error}", "choose another folder with `--output`"
-        ) from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        output.parent.mkdir(parents=True, exist_ok=True)
+        made = Path(tempfile.mkdtemp(prefix=f".{output.name}.grpo-tmp-", dir=output.parent))
+        mask = os.umask(0)
+        os.umask(mask)
+        made.chmod(0o777 & ~mask)
+    except OSError as error:
+        raise _refused(output, error) from error
+    return made
 
 
-def check_output(output: Path, force: bool) -> None:
-    """Raise ConversionError if `output` may not be written: it is there, or is no model to be replaced."""
-    if not output.exists():
-        return
-    if not output.is_dir():
-        raise ConversionError(f"{output} is a file", "name a folder with `--output`")
-    names = list(output.iterdir())
-    is_model = any(path.match(pattern) for path in names for pattern in MODEL_FILES)
-    if names and not force:
-        raise ConversionError(
-            f"{output} exists already", "replace it with `--force`, or choose another folder with `--output`"
-        )
-    if names and not is_model:
-        raise ConversionError(
-            f"{output} holds something other than a model, which `--force` does not delete",
-            "choose another folder with `--output`",
-        )
-
-
-def existing_parent(path: Path) -> Path:
-    """The nearest folder above a path that exists."""
-    return next(parent for parent in path.absolute().parents if parent.is_dir())
-
-
-def _replace(new: Path, output: Path) -> None:
-    """Give `new` the name `output`; what was there stays until then and goes after."""
+def _replace(new: Path, output: Path, force: bool) -> None:
+    """Give `new` the name `output`. What was there stays until then, and comes back if that fails."""
+    check_output(output, force)  # again: hours may have passed
     old = new.with_name(f"{new.name}-old")
-    if output.exists():
-        output.rename(old)
-    new.rename(output)
+    try:
+        if output.exists() and force:
+            output.rename(old)
+        new.rename(output)  # onto nothing, or an empty folder
+    except BaseException as error:
+        if old.exists():
+            old.rename(output)
+        if isinstance(error, OSError):
+            raise _refused(output, error) from error
+        raise
     shutil.rmtree(old, ignore_errors=True)
+
+
+def _refused(output: Path, error: OSError) -> ConversionError:
+    if error.errno == errno.ENOTEMPTY:
+        return ConversionError(f"{output} was made by another program meanwhile", "choose another folder")
+    return ConversionError(
+        f"cannot write {output}: {error.strerror or error}", "choose another folder with `--output`"
+    )
+
+
+@contextmanager
+def _ended_by_signals() -> Iterator[None]:
+    """Within the block SIGTERM and SIGHUP raise KeyboardInterrupt, as Ctrl-C does."""
+
+    def end(_number: int, _frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():  # Python takes signals there only
+        yield
+        return
+    before = {number: signal.signal(number, end) for number in ENDINGS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

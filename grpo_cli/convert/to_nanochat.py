@@ -8,32 +8,30 @@ adapters are fused into their base in float32. nanochat's loader reads the files
 """
 
 import json
-import shutil
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
 import numpy as np
 from mlx_lm.utils import dequantize_model
+from pydantic import ValidationError
 
-from grpo_cli.convert.architecture import EMBEDDINGS
+from grpo_cli.convert.architecture import EMBEDDINGS, NANOCHAT_TYPES, ModelConfig, recognise
 from grpo_cli.convert.dtypes import DTYPES, Array
 from grpo_cli.convert.errors import ConversionError
-from grpo_cli.convert.name_map import CropRows, backward
-from grpo_cli.convert.nanochat import counted
+from grpo_cli.convert.name_map import CropRows, Operation, backward
+from grpo_cli.convert.nanochat import Provenance
 from grpo_cli.convert.options import Check, Conversion, OnCheck, Options, Progress
-from grpo_cli.convert.outgoing import OutgoingTensor
-from grpo_cli.convert.run import approve
-from grpo_cli.convert.staging import check_output, staged
+from grpo_cli.convert.outgoing import OutgoingTensor, counted
+from grpo_cli.convert.source import short_name
+from grpo_cli.convert.staging import check_output, check_space, staged
 from grpo_cli.convert.torch_file import TorchFile
 from grpo_cli.convert.torch_writer import write_torch_file
-from grpo_cli.models.classes import load_weights
-from grpo_cli.models.load import find_model
+from grpo_cli.convert.verify import approve
+from grpo_cli.models.load import find_model, load_model_folder
 from grpo_cli.models.lora import fuse_adapters, load_adapters, read_adapter_config
-from grpo_cli.models.tree import flat
+from grpo_cli.models.tree import flat, read_json
 
-MODEL_TYPES = ("nanochat", "nanochat_v2")
 TRAINING_STATE = "trainer_state.json"
 META_FIELDS = {  # nanochat's name → config.json's
     "sequence_len": "max_position_embeddings",
@@ -54,32 +52,46 @@ def convert_back(name: str, options: Options, on_progress: Progress, on_check: O
     folder = find_model(name)
     base = base_of(folder)
     config = read_json(base / "config.json")
-    if config.get("model_type") not in MODEL_TYPES:
+    _refuse_foreign(name, base, config)
+    default = Path("models") / f"{short_name(str(folder)).removesuffix('-mlx')}-nanochat"
+    output = check_output(options.output or default, options.force, [folder, base])
+    kept = provenance(config, base)
+    step, meta = meta_of(folder, config, kept)
+    tensors = outgoing(folder, config, kept)
+    size = sum(tensor.size for tensor in tensors)
+    check_space(output, size, "free some space, or choose another disk with `--output`")
+    with staged(output, options.force) as temporary:
+        file = temporary / f"model_{step:06d}.pt"
+        write_torch_file(file, counted(tensors, "writing", on_progress))
+        (temporary / f"meta_{step:06d}.json").write_text(json.dumps(meta, indent=2) + "\n", encoding="utf-8")
+        (temporary / "tokenizer.pkl").write_bytes((base / "tokenizer.pkl").read_bytes())
+        if options.verify:
+            again = outgoing(folder, config, kept)
+            approve(iter([verify_file(file, meta, again, on_progress)]), on_check)
+    original = sum(path.stat().st_size for path in base.glob("model*.safetensors"))
+    numbers = sum(tensor.count for tensor in tensors)
+    return Conversion(output, original, size, numbers, meta["model_config"]["n_layer"])
+
+
+def _refuse_foreign(name: str, base: Path, config: dict[str, Any]) -> None:
+    """Raise ConversionError for what nanochat cannot run, or lacks a file that it needs."""
+    if config.get("model_type") not in NANOCHAT_TYPES:
         raise ConversionError(
             f"{name} is a {config.get('model_type')} model, which nanochat cannot run",
             "only nanochat's own models go back to its format",
         )
-    output = options.output or Path("models") / f"{back_name(folder)}-nanochat"
-    check_output(output, options.force)
-    step, meta = meta_of(folder, config)
-    with staged(output, options.force) as temporary:
-        file = temporary / f"model_{step:06d}.pt"
-        write_torch_file(file, counted(outgoing(folder, config), "writing", on_progress))
-        (temporary / f"meta_{step:06d}.json").write_text(json.dumps(meta, indent=2) + "\n", encoding="utf-8")
-        shutil.copyfile(base / "tokenizer.pkl", temporary / "tokenizer.pkl")
-        if options.verify:
-            approve(iter([verify_file(file, outgoing(folder, config), on_progress)]), on_check)
-        size, parameters = file.stat().st_size, count_parameters(file)
-    original = sum(path.stat().st_size for path in base.glob("model*.safetensors"))
-    return Conversion(output, original, size, parameters, meta["model_config"]["n_layer"])
+    if not (base / "tokenizer.pkl").is_file():
+        raise ConversionError(
+            f"{base} has no tokenizer.pkl", "copy the one of the nanochat run that the model comes from there"
+        )
 
 
-def outgoing(folder: Path, config: Mapping[str, Any]) -> list[OutgoingTensor]:
+def outgoing(folder: Path, config: dict[str, Any], kept: Provenance) -> list[OutgoingTensor]:
     """The model's tensors under nanochat's names, to be written in nanochat's formats.
 
     Nothing is read yet, and each tensor can be read once: what was read is let go.
     """
-    model, _ = load_weights(base_of(folder))
+    model, _ = load_model_folder(base_of(folder))
     if "quantization" in config:
         model = dequantize_model(model)
     model.set_dtype(mx.float32)
@@ -87,18 +99,14 @@ def outgoing(folder: Path, config: Mapping[str, Any]) -> list[OutgoingTensor]:
         load_adapters(model, folder)
         fuse_adapters(model)
     arrays = flat(model.parameters())
-    stored = stored_formats(config, list(arrays))
 
     def tensor(name: str) -> OutgoingTensor:
-        shape = arrays[name].shape
-        return OutgoingTensor(
-            name, DTYPES["float32"], shape, lambda: numbers(arrays.pop(name)), DTYPES[stored[name]]
-        )
+        shape, stored = arrays[name].shape, DTYPES[stored_format(name, kept)]
+        return OutgoingTensor(name, DTYPES["float32"], shape, lambda: numbers(arrays.pop(name)), stored)
 
-    rows = provenance(config).get("rows", config["vocab_size"])
-    operations = (
-        [CropRows(EMBEDDINGS, rows, config["vocab_size"])] if config["model_type"] == "nanochat" else []
-    )
+    operations: list[Operation] = []
+    if config["model_type"] == "nanochat" and kept.rows is not None and kept.rows > config["vocab_size"]:
+        operations = [CropRows(EMBEDDINGS, kept.rows, config["vocab_size"])]
     return backward(operations, [tensor(name) for name in arrays])
 
 
@@ -110,46 +118,83 @@ def numbers(array: mx.array) -> Array:
     return values
 
 
-def stored_formats(config: Mapping[str, Any], names: list[str]) -> dict[str, str]:
-    """The number format of each tensor in nanochat's file: the original's, else what a CUDA run writes.
+def stored_format(name: str, kept: Provenance) -> str:
+    """The number format of a tensor in nanochat's file: the original's, else what a CUDA run writes.
 
     There the embeddings are bfloat16 and the rest is float32.
     """
-    if "nanochat" in config:
-        known = provenance(config).get("stored_as", {})
-    else:
-        known = {name: "bfloat16" for name in names if name.endswith("wte.weight") or "value_embeds" in name}
-    return {name: known.get(name, "float32") for name in names}
+    if kept.stored_as is not None:
+        return kept.stored_as.get(name, "float32")
+    return "bfloat16" if name.endswith("wte.weight") or name.startswith("value_embeds.") else "float32"
 
 
-def meta_of(folder: Path, config: Mapping[str, Any]) -> tuple[int, dict[str, Any]]:
-    """The step and the content of the meta file; a trained model has no scores of the original's."""
-    original = provenance(config)
-    model_config = original.get("meta", {}).get("model_config") or {
-        field: config[key] for field, key in META_FIELDS.items()
-    }
+def meta_of(folder: Path, config: dict[str, Any], kept: Provenance) -> tuple[int, dict[str, Any]]:
+    """The step and the content of the meta file; a trained model has no scores of the original's.
+
+    Raises ConversionError where config.json lacks a size.
+    """
+    fields = kept.meta.get("model_config") or {field: config.get(key) for field, key in META_FIELDS.items()}
+    if "window_pattern" in config:
+        fields = {**fields, "window_pattern": config["window_pattern"]}
+    try:
+        ModelConfig.model_validate(fields)
+    except ValidationError as error:
+        raise ConversionError(
+            f"the sizes in {folder}/config.json are not those of a nanochat: {error.errors()[0]['msg']}",
+            "take a model that `grpo convert` made, or that was trained from one",
+        ) from error
     if (folder / TRAINING_STATE).exists():
         step = int(read_json(folder / TRAINING_STATE)["step"])
-        return step, {"step": step, "model_config": model_config}
-    step = int(original.get("step", 0))
-    return step, original.get("meta") or {"step": step, "model_config": model_config}
+        return step, {"step": step, "model_config": fields}
+    return kept.step, kept.meta or {"step": kept.step, "model_config": fields}
 
 
-def provenance(config: Mapping[str, Any]) -> dict[str, Any]:
-    """What config.json keeps of the original checkpoint."""
-    kept = config.get("nanochat", {})
-    return kept if isinstance(kept, dict) else {}
+def provenance(config: dict[str, Any], base: Path) -> Provenance:
+    """What config.json keeps of the original checkpoint. Raises ConversionError for what is none of ours."""
+    try:
+        kept = Provenance.model_validate(config.get("nanochat", {}))
+    except ValidationError as error:
+        raise ConversionError(
+            f"what {base}/config.json says of the original is damaged: {error.errors()[0]['msg']}",
+            "convert the original again, or delete its entry `nanochat`: then the usual formats are written",
+        ) from error
+    if kept.rows is not None and not 0 <= kept.rows - int(config.get("vocab_size", 0)) < 64:
+        raise ConversionError(
+            f"{base}/config.json says that there were {kept.rows} rows for {config.get('vocab_size')} tokens",
+            "convert the original again",
+        )
+    return kept
 
 
-def verify_file(path: Path, tensors: list[OutgoingTensor], on_progress: Progress) -> Check:
-    """Whether the file that was written reads back to exactly the numbers that were meant."""
+def verify_file(
+    path: Path, meta: dict[str, Any], tensors: list[OutgoingTensor], on_progress: Progress
+) -> Check:
+    """Whether the file that was written reads back as it was meant, and nanochat's loader would take it."""
     with TorchFile(path) as file:
+        found = {name: (info.shape, info.dtype) for name, info in file.tensors.items()}
+        meant = {tensor.name: (tensor.shape, tensor.written) for tensor in tensors}
+        if found != meant:
+            other = sorted(name for name in found.keys() | meant.keys() if found.get(name) != meant.get(name))
+            return Check("weights", False, f"{', '.join(other[:3])} are not what they should be")
+        recognise(
+            {name: shape for name, (shape, _) in found.items()},
+            ModelConfig.model_validate(meta["model_config"]),
+            str(path),
+        )
         for tensor in counted(tensors, "comparing", on_progress):
-            found = file.read(tensor.name).reshape(-1)
-            wanted = np.concatenate(list(tensor.pieces()) or [found[:0]])
-            if found.tobytes() != wanted.tobytes():
+            if not reads_back(file.read(tensor.name).reshape(-1), tensor):
                 return Check("weights", False, f"{tensor.name} does not read back as it was written")
     return Check("weights", True, f"{len(tensors)} of {len(tensors)} tensors read back bit for bit")
+
+
+def reads_back(found: Array, tensor: OutgoingTensor) -> bool:
+    """Whether an array holds exactly the numbers that a tensor was to be written with."""
+    at = 0
+    for piece in tensor.pieces():
+        if found[at : at + piece.size].tobytes() != piece.tobytes():
+            return False
+        at += piece.size
+    return at == found.size
 
 
 def base_of(folder: Path) -> Path:
@@ -157,27 +202,3 @@ def base_of(folder: Path) -> Path:
     if not (folder / "adapter_config.json").exists():
         return folder
     return find_model(read_adapter_config(folder)["model"])
-
-
-def back_name(folder: Path) -> str:
-    """The output's name: that of the run and its checkpoint, or of the model's folder."""
-    path = folder.resolve()
-    is_of_run = path.name == "final" or path.name.startswith("checkpoint-")
-    return f"{path.parent.name}-{path.name}" if is_of_run else path.name.removesuffix("-mlx")
-
-
-def count_parameters(path: Path) -> int:
-    """Numbers in a .pt file."""
-    with TorchFile(path) as file:
-        return sum(info.count for info in file.tensors.values())
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object of the model's folder. Raises ConversionError where it is missing or something else."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ConversionError(f"cannot read {path}: {error}", "name the folder of a model") from error
-    if not isinstance(content, dict):
-        raise ConversionError(f"{path} is not a JSON object", "name the folder of a model")
-    return content

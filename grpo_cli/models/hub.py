@@ -244,6 +244,8 @@ def _receive(blob: _Blob, tally: _Tally) -> None:
             for block in response.iter_bytes():
                 stream.write(block)
                 tally.add(len(block))
+                if stream.tell() > blob.size:  # a server that sends without end must not fill the disk
+                    break
 
 
 def _check(repo: str, folder: Path, patterns: Sequence[str]) -> None:

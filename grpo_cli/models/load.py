@@ -9,6 +9,7 @@ Weights load strictly: a missing or unknown tensor is an error, never a random l
 
 import difflib
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -71,7 +72,7 @@ def load_policy(name: str, dtype: str = "auto", for_training: bool = False) -> P
     is_adapter = (path / "adapter_config.json").exists()
     source = read_adapter_config(path)["model"] if is_adapter else name
     base = find_model(source) if is_adapter else path
-    model, config = _load_model(base)
+    model, config = load_model_folder(base)
     model, config = _convert_weights(model, config, dtype, for_training)
     tokenizer = load_tokenizer(base, config)
     _check_vocabulary(tokenizer, model, config, base)
@@ -84,7 +85,7 @@ def find_model(name: str) -> Path:
     """The local folder of a model's name, downloaded from the hub where it is a repository."""
     if name == "tiny":
         return TINY
-    path = Path(name).expanduser()
+    path = Path(os.path.expanduser(name))  # noqa: PTH111 (leaves an unknown ~user as it is)
     if path.is_dir():
         return path
     check_name(name)
@@ -93,7 +94,7 @@ def find_model(name: str) -> Path:
 
 def check_name(name: str) -> None:
     """Raise ModelError at once for a name that is neither a folder nor a repository, nor `tiny`."""
-    path = Path(name).expanduser()
+    path = Path(os.path.expanduser(name))  # noqa: PTH111 (leaves an unknown ~user as it is)
     if name == "tiny" or path.is_dir():
         return
     if path.name == "final" or path.name.startswith("checkpoint-"):
@@ -117,8 +118,8 @@ def _hint_for(name: str) -> str:
     ) + "a model is a folder, a hub repository (owner/name) or `tiny`, the embedded one"
 
 
-def _load_model(path: Path) -> tuple[nn.Module, dict[str, Any]]:
-    """mlx-lm's strict load, with its failures in words."""
+def load_model_folder(path: Path) -> tuple[nn.Module, dict[str, Any]]:
+    """A folder's model, lazily and strictly, and its config.json; ModelError for what does not fit."""
     if not (path / "config.json").exists():
         found = ", ".join(sorted(child.name for child in path.iterdir())[:8]) or "nothing"
         raise ModelError(

@@ -118,6 +118,12 @@ def read_adapter_config(folder: Path) -> dict[str, Any]:
             f"{path} is not an adapter configuration of mlx-lm: {type(error).__name__} {error}",
             "train the adapters here or with `mlx_lm.lora`; for PEFT's, merge them into their model first",
         ) from error
+    kind = config.get("fine_tune_type", "lora")
+    if kind != "lora":
+        raise ModelError(
+            f"{path} is of adapters of the kind {kind!r}",
+            "only `lora` is supported; fuse them: `mlx_lm.fuse`",
+        )
     if not isinstance(found[0], str):
         raise ModelError(
             f"{path} names no base model: {found[0]!r}", 'write the base as `"model": "owner/name"`'

@@ -37,7 +37,7 @@ def hf_tokenizer(encoding: tiktoken.Encoding) -> Tokenizer:
     vocab = {_printable(token): rank for token, rank in ranks.items()}
     merges = [(_printable(left), _printable(right)) for left, right in recover_merges(ranks)]
     tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=merges))
-    split: Any = pre_tokenizers.Split(Regex(encoding._pat_str), "isolated")
+    split: Any = pre_tokenizers.Split(_pattern(encoding._pat_str), "isolated")
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
     )
@@ -45,6 +45,17 @@ def hf_tokenizer(encoding: tiktoken.Encoding) -> Tokenizer:
     by_id = sorted(encoding._special_tokens.items(), key=lambda item: item[1])
     tokenizer.add_special_tokens([AddedToken(name, special=True, normalized=False) for name, _ in by_id])
     return tokenizer
+
+
+def _pattern(text: str) -> Regex:
+    """tiktoken's pattern for `tokenizers`, whose regular expressions differ in rare constructs."""
+    try:
+        return Regex(text)
+    except Exception as error:  # tokenizers raises nothing narrower
+        raise ModelError(
+            f"Failed to load tiktoken tokenizer: its pattern has no form in tokenizer.json ({error})",
+            "fetch `tokenizer.pkl` again, from the same nanochat run",
+        ) from error
 
 
 def hf_tokenizer_config() -> dict[str, Any]:

@@ -1,10 +1,14 @@
-"""A model's parameters, its gradients or an optimizer's state as one flat table of arrays."""
+"""A model's parameters, gradients or optimizer state as one flat table of arrays, and its JSON files."""
 
+import json
+from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_flatten
+
+from grpo_cli.errors import ModelError
 
 
 def flat(tree: Any) -> dict[str, mx.array]:
@@ -23,3 +27,16 @@ def count_parameters(model: nn.Module) -> int:
             extra = sum(arrays[f"{name}.{part}"].size for part in ("scales", "biases") if part in module)
             count += packed * 32 // module.bits - packed - extra
     return count
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object of a model's folder. Raises ModelError where it is missing or something else."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ModelError(f"{path} is missing", "name the folder of a model") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise ModelError(f"{path} cannot be read: {error}", "copy or download it again") from error
+    if not isinstance(content, dict):
+        raise ModelError(f"{path} is not a JSON object", "copy or download it again")
+    return content

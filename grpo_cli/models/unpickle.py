@@ -21,7 +21,7 @@ from grpo_cli.models.pickle_reader import RefusedPickle, read_pickle
 FIELDS = {"name": str, "pat_str": str, "mergeable_ranks": dict, "special_tokens": dict}
 LARGEST = 64 << 20  # bytes; 65536 tokens take 1 MB
 NO_TOKEN = (1 << 32) - 1  # tiktoken's ids are unsigned, and this one means none
-MOST_WORK = 1 << 30  # bytes compared to find every token's parts; 65536 tokens take 5 million
+MOST_WORK = 1 << 26  # bytes compared to find every token's parts; 65536 tokens take 5 million
 CONTINUATION = bytes(range(0x80, 0xC0))  # of a UTF-8 character that has begun before
 
 

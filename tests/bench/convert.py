@@ -120,13 +120,13 @@ def main() -> None:
         folder = Path(name)
         path = write_checkpoint(folder, size_of(chosen.gigabytes))
         print(f"checkpoint: {path.stat().st_size / 1e9:.2f} GB")
-        for label, *options in (
-            ("grpo convert", "--force"),
-            ("grpo convert --no-verify", "--force", "--no-verify"),
-            ("grpo convert --dtype bfloat16", "--force", "--dtype", "bfloat16"),
-        ):
-            peak, seconds = peak_of("convert", str(folder), "--output", str(folder / "out"), *options)
-            print(f"{label}: peak {peak:.0f} MB, {seconds:.1f} s")
+        source, model = str(folder), str(folder / "out")
+        for options in ([], ["--no-verify"], ["--dtype", "bfloat16"], ["--quantize"]):
+            peak, seconds = peak_of("convert", source, "--output", model, "--force", *options)
+            print(f"grpo convert {' '.join(options)}: peak {peak:.0f} MB, {seconds:.1f} s")
+        peak_of("convert", source, "--output", model, "--force", "--no-verify")
+        peak, seconds = peak_of("convert", "--to", "nanochat", model, "--output", str(folder / "back"))
+        print(f"grpo convert --to nanochat: peak {peak:.0f} MB, {seconds:.1f} s")
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 
-from grpo_cli.convert.architecture import ModelConfig, _current, _january, _october, model_shapes
 from grpo_cli.convert.dtypes import DTYPES
 from grpo_cli.convert.name_map import Shapes
 from grpo_cli.convert.outgoing import OutgoingTensor
@@ -18,6 +17,7 @@ FIXTURES = Path(__file__).parents[1] / "fixtures/nanochat"
 GENUINE = Path(__file__).parents[2] / "../shared/fixtures/nanochat"
 TOKENS = 1000  # of the fixtures' tokenizer
 SMALL = {"sequence_len": 64, "vocab_size": TOKENS, "n_layer": 3, "n_head": 4, "n_kv_head": 2, "n_embd": 32}
+LAMBDAS = {"resid_lambdas": (3,), "x0_lambdas": (3,)}  # since January 2026, one for each layer
 
 
 def model_config(version: str) -> dict[str, Any]:
@@ -26,15 +26,35 @@ def model_config(version: str) -> dict[str, Any]:
 
 
 def shapes_of(version: str, rows: int = TOKENS) -> dict[str, tuple[int, ...]]:
-    """Name → shape of the tensors that a version of nanochat writes; rows: of the embeddings."""
-    config = ModelConfig.model_validate(model_config(version))
-    fields = {
-        "october": lambda: _october(config),
-        "january": lambda: _january(config, rows),
-        "current": lambda: _current(config, rows),
-    }[version]()
-    padded = ("transformer.wte.weight", "lm_head.weight")
-    return {n: (rows, *s[1:]) if n in padded else s for n, s in model_shapes(fields).items()}
+    """Name → shape of the tensors that a version of nanochat writes; rows: of the embeddings.
+
+    By hand for SMALL, from what nanochat's files hold: 32 channels, 2 of 4 heads of 8 for keys and values.
+    """
+    shapes = {"transformer.wte.weight": (rows, 32)}
+    for layer in ("transformer.h.0", "transformer.h.1", "transformer.h.2"):
+        shapes |= {
+            f"{layer}.attn.c_q.weight": (32, 32),
+            f"{layer}.attn.c_k.weight": (16, 32),
+            f"{layer}.attn.c_v.weight": (16, 32),
+            f"{layer}.attn.c_proj.weight": (32, 32),
+            f"{layer}.mlp.c_fc.weight": (128, 32),
+            f"{layer}.mlp.c_proj.weight": (32, 128),
+        }
+    shapes["lm_head.weight"] = (rows, 32)
+    return shapes | {"october": {}, "january": LAMBDAS, "current": {**LAMBDAS, **since_march(rows)}}[version]
+
+
+def since_march(rows: int) -> dict[str, tuple[int, ...]]:
+    """What the current nanochat added: smearing, and value embeddings in every other layer up to the last."""
+    return {
+        "smear_gate.weight": (1, 24),
+        "smear_lambda": (1,),
+        "backout_lambda": (1,),
+        "transformer.h.0.attn.ve_gate.weight": (2, 12),
+        "transformer.h.2.attn.ve_gate.weight": (2, 12),
+        "value_embeds.0.weight": (rows, 16),
+        "value_embeds.2.weight": (rows, 16),
+    }
 
 
 def write_checkpoint(

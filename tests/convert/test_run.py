@@ -344,7 +344,7 @@ def llama(tmp_path: Path) -> Path:
 def test_transformers_format(llama: Path, capfd: pytest.CaptureFixture[str]) -> None:
     done, checks = converted(llama)
     assert done.output == Path("models/llama-mlx")
-    assert [(check.name, check.passed) for check in checks] == [(name, True) for name in CHECKS[1:]]
+    assert [(check.name, check.passed) for check in checks] == [(name, True) for name in CHECKS]
     assert {n: a.tolist() for n, a in stored(done.output).items()} == {
         n: a.tolist() for n, a in stored(llama).items()
     }
@@ -362,6 +362,65 @@ def test_transformers_format_quantised_and_in_another_format(llama: Path) -> Non
 
 def test_transformers_format_has_no_steps_and_no_renaming(llama: Path) -> None:
     assert "`--rename` and `--step` mean nothing" in refusal(llama, step=1).message
+
+
+def test_what_is_quantised_is_not_quantised_again(llama: Path, tmp_path: Path) -> None:
+    small, _ = converted(llama, quantize=True, output=tmp_path / "small")
+    assert "is quantised already" in refusal(small.output, quantize=True).message
+
+
+# --- a model of nanochat that was converted or trained here ------------------------------------------
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_a_converted_nanochat_is_converted_further(version: str, tmp_path: Path) -> None:
+    first, _ = converted(write_checkpoint(tmp_path / "d3", version, rows=1024))
+    (first.output / "nanochat_v2.py").write_text("raise SystemExit('it was run')")  # a stranger's code
+    done, checks = converted(first.output, output=tmp_path / "half", dtype="bfloat16")
+    assert [(check.name, check.passed) for check in checks] == [(name, True) for name in CHECKS]
+    assert done.is_nanochat
+    assert (done.output / "tokenizer.pkl").read_bytes() == (first.output / "tokenizer.pkl").read_bytes()
+    assert {array.dtype for array in stored(done.output).values()} == {mx.bfloat16}
+    small, _ = converted(first.output, output=tmp_path / "small", quantize=True, bits=8, group_size=32)
+    assert load_policy(str(small.output)).tokenizer.encode("<|bos|>") != [991]  # text stays text
+    code = [(folder / "nanochat_v2.py").exists() for folder in (done.output, small.output)]
+    assert code == [version != "october"] * 2
+    if version != "october":
+        assert (small.output / "nanochat_v2.py").read_text().startswith('"""nanochat as its current')
+    back = convert_back(str(done.output), Options(output=tmp_path / "back"), lambda *_: None, lambda _: None)
+    assert tensors_of(back.output / "model_000650.pt").keys() == shapes_of(version, 1024).keys()
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"rows": 10**13},
+        {"rows": 10},
+        {"rows": "x"},
+        {"step": "x"},
+        {"step": -1},
+        {"meta": [1]},
+        {"stored_as": {"lm_head.weight": "int8"}},
+        {"meta": {"model_config": {"n_layer": 3}}},
+        {"surprise": 1},
+    ],
+)
+def test_a_damaged_record_of_the_original_is_told(damage: dict[str, Any], tmp_path: Path) -> None:
+    done, _ = converted(write_checkpoint(tmp_path / "d3"), output=tmp_path / "model")
+    config = json.loads((done.output / "config.json").read_text())
+    config["nanochat"] |= damage
+    (done.output / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ConversionError) as error:
+        convert_back(str(done.output), Options(output=tmp_path / "x"), lambda *_: None, lambda _: None)
+    assert error.value.hint
+
+
+def test_the_way_back_never_replaces_its_source(tmp_path: Path) -> None:
+    done, _ = converted(write_checkpoint(tmp_path / "d3"), output=tmp_path / "model")
+    with pytest.raises(ConversionError, match="holds the source itself"):
+        convert_back(
+            str(done.output), Options(output=done.output, force=True), lambda *_: None, lambda _: None
+        )
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from grpo_cli.convert.errors import ConversionError
-from grpo_cli.convert.source import SHORT_NAMES, Source, find_source
+from grpo_cli.convert.source import SHORT_NAMES, Source, find_source, short_name
 from grpo_cli.errors import ModelError
 from tests.convert.checkpoints import write_checkpoint
 from tests.hub_server import HubServer
@@ -40,7 +40,10 @@ def test_a_model_file_by_its_own_name(tmp_path: Path) -> None:
     touched(tmp_path / "d20", "model_000650.pt", "model_000700.pt")
     source = find_source(str(tmp_path / "d20/model_000650.pt"))
     assert source.model_file == tmp_path / "d20/model_000650.pt"
-    assert source.short_name == "d20"
+    assert short_name(str(source.model_file)) == "d20"
+    assert find_source(str(source.model_file), 650) == source
+    error = refusal(source.model_file, 700)
+    assert "is of step 650, and `--step 700` asks for another" in error.message
 
 
 def test_transformers_format(tmp_path: Path) -> None:
@@ -52,7 +55,7 @@ def test_transformers_format(tmp_path: Path) -> None:
 
 def test_the_outputs_name_comes_from_the_source(tmp_path: Path) -> None:
     def short(path: str, *files: str) -> str:
-        return find_source(str(touched(tmp_path / path, *files))).short_name
+        return short_name(str(touched(tmp_path / path, *files)))
 
     assert short("d20", "model_000001.pt") == "d20"
     assert short("run/final", "config.json", "model.safetensors") == "run-final"
@@ -106,7 +109,7 @@ def test_of_a_repository_only_what_is_needed_is_fetched(
         }
         assert not server.transfers("optim_000650.pt")
     assert (source.kind, source.repository, source.step) == ("nanochat", repository, "000650")
-    assert source.short_name == name.rpartition("/")[2]
+    assert short_name(name) == name.rpartition("/")[2]
     assert source.model_file.read_bytes() == (folder / "model_000650.pt").read_bytes()
 
 
