@@ -77,8 +77,19 @@ def amount(stage: str, done: int, total: int) -> str:
 def conversion_display() -> Iterator[Display]:
     """The display of one conversion, for as long as the block lasts."""
     console = stderr_console()
+    try:
+        with _bars(console) as bars:
+            yield Display(console, bars)
+    except KeyboardInterrupt:
+        say(console, Text("interrupted: nothing was kept but what was downloaded", style="yellow"))
+        raise
+
+
+@contextmanager
+def _bars(console: Console) -> Iterator[Progress | None]:
+    """Progress bars on a terminal, None elsewhere."""
     if not is_interactive(console):
-        yield Display(console, None)
+        yield None
         return
     columns = (
         TextColumn("{task.description}"),
@@ -87,7 +98,7 @@ def conversion_display() -> Iterator[Display]:
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=console, transient=True) as bars:
-        yield Display(console, bars)
+        yield bars
 
 
 def print_result(done: Conversion, checks: list[Check], to: str) -> None:
@@ -128,14 +139,20 @@ def next_steps(done: Conversion, to: str) -> list[str]:
     """Commands that use the result."""
     folder = shlex.quote(str(done.output))
     if to == "nanochat":
-        there = f"~/.cache/nanochat/chatrl_checkpoints/d{done.layers}"
+        there, tokenizer = (
+            f"~/.cache/nanochat/chatrl_checkpoints/d{done.layers}",
+            "~/.cache/nanochat/tokenizer",
+        )
         return [
             f"mkdir -p {there} && cp {folder}/model_*.pt {folder}/meta_*.json {there}",
-            f"cp -n {folder}/tokenizer.pkl ~/.cache/nanochat/tokenizer/",
+            f"mkdir -p {tokenizer} && cp -n {folder}/tokenizer.pkl {tokenizer} && "
+            f"cmp {folder}/tokenizer.pkl {tokenizer}/tokenizer.pkl  # another run's would garble",
             f"python -m scripts.chat_cli -i rl -g d{done.layers}",
         ]
     config = "nanochat_grpo" if done.is_nanochat else "prod"
+    trust = " --trust-remote-code" if (done.output / "nanochat_v2.py").exists() else ""
     return [
         f'grpo generate --model {folder} --prompt "…"',
         f"grpo train --config {config} --set model_name={folder}",
+        f'mlx_lm.generate --model {folder}{trust} --prompt "…"',
     ]

@@ -16,7 +16,7 @@ import mlx.core as mx
 
 from grpo_cli.convert.options import Check, Progress
 from grpo_cli.convert.outgoing import OutgoingTensor, counted
-from grpo_cli.models.classes import load_weights
+from grpo_cli.models.classes import REFUSALS, load_weights
 from grpo_cli.models.tree import flat
 
 NUMBERS_AT_ONCE = 1 << 22
@@ -44,6 +44,7 @@ class Place:
     """Where a tensor lies in a safetensors file."""
 
     path: Path
+    dtype: str  # as safetensors calls it
     shape: tuple[int, ...]
     begin: int
     end: int
@@ -55,7 +56,9 @@ def tensor_places(path: Path) -> dict[str, Place]:
         length = int.from_bytes(file.read(8), "little")
         header = json.loads(file.read(length))
     return {
-        name: Place(path, tuple(entry["shape"]), *(8 + length + at for at in entry["data_offsets"]))
+        name: Place(
+            path, entry["dtype"], tuple(entry["shape"]), *(8 + length + at for at in entry["data_offsets"])
+        )
         for name, entry in header.items()
         if name != "__metadata__"
     }
@@ -63,7 +66,8 @@ def tensor_places(path: Path) -> dict[str, Place]:
 
 def lies_at(place: Place, tensor: OutgoingTensor) -> bool:
     """Whether exactly the numbers that the tensor was to be written with lie there."""
-    if place.shape != tensor.shape or place.end - place.begin != tensor.size:
+    told = (place.dtype, place.shape, place.end - place.begin)
+    if told != (tensor.written.safetensors, tensor.shape, tensor.size):
         return False
     with place.path.open("rb") as file:
         file.seek(place.begin)
@@ -81,33 +85,78 @@ def verify_like(folder: Path, source: Path, on_progress: Progress) -> Check:
     What is quantised may differ by no more than rounding takes; the rest must be the same number.
     """
     expected = flat(load_weights(source)[0].parameters())
-    stored = flat(load_weights(folder)[0].parameters())
-    settings = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("quantization", {})
-    count, total = len(expected), sum(array.nbytes for array in expected.values())
-    done, quantised, error, norm = 0, 0, 0.0, 0.0
+    try:
+        stored = flat(load_weights(folder)[0].parameters())
+    except REFUSALS as refusal:
+        return Check("weights", False, str(refusal))
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    total, done, tally = sum(array.nbytes for array in expected.values()), 0, Tally()
     for name in list(expected):
         on_progress("comparing", done, total)
         array = expected.pop(name)
         done += array.nbytes
-        layer = name.removesuffix(".weight")
-        if name in stored and f"{layer}.scales" in stored and stored[name].dtype != array.dtype:
-            own = {**settings, **settings.get(layer, {})} if isinstance(settings, Mapping) else {}
-            lost, whole = distance(array, stored, layer, own)
-            if lost > LOSSES.get(int(own.get("bits", 2)), 0.95) ** 2 * whole:
-                return Check("weights", False, f"{name} is {(lost / whole) ** 0.5:.0%} from the original's")
-            error, norm, quantised = error + lost, norm + whole, quantised + 1
-        elif name not in stored or not same(array, stored.pop(name)):
-            return Check("weights", False, f"{name} differs from the source")
+        problem = compare(name, array, stored, config.get("quantization") or {}, tally)
+        if problem:
+            broken = not is_finite(array)
+            return Check("weights", False, f"{name} of the source holds NaN" if broken else problem)
         del array
     if stored:
         return Check("weights", False, f"{', '.join(list(stored)[:3])} are not in the source")
-    if not quantised:
-        return Check("weights", True, f"{count} of {count} tensors equal the original's")
-    relative = (error / norm) ** 0.5 if norm else 0.0
-    seen = (
-        f"{quantised} tensors quantised, {relative:.1%} from the original's (norm); {count - quantised} equal"
-    )
-    return Check("weights", True, seen)
+    return Check("weights", True, tally.told())
+
+
+@dataclass
+class Tally:
+    """What was compared so far."""
+
+    equal: int = 0  # tensors
+    quantised: int = 0
+    equal_numbers: int = 0
+    quantised_numbers: int = 0
+    rounded_to: str = ""
+    lost: float = 0.0  # ‖W − Ŵ‖² over the quantised ones
+    whole: float = 0.0  # ‖W‖²
+
+    def told(self) -> str:
+        """The sentence for the table of checks."""
+        how = f", rounded to {self.rounded_to}" if self.rounded_to else ""
+        if not self.quantised:
+            return f"{self.equal} of {self.equal} tensors equal the original's{how}"
+        share = (self.lost / self.whole) ** 0.5 if self.whole else 0.0
+        told = f"{self.quantised} tensors quantised, {share:.1%} from the original's (norm); "
+        told += f"{self.equal} equal{how}"
+        if self.quantised_numbers < self.equal_numbers:
+            told += "; most weights are not quantised: their rows are no multiple of `--group-size`"
+        return told
+
+
+def compare(
+    name: str, array: mx.array, stored: dict[str, mx.array], settings: Mapping[str, Any], tally: Tally
+) -> str:
+    """What is wrong with a stored tensor, which is taken out of `stored`; empty if nothing is."""
+    layer = name.removesuffix(".weight")
+    if name in stored and f"{layer}.scales" in stored and stored[name].dtype != array.dtype:
+        own = {**settings, **(settings.get(layer) or {})}
+        lost, whole = distance(array, stored, layer, own)
+        if not lost <= LOSSES.get(int(own.get("bits", 2)), 0.95) ** 2 * whole:  # NaN is refused, too
+            share = (lost / whole) ** 0.5 if whole else float("inf")
+            return f"{name} is {share:.0%} from the original's"
+        tally.quantised, tally.quantised_numbers = tally.quantised + 1, tally.quantised_numbers + array.size
+        tally.lost, tally.whole = tally.lost + lost, tally.whole + whole
+        return ""
+    if name not in stored or not same(array, found := stored.pop(name)):
+        return f"{name} differs from the source"
+    if found.dtype != array.dtype and found.dtype != mx.float32:
+        tally.rounded_to = str(found.dtype).removeprefix("mlx.core.")
+    tally.equal, tally.equal_numbers = tally.equal + 1, tally.equal_numbers + array.size
+    return ""
+
+
+def is_finite(array: mx.array) -> bool:
+    """Whether no number of an array is NaN or infinite; looks at some of them at a time."""
+    numbers = array.reshape(-1)
+    starts = range(0, array.size, NUMBERS_AT_ONCE)
+    return all(mx.isfinite(numbers[at : at + NUMBERS_AT_ONCE]).all().item() for at in starts)
 
 
 def distance(
@@ -141,4 +190,7 @@ def number(scalar: mx.array) -> float:
 
 def same(array: mx.array, stored: mx.array) -> bool:
     """Whether two arrays hold the same numbers, in the format of the second."""
-    return array.shape == stored.shape and bool(mx.array_equal(array.astype(stored.dtype), stored).item())
+    alike = mx.issubdtype(array.dtype, mx.floating) == mx.issubdtype(stored.dtype, mx.floating)
+    if array.shape != stored.shape or not alike:
+        return False
+    return bool(mx.array_equal(array.astype(stored.dtype), stored).item())

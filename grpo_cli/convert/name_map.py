@@ -110,12 +110,12 @@ def backward(operations: Sequence[Operation], tensors: Iterable[OutgoingTensor])
     return done
 
 
-def parse_renames(texts: Sequence[str]) -> list[Operation]:
+def parse_renames(texts: Sequence[str]) -> list[Rename]:
     """`--rename OLD=NEW` texts as operations.
 
     Raises ConversionError for a text without `=`, and for sides with unequal numbers of `*`.
     """
-    operations: list[Operation] = []
+    operations: list[Rename] = []
     for text in texts:
         old, _, new = text.partition("=")
         if not old or not new or old.count("*") != new.count("*"):
@@ -126,6 +126,18 @@ def parse_renames(texts: Sequence[str]) -> list[Operation]:
             )
         operations.append(Rename(old, new))
     return operations
+
+
+def check_used(renames: Sequence[Rename], tensors: Sequence[OutgoingTensor]) -> None:
+    """Raise ConversionError for a renaming that changes nothing: it is misspelt."""
+    for rename in renames:
+        changed = [rename.forward(tensor) for tensor in tensors]
+        if all(new.name == old.name for new, old in zip(changed, tensors, strict=True)):
+            raise ConversionError(
+                f"--rename {rename.old}={rename.new} matches no tensor",
+                f"the file has {listed([tensor.name for tensor in tensors])}",
+            )
+        tensors = changed
 
 
 def check_names(found: Shapes, expected: Shapes, source: str) -> None:

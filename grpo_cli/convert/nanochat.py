@@ -22,7 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from grpo_cli.convert.architecture import Architecture, ModelConfig, read_model_config, recognise
 from grpo_cli.convert.dtypes import DTYPES
 from grpo_cli.convert.errors import ConversionError
-from grpo_cli.convert.name_map import StripPrefix, forward, parse_renames
+from grpo_cli.convert.name_map import StripPrefix, check_used, forward, parse_renames
 from grpo_cli.convert.options import Progress, no_progress
 from grpo_cli.convert.outgoing import OutgoingTensor, counted
 from grpo_cli.convert.safetensors_writer import write_shards
@@ -75,7 +75,9 @@ def open_checkpoint(source: Source, renames: Sequence[str]) -> Iterator[Checkpoi
     hf_tokenizer(tokenizer.encoding)  # a pattern that other programs cannot read is known before the work
     check_vocabulary(tokenizer, model_config)
     with TorchFile(source.model_file) as file:
-        tensors = forward([COMPILED, *extra], _tensors(file))
+        tensors = forward([COMPILED], _tensors(file))
+        check_used(extra, tensors)
+        tensors = forward(extra, tensors)
         _check_distinct(tensors, source)
         shapes = {tensor.name: tensor.shape for tensor in tensors}
         architecture = recognise(shapes, model_config, str(source.model_file))

@@ -9,6 +9,7 @@ refused is refused before gigabytes are fetched.
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from grpo_cli import device
 from grpo_cli.convert import verify
@@ -23,7 +24,7 @@ from grpo_cli.convert.source import Source, find_source, short_name
 from grpo_cli.convert.staging import check_output, check_space, staged
 from grpo_cli.convert.through_mlx_lm import convert_folder
 from grpo_cli.models.classes import load_weights, save_code
-from grpo_cli.models.load import load_tokenizer
+from grpo_cli.models.load import check_vocabulary, load_model_folder, load_tokenizer
 from grpo_cli.models.nanochat_tokenizer import NanochatTokenizer
 from grpo_cli.models.tree import count_parameters, read_json
 
@@ -104,7 +105,7 @@ def _convert_folder(
     config = read_json(source.folder / "config.json")
     _refuse_options(source, config, options)
     original = _weights_size(source.folder)
-    check_space(output, original, "free some space, or choose another disk with `--output`")
+    _check_folder(source.folder, config, output, options)
     ours = config.get("model_type") in NANOCHAT_TYPES and (source.folder / "tokenizer.pkl").is_file()
     with staged(output, options.force) as folder, verify.lean_memory():
         on_progress("converting", 0, 0)
@@ -123,7 +124,7 @@ def _convert_folder(
     return Conversion(output, original, size, parameters, layers, is_nanochat=ours)
 
 
-def _refuse_options(source: Source, config: dict[str, object], options: Options) -> None:
+def _refuse_options(source: Source, config: dict[str, Any], options: Options) -> None:
     """Raise ConversionError for what means nothing for a model's folder."""
     if options.renames or options.step is not None:
         raise ConversionError(
@@ -134,6 +135,25 @@ def _refuse_options(source: Source, config: dict[str, object], options: Options)
             f"{source.name} is quantised already",
             "quantise the model that it was made from, or leave `--quantize` out",
         )
+
+
+TOKENIZERS = ("tokenizer.json", "tokenizer.model", "tokenizer.pkl", "vocab.json", "vocab.txt", "*.tiktoken")
+
+
+def _check_folder(folder: Path, config: dict[str, Any], output: Path, options: Options) -> None:
+    """Raise ModelError where weights and tokenizer do not fit each other, ConversionError without room."""
+    model, _ = load_model_folder(folder)
+    if not any(any(folder.glob(pattern)) for pattern in TOKENIZERS):
+        raise ConversionError(
+            f"{folder} has no tokenizer (tokenizer.json)", "download or copy the model again"
+        )
+    check_vocabulary(load_tokenizer(folder, config), model, config, folder)
+    numbers = count_parameters(model)
+    if options.quantize:
+        needed = numbers * (options.bits + 1) // 8
+    else:
+        needed = numbers * DTYPES[options.dtype].size if options.dtype else _weights_size(folder)
+    check_space(output, needed, "free some space, or choose another disk with `--output`")
 
 
 def _with_own_code(source: Path, folder: Path) -> Path:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Literal
 
 from grpo_cli.convert.errors import ConversionError
+from grpo_cli.errors import ModelError
 from grpo_cli.models import hub
 from grpo_cli.models.load import HUB_FILES, check_name
 
@@ -77,11 +78,25 @@ def find_source(name: str, step: int | None = None, on_progress: hub.Progress = 
                 f"leave `--step` out, or name the folder {path.parent}",
             )
         return _nanochat(name, path.parent, None, _names(path.parent), own)
-    if path.is_dir() and (name not in SHORT_NAMES or _kind(_names(path))):
+    if path.is_file():
+        raise ConversionError(f"{name} is a file", f"name its folder: {path.parent}")
+    if name and path.is_dir() and (name not in SHORT_NAMES or _kind(_names(path))):
         return _local(name, path, step)
     repository = SHORT_NAMES.get(name, name)
-    check_name(repository)
+    try:
+        check_name(repository)
+    except ModelError as error:
+        raise ConversionError(error.message, _where_to_look(name)) from error
     return _fetched(name, repository, step, on_progress)
+
+
+def _where_to_look(name: str) -> str:
+    """What a name that stands for nothing may have been meant to be."""
+    if name.startswith(("https://", "http://")):
+        return f"a repository is named without the hub's address: {'/'.join(name.split('/')[3:5])}"
+    return (
+        f"the short names are {', '.join(SHORT_NAMES)}; else name a folder, or a hub repository (owner/name)"
+    )
 
 
 def _local(name: str, folder: Path, step: int | None) -> Source:
@@ -147,6 +162,9 @@ def _nothing(place: str, names: Sequence[str]) -> ConversionError:
             "look for a revision or a repository with `.safetensors` files",
         )
     found = ", ".join(names[:8]) or "nothing"
+    inside = [name for name in names if (Path(place) / name).is_dir() and _kind(_names(Path(place) / name))]
+    if inside:
+        return ConversionError(f"{place} is a folder of models", f"name one of them: {place}/{inside[-1]}")
     return ConversionError(
         f"{place} holds no model that can be converted (found: {found})",
         "name a folder or repository with nanochat's `model_<step>.pt` and `meta_<step>.json`, "

@@ -8,6 +8,7 @@ Ctrl-C, SIGTERM and a closed terminal end the block as an error does: nothing is
 """
 
 import errno
+import fcntl
 import glob
 import os
 import shutil
@@ -87,7 +88,9 @@ def check_space(output: Path, needed: int, hint: str) -> None:
     free = shutil.disk_usage(parent).free
     if free < needed:
         raise ConversionError(
-            f"the result needs {needed / 1e9:.1f} GB, and {parent} has {free / 1e9:.1f} GB free", hint
+            f"the conversion needs {needed / 1e9:.1f} GB, "
+            f"and {parent.resolve()} has {free / 1e9:.1f} GB free",
+            hint,
         )
 
 
@@ -101,16 +104,39 @@ def staged(output: Path, force: bool) -> Iterator[Path]:
     with _ended_by_signals():
         temporary = _make_beside(output)
         try:
-            yield temporary
+            with _in_use(temporary):
+                yield temporary
             _replace(temporary, output, force)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextmanager
+def _in_use(folder: Path) -> Iterator[bool]:
+    """Hold the folder's lock within the block; False: another process has it. It ends with its process."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield True
+    except BlockingIOError:
+        yield False
+    finally:
+        os.close(handle)
+
+
+def _remove_leftovers(output: Path) -> None:
+    """Delete what a killed conversion to the same place left."""
+    for path in output.parent.glob(f".{glob.escape(output.name)}.grpo-tmp-*"):
+        with _in_use(path) as free:
+            if free:
+                shutil.rmtree(path, ignore_errors=True)
 
 
 def _make_beside(output: Path) -> Path:
     """A new folder on the same disk, with the permissions that a new folder gets."""
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
+        _remove_leftovers(output)
         made = Path(tempfile.mkdtemp(prefix=f".{output.name}.grpo-tmp-", dir=output.parent))
         mask = os.umask(0)
         os.umask(mask)
@@ -141,7 +167,8 @@ def _refused(output: Path, error: OSError) -> ConversionError:
     if error.errno == errno.ENOTEMPTY:
         return ConversionError(f"{output} was made by another program meanwhile", "choose another folder")
     return ConversionError(
-        f"cannot write {output}: {error.strerror or error}", "choose another folder with `--output`"
+        f"cannot write {output}: {error.strerror or error}",
+        "free some space, or choose another folder with `--output`",
     )
 
 

@@ -5,6 +5,7 @@ the results.
 """
 
 import contextlib
+import errno
 import io
 import json
 from collections.abc import Iterator
@@ -38,6 +39,10 @@ def convert_folder(source: Path, target: Path, options: Options, own_code: bool 
                 trust_remote_code=own_code,
             )
     except REFUSALS as error:
+        if "Unable to write" in str(error) or getattr(error, "errno", None) == errno.ENOSPC:
+            raise ConversionError(
+                f"cannot write the result: {error}", "free some space, or choose another disk with `--output`"
+            ) from error
         raise ConversionError(_reason(source, error), _hint(error)) from error
 
 

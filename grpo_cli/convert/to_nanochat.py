@@ -17,7 +17,7 @@ from mlx_lm.utils import dequantize_model
 from pydantic import ValidationError
 
 from grpo_cli.convert.architecture import EMBEDDINGS, NANOCHAT_TYPES, ModelConfig, recognise
-from grpo_cli.convert.dtypes import DTYPES, Array
+from grpo_cli.convert.dtypes import DTYPES, Array, cast
 from grpo_cli.convert.errors import ConversionError
 from grpo_cli.convert.name_map import CropRows, Operation, backward
 from grpo_cli.convert.nanochat import Provenance
@@ -28,8 +28,8 @@ from grpo_cli.convert.staging import check_output, check_space, staged
 from grpo_cli.convert.torch_file import TorchFile
 from grpo_cli.convert.torch_writer import write_torch_file
 from grpo_cli.convert.verify import approve
-from grpo_cli.models.load import find_model, load_model_folder
-from grpo_cli.models.lora import fuse_adapters, load_adapters, read_adapter_config
+from grpo_cli.models.load import adapters_base, find_model, load_model_folder
+from grpo_cli.models.lora import fuse_adapters, load_adapters
 from grpo_cli.models.tree import flat, read_json
 
 TRAINING_STATE = "trainer_state.json"
@@ -50,6 +50,8 @@ def convert_back(name: str, options: Options, on_progress: Progress, on_check: O
     not what was meant; ModelError for a folder that is no model.
     """
     folder = find_model(name)
+    if (folder / "final").is_dir() and not (folder / "config.json").exists():
+        raise ConversionError(f"{name} is a run's folder", f"name one of its models: {name}/final")
     base = base_of(folder)
     config = read_json(base / "config.json")
     _refuse_foreign(name, base, config)
@@ -182,8 +184,11 @@ def verify_file(
             str(path),
         )
         for tensor in counted(tensors, "comparing", on_progress):
-            if not reads_back(file.read(tensor.name).reshape(-1), tensor):
+            values = file.read(tensor.name).reshape(-1)
+            if not reads_back(values, tensor):
                 return Check("weights", False, f"{tensor.name} does not read back as it was written")
+            if not np.isfinite(cast(values, tensor.written, DTYPES["float32"])).all():
+                return Check("weights", False, f"{tensor.name} holds NaN or infinite numbers")
     return Check("weights", True, f"{len(tensors)} of {len(tensors)} tensors read back bit for bit")
 
 
@@ -199,6 +204,4 @@ def reads_back(found: Array, tensor: OutgoingTensor) -> bool:
 
 def base_of(folder: Path) -> Path:
     """The folder of the weights: the base's where the folder holds adapters."""
-    if not (folder / "adapter_config.json").exists():
-        return folder
-    return find_model(read_adapter_config(folder)["model"])
+    return adapters_base(folder) if (folder / "adapter_config.json").exists() else folder

@@ -17,18 +17,17 @@ import mlx.core as mx
 from tokenizers import Tokenizer as FastTokenizer
 
 from grpo_cli import device
+from grpo_cli.convert.compare import is_finite
 from grpo_cli.convert.errors import ConversionError
 from grpo_cli.convert.options import Check, OnCheck, Progress
 from grpo_cli.convert.tricky import TRICKY_TEXTS
-from grpo_cli.models.classes import load_weights
+from grpo_cli.models.classes import REFUSALS, load_weights
 from grpo_cli.models.nanochat_tokenizer import NanochatTokenizer
 from grpo_cli.models.tokenizer import Tokenizer
 from grpo_cli.models.tree import flat
 
 PROMPT = "The capital of France is"
 NEW_TOKENS = 8
-NUMBERS_AT_ONCE = 1 << 22
-REFUSALS = (ValueError, KeyError, TypeError, RuntimeError, OSError)  # how mlx and mlx-lm refuse weights
 
 
 def approve(checks: Iterator[Check], on_check: OnCheck) -> None:
@@ -86,13 +85,6 @@ def verify_numbers(folder: Path, on_progress: Progress) -> Check:
     return Check("finite", True, f"{count:,} numbers, none NaN or infinite")
 
 
-def is_finite(array: mx.array) -> bool:
-    """Whether no number of an array is NaN or infinite; looks at some of them at a time."""
-    numbers = array.reshape(-1)
-    starts = range(0, array.size, NUMBERS_AT_ONCE)
-    return all(mx.isfinite(numbers[at : at + NUMBERS_AT_ONCE]).all().item() for at in starts)
-
-
 def verify_nanochat_tokenizer(folder: Path, vocab_size: int) -> Check:
     """Whether tokenizer.json gives tiktoken's ids and texts, and the vocabulary is the model's."""
     tokenizer = NanochatTokenizer.load(folder)
@@ -116,17 +108,26 @@ def compare_tokenizers(
     for text in TRICKY_TEXTS:
         ids = original(text)
         if ids != converted(text):
-            return Check("tokenizer", False, f"other ids for {text!r}: {converted(text)[:8]}, not {ids[:8]}")
+            return Check("tokenizer", False, f"other ids for {text!r}: {difference(converted(text), ids)}")
         if decode is not None and decode(ids) != text:
             return Check("tokenizer", False, f"{text!r} comes back as {decode(ids)!r}")
     back = " and back" if decode is not None else ""
     return Check("tokenizer", True, f"{len(TRICKY_TEXTS)} tricky texts to the original's ids{back}")
 
 
+def difference(found: list[int], expected: list[int]) -> str:
+    """Where two lists of ids begin to differ."""
+    pairs = enumerate(zip(found, expected, strict=False))
+    at = next((place for place, (a, b) in pairs if a != b), min(len(found), len(expected)))
+    return f"{found[at : at + 8]}, not {expected[at : at + 8]}"
+
+
 def verify_generation(folder: Path, tokenizer: Tokenizer, bos: Sequence[int], on_progress: Progress) -> Check:
     """Continue a sentence greedily by a few tokens: whether the logits are finite, and what it says."""
     ids = [*bos, *tokenizer.encode(PROMPT)]
     prompt_length = len(ids)
+    if not ids:
+        return Check("generation", False, f"the tokenizer gives no ids for “{PROMPT}”")
     for done in range(NEW_TOKENS):
         on_progress("generating", done, NEW_TOKENS)
         logits = streamed_logits(folder, ids)  # (V,)

@@ -16,6 +16,7 @@ from mlx_lm.utils import _get_classes, load_config, load_model
 
 from grpo_cli.models import nanochat_v2
 
+REFUSALS = (ValueError, KeyError, TypeError, RuntimeError, OSError)  # how mlx and mlx-lm refuse weights
 # model_type → module with Model and ModelArgs, for what mlx-lm does not have.
 OURS: dict[str, ModuleType] = {"nanochat_v2": nanochat_v2}
 

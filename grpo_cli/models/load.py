@@ -71,14 +71,29 @@ def load_policy(name: str, dtype: str = "auto", for_training: bool = False) -> P
     path = find_model(name)
     is_adapter = (path / "adapter_config.json").exists()
     source = read_adapter_config(path)["model"] if is_adapter else name
-    base = find_model(source) if is_adapter else path
+    base = adapters_base(path) if is_adapter else path
     model, config = load_model_folder(base)
     model, config = _convert_weights(model, config, dtype, for_training)
     tokenizer = load_tokenizer(base, config)
-    _check_vocabulary(tokenizer, model, config, base)
+    check_vocabulary(tokenizer, model, config, base)
     lora = load_adapters(model, path) if is_adapter else None
     mx.eval(model.parameters())
     return Policy(model, tokenizer, config, base, source, lora)
+
+
+def adapters_base(folder: Path) -> Path:
+    """The folder of the model that a folder's adapters were trained on.
+
+    Raises ModelError where it is gone, with the file that names it.
+    """
+    base = read_adapter_config(folder)["model"]
+    try:
+        return find_model(base)
+    except ModelError as error:
+        raise ModelError(
+            f"{error.message}: the adapters in {folder} were trained on it",
+            f"bring it back, or write where it is now into `model` of {folder / 'adapter_config.json'}",
+        ) from error
 
 
 def find_model(name: str) -> Path:
@@ -184,7 +199,7 @@ def _eos_ids(config: dict[str, Any]) -> list[int] | None:
     return [eos] if isinstance(eos, int) else eos
 
 
-def _check_vocabulary(tokenizer: Tokenizer, model: nn.Module, config: dict[str, Any], path: Path) -> None:
+def check_vocabulary(tokenizer: Tokenizer, model: nn.Module, config: dict[str, Any], path: Path) -> None:
     """Refuse a tokenizer that is not the model's: MLX returns garbage silently for ids without a row.
 
     nanochat's tokenizer has exactly the model's tokens; others may have fewer than the model has rows.

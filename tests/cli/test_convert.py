@@ -76,6 +76,7 @@ def test_what_a_person_sees(checkpoint: Path) -> None:
         "The model is in models/d3-mlx. To use it:",
         '  grpo generate --model models/d3-mlx --prompt "…"',
         "  grpo train --config nanochat_grpo --set model_name=models/d3-mlx",
+        '  mlx_lm.generate --model models/d3-mlx --prompt "…"',
     ]
 
 
@@ -87,7 +88,9 @@ def test_back_to_nanochat(checkpoint: Path) -> None:
     assert done.stdout.splitlines()[-3:] == [
         "  mkdir -p ~/.cache/nanochat/chatrl_checkpoints/d3 && cp models/d3-nanochat/model_*.pt "
         "models/d3-nanochat/meta_*.json ~/.cache/nanochat/chatrl_checkpoints/d3",
-        "  cp -n models/d3-nanochat/tokenizer.pkl ~/.cache/nanochat/tokenizer/",
+        "  mkdir -p ~/.cache/nanochat/tokenizer && cp -n models/d3-nanochat/tokenizer.pkl "
+        "~/.cache/nanochat/tokenizer && cmp models/d3-nanochat/tokenizer.pkl "
+        "~/.cache/nanochat/tokenizer/tokenizer.pkl  # another run's would garble",
         "  python -m scripts.chat_cli -i rl -g d3",
     ]
 

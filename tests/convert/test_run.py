@@ -182,6 +182,11 @@ def refusal_in(source: Path, folder: Path, **options: Any) -> ModelError:
     return error.value
 
 
+def test_a_renaming_that_matches_nothing_is_misspelt(tmp_path: Path) -> None:
+    error = refusal(write_checkpoint(tmp_path / "d3"), renames=("lm_heat.weight=lm_head.weight",))
+    assert "--rename lm_heat.weight=lm_head.weight matches no tensor" in error.message
+
+
 def test_two_names_for_one_tensor(tmp_path: Path) -> None:
     source = write_checkpoint(tmp_path / "d3")
     error = refusal(source, renames=("lm_head.weight=transformer.wte.weight",))
@@ -302,8 +307,8 @@ def test_an_existing_output_is_refused_before_anything_else(tmp_path: Path) -> N
 def test_a_disk_that_is_too_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = write_checkpoint(tmp_path / "d3")
     usage = shutil.disk_usage(tmp_path)._replace(free=1000)
-    monkeypatch.setattr("grpo_cli.convert.run.shutil.disk_usage", lambda _: usage)
-    assert "the result needs 0.0 GB, and" in refusal(source).message
+    monkeypatch.setattr("grpo_cli.convert.staging.shutil.disk_usage", lambda _: usage)
+    assert "the conversion needs 0.0 GB, and" in refusal(source).message
 
 
 # --- transformers' format ----------------------------------------------------------------------------
@@ -369,6 +374,55 @@ def test_what_is_quantised_is_not_quantised_again(llama: Path, tmp_path: Path) -
     assert "is quantised already" in refusal(small.output, quantize=True).message
 
 
+@pytest.mark.parametrize("quantize", [True, False])
+def test_a_source_with_a_nan_is_told_as_one(llama: Path, quantize: bool) -> None:
+    arrays = stored(llama)
+    name = "model.layers.0.mlp.up_proj.weight"
+    arrays[name][3, 5] = float("nan")
+    mx.save_safetensors(str(llama / "model.safetensors"), arrays)
+    assert f"(weights: {name} of the source holds NaN)" in refusal(llama, quantize=quantize).message
+
+
+def test_a_nan_of_nanochats_is_not_hidden_by_quantising(tmp_path: Path) -> None:
+    done, _ = converted(write_checkpoint(tmp_path / "d3"), output=tmp_path / "model")
+    arrays = stored(done.output)
+    arrays["transformer.h.0.mlp.c_fc.weight"][0, 0] = float("nan")
+    mx.save_safetensors(str(done.output / "model.safetensors"), arrays)
+    error = refusal_in(done.output, tmp_path, output=tmp_path / "q", quantize=True, group_size=32)
+    assert "c_fc.weight of the source holds NaN" in error.message
+    with pytest.raises(ConversionError, match="holds NaN or infinite numbers"):
+        convert_back(str(done.output), Options(output=tmp_path / "x"), lambda *_: None, lambda _: None)
+
+
+def test_a_vocabulary_that_is_not_the_models_is_refused(llama: Path) -> None:
+    config = json.loads((llama / "config.json").read_text()) | {"vocab_size": 100}
+    arrays = stored(llama)
+    arrays["model.embed_tokens.weight"] = arrays["model.embed_tokens.weight"][:100]  # tied to the head
+    mx.save_safetensors(str(llama / "model.safetensors"), arrays)
+    (llama / "config.json").write_text(json.dumps(config))
+    assert "has 316 ids, the model only 100 rows" in refusal(llama).message
+
+
+def test_a_folder_without_a_tokenizer(llama: Path) -> None:
+    (llama / "tokenizer.json").unlink()
+    assert "has no tokenizer (tokenizer.json)" in refusal(llama).message
+
+
+def test_a_disk_that_fills_up_is_not_the_sources_fault(llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def write(*_: Any, **__: Any) -> None:
+        raise RuntimeError("[write] Unable to write 314625 bytes to file.")
+
+    monkeypatch.setattr("grpo_cli.convert.through_mlx_lm.mlx_lm_convert", write)
+    error = refusal(llama)
+    assert "cannot write the result" in error.message
+    assert error.hint.startswith("free some space")
+
+
+def test_group_sizes_that_fit_few_layers_are_told(llama: Path) -> None:
+    _, checks = converted(llama, quantize=True, group_size=128)
+    assert "most weights are not quantised: their rows are no multiple of `--group-size`" in checks[0].seen
+
+
 # --- a model of nanochat that was converted or trained here ------------------------------------------
 
 
@@ -427,8 +481,8 @@ def test_the_way_back_never_replaces_its_source(tmp_path: Path) -> None:
     ("change", "words"),
     [
         ({"model_type": "unheard_of"}, "Model type unheard_of not supported."),
-        ({"hidden_size": 32}, "mlx-lm cannot convert"),
-        ({"model_type": None}, "mlx-lm cannot convert"),
+        ({"hidden_size": 32}, "do not fit its config.json"),
+        ({"model_type": None}, "do not fit its config.json"),
         ({"model_file": "code.py"}, "requires importing and running"),
     ],
 )

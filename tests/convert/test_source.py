@@ -84,7 +84,18 @@ def test_a_folder_without_a_model(tmp_path: Path, files: list[str], message: str
 
 
 def test_what_is_neither_folder_nor_repository() -> None:
-    assert refusal("./no/such/folder").message == "Model not found: ./no/such/folder"
+    error = refusal("./no/such/folder")
+    assert error.message == "Failed to convert model: Model not found: ./no/such/folder"
+    assert "nanochat-d32" in error.hint
+    address = refusal("https://huggingface.co/karpathy/nanochat-d32")
+    assert address.hint.endswith("without the hub's address: karpathy/nanochat-d32")
+
+
+def test_a_file_and_a_folder_of_folders(tmp_path: Path) -> None:
+    touched(tmp_path / "checkpoints/d20", "model_000650.pt", "meta_000650.json")
+    assert refusal(tmp_path / "checkpoints").hint == f"name one of them: {tmp_path}/checkpoints/d20"
+    meta = tmp_path / "checkpoints/d20/meta_000650.json"
+    assert refusal(meta).hint == f"name its folder: {meta.parent}"
 
 
 # --- on the hub --------------------------------------------------------------------------------------

@@ -95,7 +95,7 @@ def test_a_file_in_the_folders_place(tmp_path: Path) -> None:
 def test_a_disk_without_room_names_the_folder_that_exists(tmp_path: Path) -> None:
     with pytest.raises(ConversionError) as error:
         check_space(tmp_path / "a/b/c", 10**18, "buy one")
-    assert f"the result needs 1000000000.0 GB, and {tmp_path} has" in error.value.message
+    assert f"the conversion needs 1000000000.0 GB, and {tmp_path} has" in error.value.message
     assert error.value.hint == "buy one"
 
 
@@ -181,3 +181,18 @@ def test_the_source_is_never_the_output(tmp_path: Path) -> None:
         with pytest.raises(ConversionError, match="holds the source itself"):
             check_output(output, True, [source])
     check_output(source / "inside", True, [source])
+
+
+def test_what_a_killed_conversion_left_is_removed_and_a_running_ones_folder_is_not(tmp_path: Path) -> None:
+    left = tmp_path / ".new.grpo-tmp-abc"
+    left.mkdir()
+    (left / "half").write_text("gigabytes")
+    other = tmp_path / ".newer.grpo-tmp-abc"
+    other.mkdir()
+    with staged(tmp_path / "new", force=False) as running:
+        assert not left.exists()
+        with pytest.raises(ValueError, match="stop"), staged(tmp_path / "new", force=False):
+            assert running.exists()
+            raise ValueError("stop")
+        (running / "x").write_text("x")
+    assert listing(tmp_path) == [".newer.grpo-tmp-abc", "new", "new/x"]
