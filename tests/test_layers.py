@@ -21,6 +21,8 @@ LEVELS = {
     "grpo_cli.cli": 6,
     "grpo_cli.doctor": 5,
     "grpo_cli.engine.run": 5,
+    "grpo_cli.engine.resume": 5,
+    "grpo_cli.engine.stages": 5,
     "grpo_cli.engine.trainer": 5,
     "grpo_cli.engine.evaluate": 5,
     "grpo_cli.engine.scorecard": 5,

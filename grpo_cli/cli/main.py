@@ -15,6 +15,7 @@ from grpo_cli.cli.errors import INTERRUPTED, GrpoGroup
 from grpo_cli.cli.eval import evaluate
 from grpo_cli.cli.examples import examples
 from grpo_cli.cli.generate import generate
+from grpo_cli.cli.resume import resume
 from grpo_cli.cli.train import train
 
 app = typer.Typer(
@@ -60,6 +61,13 @@ app.command(
         "grpo train --config prod --set learning_rate=5e-6 --set seed=1",
     ),
 )(train)
+app.command(
+    "resume",
+    epilog=examples(
+        "grpo resume outputs/prod",
+        "grpo resume outputs/prod/checkpoint-200 --set max_steps=400",
+    ),
+)(resume)
 app.command(
     "eval",
     epilog=examples(

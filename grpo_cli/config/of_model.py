@@ -53,8 +53,9 @@ def without_file_rewards(loaded: LoadedConfig, path: str) -> LoadedConfig:
 
 
 def run_config(model: str) -> str | None:
-    """The configuration file of the run that made a model, or None."""
+    """The configuration file of the run that made a model, in the checkpoint or beside it, or None."""
     if model == "tiny":
         return "smoke_test"
-    beside = Path(model).expanduser().absolute().parent / "config.toml"
-    return str(beside) if beside.is_file() else None
+    folder = Path(model).expanduser().absolute()
+    found = [path for path in (folder / "config.toml", folder.parent / "config.toml") if path.is_file()]
+    return str(found[0]) if found else None

@@ -41,6 +41,33 @@ class Microbatch:
         """Completion tokens."""
         return int(self.completion_mask.sum())
 
+    def in_rows(self, most: int | None) -> "list[Microbatch]":
+        """The batch in parts of at most so many rows; None: as it is."""
+        if most is None or len(self.rows) <= most:
+            return [self]
+        starts = range(0, len(self.rows), most)
+        return [self.part(start, min(start + most, len(self.rows))) for start in starts]
+
+    def halves(self) -> "tuple[Microbatch, Microbatch] | None":
+        """The first and the second half of the rows; None for a single row."""
+        middle = len(self.rows) // 2
+        return (self.part(0, middle), self.part(middle, len(self.rows))) if middle else None
+
+    def part(self, start: int, end: int) -> "Microbatch":
+        """Some of the rows, with the prompts that they continue."""
+        kept = sorted(set(self.rows[start:end]))
+        reference = self.ref_logprobs
+        return Microbatch(
+            [self.prompts[row] for row in kept],
+            [kept.index(row) for row in self.rows[start:end]],
+            self.targets[start:end],
+            self.completion_mask[start:end],
+            self.old_logprobs[start:end],
+            self.advantages[start:end],
+            self.weights[start:end],
+            None if reference is None else reference[start:end],
+        )
+
 
 @dataclass(frozen=True)
 class Sequence:

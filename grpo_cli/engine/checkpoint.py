@@ -1,47 +1,69 @@
-"""Save a checkpoint in one commit: a temporary folder, the manifest last, then a rename.
+"""Write a checkpoint in one commit: a temporary folder, the manifest last, then a rename.
 
     checkpoint-100/  model.safetensors (or adapters.safetensors)  config.json  tokenizer files
-                     optimizer.safetensors  trainer_state.json  manifest.json
+                     optimizer.safetensors  trainer_state.json  config.toml  manifest.json
 
-The folder is a model that plain mlx-lm loads (with LoRA: adapters for `--adapter-path`). A folder
-without an intact manifest is not a checkpoint; a name without `.tmp` is complete.
+The folder is a model that plain mlx-lm loads (with LoRA: adapters for `--adapter-path`), and all that a
+run needs to go on, wherever it is copied. A name without `.tmp` or `.old` is complete.
 """
 
-import hashlib
 import json
 import os
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import mlx.core as mx
 from mlx_lm.utils import save_config, save_model
 
+from grpo_cli.config.render import dump_config
+from grpo_cli.config.schema import Config
+from grpo_cli.engine.intact import MANIFEST, MANIFEST_VERSION, sha256
 from grpo_cli.engine.optimizer import Optimizer
+from grpo_cli.engine.state import RunState, write_state
 from grpo_cli.errors import CheckpointError
 from grpo_cli.models.classes import save_code
 from grpo_cli.models.load import Policy
 from grpo_cli.models.lora import save_adapters
+from grpo_cli.models.tree import flat
+from grpo_cli.types import RolloutGroup
 
-MANIFEST_VERSION = 1
+SMALL_FILES = 16 << 20  # bytes allowed for tokenizer, state and configuration
 
 
-def save_checkpoint(folder: Path, policy: Policy, optimizer: Optimizer, state: dict[str, Any]) -> None:
-    """Write a complete checkpoint to `folder`, or nothing.
+@dataclass
+class Snapshot:
+    """Everything that a checkpoint holds. `groups`: rollouts that later updates still need."""
 
-    Raises CheckpointError (`Failed to save checkpoint: …`) where the disk refuses it; what was
-    written by then is removed.
+    policy: Policy
+    optimizer: Optimizer
+    config: Config
+    state: RunState
+    groups: list[RolloutGroup]
+
+    @property
+    def size(self) -> int:
+        """About how many bytes it takes on the disk."""
+        model = self.policy.model
+        arrays = flat(model.trainable_parameters() if self.policy.lora else model.parameters())
+        arrays = arrays | self.optimizer.arrays()
+        return sum(array.nbytes for array in arrays.values()) + SMALL_FILES
+
+
+def save_checkpoint(folder: Path, snapshot: Snapshot) -> None:
+    """Write a complete checkpoint to `folder`, or nothing; one that is there stays until then.
+
+    Raises CheckpointError (`Failed to save checkpoint: …`) where the disk refuses it or has no room; what
+    was written by then is removed.
     """
     temporary = folder.with_name(f"{folder.name}.tmp")
     try:
+        check_space(folder.parent, snapshot.size)
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
-        _write_files(temporary, policy, optimizer, state)
-        _write_manifest(temporary, state)
-        if folder.exists():
-            shutil.rmtree(folder)
-        temporary.rename(folder)
-        _sync(folder.parent)
+        _write_files(temporary, snapshot)
+        _write_manifest(temporary, snapshot.state.step)
+        replace_folder(temporary, folder)
     except (OSError, RuntimeError) as error:  # mlx reports a failed write as a RuntimeError
         shutil.rmtree(temporary, ignore_errors=True)
         free = shutil.disk_usage(folder.parent).free / 1e9 if folder.parent.exists() else 0.0
@@ -51,45 +73,58 @@ def save_checkpoint(folder: Path, policy: Policy, optimizer: Optimizer, state: d
         ) from error
 
 
-def _write_files(folder: Path, policy: Policy, optimizer: Optimizer, state: dict[str, Any]) -> None:
+def check_space(parent: Path, needed: int) -> None:
+    """Raise CheckpointError where a folder's disk has no room for so many bytes."""
+    free = shutil.disk_usage(parent).free
+    if free < needed:
+        raise CheckpointError(
+            f"Failed to save checkpoint: it needs {needed / 1e9:.2f} GB, "
+            f"and {parent} has {free / 1e9:.2f} GB free",
+            "free some space, or lower `keep_checkpoints`",
+        )
+
+
+def replace_folder(new: Path, folder: Path) -> None:
+    """Give `new` the name `folder`. What had it is deleted after, and until then is there as `<name>.old`."""
+    old = folder.with_name(f"{folder.name}.old")
+    if folder.exists():
+        shutil.rmtree(old, ignore_errors=True)
+        folder.rename(old)
+    new.rename(folder)
+    sync(folder.parent)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _write_files(folder: Path, snapshot: Snapshot) -> None:
+    policy = snapshot.policy
     if policy.lora:
         save_adapters(policy.model, policy.lora, policy.portable_source, folder)
     else:
         save_model(folder, policy.model)
         save_code(policy.config, folder)
     save_config(dict(policy.config), folder / "config.json")
-    generation = policy.path / "generation_config.json"
-    if generation.exists():
-        shutil.copyfile(generation, folder / generation.name)
+    if policy.generation_config is not None:
+        (folder / "generation_config.json").write_bytes(policy.generation_config)
     policy.tokenizer.save(folder)
-    mx.save_safetensors(str(folder / "optimizer.safetensors"), optimizer.arrays())
-    (folder / "trainer_state.json").write_text(json.dumps(state, indent=2) + "\n", encoding="utf-8")
+    mx.save_safetensors(str(folder / "optimizer.safetensors"), snapshot.optimizer.arrays())
+    write_state(folder, snapshot.state, snapshot.groups)
+    (folder / "config.toml").write_text(dump_config(snapshot.config), encoding="utf-8")
 
 
-def _write_manifest(folder: Path, state: dict[str, Any]) -> None:
+def _write_manifest(folder: Path, step: int) -> None:
     """Name, size and sha256 of every file, after all of them are on the disk."""
     files = {}
     for path in sorted(child for child in folder.rglob("*") if child.is_file()):
-        _sync(path)
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-        files[path.relative_to(folder).as_posix()] = {"size": path.stat().st_size, "sha256": digest}
-    manifest = {"version": MANIFEST_VERSION, "step": state["step"], "files": files}
-    path = folder / "manifest.json"
+        sync(path)
+        files[path.relative_to(folder).as_posix()] = {"size": path.stat().st_size, "sha256": sha256(path)}
+    manifest = {"version": MANIFEST_VERSION, "step": step, "files": files}
+    path = folder / MANIFEST
     path.write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
-    _sync(path)
-    _sync(folder)
+    sync(path)
+    sync(folder)
 
 
-def remove_old_checkpoints(run_dir: Path, keep: int) -> None:
-    """Delete all but the `keep` newest checkpoints; `final` always stays."""
-    found = [path for path in run_dir.glob("checkpoint-*") if path.name.removeprefix("checkpoint-").isdigit()]
-    found.sort(key=lambda path: int(path.name.removeprefix("checkpoint-")))
-    for path in found[:-keep]:
-        shutil.rmtree(path)
-
-
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
     """Have the disk hold what was written, so that a rename never outlives its contents."""
     descriptor = os.open(path, os.O_RDONLY)
     try:

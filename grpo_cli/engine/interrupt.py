@@ -5,7 +5,8 @@
             ...
             if interruption.requested: save, and raise KeyboardInterrupt
 
-A second signal ends the run at once.
+A second signal ends the run as soon as Python runs again, and a third one whatever it is doing: the last
+checkpoint stays as it is.
 """
 
 import signal
@@ -17,7 +18,10 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Interruption:
-    """Within the block the first signal sets `requested`, the second raises KeyboardInterrupt."""
+    """Within the block the first signal sets `requested`, the second raises KeyboardInterrupt.
+
+    The third has its ordinary effect, for a computation that does not come back to Python.
+    """
 
     def __init__(self) -> None:
         self.requested = False
@@ -34,5 +38,7 @@ class Interruption:
 
     def _take(self, _number: int, _frame: FrameType | None) -> None:
         if self.requested:
+            for number in SIGNALS:
+                signal.signal(number, signal.SIG_DFL)
             raise KeyboardInterrupt
         self.requested = True

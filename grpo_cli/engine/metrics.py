@@ -5,6 +5,26 @@ from typing import Any
 
 from grpo_cli.types import RolloutGroup, StopReason
 
+HIGH_REWARD, HIGH_GRAD_NORM = 10.0, 10.0  # above them something is wrong more often than not
+
+
+def anomalies(line: dict[str, Any]) -> dict[str, str]:
+    """What is not as it should be in a step's line: a short name, and a sentence with the cure."""
+    found = {}
+    if line["reward_mean"] > HIGH_REWARD:
+        found["reward_mean > 10"] = (
+            f"the mean reward is {line['reward_mean']:.1f}; rewards beyond 10 drown the others: scale them "
+            "with `reward_weights`"
+        )
+    if (line["grad_norm"] or 0.0) > HIGH_GRAD_NORM:
+        found["grad_norm > 10"] = (
+            f"the gradient's norm is {line['grad_norm']:.1f}; it is clipped to `max_grad_norm`, but if it "
+            "stays so, lower `learning_rate`"
+        )
+    if "skipped" in line:
+        found["skipped update"] = f"NaN or infinite {line['skipped']}: the update is skipped"
+    return found
+
 
 def rollout_metrics(groups: list[RolloutGroup]) -> dict[str, Any]:
     """Reward, length and diversity of a step's completions.

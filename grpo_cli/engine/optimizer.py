@@ -11,9 +11,10 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 import mlx.optimizers as optim
-from mlx.utils import tree_map
+from mlx.utils import tree_map, tree_map_with_path
 
 from grpo_cli.config.schema import Config
+from grpo_cli.errors import CheckpointError
 from grpo_cli.models.tree import flat
 
 
@@ -46,6 +47,33 @@ class Optimizer:
     def arrays(self) -> dict[str, mx.array]:
         """Everything that a later run needs to go on, by name."""
         return flat({"rule": self.rule.state, "master": self.master or {}})
+
+    def restore(self, arrays: dict[str, mx.array]) -> None:
+        """Take back what `arrays` gave. Raises CheckpointError for another model's or another rule's."""
+        self.rule.state = restored(arrays, self.rule.state, "rule")
+        self.master = restored(arrays, self.master or {}, "master") or None
+        mx.eval(self.rule.state, self.master or {})
+
+
+def restored(saved: dict[str, mx.array], tree: Any, prefix: str) -> Any:
+    """The tree with every array replaced by the saved one of its name.
+
+    Raises CheckpointError where a name or a shape is not the same: it belongs to another model.
+    """
+    expected = {f"{prefix}.{name}": array for name, array in flat(tree).items()}
+    wrong = [
+        name
+        for name in expected.keys() | {name for name in saved if name.startswith(f"{prefix}.")}
+        if name not in saved or name not in expected or saved[name].shape != expected[name].shape
+    ]
+    if wrong:
+        raise CheckpointError(
+            f"The saved optimizer state does not fit: {', '.join(sorted(wrong)[:3])}",
+            "resume with the settings the run was started with (model, `lora_rank`, `optimizer`, `dtype`)",
+        )
+    return tree_map_with_path(
+        lambda path, leaf: saved[f"{prefix}.{path}"] if isinstance(leaf, mx.array) else leaf, tree
+    )
 
 
 def make_rule(config: Config) -> optim.Optimizer:

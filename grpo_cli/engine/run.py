@@ -1,9 +1,11 @@
 """Start from a configuration: load what a run or an evaluation needs, make its folder, begin.
 
-final = train(config, listener)       # a whole run
+final = train(config, listener)       # a whole run; resume.py goes on with one
 line = dry_run(config, listener)      # everything loaded, one tiny step, nothing saved
 """
 
+import hashlib
+import json
 import time
 from pathlib import Path
 from typing import Any
@@ -21,9 +23,10 @@ from grpo_cli.engine.optimizer import Optimizer
 from grpo_cli.engine.prefix import carries_gradients
 from grpo_cli.engine.prompts import Prompt, encode_prompts
 from grpo_cli.engine.rollout import Progress, no_progress
-from grpo_cli.engine.run_folder import create_run_folder, discard_empty_run, refuse_existing_run
+from grpo_cli.engine.run_folder import discard_empty_run, new_run_folder, refuse_existing_run
 from grpo_cli.engine.runlog import RunLog
 from grpo_cli.engine.sampling import Sampling
+from grpo_cli.engine.saver import Saver
 from grpo_cli.engine.trainer import Trainer
 from grpo_cli.errors import ModelError
 from grpo_cli.models.load import Policy, check_name, load_policy
@@ -36,19 +39,21 @@ from grpo_cli.types import Example
 def train(config: Config, listener: events.Listener = events.silent) -> Path:
     """Run a whole training from its configuration; returns the folder of the final model.
 
-    A run that fails before its first step is done leaves no folder that would block the next try.
+    A run that fails before its first step is done leaves no folder that would block the next try. Raises
+    the errors of what it goes through: of configuration, data, model, rewards, checkpoints, training.
     """
     refuse_existing_run(config.run_dir)
     trainer = prepare(config, listener)
-    folder = create_run_folder(config)
-    log = RunLog(folder, config.log_jsonl)
-    try:
-        with Interruption() as interruption:
-            return trainer.run(log, folder, interruption)
-    finally:
-        log.close()
-        if trainer.steps_done == 0:
-            discard_empty_run(folder)
+    with new_run_folder(config) as folder:
+        log = RunLog(folder, config.log_jsonl)
+        saver = Saver(folder, config.keep_checkpoints, log, listener)
+        try:
+            with Interruption() as interruption:
+                return trainer.run(log, saver, interruption)
+        finally:
+            log.close()
+            if trainer.state.step == 0:
+                discard_empty_run(folder)
 
 
 def dry_run(config: Config, listener: events.Listener = events.silent) -> dict[str, Any]:
@@ -73,20 +78,25 @@ def dry_run(config: Config, listener: events.Listener = events.silent) -> dict[s
     return trainer.step_line(1, groups, update, time.perf_counter() - started)
 
 
-def prepare(config: Config, listener: events.Listener = events.silent) -> Trainer:
-    """Load rewards, data and models, cheapest first, so that a mistake shows before the wait."""
+def prepare(
+    config: Config, listener: events.Listener = events.silent, checkpoint: Path | None = None
+) -> Trainer:
+    """Load rewards, data and models, cheapest first, so that a mistake shows before the wait.
+
+    `checkpoint`: where weights, optimizer and state come from, for a run that goes on.
+    """
     device.prepare()
     check_name(config.model_name)
     rewards = load_rewards(config.reward_functions)
     examples = load_examples(config, config.train_split)
     held_out = load_examples(config, config.eval_split) if config.eval_steps else []
     mx.random.seed(config.seed)  # LoRA's initial weights
-    policy = trainable_policy(config)
+    policy = trainable_policy(config, checkpoint)
     train_prompts, skipped = encode_prompts(examples, policy.tokenizer, config)
     if skipped:
         listener(events.Notice(skipped_notice(skipped, len(examples), config)))
     needs_copy = config.kl_coeff > 0 and config.lora_rank == 0
-    return Trainer(
+    trainer = Trainer(
         config=config,
         policy=policy,
         reference=load_policy(config.model_name, config.dtype, for_training=True) if needs_copy else None,
@@ -99,6 +109,16 @@ def prepare(config: Config, listener: events.Listener = events.silent) -> Traine
         # A checkpointed layer is computed again in the backward, and would fill its cache twice.
         share_prefix=carries_gradients(policy.model) and not config.grad_checkpoint,
     )
+    trainer.state.data, trainer.state.started_in = fingerprint(train_prompts), str(Path.cwd())
+    return trainer
+
+
+def fingerprint(prompts: list[Prompt]) -> str:
+    """A checksum of the training prompts and their answers, in their order."""
+    digest = hashlib.sha256()
+    for prompt in prompts:
+        digest.update(json.dumps([prompt.ids, prompt.example.answer]).encode())
+    return digest.hexdigest()
 
 
 def evaluation_prompts(examples: list[Example], policy: Policy, config: Config) -> list[Prompt]:
@@ -118,10 +138,14 @@ def skipped_notice(skipped: int, total: int, config: Config) -> str:
     )
 
 
-def trainable_policy(config: Config) -> Policy:
-    """The policy with what is to be trained unfrozen: all weights, or new LoRA adapters."""
-    policy = load_policy(config.model_name, config.dtype, for_training=config.lora_rank == 0)
-    if config.lora_rank:
+def trainable_policy(config: Config, checkpoint: Path | None = None) -> Policy:
+    """The policy with what is to be trained unfrozen: all weights, or LoRA adapters.
+
+    It is the configured model with new adapters, or what a checkpoint of the run holds.
+    """
+    name = str(checkpoint) if checkpoint else config.model_name
+    policy = load_policy(name, config.dtype, for_training=config.lora_rank == 0)
+    if config.lora_rank and checkpoint is None:
         if policy.lora:
             raise ModelError(
                 f"{config.model_name} holds LoRA adapters already",

@@ -1,10 +1,20 @@
 """A run's folder, `<output_dir>/<run_name>/`: made once, never shared by two runs."""
 
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from grpo_cli.config.render import dump_config
 from grpo_cli.config.schema import Config
+from grpo_cli.engine.checkpoint import sync
+from grpo_cli.engine.intact import FINAL, checkpoints
+from grpo_cli.engine.lock import LOCK_FILE, RunLock
+from grpo_cli.engine.runlog import COMPLETIONS, METRICS
 from grpo_cli.errors import CheckpointError
+
+CONFIG_FILE = "config.toml"
+LEFTOVERS = (".tmp", ".old")  # what a killed process leaves of a checkpoint
 
 
 def refuse_existing_run(folder: Path) -> None:
@@ -16,47 +26,66 @@ def refuse_existing_run(folder: Path) -> None:
             f"The run's folder cannot be made: {folder} is a file",
             "choose another `run_name` or `output_dir`",
         )
-    marks = [
-        folder / "config.toml",
-        folder / "training_log.jsonl",
-        folder / "final",
-        *folder.glob("checkpoint-*"),
-    ]
+    marks = [folder / CONFIG_FILE, folder / METRICS, *checkpoints(folder)]
     if any(mark.exists() for mark in marks):
-        raise already_a_run(folder)
+        raise CheckpointError(
+            f"The folder {folder} already holds a run",
+            f"`grpo resume {folder}` goes on with it; `--set run_name=NAME` starts another beside it",
+        )
 
 
-def already_a_run(folder: Path) -> CheckpointError:
-    """The error for a folder that is taken."""
-    return CheckpointError(
-        f"The folder {folder} already holds a run",
-        f"`grpo resume {folder}` goes on with it; `--set run_name=NAME` starts another beside it",
-    )
+@contextmanager
+def new_run_folder(config: Config) -> Iterator[Path]:
+    """Make the run's folder with the resolved configuration in it, and hold it while the block lasts.
 
-
-def create_run_folder(config: Config) -> Path:
-    """Make the run's folder and write the resolved configuration into it.
-
-    Raises CheckpointError where the folder cannot be written.
+    Raises CheckpointError where the folder cannot be written, or another process has it.
     """
     folder = config.run_dir
-    try:
+    with words_for_the_disk(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        with (folder / "config.toml").open("x", encoding="utf-8") as file:  # "x": one run makes it, no other
-            file.write(dump_config(config))
-    except FileExistsError as error:
-        raise already_a_run(folder) from error
+    with RunLock(folder):
+        refuse_existing_run(folder)  # again: another process may have been quicker
+        with words_for_the_disk(folder):
+            write_config(folder, config)
+        yield folder
+
+
+@contextmanager
+def words_for_the_disk(folder: Path) -> Iterator[None]:
+    """Raise CheckpointError for what the disk refuses within the block."""
+    try:
+        yield
     except OSError as error:
         raise CheckpointError(
             f"Failed to save checkpoint: {error.strerror}: {folder}",
             "make the folder writable, or set `output_dir` to one that is",
         ) from error
-    return folder
+
+
+def write_config(folder: Path, config: Config) -> None:
+    """Write the resolved configuration; the file is the old one or the new one, never a part."""
+    temporary = folder / f"{CONFIG_FILE}.tmp"
+    temporary.write_text(dump_config(config), encoding="utf-8")
+    sync(temporary)
+    temporary.replace(folder / CONFIG_FILE)
+    sync(folder)
+
+
+def tidy(folder: Path) -> None:
+    """Remove what a killed process left of a checkpoint; where a renaming was left half done, finish it."""
+    for path in folder.glob("*.old"):
+        name = folder / path.name.removesuffix(".old")
+        if not name.exists() and (name.name == FINAL or name.name.startswith("checkpoint-")):
+            path.rename(name)
+    for pattern in ("checkpoint-*", f"{FINAL}.*"):
+        for path in folder.glob(pattern):
+            if path.is_dir() and path.suffix in LEFTOVERS:
+                shutil.rmtree(path)
 
 
 def discard_empty_run(folder: Path) -> None:
     """Remove the files of a run that made no step; others that lie in the folder stay."""
-    for name in ("config.toml", "training_log.jsonl", "completions.jsonl"):
+    for name in (CONFIG_FILE, METRICS, COMPLETIONS, LOCK_FILE):
         (folder / name).unlink(missing_ok=True)
     if not any(folder.iterdir()):
         folder.rmdir()

@@ -57,10 +57,16 @@ class Draw:
     entropies: mx.array  # (B,) float32, nats
 
 
-def draw(logits: mx.array, sampling: Sampling) -> Draw:
-    """Draw one token per row of `logits` (B, V) from MLX's global random state.
+def uniforms(rows: int, key: mx.array | None = None) -> mx.array:
+    """Two random numbers from 0 to just below 1 for each row: (B, 2)."""
+    return mx.random.uniform(high=1.0 - 1e-6, shape=(rows, 2), key=key)
 
-    One exponential per logit serves the draw, the logprob and the entropy: on a CPU it is most of the cost.
+
+def draw(logits: mx.array, sampling: Sampling, random: mx.array | None = None) -> Draw:
+    """Draw one token per row of `logits` (B, V) by the rows' random numbers (B, 2).
+
+    Without them they come from MLX's global random state. One exponential per logit serves the draw, the
+    logprob and the entropy: on a CPU it is most of the cost.
     """
     greedy = sampling.temperature == 0
     scaled = logits.astype(mx.float32) / (1.0 if greedy else sampling.temperature)  # (B, V)
@@ -70,33 +76,33 @@ def draw(logits: mx.array, sampling: Sampling) -> Draw:
     normalizer = (highest + mx.log(total)).squeeze(-1)  # (B,) log Σ exp
     if greedy:
         tokens = mx.argmax(scaled, axis=-1)
-    elif sampling.cuts_tail:
-        tokens = pick(mx.where(narrow(scaled, sampling) == -mx.inf, 0.0, weights))
     else:
-        tokens = pick(weights)
+        drawn_from = weights
+        if sampling.cuts_tail:
+            drawn_from = mx.where(narrow(scaled, sampling) == -mx.inf, 0.0, weights)
+        tokens = pick(drawn_from, uniforms(len(logits)) if random is None else random)
     chosen = mx.take_along_axis(scaled, tokens[:, None], axis=-1).squeeze(-1)
     # E[logit]; a token that the model rules out (−inf) has no share in it
     expected = (mx.where(weights > 0, weights * scaled, 0.0).sum(axis=-1, keepdims=True) / total).squeeze(-1)
     return Draw(tokens, chosen - normalizer, normalizer - expected)
 
 
-def pick(weights: mx.array) -> mx.array:
+def pick(weights: mx.array, random: mx.array) -> mx.array:
     """An index per row of `weights` (B, V), each with probability weight / Σ weights.
 
     First a block of tokens by its sum, then a token in it: float32 running sums over a whole
-    vocabulary would swallow its unlikely tokens. Two random numbers a row.
+    vocabulary would swallow its unlikely tokens. `random` (B, 2): a number for each of the two.
     """
     rows, vocabulary = weights.shape
     blocks = mx.pad(weights, [(0, 0), (0, -vocabulary % BLOCK)]).reshape(rows, -1, BLOCK)
-    block = first_beyond(blocks.sum(axis=-1))  # (B,)
+    block = first_beyond(blocks.sum(axis=-1), random[:, :1])  # (B,)
     inside = mx.take_along_axis(blocks, block[:, None, None], axis=1).squeeze(1)  # (B, BLOCK)
-    return block * BLOCK + first_beyond(inside)
+    return block * BLOCK + first_beyond(inside, random[:, 1:])
 
 
-def first_beyond(weights: mx.array) -> mx.array:
-    """The first index of each row at which the running sum exceeds a uniform share of the whole."""
+def first_beyond(weights: mx.array, share: mx.array) -> mx.array:
+    """The first index of each row at which the running sum exceeds its share (B, 1) of the whole."""
     running = mx.cumsum(weights, axis=-1)
-    share = mx.random.uniform(high=1.0 - 1e-6, shape=(weights.shape[0], 1))  # never the whole of it
     return (running > share * running[:, -1:]).argmax(axis=-1).astype(mx.int32)
 
 

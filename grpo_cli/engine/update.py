@@ -1,4 +1,4 @@
-"""The gradient of one step: forward, loss and backward over its microbatches, and a finite check.
+"""The gradient of one step: forward, loss and backward over its microbatches.
 
 The loss of a microbatch is Σ weight · token loss; adding the microbatches' gradients gives the
 gradient of the whole step. Each microbatch is evaluated before the next begins, so memory is that of one.
@@ -13,10 +13,10 @@ import mlx.nn as nn
 from mlx.utils import tree_map
 
 from grpo_cli.config.schema import Config
+from grpo_cli.engine.allocation import RowLimit, in_parts
 from grpo_cli.engine.batch import Microbatch
 from grpo_cli.engine.losses import LOSSES, k3_divergence
 from grpo_cli.engine.prefix import completion_logits
-from grpo_cli.errors import TrainingError
 from grpo_cli.models.tree import flat
 
 Gradients = Any  # a tree of arrays, shaped like the trainable parameters
@@ -80,47 +80,66 @@ def microbatch_loss(
     return (batch.weights * mask * loss).sum(), (token.clipped & mask).sum(), divergence.sum()
 
 
+@dataclass
+class Sums:
+    """What is added up over the microbatches of a step."""
+
+    gradients: Gradients = None  # those of all microbatches so far
+    loss: float = 0.0
+    clipped: int = 0
+    divergence: float = 0.0
+    tokens: int = 0
+
+    def add(self, part: "Sums") -> None:
+        """Take in a microbatch, whose gradients hold the sum already."""
+        self.gradients = part.gradients
+        self.loss += part.loss
+        self.clipped += part.clipped
+        self.divergence += part.divergence
+        self.tokens += part.tokens
+
+
 def accumulate(
-    model: nn.Module, batches: list[Microbatch], objective: Objective, on_progress: Progress | None = None
+    model: nn.Module,
+    batches: list[Microbatch],
+    objective: Objective,
+    on_progress: Progress | None = None,
+    limit: RowLimit | None = None,
 ) -> tuple[Gradients, UpdateResult]:
     """Gradient of the whole step, summed over its microbatches, and the numbers for the log.
 
-    With no microbatch (every advantage was 0) the gradient is exactly 0.
+    With no microbatch (every advantage was 0) the gradient is exactly 0. A microbatch that memory cannot
+    hold is halved, as often as needed, and `limit` remembers it: the sum is the same.
     """
     loss_and_grad = nn.value_and_grad(model, microbatch_loss)
-    gradients: Gradients = None
-    loss, clipped, divergence, tokens = 0.0, 0, 0.0, 0
+    limit = limit or RowLimit()
+    total = Sums()
+
+    def compute(batch: Microbatch) -> Sums:
+        (loss, clipped, divergence), gradients = loss_and_grad(model, batch, objective)
+        gradients = tree_map(lambda gradient: gradient.astype(mx.float32), gradients)
+        if total.gradients is not None:
+            gradients = tree_map(mx.add, total.gradients, gradients)
+        mx.eval(gradients, loss, clipped, divergence)
+        return Sums(
+            gradients, float(loss.item()), int(clipped.item()), float(divergence.item()), batch.token_count
+        )
+
     for index, batch in enumerate(batches):
-        (part, part_clipped, part_divergence), addend = loss_and_grad(model, batch, objective)
-        addend = tree_map(lambda gradient: gradient.astype(mx.float32), addend)
-        gradients = addend if gradients is None else tree_map(mx.add, gradients, addend)
-        mx.eval(gradients, part, part_clipped, part_divergence)
-        loss, clipped = loss + part.item(), clipped + part_clipped.item()
-        divergence, tokens = divergence + part_divergence.item(), tokens + batch.token_count
+        for rows in batch.in_rows(limit.rows):
+            for part in in_parts(rows, compute, Microbatch.halves, limit.lower):
+                total.add(part)
         if on_progress:
             on_progress(index + 1, len(batches))
+    gradients = total.gradients
     if gradients is None:
         gradients = tree_map(mx.zeros_like, model.trainable_parameters())
-    norm = global_norm(gradients)
-    kl = divergence / max(tokens, 1) if objective.kl_coeff > 0 else None
-    return gradients, UpdateResult(loss, norm, clipped / max(tokens, 1), kl)
+    tokens = max(total.tokens, 1)
+    kl = total.divergence / tokens if objective.kl_coeff > 0 else None
+    return gradients, UpdateResult(total.loss, global_norm(gradients), total.clipped / tokens, kl)
 
 
 def global_norm(gradients: Gradients) -> float:
     """Euclidean norm of all gradients together, summed in float32."""
     squares = [gradient.square().sum() for gradient in flat(gradients).values()]
     return float(mx.sqrt(mx.stack(squares).sum()))
-
-
-def check_finite(result: UpdateResult, gradients: Gradients, step: int) -> None:
-    """Stop before a NaN reaches the weights: TrainingError with the first parameters it is in."""
-    finite = [abs(value) < float("inf") for value in (result.loss, result.grad_norm)]
-    if all(finite):
-        return
-    names = [name for name, gradient in flat(gradients).items() if not mx.isfinite(gradient).all().item()]
-    where = f"; first in {', '.join(names[:3])}" if names else ""
-    raise TrainingError(
-        f"NaN gradient encountered at step {step}: loss {result.loss}, grad_norm {result.grad_norm}{where}",
-        "lower the learning rate (`learning_rate = 1e-6`) or the clip (`max_grad_norm = 0.1`), "
-        'and train in `dtype = "float32"` where memory allows',
-    )

@@ -44,6 +44,7 @@ class Policy:
     path: Path  # the local folder of the base weights
     source: str  # the name they were asked for by: a folder, a repository, or "tiny"
     lora: LoRA | None = None  # the adapters on it, if any
+    generation_config: bytes | None = None  # generation_config.json, where the folder has one
 
     @property
     def portable_source(self) -> str:
@@ -78,7 +79,9 @@ def load_policy(name: str, dtype: str = "auto", for_training: bool = False) -> P
     check_vocabulary(tokenizer, model, config, base)
     lora = load_adapters(model, path) if is_adapter else None
     mx.eval(model.parameters())
-    return Policy(model, tokenizer, config, base, source, lora)
+    generation = base / "generation_config.json"
+    kept = generation.read_bytes() if generation.is_file() else None
+    return Policy(model, tokenizer, config, base, source, lora, kept)
 
 
 def adapters_base(folder: Path) -> Path:

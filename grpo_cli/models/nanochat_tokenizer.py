@@ -9,8 +9,7 @@ Source: karpathy/nanochat, nanochat/tokenizer.py.
 
 import json
 import pickle
-import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,9 +44,9 @@ TOKENIZER_FILES = ("tokenizer.pkl", "tokenizer.json", "tokenizer_config.json")
 class NanochatTokenizer:
     """Text to token ids and back, and conversations to prompts, as nanochat does it."""
 
-    def __init__(self, encoding: tiktoken.Encoding, folder: Path | None = None) -> None:
+    def __init__(self, encoding: tiktoken.Encoding, files: Mapping[str, bytes] | None = None) -> None:
         self.encoding = encoding
-        self.folder = folder  # where it was loaded from; its files are copied when it is saved
+        self.files = dict(files or {})  # as they were loaded; saved untouched, wherever they came from
         self._special = {name: encoding.encode_single_token(name) for name in SPECIAL_TOKENS}
         self._special_ids = frozenset(encoding._special_tokens.values())
 
@@ -57,7 +56,9 @@ class NanochatTokenizer:
 
         Raises ModelError where the file is missing, is no pickled encoding, or lacks special tokens.
         """
-        return cls(read_encoding(folder / "tokenizer.pkl"), folder)
+        encoding = read_encoding(folder / "tokenizer.pkl")
+        paths = [folder / name for name in TOKENIZER_FILES if (folder / name).is_file()]
+        return cls(encoding, {path.name: path.read_bytes() for path in paths})
 
     @property
     def bos_id(self) -> int:
@@ -103,22 +104,16 @@ class NanochatTokenizer:
         return self.encoding.decode([token for token in ids if token not in self._special_ids])
 
     def save(self, folder: Path) -> None:
-        """Write tokenizer.pkl, tokenizer.json and tokenizer_config.json, copies where there are originals."""
+        """Write tokenizer.pkl, tokenizer.json and tokenizer_config.json, those that were loaded untouched."""
         folder.mkdir(parents=True, exist_ok=True)
-        missing = []
-        for name in TOKENIZER_FILES:
-            original = self.folder / name if self.folder else None
-            if original and original.exists():
-                if not (folder / name).exists() or not original.samefile(folder / name):
-                    shutil.copyfile(original, folder / name)
-            else:
-                missing.append(name)
-        if "tokenizer.pkl" in missing:
-            (folder / "tokenizer.pkl").write_bytes(pickle.dumps(self.encoding, protocol=4))
-        if "tokenizer.json" in missing:
-            hf_tokenizer(self.encoding).save(str(folder / "tokenizer.json"))
-        if "tokenizer_config.json" in missing:
-            (folder / "tokenizer_config.json").write_text(json.dumps(hf_tokenizer_config(), indent=2) + "\n")
+        made: dict[str, Callable[[], str | bytes]] = {
+            "tokenizer.pkl": lambda: pickle.dumps(self.encoding, protocol=4),
+            "tokenizer.json": lambda: hf_tokenizer(self.encoding).to_str(),
+            "tokenizer_config.json": lambda: json.dumps(hf_tokenizer_config(), indent=2) + "\n",
+        }
+        for name, make in made.items():
+            content = self.files.get(name) or make()
+            (folder / name).write_bytes(content.encode() if isinstance(content, str) else content)
 
 
 def read_encoding(path: Path, repository: str | None = None) -> tiktoken.Encoding:

@@ -16,11 +16,9 @@ from grpo_cli.engine.update import (
     Gradients,
     Objective,
     accumulate,
-    check_finite,
     global_norm,
     token_logprobs,
 )
-from grpo_cli.errors import TrainingError
 from grpo_cli.models.load import Policy
 from grpo_cli.models.tree import flat
 from grpo_cli.types import RolloutGroup
@@ -188,15 +186,3 @@ def test_adamw_has_bias_correction_and_decoupled_decay() -> None:
     optimizer.update(layer, {"weight": mx.array([[3.0, -0.01]])})
     expected = [[1.0 * 0.95 - 0.1, -2.0 * 0.95 + 0.1]]
     assert mx.allclose(layer.weight, mx.array(expected), atol=1e-5)
-
-
-def test_a_nan_gradient_stops_the_run_and_names_where_it_is() -> None:
-    policy = nanochat_policy()
-    policy.model.transformer.h[1].mlp.c_fc.weight = policy.model.transformer.h[1].mlp.c_fc.weight * float(
-        "nan"
-    )
-    batches = make_microbatches(step_groups(), LOSSES["dapo"], 6, 9, has_reference=False)
-    gradients, result = accumulate(policy.model, batches, Objective("dapo", 1.0, 0.2, 0.2, 0.0))
-    with pytest.raises(TrainingError, match="NaN gradient encountered at step 7: loss nan") as error:
-        check_finite(result, gradients, 7)
-    assert "learning_rate = 1e-6" in error.value.hint

@@ -1,0 +1,39 @@
+"""What may change when a run goes on, and why the rest may not.
+
+check_changes(before, after)      # ConfigError: seed cannot change: the order of prompts follows from it
+"""
+
+from grpo_cli.config.fields import toml_value
+from grpo_cli.config.schema import Config
+from grpo_cli.errors import ConfigError
+
+# reason → keys that must stay
+FIXED = {
+    "the saved weights and the optimizer's state belong to it": (
+        "model_name", "dtype", "lora_rank", "lora_scale", "lora_dropout", "lora_layers", "optimizer",
+    ),
+    "the prompts and their order follow from it": (
+        "dataset", "dataset_config", "train_split", "prompt_column", "answer_column", "system_prompt",
+        "completion_prefix", "max_train_samples", "max_prompt_length", "seed",
+    ),
+    "the run goes on in its own folder": ("output_dir", "run_name"),
+    "steps are counted in it": ("num_iterations",),
+}  # fmt: skip
+
+
+def check_changes(before: Config, after: Config) -> None:
+    """Raise ConfigError where a resumed run's configuration differs in what cannot change."""
+    for reason, keys in FIXED.items():
+        for key in keys:
+            old, new = getattr(before, key), getattr(after, key)
+            if old != new:
+                raise ConfigError(
+                    f"{key} cannot change when a run goes on: {reason} ({key} = {toml_value(old)})",
+                    f"leave it out, or start a new run: `--set {key}={new} --set run_name=NAME`",
+                )
+    if before.prompts_per_step != after.prompts_per_step:
+        raise ConfigError(
+            f"batch_size × gradient_accumulation_steps cannot change when a run goes on: a step has "
+            f"{before.prompts_per_step} prompts, not {after.prompts_per_step}",
+            f"choose two numbers whose product is {before.prompts_per_step}",
+        )

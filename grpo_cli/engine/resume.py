@@ -1,0 +1,166 @@
+"""Go on with a run from its newest intact checkpoint, or from one that is named.
+
+    resume(Path("outputs/prod"), ["max_steps=400"], listener)
+    resume(Path("outputs/prod/checkpoint-200"), [], listener)
+
+On a CPU the weights and the log come out as if the run had never been interrupted. Checkpoints after
+the one it goes on from are kept under another name, since the run takes another way from there.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import mlx.core as mx
+
+from grpo_cli.config.load import load_config
+from grpo_cli.config.resumable import check_changes
+from grpo_cli.config.schema import Config
+from grpo_cli.engine import events
+from grpo_cli.engine.intact import FINAL, MANIFEST, checkpoints, damage, newest_intact, step_of
+from grpo_cli.engine.interrupt import Interruption
+from grpo_cli.engine.lock import RunLock
+from grpo_cli.engine.run import prepare
+from grpo_cli.engine.run_folder import CONFIG_FILE, tidy, words_for_the_disk, write_config
+from grpo_cli.engine.runlog import RunLog
+from grpo_cli.engine.saver import Saver
+from grpo_cli.engine.state import read_state
+from grpo_cli.engine.trainer import Trainer
+from grpo_cli.errors import CheckpointError, ModelError
+
+
+def resume(path: Path, overrides: Sequence[str] = (), listener: events.Listener = events.silent) -> Path:
+    """Go on with a run; returns the folder of the final model.
+
+    `path`: the run's folder, or one checkpoint, wherever it was copied: the run then goes on beside it.
+    Raises CheckpointError (`Checkpoint not found: …`) where there is nothing to go on from, ConfigError for
+    a change that cannot be made, and what training raises.
+    """
+    run_dir, named = locate(path)
+    with RunLock(run_dir):
+        tidy(run_dir)
+        checkpoint = choose(run_dir, named, listener)
+        config = resumed_config(run_dir, checkpoint, overrides)
+        trainer = restored(config, checkpoint, listener)
+        if trainer.state.step >= trainer.total_steps and checkpoint and checkpoint.name == FINAL:
+            return complete(trainer, run_dir, listener)
+        with words_for_the_disk(run_dir):
+            set_aside_newer(run_dir, checkpoint, listener)
+            write_config(run_dir, config)
+            log = RunLog(run_dir, config.log_jsonl, trainer.state.log_positions)
+        saver = Saver(run_dir, config.keep_checkpoints, log, listener, saved_step=trainer.state.step)
+        try:
+            with Interruption() as interruption:
+                return trainer.run(log, saver, interruption)
+        finally:
+            log.close()
+
+
+def locate(path: Path) -> tuple[Path, Path | None]:
+    """The run's folder, and the checkpoint if one was named. Raises CheckpointError for neither."""
+    if path.is_dir():
+        is_checkpoint = (path / MANIFEST).exists() or step_of(path) is not None or path.name == FINAL
+        if is_checkpoint:
+            return path.absolute().parent, path.absolute()
+        if (path / CONFIG_FILE).exists() or checkpoints(path):
+            return path, None
+    raise CheckpointError(f"Checkpoint not found: {path}", existing(path))
+
+
+def existing(path: Path) -> str:
+    """Which checkpoints there are near a path that is none."""
+    parent = path if path.is_dir() else path.parent
+    found = [str(folder) for run in (parent, *sorted(parent.glob("*/"))) for folder in checkpoints(run)]
+    if found:
+        return f"there are {', '.join(found[:8])}" + (f" and {len(found) - 8} more" if len(found) > 8 else "")
+    return f"{parent} holds none; a run's folder is `<output_dir>/<run_name>`"
+
+
+def choose(run_dir: Path, named: Path | None, listener: events.Listener) -> Path | None:
+    """The checkpoint to go on from: the newest intact one, up to the named one; None: from the start."""
+
+    def tell(folder: Path, problem: str) -> None:
+        listener(events.Notice(f"{folder} is damaged ({problem}) and is left out"))
+
+    if named is not None:
+        problem = damage(named)
+        if problem is None:
+            return named
+        tell(named, problem)
+        limit = step_of(named)
+    else:
+        limit = None
+    chosen = newest_intact(run_dir, tell, limit)
+    if chosen is not None:
+        listener(events.Notice(f"going on from {chosen}"))
+        return chosen
+    if named is None and (run_dir / CONFIG_FILE).exists():
+        listener(events.Notice(f"{run_dir} holds no intact checkpoint: the run begins again"))
+        return None
+    raise CheckpointError(f"Checkpoint not found: no intact one in {run_dir}", existing(run_dir))
+
+
+def resumed_config(run_dir: Path, checkpoint: Path | None, overrides: Sequence[str]) -> Config:
+    """The run's configuration with the changes asked for, in the folder that the run is in now.
+
+    It is the folder's, or that of a checkpoint that was copied elsewhere.
+    """
+    own = run_dir / CONFIG_FILE
+    file = str(own if own.exists() or checkpoint is None else checkpoint / CONFIG_FILE)
+    config = load_config(file, overrides).config
+    check_changes(load_config(file).config, config)
+    if config.run_dir.resolve() == run_dir.resolve():
+        return config
+    return config.model_copy(update={"output_dir": str(run_dir.parent), "run_name": run_dir.name})
+
+
+def restored(config: Config, checkpoint: Path | None, listener: events.Listener) -> Trainer:
+    """The trainer as it was when the checkpoint was saved."""
+    if checkpoint is None:
+        return prepare(config, listener)
+    state, groups = read_state(checkpoint)
+    try:
+        trainer = prepare(config, listener, checkpoint)
+    except ModelError as error:
+        error.hint += f"; the run was started in {state.started_in}: resume it there if names are relative"
+        raise
+    if state.data != trainer.state.data:
+        raise CheckpointError(
+            f"The training prompts are not those that the run in {checkpoint.parent} was started with",
+            f"bring back the dataset {config.dataset} as it was, or start a new run from the weights: "
+            f"`--set model_name={checkpoint}`",
+        )
+    arrays: dict[str, mx.array] = mx.load(str(checkpoint / "optimizer.safetensors"))  # type: ignore[assignment]
+    trainer.optimizer.restore(arrays)
+    trainer.state, trainer.groups = state, groups
+    return trainer
+
+
+def set_aside_newer(run_dir: Path, checkpoint: Path | None, listener: events.Listener) -> None:
+    """Rename checkpoints that come after the one the run goes on from, or are damaged."""
+    if checkpoint is not None and checkpoint.name == FINAL:
+        return
+    limit = step_of(checkpoint) if checkpoint is not None else -1
+    for folder in checkpoints(run_dir):
+        step = step_of(folder)
+        if folder != checkpoint and (step is None or limit is None or step > limit):
+            other = unused(folder.with_name(f"{folder.name}.aside"))
+            folder.rename(other)
+            listener(events.Notice(f"{folder.name} is kept as {other.name}: the run takes another way now"))
+
+
+def unused(path: Path) -> Path:
+    """A path that is not there yet, made by counting."""
+    tries = (path.with_name(f"{path.name}-{number}") for number in range(2, 1000))
+    return path if not path.exists() else next(other for other in tries if not other.exists())
+
+
+def complete(trainer: Trainer, run_dir: Path, listener: events.Listener) -> Path:
+    """Nothing is left to do: say so."""
+    more = 2 * trainer.total_steps
+    listener(
+        events.Notice(
+            f"{run_dir} is complete: all {trainer.total_steps} steps are made; "
+            f"`grpo resume {run_dir} --set max_steps={more}` makes more"
+        )
+    )
+    return run_dir / FINAL

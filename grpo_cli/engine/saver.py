@@ -1,0 +1,95 @@
+"""When a save fails the run goes on; old checkpoints go when a newer one is complete.
+
+saver.save(snapshot)            # checkpoint-<step>; False: it failed, and a notice says why
+saver.save_final(snapshot)      # nothing comes after it: a failure ends the run
+"""
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from grpo_cli.engine import events
+from grpo_cli.engine.checkpoint import Snapshot, save_checkpoint
+from grpo_cli.engine.intact import FINAL, checkpoints
+from grpo_cli.engine.runlog import RunLog
+from grpo_cli.engine.state import read_state
+from grpo_cli.errors import CheckpointError
+
+MOST_FAILURES = 3  # saves in a row
+
+
+@dataclass
+class Saver:
+    """Saves the checkpoints of the run in `folder` and keeps the newest `keep` and the best."""
+
+    folder: Path
+    keep: int
+    log: RunLog
+    listener: events.Listener
+    failures: int = 0  # in a row
+    saved_step: int = -1  # of the latest checkpoint that was saved
+
+    def save(self, snapshot: Snapshot) -> bool:
+        """Save `checkpoint-<step>` and delete what is older; whether it was saved.
+
+        A failure is told as a notice. Raises CheckpointError for the third in a row.
+        """
+        path = self.folder / f"checkpoint-{snapshot.state.step}"
+        try:
+            self._write(path, snapshot)
+        except CheckpointError as error:
+            self.failures += 1
+            if self.failures == MOST_FAILURES:
+                raise CheckpointError(
+                    f"{error.message}; that is {MOST_FAILURES} times in a row",
+                    f"{error.hint}; then `grpo resume {self.folder}`",
+                ) from error
+            self.listener(
+                events.Notice(f"{error.message}. Training goes on and tries again at the next checkpoint.")
+            )
+            return False
+        self.failures = 0
+        self.remove_old()
+        return True
+
+    def save_final(self, snapshot: Snapshot) -> Path:
+        """Save `final`. Raises CheckpointError where that fails: there is no later point to try again."""
+        path = self.folder / FINAL
+        try:
+            self._write(path, snapshot)
+        except CheckpointError as error:
+            error.hint += f"; then `grpo resume {self.folder}` saves it"
+            raise
+        return path
+
+    def _write(self, path: Path, snapshot: Snapshot) -> None:
+        try:
+            self.log.sync()  # the checkpoint refers to its lines
+        except OSError as error:
+            raise CheckpointError(
+                f"Failed to save checkpoint: the log: {error.strerror}", f"check the disk of {self.folder}"
+            ) from error
+        save_checkpoint(path, snapshot)
+        self.saved_step = snapshot.state.step
+        self.listener(events.CheckpointSaved(snapshot.state.step, path))
+
+    def remove_old(self) -> None:
+        """Delete all but the newest checkpoints and the best by evaluation; `final` always stays."""
+        numbered = [path for path in checkpoints(self.folder) if path.name != FINAL]
+        best = best_of(numbered)
+        for path in numbered[: -self.keep]:
+            if path != best:
+                shutil.rmtree(path, ignore_errors=True)
+
+
+def best_of(folders: list[Path]) -> Path | None:
+    """The checkpoint with the highest accuracy in the evaluation after its own step; the newest of equals."""
+    best: tuple[float, Path] | None = None
+    for folder in folders:
+        try:
+            evaluation = read_state(folder)[0].evaluation
+        except CheckpointError:  # a damaged one is nobody's best
+            continue
+        if evaluation and (best is None or evaluation["eval_accuracy"] >= best[0]):
+            best = (evaluation["eval_accuracy"], folder)
+    return best[1] if best else None

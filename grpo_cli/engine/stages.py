@@ -1,0 +1,172 @@
+"""What a step is made of: sampling and scoring, microbatches with the reference's logprobs, the update.
+
+    groups = stages.rollout(0)              # prompt → rollouts → rewards → advantages
+    batches = stages.batch(groups)          # → arrays
+    numbers = stages.update(1, batches)     # → loss → gradient → weights
+
+The trainer goes through them, step by step. Memory that runs short halves what is computed at once.
+"""
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import mlx.core as mx
+
+from grpo_cli.config.schema import Config
+from grpo_cli.engine import events
+from grpo_cli.engine.advantages import compute_advantages
+from grpo_cli.engine.allocation import RowLimit, in_parts
+from grpo_cli.engine.batch import Microbatch, make_microbatches
+from grpo_cli.engine.faults import Fault, find_fault, first_broken
+from grpo_cli.engine.losses import LOSSES
+from grpo_cli.engine.optimizer import Optimizer
+from grpo_cli.engine.order import DataOrder
+from grpo_cli.engine.prompts import Prompt
+from grpo_cli.engine.rollout import BrokenPolicy, generate
+from grpo_cli.engine.sampling import Sampling
+from grpo_cli.engine.schedule import learning_rate
+from grpo_cli.engine.update import Objective, UpdateResult, accumulate, token_logprobs
+from grpo_cli.errors import TrainingError
+from grpo_cli.models.load import Policy
+from grpo_cli.models.lora import adapters_off
+from grpo_cli.models.tree import flat
+from grpo_cli.rewards.score import score
+from grpo_cli.rewards.table import RewardFunction
+from grpo_cli.types import RolloutGroup
+
+
+@dataclass
+class Stages:
+    """Models, data and rewards of a run, and what is done with them in a step."""
+
+    config: Config
+    policy: Policy
+    reference: Policy | None  # a frozen copy; None without KL, and with LoRA, whose base is the reference
+    rewards: list[tuple[str, RewardFunction]]
+    train_prompts: list[Prompt]
+    optimizer: Optimizer
+    listener: events.Listener
+    share_prefix: bool = True  # read each prompt once for its group
+    rollout_seconds: float = 0.0  # of the current step; 0 where it reuses completions
+
+    def __post_init__(self) -> None:
+        self.rollout_limit = RowLimit(on_lowering=self.tell_of_memory("rollouts"))
+        self.update_limit = RowLimit(on_lowering=self.tell_of_memory("the update"))
+
+    @property
+    def total_steps(self) -> int:
+        """Optimizer updates of the whole run."""
+        batches = max(1, self.config.num_epochs * len(self.train_prompts) // self.config.prompts_per_step)
+        steps = batches * self.config.num_iterations
+        return min(steps, self.config.max_steps) if self.config.max_steps else steps
+
+    def rollout(self, batch_index: int) -> list[RolloutGroup]:
+        """Sample and score the completions of the next prompts: P groups of G."""
+        count = self.config.prompts_per_step
+        order = DataOrder(len(self.train_prompts), self.config.seed)
+        prompts = [self.train_prompts[index] for index in order.take(batch_index * count, count)]
+        started = time.perf_counter()
+        try:
+            completions = generate(
+                self.policy,
+                [prompt.ids for prompt in prompts],
+                self.config.num_generations,
+                Sampling.for_training(self.config),
+                lambda *progress: self.listener(events.RolloutProgress("rollout", *progress)),
+                self.config.completion_prefix,
+                self.rollout_limit,
+            )
+        except BrokenPolicy as error:
+            weight = first_broken(flat(self.policy.model.parameters()))
+            raise TrainingError(
+                error.message + (f"; NaN in the weight {weight}" if weight else ""), error.hint
+            ) from error
+        self.rollout_seconds = time.perf_counter() - started
+        groups = [
+            RolloutGroup(p.example, p.ids, rollouts) for p, rollouts in zip(prompts, completions, strict=True)
+        ]
+        score(self.rewards, self.config.reward_weight_list, groups)
+        self.set_advantages(groups)
+        return groups
+
+    def set_advantages(self, groups: list[RolloutGroup]) -> None:
+        """Compare every completion with its group."""
+        scale = self.config.scale_rewards if LOSSES[self.config.loss_type].scales_rewards else "none"
+        rewards = [[rollout.reward for rollout in group.rollouts] for group in groups]  # (P, G)
+        for group, advantages in zip(groups, compute_advantages(rewards, scale), strict=True):
+            for rollout, advantage in zip(group.rollouts, advantages, strict=True):
+                rollout.advantage = advantage
+
+    def batch(self, groups: list[RolloutGroup]) -> list[Microbatch]:
+        """The step's microbatches, with the reference's logprobs where there is a KL term."""
+        config, has_reference = self.config, self.config.kl_coeff > 0
+        made = make_microbatches(
+            groups, LOSSES[config.loss_type], config.max_new_tokens, config.batch_size, has_reference
+        )
+        batches = [part for batch in made for part in batch.in_rows(self.update_limit.rows)]
+        for batch in batches if has_reference else []:
+            parts = in_parts(batch, self.reference_logprobs, Microbatch.halves, self.update_limit.lower)
+            batch.ref_logprobs = mx.concatenate(list(parts))
+        return batches
+
+    def reference_logprobs(self, batch: Microbatch) -> mx.array:
+        """Logprobs (B, S) of the initial policy, evaluated."""
+        if self.reference:  # full fine-tuning, or adapters that were trained before
+            logprobs = token_logprobs(self.reference.model, batch, self.config.temperature, self.share_prefix)
+            mx.eval(logprobs)
+            return logprobs
+        with adapters_off(self.policy.model):
+            logprobs = token_logprobs(self.policy.model, batch, self.config.temperature, self.share_prefix)
+            mx.eval(logprobs)  # before the adapters are on again
+        return logprobs
+
+    def update(self, step: int, batches: list[Microbatch]) -> dict[str, Any]:
+        """One optimizer update, or none where something is NaN; returns its numbers."""
+        config, started = self.config, time.perf_counter()
+        rate = learning_rate(
+            step, self.total_steps, config.learning_rate, config.warmup_ratio, config.lr_scheduler_type
+        )
+        objective = Objective.of(config, self.share_prefix)
+        gradients, result = accumulate(
+            self.policy.model,
+            batches,
+            objective,
+            lambda *progress: self.listener(events.UpdateProgress(*progress)),
+            self.update_limit,
+        )
+        fault = find_fault(self.policy.model, batches, objective, result, gradients)
+        if fault is None:
+            self.optimizer.step(self.policy.model, gradients, result.grad_norm, rate)
+        return {"lr": rate, **update_numbers(result, fault), "update_seconds": time.perf_counter() - started}
+
+    def tell_of_memory(self, what: str) -> Callable[[int], None]:
+        """What tells the listener that memory was short, and what was done about it."""
+
+        def tell(rows: int) -> None:
+            self.listener(
+                events.Notice(
+                    f"memory was short in {what}: from now on at most {rows} completions at once, to the "
+                    "same result. `batch_size = 1` with more `gradient_accumulation_steps` needs less"
+                )
+            )
+
+        return tell
+
+
+def update_numbers(result: UpdateResult, fault: Fault | None) -> dict[str, Any]:
+    """The update's numbers for the log; with a fault those that are none are null, and `skipped` says why."""
+    numbers = {
+        "loss": result.loss,
+        "grad_norm": result.grad_norm,
+        "kl": result.kl,
+        "clip_ratio": result.clip_ratio,
+    }
+    if fault is None:
+        return numbers
+    finite = {
+        name: value if value is not None and math.isfinite(value) else None for name, value in numbers.items()
+    }
+    return {**finite, "skipped": str(fault)}

@@ -1,0 +1,89 @@
+"""Where a run stands after a step: what, besides weights and optimizer, it needs to go on as if unbroken.
+
+trainer_state.json holds it, and rollouts.json the completions that later updates still learn from
+(num_iterations > 1). Floats are written so that they read back as they were.
+"""
+
+import json
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+
+from grpo_cli.errors import CheckpointError
+from grpo_cli.types import Example, Rollout, RolloutGroup, StopReason
+
+STATE_FILE = "trainer_state.json"
+ROLLOUTS_FILE = "rollouts.json"
+
+
+@dataclass
+class RunState:
+    """A run after `step` optimizer updates."""
+
+    step: int = 0
+    total_steps: int = 0  # when it was saved; a resumed run may have another
+    prompts_used: int = 0  # position in the stream of prompts
+    random_state: list[int] = field(default_factory=list)  # MLX's two words
+    evaluated: bool = False  # whether the evaluation that is due after this step was made
+    evaluations: list[dict[str, Any]] = field(default_factory=list)  # every evaluation's line so far
+    skipped_updates: int = 0  # in a row, because something was not finite
+    log_positions: dict[str, int] = field(default_factory=dict)  # bytes of each log file
+    data: str = ""  # fingerprint of the training prompts
+    started_in: str = ""  # the folder that relative names in the configuration are meant from
+
+    @property
+    def evaluation(self) -> dict[str, Any] | None:
+        """The evaluation after this very step, if one was made."""
+        last = self.evaluations[-1] if self.evaluations else None
+        return last if last and last["step"] == self.step else None
+
+    def copy(self) -> "RunState":
+        """The state as it is now, which later steps do not change."""
+        return replace(self, evaluations=list(self.evaluations), log_positions=dict(self.log_positions))
+
+
+def random_state() -> list[int]:
+    """MLX's global random state: two words."""
+    state: Any = mx.random.state  # a list of one key that mlx's stubs call an object
+    return list(state[0].tolist())
+
+
+def restore_random_state(words: list[int]) -> None:
+    """Go on drawing where `random_state` was taken."""
+    high, low = words
+    mx.random.seed((high << 32) | low)
+
+
+def write_state(folder: Path, state: RunState, groups: list[RolloutGroup]) -> None:
+    """Write the state, and the rollouts if later updates need them."""
+    _write(folder / STATE_FILE, asdict(state))
+    if groups:
+        _write(folder / ROLLOUTS_FILE, [asdict(group) for group in groups])
+
+
+def read_state(folder: Path) -> tuple[RunState, list[RolloutGroup]]:
+    """What `write_state` wrote. Raises CheckpointError where it does not read as that."""
+    path = folder / STATE_FILE
+    try:
+        state = RunState(**json.loads(path.read_text(encoding="utf-8")))
+        path = folder / ROLLOUTS_FILE
+        saved = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
+        return state, [_group(item) for item in saved]
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise CheckpointError(
+            f"{path} cannot be read: {error}", "resume from another checkpoint of the run"
+        ) from error
+
+
+def _group(saved: dict[str, Any]) -> RolloutGroup:
+    rollouts = [
+        Rollout(**{**rollout, "stop_reason": StopReason(rollout["stop_reason"])})
+        for rollout in saved["rollouts"]
+    ]
+    return RolloutGroup(Example(**saved["example"]), saved["prompt_ids"], rollouts)
+
+
+def _write(path: Path, content: Any) -> None:
+    path.write_text(json.dumps(content, ensure_ascii=False) + "\n", encoding="utf-8")
