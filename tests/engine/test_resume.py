@@ -29,7 +29,7 @@ SHORT = {
     "max_new_tokens": 12,
     "eval_max_new_tokens": 12,
     "temperature": 1.5,
-    "reward_functions": ["xmlcount"],
+    "reward_functions": [f"{Path(__file__).parent}/letter_reward.py:mean_letter"],
     "log_completions": 2,
 }
 VARIANTS: dict[str, dict[str, Any]] = {
