@@ -154,6 +154,35 @@ def usable_memory(physical: int, limits: list[str]) -> int | None:
     return min([physical, *known]) if physical > 0 else None
 
 
+def memory_budget(device: Device) -> int | None:
+    """Bytes that this process may have in all, or None where that is not known.
+
+    Metal: what the system recommends; a CUDA card: what is free on it and what is ours; a CPU: what is
+    available and what is ours.
+    """
+    import mlx.core as mx
+
+    if device.kind == "metal":
+        return device.working_set_bytes
+    ours = int(mx.get_active_memory())
+    if device.kind == "cuda":
+        free = int(mx.device_info().get("free_memory") or 0)
+        return free + ours if free else device.memory_bytes
+    free_ram = available_memory(Path("/proc/meminfo"))
+    if free_ram is None:
+        return device.memory_bytes
+    return min(free_ram + ours, device.memory_bytes or free_ram + ours)
+
+
+def available_memory(meminfo: Path) -> int | None:
+    """Bytes that Linux says can be taken without swapping; None where it does not say."""
+    if not meminfo.is_file():
+        return None
+    fields = dict(line.split(":", 1) for line in meminfo.read_text().splitlines() if ":" in line)
+    kilobytes = fields.get("MemAvailable", "").split()
+    return int(kilobytes[0]) * 1024 if kilobytes and kilobytes[0].isdigit() else None
+
+
 def peak_memory_gb() -> float:
     """The most memory that MLX's arrays have taken since the last reset, in 10⁹ bytes."""
     import mlx.core as mx

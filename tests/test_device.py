@@ -181,3 +181,30 @@ def test_importing_is_light_and_a_cpu_is_chosen_before_mlx() -> None:
         check=False,
     )
     assert (result.stdout, result.stderr) == ("[]\n1\n", "")
+
+
+# --- how much memory there is -------------------------------------------------------------------------
+
+MEMINFO = (
+    "MemTotal:       24689764 kB\nMemFree:          511000 kB\nMemAvailable:   20000000 kB\nHugePages: 0\n"
+)
+
+
+def test_available_memory_is_what_linux_says(tmp_path: Path) -> None:
+    (tmp_path / "meminfo").write_text(MEMINFO)
+    assert device.available_memory(tmp_path / "meminfo") == 20_000_000 * 1024
+    (tmp_path / "meminfo").write_text("MemTotal: 1 kB\n")
+    assert device.available_memory(tmp_path / "meminfo") is None
+    assert device.available_memory(tmp_path / "none") is None
+
+
+def test_the_budget_of_each_kind_of_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mx, "get_active_memory", lambda: 3 * GIB)
+    monkeypatch.setattr(device, "available_memory", lambda _: 10 * GIB)
+    assert device.memory_budget(device.describe("metal", M1, 16 * GIB, None)) == 11_453_251_584
+    assert device.memory_budget(Device("cpu", "EPYC", 24 * GIB, upcast=True)) == 13 * GIB
+    assert device.memory_budget(Device("cpu", "EPYC", 8 * GIB, upcast=True)) == 8 * GIB  # a container's limit
+    monkeypatch.setattr(mx, "device_info", lambda: CUDA)
+    assert device.memory_budget(device.describe("cuda", CUDA, 64 * GIB, None)) == 84_000_000_000 + 3 * GIB
+    monkeypatch.setattr(device, "available_memory", lambda _: None)
+    assert device.memory_budget(Device("cpu", "other", 24 * GIB, upcast=True)) == 24 * GIB

@@ -23,6 +23,7 @@ LEVELS = {
     "grpo_cli.engine.run": 5,
     "grpo_cli.engine.resume": 5,
     "grpo_cli.engine.stages": 5,
+    "grpo_cli.engine.memory": 5,
     "grpo_cli.engine.trainer": 5,
     "grpo_cli.engine.evaluate": 5,
     "grpo_cli.engine.scorecard": 5,

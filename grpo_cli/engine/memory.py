@@ -1,26 +1,31 @@
 """How much memory a configuration will take, and which keys to change where it is too much.
 
-    needs = estimate(Shape.of(policy.config), sizes, lengths)
-    needs.peak / 1e9            # GB
+    needs_of(trainer).peak / 1e9            # GB
+    check_memory(trainer, budget)           # a notice, or an error where not a single completion fits
 
 On a Mac too much memory ends in swapping, on a CUDA card in an error after the first long completion, on a
 CPU in a killed process: so it is reckoned from the model's shape and compared with what the device has.
 Factors were fitted to measured peaks (`python -m tests.bench.memory`); they are within a third of them.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from grpo_cli.config.schema import Config
+from grpo_cli.engine import events
 from grpo_cli.engine.stages import Stages
+from grpo_cli.errors import TrainingError
 from grpo_cli.models.tree import flat
 
 FLOAT32 = 4  # bytes
 # Arrays of one forward that wait for the backward, in units of a token's width in its layer.
-HIDDEN_KEPT, INTERMEDIATE_KEPT, SCORES_KEPT = 8.0, 3.0, 2.0
+HIDDEN_KEPT, INTERMEDIATE_KEPT, SCORES_KEPT = 7.0, 3.0, 2.0
 LOGITS_KEPT = 3.0  # the logits, scaled, and their gradient
 SAMPLING_COPIES = 4.0  # of the logits while a token is drawn
+SURELY = 1.25  # an estimate so far above what there is is beyond its own error
 CACHE_COPIES = 2.0  # rows are copied when some leave the batch
+STEP_COPIES = 2.5  # of the trained weights while the optimizer makes new ones
 
 
 @dataclass(frozen=True)
@@ -73,13 +78,24 @@ class Needs:
     weights: int  # the reference's included
     optimizer: int  # its state and float32 copies
     gradients: int
+    step: int  # the optimizer's
     rollouts: int
     update: int
 
     @property
+    def update_peak(self) -> int:
+        """While the gradient is computed, or the optimizer makes new weights of it."""
+        return self.weights + self.optimizer + max(self.gradients + self.update, self.step)
+
+    @property
+    def rollout_peak(self) -> int:
+        """While completions are sampled."""
+        return self.weights + self.optimizer + self.rollouts
+
+    @property
     def peak(self) -> int:
         """Rollouts and the update come one after the other."""
-        return self.weights + self.optimizer + max(self.rollouts, self.gradients + self.update)
+        return max(self.rollout_peak, self.update_peak)
 
 
 def estimate(shape: Shape, batch: Batch, weights: int, optimizer: int, trained: int, width: int) -> Needs:
@@ -89,6 +105,7 @@ def estimate(shape: Shape, batch: Batch, weights: int, optimizer: int, trained: 
         weights,
         optimizer,
         (2 if batch.microbatches > 1 else 1) * FLOAT32 * trained,  # the sum, and what is added to it
+        int(STEP_COPIES * FLOAT32 * trained),
         rollout_bytes(shape, batch, width),
         update_bytes(shape, batch, width),
     )
@@ -120,28 +137,96 @@ def update_bytes(shape: Shape, batch: Batch, width: int) -> int:
 def needs_of(stages: Stages) -> Needs | None:
     """What a run's configuration needs, or None for a model whose shape is not known."""
     shape = Shape.of(stages.policy.config)
-    if shape is None:
-        return None
-    config = stages.config
-    rows = stages.rollout_limit.rows or config.prompts_per_step * config.num_generations
-    update_rows = config.batch_size * config.num_generations
-    batch = Batch(
-        rows,
-        config.batch_size,
-        min(update_rows, stages.update_limit.rows or update_rows),
-        max(len(prompt.ids) for prompt in stages.train_prompts),
-        config.max_new_tokens,
-        stages.share_prefix,
-        config.gradient_accumulation_steps,
-    )
-    return _needs(stages, shape, batch)
+    return needs_with(stages, shape, stages.config) if shape else None
 
 
-def _needs(stages: Stages, shape: Shape, batch: Batch) -> Needs:
-    parameters = list(flat(stages.policy.model.parameters()).values())
+def needs_with(stages: Stages, shape: Shape, config: Config, rows: int | None = None) -> Needs:
+    """What another configuration of the same run would need; `rows`: completions at once, at most."""
+    model = stages.policy.model
+    parameters = list(flat(model.parameters()).values())
     weights = sum(array.nbytes for array in parameters)
     if stages.reference:
         weights += sum(array.nbytes for array in flat(stages.reference.model.parameters()).values())
-    optimizer = sum(array.nbytes for array in stages.optimizer.arrays().values())
+    at_once = config.prompts_per_step * config.num_generations
+    update_rows = config.batch_size * config.num_generations
+    batch = Batch(
+        min(at_once, rows or at_once),
+        1 if rows == 1 else config.batch_size,
+        min(update_rows, rows or update_rows),
+        max(len(prompt.ids) for prompt in stages.train_prompts),
+        config.max_new_tokens,
+        stages.share_prefix,
+        2 if rows else config.gradient_accumulation_steps,
+    )
     width = max((array.dtype.size for array in parameters), default=FLOAT32)
-    return estimate(shape, batch, weights, optimizer, stages.policy.trainable_count, width)
+    return estimate(shape, batch, weights, stages.optimizer.size, stages.policy.trainable_count, width)
+
+
+def check_memory(stages: Stages, budget: int | None) -> None:
+    """Compare what the run needs with what there is (bytes), before its first step.
+
+    Over it, a notice says which keys to change to what. Raises TrainingError (`Unable to allocate
+    memory …`) where not even a single completion fits.
+    """
+    shape = Shape.of(stages.policy.config)
+    if shape is None or budget is None:
+        return
+    needs = needs_with(stages, shape, stages.config)
+    if needs.peak <= budget:
+        return
+    least = needs_with(stages, shape, stages.config, rows=1)
+    cures = cures_for(stages, shape, budget)
+    if least.peak > SURELY * budget:
+        raise TrainingError(
+            f"Unable to allocate memory: a single completion needs about {least.peak / 1e9:.1f} GB "
+            f"({parts(least)}), and there are {budget / 1e9:.1f} GB",
+            cures,
+        )
+    stages.listener(
+        events.Notice(
+            f"this run needs about {needs.peak / 1e9:.1f} GB ({parts(needs)}), and there are "
+            f"{budget / 1e9:.1f} GB; {cures}"
+        )
+    )
+
+
+def parts(needs: Needs) -> str:
+    """The largest parts of a need in words."""
+    named = {
+        "weights": needs.weights,
+        "optimizer": needs.optimizer,
+        "gradients": needs.gradients,
+        "rollouts": needs.rollouts,
+        "activations and logits": needs.update,
+    }
+    largest = sorted(named, key=lambda name: -named[name])[:3]
+    return ", ".join(f"{name} {named[name] / 1e9:.1f}" for name in largest)
+
+
+def cures_for(stages: Stages, shape: Shape, budget: int) -> str:
+    """The keys to change, one after the other until it fits, and what it needs then."""
+    config = stages.config
+    changes: dict[str, Any] = {}
+    for step in steps_down(config):
+        changes.update(step)
+        if "lora_rank" in step:
+            break  # what adapters need is not known before they are made, but it is far less
+        smaller = config.model_copy(update=changes)
+        if needs_with(stages, shape, smaller).peak <= budget:
+            break
+    told = ", ".join(f"`{key} = {value}`" for key, value in changes.items())
+    return f"set {told}, or choose a smaller model" if told else "choose a smaller model"
+
+
+def steps_down(config: Config) -> Iterator[dict[str, Any]]:
+    """Changes that save memory, those that cost least first."""
+    if config.batch_size > 1:
+        yield {"batch_size": 1, "gradient_accumulation_steps": config.prompts_per_step}
+    tokens = config.max_new_tokens
+    while tokens > 64:
+        tokens //= 2
+        yield {"max_new_tokens": tokens}
+    if config.num_generations > 4:
+        yield {"num_generations": 4}
+    if config.lora_rank == 0:
+        yield {"lora_rank": 16}

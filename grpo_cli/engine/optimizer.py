@@ -48,6 +48,11 @@ class Optimizer:
         """Everything that a later run needs to go on, by name."""
         return flat({"rule": self.rule.state, "master": self.master or {}})
 
+    @property
+    def size(self) -> int:
+        """Bytes of its state."""
+        return sum(array.nbytes for array in self.arrays().values())
+
     def restore(self, arrays: dict[str, mx.array]) -> None:
         """Take back what `arrays` gave. Raises CheckpointError for another model's or another rule's."""
         self.rule.state = restored(arrays, self.rule.state, "rule")

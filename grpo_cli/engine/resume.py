@@ -12,6 +12,7 @@ from pathlib import Path
 
 import mlx.core as mx
 
+from grpo_cli import device
 from grpo_cli.config.load import load_config
 from grpo_cli.config.resumable import check_changes
 from grpo_cli.config.schema import Config
@@ -19,6 +20,7 @@ from grpo_cli.engine import events
 from grpo_cli.engine.intact import FINAL, MANIFEST, checkpoints, damage, newest_intact, step_of
 from grpo_cli.engine.interrupt import Interruption
 from grpo_cli.engine.lock import RunLock
+from grpo_cli.engine.memory import check_memory
 from grpo_cli.engine.run import prepare
 from grpo_cli.engine.run_folder import CONFIG_FILE, tidy, words_for_the_disk, write_config
 from grpo_cli.engine.runlog import RunLog
@@ -43,6 +45,7 @@ def resume(path: Path, overrides: Sequence[str] = (), listener: events.Listener 
         trainer = restored(config, checkpoint, listener)
         if trainer.state.step >= trainer.total_steps and checkpoint and checkpoint.name == FINAL:
             return complete(trainer, run_dir, listener)
+        check_memory(trainer, device.memory_budget(device.prepare()))
         with words_for_the_disk(run_dir):
             set_aside_newer(run_dir, checkpoint, listener)
             write_config(run_dir, config)

@@ -19,6 +19,7 @@ from grpo_cli.data.load import load_examples
 from grpo_cli.engine import events
 from grpo_cli.engine.evaluate import Evaluation, evaluate
 from grpo_cli.engine.interrupt import Interruption
+from grpo_cli.engine.memory import check_memory
 from grpo_cli.engine.optimizer import Optimizer
 from grpo_cli.engine.prefix import carries_gradients
 from grpo_cli.engine.prompts import Prompt, encode_prompts
@@ -44,6 +45,7 @@ def train(config: Config, listener: events.Listener = events.silent) -> Path:
     """
     refuse_existing_run(config.run_dir)
     trainer = prepare(config, listener)
+    check_memory(trainer, device.memory_budget(device.prepare()))
     with new_run_folder(config) as folder:
         log = RunLog(folder, config.log_jsonl)
         saver = Saver(folder, config.keep_checkpoints, log, listener)

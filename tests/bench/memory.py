@@ -56,8 +56,8 @@ def measure(model: str, changes: dict[str, float | str]) -> dict[str, float]:
         peaks["update"] = mx.get_peak_memory()
     return {
         **peaks,
-        "rollouts_estimated": needs.weights + needs.optimizer + needs.rollouts,
-        "update_estimated": needs.weights + needs.optimizer + needs.gradients + needs.update,
+        "rollouts_estimated": needs.rollout_peak,
+        "update_estimated": needs.update_peak,
     }
 
 

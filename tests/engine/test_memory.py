@@ -1,0 +1,107 @@
+"""What a run will need: numbers by hand, beside what is measured, and what is said of them."""
+
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import pytest
+
+from grpo_cli.engine import events, run
+from grpo_cli.engine.memory import Batch, Shape, check_memory, estimate, needs_of, rollout_bytes, update_bytes
+from grpo_cli.errors import TrainingError
+from tests.engine.test_trainer import small
+
+SHAPE = Shape(layers=2, hidden=8, intermediate=16, heads=2, kv_width=4, vocabulary=100)
+BATCH = Batch(rollout_rows=6, update_prompts=1, update_rows=3, prompt_length=5, new_tokens=10)
+
+
+def test_a_shape_from_config_json() -> None:
+    config = {
+        "num_hidden_layers": 30, "hidden_size": 576, "intermediate_size": 1536, "num_attention_heads": 9,
+        "num_key_value_heads": 3, "vocab_size": 49152,
+    }  # fmt: skip
+    assert Shape.of(config) == Shape(30, 576, 1536, 9, 192, 49152)
+    assert Shape.of({**config, "head_dim": 128}) == Shape(30, 576, 1536, 9, 384, 49152)
+    assert Shape.of({"text_config": config, "vocab_size": 1}) == Shape(30, 576, 1536, 9, 192, 49152)
+    assert Shape.of({"hidden_size": 576}) is None
+
+
+def test_rollouts_by_hand() -> None:
+    """6 rows: keys and values of 2 layers, 4 channels, 15 tokens, twice; logits of 100 tokens, 4 times."""
+    assert rollout_bytes(SHAPE, BATCH, width=2) == 6 * (2 * 2 * 2 * 4 * 15 * 2 + 4 * 100 * 4)
+
+
+def test_an_update_by_hand() -> None:
+    """3 rows of 10 tokens after a prompt of 5 that is read once; logits for completion tokens only."""
+    tokens = 30 + 5
+    scores = 2 * 2 * (30 * 15 + 5 * 5)
+    rows = 3 * 2 * 2 * 4 * 15
+    layers = 2 * 2 * ((7 * 8 + 3 * 16 + 4 * 4) * tokens + scores + rows)
+    assert update_bytes(SHAPE, BATCH, width=2) == layers + 3 * 4 * 30 * 100
+
+
+def test_the_peak_is_the_larger_of_what_comes_in_turn() -> None:
+    needs = estimate(SHAPE, BATCH, weights=10_000, optimizer=20_000, trained=100, width=2)
+    assert (needs.gradients, needs.step) == (400, 1000)
+    assert needs.peak == 30_000 + max(needs.rollouts, 400 + needs.update, 1000)
+
+
+@pytest.mark.parametrize("changes", [{}, {"lora_rank": 4}, {"kl_coeff": 0.1}, {"batch_size": 2}])
+def test_the_estimate_is_near_what_is_measured(tmp_path: Path, changes: dict[str, Any]) -> None:
+    """From half to twice as much; `python -m tests.bench.memory` prints the ratios of larger models."""
+    settings = {"batch_size": 4, "max_new_tokens": 32, "temperature": 2.0}
+    trainer = run.prepare(small(tmp_path, **{**settings, **changes}))
+    needs = needs_of(trainer)
+    assert needs is not None
+    mx.random.seed(0)
+    groups = trainer.rollout(0)
+    for group in groups:
+        for index, rollout in enumerate(group.rollouts):
+            rollout.advantage = 1.0 if index % 2 else -1.0
+    trainer.update(1, trainer.batch(groups))
+    mx.clear_cache()
+    mx.reset_peak_memory()
+    trainer.update(2, trainer.batch(groups))
+    assert 0.5 < needs.update_peak / mx.get_peak_memory() < 2
+
+
+def told(tmp_path: Path, share: float, **changes: Any) -> list[str]:
+    """What is said where there is this share of the memory that the run needs."""
+    seen: list[str] = []
+
+    def listen(event: events.Event) -> None:
+        if isinstance(event, events.Notice):
+            seen.append(event.text)
+
+    trainer = run.prepare(small(tmp_path, **changes), listen)
+    needs = needs_of(trainer)
+    assert needs is not None
+    check_memory(trainer, int(share * needs.peak))
+    return seen
+
+
+def test_enough_memory_is_not_worth_a_word(tmp_path: Path) -> None:
+    assert told(tmp_path, 1.01) == []
+    assert told(tmp_path, 100.0) == []
+
+
+def test_too_little_says_which_keys_to_change_to_what(tmp_path: Path) -> None:
+    (text,) = told(tmp_path, 0.5, batch_size=8, num_generations=8, max_new_tokens=256)
+    assert text.startswith("this run needs about ")
+    assert "activations and logits" in text
+    assert "set `batch_size = 1`, `gradient_accumulation_steps = 8`" in text
+
+
+def test_a_single_completion_that_does_not_fit_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(
+        TrainingError, match=r"^Unable to allocate memory: a single completion needs about"
+    ) as error:
+        told(tmp_path, 0.01, batch_size=4)
+    assert "`lora_rank = 16`" in error.value.hint
+
+
+def test_without_a_budget_or_a_shape_nothing_is_said(tmp_path: Path) -> None:
+    trainer = run.prepare(small(tmp_path))
+    check_memory(trainer, None)
+    trainer.policy.config = {"model_type": "unusual"}
+    check_memory(trainer, 1)
