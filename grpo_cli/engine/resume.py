@@ -40,8 +40,13 @@ def resume(path: Path, overrides: Sequence[str] = (), listener: events.Listener 
     run_dir, named = locate(path)
     with RunLock(run_dir):
         tidy(run_dir)
+        has_config = (run_dir / CONFIG_FILE).exists()
+        early = resumed_config(run_dir / CONFIG_FILE, run_dir, overrides) if has_config else None
         checkpoint = choose(run_dir, named, listener)
-        config = resumed_config(run_dir, checkpoint, overrides)
+        if early is None:
+            assert checkpoint is not None  # without a configuration only a checkpoint makes a run
+            early = resumed_config(checkpoint / CONFIG_FILE, run_dir, overrides)
+        config = early
         trainer = restored(config, checkpoint, listener)
         if trainer.state.step >= trainer.total_steps and checkpoint and checkpoint.name == FINAL:
             return complete(trainer, run_dir, listener)
@@ -79,7 +84,10 @@ def existing(path: Path) -> str:
 
 
 def choose(run_dir: Path, named: Path | None, listener: events.Listener) -> Path | None:
-    """The checkpoint to go on from: the newest intact one, up to the named one; None: from the start."""
+    """The checkpoint to go on from: the newest intact one, up to the named one; None: from the start.
+
+    Raises CheckpointError where there is neither a checkpoint nor a run that could begin again.
+    """
 
     def tell(folder: Path, problem: str) -> None:
         listener(events.Notice(f"{folder} is damaged ({problem}) and is left out"))
@@ -102,15 +110,10 @@ def choose(run_dir: Path, named: Path | None, listener: events.Listener) -> Path
     raise CheckpointError(f"Checkpoint not found: no intact one in {run_dir}", existing(run_dir))
 
 
-def resumed_config(run_dir: Path, checkpoint: Path | None, overrides: Sequence[str]) -> Config:
-    """The run's configuration with the changes asked for, in the folder that the run is in now.
-
-    It is the folder's, or that of a checkpoint that was copied elsewhere.
-    """
-    own = run_dir / CONFIG_FILE
-    file = str(own if own.exists() or checkpoint is None else checkpoint / CONFIG_FILE)
-    config = load_config(file, overrides).config
-    check_changes(load_config(file).config, config)
+def resumed_config(file: Path, run_dir: Path, overrides: Sequence[str]) -> Config:
+    """A run's configuration with the changes asked for, in the folder that the run is in now."""
+    config = load_config(str(file), overrides).config
+    check_changes(load_config(str(file)).config, config)
     if config.run_dir.resolve() == run_dir.resolve():
         return config
     return config.model_copy(update={"output_dir": str(run_dir.parent), "run_name": run_dir.name})
