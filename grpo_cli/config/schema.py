@@ -182,7 +182,7 @@ class Config(BaseModel):
     save_steps: Count = 100
     """Save a checkpoint every so many steps; 0: only the final one."""
     keep_checkpoints: PositiveInt = 3
-    """How many of the newest checkpoints to keep, besides final."""
+    """How many of the newest checkpoints to keep, besides final and the best by evaluation."""
 
     @property
     def run_dir(self) -> Path:
