@@ -7,6 +7,7 @@ log must be byte for byte those of the uninterrupted run, and no intact checkpoi
 """
 
 import argparse
+import contextlib
 import json
 import random
 import signal
@@ -38,7 +39,7 @@ max_new_tokens = 12
 eval_max_new_tokens = 12
 eval_steps = 5
 eval_samples = 4
-save_steps = 1
+save_steps = 3
 keep_checkpoints = 2
 temperature = 1.5
 learning_rate = 1e-5
@@ -74,27 +75,36 @@ def kill_at_some_moment(
     process: "subprocess.Popen[bytes]", run_dir: Path, chance: random.Random, report: Report
 ) -> bool:
     """Kill the process at a random moment of its work, or of its writing; whether it still ran then."""
-    begun = newest_step(run_dir)
-    while process.poll() is None and newest_step(run_dir) <= begun and not writing(run_dir):
-        time.sleep(0.005)  # until it has loaded and made a step
-    inside = chance.random() < 0.5
-    deadline = time.monotonic() + chance.uniform(0, 0.6)
-    while process.poll() is None and (not writing(run_dir) if inside else time.monotonic() < deadline):
-        time.sleep(0.0005)
-    if inside:
-        time.sleep(chance.uniform(0, 0.03))
+    begun, started = newest_step(run_dir), time.time()
+
+    def writing() -> bool:
+        return is_written(run_dir, started)
+
+    while process.poll() is None and newest_step(run_dir) <= begun:
+        time.sleep(0.005)  # until it has loaded and saved
+    deadline = time.monotonic() + chance.uniform(0, 1.0)
+    while process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.001)
+    if chance.random() < 0.5:
+        while process.poll() is None and not writing():
+            time.sleep(0.0005)
+        time.sleep(chance.uniform(0, 0.02))
     if process.poll() is not None:
         return False
-    report.inside_saves += writing(run_dir)
+    report.inside_saves += writing()
     process.send_signal(signal.SIGKILL)
     process.wait()
     report.kills += 1
     return True
 
 
-def writing(run_dir: Path) -> bool:
-    """Whether a checkpoint is being written."""
-    return any(path.suffix == ".tmp" for path in run_dir.glob("*.tmp"))
+def is_written(run_dir: Path, since: float) -> bool:
+    """Whether a checkpoint is being written, and not only left so by the last kill."""
+    for path in run_dir.glob("*.tmp"):
+        with contextlib.suppress(FileNotFoundError):  # it was complete, and renamed
+            if path.stat().st_mtime > since:
+                return True
+    return False
 
 
 def newest_step(run_dir: Path) -> int:
@@ -110,7 +120,7 @@ def intact_steps(run_dir: Path) -> set[int]:
 
 def torture(folder: Path, kills: int, seed: int = 0) -> Report:
     """Kill a run so many times and let it end. AssertionError where it is not the uninterrupted one."""
-    chance, report, steps = random.Random(seed), Report(), 2 * kills + 2
+    chance, report, steps = random.Random(seed), Report(), 8 * kills
     whole, broken = (folder / "outputs" / name for name in ("whole", "broken"))
     alone = start(folder, "whole", steps, resume=False)
     assert alone.wait() == 0, alone.stderr and alone.stderr.read()
