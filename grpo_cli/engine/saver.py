@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from grpo_cli.engine import events
-from grpo_cli.engine.checkpoint import Snapshot, save_checkpoint
+from grpo_cli.engine.checkpoint import Snapshot, check_space, save_checkpoint
 from grpo_cli.engine.intact import FINAL, checkpoints
 from grpo_cli.engine.runlog import RunLog
 from grpo_cli.engine.state import read_state
@@ -51,6 +51,25 @@ class Saver:
         self.failures = 0
         self.remove_old()
         return True
+
+    def check_room(self, snapshot: Snapshot) -> None:
+        """Compare the disk with what the run will write, before its first step.
+
+        Raises CheckpointError where not one checkpoint fits; tells of it where not all will.
+        """
+        check_space(self.folder, snapshot.size)
+        config = snapshot.config
+        # The best by evaluation is kept too, and a new one is written before an old one goes.
+        more = self.keep + 2 if config.save_steps else 0
+        needed = (more + 1) * snapshot.size
+        free = shutil.disk_usage(self.folder).free
+        if free < needed:
+            self.listener(
+                events.Notice(
+                    f"the run will keep up to {needed / 1e9:.2f} GB of checkpoints, and {self.folder} has "
+                    f"{free / 1e9:.2f} GB free: lower `keep_checkpoints` or choose another `output_dir`"
+                )
+            )
 
     def save_final(self, snapshot: Snapshot) -> Path:
         """Save `final`. Raises CheckpointError where that fails: there is no later point to try again."""

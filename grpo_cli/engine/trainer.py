@@ -98,7 +98,10 @@ class Trainer(Stages):
         self.advance(step, line, log, saver)
 
     def begin(self, log: RunLog, saver: Saver) -> None:
-        """Seed what is random, or go on with it where the checkpoint was, and evaluate if that is due."""
+        """Seed what is random, or go on with it where the checkpoint was, and evaluate if that is due.
+
+        Raises CheckpointError where the disk has no room for a single checkpoint.
+        """
         if self.state.random_state:
             restore_random_state(self.state.random_state)
         else:
@@ -106,6 +109,7 @@ class Trainer(Stages):
             self.state.random_state = random_state()
         self.state.log_positions = log.positions()
         self.good = self.snapshot()
+        saver.check_room(self.good)
         if self.evaluate_if_due(log) and self.is_due(self.state.step, self.config.save_steps, last=False):
             saver.save(self.snapshot())  # it was saved without this evaluation
 

@@ -192,6 +192,23 @@ def test_a_disk_that_fills_up_and_has_room_again(tmpfs: Path, tmp_path: Path) ->
     assert log_without_times(config.run_dir) == log_without_times(whole.run_dir)
 
 
+def test_a_disk_without_room_is_known_before_the_first_step(tmpfs: Path) -> None:
+    (tmpfs / "film").write_bytes(bytes(20 << 20))
+    with pytest.raises(CheckpointError, match=r"^Failed to save checkpoint: it needs 0.03 GB, and"):
+        run.train(small(tmpfs / "out", **SHORT))
+    assert not (tmpfs / "out/run").exists()
+    (tmpfs / "film").unlink()
+    seen: list[str] = []
+
+    def listen(event: events.Event) -> None:
+        if isinstance(event, events.Notice):
+            seen.append(event.text)
+
+    settings = {**SHORT, "save_steps": 5, "keep_checkpoints": 1, "optimizer": "sgd"}
+    run.train(small(tmpfs / "out", **settings), listen)
+    assert "the run will keep up to 0.09 GB of checkpoints" in seen[0]
+
+
 def test_a_read_only_disk_is_known_before_the_first_step(tmpfs: Path) -> None:
     subprocess.run(["mount", "-o", "remount,ro", str(tmpfs)], check=True)
     with pytest.raises(CheckpointError, match=r"^Failed to save checkpoint: Read-only file system") as error:
