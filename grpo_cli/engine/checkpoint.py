@@ -4,7 +4,7 @@
                      optimizer.safetensors  trainer_state.json  config.toml  manifest.json
 
 The folder is a model that plain mlx-lm loads (with LoRA: adapters for `--adapter-path`), and all that a
-run needs to go on, wherever it is copied. A name without `.tmp` or `.old` is complete.
+run needs to go on, wherever it is copied. A folder of this name is complete.
 """
 
 import json
@@ -18,7 +18,7 @@ from mlx_lm.utils import save_config, save_model
 
 from grpo_cli.config.render import dump_config
 from grpo_cli.config.schema import Config
-from grpo_cli.engine.intact import MANIFEST, MANIFEST_VERSION, sha256
+from grpo_cli.engine.intact import MANIFEST, MANIFEST_VERSION, replaced, sha256, temporary
 from grpo_cli.engine.optimizer import Optimizer
 from grpo_cli.engine.state import RunState, write_state
 from grpo_cli.errors import CheckpointError
@@ -56,16 +56,16 @@ def save_checkpoint(folder: Path, snapshot: Snapshot) -> None:
     Raises CheckpointError (`Failed to save checkpoint: …`) where the disk refuses it or has no room; what
     was written by then is removed.
     """
-    temporary = folder.with_name(f"{folder.name}.tmp")
+    new = temporary(folder)
     try:
         check_space(folder.parent, snapshot.size)
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir(parents=True)
-        _write_files(temporary, snapshot)
-        _write_manifest(temporary, snapshot.state.step)
-        replace_folder(temporary, folder)
+        shutil.rmtree(new, ignore_errors=True)
+        new.mkdir(parents=True)
+        _write_files(new, snapshot)
+        _write_manifest(new, snapshot.state.step)
+        replace_folder(new, folder)
     except (OSError, RuntimeError) as error:  # mlx reports a failed write as a RuntimeError
-        shutil.rmtree(temporary, ignore_errors=True)
+        shutil.rmtree(new, ignore_errors=True)
         free = shutil.disk_usage(folder.parent).free / 1e9 if folder.parent.exists() else 0.0
         raise CheckpointError(
             f"Failed to save checkpoint: {error}",
@@ -85,8 +85,8 @@ def check_space(parent: Path, needed: int) -> None:
 
 
 def replace_folder(new: Path, folder: Path) -> None:
-    """Give `new` the name `folder`. What had it is deleted after, and until then is there as `<name>.old`."""
-    old = folder.with_name(f"{folder.name}.old")
+    """Give `new` the name `folder`. What had it is deleted after, and until then has another name."""
+    old = replaced(folder)
     if folder.exists():
         shutil.rmtree(old, ignore_errors=True)
         folder.rename(old)

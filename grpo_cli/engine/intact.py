@@ -26,6 +26,16 @@ def step_of(folder: Path) -> int | None:
     return int(number) if folder.name.startswith(PREFIX) and number.isdecimal() else None
 
 
+def temporary(folder: Path) -> Path:
+    """Where a checkpoint is written until it is complete: a name that nobody else uses."""
+    return folder.with_name(f".{folder.name}.grpo-tmp")
+
+
+def replaced(folder: Path) -> Path:
+    """Where the checkpoint is that had the name before, until the new one has it."""
+    return folder.with_name(f".{folder.name}.grpo-old")
+
+
 def checkpoints(run_dir: Path) -> list[Path]:
     """The run's checkpoint folders by step, `final` last; intact or not."""
     numbered = [(step, path) for path in run_dir.glob(f"{PREFIX}*") if (step := step_of(path)) is not None]
@@ -41,8 +51,8 @@ def newest_intact(
     `on_damage` is told of each newer one that is not intact. Raises CheckpointError for one that another
     version of this program wrote.
     """
-    for folder in sorted(checkpoints(run_dir), key=_step_in_manifest, reverse=True):
-        if limit is not None and _step_in_manifest(folder)[0] >= limit:
+    for folder in sorted(checkpoints(run_dir), key=step_in_manifest, reverse=True):
+        if limit is not None and step_in_manifest(folder)[0] >= limit:
             continue
         problem = damage(folder)
         if problem is None:
@@ -79,7 +89,12 @@ def _faults(folder: Path, files: dict[str, Any]) -> Iterator[str]:
         elif path.stat().st_size != entry["size"]:
             yield f"{name} has {path.stat().st_size} of {entry['size']} bytes"
     for name, entry in files.items():
-        if sha256(folder / name) != entry["sha256"]:
+        try:
+            matches = sha256(folder / name) == entry["sha256"]
+        except OSError as error:  # a bad block, or no permission
+            yield f"{name} cannot be read: {error.strerror}"
+            continue
+        if not matches:
             yield f"{name} does not match its checksum"
 
 
@@ -103,7 +118,7 @@ def _read_manifest(folder: Path) -> dict[str, Any] | str:
     return dict(manifest)
 
 
-def _step_in_manifest(folder: Path) -> tuple[int, bool]:
+def step_in_manifest(folder: Path) -> tuple[int, bool]:
     """The step that a checkpoint is of, `final` after a numbered one of the same step."""
     manifest = _read_manifest(folder)
     step = manifest.get("step") if isinstance(manifest, dict) else None

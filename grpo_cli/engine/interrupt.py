@@ -11,10 +11,11 @@ checkpoint stays as it is.
 
 import signal
 import threading
+from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # the last: the terminal is gone
 
 
 class Interruption:
@@ -23,13 +24,16 @@ class Interruption:
     The third has its ordinary effect, for a computation that does not come back to Python.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, on_request: Callable[[], None] = lambda: None) -> None:
+        """`on_request` is called at the first signal, to say that it was heard."""
         self.requested = False
+        self._tell = on_request
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> "Interruption":
         if threading.current_thread() is threading.main_thread():  # Python takes signals there only
-            self._before = {number: signal.signal(number, self._take) for number in SIGNALS}
+            wanted = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]  # nohup
+            self._before = {number: signal.signal(number, self._take) for number in wanted}
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -38,7 +42,8 @@ class Interruption:
 
     def _take(self, _number: int, _frame: FrameType | None) -> None:
         if self.requested:
-            for number in SIGNALS:
+            for number in self._before:
                 signal.signal(number, signal.SIG_DFL)
             raise KeyboardInterrupt
         self.requested = True
+        self._tell()

@@ -54,7 +54,8 @@ class RunLock:
 
     def __exit__(self, *exception: object) -> None:
         if self._file is not None:
-            self.path.unlink(missing_ok=True)
+            if self._is_current(self._file):  # else it is another process's by now
+                self.path.unlink(missing_ok=True)
             self._file.close()
 
     def _taken(self, owner: str) -> CheckpointError:

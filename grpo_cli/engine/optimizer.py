@@ -28,9 +28,11 @@ class Optimizer:
         is_half = any(array.dtype != mx.float32 for array in flat(parameters).values())
         self.master: Any = tree_map(lambda array: array.astype(mx.float32), parameters) if is_half else None
         self.rule.init(self.master or parameters)
+        self.is_whole = True  # False: an update failed half way, and weights and state belong to no step
 
     def step(self, model: nn.Module, gradients: Any, grad_norm: float, learning_rate: float) -> None:
         """One update of the model. Gradients of a norm above max_grad_norm are scaled down to it."""
+        self.is_whole = False
         self.rule.learning_rate = learning_rate
         if grad_norm > self.max_grad_norm:
             scale = self.max_grad_norm / grad_norm
@@ -43,6 +45,7 @@ class Optimizer:
             parameters = model.trainable_parameters()
             model.update(tree_map(lambda new, old: new.astype(old.dtype), self.master, parameters))
         mx.eval(model.trainable_parameters(), self.rule.state, self.master or {})
+        self.is_whole = True
 
     def arrays(self) -> dict[str, mx.array]:
         """Everything that a later run needs to go on, by name."""

@@ -7,6 +7,7 @@ On a CPU the weights and the log come out as if the run had never been interrupt
 the one it goes on from are kept under another name, since the run takes another way from there.
 """
 
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,17 +18,25 @@ from grpo_cli.config.load import load_config
 from grpo_cli.config.resumable import check_changes
 from grpo_cli.config.schema import Config
 from grpo_cli.engine import events
-from grpo_cli.engine.intact import FINAL, MANIFEST, checkpoints, damage, newest_intact, step_of
+from grpo_cli.engine.intact import (
+    FINAL,
+    MANIFEST,
+    checkpoints,
+    damage,
+    newest_intact,
+    step_in_manifest,
+    step_of,
+)
 from grpo_cli.engine.interrupt import Interruption
 from grpo_cli.engine.lock import RunLock
 from grpo_cli.engine.memory import check_memory
 from grpo_cli.engine.run import prepare
 from grpo_cli.engine.run_folder import CONFIG_FILE, tidy, words_for_the_disk, write_config
-from grpo_cli.engine.runlog import RunLog
+from grpo_cli.engine.runlog import COMPLETIONS, METRICS, RunLog
 from grpo_cli.engine.saver import Saver
 from grpo_cli.engine.state import read_state
 from grpo_cli.engine.trainer import Trainer
-from grpo_cli.errors import CheckpointError, ModelError
+from grpo_cli.errors import CheckpointError, ConfigError, ModelError
 
 
 def resume(path: Path, overrides: Sequence[str] = (), listener: events.Listener = events.silent) -> Path:
@@ -40,24 +49,25 @@ def resume(path: Path, overrides: Sequence[str] = (), listener: events.Listener 
     run_dir, named = locate(path)
     with RunLock(run_dir):
         tidy(run_dir)
-        has_config = (run_dir / CONFIG_FILE).exists()
-        early = resumed_config(run_dir / CONFIG_FILE, run_dir, overrides) if has_config else None
+        own = own_config(run_dir, overrides, listener)
         checkpoint = choose(run_dir, named, listener)
-        if early is None:
-            assert checkpoint is not None  # without a configuration only a checkpoint makes a run
-            early = resumed_config(checkpoint / CONFIG_FILE, run_dir, overrides)
-        config = early
+        config = own or resumed_config((checkpoint or run_dir) / CONFIG_FILE, run_dir, overrides)
+        if (
+            checkpoint is not None
+        ):  # the folder's file may have been edited, or the checkpoint be another run's
+            check_changes(in_folder(load_config(str(checkpoint / CONFIG_FILE)).config, config), config)
         trainer = restored(config, checkpoint, listener)
-        if trainer.state.step >= trainer.total_steps and checkpoint and checkpoint.name == FINAL:
+        refuse_shorter(trainer)
+        if trainer.state.step == trainer.total_steps and checkpoint and checkpoint.name == FINAL:
             return complete(trainer, run_dir, listener)
         check_memory(trainer, device.memory_budget(device.prepare()))
         with words_for_the_disk(run_dir):
-            set_aside_newer(run_dir, checkpoint, listener)
+            set_aside_newer(run_dir, checkpoint, trainer.state.step, listener)
             write_config(run_dir, config)
-            log = RunLog(run_dir, config.log_jsonl, trainer.state.log_positions)
+            log = RunLog(run_dir, config.log_jsonl, log_positions(run_dir, trainer, listener))
         saver = Saver(run_dir, config.keep_checkpoints, log, listener, saved_step=trainer.state.step)
         try:
-            with Interruption() as interruption:
+            with Interruption(trainer.heard) as interruption:
                 return trainer.run(log, saver, interruption)
         finally:
             log.close()
@@ -65,6 +75,8 @@ def resume(path: Path, overrides: Sequence[str] = (), listener: events.Listener 
 
 def locate(path: Path) -> tuple[Path, Path | None]:
     """The run's folder, and the checkpoint if one was named. Raises CheckpointError for neither."""
+    if path.name in ("", ".", ".."):
+        path = path.resolve()
     if path.is_dir():
         is_checkpoint = (path / MANIFEST).exists() or step_of(path) is not None or path.name == FINAL
         if is_checkpoint:
@@ -97,7 +109,7 @@ def choose(run_dir: Path, named: Path | None, listener: events.Listener) -> Path
         if problem is None:
             return named
         tell(named, problem)
-        limit = step_of(named)
+        limit = step_of(named) or step_in_manifest(named)[0]
     else:
         limit = None
     chosen = newest_intact(run_dir, tell, limit)
@@ -110,6 +122,21 @@ def choose(run_dir: Path, named: Path | None, listener: events.Listener) -> Path
     raise CheckpointError(f"Checkpoint not found: no intact one in {run_dir}", existing(run_dir))
 
 
+def own_config(run_dir: Path, overrides: Sequence[str], listener: events.Listener) -> Config | None:
+    """The configuration in the run's folder with the changes asked for; None: it is missing or damaged."""
+    file = run_dir / CONFIG_FILE
+    if not file.exists():
+        return None
+    try:
+        load_config(str(file))
+    except ConfigError as error:
+        listener(
+            events.Notice(f"{file} is damaged ({error.message.splitlines()[0]}): the checkpoint's is taken")
+        )
+        return None
+    return resumed_config(file, run_dir, overrides)
+
+
 def resumed_config(file: Path, run_dir: Path, overrides: Sequence[str]) -> Config:
     """A run's configuration with the changes asked for, in the folder that the run is in now."""
     config = load_config(str(file), overrides).config
@@ -117,6 +144,36 @@ def resumed_config(file: Path, run_dir: Path, overrides: Sequence[str]) -> Confi
     if config.run_dir.resolve() == run_dir.resolve():
         return config
     return config.model_copy(update={"output_dir": str(run_dir.parent), "run_name": run_dir.name})
+
+
+def in_folder(config: Config, other: Config) -> Config:
+    """A configuration in the folder of another, which a copied checkpoint's is not."""
+    return config.model_copy(update={"output_dir": other.output_dir, "run_name": other.run_name})
+
+
+def refuse_shorter(trainer: Trainer) -> None:
+    """Raise ConfigError where the run is to end before where it is."""
+    step, total = trainer.state.step, trainer.total_steps
+    if step > total:
+        raise ConfigError(
+            f"the run has made {step} steps already, and is to end after {total}",
+            f"`--set max_steps={2 * step}`, or go on from an earlier checkpoint",
+        )
+
+
+def log_positions(run_dir: Path, trainer: Trainer, listener: events.Listener) -> dict[str, int]:
+    """Where to cut the logs: where the checkpoint was, or at their beginning where the run begins again."""
+    if trainer.state.step == 0:
+        return {METRICS: 0, COMPLETIONS: 0}
+    for name, position in trainer.state.log_positions.items():
+        path = run_dir / name
+        if path.exists() and path.stat().st_size < position:
+            listener(
+                events.Notice(
+                    f"{path} lacks lines of steps before {trainer.state.step}: it was cut or replaced"
+                )
+            )
+    return trainer.state.log_positions
 
 
 def restored(config: Config, checkpoint: Path | None, listener: events.Listener) -> Trainer:
@@ -141,17 +198,22 @@ def restored(config: Config, checkpoint: Path | None, listener: events.Listener)
     return trainer
 
 
-def set_aside_newer(run_dir: Path, checkpoint: Path | None, listener: events.Listener) -> None:
-    """Rename checkpoints that come after the one the run goes on from, or are damaged."""
-    if checkpoint is not None and checkpoint.name == FINAL:
+def set_aside_newer(run_dir: Path, checkpoint: Path | None, step: int, listener: events.Listener) -> None:
+    """Rename the checkpoints of steps after the one the run goes on from; the logs are copied then."""
+    later = [
+        folder
+        for folder in checkpoints(run_dir)
+        if folder != checkpoint and (step_in_manifest(folder)[0] > step or folder.name == FINAL)
+    ]
+    for folder in later:
+        other = unused(folder.with_name(f"{folder.name}.aside"))
+        folder.rename(other)
+        listener(events.Notice(f"{folder.name} is kept as {other.name}: the run takes another way now"))
+    if not later and checkpoint is not None:
         return
-    limit = step_of(checkpoint) if checkpoint is not None else -1
-    for folder in checkpoints(run_dir):
-        step = step_of(folder)
-        if folder != checkpoint and (step is None or limit is None or step > limit):
-            other = unused(folder.with_name(f"{folder.name}.aside"))
-            folder.rename(other)
-            listener(events.Notice(f"{folder.name} is kept as {other.name}: the run takes another way now"))
+    for name in (METRICS, COMPLETIONS):
+        if (run_dir / name).exists() and (run_dir / name).stat().st_size:
+            shutil.copyfile(run_dir / name, unused(run_dir / f"{name}.aside"))
 
 
 def unused(path: Path) -> Path:

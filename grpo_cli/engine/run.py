@@ -50,7 +50,7 @@ def train(config: Config, listener: events.Listener = events.silent) -> Path:
         log = RunLog(folder, config.log_jsonl)
         saver = Saver(folder, config.keep_checkpoints, log, listener)
         try:
-            with Interruption() as interruption:
+            with Interruption(trainer.heard) as interruption:
                 return trainer.run(log, saver, interruption)
         finally:
             log.close()

@@ -8,13 +8,12 @@ from pathlib import Path
 from grpo_cli.config.render import dump_config
 from grpo_cli.config.schema import Config
 from grpo_cli.engine.checkpoint import sync
-from grpo_cli.engine.intact import FINAL, checkpoints
+from grpo_cli.engine.intact import checkpoints
 from grpo_cli.engine.lock import LOCK_FILE, RunLock
 from grpo_cli.engine.runlog import COMPLETIONS, METRICS
 from grpo_cli.errors import CheckpointError
 
 CONFIG_FILE = "config.toml"
-LEFTOVERS = (".tmp", ".old")  # what a killed process leaves of a checkpoint
 
 
 def refuse_existing_run(folder: Path) -> None:
@@ -73,14 +72,14 @@ def write_config(folder: Path, config: Config) -> None:
 
 def tidy(folder: Path) -> None:
     """Remove what a killed process left of a checkpoint; where a renaming was left half done, finish it."""
-    for path in folder.glob("*.old"):
-        name = folder / path.name.removesuffix(".old")
-        if not name.exists() and (name.name == FINAL or name.name.startswith("checkpoint-")):
+    for path in folder.glob(".*.grpo-old"):
+        name = folder / path.name.removeprefix(".").removesuffix(".grpo-old")
+        if name.exists():
+            shutil.rmtree(path)
+        else:
             path.rename(name)
-    for pattern in ("checkpoint-*", f"{FINAL}.*"):
-        for path in folder.glob(pattern):
-            if path.is_dir() and path.suffix in LEFTOVERS:
-                shutil.rmtree(path)
+    for path in folder.glob(".*.grpo-tmp"):
+        shutil.rmtree(path)
 
 
 def discard_empty_run(folder: Path) -> None:

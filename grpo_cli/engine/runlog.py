@@ -4,6 +4,7 @@ A checkpoint remembers how long each file was; a resumed run cuts them there, so
 step once. What a full disk refuses is kept and written with the next line.
 """
 
+import errno
 import json
 import os
 from collections.abc import Mapping
@@ -63,10 +64,8 @@ class RunLog:
     ) -> None:
         """`positions`: where to cut the files, of a checkpoint that the run goes on from."""
         names = (METRICS, COMPLETIONS) if enabled else ()
-        self._files = {
-            name: LogFile(folder / name, positions.get(name, 0) if positions is not None else None)
-            for name in names
-        }
+        self._earlier = dict(positions or {})  # of files that are not written now
+        self._files = {name: LogFile(folder / name, self._earlier.get(name)) for name in names}
 
     def metrics(self, line: dict[str, Any]) -> None:
         """One line of a step's or an evaluation's numbers."""
@@ -94,13 +93,14 @@ class RunLog:
 
     def positions(self) -> dict[str, int]:
         """How long each file is, with every line so far."""
-        return {name: file.position for name, file in self._files.items()}
+        return {**self._earlier, **{name: file.position for name, file in self._files.items()}}
 
     def sync(self) -> None:
-        """Have the disk hold every line, before a checkpoint refers to its place."""
+        """Have the disk hold every line, before a checkpoint refers to its place. OSError if it does not."""
         for file in self._files.values():
-            if file.flush():
-                os.fsync(file._file.fileno())
+            if not file.flush():
+                raise OSError(errno.ENOSPC, "lines of the log could not be written")
+            os.fsync(file._file.fileno())
 
     def close(self) -> None:
         """Close both files."""

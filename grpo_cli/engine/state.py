@@ -28,7 +28,7 @@ class RunState:
     random_state: list[int] = field(default_factory=list)  # MLX's two words
     evaluated: bool = False  # whether the evaluation that is due after this step was made
     evaluations: list[dict[str, Any]] = field(default_factory=list)  # every evaluation's line so far
-    skipped_updates: int = 0  # in a row, because something was not finite
+    faults: list[str] = field(default_factory=list)  # of the latest updates, which were skipped for them
     log_positions: dict[str, int] = field(default_factory=dict)  # bytes of each log file
     data: str = ""  # fingerprint of the training prompts
     started_in: str = ""  # the folder that relative names in the configuration are meant from
@@ -41,7 +41,12 @@ class RunState:
 
     def copy(self) -> "RunState":
         """The state as it is now, which later steps do not change."""
-        return replace(self, evaluations=list(self.evaluations), log_positions=dict(self.log_positions))
+        return replace(
+            self,
+            evaluations=list(self.evaluations),
+            log_positions=dict(self.log_positions),
+            faults=list(self.faults),
+        )
 
 
 def random_state() -> list[int]:

@@ -53,7 +53,6 @@ class Trainer(Stages):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.good: Snapshot | None = None  # after the last update that was made
-        self.faults: list[str] = []  # of the updates since then
         self.batches: list[Microbatch] = []  # of `groups`
         self.told: set[str] = set()  # anomalies that a notice was given of
 
@@ -70,15 +69,17 @@ class Trainer(Stages):
             self.begin(log, saver)
             for step in range(self.state.step + 1, self.total_steps + 1):
                 self.make_step(step, log, saver)
-                if interruption.requested and step < self.total_steps:
+                is_last = step == self.total_steps
+                if is_last or not interruption.requested:
+                    self.evaluate_if_due(log)
+                if interruption.requested and not is_last:
                     raise self.interrupted(saver)
-                self.evaluate_if_due(log)
                 if self.is_due(step, self.config.save_steps, last=False):
-                    saver.save(self.snapshot())
-            final = saver.save_final(self.snapshot())
+                    saver.save(self.sound_snapshot())
+            final = saver.save_final(self.sound_snapshot())
         except CheckpointError:  # the disk refuses: another try would fail, too
             raise
-        except (GrpoError, RuntimeError, OSError):  # RuntimeError: mlx's
+        except (GrpoError, RuntimeError, OSError, MemoryError):  # RuntimeError: mlx's
             self.rescue(saver)
             raise
         self.finish(saver.folder, final, time.perf_counter() - started)
@@ -115,18 +116,17 @@ class Trainer(Stages):
 
     def advance(self, step: int, line: dict[str, Any], log: RunLog, saver: Saver) -> None:
         """Move the run's state past a step. Raises TrainingError after three updates that were none."""
-        self.faults = [*self.faults, line["skipped"]] if "skipped" in line else []
-        self.state.skipped_updates = len(self.faults)
+        self.state.faults = [*self.state.faults, line["skipped"]] if "skipped" in line else []
         self.state.step, self.state.prompts_used = step, self.prompts_used(step)
         self.state.random_state, self.state.evaluated = random_state(), False
         self.state.log_positions = log.positions()
-        if self.state.skipped_updates == 0:
+        if not self.state.faults:
             self.good = self.snapshot()
-        elif self.state.skipped_updates == MOST_SKIPPED:
+        elif len(self.state.faults) >= MOST_SKIPPED:
             raise TrainingError(
                 f"NaN gradient encountered in {MOST_SKIPPED} updates in a row, at steps "
                 f"{step - MOST_SKIPPED + 1} to {step}: NaN or infinite "
-                f"{', then '.join(dict.fromkeys(self.faults))}",
+                f"{', then '.join(dict.fromkeys(self.state.faults))}",
                 CURES.format(run=saver.folder),
             )
 
@@ -137,17 +137,40 @@ class Trainer(Stages):
         groups = self.groups if unfinished else []
         return Snapshot(self.policy, self.optimizer, self.config, self.state.copy(), groups)
 
+    def sound_snapshot(self) -> Snapshot:
+        """The run as it stands; TrainingError where a weight is NaN: it would push out sound checkpoints."""
+        name = first_broken(flat(self.policy.model.parameters()))
+        if name is not None:
+            raise TrainingError(
+                f"NaN gradient encountered: after step {self.state.step} the weight {name} "
+                "is NaN or infinite",
+                "it is not saved; go on from the checkpoint before with a lower rate: `grpo resume RUN --set "
+                "learning_rate=1e-6`, or with `--set max_grad_norm=0.1`",
+            )
+        return self.snapshot()
+
     def rescue(self, saver: Saver) -> None:
-        """Save the state after the last update that was made, unless it is saved or its weights are NaN."""
-        if self.good is None or self.good.state.step <= max(saver.saved_step, 0):
+        """Save the state after the last update that was made, unless it is saved or no whole one is left."""
+        if (
+            self.good is None
+            or self.good.state.step <= max(saver.saved_step, 0)
+            or not self.optimizer.is_whole
+        ):
             return
         if first_broken(flat(self.policy.model.parameters())) is None:
             saver.save(self.good)
 
+    def heard(self) -> None:
+        """Tell that an interruption was heard, and what comes of it."""
+        step = self.state.step + 1
+        self.listener(
+            events.Notice(f"step {step} is finished and saved, then the run ends; once more ends it at once")
+        )
+
     def interrupted(self, saver: Saver) -> KeyboardInterrupt:
         """Save the step and tell how to go on after an interruption."""
         step = self.state.step
-        saved = saver.save(self.snapshot())
+        saved = saver.save(self.sound_snapshot())
         where = f"saved in {saver.folder / f'checkpoint-{step}'}" if saved else "NOT saved"
         self.listener(
             events.Notice(

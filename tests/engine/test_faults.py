@@ -139,7 +139,7 @@ def test_one_nan_gradient_skips_its_update_and_training_goes_on(
         (config.run_dir / f"checkpoint-{step}/model.safetensors").read_bytes() for step in (1, 2, 3)
     )
     assert first == second != third
-    assert read_state(config.run_dir / "checkpoint-2")[0].skipped_updates == 1
+    assert read_state(config.run_dir / "checkpoint-2")[0].faults == ["gradient of lm_head.weight"]
 
 
 def test_three_in_a_row_stop_the_run_with_the_last_good_state(
@@ -191,6 +191,20 @@ def test_a_nan_weight_is_told_as_one_and_is_not_saved(
     assert error.value.message.startswith("The policy's logits are NaN or infinite after 0 tokens")
     assert error.value.message.endswith("; NaN in the weight lm_head.weight")
     assert sorted(path.name for path in config.run_dir.glob("checkpoint-*")) == ["checkpoint-2"]
+
+
+def test_weights_that_an_update_made_infinite_are_not_saved(tmp_path: Path) -> None:
+    """Sound checkpoints are not pushed out by a broken one."""
+    settings = {"optimizer": "sgd", "learning_rate": 100.0, "weight_decay": 100.0, "warmup_ratio": 0.0}
+    config = small(
+        tmp_path, **{**SHORT, **settings, "lr_scheduler_type": "constant", "save_steps": 1, "max_steps": 30}
+    )
+    with pytest.raises(TrainingError) as error:
+        run.train(config)
+    assert "NaN" in error.value.message
+    for folder in config.run_dir.glob("checkpoint-*"):
+        loaded: Any = mx.load(str(folder / "model.safetensors"))
+        assert first_broken(loaded) is None
 
 
 def test_a_nan_reward_is_told_as_one_and_what_was_done_is_saved(tmp_path: Path) -> None:

@@ -110,6 +110,11 @@ def test_interrupted_and_resumed_is_uninterrupted(variant: str, tmp_path: Path) 
 @pytest.fixture
 def done(tmp_path: Path) -> Config:
     """A finished run of four steps with a checkpoint at each."""
+    return finished(tmp_path)
+
+
+def finished(tmp_path: Path) -> Config:
+    """A run of four steps with a checkpoint at each."""
     config = small(tmp_path, **{**SHORT, "max_steps": 4, "save_steps": 1, "keep_checkpoints": 4})
     run.train(config)
     return config
@@ -313,12 +318,14 @@ def test_other_training_data_is_refused(tmp_path: Path) -> None:
 
 
 def test_what_a_killed_process_leaves_is_removed(done: Config) -> None:
-    (done.run_dir / "checkpoint-5.tmp").mkdir()
-    (done.run_dir / "checkpoint-4").rename(done.run_dir / "checkpoint-4.old")  # killed between two renames
+    (done.run_dir / ".checkpoint-5.grpo-tmp").mkdir()
+    (done.run_dir / "checkpoint-4").rename(
+        done.run_dir / ".checkpoint-4.grpo-old"
+    )  # killed between two renames
     shutil.rmtree(done.run_dir / "final")
     said, _ = notices(done.run_dir)
     assert said[0] == f"going on from {done.run_dir / 'checkpoint-4'}"
-    assert not list(done.run_dir.glob("*.tmp")) + list(done.run_dir.glob("*.old"))
+    assert not list(done.run_dir.glob(".*.grpo-tmp")) + list(done.run_dir.glob(".*.grpo-old"))
 
 
 def test_the_tokenizer_outlives_the_checkpoint_it_was_loaded_from(done: Config) -> None:
@@ -341,5 +348,8 @@ def test_an_interruption_is_told_with_the_command_that_goes_on(tmp_path: Path) -
         run.train(config, listen)
     folder = config.run_dir
     saved = folder / "checkpoint-2"
-    assert seen == [f"interrupted after step 2, which is saved in {saved}; `grpo resume {folder}` goes on"]
+    assert seen[0] == "step 2 is finished and saved, then the run ends; once more ends it at once"
+    assert seen[1:] == [
+        f"interrupted after step 2, which is saved in {saved}; `grpo resume {folder}` goes on"
+    ]
     assert dump_config(config) == (folder / "config.toml").read_text()
