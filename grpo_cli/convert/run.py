@@ -29,6 +29,7 @@ from grpo_cli.models.nanochat_tokenizer import NanochatTokenizer
 from grpo_cli.models.tree import count_parameters, read_json
 
 MODEL_FILES = ("model*.safetensors", "model.safetensors.index.json", "*config.json", "nanochat_v2.py")
+TOKENIZERS = ("tokenizer.json", "tokenizer.model", "tokenizer.pkl", "vocab.json", "vocab.txt", "*.tiktoken")
 
 
 def convert(
@@ -135,9 +136,6 @@ def _refuse_options(source: Source, config: dict[str, Any], options: Options) ->
             f"{source.name} is quantised already",
             "quantise the model that it was made from, or leave `--quantize` out",
         )
-
-
-TOKENIZERS = ("tokenizer.json", "tokenizer.model", "tokenizer.pkl", "vocab.json", "vocab.txt", "*.tiktoken")
 
 
 def _check_folder(folder: Path, config: dict[str, Any], output: Path, options: Options) -> None:

@@ -8,6 +8,7 @@ without a manifest that fits is not a checkpoint.
 
 import hashlib
 import json
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -119,8 +120,14 @@ def _read_manifest(folder: Path) -> dict[str, Any] | str:
 
 
 def step_in_manifest(folder: Path) -> tuple[int, bool]:
-    """The step that a checkpoint is of, `final` after a numbered one of the same step."""
+    """The step that a checkpoint is of, `final` after a numbered one of the same step.
+
+    Without a readable manifest it is that of the name: `final` is the last, and another name -1.
+    """
     manifest = _read_manifest(folder)
     step = manifest.get("step") if isinstance(manifest, dict) else None
-    named = step_of(folder)
-    return (step if isinstance(step, int) else named if named is not None else -1), named is None
+    is_final = folder.name == FINAL
+    if not isinstance(step, int):
+        named = step_of(folder)
+        step = sys.maxsize if is_final else -1 if named is None else named
+    return step, is_final

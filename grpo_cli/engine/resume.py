@@ -52,9 +52,8 @@ def resume(path: Path, overrides: Sequence[str] = (), listener: events.Listener 
         own = own_config(run_dir, overrides, listener)
         checkpoint = choose(run_dir, named, listener)
         config = own or resumed_config((checkpoint or run_dir) / CONFIG_FILE, run_dir, overrides)
-        if (
-            checkpoint is not None
-        ):  # the folder's file may have been edited, or the checkpoint be another run's
+        if checkpoint is not None:
+            # The folder's file may have been edited, or the checkpoint be another run's.
             check_changes(in_folder(load_config(str(checkpoint / CONFIG_FILE)).config, config), config)
         trainer = restored(config, checkpoint, listener)
         refuse_shorter(trainer)
@@ -104,14 +103,16 @@ def choose(run_dir: Path, named: Path | None, listener: events.Listener) -> Path
     def tell(folder: Path, problem: str) -> None:
         listener(events.Notice(f"{folder} is damaged ({problem}) and is left out"))
 
+    limit = None
     if named is not None:
         problem = damage(named)
         if problem is None:
             return named
+        if named.name == FINAL:  # the last one: any other is older, or as old
+            return choose(run_dir, None, listener)
         tell(named, problem)
-        limit = step_of(named) or step_in_manifest(named)[0]
-    else:
-        limit = None
+        step = step_in_manifest(named)[0]  # that of its name where its manifest is damaged
+        limit = step if step >= 0 else None
     chosen = newest_intact(run_dir, tell, limit)
     if chosen is not None:
         listener(events.Notice(f"going on from {chosen}"))

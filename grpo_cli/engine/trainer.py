@@ -75,8 +75,8 @@ class Trainer(Stages):
                 if interruption.requested and not is_last:
                     raise self.interrupted(saver)
                 if self.is_due(step, self.config.save_steps, last=False):
-                    saver.save(self.sound_snapshot())
-            final = saver.save_final(self.sound_snapshot())
+                    saver.save(self.sound_snapshot(saver.folder))
+            final = saver.save_final(self.sound_snapshot(saver.folder))
         except CheckpointError:  # the disk refuses: another try would fail, too
             raise
         except (GrpoError, RuntimeError, OSError, MemoryError):  # RuntimeError: mlx's
@@ -137,15 +137,15 @@ class Trainer(Stages):
         groups = self.groups if unfinished else []
         return Snapshot(self.policy, self.optimizer, self.config, self.state.copy(), groups)
 
-    def sound_snapshot(self) -> Snapshot:
+    def sound_snapshot(self, folder: Path) -> Snapshot:
         """The run as it stands; TrainingError where a weight is NaN: it would push out sound checkpoints."""
         name = first_broken(flat(self.policy.model.parameters()))
         if name is not None:
             raise TrainingError(
                 f"NaN gradient encountered: after step {self.state.step} the weight {name} "
                 "is NaN or infinite",
-                "it is not saved; go on from the checkpoint before with a lower rate: `grpo resume RUN --set "
-                "learning_rate=1e-6`, or with `--set max_grad_norm=0.1`",
+                "it is not saved; go on from the checkpoint before it with a lower rate: "
+                f"`grpo resume {folder} --set learning_rate=1e-6`, or with `--set max_grad_norm=0.1`",
             )
         return self.snapshot()
 
@@ -170,7 +170,7 @@ class Trainer(Stages):
     def interrupted(self, saver: Saver) -> KeyboardInterrupt:
         """Save the step and tell how to go on after an interruption."""
         step = self.state.step
-        saved = saver.save(self.sound_snapshot())
+        saved = saver.save(self.sound_snapshot(saver.folder))
         where = f"saved in {saver.folder / f'checkpoint-{step}'}" if saved else "NOT saved"
         self.listener(
             events.Notice(

@@ -108,3 +108,14 @@ def test_an_update_that_failed_half_way_is_not_saved(tmp_path: Path, monkeypatch
     with pytest.raises(RuntimeError, match="out of memory"):
         run.train(config)
     assert not list(config.run_dir.glob("checkpoint-*"))
+
+
+@pytest.mark.parametrize("file", ["manifest.json", "model.safetensors"])
+def test_a_damaged_final_by_name_falls_back_to_the_checkpoint_of_the_same_step(
+    done: Config, file: str
+) -> None:
+    (done.run_dir / "final" / file).unlink()
+    said, final = notices(done.run_dir / "final")
+    assert f"{file} is missing" in said[0]
+    assert said[1] == f"going on from {(done.run_dir / 'checkpoint-4').absolute()}"
+    assert read_state(final)[0].step == 4
