@@ -11,6 +11,7 @@ import typer
 
 from grpo_cli.cli.config import config_app
 from grpo_cli.cli.convert import convert
+from grpo_cli.cli.doctor import doctor
 from grpo_cli.cli.errors import INTERRUPTED, GrpoGroup
 from grpo_cli.cli.eval import evaluate
 from grpo_cli.cli.examples import examples
@@ -89,6 +90,13 @@ app.command(
         "grpo generate --model outputs/prod/final --chat",
     ),
 )(generate)
+app.command(
+    "doctor",
+    epilog=examples(
+        "grpo doctor --config prod",
+        "grpo doctor --run outputs/prod --report bug.md",
+    ),
+)(doctor)
 app.add_typer(config_app, name="config")
 
 

@@ -1,0 +1,147 @@
+"""`grpo doctor`: every trouble of the guide looked for, on this machine and in what is named."""
+
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from grpo_cli.cli.terminal import stdout_console
+from grpo_cli.errors import ConfigError, GrpoError
+
+if TYPE_CHECKING:
+    from grpo_cli.doctor.case import Case
+    from grpo_cli.doctor.findings import Finding
+
+
+def doctor(
+    config: Annotated[
+        str | None, typer.Option("--config", metavar="FILE|NAME", help="Examine this configuration too.")
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option("--model", metavar="DIR", help="Examine this model and its tokenizer.")
+    ] = None,
+    checkpoint: Annotated[
+        Path | None, typer.Option("--checkpoint", metavar="DIR", help="Examine this checkpoint.")
+    ] = None,
+    run: Annotated[
+        Path | None, typer.Option("--run", metavar="DIR", help="Examine this run: its log and checkpoints.")
+    ] = None,
+    only: Annotated[
+        list[str] | None,
+        typer.Option("--only", metavar="NAME", help="Only this check or subject; may be repeated."),
+    ] = None,
+    list_: Annotated[bool, typer.Option("--list", help="List the checks.")] = False,
+    explain: Annotated[
+        str | None, typer.Option("--explain", metavar="NAME", help="Explain a trouble and its cures.")
+    ] = None,
+    report: Annotated[
+        Path | None,
+        typer.Option("--report", metavar="FILE", help="Write a bug report in Markdown, without secrets."),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+) -> None:
+    """Look for every known trouble; exit code 1 for what is broken (✗), 0 for what is only in the way (!)."""
+    if list_:
+        show_list(as_json)
+        return
+    if explain:
+        show_chapter(explain, as_json)
+        return
+    from grpo_cli.cli.diagnosis import show_findings
+
+    case = examined_case(config, model, checkpoint, run, only or [])
+    findings = look(case, only or [], quiet=as_json)
+    if report:
+        write_report(report, case, findings)
+    if as_json:
+        typer.echo(json.dumps(as_document(findings), indent=2))
+    else:
+        show_findings(findings)
+    if any(finding.severity == "error" for finding in findings):
+        raise typer.Exit(GrpoError.exit_code)
+
+
+def examined_case(
+    config: str | None, model: str | None, checkpoint: Path | None, run: Path | None, only: list[str]
+) -> "Case":
+    """What is to be examined. Raises CheckpointError for a folder that is not there."""
+    from grpo_cli.doctor.case import Case
+    from grpo_cli.errors import CheckpointError
+
+    for folder in (checkpoint, run):
+        if folder is not None and not folder.is_dir():
+            raise CheckpointError(
+                f"Checkpoint not found: {folder}",
+                "name the folder of a run or of one of its checkpoints",
+                "checkpoint-not-found",
+            )
+    name = config or os.environ.get("MLX_GRPO_CONFIG") or None
+    return Case(config_name=name, model=model, checkpoint=checkpoint, run=run, asked=frozenset(only))
+
+
+def look(case: "Case", only: list[str], quiet: bool) -> "list[Finding]":
+    """Run the checks, telling a terminal which one is at work."""
+    from grpo_cli.cli.diagnosis import looking
+    from grpo_cli.doctor.run import chosen, diagnose
+
+    checks = chosen(case, only)
+    with looking(len(checks), quiet) as on_check:
+        return list(diagnose(case, checks, on_check))
+
+
+def as_document(findings: "list[Finding]") -> dict[str, object]:
+    """The findings for `--json`: `healthy` is false where one is an error."""
+    counts = dict.fromkeys(("ok", "warning", "error", "skipped"), 0)
+    for finding in findings:
+        counts[finding.severity] += 1
+    return {
+        "healthy": counts["error"] == 0,
+        "counts": counts,
+        "findings": [finding.as_row() for finding in findings],
+    }
+
+
+def show_list(as_json: bool) -> None:
+    """Every check with what it looks at, by subject."""
+    from grpo_cli.cli.diagnosis import list_of_checks
+    from grpo_cli.doctor.checks import CHECKS
+
+    if as_json:
+        rows = [
+            {"name": c.name, "subject": c.subject, "summary": c.summary, "needs": c.needs} for c in CHECKS
+        ]
+        typer.echo(json.dumps({"checks": rows}, indent=2))
+    else:
+        stdout_console().print(list_of_checks(CHECKS))
+
+
+def show_chapter(name: str, as_json: bool) -> None:
+    """The guide's chapter of a trouble. Raises ConfigError for a name that has none."""
+    from dataclasses import asdict
+
+    from grpo_cli.cli.diagnosis import page
+    from grpo_cli.doctor.guide import chapters, nearest
+
+    guide = chapters()
+    if name not in guide:
+        near = nearest(name, list(guide))
+        start = f"did you mean {' or '.join(f'`{one}`' for one in near)}? " if near else ""
+        raise ConfigError(f"No chapter: {name}", f"{start}the chapters are {', '.join(guide)}", "questions")
+    if as_json:
+        typer.echo(json.dumps(asdict(guide[name]), indent=2))
+    else:
+        stdout_console().print(page(guide[name]))
+
+
+def write_report(file: Path, case: "Case", findings: "list[Finding]") -> None:
+    """Write the bug report. Raises ConfigError where the file cannot be written."""
+    from grpo_cli.doctor.report import bug_report
+
+    try:
+        file.write_text(bug_report(case, findings), encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(
+            f"Cannot write the report: {file}: {error.strerror}", "name another file", "bug-report"
+        ) from error

@@ -1,0 +1,140 @@
+"""What is examined: the machine, and the configuration, model, checkpoint or run that was named.
+
+What several checks look at is gathered once, when the first of them asks.
+"""
+
+import json
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from grpo_cli.doctor.machine import Machine
+
+if TYPE_CHECKING:
+    from grpo_cli.config.load import Inspection
+    from grpo_cli.config.schema import Config
+    from grpo_cli.models.load import Policy
+
+
+@dataclass
+class Case:
+    """One examination. `Path`s are what the person named; None: not asked for."""
+
+    machine: Machine = field(default_factory=Machine)
+    config_name: str | None = None  # --config, or $MLX_GRPO_CONFIG
+    overrides: tuple[str, ...] = ()
+    model: str | None = None  # --model: a folder, a repository or `tiny`
+    checkpoint: Path | None = None  # --checkpoint
+    run: Path | None = None  # --run
+    asked: frozenset[str] = frozenset()  # the checks that `--only` names
+
+    @cached_property
+    def probe(self) -> dict[str, Any]:
+        """What MLX does here; the keys are in probe.py. `failed` is there where something does not."""
+        return self.machine.probe()
+
+    @property
+    def mlx_works(self) -> bool:
+        """Whether models can be loaded in this process."""
+        return "failed" not in self.probe and bool(self.probe.get("product_right"))
+
+    @cached_property
+    def inspection(self) -> "Inspection | None":
+        """What `grpo config validate` says of the configuration, or of the run's own."""
+        from grpo_cli.config.load import inspect_config
+
+        name = self.config_name
+        if name is None and self.run is not None and (self.run / "config.toml").is_file():
+            name = str(self.run / "config.toml")
+        return inspect_config(name, self.overrides) if name else None
+
+    @property
+    def config(self) -> "Config | None":
+        """The configuration, where there is one and it is valid."""
+        loaded = self.inspection.loaded if self.inspection else None
+        return loaded.config if loaded else None
+
+    @cached_property
+    def model_folder(self) -> Path | None:
+        """The local folder of the model to examine: the one named, the checkpoint's or the configuration's.
+
+        None where none is named, or it is not on this machine; nothing is downloaded.
+        """
+        if self.model or self.checkpoint:
+            return local_model(self.model or str(self.checkpoint), self.machine)
+        return local_model(self.config.model_name, self.machine) if self.config else None
+
+    @cached_property
+    def policy(self) -> "Policy":
+        """The model, loaded as a training loads it. Raises ModelError where it cannot be."""
+        from grpo_cli import device
+        from grpo_cli.models.load import load_policy
+
+        device.prepare()
+        return load_policy(str(self.model_folder))
+
+    @cached_property
+    def checkpoints(self) -> list[Path]:
+        """The checkpoints to examine: the one named, or all of the run."""
+        from grpo_cli.engine.intact import checkpoints
+
+        if self.checkpoint is not None:
+            return [self.checkpoint]
+        return checkpoints(self.run) if self.run else []
+
+    @cached_property
+    def log(self) -> list[dict[str, Any]]:
+        """The run's log, its lines in order; a last line that was cut off is left out."""
+        path = self.run / "training_log.jsonl" if self.run else None
+        return read_lines(path) if path and path.is_file() else []
+
+    @property
+    def steps(self) -> list[dict[str, Any]]:
+        """The log's lines of steps."""
+        return [line for line in self.log if "loss" in line]
+
+    @property
+    def evaluations(self) -> list[dict[str, Any]]:
+        """The log's lines of evaluations."""
+        return [line for line in self.log if "eval_accuracy" in line]
+
+    @cached_property
+    def completions(self) -> list[dict[str, Any]]:
+        """The completions that the run logged."""
+        path = self.run / "completions.jsonl" if self.run else None
+        return read_lines(path) if path and path.is_file() else []
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """The JSON objects of a file, one a line; a line that is none is left out."""
+    lines = []
+    for text in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            line = json.loads(text)
+        except ValueError:
+            continue
+        if isinstance(line, dict):
+            lines.append(line)
+    return lines
+
+
+def local_model(name: str, machine: Machine) -> Path | None:
+    """The folder of a model that is on this machine: given as such, `tiny`, or in the hub's cache."""
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        return folder
+    if name == "tiny":
+        return Path(__file__).parents[1] / "models" / "tiny"
+    snapshots = hub_cache(machine) / f"models--{name.replace('/', '--')}" / "snapshots"
+    found = sorted(snapshots.glob("*/config.json"), key=lambda path: path.stat().st_mtime)
+    return found[-1].parent if found else None
+
+
+def hub_cache(machine: Machine) -> Path:
+    """The folder that the hub's library downloads to, as its environment variables say."""
+    environment = machine.environment
+    home = environment.get("HF_HOME") or str(
+        Path(environment.get("XDG_CACHE_HOME") or "~/.cache") / "huggingface"
+    )
+    return Path(environment.get("HF_HUB_CACHE") or str(Path(home) / "hub")).expanduser()

@@ -1,0 +1,5 @@
+"""Chapters of the guide: questions."""
+
+from grpo_cli.doctor.guide import Chapter
+
+CHAPTERS: tuple[Chapter, ...] = ()

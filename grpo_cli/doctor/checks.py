@@ -1,0 +1,99 @@
+"""The one tuple of checks. To add one: write its function in its subject's file, and its line here.
+
+A check is a function of the case that yields findings; the first line of its docstring is what
+`--list` says of it.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from grpo_cli.doctor import (
+    checkpoint,
+    configuration,
+    disk,
+    environment,
+    hub,
+    memory,
+    model,
+    speed,
+    tokenizer,
+    training,
+)
+from grpo_cli.doctor.case import Case
+from grpo_cli.doctor.findings import Finding
+
+Need = Literal["", "config", "model", "checkpoint", "run"]
+
+
+@dataclass(frozen=True)
+class Check:
+    """A named check. `needs`: what must have been named; `on_mlx`: it runs models; `on_request`: slow."""
+
+    name: str
+    subject: str
+    look: Callable[[Case], Iterator[Finding]]
+    needs: Need = ""
+    on_mlx: bool = False
+    on_request: bool = False  # only where `--only` names it
+
+    @property
+    def summary(self) -> str:
+        """What it looks at, in a line."""
+        return (self.look.__doc__ or "").partition("\n")[0].rstrip(".")
+
+
+CHECKS: tuple[Check, ...] = (
+    Check("python", "environment", environment.python),
+    Check("system", "environment", environment.system),
+    Check("mlx", "environment", environment.mlx_version),
+    Check("two-backends", "environment", environment.two_backends),
+    Check("mlx-backend", "environment", environment.mlx_backend),
+    Check("mlx-lm", "environment", environment.mlx_lm_version),
+    Check("nanochat-import", "environment", environment.nanochat_import),
+    Check("packages", "environment", environment.packages),
+    Check("compiler", "environment", environment.compiler),
+    Check("memory", "memory", memory.memory),
+    Check("swap", "memory", memory.swap),
+    Check("wired-limit", "memory", memory.wired_limit),
+    Check("models-that-fit", "memory", memory.models_that_fit),
+    Check("matrix-product", "speed", speed.matrix_product),
+    Check("memory-bandwidth", "speed", speed.memory_bandwidth),
+    Check("power", "speed", speed.power),
+    Check("disk-space", "disk", disk.disk_space),
+    Check("output-folder", "disk", disk.output_folder),
+    Check("hub-cache", "disk", disk.hub_cache_size),
+    Check("leftovers", "disk", disk.leftovers),
+    Check("hub", "hub", hub.reachable),
+    Check("hub-token", "hub", hub.token),
+    Check("tokenizer", "tokenizer", tokenizer.loads, needs="model", on_mlx=True),
+    Check("vocabulary", "tokenizer", tokenizer.vocabulary, needs="model", on_mlx=True),
+    Check("round-trip", "tokenizer", tokenizer.round_trip, needs="model", on_mlx=True),
+    Check("special-tokens", "tokenizer", tokenizer.special_tokens, needs="model", on_mlx=True),
+    Check("end-tokens", "tokenizer", tokenizer.end_tokens, needs="model", on_mlx=True),
+    Check("chat-template", "tokenizer", tokenizer.chat_template, needs="model", on_mlx=True),
+    Check("model-files", "model", model.files, needs="model"),
+    Check("model-weights", "model", model.weights, needs="model", on_mlx=True),
+    Check("model-values", "model", model.values, needs="model", on_mlx=True),
+    Check("garbled-output", "model", model.garbled_output, needs="model", on_mlx=True),
+    Check("quantisation", "model", model.quantisation, needs="model", on_mlx=True, on_request=True),
+    Check("checkpoint-files", "checkpoint", checkpoint.files, needs="checkpoint"),
+    Check("optimizer-state", "checkpoint", checkpoint.optimizer_state, needs="checkpoint"),
+    Check("resumable", "checkpoint", checkpoint.resumable, needs="checkpoint"),
+    Check("rewards-zero", "run", training.rewards_zero, needs="run"),
+    Check("nothing-to-learn", "run", training.nothing_to_learn, needs="run"),
+    Check("identical-completions", "run", training.identical_completions, needs="run"),
+    Check("reward-high", "run", training.reward_high, needs="run"),
+    Check("grad-norm-high", "run", training.grad_norm_high, needs="run"),
+    Check("nan-gradient", "run", training.nan_gradient, needs="run"),
+    Check("kl-high", "run", training.kl_high, needs="run"),
+    Check("collapse", "run", training.collapse, needs="run"),
+    Check("length-collapse", "run", training.length_collapse, needs="run"),
+    Check("truncation", "run", training.truncation, needs="run"),
+    Check("repetition", "run", training.repetition, needs="run"),
+    Check("accuracy-flat", "run", training.accuracy_flat, needs="run"),
+    Check("time-split", "run", training.time_split, needs="run"),
+    Check("configuration", "configuration", configuration.validity, needs="config"),
+    Check("memory-needed", "configuration", configuration.memory_needed, needs="config"),
+    Check("duration", "configuration", configuration.duration, needs="config", on_mlx=True),
+)

@@ -1,0 +1,60 @@
+"""What a check found, as data: the terminal, `--json` and the bug report show the same.
+
+    yield ok("Python 3.12.3", version="3.12.3")
+    yield warning("54 of 60 completions are cut off", "let them end", "max_new_tokens = 128", share=0.9)
+
+A check says what it saw and what cures it. Its name, its subject and why it matters are filled in by
+`run.py`, from the table of checks and the guide's chapter of that name.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+Severity = Literal["ok", "warning", "error", "skipped"]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that a check found. `skipped` says what kept a check from looking."""
+
+    severity: Severity
+    seen: str  # what was seen, with its numbers, in a line
+    cure: str = ""  # what to do about it, in words
+    commands: tuple[str, ...] = ()  # lines to type or to write into the configuration
+    numbers: dict[str, Any] = field(default_factory=dict)  # what was measured, for programs
+    name: str = ""  # the check's, and the chapter's that explains it
+    subject: str = ""
+    why: str = ""
+
+    def as_row(self) -> dict[str, Any]:
+        """The finding for `--json`."""
+        return {
+            "name": self.name,
+            "subject": self.subject,
+            "severity": self.severity,
+            "seen": self.seen,
+            "why": self.why,
+            "cure": self.cure,
+            "commands": list(self.commands),
+            "numbers": self.numbers,
+        }
+
+
+def ok(seen: str, **numbers: Any) -> Finding:
+    """All is as it should be."""
+    return Finding("ok", seen, numbers=numbers)
+
+
+def warning(seen: str, cure: str, *commands: str, **numbers: Any) -> Finding:
+    """Something that will cost time, memory or results, though a run is possible."""
+    return Finding("warning", seen, cure, commands, numbers)
+
+
+def error(seen: str, cure: str, *commands: str, **numbers: Any) -> Finding:
+    """Something that a run fails of, or that makes its result worthless."""
+    return Finding("error", seen, cure, commands, numbers)
+
+
+def skipped(reason: str) -> Finding:
+    """The check could not look, for a reason that is no trouble of its own."""
+    return Finding("skipped", reason)

@@ -1,0 +1,95 @@
+"""Go through the checks: what each found, in the table's order. A check that crashes is a finding.
+
+for finding in diagnose(Case(run=Path("outputs/prod"))):
+    print(finding.severity, finding.name, finding.seen)
+"""
+
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+
+from grpo_cli.doctor.case import Case
+from grpo_cli.doctor.checks import CHECKS, Check
+from grpo_cli.doctor.findings import Finding, error, skipped
+from grpo_cli.doctor.guide import chapters, nearest
+from grpo_cli.errors import ConfigError, GrpoError
+
+OPTIONS = {
+    "config": "--config FILE",
+    "model": "--model DIR",
+    "checkpoint": "--checkpoint DIR",
+    "run": "--run DIR",
+}
+
+
+def chosen(case: Case, only: Sequence[str] = (), checks: Sequence[Check] = CHECKS) -> list[Check]:
+    """The checks to run: those that apply to what was named, or those that `only` names.
+
+    `only` holds names of checks and of subjects. Raises ConfigError for one that is neither, and for a
+    check that needs something that was not named.
+    """
+    names = {check.name for check in checks} | {check.subject for check in checks}
+    for name in only:
+        if name not in names:
+            raise ConfigError(f"Unknown check: {name}", _near(name, sorted(names)))
+    wanted = [c for c in checks if (c.name in only or c.subject in only if only else not c.on_request)]
+    for check in wanted:
+        if check.name in only and not applies(check, case):
+            raise ConfigError(
+                f"The check {check.name} has nothing to look at",
+                f"name it: `grpo doctor --only {check.name} {OPTIONS[check.needs]}`",
+            )
+    return [
+        check for check in wanted if applies(check, case) and (check.name in only or not check.on_request)
+    ]
+
+
+def applies(check: Check, case: Case) -> bool:
+    """Whether what the check looks at was named."""
+    if check.needs == "config":
+        return case.inspection is not None
+    if check.needs == "model":
+        return case.model is not None or case.checkpoint is not None or case.model_folder is not None
+    if check.needs == "checkpoint":
+        return bool(case.checkpoints)
+    return case.run is not None if check.needs == "run" else True
+
+
+def diagnose(
+    case: Case,
+    checks: Sequence[Check],
+    on_check: Callable[[Check], None] = lambda _: None,
+) -> Iterator[Finding]:
+    """What the checks find, each finding complete with its name, its subject and why it matters."""
+    guide = chapters()
+    for check in checks:
+        on_check(check)
+        for finding in examined(check, case):
+            name = finding.name or check.name
+            why = finding.why or (guide[name].why if name in guide else "")
+            yield replace(finding, name=name, subject=check.subject, why=why)
+
+
+def examined(check: Check, case: Case) -> list[Finding]:
+    """What one check found; its own failure is a finding."""
+    try:
+        if check.on_mlx and not case.mlx_works:
+            return [skipped("MLX does not work here")]
+        return list(check.look(case))
+    except GrpoError as failure:
+        return [replace(error(failure.message, failure.hint), name=failure.trouble)]
+    except Exception as failure:  # the doctor ends for no check: its crash is what was found
+        place = traceback.extract_tb(failure.__traceback__)[-1]
+        return [
+            error(
+                f"the check itself failed: {type(failure).__name__}: {failure}",
+                "that is a bug of grpo: please report it with `grpo doctor --report FILE`",
+                where=f"{place.name}, line {place.lineno}",
+            )
+        ]
+
+
+def _near(name: str, names: list[str]) -> str:
+    near = nearest(name, names)
+    start = f"did you mean {' or '.join(f'`{one}`' for one in near)}? " if near else ""
+    return f"{start}`grpo doctor --list` shows them all"
