@@ -116,6 +116,7 @@ def choose_kind(requested: str, metal: bool, cuda: bool) -> Kind:
         f"Device not available: GRPO_DEVICE={requested}",
         f"set GRPO_DEVICE to {' or '.join(f'`{kind}`' for kind in present)}, or unset it"
         + ("; for a CUDA card install `grpo-cli[cuda13]`" if requested == "cuda" else ""),
+        trouble="mlx-backend",
     )
 
 

@@ -12,6 +12,8 @@ import tempfile
 _home = tempfile.mkdtemp(prefix="grpo-tests-")
 atexit.register(shutil.rmtree, _home, ignore_errors=True)
 os.environ.update(
+    HOME=_home,  # the last error of a command is kept in the user's folder
+    XDG_CONFIG_HOME=f"{_home}/config",
     HF_HOME=_home,
     HF_DATASETS_CACHE=f"{_home}/datasets",
     HF_HUB_OFFLINE="1",

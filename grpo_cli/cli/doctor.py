@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from grpo_cli.cli.terminal import stdout_console
-from grpo_cli.errors import ConfigError, GrpoError
+from grpo_cli.errors import CheckpointError, ConfigError, GrpoError, ModelError
 
 if TYPE_CHECKING:
     from grpo_cli.doctor.case import Case
@@ -66,9 +66,8 @@ def doctor(
 def examined_case(
     config: str | None, model: str | None, checkpoint: Path | None, run: Path | None, only: list[str]
 ) -> "Case":
-    """What is to be examined. Raises CheckpointError for a folder that is not there."""
+    """What is to be examined. Raises CheckpointError or ModelError for what is not there."""
     from grpo_cli.doctor.case import Case
-    from grpo_cli.errors import CheckpointError
 
     for folder in (checkpoint, run):
         if folder is not None and not folder.is_dir():
@@ -78,7 +77,14 @@ def examined_case(
                 "checkpoint-not-found",
             )
     name = config or os.environ.get("MLX_GRPO_CONFIG") or None
-    return Case(config_name=name, model=model, checkpoint=checkpoint, run=run, asked=frozenset(only))
+    case = Case(config_name=name, model=model, checkpoint=checkpoint, run=run, asked=frozenset(only))
+    if model and case.model_folder is None:
+        raise ModelError(
+            f"Model not found: {model} is not on this machine",
+            f"the doctor downloads nothing; `hf download {model}` does, where it is a repository",
+            "model-not-found",
+        )
+    return case
 
 
 def look(case: "Case", only: list[str], quiet: bool) -> "list[Finding]":
@@ -128,7 +134,7 @@ def show_chapter(name: str, as_json: bool) -> None:
     if name not in guide:
         near = nearest(name, list(guide))
         start = f"did you mean {' or '.join(f'`{one}`' for one in near)}? " if near else ""
-        raise ConfigError(f"No chapter: {name}", f"{start}the chapters are {', '.join(guide)}", "questions")
+        raise ConfigError(f"No chapter: {name}", f"{start}the chapters are {', '.join(guide)}", "doctor")
     if as_json:
         typer.echo(json.dumps(asdict(guide[name]), indent=2))
     else:

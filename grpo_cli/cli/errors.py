@@ -1,7 +1,8 @@
 """How failures look, and with which exit code they end.
 
-A GrpoError is its message, a blank line and its hint, on stderr and without a traceback. A part of
-MLX that cannot be imported is told in the same way. Anything else is a bug and keeps its traceback.
+A GrpoError is its message, a blank line, its hint and the chapter that goes on from there, on stderr and
+without a traceback. A part of MLX that cannot be imported is told in the same way. Anything else is a bug
+and keeps its traceback. What went wrong last is kept for `grpo doctor --report`.
 """
 
 import sys
@@ -12,6 +13,7 @@ from typer import Exit
 from typer.core import TyperGroup
 
 from grpo_cli.cli.terminal import say, stderr_console, visible_lines
+from grpo_cli.doctor.last_error import keep_last_error
 from grpo_cli.errors import GrpoError
 
 INTERRUPTED = 130
@@ -40,9 +42,11 @@ class GrpoGroup(TyperGroup):
         except KeyboardInterrupt:
             raise Exit(INTERRUPTED) from None
         except GrpoError as error:
+            keep_last_error(error)
             show_error(error)
             raise Exit(error.exit_code) from None
         except ImportError as error:
+            keep_last_error(error)
             known = broken_installation(error)
             if known is None:
                 raise
@@ -51,12 +55,15 @@ class GrpoGroup(TyperGroup):
 
 
 def show_error(error: GrpoError) -> None:
-    """Print the message as it is, a blank line and the hint, on stderr."""
+    """Print the message as it is, a blank line, the hint and where it is explained, on stderr."""
     text = Text(visible_lines(error.message))
+    text.append("\n")
     if error.hint:
-        text.append("\n\n")
-        text.append("hint:", style="bold cyan")
+        text.append("\nhint:", style="bold cyan")
         text.append(f" {visible_lines(error.hint)}")
+    if error.trouble:
+        text.append("\nmore:", style="bold cyan")
+        text.append(f" `grpo doctor --explain {error.trouble}`")
     say(stderr_console(), text)
 
 
@@ -65,8 +72,10 @@ def broken_installation(error: ImportError) -> GrpoError | None:
     package = (error.name or "").partition(".")[0]
     if "libmlx" in str(error) or (package == "mlx" and sys.platform == "linux"):
         hint = "MLX has no backend here: `pip install 'grpo-cli[cpu]'`, or `[cuda13]` with an NVIDIA card"
+        trouble = "mlx-backend"
     elif package in _REQUIREMENTS:
         hint = f"`{sys.executable} -m pip install --upgrade '{_REQUIREMENTS[package]}'`"
+        trouble = "mlx-lm" if package in ("mlx_lm", "safetensors", "transformers") else "packages"
     else:
         return None
-    return GrpoError(f"{type(error).__name__}: {error}", hint)
+    return GrpoError(f"{type(error).__name__}: {error}", hint, trouble)

@@ -136,5 +136,7 @@ def write_completions(path: Path, evaluations: "dict[str, Evaluation]") -> None:
                     file.write(json.dumps({"model": name, **line}, ensure_ascii=False) + "\n")
     except OSError as error:
         raise DataError(
-            f"Cannot write {path}: {error.strerror}", "name a file in a folder that exists"
+            f"Cannot write {path}: {error.strerror}",
+            "name a file in a folder that exists",
+            trouble="cannot-save",
         ) from error

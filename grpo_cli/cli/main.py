@@ -18,6 +18,7 @@ from grpo_cli.cli.examples import examples
 from grpo_cli.cli.generate import generate
 from grpo_cli.cli.resume import resume
 from grpo_cli.cli.train import train
+from grpo_cli.doctor.last_error import keep_last_error
 
 app = typer.Typer(
     name="grpo",
@@ -109,3 +110,6 @@ def run() -> None:
         app(prog_name="grpo")
     except KeyboardInterrupt:  # before or after a command's own run
         sys.exit(INTERRUPTED)
+    except Exception as error:  # a bug of ours
+        keep_last_error(error)
+        raise

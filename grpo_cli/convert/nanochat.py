@@ -176,6 +176,7 @@ def check_vocabulary(tokenizer: NanochatTokenizer, model_config: ModelConfig) ->
             f"the tokenizer has {tokenizer.vocab_size} tokens, the model {model_config.vocab_size}",
             "take tokenizer.pkl, meta and weights from the same nanochat run: another tokenizer gives "
             "garbled text",
+            trouble="vocabulary",
         )
 
 

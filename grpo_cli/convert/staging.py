@@ -91,6 +91,7 @@ def check_space(output: Path, needed: int, hint: str) -> None:
             f"the conversion needs {needed / 1e9:.1f} GB, "
             f"and {parent.resolve()} has {free / 1e9:.1f} GB free",
             hint,
+            trouble="disk-space",
         )
 
 
@@ -169,6 +170,7 @@ def _refused(output: Path, error: OSError) -> ConversionError:
     return ConversionError(
         f"cannot write {output}: {error.strerror or error}",
         "free some space, or choose another folder with `--output`",
+        trouble="disk-space",
     )
 
 

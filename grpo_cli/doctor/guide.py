@@ -28,6 +28,7 @@ def chapters() -> dict[str, Chapter]:
         configuration,
         disk,
         environment,
+        errors,
         hub,
         memory,
         models,
@@ -47,6 +48,7 @@ def chapters() -> dict[str, Chapter]:
         models,
         saving,
         training,
+        errors,
         questions,
     )
     return {chapter.name: chapter for part in parts for chapter in part.CHAPTERS}

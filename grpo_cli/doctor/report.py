@@ -1,11 +1,112 @@
-"""The bug report of `grpo doctor --report FILE`."""
+"""The bug report of `grpo doctor --report FILE`: one Markdown text that can be published as it is.
 
+Tokens, user names and home folders are taken out (redact.py); prompts and completions are not in it.
+"""
+
+from collections import deque
 from collections.abc import Sequence
+from pathlib import Path
 
 from grpo_cli.doctor.case import Case
 from grpo_cli.doctor.findings import Finding
+from grpo_cli.doctor.last_error import last_error
+from grpo_cli.doctor.redact import Redaction
+
+PACKAGES = (
+    "grpo-cli",
+    "mlx",
+    "mlx-metal",
+    "mlx-cpu",
+    "mlx-cuda-12",
+    "mlx-cuda-13",
+    "mlx-lm",
+    "transformers",
+    "tokenizers",
+    "tiktoken",
+    "datasets",
+    "huggingface-hub",
+    "numpy",
+    "pydantic",
+    "typer",
+    "rich",
+)
+LOG_LINES = 100
+MARKS = {"ok": "✓", "warning": "!", "error": "✗", "skipped": "–"}
 
 
 def bug_report(case: Case, findings: Sequence[Finding]) -> str:
-    """One Markdown text."""
-    raise NotImplementedError
+    """What a maintainer needs to see: system, versions, configuration, findings, log and last error."""
+    sections = [
+        "# Bug report of grpo",
+        "## What happened\n\n(what you did, what you expected, and what came instead)",
+        "## System\n\n" + table(system(case)),
+        "## Versions\n\n" + table(versions(case)),
+        "## Configuration\n\n" + fenced(configuration(case), "toml"),
+        "## Findings\n\n" + "\n".join(described(finding) for finding in findings),
+        f"## The log's last {LOG_LINES} lines\n\n" + fenced(log_lines(case), "json"),
+        "## The last error\n\n" + fenced(last_error() or "none is recorded"),
+    ]
+    return Redaction.here(case.machine.environment).apply("\n\n".join(sections)) + "\n"
+
+
+def system(case: Case) -> dict[str, str]:
+    """Machine and device, as they were told by it."""
+    machine, probe = case.machine, case.probe
+    memory = machine.memory_bytes()
+    facts = {
+        "system": f"{machine.system} {machine.architecture}",
+        "Python": machine.python,
+        "memory": f"{memory / 1e9:.1f} GB" if memory else "unknown",
+        "device": " ".join(str(probe[key]) for key in ("device", "device_name") if key in probe),
+    }
+    if "failed" in probe:
+        facts["MLX fails at"] = f"{probe['failed']}: {probe.get('error', '')}"
+    return facts
+
+
+def versions(case: Case) -> dict[str, str]:
+    """The packages that are installed."""
+    found = {package: case.machine.version(package) for package in PACKAGES}
+    return {package: version for package, version in found.items() if version}
+
+
+def configuration(case: Case) -> str:
+    """The resolved configuration, or what is wrong with it."""
+    from grpo_cli.config.render import dump_config
+
+    if case.inspection is None:
+        return "# none was named"
+    if case.config is None:
+        return "\n".join(f"# {problem}".replace("\n", "\n# ") for problem in case.inspection.problems)
+    return dump_config(case.config)
+
+
+def log_lines(case: Case) -> str:
+    """The last lines of the run's log: of the run that was named, or of the configuration's."""
+    run = case.run or (case.config.run_dir if case.config else None)
+    path = Path(run) / "training_log.jsonl" if run else None
+    if path is None or not path.is_file():
+        return "no run was named, or it has no log"
+    with path.open(encoding="utf-8", errors="replace") as file:
+        return "".join(deque(file, LOG_LINES))
+
+
+def described(finding: Finding) -> str:
+    """A finding as an item of a list, with its cure where it needs one."""
+    seen = finding.seen.replace("\n", "\n  ")
+    line = f"- {MARKS[finding.severity]} `{finding.name}` {seen}"
+    return f"{line}\n  cure: {finding.cure}" if finding.severity in ("warning", "error") else line
+
+
+def table(rows: dict[str, str]) -> str:
+    """A Markdown table of two columns."""
+    cells = [f"| {name} | {value.replace('|', '/')} |" for name, value in rows.items()]
+    return "\n".join(["| | |", "|---|---|", *cells])
+
+
+def fenced(text: str, language: str = "text") -> str:
+    """A text as it is, in a fence longer than any in it."""
+    fence = "```"
+    while fence in text:
+        fence += "`"
+    return f"{fence}{language}\n{text.rstrip()}\n{fence}"

@@ -31,13 +31,14 @@ def chosen(case: Case, only: Sequence[str] = (), checks: Sequence[Check] = CHECK
     names = {check.name for check in checks} | {check.subject for check in checks}
     for name in only:
         if name not in names:
-            raise ConfigError(f"Unknown check: {name}", _near(name, sorted(names)))
+            raise ConfigError(f"Unknown check: {name}", _near(name, sorted(names)), "doctor")
     wanted = [c for c in checks if (c.name in only or c.subject in only if only else not c.on_request)]
     for check in wanted:
         if check.name in only and not applies(check, case):
             raise ConfigError(
                 f"The check {check.name} has nothing to look at",
                 f"name it: `grpo doctor --only {check.name} {OPTIONS[check.needs]}`",
+                "doctor",
             )
     return [
         check for check in wanted if applies(check, case) and (check.name in only or not check.on_request)

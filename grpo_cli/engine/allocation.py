@@ -91,4 +91,5 @@ def unable(reason: str) -> TrainingError:
         f"Unable to allocate memory for a single sequence: {reason}",
         "lower `max_new_tokens` or `max_prompt_length`, train adapters only (`lora_rank = 16`), or choose a "
         "smaller model",
+        trouble="memory-needed",
     )

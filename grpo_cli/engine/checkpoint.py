@@ -70,6 +70,7 @@ def save_checkpoint(folder: Path, snapshot: Snapshot) -> None:
         raise CheckpointError(
             f"Failed to save checkpoint: {error}",
             f"check the permissions of {folder.parent} and its disk ({free:.1f} GB free)",
+            trouble="cannot-save",
         ) from error
 
 
@@ -81,6 +82,7 @@ def check_space(parent: Path, needed: int) -> None:
             f"Failed to save checkpoint: it needs {needed / 1e9:.2f} GB, "
             f"and {parent} has {free / 1e9:.2f} GB free",
             "free some space, or lower `keep_checkpoints`",
+            trouble="cannot-save",
         )
 
 

@@ -77,6 +77,7 @@ def damage(folder: Path) -> str | None:
             f"and this one reads {MANIFEST_VERSION}",
             "go on with the version that wrote it, or train from its weights: "
             f"`--set model_name={folder}` in a new run",
+            trouble="resumable",
         )
     return next(_faults(folder, manifest["files"]), None)
 

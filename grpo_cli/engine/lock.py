@@ -35,6 +35,7 @@ class RunLock:
             raise CheckpointError(
                 f"Failed to save checkpoint: {error.strerror}: {self.path}",
                 "make the folder writable, or set `output_dir` to one that is",
+                trouble="cannot-save",
             ) from error
         return self
 
@@ -62,4 +63,5 @@ class RunLock:
         return CheckpointError(
             f"The run in {self.path.parent} is in use by the process {owner or 'that just started'}",
             f"wait until it ends, or stop it: `kill {owner or 'PID'}` saves its step first",
+            trouble="run-in-use",
         )

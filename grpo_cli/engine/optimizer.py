@@ -78,6 +78,7 @@ def restored(saved: dict[str, mx.array], tree: Any, prefix: str) -> Any:
         raise CheckpointError(
             f"The saved optimizer state does not fit: {', '.join(sorted(wrong)[:3])}",
             "resume with the settings the run was started with (model, `lora_rank`, `optimizer`, `dtype`)",
+            trouble="optimizer-state",
         )
     return tree_map_with_path(
         lambda path, leaf: saved[f"{prefix}.{path}"] if isinstance(leaf, mx.array) else leaf, tree

@@ -31,5 +31,6 @@ def encode_prompts(examples: list[Example], tokenizer: Tokenizer, config: Config
         raise DataError(
             f"No prompt has {config.max_prompt_length} tokens or fewer; the shortest has {shortest}",
             f"max_prompt_length = {shortest * 2}",
+            trouble="dataset",
         )
     return kept, len(prompts) - len(kept)

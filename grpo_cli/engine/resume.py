@@ -82,7 +82,7 @@ def locate(path: Path) -> tuple[Path, Path | None]:
             return path.absolute().parent, path.absolute()
         if (path / CONFIG_FILE).exists() or checkpoints(path):
             return path, None
-    raise CheckpointError(f"Checkpoint not found: {path}", existing(path))
+    raise CheckpointError(f"Checkpoint not found: {path}", existing(path), trouble="checkpoint-not-found")
 
 
 def existing(path: Path) -> str:
@@ -120,7 +120,9 @@ def choose(run_dir: Path, named: Path | None, listener: events.Listener) -> Path
     if named is None and (run_dir / CONFIG_FILE).exists():
         listener(events.Notice(f"{run_dir} holds no intact checkpoint: the run begins again"))
         return None
-    raise CheckpointError(f"Checkpoint not found: no intact one in {run_dir}", existing(run_dir))
+    raise CheckpointError(
+        f"Checkpoint not found: no intact one in {run_dir}", existing(run_dir), trouble="checkpoint-not-found"
+    )
 
 
 def own_config(run_dir: Path, overrides: Sequence[str], listener: events.Listener) -> Config | None:
@@ -159,6 +161,7 @@ def refuse_shorter(trainer: Trainer) -> None:
         raise ConfigError(
             f"the run has made {step} steps already, and is to end after {total}",
             f"`--set max_steps={2 * step}`, or go on from an earlier checkpoint",
+            trouble="resumable",
         )
 
 
@@ -192,6 +195,7 @@ def restored(config: Config, checkpoint: Path | None, listener: events.Listener)
             f"The training prompts are not those that the run in {checkpoint.parent} was started with",
             f"bring back the dataset {config.dataset} as it was, or start a new run from the weights: "
             f"`--set model_name={checkpoint}`",
+            trouble="resumable",
         )
     arrays: dict[str, mx.array] = mx.load(str(checkpoint / "optimizer.safetensors"))  # type: ignore[assignment]
     trainer.optimizer.restore(arrays)

@@ -106,7 +106,9 @@ def generate(
     cannot hold a batch; TrainingError for logits that are no numbers.
     """
     if not all(prompts):
-        raise ModelError("A prompt of 0 tokens cannot be completed", "give every example a text")
+        raise ModelError(
+            "A prompt of 0 tokens cannot be completed", "give every example a text", trouble="dataset"
+        )
     limit = limit or RowLimit()
     repeated = [prompt for prompt in prompts for _ in range(num_generations)]
     rows = [Row(index) for index in range(len(repeated))]
@@ -194,6 +196,8 @@ def decode(
 
 class BrokenPolicy(TrainingError):
     """The policy's logits are no numbers any more."""
+
+    trouble = "nan-gradient"
 
 
 def broken_policy(row: Row) -> BrokenPolicy:

@@ -24,12 +24,14 @@ def refuse_existing_run(folder: Path) -> None:
         raise CheckpointError(
             f"The run's folder cannot be made: {folder} is a file",
             "choose another `run_name` or `output_dir`",
+            trouble="cannot-save",
         )
     marks = [folder / CONFIG_FILE, folder / METRICS, *checkpoints(folder)]
     if any(mark.exists() for mark in marks):
         raise CheckpointError(
             f"The folder {folder} already holds a run",
             f"`grpo resume {folder}` goes on with it; `--set run_name=NAME` starts another beside it",
+            trouble="run-exists",
         )
 
 
@@ -58,6 +60,7 @@ def words_for_the_disk(folder: Path) -> Iterator[None]:
         raise CheckpointError(
             f"Failed to save checkpoint: {error.strerror}: {folder}",
             "make the folder writable, or set `output_dir` to one that is",
+            trouble="cannot-save",
         ) from error
 
 

@@ -43,6 +43,7 @@ class Saver:
                 raise CheckpointError(
                     f"{error.message}; that is {MOST_FAILURES} times in a row",
                     f"{error.hint}; then `grpo resume {self.folder}`",
+                    trouble="cannot-save",
                 ) from error
             self.listener(
                 events.Notice(f"{error.message}. Training goes on and tries again at the next checkpoint.")
@@ -86,7 +87,9 @@ class Saver:
             self.log.sync()  # the checkpoint refers to its lines
         except OSError as error:
             raise CheckpointError(
-                f"Failed to save checkpoint: the log: {error.strerror}", f"check the disk of {self.folder}"
+                f"Failed to save checkpoint: the log: {error.strerror}",
+                f"check the disk of {self.folder}",
+                trouble="cannot-save",
             ) from error
         save_checkpoint(path, snapshot)
         self.saved_step = snapshot.state.step

@@ -82,7 +82,9 @@ class Stages:
         except BrokenPolicy as error:
             weight = first_broken(flat(self.policy.model.parameters()))
             raise TrainingError(
-                error.message + (f"; NaN in the weight {weight}" if weight else ""), error.hint
+                error.message + (f"; NaN in the weight {weight}" if weight else ""),
+                error.hint,
+                trouble="nan-gradient",
             ) from error
         self.rollout_seconds = time.perf_counter() - started
         groups = [

@@ -78,7 +78,9 @@ def read_state(folder: Path) -> tuple[RunState, list[RolloutGroup]]:
         return state, [_group(item) for item in saved]
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise CheckpointError(
-            f"{path} cannot be read: {error}", "resume from another checkpoint of the run"
+            f"{path} cannot be read: {error}",
+            "resume from another checkpoint of the run",
+            trouble="resumable",
         ) from error
 
 

@@ -128,6 +128,7 @@ class Trainer(Stages):
                 f"{step - MOST_SKIPPED + 1} to {step}: NaN or infinite "
                 f"{', then '.join(dict.fromkeys(self.state.faults))}",
                 CURES.format(run=saver.folder),
+                trouble="nan-gradient",
             )
 
     def snapshot(self) -> Snapshot:
@@ -146,6 +147,7 @@ class Trainer(Stages):
                 "is NaN or infinite",
                 "it is not saved; go on from the checkpoint before it with a lower rate: "
                 f"`grpo resume {folder} --set learning_rate=1e-6`, or with `--set max_grad_norm=0.1`",
+                trouble="nan-gradient",
             )
         return self.snapshot()
 

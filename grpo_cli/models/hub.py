@@ -260,6 +260,7 @@ def _check(repo: str, folder: Path, patterns: Sequence[str]) -> None:
         raise ModelError(
             f"Damaged in the download from {repo}: {', '.join(damaged)} (not the hub's checksum)",
             "it is deleted; run the same command again, and it is downloaded anew",
+            trouble="hub",
         )
 
 

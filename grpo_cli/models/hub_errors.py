@@ -41,16 +41,19 @@ def explain(repo: str, error: Exception) -> ModelError:
         return ModelError(
             f"Model not found: {repo}",
             "a hub repository is `owner/name`: letters, digits, `-`, `_` and `.`, 96 characters at most",
+            trouble="model-not-found",
         )
     if isinstance(error, json.JSONDecodeError | FileMetadataError):
         return ModelError(
             f"What answers at {constants.ENDPOINT} for {repo} is not the hub: {_reason(error)}",
             "log in to the network if it asks for that, or `unset HF_ENDPOINT`",
+            trouble="hub",
         )
     if isinstance(error, OfflineModeIsEnabled | LocalEntryNotFoundError):
         return ModelError(
             f"{repo} is not in the local cache, and HF_HUB_OFFLINE=1 forbids to download it",
             f"connect once and `HF_HUB_OFFLINE=0 hf download {repo}`, or give the path of a local folder",
+            trouble="hub",
         )
     return _unreachable(repo, error) if isinstance(error, HTTPError) else _disk(repo, error)
 
@@ -62,6 +65,7 @@ def missing_file(repo: str, name: str, there: list[str]) -> ModelError:
     return ModelError(
         f"The repository {repo} has no {name} (found: {listed})",
         f"name another repository; this one's files are at {constants.ENDPOINT}/{repo}/tree/main",
+        trouble="model-not-found",
     )
 
 
@@ -74,7 +78,9 @@ def broke_off(repo: str, received: int, size: int, error: Exception | None) -> M
         reason = f"nothing came for {constants.HF_HUB_DOWNLOAD_TIMEOUT} s"
     slow = "; on a slow line after `export HF_HUB_DOWNLOAD_TIMEOUT=60`" if _is_timeout(error) else ""
     return ModelError(
-        f"The download from {repo} broke off at {received:,} of {size:,} bytes: {reason}", AGAIN + slow
+        f"The download from {repo} broke off at {received:,} of {size:,} bytes: {reason}",
+        AGAIN + slow,
+        trouble="hub",
     )
 
 
@@ -86,11 +92,13 @@ def _unreachable(repo: str, error: Exception) -> ModelError:
             f"The hub {constants.ENDPOINT} did not answer within {constants.HF_HUB_ETAG_TIMEOUT} s, "
             f"and {repo} is not in the local cache",
             f"run the same command again, on a slow line after `export HF_HUB_ETAG_TIMEOUT=60`, {elsewhere}",
+            trouble="hub",
         )
     return ModelError(
         f"The hub {constants.ENDPOINT} cannot be reached ({_reason(error)}), "
         f"and {repo} is not in the local cache",
         f"check the network with `curl -I {constants.ENDPOINT}`, {elsewhere}",
+        trouble="hub",
     )
 
 
@@ -101,15 +109,21 @@ def _refused(repo: str, error: HfHubHTTPError) -> ModelError:
         return ModelError(
             f"The repository {repo} asks for an accepted licence",
             f"accept it on the model's page {page}, then `hf auth login` with the same account",
+            trouble="hub-token",
         )
     if isinstance(error, DisabledRepoError):
-        return ModelError(f"The hub has disabled {repo}", f"name another model; {page} may say why")
+        return ModelError(
+            f"The hub has disabled {repo}",
+            f"name another model; {page} may say why",
+            trouble="model-not-found",
+        )
     if error.response.status_code in (401, 403):
         return _unauthorized(repo, error)
     if error.response.status_code == 404:
         return ModelError(
             f"Model not found on the hub: {repo}",
             "check the spelling; for a private repository `hf auth login` with an account that may read it",
+            trouble="model-not-found",
         )
     return _failed(repo, error)
 
@@ -121,15 +135,19 @@ def _failed(repo: str, error: HfHubHTTPError) -> ModelError:
         return ModelError(
             f"The hub takes no more requests from here for now, so {repo} is not fetched (429)",
             "wait five minutes and run the same command again; `hf auth login` raises the limit",
+            trouble="hub",
         )
     if status >= 500:
         return ModelError(
             f"The hub failed on {repo}: {status} {error.response.reason_phrase}",
             "wait some minutes and run the same command again; https://status.huggingface.co shows its state",
+            trouble="hub",
         )
     said = error.server_message or error.response.reason_phrase
     return ModelError(
-        f"The hub refuses {repo}: {status} {said}", f"see the model's page {constants.ENDPOINT}/{repo}"
+        f"The hub refuses {repo}: {status} {said}",
+        f"see the model's page {constants.ENDPOINT}/{repo}",
+        trouble="hub",
     )
 
 
@@ -140,11 +158,13 @@ def _unauthorized(repo: str, error: HfHubHTTPError) -> ModelError:
         return ModelError(
             f"Model not found on the hub: {repo} is private or misspelt ({status})",
             "check the spelling; for a private repository `hf auth login` first",
+            trouble="model-not-found",
         )
     wrong = "is wrong or expired" if status == 401 else "may not read it"
     return ModelError(
         f"The hub refuses {repo}: your token {wrong} ({status})",
         "`hf auth login` again; a token in HF_TOKEN comes first: renew it or `unset HF_TOKEN`",
+        trouble="hub-token",
     )
 
 
@@ -155,10 +175,12 @@ def _disk(repo: str, error: Exception) -> ModelError:
         return ModelError(
             f"The disk is full: {repo} does not fit into {cache}",
             f"free some space and {AGAIN}; or `export HF_HUB_CACHE=/path/on/another/disk`",
+            trouble="disk-space",
         )
     return ModelError(
         f"Failed to write {repo} to {cache}: {_reason(error)}",
         "make the folder writable, or `export HF_HUB_CACHE=/path/of/another/folder`",
+        trouble="hub-cache",
     )
 
 

@@ -96,6 +96,7 @@ def adapters_base(folder: Path) -> Path:
         raise ModelError(
             f"{error.message}: the adapters in {folder} were trained on it",
             f"bring it back, or write where it is now into `model` of {folder / 'adapter_config.json'}",
+            error.trouble,
         ) from error
 
 
@@ -118,11 +119,11 @@ def check_name(name: str) -> None:
     if path.name == "final" or path.name.startswith("checkpoint-"):
         there = sorted(str(child) for child in path.parent.glob("*/") if (child / "config.json").exists())
         listed = f"there are {', '.join(there)}" if there else f"{path.parent} holds no checkpoint"
-        raise ModelError(f"Checkpoint not found: {name}", listed)
+        raise ModelError(f"Checkpoint not found: {name}", listed, trouble="checkpoint-not-found")
     first = Path(name).parts[0] if name else ""
     is_local = first in ("models", "outputs", "checkpoints", ".", "..", "~", "/") or Path(first).is_dir()
     if name.count("/") != 1 or is_local:
-        raise ModelError(f"Model not found: {name}", _hint_for(name))
+        raise ModelError(f"Model not found: {name}", _hint_for(name), trouble="model-not-found")
 
 
 def _hint_for(name: str) -> str:
@@ -158,6 +159,7 @@ def load_model_folder(path: Path) -> tuple[nn.Module, dict[str, Any]]:
         raise ModelError(
             f"The weights in {path} do not fit its config.json: {error}",
             "download the model again; weights and config.json must come from the same model",
+            trouble="model-weights",
         ) from error
 
 
@@ -193,6 +195,7 @@ def load_tokenizer(path: Path, config: dict[str, Any]) -> Tokenizer:
         raise ModelError(
             f"The tokenizer in {path} cannot be loaded: {error}",
             "copy tokenizer.json and tokenizer_config.json from the same model",
+            trouble="tokenizer",
         ) from error
 
 
@@ -212,6 +215,7 @@ def check_vocabulary(tokenizer: Tokenizer, model: nn.Module, config: dict[str, A
         raise ModelError(
             f"The tokenizer in {path} has {tokenizer.vocab_size} tokens, the model {tokens}",
             "take tokenizer.pkl from the same nanochat run; another tokenizer gives garbled text",
+            trouble="vocabulary",
         )
     arrays = flat(model.parameters())
     rows = max((array.shape[0] for name, array in arrays.items() if name.endswith(EMBEDDINGS)), default=None)
@@ -219,6 +223,7 @@ def check_vocabulary(tokenizer: Tokenizer, model: nn.Module, config: dict[str, A
         raise ModelError(
             f"The tokenizer in {path} has {tokenizer.vocab_size} ids, the model only {rows} rows",
             "take the tokenizer files from the same model; another tokenizer gives garbled text",
+            trouble="vocabulary",
         )
 
 

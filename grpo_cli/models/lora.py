@@ -39,6 +39,7 @@ def add_adapters(model: nn.Module, lora: LoRA) -> None:
         raise ModelError(
             f"lora_layers = {lora.layers}, but the model has {total} layers",
             f"lora_layers = {total}, or 0 for all",
+            trouble="contradiction",
         )
     model.freeze()
     linear_to_lora_layers(model, lora.layers or total, _parameters(lora))
@@ -98,6 +99,7 @@ def load_adapters(model: nn.Module, folder: Path) -> LoRA:
         raise ModelError(
             f"The adapters in {folder} do not fit {config['model']}: {', '.join(wrong[:3])}",
             "load them on the model they were trained on",
+            trouble="model-weights",
         )
     model.load_weights(list(weights.items()), strict=False)
     return lora
@@ -117,16 +119,20 @@ def read_adapter_config(folder: Path) -> dict[str, Any]:
         raise ModelError(
             f"{path} is not an adapter configuration of mlx-lm: {type(error).__name__} {error}",
             "train the adapters here or with `mlx_lm.lora`; for PEFT's, merge them into their model first",
+            trouble="model-weights",
         ) from error
     kind = config.get("fine_tune_type", "lora")
     if kind != "lora":
         raise ModelError(
             f"{path} is of adapters of the kind {kind!r}",
             "only `lora` is supported; fuse them: `mlx_lm.fuse`",
+            trouble="model-weights",
         )
     if not isinstance(found[0], str):
         raise ModelError(
-            f"{path} names no base model: {found[0]!r}", 'write the base as `"model": "owner/name"`'
+            f"{path} names no base model: {found[0]!r}",
+            'write the base as `"model": "owner/name"`',
+            trouble="model-weights",
         )
     return config
 

@@ -51,7 +51,11 @@ def _parts(
     if isinstance(content, str):
         return [(encode(content), role == "assistant")]
     if role != "assistant" or not isinstance(content, list):
-        raise ModelError(f"The {role}'s message is no text: {content!r}", "give every message a text")
+        raise ModelError(
+            f"The {role}'s message is no text: {content!r}",
+            "give every message a text",
+            trouble="chat-template",
+        )
     found = []
     for part in content:
         kind = part.get("type") if isinstance(part, Mapping) else None
@@ -59,6 +63,7 @@ def _parts(
             raise ModelError(
                 f"nanochat's chat format has no part of the type {kind!r}",
                 f"use {', '.join(f'`{name}`' for name in PARTS)}",
+                trouble="chat-template",
             )
         around, own = PARTS[kind]
         before, after = [special[name] for name in around[:1]], [special[name] for name in around[1:]]
@@ -74,6 +79,7 @@ def turns(messages: Sequence[Mapping[str, Any]]) -> list[tuple[str, Any]]:
             raise ModelError(
                 "nanochat's chat format has no place for a system message without a user message after it",
                 "put a user message second",
+                trouble="chat-template",
             )
         found = [("user", f"{found[0][1]}\n\n{found[1][1]}"), *found[2:]]
     for role, _ in found:
@@ -81,5 +87,6 @@ def turns(messages: Sequence[Mapping[str, Any]]) -> list[tuple[str, Any]]:
             raise ModelError(
                 f"nanochat's chat format has no role {role!r} here",
                 "use `user` and `assistant`, and at most one `system` message, at the beginning",
+                trouble="chat-template",
             )
     return found

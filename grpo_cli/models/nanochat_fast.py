@@ -55,6 +55,7 @@ def _pattern(text: str) -> Regex:
         raise ModelError(
             f"Failed to load tiktoken tokenizer: its pattern has no form in tokenizer.json ({error})",
             "fetch `tokenizer.pkl` again, from the same nanochat run",
+            trouble="tokenizer",
         ) from error
 
 
@@ -83,6 +84,7 @@ def recover_merges(ranks: dict[bytes, int]) -> list[tuple[bytes, bytes]]:
                 raise ModelError(
                     f"Failed to load tiktoken tokenizer: the token {token!r} is no merge of two others",
                     "fetch `tokenizer.pkl` again, from the same nanochat run",
+                    trouble="tokenizer",
                 )
             merges.append((parts[0], parts[1]))
     return merges

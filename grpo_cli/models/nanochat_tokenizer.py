@@ -159,4 +159,4 @@ def _failure(reason: str, repository: str | None) -> ModelError:
         else "fetch only that file again (`hf download REPOSITORY tokenizer.pkl --local-dir FOLDER`) or copy "
         "it from the same nanochat run: each run trains its own"
     )
-    return ModelError(f"Failed to load tiktoken tokenizer: {reason}", again)
+    return ModelError(f"Failed to load tiktoken tokenizer: {reason}", again, trouble="tokenizer")

@@ -76,6 +76,7 @@ class ChatTokenizer:
             raise ModelError(
                 f"The model's chat template refuses a conversation of {roles}: {error}",
                 'a template without a system role wants `system_prompt = ""`',
+                trouble="chat-template",
             ) from error
         return list(ids) + self.encode(prefix)
 

@@ -118,7 +118,8 @@ def test_failures_have_the_guides_first_line(checkpoint: Path) -> None:
     (checkpoint / "model_000650.pt").write_bytes(data[:-100])
     done = grpo(str(checkpoint))
     assert done.exit_code == 1
-    first, empty, hint = done.stderr.splitlines()
+    first, empty, hint, more = done.stderr.splitlines()
+    assert more == "more: `grpo doctor --explain conversion`"
     assert first == (
         f"Failed to convert model: {checkpoint}/model_000650.pt is cut off or damaged "
         "(its zip directory cannot be read)"
@@ -204,8 +205,8 @@ def test_what_the_hub_refuses(
             server.damaged.add("model_000650.pt")
         done = run(server, tmp_path, "nanochat-d32")
     assert done.returncode == 1
-    assert done.stderr.splitlines()[-3].startswith(first)
-    assert hint in done.stderr.splitlines()[-1]
+    assert done.stderr.splitlines()[-4].startswith(first)
+    assert hint in done.stderr.splitlines()[-2]
     assert "Traceback" not in done.stderr
     assert list(Path().iterdir()) == []
 

@@ -101,7 +101,8 @@ def test_the_guides_own_case_lists_what_there_is() -> None:
     assert grpo("train", "--config", "smoke_test", *sets(SHORT)).exit_code == 0
     missing = grpo("resume", "outputs/checkpoint-1000")
     assert missing.exit_code == 1
-    first, empty, hint = missing.stderr.splitlines()
+    first, empty, hint, more = missing.stderr.splitlines()
+    assert more == "more: `grpo doctor --explain checkpoint-not-found`"
     assert first == "Checkpoint not found: outputs/checkpoint-1000"
     assert empty == ""
     assert hint == (
