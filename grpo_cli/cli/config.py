@@ -45,7 +45,7 @@ def validate(
     """Check configuration files and report every problem of each; exit code 2 if there is one."""
     from grpo_cli.config.load import inspect_config
 
-    inspections = [inspect_config(name, set_ or ()) for name in files]
+    inspections = [inspect_config(name, set_ or (), on_this_machine=True) for name in files]
     if as_json:
         typer.echo(json.dumps(_as_document(inspections), indent=2))
     else:
@@ -156,10 +156,11 @@ def _write_new(file: Path, text: str, force: bool) -> None:
             stream.write(text)
     except FileExistsError:
         hint = f"`grpo config init {file} --force` overwrites it"
-        raise ConfigError(f"Config file exists: {file}", hint) from None
+        raise ConfigError(f"Config file exists: {file}", hint, "config-exists") from None
     except OSError as error:
         hint = f"`mkdir -p {file.parent}` makes the folder"
-        raise ConfigError(f"Cannot write config file: {file}: {error.strerror}", hint) from None
+        message = f"Cannot write config file: {file}: {error.strerror}"
+        raise ConfigError(message, hint, "config-exists") from None
 
 
 @config_app.command(

@@ -13,12 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from grpo_cli.config.fields import short
 from grpo_cli.config.problems import Place, Problem
 
 TABLE = "mlx_grpo"  # MLX-GRPO's files may put their keys under this table
 
 _BARE = r"[A-Za-z0-9_-]+"
-_PART = rf'(?:{_BARE}|"[^"\n]*"|\'[^\'\n]*\')'
+_PART = rf'(?:{_BARE}|"(?:\\.|[^"\\\n])*"|\'[^\'\n]*\')'
 _NAME = rf"{_PART}(?:[ \t]*\.[ \t]*{_PART})*"
 _STATEMENT = re.compile(rf"[ \t]*(?:(?P<key>{_NAME})[ \t]*=|\[\[?[ \t]*(?P<table>{_NAME})[ \t]*\])")
 _TOKEN = re.compile(
@@ -58,14 +59,17 @@ def read_document(path: Path, shown: str) -> Document:
     except UnicodeDecodeError as error:
         line = error.object[: error.start].count(b"\n") + 1
         cure = "save the file in the encoding UTF-8"
-        return Document([], [Problem(f"Config file is not UTF-8: {shown}", cure, place=Place(shown, line))])
+        problem = Problem(
+            f"Config file is not UTF-8: {shown}", cure, place=Place(shown, line), trouble="config-syntax"
+        )
+        return Document([], [problem])
     try:
         table = tomllib.loads(text)
     except (ValueError, RecursionError) as error:
         return Document([], [_syntax_problem(text, shown, error)])
     if not table:
         cure = f"write a starting file with `grpo config init --force {shown}`"
-        return Document([], [Problem(f"Config file is empty: {shown}", cure)])
+        return Document([], [Problem(f"Config file is empty: {shown}", cure, trouble="config-syntax")])
     return _collect(table, key_lines(text.replace("\r\n", "\n")), shown)
 
 
@@ -73,9 +77,10 @@ def _unreadable(path: Path, shown: str, error: OSError) -> Document:
     if path.is_dir():
         inside = path / "config.toml"
         cure = f"name the file in it: `{inside}`" if inside.is_file() else "name a TOML file"
-        return Document([], [Problem(f"Config file is a folder: {shown}", cure)])
+        return Document([], [Problem(f"Config file is a folder: {shown}", cure, trouble="config-not-found")])
     message = f"Cannot read config file: {shown}: {error.strerror}"
-    return Document([], [Problem(message, f"make it readable: `chmod u+r {shown}`")])
+    cure = f"make it readable: `chmod u+r {shown}`"
+    return Document([], [Problem(message, cure, trouble="config-not-found")])
 
 
 def _syntax_problem(text: str, shown: str, error: Exception) -> Problem:
@@ -84,11 +89,20 @@ def _syntax_problem(text: str, shown: str, error: Exception) -> Problem:
     found = re.search(r" \(at line (\d+), column (\d+)\)| \(at end of document\)", detail)
     if found is None:
         reason = detail.partition(":")[0]  # of a number too long to read, for instance
-        return Problem(f"Invalid TOML: {reason}", "see https://toml.io", place=Place(shown))
+        cure = "a value is too large or too deep for any key: see `grpo config init`"
+        place = Place(shown, _largest_line(text))
+        return Problem(f"Invalid TOML: {reason}", cure, place=place, trouble="config-syntax")
     line = int(found[1]) if found[1] else text.count("\n") + 1
     column = f"column {found[2]}" if found[2] else "the end of the file"
     cure = f"{column}; {_syntax_cure(text, line, detail)}"
-    return Problem(f"Invalid TOML: {detail[: found.start()]}", cure, place=Place(shown, line))
+    message = f"Invalid TOML: {detail[: found.start()]}"
+    return Problem(message, cure, place=Place(shown, line), trouble="config-syntax")
+
+
+def _largest_line(text: str) -> int:
+    """The line with the most digits, brackets and dots: the parser names none for what it cannot hold."""
+    lines = text.split("\n")
+    return 1 + max(range(len(lines)), key=lambda index: len(re.findall(r"[\d\[{.]", lines[index])))
 
 
 def _syntax_cure(text: str, line: int, detail: str) -> str:
@@ -103,6 +117,12 @@ def _syntax_cure(text: str, line: int, detail: str) -> str:
     key, value = written[1], written[2].strip()
     if value.lower() in ("true", "false"):
         return f"write `{key} = {value.lower()}`"
+    if re.fullmatch(r"[+-]?\.\d+|[+-]?\d+\.", value):
+        return f"a number has digits on both sides of its point: `{key} = {float(value)}`"
+    if re.fullmatch(r"[+-]?\d+,\d+", value):
+        return f"a number has a point, no comma: `{key} = {value.replace(',', '.')}`"
+    if re.search("[“”„‘’«»]", value):
+        return f'a text stands in straight quotes: `{key} = "…"`'
     if re.fullmatch(r"[A-Za-z][\w./:-]*", value):
         return f'write `{key} = "{value}"`'
     return "a text stands in quotes, a list in brackets, a number alone"
@@ -118,11 +138,16 @@ def key_lines(text: str) -> dict[str, int]:
         if token != "\n" or depth > 0:
             continue
         if statement := _STATEMENT.match(text, start):
-            name = ".".join(part.strip("\"'") for part in re.findall(_PART, statement[0]))
+            name = ".".join(map(_part_name, re.findall(_PART, statement[0])))
             prefix = f"{name}." if statement["table"] else prefix
             lines.setdefault(name if statement["table"] else prefix + name, text.count("\n", 0, start) + 1)
         start = end
     return lines
+
+
+def _part_name(part: str) -> str:
+    """A part of a key as the parser reads it: without quotes, with its escapes resolved."""
+    return next(iter(tomllib.loads(f"{part} = 0"))) if "\\" in part else part.strip("\"'")
 
 
 def _collect(table: dict[str, Any], lines: dict[str, int], shown: str) -> Document:
@@ -130,8 +155,9 @@ def _collect(table: dict[str, Any], lines: dict[str, int], shown: str) -> Docume
     inner = table.pop(TABLE, {})
     problems: list[Problem] = []
     if not isinstance(inner, dict):
-        message = f"Failed to coerce value: {inner!r} to {dict}"
-        problems.append(Problem(message, f"`[{TABLE}]` is a table", TABLE, Place(shown, lines.get(TABLE))))
+        message = f"Failed to coerce value: {short(repr(inner))} to {dict}"
+        place = Place(shown, lines.get(TABLE))
+        problems.append(Problem(message, f"`[{TABLE}]` is a table", TABLE, place, trouble="wrong-type"))
         inner = {}
     flat = [Entry(key, value, Place(shown, _line_of(key, lines))) for key, value in table.items()]
     nested = [
@@ -140,7 +166,8 @@ def _collect(table: dict[str, Any], lines: dict[str, int], shown: str) -> Docume
     for entry in nested:
         if entry.key in table:
             cure = f"keep one of lines {lines.get(entry.key)} and {entry.place.line}"
-            problems.append(Problem(f"Config key given twice: {entry.key}", cure, entry.key, entry.place))
+            message = f"Config key given twice: {short(entry.key)}"
+            problems.append(Problem(message, cure, entry.key, entry.place, trouble="config-syntax"))
     return Document([*flat, *nested], problems)
 
 

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from grpo_cli.config.document import Document, Entry, read_document
-from grpo_cli.config.fields import nearest_key, toml_value
+from grpo_cli.config.fields import nearest_key, short, toml_value
 from grpo_cli.config.overrides import read_overrides
 from grpo_cli.config.problems import Problem, config_error
 from grpo_cli.config.resolve import configured_name, find_config, required_name
@@ -58,8 +58,13 @@ def load_config(
     return inspection.loaded
 
 
-def inspect_config(name: str | None, overrides: Sequence[str] = ()) -> Inspection:
-    """Say everything about a configuration and raise nothing; without a name, about the defaults."""
+def inspect_config(
+    name: str | None, overrides: Sequence[str] = (), *, on_this_machine: bool = False
+) -> Inspection:
+    """Say everything about a configuration and raise nothing; without a name, about the defaults.
+
+    `on_this_machine`: whether the files it names, rewards and a local model, are there and fit.
+    """
     document = _read(name)
     file_layer, file_problems = _settle(document.entries)
     set_document = read_overrides(overrides)
@@ -72,7 +77,7 @@ def inspect_config(name: str | None, overrides: Sequence[str] = ()) -> Inspectio
         *file_problems,
         *set_problems,
         *value_problems,
-        *_broken_rules(config, layer, invalid),
+        *_broken_rules(config, layer, invalid, on_this_machine),
     ]
     problems = _in_file_order(problem for problem in found if problem.severity == "error")
     warnings = _in_file_order(problem for problem in found if problem.severity == "warning")
@@ -86,7 +91,7 @@ def _read(name: str | None) -> Document:
     try:
         path, shown = find_config(name)
     except ConfigError as error:
-        return Document([], [Problem(error.message, error.hint)])
+        return Document([], [Problem(error.message, error.hint, trouble=error.trouble)])
     return read_document(path, shown)
 
 
@@ -109,30 +114,30 @@ def _superseded(entry: Entry, successor: str, winner: Entry | None) -> Problem:
     message = f"{entry.key} is superseded by {successor}"
     cure = f"write {assignment(replace(entry, key=successor), toml_value(entry.value))}"
     if winner:
-        message += f", which is given too: {successor} = {toml_value(winner.value)} is used"
+        message += f", which is given too: {successor} = {short(toml_value(winner.value))} is used"
         cure = f"leave {entry.key} out"
-    return Problem(message, cure, entry.key, entry.place, "warning")
+    return Problem(message, cure, entry.key, entry.place, "warning", trouble="superseded-key")
 
 
 def _unknown(entry: Entry) -> Problem:
-    message = f"Unknown config key: {entry.key}"
+    message = f"Unknown config key: {short(entry.key)}"
     if isinstance(entry.value, dict):
         cure = "write its keys at the top of the file; the only table there may be is `[mlx_grpo]`"
     elif near := nearest_key(entry.key):
         cure = f"did you mean `{near}`?"
     else:
         cure = "no key has a name like it; `grpo config init` prints them all"
-    return Problem(message, cure, entry.key, entry.place)
+    return Problem(message, cure, entry.key, entry.place, trouble="unknown-key")
 
 
-def _broken_rules(config: Config, layer: Layer, invalid: set[str]) -> list[Problem]:
+def _broken_rules(config: Config, layer: Layer, invalid: set[str], on_this_machine: bool) -> list[Problem]:
     """The rules that valid keys break, each at the first of its keys that was written."""
     problems = []
-    for breach in breaches(config):
+    for breach in breaches(config, on_this_machine):
         if invalid.intersection(breach.keys):
             continue  # the value it rests on is reported already
         written = next((layer[key] for key in breach.keys if key in layer), None)
-        problem = Problem(breach.message, breach.cure, breach.keys[0], None, breach.severity)
+        problem = Problem(breach.message, breach.cure, breach.keys[0], None, breach.severity, breach.trouble)
         problems.append(replace(problem, key=written.key, place=written.place) if written else problem)
     return problems
 

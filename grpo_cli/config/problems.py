@@ -29,6 +29,7 @@ class Problem:
     key: str = ""  # empty: the file as a whole
     place: Place | None = None
     severity: Literal["error", "warning"] = "error"
+    trouble: str = "configuration"  # the guide's chapter that explains it
 
     @property
     def located_cure(self) -> str:
@@ -41,7 +42,7 @@ class Problem:
         return f"{self.message}\n  {self.located_cure}"
 
     def as_row(self) -> dict[str, Any]:
-        """The problem for `--json`: file, line, key, message, cure, severity."""
+        """The problem for `--json`: file, line, key, message, cure, severity, trouble."""
         row = asdict(self)
         del row["place"]
         place = self.place or Place("")
@@ -51,7 +52,9 @@ class Problem:
 def config_error(problems: Sequence[Problem], name: str) -> ConfigError:
     """All problems of the configuration `name` as one error, which begins with the first one's text."""
     if len(problems) == 1:
-        return ConfigError(problems[0].message, problems[0].located_cure)
+        return ConfigError(problems[0].message, problems[0].located_cure, problems[0].trouble)
     check = f", then check with `grpo config validate {name}`" if name else ""
     hint = f"cure all {len(problems)} problems{check}"
-    return ConfigError("\n\n".join(map(str, problems)), hint)
+    troubles = {problem.trouble for problem in problems}
+    trouble = troubles.pop() if len(troubles) == 1 else "configuration"
+    return ConfigError("\n\n".join(map(str, problems)), hint, trouble)

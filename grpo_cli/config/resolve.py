@@ -38,6 +38,7 @@ def required_name(name: str | None) -> str:
         f"No configuration: neither --config nor ${ENVIRONMENT} is given",
         f"`--config smoke_test.toml` (shipped: {', '.join(shipped_names())}), "
         f"or `export {ENVIRONMENT}=path/to/file.toml`",
+        "config-not-found",
     )
 
 
@@ -54,7 +55,7 @@ def find_config(name: str) -> tuple[Path, str]:
         return shipped, shipped.name
     if _exists(given):
         return given, name  # a folder: reading it says so
-    raise ConfigError(f"Config file not found: {name}", _where_else(given))
+    raise ConfigError(f"Config file not found: {name}", _where_else(given), "config-not-found")
 
 
 def _exists(path: Path) -> bool:

@@ -2,27 +2,18 @@
 
 Each rule looks at a whole configuration and yields what breaks it. A `Breach` names every key it
 rests on, so that the loader can drop it when one of those was invalid anyway, and can point at
-the line of the first one that was written. To add a rule, write it and put it in `RULES`.
+the line of the first one that was written. To add a rule, write it and put it in `RULES`; one that looks
+at files goes into rules_of_this_machine.py.
 """
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Iterator
 
+from grpo_cli.config import rules_of_the_run
+from grpo_cli.config.breach import Breach, Rule
+from grpo_cli.config.fields import short
+from grpo_cli.config.rules_of_this_machine import LOCAL_RULES
 from grpo_cli.config.schema import Config
-
-
-@dataclass(frozen=True)
-class Breach:
-    """A rule that a configuration breaks: the keys it rests on, what is wrong, what to write."""
-
-    keys: tuple[str, ...]
-    message: str
-    cure: str
-    severity: Literal["error", "warning"] = "error"
-
-
-Rule = Callable[[Config], Iterator[Breach]]
+from grpo_cli.rewards.table import REWARDS, unknown_hint
 
 
 def group_has_a_spread(config: Config) -> Iterator[Breach]:
@@ -31,7 +22,22 @@ def group_has_a_spread(config: Config) -> Iterator[Breach]:
         message = (
             f"num_generations = {config.num_generations} cannot learn: a group needs at least 2 completions"
         )
-        yield Breach(("num_generations",), message, "write `num_generations = 8`")
+        yield Breach(("num_generations",), message, "write `num_generations = 8`", trouble="out-of-range")
+
+
+def rewards_exist(config: Config) -> Iterator[Breach]:
+    """A reward is one of the table's, or `file.py:function`."""
+    for name in config.reward_functions:
+        file, colon, function = name.rpartition(":")
+        own, builtin = bool(colon) and bool(file), name.removesuffix("_reward_func")
+        if name.endswith(".py") or (own and not function):
+            message = f"Reward function not named: {name}"
+            cure = f"write `{name.rstrip(':')}:function`, with the function's name"
+        elif not own and builtin not in REWARDS:
+            message, cure = f"Unknown reward function: {short(name)}", unknown_hint(builtin)
+        else:
+            continue
+        yield Breach(("reward_functions",), message, cure, trouble="rewards")
 
 
 def one_weight_per_reward(config: Config) -> Iterator[Breach]:
@@ -103,7 +109,7 @@ def rollouts_are_not_quantised(config: Config) -> Iterator[Breach]:
     if config.quantize_for_rollouts:
         message = "quantize_for_rollouts = true has no effect for now"
         cure = "rollouts are made with the policy's own weights; write `quantize_for_rollouts = false`"
-        yield Breach(("quantize_for_rollouts",), message, cure, "warning")
+        yield Breach(("quantize_for_rollouts",), message, cure, "warning", trouble="quantised-rollouts")
 
 
 def sampling_is_whole(config: Config) -> Iterator[Breach]:
@@ -112,18 +118,24 @@ def sampling_is_whole(config: Config) -> Iterator[Breach]:
         value = getattr(config, key)
         if value != neutral:
             message = f"{key} = {value} cuts tokens off while sampling; the loss uses the uncut logprobs"
-            yield Breach((key,), message, f"write `{key} = {neutral}` for an exact loss", "warning")
+            cure = (
+                f"write `{key} = {neutral}` for an exact loss: the ratio takes drawn tokens for rarer than "
+                "they were, and those that were cut off are never learnt"
+            )
+            yield Breach((key,), message, cure, "warning", trouble="sampling-cut")
 
 
 def groups_can_differ(config: Config) -> Iterator[Breach]:
     """Near temperature 0 all completions of a group are the same, and so are their rewards."""
     if config.temperature < 0.05:
         message = f"temperature = {config.temperature} makes the completions of a group identical"
-        yield Breach(("temperature",), message, "write `temperature = 0.7` or more", "warning")
+        cure = "write `temperature = 0.7` or more"
+        yield Breach(("temperature",), message, cure, "warning", trouble="identical-completions")
 
 
 RULES: tuple[Rule, ...] = (
     group_has_a_spread,
+    rewards_exist,
     one_weight_per_reward,
     some_weight_counts,
     policy_is_what_was_sampled,
@@ -133,10 +145,14 @@ RULES: tuple[Rule, ...] = (
     rollouts_are_not_quantised,
     sampling_is_whole,
     groups_can_differ,
+    *rules_of_the_run.RULES,
 )
 
 
-def breaches(config: Config) -> Iterator[Breach]:
-    """Everything that a configuration breaks, in the rules' order."""
-    for rule in RULES:
+def breaches(config: Config, on_this_machine: bool = False) -> Iterator[Breach]:
+    """Everything that a configuration breaks, in the rules' order.
+
+    `on_this_machine`: the files that it names are looked at, too.
+    """
+    for rule in (*RULES, *(LOCAL_RULES if on_this_machine else ())):
         yield from rule(config)

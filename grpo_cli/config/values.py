@@ -15,6 +15,7 @@ from grpo_cli.config.fields import (
     element_type,
     nearest,
     parse_toml_value,
+    short,
     toml_value,
     value_type,
 )
@@ -22,7 +23,16 @@ from grpo_cli.config.overrides import BOOLEANS
 from grpo_cli.config.problems import COMMAND_LINE, Problem
 from grpo_cli.config.schema import Config
 
-_LONGEST = 120  # characters of an offending value that a message shows
+# Why a bound is where it is, for values that make sense elsewhere, and what to write.
+_REASONS = {
+    "temperature": (
+        "at 0 all completions of a group would be the same, and their rewards too: nothing to learn from; "
+        "write `temperature = 0.7`"
+    ),
+    "num_generations": "the completions of a group are compared; write `num_generations = 8`",
+    "top_p": "write `top_p = 1.0` to sample from all tokens",
+    "max_grad_norm": "gradients are scaled down to it; write `max_grad_norm = 1e9` to leave them alone",
+}
 
 
 def check_values(layer: Mapping[str, Entry]) -> tuple[Config, list[Problem], set[str]]:
@@ -48,15 +58,17 @@ def _problem(layer: Mapping[str, Entry], finding: Any) -> Problem:
     entry = layer[key]
     kind = element_type(key) if item else value_type(key)
     if finding["type"].endswith("_type") or (choices(key) and type(value) is not kind):
-        message = f"Failed to coerce value: {_short(repr(value))} to {kind}"
+        trouble = "wrong-type"
+        message = f"Failed to coerce value: {short(repr(value))} to {kind}"
         meant = _list_mended(entry.value, kind) if item else mended(kind, value)
         cure = (
             f"write {assignment(entry, meant)}" if meant else f"for example {assignment(entry, example(key))}"
         )
     else:
-        message = f"Invalid value: {entry.key} = {_short(toml_value(entry.value))}"
+        trouble = "out-of-range"
+        message = f"Invalid value: {entry.key} = {short(toml_value(entry.value))}"
         cure = _bound(entry, key, finding)
-    return Problem(message, f"{cure}; {description(key)}", entry.key, entry.place)
+    return Problem(message, f"{cure}; {description(key)}", entry.key, entry.place, trouble=trouble)
 
 
 def _list_mended(value: list[Any], kind: type) -> str | None:
@@ -110,8 +122,5 @@ def _bound(entry: Entry, key: str, finding: Any) -> str:
         case "too_short":
             return f"`{key}` must have at least {finding['ctx']['min_length']} item"
     bound = finding["msg"].replace("Input should be", "must be")
-    return f"`{key}` {bound} (default {toml_value(default(key))})"
-
-
-def _short(text: str) -> str:
-    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
+    reason = f": {_REASONS[key]}" if key in _REASONS and "finite" not in bound else ""
+    return f"`{key}` {bound} (default {toml_value(default(key))}){reason}"

@@ -14,7 +14,11 @@ from grpo_cli.doctor.machine import Machine
 if TYPE_CHECKING:
     from grpo_cli.config.load import Inspection
     from grpo_cli.config.schema import Config
+    from grpo_cli.errors import CheckpointError
     from grpo_cli.models.load import Policy
+    from grpo_cli.models.tokenizer import Tokenizer
+
+MOST_BYTES = 256_000_000  # of a log: more than 300,000 steps
 
 
 @dataclass
@@ -49,6 +53,16 @@ class Case:
             name = str(self.run / "config.toml")
         return inspect_config(name, self.overrides) if name else None
 
+    @cached_property
+    def run_config(self) -> "Config | None":
+        """What the run that is examined was started with; None where its file is missing or invalid."""
+        from grpo_cli.config.load import inspect_config
+
+        if self.run is None or not (self.run / "config.toml").is_file():
+            return None
+        loaded = inspect_config(str(self.run / "config.toml")).loaded
+        return loaded.config if loaded else None
+
     @property
     def config(self) -> "Config | None":
         """The configuration, where there is one and it is valid."""
@@ -75,6 +89,13 @@ class Case:
         return load_policy(str(self.model_folder))
 
     @cached_property
+    def tokenizer(self) -> "Tokenizer":
+        """The tokenizer of the model's folder, or of its base. Raises ModelError where it does not load."""
+        from grpo_cli.doctor.tokenizer import load
+
+        return load(self)
+
+    @cached_property
     def checkpoints(self) -> list[Path]:
         """The checkpoints to examine: the one named, or all of the run."""
         from grpo_cli.engine.intact import checkpoints
@@ -82,6 +103,13 @@ class Case:
         if self.checkpoint is not None:
             return [self.checkpoint]
         return checkpoints(self.run) if self.run else []
+
+    @cached_property
+    def damages(self) -> "dict[Path, str | CheckpointError]":
+        """What is wrong with each checkpoint: empty: nothing; an error: another version's."""
+        from grpo_cli.doctor.checkpoint import damage_of
+
+        return {folder: damage_of(folder) for folder in self.checkpoints}
 
     @cached_property
     def log(self) -> list[dict[str, Any]]:
@@ -108,15 +136,29 @@ class Case:
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
     """The JSON objects of a file, one a line; a line that is none is left out."""
-    lines = []
-    for text in path.read_text(encoding="utf-8", errors="replace").splitlines():
-        try:
-            line = json.loads(text)
-        except ValueError:
-            continue
-        if isinstance(line, dict):
-            lines.append(line)
-    return lines
+    return [line for text in texts(path) if (line := json_object(text)) is not None]
+
+
+def texts(path: Path) -> list[str]:
+    """A file's lines that are not blank; none where it cannot be read.
+
+    Lines end at a line feed only: completions hold other separators of lines. At most MOST_BYTES are read.
+    """
+    try:
+        with path.open("rb") as file:
+            content = file.read(MOST_BYTES).decode("utf-8", errors="replace")
+    except OSError:
+        return []
+    return [text for text in content.split("\n") if text.strip()]
+
+
+def json_object(text: str) -> dict[str, Any] | None:
+    """The JSON object that a text is, or None."""
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):  # cut off; nested without end
+        return None
+    return value if isinstance(value, dict) else None
 
 
 def local_model(name: str, machine: Machine) -> Path | None:

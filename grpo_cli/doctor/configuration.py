@@ -1,21 +1,194 @@
 """What a configuration says, and what only this machine knows of it."""
 
+import re
+import shlex
 from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from grpo_cli.doctor.case import Case
-from grpo_cli.doctor.findings import Finding, skipped
+from grpo_cli.doctor.budget import budget
+from grpo_cli.doctor.case import Case, read_lines
+from grpo_cli.doctor.findings import Finding, error, ok, skipped, warning
+
+if TYPE_CHECKING:
+    from grpo_cli.config.problems import Problem
+    from grpo_cli.config.schema import Config
+    from grpo_cli.doctor.pace import Pace
+    from grpo_cli.engine.footprint import Needs
+
+TO_WRITE = re.compile(r"`(\w+ = [^`]+)`")  # lines of TOML in a cure's words
+SURELY = 1.25  # an estimate so far above what there is is beyond its own error
 
 
 def validity(case: Case) -> Iterator[Finding]:
     """What `grpo config validate` says."""
-    yield skipped("not written yet")
+    from grpo_cli.config.load import inspect_config
+
+    if case.inspection is None:
+        return
+    # A run's own file was valid where the run was started; only one that is named is held against
+    # the files that are here now.
+    named = case.config_name is not None
+    name = case.inspection.name
+    found = inspect_config(name, case.overrides, on_this_machine=named)
+    for problem in (*found.problems, *found.warnings):
+        yield finding_of(problem, name)
+    if found.loaded is not None and not found.warnings:
+        written = sum(source != "default" for source in found.loaded.sources.values())
+        total = len(found.loaded.sources)
+        yield ok(f"{name}: {written} of {total} keys are set, all of them valid", keys_set=written)
+
+
+def finding_of(problem: "Problem", name: str) -> Finding:
+    """A problem of a configuration as a finding under its trouble's name."""
+    place = f"{problem.place}: " if problem.place else ""
+    numbers: dict[str, Any] = {"key": problem.key}
+    if problem.place and problem.place.line:
+        numbers |= {"file": problem.place.source, "line": problem.place.line}
+    make = error if problem.severity == "error" else warning
+    lines = dict.fromkeys(TO_WRITE.findall(problem.cure))
+    check = f"grpo config validate {shlex.quote(name)}"
+    finding = make(f"{place}{problem.message}", problem.cure, *lines, check, **numbers)
+    return replace(finding, name=problem.trouble)
 
 
 def memory_needed(case: Case) -> Iterator[Finding]:
     """The configuration fits this machine's memory."""
-    yield skipped("not written yet")
+    from grpo_cli.doctor.needs import needed
+
+    config = case.config
+    if config is None:
+        yield skipped("the configuration is not valid")
+        return
+    folder = local_folder(case)
+    if folder is None:
+        yield not_here(config)
+        return
+    there, on_cpu = budget(case), case.probe.get("device", "cpu") == "cpu"
+    needs = needed(config, folder, on_cpu)
+    if needs is None or there is None:
+        what = "how much memory there is" if needs else f"the shape of the model in {folder}"
+        yield skipped(f"{what} is not known")
+        return
+    yield weighed(case, config, folder, needs, there)
+
+
+def weighed(case: Case, config: "Config", folder: Path, needs: "Needs", there: int) -> Finding:
+    """The verdict on a need and what there is, in bytes."""
+    from grpo_cli.doctor.needs import needed
+    from grpo_cli.engine.footprint import parts
+
+    on_cpu = case.probe.get("device", "cpu") == "cpu"
+    seen = (
+        f"about {gigabytes(needs.peak)} needed ({parts(needs)}), {gigabytes(there)} there; "
+        f"rollouts {gigabytes(needs.rollout_peak)}, the update {gigabytes(needs.update_peak)}"
+    )
+    numbers = {"needed_bytes": needs.peak, "budget_bytes": there}
+    if needs.peak <= there:
+        return ok(seen, **numbers)
+    words, lines = cures(config, folder, there, on_cpu)
+    least = needed(config, folder, on_cpu, rows=1) or needs
+    if least.peak > SURELY * there:
+        one = f"Unable to allocate memory: a single completion needs about {gigabytes(least.peak)}; "
+        return error(one + seen, words, *lines, *wired_limit(case, needs.peak), **numbers)
+    return warning(seen, words, *lines, *wired_limit(case, needs.peak), **numbers)
+
+
+def cures(config: "Config", folder: Path, there: int, on_cpu: bool) -> tuple[str, list[str]]:
+    """In words, and as lines of TOML: the keys to change, one after the other, until it fits."""
+    from grpo_cli.config.fields import toml_value
+    from grpo_cli.doctor.needs import needed
+    from grpo_cli.engine.footprint import steps_down
+
+    changes: dict[str, Any] = {}
+    smaller = None
+    for step in steps_down(config):
+        changes.update(step)
+        smaller = needed(config.model_copy(update=changes), folder, on_cpu)
+        if smaller is not None and smaller.peak <= there:
+            break
+    lines = [f"{key} = {toml_value(value)}" for key, value in changes.items()]
+    if smaller is not None and smaller.peak <= there:
+        return f"with these keys it needs about {gigabytes(smaller.peak)}", lines
+    least = f", and with these keys it still needs {gigabytes(smaller.peak)}" if smaller else ""
+    return f"choose a smaller model: `grpo doctor --only models-that-fit` lists them{least}", lines
+
+
+def wired_limit(case: Case, need: int) -> list[str]:
+    """macOS: the line that lets the GPU have more, where the machine's memory would be enough."""
+    physical = case.machine.memory_bytes() or 0
+    if case.probe.get("device") != "metal" or need > 0.85 * physical:
+        return []
+    return [f"sudo sysctl iogpu.wired_limit_mb={-(-need // 1024**2)}"]
 
 
 def duration(case: Case) -> Iterator[Finding]:
     """How long the run will take, from a measured step."""
-    yield skipped("not written yet")
+    from grpo_cli.data.load import load_examples
+    from grpo_cli.doctor.pace import total_seconds, total_steps
+
+    config, folder = case.config, local_folder(case)
+    if config is None:
+        yield skipped("the configuration is not valid")
+    elif not data_is_local(config):
+        yield skipped(f"the dataset {config.dataset} is not a file on this machine: its size is not known")
+    elif (pace := pace_of(case, config, folder)) is None:
+        yield not_here(config)
+    else:
+        steps = total_steps(config, len(load_examples(config, config.train_split)))
+        seconds = total_seconds(config, pace, steps)
+        yield ok(
+            f"about {in_words(seconds)} for {steps} steps of {pace.step:.2g} s ({pace.basis})",
+            seconds=seconds,
+            steps=steps,
+            step_seconds=pace.step,
+            evaluation_seconds=pace.evaluation,
+        )
+
+
+def pace_of(case: Case, config: "Config", folder: Path | None) -> "Pace | None":
+    """From the log of the configuration's run, else measured; None: there is nothing to measure with."""
+    from grpo_cli.doctor.pace import logged_pace, measured_pace
+
+    lines = case.log or read_lines(config.run_dir / "training_log.jsonl")
+    steps = [line for line in lines if "loss" in line]
+    logged = logged_pace(steps, [line for line in lines if "eval_accuracy" in line])
+    if logged is not None or folder is None or case.config_name is None:
+        return logged
+    return measured_pace(config, folder)
+
+
+def data_is_local(config: "Config") -> bool:
+    """Whether the examples can be counted without the network."""
+    try:
+        return config.dataset == "arithmetic" or Path(config.dataset).expanduser().exists()
+    except (OSError, ValueError, RuntimeError):  # too long, a NUL in it, an unknown ~user
+        return False
+
+
+def local_folder(case: Case) -> Path | None:
+    """The folder of the configuration's own model."""
+    from grpo_cli.config.local_model import local_folder as find
+
+    return find(case.config.model_name, case.machine.environment) if case.config else None
+
+
+def not_here(config: "Config") -> Finding:
+    """Why nothing can be said of a model."""
+    return skipped(
+        f"the model {config.model_name} is not on this machine; `grpo doctor --only models-that-fit` says "
+        "what the usual ones need"
+    )
+
+
+def gigabytes(size: int) -> str:
+    """Bytes as `9.1 GB`."""
+    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.0f} MB"
+
+
+def in_words(seconds: float) -> str:
+    """A time as people say it."""
+    if seconds < 120:
+        return "a second" if seconds < 1.5 else f"{seconds:.0f} seconds"
+    return f"{seconds / 60:.0f} minutes" if seconds < 7200 else f"{seconds / 3600:.1f} hours"

@@ -10,12 +10,15 @@ Answers are what the system says, unread: the checks read them, so that a test o
 the reading too.
 """
 
+import http.client
 import json
 import os
 import platform
 import shutil
+import signal
 import subprocess
 import sys
+import tempfile
 import urllib.error
 import urllib.request
 from collections.abc import Mapping
@@ -26,6 +29,7 @@ from typing import Any
 COMMAND_SECONDS = 5
 PROBE_SECONDS = 120
 HUB_SECONDS = 3
+ROOT = str(Path(__file__).parents[2])  # where the package is imported from
 
 
 class Machine:
@@ -45,6 +49,14 @@ class Machine:
     def python(self) -> str:
         """Python's version, as `3.12.3`."""
         return platform.python_version()
+
+    @property
+    def libc(self) -> str:
+        """The C library, as `glibc 2.36`; empty for another one, and on a Mac."""
+        try:
+            return os.confstr("CS_GNU_LIBC_VERSION") or ""
+        except (ValueError, OSError):
+            return ""
 
     @property
     def environment(self) -> Mapping[str, str]:
@@ -84,15 +96,45 @@ class Machine:
         except metadata.PackageNotFoundError:
             return None
 
+    def requirements(self, package: str) -> list[str]:
+        """What an installed package says it needs, as `mlx>=0.32.2`; empty where it is not installed."""
+        try:
+            return metadata.requires(package) or []
+        except metadata.PackageNotFoundError:
+            return []
+
+    def names(self, folder: str) -> list[str]:
+        """The names in a folder, sorted; none where it cannot be read."""
+        try:
+            return sorted(os.listdir(folder))  # noqa: PTH208 (names are wanted, not paths)
+        except OSError:
+            return []
+
+    def refusal(self, folder: Path) -> str:
+        """Why no file can be written in a folder, tried with one that is gone at once; empty: it can be.
+
+        For a folder that is not there yet, the nearest one above it is tried: it would be made in there.
+        """
+        try:
+            place = next(one for one in (folder, *folder.absolute().parents) if os.path.lexists(one))
+            if not place.is_dir():
+                return f"{place} is not a folder"
+            with tempfile.NamedTemporaryFile(dir=place, prefix=".grpo-doctor-") as file:
+                file.write(bytes(4096))
+                file.flush()
+        except OSError as error:
+            return f"{error.strerror or error}"
+        except ValueError as error:  # a NUL in its name
+            return str(error)
+        return ""
+
     def free_bytes(self, folder: Path) -> int | None:
         """Free bytes of the disk that a folder is on, or will be; None where that is not known."""
-        for place in (folder, *folder.absolute().parents):
-            if place.exists():
-                try:
-                    return shutil.disk_usage(place).free
-                except OSError:
-                    return None
-        return None
+        try:
+            place = next(one for one in (folder, *folder.absolute().parents) if one.exists())
+            return shutil.disk_usage(place).free
+        except (OSError, ValueError):  # no permission; a NUL in its name
+            return None
 
     def memory_bytes(self) -> int | None:
         """Physical memory in bytes."""
@@ -103,31 +145,67 @@ class Machine:
 
     def reach(self, url: str) -> str:
         """Empty when a web server answers at `url`, else why not."""
-        request = urllib.request.Request(url, method="HEAD", headers={"User-Agent": "grpo"})
+        if not url.startswith(("http://", "https://")):
+            return "it is no web address"
         try:
+            request = urllib.request.Request(url, method="HEAD", headers={"User-Agent": "grpo"})
             with urllib.request.urlopen(request, timeout=HUB_SECONDS):
                 return ""
         except urllib.error.HTTPError:
             return ""  # it answers, if only to refuse this page
-        except (OSError, ValueError) as error:  # URLError is an OSError; ValueError: no address at all
-            return str(getattr(error, "reason", error))
+        except (OSError, ValueError, http.client.HTTPException) as error:  # ValueError: no address at all
+            return str(getattr(error, "reason", error) or type(error).__name__)
 
     def probe(self) -> dict[str, Any]:
         """What MLX and mlx-lm do here, tried in another process (probe.py): a crash there is an answer.
 
         `failed` names the stage that was not survived, `error` what it said.
         """
-        command = [sys.executable, "-m", "grpo_cli.doctor.probe"]
+        # Not with -m, which would look for modules in the current folder first: a person's own random.py.
+        code = f"import sys; sys.path.append({ROOT!r}); from grpo_cli.doctor.probe import main; main()"
         try:
-            done = subprocess.run(command, capture_output=True, text=True, timeout=PROBE_SECONDS, check=False)
-        except (OSError, subprocess.TimeoutExpired) as error:
+            done = subprocess.run(
+                [sys.executable, "-P", "-c", code],
+                capture_output=True,
+                timeout=PROBE_SECONDS,
+                check=False,
+            )
+        except subprocess.TimeoutExpired as error:
+            answers = answers_in(error.stdout or b"")
+            return answers | {
+                "failed": answers.get("stage", "start"),
+                "error": f"no end in {PROBE_SECONDS} s",
+            }
+        except OSError as error:
             return {"failed": "start", "error": str(error)}
-        answers: dict[str, Any] = {}
-        for line in done.stdout.splitlines():
-            if line.startswith("{"):
-                answers |= json.loads(line)
-        if done.returncode != 0:
-            last = (done.stderr.strip().splitlines() or [f"ended with {done.returncode}"])[-1]
-            died = f"killed by signal {-done.returncode}" if done.returncode < 0 else last
-            answers |= {"failed": answers.get("stage", "start"), "error": answers.get("error") or died}
+        return judged(answers_in(done.stdout), done.returncode, done.stderr.decode(errors="replace"))
+
+
+def answers_in(output: bytes) -> dict[str, Any]:
+    """The probe's answers among whatever else libraries printed."""
+    answers: dict[str, Any] = {}
+    for line in output.decode(errors="replace").splitlines():
+        try:
+            found = json.loads(line)
+        except (ValueError, RecursionError):
+            continue
+        if isinstance(found, dict):
+            answers |= found
+    return answers
+
+
+def judged(answers: dict[str, Any], code: int, complaint: str) -> dict[str, Any]:
+    """The answers with `failed` and `error` where the process did not end well."""
+    if code == 0:
         return answers
+    last = (complaint.strip().splitlines() or [f"ended with {code}"])[-1]
+    died = f"killed by signal {-code} ({signal_name(-code)})" if code < 0 else last
+    return answers | {"failed": answers.get("stage", "start"), "error": answers.get("error") or died}
+
+
+def signal_name(number: int) -> str:
+    """`SIGILL` for 4."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return "unknown"

@@ -1,11 +1,15 @@
 """The numbers of a step, from its rollouts: the log's line and what the display shows."""
 
 import statistics
+from collections.abc import Hashable, Sequence
 from typing import Any
 
 from grpo_cli.types import RolloutGroup, StopReason
 
 HIGH_REWARD, HIGH_GRAD_NORM = 10.0, 10.0  # above them something is wrong more often than not
+# Four tokens in a row do not come twice by chance in prose; shorter runs do ("of the", the digits of a sum).
+NGRAM = 4
+SHORTEST = 8  # items; what is shorter has too few n-grams for a share of them to mean anything
 
 
 def anomalies(line: dict[str, Any]) -> dict[str, str]:
@@ -30,7 +34,8 @@ def rollout_metrics(groups: list[RolloutGroup]) -> dict[str, Any]:
     """Reward, length and diversity of a step's completions.
 
     reward_std is the mean over groups of the sample standard deviation; zero_std_fraction the share
-    of groups whose rewards are all equal, which can teach nothing; entropy the mean over tokens, in nats.
+    of groups whose rewards are all equal, which can teach nothing; entropy the mean over tokens, in nats;
+    repetition the mean share of 4-grams of tokens that stood in their completion before.
     """
     rollouts = [rollout for group in groups for rollout in group.rollouts]
     by_group = [[rollout.reward for rollout in group.rollouts] for group in groups]
@@ -44,4 +49,17 @@ def rollout_metrics(groups: list[RolloutGroup]) -> dict[str, Any]:
         "zero_std_fraction": statistics.fmean(len(set(rewards)) == 1 for rewards in by_group),
         "completion_length_mean": statistics.fmean(len(rollout.token_ids) for rollout in rollouts),
         "truncated_fraction": statistics.fmean(r.stop_reason is StopReason.LENGTH for r in rollouts),
+        "repetition": statistics.fmean(repetition(rollout.token_ids) for rollout in rollouts),
     }
+
+
+def repetition(items: Sequence[Hashable]) -> float:
+    """Share of a completion's 4-grams that repeat an earlier one: 1 − distinct / all; 0 below 8 items.
+
+    As rep-4 of Welleck et al. 2019, "Neural Text Generation with Unlikelihood Training", section 6. Items
+    are token ids, or words where ids were not kept.
+    """
+    if len(items) < SHORTEST:
+        return 0.0
+    ngrams = [tuple(items[start : start + NGRAM]) for start in range(len(items) - NGRAM + 1)]
+    return 1.0 - len(set(ngrams)) / len(ngrams)

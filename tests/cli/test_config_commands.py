@@ -67,8 +67,9 @@ def test_validate_tells_the_problem_as_train_would_and_goes_on() -> None:
         "",
         "hint: bad.toml:2: no key has a name like it; `grpo config init` prints them all",
     ]
-    assert lines[3].startswith("! bad.toml:3: top_k = 5 cuts tokens off while sampling; ")
-    assert lines[4] == "Config file not found: configs/custom.toml"
+    assert lines[3] == "more: `grpo doctor --explain unknown-key`"
+    assert lines[4].startswith("! bad.toml:3: top_k = 5 cuts tokens off while sampling; ")
+    assert lines[5] == "Config file not found: configs/custom.toml"
 
 
 def test_a_warning_is_no_failure() -> None:
@@ -142,6 +143,7 @@ def test_init_writes_once_and_overwrites_with_force() -> None:
     assert refused.exit_code == 2
     assert refused.stderr == (
         "Config file exists: my.toml\n\nhint: `grpo config init my.toml --force` overwrites it\n"
+        "more: `grpo doctor --explain config-exists`\n"
     )
     assert grpo("config", "init", "my.toml", "--force").exit_code == 0
     assert load_config("my.toml").config == Config.model_validate({})
@@ -158,7 +160,7 @@ def test_init_into_a_missing_folder() -> None:
     assert result.exit_code == 2
     assert result.stderr == (
         "Cannot write config file: a/b.toml: No such file or directory\n\n"
-        "hint: `mkdir -p a` makes the folder\n"
+        "hint: `mkdir -p a` makes the folder\nmore: `grpo doctor --explain config-exists`\n"
     )
 
 
@@ -173,7 +175,10 @@ def test_an_error_for_people_is_its_message_a_blank_line_and_the_hint(failing: l
     failing.append(TrainingError("NaN gradient encountered in [layers.0]", "`--set learning_rate=1e-6`"))
     result = grpo("fail")
     assert (result.exit_code, result.stdout) == (1, "")
-    assert result.stderr == ("NaN gradient encountered in [layers.0]\n\nhint: `--set learning_rate=1e-6`\n")
+    assert result.stderr == (
+        "NaN gradient encountered in [layers.0]\n\nhint: `--set learning_rate=1e-6`\n"
+        "more: `grpo doctor --explain training-stopped`\n"
+    )
 
 
 def test_a_missing_mlx_lm_names_the_command_that_cures(failing: list[Any]) -> None:
@@ -184,6 +189,7 @@ def test_a_missing_mlx_lm_names_the_command_that_cures(failing: list[Any]) -> No
         "ModuleNotFoundError: No module named 'mlx_lm'",
         "",
         f"hint: `{sys.executable} -m pip install --upgrade 'mlx-lm>=0.32.2'`",
+        "more: `grpo doctor --explain mlx-lm`",
     ]
 
 

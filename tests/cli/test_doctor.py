@@ -113,7 +113,7 @@ def test_what_is_broken_ends_with_one_and_stays_one_document(tmp_path: Path) -> 
     assert document["healthy"] is False
     assert document["counts"]["error"] == 1
     (row,) = [row for row in document["findings"] if row["severity"] == "error"]
-    assert row["seen"].startswith("Unknown config key: learning_rat")
+    assert row["seen"].startswith("my.toml:1: Unknown config key: learning_rat")
     assert row["name"] == "unknown-key"
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from grpo_cli.config.fields import ELSEWHERE
 from grpo_cli.config.load import inspect_config, load_config
 from grpo_cli.config.schema import Config
 from grpo_cli.errors import ConfigError
@@ -79,7 +80,8 @@ def test_one_problem_is_its_text_a_blank_line_and_a_hint(text: str, error: str) 
         ("bits = true", "Failed to coerce value: True to <class 'int'>", "for example `bits = 4`"),
         ("bits = 5", "Invalid value: bits = 5", "it takes 2, 3, 4, 6, 8"),
         ('loss_type = "gpro"', 'Invalid value: loss_type = "gpro"', 'did you mean `loss_type = "grpo"`?'),
-        ("temperature = 0", "Invalid value: temperature = 0", "must be greater than 0 (default 0.7)"),
+        ("temperature = 0", "Invalid value: temperature = 0", "must be greater than 0 (default 0.7): at 0 all completions of a group would be the same, and their rewards too: nothing to learn from; write `temperature = 0.7`"),
+        ("num_generations = 0", "Invalid value: num_generations = 0", "the completions of a group are compared; write `num_generations = 8`"),
         ("temperature = nan", "Invalid value: temperature = nan", "must be a finite number"),
         ('run_name = "a/b"', 'Invalid value: run_name = "a/b"', "without / or \\"),
         ('model_name = ""', 'Invalid value: model_name = ""', "`model_name` must not be empty"),
@@ -130,10 +132,12 @@ def test_problems_and_warnings_as_rows() -> None:
     inspection = inspect_config(write("top_k = 3\nsed = 1"))
     assert [problem.as_row() for problem in inspection.problems + inspection.warnings] == [
         {"file": "c.toml", "line": 2, "key": "sed", "message": "Unknown config key: sed",
-         "cure": "did you mean `seed`?", "severity": "error"},
+         "cure": "did you mean `seed`?", "severity": "error", "trouble": "unknown-key"},
         {"file": "c.toml", "line": 1, "key": "top_k", "severity": "warning",
          "message": "top_k = 3 cuts tokens off while sampling; the loss uses the uncut logprobs",
-         "cure": "write `top_k = 0` for an exact loss"},
+         "cure": "write `top_k = 0` for an exact loss: the ratio takes drawn tokens for rarer than they were, "
+                 "and those that were cut off are never learnt",
+         "trouble": "sampling-cut"},
     ]  # fmt: skip
 
 
@@ -238,3 +242,60 @@ def test_the_configuration_is_frozen() -> None:
     config = load_config(write("seed = 1")).config
     with pytest.raises(ValueError, match="frozen"):
         config.seed = 2  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("text", "trouble"),
+    [
+        ("sed = 1", "unknown-key"),
+        ("seed = 'x'", "wrong-type"),
+        ("seed = -1", "out-of-range"),
+        ("seed = ", "config-syntax"),
+        ("eval_split = 'train'", "contradiction"),
+        ("sed = 1\nsede = 2", "unknown-key"),
+        ("sed = 1\nseed = 'x'", "configuration"),
+    ],
+)
+def test_an_error_names_the_chapter_that_explains_it(text: str, trouble: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_config(write(text))
+    assert caught.value.trouble == trouble
+
+
+def test_no_file_and_no_name_are_explained_together() -> None:
+    for name in ("nowhere.toml", None):
+        with pytest.raises(ConfigError) as caught:
+            load_config(name)
+        assert caught.value.trouble == "config-not-found"
+
+
+@pytest.mark.parametrize(
+    ("foreign", "ours"),
+    [
+        ("lr", "learning_rate"),
+        ("beta", "kl_coeff"),
+        ("Epochs", "num_epochs"),
+        ("reward_funcs", "reward_functions"),
+    ],
+)
+def test_names_of_other_programs_lead_to_ours(foreign: str, ours: str) -> None:
+    assert the_error(f"{foreign} = 1").endswith(f"c.toml:1: did you mean `{ours}`?")
+
+
+def test_foreign_names_lead_to_keys_that_exist_and_are_none_themselves() -> None:
+    assert set(ELSEWHERE.values()) <= set(Config.model_fields)
+    assert set(ELSEWHERE).isdisjoint(Config.model_fields)
+
+
+@pytest.mark.parametrize(
+    ("text", "cure"),
+    [
+        ("top_p = .9", "a number has digits on both sides of its point: `top_p = 0.9`"),
+        ("top_p = 0,9", "a number has a point, no comma: `top_p = 0.9`"),
+        ("dataset = \u201cx\u201d", 'a text stands in straight quotes: `dataset = "…"`'),
+        ("dataset = openai/gsm8k", 'write `dataset = "openai/gsm8k"`'),
+        ("use_compile = True", "write `use_compile = true`"),
+    ],
+)
+def test_slips_of_syntax_are_written_out(text: str, cure: str) -> None:
+    assert the_error(text).endswith(cure)

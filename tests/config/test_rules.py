@@ -2,6 +2,8 @@
 
 # ruff: noqa: E501 - one case a line
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,6 +12,16 @@ from grpo_cli.config.rules import RULES, breaches
 from grpo_cli.config.schema import Config
 
 BROKEN = [
+    ({"reward_functions": ["corectness"]}, "error", "Unknown reward function: corectness"),
+    ({"reward_functions": ["my.py"]}, "error", "Reward function not named: my.py"),
+    ({"reward_functions": ["my.py:"]}, "error", "Reward function not named: my.py:"),
+    ({"learning_rate": 0.0}, "warning", "learning_rate = 0.0 trains nothing: the model stays as it is"),
+    ({"learning_rate": 0.01}, "warning", "learning_rate = 0.01 is very high for full fine-tuning with adamw"),
+    ({"learning_rate": 0.1, "lora_rank": 8}, "warning", "learning_rate = 0.1 is very high for LoRA with adamw"),
+    ({"warmup_ratio": 1.0}, "warning", "warmup_ratio = 1 makes the whole run warmup"),
+    ({"warmup_ratio": 0.9, "max_steps": 4}, "warning", "warmup_ratio = 0.9 makes all 4 steps of max_steps warmup"),
+    ({"save_steps": 500, "max_steps": 100}, "warning", "save_steps = 500 is beyond the last step, max_steps = 100: nothing is saved before the end"),
+    ({"max_train_samples": 3}, "warning", "max_train_samples = 3 is less than one step's 4 prompts, batch_size × gradient_accumulation_steps: a step takes some of them more than once"),
     ({"num_generations": 1}, "error", "num_generations = 1 cannot learn: a group needs at least 2 completions"),
     ({"reward_functions": ["int"], "reward_weights": [1.0, 2.0]}, "error", "reward_weights has length 2, reward_functions has length 1"),
     ({"reward_functions": ["int"], "reward_weights": [0.0]}, "error", "reward_weights are all 0: nothing would be rewarded"),
@@ -37,6 +49,16 @@ KEPT: list[dict[str, Any]] = [
     {"loss_type": "reinforce"},
     {"loss_type": "dapo", "num_iterations": 2},
     {"temperature": 0.05},
+    {"reward_functions": ["correctness_reward_func", "my.py:reward"]},
+    {"learning_rate": 1e-3},
+    {"learning_rate": 1e-2, "lora_rank": 8},
+    {"learning_rate": 0.1, "optimizer": "sgd"},
+    {"warmup_ratio": 0.85, "max_steps": 4},
+    {"warmup_ratio": 1.0, "max_steps": 1},
+    {"save_steps": 100, "max_steps": 100},
+    {"max_steps": 10},
+    {"save_steps": 0, "eval_steps": 0, "max_steps": 10},
+    {"max_train_samples": 4},
 ]
 
 
@@ -45,7 +67,9 @@ def test_a_broken_rule_says_so(values: dict[str, Any], severity: str, message: s
     (breach,) = breaches(Config.model_validate(values))
     assert (breach.severity, breach.message) == (severity, message)
     assert breach.keys[0] in values
-    assert "write `" in breach.cure or "reward_weights" in breach.cure
+    assert any(
+        start in breach.cure for start in ("write `", "begin with `", "did you mean `", "reward_weights")
+    )
 
 
 @pytest.mark.parametrize("values", KEPT, ids=str)
@@ -57,3 +81,88 @@ def test_every_rule_has_a_case_that_breaks_it() -> None:
     configs = [Config.model_validate(values) for values, *_ in BROKEN]
     silent = [rule.__name__ for rule in RULES if not any(list(rule(config)) for config in configs)]
     assert silent == []
+
+
+def local_breaches(**values: Any) -> list[tuple[str, str, str]]:
+    found = breaches(Config.model_validate(values), on_this_machine=True)
+    return [(breach.severity, breach.message, breach.trouble) for breach in found]
+
+
+def model(folder: Path, **facts: object) -> str:
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(json.dumps(facts))
+    return str(folder)
+
+
+def test_a_reward_file_must_be_there_and_is_not_run(tmp_path: Path) -> None:
+    file = tmp_path / "mine.py"
+    name = f"{file}:reward"
+    expected = ("error", f"Reward file not found: {file}", "rewards")
+    assert local_breaches(reward_functions=[name]) == [expected]
+    file.write_text("raise SystemExit(3)")
+    assert local_breaches(reward_functions=[name]) == []
+    assert list(breaches(Config(reward_functions=[f"{tmp_path}/no.py:f"]))) == []
+
+
+def test_completions_longer_than_the_model_s_positions(tmp_path: Path) -> None:
+    name = model(tmp_path / "m", n_positions=100)
+    assert local_breaches(model_name=name, max_new_tokens=100, max_prompt_length=20) == [
+        ("error", f"max_new_tokens = 100 is too long: {name} has 100 positions", "row-too-long")
+    ]
+    assert local_breaches(model_name=name, max_new_tokens=81, max_prompt_length=20) == [
+        (
+            "warning",
+            "max_prompt_length = 20 and max_new_tokens = 81 make rows of up to 101 tokens: "
+            f"{name} has 100 positions",
+            "row-too-long",
+        )
+    ]
+    assert local_breaches(model_name=name, max_new_tokens=80, max_prompt_length=20) == []
+    # The default of max_prompt_length is beyond all positions and says nothing of the prompts.
+    assert local_breaches(model_name=name, max_new_tokens=80) == []
+
+
+@pytest.mark.parametrize(
+    "facts",
+    [{"max_position_embeddings": 50}, {"sequence_len": 50}, {"text_config": {"max_position_embeddings": 50}}],
+)
+def test_positions_are_found_under_every_name(tmp_path: Path, facts: dict[str, object]) -> None:
+    assert local_breaches(model_name=model(tmp_path / "m", **facts), max_new_tokens=60)[0][0] == "error"
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["", "[]", "null", '{"n_positions": "50"}', '{"n_positions": true}', '{"n_positions": -5}', "\x00",
+     '{"n_positions": 1e999}', "[" * 100_000, '{"text_config": 3}',
+     '{"n_positions": 50, "rope_scaling": {"factor": 4}}'],
+    ids=lambda text: text[:20],
+)  # fmt: skip
+def test_a_broken_config_json_is_not_judged(tmp_path: Path, content: str) -> None:
+    (tmp_path / "config.json").write_text(content)
+    assert local_breaches(model_name=str(tmp_path), max_new_tokens=60) == []
+
+
+def test_a_model_in_the_hub_s_cache_is_judged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    model(tmp_path / "models--a--b" / "snapshots" / "1", n_positions=50)
+    message = "max_new_tokens = 60 is too long: a/b has 50 positions"
+    assert local_breaches(model_name="a/b", max_new_tokens=60) == [("error", message, "row-too-long")]
+    assert local_breaches(model_name="a/c", max_new_tokens=60) == []
+
+
+@pytest.mark.parametrize("name", ["models/nanochat-d32-mlx", "karpathy/nanochat-d34", "nanochat_d32"])
+def test_quantised_rollouts_of_a_deep_nanochat_by_its_name(name: str) -> None:
+    found = local_breaches(model_name=name, quantize_for_rollouts=True)
+    depth = "34" if "34" in name else "32"
+    assert found[1] == (
+        "warning", f"quantize_for_rollouts = true with a nanochat of {depth} layers", "quantised-rollouts",
+    )  # fmt: skip
+
+
+def test_quantised_rollouts_of_other_models(tmp_path: Path) -> None:
+    deep = model(tmp_path / "x", model_type="nanochat", num_hidden_layers=32)
+    shallow = model(tmp_path / "nanochat-d32", model_type="nanochat", num_hidden_layers=20)
+    qwen = model(tmp_path / "q", model_type="qwen2", num_hidden_layers=36)
+    assert len(local_breaches(model_name=deep, quantize_for_rollouts=True)) == 2
+    for name in (shallow, qwen, "models/nanochat-d20-mlx"):
+        assert len(local_breaches(model_name=name, quantize_for_rollouts=True)) == 1

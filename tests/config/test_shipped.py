@@ -11,6 +11,7 @@ from grpo_cli.config.resolve import shipped_folder
 
 SHIPPED = sorted(shipped_folder().glob("*.toml"))
 PROMISED = {
+    "debug",
     "smoke_test",
     "ultra_light",
     "medium",

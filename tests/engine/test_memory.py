@@ -7,7 +7,8 @@ import mlx.core as mx
 import pytest
 
 from grpo_cli.engine import events, run
-from grpo_cli.engine.memory import Batch, Shape, check_memory, estimate, needs_of, rollout_bytes, update_bytes
+from grpo_cli.engine.footprint import Batch, Shape, estimate, rollout_bytes, update_bytes
+from grpo_cli.engine.memory import check_memory, needs_of
 from grpo_cli.errors import TrainingError
 from tests.engine.test_trainer import small
 

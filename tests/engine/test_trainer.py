@@ -21,7 +21,7 @@ from grpo_cli.models.lora import adapters_off
 
 STEP_KEYS = {
     "step", "epoch", "lr", "loss", "grad_norm", "kl", "entropy", "clip_ratio", "reward_mean", "reward_std",
-    "rewards/correctness", "zero_std_fraction", "completion_length_mean", "truncated_fraction",
+    "rewards/correctness", "zero_std_fraction", "completion_length_mean", "truncated_fraction", "repetition",
     "rollout_seconds", "update_seconds", "step_seconds", "rollout_tokens_per_second", "peak_memory_gb",
 }  # fmt: skip
 EVALUATION_KEYS = {"step", "eval_accuracy", "eval_samples", "eval_format", "eval_seconds"}

@@ -1,0 +1,24 @@
+"""What a rule between keys finds, and what a rule is."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from grpo_cli.config.schema import Config
+
+
+@dataclass(frozen=True)
+class Breach:
+    """A rule that a configuration breaks: the keys it rests on, what is wrong, what to write.
+
+    `trouble`: the guide's chapter that explains it.
+    """
+
+    keys: tuple[str, ...]
+    message: str
+    cure: str
+    severity: Literal["error", "warning"] = "error"
+    trouble: str = "contradiction"
+
+
+Rule = Callable[[Config], Iterator[Breach]]

@@ -1,0 +1,83 @@
+"""A model's config.json where the model is on this machine; nothing is downloaded, nothing loaded.
+
+    positions(model_config("tiny"))     # 256
+
+A model folder may come from anywhere: what cannot be read, or is no number, is not known.
+"""
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+MOST_BYTES = 4_000_000  # of a config.json; real ones are below 0.1 MB
+LARGEST = 1 << 40  # more positions or layers than that are no fact about a model
+
+
+def local_folder(name: str, environment: Mapping[str, str] = os.environ) -> Path | None:
+    """The folder of a model: given as such, `tiny`, or in the hub's cache; None: it is not here."""
+    try:
+        folder = Path(name).expanduser()
+        if name == "tiny":
+            return Path(__file__).parents[1] / "models" / "tiny"
+        return folder if folder.is_dir() else _cached(name, environment)
+    except (OSError, ValueError, RuntimeError):  # too long, a NUL in it, or an unknown ~user
+        return None
+
+
+def _cached(name: str, environment: Mapping[str, str]) -> Path | None:
+    """The newest snapshot of a repository in the hub's cache."""
+    home = environment.get("HF_HOME") or str(
+        Path(environment.get("XDG_CACHE_HOME") or "~/.cache") / "huggingface"
+    )
+    cache = Path(environment.get("HF_HUB_CACHE") or str(Path(home) / "hub")).expanduser()
+    if name.count("/") > 1 or name.startswith((".", "/", "~")):
+        return None
+    snapshots = cache / f"models--{name.replace('/', '--')}" / "snapshots"
+    if not snapshots.is_dir():
+        return None
+    found = sorted(
+        (folder for folder in snapshots.iterdir() if (folder / "config.json").is_file()),
+        key=lambda folder: folder.stat().st_mtime,
+    )
+    return found[-1] if found else None
+
+
+def model_config(name: str, environment: Mapping[str, str] = os.environ) -> dict[str, Any]:
+    """What config.json says, the text part of a larger model over it; empty where it is not known."""
+    folder = local_folder(name, environment)
+    return read_config(folder) if folder else {}
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """A folder's config.json as `model_config` gives it."""
+    try:
+        with (folder / "config.json").open("rb") as file:
+            content = json.loads(file.read(MOST_BYTES))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    if not isinstance(content, dict):
+        return {}
+    text = content.pop("text_config", None)
+    return {**content, **text} if isinstance(text, dict) else content
+
+
+def positions(config: Mapping[str, Any]) -> int | None:
+    """How many tokens a row may have; None where it is not said, or stretched by a scaling of RoPE."""
+    if config.get("rope_scaling"):
+        return None
+    return _count(config, "max_position_embeddings", "n_positions", "sequence_len")
+
+
+def layers(config: Mapping[str, Any]) -> int | None:
+    """How many layers it has."""
+    return _count(config, "num_hidden_layers", "n_layer")
+
+
+def _count(config: Mapping[str, Any], *keys: str) -> int | None:
+    for key in keys:
+        value = config.get(key)
+        if isinstance(value, int) and not isinstance(value, bool) and 0 < value < LARGEST:
+            return value
+    return None

@@ -1,0 +1,69 @@
+"""Rules of what a run does over its steps: numbers that are allowed one by one and do nothing together.
+
+All of them warn. A value that is the default was not meant, so it is not held against anyone.
+"""
+
+from collections.abc import Iterator
+
+from grpo_cli.config.breach import Breach, Rule
+from grpo_cli.config.schema import Config
+
+# Above these even the smallest models lose what they know within a few steps; what is usual is far below.
+HIGH_RATE, HIGH_LORA_RATE = 1e-3, 1e-2
+
+
+def learning_rate_trains(config: Config) -> Iterator[Breach]:
+    """At 0 nothing is trained, and far above what is usual nothing is left of the model."""
+    rate, lora = config.learning_rate, config.lora_rank > 0
+    usual = "5e-5" if lora else "1e-6"
+    keys = ("learning_rate", "lora_rank")
+    if rate == 0:
+        message = "learning_rate = 0.0 trains nothing: the model stays as it is"
+        cure = f"write `learning_rate = {usual}`"
+        yield Breach(keys, message, cure, "warning", trouble="learning-rate")
+    elif rate > (HIGH_LORA_RATE if lora else HIGH_RATE) and config.optimizer != "sgd":
+        what = "LoRA" if lora else "full fine-tuning"
+        message = f"learning_rate = {rate:g} is very high for {what} with {config.optimizer}"
+        cure = f"begin with `learning_rate = {usual}`, and raise it while grad_norm and kl stay quiet"
+        yield Breach(keys, message, cure, "warning", trouble="learning-rate")
+
+
+def warmup_ends(config: Config) -> Iterator[Breach]:
+    """A warmup that lasts as long as the run reaches the peak rate with its last update."""
+    steps = config.max_steps
+    whole = round(config.warmup_ratio * steps) >= steps > 1 if steps else config.warmup_ratio == 1
+    if whole:
+        told = f"all {steps} steps of max_steps" if steps else "the whole run"
+        message = f"warmup_ratio = {config.warmup_ratio:g} makes {told} warmup"
+        cure = "the learning rate reaches its peak at the last update only; write `warmup_ratio = 0.1`"
+        yield Breach(("warmup_ratio", "max_steps"), message, cure, "warning", trouble="schedule")
+
+
+def saves_come(config: Config) -> Iterator[Breach]:
+    """What is to be saved every so many steps is saved once at least before the last one."""
+    last, every = config.max_steps, config.save_steps
+    if last and every > last and every != Config.model_fields["save_steps"].default:
+        message = f"save_steps = {every} is beyond the last step, max_steps = {last}: nothing is saved before the end"
+        cure = f"write `save_steps = {max(1, last // 4)}`, or `save_steps = 0` where that is meant"
+        yield Breach(("save_steps", "max_steps"), message, cure, "warning", trouble="schedule")
+
+
+def examples_fill_a_step(config: Config) -> Iterator[Breach]:
+    """A step that takes more prompts than there are takes some of them more than once."""
+    samples, prompts = config.max_train_samples, config.prompts_per_step
+    if 0 < samples < prompts:
+        message = (
+            f"max_train_samples = {samples} is less than one step's {prompts} prompts, batch_size × "
+            "gradient_accumulation_steps: a step takes some of them more than once"
+        )
+        cure = f"write `max_train_samples = {prompts}` or more, or `gradient_accumulation_steps = 1`"
+        keys = ("max_train_samples", "batch_size", "gradient_accumulation_steps")
+        yield Breach(keys, message, cure, "warning", trouble="schedule")
+
+
+RULES: tuple[Rule, ...] = (
+    learning_rate_trains,
+    warmup_ends,
+    saves_come,
+    examples_fill_a_step,
+)

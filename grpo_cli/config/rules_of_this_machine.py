@@ -1,0 +1,78 @@
+"""Rules that look at what a configuration names: its reward files and its model's config.json.
+
+They hold on the machine and in the folder where a run is started, so `grpo config validate` and the
+doctor ask them, and whoever only reads a configuration (an evaluation elsewhere) does not. No reward is
+run and no model loaded; what is not on this machine is not judged.
+"""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from grpo_cli.config.breach import Breach, Rule
+from grpo_cli.config.local_model import layers, model_config, positions
+from grpo_cli.config.schema import Config
+
+DEEP = 32  # layers from which MLX-GRPO's quantised rollouts broke nanochat's training
+
+
+def reward_files_exist(config: Config) -> Iterator[Breach]:
+    """`file.py:function` names a file that is there."""
+    for name in config.reward_functions:
+        file, colon, _ = name.rpartition(":")
+        if colon and file and not _is_file(file):
+            message = f"Reward file not found: {file}"
+            cure = f"write the path from the current folder, {Path.cwd()}"
+            yield Breach(("reward_functions",), message, cure, trouble="rewards")
+
+
+def _is_file(name: str) -> bool:
+    try:
+        return Path(name).expanduser().is_file()
+    except (OSError, ValueError, RuntimeError):  # too long, a NUL in it, an unknown ~user
+        return False
+
+
+def rows_fit_the_model(config: Config) -> Iterator[Breach]:
+    """A row, prompt and completion, has no more tokens than the model has positions.
+
+    Only prompts near their limit reach the sum, and where the limit alone is beyond the positions
+    (the default, with a small model) it says nothing of the prompts: so the sum is a warning.
+    """
+    most = positions(model_config(config.model_name))
+    new, prompt = config.max_new_tokens, config.max_prompt_length
+    if most is None:
+        return
+    if new >= most:
+        message = f"max_new_tokens = {new} is too long: {config.model_name} has {most} positions"
+        cure = (
+            f"prompt and completion share them, beyond them a model writes noise; write `max_new_tokens = "
+            f"{max(1, most // 2)}` and `max_prompt_length = {max(1, most - most // 2)}`"
+        )
+        yield Breach(("max_new_tokens", "model_name"), message, cure, trouble="row-too-long")
+    elif new + prompt > most and (prompt < most or "max_prompt_length" in config.model_fields_set):
+        message = (
+            f"max_prompt_length = {prompt} and max_new_tokens = {new} make rows of up to {new + prompt} "
+            f"tokens: {config.model_name} has {most} positions"
+        )
+        cure = f"write `max_prompt_length = {most - new}`: longer prompts are then left out"
+        keys = ("max_prompt_length", "max_new_tokens", "model_name")
+        yield Breach(keys, message, cure, "warning", trouble="row-too-long")
+
+
+def deep_nanochat_is_not_quantised(config: Config) -> Iterator[Breach]:
+    """MLX-GRPO's guide forbids quantised rollouts for 32 layers: their errors add up to NaN gradients."""
+    if not config.quantize_for_rollouts:
+        return
+    found = model_config(config.model_name)
+    is_nanochat = "nanochat" in f"{found.get('model_type', '')} {config.model_name}".lower()
+    named = re.search(r"(?:^|[^a-z0-9])d(\d{1,3})(?![0-9])", Path(config.model_name).name.lower())
+    depth = layers(found) or (int(named[1]) if named else 0)
+    if is_nanochat and depth >= DEEP:
+        message = f"quantize_for_rollouts = true with a nanochat of {depth} layers"
+        cure = "its rounding errors add up over so many layers; write `quantize_for_rollouts = false`"
+        keys = ("quantize_for_rollouts", "model_name")
+        yield Breach(keys, message, cure, "warning", trouble="quantised-rollouts")
+
+
+LOCAL_RULES: tuple[Rule, ...] = (reward_files_exist, rows_fit_the_model, deep_nanochat_is_not_quantised)

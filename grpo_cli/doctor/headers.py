@@ -1,0 +1,103 @@
+"""Headers of safetensors files, read with nothing but Python: what is in a file without its numbers.
+
+    read_header(Path("model.safetensors"))["lm_head.weight"].shape     # (65536, 1280)
+
+The format: 8 bytes with the header's length (little endian), that many bytes of JSON, then the numbers.
+Offsets count from where the header ends (https://github.com/huggingface/safetensors, README). Nothing that
+a header claims is believed before it is compared with the file's size.
+"""
+
+import json
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any
+
+LARGEST = 100_000_000  # bytes of JSON, as the format's own reader allows
+BITS = {"F4": 4, "F8_E4M3": 8, "F8_E5M2": 8, "F8_E8M0": 8, "BOOL": 8, "I8": 8, "U8": 8, "F16": 16}
+BITS |= {"BF16": 16, "I16": 16, "U16": 16, "F32": 32, "I32": 32, "U32": 32, "F64": 64, "I64": 64, "U64": 64}
+BITS |= {"C64": 64}
+POINTER = b"version https://git-lfs"  # what git leaves in place of a large file that was not fetched
+
+
+class DamagedFile(ValueError):
+    """A file that is not what its name says; the text goes on from the file's name."""
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """A tensor as its file's header describes it."""
+
+    dtype: str  # as safetensors calls it: F32, BF16, U32
+    shape: tuple[int, ...]
+    begin: int  # bytes from the end of the header
+    end: int
+
+    @property
+    def size(self) -> int:
+        """How many numbers it holds."""
+        return prod(self.shape)
+
+
+def read_header(path: Path) -> dict[str, Tensor]:
+    """Name → tensor of a safetensors file, in the file's order.
+
+    Raises DamagedFile where the file is cut off, has too many bytes or is something else; OSError where it
+    cannot be read.
+    """
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        begin = file.read(8)
+        if is_pointer(begin + file.read(len(POINTER))):
+            raise DamagedFile("is a Git LFS pointer: the weights themselves were never fetched")
+        length = int.from_bytes(begin, "little")
+        if size < 8 or length > LARGEST or not 2 <= length <= size - 8:
+            raise DamagedFile(_no_header(size, length))
+        file.seek(8)
+        text = file.read(length)
+    tensors = _tensors(text)
+    expected = 8 + length + max((tensor.end for tensor in tensors.values()), default=0)
+    if size != expected:
+        what = "is cut off" if size < expected else "has bytes that belong to no tensor"
+        raise DamagedFile(f"{what}: {size:,} of {expected:,} bytes")
+    return tensors
+
+
+def is_pointer(begin: bytes) -> bool:
+    """Whether a file that begins so is a Git LFS pointer."""
+    return begin.startswith(POINTER)
+
+
+def _no_header(size: int, length: int) -> str:
+    if size < 8:
+        return f"has {size} bytes, too few for a safetensors header"
+    if 2 <= length <= LARGEST:
+        return f"is cut off: its header alone has {length:,} bytes, the file {size:,}"
+    return f"is no safetensors file: its first 8 bytes give a header of {length:,} bytes"
+
+
+def _tensors(text: bytes) -> dict[str, Tensor]:
+    try:
+        header = json.loads(text)
+    except (ValueError, RecursionError) as error:  # not JSON, not UTF-8; nested without end
+        raise DamagedFile(f"has a header that is not JSON: {error}") from error
+    if not isinstance(header, dict):
+        raise DamagedFile("has a header that is not a JSON object")
+    return {name: _tensor(name, entry) for name, entry in header.items() if name != "__metadata__"}
+
+
+def _tensor(name: str, entry: Any) -> Tensor:
+    """One entry of the header. Raises DamagedFile for what no tensor can be."""
+    try:
+        dtype, shape, (begin, end) = entry["dtype"], tuple(entry["shape"]), entry["data_offsets"]
+        bits = BITS[dtype]
+    except (KeyError, TypeError, ValueError) as error:
+        raise DamagedFile(f"has a header in which {name!r:.80} is no tensor") from error
+    numbers = (*shape, begin, end)
+    if not all(type(number) is int and 0 <= number < 1 << 62 for number in numbers):
+        raise DamagedFile(f"has a header with sizes of {name!r:.80} that are none")
+    if (prod(shape) * bits + 7) // 8 != end - begin:
+        raise DamagedFile(
+            f"has a header in which {name!r:.80} takes {end - begin} bytes, not what its shape does"
+        )
+    return Tensor(dtype, shape, begin, end)

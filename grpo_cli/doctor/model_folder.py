@@ -1,0 +1,143 @@
+"""What lies in a model's folder, read without MLX: config.json, the weights' headers, where it came from."""
+
+import json
+import re
+import shlex
+from pathlib import Path
+from typing import Any
+
+from grpo_cli.doctor.case import Case, local_model
+from grpo_cli.doctor.findings import Finding, error
+from grpo_cli.doctor.headers import DamagedFile, Tensor, read_header
+from grpo_cli.errors import ModelError
+
+ADAPTERS = "adapters.safetensors"
+EMBEDDINGS = ("wte.weight", "embed_tokens.weight", "lm_head.weight")  # a row per token id
+# How a broken or hostile config.json shows when a model or a tokenizer is made of it.
+BREAKDOWNS = (
+    ArithmeticError, AssertionError, AttributeError, LookupError, OSError, RuntimeError, TypeError, ValueError
+)  # fmt: skip
+LARGEST_JSON = 64 << 20  # bytes
+NANOCHAT_TOKENS = 65536  # of d20, d32 and d34
+NANOCHAT_WIDTH = 64  # channels for each layer
+SOURCES = {
+    "nanochat-d20": "sdobson/nanochat",
+    "nanochat-d32": "karpathy/nanochat-d32",
+    "nanochat-d34": "karpathy/nanochat-d34",
+}
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """A file's JSON object. Raises DamagedFile for any other content, OSError where it cannot be read."""
+    if path.stat().st_size > LARGEST_JSON:
+        raise DamagedFile(f"has {path.stat().st_size:,} bytes, more than such a file can have")
+    content = path.read_bytes()
+    try:
+        value = json.loads(content)
+    except (ValueError, RecursionError) as error:  # not JSON, not UTF-8; nested without end
+        raise DamagedFile(f"is not JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise DamagedFile("is not a JSON object")
+    return value
+
+
+def config_of(folder: Path) -> dict[str, Any]:
+    """config.json, empty where it is missing or damaged: `model-files` tells of that."""
+    try:
+        return read_object(folder / "config.json")
+    except (OSError, DamagedFile):
+        return {}
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The files that mlx-lm reads a model's weights from."""
+    return sorted(folder.glob("model*.safetensors"))
+
+
+def headers(folder: Path) -> dict[str, Tensor]:
+    """Name → tensor of all weights whose file can be read; the others are `model-files`' to tell of."""
+    found: dict[str, Tensor] = {}
+    for path in weight_files(folder):
+        try:
+            found |= read_header(path)
+        except (OSError, DamagedFile):
+            continue
+    return found
+
+
+def rows_of(folder: Path) -> int | None:
+    """Rows of the largest table of tokens, else config.json's vocab_size; None where neither is known."""
+    tables = [
+        tensor.shape[0]
+        for name, tensor in headers(folder).items()
+        if name.endswith(EMBEDDINGS) and len(tensor.shape) == 2
+    ]
+    size = config_of(folder).get("vocab_size")
+    return max(tables, default=size if isinstance(size, int) else None)
+
+
+def base_folder(case: Case) -> Path:
+    """The folder with the whole weights: the model's own, or that of the model its adapters belong to.
+
+    Raises ModelError where that is not on this machine.
+    """
+    folder = case.model_folder
+    if folder is None:
+        raise ModelError("The model is not on this machine", "name its folder", "model-not-found")
+    if not (folder / "adapter_config.json").exists():
+        return folder
+    try:
+        name = read_object(folder / "adapter_config.json").get("model")
+    except (OSError, DamagedFile) as problem:
+        raise ModelError(
+            f"{folder / 'adapter_config.json'} {problem}", "copy the checkpoint again", "model-files"
+        ) from problem
+    base = local_model(name, case.machine) if isinstance(name, str) and "\0" not in name else None
+    if base is None:
+        raise ModelError(
+            f"Model not found: {name}: the adapters in {folder} were trained on it",
+            f"bring it back, or write where it is now into `model` of {folder / 'adapter_config.json'}",
+            "model-not-found",
+        )
+    return base
+
+
+def expected_tokens(folder: Path) -> tuple[str, int] | None:
+    """Name and vocabulary of Karpathy's nanochat models, told by layers and width; None for any other."""
+    config = config_of(folder)
+    layers, width = config.get("num_hidden_layers"), config.get("hidden_size")
+    is_nanochat = str(config.get("model_type", "")).startswith("nanochat")
+    name = f"nanochat-d{layers}"
+    if is_nanochat and name in SOURCES and isinstance(layers, int) and width == NANOCHAT_WIDTH * layers:
+        return name, NANOCHAT_TOKENS
+    return None
+
+
+def repository_of(case: Case, folder: Path) -> str | None:
+    """The hub's name of a folder that lies in the hub's cache, or of the model as it was named."""
+    for parent in folder.parents:
+        if found := re.fullmatch(r"models--([\w.-]+?)--([\w.-]+)", parent.name):
+            return f"{found[1]}/{found[2]}"
+    name = case.model or ""
+    return name if re.fullmatch(r"[\w.-]+/[\w.-]+", name) and not Path(name).is_dir() else None
+
+
+def fetch_again(case: Case, folder: Path, file: str) -> list[str]:
+    """The line that brings back one file of a model's folder."""
+    repository = repository_of(case, folder)
+    if repository:
+        return [f"hf download {repository} {shlex.quote(file)} --force-download"]
+    if (folder / "manifest.json").exists():
+        return [f"grpo doctor --run {shlex.quote(str(folder.parent))}"]
+    known = expected_tokens(folder) if file == "tokenizer.pkl" else None  # converted from the hub's
+    name = SOURCES[known[0]] if known else "OWNER/NAME"
+    return [f"hf download {name} {shlex.quote(file)} --local-dir {shlex.quote(str(folder))}"]
+
+
+def damaged(case: Case, path: Path, problem: object) -> Finding:
+    """The finding for a file that is not whole."""
+    again = f"fetch only that file again: {path.name}"
+    if (path.parent / "manifest.json").exists():
+        again = "take another checkpoint of the run, or copy this one again"
+    told = problem.strerror if isinstance(problem, OSError) else problem
+    return error(f"{path.name} {told}", again, *fetch_again(case, path.parent, path.name), file=path.name)

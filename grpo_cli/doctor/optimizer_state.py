@@ -1,0 +1,86 @@
+"""Whether a checkpoint's optimizer state is that of its weights, told by names and shapes alone."""
+
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+
+from grpo_cli.doctor.case import Case
+from grpo_cli.doctor.findings import Finding, error, ok, skipped
+from grpo_cli.doctor.headers import DamagedFile, Tensor, read_header
+from grpo_cli.doctor.model_folder import ADAPTERS, headers
+
+OPTIMIZER = "optimizer.safetensors"
+SHOWN = 3  # names in a line
+
+
+def optimizer_state(case: Case) -> Iterator[Finding]:
+    """The optimizer's state belongs to the weights."""
+    sound = []
+    for folder in case.checkpoints:
+        try:
+            state, trained = read_header(folder / OPTIMIZER), trained_weights(folder)
+        except FileNotFoundError as missing:
+            name = Path(str(missing.filename)).name
+            yield unfit(folder, f"{folder.name}: {name} is missing")
+            continue
+        except (OSError, DamagedFile):
+            continue  # checkpoint-files tells
+        problems = list(misfits(state, trained))
+        if problems:
+            more = f" and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
+            yield unfit(folder, f"{folder.name}: {', '.join(problems[:SHOWN])}{more}")
+        else:
+            sound.append((folder, state, trained))
+    if not sound:
+        if case.checkpoints:
+            yield skipped("no checkpoint whose optimizer state could be compared")
+        return
+    folder, state, trained = sound[-1]
+    masters = sum(name.startswith("master.") for name in state)
+    kept = f", {masters} float32 masters" if masters else ""
+    seen = f"{', '.join(f.name for f, _, _ in sound)}: {len(state)} arrays fit {len(trained)} weights{kept}"
+    yield ok(seen, arrays=len(state), weights=len(trained), masters=masters)
+
+
+def unfit(folder: Path, seen: str) -> Finding:
+    """The finding for a checkpoint whose optimizer state is not that of its weights."""
+    config, model = shlex.quote(str(folder / "config.toml")), shlex.quote(str(folder))
+    return error(
+        seen,
+        "the files are of two runs: take another checkpoint, or begin a new run from the weights alone",
+        f"grpo train --config {config} --set model_name={model} --set run_name=NAME",
+    )
+
+
+def trained_weights(folder: Path) -> dict[str, Tensor]:
+    """The weights that a run trains: the adapters where there are some, else all. Raises as read_header."""
+    if (folder / "adapter_config.json").exists():
+        return read_header(folder / ADAPTERS)
+    found = headers(folder)
+    if not found:
+        raise FileNotFoundError(2, "no weights", str(folder / "model.safetensors"))
+    return found
+
+
+def misfits(state: dict[str, Tensor], trained: dict[str, Tensor]) -> Iterator[str]:
+    """Arrays of an optimizer's state that belong to no weight or have another shape, and weights without any.
+
+    `rule.<weight>.m` and `.v` have the weight's shape, `master.<weight>` is its float32 copy.
+    """
+    served: set[str] = set()
+    masters: set[str] = set()
+    for name, tensor in state.items():
+        kind, _, rest = name.partition(".")
+        weight = rest if kind == "master" else rest.rpartition(".")[0]
+        if kind == "rule" and not weight:
+            continue  # step and learning_rate belong to no weight
+        if kind not in ("rule", "master") or weight not in trained:
+            yield f"{name} belongs to no weight"
+        elif tensor.shape != trained[weight].shape:
+            yield f"{name} has the shape {tensor.shape}, its weight {trained[weight].shape}"
+        elif kind == "master" and tensor.dtype != "F32":
+            yield f"{name} is {tensor.dtype}, not float32"
+        (masters if kind == "master" else served).add(weight)
+    yield from (f"{weight} has no state" for weight in trained if weight not in served)
+    half = [weight for weight, tensor in trained.items() if tensor.dtype in ("F16", "BF16")]
+    yield from (f"{weight} has no float32 master" for weight in half if weight not in masters)

@@ -1,0 +1,153 @@
+"""What training takes in memory, reckoned from a model's shape: arithmetic only, without MLX.
+
+    estimate(shape, batch, weights, optimizer, trained, width).peak / 1e9      # GB
+
+Factors were fitted to measured peaks (`python -m tests.bench.memory`); they are within a third of them.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from grpo_cli.config.schema import Config
+
+FLOAT32 = 4  # bytes
+# Arrays of one forward that wait for the backward, in units of a token's width in its layer.
+HIDDEN_KEPT, INTERMEDIATE_KEPT, SCORES_KEPT = 7.0, 3.0, 2.0
+LOGITS_KEPT = 3.0  # the logits, scaled, and their gradient
+SAMPLING_COPIES = 4.0  # of the logits while a token is drawn
+CACHE_COPIES = 2.0  # rows are copied when some leave the batch
+STEP_COPIES = 2.5  # of the trained weights while the optimizer makes new ones
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What of a model's config.json its memory follows from."""
+
+    layers: int
+    hidden: int
+    intermediate: int
+    heads: int
+    kv_width: int  # channels of all keys of a token in a layer
+    vocabulary: int
+
+    @staticmethod
+    def of(config: Mapping[str, Any]) -> "Shape | None":
+        """The shape in a config.json, or None where it is written in another way."""
+        config = {**config, **config.get("text_config", {})}
+        try:
+            heads, hidden = int(config["num_attention_heads"]), int(config["hidden_size"])
+            head_width = int(config.get("head_dim") or hidden // heads)
+            return Shape(
+                int(config["num_hidden_layers"]),
+                hidden,
+                int(config["intermediate_size"]),
+                heads,
+                int(config.get("num_key_value_heads") or heads) * head_width,
+                int(config["vocab_size"]),
+            )
+        except (KeyError, TypeError, ValueError):
+            return None
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What is computed at once, in tokens and rows."""
+
+    rollout_rows: int
+    update_prompts: int
+    update_rows: int
+    prompt_length: int
+    new_tokens: int
+    shared_prefix: bool = True
+    microbatches: int = 1
+
+
+@dataclass(frozen=True)
+class Needs:
+    """Bytes by what they are for."""
+
+    weights: int  # the reference's included
+    optimizer: int  # its state and float32 copies
+    gradients: int
+    step: int  # the optimizer's
+    rollouts: int
+    update: int
+
+    @property
+    def update_peak(self) -> int:
+        """While the gradient is computed, or the optimizer makes new weights of it."""
+        return self.weights + self.optimizer + max(self.gradients + self.update, self.step)
+
+    @property
+    def rollout_peak(self) -> int:
+        """While completions are sampled."""
+        return self.weights + self.optimizer + self.rollouts
+
+    @property
+    def peak(self) -> int:
+        """Rollouts and the update come one after the other."""
+        return max(self.rollout_peak, self.update_peak)
+
+
+def estimate(shape: Shape, batch: Batch, weights: int, optimizer: int, trained: int, width: int) -> Needs:
+    """What training takes. `weights`, `optimizer`: bytes; `trained`: numbers that an update changes;
+    `width`: bytes of a number that the model computes with."""
+    return Needs(
+        weights,
+        optimizer,
+        (2 if batch.microbatches > 1 else 1) * FLOAT32 * trained,  # the sum, and what is added to it
+        int(STEP_COPIES * FLOAT32 * trained),
+        rollout_bytes(shape, batch, width),
+        update_bytes(shape, batch, width),
+    )
+
+
+def rollout_bytes(shape: Shape, batch: Batch, width: int) -> int:
+    """The keys and values of every row, and the logits of a token."""
+    length = batch.prompt_length + batch.new_tokens
+    cache = CACHE_COPIES * 2 * shape.layers * shape.kv_width * length * width
+    return int(batch.rollout_rows * (cache + SAMPLING_COPIES * shape.vocabulary * FLOAT32))
+
+
+def update_bytes(shape: Shape, batch: Batch, width: int) -> int:
+    """What a microbatch's forward keeps for its backward."""
+    completion = batch.update_rows * batch.new_tokens
+    prompts = batch.update_prompts if batch.shared_prefix else batch.update_rows
+    prompt = prompts * batch.prompt_length
+    length = batch.prompt_length + batch.new_tokens
+    per_token = HIDDEN_KEPT * shape.hidden + INTERMEDIATE_KEPT * shape.intermediate + 4 * shape.kv_width
+    scores = SCORES_KEPT * shape.heads * (completion * length + prompt * batch.prompt_length)
+    rows = (
+        batch.update_rows * 2 * 2 * shape.kv_width * length
+    )  # each row's keys and values, and their gradients
+    layers = shape.layers * width * (per_token * (completion + prompt) + scores + rows)
+    counted = completion if batch.shared_prefix else completion + prompt
+    return int(layers + LOGITS_KEPT * FLOAT32 * counted * shape.vocabulary)
+
+
+def parts(needs: Needs) -> str:
+    """The largest parts of a need in words."""
+    named = {
+        "weights": needs.weights,
+        "optimizer": needs.optimizer,
+        "gradients": needs.gradients,
+        "rollouts": needs.rollouts,
+        "activations and logits": needs.update,
+    }
+    largest = sorted(named, key=lambda name: -named[name])[:3]
+    return ", ".join(f"{name} {named[name] / 1e9:.1f}" for name in largest)
+
+
+def steps_down(config: Config) -> Iterator[dict[str, Any]]:
+    """Changes that save memory, those that cost least first."""
+    if config.batch_size > 1:
+        yield {"batch_size": 1, "gradient_accumulation_steps": config.prompts_per_step}
+    tokens = config.max_new_tokens
+    while tokens > 64:
+        tokens //= 2
+        yield {"max_new_tokens": tokens}
+    if config.num_generations > 4:
+        yield {"num_generations": 4}
+    if config.lora_rank == 0:
+        yield {"lora_rank": 16}
