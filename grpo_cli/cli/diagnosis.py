@@ -46,7 +46,8 @@ def described(finding: Finding) -> Text:
     text.append(indented(finding.seen))
     if finding.severity in ("warning", "error"):
         if finding.why:
-            text.append(f"\n{margin()}{indented(finding.why)}", style="dim")
+            first = finding.why.partition("\n\n")[0]  # the chapter has the rest
+            text.append(f"\n{margin()}{indented(first)}", style="dim")
         if finding.cure:
             text.append(f"\n{margin()}cure: {indented(finding.cure)}")
         for command in finding.commands:

@@ -28,10 +28,7 @@ def local_folder(name: str, environment: Mapping[str, str] = os.environ) -> Path
 
 def _cached(name: str, environment: Mapping[str, str]) -> Path | None:
     """The newest snapshot of a repository in the hub's cache."""
-    home = environment.get("HF_HOME") or str(
-        Path(environment.get("XDG_CACHE_HOME") or "~/.cache") / "huggingface"
-    )
-    cache = Path(environment.get("HF_HUB_CACHE") or str(Path(home) / "hub")).expanduser()
+    cache = hub_cache(environment)
     if name.count("/") > 1 or name.startswith((".", "/", "~")):
         return None
     snapshots = cache / f"models--{name.replace('/', '--')}" / "snapshots"
@@ -42,6 +39,14 @@ def _cached(name: str, environment: Mapping[str, str]) -> Path | None:
         key=lambda folder: folder.stat().st_mtime,
     )
     return found[-1] if found else None
+
+
+def hub_cache(environment: Mapping[str, str] = os.environ) -> Path:
+    """The folder that the hub's library downloads to, as its environment variables say."""
+    home = environment.get("HF_HOME") or str(
+        Path(environment.get("XDG_CACHE_HOME") or "~/.cache") / "huggingface"
+    )
+    return Path(environment.get("HF_HUB_CACHE") or str(Path(home) / "hub")).expanduser()
 
 
 def model_config(name: str, environment: Mapping[str, str] = os.environ) -> dict[str, Any]:

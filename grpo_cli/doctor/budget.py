@@ -6,7 +6,6 @@ typical_needs(SHAPES["nanochat-d20"].shape, 561e6, width=2)      # Needs, for tr
 
 import re
 from dataclasses import dataclass
-from pathlib import Path
 
 from grpo_cli.device import CGROUP_LIMITS, usable_memory
 from grpo_cli.doctor.case import Case
@@ -79,13 +78,6 @@ def budget(case: Case) -> int | None:
             return int(info[key])
     known = [size for size in (total(case.machine), available(case.machine)) if size is not None]
     return min(known) if known else None
-
-
-def config_model(case: Case) -> Path | None:
-    """The folder of the configuration's model; None without one, or where it is not on this machine."""
-    from grpo_cli.config.local_model import local_folder
-
-    return local_folder(case.config.model_name, case.machine.environment) if case.config else None
 
 
 def total(machine: Machine) -> int | None:

@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from grpo_cli.config.local_model import local_folder
 from grpo_cli.doctor.machine import Machine
 
 if TYPE_CHECKING:
@@ -76,8 +77,13 @@ class Case:
         None where none is named, or it is not on this machine; nothing is downloaded.
         """
         if self.model or self.checkpoint:
-            return local_model(self.model or str(self.checkpoint), self.machine)
-        return local_model(self.config.model_name, self.machine) if self.config else None
+            return local_folder(self.model or str(self.checkpoint), self.machine.environment)
+        return self.configured_model
+
+    @property
+    def configured_model(self) -> Path | None:
+        """The local folder of the configuration's own model."""
+        return local_folder(self.config.model_name, self.machine.environment) if self.config else None
 
     @cached_property
     def policy(self) -> "Policy":
@@ -159,24 +165,3 @@ def json_object(text: str) -> dict[str, Any] | None:
     except (ValueError, RecursionError):  # cut off; nested without end
         return None
     return value if isinstance(value, dict) else None
-
-
-def local_model(name: str, machine: Machine) -> Path | None:
-    """The folder of a model that is on this machine: given as such, `tiny`, or in the hub's cache."""
-    folder = Path(name).expanduser()
-    if folder.is_dir():
-        return folder
-    if name == "tiny":
-        return Path(__file__).parents[1] / "models" / "tiny"
-    snapshots = hub_cache(machine) / f"models--{name.replace('/', '--')}" / "snapshots"
-    found = sorted(snapshots.glob("*/config.json"), key=lambda path: path.stat().st_mtime)
-    return found[-1].parent if found else None
-
-
-def hub_cache(machine: Machine) -> Path:
-    """The folder that the hub's library downloads to, as its environment variables say."""
-    environment = machine.environment
-    home = environment.get("HF_HOME") or str(
-        Path(environment.get("XDG_CACHE_HOME") or "~/.cache") / "huggingface"
-    )
-    return Path(environment.get("HF_HUB_CACHE") or str(Path(home) / "hub")).expanduser()

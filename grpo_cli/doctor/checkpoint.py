@@ -5,7 +5,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from grpo_cli.doctor.case import Case, local_model
+from grpo_cli.config.local_model import local_folder
+from grpo_cli.doctor.case import Case
 from grpo_cli.doctor.findings import Finding, error, ok, warning
 from grpo_cli.doctor.headers import DamagedFile, read_header
 from grpo_cli.doctor.model_folder import BREAKDOWNS, read_object
@@ -194,7 +195,7 @@ def without_base(case: Case, folder: Path) -> Iterator[Finding]:
         return
     try:
         name = read_object(path).get("model")
-        base = local_model(name, case.machine) if isinstance(name, str) else None
+        base = local_folder(name, case.machine.environment) if isinstance(name, str) else None
     except (OSError, ValueError) as problem:  # damaged, or a name that no folder can have
         yield error(f"{folder.name}/{path.name} {problem}", "take another checkpoint of the run")
         return

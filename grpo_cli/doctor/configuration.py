@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from grpo_cli.doctor.budget import budget
 from grpo_cli.doctor.case import Case, read_lines
 from grpo_cli.doctor.findings import Finding, error, ok, skipped, warning
+from grpo_cli.doctor.memory import highest_limit, raised
 
 if TYPE_CHECKING:
     from grpo_cli.config.problems import Problem
@@ -61,7 +62,7 @@ def memory_needed(case: Case) -> Iterator[Finding]:
     if config is None:
         yield skipped("the configuration is not valid")
         return
-    folder = local_folder(case)
+    folder = case.configured_model
     if folder is None:
         yield not_here(config)
         return
@@ -118,9 +119,10 @@ def cures(config: "Config", folder: Path, there: int, on_cpu: bool) -> tuple[str
 def wired_limit(case: Case, need: int) -> list[str]:
     """macOS: the line that lets the GPU have more, where the machine's memory would be enough."""
     physical = case.machine.memory_bytes() or 0
-    if case.probe.get("device") != "metal" or need > 0.85 * physical:
+    highest = highest_limit(physical)
+    if case.probe.get("device") != "metal" or need > highest:
         return []
-    return [f"sudo sysctl iogpu.wired_limit_mb={-(-need // 1024**2)}"]
+    return [f"sudo sysctl iogpu.wired_limit_mb={raised(need, highest) // 1024**2}"]
 
 
 def duration(case: Case) -> Iterator[Finding]:
@@ -128,7 +130,7 @@ def duration(case: Case) -> Iterator[Finding]:
     from grpo_cli.data.load import load_examples
     from grpo_cli.doctor.pace import total_seconds, total_steps
 
-    config, folder = case.config, local_folder(case)
+    config, folder = case.config, case.configured_model
     if config is None:
         yield skipped("the configuration is not valid")
     elif not data_is_local(config):
@@ -165,13 +167,6 @@ def data_is_local(config: "Config") -> bool:
         return config.dataset == "arithmetic" or Path(config.dataset).expanduser().exists()
     except (OSError, ValueError, RuntimeError):  # too long, a NUL in it, an unknown ~user
         return False
-
-
-def local_folder(case: Case) -> Path | None:
-    """The folder of the configuration's own model."""
-    from grpo_cli.config.local_model import local_folder as find
-
-    return find(case.config.model_name, case.machine.environment) if case.config else None
 
 
 def not_here(config: "Config") -> Finding:

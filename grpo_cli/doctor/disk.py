@@ -5,7 +5,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from grpo_cli.doctor.case import Case, hub_cache
+from grpo_cli.config.local_model import hub_cache
+from grpo_cli.doctor.case import Case
 from grpo_cli.doctor.findings import Finding, error, ok, skipped, warning
 from grpo_cli.doctor.leftover import Leftover, found_in, measured
 
@@ -66,10 +67,9 @@ def planned(config: "Config", folder: Path, free: int, size: int) -> Finding:
 
 def checkpoint_bytes(case: Case) -> int | None:
     """What a checkpoint of the configuration takes; None where its model is not on this machine."""
-    from grpo_cli.doctor.budget import config_model
     from grpo_cli.doctor.needs import needed, weights_in
 
-    folder = config_model(case)
+    folder = case.configured_model
     if case.config is None or folder is None:
         return None
     weights = weights_in(folder)
@@ -109,7 +109,7 @@ def output_folder(case: Case) -> Iterator[Finding]:
 
 def hub_cache_size(case: Case) -> Iterator[Finding]:
     """Where downloads go, and how large they are."""
-    folder = hub_cache(case.machine)
+    folder = hub_cache(case.machine.environment)
     free = case.machine.free_bytes(folder)
     size, complete = measured(folder)
     least = "" if complete else "at least "

@@ -5,8 +5,8 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from grpo_cli.doctor.budget import config_model
-from grpo_cli.doctor.case import Case, hub_cache
+from grpo_cli.config.local_model import hub_cache
+from grpo_cli.doctor.case import Case
 from grpo_cli.doctor.findings import Finding, error, ok, warning
 from grpo_cli.doctor.machine import Machine
 
@@ -63,7 +63,7 @@ def not_here(case: Case) -> list[str]:
     config, found = case.config, []
     if config is None:
         return []
-    if config_model(case) is None and is_repository(config.model_name):
+    if case.configured_model is None and is_repository(config.model_name):
         found.append(f"the model {config.model_name}")
     if is_repository(config.dataset) and not dataset_cached(case.machine, config.dataset):
         found.append(f"the dataset {config.dataset}")
@@ -83,7 +83,7 @@ def is_repository(name: str) -> bool:
 
 def dataset_cached(machine: Machine, name: str) -> bool:
     """Whether a dataset was downloaded before: by the hub's library, or prepared by `datasets`."""
-    cache = hub_cache(machine)
+    cache = hub_cache(machine.environment)
     prepared = machine.environment.get("HF_DATASETS_CACHE") or str(cache.parent / "datasets")
     places = (cache / f"datasets--{name.replace('/', '--')}", Path(prepared) / name.replace("/", "___"))
     return any(machine.names(str(place.expanduser())) for place in places)
@@ -128,7 +128,7 @@ def token_and_source(machine: Machine) -> tuple[str, str]:
     for name in TOKEN_NAMES:
         if machine.environment.get(name):
             return machine.environment[name], name
-    home = machine.environment.get("HF_HOME") or str(hub_cache(machine).parent)
+    home = machine.environment.get("HF_HOME") or str(hub_cache(machine.environment).parent)
     path = machine.environment.get("HF_TOKEN_PATH") or str(Path(home) / "token")
     path = os.path.expanduser(path)  # noqa: PTH111 (leaves an unknown ~user as it is)
     text = machine.text(path) or ""

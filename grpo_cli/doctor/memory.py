@@ -162,10 +162,9 @@ class Limit:
 
     def smaller(self, words: str) -> Finding:
         """No limit helps: the keys that make the configuration smaller."""
-        from grpo_cli.doctor.budget import config_model
         from grpo_cli.doctor.configuration import cures
 
-        folder = config_model(self.case)
+        folder = self.case.configured_model
         assert self.case.config is not None and folder is not None  # else there would be no need
         most = self.allowed if self.is_old else max(self.allowed, self.highest)
         told, lines = cures(self.case.config, folder, most, False)
@@ -186,10 +185,9 @@ def raised(need: int, highest: int) -> int:
 
 def needed_here(case: Case) -> int | None:
     """Bytes that the configuration needs; None without one, or where its model is not on this machine."""
-    from grpo_cli.doctor.budget import config_model
     from grpo_cli.doctor.needs import needed
 
-    folder = config_model(case)
+    folder = case.configured_model
     if case.config is None or folder is None:
         return None
     needs = needed(case.config, folder, case.probe.get("device", "cpu") == "cpu")

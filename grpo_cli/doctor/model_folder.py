@@ -6,7 +6,8 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-from grpo_cli.doctor.case import Case, local_model
+from grpo_cli.config.local_model import local_folder
+from grpo_cli.doctor.case import Case
 from grpo_cli.doctor.findings import Finding, error
 from grpo_cli.doctor.headers import DamagedFile, Tensor, read_header
 from grpo_cli.errors import ModelError
@@ -92,7 +93,7 @@ def base_folder(case: Case) -> Path:
         raise ModelError(
             f"{folder / 'adapter_config.json'} {problem}", "copy the checkpoint again", "model-files"
         ) from problem
-    base = local_model(name, case.machine) if isinstance(name, str) and "\0" not in name else None
+    base = local_folder(name, case.machine.environment) if isinstance(name, str) else None
     if base is None:
         raise ModelError(
             f"Model not found: {name}: the adapters in {folder} were trained on it",

@@ -191,7 +191,7 @@ def load_tokenizer(path: Path, config: dict[str, Any]) -> Tokenizer:
         return NanochatTokenizer.load(path)
     try:
         return ChatTokenizer(mlx_lm_load_tokenizer(path, eos_token_ids=_eos_ids(config)))
-    except (OSError, ValueError) as error:
+    except Exception as error:  # tokenizers raises nothing narrower for a damaged tokenizer.json
         raise ModelError(
             f"The tokenizer in {path} cannot be loaded: {error}",
             "copy tokenizer.json and tokenizer_config.json from the same model",
