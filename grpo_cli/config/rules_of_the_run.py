@@ -43,7 +43,8 @@ def saves_come(config: Config) -> Iterator[Breach]:
     """What is to be saved every so many steps is saved once at least before the last one."""
     last, every = config.max_steps, config.save_steps
     if last and every > last and every != Config.model_fields["save_steps"].default:
-        message = f"save_steps = {every} is beyond the last step, max_steps = {last}: nothing is saved before the end"
+        late = f"save_steps = {every} is beyond the last step, max_steps = {last}"
+        message = f"{late}: nothing is saved before the end"
         cure = f"write `save_steps = {max(1, last // 4)}`, or `save_steps = 0` where that is meant"
         yield Breach(("save_steps", "max_steps"), message, cure, "warning", trouble="schedule")
 
