@@ -15,7 +15,7 @@ class GrpoError(Exception):
     exit_code = 1
     trouble = ""
 
-    def __init__(self, message: str, hint: str = "", trouble: str = "") -> None:
+    def __init__(self, message: str, hint: str = "", *, trouble: str = "") -> None:
         super().__init__(message)
         self.message = message
         self.hint = hint

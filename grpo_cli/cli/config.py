@@ -156,11 +156,11 @@ def _write_new(file: Path, text: str, force: bool) -> None:
             stream.write(text)
     except FileExistsError:
         hint = f"`grpo config init {file} --force` overwrites it"
-        raise ConfigError(f"Config file exists: {file}", hint, "config-exists") from None
+        raise ConfigError(f"Config file exists: {file}", hint, trouble="config-exists") from None
     except OSError as error:
         hint = f"`mkdir -p {file.parent}` makes the folder"
         message = f"Cannot write config file: {file}: {error.strerror}"
-        raise ConfigError(message, hint, "config-exists") from None
+        raise ConfigError(message, hint, trouble="config-exists") from None
 
 
 @config_app.command(

@@ -56,7 +56,7 @@ def doctor(
     if report:
         write_report(report, case, findings)
     if as_json:
-        typer.echo(json.dumps(as_document(findings), indent=2))
+        typer.echo(json.dumps(as_document(findings), indent=2, allow_nan=False))
     else:
         show_findings(findings)
     if any(finding.severity == "error" for finding in findings):
@@ -69,20 +69,27 @@ def examined_case(
     """What is to be examined. Raises CheckpointError or ModelError for what is not there."""
     from grpo_cli.doctor.case import Case
 
-    for folder in (checkpoint, run):
+    for folder, what in ((checkpoint, "Checkpoint"), (run, "Run")):
         if folder is not None and not folder.is_dir():
             raise CheckpointError(
-                f"Checkpoint not found: {folder}",
-                "name the folder of a run or of one of its checkpoints",
-                "checkpoint-not-found",
+                f"{folder} is a file" if folder.is_file() else f"{what} not found: {folder}",
+                "name the folder of a run, or with --checkpoint of one of its checkpoints",
+                trouble="checkpoint-not-found",
             )
-    name = config or os.environ.get("MLX_GRPO_CONFIG") or None
-    case = Case(config_name=name, model=model, checkpoint=checkpoint, run=run, asked=frozenset(only))
+    # A run or a checkpoint has a configuration of its own; only one that is named comes before it.
+    at_hand = None if run or checkpoint else os.environ.get("MLX_GRPO_CONFIG")
+    case = Case(
+        config_name=config or at_hand or None,
+        model=model,
+        checkpoint=checkpoint,
+        run=run,
+        asked=frozenset(only),
+    )
     if model and case.model_folder is None:
         raise ModelError(
             f"Model not found: {model} is not on this machine",
             f"the doctor downloads nothing; `hf download {model}` does, where it is a repository",
-            "model-not-found",
+            trouble="model-not-found",
         )
     return case
 
@@ -130,11 +137,15 @@ def show_chapter(name: str, as_json: bool) -> None:
     from grpo_cli.cli.diagnosis import page
     from grpo_cli.doctor.guide import chapters, nearest
 
-    guide = chapters()
+    guide, name = chapters(), name.lower()
     if name not in guide:
         near = nearest(name, list(guide))
         start = f"did you mean {' or '.join(f'`{one}`' for one in near)}? " if near else ""
-        raise ConfigError(f"No chapter: {name}", f"{start}the chapters are {', '.join(guide)}", "doctor")
+        raise ConfigError(
+            f"No chapter: {name}",
+            f"{start}`grpo doctor --list` shows the checks, and each has a chapter",
+            trouble="doctor",
+        )
     if as_json:
         typer.echo(json.dumps(asdict(guide[name]), indent=2))
     else:
@@ -146,8 +157,8 @@ def write_report(file: Path, case: "Case", findings: "list[Finding]") -> None:
     from grpo_cli.doctor.report import bug_report
 
     try:
-        file.write_text(bug_report(case, findings), encoding="utf-8")
+        file.write_text(bug_report(case, findings), encoding="utf-8", errors="replace")
     except OSError as error:
         raise ConfigError(
-            f"Cannot write the report: {file}: {error.strerror}", "name another file", "bug-report"
+            f"Cannot write the report: {file}: {error.strerror}", "name another file", trouble="bug-report"
         ) from error

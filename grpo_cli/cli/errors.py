@@ -42,7 +42,8 @@ class GrpoGroup(TyperGroup):
         except KeyboardInterrupt:
             raise Exit(INTERRUPTED) from None
         except GrpoError as error:
-            keep_last_error(error)
+            if ctx.invoked_subcommand != "doctor":  # whose mistakes must not push out what it is asked about
+                keep_last_error(error)
             show_error(error)
             raise Exit(error.exit_code) from None
         except ImportError as error:
@@ -78,4 +79,4 @@ def broken_installation(error: ImportError) -> GrpoError | None:
         trouble = "mlx-lm" if package in ("mlx_lm", "safetensors", "transformers") else "packages"
     else:
         return None
-    return GrpoError(f"{type(error).__name__}: {error}", hint, trouble)
+    return GrpoError(f"{type(error).__name__}: {error}", hint, trouble=trouble)

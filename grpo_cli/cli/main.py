@@ -4,6 +4,7 @@ Light: every sub-command imports the engine inside its function, so that `grpo -
 once. To add a command, write its file in this folder and register it below.
 """
 
+import errno
 import sys
 from typing import Annotated
 
@@ -19,6 +20,8 @@ from grpo_cli.cli.generate import generate
 from grpo_cli.cli.resume import resume
 from grpo_cli.cli.train import train
 from grpo_cli.doctor.last_error import keep_last_error
+
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT)  # where the output was sent to
 
 app = typer.Typer(
     name="grpo",
@@ -110,6 +113,10 @@ def run() -> None:
         app(prog_name="grpo")
     except KeyboardInterrupt:  # before or after a command's own run
         sys.exit(INTERRUPTED)
+    except OSError as error:
+        if error.errno not in NO_SPACE:
+            raise
+        sys.exit(f"{error.strerror}: the output could not be written")
     except Exception as error:  # a bug of ours
         keep_last_error(error)
         raise

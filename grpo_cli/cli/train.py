@@ -26,7 +26,7 @@ def train(
     """Train a model; everything it makes goes to <output_dir>/<run_name>."""
     from grpo_cli.config.load import load_config
 
-    loaded = load_config(config, set_ or ())
+    loaded = load_config(config, set_ or (), on_this_machine=True)
     show_warnings(loaded.warnings)
     if not quiet and is_interactive(stderr_console()):
         say(stderr_console(), Text(f"loading {loaded.config.model_name} …", style="dim"))

@@ -13,11 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from grpo_cli.config.fields import short
+from grpo_cli.config.fields import short, value_type
 from grpo_cli.config.problems import Place, Problem
+from grpo_cli.config.schema import SUPERSEDED, Config
 
 TABLE = "mlx_grpo"  # MLX-GRPO's files may put their keys under this table
 
+_BOOLEAN_WORDS = {"yes": "true", "on": "true", "no": "false", "off": "false"}
 _BARE = r"[A-Za-z0-9_-]+"
 _PART = rf'(?:{_BARE}|"(?:\\.|[^"\\\n])*"|\'[^\'\n]*\')'
 _NAME = rf"{_PART}(?:[ \t]*\.[ \t]*{_PART})*"
@@ -115,8 +117,8 @@ def _syntax_cure(text: str, line: int, detail: str) -> str:
     if written is None:
         return 'a line is `key = value`; a text stands in quotes: `dataset = "arithmetic"`'
     key, value = written[1], written[2].strip()
-    if value.lower() in ("true", "false"):
-        return f"write `{key} = {value.lower()}`"
+    if (meant := _boolean_meant(key, value)) is not None:
+        return f"write `{key} = {meant}`"
     if re.fullmatch(r"[+-]?\.\d+|[+-]?\d+\.", value):
         return f"a number has digits on both sides of its point: `{key} = {float(value)}`"
     if re.fullmatch(r"[+-]?\d+,\d+", value):
@@ -126,6 +128,16 @@ def _syntax_cure(text: str, line: int, detail: str) -> str:
     if re.fullmatch(r"[A-Za-z][\w./:-]*", value):
         return f'write `{key} = "{value}"`'
     return "a text stands in quotes, a list in brackets, a number alone"
+
+
+def _boolean_meant(key: str, value: str) -> str | None:
+    """What a bare word means as true or false: `True` for any key, `yes` and `on` for those that take it."""
+    name = SUPERSEDED.get(key, key)
+    is_boolean = name in Config.model_fields and value_type(name) is bool
+    word = value.lower()
+    if word in ("true", "false"):
+        return word
+    return _BOOLEAN_WORDS.get(word) if is_boolean else None
 
 
 def key_lines(text: str) -> dict[str, int]:

@@ -44,15 +44,20 @@ class Inspection:
 
 
 def load_config(
-    name: str | None = None, overrides: Sequence[str] = (), *, required: bool = True
+    name: str | None = None,
+    overrides: Sequence[str] = (),
+    *,
+    required: bool = True,
+    on_this_machine: bool = False,
 ) -> LoadedConfig:
     """Load a configuration by path, shipped name, or `$MLX_GRPO_CONFIG`, with `--set` texts over it.
 
-    Without a name anywhere it is an error, or the defaults where it is not `required`. Raises
+    Without a name anywhere it is an error, or the defaults where it is not `required`. `on_this_machine`:
+    whether the files it names must be here, as for a run that starts now. Raises
     ConfigError, with every problem of the file and the overrides in it.
     """
     name = required_name(name) if required else configured_name(name)
-    inspection = inspect_config(name, overrides)
+    inspection = inspect_config(name, overrides, on_this_machine=on_this_machine)
     if inspection.loaded is None:
         raise config_error(inspection.problems, inspection.name)
     return inspection.loaded

@@ -1,15 +1,18 @@
-"""A model's config.json where the model is on this machine; nothing is downloaded, nothing loaded.
+"""What a model's name stands for, and its config.json where it is here; nothing is downloaded or loaded.
 
     positions(model_config("tiny"))     # 256
 
 A model folder may come from anywhere: what cannot be read, or is no number, is not known.
 """
 
+import difflib
 import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from grpo_cli.errors import ModelError
 
 MOST_BYTES = 4_000_000  # of a config.json; real ones are below 0.1 MB
 LARGEST = 1 << 40  # more positions or layers than that are no fact about a model
@@ -86,3 +89,29 @@ def _count(config: Mapping[str, Any], *keys: str) -> int | None:
         if isinstance(value, int) and not isinstance(value, bool) and 0 < value < LARGEST:
             return value
     return None
+
+
+def check_name(name: str) -> None:
+    """Raise ModelError at once for a name that is neither a folder nor a repository, nor `tiny`."""
+    path = Path(os.path.expanduser(name))  # noqa: PTH111 (leaves an unknown ~user as it is)
+    if name == "tiny" or path.is_dir():
+        return
+    if path.name == "final" or path.name.startswith("checkpoint-"):
+        there = sorted(str(child) for child in path.parent.glob("*/") if (child / "config.json").exists())
+        listed = f"there are {', '.join(there)}" if there else f"{path.parent} holds no checkpoint"
+        raise ModelError(f"Checkpoint not found: {name}", listed, trouble="checkpoint-not-found")
+    first = Path(name).parts[0] if name else ""
+    is_local = first in ("models", "outputs", "checkpoints", ".", "..", "~", "/") or Path(first).is_dir()
+    if name.count("/") != 1 or is_local:
+        raise ModelError(f"Model not found: {name}", _hint_for(name), trouble="model-not-found")
+
+
+def _hint_for(name: str) -> str:
+    """What a name that is no model may have been meant to be."""
+    path = Path(name)
+    if path.parts[:1] == ("models",) and path.name.endswith("-mlx"):
+        return f"make it: `grpo convert {path.name.removesuffix('-mlx')}`"
+    near = difflib.get_close_matches(name, ["tiny"])
+    return (
+        "did you mean `tiny`? " if near else ""
+    ) + "a model is a folder, a hub repository (owner/name) or `tiny`, the embedded one"

@@ -38,7 +38,7 @@ def required_name(name: str | None) -> str:
         f"No configuration: neither --config nor ${ENVIRONMENT} is given",
         f"`--config smoke_test.toml` (shipped: {', '.join(shipped_names())}), "
         f"or `export {ENVIRONMENT}=path/to/file.toml`",
-        "config-not-found",
+        trouble="config-not-found",
     )
 
 
@@ -55,7 +55,7 @@ def find_config(name: str) -> tuple[Path, str]:
         return shipped, shipped.name
     if _exists(given):
         return given, name  # a folder: reading it says so
-    raise ConfigError(f"Config file not found: {name}", _where_else(given), "config-not-found")
+    raise ConfigError(f"Config file not found: {name}", _where_else(given), trouble="config-not-found")
 
 
 def _exists(path: Path) -> bool:

@@ -30,12 +30,12 @@ def check_changes(before: Config, after: Config) -> None:
                 raise ConfigError(
                     f"{key} cannot change when a run goes on: {reason} ({key} = {toml_value(old)})",
                     f"leave it out, or start a new run: `--set {key}={new} --set run_name=NAME`",
-                    "resumable",
+                    trouble="resumable",
                 )
     if before.prompts_per_step != after.prompts_per_step:
         raise ConfigError(
             f"batch_size × gradient_accumulation_steps cannot change when a run goes on: a step has "
             f"{before.prompts_per_step} prompts, not {after.prompts_per_step}",
             f"choose two numbers whose product is {before.prompts_per_step}",
-            "resumable",
+            trouble="resumable",
         )

@@ -15,6 +15,8 @@ from grpo_cli.config.rules_of_this_machine import LOCAL_RULES
 from grpo_cli.config.schema import Config
 from grpo_cli.rewards.table import REWARDS, unknown_hint
 
+COLD = 0.05  # a temperature below which the completions of a group are the same one
+
 
 def group_has_a_spread(config: Config) -> Iterator[Breach]:
     """Advantages compare the completions of one prompt: one alone has nothing to compare with."""
@@ -127,7 +129,7 @@ def sampling_is_whole(config: Config) -> Iterator[Breach]:
 
 def groups_can_differ(config: Config) -> Iterator[Breach]:
     """Near temperature 0 all completions of a group are the same, and so are their rewards."""
-    if config.temperature < 0.05:
+    if config.temperature < COLD:
         message = f"temperature = {config.temperature} makes the completions of a group identical"
         cure = "write `temperature = 0.7` or more"
         yield Breach(("temperature",), message, cure, "warning", trouble="identical-completions")
@@ -152,7 +154,13 @@ RULES: tuple[Rule, ...] = (
 def breaches(config: Config, on_this_machine: bool = False) -> Iterator[Breach]:
     """Everything that a configuration breaks, in the rules' order.
 
-    `on_this_machine`: the files that it names are looked at, too.
+    `on_this_machine`: the files that it names are looked at, too. What these say of a key, knowing the
+    model, takes the place of a warning of the same trouble without it.
     """
-    for rule in (*RULES, *(LOCAL_RULES if on_this_machine else ())):
-        yield from rule(config)
+    local = [breach for rule in LOCAL_RULES for breach in rule(config)] if on_this_machine else []
+    told = {(breach.keys[0], breach.trouble) for breach in local}
+    for rule in RULES:
+        for breach in rule(config):
+            if breach.severity == "error" or (breach.keys[0], breach.trouble) not in told:
+                yield breach
+    yield from local

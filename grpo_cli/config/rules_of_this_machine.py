@@ -49,7 +49,7 @@ def rows_fit_the_model(config: Config) -> Iterator[Breach]:
             f"prompt and completion share them, beyond them a model writes noise; write `max_new_tokens = "
             f"{max(1, most // 2)}` and `max_prompt_length = {max(1, most - most // 2)}`"
         )
-        yield Breach(("max_new_tokens", "model_name"), message, cure, trouble="row-too-long")
+        yield Breach(("max_new_tokens", "model_name"), message, cure, "warning", trouble="row-too-long")
     elif new + prompt > most and (prompt < most or "max_prompt_length" in config.model_fields_set):
         message = (
             f"max_prompt_length = {prompt} and max_new_tokens = {new} make rows of up to {new + prompt} "
@@ -70,7 +70,10 @@ def deep_nanochat_is_not_quantised(config: Config) -> Iterator[Breach]:
     depth = layers(found) or (int(named[1]) if named else 0)
     if is_nanochat and depth >= DEEP:
         message = f"quantize_for_rollouts = true with a nanochat of {depth} layers"
-        cure = "its rounding errors add up over so many layers; write `quantize_for_rollouts = false`"
+        cure = (
+            "the key has no effect for now, and where it has, rounding errors add up over so many layers; "
+            "write `quantize_for_rollouts = false`"
+        )
         keys = ("quantize_for_rollouts", "model_name")
         yield Breach(keys, message, cure, "warning", trouble="quantised-rollouts")
 

@@ -23,8 +23,8 @@ SUPERSEDED = {
     "eval_subset_size": "eval_samples",
 }
 
-PositiveInt = Annotated[int, Field(ge=1)]
-Count = Annotated[int, Field(ge=0)]
+PositiveInt = Annotated[int, Field(ge=1, le=10**9)]  # more is a slip of the keyboard
+Count = Annotated[int, Field(ge=0, le=10**9)]
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 
 

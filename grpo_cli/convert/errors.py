@@ -8,5 +8,5 @@ class ConversionError(ModelError):
 
     trouble = "conversion"
 
-    def __init__(self, reason: str, hint: str = "", trouble: str = "") -> None:
-        super().__init__(f"Failed to convert model: {reason}", hint, trouble)
+    def __init__(self, reason: str, hint: str = "", *, trouble: str = "") -> None:
+        super().__init__(f"Failed to convert model: {reason}", hint, trouble=trouble)

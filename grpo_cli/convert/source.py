@@ -86,7 +86,7 @@ def find_source(name: str, step: int | None = None, on_progress: hub.Progress = 
     try:
         check_name(repository)
     except ModelError as error:
-        raise ConversionError(error.message, _where_to_look(name), error.trouble) from error
+        raise ConversionError(error.message, _where_to_look(name), trouble=error.trouble) from error
     return _fetched(name, repository, step, on_progress)
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from grpo_cli.doctor.case import Case
 from grpo_cli.doctor.findings import Finding, error, ok, skipped, warning
 from grpo_cli.doctor.model_folder import BREAKDOWNS, base_folder, fetch_again, rows_of
-from grpo_cli.doctor.tokenizer import NOT_LOADED, added_tokens, is_nanochat, loaded, reserved_ids
+from grpo_cli.doctor.tokenizer import NOT_LOADED, added_tokens, is_nanochat, loaded, reserved_ids, too_few
 from grpo_cli.errors import GrpoError
 
 if TYPE_CHECKING:
@@ -80,7 +80,11 @@ def end_tokens(case: Case) -> Iterator[Finding]:
         yield skipped(NOT_LOADED)
         return
     folder = base_folder(case)
-    rows, ends = rows_of(folder), sorted(end for end in tokenizer.eos_ids if isinstance(end, int))
+    rows = rows_of(folder)
+    if too_few(tokenizer.vocab_size, rows):  # its ids mean nothing to the model: no cure of theirs would
+        yield skipped("the tokenizer is another model's: see vocabulary")
+        return
+    ends = sorted(end for end in tokenizer.eos_ids if isinstance(end, int))
     commands = fetch_again(case, folder, "generation_config.json")
     beyond = [end for end in ends if not 0 <= end < tokenizer.vocab_size or (rows and end >= rows)]
     spelled = {number: token for token, number in added_tokens(tokenizer).items()}

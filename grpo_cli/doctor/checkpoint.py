@@ -1,14 +1,14 @@
 """Whether a checkpoint is as it was written, and a run can go on from it."""
 
-import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from grpo_cli.config.local_model import local_folder
 from grpo_cli.doctor.case import Case
-from grpo_cli.doctor.findings import Finding, error, ok, warning
+from grpo_cli.doctor.findings import Finding, error, ok, quoted, warning
 from grpo_cli.doctor.headers import DamagedFile, read_header
+from grpo_cli.doctor.hub import is_repository
 from grpo_cli.doctor.model_folder import BREAKDOWNS, read_object
 from grpo_cli.errors import CheckpointError
 
@@ -65,7 +65,7 @@ def damaged(case: Case, folder: Path, problem: str, intact: list[Path]) -> Findi
     older = intact[-1] if intact else None
     if case.run is not None and older is not None and folder.name != FINAL:
         cure = f"`grpo resume` leaves it out; {older.name} is intact. Copy it again from where it is whole"
-        return warning(seen, cure, f"mv {quoted(folder)} {quoted(folder)}.aside", **numbers)
+        return warning(seen, cure, f"mv {quoted(folder)} {quoted(f'{folder}.aside')}", **numbers)
     others = [other for other in siblings(folder) if not damage_of(other)]
     if others:
         cure = f"take an intact one: {', '.join(other.name for other in others)}; or copy it again, whole"
@@ -203,7 +203,9 @@ def without_base(case: Case, folder: Path) -> Iterator[Finding]:
         yield error(
             f"the adapters in {folder.name} belong to {name}, which is not on this machine",
             f"bring it back, or write where it is now into `model` of {path}",
-            f"hf download {name}",
+            f"hf download {name}"
+            if isinstance(name, str) and is_repository(name)
+            else f"ls -l {quoted(path)}",
             base=name,
         )
 
@@ -228,8 +230,3 @@ def broken_config(case: Case, folder: Path) -> Iterator[Finding]:
             else f"grpo config validate {quoted(path)}"
         )
         yield (warning if own else error)(f"{path} {problem}", cure, command)
-
-
-def quoted(path: Path) -> str:
-    """A path as a shell takes it."""
-    return shlex.quote(str(path))

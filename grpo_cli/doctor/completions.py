@@ -6,7 +6,9 @@ from collections.abc import Iterator
 from grpo_cli.doctor.case import Case
 from grpo_cli.doctor.findings import Finding, error, ok, skipped, warning
 from grpo_cli.doctor.run_log import (
+    ALL_CUT,
     FEWEST_STEPS,
+    GUIDE_NEW_TOKENS,
     blamed_rate,
     first_third,
     last_third,
@@ -23,11 +25,9 @@ from grpo_cli.doctor.run_log import (
 SHRUNK = 0.2  # of the length that the run began with
 # The embedded model and SmolLM2 end nearly all of theirs by themselves (0 to 3 % cut off).
 OFTEN_CUT = 0.2
-ALL_CUT = 0.95  # so many that no answer is reached
 # Mean repeated 4-grams: at most 0.031 in runs of the embedded model, whose careful sums say alike things;
 # "The capital of France is Paris." is 0.33 when said twice and 0.71 when said four times.
 LOOPS = 0.25
-GUIDE_NEW_TOKENS = 128
 
 
 def length_collapse(case: Case) -> Iterator[Finding]:

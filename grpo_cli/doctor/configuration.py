@@ -7,9 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from grpo_cli.config.local_model import check_name
 from grpo_cli.doctor.budget import budget
 from grpo_cli.doctor.case import Case, read_lines
-from grpo_cli.doctor.findings import Finding, error, ok, skipped, warning
+from grpo_cli.doctor.findings import Finding, error, gigabytes, ok, skipped, warning
 from grpo_cli.doctor.memory import highest_limit, raised
 
 if TYPE_CHECKING:
@@ -48,9 +49,10 @@ def finding_of(problem: "Problem", name: str) -> Finding:
     if problem.place and problem.place.line:
         numbers |= {"file": problem.place.source, "line": problem.place.line}
     make = error if problem.severity == "error" else warning
-    lines = dict.fromkeys(TO_WRITE.findall(problem.cure))
+    # One line for a key: a second one, written as another way out, would not go beside it.
+    lines = {line.partition("=")[0]: line for line in reversed(TO_WRITE.findall(problem.cure))}
     check = f"grpo config validate {shlex.quote(name)}"
-    finding = make(f"{place}{problem.message}", problem.cure, *lines, check, **numbers)
+    finding = make(f"{place}{problem.message}", problem.cure, *reversed(lines.values()), check, **numbers)
     return replace(finding, name=problem.trouble)
 
 
@@ -64,6 +66,7 @@ def memory_needed(case: Case) -> Iterator[Finding]:
         return
     folder = case.configured_model
     if folder is None:
+        check_name(config.model_name)  # a run would end at once where it is no name of the hub's
         yield not_here(config)
         return
     there, on_cpu = budget(case), case.probe.get("device", "cpu") == "cpu"
@@ -88,16 +91,17 @@ def weighed(case: Case, config: "Config", folder: Path, needs: "Needs", there: i
     numbers = {"needed_bytes": needs.peak, "budget_bytes": there}
     if needs.peak <= there:
         return ok(seen, **numbers)
-    words, lines = cures(config, folder, there, on_cpu)
+    words, lines, suffices = cures(config, folder, there, on_cpu)
     least = needed(config, folder, on_cpu, rows=1) or needs
     if least.peak > SURELY * there:
         one = f"Unable to allocate memory: a single completion needs about {gigabytes(least.peak)}; "
         return error(one + seen, words, *lines, *wired_limit(case, needs.peak), **numbers)
-    return warning(seen, words, *lines, *wired_limit(case, needs.peak), **numbers)
+    verdict = warning if suffices else error
+    return verdict(seen, words, *lines, *wired_limit(case, needs.peak), **numbers)
 
 
-def cures(config: "Config", folder: Path, there: int, on_cpu: bool) -> tuple[str, list[str]]:
-    """In words, and as lines of TOML: the keys to change, one after the other, until it fits."""
+def cures(config: "Config", folder: Path, there: int, on_cpu: bool) -> tuple[str, list[str], bool]:
+    """In words, and as lines of TOML: the keys to change until it fits; and whether it then does."""
     from grpo_cli.config.fields import toml_value
     from grpo_cli.doctor.needs import needed
     from grpo_cli.engine.footprint import steps_down
@@ -111,9 +115,9 @@ def cures(config: "Config", folder: Path, there: int, on_cpu: bool) -> tuple[str
             break
     lines = [f"{key} = {toml_value(value)}" for key, value in changes.items()]
     if smaller is not None and smaller.peak <= there:
-        return f"with these keys it needs about {gigabytes(smaller.peak)}", lines
+        return f"with these keys it needs about {gigabytes(smaller.peak)}", lines, True
     least = f", and with these keys it still needs {gigabytes(smaller.peak)}" if smaller else ""
-    return f"choose a smaller model: `grpo doctor --only models-that-fit` lists them{least}", lines
+    return f"choose a smaller model: `grpo doctor --only models-that-fit` lists them{least}", lines, False
 
 
 def wired_limit(case: Case, need: int) -> list[str]:
@@ -135,6 +139,8 @@ def duration(case: Case) -> Iterator[Finding]:
         yield skipped("the configuration is not valid")
     elif not data_is_local(config):
         yield skipped(f"the dataset {config.dataset} is not a file on this machine: its size is not known")
+    elif folder is not None and does_not_fit(case, config, folder):
+        yield skipped("the configuration does not fit into this machine's memory: see memory-needed")
     elif (pace := pace_of(case, config, folder)) is None:
         yield not_here(config)
     else:
@@ -149,15 +155,26 @@ def duration(case: Case) -> Iterator[Finding]:
         )
 
 
+def does_not_fit(case: Case, config: "Config", folder: Path) -> bool:
+    """Whether trying a step could take the machine down: on a CPU too little memory ends the process."""
+    from grpo_cli.doctor.needs import needed
+
+    needs, there = needed(config, folder, case.probe.get("device", "cpu") == "cpu"), budget(case)
+    return needs is not None and there is not None and needs.peak > there
+
+
 def pace_of(case: Case, config: "Config", folder: Path | None) -> "Pace | None":
     """From the log of the configuration's run, else measured; None: there is nothing to measure with."""
     from grpo_cli.doctor.pace import logged_pace, measured_pace
 
-    lines = case.log or read_lines(config.run_dir / "training_log.jsonl")
+    # The log of a run that was named is that of its own configuration, not of one named beside it.
+    own = case.config_name is None
+    lines = case.log if own else read_lines(config.run_dir / "training_log.jsonl")
     steps = [line for line in lines if "loss" in line]
     logged = logged_pace(steps, [line for line in lines if "eval_accuracy" in line])
-    if logged is not None or folder is None or case.config_name is None:
+    if logged is not None or folder is None or own:
         return logged
+    case.__dict__.pop("policy", None)  # loaded by other checks: two copies may be too much
     return measured_pace(config, folder)
 
 
@@ -175,11 +192,6 @@ def not_here(config: "Config") -> Finding:
         f"the model {config.model_name} is not on this machine; `grpo doctor --only models-that-fit` says "
         "what the usual ones need"
     )
-
-
-def gigabytes(size: int) -> str:
-    """Bytes as `9.1 GB`."""
-    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.0f} MB"
 
 
 def in_words(seconds: float) -> str:

@@ -1,20 +1,19 @@
 """Room on the disks, and what is left lying on them."""
 
-import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from grpo_cli.config.local_model import hub_cache
 from grpo_cli.doctor.case import Case
-from grpo_cli.doctor.findings import Finding, error, ok, skipped, warning
+from grpo_cli.doctor.findings import Finding, error, ok, quoted, skipped, warning
 from grpo_cli.doctor.leftover import Leftover, found_in, measured
 
 if TYPE_CHECKING:
     from grpo_cli.config.schema import Config
 
 LEAST_FREE = 5e9  # bytes, where nothing is known of what will be written
-LARGE_CACHE = 50e9
+LEAST_FOR_DOWNLOADS = 10e9  # bytes; a model of 3 billion numbers takes 6 GB, one of 7 billion 15
 SMALL_FILES = 16 << 20  # of a checkpoint: tokenizer, state and configuration
 
 
@@ -48,8 +47,7 @@ def unplanned(folder: Path, free: int) -> Finding:
 
 def planned(config: "Config", folder: Path, free: int, size: int) -> Finding:
     """Of a disk, for a run whose checkpoints take `size` bytes each."""
-    # Besides the newest: the best, the one that is written before an old one goes, and final.
-    count = config.keep_checkpoints + 3 if config.save_steps else 1
+    count = most_checkpoints(config)
     what = f"{count} checkpoints of {size / 1e9:.2f} GB" if count > 1 else "one checkpoint"
     seen = f"{free / 1e9:.1f} GB free for {folder}; {what} will take {count * size / 1e9:.2f} GB"
     numbers = {"free_bytes": free, "checkpoint_bytes": size, "checkpoints": count}
@@ -63,6 +61,15 @@ def planned(config: "Config", folder: Path, free: int, size: int) -> Finding:
         words = "keep fewer checkpoints" if fit >= 1 else "save only at the end, or make room"
         return warning(seen, f"{words}, or write elsewhere", *keep, elsewhere, **numbers)
     return ok(seen, **numbers)
+
+
+def most_checkpoints(config: "Config") -> int:
+    """How many checkpoints can be on the disk at once."""
+    if not config.save_steps:
+        return 1
+    # Besides the newest: the best, the one that is written before an old one goes, and final.
+    most = config.keep_checkpoints + 3
+    return min(most, config.max_steps // config.save_steps + 1) if config.max_steps else most
 
 
 def checkpoint_bytes(case: Case) -> int | None:
@@ -95,7 +102,7 @@ def output_folder(case: Case) -> Iterator[Finding]:
     if not refusal:
         yield ok(f"{folder} can be written", folder=str(folder))
         return
-    name = shlex.quote(str(folder))
+    name = quoted(folder)
     yield error(
         f"Failed to save checkpoint: {refusal}: {folder}",
         "make it writable, or name another folder",
@@ -117,12 +124,9 @@ def hub_cache_size(case: Case) -> Iterator[Finding]:
     seen = f"{folder}: {least}{size / 1e9:.1f} GB, {left}"
     numbers = {"folder": str(folder), "bytes": size, "complete": complete, "free_bytes": free}
     move = ("export HF_HOME=/OTHER/DISK/huggingface",)
-    if size > LARGE_CACHE:
-        words = "delete models that you no longer use, or keep downloads on a larger, fast disk"
+    if free is not None and free < LEAST_FOR_DOWNLOADS:
+        words = "a download may not fit: delete models that are no longer used, or keep them on another disk"
         yield warning(seen, words, "hf cache ls", "hf cache rm REPOSITORY", *move, **numbers)
-    elif free is not None and free < LEAST_FREE:
-        words = "a download would not fit: make room, or keep downloads on another fast disk"
-        yield warning(seen, words, "hf cache ls", *move, **numbers)
     else:
         yield ok(seen, **numbers)
 
@@ -152,8 +156,8 @@ def leftovers(case: Case) -> Iterator[Finding]:
 
 def remedy(leftover: Leftover) -> str:
     """The line that deletes it, or gives it back the name that nothing else has."""
-    path = shlex.quote(str(leftover.path))
-    return f"mv {path} {shlex.quote(str(leftover.original))}" if leftover.original else f"rm -r {path}"
+    path = quoted(leftover.path)
+    return f"mv {path} {quoted(leftover.original)}" if leftover.original else f"rm -r {path}"
 
 
 def places(case: Case) -> list[Path]:

@@ -7,6 +7,8 @@ A check says what it saw and what cures it. Its name, its subject and why it mat
 `run.py`, from the table of checks and the guide's chapter of that name.
 """
 
+import math
+import shlex
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -36,8 +38,17 @@ class Finding:
             "why": self.why,
             "cure": self.cure,
             "commands": list(self.commands),
-            "numbers": self.numbers,
+            "numbers": {name: plain(value) for name, value in self.numbers.items()},
         }
+
+
+def plain(value: Any) -> Any:
+    """A value that JSON can hold: a NaN or an infinity becomes null, within lists and tables too."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: plain(inner) for key, inner in value.items()}
+    return [plain(inner) for inner in value] if isinstance(value, list | tuple) else value
 
 
 def ok(seen: str, **numbers: Any) -> Finding:
@@ -58,3 +69,13 @@ def error(seen: str, cure: str, *commands: str, **numbers: Any) -> Finding:
 def skipped(reason: str) -> Finding:
     """The check could not look, for a reason that is no trouble of its own."""
     return Finding("skipped", reason)
+
+
+def gigabytes(size: float) -> str:
+    """Bytes as `9.1 GB`, fewer than one of them as `350 MB`."""
+    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.0f} MB"
+
+
+def quoted(name: object) -> str:
+    """A path, or a name from a file, as one word of a command that is safe to paste into a shell."""
+    return shlex.quote(str(name))

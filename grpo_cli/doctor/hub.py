@@ -21,14 +21,13 @@ TOKEN_NAMES = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
 def reachable(case: Case) -> Iterator[Finding]:
     """The hub answers, or offline mode is on."""
     environment = case.machine.environment
-    address = (environment.get("HF_ENDPOINT") or HUB).rstrip("/")
+    told = without_password((environment.get("HF_ENDPOINT") or HUB).rstrip("/"))
     missing = not_here(case)
     if environment.get("HF_HUB_OFFLINE", "").lower() in ON:
         yield offline(missing)
         return
-    reason = case.machine.reach(address)
-    numbers = {"endpoint": without_password(address), "reachable": not reason, "missing": missing}
-    told = without_password(address)
+    reason = case.machine.reach(told)
+    numbers = {"endpoint": told, "reachable": not reason, "missing": missing}
     if not reason:
         yield ok(f"{told} answers" + (f"; to download: {', '.join(missing)}" if missing else ""), **numbers)
     elif missing:
@@ -100,8 +99,8 @@ def downloads(missing: list[str]) -> list[str]:
 
 
 def without_password(address: str) -> str:
-    """An address without the user and password that may be in it."""
-    return re.sub(r"(?<=://)[^/@]*@", "", address)
+    """An address without the user and password that may be in it: the password may hold an @ too."""
+    return re.sub(r"(?<=://)[^/?#]*@", "", address)
 
 
 def token(case: Case) -> Iterator[Finding]:

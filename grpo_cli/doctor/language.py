@@ -11,8 +11,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from grpo_cli.doctor.case import Case
-from grpo_cli.doctor.findings import Finding, error, ok, skipped, warning
-from grpo_cli.doctor.model_folder import base_folder, config_of, fetch_again, headers
+from grpo_cli.doctor.findings import Finding, error, ok, quoted, skipped, warning
+from grpo_cli.doctor.model_folder import (
+    base_folder,
+    bits_of,
+    config_of,
+    fetch_again,
+    headers,
+    unpacked_numbers,
+)
 from grpo_cli.doctor.tokenizer import is_nanochat
 from grpo_cli.errors import GrpoError
 
@@ -82,7 +89,7 @@ def judged(case: Case, reading: Reading, continuation: str) -> Finding:
     folder = base_folder(case)
     pickled = (folder / "tokenizer.pkl").exists()
     again = fetch_again(case, folder, "tokenizer.pkl" if pickled else "tokenizer.json")
-    first = f"grpo doctor --only tokenizer --only model-values --model {folder}"
+    first = f"grpo doctor --only tokenizer --only model-values --model {quoted(folder)}"
     if reading.verdict == "guessing":
         cure = "another model's tokenizer, or damaged or untrained weights: look, then fetch the files again"
         return error(seen, cure, first, *again, **numbers)
@@ -117,17 +124,10 @@ def no_room(case: Case) -> str:
 def bytes_loaded(case: Case, upcast: bool) -> int:
     """Bytes that the weights take when they are loaded; `upcast`: to float32, quantised ones unpacked."""
     folder = base_folder(case)
-    settings: Any = config_of(folder).get("quantization")
-    bits = settings.get("bits") if isinstance(settings, dict) else None
-    total = 0
-    for tensor in headers(folder).values():
-        if not upcast:
-            total += tensor.end - tensor.begin
-        elif tensor.dtype == "U32" and isinstance(bits, int) and 0 < bits <= 32:
-            total += tensor.size * 32 // bits * 4
-        else:
-            total += tensor.size * 4
-    return total
+    tensors = headers(folder).values()
+    if upcast:
+        return 4 * unpacked_numbers(tensors, bits_of(config_of(folder)))
+    return sum(tensor.end - tensor.begin for tensor in tensors)
 
 
 def read_text(policy: "Policy") -> Reading:

@@ -27,6 +27,7 @@ def keep_last_error(error: BaseException) -> None:
     text = "".join(traceback.format_exception(error))[-LARGEST:]
     with suppress(OSError):
         error_file().parent.mkdir(parents=True, exist_ok=True)
+        error_file().touch(mode=0o600)  # it holds the command as it was typed
         error_file().write_text(f"{when}\n{command}\n\n{text}", encoding="utf-8", errors="replace")
 
 

@@ -151,8 +151,9 @@ class Machine:
             request = urllib.request.Request(url, method="HEAD", headers={"User-Agent": "grpo"})
             with urllib.request.urlopen(request, timeout=HUB_SECONDS):
                 return ""
-        except urllib.error.HTTPError:
-            return ""  # it answers, if only to refuse this page
+        except urllib.error.HTTPError as error:
+            # An answer of its own will do, if only to refuse this page; a proxy's or a broken one's not.
+            return f"HTTP {error.code}" if error.code >= 500 or error.code == 407 else ""
         except (OSError, ValueError, http.client.HTTPException) as error:  # ValueError: no address at all
             return str(getattr(error, "reason", error) or type(error).__name__)
 

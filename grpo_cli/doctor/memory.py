@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from grpo_cli.device import WIRED_SINCE
 from grpo_cli.doctor.case import Case
-from grpo_cli.doctor.findings import Finding, ok, skipped, warning
+from grpo_cli.doctor.findings import Finding, gigabytes, ok, skipped, warning
 from grpo_cli.doctor.machine import Machine
 
 if TYPE_CHECKING:
@@ -30,19 +30,19 @@ def memory(case: Case) -> Iterator[Finding]:
     if size is None:
         yield skipped("the system does not say how much memory there is")
         return
-    what = f"{gb(size)} (the container's limit)" if limit else gb(size)
+    what = f"{gigabytes(size)} (the container's limit)" if limit else gigabytes(size)
     numbers = {"total_bytes": size, "available_bytes": free, "container_limit_bytes": limit}
     if free is None:
         yield ok(f"{what}; how much is available is not known", **numbers)
     elif free < max(LEAST_AVAILABLE, LEAST_SHARE * size):
         yield warning(
-            f"{what}, only {gb(free)} available",
+            f"{what}, only {gigabytes(free)} available",
             "close what takes the most: browsers, other trainings, a second copy of this run",
             "top -l 1 -o mem -n 10" if machine.system == "Darwin" else "ps aux --sort=-rss | head",
             **numbers,
         )
     else:
-        yield ok(f"{what}, {gb(free)} available", **numbers)
+        yield ok(f"{what}, {gigabytes(free)} available", **numbers)
 
 
 def swap(case: Case) -> Iterator[Finding]:
@@ -54,7 +54,7 @@ def swap(case: Case) -> Iterator[Finding]:
         yield skipped("the system does not say how much is swapped")
     elif size and used > MOST_SWAPPED * size:
         yield warning(
-            f"{gb(used)} are swapped out, of {gb(size)} of memory",
+            f"{gigabytes(used)} are swapped out, of {gigabytes(size)} of memory",
             "close what takes the most; pages come back slowly, and a restart is quicker",
             "top -l 1 -o mem -n 10" if machine.system == "Darwin" else "ps aux --sort=-rss | head",
             swap_bytes=space,
@@ -62,7 +62,7 @@ def swap(case: Case) -> Iterator[Finding]:
         )
     else:
         yield ok(
-            f"{gb(used)} of {gb(space)} used" if space else "none is set up",
+            f"{gigabytes(used)} of {gigabytes(space)} used" if space else "none is set up",
             swap_bytes=space,
             used_bytes=used,
         )
@@ -111,9 +111,9 @@ class Limit:
         self.need = needed_here(case)
         self.version = case.machine.output("sw_vers", "-productVersion") or ""
         source = f"iogpu.wired_limit_mb={by_hand // MIB}" if by_hand else "the default"
-        self.seen = f"the GPU may hold {gb(allowed)} of {gb(size)} ({source})"
+        self.seen = f"the GPU may hold {gigabytes(allowed)} of {gigabytes(size)} ({source})"
         if self.need:
-            self.seen += f"; this configuration needs about {gb(self.need)}"
+            self.seen += f"; this configuration needs about {gigabytes(self.need)}"
         self.numbers = {
             "limit_mb": by_hand // MIB,
             "allowed_bytes": allowed,
@@ -153,8 +153,8 @@ class Limit:
     def too_high(self) -> Finding:
         """Set by hand to more than the system can spare."""
         return warning(
-            f"{self.seen}; that leaves the system {gb(self.size - self.by_hand)}",
-            f"leave the system {gb(self.size - self.highest)}, or return to the default with 0",
+            f"{self.seen}; that leaves the system {gigabytes(self.size - self.by_hand)}",
+            f"leave the system {gigabytes(self.size - self.highest)}, or return to the default with 0",
             f"sudo sysctl iogpu.wired_limit_mb={self.highest // MIB}",
             "sudo sysctl iogpu.wired_limit_mb=0",
             **self.numbers,
@@ -167,7 +167,7 @@ class Limit:
         folder = self.case.configured_model
         assert self.case.config is not None and folder is not None  # else there would be no need
         most = self.allowed if self.is_old else max(self.allowed, self.highest)
-        told, lines = cures(self.case.config, folder, most, False)
+        told, lines, _ = cures(self.case.config, folder, most, False)
         return warning(self.seen, f"{words}; {told}", *lines, **self.numbers)
 
 
@@ -204,7 +204,7 @@ def models_that_fit(case: Case) -> Iterator[Finding]:
         return
     kind = "float32" if width == 4 else "bfloat16"
     rows = [row_of(model, width, there) for model in MODELS]
-    told = [f"{gb(there)} there; {TYPICAL_WORDS}, {kind}; in GB:"]
+    told = [f"{gigabytes(there)} there; {TYPICAL_WORDS}, {kind}; in GB:"]
     told.append(f"{'':<14}{'all weights':>12}{'LoRA':>8}{'sampling':>10}  fits")
     for row in rows:
         sizes = f"{row['full_gb']:>12.1f}{row['lora_gb']:>8.1f}{row['rollouts_gb']:>10.1f}"
@@ -235,8 +235,3 @@ def row_of(model: "Model", width: int, there: int) -> dict[str, str | float]:
         "rollouts_gb": round(sampling / 1e9, 1),
         "fits": fits,
     }
-
-
-def gb(size: float) -> str:
-    """Bytes as `9.1 GB`."""
-    return f"{size / 1e9:.1f} GB"

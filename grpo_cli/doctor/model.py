@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from grpo_cli.doctor.case import Case
-from grpo_cli.doctor.findings import Finding, error, ok, skipped
+from grpo_cli.doctor.findings import Finding, error, ok, quoted, skipped
 from grpo_cli.doctor.headers import DamagedFile, Tensor, is_pointer, read_header
 from grpo_cli.doctor.model_folder import (
     ADAPTERS,
@@ -79,7 +79,7 @@ def no_weights(case: Case, folder: Path) -> Finding:
     other = next((path.name for pattern in OTHERS for path in sorted(folder.glob(pattern))), None)
     if other:
         cure = f"{other} is of another format: convert it"
-        return error(f"no model*.safetensors, but {other}", cure, f"grpo convert {folder}")
+        return error(f"no model*.safetensors, but {other}", cure, f"grpo convert {quoted(folder)}")
     return damaged(case, folder / "model.safetensors", "is missing: the folder holds no weights")
 
 
@@ -128,7 +128,7 @@ def stale(path: Path, problem: str) -> Finding:
     return error(
         f"{path.name} {problem}",
         "a file of an earlier download or conversion: every model*.safetensors is loaded, so move it away",
-        f"mv {path} {path}.aside",
+        f"mv {quoted(path)} {quoted(f'{path}.aside')}",
         file=path.name,
     )
 

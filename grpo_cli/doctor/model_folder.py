@@ -2,14 +2,15 @@
 
 import json
 import re
-import shlex
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from grpo_cli.config.local_model import local_folder
 from grpo_cli.doctor.case import Case
-from grpo_cli.doctor.findings import Finding, error
+from grpo_cli.doctor.findings import Finding, error, quoted
 from grpo_cli.doctor.headers import DamagedFile, Tensor, read_header
+from grpo_cli.doctor.hub import is_repository
 from grpo_cli.errors import ModelError
 
 ADAPTERS = "adapters.safetensors"
@@ -77,6 +78,20 @@ def rows_of(folder: Path) -> int | None:
     return max(tables, default=size if isinstance(size, int) else None)
 
 
+def bits_of(config: dict[str, Any]) -> int:
+    """Bits of a number of a quantised model's packed weights; 0 for any other model."""
+    settings = config.get("quantization")
+    bits = settings.get("bits") if isinstance(settings, dict) else None
+    return bits if isinstance(bits, int) and 0 < bits <= 8 else 0
+
+
+def unpacked_numbers(tensors: Iterable[Tensor], bits: int) -> int:
+    """How many numbers some weights are once unpacked: only words of 32 bits hold several, scales do not."""
+    return sum(
+        tensor.size * 32 // bits if bits and tensor.dtype == "U32" else tensor.size for tensor in tensors
+    )
+
+
 def base_folder(case: Case) -> Path:
     """The folder with the whole weights: the model's own, or that of the model its adapters belong to.
 
@@ -84,21 +99,21 @@ def base_folder(case: Case) -> Path:
     """
     folder = case.model_folder
     if folder is None:
-        raise ModelError("The model is not on this machine", "name its folder", "model-not-found")
+        raise ModelError("The model is not on this machine", "name its folder", trouble="model-not-found")
     if not (folder / "adapter_config.json").exists():
         return folder
     try:
         name = read_object(folder / "adapter_config.json").get("model")
     except (OSError, DamagedFile) as problem:
         raise ModelError(
-            f"{folder / 'adapter_config.json'} {problem}", "copy the checkpoint again", "model-files"
+            f"{folder / 'adapter_config.json'} {problem}", "copy the checkpoint again", trouble="model-files"
         ) from problem
     base = local_folder(name, case.machine.environment) if isinstance(name, str) else None
     if base is None:
         raise ModelError(
             f"Model not found: {name}: the adapters in {folder} were trained on it",
             f"bring it back, or write where it is now into `model` of {folder / 'adapter_config.json'}",
-            "model-not-found",
+            trouble="model-not-found",
         )
     return base
 
@@ -117,22 +132,22 @@ def expected_tokens(folder: Path) -> tuple[str, int] | None:
 def repository_of(case: Case, folder: Path) -> str | None:
     """The hub's name of a folder that lies in the hub's cache, or of the model as it was named."""
     for parent in folder.parents:
-        if found := re.fullmatch(r"models--([\w.-]+?)--([\w.-]+)", parent.name):
+        if found := re.fullmatch(r"models--(\w[\w.-]*?)--([\w.-]+)", parent.name):
             return f"{found[1]}/{found[2]}"
     name = case.model or ""
-    return name if re.fullmatch(r"[\w.-]+/[\w.-]+", name) and not Path(name).is_dir() else None
+    return name if is_repository(name) else None
 
 
 def fetch_again(case: Case, folder: Path, file: str) -> list[str]:
     """The line that brings back one file of a model's folder."""
     repository = repository_of(case, folder)
     if repository:
-        return [f"hf download {repository} {shlex.quote(file)} --force-download"]
+        return [f"hf download {repository} {quoted(file)} --force-download"]
     if (folder / "manifest.json").exists():
-        return [f"grpo doctor --run {shlex.quote(str(folder.parent))}"]
+        return [f"grpo doctor --run {quoted(folder.parent)}"]
     known = expected_tokens(folder) if file == "tokenizer.pkl" else None  # converted from the hub's
     name = SOURCES[known[0]] if known else "OWNER/NAME"
-    return [f"hf download {name} {shlex.quote(file)} --local-dir {shlex.quote(str(folder))}"]
+    return [f"hf download {name} {quoted(file)} --local-dir {quoted(folder)}"]
 
 
 def damaged(case: Case, path: Path, problem: object) -> Finding:

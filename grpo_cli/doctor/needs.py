@@ -8,13 +8,13 @@ first step. Here a prompt is taken to be as long as the configuration allows, so
 """
 
 from dataclasses import dataclass
-from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from grpo_cli.config.local_model import positions, read_config
 from grpo_cli.config.schema import Config
 from grpo_cli.doctor.headers import BITS, DamagedFile, Tensor, read_header
+from grpo_cli.doctor.model_folder import bits_of, unpacked_numbers
 
 if TYPE_CHECKING:
     from grpo_cli.engine.footprint import Needs, Shape
@@ -27,16 +27,25 @@ FLOAT32 = 4
 
 @dataclass(frozen=True)
 class Weights:
-    """The arrays of a model's files, by name: shapes, and bytes of one number."""
+    """The arrays of a model's files, by name, and bytes of one number."""
 
-    shapes: dict[str, tuple[int, ...]]
+    tensors: dict[str, Tensor]
     width: int  # of most of them
     stored: int  # bytes in the files
 
     @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """The arrays' shapes."""
+        return {name: tensor.shape for name, tensor in self.tensors.items()}
+
+    @property
     def numbers(self) -> int:
         """How many there are, packed ones counted as they are stored."""
-        return sum(prod(shape) for shape in self.shapes.values())
+        return self.unpacked(0)
+
+    def unpacked(self, bits: int) -> int:
+        """How many there are once those that are packed, of so many bits each, are unpacked."""
+        return unpacked_numbers(self.tensors.values(), bits)
 
     def adapters(self, rank: int, last_layers: int) -> int:
         """Numbers in LoRA adapters of a rank on the layers' matrices (0: of all layers)."""
@@ -65,9 +74,8 @@ def weights_in(folder: Path) -> Weights | None:
     for tensor in tensors.values():
         width = max(1, BITS[tensor.dtype] // 8)
         by_width[width] = by_width.get(width, 0) + tensor.size
-    shapes = {name: tensor.shape for name, tensor in tensors.items()}
     stored = sum(tensor.end - tensor.begin for tensor in tensors.values())
-    return Weights(shapes, max(by_width, key=lambda width: by_width[width]), stored)
+    return Weights(tensors, max(by_width, key=lambda width: by_width[width]), stored)
 
 
 def shape_of(folder: Path) -> "Shape | None":
@@ -113,9 +121,8 @@ def needed(config: Config, folder: Path, on_cpu: bool, rows: int | None = None) 
 def _in_memory(config: Config, weights: Weights, facts: dict[str, Any], on_cpu: bool) -> tuple[int, int, int]:
     """Numbers, bytes, bytes of a number, once loaded: a CPU takes float32 and nothing quantised."""
     kind = config.dtype if config.dtype != "auto" else ("float32" if on_cpu else "")
-    quantisation = facts.get("quantization")
-    bits = quantisation.get("bits") if isinstance(quantisation, dict) else None
-    packed = weights.numbers * 32 // bits if isinstance(bits, int) and 0 < bits <= 8 else 0
+    bits = bits_of(facts)
+    packed = weights.unpacked(bits) if bits else 0
     if packed and (on_cpu or config.lora_rank == 0):
         return packed, packed * DTYPES.get(kind, 2), DTYPES.get(kind, 2)
     if packed:

@@ -1,11 +1,11 @@
 """Whether a checkpoint's optimizer state is that of its weights, told by names and shapes alone."""
 
-import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
 from grpo_cli.doctor.case import Case
-from grpo_cli.doctor.findings import Finding, error, ok, skipped
+from grpo_cli.doctor.checkpoint import damage_of, siblings
+from grpo_cli.doctor.findings import Finding, error, ok, quoted, skipped
 from grpo_cli.doctor.headers import DamagedFile, Tensor, read_header
 from grpo_cli.doctor.model_folder import ADAPTERS, headers
 
@@ -15,8 +15,11 @@ SHOWN = 3  # names in a line
 
 def optimizer_state(case: Case) -> Iterator[Finding]:
     """The optimizer's state belongs to the weights."""
-    sound = []
+    sound, damaged = [], []
     for folder in case.checkpoints:
+        if isinstance(case.damages[folder], str) and case.damages[folder]:
+            damaged.append(folder.name)
+            continue
         try:
             state, trained = read_header(folder / OPTIMIZER), trained_weights(folder)
         except FileNotFoundError as missing:
@@ -32,7 +35,9 @@ def optimizer_state(case: Case) -> Iterator[Finding]:
         else:
             sound.append((folder, state, trained))
     if not sound:
-        if case.checkpoints:
+        if damaged:
+            yield skipped(f"{', '.join(damaged)}: see checkpoint-files")
+        elif case.checkpoints:
             yield skipped("no checkpoint whose optimizer state could be compared")
         return
     folder, state, trained = sound[-1]
@@ -43,13 +48,26 @@ def optimizer_state(case: Case) -> Iterator[Finding]:
 
 
 def unfit(folder: Path, seen: str) -> Finding:
-    """The finding for a checkpoint whose optimizer state is not that of its weights."""
-    config, model = shlex.quote(str(folder / "config.toml")), shlex.quote(str(folder))
+    """The finding for a checkpoint whose optimizer state is not that of its weights, or lacks one of them."""
+    others = [other for other in siblings(folder) if not damage_of(other)]
+    usable = next((each for each in (folder, *reversed(others)) if has_weights(each)), None)
+    if usable is None:
+        cure = "copy the checkpoint again, whole: there is no other beside it whose weights are whole"
+        return error(seen, cure, f"ls -l {quoted(folder)}")
     return error(
         seen,
         "the files are of two runs: take another checkpoint, or begin a new run from the weights alone",
-        f"grpo train --config {config} --set model_name={model} --set run_name=NAME",
+        f"grpo train --config {quoted(usable / 'config.toml')} --set {quoted(f'model_name={usable}')} "
+        "--set run_name=NAME",
     )
+
+
+def has_weights(folder: Path) -> bool:
+    """Whether the weights of a checkpoint can be read."""
+    try:
+        return bool(trained_weights(folder))
+    except (OSError, DamagedFile):
+        return False
 
 
 def trained_weights(folder: Path) -> dict[str, Tensor]:

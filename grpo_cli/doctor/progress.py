@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from math import ceil, sqrt
 
 from grpo_cli.doctor.case import Case
-from grpo_cli.doctor.findings import Finding, error, ok, skipped, warning
+from grpo_cli.doctor.findings import Finding, error, ok, quoted, skipped, warning
 from grpo_cli.doctor.run_log import (
     FEWEST_STEPS,
     SOLVED,
@@ -17,7 +17,6 @@ from grpo_cli.doctor.run_log import (
     lower_rate,
     model_name,
     percent,
-    quoted,
     series,
     too_few,
 )

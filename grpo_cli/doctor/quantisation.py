@@ -237,6 +237,6 @@ def recommendation(rows: list[Row]) -> str:
     if bits is None:
         return f"no number of bits is as good as the weights ({within}): leave them as they are"
     return (
-        f"the fewest bits as good as the weights: {bits} ({within}): `bits = {bits}` with "
-        f"`quantize_for_rollouts = true`, or `grpo convert … --quantize --bits {bits}`"
+        f"the fewest bits as good as the weights: {bits} ({within}): "
+        f"`grpo convert … --quantize --bits {bits}`"
     )

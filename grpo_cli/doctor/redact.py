@@ -7,6 +7,7 @@ What looks like a secret goes whether it is one or not.
 """
 
 import getpass
+import json
 import platform
 import re
 from collections.abc import Mapping
@@ -16,16 +17,43 @@ from pathlib import Path
 HIDDEN = "***"
 SECRET_NAME = re.compile(r"token|secret|passw|api_?key|access_?key|credential|auth", re.IGNORECASE)
 SECRET = re.compile(
-    r"hf_[A-Za-z0-9]{6,}|sk-[A-Za-z0-9_-]{8,}|gh[pousr]_[A-Za-z0-9]{8,}|AKIA[A-Z0-9]{12,}"
-    r"|(?<=bearer )\S+|(?<=basic )\S+|(?<=://)[^\s/@]+:[^\s/@]*(?=@)",
+    r"hf_[A-Za-z0-9]{6,}|sk-[A-Za-z0-9_-]{8,}|gh[pousr]_[A-Za-z0-9]{8,}|github_pat_\w{8,}|AKIA[A-Z0-9]{12,}"
+    r"|\beyJ[\w-]{5,}\.[\w-]+\.[\w-]*"  # a JSON web token
+    r"|(?<=bearer )[^\s\"',]+|(?<=basic )[^\s\"',]+"
+    r"|(?<=://)[^\s/\"']+(?=@)",  # user and password of an address, or the token in their place
     re.IGNORECASE,
 )
-# `token = "abc"`, `--api-key abc`, `HF_TOKEN=abc`: the value goes, the name stays.
-ASSIGNED = re.compile(
-    r"""((?:[\w-]*(?:api[_-]?key|access[_-]?key|secret|passw(?:or)?d|_token|authorization)\b)["']?\s*[=:]\s*)["']?[^\s"',]+""",
-    re.IGNORECASE,
+# E-mail addresses, and what a library leaves of `user:password@host` in its complaint. A whole word is looked
+# at once, from its beginning: the time is proportional to the text.
+_WORD = r"[^\s@'\"`<>()\[\]{},;|/*\\]"
+ADDRESS = re.compile(
+    rf"(?<!{_WORD}){_WORD}+@(?:(?:[\w-]+\.)+[A-Za-z]{{2,}}|localhost\b|\d+\.\d+\.\d+\.\d+)"
+    rf"|(?<!{_WORD})(?:(?!:){_WORD})+:{_WORD}+@[\w.-]+"
 )
-HOMES = re.compile(r"(/Users/|/home/|[A-Za-z]:\\Users\\)[^/\\\s'\":]+")
+# `token = "abc"`, `--api-key abc`, `HF_TOKEN=abc`, `?token=abc`: the value goes, the name stays. Tokens of
+# text have names too: `eos_token`, `seconds_per_token`, the check `hub-token`.
+_NOT_SECRET = r"(?!(?:[\w-]*_)?(?:eos|bos|pad|unk|sep|cls|mask|end|per)_token\b|hub-token\b)"
+_ONE_WORD = r"(?:[\w-]*(?:api[_-]?key|(?:access|private|secret)[_-]?key|secret|token|credentials?)\b)"
+_LONG = r"(?:[\w-]*(?:passw(?:or)?d|passphrase|pwd|authorization|cookie)\b)"
+_GIVEN = r"\\*[\"']?[ \t]*[=:][ \t]*"
+_AFTER_FLAG = r"(?:[\"']?,[ \t]*|[ \t]+)(?!--)"
+_QUOTED = r"(\"{3}|'{3})[\s\S]*?\2|\"(?:\\.|[^\"\\\n])*\"?|'(?:\\.|[^'\\\n])*'?|\\+[\"'][^\"'\n]*[\"']?"
+
+
+def _assigned(names: str, unquoted: str) -> re.Pattern[str]:
+    """A name of `names` with its value: in quotes, or else what `unquoted` matches."""
+    name = rf"(?<![\w-])(?:{_NOT_SECRET}{names}{_GIVEN}|(?=--){names}{_AFTER_FLAG})"
+    return re.compile(rf"({name})(?:{_QUOTED}|{unquoted})", re.IGNORECASE)
+
+
+ASSIGNED = (
+    _assigned(_ONE_WORD, r"[^\s\"',&]+"),
+    _assigned(_LONG, r"(?:(?!\s--\w)[^\n])+"),  # may hold spaces: up to the next option or the line's end
+)
+_NAME = r"[^/\\\s'\":,;]+"  # of a home folder; of several words where a separator or a quote ends it
+HOMES = re.compile(
+    rf"(/Users/|/home/|[A-Za-z]:\\+Users\\+)(?:{_NAME}(?: {_NAME}){{1,3}}(?=[/\\'\"])|{_NAME})"
+)
 SHORTEST_NAME = 3  # shorter user names are parts of words
 COMMON_NAMES = ("root", "user", "admin", "ubuntu", "runner")  # nobody's name, and words of the text
 
@@ -43,14 +71,11 @@ class Redaction:
             value for name, value in environment.items() if SECRET_NAME.search(name) and len(value) >= 6
         ]
         literals = [(secret, HIDDEN) for secret in secrets]
-        literals += [(home, "~")] if len(home) > 1 else []
-        return Redaction(tuple(sorted(literals, key=lambda pair: -len(pair[0])))).naming(user, host)
-
-    def naming(self, user: str, host: str) -> "Redaction":
-        """The same, and with the names of the user and the machine taken out."""
+        literals += [(home.rstrip("/\\"), "~")] if len(home) > 1 else []
         names = [(user, "USER"), (host, "HOST"), (host.partition(".")[0], "HOST")]
-        known = [(n, s) for n, s in names if len(n) >= SHORTEST_NAME and n.lower() not in COMMON_NAMES]
-        return Redaction((*self.literals, *known))
+        literals += [(n, s) for n, s in names if len(n) >= SHORTEST_NAME and n.lower() not in COMMON_NAMES]
+        spelled = {(as_spelled, s): None for text, s in literals for as_spelled in (text, in_json(text))}
+        return Redaction(tuple(sorted(spelled, key=lambda pair: -len(pair[0]))))
 
     @staticmethod
     def here(environment: Mapping[str, str]) -> "Redaction":
@@ -64,10 +89,22 @@ class Redaction:
     def apply(self, text: str) -> str:
         """The text without them."""
         for literal, stand_in in self.literals:
-            if stand_in in (HIDDEN, "~"):
-                text = text.replace(literal, stand_in)
-            else:  # a name: as a word, so that no other word is cut up
-                text = re.sub(rf"(?<![A-Za-z0-9]){re.escape(literal)}(?![A-Za-z0-9])", stand_in, text)
+            if stand_in == HIDDEN:
+                text = text.replace(literal, HIDDEN)
         text = SECRET.sub(HIDDEN, text)
-        text = ASSIGNED.sub(rf"\g<1>{HIDDEN}", text)
-        return HOMES.sub(r"\g<1>USER", text)
+        for pattern in ASSIGNED:
+            text = pattern.sub(rf"\g<1>{HIDDEN}", text)
+        text = ADDRESS.sub(HIDDEN, text)
+        for literal, stand_in in self.literals:
+            if stand_in == "~":  # a whole folder: not the beginning of another one's name
+                text = re.sub(rf"(?<![\w.-]){re.escape(literal)}(?![\w-]|\.\w)", "~", text)
+        text = HOMES.sub(r"\g<1>USER", text)
+        for literal, stand_in in self.literals:
+            if stand_in not in (HIDDEN, "~"):  # a name: as a word, so that no other word is cut up
+                text = re.sub(rf"(?<![A-Za-z0-9]){re.escape(literal)}(?![A-Za-z0-9])", stand_in, text)
+        return text
+
+
+def in_json(text: str) -> str:
+    """A text as it stands between the quotes of a JSON string."""
+    return json.dumps(text)[1:-1]

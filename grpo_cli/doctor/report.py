@@ -11,6 +11,7 @@ from grpo_cli.doctor.case import Case
 from grpo_cli.doctor.findings import Finding
 from grpo_cli.doctor.last_error import last_error
 from grpo_cli.doctor.redact import Redaction
+from grpo_cli.errors import ConfigError
 
 PACKAGES = (
     "grpo-cli",
@@ -31,6 +32,7 @@ PACKAGES = (
     "rich",
 )
 LOG_LINES = 100
+LARGEST_FILE = 20_000  # characters of a configuration that is not valid
 MARKS = {"ok": "✓", "warning": "!", "error": "✗", "skipped": "–"}
 
 
@@ -77,8 +79,20 @@ def configuration(case: Case) -> str:
     if case.inspection is None:
         return "# none was named"
     if case.config is None:
-        return "\n".join(f"# {problem}".replace("\n", "\n# ") for problem in case.inspection.problems)
+        problems = "\n".join(f"# {problem}".replace("\n", "\n# ") for problem in case.inspection.problems)
+        return f"{problems}\n\n{written(case.inspection.name)}"
     return dump_config(case.config)
+
+
+def written(name: str) -> str:
+    """The text of a configuration file that is not valid, as far as it can be read."""
+    from grpo_cli.config.resolve import find_config
+
+    try:
+        path, _ = find_config(name)
+        return path.read_text(encoding="utf-8", errors="replace")[:LARGEST_FILE]
+    except (ConfigError, OSError) as problem:
+        return f"# it cannot be read: {problem}".partition("\n")[0]
 
 
 def log_lines(case: Case) -> str:

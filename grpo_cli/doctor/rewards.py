@@ -5,10 +5,13 @@ import statistics
 from collections.abc import Iterator
 from typing import Any
 
+from grpo_cli.config.rules import COLD
 from grpo_cli.doctor.case import Case
-from grpo_cli.doctor.findings import Finding, error, ok, warning
+from grpo_cli.doctor.findings import Finding, error, ok, quoted, warning
 from grpo_cli.doctor.run_log import (
+    ALL_CUT,
     FEWEST_STEPS,
+    GUIDE_NEW_TOKENS,
     blamed_rate,
     first_third,
     last_third,
@@ -17,7 +20,6 @@ from grpo_cli.doctor.run_log import (
     model_name,
     number,
     percent,
-    quoted,
     series,
     short,
     solved,
@@ -33,10 +35,8 @@ FEW_DIFFER = 0.8
 ENOUGH_GROUPS = 20  # of fewer, so many can be alike by chance
 # Nats per token: 0.03 for the embedded model as it comes, 0.005 when it has learned, 2e-4 and less at 0.001.
 NO_ENTROPY = 0.001
-ALL_CUT = 0.95  # so many that no answer is reached
 ROOM_FIRST = "Raise max_new_tokens first; the rest may not be needed"
-COLD = 0.05  # the temperature that `grpo config validate` warns of
-GUIDE_TEMPERATURE, GUIDE_GENERATIONS, GUIDE_NEW_TOKENS = 0.7, 16, 128
+GUIDE_TEMPERATURE, GUIDE_GENERATIONS = 0.7, 16
 
 
 def rewards_zero(case: Case) -> Iterator[Finding]:

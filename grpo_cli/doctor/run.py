@@ -7,11 +7,13 @@ for finding in diagnose(Case(run=Path("outputs/prod"))):
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 from grpo_cli.doctor.case import Case
 from grpo_cli.doctor.checks import CHECKS, Check
 from grpo_cli.doctor.findings import Finding, error, skipped
 from grpo_cli.doctor.guide import chapters, nearest
+from grpo_cli.doctor.last_error import keep_last_error
 from grpo_cli.errors import ConfigError, GrpoError
 
 OPTIONS = {
@@ -31,14 +33,16 @@ def chosen(case: Case, only: Sequence[str] = (), checks: Sequence[Check] = CHECK
     names = {check.name for check in checks} | {check.subject for check in checks}
     for name in only:
         if name not in names:
-            raise ConfigError(f"Unknown check: {name}", _near(name, sorted(names)), "doctor")
+            raise ConfigError(f"Unknown check: {name}", _near(name, sorted(names)), trouble="doctor")
     wanted = [c for c in checks if (c.name in only or c.subject in only if only else not c.on_request)]
     for check in wanted:
-        if check.name in only and not applies(check, case):
+        alone = check.subject in only and not any(applies(c, case) for c in wanted)
+        if (check.name in only or alone) and not applies(check, case):
+            what = check.name if check.name in only else check.subject
             raise ConfigError(
-                f"The check {check.name} has nothing to look at",
-                f"name it: `grpo doctor --only {check.name} {OPTIONS[check.needs]}`",
-                "doctor",
+                f"The check {what} has nothing to look at",
+                f"name it: `grpo doctor --only {what} {OPTIONS[check.needs]}`",
+                trouble="doctor",
             )
     return [
         check for check in wanted if applies(check, case) and (check.name in only or not check.on_request)
@@ -80,12 +84,13 @@ def examined(check: Check, case: Case) -> list[Finding]:
     except GrpoError as failure:
         return [replace(error(failure.message, failure.hint), name=failure.trouble)]
     except Exception as failure:  # the doctor ends for no check: its crash is what was found
+        keep_last_error(failure)
         place = traceback.extract_tb(failure.__traceback__)[-1]
         return [
             error(
                 f"the check itself failed: {type(failure).__name__}: {failure}",
                 "that is a bug of grpo: please report it with `grpo doctor --report FILE`",
-                where=f"{place.name}, line {place.lineno}",
+                where=f"{Path(place.filename).name}, line {place.lineno}, in {place.name}",
             )
         ]
 

@@ -8,17 +8,19 @@ A log can be empty, cut off, or hold anything: what is no number is left out, an
 what was wrong with the file, once for all others.
 """
 
-import shlex
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 from grpo_cli.doctor.case import Case, json_object, texts
-from grpo_cli.doctor.findings import Finding, error, ok, skipped, warning
+from grpo_cli.doctor.findings import Finding, error, ok, quoted, skipped, warning
 
 Item = TypeVar("Item")
 
 FEWEST_STEPS = 5  # what fewer steps say can be chance
+ALL_CUT = 0.95  # of the completions cut off: so many that no answer is reached
+GUIDE_NEW_TOKENS = 128
 LARGEST = 1e100  # sums and squares of what is below stay numbers
 SOLVED = 0.95  # accuracy from which little is left to learn; the embedded task's runs end at 0.95 to 1
 # The peak that nothing survives: adapters of the embedded model learn at 1e-3; 10 broke it in one step.
@@ -62,10 +64,34 @@ def lines_of_log(case: Case, lines: Sequence[str]) -> Iterator[Finding]:
     elif not steps:
         held = f"holds {len(evaluations)} evaluations" if evaluations else "is empty"
         yield skipped(f"no step is logged yet: training_log.jsonl {held}")
+    elif odd := not_finite(case):
+        seen = f"NaN or infinite in {len(odd)} metric{'s' * (len(odd) > 1)}: {told_metrics(odd)}"
+        words = blamed_rate(case) or (
+            "the checks leave these values out; a loss or a KL that is no number comes of updates that are "
+            "too large: see the lines, and go slower"
+        )
+        look = f"grep -nE 'NaN|Infinity' {quoted(log_path(case))}"
+        yield warning(seen, words, look, lower_rate(case), **counts, not_finite=odd)
     else:
         ends = f"{step_number(steps[0])} to {step_number(steps[-1])}"
         last = "; its last line is cut off" if cut_off else ""
         yield ok(f"{len(steps)} steps ({ends}), {len(evaluations)} evaluations{last}", **counts)
+
+
+def not_finite(case: Case) -> dict[str, int]:
+    """In how many lines a logged metric is NaN or infinite, by its name; what is null was not measured."""
+    counts: dict[str, int] = {}
+    for line in (*logged_steps(case), *case.evaluations):
+        for name, value in line.items():
+            if isinstance(value, float) and not math.isfinite(value):
+                counts[name] = counts.get(name, 0) + 1
+    return counts
+
+
+def told_metrics(counts: Mapping[str, int]) -> str:
+    """`kl in 6 lines, loss in 1 line`, of the first few."""
+    told = [f"{short(name)} in {count} line{'s' * (count > 1)}" for name, count in list(counts.items())[:5]]
+    return ", ".join(told)
 
 
 def no_log(case: Case) -> Finding:
@@ -175,11 +201,6 @@ def blamed_rate(case: Case) -> str:
     if rate is None or rate < EXCESSIVE_RATE:
         return ""
     return f"learning_rate = {rate:g} is what breaks it: the usual ones are below 0.001"
-
-
-def quoted(name: object) -> str:
-    """A path or a name from a configuration, safe to paste into a shell."""
-    return shlex.quote(str(name))
 
 
 def model_name(case: Case) -> str:

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 from grpo_cli.doctor.case import Case
 from grpo_cli.doctor.findings import Finding, ok, skipped, warning
-from grpo_cli.doctor.installing import install
+from grpo_cli.doctor.installing import install, nvidia_driver
 from grpo_cli.doctor.machine import Machine
 
 OWN_BLAS = "mlx"  # the name that the slow BLAS has in the probe
@@ -50,7 +50,7 @@ def power(case: Case) -> Iterator[Finding]:
     """Heat and battery, where they can be read."""
     machine = case.machine
     on_battery, hot = (mac_power if machine.system == "Darwin" else linux_power)(machine)
-    hot = hot or (hot_card(machine) if case.probe.get("device") == "cuda" else hot)
+    hot = hot or (hot_card(machine) if nvidia_driver(machine) else hot)
     if on_battery:
         yield warning(
             f"on battery ({on_battery})",

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from grpo_cli.doctor.case import Case
-from grpo_cli.doctor.findings import Finding, error, ok, skipped, warning
+from grpo_cli.doctor.findings import Finding, error, ok, quoted, skipped, warning
 from grpo_cli.doctor.run_log import (
     FEWEST_STEPS,
     blamed_rate,
@@ -15,7 +15,6 @@ from grpo_cli.doctor.run_log import (
     lower_rate,
     number,
     percent,
-    quoted,
     series,
     short,
     step_number,
@@ -112,8 +111,11 @@ def kl_high(case: Case) -> Iterator[Finding]:
     """The policy stays near its reference."""
     steps = logged_steps(case)
     kls = series(steps, "kl")
-    if steps and not kls:
+    if steps and all(line.get("kl") is None for line in steps):
         yield skipped("the run had no reference to compare with: kl_coeff = 0")
+        return
+    if steps and not kls:
+        yield skipped("no logged KL is a finite number: see run-log and nan-gradient")
         return
     if len(kls) < FEWEST_STEPS:
         yield from too_few(case, "kl-high", len(kls))

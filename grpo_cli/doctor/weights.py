@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from grpo_cli.doctor.case import Case
-from grpo_cli.doctor.findings import Finding, error, ok, skipped, warning
+from grpo_cli.doctor.findings import Finding, error, ok, quoted, skipped, warning
 from grpo_cli.doctor.headers import Tensor
 from grpo_cli.doctor.model import SHOWN, readable, some
 from grpo_cli.doctor.model_folder import (
@@ -24,12 +24,18 @@ from grpo_cli.errors import GrpoError
 if TYPE_CHECKING:
     import mlx.core as mx
 
+NO_WEIGHTS = "the folder holds no weights"
+
 
 def weights(case: Case) -> Iterator[Finding]:
     """Names and shapes of the weights are those of config.json."""
     folder = base_folder(case)
     if unread := list(readable(case, weight_files(folder))):
         yield skipped(f"{unread[0].seen}: see model-files")
+        return
+    if not weight_files(folder) or not isinstance(config_of(folder).get("model_type"), str):
+        lacking = "config.json cannot be used" if weight_files(folder) else NO_WEIGHTS
+        yield skipped(f"{lacking}: see model-files")
         return
     config, tensors = config_of(folder), headers(folder)
     layers = config.get("num_hidden_layers")
@@ -87,6 +93,9 @@ def values(case: Case) -> Iterator[Finding]:
     if unread := list(readable(case, paths)):
         yield skipped(f"{unread[0].seen}: see model-files")
         return
+    if not weight_files(folder):
+        yield skipped(f"{NO_WEIGHTS}: see model-files")
+        return
     seen = Survey(text_ids(case))
     for path in paths:
         seen.add(path)
@@ -116,7 +125,7 @@ def zero_rows(case: Case, seen: "Survey") -> Iterator[Finding]:
         yield warning(
             f"{name}: {len(rows):,} token ids have a row of zeros ({shown})",
             "the model cannot tell these tokens apart: look whether the conversion lost them",
-            f"grpo doctor --model {case.model_folder} --only garbled-output",
+            f"grpo doctor --model {quoted(case.model_folder)} --only garbled-output",
             table=name,
             rows=len(rows),
         )

@@ -7,7 +7,6 @@ adapter_config.json is a LoRA checkpoint: its base is loaded and the adapters pu
 Weights load strictly: a missing or unknown tensor is an error, never a random layer.
 """
 
-import difflib
 import json
 import os
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from mlx_lm.utils import dequantize_model
 from mlx_lm.utils import load_tokenizer as mlx_lm_load_tokenizer
 
 from grpo_cli import device
+from grpo_cli.config.local_model import check_name
 from grpo_cli.errors import ModelError
 from grpo_cli.models import hub
 from grpo_cli.models.classes import load_weights
@@ -96,7 +96,7 @@ def adapters_base(folder: Path) -> Path:
         raise ModelError(
             f"{error.message}: the adapters in {folder} were trained on it",
             f"bring it back, or write where it is now into `model` of {folder / 'adapter_config.json'}",
-            error.trouble,
+            trouble=error.trouble,
         ) from error
 
 
@@ -109,32 +109,6 @@ def find_model(name: str) -> Path:
         return path
     check_name(name)
     return hub.fetch(name, HUB_FILES)
-
-
-def check_name(name: str) -> None:
-    """Raise ModelError at once for a name that is neither a folder nor a repository, nor `tiny`."""
-    path = Path(os.path.expanduser(name))  # noqa: PTH111 (leaves an unknown ~user as it is)
-    if name == "tiny" or path.is_dir():
-        return
-    if path.name == "final" or path.name.startswith("checkpoint-"):
-        there = sorted(str(child) for child in path.parent.glob("*/") if (child / "config.json").exists())
-        listed = f"there are {', '.join(there)}" if there else f"{path.parent} holds no checkpoint"
-        raise ModelError(f"Checkpoint not found: {name}", listed, trouble="checkpoint-not-found")
-    first = Path(name).parts[0] if name else ""
-    is_local = first in ("models", "outputs", "checkpoints", ".", "..", "~", "/") or Path(first).is_dir()
-    if name.count("/") != 1 or is_local:
-        raise ModelError(f"Model not found: {name}", _hint_for(name), trouble="model-not-found")
-
-
-def _hint_for(name: str) -> str:
-    """What a name that is no model may have been meant to be."""
-    path = Path(name)
-    if path.parts[:1] == ("models",) and path.name.endswith("-mlx"):
-        return f"make it: `grpo convert {path.name.removesuffix('-mlx')}`"
-    near = difflib.get_close_matches(name, ["tiny"])
-    return (
-        "did you mean `tiny`? " if near else ""
-    ) + "a model is a folder, a hub repository (owner/name) or `tiny`, the embedded one"
 
 
 def load_model_folder(path: Path) -> tuple[nn.Module, dict[str, Any]]:

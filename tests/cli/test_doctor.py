@@ -93,7 +93,7 @@ def test_an_unknown_chapter_is_a_usage_error_with_near_names() -> None:
     [
         (["--only", "pyton"], "Unknown check: pyton"),
         (["--only", "repetition"], "The check repetition has nothing to look at"),
-        (["--run", "nowhere"], "Checkpoint not found: nowhere"),
+        (["--run", "nowhere"], "Run not found: nowhere"),
         (["--model", "no/such/model"], "Model not found: no/such/model"),
         (["--only", "python", "--report", "no/folder/bug.md"], "Cannot write the report: no/folder/bug.md"),
     ],

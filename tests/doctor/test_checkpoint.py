@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import shutil
 from pathlib import Path
 from typing import Any
@@ -212,6 +213,7 @@ def changed_optimizer(folder: Path, change: Any) -> Finding:
     mx.eval(arrays)
     change(arrays)
     mx.save_safetensors(str(folder / "optimizer.safetensors"), arrays)
+    rehashed(folder)
     (finding,) = [f for f in look(Here(checkpoint=folder), "optimizer-state") if f.severity != "skipped"]
     return finding
 
@@ -256,8 +258,38 @@ def test_masters_that_are_missing_or_rounded(trained: Path, tmp_path: Path) -> N
 
 def test_an_optimizer_that_is_missing(run: Path) -> None:
     (run / "final" / "optimizer.safetensors").unlink()
+    rehashed(run / "final")
     found = look(Here(checkpoint=run / "final"), "optimizer-state")[0]
     assert seen(found) == ("error", "final: optimizer.safetensors is missing")
+    assert found.commands == (train_from(run / "final"),)
+
+
+def train_from(folder: Path) -> str:
+    return f"grpo train --config {folder / 'config.toml'} --set model_name={folder} --set run_name=NAME"
+
+
+def test_weights_that_are_missing(run: Path) -> None:
+    """The manifest is right of it; the cure names the newest other checkpoint whose weights are whole."""
+    (run / "final" / "model.safetensors").unlink()
+    rehashed(run / "final")
+    flip(run / "checkpoint-2")
+    found = look(Here(checkpoint=run / "final"), "optimizer-state")[0]
+    assert seen(found) == ("error", "final: model.safetensors is missing")
+    assert found.commands == (train_from(run / "checkpoint-1"),)
+    shutil.rmtree(run / "checkpoint-1")
+    found = look(Here(checkpoint=run / "final"), "optimizer-state")[0]
+    assert found.commands == (f"ls -l {run / 'final'}",)
+
+
+def test_weights_that_are_cut_off(run: Path) -> None:
+    """`checkpoint-files` tells of it, alone; the others are compared."""
+    path = run / "final" / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-1000])
+    assert [seen(found) for found in look(Here(checkpoint=run / "final"), "optimizer-state")] == [
+        ("skipped", "final: see checkpoint-files")
+    ]
+    (found,) = of_run(run, "optimizer-state")
+    assert seen(found) == ("ok", "checkpoint-1, checkpoint-2: 54 arrays fit 26 weights")
 
 
 # --- going on -----------------------------------------------------------------------------------------
@@ -291,6 +323,38 @@ def test_adapters_without_their_base(trained: Path, tmp_path: Path) -> None:
     told = "the adapters in final belong to someone/gone, which is not on this machine"
     assert seen(found) == ("error", told)
     assert found.commands == ("hf download someone/gone",)
+
+
+@pytest.mark.parametrize("name", ["x; rm -rf ~", "-x/y", "a/b`c`", "$HOME/x", "models/gone", 3])
+def test_a_base_that_is_no_repository_is_not_downloaded(trained: Path, tmp_path: Path, name: Any) -> None:
+    folder = Path(shutil.copytree(trained / "lora" / "final", tmp_path / "a b; c" / "final"))
+    edit(folder / "adapter_config.json", model=name)
+    rehashed(folder)
+    found = look(Here(checkpoint=folder), "resumable")[0]
+    assert found.seen == f"the adapters in final belong to {name}, which is not on this machine"
+    assert [shlex.split(line) for line in found.commands] == [
+        ["ls", "-l", str(folder / "adapter_config.json")],
+    ]
+
+
+def test_commands_of_a_run_with_an_odd_name_are_safe_to_paste(trained: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(trained / "full", tmp_path / "a b; touch x"))
+    (run / "checkpoint-2" / "model.safetensors").write_bytes(b"")
+    damaged = str(run / "checkpoint-2")
+    (found,) = [f for f in of_run(run, "checkpoint-files") if f.severity == "warning"]
+    assert [shlex.split(line) for line in found.commands] == [["mv", damaged, f"{damaged}.aside"]]
+    (found,) = look(Here(checkpoint=run / "checkpoint-2"), "checkpoint-files")
+    assert [shlex.split(line) for line in found.commands] == [["grpo", "resume", str(run / "final")]]
+    (found,) = look(Here(checkpoint=run / "checkpoint-2"), "resumable")
+    assert [shlex.split(line) for line in found.commands] == [["grpo", "resume", str(run)]]
+    (run / "config.toml").write_text("learning_rate = 'fast'\n")
+    found = of_run(run, "resumable")[0]
+    copy = ["cp", str(run / "final" / "config.toml"), str(run / "config.toml")]
+    assert [shlex.split(line) for line in found.commands] == [copy]
+    (run / "final" / "trainer_state.json").write_text("{")
+    rehashed(run / "final")
+    found = look(Here(checkpoint=run / "final"), "resumable")[0]
+    assert [shlex.split(line) for line in found.commands] == [["ls", str(run)]]
 
 
 def test_a_configuration_that_was_edited(run: Path) -> None:

@@ -20,6 +20,7 @@ from grpo_cli.doctor.guide import chapters
 from grpo_cli.doctor.machine import Machine
 from grpo_cli.doctor.needs import needed, weights_in
 from grpo_cli.doctor.pace import Measured, Pace, evaluations, scaled, total_seconds, total_steps
+from grpo_cli.errors import ModelError
 
 GB = 10**9
 
@@ -163,8 +164,13 @@ def test_it_agrees_with_the_engine_about_the_embedded_model() -> None:
 
 
 def test_enough_memory_is_ok_with_its_numbers() -> None:
-    found = one(configuration.memory_needed(case("model_name = 'm'\n", Recorded(available=64 * GB))))
-    assert found.severity == "skipped"  # there is no model yet
+    with pytest.raises(ModelError) as failure:  # a run would end at once, too
+        one(configuration.memory_needed(case("model_name = 'models/my-mlx'\n")))
+    assert (failure.value.message, failure.value.hint, failure.value.trouble) == (
+        "Model not found: models/my-mlx", "make it: `grpo convert my`", "model-not-found",
+    )  # fmt: skip
+    found = one(configuration.memory_needed(case("model_name = 'my/hub-model'\n")))
+    assert found.severity == "skipped"
     model()
     found = one(configuration.memory_needed(case("model_name = 'm'\n", Recorded(available=64 * GB))))
     assert found.severity == "ok"
@@ -295,3 +301,24 @@ def test_times_in_words(seconds: float, words: str) -> None:
 
 def test_a_pace_adds_up() -> None:
     assert Pace(1.0, 2.0, 3.0, 9.0, 1, "").step == 6.0
+
+
+def test_a_configuration_that_does_not_fit_is_not_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    model()
+    monkeypatch.setattr("grpo_cli.doctor.pace.measured_pace", lambda *_: pytest.fail("it was tried"))
+    text = "model_name = 'm'\ndataset = 'arithmetic'\n"
+    found = one(configuration.duration(case(text, Recorded(available=GB // 100))))
+    assert found.severity == "skipped"
+    assert found.seen == "the configuration does not fit into this machine's memory: see memory-needed"
+
+
+def test_the_log_of_a_run_is_not_taken_for_another_configuration_s(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    lines = [json.dumps({"step": n, "loss": 0.1, "step_seconds": 100.0}) + "\n" for n in range(1, 9)]
+    (run / "training_log.jsonl").write_text("".join(lines))
+    named = case("model_name = 'a/b'\noutput_dir = 'elsewhere'\n", run=run)
+    assert configuration.pace_of(named, named.config, None) is None
+    (run / "config.toml").write_text("model_name = 'a/b'\n")
+    own = Case(Recorded(), run=run)
+    assert configuration.pace_of(own, own.config, None).step == 100.0  # type: ignore[union-attr]

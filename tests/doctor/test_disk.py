@@ -70,6 +70,19 @@ def test_a_checkpoint_is_reckoned_from_the_model(tmp_path: Path) -> None:
     assert adapters.numbers["checkpoints"] == 1
 
 
+@pytest.mark.parametrize(
+    ("max_steps", "save_steps", "keep", "count"),
+    [(40, 100, 3, 1), (99, 100, 3, 1), (100, 100, 3, 2), (40, 10, 3, 5), (50, 10, 3, 6), (60, 10, 3, 6),
+     (1000, 10, 1, 4), (0, 100, 3, 6), (40, 0, 3, 1)],
+)  # fmt: skip
+def test_no_checkpoint_is_reckoned_that_is_never_written(
+    tmp_path: Path, max_steps: int, save_steps: int, keep: int, count: int
+) -> None:
+    """A numbered one after every `save_steps`, and final; 3 more than are kept at the most."""
+    settings = {"max_steps": max_steps, "save_steps": save_steps, "keep_checkpoints": keep}
+    assert at("disk-space", tmp_path / "outputs", **settings).numbers["checkpoints"] == count
+
+
 def test_a_checkpoint_takes_what_was_reckoned(tmp_path: Path) -> None:
     """Against a real one."""
     from grpo_cli.engine import run
@@ -159,10 +172,15 @@ def test_a_large_cache(tmp_path: Path) -> None:
     hub.mkdir(parents=True)
     with (hub / "large").open("wb") as file:
         file.truncate(60 * GB)  # a file with a hole: it takes no room
-    finding = look("hub-cache", Case())
-    assert finding.severity == "warning"
-    assert finding.seen.startswith(f"{hub}: 60.0 GB, ")
-    assert "export HF_HOME=/OTHER/DISK/huggingface" in finding.commands
+    environment = {"HF_HOME": str(tmp_path / "huggingface")}
+    roomy = look("hub-cache", case_on("linux_cpu", {"free": 10 * GB, "environment": environment}))
+    assert told(roomy) == ("ok", f"{hub}: 60.0 GB, 10.0 GB free on its disk", ())
+    full = look("hub-cache", case_on("linux_cpu", {"free": 10 * GB - 1, "environment": environment}))
+    assert told(full) == (
+        "warning",
+        f"{hub}: 60.0 GB, 10.0 GB free on its disk",
+        ("hf cache ls", "hf cache rm REPOSITORY", "export HF_HOME=/OTHER/DISK/huggingface"),
+    )
 
 
 def test_a_cache_on_a_full_disk(tmp_path: Path) -> None:

@@ -264,6 +264,18 @@ def test_a_process_that_dies_says_where() -> None:
     assert judged(answers | {"error": "E: y"}, 1, "other")["error"] == "E: y"
 
 
+def test_a_probe_without_end_says_where(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A real one: an mlx that says something, then never comes back."""
+    monkeypatch.setattr("grpo_cli.doctor.machine.PROBE_SECONDS", 2)
+    (tmp_path / "mlx").mkdir()
+    (tmp_path / "mlx/__init__.py").write_text("")
+    hanging = 'import time\nprint(\'{"stage": "product"}\', flush=True)\ntime.sleep(60)\n'
+    (tmp_path / "mlx/core.py").write_text(hanging)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    answers = Machine().probe()
+    assert (answers["failed"], answers["error"]) == ("product", "no end in 2 s")
+
+
 def test_modules_of_the_current_folder_do_not_disturb(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
+from grpo_cli.doctor.case import Case
 from grpo_cli.doctor.hub import is_repository, malformed, without_password
 from grpo_cli.doctor.machine import Machine
-from tests.doctor.machines import HEALTHY, case_on, look, looks, told
+from tests.doctor.machines import HEALTHY, RecordedMachine, case_on, look, looks, told
 
 NO_NETWORK = "[Errno -2] Name or service not known"
 NEEDS = 'model_name = "Qwen/Qwen2.5-0.5B-Instruct"\ndataset = "openai/gsm8k"\ndataset_config = "main"\n'
@@ -95,6 +96,7 @@ def test_a_mirror_is_named_without_its_password(tmp_path: Path, config: str) -> 
     assert finding.commands[-1] == "unset HF_ENDPOINT"
     assert "pw" not in str(finding.as_row())
     assert without_password("https://huggingface.co") == "https://huggingface.co"
+    assert without_password("https://me:p@77@mirror.example/a@b") == "https://mirror.example/a@b"
 
 
 @pytest.mark.parametrize(
@@ -141,6 +143,23 @@ def server() -> Iterator[str]:
 
 def test_a_server_is_reached_or_not(server: str) -> None:
     assert Machine().reach(server) == ""
+
+
+class Reaching(RecordedMachine):
+    """A recorded machine that asks real servers."""
+
+    def reach(self, url: str) -> str:
+        return Machine.reach(self, url)
+
+
+def test_a_mirror_with_a_password_is_reached(server: str, tmp_path: Path) -> None:
+    """urllib would take user and password for a part of the host's name, or of its port, and show it."""
+    address = server.replace("://", "://me:pw77@")
+    finding = look("hub", Case(machine=Reaching("linux_cpu", **home(tmp_path, HF_ENDPOINT=address))))
+    assert told(finding) == ("ok", f"{server} answers", ())
+    assert finding.numbers["endpoint"] == server
+    assert Machine().reach(address) != ""
+    assert "pw77" in Machine().reach("http://me:pw77@127.0.0.1")  # what is kept out
 
 
 def test_a_server_that_is_not_there() -> None:

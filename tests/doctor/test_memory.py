@@ -61,6 +61,14 @@ def test_little_is_available() -> None:
     assert look("memory", case_on("linux_cpu", {"memory": None})).severity == "skipped"
 
 
+def test_little_of_much_is_available() -> None:
+    """9.9 of 100 GB is less than a tenth, 10.1 is not; both are more than 2 GB."""
+    for kilobytes, severity in ((9_900_000, "warning"), (10_100_000, "ok")):
+        files = {"/proc/meminfo": f"MemTotal: 100000000 kB\nMemAvailable: {kilobytes} kB\n"}
+        changes = {"files": files, "memory": 100_000_000 * 1024}
+        assert look("memory", case_on("linux_cpu", changes)).severity == severity
+
+
 def test_a_container_s_limit() -> None:
     files = {"/sys/fs/cgroup/memory.max": f"{8 * GIB}\n", "/sys/fs/cgroup/memory.current": f"{3 * GIB}\n"}
     machine = RecordedMachine("linux_cpu", files=files)

@@ -4,17 +4,22 @@ import json
 import math
 import os
 import random
+import shlex
 from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
 import pytest
 
+from grpo_cli.config.schema import Config
 from grpo_cli.convert.options import Options
 from grpo_cli.convert.run import convert
+from grpo_cli.doctor.checks import CHECKS
 from grpo_cli.doctor.findings import Finding
 from grpo_cli.doctor.headers import DamagedFile, Tensor, read_header
 from grpo_cli.doctor.language import PROMPT, Reading, bytes_loaded, judged, perplexity
+from grpo_cli.doctor.model_folder import repository_of
+from grpo_cli.doctor.needs import needed
 from grpo_cli.doctor.quantisation import Row, recommendation, smallest, told
 from tests.convert.checkpoints import GENUINE, write_checkpoint
 from tests.doctor.looking import TINY, Here, at, look, tiny_copy
@@ -110,6 +115,31 @@ def test_a_download_that_broke_off(tmp_path: Path) -> None:
     assert finding.commands == ("hf download owner/name model.safetensors --force-download",)
     others = look(Here(model=str(folder)), "model-weights", "model-values")
     assert {(f.severity, f.seen) for f in others} == {("skipped", f"{cut}: see model-files")}
+
+
+def test_a_folder_without_weights(tmp_path: Path) -> None:
+    folder = tiny_copy(tmp_path / "model", "model.safetensors")
+    found = look(Here(model=str(folder)), "model-files", "model-weights", "model-values")
+    assert [(f.severity, f.seen) for f in found] == [
+        ("error", "model.safetensors is missing: the folder holds no weights"),
+        ("skipped", "the folder holds no weights: see model-files"),
+        ("skipped", "the folder holds no weights: see model-files"),
+    ]
+
+
+@pytest.mark.parametrize("tokenizer", ["tokenizer.pkl", "tokenizer.json"])
+@pytest.mark.parametrize("content", [None, "{", "{}"])
+def test_a_broken_config_is_one_error(tmp_path: Path, content: str | None, tokenizer: str) -> None:
+    """Every other check of the model leaves it to `model-files`, or needs no config.json."""
+    other = ({"tokenizer.pkl", "tokenizer.json"} - {tokenizer}).pop()
+    folder = tiny_copy(tmp_path / "model", other, "config.json")
+    if content is not None:
+        (folder / "config.json").write_text(content)
+    checks = [check.name for check in CHECKS if check.needs == "model" and not check.on_request]
+    found = {finding.name: finding for finding in look(Here(model=str(folder)), *checks)}
+    assert {name for name, f in found.items() if f.severity in ("error", "warning")} == {"model-files"}
+    assert found["model-weights"].seen == "config.json cannot be used: see model-files"
+    assert found["vocabulary"].severity == found["garbled-output"].severity == "skipped"
 
 
 def test_a_file_outside_the_hub_s_cache_is_fetched_into_its_folder(tmp_path: Path) -> None:
@@ -429,6 +459,22 @@ def test_bytes_of_weights_that_are_unpacked(tmp_path: Path) -> None:
     assert bytes_loaded(case, upcast=False) == 8 * 4 * 4 + 8 * 2
 
 
+def test_training_takes_as_many_bytes_of_weights_that_are_unpacked(tmp_path: Path) -> None:
+    """4 bits and groups of 32: scales and biases are numbers already, and not 8 of them in a word."""
+    arrays = {
+        "model.layers.0.w.weight": mx.zeros((8, 4), dtype=mx.uint32),
+        "model.layers.0.w.scales": mx.zeros((8, 1), dtype=mx.float16),
+        "model.layers.0.w.biases": mx.zeros((8, 1), dtype=mx.float16),
+    }
+    mx.save_safetensors(str(tmp_path / "model.safetensors"), arrays)
+    shape = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 1, "vocab_size": 10}
+    facts = {"quantization": {"bits": 4}, "intermediate_size": 64, "model_type": "llama", **shape}
+    (tmp_path / "config.json").write_text(json.dumps(facts))
+    needs = needed(Config(model_name=str(tmp_path)), tmp_path, on_cpu=True)
+    assert needs is not None
+    assert needs.weights == 4 * (8 * 32 + 8 + 8) == bytes_loaded(Here(model=str(tmp_path)), upcast=True)
+
+
 # --- quantisation -------------------------------------------------------------------------------------
 
 PLAIN = Row(0, 538.1, 94.0, 15.04, 1.0, 0.375)
@@ -457,7 +503,7 @@ def test_the_table_as_it_is_told() -> None:
         "6         109.4        96        15.5          97%       34%",
         "this CPU computes in float32 whatever the bits: they save disk here, not time or memory",
         "the fewest bits as good as the weights: 6 (perplexity within 10% and at most 1 of 32 answers lost): "
-        "`bits = 6` with `quantize_for_rollouts = true`, or `grpo convert … --quantize --bits 6`",
+        "`grpo convert … --quantize --bits 6`",
     ]
 
 
@@ -503,6 +549,58 @@ def test_no_damage_makes_a_check_crash(tmp_path: Path, seed: int) -> None:
     assert {finding.severity for finding in found} <= {"ok", "warning", "error", "skipped"}
     assert len(found) >= len(ALL) + len(TEXTS)
     assert all(finding.cure and finding.commands for finding in found if finding.severity == "error")
+
+
+ODD = "my model; touch x"
+
+
+def words(finding: Finding) -> list[list[str]]:
+    """A finding's commands as a shell takes them apart."""
+    return [shlex.split(command) for command in finding.commands]
+
+
+@pytest.mark.parametrize(
+    "file", ["config.json", "model.safetensors", "tokenizer.pkl", "tokenizer_config.json"]
+)
+def test_commands_for_a_damaged_file_are_safe_to_paste(tmp_path: Path, file: str) -> None:
+    folder = tiny_copy(tmp_path / ODD)
+    (folder / file).write_bytes(b"{")
+    found = [f for f in look(Here(model=str(folder)), *ALL, *TEXTS) if f.severity == "error"]
+    again = ["hf", "download", "OWNER/NAME", file, "--local-dir", str(folder)]
+    assert again in [line for finding in found for line in words(finding)]
+    assert all(line[-1] == str(folder) for finding in found for line in words(finding))
+
+
+def test_commands_for_odd_weights_are_safe_to_paste(tmp_path: Path) -> None:
+    folder = tiny_copy(tmp_path / ODD)
+    mx.save_safetensors(str(folder / "model-x y.safetensors"), {"lm_head.weight": mx.zeros((2, 2))})
+    (stale,) = [f for f in look(Here(model=str(folder)), "model-files") if f.severity == "error"]
+    path = str(folder / stale.numbers["file"])
+    assert words(stale) == [["mv", path, f"{path}.aside"]]
+
+    other = tiny_copy(tmp_path / f"2 {ODD}", "model.safetensors")
+    (other / "pytorch_model.bin").write_bytes(b"PK")
+    assert words(at(other, "model-files")) == [["grpo", "convert", str(other)]]
+
+    def change(arrays: Any) -> None:
+        arrays["lm_head.weight"][40] = 0.0
+
+    zero = at(rewritten(tiny_copy(tmp_path / f"3 {ODD}"), change), "model-values")
+    assert words(zero) == [["grpo", "doctor", "--model", f"{tmp_path}/3 {ODD}", "--only", "garbled-output"]]
+
+    garbage = judged(Here(model=str(folder)), Reading(70000.0, 65536), "x")
+    look_first = ["grpo", "doctor", "--only", "tokenizer", "--only", "model-values", "--model", str(folder)]
+    assert words(garbage) == [
+        look_first, ["hf", "download", "OWNER/NAME", "tokenizer.pkl", "--local-dir", str(folder)],
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["x; rm -rf ~", "-x/y", "a/b c", "a/$(b)", "gone", "outputs/gone/final"])
+def test_only_a_repository_s_name_is_downloaded(tmp_path: Path, name: str) -> None:
+    folder = tiny_copy(tmp_path / ODD, "tokenizer.pkl")
+    case = Here(model=name)
+    expected = name if name == "gone" else None
+    assert repository_of(case, folder) == expected
 
 
 def test_values_of_the_wrong_kind_in_config(tmp_path: Path) -> None:

@@ -39,7 +39,7 @@ def crashing(_: Case) -> Iterator[Finding]:
 
 def failing(_: Case) -> Iterator[Finding]:
     """Meets an error of ours."""
-    raise CheckpointError("Checkpoint not found: x", "look again", "checkpoint-not-found")
+    raise CheckpointError("Checkpoint not found: x", "look again", trouble="checkpoint-not-found")
     yield
 
 
@@ -75,7 +75,7 @@ def test_a_check_that_crashes_is_a_finding_and_ends_nothing() -> None:
     crash, after = diagnose(Case(), [CRASHING, FINE])
     assert (crash.name, crash.severity, after.severity) == ("hub", "error", "ok")
     assert crash.seen == "the check itself failed: ZeroDivisionError: integer division or modulo by zero"
-    assert crash.numbers["where"].startswith("crashing, line ")
+    assert crash.numbers["where"].startswith("test_run.py, line ")
 
 
 def test_an_error_of_ours_is_a_finding_with_its_cure_and_its_chapter() -> None:
@@ -107,7 +107,9 @@ def test_only_takes_names_and_subjects() -> None:
     assert chosen(Case(), ["memory"], ALL) == [FINE, CAREFUL]
     assert chosen(Case(), ["swap", "hub"], ALL) == [CAREFUL, CRASHING]
     assert chosen(Case(), ["quantisation"], ALL) == [SLOW]
-    assert chosen(Case(), ["model"], ALL) == []
+    with pytest.raises(ConfigError) as error:
+        chosen(Case(), ["checkpoint"], ALL)
+    assert error.value.hint == "name it: `grpo doctor --only checkpoint --run DIR`"
 
 
 def test_an_unknown_check_has_near_names() -> None:

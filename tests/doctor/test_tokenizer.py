@@ -13,7 +13,7 @@ from tokenizers.decoders import WordPiece
 
 from grpo_cli.doctor.findings import Finding
 from grpo_cli.doctor.model_folder import expected_tokens, repository_of
-from grpo_cli.doctor.tokenizer import letters, where_it_differs
+from grpo_cli.doctor.tokenizer import letters, too_few, where_it_differs
 from grpo_cli.models.lora import LoRA, add_adapters, save_adapters
 from tests.convert.checkpoints import FIXTURES
 from tests.doctor.looking import TINY, Here, at, look, tiny_copy
@@ -147,6 +147,48 @@ def test_fewer_tokens_than_rows_are_usual_elsewhere(tmp_path: Path) -> None:
     folder = fast_copy(tmp_path / "model")
     mx.save_safetensors(str(folder / "model.safetensors"), {"embed_tokens.weight": mx.zeros((320, 2))})
     assert seen(at(folder, "vocabulary")) == ("ok", "316 tokens, 320 rows of the model (4 rows to spare)")
+
+
+@pytest.mark.parametrize(
+    ("tokens", "rows", "expected"),
+    [
+        (151_665, 151_936, False),  # Qwen2.5-0.5B
+        (151_665, 152_064, False),  # Qwen2.5-7B
+        (65_536, 65_536, False),  # nanochat
+        (50_295, 51_200, False),  # phi-2
+        (100_002, 102_400, False),  # DeepSeek-V2
+        (1000, 2024, False),
+        (1000, 2025, True),
+        (95_000, 100_000, False),
+        (94_999, 100_000, True),
+        (319, 49_152, True),  # SmolLM2 with a tokenizer of few letters
+        (319, None, False),
+    ],
+)
+def test_what_is_more_than_padding(tokens: int, rows: int | None, expected: bool) -> None:
+    assert too_few(tokens, rows) is expected
+
+
+def test_a_far_smaller_tokenizer_than_the_model(tmp_path: Path) -> None:
+    """Another model's: its end tokens and template are no cure for anything."""
+    folder = fast_copy(tmp_path / "model", eos_token="<|bos|>")
+    mx.save_safetensors(str(folder / "model.safetensors"), {"embed_tokens.weight": mx.zeros((49_152, 2))})
+    finding = at(folder, "vocabulary")
+    assert seen(finding) == ("warning", "316 tokens, but the model has 49,152 rows")
+    assert finding.commands == (f"hf download OWNER/NAME tokenizer.json --local-dir {folder}",)
+    assert seen(at(folder, "end-tokens")) == (
+        "skipped",
+        "the tokenizer is another model's: see vocabulary",
+    )
+
+
+@pytest.mark.parametrize("content", [None, "{", "{}", '{"vocab_size": 316}'])
+def test_a_vocabulary_without_a_config(tmp_path: Path, content: str | None) -> None:
+    folder = tiny_copy(tmp_path / "model", "config.json")
+    if content is not None:
+        (folder / "config.json").write_text(content)
+    told = "316 tokens; config.json cannot be used: see model-files"
+    assert seen(at(folder, "vocabulary")) == ("skipped", told)
 
 
 @pytest.mark.parametrize(

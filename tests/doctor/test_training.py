@@ -397,6 +397,44 @@ def test_what_looks_like_a_trouble_and_is_none(
     assert troubles(examine(written(tmp_path, lines, **settings))) == {}
 
 
+def test_a_flat_accuracy_is_news_from_twenty_steps_on(tmp_path: Path) -> None:
+    """Three evaluations, 320 completions a step: only the steps are few."""
+    for last, severity in ((19, "skipped"), (20, "warning")):
+        evaluated = [evaluation(step, 0.4) for step in (0, 10, last)]
+        settings = {"batch_size": 20, "num_generations": 16}
+        found = examine(written(tmp_path, [*evaluated, *steps(last)], **settings))
+        assert found["accuracy-flat"].severity == severity
+
+
+@pytest.mark.parametrize(("share", "severity"), [(0.25, "ok"), (0.26, "warning"), (0.31, "warning")])
+def test_repetition_is_told_from_a_quarter_on(tmp_path: Path, share: float, severity: str) -> None:
+    """0.33 is a sentence that is said twice."""
+    assert examine(written(tmp_path, steps(12, repetition=share)))["repetition"].severity == severity
+
+
+def test_a_run_without_a_reference_has_no_kl(tmp_path: Path) -> None:
+    without = [{key: value for key, value in line.items() if key != "kl"} for line in steps(9)]
+    for lines in (steps(9), without):
+        found = examine(written(tmp_path, lines))
+        assert found["kl-high"].severity == "skipped"
+        assert found["kl-high"].seen == "the run had no reference to compare with: kl_coeff = 0"
+        assert found["run-log"].severity == "ok"
+
+
+def test_metrics_that_are_no_numbers_are_told(tmp_path: Path) -> None:
+    lines = steps(9, kl=float("nan"), loss=lambda s: float("inf") if s == 4 else 0.1)
+    found = examine(written(tmp_path, lines, kl_coeff=0.04))
+    assert troubles(found) == {"run-log": "warning"}
+    log = found["run-log"]
+    assert log.seen == "NaN or infinite in 2 metrics: kl in 9 lines, loss in 1 line"
+    assert log.numbers["not_finite"] == {"kl": 9, "loss": 1}
+    assert log.commands == (f"grep -nE 'NaN|Infinity' {tmp_path}/training_log.jsonl", "learning_rate = 2e-07")
+    assert found["kl-high"].seen == "no logged KL is a finite number: see run-log and nan-gradient"
+    some = examine(written(tmp_path, steps(9, kl=lambda s: 0.01 if s < 7 else float("nan")), kl_coeff=0.04))
+    assert some["run-log"].seen == "NaN or infinite in 1 metric: kl in 3 lines"
+    assert some["kl-high"].severity == "ok"
+
+
 def test_skipped_updates_are_located_and_counted_in_a_row(tmp_path: Path) -> None:
     lines = steps(9)
     for place in (2, 5, 6, 7):

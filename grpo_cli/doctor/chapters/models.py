@@ -170,8 +170,7 @@ CHAPTERS: tuple[Chapter, ...] = (
         "rises from 15.0 to 15.5 at 6 bits, 18.7 at 4, 70 at 3, and 2 bits are noise.",
         "`grpo doctor --only quantisation --model FOLDER --config FILE` prints the table and the fewest "
         "bits that are as good as the weights.\n"
-        "Rollouts: `quantize_for_rollouts = true`, `bits = 4`, `group_size = 64`.\n"
-        "A model for keeps: `grpo convert SOURCE --quantize --bits 4`.\n"
+        "A quantised model: `grpo convert SOURCE --quantize --bits 4`.\n"
         "On a CPU quantised products are slower than float32 ones, so models are unpacked there.",
         (
             "bits = 4, group_size = 64",

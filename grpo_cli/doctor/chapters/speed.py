@@ -30,7 +30,7 @@ CHAPTERS: tuple[Chapter, ...] = (
         "The number is that of a copy. It says nothing bad by itself; much less than on "
         "another day tells of another program at work.",
         "More completions at once cost little more: `num_generations = 8` rather than 4.\n"
-        "Fewer bytes to read: `quantize_for_rollouts = true` on a Mac or a card.",
+        "Fewer bytes to read, on a Mac or a card: `grpo convert SOURCE --quantize`.",
         (
             "low utilisation",
             "slow generation",
