@@ -41,6 +41,8 @@ class Rollout:
     rewards: dict[str, float] = field(default_factory=dict)  # by reward function, before its weight
     reward: float = 0.0  # the weighted sum
     advantage: float = 0.0
+    # (T,) log π(token) of the training forward before the first update on it; empty: `logprobs` serve
+    old_logprobs: list[float] = field(default_factory=list)
 
 
 @dataclass

@@ -106,6 +106,50 @@ def reinforce_has_no_ratio(config: Config) -> Iterator[Breach]:
         yield Breach(("scale_rewards", "loss_type"), message, 'write `scale_rewards = "none"`', "warning")
 
 
+def sequences_have_a_ratio(config: Config) -> Iterator[Breach]:
+    """REINFORCE has no ratio that could be a sequence's."""
+    if config.loss_type == "reinforce" and config.importance_sampling_level == "sequence":
+        message = 'importance_sampling_level = "sequence" does not go with loss_type = "reinforce"'
+        cure = 'it has no ratio; write `importance_sampling_level = "token"`, or `loss_type = "gspo"`'
+        yield Breach(("importance_sampling_level", "loss_type"), message, cure)
+
+
+def delta_is_beyond_the_clip(config: Config) -> Iterator[Breach]:
+    """The second bound is for ratios that the first one lets pass."""
+    if not config.delta:
+        return
+    if config.loss_type in ("reinforce", "cispo"):
+        message = f'delta = {config.delta} has no effect: loss_type = "{config.loss_type}" has no clip'
+        yield Breach(("delta", "loss_type"), message, "write `delta = 0.0`", "warning")
+    elif config.delta <= 1.0 + (config.clip_eps_high or config.clip_eps):
+        high = 1.0 + (config.clip_eps_high or config.clip_eps)
+        message = f"delta = {config.delta} is not above the upper clip, {high:g}"
+        cure = "it bounds ratios that the clip leaves free; write `delta = 4.0`, or `delta = 0.0` for none"
+        yield Breach(("delta", "clip_eps_high", "clip_eps"), message, cure)
+
+
+def kl_options_need_kl(config: Config) -> Iterator[Breach]:
+    """Without a KL term there is nothing to estimate."""
+    for key, neutral, shown in (
+        ("kl_estimator", "k3", f'"{config.kl_estimator}"'),
+        ("use_bias_correction_kl", False, "true"),
+    ):
+        if not config.kl_coeff and getattr(config, key) != neutral:
+            message = f"{key} = {shown} has no effect: kl_coeff is 0"
+            yield Breach((key, "kl_coeff"), message, "write `kl_coeff = 0.001`", "warning")
+
+
+def penalty_fits_the_completion(config: Config) -> Iterator[Breach]:
+    """A penalty that begins before the first token is one for every completion."""
+    if config.soft_overlong_tokens > config.max_new_tokens:
+        message = (
+            f"soft_overlong_tokens = {config.soft_overlong_tokens} is more than max_new_tokens = "
+            f"{config.max_new_tokens}"
+        )
+        cure = f"write `soft_overlong_tokens = {max(1, config.max_new_tokens // 5)}`"
+        yield Breach(("soft_overlong_tokens", "max_new_tokens"), message, cure)
+
+
 def rollouts_are_not_quantised(config: Config) -> Iterator[Breach]:
     """The key is accepted for MLX-GRPO's files."""
     if config.quantize_for_rollouts:
@@ -144,6 +188,10 @@ RULES: tuple[Rule, ...] = (
     lora_layers_need_lora,
     evaluation_is_held_out,
     reinforce_has_no_ratio,
+    sequences_have_a_ratio,
+    delta_is_beyond_the_clip,
+    kl_options_need_kl,
+    penalty_fits_the_completion,
     rollouts_are_not_quantised,
     sampling_is_whole,
     groups_can_differ,

@@ -84,6 +84,9 @@ class Config(BaseModel):
     """Names of built-in rewards, or `path/to/file.py:function` for one of your own."""
     reward_weights: list[float] = []
     """One weight for each reward function; empty: 1 for all."""
+    soft_overlong_tokens: Count = 0
+    """DAPO's penalty, added to the reward: from 0 to −1 over the last so many tokens before
+    max_new_tokens; 0: none."""
 
     # --- rollouts --------------------------------------------------------------------------------
     num_generations: PositiveInt = 8
@@ -111,17 +114,33 @@ class Config(BaseModel):
     """Group size of the rollout quantisation."""
 
     # --- loss ------------------------------------------------------------------------------------
-    loss_type: Literal["grpo", "dapo", "dr_grpo", "reinforce"] = "dapo"
-    """How token losses are averaged: grpo (by sequence), dapo (over all tokens of the step), dr_grpo
-    (by max_new_tokens), or reinforce (nanochat's: no ratio, no clip, no standard deviation)."""
+    loss_type: Literal["grpo", "bnpo", "dapo", "dr_grpo", "cispo", "gspo", "reinforce"] = "dapo"
+    """How token losses are averaged: grpo (by sequence), bnpo (by forward), dapo (over all tokens of the
+    step), dr_grpo (by max_new_tokens); or another loss: cispo (MiniMax-M1's: no token is cut off), gspo
+    (grpo with one ratio a sequence), reinforce (nanochat's: no ratio, no clip, no standard deviation)."""
+    importance_sampling_level: Literal["token", "sequence"] = "token"
+    """What the ratio new/old is of: every token, or a whole completion (length-normalised; its clip_eps is
+    then of the order of 3e-4). gspo is by sequence whatever stands here."""
     scale_rewards: Literal["group", "batch", "none"] = "group"
     """Divide advantages by the group's standard deviation, by the batch's, or not at all."""
     clip_eps: float = Field(0.2, gt=0.0, lt=1.0)
     """The ratio new/old is clipped below 1 − clip_eps."""
     clip_eps_high: float = Field(0.0, ge=0.0)
     """The ratio is clipped above 1 + clip_eps_high; 0: the same as clip_eps."""
+    delta: float = Field(0.0, ge=0.0)
+    """Two-sided clip: with a negative advantage the ratio counts at most this; 0: without bound."""
     kl_coeff: float = Field(0.0, ge=0.0)
     """Weight of the KL divergence to the reference policy; the reference is loaded only when above 0."""
+    kl_estimator: Literal["k3", "k1"] = "k3"
+    """How the KL is estimated by token: k3 (never negative) or k1 (new − reference logprob)."""
+    use_bias_correction_kl: bool = False
+    """Multiply the KL estimate by the ratio new/old, which makes its gradient unbiased (DeepSeek-V3.2)."""
+    entropy_coeff: float = Field(0.0, ge=0.0)
+    """Weight of the entropy bonus: the loss falls by this times the policy's mean entropy; 0: none."""
+    top_entropy_quantile: float = Field(1.0, gt=0.0, le=1.0)
+    """Only this share of a step's tokens, those of highest entropy, has a policy loss; 1: all."""
+    mask_truncated_completions: bool = False
+    """Completions cut off at max_new_tokens count neither in the loss nor in its averages."""
     num_iterations: PositiveInt = 1
     """Optimizer updates made on each batch of rollouts (μ)."""
 

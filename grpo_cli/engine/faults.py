@@ -86,7 +86,7 @@ def first_broken_layer(model: nn.Module, batch: Microbatch, objective: Objective
     """The first layer whose output for a microbatch is not finite, by its name; one forward."""
     outputs: dict[str, mx.array] = {}
     with recorded(model, outputs):
-        loss, _, _ = microbatch_loss(model, batch, objective)
+        loss, _ = microbatch_loss(model, batch, objective)
         mx.eval(loss)
     return first_broken(outputs)
 

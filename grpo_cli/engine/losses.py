@@ -1,13 +1,13 @@
-"""The policy losses, each a pure function of logprobs, and how token losses are averaged.
+"""The policy losses, each a pure function of logprobs.
 
 A loss type is two choices, in the table LOSSES at the end: the loss of one token, and the weight
-that token has in the step's loss. The weights of a whole step are fixed before it is cut into
-microbatches, so the sum over microbatches is the loss of the whole batch whatever their size.
+that token has in the step's loss (averaging.py).
 
-    dapo, completions of 2 and 3 tokens: every token weighs 1/5
-    grpo:  the first one's tokens weigh 1/2 · 1/2, the second one's 1/2 · 1/3
+    dapo:  clipped_surrogate, averaged by_token
+    gspo:  the same with one ratio for a whole completion, averaged by_sequence
 
-To add a loss, write its token loss (or its weights) here and give it a line in the table.
+To add a loss, write its token loss (or its weights) and give it a line in the table. The ratio
+r = π/π_old comes in as its logarithm: (B, T) by token, or (B, 1) by sequence (`sequence_log_ratio`).
 """
 
 from collections.abc import Callable
@@ -15,78 +15,93 @@ from dataclasses import dataclass
 
 import mlx.core as mx
 
+from grpo_cli.engine.averaging import Weights, by_budget, by_forward, by_sequence, by_token
+
+
+@dataclass(frozen=True)
+class Clip:
+    """Where ratios are cut."""
+
+    low: float  # below 1 − low, where the advantage is negative
+    high: float  # above 1 + high, where it is positive
+    delta: float = 0.0  # above delta, where it is negative; 0: not at all
+
 
 @dataclass(frozen=True)
 class TokenLoss:
-    """Loss of every token before weighting, and which ratios were clipped."""
+    """Loss of every token before weighting, and which ratios were cut; (B, 1) is that of all of a row."""
 
     loss: mx.array  # (B, T)
-    clipped: mx.array  # (B, T) bool
+    clipped: mx.array  # (B, T) bool, for whatever reason
+    low: mx.array  # (B, T) bool, below with a negative advantage
+    high: mx.array  # (B, T) bool, above with a positive advantage
 
 
-def clipped_surrogate(
-    logprobs: mx.array, old_logprobs: mx.array, advantages: mx.array, clip_low: float, clip_high: float
-) -> TokenLoss:
-    """−min(r·A, clip(r, 1 − clip_low, 1 + clip_high)·A) with r = exp(logp − old_logp).
+def sequence_log_ratio(log_ratio: mx.array, mask: mx.array) -> mx.array:
+    """Mean of the log ratios (B, T) over each row's own tokens: (B, 1), differentiable.
 
-    PPO's objective by token (Schulman et al. 2017, arXiv:1707.06347, eq. 7). Shapes: logprobs and
-    old_logprobs (B, T), advantages (B, 1). A token counts as clipped where the clip cuts its gradient.
+    log s_i of GSPO (arXiv:2507.18071, eq. 7): s_i = (π(y)/π_old(y))^(1/|y|).
     """
-    ratio = mx.exp(logprobs - old_logprobs)  # (B, T)
-    bounded = mx.clip(ratio, 1.0 - clip_low, 1.0 + clip_high)
-    clipped = bounded * advantages < ratio * advantages
-    return TokenLoss(-mx.minimum(ratio * advantages, bounded * advantages), clipped)
+    return (log_ratio * mask).sum(axis=-1, keepdims=True) / mx.maximum(mask.sum(axis=-1, keepdims=True), 1)
 
 
-def policy_gradient(
-    logprobs: mx.array, old_logprobs: mx.array, advantages: mx.array, clip_low: float, clip_high: float
+def clipped_surrogate(logprobs: mx.array, log_ratio: mx.array, advantages: mx.array, clip: Clip) -> TokenLoss:
+    """−min(min(r, delta)·A, clip(r, 1 − low, 1 + high)·A).
+
+    PPO's objective by token (Schulman et al. 2017, arXiv:1707.06347, eq. 7), of GSPO by sequence
+    (arXiv:2507.18071, eq. 5). `delta` bounds what a negative advantage can do to a token that became
+    likelier (INTELLECT-2, arXiv:2505.07291, section 3.4; TRL's `delta`). Shapes: logprobs (B, T), log_ratio
+    (B, T) or (B, 1), advantages (B, 1). A token counts as clipped where a clip cuts its gradient.
+    """
+    del logprobs
+    ratio = mx.exp(log_ratio)
+    bounded = mx.clip(ratio, 1.0 - clip.low, 1.0 + clip.high)
+    cut = bounded * advantages < ratio * advantages
+    low, high = cut & (advantages < 0), cut & (advantages > 0)
+    if clip.delta:
+        cut = cut | ((ratio > clip.delta) & (advantages < 0))
+        ratio = mx.minimum(ratio, clip.delta)
+    return TokenLoss(-mx.minimum(ratio * advantages, bounded * advantages), cut, low, high)
+
+
+def weighted_policy_gradient(
+    logprobs: mx.array, log_ratio: mx.array, advantages: mx.array, clip: Clip
 ) -> TokenLoss:
+    """−sg(min(r, 1 + high))·A·logp: every token keeps a gradient, with a bounded weight.
+
+    CISPO (MiniMax-M1, arXiv:2506.13585, eq. 4 and 5; without a lower bound, as there and in TRL). TRL's
+    `epsilon_high` is the bound itself, 1 + high here. Shapes as in `clipped_surrogate`.
+    """
+    ratio = mx.exp(log_ratio)
+    cut = ratio > 1.0 + clip.high
+    weight = mx.stop_gradient(mx.minimum(ratio, 1.0 + clip.high))
+    high = cut & (advantages > 0)
+    return TokenLoss(-weight * advantages * logprobs, cut, mx.zeros_like(high), high)
+
+
+def policy_gradient(logprobs: mx.array, log_ratio: mx.array, advantages: mx.array, clip: Clip) -> TokenLoss:
     """−logp·A: REINFORCE as nanochat's scripts/chat_rl.py has it, on policy, without ratio or clip."""
-    del old_logprobs, clip_low, clip_high
-    return TokenLoss(-logprobs * advantages, mx.zeros(logprobs.shape, dtype=mx.bool_))
-
-
-def k3_divergence(logprobs: mx.array, ref_logprobs: mx.array) -> mx.array:
-    """KL(policy ‖ reference) by token: exp(ref − logp) − (ref − logp) − 1, never negative.
-
-    The k3 estimator (Schulman 2020, "Approximating KL Divergence"); GRPO's eq. 4. Shapes (B, T).
-    """
-    difference = ref_logprobs - logprobs
-    return mx.exp(difference) - difference - 1.0
-
-
-# --- averaging: the weight of every token of a completion, from all completions' lengths of the step ---
-
-
-def by_sequence(lengths: list[int], max_new_tokens: int) -> list[float]:
-    """Mean over sequences of the token mean (GRPO, arXiv:2402.03300, eq. 3)."""
-    del max_new_tokens
-    return [1.0 / (len(lengths) * length) for length in lengths]
-
-
-def by_token(lengths: list[int], max_new_tokens: int) -> list[float]:
-    """Sum over all completion tokens of the step, divided by their number (DAPO, arXiv:2503.14476, eq. 8)."""
-    del max_new_tokens
-    return [1.0 / sum(lengths)] * len(lengths)
-
-
-def by_budget(lengths: list[int], max_new_tokens: int) -> list[float]:
-    """Sum divided by B · max_new_tokens: no bias by length (Dr. GRPO, arXiv:2503.20783, section 3.2)."""
-    return [1.0 / (len(lengths) * max_new_tokens)] * len(lengths)
+    del log_ratio, clip
+    never = mx.zeros(logprobs.shape, dtype=mx.bool_)
+    return TokenLoss(-logprobs * advantages, never, never, never)
 
 
 @dataclass(frozen=True)
 class LossType:
     """What the configuration's `loss_type` means."""
 
-    token_loss: Callable[[mx.array, mx.array, mx.array, float, float], TokenLoss]
-    weights: Callable[[list[int], int], list[float]]
+    token_loss: Callable[[mx.array, mx.array, mx.array, Clip], TokenLoss]
+    weights: Weights
     scales_rewards: bool = True  # whether scale_rewards applies
+    by_sequence: bool = False  # whether the ratio is the sequence's whatever importance_sampling_level says
 
 
 LOSSES = {
     "grpo": LossType(clipped_surrogate, by_sequence),
+    "bnpo": LossType(clipped_surrogate, by_forward),
     "dapo": LossType(clipped_surrogate, by_token),
     "dr_grpo": LossType(clipped_surrogate, by_budget),
+    "cispo": LossType(weighted_policy_gradient, by_token),
+    "gspo": LossType(clipped_surrogate, by_sequence, by_sequence=True),
     "reinforce": LossType(policy_gradient, by_token, scales_rewards=False),
 }

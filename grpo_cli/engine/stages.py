@@ -19,11 +19,12 @@ from grpo_cli.config.schema import Config
 from grpo_cli.engine import events
 from grpo_cli.engine.advantages import compute_advantages
 from grpo_cli.engine.allocation import RowLimit, in_parts
-from grpo_cli.engine.batch import Microbatch, make_microbatches
+from grpo_cli.engine.batch import Counting, Microbatch, make_microbatches
 from grpo_cli.engine.faults import Fault, find_fault, first_broken
 from grpo_cli.engine.losses import LOSSES
 from grpo_cli.engine.optimizer import Optimizer
 from grpo_cli.engine.order import DataOrder
+from grpo_cli.engine.overlong import punish_overlong
 from grpo_cli.engine.prompts import Prompt
 from grpo_cli.engine.rollout import BrokenPolicy, generate
 from grpo_cli.engine.sampling import Sampling
@@ -91,6 +92,7 @@ class Stages:
             RolloutGroup(p.example, p.ids, rollouts) for p, rollouts in zip(prompts, completions, strict=True)
         ]
         score(self.rewards, self.config.reward_weight_list, groups)
+        punish_overlong(groups, self.config.max_new_tokens, self.config.soft_overlong_tokens)
         self.set_advantages(groups)
         return groups
 
@@ -106,7 +108,12 @@ class Stages:
         """The step's microbatches, with the reference's logprobs where there is a KL term."""
         config, has_reference = self.config, self.config.kl_coeff > 0
         made = make_microbatches(
-            groups, LOSSES[config.loss_type], config.max_new_tokens, config.batch_size, has_reference
+            groups,
+            LOSSES[config.loss_type],
+            config.max_new_tokens,
+            config.batch_size,
+            has_reference,
+            Counting.of(config),
         )
         batches = [part for batch in made for part in batch.in_rows(self.update_limit.rows)]
         for batch in batches if has_reference else []:
@@ -142,6 +149,9 @@ class Stages:
         fault = find_fault(self.policy.model, batches, objective, result, gradients)
         if fault is None:
             self.optimizer.step(self.policy.model, gradients, result.grad_norm, rate)
+            for batch, logprobs in zip(batches, result.logprobs, strict=True):
+                if batch.old_is_current:
+                    batch.remember(logprobs)
         return {"lr": rate, **update_numbers(result, fault), "update_seconds": time.perf_counter() - started}
 
     def tell_of_memory(self, what: str) -> Callable[[int], None]:
@@ -165,6 +175,8 @@ def update_numbers(result: UpdateResult, fault: Fault | None) -> dict[str, Any]:
         "grad_norm": result.grad_norm,
         "kl": result.kl,
         "clip_ratio": result.clip_ratio,
+        "clip_ratio_low": result.clip_ratio_low,
+        "clip_ratio_high": result.clip_ratio_high,
     }
     if fault is None:
         return numbers

@@ -5,8 +5,8 @@ gradient of the whole step. Each microbatch is evaluated before the next begins,
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -15,7 +15,9 @@ from mlx.utils import tree_map
 from grpo_cli.config.schema import Config
 from grpo_cli.engine.allocation import RowLimit, in_parts
 from grpo_cli.engine.batch import Microbatch
-from grpo_cli.engine.losses import LOSSES, k3_divergence
+from grpo_cli.engine.entropy import token_entropies
+from grpo_cli.engine.kl import ESTIMATORS, corrected
+from grpo_cli.engine.losses import LOSSES, Clip, sequence_log_ratio
 from grpo_cli.engine.prefix import completion_logits
 from grpo_cli.models.tree import flat
 
@@ -33,13 +35,38 @@ class Objective:
     clip_high: float
     kl_coeff: float
     share_prefix: bool = True  # read each prompt once for its group
+    level: str = "token"  # "token" | "sequence": what a ratio is of
+    delta: float = 0.0
+    kl_estimator: str = "k3"
+    corrects_kl: bool = False  # by the importance ratio
+    entropy_coeff: float = 0.0
+
+    @property
+    def clip(self) -> Clip:
+        """Where ratios are cut."""
+        return Clip(self.clip_low, self.clip_high, self.delta)
+
+    @property
+    def by_sequence(self) -> bool:
+        """Whether a completion has one ratio."""
+        return self.level == "sequence" or LOSSES[self.loss_type].by_sequence
 
     @staticmethod
     def of(config: Config, share_prefix: bool = True) -> "Objective":
         """The configured objective; clip_eps_high = 0 means symmetric."""
         high = config.clip_eps_high or config.clip_eps
         return Objective(
-            config.loss_type, config.temperature, config.clip_eps, high, config.kl_coeff, share_prefix
+            config.loss_type,
+            config.temperature,
+            config.clip_eps,
+            high,
+            config.kl_coeff,
+            share_prefix,
+            config.importance_sampling_level,
+            config.delta,
+            config.kl_estimator,
+            config.use_bias_correction_kl,
+            config.entropy_coeff,
         )
 
 
@@ -50,34 +77,67 @@ class UpdateResult:
     loss: float
     grad_norm: float  # before clipping
     clip_ratio: float  # share of trained tokens whose ratio was clipped
-    kl: float | None  # mean k3 by token against the reference; None without one
+    clip_ratio_low: float  # of them those below, with a negative advantage
+    clip_ratio_high: float  # those above, with a positive advantage
+    kl: float | None  # mean by token against the reference, as the loss has it; None without one
+    logprobs: list[mx.array] = field(default_factory=list)  # (B, S) of every microbatch, before the update
 
 
 def token_logprobs(
     model: nn.Module, batch: Microbatch, temperature: float, share_prefix: bool = True
 ) -> mx.array:
     """log π(target) at the sampling temperature: (B, S) float32."""
+    return chosen_logprobs(scaled_logits(model, batch, temperature, share_prefix), batch.targets)
+
+
+def scaled_logits(model: nn.Module, batch: Microbatch, temperature: float, share_prefix: bool) -> mx.array:
+    """Logits at the sampling temperature after each of the batch's inputs: (B, S, V) float32."""
     logits = completion_logits(model, batch.prompts, batch.rows, batch.inputs, share_prefix)
-    logits = logits.astype(mx.float32) / temperature  # (B, S, V)
-    chosen = mx.take_along_axis(logits, batch.targets[..., None], axis=-1).squeeze(-1)
+    return logits.astype(mx.float32) / temperature
+
+
+def chosen_logprobs(logits: mx.array, targets: mx.array) -> mx.array:
+    """Logprobs (B, S) of the targets (B, S) from logits (B, S, V)."""
+    chosen = mx.take_along_axis(logits, targets[..., None], axis=-1).squeeze(-1)
     return chosen - mx.logsumexp(logits, axis=-1)
 
 
-def microbatch_loss(
-    model: nn.Module, batch: Microbatch, objective: Objective
-) -> tuple[mx.array, mx.array, mx.array]:
-    """Weighted loss of a microbatch, with Σ clipped tokens and Σ k3 for the log (all scalars)."""
+class Measured(NamedTuple):
+    """What a microbatch's forward gives besides its loss."""
+
+    cuts: mx.array  # (3,) tokens whose ratio was clipped for whatever reason, below, and above
+    divergence: mx.array  # Σ KL by token, a scalar
+    logprobs: mx.array  # (B, S), 0 on padding
+
+
+def microbatch_loss(model: nn.Module, batch: Microbatch, objective: Objective) -> tuple[mx.array, Measured]:
+    """Weighted loss of a microbatch: Σ weight · (policy loss + kl_coeff · KL − entropy_coeff · entropy).
+
+    The token filter by entropy (`policy_mask`) takes the policy loss only, neither KL nor bonus, and no
+    weight: the averages are those over all tokens (arXiv:2506.01939, eq. 5, and TRL). The mean entropy is
+    averaged as the loss is, by its weights.
+    """
     mask = batch.completion_mask
-    logprobs = token_logprobs(model, batch, objective.temperature, objective.share_prefix)
-    logprobs = mx.where(mask, logprobs, 0.0)  # (B, S)
-    token = LOSSES[objective.loss_type].token_loss(
-        logprobs, batch.old_logprobs, batch.advantages, objective.clip_low, objective.clip_high
-    )
+    logits = scaled_logits(model, batch, objective.temperature, objective.share_prefix)  # (B, S, V)
+    logprobs = mx.where(mask, chosen_logprobs(logits, batch.targets), 0.0)  # (B, S)
+    old_logprobs = mx.stop_gradient(logprobs) if batch.old_is_current else batch.old_logprobs
+    log_ratio = logprobs - old_logprobs  # (B, S)
+    if objective.by_sequence:
+        log_ratio = sequence_log_ratio(log_ratio, mask)  # (B, 1)
+    token = LOSSES[objective.loss_type].token_loss(logprobs, log_ratio, batch.advantages, objective.clip)
     loss, divergence = token.loss, mx.zeros_like(logprobs)
+    if batch.policy_mask is not None:
+        loss = loss * batch.policy_mask
     if batch.ref_logprobs is not None:
-        divergence = k3_divergence(logprobs, mx.where(mask, batch.ref_logprobs, 0.0))
+        ref_logprobs = mx.where(mask, batch.ref_logprobs, 0.0)
+        divergence = ESTIMATORS[objective.kl_estimator](logprobs, ref_logprobs)
+        if objective.corrects_kl:
+            divergence = corrected(divergence, log_ratio)
         loss = loss + objective.kl_coeff * divergence
-    return (batch.weights * mask * loss).sum(), (token.clipped & mask).sum(), divergence.sum()
+    if objective.entropy_coeff:
+        loss = loss - objective.entropy_coeff * mx.where(mask, token_entropies(logits), 0.0)
+    cuts = mx.stack([(cut & mask).sum() for cut in (token.clipped, token.low, token.high)])
+    return (batch.weights * mask * loss).sum(), Measured(cuts, divergence.sum(), logprobs)
 
 
 @dataclass
@@ -86,7 +146,7 @@ class Sums:
 
     gradients: Gradients = None  # those of all microbatches so far
     loss: float = 0.0
-    clipped: int = 0
+    cuts: list[int] = field(default_factory=lambda: [0, 0, 0])  # as Measured has them
     divergence: float = 0.0
     tokens: int = 0
 
@@ -94,9 +154,19 @@ class Sums:
         """Take in a microbatch, whose gradients hold the sum already."""
         self.gradients = part.gradients
         self.loss += part.loss
-        self.clipped += part.clipped
+        self.cuts = [a + b for a, b in zip(self.cuts, part.cuts, strict=True)]
         self.divergence += part.divergence
         self.tokens += part.tokens
+
+    def result(self, model: nn.Module, objective: Objective) -> tuple[Gradients, UpdateResult]:
+        """The gradient, exactly 0 where no token was trained, and the numbers for the log."""
+        gradients = self.gradients
+        if gradients is None:
+            gradients = tree_map(mx.zeros_like, model.trainable_parameters())
+        tokens = max(self.tokens, 1)
+        kl = self.divergence / tokens if objective.kl_coeff > 0 else None
+        clipped, low, high = (cut / tokens for cut in self.cuts)
+        return gradients, UpdateResult(self.loss, global_norm(gradients), clipped, low, high, kl)
 
 
 def accumulate(
@@ -114,29 +184,29 @@ def accumulate(
     loss_and_grad = nn.value_and_grad(model, microbatch_loss)
     limit = limit or RowLimit()
     total = Sums()
+    logprobs: list[list[mx.array]] = []  # of every microbatch, in parts
 
     def compute(batch: Microbatch) -> Sums:
-        (loss, clipped, divergence), gradients = loss_and_grad(model, batch, objective)
+        (loss, measured), gradients = loss_and_grad(model, batch, objective)
         gradients = tree_map(lambda gradient: gradient.astype(mx.float32), gradients)
         if total.gradients is not None:
             gradients = tree_map(mx.add, total.gradients, gradients)
-        mx.eval(gradients, loss, clipped, divergence)
-        return Sums(
-            gradients, float(loss.item()), int(clipped.item()), float(divergence.item()), batch.token_count
-        )
+        mx.eval(gradients, loss, *measured)
+        logprobs[-1].append(measured.logprobs)
+        cuts: list[int] = measured.cuts.tolist()
+        divergence = float(measured.divergence.item())
+        return Sums(gradients, float(loss.item()), cuts, divergence, batch.token_count)
 
     for index, batch in enumerate(batches):
+        logprobs.append([])
         for rows in batch.in_rows(limit.rows):
             for part in in_parts(rows, compute, Microbatch.halves, limit.lower):
                 total.add(part)
         if on_progress:
             on_progress(index + 1, len(batches))
-    gradients = total.gradients
-    if gradients is None:
-        gradients = tree_map(mx.zeros_like, model.trainable_parameters())
-    tokens = max(total.tokens, 1)
-    kl = total.divergence / tokens if objective.kl_coeff > 0 else None
-    return gradients, UpdateResult(total.loss, global_norm(gradients), total.clipped / tokens, kl)
+    gradients, result = total.result(model, objective)
+    result.logprobs = [mx.concatenate(parts) for parts in logprobs]
+    return gradients, result
 
 
 def global_norm(gradients: Gradients) -> float:

@@ -31,6 +31,13 @@ BROKEN = [
     ({"eval_split": "train"}, "error", 'eval_split = "train" is the training split'),
     ({"loss_type": "reinforce", "num_iterations": 2}, "error", 'num_iterations = 2 does not go with loss_type = "reinforce"'),
     ({"loss_type": "reinforce", "scale_rewards": "group"}, "warning", 'scale_rewards = "group" has no effect: reinforce divides by no deviation'),
+    ({"loss_type": "reinforce", "importance_sampling_level": "sequence"}, "error", 'importance_sampling_level = "sequence" does not go with loss_type = "reinforce"'),
+    ({"loss_type": "cispo", "delta": 4.0}, "warning", 'delta = 4.0 has no effect: loss_type = "cispo" has no clip'),
+    ({"delta": 1.3, "clip_eps_high": 0.3}, "error", "delta = 1.3 is not above the upper clip, 1.3"),
+    ({"delta": 1.1}, "error", "delta = 1.1 is not above the upper clip, 1.2"),
+    ({"kl_estimator": "k1"}, "warning", 'kl_estimator = "k1" has no effect: kl_coeff is 0'),
+    ({"use_bias_correction_kl": True}, "warning", "use_bias_correction_kl = true has no effect: kl_coeff is 0"),
+    ({"soft_overlong_tokens": 513}, "error", "soft_overlong_tokens = 513 is more than max_new_tokens = 512"),
     ({"quantize_for_rollouts": True}, "warning", "quantize_for_rollouts = true has no effect for now"),
     ({"top_p": 0.9}, "warning", "top_p = 0.9 cuts tokens off while sampling; the loss uses the uncut logprobs"),
     ({"top_k": 20}, "warning", "top_k = 20 cuts tokens off while sampling; the loss uses the uncut logprobs"),
@@ -59,6 +66,11 @@ KEPT: list[dict[str, Any]] = [
     {"max_steps": 10},
     {"save_steps": 0, "eval_steps": 0, "max_steps": 10},
     {"max_train_samples": 4},
+    {"loss_type": "gspo", "importance_sampling_level": "sequence", "delta": 1.5},
+    {"loss_type": "cispo", "importance_sampling_level": "sequence"},
+    {"clip_eps_high": 0.3, "delta": 1.4},
+    {"kl_coeff": 0.1, "kl_estimator": "k1", "use_bias_correction_kl": True},
+    {"soft_overlong_tokens": 512},
 ]
 
 

@@ -1,0 +1,104 @@
+"""The step's loss written out completion by completion, token by token, from the papers: no engine in it."""
+
+import math
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+import numpy as np
+
+from grpo_cli.types import Rollout, RolloutGroup
+
+
+def logits_of(model: nn.Module, prompt: list[int], completion: list[int], temperature: float) -> mx.array:
+    """Scaled logits (T, V) before each token of one completion, alone, without padding or cache."""
+    logits = model(mx.array([prompt + completion]))[0] / temperature
+    return logits[len(prompt) - 1 : -1]
+
+
+def logprobs_of(logits: mx.array, completion: list[int]) -> mx.array:
+    """(T,) logprobs of a completion's tokens."""
+    logits = logits - mx.logsumexp(logits, axis=-1, keepdims=True)
+    return mx.stack([logits[place, token] for place, token in enumerate(completion)])
+
+
+def policy_loss(logprobs: mx.array, old: mx.array, advantage: float, keys: dict[str, Any]) -> mx.array:
+    """(T,) policy loss of one completion's tokens."""
+    if keys["loss_type"] == "reinforce":
+        return -logprobs * advantage
+    low, high = 1 - keys["clip_eps"], 1 + (keys["clip_eps_high"] or keys["clip_eps"])
+    ratio = ratio_of(logprobs, old, keys)
+    if keys["loss_type"] == "cispo":
+        return -mx.stop_gradient(mx.where(ratio < high, ratio, high)) * advantage * logprobs
+    bound = mx.where(ratio < low, low, mx.where(ratio > high, high, ratio))
+    free = mx.where(ratio > keys["delta"], keys["delta"], ratio) if keys["delta"] else ratio
+    first, second = free * advantage, bound * advantage
+    return -mx.where(first < second, first, second)
+
+
+def ratio_of(logprobs: mx.array, old: mx.array, keys: dict[str, Any]) -> mx.array:
+    """(T,) ratio of every token, or the one of the completion T times."""
+    if keys["loss_type"] == "gspo" or keys["importance_sampling_level"] == "sequence":
+        one = (mx.exp(logprobs) / mx.exp(old)).prod() ** (1 / len(logprobs))
+        return mx.stack([one] * len(logprobs))
+    return mx.exp(logprobs) / mx.exp(old)
+
+
+def divergence_of(logprobs: mx.array, ref: mx.array, old: mx.array, keys: dict[str, Any]) -> mx.array:
+    """(T,) KL estimates of one completion's tokens."""
+    ref_over_policy = mx.exp(ref) / mx.exp(logprobs)
+    estimate = -mx.log(ref_over_policy)
+    if keys["kl_estimator"] == "k3":
+        estimate = ref_over_policy - mx.log(ref_over_policy) - 1
+    return estimate * ratio_of(logprobs, old, keys) if keys["use_bias_correction_kl"] else estimate
+
+
+def counts(rollout: Rollout, keys: dict[str, Any]) -> bool:
+    return not (keys["mask_truncated_completions"] and rollout.stop_reason == "length")
+
+
+def weight_of(groups: list[RolloutGroup], index: int, rollout: Rollout, keys: dict[str, Any]) -> float:
+    """The weight of each token of a completion of group `index`."""
+    size = keys["batch_size"]
+    forwards = [groups[start : start + size] for start in range(0, len(groups), size)]
+    tokens = [
+        sum(len(r.token_ids) for g in forward for r in g.rollouts if counts(r, keys)) for forward in forwards
+    ]
+    sequences = sum(counts(r, keys) for g in groups for r in g.rollouts)
+    return {
+        "grpo": 1 / (sequences * len(rollout.token_ids)),
+        "gspo": 1 / (sequences * len(rollout.token_ids)),
+        "bnpo": 1 / (tokens[index // size] or 1) / sum(count > 0 for count in tokens),
+        "dapo": 1 / sum(tokens),
+        "cispo": 1 / sum(tokens),
+        "reinforce": 1 / sum(tokens),
+        "dr_grpo": 1 / (sequences * keys["max_new_tokens"]),
+    }[keys["loss_type"]]
+
+
+def plain_loss(
+    model: nn.Module, reference: nn.Module, groups: list[RolloutGroup], keys: dict[str, Any]
+) -> mx.array:
+    """The loss of a step, from the configuration's own keys."""
+    counting = [r for g in groups for r in g.rollouts if counts(r, keys)]
+    entropies = [entropy for r in counting for entropy in r.entropies]
+    threshold = -math.inf
+    if keys["top_entropy_quantile"] < 1:
+        threshold = float(np.quantile(entropies, 1 - keys["top_entropy_quantile"]))
+    loss = mx.array(0.0)
+    for index, group in enumerate(groups):
+        for rollout in [r for r in group.rollouts if counts(r, keys)]:
+            logits = logits_of(model, group.prompt_ids, rollout.token_ids, keys["temperature"])
+            logprobs, old = logprobs_of(logits, rollout.token_ids), mx.array(rollout.logprobs)
+            token = policy_loss(logprobs, old, rollout.advantage, keys)
+            token = token * mx.array([float(entropy >= threshold) for entropy in rollout.entropies])
+            if keys["kl_coeff"]:
+                ref = logits_of(reference, group.prompt_ids, rollout.token_ids, keys["temperature"])
+                ref_logprobs = logprobs_of(ref, rollout.token_ids)
+                token = token + keys["kl_coeff"] * divergence_of(logprobs, ref_logprobs, old, keys)
+            if keys["entropy_coeff"]:
+                probabilities = mx.softmax(logits, axis=-1)
+                entropy = -(probabilities * mx.log(probabilities)).sum(axis=-1)
+                token = token - keys["entropy_coeff"] * entropy
+            loss = loss + weight_of(groups, index, rollout, keys) * token.sum()
+    return loss

@@ -1,0 +1,204 @@
+"""Every loss type with every option: against a plain loop, and the same however the step is cut."""
+
+from collections.abc import Callable
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+import pytest
+
+from grpo_cli.config.schema import Config
+from grpo_cli.engine.allocation import RowLimit
+from grpo_cli.engine.batch import Counting, Microbatch, make_microbatches
+from grpo_cli.engine.losses import LOSSES
+from grpo_cli.engine.update import Gradients, Objective, UpdateResult, accumulate, global_norm, token_logprobs
+from grpo_cli.models.load import Policy
+from grpo_cli.types import RolloutGroup, StopReason
+from tests.engine.plain import logits_of, logprobs_of, plain_loss
+from tests.engine.small import group, llama_policy, nanochat_policy, rollout
+from tests.engine.test_update import largest_difference, nearby_reference
+
+BASE: dict[str, Any] = {
+    "temperature": 0.8, "clip_eps": 0.2, "clip_eps_high": 0.3, "batch_size": 2, "max_new_tokens": 6,
+}  # fmt: skip
+KL = {"kl_coeff": 0.5}
+OPTIONS: dict[str, dict[str, Any]] = {
+    "alone": {},
+    "k3": KL,
+    "k1": {**KL, "kl_estimator": "k1"},
+    "corrected k3": {**KL, "use_bias_correction_kl": True},
+    "corrected k1": {**KL, "kl_estimator": "k1", "use_bias_correction_kl": True},
+    "masked": {"mask_truncated_completions": True},
+    "bonus": {"entropy_coeff": 0.3},
+    "top entropy": {"top_entropy_quantile": 0.4},
+    "all": {
+        **KL, "use_bias_correction_kl": True, "mask_truncated_completions": True, "entropy_coeff": 0.3,
+        "top_entropy_quantile": 0.4,
+    },
+}  # fmt: skip
+WITH_RATIO = [name for name in LOSSES if name != "reinforce"]
+CLIPPED = [name for name in WITH_RATIO if name != "cispo"]
+CASES = [
+    *[{"loss_type": name, **option} for name in LOSSES for option in OPTIONS.values()],
+    *[{"loss_type": name, "importance_sampling_level": "sequence"} for name in WITH_RATIO],
+    *[{"loss_type": name, "importance_sampling_level": "sequence", **OPTIONS["all"]} for name in WITH_RATIO],
+    *[{"loss_type": name, "delta": 1.35} for name in CLIPPED],
+]
+
+
+def step_groups(model: nn.Module) -> list[RolloutGroup]:
+    """Four prompts, a group of equal rewards among them, with ratios on both sides of every bound."""
+    groups = [
+        group([1, 2, 3, 4], [rollout([5, 6, 7], 1.2), rollout([8], -0.7), rollout([9, 10], -0.5)]),
+        group([11], [rollout([12, 13, 14, 15], 0.9), rollout([16, 17], -0.9), rollout([18], 0.0)]),
+        group([20, 21], [rollout([22, 23], 0.0), rollout([24], 0.0), rollout([25, 26, 27], 0.0)]),
+        group([5, 5, 6], [rollout([40, 41, 42, 43, 44], -1.1), rollout([45, 46], 0.6), rollout([47], 0.5)]),
+    ]
+    every = [(one, item) for one in groups for item in one.rollouts]
+    for index, (one, item) in enumerate(every):
+        logprobs = logprobs_of(logits_of(model, one.prompt_ids, item.token_ids, 0.8), item.token_ids)
+        # by token the log ratio is +0.4, −0.1 or −0.35 in turn, and moved by the row's own −0.12 to 0.12
+        shifts = [(0.4, -0.1, -0.35)[(index + t) % 3] + 0.12 * (index % 3 - 1) for t in range(len(logprobs))]
+        item.logprobs = (logprobs - mx.array(shifts)).tolist()
+        item.entropies = [((7 * index + 3 * t) % 11) / 4 for t in range(len(logprobs))]
+        item.stop_reason = StopReason.LENGTH if index in (1, 3, 8) else StopReason.EOS
+    return groups
+
+
+def microbatches(
+    config: Config, groups: list[RolloutGroup], size: int, reference: Policy
+) -> list[Microbatch]:
+    has_reference = config.kl_coeff > 0
+    batches = make_microbatches(
+        groups, LOSSES[config.loss_type], config.max_new_tokens, size, has_reference, Counting.of(config)
+    )
+    for batch in batches if has_reference else []:
+        batch.ref_logprobs = token_logprobs(reference.model, batch, config.temperature)
+    return batches
+
+
+def computed(
+    config: Config, policy: Policy, reference: Policy, groups: list[RolloutGroup],
+    size: int, rows: int | None, share_prefix: bool = True,
+) -> tuple[Gradients, UpdateResult]:  # fmt: skip
+    """The engine's gradient in microbatches of `size` groups, at most `rows` completions at once."""
+    batches = microbatches(config, groups, size, reference)
+    objective = Objective.of(config, share_prefix)
+    return accumulate(policy.model, batches, objective, limit=RowLimit(rows))
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: "-".join(str(value) for value in case.values()))
+def test_it_is_the_plain_loop_and_no_cut_changes_it(case: dict[str, Any]) -> None:
+    config = Config(**BASE, **case)
+    policy = nanochat_policy()
+    reference = nearby_reference(policy)
+    groups = step_groups(policy.model)
+    loss, expected = nn.value_and_grad(policy.model, plain_loss)(
+        policy.model, reference.model, groups, config.model_dump()
+    )
+    whole, result = computed(config, policy, reference, groups, 9, None)
+    # cispo and reinforce add up terms of 9 to a loss of 0.06, whose logits differ by rounding
+    assert result.loss == pytest.approx(loss.item(), rel=1e-5, abs=1e-5)
+    assert global_norm(expected) > 1e-3
+    assert largest_difference(expected, whole) < 3e-6
+    for size, rows in ((1, None), (2, None), (9, 1), (9, 4), (2, 3)):
+        gradients, other = computed(config, policy, reference, groups, size, rows)
+        assert largest_difference(whole, gradients) < 1e-6
+        assert other.loss == pytest.approx(result.loss, rel=1e-5, abs=1e-6)
+        assert (other.clip_ratio, other.clip_ratio_low, other.clip_ratio_high) == (
+            result.clip_ratio, result.clip_ratio_low, result.clip_ratio_high,
+        )  # fmt: skip
+        assert other.kl == (None if result.kl is None else pytest.approx(result.kl, rel=1e-5))
+
+
+@pytest.mark.parametrize("make_policy", [nanochat_policy, llama_policy])
+@pytest.mark.parametrize("loss_type", list(LOSSES))
+def test_it_is_the_plain_loop_for_each_kind_of_model_without_a_shared_prefix(
+    make_policy: Callable[[], Policy], loss_type: str
+) -> None:
+    config = Config(**BASE, loss_type=loss_type, **OPTIONS["all"])  # type: ignore[arg-type]
+    policy = make_policy()
+    reference = nearby_reference(policy)
+    groups = step_groups(policy.model)
+    expected = nn.value_and_grad(policy.model, plain_loss)(
+        policy.model, reference.model, groups, config.model_dump()
+    )[1]
+    for share_prefix in (True, False):
+        gradients, _ = computed(config, policy, reference, groups, 2, 2, share_prefix)
+        assert largest_difference(expected, gradients) < 1e-5
+
+
+def test_bnpo_averages_over_the_configured_forward_whatever_fits_into_memory() -> None:
+    """Forwards of 1 and 3 prompts are another loss; microbatches of 1 and 3 are not."""
+    policy = nanochat_policy()
+    groups = step_groups(policy.model)
+    made = {
+        (prompts, size): computed(
+            Config(**{**BASE, "loss_type": "bnpo", "batch_size": prompts}), policy, policy, groups, size, None
+        )[0]
+        for prompts in (1, 3)
+        for size in (1, 3)
+    }
+    for prompts in (1, 3):
+        assert largest_difference(made[prompts, 1], made[prompts, 3]) < 1e-6
+    assert largest_difference(made[1, 1], made[3, 1]) > 1e-2
+
+
+def trained(**keys: Any) -> list[list[int]]:
+    """The token ids of all completions that get a forward and backward."""
+    policy = nanochat_policy()
+    batches = microbatches(Config(**BASE, **keys), step_groups(policy.model), 9, policy)
+    return [item.token_ids for batch in batches for item in batch.rollouts]
+
+
+EQUAL = [[18], [22, 23], [24], [25, 26, 27]]  # advantage 0
+TRUNCATED = [[8], [12, 13, 14, 15], [25, 26, 27]]
+
+
+@pytest.mark.parametrize("loss_type", list(LOSSES))
+def test_completions_whose_gradient_is_zero_cost_no_backward(loss_type: str) -> None:
+    everything = trained(loss_type=loss_type, kl_coeff=0.1)
+    assert len(everything) == 12
+    assert trained(loss_type=loss_type, entropy_coeff=0.1) == everything
+    without = [ids for ids in everything if ids not in EQUAL]
+    assert trained(loss_type=loss_type) == without
+    masked = {"loss_type": loss_type, "mask_truncated_completions": True}
+    assert trained(**masked) == [ids for ids in without if ids not in TRUNCATED]
+    assert trained(**masked, kl_coeff=0.1) == [ids for ids in everything if ids not in TRUNCATED]
+    few = trained(loss_type=loss_type, top_entropy_quantile=0.1)
+    assert few
+    assert len(few) < len(without)
+
+
+def test_clipped_tokens_are_told_apart_by_their_side() -> None:
+    """Ratios e^0.4 twice with A > 0 and twice with A < 0; e^−0.4 once with A > 0, three times with A < 0."""
+    policy = nanochat_policy()
+    groups = [
+        group([1, 2], [rollout([5, 6, 7], 1.0), rollout([8, 9, 10, 11, 12], -1.0), rollout([3, 4], 0.5)])
+    ]
+    shifts = [[0.4, 0.4, -0.4], [0.4, 0.4, -0.4, -0.4, -0.4], [0.0, 0.0]]
+    for item, shift in zip(groups[0].rollouts, shifts, strict=True):
+        logits = logits_of(policy.model, [1, 2], item.token_ids, 0.8)
+        item.logprobs = (logprobs_of(logits, item.token_ids) - mx.array(shift)).tolist()
+    config = Config(**BASE)
+    _, result = computed(config, policy, policy, groups, 1, 1)
+    assert result.clip_ratio_high == pytest.approx(2 / 10)
+    assert result.clip_ratio_low == pytest.approx(3 / 10)
+    assert result.clip_ratio == pytest.approx(5 / 10)
+    # by sequence: (0.4 + 0.4 − 0.4) / 3 = 0.13, e^(0.8 − 1.2)/5 = 0.92: both within 0.8 to 1.3
+    _, result = computed(Config(**BASE, loss_type="gspo"), policy, policy, groups, 1, 1)
+    assert result.clip_ratio == 0.0
+    narrow = Config(**{**BASE, "loss_type": "gspo", "clip_eps": 0.01, "clip_eps_high": 0.01})
+    _, result = computed(narrow, policy, policy, groups, 1, 1)
+    assert (result.clip_ratio_high, result.clip_ratio_low) == (pytest.approx(3 / 10), pytest.approx(5 / 10))
+
+
+def test_where_no_completion_counts_the_gradient_is_zero() -> None:
+    policy = nanochat_policy()
+    groups = step_groups(policy.model)
+    for item in [item for one in groups for item in one.rollouts]:
+        item.stop_reason = StopReason.LENGTH
+    for loss_type in LOSSES:
+        config = Config(**BASE, loss_type=loss_type, mask_truncated_completions=True, kl_coeff=0.1)  # type: ignore[arg-type]
+        gradients, result = computed(config, policy, policy, groups, 2, None)
+        assert (result.loss, global_norm(gradients), result.kl) == (0.0, 0.0, 0.0)

@@ -1,0 +1,109 @@
+"""Several updates on the same rollouts: the first ratio is exactly 1, later ones are to that policy."""
+
+import dataclasses
+from pathlib import Path
+
+import mlx.core as mx
+import pytest
+
+from grpo_cli.engine import run
+from grpo_cli.engine.allocation import RowLimit
+from grpo_cli.engine.batch import Microbatch
+from grpo_cli.engine.state import read_state, write_state
+from grpo_cli.engine.trainer import Trainer
+from grpo_cli.engine.update import Objective, microbatch_loss, token_logprobs
+from tests.engine.test_trainer import lines, small
+from tests.engine.test_wiring import prepared
+
+
+def ratios(trainer: Trainer, batch: Microbatch) -> mx.array:
+    """(B, S) π/π_old of the loss; 1 on padding."""
+    logprobs = microbatch_loss(trainer.policy.model, batch, Objective.of(trainer.config))[1].logprobs
+    old = logprobs if batch.old_is_current else batch.old_logprobs
+    return mx.exp(mx.where(batch.completion_mask, logprobs - old, 0.0))
+
+
+def test_the_first_updates_own_logprobs_become_the_old_ones(tmp_path: Path) -> None:
+    trainer, batches = prepared(tmp_path, num_iterations=2)
+    assert batches
+    assert all(batch.old_is_current for batch in batches)
+    before = [token_logprobs(trainer.policy.model, batch, trainer.config.temperature) for batch in batches]
+    assert trainer.update(1, batches)["clip_ratio"] == 0.0
+    for batch, logprobs in zip(batches, before, strict=True):
+        assert not batch.old_is_current
+        assert mx.array_equal(batch.old_logprobs, mx.where(batch.completion_mask, logprobs, 0.0))
+        for item, row in zip(batch.rollouts, batch.old_logprobs.tolist(), strict=True):  # type: ignore[arg-type]
+            assert item.old_logprobs == row[: len(item.token_ids)]  # type: ignore[index]
+        assert mx.abs(ratios(trainer, batch) - 1.0).max().item() > 1e-4  # the policy has moved
+        assert mx.abs(batch.old_logprobs - logprobs).max().item() < 1e3
+
+
+def test_the_samplers_logprobs_play_no_part_then(tmp_path: Path) -> None:
+    """Falsified, they change the loss of a single update, and nothing where there are several."""
+    changes: dict[int, float] = {}
+    for iterations in (1, 2):
+        trainer, _ = prepared(tmp_path, num_iterations=iterations)
+        groups = trainer.rollout(0)
+        grad_norms = []
+        for shift in (0.0, 0.1):
+            for item in [item for one in groups for item in one.rollouts]:
+                item.logprobs = [value + shift for value in item.logprobs]
+            copy, _ = prepared(tmp_path, num_iterations=iterations)
+            grad_norms.append(copy.update(1, copy.batch(groups))["grad_norm"])
+            for item in [item for one in groups for item in one.rollouts]:
+                item.old_logprobs = []
+        changes[iterations] = abs(grad_norms[1] / grad_norms[0] - 1)
+    assert changes[1] > 0.01
+    assert changes[2] == 0.0
+
+
+def test_one_update_computes_nothing_twice_and_uses_the_samplers(tmp_path: Path) -> None:
+    trainer, batches = prepared(tmp_path)
+    assert not any(batch.old_is_current for batch in batches)
+    trainer.update(1, batches)
+    assert all(item.old_logprobs == [] for batch in batches for item in batch.rollouts)
+    for batch in batches:
+        for item, row in zip(batch.rollouts, batch.old_logprobs.tolist(), strict=True):  # type: ignore[arg-type]
+            assert row[: len(item.logprobs)] == pytest.approx(item.logprobs)  # type: ignore[index]
+
+
+@pytest.mark.parametrize("rows", [1, 3])
+def test_they_are_whole_where_memory_was_short(tmp_path: Path, rows: int) -> None:
+    whole, expected = prepared(tmp_path, num_iterations=2)
+    whole.update(1, expected)
+    trainer, batches = prepared(tmp_path, num_iterations=2)
+    trainer.update_limit = RowLimit(rows)
+    trainer.update(1, batches)
+    for batch, other in zip(batches, expected, strict=True):
+        assert mx.allclose(batch.old_logprobs, other.old_logprobs, atol=1e-5)
+
+
+def test_they_survive_a_checkpoint_to_the_bit(tmp_path: Path) -> None:
+    trainer, _ = prepared(tmp_path, num_iterations=2)
+    groups = trainer.rollout(0)
+    batches = trainer.batch(groups)
+    trainer.update(1, batches)
+    write_state(tmp_path, trainer.state, groups)
+    again = trainer.batch(read_state(tmp_path)[1])
+    assert len(again) == len(batches)
+    for batch, other in zip(again, batches, strict=True):
+        assert not batch.old_is_current
+        assert mx.array_equal(batch.old_logprobs, other.old_logprobs)
+
+
+def test_a_skipped_update_leaves_the_next_one_to_be_the_first(tmp_path: Path) -> None:
+    trainer, batches = prepared(tmp_path, num_iterations=2)
+    poisoned = [dataclasses.replace(batch, advantages=batch.advantages * float("nan")) for batch in batches]
+    assert "skipped" in trainer.update(1, poisoned)
+    assert all(batch.old_is_current for batch in poisoned)
+    assert all(item.old_logprobs == [] for batch in batches for item in batch.rollouts)
+
+
+def test_a_run_of_several_updates_clips_only_after_the_first(tmp_path: Path) -> None:
+    run.train(small(tmp_path, num_iterations=2, max_steps=4, clip_eps=1e-4, learning_rate=1e-3))
+    cut = [line["clip_ratio"] for line in lines(tmp_path / "run")]
+    assert cut[0] == cut[2] == 0.0
+    assert cut[1] > 0.1
+    assert cut[3] > 0.1
+    for line in lines(tmp_path / "run"):
+        assert line["clip_ratio_low"] + line["clip_ratio_high"] == pytest.approx(line["clip_ratio"])
