@@ -95,7 +95,8 @@ def groups() -> dict[str, list[str]]:
 def nearest(word: str, candidates: Iterable[str]) -> str | None:
     """The candidate most like `word` in any case, or None where none is."""
     by_lower = {candidate.lower(): candidate for candidate in candidates}
-    close = difflib.get_close_matches(word.lower(), by_lower, n=1, cutoff=0.6)
+    close = difflib.get_close_matches(word.lower(), by_lower, n=3, cutoff=0.6)
+    close.sort(key=lambda match: sorted(match) != sorted(word.lower()))  # swapped letters before others
     return by_lower[close[0]] if close else None
 
 

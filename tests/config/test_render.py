@@ -64,7 +64,7 @@ def test_groups_are_the_headings_of_the_schema() -> None:
         "run", "data", "rewards", "rollouts", "loss", "optimisation", "LoRA", "log, evaluation, checkpoints",
     ]  # fmt: skip
     assert [key for keys in groups().values() for key in keys] == list(Config.model_fields)
-    assert groups()["rewards"] == ["reward_functions", "reward_weights"]
+    assert groups()["rewards"] == ["reward_functions", "reward_weights", "soft_overlong_tokens"]
 
 
 @pytest.mark.parametrize("key", Config.model_fields)

