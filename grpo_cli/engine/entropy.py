@@ -12,12 +12,35 @@ import mlx.core as mx
 def token_entropies(logits: mx.array) -> mx.array:
     """H = log Σ exp(logit) − Σ p · logit of every position, in nats: (B, T, V) → (B, T).
 
-    `logits` are float32 at the sampling temperature. d H / d logit_v = −p_v · (log p_v + H). A token that the
-    model rules out (−inf) has no share in value or gradient.
+    `logits` are float32 at the sampling temperature. A token that the model rules out (−inf) has no share in
+    value or gradient.
     """
-    probabilities = mx.softmax(logits, axis=-1)
-    finite = mx.where(logits == -mx.inf, 0.0, logits)  # 0 · −inf would be NaN, in the gradient, too
-    return mx.logsumexp(logits, axis=-1) - (probabilities * finite).sum(axis=-1)
+    entropies: mx.array = entropy_with_gradient(logits)  # type: ignore[assignment]
+    return entropies
+
+
+@mx.custom_function
+def entropy_with_gradient(logits: mx.array) -> mx.array:
+    """The entropies, for MLX to differentiate by `entropy_gradient`."""
+    normalizer = mx.logsumexp(logits, axis=-1, keepdims=True)  # (B, T, 1)
+    expected = (mx.exp(logits - normalizer) * finite(logits)).sum(axis=-1)
+    return normalizer.squeeze(-1) - expected
+
+
+@entropy_with_gradient.vjp
+def entropy_gradient(logits: mx.array, cotangent: mx.array, entropies: mx.array) -> mx.array:
+    """d H / d logit_v = −p_v · (log p_v + H): (B, T, V).
+
+    Written out, because what MLX would keep of the forward is several times the logits.
+    """
+    normalizer = mx.logsumexp(logits, axis=-1, keepdims=True)
+    logprobs = finite(logits) - normalizer
+    return -cotangent[..., None] * mx.exp(logits - normalizer) * (logprobs + entropies[..., None])
+
+
+def finite(logits: mx.array) -> mx.array:
+    """The logits with 0 for −inf: its probability of 0 times −inf would be NaN."""
+    return mx.where(logits == -mx.inf, 0.0, logits)
 
 
 def high_entropy_threshold(entropies: list[float], share: float) -> float:

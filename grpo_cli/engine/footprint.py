@@ -15,6 +15,7 @@ FLOAT32 = 4  # bytes
 # Arrays of one forward that wait for the backward, in units of a token's width in its layer.
 HIDDEN_KEPT, INTERMEDIATE_KEPT, SCORES_KEPT = 7.0, 3.0, 2.0
 LOGITS_KEPT = 3.0  # the logits, scaled, and their gradient
+ENTROPY_KEPT = 4.5  # more of them with an entropy bonus
 SAMPLING_COPIES = 4.0  # of the logits while a token is drawn
 CACHE_COPIES = 2.0  # rows are copied when some leave the batch
 STEP_COPIES = 2.5  # of the trained weights while the optimizer makes new ones
@@ -61,6 +62,7 @@ class Batch:
     new_tokens: int
     shared_prefix: bool = True
     microbatches: int = 1
+    entropy_bonus: bool = False
 
 
 @dataclass(frozen=True)
@@ -123,7 +125,8 @@ def update_bytes(shape: Shape, batch: Batch, width: int) -> int:
     )  # each row's keys and values, and their gradients
     layers = shape.layers * width * (per_token * (completion + prompt) + scores + rows)
     counted = completion if batch.shared_prefix else completion + prompt
-    return int(layers + LOGITS_KEPT * FLOAT32 * counted * shape.vocabulary)
+    logits = LOGITS_KEPT + (ENTROPY_KEPT if batch.entropy_bonus else 0.0)
+    return int(layers + logits * FLOAT32 * counted * shape.vocabulary)
 
 
 def parts(needs: Needs) -> str:

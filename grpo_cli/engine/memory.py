@@ -43,6 +43,7 @@ def needs_with(stages: Stages, shape: Shape, config: Config, rows: int | None = 
         config.max_new_tokens,
         stages.share_prefix,
         2 if rows else config.gradient_accumulation_steps,
+        config.entropy_coeff > 0,
     )
     width = max((array.dtype.size for array in parameters), default=FLOAT32)
     return estimate(shape, batch, weights, stages.optimizer.size, stages.policy.trainable_count, width)

@@ -4,8 +4,8 @@
 
 One step is one optimizer update on batch_size × gradient_accumulation_steps prompts with
 num_generations completions each. Departs from DeepSeekMath's Algorithm 1 (arXiv:2402.03300) in that
-the reference stays the initial policy, as everyone does since, and that the old logprobs are the
-sampler's own: nothing is computed twice.
+the reference stays the initial policy, as everyone does since, and that nothing is computed twice: the old
+logprobs are the sampler's own, or, where rollouts serve several updates, those of the first one's forward.
 """
 
 import time

@@ -1,5 +1,6 @@
 """What a run will need: numbers by hand, beside what is measured, and what is said of them."""
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,8 @@ def test_an_update_by_hand() -> None:
     rows = 3 * 2 * 2 * 4 * 15
     layers = 2 * 2 * ((7 * 8 + 3 * 16 + 4 * 4) * tokens + scores + rows)
     assert update_bytes(SHAPE, BATCH, width=2) == layers + 3 * 4 * 30 * 100
+    with_bonus = dataclasses.replace(BATCH, entropy_bonus=True)
+    assert update_bytes(SHAPE, with_bonus, width=2) == layers + 7.5 * 4 * 30 * 100
 
 
 def test_the_peak_is_the_larger_of_what_comes_in_turn() -> None:
@@ -47,7 +50,9 @@ def test_the_peak_is_the_larger_of_what_comes_in_turn() -> None:
     assert needs.peak == 30_000 + max(needs.rollouts, 400 + needs.update, 1000)
 
 
-@pytest.mark.parametrize("changes", [{}, {"lora_rank": 4}, {"kl_coeff": 0.1}, {"batch_size": 2}])
+@pytest.mark.parametrize(
+    "changes", [{}, {"lora_rank": 4}, {"kl_coeff": 0.1}, {"batch_size": 2}, {"entropy_coeff": 0.1}]
+)
 def test_the_estimate_is_near_what_is_measured(tmp_path: Path, changes: dict[str, Any]) -> None:
     """From half to twice as much; `python -m tests.bench.memory` prints the ratios of larger models."""
     settings = {"batch_size": 4, "max_new_tokens": 32, "temperature": 2.0}

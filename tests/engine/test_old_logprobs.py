@@ -35,7 +35,6 @@ def test_the_first_updates_own_logprobs_become_the_old_ones(tmp_path: Path) -> N
         for item, row in zip(batch.rollouts, batch.old_logprobs.tolist(), strict=True):  # type: ignore[arg-type]
             assert item.old_logprobs == row[: len(item.token_ids)]  # type: ignore[index]
         assert mx.abs(ratios(trainer, batch) - 1.0).max().item() > 1e-4  # the policy has moved
-        assert mx.abs(batch.old_logprobs - logprobs).max().item() < 1e3
 
 
 def test_the_samplers_logprobs_play_no_part_then(tmp_path: Path) -> None:
@@ -72,10 +71,12 @@ def test_one_update_computes_nothing_twice_and_uses_the_samplers(tmp_path: Path)
 @pytest.mark.parametrize("rows", [1, 3])
 def test_they_are_whole_where_memory_was_short(tmp_path: Path, rows: int) -> None:
     whole, expected = prepared(tmp_path, num_iterations=2)
-    whole.update(1, expected)
+    first = whole.update(1, expected)
     trainer, batches = prepared(tmp_path, num_iterations=2)
+    for batch in batches:
+        batch.old_logprobs = batch.old_logprobs + 0.1  # the sampler's, which no part may use
     trainer.update_limit = RowLimit(rows)
-    trainer.update(1, batches)
+    assert trainer.update(1, batches)["grad_norm"] == pytest.approx(first["grad_norm"], rel=1e-5)
     for batch, other in zip(batches, expected, strict=True):
         assert mx.allclose(batch.old_logprobs, other.old_logprobs, atol=1e-5)
 
@@ -83,7 +84,10 @@ def test_they_are_whole_where_memory_was_short(tmp_path: Path, rows: int) -> Non
 def test_they_survive_a_checkpoint_to_the_bit(tmp_path: Path) -> None:
     trainer, _ = prepared(tmp_path, num_iterations=2)
     groups = trainer.rollout(0)
+    for item in [item for one in groups for item in one.rollouts]:
+        item.advantage = 1.0
     batches = trainer.batch(groups)
+    assert batches
     trainer.update(1, batches)
     write_state(tmp_path, trainer.state, groups)
     again = trainer.batch(read_state(tmp_path)[1])

@@ -114,6 +114,13 @@ def test_the_configured_objective() -> None:
     config = Config(loss_type="grpo", temperature=0.6, clip_eps=0.1, clip_eps_high=0.3, kl_coeff=0.05)
     assert Objective.of(config, share_prefix=False) == Objective("grpo", 0.6, 0.1, 0.3, 0.05, False)
     assert Objective.of(config, share_prefix=True).share_prefix
+    config = Config(
+        importance_sampling_level="sequence", delta=3.0, kl_estimator="k1", use_bias_correction_kl=True,
+        entropy_coeff=0.01,
+    )  # fmt: skip
+    assert Objective.of(config) == Objective(
+        "dapo", 0.7, 0.2, 0.2, 0.0, True, "sequence", 3.0, "k1", True, 0.01
+    )
     symmetric = Objective.of(Config(clip_eps=0.1, clip_eps_high=0.0))
     assert (symmetric.clip_low, symmetric.clip_high) == (0.1, 0.1)
 
@@ -156,6 +163,9 @@ def test_advantages_are_scaled_as_configured(trainer: Trainer, loss_type: str, s
         ("dapo", [1 / 4, 1 / 4]),
         ("reinforce", [1 / 4, 1 / 4]),
         ("grpo", [1 / 2, 1 / 6]),
+        ("gspo", [1 / 2, 1 / 6]),
+        ("bnpo", [1 / 4, 1 / 4]),
+        ("cispo", [1 / 4, 1 / 4]),
         ("dr_grpo", [1 / 80, 1 / 80]),  # 2 · max_new_tokens
     ],
 )
