@@ -10,7 +10,8 @@ from grpo_cli.errors import ConfigError
 # reason → keys that must stay
 FIXED = {
     "the saved weights and the optimizer's state belong to it": (
-        "model_name", "dtype", "lora_rank", "lora_scale", "lora_dropout", "lora_layers", "optimizer",
+        "model_name", "dtype", "lora_rank", "lora_type", "lora_scale", "use_rslora", "lora_dropout",
+        "lora_layers", "optimizer",
     ),
     "the prompts and their order follow from it": (
         "dataset", "dataset_config", "train_split", "prompt_column", "answer_column", "system_prompt",

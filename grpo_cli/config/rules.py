@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 from grpo_cli.config import rules_of_the_run
 from grpo_cli.config.breach import Breach, Rule
-from grpo_cli.config.fields import short
+from grpo_cli.config.fields import short, toml_value
 from grpo_cli.config.rules_of_this_machine import LOCAL_RULES
 from grpo_cli.config.schema import Config
 from grpo_cli.rewards.table import REWARDS, unknown_hint
@@ -76,11 +76,13 @@ def policy_is_what_was_sampled(config: Config) -> Iterator[Breach]:
         yield Breach(("lora_dropout",), message, cure)
 
 
-def lora_layers_need_lora(config: Config) -> Iterator[Breach]:
-    """Without adapters there are no layers to adapt."""
-    if config.lora_layers and not config.lora_rank:
-        message = f"lora_layers = {config.lora_layers} has no effect: lora_rank is 0, full fine-tuning"
-        yield Breach(("lora_layers", "lora_rank"), message, "write `lora_rank = 8`", "warning")
+def adapter_keys_need_adapters(config: Config) -> Iterator[Breach]:
+    """Without adapters there are no layers to adapt, and no kind of adapters."""
+    for key, neutral in (("lora_layers", 0), ("lora_type", "lora"), ("use_rslora", False)):
+        value = getattr(config, key)
+        if value != neutral and not config.lora_rank:
+            message = f"{key} = {toml_value(value)} has no effect: lora_rank is 0, full fine-tuning"
+            yield Breach((key, "lora_rank"), message, "write `lora_rank = 8`", "warning")
 
 
 def evaluation_is_held_out(config: Config) -> Iterator[Breach]:
@@ -185,7 +187,7 @@ RULES: tuple[Rule, ...] = (
     one_weight_per_reward,
     some_weight_counts,
     policy_is_what_was_sampled,
-    lora_layers_need_lora,
+    adapter_keys_need_adapters,
     evaluation_is_held_out,
     reinforce_has_no_ratio,
     sequences_have_a_ratio,

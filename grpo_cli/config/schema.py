@@ -7,6 +7,7 @@ README show it. Defaults are MLX-GRPO's, so that its files keep their meaning, e
 To add a key, add one field in its group below. Rules between keys are in rules.py.
 """
 
+import math
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -87,6 +88,11 @@ class Config(BaseModel):
     soft_overlong_tokens: Count = 0
     """DAPO's penalty, added to the reward: from 0 to −1 over the last so many tokens before
     max_new_tokens; 0: none."""
+    reward_timeout: float = Field(60.0, ge=0.0)
+    """Seconds that an `async def` reward, or one in a worker process, may take for a batch; 0: no limit.
+    A plain function in this process cannot be stopped: give it `reward_workers`."""
+    reward_workers: int = Field(0, ge=0, le=256)
+    """Processes that compute plain rewards, each given whole groups of completions; 0: this process."""
 
     # --- rollouts --------------------------------------------------------------------------------
     num_generations: PositiveInt = 8
@@ -176,8 +182,13 @@ class Config(BaseModel):
     # --- LoRA ------------------------------------------------------------------------------------
     lora_rank: Count = 0
     """Rank of LoRA adapters; 0: full fine-tuning."""
+    lora_type: Literal["lora", "dora"] = "lora"
+    """Kind of adapters: lora, or dora (which also trains the length of every row of the weights)."""
     lora_scale: float = Field(20.0, gt=0.0)
-    """Factor on the adapters' output (mlx-lm's `scale`)."""
+    """Factor on the adapters' output (mlx-lm's `scale`; PEFT's lora_alpha / rank)."""
+    use_rslora: bool = False
+    """rsLoRA: the factor is lora_scale / √lora_rank, so that lora_scale is PEFT's lora_alpha and a
+    higher rank neither slows nor speeds the learning."""
     lora_dropout: float = Field(0.0, ge=0.0, lt=1.0)
     """Dropout before the adapters. Above 0 it is refused: the loss would not see the sampled policy."""
     lora_layers: Count = 0
@@ -215,6 +226,14 @@ class Config(BaseModel):
     def prompts_per_step(self) -> int:
         """P: prompts whose rollouts make one optimizer update."""
         return self.batch_size * self.gradient_accumulation_steps
+
+    @property
+    def adapter_scale(self) -> float:
+        """s, the factor on the adapters' output: lora_scale, or lora_scale / √rank with rsLoRA.
+
+        Kalajdzievski 2023, arXiv:2312.03732, theorem 3.2: γ = α / √r.
+        """
+        return self.lora_scale / math.sqrt(self.lora_rank) if self.use_rslora else self.lora_scale
 
     @property
     def reward_weight_list(self) -> list[float]:

@@ -151,9 +151,9 @@ def trainable_policy(config: Config, checkpoint: Path | None = None) -> Policy:
         if policy.lora:
             raise ModelError(
                 f"{config.model_name} holds LoRA adapters already",
-                "train its base, or fuse the adapters first",
+                f"train its base, or fuse the adapters first: `grpo convert --fuse {config.model_name}`",
             )
-        policy.lora = LoRA(config.lora_rank, config.lora_scale, config.lora_layers)
+        policy.lora = LoRA(config.lora_rank, config.adapter_scale, config.lora_layers, config.lora_type)
         add_adapters(policy.model, policy.lora)
     elif policy.lora is None:
         policy.model.unfreeze()

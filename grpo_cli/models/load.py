@@ -148,12 +148,17 @@ def _convert_weights(
     facts = device.prepare()
     target = dtype if dtype != "auto" else ("float32" if facts.upcast else "")
     if "quantization" in config and (facts.upcast or for_training):
-        model = dequantize_model(model)
-        config = {k: v for k, v in config.items() if k not in ("quantization", "quantization_config")}
+        model, config = dequantised(model, config)
     if target:
         model.set_dtype(DTYPES[target])
         config = {**config, "torch_dtype": target}
     return model, config
+
+
+def dequantised(model: nn.Module, config: dict[str, Any]) -> tuple[nn.Module, dict[str, Any]]:
+    """A quantised model and its config.json with plain weights; any other as it is."""
+    model = dequantize_model(model)
+    return model, {k: v for k, v in config.items() if k not in ("quantization", "quantization_config")}
 
 
 def load_tokenizer(path: Path, config: dict[str, Any]) -> Tokenizer:

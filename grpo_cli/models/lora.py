@@ -1,7 +1,13 @@
-"""LoRA adapters: put on, switched off for the reference, saved and loaded in mlx-lm's format.
+"""LoRA and DoRA adapters: put on, switched off for the reference, saved and loaded in mlx-lm's format.
 
-The base weights stay frozen, so the reference policy is the same model with its adapters off:
-no second copy in memory (Hu et al. 2021, arXiv:2106.09685).
+x (B, in) goes into a linear layer with frozen weights W (out, in); A (in, r), B (r, out), B = 0 at first:
+
+    lora    y = x Wᵀ + s · x A B                              Hu et al. 2021, arXiv:2106.09685, equation 3
+    dora    y = m / ‖W + s · (A B)ᵀ‖ · (x Wᵀ + s · x A B)     Liu et al. 2024, arXiv:2402.09353, equation 5
+
+‖·‖ is the norm of each row (out,), a constant in the backward (arXiv:2402.09353, section 4.3); m (out,) is
+trained and begins as ‖W‖; s is `LoRA.scale`. W may be quantised (QLoRA, arXiv:2305.14314): gradients pass
+through it to the adapters. The reference policy is the same model without its adapters: no second copy.
 """
 
 import json
@@ -9,31 +15,41 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_unflatten
+from mlx_lm.models.switch_layers import QuantizedSwitchLinear, SwitchLinear
+from mlx_lm.tuner.dora import DoRAEmbedding, DoRALinear
 from mlx_lm.tuner.lora import LoRAEmbedding, LoRALinear, LoRASwitchLinear
 from mlx_lm.tuner.utils import linear_to_lora_layers
 
 from grpo_cli.errors import ModelError
 from grpo_cli.models.tree import flat
 
-ADAPTER_LAYERS = (LoRALinear, LoRASwitchLinear, LoRAEmbedding)
+Kind = Literal["lora", "dora"]
+KINDS: tuple[Kind, ...] = ("lora", "dora")  # mlx-lm's `fine_tune_type`
+EMBEDDINGS = (LoRAEmbedding, DoRAEmbedding)
+ADAPTER_LAYERS = (LoRALinear, LoRASwitchLinear, DoRALinear, *EMBEDDINGS)
 
 
 @dataclass(frozen=True)
 class LoRA:
-    """The adapters' shape: rank, factor on their output, and how many of the last layers have them."""
+    """The adapters' shape: rank, factor s on their output, and how many of the last layers have them."""
 
     rank: int
     scale: float = 20.0
     layers: int = 0  # 0: all
+    kind: Kind = "lora"
+    keys: tuple[str, ...] = ()  # names within a layer, `self_attn.q_proj`; empty: every linear layer
 
 
 def add_adapters(model: nn.Module, lora: LoRA) -> None:
-    """Freeze the model and give its linear layers adapters that begin as zero."""
+    """Freeze the model and give its linear layers adapters that change nothing at first.
+
+    Raises ModelError where there are fewer layers than are to be adapted, or DoRA cannot adapt one.
+    """
     total = len(model.layers)
     if lora.layers > total:
         raise ModelError(
@@ -42,36 +58,55 @@ def add_adapters(model: nn.Module, lora: LoRA) -> None:
             trouble="contradiction",
         )
     model.freeze()
-    linear_to_lora_layers(model, lora.layers or total, _parameters(lora))
+    use_dora = lora.kind == "dora"
+    if use_dora:
+        _check_dora(model, lora.layers or total)
+    linear_to_lora_layers(model, lora.layers or total, _parameters(lora), use_dora)
+
+
+def _check_dora(model: nn.Module, layers: int) -> None:
+    """Raise ModelError for a layer that mlx-lm's DoRA cannot adapt, or adapts to something else."""
+    refused = (SwitchLinear, QuantizedSwitchLinear, nn.QuantizedEmbedding)
+    for layer in model.layers[-layers:]:
+        for name, module in layer.named_modules():
+            if isinstance(module, refused):
+                raise ModelError(
+                    f'lora_type = "dora" cannot adapt `{name}` of this model, a {type(module).__name__}',
+                    'write `lora_type = "lora"`',
+                    trouble="contradiction",
+                )
 
 
 @contextmanager
 def adapters_off(model: nn.Module) -> Iterator[None]:
-    """Within the block the model computes as it did before it was trained."""
-    adapters = [module for module in model.modules() if isinstance(module, ADAPTER_LAYERS)]
-    scales = [adapter.scale for adapter in adapters]
-    for adapter in adapters:
-        adapter.scale = 0.0
+    """Within the block the model is its base, as it was before it was trained."""
+    adapters = _adapters(model)
+    bases = [
+        (name, adapter.embedding if isinstance(adapter, EMBEDDINGS) else adapter.linear)
+        for name, adapter in adapters
+    ]
+    model.update_modules(tree_unflatten(bases))
     try:
         yield
     finally:
-        for adapter, scale in zip(adapters, scales, strict=True):
-            adapter.scale = scale
+        model.update_modules(tree_unflatten(adapters))
 
 
 def fuse_adapters(model: nn.Module) -> None:
     """Add every adapter to the layer under it and take it off: the model computes the same as before."""
-    fused = [
-        (name, module.fuse()) for name, module in model.named_modules() if isinstance(module, ADAPTER_LAYERS)
-    ]
+    fused = [(name, adapter.fuse()) for name, adapter in _adapters(model)]
     model.update_modules(tree_unflatten(fused))
+
+
+def _adapters(model: nn.Module) -> list[tuple[str, Any]]:
+    return [(name, module) for name, module in model.named_modules() if isinstance(module, ADAPTER_LAYERS)]
 
 
 def save_adapters(model: nn.Module, lora: LoRA, base: str, folder: Path) -> None:
     """Write adapters.safetensors and adapter_config.json; `mlx_lm.generate --adapter-path` reads them."""
     mx.save_safetensors(str(folder / "adapters.safetensors"), flat(model.trainable_parameters()))
     config = {
-        "fine_tune_type": "lora",
+        "fine_tune_type": lora.kind,
         "model": base,
         "num_layers": lora.layers or len(model.layers),
         "lora_parameters": _parameters(lora),
@@ -86,7 +121,13 @@ def load_adapters(model: nn.Module, folder: Path) -> LoRA:
     """
     config = read_adapter_config(folder)
     parameters = config["lora_parameters"]
-    lora = LoRA(parameters["rank"], parameters["scale"], config["num_layers"])
+    lora = LoRA(
+        parameters["rank"],
+        parameters["scale"],
+        max(config["num_layers"], 0),  # mlx-lm writes −1 for all
+        config.get("fine_tune_type", "lora"),
+        tuple(parameters.get("keys") or ()),
+    )
     add_adapters(model, lora)
     expected = {name: array.shape for name, array in flat(model.trainable_parameters()).items()}
     weights = flat(mx.load(str(folder / "adapters.safetensors")))
@@ -122,10 +163,10 @@ def read_adapter_config(folder: Path) -> dict[str, Any]:
             trouble="model-weights",
         ) from error
     kind = config.get("fine_tune_type", "lora")
-    if kind != "lora":
+    if kind not in KINDS:
         raise ModelError(
             f"{path} is of adapters of the kind {kind!r}",
-            "only `lora` is supported; fuse them: `mlx_lm.fuse`",
+            f"only {' and '.join(f'`{known}`' for known in KINDS)} are supported; fuse them: `mlx_lm.fuse`",
             trouble="model-weights",
         )
     if not isinstance(found[0], str):
@@ -139,4 +180,5 @@ def read_adapter_config(folder: Path) -> dict[str, Any]:
 
 def _parameters(lora: LoRA) -> dict[str, Any]:
     """mlx-lm's name for the adapters' shape. No dropout: the sampled policy must be the trained one."""
-    return {"rank": lora.rank, "scale": lora.scale, "dropout": 0.0}
+    keys = {"keys": list(lora.keys)} if lora.keys else {}
+    return {"rank": lora.rank, "scale": lora.scale, "dropout": 0.0, **keys}

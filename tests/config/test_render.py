@@ -64,7 +64,9 @@ def test_groups_are_the_headings_of_the_schema() -> None:
         "run", "data", "rewards", "rollouts", "loss", "optimisation", "LoRA", "log, evaluation, checkpoints",
     ]  # fmt: skip
     assert [key for keys in groups().values() for key in keys] == list(Config.model_fields)
-    assert groups()["rewards"] == ["reward_functions", "reward_weights", "soft_overlong_tokens"]
+    assert groups()["rewards"] == [
+        "reward_functions", "reward_weights", "soft_overlong_tokens", "reward_timeout", "reward_workers",
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("key", Config.model_fields)

@@ -35,6 +35,8 @@ SHORT = {
 VARIANTS: dict[str, dict[str, Any]] = {
     "full": {},
     "lora": {"lora_rank": 2},
+    "dora and kl": {"lora_rank": 2, "lora_type": "dora", "kl_coeff": 0.1, "learning_rate": 1e-3},
+    "rslora": {"lora_rank": 2, "use_rslora": True},
     "accumulation": {"batch_size": 1, "gradient_accumulation_steps": 2},
     "kl": {"kl_coeff": 0.1},
     "lora and kl": {"lora_rank": 2, "lora_layers": 2, "kl_coeff": 0.1},
@@ -294,6 +296,8 @@ def test_a_folder_that_is_no_run(tmp_path: Path) -> None:
             "seed=5",
             "seed cannot change when a run goes on: the prompts and their order follow from it (seed = 0)",
         ),
+        ("lora_type=dora", "lora_type cannot change when a run goes on: the saved weights"),
+        ("use_rslora=true", "use_rslora cannot change when a run goes on: the saved weights"),
         ("lora_rank=4", "lora_rank cannot change when a run goes on: the saved weights"),
         ("run_name=other", "run_name cannot change when a run goes on: the run goes on in its own folder"),
         ("num_iterations=2", "num_iterations cannot change"),
