@@ -20,6 +20,7 @@ from grpo_cli.convert.options import Check, Conversion
 STAGES = {
     "fetching": "fetching the files",
     "writing": "writing the weights",
+    "fusing": "adding the adapters to their base",
     "converting": "converting with mlx-lm",
     "quantising": "quantising",
     "comparing": "comparing with the original",

@@ -79,6 +79,10 @@ def convert(
     to: Annotated[
         Target, typer.Option("--to", help="nanochat: write its own files from a model.")
     ] = Target.mlx,
+    fuse: Annotated[
+        bool,
+        typer.Option("--fuse", help="Make one model of a folder's adapters (LoRA, DoRA) and their base."),
+    ] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace a model that is there.")] = False,
     verify: Annotated[
         bool, typer.Option("--verify/--no-verify", help="Check what was written, and generate a few tokens.")
@@ -89,6 +93,11 @@ def convert(
         raise typer.BadParameter("--bits and --group-size belong to --quantize: give that too")
     if to is Target.nanochat and (quantize or dtype or step is not None or rename):
         raise typer.BadParameter("--to nanochat writes nanochat's own number formats and names")
+    if fuse and (to is Target.nanochat or step is not None or rename):
+        raise typer.BadParameter(
+            "--fuse takes a folder of adapters, where --step and --rename mean nothing; "
+            "--to nanochat fuses adapters by itself"
+        )
     start_device()
     from grpo_cli.cli.conversion import conversion_display, print_result
     from grpo_cli.convert.options import Options
@@ -105,16 +114,37 @@ def convert(
         verify=verify,
     )
     with conversion_display() as display:
-        done = run(source, options, to, display)
+        if verify:
+            check_intact(source)
+        done = run(source, options, to, fuse, display)
     print_result(done, display.checks, to.value)
 
 
-def run(source: str, options: "Options", to: Target, display: "Display") -> "Conversion":
+def check_intact(source: str) -> None:
+    """Raise ConversionError for a checkpoint of a run that is not what its manifest says."""
+    from grpo_cli.convert.errors import ConversionError
+    from grpo_cli.engine.intact import MANIFEST, damage
+
+    folder = Path(source).expanduser()
+    problem = damage(folder) if (folder / MANIFEST).is_file() else None
+    if problem is not None:
+        raise ConversionError(
+            f"{source} is damaged: {problem}",
+            f"convert another checkpoint of the run: `ls {folder.parent}`",
+            trouble="checkpoint-files",
+        )
+
+
+def run(source: str, options: "Options", to: Target, fuse: bool, display: "Display") -> "Conversion":
     """Make the conversion that was asked for."""
     if to is Target.nanochat:
         from grpo_cli.convert.to_nanochat import convert_back
 
         return convert_back(source, options, display.progress, display.check)
+    if fuse:
+        from grpo_cli.convert.fuse import fuse as fuse_source
+
+        return fuse_source(source, options, display.progress, display.check)
     from grpo_cli.convert.run import convert as convert_source
 
     return convert_source(source, options, display.progress, display.check)

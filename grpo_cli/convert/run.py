@@ -67,8 +67,8 @@ def _convert_nanochat(
             if options.quantize:
                 _quantise(plain, folder, options, on_progress, on_check)
             if options.verify:
-                verify.approve(_nanochat_checks(folder, on_progress), on_check)
-            parameters, layers, size = _measure(folder)
+                verify.approve(nanochat_checks(folder, on_progress), on_check)
+            parameters, layers, size = measure(folder)
     return Conversion(output, source.model_file.stat().st_size, size, parameters, layers)
 
 
@@ -84,11 +84,11 @@ def _quantise(plain: Path, folder: Path, options: Options, on_progress: Progress
     if options.verify:
         verify.approve(iter([verify_like(folder / "quantised", plain, on_progress)]), on_check)
     # Not the tokenizer as transformers writes it: ours is exact.
-    _lift(folder / "quantised", MODEL_FILES)
-    _lift(plain, ("tokenizer*",))
+    lift(folder / "quantised", MODEL_FILES)
+    lift(plain, ("tokenizer*",))
 
 
-def _nanochat_checks(folder: Path, on_progress: Progress) -> Iterator[Check]:
+def nanochat_checks(folder: Path, on_progress: Progress) -> Iterator[Check]:
     yield verify.verify_load(folder)
     yield verify.verify_numbers(folder, on_progress)
     yield verify.verify_nanochat_tokenizer(folder, read_json(folder / "config.json")["vocab_size"])
@@ -105,7 +105,7 @@ def _convert_folder(
     """A folder in transformers' format, or a nanochat model that was converted or trained here."""
     config = read_json(source.folder / "config.json")
     _refuse_options(source, config, options)
-    original = _weights_size(source.folder)
+    original = weights_size(source.folder)
     _check_folder(source.folder, config, output, options)
     ours = config.get("model_type") in NANOCHAT_TYPES and (source.folder / "tokenizer.pkl").is_file()
     with staged(output, options.force) as folder, verify.lean_memory():
@@ -114,14 +114,14 @@ def _convert_folder(
         convert_folder(start, folder / "converted", options, own_code=ours)
         if options.verify:
             verify.approve(iter([verify_like(folder / "converted", start, on_progress)]), on_check)
-        _lift(folder / "converted", MODEL_FILES if ours else ("*",))
+        lift(folder / "converted", MODEL_FILES if ours else ("*",))
         if ours:
             NanochatTokenizer.load(source.folder).save(folder)
             shutil.rmtree(folder / "plain")
         if options.verify:
-            checks = _nanochat_checks if ours else _checks_against(source.folder)
+            checks = nanochat_checks if ours else checks_against(source.folder)
             verify.approve(checks(folder, on_progress), on_check)
-        parameters, layers, size = _measure(folder)
+        parameters, layers, size = measure(folder)
     return Conversion(output, original, size, parameters, layers, is_nanochat=ours)
 
 
@@ -150,7 +150,7 @@ def _check_folder(folder: Path, config: dict[str, Any], output: Path, options: O
     if options.quantize:
         needed = numbers * (options.bits + 1) // 8
     else:
-        needed = numbers * DTYPES[options.dtype].size if options.dtype else _weights_size(folder)
+        needed = numbers * DTYPES[options.dtype].size if options.dtype else weights_size(folder)
     check_space(output, needed, "free some space, or choose another disk with `--output`")
 
 
@@ -164,7 +164,7 @@ def _with_own_code(source: Path, folder: Path) -> Path:
     return folder
 
 
-def _checks_against(source: Path):  # type: ignore[no-untyped-def]
+def checks_against(source: Path):  # type: ignore[no-untyped-def]
     """The checks of a folder in transformers' format, whose tokenizer must be the source's."""
 
     def checks(folder: Path, on_progress: Progress) -> Iterator[Check]:
@@ -181,7 +181,7 @@ def _checks_against(source: Path):  # type: ignore[no-untyped-def]
 # --- what both have in common ------------------------------------------------------------------------
 
 
-def _lift(inner: Path, patterns: tuple[str, ...]) -> None:
+def lift(inner: Path, patterns: tuple[str, ...]) -> None:
     """Move the files of a folder that match one level up, and remove the folder."""
     for pattern in patterns:
         for path in inner.glob(pattern):
@@ -189,13 +189,13 @@ def _lift(inner: Path, patterns: tuple[str, ...]) -> None:
     shutil.rmtree(inner)
 
 
-def _measure(folder: Path) -> tuple[int, int, int]:
+def measure(folder: Path) -> tuple[int, int, int]:
     """Parameters and layers of the model, and bytes of its weights."""
     model, _ = load_weights(folder)
-    return count_parameters(model), len(model.layers), _weights_size(folder)
+    return count_parameters(model), len(model.layers), weights_size(folder)
 
 
-def _weights_size(folder: Path) -> int:
+def weights_size(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.glob("model*.safetensors"))
 
 

@@ -153,7 +153,8 @@ def _nothing(place: str, names: Sequence[str]) -> ConversionError:
     if "adapter_config.json" in names:
         return ConversionError(
             f"{place} holds LoRA adapters, which are no model by themselves",
-            f"train and evaluate with them as they are: `grpo eval --model {place}`",
+            f"make a model of them and their base: `grpo convert --fuse {place}`; "
+            f"`grpo eval --model {place}` takes them as they are",
         )
     pickled = [name for name in names if PICKLED_WEIGHTS.fullmatch(name)]
     if pickled:

@@ -13,7 +13,6 @@ from typing import Any
 
 import mlx.core as mx
 import numpy as np
-from mlx_lm.utils import dequantize_model
 from pydantic import ValidationError
 
 from grpo_cli.convert.architecture import EMBEDDINGS, NANOCHAT_TYPES, ModelConfig, recognise
@@ -28,7 +27,7 @@ from grpo_cli.convert.staging import check_output, check_space, staged
 from grpo_cli.convert.torch_file import TorchFile
 from grpo_cli.convert.torch_writer import write_torch_file
 from grpo_cli.convert.verify import approve
-from grpo_cli.models.load import adapters_base, find_model, load_model_folder
+from grpo_cli.models.load import adapters_base, dequantised, find_model, load_model_folder
 from grpo_cli.models.lora import fuse_adapters, load_adapters
 from grpo_cli.models.tree import flat, read_json
 
@@ -93,9 +92,7 @@ def outgoing(folder: Path, config: dict[str, Any], kept: Provenance) -> list[Out
 
     Nothing is read yet, and each tensor can be read once: what was read is let go.
     """
-    model, _ = load_model_folder(base_of(folder))
-    if "quantization" in config:
-        model = dequantize_model(model)
+    model, _ = dequantised(*load_model_folder(base_of(folder)))  # the base of adapters may be quantised
     model.set_dtype(mx.float32)
     if (folder / "adapter_config.json").exists():
         load_adapters(model, folder)

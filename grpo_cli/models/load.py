@@ -148,15 +148,22 @@ def _convert_weights(
     facts = device.prepare()
     target = dtype if dtype != "auto" else ("float32" if facts.upcast else "")
     if "quantization" in config and (facts.upcast or for_training):
-        model, config = dequantised(model, config)
+        model, config = dequantised(model, config, exactly=target == "float32")
     if target:
         model.set_dtype(DTYPES[target])
         config = {**config, "torch_dtype": target}
     return model, config
 
 
-def dequantised(model: nn.Module, config: dict[str, Any]) -> tuple[nn.Module, dict[str, Any]]:
-    """A quantised model and its config.json with plain weights; any other as it is."""
+def dequantised(
+    model: nn.Module, config: dict[str, Any], exactly: bool = True
+) -> tuple[nn.Module, dict[str, Any]]:
+    """A quantised model and its config.json with plain weights instead; any other model as it is.
+
+    `exactly`: in float32, where the product of a half-precision scale and an integer is not rounded.
+    """
+    if exactly:
+        model.set_dtype(mx.float32)  # the scales'
     model = dequantize_model(model)
     return model, {k: v for k, v in config.items() if k not in ("quantization", "quantization_config")}
 

@@ -11,7 +11,9 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from grpo_cli.cli.main import app
+from grpo_cli.engine.run import train
 from tests.convert.checkpoints import write_checkpoint
+from tests.engine.test_trainer import small
 from tests.hub_server import HubServer
 
 D32 = "karpathy/nanochat-d32"
@@ -225,3 +227,24 @@ def test_no_hub_at_all(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert "cannot be reached" in done.stderr
     assert "not in the local cache" in done.stderr
+
+
+def test_fuse_and_a_checkpoint_that_is_damaged(tmp_path: Path) -> None:
+    final = train(small(tmp_path, lora_rank=2, max_steps=1))
+    done = grpo("--fuse", str(final))
+    assert done.exit_code == 0, done.stderr
+    assert "adding the adapters to their base …" in done.stderr.splitlines()
+    assert re.search(r"✓ +fused +logits differ from the adapted model's by at most", done.stdout)
+    assert "grpo generate --model models/run-final-mlx" in done.stdout
+    (final / "adapters.safetensors").write_bytes((final / "adapters.safetensors").read_bytes()[:-1])
+    failed = grpo("--fuse", str(final), "--output", "other")
+    assert failed.exit_code == 1
+    assert f"{final} is damaged: adapters.safetensors has" in failed.stderr
+    assert not Path("other").exists()
+
+
+@pytest.mark.parametrize("words", [["--step", "1"], ["--rename", "a=b"], ["--to", "nanochat"]])
+def test_what_means_nothing_with_fuse(words: list[str]) -> None:
+    failed = grpo("--fuse", "somewhere", *words)
+    assert failed.exit_code == 2
+    assert "--to nanochat fuses adapters by itself" in " ".join(failed.stderr.replace("│", "").split())
