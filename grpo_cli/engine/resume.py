@@ -69,6 +69,7 @@ def resume(path: Path, overrides: Sequence[str] = (), listener: events.Listener 
             with Interruption(trainer.heard) as interruption:
                 return trainer.run(log, saver, interruption)
         finally:
+            trainer.close()
             log.close()
 
 

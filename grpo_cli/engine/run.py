@@ -28,11 +28,11 @@ from grpo_cli.engine.run_folder import discard_empty_run, new_run_folder, refuse
 from grpo_cli.engine.runlog import RunLog
 from grpo_cli.engine.sampling import Sampling
 from grpo_cli.engine.saver import Saver
+from grpo_cli.engine.stages import scorer_of
 from grpo_cli.engine.trainer import Trainer
 from grpo_cli.errors import ModelError
 from grpo_cli.models.load import Policy, check_name, load_policy
 from grpo_cli.models.lora import LoRA, add_adapters
-from grpo_cli.rewards.score import score
 from grpo_cli.rewards.table import load_rewards
 from grpo_cli.types import Example
 
@@ -53,6 +53,7 @@ def train(config: Config, listener: events.Listener = events.silent) -> Path:
             with Interruption(trainer.heard) as interruption:
                 return trainer.run(log, saver, interruption)
         finally:
+            trainer.close()
             log.close()
             if trainer.state.step == 0:
                 discard_empty_run(folder)
@@ -72,7 +73,10 @@ def dry_run(config: Config, listener: events.Listener = events.silent) -> dict[s
     trainer = prepare(small, listener)
     mx.random.seed(small.seed)
     started = time.perf_counter()
-    groups = trainer.rollout(0)
+    try:
+        groups = trainer.rollout(0)
+    finally:
+        trainer.close()
     for group in groups:  # so that there is a gradient, whatever the rewards of so short completions
         for index, rollout in enumerate(group.rollouts):
             rollout.advantage = 1.0 if index % 2 == 0 else -1.0
@@ -185,5 +189,6 @@ def evaluate_model(
     evaluation = evaluate(
         policy, prompts, sampling, rows, num_generations, config.completion_prefix, on_progress
     )
-    score(rewards, config.reward_weight_list, evaluation.groups)
+    with scorer_of(config, rewards) as scorer:
+        scorer.score(evaluation.groups)
     return evaluation

@@ -34,7 +34,7 @@ from grpo_cli.errors import TrainingError
 from grpo_cli.models.load import Policy
 from grpo_cli.models.lora import adapters_off
 from grpo_cli.models.tree import flat
-from grpo_cli.rewards.score import score
+from grpo_cli.rewards.score import Scorer
 from grpo_cli.rewards.table import RewardFunction
 from grpo_cli.types import RolloutGroup
 
@@ -56,6 +56,11 @@ class Stages:
     def __post_init__(self) -> None:
         self.rollout_limit = RowLimit(on_lowering=self.tell_of_memory("rollouts"))
         self.update_limit = RowLimit(on_lowering=self.tell_of_memory("the update"))
+        self.scorer = scorer_of(self.config, self.rewards)
+
+    def close(self) -> None:
+        """End what rewards run in."""
+        self.scorer.close()
 
     @property
     def total_steps(self) -> int:
@@ -91,7 +96,7 @@ class Stages:
         groups = [
             RolloutGroup(p.example, p.ids, rollouts) for p, rollouts in zip(prompts, completions, strict=True)
         ]
-        score(self.rewards, self.config.reward_weight_list, groups)
+        self.scorer.score(groups)
         punish_overlong(groups, self.config.max_new_tokens, self.config.soft_overlong_tokens)
         self.set_advantages(groups)
         return groups
@@ -166,6 +171,17 @@ class Stages:
             )
 
         return tell
+
+
+def scorer_of(config: Config, rewards: list[tuple[str, RewardFunction]]) -> Scorer:
+    """What scores completions as the configuration says; nothing of it runs before it is needed."""
+    return Scorer(
+        rewards,
+        config.reward_weight_list,
+        config.reward_timeout,
+        config.reward_workers,
+        config.reward_functions,
+    )
 
 
 def update_numbers(result: UpdateResult, fault: Fault | None) -> dict[str, Any]:

@@ -1,118 +1,183 @@
 """Call the rewards on a batch of rollout groups and write what they say into the rollouts.
 
-Each function is called once with all P·G completions, as TRL calls it:
+    with Scorer(load_rewards(names), weights, timeout=60.0, workers=4, specs=names) as scorer:
+        scorer.score(groups)
+        pending = scorer.start(groups)      # or: begin, …
+        pending.result()                    # … and write it into the rollouts later
 
-    function(prompts=[[message, …], …], completions=[[{"role": "assistant", "content": text}], …],
-             answer=["18", …], difficulty=[3, …])
-
-with a keyword for every dataset column that all examples have. A reward that fails is never
-swallowed: the run stops and says which reward it was, and on which completion.
+Where a reward runs: an `async def` on an event loop in a thread of its own, all of a batch at once; a plain
+function in this thread, in the order of the list, or with `workers` in processes, where it is given whole
+groups and not the whole batch. So a reward that compares the completions of a group says the same there.
 """
 
 import contextlib
-import math
 import sys
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from itertools import pairwise
+from types import TracebackType
 
 from grpo_cli.errors import RewardError
+from grpo_cli.rewards.background import Background
+from grpo_cli.rewards.call import PROBE_SECONDS, Asked, call, call_async, is_async, late
 from grpo_cli.rewards.table import RewardFunction
-from grpo_cli.rewards.user import describe, place
-from grpo_cli.types import Example, Rollout, RolloutGroup
+from grpo_cli.rewards.workers import Workers
+from grpo_cli.types import RolloutGroup
 
-Scored = tuple[Example, Rollout]  # one completion and the problem it answers
-SHOWN = 200  # characters of a completion in an error
-HINT = "it must return one finite number for each completion: `return [1.0 for text in completions]`"
+Named = tuple[str, RewardFunction]
 
 
 def score(
-    rewards: Sequence[tuple[str, RewardFunction]], weights: Sequence[float], groups: list[RolloutGroup]
+    rewards: Sequence[Named], weights: Sequence[float], groups: list[RolloutGroup], timeout: float = 0.0
 ) -> None:
-    """Fill every rollout's `rewards` (by name) and `reward` (their weighted sum).
+    """Fill every rollout's `rewards` (by name) and `reward` (their weighted sum), in this process.
 
     Raises RewardError when a reward raises, or returns anything but one finite number per completion.
     """
-    scored = [(group.example, rollout) for group in groups for rollout in group.rollouts]
-    values = {name: call(name, function, scored) for name, function in rewards}
-    for index, (_, rollout) in enumerate(scored):
+    with Scorer(rewards, weights, timeout) as scorer:
+        scorer.score(groups)
+
+
+class Scorer:
+    """The rewards of a run, and what they run in, which is started when it is first needed.
+
+    `timeout`: seconds that an async reward, or one in a process, may take for a batch, or its part of it;
+    0: no limit. A plain function in this thread cannot be stopped and has none. `specs`: what the
+    configuration calls each reward, in the same order; processes load them by it.
+    """
+
+    def __init__(
+        self,
+        rewards: Sequence[Named],
+        weights: Sequence[float],
+        timeout: float = 0.0,
+        workers: int = 0,
+        specs: Sequence[str] = (),
+    ) -> None:
+        self.rewards = rewards
+        self.weights = weights
+        self.timeout = timeout
+        self.worker_count = workers
+        self.specs = specs
+        self._background: Background | None = None
+        self._workers: Workers | None = None
+
+    def score(self, groups: list[RolloutGroup]) -> None:
+        """Fill every rollout's `rewards` and `reward`. Raises RewardError as `score` above does."""
+        with contextlib.redirect_stdout(sys.stderr):  # stdout is for results; a reward may print
+            self.start(groups).result()
+
+    def start(self, groups: list[RolloutGroup]) -> "Pending":
+        """Begin with the rewards that need not this thread."""
+        asked = Asked.of(groups)
+        pending = Pending(self, groups, asked, {}, time.monotonic())
+        if asked.texts:
+            for place, (name, function) in enumerate(self.rewards):
+                if is_async(function):
+                    pending.running[name] = [self._begin_async(name, function, asked)]
+                elif self.worker_count:
+                    pending.running[name] = self._begin_in_workers(place, name, pending)
+        return pending
+
+    def close(self) -> None:
+        """End the processes and the event loop; they start again where they are needed again."""
+        background, self._background = self._background, None
+        workers, self._workers = self._workers, None
+        if background is not None:
+            background.close()
+        if workers is not None:
+            workers.close()
+
+    def __enter__(self) -> "Scorer":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _begin_async(self, name: str, function: RewardFunction, asked: Asked) -> Future[list[float]]:
+        self._background = self._background or Background()
+        return self._background.start(call_async(name, function, asked, self.timeout))
+
+    def _begin_in_workers(self, place: int, name: str, pending: "Pending") -> list[Future[list[float]]]:
+        """One question for each worker, about whole groups."""
+        self._workers = self._workers or Workers(self.specs, self.worker_count, self.timeout)
+        return [
+            self._workers.submit(place, name, pending.asked.part(start, stop))
+            for start, stop in parts(pending.groups, self.worker_count)
+        ]
+
+
+@dataclass
+class Pending:
+    """Rewards that are being computed."""
+
+    scorer: Scorer
+    groups: list[RolloutGroup]
+    asked: Asked
+    running: dict[str, list[Future[list[float]]]]
+    started: float  # of time.monotonic()
+
+    def result(self) -> None:
+        """Compute what is left to this thread, wait for the rest, and write it all into the rollouts.
+
+        Raises RewardError: of a plain reward in this thread first, then of the others in the list's order.
+        After an error nothing runs any more.
+        """
+        try:
+            values = self._values() if self.asked.texts else {}
+        except BaseException:  # Ctrl-C, too: nobody will ask for the rest
+            self.scorer.close()
+            raise
+        write(self.groups, values, self.scorer.weights)
+
+    def _values(self) -> dict[str, list[float]]:
+        here = {
+            name: call(name, function, self.asked)
+            for name, function in self.scorer.rewards
+            if name not in self.running
+        }
+        elsewhere = {
+            name: [value for future in futures for value in self._wait(name, future)]
+            for name, futures in self.running.items()
+        }
+        values = here | elsewhere
+        return {name: values[name] for name, _ in self.scorer.rewards}
+
+    def _wait(self, name: str, future: Future[list[float]]) -> list[float]:
+        """An answer. An async reward that blocks its loop cannot be cancelled there, but is given up here."""
+        timeout = self.scorer.timeout
+        is_blockable = is_async(dict(self.scorer.rewards)[name])
+        if not (timeout and is_blockable):
+            return future.result()
+        latest = self.started + timeout + PROBE_SECONDS + 1.0
+        try:
+            return future.result(max(0.0, latest - time.monotonic()))
+        except TimeoutError as error:
+            blocked: RewardError = late(name, timeout)
+            blocked.hint += "; it blocks its event loop: `await` what takes time, or write a plain function"
+            raise blocked from error
+
+
+def parts(groups: list[RolloutGroup], count: int) -> list[tuple[int, int]]:
+    """A batch cut into at most `count` parts of whole groups: the completions each goes from and to."""
+    ends = [0]
+    for group in groups:
+        ends.append(ends[-1] + len(group.rollouts))
+    cuts = [ends[number * len(groups) // count] for number in range(count + 1)]
+    return [(start, stop) for start, stop in pairwise(cuts) if start < stop]
+
+
+def write(
+    groups: list[RolloutGroup], values: Mapping[str, Sequence[float]], weights: Sequence[float]
+) -> None:
+    """Fill every rollout's `rewards` (by name) and `reward` (their weighted sum)."""
+    rollouts = [rollout for group in groups for rollout in group.rollouts]
+    for index, rollout in enumerate(rollouts):
         rollout.rewards = {name: values[name][index] for name in values}
         rollout.reward = sum(
             weight * rollout.rewards[name] for weight, name in zip(weights, values, strict=True)
         )
-
-
-def call(name: str, function: RewardFunction, scored: list[Scored]) -> list[float]:
-    """What one reward gives to each completion, checked."""
-    if not scored:
-        return []
-    try:
-        with contextlib.redirect_stdout(sys.stderr):  # stdout is for results; a reward may print
-            returned = function(**inputs(scored))
-    # The function is the user's and can raise anything. Nothing is hidden: the error is passed on
-    # with the name of the reward and the completion that made it fail.
-    except Exception as error:
-        raise failure(name, function, scored, error) from error
-    if isinstance(returned, str | bytes | dict) or not hasattr(returned, "__len__"):
-        kind = type(returned).__name__
-        raise RewardError(f"Reward `{name}` returned a {kind}, not a list of numbers{show(scored, 0)}", HINT)
-    if len(returned) != len(scored):
-        raise RewardError(
-            f"Reward `{name}` returned {len(returned)} values for {len(scored)} completions{show(scored, 0)}",
-            HINT,
-        )
-    return [number(name, value, scored, index) for index, value in enumerate(returned)]
-
-
-def inputs(scored: list[Scored]) -> dict[str, list[Any]]:
-    """TRL's keywords, built anew for every call: what a function does to its lists stays its own."""
-    examples = [example for example, _ in scored]
-    shared = [key for key in examples[0].columns if all(key in example.columns for example in examples)]
-    return {key: [example.columns[key] for example in examples] for key in shared} | {
-        "prompts": [[dict(message) for message in example.messages] for example in examples],
-        "completions": [[{"role": "assistant", "content": rollout.text}] for _, rollout in scored],
-        "answer": [example.answer for example in examples],
-    }
-
-
-def number(name: str, value: Any, scored: list[Scored], index: int) -> float:
-    """The value as a finite float. Texts are refused, though float() would read them."""
-    cause = None
-    try:
-        result = math.nan if isinstance(value, str | bytes) else float(value)
-    except (TypeError, ValueError, OverflowError) as error:
-        result, cause = math.nan, error
-    if not math.isfinite(result):
-        shown = repr(value)[:100]
-        raise RewardError(f"Reward `{name}` returned {shown}{show(scored, index)}", HINT) from cause
-    return result
-
-
-def failure(name: str, function: RewardFunction, scored: list[Scored], error: Exception) -> RewardError:
-    """The error for a reward that raised, with the first completion that makes it raise by itself."""
-    code = getattr(function, "__code__", None)
-    where = place(error, Path(code.co_filename) if code else None)
-    columns = ", ".join(key for key in inputs(scored) if key not in ("prompts", "completions", "answer"))
-    return RewardError(
-        f"Reward `{name}` raised {describe(error)}{where}{show(scored, first_failing(function, scored))}",
-        "it is called as `(prompts, completions, answer, **columns)`, a list each; "
-        f"the dataset's columns: {columns or 'none'}",
-    )
-
-
-def first_failing(function: RewardFunction, scored: list[Scored]) -> int:
-    """Index of the first completion on which the function raises when it gets that one alone, else 0."""
-    for index, pair in enumerate(scored):
-        try:
-            function(**inputs([pair]))
-        except Exception:  # any error: it was raised a moment ago and is being reported
-            return index
-    return 0
-
-
-def show(scored: list[Scored], index: int) -> str:
-    """The offending completion for an error's text, its middle left out when it is long."""
-    text = scored[index][1].text
-    if len(text) > SHOWN:
-        text = f"{text[: SHOWN // 2]} … {text[-SHOWN // 2 :]}"
-    return f"\ncompletion {index + 1} of {len(scored)}: {text!r}"

@@ -36,6 +36,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "full": {},
     "lora": {"lora_rank": 2},
     "dora and kl": {"lora_rank": 2, "lora_type": "dora", "kl_coeff": 0.1, "learning_rate": 1e-3},
+    "rewards in processes": {"reward_workers": 2},
     "rslora": {"lora_rank": 2, "use_rslora": True},
     "accumulation": {"batch_size": 1, "gradient_accumulation_steps": 2},
     "kl": {"kl_coeff": 0.1},

@@ -1,0 +1,43 @@
+"""An event loop in a thread of its own, where async rewards run while this thread does something else.
+
+It lives as long as its scorer, and not for one batch, so that what a reward keeps between calls (a client
+with open connections, a semaphore) stays usable; TRL's trainer does the same.
+"""
+
+import asyncio
+import threading
+from collections.abc import Coroutine
+from concurrent.futures import Future
+from typing import Any
+
+CLOSING_SECONDS = 2.0
+
+
+class Background:
+    """An event loop that runs until `close`."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._run, name="grpo-rewards", daemon=True)
+        self._thread.start()
+
+    def start(self, work: Coroutine[Any, Any, list[float]]) -> Future[list[float]]:
+        """Begin to run a coroutine; its result is the future's."""
+        return asyncio.run_coroutine_threadsafe(work, self._loop)
+
+    def close(self) -> None:
+        """Cancel what runs and end the loop. A coroutine that blocks it is left to its daemon thread."""
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(CLOSING_SECONDS)
+
+    def _run(self) -> None:
+        asyncio.set_event_loop(self._loop)
+        try:
+            self._loop.run_forever()
+            left = asyncio.all_tasks(self._loop)
+            for task in left:
+                task.cancel()
+            self._loop.run_until_complete(asyncio.gather(*left, return_exceptions=True))
+            self._loop.run_until_complete(self._loop.shutdown_asyncgens())
+        finally:
+            self._loop.close()

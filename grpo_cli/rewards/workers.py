@@ -1,0 +1,156 @@
+"""Processes that compute rewards, each fed by a thread of this one.
+
+    with Workers(["correctness", "mine.py:proof"], count=4, timeout=60.0) as workers:
+        future = workers.submit(1, "proof", asked)
+        values = future.result()
+
+They are spawned and not forked: MLX and its threads do not survive a fork. Each loads the rewards itself.
+"""
+
+import contextlib
+import multiprocessing
+import pickle
+import queue
+import signal
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
+from types import TracebackType
+
+from grpo_cli.errors import RewardError
+from grpo_cli.rewards.call import Asked, late
+from grpo_cli.rewards.worker import Answer, Question, serve
+
+CLOSING_SECONDS = 2.0  # for what is being computed when the end comes
+LOST = (EOFError, ConnectionError, OSError)  # what a pipe says of a process that is gone
+
+Task = tuple[Future[list[float]], Question]
+
+
+class RemoteTraceback(Exception):
+    """Carries the traceback of another process as the cause of an error here."""
+
+
+class Worker:
+    """One process and the pipe to it; used by one thread."""
+
+    def __init__(self, specs: Sequence[str], timeout: float) -> None:
+        context = multiprocessing.get_context("spawn")
+        self.timeout = timeout
+        self.connection, other = context.Pipe()
+        self.process = context.Process(target=serve, args=(other, specs), daemon=True, name="grpo-reward")
+        self.is_loaded = False
+        with _interrupts_held():
+            self.process.start()
+        other.close()  # so that the pipe closes when the process ends
+
+    def ask(self, question: Question) -> list[float]:
+        """The reward's numbers. Raises RewardError: its own, or for a process that is late or gone."""
+        try:
+            if not self.is_loaded:  # a file that imports much takes its time, and is not slow to answer
+                _values(self.connection.recv())
+                self.is_loaded = True
+            self.connection.send(question)
+            if not self.connection.poll(self.timeout or None):
+                self.process.kill()
+                raise late(question.name, self.timeout)
+            return _values(self.connection.recv())
+        except LOST as error:
+            raise self._lost(question.name) from error
+        except (pickle.PicklingError, TypeError, AttributeError) as error:  # how pickle refuses a value
+            raise RewardError(
+                f"Reward `{question.name}` cannot be asked in another process: {error}",
+                "a dataset column holds what cannot be sent there: write `reward_workers = 0`",
+            ) from error
+
+    def end(self) -> None:
+        """Let the process end by itself."""
+        with contextlib.suppress(*LOST):
+            self.connection.send(None)
+        self.process.join(CLOSING_SECONDS)
+
+    def kill(self) -> None:
+        """End it whatever it does, and let go of the pipe."""
+        self.process.kill()
+        self.process.join()
+
+    def _lost(self, name: str) -> RewardError:
+        self.process.join(CLOSING_SECONDS)
+        code = self.process.exitcode
+        how = "" if code is None else f", by signal {-code}" if code < 0 else f", with exit code {code}"
+        return RewardError(
+            f"The process that computed reward `{name}` ended{how}",
+            "it exited, crashed or was killed for its memory: `--set reward_workers=0` shows the reward's "
+            "own error, and fewer workers need less memory",
+        )
+
+
+class Workers:
+    """Some processes that answer questions in the order they are submitted."""
+
+    def __init__(self, specs: Sequence[str], count: int, timeout: float) -> None:
+        self._tasks: queue.SimpleQueue[Task | None] = queue.SimpleQueue()
+        self._workers = [Worker(specs, timeout) for _ in range(count)]
+        self._threads = [
+            threading.Thread(target=self._feed, args=(worker,), daemon=True) for worker in self._workers
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def submit(self, reward: int, name: str, asked: Asked) -> Future[list[float]]:
+        """Ask the reward at this place in the list; the answer, or a RewardError, is the future's."""
+        future: Future[list[float]] = Future()
+        self._tasks.put((future, Question(reward, name, asked)))
+        return future
+
+    def close(self) -> None:
+        """End every process: what was not begun is cancelled, what takes too long is killed."""
+        with contextlib.suppress(queue.Empty):
+            while task := self._tasks.get_nowait():
+                task[0].cancel()
+        for _ in self._threads:
+            self._tasks.put(None)
+        deadline = time.monotonic() + CLOSING_SECONDS
+        for thread in self._threads:
+            thread.join(max(0.0, deadline - time.monotonic()))
+        for worker in self._workers:
+            worker.kill()
+        for worker, thread in zip(self._workers, self._threads, strict=True):
+            thread.join()
+            worker.connection.close()
+
+    def __enter__(self) -> "Workers":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _feed(self, worker: Worker) -> None:
+        while (task := self._tasks.get()) is not None:
+            future, question = task
+            if not future.set_running_or_notify_cancel():
+                continue
+            try:
+                future.set_result(worker.ask(question))
+            except RewardError as error:
+                future.set_exception(error)
+        worker.end()
+
+
+def _values(answer: Answer) -> list[float]:
+    if answer.error is not None:
+        raise answer.error from (RemoteTraceback(answer.trace) if answer.trace else None)
+    return answer.values
+
+
+@contextlib.contextmanager
+def _interrupts_held() -> Iterator[None]:
+    """A process started within the block ignores Ctrl-C from its first moment: it inherits the mask."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
