@@ -51,7 +51,15 @@ def test_the_peak_is_the_larger_of_what_comes_in_turn() -> None:
 
 
 @pytest.mark.parametrize(
-    "changes", [{}, {"lora_rank": 4}, {"kl_coeff": 0.1}, {"batch_size": 2}, {"entropy_coeff": 0.1}]
+    "changes",
+    [
+        {},
+        {"lora_rank": 4},
+        {"lora_rank": 4, "lora_type": "dora"},
+        {"kl_coeff": 0.1},
+        {"batch_size": 2},
+        {"entropy_coeff": 0.1},
+    ],
 )
 def test_the_estimate_is_near_what_is_measured(tmp_path: Path, changes: dict[str, Any]) -> None:
     """From half to twice as much; `python -m tests.bench.memory` prints the ratios of larger models."""

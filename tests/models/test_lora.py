@@ -292,3 +292,19 @@ def test_on_a_cpu_the_base_is_dequantised(quantised: Path, tmp_path: Path) -> No
     assert {array.dtype for array in flat(policy.model.parameters()).values()} == {mx.float32}
     plain, _ = mlx_lm.utils.load(str(quantised), adapter_path=str(final))  # quantised products
     assert mx.allclose(plain(IDS), policy.model(IDS), atol=1e-3)
+
+
+def test_half_precision_scales_are_dequantised_without_rounding(quantised: Path) -> None:
+    model, config = mlx_lm.utils.load_model(quantised)
+    model.set_dtype(mx.bfloat16)  # what quantised models on the hub have
+    mlx_lm.utils.save_model(quantised, model)
+    stored: Any = mx.load(str(quantised / "model.safetensors"))
+    name = "transformer.h.0.mlp.c_fc"
+    packed, scales, biases = (stored[f"{name}.{part}"] for part in ("weight", "scales", "biases"))
+    assert scales.dtype == mx.bfloat16
+    bits = mx.arange(0, 32, 4, dtype=mx.uint32)
+    integers = ((packed[..., None] >> bits) & 15).reshape(packed.shape[0], -1, 32).astype(mx.float32)
+    exact = integers * scales[..., None].astype(mx.float32) + biases[..., None].astype(mx.float32)
+    loaded = flat(load_policy(str(quantised)).model.parameters())[f"{name}.weight"]
+    assert mx.allclose(loaded, exact.reshape(loaded.shape), rtol=1e-6, atol=1e-7)
+    assert config["quantization"]["group_size"] == 32
