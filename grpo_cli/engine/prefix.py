@@ -68,23 +68,29 @@ def carries_gradients(model: nn.Module) -> bool:
     return all(type(layer) is KVCache for layer in make_prompt_cache(model))
 
 
-def completion_logits(
-    model: nn.Module, prompts: list[list[int]], rows: list[int], inputs: mx.array, share_prefix: bool
+def completion_outputs(
+    model: nn.Module,
+    prompts: list[list[int]],
+    rows: list[int],
+    inputs: mx.array,
+    share_prefix: bool,
+    part: nn.Module | None = None,
 ) -> mx.array:
-    """Logits (B, S, V) after each of `inputs` (B, S), whose row b continues prompt rows[b].
+    """What the model (or a `part` of it: its trunk) gives after each of `inputs` (B, S): (B, S, V or H).
 
-    The first column of inputs is the prompt's last token. Without `share_prefix` every row reads its
-    prompt itself, which any model can do.
+    Row b continues prompt rows[b]; the first column of inputs is the prompt's last token. Without
+    `share_prefix` every row reads its prompt itself, which any model can do.
     """
+    forward: Any = part or model
     if share_prefix:
         cache = read_prompts(model, prompts)
         keep(cache, rows)
-        return model(inputs, cache=cache)
-    return whole_sequence_logits(model, [prompts[row] for row in rows], inputs)
+        return forward(inputs, cache=cache)
+    return whole_sequence_outputs(forward, [prompts[row] for row in rows], inputs)
 
 
-def whole_sequence_logits(model: nn.Module, prompts: list[list[int]], inputs: mx.array) -> mx.array:
-    """The same logits from one forward over prompt and completion together, without a cache.
+def whole_sequence_outputs(forward: Any, prompts: list[list[int]], inputs: mx.array) -> mx.array:
+    """The same from one forward over prompt and completion together, without a cache.
 
     Rows are right-padded; prompts of other lengths make each row's completion begin elsewhere.
     """
@@ -96,4 +102,4 @@ def whole_sequence_logits(model: nn.Module, prompts: list[list[int]], inputs: mx
         ids[row, : heads[row]] = mx.array(prompt[:-1], dtype=mx.int32)
         ids[row, heads[row] : heads[row] + width] = inputs[row]
     places = mx.array(heads)[:, None] + mx.arange(width)[None]  # (B, S)
-    return mx.take_along_axis(model(ids), places[..., None], axis=1)
+    return mx.take_along_axis(forward(ids), places[..., None], axis=1)

@@ -18,6 +18,7 @@ from grpo_cli.config.schema import Config
 from grpo_cli.data.load import load_examples
 from grpo_cli.engine import events
 from grpo_cli.engine.evaluate import Evaluation, evaluate
+from grpo_cli.engine.head import find_head
 from grpo_cli.engine.interrupt import Interruption
 from grpo_cli.engine.memory import check_memory
 from grpo_cli.engine.optimizer import Optimizer
@@ -114,6 +115,7 @@ def prepare(
         skipped_prompts=skipped,
         # A checkpointed layer is computed again in the backward, and would fill its cache twice.
         share_prefix=carries_gradients(policy.model) and not config.grad_checkpoint,
+        head=find_head(policy.model),
     )
     trainer.state.data, trainer.state.started_in = fingerprint(train_prompts), str(Path.cwd())
     return trainer

@@ -21,6 +21,7 @@ from grpo_cli.engine.advantages import compute_advantages
 from grpo_cli.engine.allocation import RowLimit, in_parts
 from grpo_cli.engine.batch import Counting, Microbatch, make_microbatches
 from grpo_cli.engine.faults import Fault, find_fault, first_broken
+from grpo_cli.engine.head import Head
 from grpo_cli.engine.losses import LOSSES
 from grpo_cli.engine.optimizer import Optimizer
 from grpo_cli.engine.order import DataOrder
@@ -51,6 +52,7 @@ class Stages:
     optimizer: Optimizer
     listener: events.Listener
     share_prefix: bool = True  # read each prompt once for its group
+    head: Head | None = None  # how to make logits in slices, where the model comes apart
     rollout_seconds: float = 0.0  # of the current step; 0 where it reuses completions
 
     def __post_init__(self) -> None:
@@ -129,11 +131,15 @@ class Stages:
     def reference_logprobs(self, batch: Microbatch) -> mx.array:
         """Logprobs (B, S) of the initial policy, evaluated."""
         if self.reference:  # full fine-tuning, or adapters that were trained before
-            logprobs = token_logprobs(self.reference.model, batch, self.config.temperature, self.share_prefix)
+            logprobs = token_logprobs(
+                self.reference.model, batch, self.config.temperature, self.share_prefix, self.head
+            )
             mx.eval(logprobs)
             return logprobs
         with adapters_off(self.policy.model):
-            logprobs = token_logprobs(self.policy.model, batch, self.config.temperature, self.share_prefix)
+            logprobs = token_logprobs(
+                self.policy.model, batch, self.config.temperature, self.share_prefix, self.head
+            )
             mx.eval(logprobs)  # before the adapters are on again
         return logprobs
 
@@ -143,7 +149,7 @@ class Stages:
         rate = learning_rate(
             step, self.total_steps, config.learning_rate, config.warmup_ratio, config.lr_scheduler_type
         )
-        objective = Objective.of(config, self.share_prefix)
+        objective = Objective.of(config, self.share_prefix, self.head)
         gradients, result = accumulate(
             self.policy.model,
             batches,

@@ -16,9 +16,10 @@ from grpo_cli.config.schema import Config
 from grpo_cli.engine.allocation import RowLimit, in_parts
 from grpo_cli.engine.batch import Microbatch
 from grpo_cli.engine.entropy import token_entropies
+from grpo_cli.engine.head import LOGITS_AT_ONCE, Head, chosen_logprobs
 from grpo_cli.engine.kl import ESTIMATORS, corrected
 from grpo_cli.engine.losses import LOSSES, Clip, sequence_log_ratio
-from grpo_cli.engine.prefix import completion_logits
+from grpo_cli.engine.prefix import completion_outputs
 from grpo_cli.models.tree import flat
 
 Gradients = Any  # a tree of arrays, shaped like the trainable parameters
@@ -40,6 +41,7 @@ class Objective:
     kl_estimator: str = "k3"
     corrects_kl: bool = False  # by the importance ratio
     entropy_coeff: float = 0.0
+    head: Head | None = None  # how to make logits in slices, where the model comes apart
 
     @property
     def clip(self) -> Clip:
@@ -52,7 +54,7 @@ class Objective:
         return self.level == "sequence" or LOSSES[self.loss_type].by_sequence
 
     @staticmethod
-    def of(config: Config, share_prefix: bool = True) -> "Objective":
+    def of(config: Config, share_prefix: bool = True, head: Head | None = None) -> "Objective":
         """The configured objective; clip_eps_high = 0 means symmetric."""
         high = config.clip_eps_high or config.clip_eps
         return Objective(
@@ -67,6 +69,7 @@ class Objective:
             config.kl_estimator,
             config.use_bias_correction_kl,
             config.entropy_coeff,
+            head,
         )
 
 
@@ -84,22 +87,38 @@ class UpdateResult:
 
 
 def token_logprobs(
-    model: nn.Module, batch: Microbatch, temperature: float, share_prefix: bool = True
+    model: nn.Module,
+    batch: Microbatch,
+    temperature: float,
+    share_prefix: bool = True,
+    head: Head | None = None,
 ) -> mx.array:
     """log π(target) at the sampling temperature: (B, S) float32."""
-    return chosen_logprobs(scaled_logits(model, batch, temperature, share_prefix), batch.targets)
+    return token_scores(model, batch, temperature, share_prefix, head, entropy=False)[0]
 
 
-def scaled_logits(model: nn.Module, batch: Microbatch, temperature: float, share_prefix: bool) -> mx.array:
-    """Logits at the sampling temperature after each of the batch's inputs: (B, S, V) float32."""
-    logits = completion_logits(model, batch.prompts, batch.rows, batch.inputs, share_prefix)
-    return logits.astype(mx.float32) / temperature
+def token_scores(
+    model: nn.Module,
+    batch: Microbatch,
+    temperature: float,
+    share_prefix: bool,
+    head: Head | None,
+    entropy: bool,
+) -> tuple[mx.array, mx.array | None]:
+    """Logprobs of the targets and, with `entropy`, entropies, at the sampling temperature: (B, S) float32.
 
+    With a `head`, logits that are too many to be there at once are made in slices.
+    """
 
-def chosen_logprobs(logits: mx.array, targets: mx.array) -> mx.array:
-    """Logprobs (B, S) of the targets (B, S) from logits (B, S, V)."""
-    chosen = mx.take_along_axis(logits, targets[..., None], axis=-1).squeeze(-1)
-    return chosen - mx.logsumexp(logits, axis=-1)
+    def outputs(part: nn.Module | None) -> mx.array:
+        return completion_outputs(model, batch.prompts, batch.rows, batch.inputs, share_prefix, part)
+
+    if head is not None and batch.targets.size * head.vocabulary > LOGITS_AT_ONCE:
+        hidden = outputs(getattr(model, head.trunk))  # (B, S, H)
+        scores = head.scores(model, hidden, batch.targets, temperature, entropy)
+        return scores[0], scores[1] if entropy else None
+    logits = outputs(None).astype(mx.float32) / temperature  # (B, S, V)
+    return chosen_logprobs(logits, batch.targets), token_entropies(logits) if entropy else None
 
 
 class Measured(NamedTuple):
@@ -118,8 +137,15 @@ def microbatch_loss(model: nn.Module, batch: Microbatch, objective: Objective) -
     averaged as the loss is, by its weights.
     """
     mask = batch.completion_mask
-    logits = scaled_logits(model, batch, objective.temperature, objective.share_prefix)  # (B, S, V)
-    logprobs = mx.where(mask, chosen_logprobs(logits, batch.targets), 0.0)  # (B, S)
+    logprobs, entropies = token_scores(
+        model,
+        batch,
+        objective.temperature,
+        objective.share_prefix,
+        objective.head,
+        entropy=objective.entropy_coeff != 0,
+    )
+    logprobs = mx.where(mask, logprobs, 0.0)  # (B, S)
     old_logprobs = mx.stop_gradient(logprobs) if batch.old_is_current else batch.old_logprobs
     log_ratio = logprobs - old_logprobs  # (B, S)
     if objective.by_sequence:
@@ -134,8 +160,8 @@ def microbatch_loss(model: nn.Module, batch: Microbatch, objective: Objective) -
         if objective.corrects_kl:
             divergence = corrected(divergence, log_ratio)
         loss = loss + objective.kl_coeff * divergence
-    if objective.entropy_coeff:
-        loss = loss - objective.entropy_coeff * mx.where(mask, token_entropies(logits), 0.0)
+    if entropies is not None:
+        loss = loss - objective.entropy_coeff * mx.where(mask, entropies, 0.0)
     cuts = mx.stack([(cut & mask).sum() for cut in (token.clipped, token.low, token.high)])
     return (batch.weights * mask * loss).sum(), Measured(cuts, divergence.sum(), logprobs)
 

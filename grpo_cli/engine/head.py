@@ -1,0 +1,158 @@
+"""Logprobs and entropies of a completion's tokens, with the logits made in slices.
+
+    head = find_head(model)
+    scores = head.scores(model, hidden, targets, temperature=1.0, entropy=False)    # (2, B, S)
+
+A row of logits has a number for every word of the vocabulary; all of a batch's at once are often the largest
+thing in memory. So a model is taken apart into its trunk, which makes hidden states, and its head, which
+makes logits of them, and the head is run on some tokens after the other, in the forward and again in the
+backward: exact, for a second forward of the head alone.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+from mlx.utils import tree_unflatten
+
+from grpo_cli.engine.entropy import token_entropies
+from grpo_cli.models.tree import flat
+
+LOGITS_AT_ONCE = 1 << 25  # numbers of a slice: 134 MB in float32, and about three times that in the backward
+TRUNKS = ("model", "transformer")  # how mlx-lm's models name theirs
+TIED = "embed_tokens.weight"  # in the trunk, where the head has no weights of its own
+PROBE = ((1, 2, 3),)  # token ids on which a model and its parts are compared
+
+
+class _Trunk:
+    """Stands for a model's trunk and returns hidden states that are there already."""
+
+    def __init__(self, trunk: Any, hidden: mx.array) -> None:
+        self._real, self._hidden = trunk, hidden
+
+    def __call__(self, *_: Any, **__: Any) -> mx.array:
+        return self._hidden
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._real, name)
+
+
+class _WithoutTrunk:
+    """Stands for a model whose trunk is done: calling its class on this runs the rest."""
+
+    def __init__(self, model: nn.Module, name: str, hidden: mx.array) -> None:
+        # Names that no model has: a llama calls its trunk `model`.
+        self._whole, self._name, self._stand_in = model, name, _Trunk(getattr(model, name), hidden)
+
+    def __getattr__(self, name: str) -> Any:
+        return self._stand_in if name == self._name else getattr(self._whole, name)
+
+
+@dataclass(frozen=True)
+class Head:
+    """What a model makes logits with. `trunk`: the name of the rest; `weights`: the head's own, by name."""
+
+    trunk: str
+    weights: tuple[str, ...]
+    vocabulary: int
+
+    def logits(self, model: nn.Module, hidden: mx.array) -> mx.array:
+        """Logits (…, V) of hidden states (…, H)."""
+        rest: Any = _WithoutTrunk(model, self.trunk, hidden)
+        result: mx.array = type(model).__call__(rest, mx.zeros(hidden.shape[:-1], dtype=mx.int32))
+        return result
+
+    def scores(
+        self, model: nn.Module, hidden: mx.array, targets: mx.array, temperature: float, entropy: bool
+    ) -> mx.array:
+        """Logprobs of the targets (B, S), and entropies (zeros without `entropy`): (2, B, S) float32."""
+        trained = flat(model.trainable_parameters())
+        names = [name for name in self.weights if name in trained]
+        width = max(1, LOGITS_AT_ONCE // self.vocabulary)  # tokens of a slice
+        flat_targets = targets.reshape(-1)
+
+        def one(start: int, states: mx.array, *weights: mx.array) -> mx.array:
+            kept = [(name, flat(model.parameters())[name]) for name in names]
+            model.update(tree_unflatten(list(zip(names, weights, strict=True))))
+            logits = self.logits(model, states[None])[0].astype(mx.float32) / temperature  # (s, V)
+            model.update(tree_unflatten(kept))
+            wanted = flat_targets[start : start + width]
+            return mx.stack(
+                [
+                    chosen_logprobs(logits, wanted),
+                    token_entropies(logits[None])[0] if entropy else mx.zeros(wanted.shape),
+                ]
+            )
+
+        states = hidden.reshape(-1, hidden.shape[-1])
+        result = in_slices(one, width)(states, *(trained[name] for name in names))
+        return result.reshape(2, *targets.shape)
+
+
+def in_slices(function: Any, width: int) -> Any:
+    """`function(start, rows, *weights)` over slices of `width` rows; its results joined along the last axis.
+
+    One slice is computed after the other, and again in the backward, so that no more than one is in memory.
+    Gradients are those of all rows and of the weights.
+    """
+
+    @mx.custom_function
+    def forward(rows: mx.array, *weights: mx.array) -> mx.array:
+        results: list[mx.array] = []
+        for start in range(0, rows.shape[0], width):
+            part = after(rows[start : start + width], results[-1:])
+            results.append(function(start, part, *weights))
+        return mx.concatenate(results, axis=-1)
+
+    def backward(primals: Any, cotangent: mx.array, _: mx.array) -> tuple[mx.array, ...]:
+        rows, *weights = primals if isinstance(primals, list | tuple) else [primals]
+        row_gradients: list[mx.array] = []
+        totals: list[mx.array] = []
+        for start in range(0, rows.shape[0], width):
+            part = after(rows[start : start + width], [*row_gradients[-1:], *totals])
+            _, found = mx.vjp(
+                lambda *arrays, start=start: function(start, *arrays),
+                [part, *weights],
+                [cotangent[..., start : start + width]],
+            )
+            row_gradients.append(found[0])
+            totals = [a + b for a, b in zip(totals, found[1:], strict=True)] if totals else list(found[1:])
+        return (mx.concatenate(row_gradients), *totals)
+
+    forward.vjp(backward)
+    return forward
+
+
+def after(array: mx.array, earlier: list[mx.array]) -> mx.array:
+    """The array, not computed before `earlier` is."""
+    if not earlier:
+        return array
+    later: list[mx.array] = mx.depends([array], earlier)  # type: ignore[assignment]  # a list for a list
+    return later[0]
+
+
+def chosen_logprobs(logits: mx.array, targets: mx.array) -> mx.array:
+    """Logprobs (…) of the targets (…) from logits (…, V)."""
+    chosen = mx.take_along_axis(logits, targets[..., None], axis=-1).squeeze(-1)
+    return chosen - mx.logsumexp(logits, axis=-1)
+
+
+def find_head(model: nn.Module) -> Head | None:
+    """How a model comes apart, tried on a few tokens; None where its parts give other logits than it does."""
+    ids = mx.array(PROBE)
+    expected = model(ids)
+    for trunk in TRUNKS:
+        if not isinstance(getattr(model, trunk, None), nn.Module):
+            continue
+        names = flat(model.parameters())
+        own = [name for name in names if not name.startswith(f"{trunk}.")]
+        tied = [f"{trunk}.{TIED}"] if not own and f"{trunk}.{TIED}" in names else []
+        head = Head(trunk, tuple(own or tied), expected.shape[-1])
+        try:
+            found = head.logits(model, getattr(model, trunk)(ids))
+        except (TypeError, ValueError, AttributeError, KeyError):  # its parts are put together in another way
+            continue
+        if found.shape == expected.shape and bool(mx.allclose(found, expected, rtol=1e-4, atol=1e-4).item()):
+            return head
+    return None
