@@ -19,7 +19,8 @@ from mlx.utils import tree_unflatten
 from grpo_cli.engine.entropy import token_entropies
 from grpo_cli.models.tree import flat
 
-LOGITS_AT_ONCE = 1 << 25  # numbers of a slice: 134 MB in float32, and about three times that in the backward
+LOGITS_AT_ONCE = 1 << 25  # numbers beyond which slices are made: 134 MB in float32, several times in use
+SLICE = 1 << 22  # numbers of a slice
 TRUNKS = ("model", "transformer")  # how mlx-lm's models name theirs
 TIED = "embed_tokens.weight"  # in the trunk, where the head has no weights of its own
 PROBE = ((1, 2, 3),)  # token ids on which a model and its parts are compared
@@ -69,7 +70,7 @@ class Head:
         """Logprobs of the targets (B, S), and entropies (zeros without `entropy`): (2, B, S) float32."""
         trained = flat(model.trainable_parameters())
         names = [name for name in self.weights if name in trained]
-        width = max(1, LOGITS_AT_ONCE // self.vocabulary)  # tokens of a slice
+        width = max(1, SLICE // self.vocabulary)  # tokens of a slice
         flat_targets = targets.reshape(-1)
 
         def one(start: int, states: mx.array, *weights: mx.array) -> mx.array:
@@ -128,7 +129,7 @@ def after(array: mx.array, earlier: list[mx.array]) -> mx.array:
     """The array, not computed before `earlier` is."""
     if not earlier:
         return array
-    later: list[mx.array] = mx.depends([array], earlier)  # type: ignore[assignment]  # a list for a list
+    later: list[mx.array] = mx.depends([array], earlier)
     return later[0]
 
 

@@ -71,7 +71,7 @@ def test_slices_change_no_gradient(kind: str, share_prefix: bool, monkeypatch: p
     assert head is not None
     settings: dict[str, Any] = {"share_prefix": share_prefix, "entropy_coeff": 0.3}
     whole, loss = gradients(model, Objective("dapo", 0.7, 0.2, 0.2, 0.0, **settings))
-    monkeypatch.setattr(heads, "LOGITS_AT_ONCE", 3 * 48)  # three tokens of the twenty at once
+    monkeypatch.setattr(heads, "SLICE", 3 * 48)  # three tokens of the twenty at once
     monkeypatch.setattr("grpo_cli.engine.update.LOGITS_AT_ONCE", 3 * 48)
     sliced, sliced_loss = gradients(model, Objective("dapo", 0.7, 0.2, 0.2, 0.0, head=head, **settings))
     assert sliced_loss == pytest.approx(loss, rel=1e-5)
@@ -88,7 +88,7 @@ def test_slices_with_adapters_have_their_gradient_only(monkeypatch: pytest.Monke
     head = find_head(model)
     plain, _ = gradients(model, Objective("dapo", 1.0, 0.2, 0.2, 0.0))
     monkeypatch.setattr("grpo_cli.engine.update.LOGITS_AT_ONCE", 48)
-    monkeypatch.setattr(heads, "LOGITS_AT_ONCE", 48)
+    monkeypatch.setattr(heads, "SLICE", 48)
     sliced, _ = gradients(model, Objective("dapo", 1.0, 0.2, 0.2, 0.0, head=head))
     assert sliced.keys() == plain.keys()
     assert all("lora" in name for name in sliced)
@@ -101,7 +101,7 @@ def test_sliced_logprobs_are_those_of_the_whole(monkeypatch: pytest.MonkeyPatch)
     model = model_of("nanochat")
     whole = token_logprobs(model, batch(), 0.7)
     monkeypatch.setattr("grpo_cli.engine.update.LOGITS_AT_ONCE", 0)
-    monkeypatch.setattr(heads, "LOGITS_AT_ONCE", 7 * 48)
+    monkeypatch.setattr(heads, "SLICE", 7 * 48)
     sliced = token_logprobs(model, batch(), 0.7, head=find_head(model))
     assert mx.abs(sliced - whole).max().item() < 1e-5
 
