@@ -34,8 +34,8 @@ class Rollout:
     """One completion as the policy sampled it, and what the rewards said of it."""
 
     token_ids: list[int]  # (T,) the stop token included, so that stopping is trained
-    logprobs: list[float]  # (T,) log π(token) at the sampling temperature
-    entropies: list[float]  # (T,) nats, of the distribution the token was drawn from
+    logprobs: list[float]  # (T,) log π(token) at the sampling temperature, over the whole vocabulary
+    entropies: list[float]  # (T,) nats, of that distribution
     stop_reason: StopReason
     text: str  # completion_prefix + the completion, without the end token
     rewards: dict[str, float] = field(default_factory=dict)  # by reward function, before its weight
@@ -43,6 +43,14 @@ class Rollout:
     advantage: float = 0.0
     # (T,) log π(token) of the training forward before the first update on it; empty: `logprobs` serve
     old_logprobs: list[float] = field(default_factory=list)
+    log_kept: list[float] = field(default_factory=list)  # (T,) log mass that top_k, … kept; empty: all of it
+
+    @property
+    def sampled_logprobs(self) -> list[float]:
+        """(T,) log-probability with which each token was drawn: log π(token) − log kept mass."""
+        if not self.log_kept:
+            return self.logprobs
+        return [logprob - kept for logprob, kept in zip(self.logprobs, self.log_kept, strict=True)]
 
 
 @dataclass

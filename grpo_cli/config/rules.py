@@ -161,14 +161,15 @@ def rollouts_are_not_quantised(config: Config) -> Iterator[Breach]:
 
 
 def sampling_is_whole(config: Config) -> Iterator[Breach]:
-    """Cutting the distribution's tail biases the loss, which takes the logprobs before the cut."""
+    """A cut tail leaves the ratio exact (see engine/sampling.py), but what is left out is never explored."""
     for key, neutral in (("top_p", 1.0), ("top_k", 0), ("min_p", 0.0)):
         value = getattr(config, key)
         if value != neutral:
-            message = f"{key} = {value} cuts tokens off while sampling; the loss uses the uncut logprobs"
+            message = f"{key} = {value} cuts tokens off while sampling, and those are never explored"
             cure = (
-                f"write `{key} = {neutral}` for an exact loss: the ratio takes drawn tokens for rarer than "
-                "they were, and those that were cut off are never learnt"
+                "the ratio new/old stays exact, the kept mass is recorded and cancels in it, but the "
+                "gradient is that of the uncut distribution; to sample from that one "
+                f"write `{key} = {neutral}`"
             )
             yield Breach((key,), message, cure, "warning", trouble="sampling-cut")
 

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from grpo_cli.engine.allocation import RowLimit
 from grpo_cli.engine.prompts import Prompt
 from grpo_cli.engine.rollout import Progress, generate, no_progress
 from grpo_cli.engine.sampling import Sampling
@@ -95,7 +96,9 @@ def evaluate(
 ) -> Evaluation:
     """Complete every prompt `num_generations` times, about `rows` sequences at once."""
     started = time.perf_counter()
-    size = max(1, rows // num_generations)
+    # Greedy completions do not depend on what is sampled in one call: rows enter it as others end.
+    # Random numbers do, so where there are some every call has the same items as ever.
+    size = len(prompts) if sampling.temperature == 0 else max(1, rows // num_generations)
     total, finished, tokens = len(prompts) * num_generations, 0, 0
     groups: list[RolloutGroup] = []
     # Alike lengths together, so that little is padded; the items come back in their own order.
@@ -112,6 +115,7 @@ def evaluate(
                 offset + done, total, sampled + count
             ),
             prefix,
+            RowLimit(rows),
         )
         groups += [RolloutGroup(p.example, p.ids, rollouts) for p, rollouts in zip(chunk, sets, strict=True)]
         finished += len(chunk) * num_generations

@@ -1,5 +1,6 @@
 """The numbers of a step, from its rollouts: the log's line and what the display shows."""
 
+import math
 import statistics
 from collections.abc import Hashable, Sequence
 from typing import Any
@@ -36,13 +37,16 @@ def rollout_metrics(groups: list[RolloutGroup]) -> dict[str, Any]:
     reward_std is the mean over groups of the sample standard deviation; zero_std_fraction the share
     of groups whose rewards are all equal, which can teach nothing; entropy the mean over tokens, in nats;
     repetition the mean share of 4-grams of tokens that stood in their completion before.
+    Where top_k, top_p or min_p cut tokens off, kept_mass is the mean over tokens of the probability kept.
     """
     rollouts = [rollout for group in groups for rollout in group.rollouts]
     by_group = [[rollout.reward for rollout in group.rollouts] for group in groups]
     entropies = [entropy for rollout in rollouts for entropy in rollout.entropies]
+    masses = [math.exp(log_kept) for rollout in rollouts for log_kept in rollout.log_kept]
     names = rollouts[0].rewards
     return {
         "entropy": statistics.fmean(entropies),
+        **({"kept_mass": statistics.fmean(masses)} if masses else {}),
         "reward_mean": statistics.fmean(rollout.reward for rollout in rollouts),
         "reward_std": statistics.fmean(statistics.stdev(rewards) for rewards in by_group),
         **{f"rewards/{name}": statistics.fmean(r.rewards[name] for r in rollouts) for name in names},

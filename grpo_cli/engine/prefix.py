@@ -9,6 +9,7 @@ gradient back through the shared prompt: the prompt's forward and backward are m
 instead of once a completion, and logits exist for completion tokens only.
 """
 
+from copy import copy
 from typing import Any
 
 import mlx.core as mx
@@ -42,6 +43,19 @@ def keep(cache: list[Any], rows: list[int]) -> None:
     indices = mx.array(rows)
     for layer in cache:
         layer.filter(indices)
+
+
+def select(cache: list[Any], rows: list[int]) -> list[Any]:
+    """A cache of its own with these rows of another, which stays as it is."""
+    chosen = [copy(layer) for layer in cache]
+    keep(chosen, rows)  # makes new arrays
+    return chosen
+
+
+def join(cache: list[Any], other: list[Any]) -> None:
+    """Put the rows of another cache behind those of the first, left-padded where they are shorter."""
+    for layer, added in zip(cache, other, strict=True):
+        layer.extend(added)
 
 
 def batch_cache(model: nn.Module, padding: list[int]) -> list[Any]:

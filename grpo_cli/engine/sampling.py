@@ -1,8 +1,18 @@
 """Draw the next tokens, and record the logprob that the loss will compare with.
 
-The recorded logprob is that of the distribution at the sampling temperature over the whole
-vocabulary, which is exactly what the training forward computes again: on policy the ratio is 1.
-top_k, top_p and min_p narrow what is drawn, not what is recorded.
+The recorded logprob is log π(token) at the sampling temperature over the whole vocabulary, which is
+exactly what the training forward computes again: on policy the ratio is 1.
+
+top_k, top_p and min_p draw from a part K of the vocabulary. With the kept mass m = Σ_{v in K} π(v),
+which is recorded as log m of every token, the token was drawn with probability π(token) / m:
+
+    log q(token) = log π(token) − log m
+
+The loss takes K and m as constants, those of the sampling, so q new / q old = (π new / m) / (π old / m) =
+π new / π old: the mass cancels, the ratio of the whole distributions is that of the cut ones, and 1 on
+policy. What stays is that the gradient is π's: it does not see that an update moves m.
+
+    [0.5, 0.25, 0.15, 0.1] with top_k = 2: m = 0.75, and the first token is drawn with q = 0.5 / 0.75
 """
 
 from dataclasses import dataclass
@@ -54,7 +64,8 @@ class Draw:
 
     tokens: mx.array  # (B,) int32
     logprobs: mx.array  # (B,) float32, log π(token) at the temperature
-    entropies: mx.array  # (B,) float32, nats
+    entropies: mx.array  # (B,) float32, nats, of the whole distribution
+    log_kept: mx.array | None = None  # (B,) float32, log m of what top_k, top_p and min_p kept; None: all
 
 
 def uniforms(rows: int, key: mx.array | None = None) -> mx.array:
@@ -66,9 +77,9 @@ def draw(logits: mx.array, sampling: Sampling, random: mx.array | None = None) -
     """Draw one token per row of `logits` (B, V) by the rows' random numbers (B, 2).
 
     Without them they come from MLX's global random state. One exponential per logit serves the draw, the
-    logprob and the entropy: on a CPU it is most of the cost.
+    logprob, the entropy and the kept mass: on a CPU it is most of the cost.
     """
-    greedy = sampling.temperature == 0
+    greedy, log_kept = sampling.temperature == 0, None
     scaled = logits.astype(mx.float32) / (1.0 if greedy else sampling.temperature)  # (B, V)
     highest = scaled.max(axis=-1, keepdims=True)
     weights = mx.exp(scaled - highest)  # (B, V) probabilities, not yet divided by their sum
@@ -80,11 +91,12 @@ def draw(logits: mx.array, sampling: Sampling, random: mx.array | None = None) -
         drawn_from = weights
         if sampling.cuts_tail:
             drawn_from = mx.where(narrow(scaled, sampling) == -mx.inf, 0.0, weights)
+            log_kept = mx.log(drawn_from.sum(axis=-1) / total.squeeze(-1))
         tokens = pick(drawn_from, uniforms(len(logits)) if random is None else random)
     chosen = mx.take_along_axis(scaled, tokens[:, None], axis=-1).squeeze(-1)
     # E[logit]; a token that the model rules out (−inf) has no share in it
     expected = (mx.where(weights > 0, weights * scaled, 0.0).sum(axis=-1, keepdims=True) / total).squeeze(-1)
-    return Draw(tokens, chosen - normalizer, normalizer - expected)
+    return Draw(tokens, chosen - normalizer, normalizer - expected, log_kept)
 
 
 def pick(weights: mx.array, random: mx.array) -> mx.array:

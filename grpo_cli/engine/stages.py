@@ -20,6 +20,7 @@ from grpo_cli.engine import events
 from grpo_cli.engine.advantages import compute_advantages
 from grpo_cli.engine.allocation import RowLimit, in_parts
 from grpo_cli.engine.batch import Counting, Microbatch, make_microbatches
+from grpo_cli.engine.decode import BrokenPolicy
 from grpo_cli.engine.faults import Fault, find_fault, first_broken
 from grpo_cli.engine.head import Head
 from grpo_cli.engine.losses import LOSSES
@@ -27,7 +28,7 @@ from grpo_cli.engine.optimizer import Optimizer
 from grpo_cli.engine.order import DataOrder
 from grpo_cli.engine.overlong import punish_overlong
 from grpo_cli.engine.prompts import Prompt
-from grpo_cli.engine.rollout import BrokenPolicy, generate
+from grpo_cli.engine.rollout import generate
 from grpo_cli.engine.sampling import Sampling
 from grpo_cli.engine.schedule import learning_rate
 from grpo_cli.engine.update import Objective, UpdateResult, accumulate, token_logprobs

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 import mlx.core as mx
 
+from grpo_cli.engine.decode import PREFILL_TOKENS, Row, stop_reason
 from grpo_cli.engine.prefix import read_prompts
-from grpo_cli.engine.rollout import PREFILL_TOKENS, Row, stop_reason
 from grpo_cli.engine.sampling import Sampling, draw
 from grpo_cli.models.load import Policy
 
@@ -17,14 +17,14 @@ UNFINISHED = "\N{REPLACEMENT CHARACTER}"  # what the first bytes of a character 
 
 def stream(policy: Policy, prompt_ids: list[int], sampling: Sampling) -> Iterator[str]:
     """Pieces of text as they are sampled; together they are the completion without its end token."""
-    row, shown = Row(0), ""
+    row, shown = Row(0, prompt_ids), ""
     cache = read_prompts(policy.model, [prompt_ids], PREFILL_TOKENS)
     token = prompt_ids[-1]
     while row.stop_reason is None:
         logits = policy.model(mx.array([[token]]), cache=cache)[:, -1]  # (1, V)
         token = int(draw(logits, sampling).tokens)
         row.token_ids.append(token)
-        row.stop_reason = stop_reason(row.token_ids, policy.tokenizer.eos_ids, sampling, policy.tokenizer)
+        row.stop_reason = stop_reason(row.token_ids, sampling, policy.tokenizer)
         text = policy.tokenizer.decode(row.token_ids)
         if text.endswith(UNFINISHED) and row.stop_reason is None:
             continue

@@ -28,6 +28,7 @@ def main(
     dataset: Annotated[str, typer.Option(help="Where the prompts come from.")] = "arithmetic",
     dataset_config: Annotated[str, typer.Option(help="The dataset's configuration.")] = "",
     system_prompt: Annotated[str, typer.Option(help="System message put before every problem.")] = "",
+    rollouts_only: Annotated[bool, typer.Option(help="Leave the update and the whole step out.")] = False,
     repeats: Annotated[int, typer.Option(min=1, help="Timed repeats; the median counts.")] = 3,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the JSON here.")] = None,
 ) -> None:
@@ -52,7 +53,7 @@ def main(
         device.prepare()
         from tests.bench import measure, table  # heavy: after the device is prepared
 
-        result = measure.run(Config.model_validate(keys), repeats)
+        result = measure.run(Config.model_validate(keys), repeats, rollouts_only)
     except GrpoError as error:
         console.print(str(error), style="red", markup=False)
         raise typer.Exit(error.exit_code) from error

@@ -77,8 +77,8 @@ def timed(parts: dict[str, Callable[[], Any]], repeats: int) -> dict[str, tuple[
     return {name: (statistics.median(seconds[name]), peaks[name]) for name in parts}
 
 
-def run(config: Config, repeats: int) -> dict[str, Any]:
-    """Measure all parts; the result is ready for JSON."""
+def run(config: Config, repeats: int, rollouts_only: bool = False) -> dict[str, Any]:
+    """Measure all parts, or the first two; the result is ready for JSON."""
     trainer = prepare(config)
     trainer.policy.tokenizer = Endless(trainer.policy.tokenizer)
     mx.random.seed(config.seed)
@@ -95,15 +95,24 @@ def run(config: Config, repeats: int) -> dict[str, Any]:
         "forward_backward": (trained, lambda: bare_gradients(model, whole)),
         "step": (sampled, lambda: step(trainer)),
     }
+    if rollouts_only:
+        work = {name: work[name] for name in ("rollout", "batch_generate")}
     times = timed({name: function for name, (_, function) in work.items()}, repeats)
     parts = {name: Measurement(times[name][0], tokens, times[name][1]) for name, (tokens, _) in work.items()}
     return {
         **facts(trainer, groups, repeats),
         **{name: part.as_dict() for name, part in parts.items()},
         "rollout_speedup": parts["batch_generate"].seconds / parts["rollout"].seconds,
-        "update_overhead": parts["update"].seconds / parts["forward_backward"].seconds,
+        **update_overhead(parts),
         "peak_memory_gb": max(part.peak_memory_gb for part in parts.values()),
     }
+
+
+def update_overhead(parts: dict[str, Measurement]) -> dict[str, float]:
+    """The update beside a bare forward and backward, where they were measured."""
+    if "update" not in parts:
+        return {}
+    return {"update_overhead": parts["update"].seconds / parts["forward_backward"].seconds}
 
 
 def facts(trainer: Trainer, groups: list[RolloutGroup], repeats: int) -> dict[str, Any]:

@@ -20,15 +20,16 @@ def table(result: dict[str, Any]) -> Table:
         f"{result['model']} ({result['parameters'] / 1e6:.1f} M) on {device['name']}: "
         f"{result['prompts']} × {result['generations']} completions of {result['new_tokens']} tokens"
     )
-    rates = (
-        f"rollouts {result['rollout_speedup']:.2f} × as fast as batch_generate; "
-        f"update {result['update_overhead']:.2f} × forward and backward"
-    )
+    rates = f"rollouts {result['rollout_speedup']:.2f} × as fast as batch_generate"
+    if "update_overhead" in result:
+        rates += f"; update {result['update_overhead']:.2f} × forward and backward"
     rendered = Table(title=title, caption=rates + (f"; BLAS {blas['name']}" if blas else ""))
     rendered.add_column("part")
     for heading in ("seconds", "tokens/s", "peak GB"):
         rendered.add_column(heading, justify="right")
     for key, label in ROWS:
+        if key not in result:
+            continue
         part = result[key]
         cells = (
             f"{part['seconds']:.3f}",

@@ -50,6 +50,14 @@ def test_every_part_is_given_the_same_tokens(tmp_path: Path) -> None:
     assert all(result[part]["peak_memory_gb"] > 0 for part in PARTS)
 
 
+def test_rollouts_alone(tmp_path: Path) -> None:
+    file = tmp_path / "bench.json"
+    main(prompts=1, generations=2, new_tokens=3, repeats=1, rollouts_only=True, json_file=file)
+    result = json.loads(file.read_text())
+    assert result["rollout"]["tokens"] == result["batch_generate"]["tokens"] == 6
+    assert not {"update", "forward_backward", "step", "update_overhead"} & result.keys()
+
+
 def test_a_model_that_is_not_there_exits_with_1(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(Exit) as caught:
         main(model="./no-such-model")

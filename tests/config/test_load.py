@@ -134,10 +134,9 @@ def test_problems_and_warnings_as_rows() -> None:
         {"file": "c.toml", "line": 2, "key": "sed", "message": "Unknown config key: sed",
          "cure": "did you mean `seed`?", "severity": "error", "trouble": "unknown-key"},
         {"file": "c.toml", "line": 1, "key": "top_k", "severity": "warning",
-         "message": "top_k = 3 cuts tokens off while sampling; the loss uses the uncut logprobs",
-         "cure": "write `top_k = 0` for an exact loss: the ratio takes drawn tokens for rarer than they were, "
-                 "and those that were cut off are never learnt",
-         "trouble": "sampling-cut"},
+         "message": "top_k = 3 cuts tokens off while sampling, and those are never explored",
+         "cure": "the ratio new/old stays exact, the kept mass is recorded and cancels in it, but the gradient is "
+         "that of the uncut distribution; to sample from that one write `top_k = 0`", "trouble": "sampling-cut"},
     ]  # fmt: skip
 
 

@@ -41,9 +41,9 @@ BROKEN = [
     ({"use_bias_correction_kl": True}, "warning", "use_bias_correction_kl = true has no effect: kl_coeff is 0"),
     ({"soft_overlong_tokens": 513}, "error", "soft_overlong_tokens = 513 is more than max_new_tokens = 512"),
     ({"quantize_for_rollouts": True}, "warning", "quantize_for_rollouts = true has no effect for now"),
-    ({"top_p": 0.9}, "warning", "top_p = 0.9 cuts tokens off while sampling; the loss uses the uncut logprobs"),
-    ({"top_k": 20}, "warning", "top_k = 20 cuts tokens off while sampling; the loss uses the uncut logprobs"),
-    ({"min_p": 0.1}, "warning", "min_p = 0.1 cuts tokens off while sampling; the loss uses the uncut logprobs"),
+    ({"top_p": 0.9}, "warning", "top_p = 0.9 cuts tokens off while sampling, and those are never explored"),
+    ({"top_k": 20}, "warning", "top_k = 20 cuts tokens off while sampling, and those are never explored"),
+    ({"min_p": 0.1}, "warning", "min_p = 0.1 cuts tokens off while sampling, and those are never explored"),
     ({"temperature": 0.01}, "warning", "temperature = 0.01 makes the completions of a group identical"),
 ]  # fmt: skip
 

@@ -6,7 +6,7 @@ from typing import Any
 import mlx.core as mx
 import pytest
 
-from grpo_cli.engine import events, rollout, run, update
+from grpo_cli.engine import decode, events, run, update
 from grpo_cli.engine.allocation import RowLimit, is_allocation_failure
 from grpo_cli.engine.batch import make_microbatches
 from grpo_cli.engine.losses import LOSSES
@@ -127,7 +127,7 @@ def test_completions_do_not_depend_on_what_is_sampled_at_once(rows: int) -> None
 def test_rollouts_that_ran_out_of_memory_come_out_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     """Memory fails in the middle of a batch, after some tokens were sampled."""
     whole = sampled()
-    real, calls = rollout.draw, []
+    real, calls = decode.draw, []
 
     def draw(logits: mx.array, *rest: Any) -> Any:
         calls.append(len(logits))
@@ -135,7 +135,7 @@ def test_rollouts_that_ran_out_of_memory_come_out_the_same(monkeypatch: pytest.M
             raise RuntimeError("[malloc] Unable to allocate 1 bytes.")
         return real(logits, *rest)
 
-    monkeypatch.setattr(rollout, "draw", draw)
+    monkeypatch.setattr(decode, "draw", draw)
     limit, shown = RowLimit(), []
     assert sampled(limit, lambda *progress: shown.append(progress)) == whole
     assert limit.rows is not None and limit.rows <= 6

@@ -59,6 +59,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "soft_overlong_tokens": 6,
         "max_new_tokens": 40,
     },
+    "several updates and a cut tail": {"num_iterations": 3, "top_k": 20, "min_p": 0.01},
     "half precision": {"dtype": "bfloat16"},
     "sgd": {"optimizer": "sgd"},
     "lion": {"optimizer": "lion"},

@@ -1,0 +1,228 @@
+"""Continuous batching: rows are sampled together, leave where they end, and waiting ones take their places.
+
+    Decoding(policy, sampling, dice, rows, capacity=8, on_token=report).run()      # fills rows in
+
+A prompt is read once into the KV cache, whose row is then repeated for its completions, also for those
+that enter later. The next token of all rows is under way while the host looks at the latest one, so a
+device waits for the host only where rows leave or enter.
+
+Departs from `mlx_lm.BatchGenerator`, which reads a prompt for each of its completions, draws from random
+numbers that depend on the batch, and drops the end token with its logprob.
+"""
+
+import math
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import mlx.core as mx
+
+from grpo_cli.engine.prefix import join, keep, read_prompts, select
+from grpo_cli.engine.sampling import Draw, Sampling, draw, uniforms
+from grpo_cli.errors import TrainingError
+from grpo_cli.models.load import Policy
+from grpo_cli.models.tokenizer import Tokenizer
+from grpo_cli.types import StopReason
+
+PREFILL_TOKENS = 2048  # prompt tokens read in one forward: bounds memory, not results
+STOP_TAIL = 16  # tokens of text looked at for a stop string, beyond its own length in characters
+
+
+class BrokenPolicy(TrainingError):
+    """The policy's logits are no numbers any more."""
+
+    trouble = "nan-gradient"
+
+
+@dataclass
+class Row:
+    """A completion that is being sampled."""
+
+    index: int  # its place in the result
+    prompt: list[int]
+    token_ids: list[int] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)
+    entropies: list[float] = field(default_factory=list)
+    log_kept: list[float] = field(default_factory=list)  # empty where nothing is cut off
+    stop_reason: StopReason | None = None
+    begun: int = 0  # tokens that are drawn or being drawn
+
+    def begin(self) -> None:
+        """Forget what was sampled."""
+        self.token_ids, self.logprobs, self.entropies, self.log_kept = [], [], [], []
+        self.stop_reason, self.begun = None, 0
+
+
+class Dice:
+    """The random numbers of one call, by token and row: they do not depend on what is computed at once.
+
+    With them a completion comes out the same (but for rounding in the logits) alone, in a batch, and
+    wherever in a batch it entered. Greedy sampling needs none and takes none.
+    """
+
+    def __init__(self, rows: int, sampling: Sampling) -> None:
+        self.numbers: mx.array | None = None  # (max_new_tokens, rows, 2)
+        if sampling.temperature > 0:
+            # The one draw from MLX's global random state.
+            seed = mx.random.randint(0, (1 << 31) - 1, (2,)).astype(mx.uint32)
+            keys = mx.random.split(seed, sampling.max_new_tokens)
+            self.numbers = mx.stack([uniforms(rows, key) for key in keys])
+            mx.eval(self.numbers)
+
+    def throw(self, rows: list[Row]) -> mx.array | None:
+        """The numbers (B, 2) of the next token of some rows; of an ended row any."""
+        if self.numbers is None:
+            return None
+        last = len(self.numbers) - 1
+        tokens = mx.array([min(row.begun, last) for row in rows])
+        return self.numbers[tokens, mx.array([row.index for row in rows])]
+
+
+@dataclass(frozen=True)
+class Pending:
+    """One token of each of some rows, which the device may still be working on."""
+
+    rows: list[Row]
+    drawn: Draw
+
+    @property
+    def is_wanted(self) -> bool:
+        """Whether any of the rows goes on."""
+        return any(row.stop_reason is None for row in self.rows)
+
+    def columns(self) -> list[list[Any]]:
+        """Tokens, logprobs, entropies and, where tokens were cut off, log kept masses, as numbers."""
+        drawn = self.drawn
+        arrays = [drawn.tokens, drawn.logprobs, drawn.entropies]
+        values: list[Any] = [array.tolist() for array in arrays]
+        kept: Any = [None] * len(self.rows) if drawn.log_kept is None else drawn.log_kept.tolist()
+        return [*values, kept]
+
+
+class Decoding:
+    """At most `capacity` rows in one batch, and those that wait for a place in it."""
+
+    def __init__(
+        self,
+        policy: Policy,
+        sampling: Sampling,
+        dice: Dice,
+        rows: list[Row],
+        capacity: int,
+        on_token: Callable[[], None],
+    ) -> None:
+        self.policy, self.sampling, self.dice = policy, sampling, dice
+        self.capacity, self.on_token = capacity, on_token
+        self.waiting = deque(rows)
+        self.active: list[Row] = []  # one per row of the cache, ended ones among them
+        self.cache: list[Any] | None = None
+        self.tokens = mx.array([], dtype=mx.int32)  # (B,) the newest of each active row
+        self.held: tuple[list[int], list[Any]] | None = None  # a prompt and its cache, for rows that wait
+
+    def run(self) -> None:
+        """Sample all rows to their ends. Raises BrokenPolicy for logits that are no numbers."""
+        self.admit()
+        ahead = self.launch()
+        while ahead is not None:
+            now, ahead = ahead, self.launch()
+            self.read(now)
+            self.on_token()
+            self.turn_over()
+            if ahead is None or not ahead.is_wanted:
+                ahead = self.launch()
+
+    def launch(self) -> Pending | None:
+        """Start the next token of every active row; None where no row needs one."""
+        most = self.sampling.max_new_tokens
+        if not any(row.stop_reason is None and row.begun < most for row in self.active):
+            return None
+        logits = self.policy.model(self.tokens[:, None], cache=self.cache)[:, -1]  # (B, V)
+        drawn = draw(logits, self.sampling, self.dice.throw(self.active))
+        mx.async_eval(drawn.tokens, drawn.logprobs, drawn.entropies)
+        for row in self.active:
+            row.begun += 1
+        self.tokens = drawn.tokens
+        return Pending(list(self.active), drawn)
+
+    def read(self, pending: Pending) -> None:
+        """Wait for a token of each row and note it; rows that have ended do not look."""
+        for row, token, logprob, entropy, log_kept in zip(pending.rows, *pending.columns(), strict=True):
+            if row.stop_reason is not None:
+                continue
+            if not math.isfinite(logprob):
+                raise broken_policy(row)
+            row.token_ids.append(token)
+            row.logprobs.append(logprob)
+            row.entropies.append(entropy)
+            if log_kept is not None:
+                row.log_kept.append(log_kept)
+            row.stop_reason = stop_reason(row.token_ids, self.sampling, self.policy.tokenizer)
+
+    def turn_over(self) -> None:
+        """Let ended rows leave and waiting ones enter.
+
+        Both copy the cache of the others, so they wait until an eighth of the rows has ended.
+        """
+        alive = [place for place, row in enumerate(self.active) if row.stop_reason is None]
+        if len(alive) > len(self.active) * 7 // 8:
+            return
+        if alive and self.cache is not None:
+            keep(self.cache, alive)
+            self.tokens = self.tokens[mx.array(alive)]
+        else:
+            self.cache = None
+        self.active = [self.active[place] for place in alive]
+        self.admit()
+
+    def admit(self) -> None:
+        """Fill the free places with waiting rows, in order."""
+        free = self.capacity - len(self.active)
+        entering = [self.waiting.popleft() for _ in range(min(free, len(self.waiting)))]
+        if not entering:
+            return
+        cache = self.cache_for(entering)
+        last = mx.array([row.prompt[-1] for row in entering], dtype=mx.int32)
+        if self.cache is None:
+            self.cache, self.tokens = cache, last
+        else:
+            join(self.cache, cache)
+            self.tokens = mx.concatenate([self.tokens, last])
+        self.active = [*self.active, *entering]
+
+    def cache_for(self, rows: list[Row]) -> list[Any]:
+        """A cache with the prompt of every row. A prompt that rows wait for is kept for them."""
+        prompts = list({tuple(row.prompt): row.prompt for row in rows}.values())
+        cache = self.held[1] if self.held and self.held[0] == prompts[0] else None
+        unread = prompts[1:] if cache else prompts
+        if unread:
+            read = read_prompts(self.policy.model, unread, max(1, PREFILL_TOKENS // len(unread)))
+            if cache:
+                join(cache, read)
+            cache = cache or read
+        assert cache is not None
+        more = bool(self.waiting) and self.waiting[0].prompt == prompts[-1]
+        self.held = (prompts[-1], select(cache, [len(prompts) - 1])) if more else None
+        keep(cache, [prompts.index(row.prompt) for row in rows])
+        return cache
+
+
+def broken_policy(row: Row) -> BrokenPolicy:
+    """The error for a row whose logits are no numbers."""
+    return BrokenPolicy(
+        f"The policy's logits are NaN or infinite after {len(row.token_ids)} tokens of a completion",
+        "its weights are damaged: take an earlier checkpoint, and lower `learning_rate`",
+    )
+
+
+def stop_reason(token_ids: list[int], sampling: Sampling, tokenizer: Tokenizer) -> StopReason | None:
+    """Why a completion ends with its newest token, or None if it goes on."""
+    if token_ids[-1] in tokenizer.eos_ids:
+        return StopReason.EOS
+    if sampling.stop:
+        # Stop strings are matched on text: the tokens that spell one depend on what stands around it.
+        tail = STOP_TAIL + max(len(text) for text in sampling.stop)
+        text = tokenizer.decode(token_ids[-tail:])
+        if any(stop in text for stop in sampling.stop):
+            return StopReason.STOP
+    return StopReason.LENGTH if len(token_ids) >= sampling.max_new_tokens else None
