@@ -3,10 +3,20 @@
 import math
 from typing import Any
 
+import math
+from typing import Any
+
+import math
+from typing import Any
+
 import mlx.core as mx
 import pytest
 
 from grpo_cli.engine import decode
+from grpo_cli.engine import decode
+from grpo_cli.engine import decode
+from grpo_cli.engine.allocation import RowLimit
+from grpo_cli.engine.allocation import RowLimit
 from grpo_cli.engine.allocation import RowLimit
 from grpo_cli.engine.batch import Sequence, pad
 from grpo_cli.engine.metrics import rollout_metrics
@@ -16,7 +26,7 @@ from grpo_cli.engine.update import token_logprobs
 from grpo_cli.errors import ModelError
 from grpo_cli.models.load import Policy
 from grpo_cli.types import StopReason
-from tests.engine.small import EOS, llama_policy, nanochat_policy, sliding_policy
+from tests.engine.small import EOS, llama_policy, nanochat_policy, sliding_policy, sliding_policy, sliding_policy
 from tests.engine.small import group as small_group
 from tests.engine.small import rollout as small_rollout
 
@@ -246,6 +256,260 @@ def test_the_batch_is_never_wider_than_its_limit_and_stays_full(monkeypatch: pyt
     assert len(widths) <= (sum(lengths) + len(lengths)) / 4 + max(lengths)
     assert len(widths) < 0.75 * one_after_the_other
     assert sum(widths) <= sum(lengths) + len(lengths)
+
+
+@pytest.mark.parametrize("rows", [2, 3, 5])
+def test_a_prompt_is_read_once_for_all_rows_whenever_they_enter(
+    rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[list[int]] = []
+    real = decode.read_prompts
+
+    def counted(model: Any, prompts: list[list[int]], chunk: int) -> Any:
+        read.extend(prompts)
+        return real(model, prompts, chunk)
+
+    monkeypatch.setattr(decode, "read_prompts", counted)
+    generate(early_ending(nanochat_policy()), PROMPTS, 4, Sampling(10), limit=RowLimit(rows))
+    assert read == PROMPTS
+
+
+def test_no_forward_is_made_past_the_longest_completion(monkeypatch: pytest.MonkeyPatch) -> None:
+    policy, calls = nanochat_policy(), []
+    policy.tokenizer.eos_ids = frozenset()  # type: ignore[misc]
+    call = type(policy.model).__call__
+
+    def counted(self: Any, ids: mx.array, cache: Any = None) -> Any:
+        calls.append(ids.shape)
+        return call(self, ids, cache=cache)
+
+    monkeypatch.setattr(type(policy.model), "__call__", counted)
+    generate(policy, [[1, 2, 3]], 4, Sampling(7))
+    assert calls == [(1, 2), *[(4, 1)] * 7]
+
+
+# --- the kept mass --------------------------------------------------------------------------------
+
+CUT = [
+    (Sampling(1, top_k=2), 0.75),  # 0.5 + 0.25
+    (Sampling(1, top_p=0.8), 0.9),  # 0.5 + 0.25 + 0.15
+    (Sampling(1, min_p=0.25), 0.9),  # all above 0.125
+    (Sampling(1, top_k=3, top_p=0.5), 0.5),
+]
+
+
+@pytest.mark.parametrize(("sampling", "mass"), CUT)
+def test_the_kept_mass_by_hand(sampling: Sampling, mass: float) -> None:
+    """Drawn with q = π / m: the frequencies are those of the recorded logprob less the recorded mass."""
+    probabilities = [0.1, 0.5, 0.15, 0.25]
+    mx.random.seed(0)
+    drawn = draw(mx.log(mx.array([probabilities] * 4000)), sampling)
+    assert drawn.log_kept is not None
+    assert mx.allclose(drawn.log_kept, mx.array(math.log(mass)), atol=1e-6)
+    tokens: Any = drawn.tokens.tolist()
+    for token in set(tokens):
+        assert probabilities[token] / mass == pytest.approx(tokens.count(token) / 4000, abs=0.03)
+
+
+def test_the_whole_vocabulary_has_no_kept_mass() -> None:
+    assert draw(mx.zeros((2, 5)), Sampling(1)).log_kept is None
+    assert draw(mx.zeros((2, 5)), Sampling(1, temperature=0.0, top_k=2)).log_kept is None
+
+
+@pytest.mark.parametrize("sampling", [Sampling(12, 0.8, top_k=5), Sampling(12, 1.3, top_p=0.7, min_p=0.02)])
+def test_the_recorded_mass_is_that_of_the_training_forward(policy: Policy, sampling: Sampling) -> None:
+    """Of a plain forward over the whole sequence: π and the mass of the tokens that the cut leaves."""
+    mx.random.seed(4)
+    groups = generate(policy, PROMPTS, 2, sampling)
+    for prompt, group in zip(PROMPTS, groups, strict=True):
+        for one in group:
+            logits = policy.model(mx.array([prompt + one.token_ids]))[0, len(prompt) - 1 : -1]
+            scaled = logits / sampling.temperature  # (T, V)
+            whole = scaled - mx.logsumexp(scaled, axis=-1, keepdims=True)
+            cut = mx.where(narrow(scaled, sampling) == -mx.inf, -mx.inf, whole)
+            masses = mx.logsumexp(cut, axis=-1)
+            chosen = mx.take_along_axis(cut, mx.array(one.token_ids)[:, None], axis=-1).squeeze(-1)
+            assert mx.allclose(masses, mx.array(one.log_kept), atol=1e-4)
+            assert mx.allclose(chosen - masses, mx.array(one.sampled_logprobs), atol=1e-4)
+            assert min(one.log_kept) < -1e-3  # something was cut
+            assert max(one.sampled_logprobs) <= 1e-6
+
+
+# --- continuous batching --------------------------------------------------------------------------
+
+
+def sampled(policy: Policy, rows: int | None, sampling: Sampling) -> list[list[Any]]:
+    mx.random.seed(3)
+    return generate(policy, [*PROMPTS, PROMPTS[0]], 3, sampling, limit=RowLimit(rows))
+
+
+def early_ending(policy: Policy) -> Policy:
+    policy.tokenizer.eos_ids = frozenset(range(240, 257))  # type: ignore[misc]
+    return policy
+
+
+@pytest.mark.parametrize("make", [nanochat_policy, llama_policy, sliding_policy])
+@pytest.mark.parametrize("rows", [1, 2, 4, 7])
+@pytest.mark.parametrize("cut", [{}, {"top_k": 20}])
+def test_rows_that_enter_later_come_out_as_in_one_batch(make: Any, rows: int, cut: Any) -> None:
+    policy, sampling = early_ending(make()), Sampling(30, 1.0, **cut)
+    whole, few = sampled(policy, None, sampling), sampled(policy, rows, sampling)
+    lengths = {len(one.token_ids) for group in whole for one in group}
+    assert len(lengths) > 4  # rows do leave at different times
+    for expected, group in zip(whole, few, strict=True):
+        for a, b in zip(expected, group, strict=True):
+            assert (a.token_ids, a.stop_reason, a.text) == (b.token_ids, b.stop_reason, b.text)
+            assert a.logprobs == pytest.approx(b.logprobs, abs=1e-4)
+            assert a.entropies == pytest.approx(b.entropies, abs=1e-4)
+            assert a.log_kept == pytest.approx(b.log_kept, abs=1e-4)
+            assert len(a.log_kept) == (len(a.token_ids) if cut else 0)
+
+
+def test_the_batch_is_never_wider_than_its_limit_and_stays_full(monkeypatch: pytest.MonkeyPatch) -> None:
+    policy = early_ending(nanochat_policy())
+    widths: list[int] = []
+    call = type(policy.model).__call__
+
+    def counted(self: Any, ids: mx.array, cache: Any = None) -> Any:
+        if ids.shape[1] == 1:
+            widths.append(len(ids))
+        return call(self, ids, cache=cache)
+
+    monkeypatch.setattr(type(policy.model), "__call__", counted)
+    mx.random.seed(3)
+    groups = generate(policy, [list(b"ab"), list(b"cde")], 12, Sampling(40), limit=RowLimit(4))
+    tokens = sum(len(one.token_ids) for group in groups for one in group)
+    assert max(widths) == 4
+    # Each row computes at most one token past its end, and only the last rows leave places empty.
+    assert len(widths) < tokens / 4 + 24 / 4 + 40
+    assert sum(widths) <= tokens + 24 + 4 * 40
+
+
+@pytest.mark.parametrize("rows", [2, 3, 5])
+def test_a_prompt_is_read_once_for_all_rows_whenever_they_enter(
+    rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[list[int]] = []
+    real = decode.read_prompts
+
+    def counted(model: Any, prompts: list[list[int]], chunk: int) -> Any:
+        read.extend(prompts)
+        return real(model, prompts, chunk)
+
+    monkeypatch.setattr(decode, "read_prompts", counted)
+    generate(early_ending(nanochat_policy()), PROMPTS, 4, Sampling(10), limit=RowLimit(rows))
+    assert read == PROMPTS
+
+
+def test_no_forward_is_made_past_the_longest_completion(monkeypatch: pytest.MonkeyPatch) -> None:
+    policy, calls = nanochat_policy(), []
+    policy.tokenizer.eos_ids = frozenset()  # type: ignore[misc]
+    call = type(policy.model).__call__
+
+    def counted(self: Any, ids: mx.array, cache: Any = None) -> Any:
+        calls.append(ids.shape)
+        return call(self, ids, cache=cache)
+
+    monkeypatch.setattr(type(policy.model), "__call__", counted)
+    generate(policy, [[1, 2, 3]], 4, Sampling(7))
+    assert calls == [(1, 2), *[(4, 1)] * 7]
+
+
+# --- the kept mass --------------------------------------------------------------------------------
+
+CUT = [
+    (Sampling(1, top_k=2), 0.75),  # 0.5 + 0.25
+    (Sampling(1, top_p=0.8), 0.9),  # 0.5 + 0.25 + 0.15
+    (Sampling(1, min_p=0.25), 0.9),  # all above 0.125
+    (Sampling(1, top_k=3, top_p=0.5), 0.5),
+]
+
+
+@pytest.mark.parametrize(("sampling", "mass"), CUT)
+def test_the_kept_mass_by_hand(sampling: Sampling, mass: float) -> None:
+    """Drawn with q = π / m: the frequencies are those of the recorded logprob less the recorded mass."""
+    probabilities = [0.1, 0.5, 0.15, 0.25]
+    mx.random.seed(0)
+    drawn = draw(mx.log(mx.array([probabilities] * 4000)), sampling)
+    assert drawn.log_kept is not None
+    assert mx.allclose(drawn.log_kept, mx.array(math.log(mass)), atol=1e-6)
+    tokens: Any = drawn.tokens.tolist()
+    for token in set(tokens):
+        assert probabilities[token] / mass == pytest.approx(tokens.count(token) / 4000, abs=0.03)
+
+
+def test_the_whole_vocabulary_has_no_kept_mass() -> None:
+    assert draw(mx.zeros((2, 5)), Sampling(1)).log_kept is None
+    assert draw(mx.zeros((2, 5)), Sampling(1, temperature=0.0, top_k=2)).log_kept is None
+
+
+@pytest.mark.parametrize("sampling", [Sampling(12, 0.8, top_k=5), Sampling(12, 1.3, top_p=0.7, min_p=0.02)])
+def test_the_recorded_mass_is_that_of_the_training_forward(policy: Policy, sampling: Sampling) -> None:
+    """Of a plain forward over the whole sequence: π and the mass of the tokens that the cut leaves."""
+    mx.random.seed(4)
+    groups = generate(policy, PROMPTS, 2, sampling)
+    for prompt, group in zip(PROMPTS, groups, strict=True):
+        for one in group:
+            logits = policy.model(mx.array([prompt + one.token_ids]))[0, len(prompt) - 1 : -1]
+            scaled = logits / sampling.temperature  # (T, V)
+            whole = scaled - mx.logsumexp(scaled, axis=-1, keepdims=True)
+            cut = mx.where(narrow(scaled, sampling) == -mx.inf, -mx.inf, whole)
+            masses = mx.logsumexp(cut, axis=-1)
+            chosen = mx.take_along_axis(cut, mx.array(one.token_ids)[:, None], axis=-1).squeeze(-1)
+            assert mx.allclose(masses, mx.array(one.log_kept), atol=1e-4)
+            assert mx.allclose(chosen - masses, mx.array(one.sampled_logprobs), atol=1e-4)
+            assert min(one.log_kept) < -1e-3  # something was cut
+            assert max(one.sampled_logprobs) <= 1e-6
+
+
+# --- continuous batching --------------------------------------------------------------------------
+
+
+def sampled(policy: Policy, rows: int | None, sampling: Sampling) -> list[list[Any]]:
+    mx.random.seed(3)
+    return generate(policy, [*PROMPTS, PROMPTS[0]], 3, sampling, limit=RowLimit(rows))
+
+
+def early_ending(policy: Policy) -> Policy:
+    policy.tokenizer.eos_ids = frozenset(range(240, 257))  # type: ignore[misc]
+    return policy
+
+
+@pytest.mark.parametrize("make", [nanochat_policy, llama_policy, sliding_policy])
+@pytest.mark.parametrize("rows", [1, 2, 4, 7])
+@pytest.mark.parametrize("cut", [{}, {"top_k": 20}])
+def test_rows_that_enter_later_come_out_as_in_one_batch(make: Any, rows: int, cut: Any) -> None:
+    policy, sampling = early_ending(make()), Sampling(30, 1.0, **cut)
+    whole, few = sampled(policy, None, sampling), sampled(policy, rows, sampling)
+    lengths = {len(one.token_ids) for group in whole for one in group}
+    assert len(lengths) > 4  # rows do leave at different times
+    for expected, group in zip(whole, few, strict=True):
+        for a, b in zip(expected, group, strict=True):
+            assert (a.token_ids, a.stop_reason, a.text) == (b.token_ids, b.stop_reason, b.text)
+            assert a.logprobs == pytest.approx(b.logprobs, abs=1e-4)
+            assert a.entropies == pytest.approx(b.entropies, abs=1e-4)
+            assert a.log_kept == pytest.approx(b.log_kept, abs=1e-4)
+            assert len(a.log_kept) == (len(a.token_ids) if cut else 0)
+
+
+def test_the_batch_is_never_wider_than_its_limit_and_stays_full(monkeypatch: pytest.MonkeyPatch) -> None:
+    policy = early_ending(nanochat_policy())
+    widths: list[int] = []
+    call = type(policy.model).__call__
+
+    def counted(self: Any, ids: mx.array, cache: Any = None) -> Any:
+        if ids.shape[1] == 1:
+            widths.append(len(ids))
+        return call(self, ids, cache=cache)
+
+    monkeypatch.setattr(type(policy.model), "__call__", counted)
+    mx.random.seed(3)
+    groups = generate(policy, [list(b"ab"), list(b"cde")], 12, Sampling(40), limit=RowLimit(4))
+    tokens = sum(len(one.token_ids) for group in groups for one in group)
+    assert max(widths) == 4
+    # Each row computes at most one token past its end, and only the last rows leave places empty.
+    assert len(widths) < tokens / 4 + 24 / 4 + 40
+    assert sum(widths) <= tokens + 24 + 4 * 40
 
 
 @pytest.mark.parametrize("rows", [2, 3, 5])
