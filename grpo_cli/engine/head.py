@@ -129,8 +129,9 @@ def after(array: mx.array, earlier: list[mx.array]) -> mx.array:
     """The array, not computed before `earlier` is."""
     if not earlier:
         return array
-    later: list[mx.array] = mx.depends([array], earlier)
-    return later[0]
+    later: Any = mx.depends([array], earlier)  # a list for a list
+    result: mx.array = later[0]
+    return result
 
 
 def chosen_logprobs(logits: mx.array, targets: mx.array) -> mx.array:

@@ -26,7 +26,14 @@ from grpo_cli.engine.update import token_logprobs
 from grpo_cli.errors import ModelError
 from grpo_cli.models.load import Policy
 from grpo_cli.types import StopReason
-from tests.engine.small import EOS, llama_policy, nanochat_policy, sliding_policy, sliding_policy, sliding_policy
+from tests.engine.small import (
+    EOS,
+    llama_policy,
+    nanochat_policy,
+    sliding_policy,
+    sliding_policy,
+    sliding_policy,
+)
 from tests.engine.small import group as small_group
 from tests.engine.small import rollout as small_rollout
 
