@@ -90,46 +90,6 @@ def sliding_policy(seed: int = 0) -> Policy:
     return Policy(model, ByteTokenizer(), config, None, "random")  # type: ignore[arg-type]
 
 
-def sliding_policy(seed: int = 0) -> Policy:
-    """A random llama whose first layer attends to 16 positions only: its cache rotates."""
-    mx.random.seed(seed)
-    config = {
-        "model_type": "llama",
-        "hidden_size": 32,
-        "num_hidden_layers": 2,
-        "intermediate_size": 64,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "rms_norm_eps": 1e-5,
-        "vocab_size": VOCAB,
-        "layer_types": ["sliding_attention", "full_attention"],
-        "sliding_window": 16,
-    }
-    model = llama.Model(llama.ModelArgs.from_dict(config))
-    mx.eval(model.parameters())
-    return Policy(model, ByteTokenizer(), config, None, "random")  # type: ignore[arg-type]
-
-
-def sliding_policy(seed: int = 0) -> Policy:
-    """A random llama whose first layer attends to 16 positions only: its cache rotates."""
-    mx.random.seed(seed)
-    config = {
-        "model_type": "llama",
-        "hidden_size": 32,
-        "num_hidden_layers": 2,
-        "intermediate_size": 64,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "rms_norm_eps": 1e-5,
-        "vocab_size": VOCAB,
-        "layer_types": ["sliding_attention", "full_attention"],
-        "sliding_window": 16,
-    }
-    model = llama.Model(llama.ModelArgs.from_dict(config))
-    mx.eval(model.parameters())
-    return Policy(model, ByteTokenizer(), config, None, "random")  # type: ignore[arg-type]
-
-
 def rollout(token_ids: list[int], advantage: float = 0.0, logprobs: list[float] | None = None) -> Rollout:
     """A rollout with given tokens."""
     logprobs = logprobs if logprobs is not None else [-1.0] * len(token_ids)
