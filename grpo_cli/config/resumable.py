@@ -18,7 +18,7 @@ FIXED = {
         "completion_prefix", "max_train_samples", "max_prompt_length", "seed",
     ),
     "the run goes on in its own folder": ("output_dir", "run_name"),
-    "steps are counted in it": ("num_iterations",),
+    "steps are counted in it": ("num_iterations", "steps_per_generation"),
 }  # fmt: skip
 
 

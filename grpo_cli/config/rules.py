@@ -97,12 +97,12 @@ def reinforce_has_no_ratio(config: Config) -> Iterator[Breach]:
     """REINFORCE is on-policy: it corrects for no second update, and divides by no deviation."""
     if config.loss_type != "reinforce":
         return
-    if config.num_iterations > 1:
-        message = f'num_iterations = {config.num_iterations} does not go with loss_type = "reinforce"'
-        cure = (
-            'it has no ratio to correct a second update; write `num_iterations = 1`, or `loss_type = "dapo"`'
-        )
-        yield Breach(("num_iterations", "loss_type"), message, cure)
+    for key in ("num_iterations", "steps_per_generation"):
+        value = getattr(config, key)
+        if value > 1:
+            message = f'{key} = {value} does not go with loss_type = "reinforce"'
+            cure = f'it has no ratio to correct a second update; write `{key} = 1`, or `loss_type = "dapo"`'
+            yield Breach((key, "loss_type"), message, cure)
     if "scale_rewards" in config.model_fields_set and config.scale_rewards != "none":
         message = f'scale_rewards = "{config.scale_rewards}" has no effect: reinforce divides by no deviation'
         yield Breach(("scale_rewards", "loss_type"), message, 'write `scale_rewards = "none"`', "warning")
@@ -152,6 +152,32 @@ def penalty_fits_the_completion(config: Config) -> Iterator[Breach]:
         yield Breach(("soft_overlong_tokens", "max_new_tokens"), message, cure)
 
 
+def budget_needs_dynamic_sampling(config: Config) -> Iterator[Breach]:
+    """Without dynamic sampling one batch is drawn, whatever its rewards."""
+    if "dynamic_sampling_budget" in config.model_fields_set and not config.dynamic_sampling:
+        message = (
+            f"dynamic_sampling_budget = {config.dynamic_sampling_budget} has no effect: "
+            "dynamic_sampling is false"
+        )
+        yield Breach(
+            ("dynamic_sampling_budget", "dynamic_sampling"),
+            message,
+            "write `dynamic_sampling = true`",
+            "warning",
+        )
+
+
+def something_is_learnt(config: Config) -> Iterator[Breach]:
+    """With a learning rate of 0 every update leaves the weights as they are."""
+    if config.learning_rate == 0.0:
+        yield Breach(
+            ("learning_rate",),
+            "learning_rate = 0.0 changes no weight: nothing will be learnt",
+            "write `learning_rate = 1e-6`, or what your model needs",
+            "warning",
+        )
+
+
 def rollouts_are_not_quantised(config: Config) -> Iterator[Breach]:
     """The key is accepted for MLX-GRPO's files."""
     if config.quantize_for_rollouts:
@@ -195,6 +221,8 @@ RULES: tuple[Rule, ...] = (
     delta_is_beyond_the_clip,
     kl_options_need_kl,
     penalty_fits_the_completion,
+    budget_needs_dynamic_sampling,
+    something_is_learnt,
     rollouts_are_not_quantised,
     sampling_is_whole,
     groups_can_differ,

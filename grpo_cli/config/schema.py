@@ -149,6 +149,14 @@ class Config(BaseModel):
     """Completions cut off at max_new_tokens count neither in the loss nor in its averages."""
     num_iterations: PositiveInt = 1
     """Optimizer updates made on each batch of rollouts (μ)."""
+    steps_per_generation: int = Field(1, ge=1, le=1024)
+    """Rollouts are made for this many steps at once, and each step learns from its part of them. TRL counts
+    forwards here: its value is this × gradient_accumulation_steps."""
+    dynamic_sampling: bool = False
+    """DAPO's: groups whose rewards are all equal are thrown away, and new prompts drawn in their place."""
+    dynamic_sampling_budget: int = Field(3, ge=2, le=100)
+    """The most batches of rollouts that are drawn for one generation; then groups of equal rewards fill
+    what is missing."""
 
     # --- optimisation ----------------------------------------------------------------------------
     learning_rate: float = Field(1e-6, ge=0.0, le=100.0)
@@ -234,6 +242,11 @@ class Config(BaseModel):
         Kalajdzievski 2023, arXiv:2312.03732, theorem 3.2: γ = α / √r.
         """
         return self.lora_scale / math.sqrt(self.lora_rank) if self.use_rslora else self.lora_scale
+
+    @property
+    def prompts_per_generation(self) -> int:
+        """Prompts whose rollouts are made at once, for steps_per_generation updates."""
+        return self.prompts_per_step * self.steps_per_generation
 
     @property
     def reward_weight_list(self) -> list[float]:

@@ -101,7 +101,7 @@ def needed(config: Config, folder: Path, on_cpu: bool, rows: int | None = None) 
     numbers, size, width = _in_memory(config, weights, facts, on_cpu)
     trained = numbers if full else weights.adapters(config.lora_rank, config.lora_layers)
     master = FLOAT32 if full and width < FLOAT32 else 0
-    at_once = config.prompts_per_step * config.num_generations
+    at_once = config.prompts_per_generation * config.num_generations
     update_rows = config.batch_size * config.num_generations
     batch = Batch(
         min(at_once, rows or at_once),

@@ -10,7 +10,8 @@ Weights are those of the whole step, so how it is cut into microbatches changes 
 
 The old logprobs are the sampler's where each rollout serves one update. Where it serves several, they are
 those of the first update's own forward (as in TRL), whose ratio is then exactly 1: `old_is_current` says so
-until `remember` has them.
+until `remember` has them. With steps_per_generation > 1 they are the sampler's again: when a later part comes
+to its first update, the policy is no longer the one that sampled it.
 """
 
 from dataclasses import dataclass, field
@@ -106,7 +107,7 @@ class Counting:
             config.mask_truncated_completions,
             config.top_entropy_quantile,
             config.entropy_coeff > 0,
-            config.num_iterations > 1,
+            config.num_iterations > 1 and config.steps_per_generation == 1,
         )
 
     def length(self, rollout: Rollout) -> int:

@@ -144,6 +144,8 @@ def parts(needs: Needs) -> str:
 
 def steps_down(config: Config) -> Iterator[dict[str, Any]]:
     """Changes that save memory, those that cost least first."""
+    if config.steps_per_generation > 1:
+        yield {"steps_per_generation": 1}
     if config.batch_size > 1:
         yield {"batch_size": 1, "gradient_accumulation_steps": config.prompts_per_step}
     tokens = config.max_new_tokens

@@ -33,7 +33,7 @@ def needs_with(stages: Stages, shape: Shape, config: Config, rows: int | None = 
     weights = sum(array.nbytes for array in parameters)
     if stages.reference:
         weights += sum(array.nbytes for array in flat(stages.reference.model.parameters()).values())
-    at_once = config.prompts_per_step * config.num_generations
+    at_once = config.prompts_per_generation * config.num_generations
     update_rows = config.batch_size * config.num_generations
     batch = Batch(
         min(at_once, rows or at_once),

@@ -200,7 +200,8 @@ def restored(config: Config, checkpoint: Path | None, listener: events.Listener)
         )
     arrays: dict[str, mx.array] = mx.load(str(checkpoint / "optimizer.safetensors"))  # type: ignore[assignment]
     trainer.optimizer.restore(arrays)
-    trainer.state, trainer.groups = state, groups
+    trainer.state = state
+    trainer.parts.fill(groups)
     return trainer
 
 

@@ -68,6 +68,8 @@ def dry_run(config: Config, listener: events.Listener = events.silent) -> dict[s
             "gradient_accumulation_steps": 1,
             "num_generations": min(2, config.num_generations),
             "max_new_tokens": min(16, config.max_new_tokens),
+            "steps_per_generation": 1,
+            "dynamic_sampling": False,
         }
     )
     refuse_existing_run(config.run_dir)
@@ -81,7 +83,7 @@ def dry_run(config: Config, listener: events.Listener = events.silent) -> dict[s
     for group in groups:  # so that there is a gradient, whatever the rewards of so short completions
         for index, rollout in enumerate(group.rollouts):
             rollout.advantage = 1.0 if index % 2 == 0 else -1.0
-    update = trainer.update(1, trainer.batch(groups))
+    update = trainer.update(1, trainer.batch(groups), is_fresh=True)
     return trainer.step_line(1, groups, update, time.perf_counter() - started)
 
 

@@ -1,6 +1,6 @@
 """What a step is made of: sampling and scoring, microbatches with the reference's logprobs, the update.
 
-    groups = stages.rollout(0)              # prompt → rollouts → rewards → advantages
+    groups = stages.rollout(0)              # the stream's first prompts → rollouts → rewards → advantages
     batches = stages.batch(groups)          # → arrays
     numbers = stages.update(1, batches)     # → loss → gradient → weights
 
@@ -15,8 +15,9 @@ from typing import Any
 
 import mlx.core as mx
 
+from grpo_cli import device
 from grpo_cli.config.schema import Config
-from grpo_cli.engine import events
+from grpo_cli.engine import agreement, events
 from grpo_cli.engine.advantages import compute_advantages
 from grpo_cli.engine.allocation import RowLimit, in_parts
 from grpo_cli.engine.batch import Counting, Microbatch, make_microbatches
@@ -24,6 +25,7 @@ from grpo_cli.engine.decode import BrokenPolicy
 from grpo_cli.engine.faults import Fault, find_fault, first_broken
 from grpo_cli.engine.head import Head
 from grpo_cli.engine.losses import LOSSES
+from grpo_cli.engine.movement import Proof
 from grpo_cli.engine.optimizer import Optimizer
 from grpo_cli.engine.order import DataOrder
 from grpo_cli.engine.overlong import punish_overlong
@@ -31,6 +33,7 @@ from grpo_cli.engine.prompts import Prompt
 from grpo_cli.engine.rollout import generate
 from grpo_cli.engine.sampling import Sampling
 from grpo_cli.engine.schedule import learning_rate
+from grpo_cli.engine.supply import Draw
 from grpo_cli.engine.update import Objective, UpdateResult, accumulate, token_logprobs
 from grpo_cli.errors import TrainingError
 from grpo_cli.models.load import Policy
@@ -54,9 +57,11 @@ class Stages:
     listener: events.Listener
     share_prefix: bool = True  # read each prompt once for its group
     head: Head | None = None  # how to make logits in slices, where the model comes apart
-    rollout_seconds: float = 0.0  # of the current step; 0 where it reuses completions
 
     def __post_init__(self) -> None:
+        self.drawn: Draw | None = None  # of the current step; None where it reuses completions
+        self.agrees = False  # whether sampler and loss were seen to be of one policy
+        self.proof = Proof(self.config)
         self.rollout_limit = RowLimit(on_lowering=self.tell_of_memory("rollouts"))
         self.update_limit = RowLimit(on_lowering=self.tell_of_memory("the update"))
         self.scorer = scorer_of(self.config, self.rewards)
@@ -72,11 +77,25 @@ class Stages:
         steps = batches * self.config.num_iterations
         return min(steps, self.config.max_steps) if self.config.max_steps else steps
 
-    def rollout(self, batch_index: int) -> list[RolloutGroup]:
-        """Sample and score the completions of the next prompts: P groups of G."""
-        count = self.config.prompts_per_step
-        order = DataOrder(len(self.train_prompts), self.config.seed)
-        prompts = [self.train_prompts[index] for index in order.take(batch_index * count, count)]
+    def rollout(self, position: int) -> list[RolloutGroup]:
+        """Sample and score the completions of the stream's prompts from `position` on: groups of G.
+
+        As many groups as the coming steps need, and with dynamic sampling, while the budget lasts, as many
+        batches of them as it takes to have so many that can teach. `drawn` tells of all.
+        """
+        config = self.config
+        self.drawn = draw = Draw(config.prompts_per_generation, position)
+        budget = config.dynamic_sampling_budget if config.dynamic_sampling else 1
+        order = DataOrder(len(self.train_prompts), config.seed)
+        while draw.missing and draw.batches < budget:
+            indices = order.take(draw.position, draw.next_count)
+            draw.take(*self.sampled([self.train_prompts[index] for index in indices]))
+        groups = draw.chosen()
+        self.set_advantages(groups)
+        return groups
+
+    def sampled(self, prompts: list[Prompt]) -> tuple[list[RolloutGroup], float]:
+        """The scored completions of some prompts, without advantages, and the seconds that sampling took."""
         started = time.perf_counter()
         try:
             completions = generate(
@@ -95,14 +114,13 @@ class Stages:
                 error.hint,
                 trouble="nan-gradient",
             ) from error
-        self.rollout_seconds = time.perf_counter() - started
+        seconds = time.perf_counter() - started
         groups = [
             RolloutGroup(p.example, p.ids, rollouts) for p, rollouts in zip(prompts, completions, strict=True)
         ]
         self.scorer.score(groups)
         punish_overlong(groups, self.config.max_new_tokens, self.config.soft_overlong_tokens)
-        self.set_advantages(groups)
-        return groups
+        return groups, seconds
 
     def set_advantages(self, groups: list[RolloutGroup]) -> None:
         """Compare every completion with its group."""
@@ -144,13 +162,29 @@ class Stages:
             mx.eval(logprobs)  # before the adapters are on again
         return logprobs
 
-    def update(self, step: int, batches: list[Microbatch]) -> dict[str, Any]:
-        """One optimizer update, or none where something is NaN; returns its numbers."""
+    def update(self, step: int, batches: list[Microbatch], is_fresh: bool = False) -> dict[str, Any]:
+        """One optimizer update, or none where something is NaN; returns its numbers.
+
+        Without a microbatch, since no group can teach, nothing changes: neither weights nor the optimizer's
+        moments, and no weight decays. (PyTorch's AdamW, and TRL with it, would go on by its momentum.)
+        `is_fresh`: the completions are of the weights as they are, so that sampler and loss can be compared.
+        Raises TrainingError where they disagree, or where the weights do not move.
+        """
         config, started = self.config, time.perf_counter()
         rate = learning_rate(
             step, self.total_steps, config.learning_rate, config.warmup_ratio, config.lr_scheduler_type
         )
+        if not batches:
+            return {
+                "lr": rate,
+                **update_numbers(nothing(config), None),
+                "ratio_deviation": None,
+                "update_seconds": time.perf_counter() - started,
+            }
         objective = Objective.of(config, self.share_prefix, self.head)
+        proves = is_fresh and not self.proof.is_given and has_advantages(batches)
+        if proves:
+            self.proof.begin(self.trained())
         gradients, result = accumulate(
             self.policy.model,
             batches,
@@ -159,12 +193,41 @@ class Stages:
             self.update_limit,
         )
         fault = find_fault(self.policy.model, batches, objective, result, gradients)
+        deviation = None
         if fault is None:
+            deviation = self.compared(batches, result) if is_fresh else None
             self.optimizer.step(self.policy.model, gradients, result.grad_norm, rate)
+            if proves:
+                self.optimizer.is_whole = False  # where this raises, the weights are past the state's step
+                self.proof.end(self.trained(), result.grad_norm, rate)
+                self.optimizer.is_whole = True
             for batch, logprobs in zip(batches, result.logprobs, strict=True):
                 if batch.old_is_current:
                     batch.remember(logprobs)
-        return {"lr": rate, **update_numbers(result, fault), "update_seconds": time.perf_counter() - started}
+        return {
+            "lr": rate,
+            **update_numbers(result, fault),
+            "ratio_deviation": deviation,
+            "update_seconds": time.perf_counter() - started,
+        }
+
+    def trained(self) -> dict[str, mx.array]:
+        """What the optimizer changes, by name: the float32 copies where the weights are half as wide."""
+        return flat(self.optimizer.master or self.policy.model.trainable_parameters())
+
+    def compared(self, batches: list[Microbatch], result: UpdateResult) -> float | None:
+        """Mean |Δ logp| of loss and sampler; the first time, TrainingError where it is too large."""
+        deviation = agreement.measure(batches, result.logprobs)
+        if deviation is None:
+            return None
+        # A quantised copy samples by design from another policy.
+        if not (self.agrees or self.config.quantize_for_rollouts):
+            arrays = list(flat(self.policy.model.parameters()).values())
+            exact = device.prepare().kind == "cpu"
+            allowed = agreement.tolerance(arrays, self.config.temperature, exact)
+            agreement.check(deviation, allowed, self.policy.tokenizer)
+            self.agrees = True
+        return deviation.mean
 
     def tell_of_memory(self, what: str) -> Callable[[int], None]:
         """What tells the listener that memory was short, and what was done about it."""
@@ -189,6 +252,16 @@ def scorer_of(config: Config, rewards: list[tuple[str, RewardFunction]]) -> Scor
         config.reward_workers,
         config.reward_functions,
     )
+
+
+def has_advantages(batches: list[Microbatch]) -> bool:
+    """Whether some completion is better or worse than its group."""
+    return any(rollout.advantage != 0.0 for batch in batches for rollout in batch.rollouts)
+
+
+def nothing(config: Config) -> UpdateResult:
+    """What an update without a single token did."""
+    return UpdateResult(0.0, 0.0, 0.0, 0.0, 0.0, 0.0 if config.kl_coeff > 0 else None)
 
 
 def update_numbers(result: UpdateResult, fault: Fault | None) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Where a run stands after a step: what, besides weights and optimizer, it needs to go on as if unbroken.
 
 trainer_state.json holds it, and rollouts.json the completions that later updates still learn from
-(num_iterations > 1). Floats are written so that they read back as they were.
+(num_iterations or steps_per_generation > 1). Floats are written so that they read back as they were.
 """
 
 import json

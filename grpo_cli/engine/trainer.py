@@ -17,7 +17,6 @@ import mlx.core as mx
 
 from grpo_cli import device
 from grpo_cli.engine import events
-from grpo_cli.engine.batch import Microbatch
 from grpo_cli.engine.checkpoint import Snapshot
 from grpo_cli.engine.evaluate import evaluate
 from grpo_cli.engine.faults import first_broken
@@ -29,6 +28,7 @@ from grpo_cli.engine.sampling import Sampling
 from grpo_cli.engine.saver import Saver
 from grpo_cli.engine.stages import Stages
 from grpo_cli.engine.state import RunState, random_state, restore_random_state
+from grpo_cli.engine.supply import Draw, Part, Parts
 from grpo_cli.errors import CheckpointError, GrpoError, TrainingError
 from grpo_cli.models.tree import flat
 from grpo_cli.types import RolloutGroup
@@ -48,12 +48,12 @@ class Trainer(Stages):
     eval_prompts: list[Prompt] = field(default_factory=list)
     skipped_prompts: int = 0
     state: RunState = field(default_factory=RunState)
-    groups: list[RolloutGroup] = field(default_factory=list)  # what the updates learn from now
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        config = self.config
+        self.parts = Parts(config.prompts_per_step, config.steps_per_generation, config.num_iterations)
         self.good: Snapshot | None = None  # after the last update that was made
-        self.batches: list[Microbatch] = []  # of `groups`
         self.told: set[str] = set()  # anomalies that a notice was given of
 
     def run(self, log: RunLog, saver: Saver, interruption: Interruption) -> Path:
@@ -89,14 +89,21 @@ class Trainer(Stages):
         """One update, with its rollouts where the last ones are used up, and its line in the log."""
         started = time.perf_counter()
         device.reset_peak_memory()
-        self.rollout_seconds = 0.0
-        if (step - 1) % self.config.num_iterations == 0:
-            self.groups, self.batches = self.rollout((step - 1) // self.config.num_iterations), []
-        self.batches = self.batches or self.batch(self.groups)  # none yet, too, where a run was resumed
-        update = self.update(step, self.batches)
-        line = self.step_line(step, self.groups, update, time.perf_counter() - started)
-        self.report_step(step, line, self.groups, log)
+        part, is_fresh = self.next_part()
+        if part.batches is None:
+            part.batches = self.batch(part.groups)
+        update = self.update(step, part.batches, is_fresh)
+        line = self.step_line(step, part.groups, update, time.perf_counter() - started)
+        self.report_step(step, line, part.groups, log)
+        self.parts.advance(step)
         self.advance(step, line, log, saver)
+
+    def next_part(self) -> tuple[Part, bool]:
+        """What the next step learns from, and whether it was sampled just now."""
+        is_fresh, self.drawn = not self.parts.waiting, None
+        if is_fresh:
+            self.parts.fill(self.rollout(self.state.prompts_used))
+        return self.parts.waiting[0], is_fresh
 
     def begin(self, log: RunLog, saver: Saver) -> None:
         """Seed what is random, or go on with it where the checkpoint was, and evaluate if that is due.
@@ -117,7 +124,8 @@ class Trainer(Stages):
     def advance(self, step: int, line: dict[str, Any], log: RunLog, saver: Saver) -> None:
         """Move the run's state past a step. Raises TrainingError after three updates that were none."""
         self.state.faults = [*self.state.faults, line["skipped"]] if "skipped" in line else []
-        self.state.step, self.state.prompts_used = step, self.prompts_used(step)
+        self.state.step = step
+        self.state.prompts_used = self.drawn.position if self.drawn else self.state.prompts_used
         self.state.random_state, self.state.evaluated = random_state(), False
         self.state.log_positions = log.positions()
         if not self.state.faults:
@@ -134,9 +142,7 @@ class Trainer(Stages):
     def snapshot(self) -> Snapshot:
         """The run as it stands, for a checkpoint."""
         self.state.total_steps = self.total_steps
-        unfinished = self.state.step % self.config.num_iterations != 0
-        groups = self.groups if unfinished else []
-        return Snapshot(self.policy, self.optimizer, self.config, self.state.copy(), groups)
+        return Snapshot(self.policy, self.optimizer, self.config, self.state.copy(), self.parts.groups)
 
     def sound_snapshot(self, folder: Path) -> Snapshot:
         """The run as it stands; TrainingError where a weight is NaN: it would push out sound checkpoints."""
@@ -194,24 +200,20 @@ class Trainer(Stages):
         self, step: int, groups: list[RolloutGroup], update: dict[str, Any], seconds: float
     ) -> dict[str, Any]:
         """The log's line of a step. Its seconds also hold rewards and the reference's logprobs."""
-        tokens = sum(len(rollout.token_ids) for group in groups for rollout in group.rollouts)
-        sampled = self.rollout_seconds > 0
+        drawn = self.drawn or Draw(0, self.state.prompts_used)
         line = {
             "step": step,
-            "epoch": self.prompts_used(step) / len(self.train_prompts),
+            "epoch": drawn.position / len(self.train_prompts),
             **update,
             **rollout_metrics(groups),
-            "rollout_seconds": self.rollout_seconds,
+            **(drawn.numbers() if self.config.dynamic_sampling else {}),
+            "rollout_seconds": drawn.seconds,
             "step_seconds": seconds,
-            "rollout_tokens_per_second": tokens / self.rollout_seconds if sampled else None,
+            "rollout_tokens_per_second": drawn.tokens / drawn.seconds if drawn.seconds > 0 else None,
             "peak_memory_gb": device.peak_memory_gb(),
         }
         found = anomalies(line)
         return {**line, "flags": list(found)} if found else line
-
-    def prompts_used(self, step: int) -> int:
-        """Prompts drawn from the stream by the end of a step."""
-        return -(-step // self.config.num_iterations) * self.config.prompts_per_step
 
     def report_step(self, step: int, line: dict[str, Any], groups: list[RolloutGroup], log: RunLog) -> None:
         """Tell the listener of every step, the log of every logging_steps-th and the last."""

@@ -45,7 +45,7 @@ def measure(model: str, changes: dict[str, float | str]) -> dict[str, float]:
     for step in (1, 2):  # the second one has the optimizer's state from the beginning
         mx.clear_cache()
         mx.reset_peak_memory()
-        groups = trainer.rollout(step)
+        groups = trainer.rollout(step * trainer.config.prompts_per_step)
         peaks["rollouts"] = mx.get_peak_memory()
         for group in groups:
             for index, rollout in enumerate(group.rollouts):

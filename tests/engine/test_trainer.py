@@ -20,8 +20,8 @@ from grpo_cli.models.load import load_policy
 from grpo_cli.models.lora import adapters_off
 
 STEP_KEYS = {
-    "step", "epoch", "lr", "loss", "grad_norm", "kl", "entropy", "clip_ratio", "clip_ratio_low",
-    "clip_ratio_high", "reward_mean", "reward_std",
+    "step", "epoch", "lr", "loss", "grad_norm", "kl", "entropy", "ratio_deviation", "clip_ratio",
+    "clip_ratio_low", "clip_ratio_high", "reward_mean", "reward_std",
     "rewards/correctness", "zero_std_fraction", "completion_length_mean", "truncated_fraction", "repetition",
     "rollout_seconds", "update_seconds", "step_seconds", "rollout_tokens_per_second", "peak_memory_gb",
 }  # fmt: skip

@@ -16,7 +16,7 @@ import pytest
 
 from grpo_cli.config.schema import Config
 from grpo_cli.engine import run
-from grpo_cli.engine.batch import Microbatch
+from grpo_cli.engine.batch import Microbatch, Sequence, pad
 from grpo_cli.engine.checkpoint import save_checkpoint
 from grpo_cli.engine.optimizer import Optimizer
 from grpo_cli.engine.sampling import Sampling, draw
@@ -219,13 +219,17 @@ def test_the_first_kl_is_zero_at_any_temperature(tmp_path: Path, kind: str) -> N
     ],
 )
 def test_the_optimizer_steps_at_the_rate_of_the_schedule(
-    trainer: Trainer, shape: str, expected: list[float]
+    trainer: Trainer, shape: str, expected: list[float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    rates: list[float] = []
+    monkeypatch.setattr(trainer.optimizer, "step", lambda _model, _gradients, _norm, rate: rates.append(rate))
+    batch = pad([Sequence([1, 2], rollout([3], 1.0), 1.0)])
     settings = {"learning_rate": 0.08, "warmup_ratio": 0.5, "max_steps": 4, "lr_scheduler_type": shape}
     one = dataclasses.replace(trainer, config=trainer.config.model_copy(update=settings))
     for step, rate in enumerate(expected, start=1):
-        assert one.update(step, [])["lr"] == pytest.approx(rate)
-        assert one.optimizer.rule.learning_rate.item() == pytest.approx(rate)
+        assert one.update(step, [batch])["lr"] == pytest.approx(rate)
+        assert rates[-1] == pytest.approx(rate)
+        assert one.update(step, [])["lr"] == rates[-1]
     thirds = dataclasses.replace(one, config=one.config.model_copy(update={"warmup_ratio": 0.25}))
     falls = {"constant": 1.0, "linear": 2 / 3, "cosine": 0.75}  # one third of the way down
     assert thirds.update(3, [])["lr"] == pytest.approx(0.08 * falls[shape])

@@ -1,0 +1,110 @@
+"""Do the sampler and the loss see the same policy? Their logprobs of the same tokens are compared.
+
+On policy the ratio π_loss / π_sampler of every token is 1. Where it is not, every gradient is that of another
+distribution, and training goes wrong without a sign of it: another temperature, a cache that is not what
+was read, dropout. The forward of the first update has the logprobs, so the comparison costs nothing.
+
+    float32, one device:   |Δ logp| = 0.00002      a wrong temperature (0.9 for 1): 0.1 on average
+
+How much two forwards of one policy may differ follows from the precision ε of a number (2⁻⁷ in bfloat16, 2⁻¹⁰
+in float16). Logits of 16 to 32 are stored in steps of 16 ε. Two forwards that sum in another order round to
+neighbouring steps: a difference of the chosen logit and of the normaliser, each uniform within a step, has a
+mean of 16 ε · 0.47 < 8 ε. Single tokens whose hidden state was near a kink differ by several steps: 8 · 16 ε
+are allowed. Dividing by a temperature below 1 enlarges all that.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import mlx.core as mx
+
+from grpo_cli.engine.batch import Microbatch
+from grpo_cli.errors import TrainingError
+from grpo_cli.models.tokenizer import Tokenizer
+
+FLOAT32_TOLERANCE = 1e-3  # 50 times what two forwards of 30 layers differ by
+MEAN_STEPS, MOST_STEPS = 8, 128  # in units of ε, as the module's text has them
+EPSILON = {mx.bfloat16: 2.0**-7, mx.float16: 2.0**-10}
+TENSOR_FLOAT32 = 2.0**-10  # what a GPU's matrix units keep of float32 (MLX_ENABLE_TF32)
+
+
+@dataclass(frozen=True)
+class Deviation:
+    """|logp of the loss − logp of the sampler| over the trained tokens of a step."""
+
+    mean: float
+    most: float
+    tokens: int
+    place: int  # of the token that differs most, in its completion
+    token_id: int  # that token
+    sampled: float  # its logprobs
+    trained: float
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """How large a deviation may be, and of what."""
+
+    mean: float
+    most: float
+    precision: str
+
+
+def tolerance(arrays: list[mx.array], temperature: float, exact_float32: bool) -> Tolerance:
+    """What the weights' precision allows. `exact_float32`: float32 products are not cut to TF32."""
+    scale = 1.0 / min(temperature, 1.0)
+    halves = [(EPSILON[array.dtype], str(array.dtype)) for array in arrays if array.dtype in EPSILON]
+    if not halves and exact_float32:
+        return Tolerance(FLOAT32_TOLERANCE * scale, FLOAT32_TOLERANCE * scale, "float32")
+    epsilon, name = max(halves, default=(TENSOR_FLOAT32, "float32 on this device"))
+    return Tolerance(MEAN_STEPS * epsilon * scale, MOST_STEPS * epsilon * scale, name.rpartition(".")[2])
+
+
+def measure(batches: list[Microbatch], logprobs: list[mx.array]) -> Deviation | None:
+    """Compare the loss's logprobs, (B, S) of every microbatch, with the sampler's; None without a token."""
+    found = [_measure(batch, trained) for batch, trained in zip(batches, logprobs, strict=True)]
+    if not found:
+        return None
+    tokens = sum(one.tokens for one in found)
+    worst = max(found, key=lambda one: one.most)
+    mean = sum(one.mean * one.tokens for one in found) / tokens
+    return Deviation(mean, worst.most, tokens, worst.place, worst.token_id, worst.sampled, worst.trained)
+
+
+def _measure(batch: Microbatch, trained: mx.array) -> Deviation:
+    width = batch.targets.shape[1]
+    rows = [rollout.logprobs + [0.0] * (width - len(rollout.logprobs)) for rollout in batch.rollouts]
+    sampled = mx.array(rows, dtype=mx.float32)  # (B, S)
+    gaps = mx.where(batch.completion_mask, mx.abs(trained - sampled), 0.0)
+    highest: Any = gaps.argmax().item()
+    row, place = divmod(highest, width)
+    tokens = batch.token_count
+    total: Any = gaps.sum().item()
+    most: Any = gaps[row, place].item()
+    logprob: Any = trained[row, place].item()
+    return Deviation(
+        total / tokens,
+        most,
+        tokens,
+        place,
+        batch.rollouts[row].token_ids[place],
+        batch.rollouts[row].logprobs[place],
+        logprob,
+    )
+
+
+def check(deviation: Deviation, allowed: Tolerance, tokenizer: Tokenizer) -> None:
+    """Raise TrainingError where the sampler and the loss differ by more than their precision explains."""
+    if deviation.mean <= allowed.mean and deviation.most <= allowed.most:
+        return
+    text = tokenizer.decode([deviation.token_id])
+    raise TrainingError(
+        f"The sampler and the loss disagree: over {deviation.tokens} tokens their logprobs differ by "
+        f"{deviation.mean:.2g} on average and {deviation.most:.2g} at most, and {allowed.precision} explains "
+        f"{allowed.mean:.2g} and {allowed.most:.2g}. Most at token {deviation.place + 1} of a completion, "
+        f"{text!r} ({deviation.token_id}): {deviation.sampled:.4f} when it was sampled, "
+        f"{deviation.trained:.4f} in the update, of the same weights",
+        "the update is not made. The model computes something else with a cache than without, or is not the "
+        "same twice (dropout): try `grad_checkpoint = true`, which reads every completion whole, and "
+        '`dtype = "float32"`; if it stays, `grpo doctor --report FILE` and tell us',
+    )

@@ -1,0 +1,116 @@
+"""Proof of learning: the first update that should move the weights has moved them.
+
+    before = sample(arrays)                  # a few thousand numbers of every trained array
+    …                                        # the update
+    moved(before, sample(arrays))            # ‖after − before‖ / ‖before‖
+
+A run whose weights stay as they are goes on for hours and looks like one that learns slowly. Three things
+do that: nothing is trained (no gradient), a change smaller than the rounding of the weights, and an update
+that does not arrive. Each is told apart and stops the run. Where the learning rate is 0, or less than half
+its peak (a warmup, the end of a schedule), weights that stay prove nothing, and the next update is asked.
+"""
+
+import math
+from dataclasses import dataclass
+
+import mlx.core as mx
+
+from grpo_cli.config.schema import Config
+from grpo_cli.errors import TrainingError
+
+SAMPLE = 4096  # numbers of each array
+# Rounding moves a number by a quarter of its dtype's epsilon, root mean square: ε/√12 of the power of two
+# below it.
+NOISE = {mx.float32: 2.0**-25, mx.float16: 2.0**-12, mx.bfloat16: 2.0**-9}
+
+Arrays = dict[str, mx.array]
+
+
+def sample(arrays: Arrays) -> Arrays:
+    """Evenly spaced numbers of every array, copied: up to SAMPLE of each, float32."""
+    chosen = {
+        name: array.reshape(-1)[:: math.ceil(array.size / SAMPLE)].astype(mx.float32) + 0.0
+        for name, array in arrays.items()
+    }
+    mx.eval(chosen)
+    return chosen
+
+
+def norm(arrays: Arrays) -> float:
+    """Euclidean norm of all arrays together, in float32."""
+    return math.sqrt(math.fsum(float(array.astype(mx.float32).square().sum()) for array in arrays.values()))
+
+
+def moved(before: Arrays, after: Arrays) -> float:
+    """‖after − before‖ / ‖before‖, which is infinite for weights that began as 0."""
+    change, size = norm({name: after[name] - before[name] for name in before}), norm(before)
+    return change / size if size else math.inf * change if change else 0.0
+
+
+@dataclass
+class Proof:
+    """Whether the weights of a run were seen to move."""
+
+    config: Config
+    is_given: bool = False
+    before: Arrays | None = None
+
+    def begin(self, arrays: Arrays) -> None:
+        """Remember the weights before an update. Raises TrainingError where nothing is to be trained."""
+        if not arrays:
+            raise frozen("no weight is trainable")
+        self.before = sample(arrays)
+
+    def end(self, arrays: Arrays, grad_norm: float, rate: float) -> None:
+        """Compare after the update, which had advantages.
+
+        Raises TrainingError where the weights stayed as they were and could not.
+        """
+        if grad_norm == 0.0:
+            raise frozen("the gradient of every weight is exactly 0, though the advantages are not")
+        change = moved(self.before or {}, sample(arrays))
+        noise = max(NOISE[array.dtype] for array in arrays.values())
+        self.before, self.is_given = None, change > noise
+        if self.is_given or rate < self.config.learning_rate / 2 or rate == 0.0:
+            return
+        asked = self.asked(arrays, grad_norm, rate)
+        dtype = str(max(arrays.values(), key=lambda array: NOISE[array.dtype]).dtype).rpartition(".")[2]
+        told = f"the weights changed by {change:.1g} of their size, their rounding in {dtype} is {noise:.1g}"
+        raise swallowed(told, rate, asked) if asked <= 4 * noise else lost(told, asked)
+
+    def asked(self, arrays: Arrays, grad_norm: float, rate: float) -> float:
+        """The change that the optimizer asks for, at most, relative to the weights' norm.
+
+        Adam's and Lion's first step is the learning rate for every number, SGD's the clipped gradient's.
+        """
+        count = sum(array.size for array in arrays.values())
+        is_sgd = self.config.optimizer == "sgd"
+        step = min(grad_norm, self.config.max_grad_norm) if is_sgd else math.sqrt(count)
+        return rate * step / (norm(arrays) or 1.0)
+
+
+def frozen(why: str) -> TrainingError:
+    """Nothing is trained."""
+    return TrainingError(
+        f"Nothing is learnt: {why}",
+        "the model is frozen, or its output does not depend on what is trained; train adapters "
+        "(`lora_rank = 16`), or all weights of a model that is not quantised (`lora_rank = 0`)",
+    )
+
+
+def swallowed(told: str, rate: float, asked: float) -> TrainingError:
+    """The update is less than the weights' rounding."""
+    return TrainingError(
+        f"Nothing is learnt: learning_rate = {rate:.3g} is lost in rounding: {told}, and the update asks for "
+        f"{asked:.1g}",
+        'raise `learning_rate`: 1e-6 is usual for all weights, 1e-5 for adapters; `optimizer = "sgd"` needs '
+        "far more than `adamw`",
+    )
+
+
+def lost(told: str, asked: float) -> TrainingError:
+    """The update is large enough and did not arrive."""
+    return TrainingError(
+        f"Nothing is learnt: the update does not arrive in the weights: {told}, and it asks for {asked:.1g}",
+        "something holds the weights fixed; `grpo doctor --report FILE` and tell us",
+    )
