@@ -104,7 +104,7 @@ def check(deviation: Deviation, allowed: Tolerance, tokenizer: Tokenizer) -> Non
         f"{allowed.mean:.2g} and {allowed.most:.2g}. Most at token {deviation.place + 1} of a completion, "
         f"{text!r} ({deviation.token_id}): {deviation.sampled:.4f} when it was sampled, "
         f"{deviation.trained:.4f} in the update, of the same weights",
-        "the update is not made. The model computes something else with a cache than without, or is not the "
-        "same twice (dropout): try `grad_checkpoint = true`, which reads every completion whole, and "
-        '`dtype = "float32"`; if it stays, `grpo doctor --report FILE` and tell us',
+        "the update is not made: it would be that of another policy. Something in the model is random "
+        '(dropout), or its cache is not what it read; `dtype = "float32"` takes rounding out. If it stays, '
+        "`grpo doctor --report FILE` and tell us",
     )
