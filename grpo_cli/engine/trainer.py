@@ -4,9 +4,9 @@
 
 One step is one optimizer update on batch_size × gradient_accumulation_steps prompts with
 num_generations completions each; which they are is decided in supply.py. Departs from DeepSeekMath's
-Algorithm 1 (arXiv:2402.03300) in that the reference stays the initial policy, as everyone does since, and that
-nothing is computed twice: the old logprobs are the sampler's own, or, where one step's rollouts serve several
-updates, those of the first one's forward.
+Algorithm 1 (arXiv:2402.03300) in that the reference stays the initial policy, as everyone does since, and
+that nothing is computed twice: the old logprobs are the sampler's own, or, where one step's rollouts serve
+several updates, those of the first one's forward.
 """
 
 import time
