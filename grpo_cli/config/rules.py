@@ -167,17 +167,6 @@ def budget_needs_dynamic_sampling(config: Config) -> Iterator[Breach]:
         )
 
 
-def something_is_learnt(config: Config) -> Iterator[Breach]:
-    """With a learning rate of 0 every update leaves the weights as they are."""
-    if config.learning_rate == 0.0:
-        yield Breach(
-            ("learning_rate",),
-            "learning_rate = 0.0 changes no weight: nothing will be learnt",
-            "write `learning_rate = 1e-6`, or what your model needs",
-            "warning",
-        )
-
-
 def rollouts_are_not_quantised(config: Config) -> Iterator[Breach]:
     """The key is accepted for MLX-GRPO's files."""
     if config.quantize_for_rollouts:
@@ -222,7 +211,6 @@ RULES: tuple[Rule, ...] = (
     kl_options_need_kl,
     penalty_fits_the_completion,
     budget_needs_dynamic_sampling,
-    something_is_learnt,
     rollouts_are_not_quantised,
     sampling_is_whole,
     groups_can_differ,

@@ -88,6 +88,8 @@ def measured_pace(config: Config, folder: Path) -> Pace:
             "batch_size": 1,
             "gradient_accumulation_steps": 1,
             "max_new_tokens": tokens,
+            "steps_per_generation": 1,
+            "dynamic_sampling": False,
             "reward_functions": ["correctness"],
             "reward_weights": [],
             "eval_steps": 0,

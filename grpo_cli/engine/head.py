@@ -112,6 +112,7 @@ def in_slices(function: Any, width: int) -> Any:
         totals: list[mx.array] = []
         for start in range(0, rows.shape[0], width):
             part = after(rows[start : start + width], [*row_gradients[-1:], *totals])
+            found: list[mx.array]
             _, found = mx.vjp(
                 lambda *arrays, start=start: function(start, *arrays),
                 [part, *weights],

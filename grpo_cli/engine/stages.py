@@ -77,6 +77,11 @@ class Stages:
         steps = batches * self.config.num_iterations
         return min(steps, self.config.max_steps) if self.config.max_steps else steps
 
+    @property
+    def rollout_seconds(self) -> float:
+        """Seconds that the current step's sampling took; 0 where it reuses completions."""
+        return self.drawn.seconds if self.drawn else 0.0
+
     def rollout(self, position: int) -> list[RolloutGroup]:
         """Sample and score the completions of the stream's prompts from `position` on: groups of G.
 

@@ -34,7 +34,6 @@ BROKEN = [
     ({"loss_type": "reinforce", "num_iterations": 2}, "error", 'num_iterations = 2 does not go with loss_type = "reinforce"'),
     ({"loss_type": "reinforce", "steps_per_generation": 2}, "error", 'steps_per_generation = 2 does not go with loss_type = "reinforce"'),
     ({"dynamic_sampling_budget": 4}, "warning", "dynamic_sampling_budget = 4 has no effect: dynamic_sampling is false"),
-    ({"learning_rate": 0.0}, "warning", "learning_rate = 0.0 changes no weight: nothing will be learnt"),
     ({"loss_type": "reinforce", "scale_rewards": "group"}, "warning", 'scale_rewards = "group" has no effect: reinforce divides by no deviation'),
     ({"loss_type": "reinforce", "importance_sampling_level": "sequence"}, "error", 'importance_sampling_level = "sequence" does not go with loss_type = "reinforce"'),
     ({"loss_type": "cispo", "delta": 4.0}, "warning", 'delta = 4.0 has no effect: loss_type = "cispo" has no clip'),

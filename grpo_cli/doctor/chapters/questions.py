@@ -31,9 +31,9 @@ CHAPTERS: tuple[Chapter, ...] = (
         "What do the numbers of the log mean?",
         "training_log.jsonl has one JSON object a step and one an evaluation. reward_mean should rise and "
         "completions end by themselves (truncated_fraction near 0); zero_std_fraction is the share of groups "
-        "that teach nothing; ratio_deviation is by how much the sampler's and the loss's logprobs differ, near 0; "
-        "with dynamic_sampling, reward_mean is that of the groups that were kept, reward_mean_drawn that of all; "
-        "entropy falls slowly, and all at once when something is wrong; grad_norm above "
+        "that teach nothing; ratio_deviation is by how much the sampler's and the loss's logprobs differ, "
+        "near 0; with dynamic_sampling, reward_mean is that of the groups that were kept, reward_mean_drawn "
+        "that of all; entropy falls slowly, and all at once when something is wrong; grad_norm above "
         "10 and reward_mean above 10 are flagged in the line (`flags`), an update that was NaN is `skipped`.",
         "Have it read: `grpo doctor --run outputs/NAME`.\n"
         "Every step: `logging_steps = 1`. Samples with their rewards are in completions.jsonl.\n"
