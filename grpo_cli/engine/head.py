@@ -106,13 +106,13 @@ def in_slices(function: Any, width: int) -> Any:
             results.append(function(start, part, *weights))
         return mx.concatenate(results, axis=-1)
 
-    def backward(primals: Any, cotangent: mx.array, _: mx.array) -> tuple[mx.array, ...]:
+    def backward(primals: Any, cotangent: mx.array, result: mx.array) -> tuple[mx.array, ...]:
+        del result
         rows, *weights = primals if isinstance(primals, list | tuple) else [primals]
         row_gradients: list[mx.array] = []
         totals: list[mx.array] = []
         for start in range(0, rows.shape[0], width):
             part = after(rows[start : start + width], [*row_gradients[-1:], *totals])
-            found: list[mx.array]
             _, found = mx.vjp(
                 lambda *arrays, start=start: function(start, *arrays),
                 [part, *weights],

@@ -80,8 +80,8 @@ def stopped(config: Any) -> TrainingError:
 def test_a_wrong_temperature_in_the_loss(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real = Objective.of
 
-    def of(config: Any, share_prefix: bool = True) -> Objective:
-        return real(config.model_copy(update={"temperature": 1.8}), share_prefix)
+    def of(config: Any, *rest: Any) -> Objective:
+        return real(config.model_copy(update={"temperature": 1.8}), *rest)
 
     monkeypatch.setattr(Objective, "of", of)
     stopped(small(tmp_path, **TWELVE))
@@ -97,7 +97,7 @@ def test_a_corrupted_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         cache[0].values = mx.zeros_like(cache[0].values)
         return cache
 
-    monkeypatch.setattr("grpo_cli.engine.rollout.read_prompts", forgetful)
+    monkeypatch.setattr("grpo_cli.engine.decode.read_prompts", forgetful)
     stopped(small(tmp_path, **TWELVE))
 
 
@@ -142,6 +142,8 @@ def test_the_first_update_after_a_resume_is_compared(tmp_path: Path, monkeypatch
     config = small(tmp_path, **TWELVE)
     run.train(config)
     real = Objective.of
-    monkeypatch.setattr(Objective, "of", lambda c, s=True: real(c.model_copy(update={"temperature": 1.8}), s))
+    monkeypatch.setattr(
+        Objective, "of", lambda c, *rest: real(c.model_copy(update={"temperature": 1.8}), *rest)
+    )
     with pytest.raises(TrainingError, match=r"^The sampler and the loss disagree"):
         resume(config.run_dir, ["max_steps=2"])

@@ -103,13 +103,13 @@ CHAPTERS: tuple[Chapter, ...] = (
     Chapter(
         "sampling-cut",
         "top_p, top_k or min_p cut tokens off",
-        "They draw from fewer tokens than the loss knows of: a token drawn with probability 1 among the few "
-        "that were left counts as if it had been drawn from all.\n\nThe old logprobs, and the ratio with "
-        "them, are then off, more the more is cut, and what was cut off is never tried, so never learnt. "
-        "It can help a model that writes noise at its temperature; it costs exactness.",
+        "They leave the less likely tokens out of the draw: those are never tried, so never learnt.\n\nThe "
+        "probability of what was kept is recorded for every token and cancels in the ratio, which is exactly "
+        "1 on policy (`kept_mass` in the log is its mean); but the gradient is that of the uncut "
+        "distribution. It can help a model that writes noise at its temperature.",
         "In training: `top_p = 1.0`, `top_k = 0`, `min_p = 0.0`, and a lower `temperature` where completions "
         "are noise.\nIn evaluation and generation they do no harm.",
-        ("top_p = 0.9 cuts tokens off while sampling; the loss uses the uncut logprobs",),
+        ("top_p = 0.9 cuts tokens off while sampling, and those are never explored",),
     ),
     Chapter(
         "row-too-long",
