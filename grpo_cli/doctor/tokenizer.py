@@ -32,16 +32,7 @@ def load(case: Case) -> "Tokenizer":
     device.prepare()
     from grpo_cli.models.load import load_tokenizer
 
-    try:
-        return load_tokenizer(folder, config_of(folder))
-    except GrpoError:
-        raise
-    except Exception as problem:  # tokenizers raises nothing narrower for a damaged tokenizer.json
-        raise ModelError(
-            f"The tokenizer in {folder} cannot be loaded: {type(problem).__name__}: {str(problem)[:200]}",
-            "copy tokenizer.json and tokenizer_config.json from the same model",
-            trouble="tokenizer",
-        ) from problem
+    return load_tokenizer(folder, config_of(folder))
 
 
 def loaded(case: Case) -> "Tokenizer | None":

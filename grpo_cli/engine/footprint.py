@@ -15,6 +15,8 @@ FLOAT32 = 4  # bytes
 # Arrays of one forward that wait for the backward, in units of a token's width in its layer.
 HIDDEN_KEPT, INTERMEDIATE_KEPT, SCORES_KEPT = 7.0, 3.0, 2.0
 LOGITS_KEPT = 3.0  # the logits, scaled, and their gradient
+LOGITS_AT_ONCE = 1 << 25  # numbers, beyond which they are made in slices (head.py): 134 MB in float32
+WHOLE_MODELS = ("nanochat_v2",)  # which do not come apart for slices
 ENTROPY_KEPT = 4.5  # more of them with an entropy bonus
 SAMPLING_COPIES = 4.0  # of the logits while a token is drawn
 CACHE_COPIES = 2.0  # rows are copied when some leave the batch
@@ -63,6 +65,26 @@ class Batch:
     shared_prefix: bool = True
     microbatches: int = 1
     entropy_bonus: bool = False
+    slices: bool = True  # logits beyond LOGITS_AT_ONCE are made in slices, and of completions only
+
+    @staticmethod
+    def of(
+        config: Config, prompt_length: int, shared_prefix: bool, slices: bool, rows: int | None = None
+    ) -> "Batch":
+        """What a configuration computes at once; `rows`: completions at once, at most."""
+        at_once = config.prompts_per_generation * config.num_generations
+        update_rows = config.batch_size * config.num_generations
+        return Batch(
+            min(at_once, rows or at_once),
+            1 if rows == 1 else config.batch_size,
+            min(update_rows, rows or update_rows),
+            prompt_length,
+            config.max_new_tokens,
+            shared_prefix,
+            2 if rows else config.gradient_accumulation_steps,
+            config.entropy_coeff > 0,
+            slices,
+        )
 
 
 @dataclass(frozen=True)
@@ -120,13 +142,12 @@ def update_bytes(shape: Shape, batch: Batch, width: int) -> int:
     length = batch.prompt_length + batch.new_tokens
     per_token = HIDDEN_KEPT * shape.hidden + INTERMEDIATE_KEPT * shape.intermediate + 4 * shape.kv_width
     scores = SCORES_KEPT * shape.heads * (completion * length + prompt * batch.prompt_length)
-    rows = (
-        batch.update_rows * 2 * 2 * shape.kv_width * length
-    )  # each row's keys and values, and their gradients
+    rows = batch.update_rows * 2 * 2 * shape.kv_width * length  # keys and values, and their gradients
     layers = shape.layers * width * (per_token * (completion + prompt) + scores + rows)
-    counted = completion if batch.shared_prefix else completion + prompt
-    logits = LOGITS_KEPT + (ENTROPY_KEPT if batch.entropy_bonus else 0.0)
-    return int(layers + logits * FLOAT32 * counted * shape.vocabulary)
+    counted = completion if batch.shared_prefix or batch.slices else completion + prompt
+    logits = counted * shape.vocabulary
+    copies = LOGITS_KEPT + (ENTROPY_KEPT if batch.entropy_bonus else 0.0)
+    return int(layers + copies * FLOAT32 * (min(logits, LOGITS_AT_ONCE) if batch.slices else logits))
 
 
 def parts(needs: Needs) -> str:

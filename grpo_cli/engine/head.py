@@ -19,8 +19,7 @@ from mlx.utils import tree_unflatten
 from grpo_cli.engine.entropy import token_entropies
 from grpo_cli.models.tree import flat
 
-LOGITS_AT_ONCE = 1 << 25  # numbers beyond which slices are made: 134 MB in float32, several times in use
-SLICE = 1 << 22  # numbers of a slice
+SLICE = 1 << 22  # numbers of a slice: larger ones are hardly faster and take several times their size
 TRUNKS = ("model", "transformer")  # how mlx-lm's models name theirs
 TIED = "embed_tokens.weight"  # in the trunk, where the head has no weights of its own
 PROBE = ((1, 2, 3),)  # token ids on which a model and its parts are compared

@@ -33,18 +33,8 @@ def needs_with(stages: Stages, shape: Shape, config: Config, rows: int | None = 
     weights = sum(array.nbytes for array in parameters)
     if stages.reference:
         weights += sum(array.nbytes for array in flat(stages.reference.model.parameters()).values())
-    at_once = config.prompts_per_generation * config.num_generations
-    update_rows = config.batch_size * config.num_generations
-    batch = Batch(
-        min(at_once, rows or at_once),
-        1 if rows == 1 else config.batch_size,
-        min(update_rows, rows or update_rows),
-        max(len(prompt.ids) for prompt in stages.train_prompts),
-        config.max_new_tokens,
-        stages.share_prefix,
-        2 if rows else config.gradient_accumulation_steps,
-        config.entropy_coeff > 0,
-    )
+    longest = max(len(prompt.ids) for prompt in stages.train_prompts)
+    batch = Batch.of(config, longest, stages.share_prefix, stages.head is not None, rows)
     width = max((array.dtype.size for array in parameters), default=FLOAT32)
     return estimate(shape, batch, weights, stages.optimizer.size, stages.policy.trainable_count, width)
 

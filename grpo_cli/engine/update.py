@@ -16,7 +16,8 @@ from grpo_cli.config.schema import Config
 from grpo_cli.engine.allocation import RowLimit, in_parts
 from grpo_cli.engine.batch import Microbatch
 from grpo_cli.engine.entropy import token_entropies
-from grpo_cli.engine.head import LOGITS_AT_ONCE, Head, chosen_logprobs
+from grpo_cli.engine.footprint import LOGITS_AT_ONCE
+from grpo_cli.engine.head import Head, chosen_logprobs
 from grpo_cli.engine.kl import ESTIMATORS, corrected
 from grpo_cli.engine.losses import LOSSES, Clip, sequence_log_ratio
 from grpo_cli.engine.prefix import completion_outputs
@@ -107,17 +108,16 @@ def token_scores(
 ) -> tuple[mx.array, mx.array | None]:
     """Logprobs of the targets and, with `entropy`, entropies, at the sampling temperature: (B, S) float32.
 
-    With a `head`, logits that are too many to be there at once are made in slices.
+    With a `head`, logits are made of completion positions only, and in slices where they are too many to be
+    there at once.
     """
-
-    def outputs(part: nn.Module | None) -> mx.array:
-        return completion_outputs(model, batch.prompts, batch.rows, batch.inputs, share_prefix, part)
-
+    trunk = getattr(model, head.trunk) if head else None
+    outputs = completion_outputs(model, batch.prompts, batch.rows, batch.inputs, share_prefix, trunk)
     if head is not None and batch.targets.size * head.vocabulary > LOGITS_AT_ONCE:
-        hidden = outputs(getattr(model, head.trunk))  # (B, S, H)
-        scores = head.scores(model, hidden, batch.targets, temperature, entropy)
+        scores = head.scores(model, outputs, batch.targets, temperature, entropy)
         return scores[0], scores[1] if entropy else None
-    logits = outputs(None).astype(mx.float32) / temperature  # (B, S, V)
+    logits = head.logits(model, outputs) if head else outputs
+    logits = logits.astype(mx.float32) / temperature  # (B, S, V)
     return chosen_logprobs(logits, batch.targets), token_entropies(logits) if entropy else None
 
 

@@ -179,7 +179,7 @@ def load_tokenizer(path: Path, config: dict[str, Any]) -> Tokenizer:
         return ChatTokenizer(mlx_lm_load_tokenizer(path, eos_token_ids=_eos_ids(config)))
     except Exception as error:  # tokenizers raises nothing narrower for a damaged tokenizer.json
         raise ModelError(
-            f"The tokenizer in {path} cannot be loaded: {error}",
+            f"The tokenizer in {path} cannot be loaded: {type(error).__name__}: {str(error)[:200]}",
             "copy tokenizer.json and tokenizer_config.json from the same model",
             trouble="tokenizer",
         ) from error

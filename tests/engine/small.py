@@ -1,5 +1,7 @@
 """A small random model and a byte tokenizer: no download, no files."""
 
+from typing import Any
+
 import mlx.core as mx
 from mlx_lm.models import llama, nanochat
 
@@ -50,8 +52,8 @@ def nanochat_policy(seed: int = 0, tmp_path=None) -> Policy:  # type: ignore[no-
     return Policy(model, ByteTokenizer(), dict(NANOCHAT), tmp_path, "random")
 
 
-def llama_policy(seed: int = 0) -> Policy:
-    """A random llama of two layers with tied embeddings."""
+def llama_policy(seed: int = 0, **changes: Any) -> Policy:
+    """A random llama of two layers, with tied embeddings unless it is changed."""
     mx.random.seed(seed)
     config = {
         "model_type": "llama",
@@ -64,6 +66,7 @@ def llama_policy(seed: int = 0) -> Policy:
         "vocab_size": VOCAB,
         "rope_theta": 10000.0,
         "tie_word_embeddings": True,
+        **changes,
     }
     model = llama.Model(llama.ModelArgs.from_dict(config))
     mx.eval(model.parameters())
@@ -72,22 +75,7 @@ def llama_policy(seed: int = 0) -> Policy:
 
 def sliding_policy(seed: int = 0) -> Policy:
     """A random llama whose first layer attends to 16 positions only: its cache rotates."""
-    mx.random.seed(seed)
-    config = {
-        "model_type": "llama",
-        "hidden_size": 32,
-        "num_hidden_layers": 2,
-        "intermediate_size": 64,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "rms_norm_eps": 1e-5,
-        "vocab_size": VOCAB,
-        "layer_types": ["sliding_attention", "full_attention"],
-        "sliding_window": 16,
-    }
-    model = llama.Model(llama.ModelArgs.from_dict(config))
-    mx.eval(model.parameters())
-    return Policy(model, ByteTokenizer(), config, None, "random")  # type: ignore[arg-type]
+    return llama_policy(seed, layer_types=["sliding_attention", "full_attention"], sliding_window=16)
 
 
 def rollout(token_ids: list[int], advantage: float = 0.0, logprobs: list[float] | None = None) -> Rollout:
