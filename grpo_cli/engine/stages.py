@@ -179,14 +179,21 @@ class Stages:
         rate = learning_rate(
             step, self.total_steps, config.learning_rate, config.warmup_ratio, config.lr_scheduler_type
         )
-        if not batches:
-            return {
-                "lr": rate,
-                **update_numbers(nothing(config), None),
-                "ratio_deviation": None,
-                "update_seconds": time.perf_counter() - started,
-            }
-        objective = Objective.of(config, self.share_prefix, self.head)
+        result, fault, deviation = (
+            self.learn(batches, rate, is_fresh) if batches else (nothing(config), None, None)
+        )
+        return {
+            "lr": rate,
+            **update_numbers(result, fault),
+            "ratio_deviation": deviation,
+            "update_seconds": time.perf_counter() - started,
+        }
+
+    def learn(
+        self, batches: list[Microbatch], rate: float, is_fresh: bool
+    ) -> tuple[UpdateResult, Fault | None, float | None]:
+        """Gradient and weights; what it did, what was no number, and how far sampler and loss differ."""
+        objective = Objective.of(self.config, self.share_prefix, self.head)
         proves = is_fresh and not self.proof.is_given and has_advantages(batches)
         if proves:
             self.proof.begin(self.trained())
@@ -198,23 +205,18 @@ class Stages:
             self.update_limit,
         )
         fault = find_fault(self.policy.model, batches, objective, result, gradients)
-        deviation = None
-        if fault is None:
-            deviation = self.compared(batches, result) if is_fresh else None
-            self.optimizer.step(self.policy.model, gradients, result.grad_norm, rate)
-            if proves:
-                self.optimizer.is_whole = False  # where this raises, the weights are past the state's step
-                self.proof.end(self.trained(), result.grad_norm, rate)
-                self.optimizer.is_whole = True
-            for batch, logprobs in zip(batches, result.logprobs, strict=True):
-                if batch.old_is_current:
-                    batch.remember(logprobs)
-        return {
-            "lr": rate,
-            **update_numbers(result, fault),
-            "ratio_deviation": deviation,
-            "update_seconds": time.perf_counter() - started,
-        }
+        if fault is not None:
+            return result, fault, None
+        deviation = self.compared(batches, result) if is_fresh else None
+        self.optimizer.step(self.policy.model, gradients, result.grad_norm, rate)
+        if proves:
+            self.optimizer.is_whole = False  # where this raises, the weights are past the state's step
+            self.proof.end(self.trained(), result.grad_norm, rate)
+            self.optimizer.is_whole = True
+        for batch, logprobs in zip(batches, result.logprobs, strict=True):
+            if batch.old_is_current:
+                batch.remember(logprobs)
+        return result, None, deviation
 
     def trained(self) -> dict[str, mx.array]:
         """What the optimizer changes, by name: the float32 copies where the weights are half as wide."""

@@ -1,7 +1,6 @@
-"""A model's files, weights and numbers, each broken for real; and the perplexity that tells garbage."""
+"""A model's files, each broken for real, and folders that mean harm."""
 
 import json
-import math
 import os
 import random
 import shlex
@@ -11,45 +10,16 @@ from typing import Any
 import mlx.core as mx
 import pytest
 
-from grpo_cli.config.schema import Config
-from grpo_cli.convert.options import Options
-from grpo_cli.convert.run import convert
 from grpo_cli.doctor.checks import CHECKS
 from grpo_cli.doctor.findings import Finding
 from grpo_cli.doctor.headers import DamagedFile, Tensor, read_header
-from grpo_cli.doctor.language import PROMPT, Reading, bytes_loaded, judged, perplexity
+from grpo_cli.doctor.language import Reading, judged
 from grpo_cli.doctor.model_folder import repository_of
-from grpo_cli.doctor.needs import needed
-from grpo_cli.doctor.quantisation import Row, recommendation, smallest, told
-from tests.convert.checkpoints import GENUINE, write_checkpoint
+from tests.doctor.damage import entry, rewritten, safetensors
 from tests.doctor.looking import TINY, Here, at, look, tiny_copy
 
 WEIGHTS_BYTES = (TINY / "model.safetensors").stat().st_size
 POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 3471768\n"
-
-
-def safetensors(header: bytes, data: bytes = b"", length: int | None = None) -> bytes:
-    return (len(header) if length is None else length).to_bytes(8, "little") + header + data
-
-
-def entry(**changes: Any) -> bytes:
-    return json.dumps({"w": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8], **changes}}).encode()
-
-
-def rewritten(folder: Path, change: Any) -> Path:
-    """The folder with its weights changed: `change(arrays)` edits the table."""
-    arrays: Any = mx.load(str(folder / "model.safetensors"))
-    mx.eval(arrays)
-    change(arrays)
-    mx.save_safetensors(str(folder / "model.safetensors"), arrays)
-    return folder
-
-
-def edit_json(path: Path, **changes: Any) -> None:
-    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
-
-
-# --- headers ------------------------------------------------------------------------------------------
 
 
 def test_a_header_is_read(tmp_path: Path) -> None:
@@ -90,9 +60,6 @@ def test_what_is_no_header_is_told(tmp_path: Path, content: bytes, told: str) ->
     with pytest.raises(DamagedFile) as damage:
         read_header(path)
     assert str(damage.value).startswith(told)
-
-
-# --- files --------------------------------------------------------------------------------------------
 
 
 def files(folder: Path) -> list[tuple[str, str]]:
@@ -258,278 +225,6 @@ def test_a_file_that_may_not_be_read(tmp_path: Path) -> None:
     (folder / "model.safetensors").chmod(0)
     assert files(folder) == [("error", "model.safetensors Permission denied")]
 
-
-# --- weights ------------------------------------------------------------------------------------------
-
-
-def test_weights_that_fit() -> None:
-    (finding,) = look(Here(model="tiny"), "model-weights")
-    told = "26 tensors, 867,328 numbers in F32: names and shapes as nanochat has them"
-    assert (finding.severity, finding.seen) == ("ok", told)
-
-
-def drop(arrays: Any) -> None:
-    del arrays["lm_head.weight"]
-
-
-def add(arrays: Any) -> None:
-    arrays["transformer.h.9.extra"] = mx.zeros(3)
-
-
-def reshape(arrays: Any) -> None:
-    arrays["lm_head.weight"] = mx.zeros((7, 128))
-
-
-@pytest.mark.parametrize(
-    ("change", "told"),
-    [
-        (drop, "Missing 1 parameters: lm_head.weight"),
-        (add, "Received 1 parameters not in model: transformer.h.9.extra"),
-        (reshape, "Expected shape (316, 128) but received shape (7, 128) for parameter lm_head.weight"),
-    ],
-)
-def test_weights_that_do_not_fit_are_named(tmp_path: Path, change: Any, told: str) -> None:
-    finding = at(rewritten(tiny_copy(tmp_path / "model"), change), "model-weights")
-    assert finding.severity == "error"
-    assert told in finding.seen
-
-
-@pytest.mark.parametrize(
-    ("changes", "told"),
-    [
-        ({"num_hidden_layers": 10**9}, "config.json has 1,000,000,000 layers, the weights only 26 tensors"),
-        ({"num_attention_heads": 0}, "ZeroDivisionError"),
-        ({"hidden_size": "wide"}, "do not fit its config.json"),
-        ({"model_type": "../../evil"}, "do not fit its config.json: Model type"),
-    ],
-)
-def test_a_config_that_makes_no_model(tmp_path: Path, changes: Any, told: str) -> None:
-    folder = tiny_copy(tmp_path / "model")
-    edit_json(folder / "config.json", **changes)
-    finding = at(folder, "model-weights")
-    assert finding.severity == "error"
-    assert told in finding.seen
-
-
-# --- numbers ------------------------------------------------------------------------------------------
-
-
-def test_numbers_that_are_all_numbers() -> None:
-    (finding,) = look(Here(model="tiny"), "model-values")
-    assert (finding.severity, finding.seen) == ("ok", "867,328 numbers, none NaN or infinite")
-
-
-@pytest.mark.parametrize("number", [math.nan, math.inf])
-def test_a_weight_that_is_no_number_is_named(tmp_path: Path, number: float) -> None:
-    def change(arrays: Any) -> None:
-        arrays["transformer.h.2.mlp.c_fc.weight"][3, 4] = number
-
-    finding = at(rewritten(tiny_copy(tmp_path / "model"), change), "model-values")
-    told = "NaN or infinite numbers in transformer.h.2.mlp.c_fc.weight"
-    assert (finding.severity, finding.seen) == ("error", told)
-
-
-def test_rows_of_zeros_of_tokens_that_text_becomes(tmp_path: Path) -> None:
-    def change(arrays: Any) -> None:
-        arrays["transformer.wte.weight"][5] = 0.0
-        arrays["transformer.wte.weight"][9] = 0.0
-
-    finding = at(rewritten(tiny_copy(tmp_path / "model"), change), "model-values")
-    told = "transformer.wte.weight: 2 token ids have a row of zeros (5, 9)"
-    assert (finding.severity, finding.seen) == ("warning", told)
-
-
-def test_rows_of_zeros_that_no_text_uses_are_fine(tmp_path: Path) -> None:
-    """The current nanochat rounds 1,000 tokens up to 1,024 rows; id 315 is a special token of tiny's."""
-
-    def change(arrays: Any) -> None:
-        arrays["lm_head.weight"][315] = 0.0
-        for name in ("transformer.wte.weight", "lm_head.weight"):
-            arrays[name] = mx.concatenate([arrays[name], mx.zeros((4, 128))])
-
-    finding = at(rewritten(tiny_copy(tmp_path / "model"), change), "model-values")
-    told = f"{867_328 + 2 * 4 * 128:,} numbers, none NaN or infinite; 9 zero rows that no text uses"
-    assert (finding.severity, finding.seen) == ("ok", told)
-
-
-# --- language -----------------------------------------------------------------------------------------
-
-
-def constant(logits: list[float]) -> Any:
-    """A model that gives every position the same logits."""
-    return lambda tokens: mx.broadcast_to(mx.array(logits), (*tokens.shape, len(logits)))
-
-
-def test_uniform_logits_have_the_vocabulary_s_perplexity() -> None:
-    assert perplexity(constant([0.0] * 50), [1, 2, 3, 4]) == pytest.approx(50, rel=1e-5)
-
-
-def test_perplexity_by_hand() -> None:
-    """p = 1/2, 1/4, 1/4; the ids after the first are 0, 0, 1: (1/2 · 1/2 · 1/4)^(-1/3) = 16^(1/3)."""
-    model = constant([math.log(2), 0.0, 0.0])
-    assert perplexity(model, [2, 0, 0, 1]) == pytest.approx(16 ** (1 / 3), rel=1e-5)
-
-
-@pytest.mark.parametrize(
-    ("measured", "verdict"),
-    [
-        (15.0, "language"),  # SmolLM2-135M-Instruct
-        (70.1, "language"),  # at 3 bits
-        (620.1, "unlikely"),  # its words shuffled
-        (2432.7, "unlikely"),  # another, smaller vocabulary
-        (13926.2, "unlikely"),  # ids shifted by one
-        (72272.4, "guessing"),  # untrained
-        (384045.8, "guessing"),  # ids permuted
-        (math.inf, "guessing"),
-        (math.nan, "guessing"),
-    ],
-)
-def test_the_verdict_on_what_was_measured(measured: float, verdict: str) -> None:
-    assert Reading(measured, 49152).verdict == verdict
-
-
-def test_what_is_told_of_garbage(tmp_path: Path) -> None:
-    folder = tiny_copy(tmp_path / "model")
-    case = Here(model=str(folder))
-    said = "M don yourty\nyoust insOifissty"
-    finding = judged(case, Reading(70000.0, 65536), said)
-    assert finding.severity == "error"
-    assert finding.seen == (
-        "perplexity 70,000.0 on plain English (guessing: 65,536); "
-        f"“{PROMPT}” → “M don yourty youst insOifissty”"
-    )
-    assert finding.commands == (
-        f"grpo doctor --only tokenizer --only model-values --model {folder}",
-        f"hf download OWNER/NAME tokenizer.pkl --local-dir {folder}",
-    )
-    assert judged(case, Reading(2000.0, 65536), said).severity == "warning"
-    assert judged(case, Reading(20.0, 65536), said).severity == "ok"
-
-
-def test_a_vocabulary_of_no_language_is_not_judged() -> None:
-    (finding,) = look(Here(model="tiny"), "garbled-output")
-    told = "316 tokens are no vocabulary of a language: nothing to compare with"
-    assert (finding.severity, finding.seen) == ("skipped", told)
-
-
-def converted(source: Path, output: Path) -> Path:
-    return convert(str(source), Options(output=output, verify=False)).output
-
-
-def test_random_weights_are_garbage_for_real(tmp_path: Path) -> None:
-    finding = at(converted(write_checkpoint(tmp_path / "source"), tmp_path / "model"), "garbled-output")
-    assert finding.severity == "error"
-    assert finding.numbers["vocabulary"] == 1000
-    assert finding.numbers["perplexity"] > 1000
-
-
-@pytest.mark.skipif(not GENUINE.exists(), reason="nanochat's own checkpoints are not at hand")
-def test_a_genuine_model_with_its_own_and_with_another_tokenizer(tmp_path: Path) -> None:
-    """What it reads is language; where its ids mean other tokens, it is not."""
-    folder = converted(GENUINE / "oct2025-small", tmp_path / "model")
-    right = at(folder, "garbled-output")
-    assert right.severity == "ok"
-    assert right.numbers["perplexity"] == pytest.approx(100.8, abs=0.5)
-    order = mx.array(random.Random(0).sample(range(1000), 1000))
-
-    def change(arrays: Any) -> None:
-        for name in ("transformer.wte.weight", "lm_head.weight"):
-            arrays[name] = arrays[name][order]
-
-    wrong = at(rewritten(folder, change), "garbled-output")
-    assert wrong.severity == "error"
-    assert wrong.numbers["perplexity"] > 5000
-
-
-def test_a_model_without_room_is_not_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = converted(write_checkpoint(tmp_path / "source"), tmp_path / "model")
-    monkeypatch.setattr("grpo_cli.device.memory_budget", lambda _: 1000)
-    finding = at(folder, "garbled-output")
-    told = "its weights take 0.0 GB of memory, and 0.0 are free"
-    assert (finding.severity, finding.seen) == ("skipped", told)
-
-
-def test_bytes_of_weights_that_are_unpacked(tmp_path: Path) -> None:
-    """8 × 4 packed words of 4 bits are 8 × 32 numbers of 4 bytes; the scales 8 × 1 become float32 too."""
-    arrays = {"w.weight": mx.zeros((8, 4), dtype=mx.uint32), "w.scales": mx.zeros((8, 1), dtype=mx.float16)}
-    mx.save_safetensors(str(tmp_path / "model.safetensors"), arrays)
-    (tmp_path / "config.json").write_text('{"quantization": {"bits": 4, "group_size": 32}}')
-    case = Here(model=str(tmp_path))
-    assert bytes_loaded(case, upcast=True) == 8 * 32 * 4 + 8 * 4
-    assert bytes_loaded(case, upcast=False) == 8 * 4 * 4 + 8 * 2
-
-
-def test_training_takes_as_many_bytes_of_weights_that_are_unpacked(tmp_path: Path) -> None:
-    """4 bits and groups of 32: scales and biases are numbers already, and not 8 of them in a word."""
-    arrays = {
-        "model.layers.0.w.weight": mx.zeros((8, 4), dtype=mx.uint32),
-        "model.layers.0.w.scales": mx.zeros((8, 1), dtype=mx.float16),
-        "model.layers.0.w.biases": mx.zeros((8, 1), dtype=mx.float16),
-    }
-    mx.save_safetensors(str(tmp_path / "model.safetensors"), arrays)
-    shape = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 1, "vocab_size": 10}
-    facts = {"quantization": {"bits": 4}, "intermediate_size": 64, "model_type": "llama", **shape}
-    (tmp_path / "config.json").write_text(json.dumps(facts))
-    needs = needed(Config(model_name=str(tmp_path)), tmp_path, on_cpu=True)
-    assert needs is not None
-    assert needs.weights == 4 * (8 * 32 + 8 + 8) == bytes_loaded(Here(model=str(tmp_path)), upcast=True)
-
-
-# --- quantisation -------------------------------------------------------------------------------------
-
-PLAIN = Row(0, 538.1, 94.0, 15.04, 1.0, 0.375)
-ROWS = [
-    PLAIN,
-    Row(8, 143.0, 97.0, 15.05, 0.99, 0.375),
-    Row(6, 109.4, 96.0, 15.46, 0.97, 0.34375),
-    Row(4, 75.8, 95.0, 18.74, 0.85, 0.375),
-    Row(2, 42.1, 93.0, 1240033.1, 0.02, 0.0),
-]
-
-
-def test_the_fewest_bits_that_are_as_good() -> None:
-    assert smallest(ROWS) == 6
-    assert smallest([PLAIN, Row(8, 1, 1, 15.0, 1.0, 0.25)]) is None  # 4 of 32 answers lost
-    without = [Row(0, 1, 1, None, 1.0, None), Row(8, 1, 1, None, 0.95, None), Row(4, 1, 1, None, 0.89, None)]
-    assert smallest(without) == 8
-
-
-def test_the_table_as_it_is_told() -> None:
-    assert told(ROWS[:3], in_float32=True).splitlines() == [
-        "group size 64",
-        "bits         MB  tokens/s  perplexity  same tokens  accuracy",
-        "as is     538.1        94        15.0            –       38%",
-        "8         143.0        97        15.1          99%       38%",
-        "6         109.4        96        15.5          97%       34%",
-        "this CPU computes in float32 whatever the bits: they save disk here, not time or memory",
-        "the fewest bits as good as the weights: 6 (perplexity within 10% and at most 1 of 32 answers lost): "
-        "`grpo convert … --quantize --bits 6`",
-    ]
-
-
-def test_where_no_bits_are_good_enough() -> None:
-    assert recommendation([PLAIN, ROWS[4]]) == (
-        "no number of bits is as good as the weights "
-        "(perplexity within 10% and at most 1 of 32 answers lost): leave them as they are"
-    )
-
-
-def test_the_embedded_model_by_bits() -> None:
-    """128-wide float32 layers: 26 tensors of 867,328 numbers, all quantisable at group size 64."""
-    case = Here(model="tiny", config_name="smoke_test", overrides=("eval_max_new_tokens=8",))
-    (finding,) = look(case, "quantisation")
-    rows = finding.numbers["rows"]
-    assert [row["bits"] for row in rows] == [0, 8, 6, 4, 3, 2]
-    # bits a number, and a scale and a bias of 32 bits each for 64 numbers; tiny holds float32
-    sizes = [867_328 * (bits / 8 + 8 / 64) / 1e6 for bits in (8, 6, 4, 3, 2)]
-    assert [row["megabytes"] for row in rows] == pytest.approx([WEIGHTS_BYTES / 1e6, *sizes])
-    assert rows[1]["same_tokens"] > 0.97 > rows[5]["same_tokens"]
-    assert all(row["tokens_per_second"] > 0 and row["perplexity"] is None for row in rows)
-    assert all(row["accuracy"] in [count / 32 for count in range(33)] for row in rows)
-    assert finding.severity == "ok"
-
-
-# --- hostile folders ----------------------------------------------------------------------------------
 
 ALL = ("model-files", "model-weights", "model-values", "garbled-output", "tokenizer", "vocabulary")
 TEXTS = ("round-trip", "special-tokens", "end-tokens", "chat-template")
