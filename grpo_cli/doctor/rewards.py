@@ -109,7 +109,8 @@ def shown_completion(case: Case) -> str:
             told = f"step {step:.0f}, " if step is not None else ""
             told += f"reward {reward:g}, " if reward is not None else ""
             wanted = short(line.get("answer", "?"), 30)
-            return f"# {told}right answer {wanted}: {short(line['completion'], 200)}"
+            # Quoted: a shell that takes no comments must not run what a model wrote.
+            return "# " + quoted(f"{told}right answer {wanted}: {short(line['completion'], 200)}")
     return ""
 
 

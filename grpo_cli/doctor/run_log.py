@@ -63,6 +63,7 @@ def lines_of_log(case: Case, lines: Sequence[str]) -> Iterator[Finding]:
         )
     elif not steps:
         held = f"holds {len(evaluations)} evaluations" if evaluations else "is empty"
+        held = "holds no line that can be read" if cut_off and not evaluations else held
         yield skipped(f"no step is logged yet: training_log.jsonl {held}")
     elif odd := not_finite(case):
         seen = f"NaN or infinite in {len(odd)} metric{'s' * (len(odd) > 1)}: {told_metrics(odd)}"

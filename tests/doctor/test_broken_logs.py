@@ -115,7 +115,7 @@ def test_a_completion_with_odd_line_separators_is_one_line(tmp_path: Path) -> No
     written(tmp_path, steps(6, reward_mean=0.0, reward_std=0.0))
     (tmp_path / "completions.jsonl").write_text(json.dumps(odd, ensure_ascii=False) + "\n", encoding="utf-8")
     shown = examine(tmp_path)["rewards-zero"].commands[-2]
-    assert shown == "# step 1, reward 0, right answer 7: a b c"
+    assert shown == "# 'step 1, reward 0, right answer 7: a b c'"
 
 
 def test_names_in_commands_are_safe_to_paste(tmp_path: Path) -> None:
@@ -133,3 +133,10 @@ def test_findings_hold_no_completion_where_a_report_would_show_it(tmp_path: Path
     found = examine(written(tmp_path, steps(6, reward_mean=0.0, reward_std=0.0), secret))
     told = " ".join(f.seen + f.cure + f.why for f in map(replace, found.values()))
     assert not any(word in told for word in ("PROMPT", "SECRET", "ANSWER"))
+
+
+def test_a_single_line_that_cannot_be_read_is_no_empty_log(tmp_path: Path) -> None:
+    run = written(tmp_path, [])
+    (run / "training_log.jsonl").write_text('{"step": 1, "a": [[[[')
+    found = examine(run)["run-log"]
+    assert found.seen == "no step is logged yet: training_log.jsonl holds no line that can be read"

@@ -1,6 +1,7 @@
 """The doctor on runs that were made for it: one that learns, and four that cannot."""
 
 import json
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -52,7 +53,9 @@ def test_a_reward_that_is_always_zero_is_named_with_a_completion(runs: Path) -> 
     functions = [f"{runs}/mine.py:never", "int", "strict_format", "soft_format", "xmlcount"]
     assert zero.commands[2] == f"reward_functions = {json.dumps(functions)}"
     last = json.loads((runs / "zero" / "completions.jsonl").read_text().splitlines()[-1])
-    assert zero.commands[3] == (f"# step 6, reward 0, right answer {last['answer']}: {last['completion']}")
+    assert zero.commands[3] == "# " + shlex.quote(
+        f"step 6, reward 0, right answer {last['answer']}: {last['completion']}"
+    )
     evaluation = f"grpo eval --model tiny --config {runs}/zero/config.toml --num-generations 8"
     assert zero.commands[4] == evaluation
     assert zero.why.startswith("Completions that all get nothing cannot be told apart")
