@@ -18,6 +18,7 @@ from typing import Any
 
 import mlx.core as mx
 
+from grpo_cli.engine.grouped import GroupCache, quick_decoding, reads_in_groups
 from grpo_cli.engine.prefix import join, keep, read_prompts, select
 from grpo_cli.engine.sampling import Draw, Sampling, draw, uniforms
 from grpo_cli.errors import TrainingError
@@ -114,6 +115,7 @@ class Decoding:
     ) -> None:
         self.policy, self.sampling, self.dice = policy, sampling, dice
         self.capacity, self.on_token = capacity, on_token
+        self.in_groups = reads_in_groups(policy.model)
         self.waiting = deque(rows)
         self.active: list[Row] = []  # one per row of the cache, ended ones among them
         self.cache: list[Any] | None = None
@@ -122,6 +124,11 @@ class Decoding:
 
     def run(self) -> None:
         """Sample all rows to their ends. Raises BrokenPolicy for logits that are no numbers."""
+        with quick_decoding():
+            self.sample()
+
+    def sample(self) -> None:
+        """The loop: one token of every row, then the next."""
         self.admit()
         ahead = self.launch()
         while ahead is not None:
@@ -203,7 +210,10 @@ class Decoding:
         assert cache is not None
         more = bool(self.waiting) and self.waiting[0].prompt == prompts[-1]
         self.held = (prompts[-1], select(cache, [len(prompts) - 1])) if more else None
-        keep(cache, [prompts.index(row.prompt) for row in rows])
+        groups = [prompts.index(row.prompt) for row in rows]
+        if self.in_groups:
+            return [GroupCache(layer, groups) for layer in cache]
+        keep(cache, groups)
         return cache
 
 
