@@ -20,8 +20,10 @@ from dataclasses import dataclass
 import mlx.core as mx
 
 from grpo_cli.config.schema import Config
+from grpo_cli.engine.exponential import exp
 
 BLOCK = 256  # tokens whose probabilities are summed first when one is drawn
+NO_WEIGHT = -1e4  # a logarithm whose exponential is 0
 
 
 @dataclass(frozen=True)
@@ -80,35 +82,50 @@ def draw(logits: mx.array, sampling: Sampling, random: mx.array | None = None) -
     logprob, the entropy and the kept mass: on a CPU it is most of the cost.
     """
     greedy, log_kept = sampling.temperature == 0, None
-    scaled = logits.astype(mx.float32) / (1.0 if greedy else sampling.temperature)  # (B, V)
-    highest = scaled.max(axis=-1, keepdims=True)
-    weights = mx.exp(scaled - highest)  # (B, V) probabilities, not yet divided by their sum
-    total = weights.sum(axis=-1, keepdims=True)  # (B, 1)
-    normalizer = (highest + mx.log(total)).squeeze(-1)  # (B,) log Σ exp
+    logits = logits.astype(mx.float32)
+    scaled = logits if sampling.temperature in (0, 1) else logits / sampling.temperature  # (B, V)
+    below = scaled - scaled.max(axis=-1, keepdims=True)  # (B, V) at most 0
+    weights = exp(below)  # (B, V) probabilities, not yet divided by their sum
+    sums = block_sums(weights)  # (B, blocks)
+    total = sums.sum(axis=-1)  # (B,)
     if greedy:
         tokens = mx.argmax(scaled, axis=-1)
     else:
-        drawn_from = weights
+        drawn_from, drawn_sums = weights, sums
         if sampling.cuts_tail:
             drawn_from = mx.where(narrow(scaled, sampling) == -mx.inf, 0.0, weights)
-            log_kept = mx.log(drawn_from.sum(axis=-1) / total.squeeze(-1))
-        tokens = pick(drawn_from, uniforms(len(logits)) if random is None else random)
-    chosen = mx.take_along_axis(scaled, tokens[:, None], axis=-1).squeeze(-1)
-    # E[logit]; a token that the model rules out (−inf) has no share in it
-    expected = (mx.where(weights > 0, weights * scaled, 0.0).sum(axis=-1, keepdims=True) / total).squeeze(-1)
-    return Draw(tokens, chosen - normalizer, normalizer - expected, log_kept)
+            drawn_sums = block_sums(drawn_from)
+            log_kept = mx.log(drawn_sums.sum(axis=-1) / total)
+        tokens = pick(drawn_from, drawn_sums, uniforms(len(logits)) if random is None else random)
+    chosen = mx.take_along_axis(below, tokens[:, None], axis=-1).squeeze(-1)
+    # E[log weight]; a token that the model rules out (−inf) has no share in it
+    expected = block_sums(weights * mx.maximum(below, NO_WEIGHT)).sum(axis=-1) / total
+    return Draw(tokens, chosen - mx.log(total), mx.log(total) - expected, log_kept)
 
 
-def pick(weights: mx.array, random: mx.array) -> mx.array:
-    """An index per row of `weights` (B, V), each with probability weight / Σ weights.
+def block_sums(weights: mx.array) -> mx.array:
+    """Sums of `weights` (B, V) over blocks of tokens: (B, ⌈V / BLOCK⌉).
+
+    In one running sum of 49,152 numbers float32 loses 6e-5 of a logprob and 1e-3 nats of an entropy.
+    """
+    rows, vocabulary = weights.shape
+    whole = vocabulary - vocabulary % BLOCK
+    sums = weights[:, :whole].reshape(rows, -1, BLOCK).sum(axis=-1)
+    if whole == vocabulary:
+        return sums
+    return mx.concatenate([sums, weights[:, whole:].sum(axis=-1, keepdims=True)], axis=1)
+
+
+def pick(weights: mx.array, sums: mx.array, random: mx.array) -> mx.array:
+    """An index per row of `weights` (B, V), each with probability weight / Σ weights; `sums`: of its blocks.
 
     First a block of tokens by its sum, then a token in it: float32 running sums over a whole
     vocabulary would swallow its unlikely tokens. `random` (B, 2): a number for each of the two.
     """
-    rows, vocabulary = weights.shape
-    blocks = mx.pad(weights, [(0, 0), (0, -vocabulary % BLOCK)]).reshape(rows, -1, BLOCK)
-    block = first_beyond(blocks.sum(axis=-1), random[:, :1])  # (B,)
-    inside = mx.take_along_axis(blocks, block[:, None, None], axis=1).squeeze(1)  # (B, BLOCK)
+    block = first_beyond(sums, random[:, :1])  # (B,)
+    places = block[:, None] * BLOCK + mx.arange(BLOCK)  # (B, BLOCK), the last block's maybe past the end
+    last = weights.shape[-1] - 1
+    inside = mx.where(places > last, 0.0, mx.take_along_axis(weights, mx.minimum(places, last), axis=-1))
     return block * BLOCK + first_beyond(inside, random[:, 1:])
 
 
