@@ -160,7 +160,7 @@ def quick_decoding() -> Iterator[None]:
     try:
         mx.fast.scaled_dot_product_attention = attention  # type: ignore[assignment]
         if has_slow_exp():
-            mx.sigmoid = sigmoid  # type: ignore[assignment]
+            mx.sigmoid = sigmoid
         yield
     finally:
         mx.fast.scaled_dot_product_attention, mx.sigmoid = plain_attention, plain_sigmoid
