@@ -62,9 +62,24 @@ def examples_fill_a_step(config: Config) -> Iterator[Breach]:
         yield Breach(keys, message, cure, "warning", trouble="schedule")
 
 
+def budget_holds_a_completion(config: Config) -> Iterator[Breach]:
+    """A completion is not cut: one of full length is a microbatch whatever the budget."""
+    budget, most = config.microbatch_tokens, config.max_new_tokens
+    if 0 < budget < most:
+        message = (
+            f"microbatch_tokens = {budget} is less than one completion may have, max_new_tokens = {most}: "
+            "longer ones exceed it"
+        )
+        cure = f"write `microbatch_tokens = {8 * most}`, or `microbatch_tokens = 0` to go by batch_size"
+        yield Breach(
+            ("microbatch_tokens", "max_new_tokens"), message, cure, "warning", trouble="memory-needed"
+        )
+
+
 RULES: tuple[Rule, ...] = (
     learning_rate_trains,
     warmup_ends,
     saves_come,
     examples_fill_a_step,
+    budget_holds_a_completion,
 )

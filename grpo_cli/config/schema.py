@@ -179,6 +179,9 @@ class Config(BaseModel):
     """Prompts in one forward and backward."""
     gradient_accumulation_steps: PositiveInt = 4
     """Forwards and backwards per update: a step has batch_size × this × num_generations completions."""
+    microbatch_tokens: Count = 0
+    """Most tokens of one forward and backward, padding included; completions of alike lengths are computed
+    together, to the same gradient. 0: batch_size prompts at once, whatever their lengths."""
     num_epochs: PositiveInt = 1
     """Passes over the training examples."""
     max_steps: Count = 0

@@ -1,7 +1,8 @@
 """Rollouts to arrays: the microbatches of one optimizer step.
 
-A microbatch holds whole groups, so that each prompt is read once for all of its completions. For
-prompts "ab" and "c" with completions "XY" of the first and "Z" of the second:
+A microbatch holds whole groups, so that each prompt is read once for all of its completions; or, under a
+budget of tokens, completions of alike lengths (packing.py). For prompts "ab" and "c" with completions "XY"
+of the first and "Z" of the second:
 
     prompts  [ab, c]    rows  0    inputs  b X    targets  X Y    completion_mask  1 1
                               1            c ·             Z ·                     1 0
@@ -15,12 +16,14 @@ to its first update, the policy is no longer the one that sampled it.
 """
 
 from dataclasses import dataclass, field
+from itertools import chain
 
 import mlx.core as mx
 
 from grpo_cli.config.schema import Config
 from grpo_cli.engine.entropy import high_entropy_threshold
 from grpo_cli.engine.losses import LossType
+from grpo_cli.engine.packing import Budget, pack
 from grpo_cli.types import Rollout, RolloutGroup, StopReason
 
 
@@ -134,6 +137,11 @@ class Sequence:
     entropy_threshold: float | None = None  # tokens below it have no policy loss
 
     @property
+    def length(self) -> int:
+        """T, the tokens of the completion."""
+        return len(self.rollout.token_ids)
+
+    @property
     def policy_mask(self) -> list[bool]:
         """Which tokens have a policy loss: (T,)."""
         threshold = self.entropy_threshold
@@ -152,8 +160,9 @@ def make_microbatches(
     size: int,
     has_reference: bool,
     counting: Counting | None = None,
+    budget: Budget | None = None,
 ) -> list[Microbatch]:
-    """Cut a step's rollouts into microbatches of `size` groups.
+    """Cut a step's rollouts into microbatches of `size` groups, or as a `budget` of tokens allows.
 
     Completions of advantage 0 have no gradient unless a KL term or an entropy bonus gives them one: without
     they are left out, after they counted for the weights. So are those whose tokens do not count.
@@ -165,13 +174,11 @@ def make_microbatches(
         [Sequence(g.prompt_ids, rollout, next(weights), threshold) for rollout in g.rollouts] for g in groups
     ]
     everywhere = has_reference or counting.has_bonus
-    batches = []
-    for start in range(0, len(by_group), size):
-        chunk = [sequence for group in by_group[start : start + size] for sequence in group]
-        kept = [sequence for sequence in chunk if sequence.has_gradient(everywhere)]
-        if kept:
-            batches.append(pad(kept, counting.recompute_old))
-    return batches
+    kept = [[sequence for sequence in group if sequence.has_gradient(everywhere)] for group in by_group]
+    if budget is not None:
+        return [pad(rows, counting.recompute_old) for rows in pack(kept, budget)]
+    chunks = [list(chain(*kept[start : start + size])) for start in range(0, len(kept), size)]
+    return [pad(chunk, counting.recompute_old) for chunk in chunks if chunk]
 
 
 def counted_lengths(groups: list[RolloutGroup], counting: Counting, size: int) -> list[list[int]]:

@@ -20,6 +20,7 @@ WHOLE_MODELS = ("nanochat_v2",)  # which do not come apart for slices
 ENTROPY_KEPT = 4.5  # more of them with an entropy bonus
 SAMPLING_COPIES = 4.0  # of the logits while a token is drawn
 CACHE_COPIES = 2.0  # rows are copied when some leave the batch
+LEAST_BUDGET = 512  # tokens of a microbatch, below which fewer save little
 STEP_COPIES = 2.5  # of the trained weights while the optimizer makes new ones
 
 
@@ -73,18 +74,37 @@ class Batch:
     ) -> "Batch":
         """What a configuration computes at once; `rows`: completions at once, at most."""
         at_once = config.prompts_per_generation * config.num_generations
-        update_rows = config.batch_size * config.num_generations
+        update_prompts, update_rows = updated_at_once(config, prompt_length, shared_prefix)
+        is_cut = rows or update_rows < config.prompts_per_step * config.num_generations
         return Batch(
             min(at_once, rows or at_once),
-            1 if rows == 1 else config.batch_size,
+            1 if rows == 1 else update_prompts,
             min(update_rows, rows or update_rows),
             prompt_length,
             config.max_new_tokens,
             shared_prefix,
-            2 if rows else config.gradient_accumulation_steps,
+            2 if is_cut else 1,
             config.entropy_coeff > 0,
             slices,
         )
+
+
+def updated_at_once(config: Config, prompt_length: int, shared_prefix: bool) -> tuple[int, int]:
+    """Prompts and completions of an update's largest microbatch, every completion being of full length.
+
+    Shorter ones under a budget of tokens are more rows, but not more tokens.
+    """
+    group, most, budget = config.num_generations, config.max_new_tokens, config.microbatch_tokens
+    if not budget:
+        return config.batch_size, config.batch_size * group
+    read = prompt_length - 1  # its last token is the first input of its completions
+    if shared_prefix:
+        prompts = min(config.prompts_per_step, -(-budget // (read + group * most)))
+        rows = (budget - prompts * read) // most
+    else:
+        prompts, rows = config.prompts_per_step, budget // (read + most)
+    rows = max(1, min(rows, prompts * group))
+    return min(prompts, rows), rows
 
 
 @dataclass(frozen=True)
@@ -167,7 +187,11 @@ def steps_down(config: Config) -> Iterator[dict[str, Any]]:
     """Changes that save memory, those that cost least first."""
     if config.steps_per_generation > 1:
         yield {"steps_per_generation": 1}
-    if config.batch_size > 1:
+    budget = config.microbatch_tokens
+    while budget > LEAST_BUDGET:
+        budget //= 2
+        yield {"microbatch_tokens": budget}
+    if config.batch_size > 1 and not budget:
         yield {"batch_size": 1, "gradient_accumulation_steps": config.prompts_per_step}
     tokens = config.max_new_tokens
     while tokens > 64:

@@ -29,6 +29,7 @@ from grpo_cli.engine.movement import Proof
 from grpo_cli.engine.optimizer import Optimizer
 from grpo_cli.engine.order import DataOrder
 from grpo_cli.engine.overlong import punish_overlong
+from grpo_cli.engine.packing import Budget
 from grpo_cli.engine.prompts import Prompt
 from grpo_cli.engine.rollout import generate
 from grpo_cli.engine.sampling import Sampling
@@ -145,6 +146,7 @@ class Stages:
             config.batch_size,
             has_reference,
             Counting.of(config),
+            Budget(config.microbatch_tokens, self.share_prefix) if config.microbatch_tokens else None,
         )
         batches = [part for batch in made for part in batch.in_rows(self.update_limit.rows)]
         for batch in batches if has_reference else []:

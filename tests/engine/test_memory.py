@@ -7,8 +7,17 @@ from typing import Any
 import mlx.core as mx
 import pytest
 
+from grpo_cli.config.schema import Config
 from grpo_cli.engine import events, run
-from grpo_cli.engine.footprint import Batch, Shape, estimate, rollout_bytes, update_bytes
+from grpo_cli.engine.footprint import (
+    Batch,
+    Shape,
+    estimate,
+    rollout_bytes,
+    steps_down,
+    update_bytes,
+    updated_at_once,
+)
 from grpo_cli.engine.memory import check_memory, needs_of
 from grpo_cli.errors import TrainingError
 from tests.engine.test_trainer import small
@@ -44,6 +53,29 @@ def test_an_update_by_hand() -> None:
     assert update_bytes(SHAPE, with_bonus, width=2) == layers + 7.5 * 4 * 30 * 100
 
 
+def test_what_is_updated_at_once_by_hand() -> None:
+    """A budget of 200 tokens, completions of 10, prompts of 21 of which 20 are read beforehand."""
+    config = Config(num_generations=4, max_new_tokens=10, batch_size=2, gradient_accumulation_steps=5)
+    assert updated_at_once(config, 21, shared_prefix=True) == (2, 8)
+    budget = config.model_copy(update={"microbatch_tokens": 200})
+    assert updated_at_once(budget, 21, shared_prefix=True) == (4, 12)  # 4 · 20 + 12 · 10; 3 groups are 180
+    assert updated_at_once(budget, 21, shared_prefix=False) == (6, 6)  # 30 each
+    least = config.model_copy(update={"microbatch_tokens": 5})
+    assert updated_at_once(least, 21, shared_prefix=True) == (1, 1)
+    most = config.model_copy(update={"microbatch_tokens": 100_000})
+    assert updated_at_once(most, 21, shared_prefix=True) == (10, 40)
+    assert Batch.of(budget, 21, True, True).microbatches == 2
+    assert Batch.of(most, 21, True, True).microbatches == 1
+    assert Batch.of(budget, 21, True, True, rows=3).update_rows == 3
+
+
+def test_a_smaller_budget_is_the_first_cure() -> None:
+    config = Config(microbatch_tokens=2048, batch_size=2)
+    assert list(steps_down(config))[:3] == [
+        {"microbatch_tokens": 1024}, {"microbatch_tokens": 512}, {"max_new_tokens": 256},
+    ]  # fmt: skip
+
+
 def test_the_peak_is_the_larger_of_what_comes_in_turn() -> None:
     needs = estimate(SHAPE, BATCH, weights=10_000, optimizer=20_000, trained=100, width=2)
     assert (needs.gradients, needs.step) == (400, 1000)
@@ -59,6 +91,7 @@ def test_the_peak_is_the_larger_of_what_comes_in_turn() -> None:
         {"kl_coeff": 0.1},
         {"batch_size": 2},
         {"entropy_coeff": 0.1},
+        {"microbatch_tokens": 300},
     ],
 )
 def test_the_estimate_is_near_what_is_measured(tmp_path: Path, changes: dict[str, Any]) -> None:
