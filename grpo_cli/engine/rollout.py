@@ -19,10 +19,15 @@ from grpo_cli.models.tokenizer import Tokenizer
 from grpo_cli.types import Rollout, StopReason
 
 Progress = Callable[[int, int, int], None]  # (finished, total, tokens sampled)
+OnGroup = Callable[[int, list[Rollout]], None]  # (place of its prompt, its finished completions)
 
 
 def no_progress(finished: int, total: int, tokens: int) -> None:
     """For those who do not watch."""
+
+
+def no_one(place: int, rollouts: list[Rollout]) -> None:
+    """For those who wait for all groups."""
 
 
 def generate(
@@ -33,14 +38,16 @@ def generate(
     on_progress: Progress = no_progress,
     prefix: str = "",
     limit: RowLimit | None = None,
+    on_group: OnGroup = no_one,
 ) -> list[list[Rollout]]:
     """Sample `num_generations` completions of each prompt: P lists of G rollouts, in order.
 
     Draws from MLX's global random state. `prefix` is the text the prompts end with that counts as
     the completion's beginning. Of rows that memory cannot hold together, as many are sampled at once as it
-    can, the others entering as rows end; `limit` remembers how many. Raises ModelError for an empty prompt,
-    or for a model whose cache cannot hold a batch; TrainingError for logits that are no numbers, or where
-    memory cannot hold a single row.
+    can, the others entering as rows end; `limit` remembers how many. `on_group` is given each group as soon
+    as its last completion has ended, while the device goes on with the others. Raises ModelError for an
+    empty prompt, or for a model whose cache cannot hold a batch; TrainingError for logits that are no
+    numbers, or where memory cannot hold a single row.
     """
     if not all(prompts):
         raise ModelError(
@@ -49,9 +56,15 @@ def generate(
     limit = limit or RowLimit()
     repeated = [prompt for prompt in prompts for _ in range(num_generations)]
     rows = [Row(index, prompt) for index, prompt in enumerate(repeated)]
+    groups = [rows[start : start + num_generations] for start in range(0, len(rows), num_generations)]
+    done: dict[int, list[Rollout]] = {}
     dice = Dice(len(rows), sampling)
 
     def report() -> None:
+        for place, group in enumerate(groups):
+            if place not in done and all(row.stop_reason is not None for row in group):
+                done[place] = [finish(row, policy.tokenizer, prefix) for row in group]
+                on_group(place, done[place])
         ended = sum(row.stop_reason is not None for row in rows)
         on_progress(ended, len(rows), sum(len(row.token_ids) for row in rows))
 
@@ -62,8 +75,7 @@ def generate(
         if not fits(Decoding(policy, sampling, dice, unfinished, capacity, report)):
             limit.lower(capacity)
             mx.clear_cache()
-    rollouts = [finish(row, policy.tokenizer, prefix) for row in rows]
-    return [rollouts[start : start + num_generations] for start in range(0, len(rows), num_generations)]
+    return [done[place] for place in range(len(groups))]
 
 
 def fits(decoding: Decoding) -> bool:

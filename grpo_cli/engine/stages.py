@@ -31,7 +31,7 @@ from grpo_cli.engine.order import DataOrder
 from grpo_cli.engine.overlong import punish_overlong
 from grpo_cli.engine.packing import Budget
 from grpo_cli.engine.prompts import Prompt
-from grpo_cli.engine.rollout import generate
+from grpo_cli.engine.rollout import OnGroup, generate
 from grpo_cli.engine.sampling import Sampling
 from grpo_cli.engine.schedule import learning_rate
 from grpo_cli.engine.supply import Draw
@@ -42,7 +42,7 @@ from grpo_cli.models.lora import adapters_off
 from grpo_cli.models.tree import flat
 from grpo_cli.rewards.score import Scorer
 from grpo_cli.rewards.table import RewardFunction
-from grpo_cli.types import RolloutGroup
+from grpo_cli.types import Rollout, RolloutGroup
 
 
 @dataclass
@@ -101,10 +101,27 @@ class Stages:
         return groups
 
     def sampled(self, prompts: list[Prompt]) -> tuple[list[RolloutGroup], float]:
-        """The scored completions of some prompts, without advantages, and the seconds that sampling took."""
-        started = time.perf_counter()
+        """The scored completions of some prompts, without advantages, and the seconds that sampling took.
+
+        Rewards that need not this thread begin with a group as soon as it is there, beside the sampling.
+        """
+        groups = [RolloutGroup(prompt.example, prompt.ids, []) for prompt in prompts]
+        with self.scorer.beside(groups, self.config.num_generations) as pending:
+
+            def score(place: int, rollouts: list[Rollout]) -> None:
+                groups[place].rollouts = rollouts
+                pending.begin(place)
+
+            started = time.perf_counter()
+            self.sample(prompts, score)
+            seconds = time.perf_counter() - started
+        punish_overlong(groups, self.config.max_new_tokens, self.config.soft_overlong_tokens)
+        return groups, seconds
+
+    def sample(self, prompts: list[Prompt], on_group: OnGroup) -> None:
+        """Sample G completions of each prompt. Raises TrainingError where the policy is broken."""
         try:
-            completions = generate(
+            generate(
                 self.policy,
                 [prompt.ids for prompt in prompts],
                 self.config.num_generations,
@@ -112,6 +129,7 @@ class Stages:
                 lambda *progress: self.listener(events.RolloutProgress("rollout", *progress)),
                 self.config.completion_prefix,
                 self.rollout_limit,
+                on_group,
             )
         except BrokenPolicy as error:
             weight = first_broken(flat(self.policy.model.parameters()))
@@ -120,13 +138,6 @@ class Stages:
                 error.hint,
                 trouble="nan-gradient",
             ) from error
-        seconds = time.perf_counter() - started
-        groups = [
-            RolloutGroup(p.example, p.ids, rollouts) for p, rollouts in zip(prompts, completions, strict=True)
-        ]
-        self.scorer.score(groups)
-        punish_overlong(groups, self.config.max_new_tokens, self.config.soft_overlong_tokens)
-        return groups, seconds
 
     def set_advantages(self, groups: list[RolloutGroup]) -> None:
         """Compare every completion with its group."""

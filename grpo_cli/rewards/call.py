@@ -20,7 +20,7 @@ from typing import Any
 from grpo_cli.errors import RewardError
 from grpo_cli.rewards.table import RewardFunction
 from grpo_cli.rewards.user import describe, place
-from grpo_cli.types import Message, RolloutGroup
+from grpo_cli.types import Example, Message, RolloutGroup
 
 SHOWN = 200  # characters of a completion in an error
 PROBE_SECONDS = 5.0  # for finding the completion on which an async reward fails
@@ -41,16 +41,22 @@ class Asked:
     @staticmethod
     def of(groups: list[RolloutGroup]) -> "Asked":
         """All completions of a batch, in order."""
+        return Asked.some(groups, shared_columns([group.example for group in groups if group.rollouts]))
+
+    @staticmethod
+    def some(
+        groups: list[RolloutGroup], columns: list[str], first: int = 0, total: int | None = None
+    ) -> "Asked":
+        """Those of some groups of a batch of `total`, with the columns that all of its examples have."""
         pairs = [(group.example, rollout) for group in groups for rollout in group.rollouts]
         examples = [example for example, _ in pairs]
-        names = examples[0].columns if examples else {}
-        shared = [name for name in names if all(name in example.columns for example in examples)]
         return Asked(
             [example.messages for example in examples],
             [rollout.text for _, rollout in pairs],
             [example.answer for example in examples],
-            {name: [example.columns[name] for example in examples] for name in shared},
-            total=len(pairs),
+            {name: [example.columns[name] for example in examples] for name in columns},
+            first,
+            len(pairs) if total is None else total,
         )
 
     def part(self, start: int, stop: int) -> "Asked":
@@ -72,6 +78,12 @@ class Asked:
             "completions": [[{"role": "assistant", "content": text}] for text in self.texts],
             "answer": list(self.answers),
         }
+
+
+def shared_columns(examples: list[Example]) -> list[str]:
+    """The dataset's columns that all of these examples have."""
+    names = examples[0].columns if examples else {}
+    return [name for name in names if all(name in example.columns for example in examples)]
 
 
 def is_async(function: RewardFunction) -> bool:

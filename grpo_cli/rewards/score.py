@@ -4,24 +4,29 @@
         scorer.score(groups)
         pending = scorer.start(groups)      # or: begin, …
         pending.result()                    # … and write it into the rollouts later
+        with scorer.beside(groups, 8) as pending:       # or: while they are being sampled
+            pending.begin(2)                            # all 8 completions of the third group are there
 
 Where a reward runs: an `async def` on an event loop in a thread of its own, all of a batch at once; a plain
 function in this thread, in the order of the list, or with `workers` in processes, where it is given whole
 groups and not the whole batch. So a reward that compares the completions of a group says the same there.
+Beside sampling, an `async def` is given whole groups, too: each as soon as its last completion has ended. A
+plain function in this thread would only hold the sampling up: it is asked at the end, about the whole batch.
 """
 
 import contextlib
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from types import TracebackType
+from typing import NamedTuple
 
 from grpo_cli.errors import RewardError
 from grpo_cli.rewards.background import Background
-from grpo_cli.rewards.call import PROBE_SECONDS, Asked, call, call_async, is_async, late
+from grpo_cli.rewards.call import PROBE_SECONDS, Asked, call, call_async, is_async, late, shared_columns
 from grpo_cli.rewards.table import RewardFunction
 from grpo_cli.rewards.workers import Workers
 from grpo_cli.types import RolloutGroup
@@ -72,14 +77,40 @@ class Scorer:
     def start(self, groups: list[RolloutGroup]) -> "Pending":
         """Begin with the rewards that need not this thread."""
         asked = Asked.of(groups)
-        pending = Pending(self, groups, asked, {}, time.monotonic())
-        if asked.texts:
-            for place, (name, function) in enumerate(self.rewards):
-                if is_async(function):
-                    pending.running[name] = [self._begin_async(name, function, asked)]
-                elif self.worker_count:
-                    pending.running[name] = self._begin_in_workers(place, name, pending)
+        pending = Pending(self, groups)
+        for place, (name, function) in enumerate(self.rewards if asked.texts else ()):
+            if is_async(function):
+                pending.add(name, asked, self._begin_async(name, function, asked))
+            elif self.worker_count:
+                for start, stop in parts(groups, self.worker_count):  # one question for each worker
+                    part = asked.part(start, stop)
+                    pending.add(name, part, self._begin_in_worker(place, name, part))
         return pending
+
+    @contextlib.contextmanager
+    def beside(self, groups: list[RolloutGroup], size: int) -> Iterator["Pending"]:
+        """Score groups of `size` completions that are sampled within the block, from `begin(place)` on.
+
+        At the block's end all is written into the rollouts. After an error in it nothing runs any more.
+        Raises RewardError as `score` above does.
+        """
+        with contextlib.redirect_stdout(sys.stderr):
+            pending = Pending(self, groups, size)
+            try:
+                yield pending
+            except BaseException:  # Ctrl-C, too: nobody will ask for the rewards
+                self.close()
+                raise
+            pending.result()
+
+    def begin_group(self, pending: "Pending", place: int) -> None:
+        """Begin with the rewards of one group that need not this thread."""
+        asked = pending.asked_of(place)
+        for number, (name, function) in enumerate(self.rewards):
+            if is_async(function):
+                pending.add(name, asked, self._begin_async(name, function, asked))
+            elif self.worker_count:
+                pending.add(name, asked, self._begin_in_worker(number, name, asked))
 
     def close(self) -> None:
         """End the processes and the event loop; they start again where they are needed again."""
@@ -102,58 +133,77 @@ class Scorer:
         self._background = self._background or Background()
         return self._background.start(call_async(name, function, asked, self.timeout))
 
-    def _begin_in_workers(self, place: int, name: str, pending: "Pending") -> list[Future[list[float]]]:
-        """One question for each worker, about whole groups."""
+    def _begin_in_worker(self, number: int, name: str, asked: Asked) -> Future[list[float]]:
         self._workers = self._workers or Workers(self.specs, self.worker_count, self.timeout)
-        return [
-            self._workers.submit(place, name, pending.asked.part(start, stop))
-            for start, stop in parts(pending.groups, self.worker_count)
-        ]
+        return self._workers.submit(number, name, asked)
+
+
+class Running(NamedTuple):
+    """An answer that is being computed."""
+
+    first: int  # place in the batch of the first completion that it is about
+    started: float  # of time.monotonic()
+    future: Future[list[float]]
 
 
 @dataclass
 class Pending:
-    """Rewards that are being computed."""
+    """Rewards of a batch that are being computed."""
 
     scorer: Scorer
     groups: list[RolloutGroup]
-    asked: Asked
-    running: dict[str, list[Future[list[float]]]]
-    started: float  # of time.monotonic()
+    size: int = 0  # completions of a group, where they are sampled only now
+    running: dict[str, list[Running]] = field(default_factory=dict)
+
+    def begin(self, place: int) -> None:
+        """The group at this place has all of its completions: begin with their rewards."""
+        self.scorer.begin_group(self, place)
+
+    def asked_of(self, place: int) -> Asked:
+        """The completions of one group, which know their places in the batch."""
+        columns = shared_columns([group.example for group in self.groups])
+        total = len(self.groups) * self.size
+        return Asked.some([self.groups[place]], columns, place * self.size, total)
+
+    def add(self, name: str, asked: Asked, future: Future[list[float]]) -> None:
+        """Remember an answer that is being computed."""
+        self.running.setdefault(name, []).append(Running(asked.first, time.monotonic(), future))
 
     def result(self) -> None:
         """Compute what is left to this thread, wait for the rest, and write it all into the rollouts.
 
-        Raises RewardError: of a plain reward in this thread first, then of the others in the list's order.
-        After an error nothing runs any more.
+        Raises RewardError: of a plain reward in this thread first, then of the others in the list's order,
+        of each in the order of the completions. After an error nothing runs any more.
         """
+        asked = Asked.of(self.groups)
         try:
-            values = self._values() if self.asked.texts else {}
+            values = self._values(asked) if asked.texts else {}
         except BaseException:  # Ctrl-C, too: nobody will ask for the rest
             self.scorer.close()
             raise
         write(self.groups, values, self.scorer.weights)
 
-    def _values(self) -> dict[str, list[float]]:
+    def _values(self, asked: Asked) -> dict[str, list[float]]:
         here = {
-            name: call(name, function, self.asked)
+            name: call(name, function, asked)
             for name, function in self.scorer.rewards
             if name not in self.running
         }
         elsewhere = {
-            name: [value for future in futures for value in self._wait(name, future)]
-            for name, futures in self.running.items()
+            name: [value for running in sorted(self.running[name]) for value in self._wait(name, running)]
+            for name, _ in self.scorer.rewards
+            if name in self.running
         }
         values = here | elsewhere
         return {name: values[name] for name, _ in self.scorer.rewards}
 
-    def _wait(self, name: str, future: Future[list[float]]) -> list[float]:
+    def _wait(self, name: str, running: Running) -> list[float]:
         """An answer. An async reward that blocks its loop cannot be cancelled there, but is given up here."""
-        timeout = self.scorer.timeout
+        timeout, future = self.scorer.timeout, running.future
         is_blockable = is_async(dict(self.scorer.rewards)[name])
         if not (timeout and is_blockable):
             return future.result()
-        latest = self.started + timeout + PROBE_SECONDS + 1.0
+        latest = running.started + timeout + PROBE_SECONDS + 1.0
         try:
             return future.result(max(0.0, latest - time.monotonic()))
         except TimeoutError as error:

@@ -41,12 +41,15 @@ class Worker:
         self.connection, other = context.Pipe()
         self.process = context.Process(target=serve, args=(other, specs), daemon=True, name="grpo-reward")
         self.is_loaded = False
+        self.failure: RewardError | None = None  # for which the process was killed
         with _interrupts_held():
             self.process.start()
         other.close()  # so that the pipe closes when the process ends
 
     def ask(self, question: Question) -> list[float]:
         """The reward's numbers. Raises RewardError: its own, or for a process that is late or gone."""
+        if self.failure is not None:  # what waited behind the late one is late, too, and not lost
+            raise self.failure
         try:
             if not self.is_loaded:  # a file that imports much takes its time, and is not slow to answer
                 _values(self.connection.recv())
@@ -54,7 +57,8 @@ class Worker:
             self.connection.send(question)
             if not self.connection.poll(self.timeout or None):
                 self.process.kill()
-                raise late(question.name, self.timeout)
+                self.failure = late(question.name, self.timeout)
+                raise self.failure
             return _values(self.connection.recv())
         except LOST as error:
             raise self._lost(question.name) from error
