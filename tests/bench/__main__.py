@@ -2,6 +2,7 @@
 
     python -m tests.bench                                    # the embedded model
     python -m tests.bench --model ./SmolLM2 --prompts 1 --json bench.json
+    python -m tests.bench --model ./SmolLM2 --updates-only   # beside two bare forwards and backwards
 
 JSON goes to stdout (or to the file named by --json), a table to stderr. It asserts nothing.
 """
@@ -29,6 +30,7 @@ def main(
     dataset_config: Annotated[str, typer.Option(help="The dataset's configuration.")] = "",
     system_prompt: Annotated[str, typer.Option(help="System message put before every problem.")] = "",
     rollouts_only: Annotated[bool, typer.Option(help="Leave the update and the whole step out.")] = False,
+    updates_only: Annotated[bool, typer.Option(help="Only the update beside its yardsticks.")] = False,
     repeats: Annotated[int, typer.Option(min=1, help="Timed repeats; the median counts.")] = 3,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the JSON here.")] = None,
 ) -> None:
@@ -51,13 +53,19 @@ def main(
             "eval_steps": 0,
         }
         device.prepare()
-        from tests.bench import measure, table  # heavy: after the device is prepared
+        from tests.bench import measure, table, updates  # heavy: after the device is prepared
 
-        result = measure.run(Config.model_validate(keys), repeats, rollouts_only)
+        config = Config.model_validate(keys)
+        result = {} if updates_only else measure.run(config, repeats, rollouts_only)
+        if not rollouts_only:
+            result = {**updates.run(config, repeats), **result}
     except GrpoError as error:
         console.print(str(error), style="red", markup=False)
         raise typer.Exit(error.exit_code) from error
-    console.print(table.table(result))
+    if not updates_only:
+        console.print(table.table(result))
+    for case in result.get("updates", []):
+        console.print(table.update_table(result, case))
     text = json.dumps(result, indent=2)
     if json_file:
         json_file.write_text(text + "\n")

@@ -119,15 +119,22 @@ def facts(trainer: Trainer, groups: list[RolloutGroup], repeats: int) -> dict[st
     """What was measured, and on what."""
     config = trainer.config
     return {
-        "device": asdict(device.prepare()),
-        "versions": {name: metadata.version(name) for name in ("grpo-cli", "mlx", "mlx-lm") if has(name)},
-        "model": config.model_name,
-        "parameters": trainer.policy.parameter_count,
+        **machine(trainer, repeats),
         "dataset": config.dataset,
         "prompts": len(groups),
         "generations": config.num_generations,
         "new_tokens": config.max_new_tokens,
         "prompt_tokens": [len(group.prompt_ids) for group in groups],
+    }
+
+
+def machine(trainer: Trainer, repeats: int) -> dict[str, Any]:
+    """On what it was measured, with which model, how often."""
+    return {
+        "device": asdict(device.prepare()),
+        "versions": {name: metadata.version(name) for name in ("grpo-cli", "mlx", "mlx-lm") if has(name)},
+        "model": trainer.config.model_name,
+        "parameters": trainer.policy.parameter_count,
         "repeats": repeats,
     }
 

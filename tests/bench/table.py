@@ -38,3 +38,34 @@ def table(result: dict[str, Any]) -> Table:
         )
         rendered.add_row(label, *cells)
     return rendered
+
+
+UPDATE_ROWS = (
+    ("update", "update, optimizer included"),
+    ("gradient", "its gradient alone"),
+    ("prefix_shared", "bare forward and backward, prompt read once"),
+    ("whole_sequences", "bare forward and backward, whole sequences"),
+)
+
+
+def update_table(result: dict[str, Any], case: dict[str, Any]) -> Table:
+    """One case of the update beside its yardsticks: seconds, peak memory, and that above what rests."""
+    title = (
+        f"{result['model']}: prompt {case['prompt_tokens']}, {case['generations']} completions of "
+        f"{case['new_tokens']} tokens"
+    )
+    shared, plain = case["gradient_over_prefix_shared"], case["gradient_over_whole_sequences"]
+    caption = (
+        f"gradient {shared:.2f} × prompt read once (goal 1.10), {plain:.2f} × whole sequences; "
+        f"with the optimizer {case['update_over_prefix_shared']:.2f} ×"
+    )
+    rendered = Table(title=title, caption=caption)
+    rendered.add_column("part")
+    for heading in ("seconds", "peak GB", "above resting"):
+        rendered.add_column(heading, justify="right")
+    for key, label in UPDATE_ROWS:
+        part = case[key]
+        peak = part["peak_memory_gb"]
+        cells = (f"{part['seconds']:.3f}", f"{peak:.2f}", f"{peak - case['resting_memory_gb']:.2f}")
+        rendered.add_row(label, *cells)
+    return rendered

@@ -10,10 +10,16 @@ import pytest
 from rich.console import Console
 from typer import Exit
 
-from tests.bench import measure, table
+from grpo_cli.config.schema import Config
+from grpo_cli.engine.batch import Sequence, pad
+from grpo_cli.engine.update import token_logprobs
+from tests.bench import measure, table, updates
 from tests.bench.__main__ import main
+from tests.engine.small import VOCAB, nanochat_policy
+from tests.engine.test_update import largest_difference
 
 PARTS = ("rollout", "batch_generate", "update", "forward_backward", "step")
+UPDATE_PARTS = ("update", "gradient", "prefix_shared", "whole_sequences")
 
 
 def test_the_median_of_the_repeats_counts_and_the_warm_up_does_not() -> None:
@@ -48,6 +54,55 @@ def test_every_part_is_given_the_same_tokens(tmp_path: Path) -> None:
     assert result["rollout_speedup"] == result["batch_generate"]["seconds"] / result["rollout"]["seconds"]
     assert result["update_overhead"] == result["update"]["seconds"] / result["forward_backward"]["seconds"]
     assert all(result[part]["peak_memory_gb"] > 0 for part in PARTS)
+    assert [case["prompt_tokens"] for case in result["updates"]] == [83, 200]
+
+
+def test_updates_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "bench.json"
+    main(generations=3, new_tokens=5, repeats=1, updates_only=True, json_file=file)
+    result = json.loads(file.read_text())
+    assert not set(PARTS) & result.keys()
+    assert result["model"] == "tiny"
+    for case in result["updates"]:
+        assert (case["generations"], case["new_tokens"]) == (3, 5)
+        seconds = {part: case[part]["seconds"] for part in UPDATE_PARTS}
+        assert [case[part]["tokens"] for part in UPDATE_PARTS] == [15] * 4
+        assert case["update_over_prefix_shared"] == seconds["update"] / seconds["prefix_shared"]
+        assert case["gradient_over_prefix_shared"] == seconds["gradient"] / seconds["prefix_shared"]
+        assert case["gradient_over_whole_sequences"] == seconds["gradient"] / seconds["whole_sequences"]
+        assert all(case[part]["peak_memory_gb"] > case["resting_memory_gb"] > 0 for part in UPDATE_PARTS)
+    assert capsys.readouterr().err.count("its gradient alone") == 2
+
+
+def test_both_yardsticks_are_the_gradient_of_the_same_loss() -> None:
+    policy = nanochat_policy()
+    random_one = updates.random_group(Config(num_generations=3, max_new_tokens=5), 9, VOCAB)
+    batch = pad([Sequence(random_one.prompt_ids, one, 1 / 15) for one in random_one.rollouts])
+    shared, gradients = updates.prefix_shared(policy.model, batch)
+    loss, expected = updates.whole(policy.model, batch)
+    logprobs = token_logprobs(policy.model, batch, 1.0)
+    assert logprobs.shape == (3, 5)
+    assert shared.item() == pytest.approx(loss.item(), rel=1e-5)
+    assert loss.item() == pytest.approx(-logprobs.mean().item(), rel=1e-5)
+    assert largest_difference(expected, gradients) < 1e-5
+
+
+def test_the_table_of_an_update() -> None:
+    part = {"seconds": 1.25, "tokens": 512, "tokens_per_second": 409.6, "peak_memory_gb": 2.5}
+    case: dict[str, Any] = {
+        "prompt_tokens": 200, "generations": 8, "new_tokens": 64, "resting_memory_gb": 1.5,
+        "update_over_prefix_shared": 1.2, "gradient_over_prefix_shared": 1.05,
+        "gradient_over_whole_sequences": 0.4, **dict.fromkeys(UPDATE_PARTS, part),
+    }  # fmt: skip
+    console = Console(width=140, record=True, file=io.StringIO())
+    console.print(table.update_table({"model": "tiny"}, case))
+    lines = [line.strip() for line in console.export_text().splitlines()]
+    assert lines[0] == "tiny: prompt 200, 8 completions of 64 tokens"
+    assert "│ its gradient alone                          │   1.250 │    2.50 │          1.00 │" in lines
+    caption = " ".join(lines[lines.index(next(line for line in lines if line.startswith("└"))) + 1 :])
+    assert caption == (
+        "gradient 1.05 × prompt read once (goal 1.10), 0.40 × whole sequences; with the optimizer 1.20 ×"
+    )
 
 
 def test_rollouts_alone(tmp_path: Path) -> None:
@@ -55,7 +110,7 @@ def test_rollouts_alone(tmp_path: Path) -> None:
     main(prompts=1, generations=2, new_tokens=3, repeats=1, rollouts_only=True, json_file=file)
     result = json.loads(file.read_text())
     assert result["rollout"]["tokens"] == result["batch_generate"]["tokens"] == 6
-    assert not {"update", "forward_backward", "step", "update_overhead"} & result.keys()
+    assert not {"update", "forward_backward", "step", "update_overhead", "updates"} & result.keys()
 
 
 def test_a_model_that_is_not_there_exits_with_1(capsys: pytest.CaptureFixture[str]) -> None:
