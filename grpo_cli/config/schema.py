@@ -89,10 +89,11 @@ class Config(BaseModel):
     """DAPO's penalty, added to the reward: from 0 to −1 over the last so many tokens before
     max_new_tokens; 0: none."""
     reward_timeout: float = Field(60.0, ge=0.0)
-    """Seconds that an `async def` reward, or one in a worker process, may take for a batch; 0: no limit.
+    """Seconds that an `async def` reward, or one in a worker process, may take for a call; 0: no limit.
     A plain function in this process cannot be stopped: give it `reward_workers`."""
     reward_workers: int = Field(0, ge=0, le=256)
-    """Processes that compute plain rewards, each given whole groups of completions; 0: this process."""
+    """Processes that compute plain rewards, each given whole groups of completions; 0: this process.
+    These and `async def` rewards begin with a group while others are still sampled."""
 
     # --- rollouts --------------------------------------------------------------------------------
     num_generations: PositiveInt = 8

@@ -167,6 +167,18 @@ def test_one_that_takes_too_long_is_killed(mine: str) -> None:
     assert error.hint == "allow it more time: `--set reward_timeout=1`, or 0 for no limit"
 
 
+def test_what_waits_behind_a_late_one_is_late_too(mine: str) -> None:
+    """One process: the group that was asked about first, the last of the batch, takes too long."""
+    names, groups = [f"{mine}:slow"], [group("a", "", ["quick"]), group("b", "", ["wait"])]
+    with (
+        Scorer(load_rewards(names), [1.0], 0.5, 1, names) as scorer,
+        pytest.raises(RewardError, match=r"`slow` did not answer within reward_timeout = 0\.5 seconds"),
+        scorer.beside(groups, 1) as pending,
+    ):
+        pending.begin(1)
+        pending.begin(0)
+
+
 @pytest.mark.parametrize(("name", "how"), [("dies", "by signal 9"), ("leaves", "with exit code 7")])
 def test_a_process_that_ends_is_told(mine: str, name: str, how: str) -> None:
     error = error_of(f"{mine}:{name}", batch())
