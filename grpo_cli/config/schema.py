@@ -114,11 +114,19 @@ class Config(BaseModel):
     stop: list[Annotated[str, Field(min_length=1)]] = []
     """Texts that end a completion, as `["</answer>"]`."""
     quantize_for_rollouts: bool = False
-    """Accepted for MLX-GRPO's files; rollouts are made with the policy's own weights for now."""
+    """Sample from a copy of the policy whose weights are rounded to `bits`: faster on Metal and CUDA. The
+    loss corrects for it by truncated importance sampling; evaluation and checkpoints are unrounded."""
     bits: Literal[2, 3, 4, 6, 8] = 4
     """Bits of the rollout quantisation."""
     group_size: Literal[32, 64, 128] = 64
     """Group size of the rollout quantisation."""
+    importance_sampling_mode: Literal[
+        "token_truncate", "token_mask", "sequence_truncate", "sequence_mask"
+    ] = "token_truncate"
+    """What the weight policy/quantised copy is of, and what happens above the cap: it is cut to it, or the
+    token (the completion) has no policy loss. Where the ratio is by sequence, so is this."""
+    importance_sampling_cap: float = Field(2.0, ge=1.0, le=1e6)
+    """The most that the weight policy/quantised copy counts."""
 
     # --- loss ------------------------------------------------------------------------------------
     loss_type: Literal["grpo", "bnpo", "dapo", "dr_grpo", "cispo", "gspo", "reinforce"] = "dapo"

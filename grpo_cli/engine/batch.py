@@ -13,6 +13,10 @@ The old logprobs are the sampler's where each rollout serves one update. Where i
 those of the first update's own forward (as in TRL), whose ratio is then exactly 1: `old_is_current` says so
 until `remember` has them. With steps_per_generation > 1 they are the sampler's again: when a later part comes
 to its first update, the policy is no longer the one that sampled it.
+
+Where a quantised copy was sampled from, the old logprobs are always the policy's own: the first update's, and
+for later parts those of a forward made at once (stages.py). The sampler's stand beside them, for the
+correction (correction.py).
 """
 
 from dataclasses import dataclass, field
@@ -42,6 +46,8 @@ class Microbatch:
     policy_mask: mx.array | None = None  # (B, S) bool, tokens with a policy loss; None: all
     rollouts: list[Rollout] = field(default_factory=list)  # (B,) where the rows come from
     old_is_current: bool = False  # the old logprobs are those of the coming forward
+    # (B, S) float32, of the policy that was sampled from, where it is another: the loss corrects for it
+    sampler_logprobs: mx.array | None = None
 
     @property
     def inputs(self) -> mx.array:
@@ -76,7 +82,7 @@ class Microbatch:
     def part(self, start: int, end: int) -> "Microbatch":
         """Some of the rows, with the prompts that they continue."""
         kept = sorted(set(self.rows[start:end]))
-        reference, policy = self.ref_logprobs, self.policy_mask
+        reference, policy, sampler = self.ref_logprobs, self.policy_mask, self.sampler_logprobs
         return Microbatch(
             [self.prompts[row] for row in kept],
             [kept.index(row) for row in self.rows[start:end]],
@@ -89,6 +95,7 @@ class Microbatch:
             None if policy is None else policy[start:end],
             self.rollouts[start:end],
             self.old_is_current,
+            None if sampler is None else sampler[start:end],
         )
 
 
@@ -101,6 +108,7 @@ class Counting:
     top_entropy_quantile: float = 1.0  # share of the tokens, by entropy, that have a policy loss
     has_bonus: bool = False  # an entropy bonus gives every token a gradient
     recompute_old: bool = False  # the old logprobs are the first update's, not the sampler's
+    has_other_sampler: bool = False  # another policy was sampled from
 
     @staticmethod
     def of(config: Config) -> "Counting":
@@ -110,7 +118,8 @@ class Counting:
             config.mask_truncated_completions,
             config.top_entropy_quantile,
             config.entropy_coeff > 0,
-            config.num_iterations > 1 and config.steps_per_generation == 1,
+            config.quantize_for_rollouts or (config.num_iterations > 1 and config.steps_per_generation == 1),
+            config.quantize_for_rollouts,
         )
 
     def length(self, rollout: Rollout) -> int:
@@ -176,9 +185,10 @@ def make_microbatches(
     everywhere = has_reference or counting.has_bonus
     kept = [[sequence for sequence in group if sequence.has_gradient(everywhere)] for group in by_group]
     if budget is not None:
-        return [pad(rows, counting.recompute_old) for rows in pack(kept, budget)]
-    chunks = [list(chain(*kept[start : start + size])) for start in range(0, len(kept), size)]
-    return [pad(chunk, counting.recompute_old) for chunk in chunks if chunk]
+        chunks = pack(kept, budget)
+    else:
+        chunks = [list(chain(*kept[start : start + size])) for start in range(0, len(kept), size)]
+    return [pad(chunk, counting.recompute_old, counting.has_other_sampler) for chunk in chunks if chunk]
 
 
 def counted_lengths(groups: list[RolloutGroup], counting: Counting, size: int) -> list[list[int]]:
@@ -190,10 +200,13 @@ def counted_lengths(groups: list[RolloutGroup], counting: Counting, size: int) -
     ]
 
 
-def pad(sequences: list[Sequence], recompute_old: bool = False) -> Microbatch:
+def pad(
+    sequences: list[Sequence], recompute_old: bool = False, has_other_sampler: bool = False
+) -> Microbatch:
     """Arrays of some sequences. Padding is never looked at: attention is causal, the loss masked.
 
     `recompute_old`: unless the first update was made already, its forward gives the old logprobs.
+    `has_other_sampler`: the sampler's logprobs are those of another policy.
     """
     prompts: list[list[int]] = []
     rows = []
@@ -223,4 +236,7 @@ def pad(sequences: list[Sequence], recompute_old: bool = False) -> Microbatch:
         else None,
         rollouts=rollouts,
         old_is_current=recompute_old and not any(rollout.old_logprobs for rollout in rollouts),
+        sampler_logprobs=mx.array([padded(rollout.logprobs) for rollout in rollouts], dtype=mx.float32)
+        if has_other_sampler
+        else None,
     )

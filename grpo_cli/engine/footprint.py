@@ -111,7 +111,7 @@ def updated_at_once(config: Config, prompt_length: int, shared_prefix: bool) -> 
 class Needs:
     """Bytes by what they are for."""
 
-    weights: int  # the reference's included
+    weights: int  # the reference's and a quantised copy's included
     optimizer: int  # its state and float32 copies
     gradients: int
     step: int  # the optimizer's
@@ -185,6 +185,8 @@ def parts(needs: Needs) -> str:
 
 def steps_down(config: Config) -> Iterator[dict[str, Any]]:
     """Changes that save memory, those that cost least first."""
+    if config.quantize_for_rollouts:
+        yield {"quantize_for_rollouts": False}
     if config.steps_per_generation > 1:
         yield {"steps_per_generation": 1}
     budget = config.microbatch_tokens

@@ -10,6 +10,7 @@ device has.
 
 from typing import Any
 
+from grpo_cli.config.fields import toml_value
 from grpo_cli.config.schema import Config
 from grpo_cli.engine import events
 from grpo_cli.engine.footprint import FLOAT32, Batch, Needs, Shape, estimate, parts, steps_down
@@ -30,7 +31,8 @@ def needs_with(stages: Stages, shape: Shape, config: Config, rows: int | None = 
     """What another configuration of the same run would need; `rows`: completions at once, at most."""
     model = stages.policy.model
     parameters = list(flat(model.parameters()).values())
-    weights = sum(array.nbytes for array in parameters)
+    copied = stages.sampler.size if config.quantize_for_rollouts else 0
+    weights = sum(array.nbytes for array in parameters) + copied
     if stages.reference:
         weights += sum(array.nbytes for array in flat(stages.reference.model.parameters()).values())
     longest = max(len(prompt.ids) for prompt in stages.train_prompts)
@@ -78,5 +80,5 @@ def cures_for(stages: Stages, shape: Shape, budget: int) -> str:
         smaller = config.model_copy(update=changes)
         if needs_with(stages, shape, smaller).peak <= budget:
             break
-    told = ", ".join(f"`{key} = {value}`" for key, value in changes.items())
+    told = ", ".join(f"`{key} = {toml_value(value)}`" for key, value in changes.items())
     return f"set {told}, or choose a smaller model" if told else "choose a smaller model"

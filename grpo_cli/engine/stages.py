@@ -7,13 +7,13 @@
 The trainer goes through them, step by step. Memory that runs short halves what is computed at once.
 """
 
-import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import mlx.core as mx
+import mlx.nn as nn
 
 from grpo_cli import device
 from grpo_cli.config.schema import Config
@@ -28,9 +28,11 @@ from grpo_cli.engine.losses import LOSSES
 from grpo_cli.engine.movement import Proof
 from grpo_cli.engine.optimizer import Optimizer
 from grpo_cli.engine.order import DataOrder
+from grpo_cli.engine.outcome import has_advantages, nothing, update_numbers
 from grpo_cli.engine.overlong import punish_overlong
 from grpo_cli.engine.packing import Budget
 from grpo_cli.engine.prompts import Prompt
+from grpo_cli.engine.quantised import RolloutPolicy
 from grpo_cli.engine.rollout import OnGroup, generate
 from grpo_cli.engine.sampling import Sampling
 from grpo_cli.engine.schedule import learning_rate
@@ -66,6 +68,7 @@ class Stages:
         self.rollout_limit = RowLimit(on_lowering=self.tell_of_memory("rollouts"))
         self.update_limit = RowLimit(on_lowering=self.tell_of_memory("the update"))
         self.scorer = scorer_of(self.config, self.rewards)
+        self.sampler = RolloutPolicy(self.config, self.policy, self.listener)
 
     def close(self) -> None:
         """End what rewards run in."""
@@ -122,7 +125,7 @@ class Stages:
         """Sample G completions of each prompt. Raises TrainingError where the policy is broken."""
         try:
             generate(
-                self.policy,
+                self.sampler.current(),
                 [prompt.ids for prompt in prompts],
                 self.config.num_generations,
                 Sampling.for_training(self.config),
@@ -133,8 +136,9 @@ class Stages:
             )
         except BrokenPolicy as error:
             weight = first_broken(flat(self.policy.model.parameters()))
+            copied = ", which come from its quantised copy" if self.sampler.copy and not weight else ""
             raise TrainingError(
-                error.message + (f"; NaN in the weight {weight}" if weight else ""),
+                error.message + (f"; NaN in the weight {weight}" if weight else copied),
                 error.hint,
                 trouble="nan-gradient",
             ) from error
@@ -161,24 +165,32 @@ class Stages:
         )
         batches = [part for batch in made for part in batch.in_rows(self.update_limit.rows)]
         for batch in batches if has_reference else []:
-            parts = in_parts(batch, self.reference_logprobs, Microbatch.halves, self.update_limit.lower)
-            batch.ref_logprobs = mx.concatenate(list(parts))
+            batch.ref_logprobs = self.reference_logprobs(batch)
         return batches
 
     def reference_logprobs(self, batch: Microbatch) -> mx.array:
-        """Logprobs (B, S) of the initial policy, evaluated."""
+        """Logprobs (B, S) of the initial policy."""
         if self.reference:  # full fine-tuning, or adapters that were trained before
-            logprobs = token_logprobs(
-                self.reference.model, batch, self.config.temperature, self.share_prefix, self.head
-            )
+            return self.logprobs_by(self.reference.model, batch)
+        with adapters_off(self.policy.model):
+            return self.logprobs_by(self.policy.model, batch)
+
+    def logprobs_by(self, model: nn.Module, batch: Microbatch) -> mx.array:
+        """A model's logprobs (B, S) by the loss's forward, evaluated; in parts where memory is short."""
+
+        def compute(part: Microbatch) -> mx.array:
+            temperature = self.config.temperature
+            logprobs = token_logprobs(model, part, temperature, self.share_prefix, self.head)
             mx.eval(logprobs)
             return logprobs
-        with adapters_off(self.policy.model):
-            logprobs = token_logprobs(
-                self.policy.model, batch, self.config.temperature, self.share_prefix, self.head
-            )
-            mx.eval(logprobs)  # before the adapters are on again
-        return logprobs
+
+        return mx.concatenate(list(in_parts(batch, compute, Microbatch.halves, self.update_limit.lower)))
+
+    def remember_old(self, batches: list[Microbatch]) -> None:
+        """Have the policy's logprobs as it is now, for microbatches that are learnt from after an update."""
+        for batch in batches:
+            logprobs = self.logprobs_by(self.policy.model, batch)
+            batch.remember(mx.where(batch.completion_mask, logprobs, 0.0))
 
     def update(self, step: int, batches: list[Microbatch], is_fresh: bool = False) -> dict[str, Any]:
         """One optimizer update, or none where something is NaN; returns its numbers.
@@ -221,6 +233,7 @@ class Stages:
         if fault is not None:
             return result, fault, None
         deviation = self.compared(batches, result) if is_fresh else None
+        self.sampler.outdate()
         self.optimizer.step(self.policy.model, gradients, result.grad_norm, rate)
         if proves:
             self.optimizer.is_whole = False  # where this raises, the weights are past the state's step
@@ -240,14 +253,24 @@ class Stages:
         deviation = agreement.measure(batches, result.logprobs)
         if deviation is None:
             return None
-        # A quantised copy samples by design from another policy.
-        if not (self.agrees or self.config.quantize_for_rollouts):
-            arrays = list(flat(self.policy.model.parameters()).values())
-            exact = device.prepare().kind == "cpu"
-            allowed = agreement.tolerance(arrays, self.config.temperature, exact)
-            agreement.check(deviation, allowed, self.policy.tokenizer)
+        if not self.agrees:
+            self.check_sampler(batches, deviation)
             self.agrees = True
         return deviation.mean
+
+    def check_sampler(self, batches: list[Microbatch], deviation: agreement.Deviation) -> None:
+        """Raise TrainingError where the sampler's logprobs are not those of a forward of its model."""
+        model, own = self.policy.model, deviation
+        if self.sampler.copy:
+            model = self.sampler.copy.model
+            again = agreement.measure(batches, [self.logprobs_by(model, batch) for batch in batches])
+            own = again or deviation
+        arrays = list(flat(model.parameters()).values())
+        exact = device.prepare().kind == "cpu"
+        allowed = agreement.tolerance(arrays, self.config.temperature, exact)
+        agreement.check(own, allowed, self.policy.tokenizer)
+        if self.sampler.copy:
+            self.sampler.check(deviation)
 
     def tell_of_memory(self, what: str) -> Callable[[int], None]:
         """What tells the listener that memory was short, and what was done about it."""
@@ -272,31 +295,3 @@ def scorer_of(config: Config, rewards: list[tuple[str, RewardFunction]]) -> Scor
         config.reward_workers,
         config.reward_functions,
     )
-
-
-def has_advantages(batches: list[Microbatch]) -> bool:
-    """Whether some completion is better or worse than its group."""
-    return any(rollout.advantage != 0.0 for batch in batches for rollout in batch.rollouts)
-
-
-def nothing(config: Config) -> UpdateResult:
-    """What an update without a single token did."""
-    return UpdateResult(0.0, 0.0, 0.0, 0.0, 0.0, 0.0 if config.kl_coeff > 0 else None)
-
-
-def update_numbers(result: UpdateResult, fault: Fault | None) -> dict[str, Any]:
-    """The update's numbers for the log; with a fault those that are none are null, and `skipped` says why."""
-    numbers = {
-        "loss": result.loss,
-        "grad_norm": result.grad_norm,
-        "kl": result.kl,
-        "clip_ratio": result.clip_ratio,
-        "clip_ratio_low": result.clip_ratio_low,
-        "clip_ratio_high": result.clip_ratio_high,
-    }
-    if fault is None:
-        return numbers
-    finite = {
-        name: value if value is not None and math.isfinite(value) else None for name, value in numbers.items()
-    }
-    return {**finite, "skipped": str(fault)}

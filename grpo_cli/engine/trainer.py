@@ -37,8 +37,7 @@ from grpo_cli.types import RolloutGroup
 MOST_SKIPPED = 3  # updates in a row
 CURES = (
     "the state before them is kept: go on with `grpo resume {run} --set learning_rate=1e-6`, or with "
-    '`--set max_grad_norm=0.1`; in a new run `dtype = "float32"` where memory allows, and '
-    "`quantize_for_rollouts = false`"
+    '`--set max_grad_norm=0.1`; in a new run `dtype = "float32"` where memory allows'
 )
 
 
@@ -104,6 +103,9 @@ class Trainer(Stages):
         is_fresh, self.drawn = not self.parts.waiting, None
         if is_fresh:
             self.parts.fill(self.rollout(self.state.prompts_used))
+            for part in self.parts.waiting[1:] if self.config.quantize_for_rollouts else []:
+                part.batches = self.batch(part.groups)
+                self.remember_old(part.batches)
         return self.parts.waiting[0], is_fresh
 
     def begin(self, log: RunLog, saver: Saver) -> None:

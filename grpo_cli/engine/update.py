@@ -15,6 +15,7 @@ from mlx.utils import tree_map
 from grpo_cli.config.schema import Config
 from grpo_cli.engine.allocation import RowLimit, in_parts
 from grpo_cli.engine.batch import Microbatch
+from grpo_cli.engine.correction import Correction, Spread, summed
 from grpo_cli.engine.entropy import token_entropies
 from grpo_cli.engine.footprint import LOGITS_AT_ONCE
 from grpo_cli.engine.head import Head, chosen_logprobs
@@ -43,6 +44,7 @@ class Objective:
     corrects_kl: bool = False  # by the importance ratio
     entropy_coeff: float = 0.0
     head: Head | None = None  # how to make logits in slices, where the model comes apart
+    correction: Correction | None = None  # where another policy was sampled from
 
     @property
     def clip(self) -> Clip:
@@ -71,6 +73,7 @@ class Objective:
             config.use_bias_correction_kl,
             config.entropy_coeff,
             head,
+            Correction.of(config),
         )
 
 
@@ -85,6 +88,7 @@ class UpdateResult:
     clip_ratio_high: float  # those above, with a positive advantage
     kl: float | None  # mean by token against the reference, as the loss has it; None without one
     logprobs: list[mx.array] = field(default_factory=list)  # (B, S) of every microbatch, before the update
+    importance: Spread | None = None  # the weights of a correction for another sampler; None without one
 
 
 def token_logprobs(
@@ -127,11 +131,13 @@ class Measured(NamedTuple):
     cuts: mx.array  # (3,) tokens whose ratio was clipped for whatever reason, below, and above
     divergence: mx.array  # Σ KL by token, a scalar
     logprobs: mx.array  # (B, S), 0 on padding
+    importance: mx.array  # (3,) of correction.summed; 0 without a correction
 
 
 def microbatch_loss(model: nn.Module, batch: Microbatch, objective: Objective) -> tuple[mx.array, Measured]:
-    """Weighted loss of a microbatch: Σ weight · (policy loss + kl_coeff · KL − entropy_coeff · entropy).
+    """Weighted loss of a microbatch: Σ weight · (w · policy loss + kl_coeff · KL − entropy_coeff · entropy).
 
+    w is 1 but where another policy was sampled from (correction.py).
     The token filter by entropy (`policy_mask`) takes the policy loss only, neither KL nor bonus, and no
     weight: the averages are those over all tokens (arXiv:2506.01939, eq. 5, and TRL). The mean entropy is
     averaged as the loss is, by its weights.
@@ -151,7 +157,11 @@ def microbatch_loss(model: nn.Module, batch: Microbatch, objective: Objective) -
     if objective.by_sequence:
         log_ratio = sequence_log_ratio(log_ratio, mask)  # (B, 1)
     token = LOSSES[objective.loss_type].token_loss(logprobs, log_ratio, batch.advantages, objective.clip)
-    loss, divergence = token.loss, mx.zeros_like(logprobs)
+    loss, divergence, importance = token.loss, mx.zeros_like(logprobs), mx.zeros(3)
+    if objective.correction is not None and batch.sampler_logprobs is not None:
+        log_weight = old_logprobs - batch.sampler_logprobs  # (B, S)
+        weights = objective.correction.weights(log_weight, mask, objective.by_sequence)
+        loss, importance = loss * weights.bounded, summed(weights, mask)
     if batch.policy_mask is not None:
         loss = loss * batch.policy_mask
     if batch.ref_logprobs is not None:
@@ -163,7 +173,7 @@ def microbatch_loss(model: nn.Module, batch: Microbatch, objective: Objective) -
     if entropies is not None:
         loss = loss - objective.entropy_coeff * mx.where(mask, entropies, 0.0)
     cuts = mx.stack([(cut & mask).sum() for cut in (token.clipped, token.low, token.high)])
-    return (batch.weights * mask * loss).sum(), Measured(cuts, divergence.sum(), logprobs)
+    return (batch.weights * mask * loss).sum(), Measured(cuts, divergence.sum(), logprobs, importance)
 
 
 @dataclass
@@ -175,6 +185,7 @@ class Sums:
     cuts: list[int] = field(default_factory=lambda: [0, 0, 0])  # as Measured has them
     divergence: float = 0.0
     tokens: int = 0
+    importance: Spread = field(default_factory=Spread)
 
     def add(self, part: "Sums") -> None:
         """Take in a microbatch, whose gradients hold the sum already."""
@@ -183,6 +194,7 @@ class Sums:
         self.cuts = [a + b for a, b in zip(self.cuts, part.cuts, strict=True)]
         self.divergence += part.divergence
         self.tokens += part.tokens
+        self.importance.add(part.importance)
 
     def result(self, model: nn.Module, objective: Objective) -> tuple[Gradients, UpdateResult]:
         """The gradient, exactly 0 where no token was trained, and the numbers for the log."""
@@ -192,7 +204,9 @@ class Sums:
         tokens = max(self.tokens, 1)
         kl = self.divergence / tokens if objective.kl_coeff > 0 else None
         clipped, low, high = (cut / tokens for cut in self.cuts)
-        return gradients, UpdateResult(self.loss, global_norm(gradients), clipped, low, high, kl)
+        result = UpdateResult(self.loss, global_norm(gradients), clipped, low, high, kl)
+        result.importance = self.importance if objective.correction else None
+        return gradients, result
 
 
 def accumulate(
@@ -220,8 +234,10 @@ def accumulate(
         mx.eval(gradients, loss, *measured)
         logprobs[-1].append(measured.logprobs)
         cuts: list[int] = measured.cuts.tolist()
+        total_weight, most, capped = measured.importance.tolist()
         divergence = float(measured.divergence.item())
-        return Sums(gradients, float(loss.item()), cuts, divergence, batch.token_count)
+        spread = Spread(total_weight, most, capped, batch.token_count)
+        return Sums(gradients, float(loss.item()), cuts, divergence, batch.token_count, spread)
 
     for index, batch in enumerate(batches):
         logprobs.append([])
