@@ -15,7 +15,7 @@ from typing import Any
 from grpo_cli.errors import ModelError
 
 MOST_BYTES = 4_000_000  # of a config.json; real ones are below 0.1 MB
-LARGEST = 1 << 40  # more positions or layers than that are no fact about a model
+LARGEST = 1 << 40  # more positions than that are no fact about a model
 
 
 def local_folder(name: str, environment: Mapping[str, str] = os.environ) -> Path | None:
@@ -76,11 +76,6 @@ def positions(config: Mapping[str, Any]) -> int | None:
     if config.get("rope_scaling"):
         return None
     return _count(config, "max_position_embeddings", "n_positions", "sequence_len")
-
-
-def layers(config: Mapping[str, Any]) -> int | None:
-    """How many layers it has."""
-    return _count(config, "num_hidden_layers", "n_layer")
 
 
 def _count(config: Mapping[str, Any], *keys: str) -> int | None:

@@ -167,12 +167,26 @@ def budget_needs_dynamic_sampling(config: Config) -> Iterator[Breach]:
         )
 
 
-def rollouts_are_not_quantised(config: Config) -> Iterator[Breach]:
-    """The key is accepted for MLX-GRPO's files."""
-    if config.quantize_for_rollouts:
-        message = "quantize_for_rollouts = true has no effect for now"
-        cure = "rollouts are made with the policy's own weights; write `quantize_for_rollouts = false`"
-        yield Breach(("quantize_for_rollouts",), message, cure, "warning", trouble="quantised-rollouts")
+def correction_needs_another_sampler(config: Config) -> Iterator[Breach]:
+    """Rollouts of the policy itself have nothing to be corrected for."""
+    for key in ("importance_sampling_mode", "importance_sampling_cap"):
+        value = getattr(config, key)
+        if not config.quantize_for_rollouts and value != Config.model_fields[key].default:
+            message = f"{key} = {toml_value(value)} has no effect: quantize_for_rollouts is false"
+            cure = "write `quantize_for_rollouts = true`"
+            yield Breach((key, "quantize_for_rollouts"), message, cure, "warning")
+
+
+def correction_is_by_what_the_ratio_is(config: Config) -> Iterator[Breach]:
+    """Where a completion has one ratio, it has one weight."""
+    mode = config.importance_sampling_mode
+    by_sequence = config.importance_sampling_level == "sequence" or config.loss_type == "gspo"
+    written = "importance_sampling_mode" in config.model_fields_set
+    if config.quantize_for_rollouts and by_sequence and written and mode.startswith("token"):
+        message = f'importance_sampling_mode = "{mode}" is by sequence here, as the ratio of the loss is'
+        cure = f'write `importance_sampling_mode = "{mode.replace("token", "sequence")}"`'
+        keys = ("importance_sampling_mode", "importance_sampling_level", "loss_type")
+        yield Breach(keys, message, cure, "warning")
 
 
 def sampling_is_whole(config: Config) -> Iterator[Breach]:
@@ -211,7 +225,8 @@ RULES: tuple[Rule, ...] = (
     kl_options_need_kl,
     penalty_fits_the_completion,
     budget_needs_dynamic_sampling,
-    rollouts_are_not_quantised,
+    correction_needs_another_sampler,
+    correction_is_by_what_the_ratio_is,
     sampling_is_whole,
     groups_can_differ,
     *rules_of_the_run.RULES,

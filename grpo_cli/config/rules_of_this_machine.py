@@ -5,15 +5,12 @@ doctor ask them, and whoever only reads a configuration (an evaluation elsewhere
 run and no model loaded; what is not on this machine is not judged.
 """
 
-import re
 from collections.abc import Iterator
 from pathlib import Path
 
 from grpo_cli.config.breach import Breach, Rule
-from grpo_cli.config.local_model import layers, model_config, positions
+from grpo_cli.config.local_model import model_config, positions
 from grpo_cli.config.schema import Config
-
-DEEP = 32  # layers from which MLX-GRPO's quantised rollouts broke nanochat's training
 
 
 def reward_files_exist(config: Config) -> Iterator[Breach]:
@@ -60,22 +57,4 @@ def rows_fit_the_model(config: Config) -> Iterator[Breach]:
         yield Breach(keys, message, cure, "warning", trouble="row-too-long")
 
 
-def deep_nanochat_is_not_quantised(config: Config) -> Iterator[Breach]:
-    """MLX-GRPO's guide forbids quantised rollouts for 32 layers: their errors add up to NaN gradients."""
-    if not config.quantize_for_rollouts:
-        return
-    found = model_config(config.model_name)
-    is_nanochat = "nanochat" in f"{found.get('model_type', '')} {config.model_name}".lower()
-    named = re.search(r"(?:^|[^a-z0-9])d(\d{1,3})(?![0-9])", Path(config.model_name).name.lower())
-    depth = layers(found) or (int(named[1]) if named else 0)
-    if is_nanochat and depth >= DEEP:
-        message = f"quantize_for_rollouts = true with a nanochat of {depth} layers"
-        cure = (
-            "the key has no effect for now, and where it has, rounding errors add up over so many layers; "
-            "write `quantize_for_rollouts = false`"
-        )
-        keys = ("quantize_for_rollouts", "model_name")
-        yield Breach(keys, message, cure, "warning", trouble="quantised-rollouts")
-
-
-LOCAL_RULES: tuple[Rule, ...] = (reward_files_exist, rows_fit_the_model, deep_nanochat_is_not_quantised)
+LOCAL_RULES: tuple[Rule, ...] = (reward_files_exist, rows_fit_the_model)

@@ -106,7 +106,17 @@ def needed(config: Config, folder: Path, on_cpu: bool, rows: int | None = None) 
     copies = 2 if full and config.kl_coeff > 0 else 1  # the reference
     adapters = 0 if full else FLOAT32 * trained
     optimizer = trained * (STATES[config.optimizer] * FLOAT32 + master)
-    return estimate(shape, batch, copies * size + adapters, optimizer, trained, width)
+    held = copies * size + adapters + _rounded_copy(config, numbers, on_cpu, width)
+    return estimate(shape, batch, held, optimizer, trained, width)
+
+
+def _rounded_copy(config: Config, numbers: int, on_cpu: bool, width: int) -> int:
+    """Bytes of the copy that rollouts are sampled from: a CPU keeps the rounded numbers in float32."""
+    if not config.quantize_for_rollouts:
+        return 0
+    if on_cpu:
+        return FLOAT32 * numbers
+    return numbers * config.bits // 8 + 2 * width * numbers // config.group_size
 
 
 def _in_memory(config: Config, weights: Weights, facts: dict[str, Any], on_cpu: bool) -> tuple[int, int, int]:

@@ -123,12 +123,25 @@ CHAPTERS: tuple[Chapter, ...] = (
     Chapter(
         "quantised-rollouts",
         "quantize_for_rollouts and its effect",
-        "Quantised weights write the completions faster, but they are another policy than the one that is "
-        "trained. In a model of 32 layers their rounding errors add up until gradients are NaN. For now the "
-        "key is accepted and has no effect: rollouts are made with the policy's own weights.",
-        "`quantize_for_rollouts = false`.\n"
+        "Completions are written by a copy of the policy whose weights are rounded to `bits`, made anew "
+        "after every update: on Metal and CUDA fewer bytes to read for every token. The policy itself is "
+        "trained, evaluated and saved in full precision.\n\n"
+        "The copy is another policy than the one that is trained. So every token's loss is weighted by the "
+        "ratio of their probabilities, at most `importance_sampling_cap` (truncated importance sampling); "
+        "the log has its mean, its maximum and the share beyond the cap. A deep model needs no exception: "
+        "one of 32 layers trains as any other.\n\n"
+        "Where the copy is too far away, few tokens count fully, and far beyond that the run stops: its "
+        "completions say nothing of the policy. It takes memory beside the policy, and on a CPU as much time "
+        "as without it.",
+        "Nearer to the policy: `bits = 8`, or `group_size = 32`.\n"
+        "Without it: `quantize_for_rollouts = false`.\n"
         "What quantisation does to your model: `grpo doctor --model DIR --only quantisation`.",
-        ("quantize_for_rollouts = true has no effect for now",),
+        (
+            "The quantised copy is another model: over … sampled tokens",
+            "the quantised copy is far from the policy",
+            "quantize_for_rollouts = true finds no layer to quantise: …",
+            "quantize_for_rollouts: this CPU computes with the rounded weights in float32",
+        ),
     ),
     Chapter(
         "learning-rate",

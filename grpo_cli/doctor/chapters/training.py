@@ -110,7 +110,8 @@ CHAPTERS: tuple[Chapter, ...] = (
         "65504), or of weights that are broken in the file.",
         "A lower rate, from the last good state: `grpo resume outputs/NAME --set learning_rate=1e-6`.\n"
         "`max_grad_norm = 1.0`, or 0.1.\n"
-        'Full precision in a new run: `dtype = "float32"`, and `quantize_for_rollouts = false`.\n'
+        'Full precision in a new run: `dtype = "float32"`. Quantised rollouts need not be switched off: the '
+        "gradient is the full policy's (`grpo doctor --explain quantised-rollouts`).\n"
         "A weight is named: the model itself may be broken, `grpo doctor --only model-values --model "
         "MODEL`.",
         (
