@@ -21,6 +21,7 @@ from grpo_cli.doctor.machine import Machine
 from grpo_cli.doctor.needs import needed, weights_in
 from grpo_cli.doctor.pace import Measured, Pace, evaluations, scaled, total_seconds, total_steps
 from grpo_cli.errors import ModelError
+from grpo_cli.models.quantised import Rounding
 
 GB = 10**9
 
@@ -148,6 +149,17 @@ def test_what_is_added_up_for_full_fine_tuning_lora_and_a_reference() -> None:
     assert (on_gpu.weights, on_gpu.optimizer) == (2 * numbers, 12 * numbers)  # and a float32 copy
     assert (adapters.weights, adapters.optimizer) == (2 * numbers + 4 * 81_920, 8 * 81_920)
     assert held.weights == 4 * numbers
+
+
+def test_the_copy_of_quantised_rollouts_is_added() -> None:
+    """4 bits a number, and a scale and a bias of two bytes for 64 of them; a CPU keeps float32."""
+    folder, numbers = model(), 8_390_656
+    config = Config(quantize_for_rollouts=True, bits=4, group_size=64)
+    on_cpu, on_gpu = (needed(config, folder, on_cpu=here) for here in (True, False))
+    assert on_cpu and on_gpu
+    assert on_cpu.weights == 4 * numbers + 4 * numbers
+    assert on_gpu.weights == 2 * numbers + numbers // 2 + numbers // 16
+    assert on_gpu.weights - 2 * numbers == Rounding(4, 64).bytes_of(numbers, 2)
 
 
 def test_it_agrees_with_the_engine_about_the_embedded_model() -> None:

@@ -1,4 +1,4 @@
-"""Runs whose rollouts come from a quantised copy: exact bookkeeping, and what a deep model learns from them."""
+"""Runs whose rollouts come from a quantised copy: exact bookkeeping, and what a deep model learns."""
 
 import math
 from pathlib import Path
@@ -12,6 +12,7 @@ from grpo_cli.engine import events, run
 from grpo_cli.engine.agreement import Deviation
 from grpo_cli.engine.batch import Sequence, pad
 from grpo_cli.engine.correction import Correction
+from grpo_cli.engine.faults import first_broken
 from grpo_cli.engine.footprint import steps_down
 from grpo_cli.engine.memory import needs_of
 from grpo_cli.engine.quantised import RolloutPolicy
@@ -159,7 +160,7 @@ def test_later_parts_of_a_generation_remember_the_policy_that_was_copied(tmp_pat
 
 @pytest.mark.parametrize("lora", [0, 2])
 def test_only_the_sampling_is_rounded(tmp_path: Path, lora: int) -> None:
-    """The same rollouts with weights of 1 (a sampler that is the policy): the update of a run without a copy."""
+    """With weights of 1 (the sampler is the policy): the update of a run without a copy."""
     changes = {"num_iterations": 2, "lora_rank": lora}
     trainer, batches = prepared(tmp_path, **changes)
     mine, _ = prepared(tmp_path, **QUANTISED, **changes)
@@ -308,20 +309,18 @@ def cosine(a: Gradients, b: Gradients) -> float:
 
 
 def test_the_corrected_gradient_of_a_deep_nanochat_is_the_full_policys(deep: str) -> None:
-    """With 3 bits: exactly without a cap, nearly with it, and not without the correction."""
+    """Whatever the copy: exactly without a cap, nearly with it, and not without the correction."""
     exact = expected_gradient(deep, 0, None)
-    assert cosine(exact, expected_gradient(deep, 3, Correction(cap=1e6))) > 0.99999
-    assert cosine(exact, expected_gradient(deep, 3, Correction())) > 0.95
-    assert cosine(exact, expected_gradient(deep, 3, None)) < 0.9
+    assert cosine(exact, expected_gradient(deep, 4, Correction())) > 0.98
+    assert cosine(exact, expected_gradient(deep, 2, Correction(cap=1e6))) > 0.99999
+    assert cosine(exact, expected_gradient(deep, 2, None)) < 0.7
 
 
 def test_a_deep_nanochat_learns_from_rollouts_of_4_bits(deep: str, tmp_path: Path) -> None:
     """The guide switches them off for 32 layers, where gradients became NaN; here the reward rises."""
-    config = small(
-        tmp_path,
-        **{**SHORT, "model_name": deep, "quantize_for_rollouts": True, "bits": 4, "group_size": 32},
-        **{"temperature": 1.0, "learning_rate": 1e-3, "num_generations": 8, "clip_eps": 1e-4},
-    )
+    changes = {"temperature": 1.0, "learning_rate": 1e-3, "num_generations": 8, "clip_eps": 1e-4}
+    copied = {"model_name": deep, "quantize_for_rollouts": True, "bits": 4, "group_size": 32}
+    config = small(tmp_path, **{**SHORT, **changes, **copied})
     run.train(config)
     log = lines(config.run_dir)
     assert len(log) == 6
@@ -334,7 +333,4 @@ def test_a_deep_nanochat_learns_from_rollouts_of_4_bits(deep: str, tmp_path: Pat
         assert line["importance_sampling_ratio_mean"] == pytest.approx(1.0, abs=0.2)
         assert 1.0 < line["importance_sampling_ratio_max"] < 1e3
     assert sum(line["reward_mean"] for line in log[3:]) > 1.2 * sum(line["reward_mean"] for line in log[:3])
-    assert all(
-        mx.isfinite(array).all().item()
-        for array in mx.load(str(config.run_dir / "final/model.safetensors")).values()
-    )  # type: ignore[union-attr]
+    assert first_broken(flat(load_policy(str(config.run_dir / "final")).model.parameters())) is None
