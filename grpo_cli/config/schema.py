@@ -196,8 +196,8 @@ class Config(BaseModel):
     max_steps: Count = 0
     """Stop after this many updates; 0: run all epochs."""
     grad_checkpoint: bool = False
-    """Recompute each layer in the backward. Every completion then reads its prompt itself: it saves
-    memory only where completions are much longer than prompts, and takes more time."""
+    """Recompute each layer in the backward, of which only its input is kept: less memory for a second
+    forward, to the same gradient."""
 
     # --- LoRA ------------------------------------------------------------------------------------
     lora_rank: Count = 0

@@ -14,6 +14,7 @@ from grpo_cli.config.schema import Config
 FLOAT32 = 4  # bytes
 # Arrays of one forward that wait for the backward, in units of a token's width in its layer.
 HIDDEN_KEPT, INTERMEDIATE_KEPT, SCORES_KEPT = 7.0, 3.0, 2.0
+LAYERS_AT_ONCE = 2  # of checkpointed ones: its forward and its gradients
 LOGITS_KEPT = 3.0  # the logits, scaled, and their gradient
 LOGITS_AT_ONCE = 1 << 25  # numbers, beyond which they are made in slices (head.py): 134 MB in float32
 WHOLE_MODELS = ("nanochat_v2",)  # which do not come apart for slices
@@ -67,6 +68,7 @@ class Batch:
     microbatches: int = 1
     entropy_bonus: bool = False
     slices: bool = True  # logits beyond LOGITS_AT_ONCE are made in slices, and of completions only
+    checkpoint: bool = False  # layers are computed again, one at a time
 
     @staticmethod
     def of(
@@ -86,6 +88,7 @@ class Batch:
             2 if is_cut else 1,
             config.entropy_coeff > 0,
             slices,
+            config.grad_checkpoint,
         )
 
 
@@ -163,7 +166,13 @@ def update_bytes(shape: Shape, batch: Batch, width: int) -> int:
     per_token = HIDDEN_KEPT * shape.hidden + INTERMEDIATE_KEPT * shape.intermediate + 4 * shape.kv_width
     scores = SCORES_KEPT * shape.heads * (completion * length + prompt * batch.prompt_length)
     rows = batch.update_rows * 2 * 2 * shape.kv_width * length  # keys and values, and their gradients
-    layers = shape.layers * width * (per_token * (completion + prompt) + scores + rows)
+    layer = width * (per_token * (completion + prompt) + scores + rows)
+    layers = shape.layers * layer
+    if (
+        batch.checkpoint
+    ):  # every layer's input and the prompts' keys and values, and a layer with its gradients
+        inputs = shape.hidden * (completion + prompt) + 2 * shape.kv_width * prompt
+        layers = shape.layers * width * inputs + LAYERS_AT_ONCE * layer
     counted = completion if batch.shared_prefix or batch.slices else completion + prompt
     logits = counted * shape.vocabulary
     copies = LOGITS_KEPT + (ENTROPY_KEPT if batch.entropy_bonus else 0.0)

@@ -9,6 +9,7 @@ gradient back through the shared prompt: the prompt's forward and backward are m
 instead of once a completion, and logits exist for completion tokens only.
 """
 
+from contextlib import nullcontext
 from copy import copy
 from typing import Any
 
@@ -16,6 +17,7 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx_lm.models.cache import KVCache, RotatingKVCache, make_prompt_cache
 
+from grpo_cli.engine.layer_checkpoint import RepeatedRows, checkpointed
 from grpo_cli.errors import ModelError
 
 BATCHING = (KVCache, RotatingKVCache)  # caches that know where a left-padded row begins
@@ -89,18 +91,24 @@ def completion_outputs(
     inputs: mx.array,
     share_prefix: bool,
     part: nn.Module | None = None,
+    checkpoint: bool = False,
 ) -> mx.array:
     """What the model (or a `part` of it: its trunk) gives after each of `inputs` (B, S): (B, S, V or H).
 
     Row b continues prompt rows[b]; the first column of inputs is the prompt's last token. Without
-    `share_prefix` every row reads its prompt itself, which any model can do.
+    `share_prefix` every row reads its prompt itself, which any model can do. With `checkpoint` layers are
+    computed again in the backward.
     """
     forward: Any = part or model
-    if share_prefix:
-        cache = read_prompts(model, prompts)
-        keep(cache, rows)
-        return forward(inputs, cache=cache)
-    return whole_sequence_outputs(forward, [prompts[row] for row in rows], inputs)
+    with checkpointed(model) if checkpoint else nullcontext():
+        if share_prefix:
+            cache = read_prompts(model, prompts)
+            if checkpoint:
+                cache = [RepeatedRows(layer, mx.array(rows)) for layer in cache]
+            else:
+                keep(cache, rows)
+            return forward(inputs, cache=cache)
+        return whole_sequence_outputs(forward, [prompts[row] for row in rows], inputs)
 
 
 def whole_sequence_outputs(forward: Any, prompts: list[list[int]], inputs: mx.array) -> mx.array:

@@ -20,6 +20,7 @@ from grpo_cli.engine import events
 from grpo_cli.engine.evaluate import Evaluation, evaluate
 from grpo_cli.engine.head import find_head
 from grpo_cli.engine.interrupt import Interruption
+from grpo_cli.engine.layer_checkpoint import can_checkpoint
 from grpo_cli.engine.memory import check_memory
 from grpo_cli.engine.optimizer import Optimizer
 from grpo_cli.engine.prefix import carries_gradients
@@ -36,6 +37,11 @@ from grpo_cli.models.load import Policy, check_name, load_policy
 from grpo_cli.models.lora import LoRA, add_adapters
 from grpo_cli.rewards.table import load_rewards
 from grpo_cli.types import Example
+
+NO_LAYERS = (
+    "grad_checkpoint: this model's layers are called in a way of its own, so every completion reads its "
+    "prompt itself, which takes more time"
+)
 
 
 def train(config: Config, listener: events.Listener = events.silent) -> Path:
@@ -101,6 +107,10 @@ def prepare(
     held_out = load_examples(config, config.eval_split) if config.eval_steps else []
     mx.random.seed(config.seed)  # LoRA's initial weights
     policy = trainable_policy(config, checkpoint)
+    by_layer = config.grad_checkpoint and can_checkpoint(policy.model)
+    if config.grad_checkpoint and not by_layer:
+        grad_checkpoint(policy.model.layers[0])
+        listener(events.Notice(NO_LAYERS))
     train_prompts, skipped = encode_prompts(examples, policy.tokenizer, config)
     if skipped:
         listener(events.Notice(skipped_notice(skipped, len(examples), config)))
@@ -115,9 +125,10 @@ def prepare(
         optimizer=Optimizer(config, policy.model),
         listener=listener,
         skipped_prompts=skipped,
-        # A checkpointed layer is computed again in the backward, and would fill its cache twice.
-        share_prefix=carries_gradients(policy.model) and not config.grad_checkpoint,
+        # mlx-lm's checkpointed layer fills its cache when it is computed again.
+        share_prefix=carries_gradients(policy.model) and (by_layer or not config.grad_checkpoint),
         head=find_head(policy.model),
+        checkpoint=by_layer,
     )
     trainer.state.data, trainer.state.started_in = fingerprint(train_prompts), str(Path.cwd())
     return trainer
@@ -165,8 +176,6 @@ def trainable_policy(config: Config, checkpoint: Path | None = None) -> Policy:
         add_adapters(policy.model, policy.lora)
     elif policy.lora is None:
         policy.model.unfreeze()
-    if config.grad_checkpoint:
-        grad_checkpoint(policy.model.layers[0])
     policy.model.train()
     return policy
 

@@ -60,6 +60,7 @@ class Stages:
     listener: events.Listener
     share_prefix: bool = True  # read each prompt once for its group
     head: Head | None = None  # how to make logits in slices, where the model comes apart
+    checkpoint: bool = False  # compute layers again in the backward
 
     def __post_init__(self) -> None:
         self.drawn: Draw | None = None  # of the current step; None where it reuses completions
@@ -218,7 +219,7 @@ class Stages:
         self, batches: list[Microbatch], rate: float, is_fresh: bool
     ) -> tuple[UpdateResult, Fault | None, float | None]:
         """Gradient and weights; what it did, what was no number, and how far sampler and loss differ."""
-        objective = Objective.of(self.config, self.share_prefix, self.head)
+        objective = Objective.of(self.config, self.share_prefix, self.head, self.checkpoint)
         proves = is_fresh and not self.proof.is_given and has_advantages(batches)
         if proves:
             self.proof.begin(self.trained())

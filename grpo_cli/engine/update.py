@@ -45,6 +45,7 @@ class Objective:
     entropy_coeff: float = 0.0
     head: Head | None = None  # how to make logits in slices, where the model comes apart
     correction: Correction | None = None  # where another policy was sampled from
+    checkpoint: bool = False  # compute layers again in the backward
 
     @property
     def clip(self) -> Clip:
@@ -57,7 +58,9 @@ class Objective:
         return self.level == "sequence" or LOSSES[self.loss_type].by_sequence
 
     @staticmethod
-    def of(config: Config, share_prefix: bool = True, head: Head | None = None) -> "Objective":
+    def of(
+        config: Config, share_prefix: bool = True, head: Head | None = None, checkpoint: bool = False
+    ) -> "Objective":
         """The configured objective; clip_eps_high = 0 means symmetric."""
         high = config.clip_eps_high or config.clip_eps
         return Objective(
@@ -74,6 +77,7 @@ class Objective:
             config.entropy_coeff,
             head,
             Correction.of(config),
+            checkpoint,
         )
 
 
@@ -109,6 +113,7 @@ def token_scores(
     share_prefix: bool,
     head: Head | None,
     entropy: bool,
+    checkpoint: bool = False,
 ) -> tuple[mx.array, mx.array | None]:
     """Logprobs of the targets and, with `entropy`, entropies, at the sampling temperature: (B, S) float32.
 
@@ -116,7 +121,9 @@ def token_scores(
     there at once.
     """
     trunk = getattr(model, head.trunk) if head else None
-    outputs = completion_outputs(model, batch.prompts, batch.rows, batch.inputs, share_prefix, trunk)
+    outputs = completion_outputs(
+        model, batch.prompts, batch.rows, batch.inputs, share_prefix, trunk, checkpoint
+    )
     if head is not None and batch.targets.size * head.vocabulary > LOGITS_AT_ONCE:
         scores = head.scores(model, outputs, batch.targets, temperature, entropy)
         return scores[0], scores[1] if entropy else None
@@ -150,6 +157,7 @@ def microbatch_loss(model: nn.Module, batch: Microbatch, objective: Objective) -
         objective.share_prefix,
         objective.head,
         entropy=objective.entropy_coeff != 0,
+        checkpoint=objective.checkpoint,
     )
     logprobs = mx.where(mask, logprobs, 0.0)  # (B, S)
     old_logprobs = mx.stop_gradient(logprobs) if batch.old_is_current else batch.old_logprobs

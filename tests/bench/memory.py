@@ -16,6 +16,7 @@ CASES = [
     {"batch_size": 2, "num_generations": 8, "max_new_tokens": 32},
     {"batch_size": 1, "num_generations": 4, "max_new_tokens": 128},
     {"batch_size": 1, "num_generations": 8, "max_new_tokens": 32, "lora_rank": 8},
+    {"batch_size": 1, "num_generations": 8, "max_new_tokens": 64, "grad_checkpoint": True},
     {"batch_size": 1, "num_generations": 8, "max_new_tokens": 32, "kl_coeff": 0.1},
 ]
 

@@ -49,6 +49,9 @@ def test_an_update_by_hand() -> None:
     rows = 3 * 2 * 2 * 4 * 15
     layers = 2 * 2 * ((7 * 8 + 3 * 16 + 4 * 4) * tokens + scores + rows)
     assert update_bytes(SHAPE, BATCH, width=2) == layers + 3 * 4 * 30 * 100
+    checkpointed = dataclasses.replace(BATCH, checkpoint=True)
+    inputs = 2 * 2 * (8 * tokens + 2 * 4 * 5)  # of 2 layers; then all of a layer, twice
+    assert update_bytes(SHAPE, checkpointed, width=2) == inputs + layers + 3 * 4 * 30 * 100
     with_bonus = dataclasses.replace(BATCH, entropy_bonus=True)
     assert update_bytes(SHAPE, with_bonus, width=2) == layers + 7.5 * 4 * 30 * 100
 
@@ -92,6 +95,7 @@ def test_the_peak_is_the_larger_of_what_comes_in_turn() -> None:
         {"batch_size": 2},
         {"entropy_coeff": 0.1},
         {"microbatch_tokens": 300},
+        {"grad_checkpoint": True},
     ],
 )
 def test_the_estimate_is_near_what_is_measured(tmp_path: Path, changes: dict[str, Any]) -> None:

@@ -299,7 +299,7 @@ def test_two_steps_of_every_optimizer_by_hand(name: str) -> None:
 
 @pytest.fixture
 def layer_calls(trainer: Trainer, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[None]]:
-    """Grows with every forward of a layer. Checkpointing changes the layers' class: undone at the end."""
+    """Grows with every forward of a layer."""
     calls: list[None] = []
     layer_class = type(trainer.policy.model.layers[0])
     original = layer_class.__call__
@@ -318,8 +318,10 @@ def test_a_checkpointed_step_computes_layers_twice_and_moves_the_same(
     moved = []
     for grad_checkpoint in (False, True):
         trainer, batches = prepared(tmp_path, grad_checkpoint=grad_checkpoint)
-        assert trainer.share_prefix is not grad_checkpoint
+        assert trainer.share_prefix
+        assert trainer.checkpoint is grad_checkpoint
         layer_calls.clear()
         moved.append(movement(trainer, batches))
-    assert len(layer_calls) == 2 * len(trainer.policy.model.layers) * len(batches)
+    # forward and backward, each for the prompts and for the completions
+    assert len(layer_calls) == 2 * 2 * len(trainer.policy.model.layers) * len(batches)
     assert distance(moved[0], moved[1]) < 1e-5
