@@ -20,7 +20,7 @@ from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
-from mlx.utils import tree_flatten, tree_unflatten
+from mlx.utils import tree_unflatten
 
 from grpo_cli.engine.head import PROBE
 from grpo_cli.models.tree import flat
@@ -74,7 +74,7 @@ class CheckpointedLayer:
         self.calls += 1
         given = [*arguments, *named.values()]
         places = [place for place, value in enumerate(given) if is_differentiable(value)]
-        cache = next((value for value in given if hasattr(value, "update_and_fetch")), None)
+        cache: Any = next((value for value in given if hasattr(value, "update_and_fetch")), None)
         before = Past(cache)
         trained = flat(self.layer.trainable_parameters())
 
@@ -127,7 +127,7 @@ class Past:
 @contextmanager
 def replaced(module: nn.Module, weights: dict[str, mx.array]) -> Iterator[None]:
     """Within the block the module computes with these weights."""
-    kept = [(name, array) for name, array in tree_flatten(module.parameters()) if name in weights]
+    kept = [(name, array) for name, array in flat(module.parameters()).items() if name in weights]
     module.update(tree_unflatten(list(weights.items())))
     try:
         yield
@@ -154,7 +154,8 @@ def recomputed(function: Callable[[Arrays], Arrays]) -> Callable[[Arrays], Array
         return tuple(gradients)
 
     forward.vjp(backward)
-    return lambda arrays: as_list(forward(*arrays))
+    traced: Any = forward
+    return lambda arrays: as_list(traced(*arrays))
 
 
 def as_list(arrays: mx.array | Sequence[mx.array]) -> Arrays:

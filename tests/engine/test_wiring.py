@@ -15,7 +15,7 @@ import mlx.nn as nn
 import pytest
 
 from grpo_cli.config.schema import Config
-from grpo_cli.engine import run
+from grpo_cli.engine import events, run
 from grpo_cli.engine.batch import Microbatch, Sequence, pad
 from grpo_cli.engine.checkpoint import save_checkpoint
 from grpo_cli.engine.optimizer import Optimizer
@@ -299,7 +299,7 @@ def test_two_steps_of_every_optimizer_by_hand(name: str) -> None:
 
 @pytest.fixture
 def layer_calls(trainer: Trainer, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[None]]:
-    """Grows with every forward of a layer."""
+    """Grows with every forward of a layer. mlx-lm's checkpointing changes the class: undone at the end."""
     calls: list[None] = []
     layer_class = type(trainer.policy.model.layers[0])
     original = layer_class.__call__
@@ -325,3 +325,19 @@ def test_a_checkpointed_step_computes_layers_twice_and_moves_the_same(
     # forward and backward, each for the prompts and for the completions
     assert len(layer_calls) == 2 * 2 * len(trainer.policy.model.layers) * len(batches)
     assert distance(moved[0], moved[1]) < 1e-5
+
+
+def test_a_model_whose_layers_cannot_be_stood_for_is_checkpointed_without_a_shared_prompt(
+    tmp_path: Path, layer_calls: list[None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As mlx-lm does it, which changes the layers' class: `layer_calls` undoes that at the end."""
+    plain, batches = prepared(tmp_path)
+    expected = movement(plain, batches)
+    monkeypatch.setattr(run, "can_checkpoint", lambda model: False)
+    told: list[events.Event] = []
+    trainer = run.prepare(plain.config.model_copy(update={"grad_checkpoint": True}), told.append)
+    assert (trainer.share_prefix, trainer.checkpoint) == (False, False)
+    assert told == [events.Notice(run.NO_LAYERS)]
+    layer_calls.clear()
+    assert distance(expected, movement(trainer, batches)) < 1e-5
+    assert len(layer_calls) == 2 * len(trainer.policy.model.layers) * len(batches)
