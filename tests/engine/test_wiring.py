@@ -333,7 +333,7 @@ def test_a_model_whose_layers_cannot_be_stood_for_is_checkpointed_without_a_shar
     """As mlx-lm does it, which changes the layers' class: `layer_calls` undoes that at the end."""
     plain, batches = prepared(tmp_path)
     expected = movement(plain, batches)
-    monkeypatch.setattr(run, "can_checkpoint", lambda model: False)
+    monkeypatch.setattr(run, "can_checkpoint", lambda _: False)
     told: list[events.Event] = []
     trainer = run.prepare(plain.config.model_copy(update={"grad_checkpoint": True}), told.append)
     assert (trainer.share_prefix, trainer.checkpoint) == (False, False)
