@@ -45,6 +45,11 @@ class Rollout:
     old_logprobs: list[float] = field(default_factory=list)
     log_kept: list[float] = field(default_factory=list)  # (T,) log mass that top_k, … kept; empty: all of it
 
+    @staticmethod
+    def read(saved: dict[str, Any]) -> "Rollout":
+        """A rollout from the plain data that `asdict` makes of one."""
+        return Rollout(**{**saved, "stop_reason": StopReason(saved["stop_reason"])})
+
     @property
     def sampled_logprobs(self) -> list[float]:
         """(T,) log-probability with which each token was drawn: log π(token) − log kept mass."""

@@ -35,6 +35,8 @@ LEVELS = {
     "grpo_cli.config": 2,
     "grpo_cli.rewards": 1,
     "grpo_cli.device": 2,
+    "grpo_cli.distributed": 1,
+    "grpo_cli.distributed.world": 3,
     "grpo_cli.elf": 0,
     "grpo_cli.blas": 1,
     "grpo_cli.errors": 0,

@@ -30,6 +30,7 @@ from grpo_cli.engine.events import (
     RunFinished,
     RunStarted,
     StepFinished,
+    silent,
 )
 
 REFRESHES_PER_SECOND = 5
@@ -47,13 +48,17 @@ class Display(Protocol):
 
 @contextmanager
 def training_display(
-    quiet: bool = False, logging_steps: int = 1, console: Console | None = None
+    quiet: bool = False, logging_steps: int = 1, console: Console | None = None, is_first: bool = True
 ) -> Iterator[Listener]:
     """A listener that shows a run on stderr while the context lasts, and at its end the result.
 
     `logging_steps`: plain lines are written for every so many steps and for the last one. If the run
-    ends by an exception, what was shown stays and no result is printed.
+    ends by an exception, what was shown stays and no result is printed. Of several ranks only the first shows
+    anything.
     """
+    if not is_first:
+        yield silent
+        return
     console = console or stderr_console()
     display: Display
     if quiet:

@@ -8,6 +8,7 @@ from rich.text import Text
 
 from grpo_cli.cli.config import SetOption
 from grpo_cli.cli.heavy import start_device
+from grpo_cli.cli.ranks import ranks
 from grpo_cli.cli.terminal import is_interactive, say, stderr_console
 
 
@@ -30,5 +31,5 @@ def resume(
     from grpo_cli.cli.live import training_display
     from grpo_cli.engine.resume import resume as resume_run
 
-    with training_display(quiet) as listener:
-        resume_run(path, set_ or (), listener)
+    with ranks() as world, training_display(quiet, is_first=world.is_first) as listener:
+        resume_run(path, set_ or (), listener, world)

@@ -7,6 +7,7 @@ from rich.text import Text
 
 from grpo_cli.cli.config import SetOption, show_warnings
 from grpo_cli.cli.heavy import start_device
+from grpo_cli.cli.ranks import ranks
 from grpo_cli.cli.terminal import is_interactive, say, stderr_console
 
 
@@ -39,8 +40,11 @@ def train(
             line = run.dry_run(loaded.config, listener)
         say(stderr_console(), Text(dry_run_report(line), style="green"))
         return
-    with training_display(quiet, loaded.config.logging_steps) as listener:
-        run.train(loaded.config, listener)
+    with (
+        ranks(loaded.config.rank_timeout) as world,
+        training_display(quiet, loaded.config.logging_steps, is_first=world.is_first) as listener,
+    ):
+        run.train(loaded.config, listener, world)
 
 
 def dry_run_report(line: dict[str, float]) -> str:

@@ -233,6 +233,9 @@ class Config(BaseModel):
     """Save a checkpoint every so many steps; 0: only the final one."""
     keep_checkpoints: PositiveInt = 3
     """How many of the newest checkpoints to keep, besides final and the best by evaluation."""
+    rank_timeout: float = Field(0.0, ge=0.0)
+    """Of a run on several ranks: seconds without a sign of work after which a rank hangs, and the run ends;
+    0: five times the longest pause so far in the same kind of work, at least 60."""
 
     @property
     def run_dir(self) -> Path:

@@ -48,6 +48,7 @@ class Microbatch:
     old_is_current: bool = False  # the old logprobs are those of the coming forward
     # (B, S) float32, of the policy that was sampled from, where it is another: the loss corrects for it
     sampler_logprobs: mx.array | None = None
+    rank: int = 0  # which rank computes it
 
     @property
     def inputs(self) -> mx.array:
@@ -96,6 +97,7 @@ class Microbatch:
             self.rollouts[start:end],
             self.old_is_current,
             None if sampler is None else sampler[start:end],
+            self.rank,
         )
 
 

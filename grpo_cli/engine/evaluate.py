@@ -13,9 +13,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from grpo_cli.distributed.world import ALONE, World
 from grpo_cli.engine.allocation import RowLimit
 from grpo_cli.engine.prompts import Prompt
-from grpo_cli.engine.rollout import Progress, generate, no_progress
+from grpo_cli.engine.rollout import Progress, generate, no_progress, of_all_ranks
 from grpo_cli.engine.sampling import Sampling
 from grpo_cli.models.load import Policy
 from grpo_cli.rewards.answers import answers_match, extract_answer, last_number
@@ -93,8 +94,12 @@ def evaluate(
     num_generations: int = 1,
     prefix: str = "",
     on_progress: Progress = no_progress,
+    world: World = ALONE,
 ) -> Evaluation:
-    """Complete every prompt `num_generations` times, about `rows` sequences at once."""
+    """Complete every prompt `num_generations` times, about `rows` sequences at once.
+
+    Each rank of a `world` completes its share, and gets the whole evaluation.
+    """
     started = time.perf_counter()
     # Greedy completions do not depend on what is sampled in one call: rows enter it as others end.
     # Random numbers do, so where there are some every call has the same items as ever.
@@ -116,7 +121,9 @@ def evaluate(
             ),
             prefix,
             RowLimit(rows),
+            own=world.share(range(len(chunk))),
         )
+        sets = of_all_ranks(sets, world)
         groups += [RolloutGroup(p.example, p.ids, rollouts) for p, rollouts in zip(chunk, sets, strict=True)]
         finished += len(chunk) * num_generations
         tokens += sum(len(rollout.token_ids) for rollouts in sets for rollout in rollouts)

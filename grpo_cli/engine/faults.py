@@ -44,7 +44,7 @@ def find_fault(
     weight = first_broken(flat(model.parameters()))
     if weight:
         return Fault("weight", weight)
-    for batch in batches:
+    for batch in batches:  # those of this rank: with several, the others' faults show in the gradient
         layer = first_broken_layer(model, batch, objective)
         if layer:
             return Fault("output", layer)

@@ -9,6 +9,8 @@ the one it goes on from are kept under another name, since the run takes another
 
 import shutil
 from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 
 import mlx.core as mx
@@ -17,7 +19,10 @@ from grpo_cli import device
 from grpo_cli.config.load import load_config
 from grpo_cli.config.resumable import check_changes
 from grpo_cli.config.schema import Config
+from grpo_cli.distributed.world import ALONE, World
 from grpo_cli.engine import events
+from grpo_cli.engine.alike import check_alike, settings
+from grpo_cli.engine.bring import bring
 from grpo_cli.engine.intact import (
     FINAL,
     MANIFEST,
@@ -39,38 +44,87 @@ from grpo_cli.engine.trainer import Trainer
 from grpo_cli.errors import CheckpointError, ConfigError, ModelError
 
 
-def resume(path: Path, overrides: Sequence[str] = (), listener: events.Listener = events.silent) -> Path:
+@dataclass
+class Start:
+    """Where a run goes on."""
+
+    run_dir: Path
+    checkpoint: Path | None  # None: it begins again
+    config: Config
+
+
+def resume(
+    path: Path,
+    overrides: Sequence[str] = (),
+    listener: events.Listener = events.silent,
+    world: World = ALONE,
+) -> Path:
     """Go on with a run; returns the folder of the final model.
 
-    `path`: the run's folder, or one checkpoint, wherever it was copied: the run then goes on beside it.
+    `path`: the run's folder, or one checkpoint, wherever it was copied: the run then goes on beside it. With
+    several ranks it is rank 0's; the others are sent what they lack of it.
     Raises CheckpointError (`Checkpoint not found: …`) where there is nothing to go on from, ConfigError for
     a change that cannot be made, and what training raises.
     """
-    run_dir, named = locate(path)
-    with RunLock(run_dir):
-        tidy(run_dir)
-        own = own_config(run_dir, overrides, listener)
-        checkpoint = choose(run_dir, named, listener)
-        config = own or resumed_config((checkpoint or run_dir) / CONFIG_FILE, run_dir, overrides)
-        if checkpoint is not None:
-            # The folder's file may have been edited, or the checkpoint be another run's.
-            check_changes(in_folder(load_config(str(checkpoint / CONFIG_FILE)).config, config), config)
-        trainer = restored(config, checkpoint, listener)
+    with ExitStack() as stack:
+        found = find_start(path, overrides, listener, stack) if world.is_first else None
+        start = agreed(found, world)
+        check_alike(world, settings(start.config))
+        trainer = restored(start.config, start.checkpoint, listener, world)
         refuse_shorter(trainer)
-        if trainer.state.step == trainer.total_steps and checkpoint and checkpoint.name == FINAL:
-            return complete(trainer, run_dir, listener)
+        is_final = start.checkpoint is not None and start.checkpoint.name == FINAL
+        if trainer.state.step == trainer.total_steps and is_final:
+            return complete(trainer, start.run_dir, listener)
         check_memory(trainer, device.memory_budget(device.prepare()))
-        with words_for_the_disk(run_dir):
-            set_aside_newer(run_dir, checkpoint, trainer.state.step, listener)
-            write_config(run_dir, config)
-            log = RunLog(run_dir, config.log_jsonl, log_positions(run_dir, trainer, listener))
-        saver = Saver(run_dir, config.keep_checkpoints, log, listener, saved_step=trainer.state.step)
+        log = reopened_log(start, trainer, listener) if world.is_first else RunLog(start.run_dir, False)
+        saver = Saver(
+            start.run_dir,
+            start.config.keep_checkpoints,
+            log,
+            listener,
+            saved_step=trainer.state.step,
+            writes=world.is_first,
+        )
         try:
             with Interruption(trainer.heard) as interruption:
                 return trainer.run(log, saver, interruption)
         finally:
             trainer.close()
             log.close()
+
+
+def find_start(path: Path, overrides: Sequence[str], listener: events.Listener, stack: ExitStack) -> Start:
+    """Where the run goes on; its folder is locked until the stack is closed."""
+    run_dir, named = locate(path)
+    stack.enter_context(RunLock(run_dir))
+    tidy(run_dir)
+    own = own_config(run_dir, overrides, listener)
+    checkpoint = choose(run_dir, named, listener)
+    config = own or resumed_config((checkpoint or run_dir) / CONFIG_FILE, run_dir, overrides)
+    if checkpoint is not None:
+        # The folder's file may have been edited, or the checkpoint be another run's.
+        check_changes(in_folder(load_config(str(checkpoint / CONFIG_FILE)).config, config), config)
+    return Start(run_dir, checkpoint, config)
+
+
+def agreed(found: Start | None, world: World) -> Start:
+    """The start that rank 0 found, on every rank, with the checkpoint on its disk."""
+    if world.size == 1 and found is not None:
+        return found
+    told = found and [str(found.run_dir), str(found.checkpoint or ""), found.config.model_dump(mode="json")]
+    run_dir, checkpoint, keys = world.first(told)
+    return Start(
+        Path(run_dir), bring(Path(checkpoint), world) if checkpoint else None, Config.model_validate(keys)
+    )
+
+
+def reopened_log(start: Start, trainer: Trainer, listener: events.Listener) -> RunLog:
+    """The run's log, cut where the checkpoint was; what is newer than that is set aside."""
+    with words_for_the_disk(start.run_dir):
+        set_aside_newer(start.run_dir, start.checkpoint, trainer.state.step, listener)
+        write_config(start.run_dir, start.config)
+        positions = log_positions(start.run_dir, trainer, listener)
+        return RunLog(start.run_dir, start.config.log_jsonl, positions)
 
 
 def locate(path: Path) -> tuple[Path, Path | None]:
@@ -181,13 +235,15 @@ def log_positions(run_dir: Path, trainer: Trainer, listener: events.Listener) ->
     return trainer.state.log_positions
 
 
-def restored(config: Config, checkpoint: Path | None, listener: events.Listener) -> Trainer:
+def restored(
+    config: Config, checkpoint: Path | None, listener: events.Listener, world: World = ALONE
+) -> Trainer:
     """The trainer as it was when the checkpoint was saved."""
     if checkpoint is None:
-        return prepare(config, listener)
+        return prepare(config, listener, world=world)
     state, groups = read_state(checkpoint)
     try:
-        trainer = prepare(config, listener, checkpoint)
+        trainer = prepare(config, listener, checkpoint, world)
     except ModelError as error:
         error.hint += f"; the run was started in {state.started_in}: resume it there if names are relative"
         raise

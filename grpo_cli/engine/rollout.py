@@ -6,10 +6,12 @@ The ids and logprobs that come out are the ones the loss trains on, the end toke
 are computed together is decode.py's; what comes out does not depend on it.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
 
 import mlx.core as mx
 
+from grpo_cli.distributed.world import World
 from grpo_cli.engine.allocation import RowLimit, is_allocation_failure, unable
 from grpo_cli.engine.decode import Decoding, Dice, Row
 from grpo_cli.engine.sampling import Sampling
@@ -39,32 +41,37 @@ def generate(
     prefix: str = "",
     limit: RowLimit | None = None,
     on_group: OnGroup = no_one,
+    own: Sequence[int] | None = None,
 ) -> list[list[Rollout]]:
     """Sample `num_generations` completions of each prompt: P lists of G rollouts, in order.
 
     Draws from MLX's global random state. `prefix` is the text the prompts end with that counts as
     the completion's beginning. Of rows that memory cannot hold together, as many are sampled at once as it
     can, the others entering as rows end; `limit` remembers how many. `on_group` is given each group as soon
-    as its last completion has ended, while the device goes on with the others. Raises ModelError for an
-    empty prompt, or for a model whose cache cannot hold a batch; TrainingError for logits that are no
-    numbers, or where memory cannot hold a single row.
+    as its last completion has ended, while the device goes on with the others. `own`: the places of the
+    prompts to sample, where other ranks do the rest; what comes out is theirs only, and does not depend on
+    the others. Raises ModelError for an empty prompt, or for a model whose cache cannot hold a batch;
+    TrainingError for logits that are no numbers, or where memory cannot hold a single row.
     """
     if not all(prompts):
         raise ModelError(
             "A prompt of 0 tokens cannot be completed", "give every example a text", trouble="dataset"
         )
     limit = limit or RowLimit()
-    repeated = [prompt for prompt in prompts for _ in range(num_generations)]
-    rows = [Row(index, prompt) for index, prompt in enumerate(repeated)]
-    groups = [rows[start : start + num_generations] for start in range(0, len(rows), num_generations)]
+    own = range(len(prompts)) if own is None else own
+    groups = [
+        [Row(place * num_generations + turn, prompts[place]) for turn in range(num_generations)]
+        for place in own
+    ]
+    rows = [row for group in groups for row in group]
     done: dict[int, list[Rollout]] = {}
-    dice = Dice(len(rows), sampling)
+    dice = Dice(len(prompts) * num_generations, sampling)
 
     def report() -> None:
         for place, group in enumerate(groups):
             if place not in done and all(row.stop_reason is not None for row in group):
                 done[place] = [finish(row, policy.tokenizer, prefix) for row in group]
-                on_group(place, done[place])
+                on_group(own[place], done[place])
         ended = sum(row.stop_reason is not None for row in rows)
         on_progress(ended, len(rows), sum(len(row.token_ids) for row in rows))
 
@@ -76,6 +83,14 @@ def generate(
             limit.lower(capacity)
             mx.clear_cache()
     return [done[place] for place in range(len(groups))]
+
+
+def of_all_ranks(sampled: list[list[Rollout]], world: World) -> list[list[Rollout]]:
+    """The groups of every rank, in order."""
+    if world.size == 1:
+        return sampled
+    parts = world.gather([[asdict(rollout) for rollout in group] for group in sampled])
+    return [[Rollout.read(saved) for saved in group] for part in parts for group in part]
 
 
 def fits(decoding: Decoding) -> bool:

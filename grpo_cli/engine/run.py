@@ -7,6 +7,8 @@ line = dry_run(config, listener)      # everything loaded, one tiny step, nothin
 import hashlib
 import json
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,9 @@ from mlx_lm.tuner.trainer import grad_checkpoint
 from grpo_cli import device
 from grpo_cli.config.schema import Config
 from grpo_cli.data.load import load_examples
+from grpo_cli.distributed.world import ALONE, World
 from grpo_cli.engine import events
+from grpo_cli.engine.alike import check_alike, loaded, settings
 from grpo_cli.engine.evaluate import Evaluation, evaluate
 from grpo_cli.engine.head import find_head
 from grpo_cli.engine.interrupt import Interruption
@@ -44,26 +48,38 @@ NO_LAYERS = (
 )
 
 
-def train(config: Config, listener: events.Listener = events.silent) -> Path:
+def train(config: Config, listener: events.Listener = events.silent, world: World = ALONE) -> Path:
     """Run a whole training from its configuration; returns the folder of the final model.
 
-    A run that fails before its first step is done leaves no folder that would block the next try. Raises
+    Of the ranks of a `world`, the first one writes. A run that fails before its first step is done leaves no folder that would block the next try. Raises
     the errors of what it goes through: of configuration, data, model, rewards, checkpoints, training.
     """
-    refuse_existing_run(config.run_dir)
-    trainer = prepare(config, listener)
+    if world.is_first:
+        refuse_existing_run(config.run_dir)
+    check_alike(world, settings(config))
+    trainer = prepare(config, listener, world=world)
     check_memory(trainer, device.memory_budget(device.prepare()))
-    with new_run_folder(config) as folder:
-        log = RunLog(folder, config.log_jsonl)
-        saver = Saver(folder, config.keep_checkpoints, log, listener)
+    with folder_for(config, world) as folder:
+        log = RunLog(folder, config.log_jsonl and world.is_first)
+        saver = Saver(folder, config.keep_checkpoints, log, listener, writes=world.is_first)
         try:
             with Interruption(trainer.heard) as interruption:
                 return trainer.run(log, saver, interruption)
         finally:
             trainer.close()
             log.close()
-            if trainer.state.step == 0:
+            if trainer.state.step == 0 and world.is_first:
                 discard_empty_run(folder)
+
+
+@contextmanager
+def folder_for(config: Config, world: World) -> Iterator[Path]:
+    """The run's folder: made by the first rank, only a name for the others."""
+    if not world.is_first:
+        yield config.run_dir
+        return
+    with new_run_folder(config) as folder:
+        yield folder
 
 
 def dry_run(config: Config, listener: events.Listener = events.silent) -> dict[str, Any]:
@@ -94,11 +110,15 @@ def dry_run(config: Config, listener: events.Listener = events.silent) -> dict[s
 
 
 def prepare(
-    config: Config, listener: events.Listener = events.silent, checkpoint: Path | None = None
+    config: Config,
+    listener: events.Listener = events.silent,
+    checkpoint: Path | None = None,
+    world: World = ALONE,
 ) -> Trainer:
     """Load rewards, data and models, cheapest first, so that a mistake shows before the wait.
 
-    `checkpoint`: where weights, optimizer and state come from, for a run that goes on.
+    `checkpoint`: where weights, optimizer and state come from, for a run that goes on. Raises TrainingError
+    where the ranks of a `world` have loaded different things.
     """
     device.prepare()
     check_name(config.model_name)
@@ -123,7 +143,8 @@ def prepare(
         train_prompts=train_prompts,
         eval_prompts=evaluation_prompts(held_out, policy, config),
         optimizer=Optimizer(config, policy.model),
-        listener=listener,
+        listener=watched(listener, world),
+        world=world,
         skipped_prompts=skipped,
         # mlx-lm's checkpointed layer fills its cache when it is computed again.
         share_prefix=carries_gradients(policy.model) and (by_layer or not config.grad_checkpoint),
@@ -131,7 +152,20 @@ def prepare(
         checkpoint=by_layer,
     )
     trainer.state.data, trainer.state.started_in = fingerprint(train_prompts), str(Path.cwd())
+    if world.size > 1:
+        check_alike(world, loaded(policy.path, checkpoint, trainer.state.data))
     return trainer
+
+
+def watched(listener: events.Listener, world: World) -> events.Listener:
+    """The listener, and with every progress a look at the other ranks. Raises TrainingError where one is gone."""
+
+    def take(event: events.Event) -> None:
+        if isinstance(event, events.RolloutProgress | events.UpdateProgress):
+            world.check()
+        listener(event)
+
+    return listener if world.size == 1 else take
 
 
 def fingerprint(prompts: list[Prompt]) -> str:

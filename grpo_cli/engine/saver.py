@@ -28,12 +28,15 @@ class Saver:
     listener: events.Listener
     failures: int = 0  # in a row
     saved_step: int = -1  # of the latest checkpoint that was saved
+    writes: bool = True  # False: another rank does
 
     def save(self, snapshot: Snapshot) -> bool:
         """Save `checkpoint-<step>` and delete what is older; whether it was saved.
 
         A failure is told as a notice. Raises CheckpointError for the third in a row.
         """
+        if not self.writes:
+            return True
         path = self.folder / f"checkpoint-{snapshot.state.step}"
         try:
             self._write(path, snapshot)
@@ -58,6 +61,8 @@ class Saver:
 
         Raises CheckpointError where not one checkpoint fits; tells of it where not all will.
         """
+        if not self.writes:
+            return
         check_space(self.folder, snapshot.size)
         config = snapshot.config
         # The best by evaluation is kept too, and a new one is written before an old one goes.
@@ -75,6 +80,8 @@ class Saver:
     def save_final(self, snapshot: Snapshot) -> Path:
         """Save `final`. Raises CheckpointError where that fails: there is no later point to try again."""
         path = self.folder / FINAL
+        if not self.writes:
+            return path
         try:
             self._write(path, snapshot)
         except CheckpointError as error:

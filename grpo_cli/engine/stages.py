@@ -8,7 +8,7 @@ The trainer goes through them, step by step. Memory that runs short halves what 
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,7 @@ import mlx.nn as nn
 
 from grpo_cli import device
 from grpo_cli.config.schema import Config
+from grpo_cli.distributed.world import ALONE, World
 from grpo_cli.engine import agreement, events
 from grpo_cli.engine.advantages import compute_advantages
 from grpo_cli.engine.allocation import RowLimit, in_parts
@@ -33,9 +34,10 @@ from grpo_cli.engine.overlong import punish_overlong
 from grpo_cli.engine.packing import Budget
 from grpo_cli.engine.prompts import Prompt
 from grpo_cli.engine.quantised import RolloutPolicy
-from grpo_cli.engine.rollout import OnGroup, generate
+from grpo_cli.engine.rollout import OnGroup, generate, of_all_ranks
 from grpo_cli.engine.sampling import Sampling
 from grpo_cli.engine.schedule import learning_rate
+from grpo_cli.engine.shares import deal
 from grpo_cli.engine.supply import Draw
 from grpo_cli.engine.update import Objective, UpdateResult, accumulate, token_logprobs
 from grpo_cli.errors import TrainingError
@@ -61,6 +63,7 @@ class Stages:
     share_prefix: bool = True  # read each prompt once for its group
     head: Head | None = None  # how to make logits in slices, where the model comes apart
     checkpoint: bool = False  # compute layers again in the backward
+    world: World = ALONE  # the ranks that the step's work is shared out to
 
     def __post_init__(self) -> None:
         self.drawn: Draw | None = None  # of the current step; None where it reuses completions
@@ -107,23 +110,30 @@ class Stages:
     def sampled(self, prompts: list[Prompt]) -> tuple[list[RolloutGroup], float]:
         """The scored completions of some prompts, without advantages, and the seconds that sampling took.
 
-        Rewards that need not this thread begin with a group as soon as it is there, beside the sampling.
+        Each rank samples and scores its share, and knows all. Rewards that need not this thread begin with a
+        group as soon as it is there, beside the sampling.
         """
         groups = [RolloutGroup(prompt.example, prompt.ids, []) for prompt in prompts]
-        with self.scorer.beside(groups, self.config.num_generations) as pending:
+        own = self.world.share(range(len(groups)))
+        with self.scorer.beside([groups[place] for place in own], self.config.num_generations) as pending:
 
             def score(place: int, rollouts: list[Rollout]) -> None:
                 groups[place].rollouts = rollouts
-                pending.begin(place)
+                pending.begin(own.index(place))
 
             started = time.perf_counter()
-            self.sample(prompts, score)
+            self.world.at("sampling")
+            self.sample(prompts, own, score)
             seconds = time.perf_counter() - started
+            self.world.at("scoring")
         punish_overlong(groups, self.config.max_new_tokens, self.config.soft_overlong_tokens)
+        found = of_all_ranks([groups[place].rollouts for place in own], self.world)
+        for group, rollouts in zip(groups, found, strict=True):
+            group.rollouts = rollouts
         return groups, seconds
 
-    def sample(self, prompts: list[Prompt], on_group: OnGroup) -> None:
-        """Sample G completions of each prompt. Raises TrainingError where the policy is broken."""
+    def sample(self, prompts: list[Prompt], own: Sequence[int], on_group: OnGroup) -> None:
+        """Sample G completions of the prompts at some places. TrainingError where the policy is broken."""
         try:
             generate(
                 self.sampler.current(),
@@ -134,6 +144,7 @@ class Stages:
                 self.config.completion_prefix,
                 self.rollout_limit,
                 on_group,
+                own,
             )
         except BrokenPolicy as error:
             weight = first_broken(flat(self.policy.model.parameters()))
@@ -164,10 +175,15 @@ class Stages:
             Counting.of(config),
             Budget(config.microbatch_tokens, self.share_prefix) if config.microbatch_tokens else None,
         )
-        batches = [part for batch in made for part in batch.in_rows(self.update_limit.rows)]
-        for batch in batches if has_reference else []:
-            batch.ref_logprobs = self.reference_logprobs(batch)
+        batches = deal(made, self.world.size)
+        for batch in self.own(batches) if has_reference else []:
+            parts = batch.in_rows(self.update_limit.rows)
+            batch.ref_logprobs = mx.concatenate([self.reference_logprobs(part) for part in parts])
         return batches
+
+    def own(self, batches: list[Microbatch]) -> list[Microbatch]:
+        """Those that this rank computes."""
+        return [batch for batch in batches if batch.rank == self.world.rank]
 
     def reference_logprobs(self, batch: Microbatch) -> mx.array:
         """Logprobs (B, S) of the initial policy."""
@@ -220,6 +236,8 @@ class Stages:
     ) -> tuple[UpdateResult, Fault | None, float | None]:
         """Gradient and weights; what it did, what was no number, and how far sampler and loss differ."""
         objective = Objective.of(self.config, self.share_prefix, self.head, self.checkpoint)
+        self.world.at("updating")
+        objective = Objective.of(self.config, self.share_prefix, self.head)
         proves = is_fresh and not self.proof.is_given and has_advantages(batches)
         if proves:
             self.proof.begin(self.trained())
@@ -229,8 +247,9 @@ class Stages:
             objective,
             lambda *progress: self.listener(events.UpdateProgress(*progress)),
             self.update_limit,
+            self.world,
         )
-        fault = find_fault(self.policy.model, batches, objective, result, gradients)
+        fault = find_fault(self.policy.model, self.own(batches), objective, result, gradients)
         if fault is not None:
             return result, fault, None
         deviation = self.compared(batches, result) if is_fresh else None

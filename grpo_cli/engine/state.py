@@ -12,7 +12,7 @@ from typing import Any
 import mlx.core as mx
 
 from grpo_cli.errors import CheckpointError
-from grpo_cli.types import Example, Rollout, RolloutGroup, StopReason
+from grpo_cli.types import Example, Rollout, RolloutGroup
 
 STATE_FILE = "trainer_state.json"
 ROLLOUTS_FILE = "rollouts.json"
@@ -85,10 +85,7 @@ def read_state(folder: Path) -> tuple[RunState, list[RolloutGroup]]:
 
 
 def _group(saved: dict[str, Any]) -> RolloutGroup:
-    rollouts = [
-        Rollout(**{**rollout, "stop_reason": StopReason(rollout["stop_reason"])})
-        for rollout in saved["rollouts"]
-    ]
+    rollouts = [Rollout.read(rollout) for rollout in saved["rollouts"]]
     return RolloutGroup(Example(**saved["example"]), saved["prompt_ids"], rollouts)
 
 

@@ -27,6 +27,7 @@ from grpo_cli.engine.prompts import Prompt
 from grpo_cli.engine.runlog import RunLog
 from grpo_cli.engine.sampling import Sampling
 from grpo_cli.engine.saver import Saver
+from grpo_cli.engine.shares import checksum
 from grpo_cli.engine.stages import Stages
 from grpo_cli.engine.state import RunState, random_state, restore_random_state
 from grpo_cli.engine.supply import Draw, Part, Parts
@@ -70,13 +71,15 @@ class Trainer(Stages):
             for step in range(self.state.step + 1, self.total_steps + 1):
                 self.make_step(step, log, saver)
                 is_last = step == self.total_steps
-                if is_last or not interruption.requested:
+                is_interrupted = self.world.any(interruption.requested)
+                if is_last or not is_interrupted:
                     self.evaluate_if_due(log)
-                if interruption.requested and not is_last:
+                if is_interrupted and not is_last:
                     raise self.interrupted(saver)
                 if self.is_due(step, self.config.save_steps, last=False):
                     saver.save(self.sound_snapshot(saver.folder))
             final = saver.save_final(self.sound_snapshot(saver.folder))
+            self.world.gather(None)  # nobody leaves before it is saved
         except CheckpointError:  # the disk refuses: another try would fail, too
             raise
         except (GrpoError, RuntimeError, OSError, MemoryError):  # RuntimeError: mlx's
@@ -149,6 +152,8 @@ class Trainer(Stages):
 
     def sound_snapshot(self, folder: Path) -> Snapshot:
         """The run as it stands; TrainingError where a weight is NaN: it would push out sound checkpoints."""
+        self.world.at("saving")
+        self.bring_together()
         name = first_broken(flat(self.policy.model.parameters()))
         if name is not None:
             raise TrainingError(
@@ -159,6 +164,17 @@ class Trainer(Stages):
                 trouble="nan-gradient",
             )
         return self.snapshot()
+
+    def bring_together(self) -> None:
+        """Give all ranks the first one's weights, should theirs differ: unlike devices round differently."""
+        if self.world.size == 1:
+            return
+        arrays = {**self.trained(), **self.optimizer.arrays()}
+        if len(set(self.world.gather(checksum(arrays)))) == 1:
+            return
+        self.listener(events.Notice("the ranks' weights differ by rounding: rank 0's are taken for all"))
+        self.policy.model.update(self.world.of_first(self.policy.model.trainable_parameters()))
+        self.optimizer.restore(self.world.of_first(self.optimizer.arrays()))
 
     def rescue(self, saver: Saver) -> None:
         """Save the state after the last update that was made, unless it is saved or no whole one is left."""
@@ -182,6 +198,7 @@ class Trainer(Stages):
         """Save the step and tell how to go on after an interruption."""
         step = self.state.step
         saved = saver.save(self.sound_snapshot(saver.folder))
+        self.world.gather(None)  # a rank that leaves early has the launcher end the others
         where = f"saved in {saver.folder / f'checkpoint-{step}'}" if saved else "NOT saved"
         self.listener(
             events.Notice(
@@ -235,6 +252,7 @@ class Trainer(Stages):
         due = step == 0 or self.is_due(step, self.config.eval_steps, last=True)
         if not (self.eval_prompts and due) or self.state.evaluated:
             return False
+        self.world.at("evaluating")
         evaluation = evaluate(
             self.policy,
             self.eval_prompts,
@@ -242,6 +260,7 @@ class Trainer(Stages):
             self.config.prompts_per_step * self.config.num_generations,
             prefix=self.config.completion_prefix,
             on_progress=lambda *progress: self.listener(events.RolloutProgress("evaluation", *progress)),
+            world=self.world,
         )
         line = evaluation.line(step)
         self.state.evaluations.append(line)

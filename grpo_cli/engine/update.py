@@ -13,6 +13,7 @@ import mlx.nn as nn
 from mlx.utils import tree_map
 
 from grpo_cli.config.schema import Config
+from grpo_cli.distributed.world import ALONE, World
 from grpo_cli.engine.allocation import RowLimit, in_parts
 from grpo_cli.engine.batch import Microbatch
 from grpo_cli.engine.correction import Correction, Spread, summed
@@ -223,10 +224,11 @@ def accumulate(
     objective: Objective,
     on_progress: Progress | None = None,
     limit: RowLimit | None = None,
+    world: World = ALONE,
 ) -> tuple[Gradients, UpdateResult]:
     """Gradient of the whole step, summed over its microbatches, and the numbers for the log.
 
-    With no microbatch (every advantage was 0) the gradient is exactly 0. A microbatch that memory cannot
+    Each rank of a `world` computes its microbatches, and all get the sum. With no microbatch (every advantage was 0) the gradient is exactly 0. A microbatch that memory cannot
     hold is halved, as often as needed, and `limit` remembers it: the sum is the same.
     """
     loss_and_grad = nn.value_and_grad(model, microbatch_loss)
@@ -247,16 +249,35 @@ def accumulate(
         spread = Spread(total_weight, most, capped, batch.token_count)
         return Sums(gradients, float(loss.item()), cuts, divergence, batch.token_count, spread)
 
-    for index, batch in enumerate(batches):
+    own = [batch for batch in batches if batch.rank == world.rank]
+    for index, batch in enumerate(own):
         logprobs.append([])
         for rows in batch.in_rows(limit.rows):
             for part in in_parts(rows, compute, Microbatch.halves, limit.lower):
                 total.add(part)
         if on_progress:
-            on_progress(index + 1, len(batches))
+            on_progress(index + 1, len(own))
+    found = [mx.concatenate(parts) for parts in logprobs]
+    if world.size > 1:
+        total, found = of_all_ranks(total, found, model, batches, world)
     gradients, result = total.result(model, objective)
-    result.logprobs = [mx.concatenate(parts) for parts in logprobs]
+    result.logprobs = found
     return gradients, result
+
+
+def of_all_ranks(
+    own: Sums, logprobs: list[mx.array], model: nn.Module, batches: list[Microbatch], world: World
+) -> tuple[Sums, list[mx.array]]:
+    """What all ranks found together, the same on each: the sums, and the logprobs of every microbatch."""
+    zeros = tree_map(lambda array: mx.zeros(array.shape), model.trainable_parameters())
+    of_own = iter(logprobs)
+    shown = [next(of_own) if batch.rank == world.rank else mx.zeros(batch.targets.shape) for batch in batches]
+    gradients, shown = world.sum((own.gradients if own.gradients is not None else zeros, shown))
+    numbers = world.gather([own.loss, own.cuts, own.divergence, own.tokens])
+    total = Sums(gradients)
+    for loss, cuts, divergence, tokens in numbers:
+        total.add(Sums(gradients, loss, cuts, divergence, tokens))
+    return total, shown
 
 
 def global_norm(gradients: Gradients) -> float:

@@ -1,0 +1,188 @@
+"""Lines of JSON between ranks, beside MLX: what tells a rank that another one is gone.
+
+    links = open_links(place, seconds=60.0)      # one for each neighbour, all of them alive and greeted
+    links[1].send({"…": …})
+    for line in links[1].lines(): …               # ends when the other one is gone
+
+MLX's collectives wait for ever for a rank that does not come, and hold Python's lock while they connect. So
+ranks meet here first, with a time limit.
+"""
+
+import contextlib
+import errno
+import json
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from grpo_cli.distributed.place import Address, Place
+from grpo_cli.errors import TrainingError
+
+LONGEST = 1 << 16  # bytes of a line
+AGAIN = 0.1  # seconds between two calls of a rank that does not listen yet
+
+
+class Link:
+    """A connection to another rank, and the rank it greets as."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._connection = connection
+        self._reader = connection.makefile("rb")
+        self._lock = threading.Lock()
+        self.rank = -1
+
+    def introduce(self, place: Place) -> None:
+        """Say who we are. Raises OSError where the other one is gone."""
+        self.send({"rank": place.rank, "size": place.size})
+
+    def recognise(self, place: Place, seconds: float) -> None:
+        """Hear who is there. Raises OSError (TimeoutError) without an answer, ValueError for a stranger."""
+        self._connection.settimeout(max(seconds, 0.1))
+        greeting = json.loads(self._reader.readline(LONGEST) or b"null")
+        if not isinstance(greeting, dict) or greeting.get("size") != place.size:
+            raise ValueError(f"it greets with {str(greeting)[:80]}")
+        self.rank = int(greeting["rank"])
+        self._connection.settimeout(None)
+
+    def send(self, message: Any) -> None:
+        """Send a message. Raises OSError where the other one is gone."""
+        with self._lock:
+            self._connection.sendall(json.dumps(message).encode() + b"\n")
+
+    def lines(self) -> Iterator[Any]:
+        """What the other one sends, until it is gone."""
+        try:
+            while line := self._reader.readline(LONGEST):
+                yield json.loads(line)
+        except (OSError, ValueError):  # cut off, perhaps within a line
+            return
+
+    def close(self) -> None:
+        """Hang up."""
+        with contextlib.suppress(OSError):  # it is closed already
+            self._connection.shutdown(socket.SHUT_RDWR)
+        self._connection.close()
+
+
+def open_links(place: Place, seconds: float) -> dict[int, Link]:
+    """Connect with all neighbours.
+
+    Nobody waits for an answer before he has answered those who call him: on a ring all would wait for ever.
+    Raises TrainingError for a port that is taken, for a rank that does not come within so many seconds, and
+    for a stranger.
+    """
+    deadline = time.monotonic() + seconds
+    listening = listen(place.listens_on) if place.listens_on else None
+    try:
+        called = {rank: call(place, rank, address, deadline) for rank, address in place.calls.items()}
+        calling = [answer(place, listening, deadline) for _ in place.callers if listening]
+    finally:
+        if listening:
+            listening.close()
+    for rank, link in called.items():
+        recognise(place, rank, link, deadline)
+    return numbered(place, [*called.values(), *calling])
+
+
+def numbered(place: Place, links: list[Link]) -> dict[int, Link]:
+    """The links, counted: two ranks on a ring have two. Raises TrainingError for a wrong neighbour."""
+    expected = sorted([*place.calls, *place.callers])
+    if sorted(link.rank for link in links) != expected:
+        found = ", ".join(str(link.rank) for link in links)
+        raise met_others(f"rank {place.rank} waited for {expected} and met {found}")
+    return dict(enumerate(links))
+
+
+def listen(address: Address) -> socket.socket:
+    """Wait for calls at an address. Raises TrainingError where that cannot be."""
+    family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
+    listening = socket.socket(family, socket.SOCK_STREAM)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listening.bind((address.host, address.port))
+    except OSError as error:
+        listening.close()
+        raise cannot_listen(address, error) from error
+    listening.listen()
+    return listening
+
+
+def call(place: Place, rank: int, address: Address, deadline: float) -> Link:
+    """Call another rank until it takes the call. Raises TrainingError after the deadline."""
+    reason = "it does not answer"
+    while (left := deadline - time.monotonic()) > 0:
+        try:
+            link = Link(socket.create_connection((address.host, address.port), timeout=left))
+            link.introduce(place)
+        except OSError as error:  # not there yet
+            reason = error.strerror or str(error) or reason
+            time.sleep(AGAIN)
+            continue
+        return link
+    raise absent(rank, str(address), reason)
+
+
+def recognise(place: Place, rank: int, link: Link, deadline: float) -> None:
+    """Hear the answer of a rank that was called. Raises TrainingError where it is another, or none."""
+    try:
+        link.recognise(place, deadline - time.monotonic())
+    except (ValueError, KeyError, TypeError) as error:
+        raise met_others(f"where rank {rank} should be, {error}") from error
+    except OSError as error:
+        raise absent(rank, str(place.calls[rank]), error.strerror or "it does not answer") from error
+
+
+def answer(place: Place, listening: socket.socket, deadline: float) -> Link:
+    """Wait for a rank's call; strangers are turned away. Raises TrainingError after the deadline."""
+    while (left := deadline - time.monotonic()) > 0:
+        listening.settimeout(left)
+        try:
+            connection, _ = listening.accept()
+        except TimeoutError:
+            break
+        link = Link(connection)
+        try:
+            link.recognise(place, left)
+            link.introduce(place)
+        except (ValueError, KeyError, TypeError, OSError):
+            link.close()
+            continue
+        return link
+    raise absent(place.callers[0], "one of those that should call", "it did not")
+
+
+def absent(rank: int, where: str, reason: str) -> TrainingError:
+    """The error for a rank that is not there."""
+    return TrainingError(
+        f"Rank {rank} ({where}) is not there: {reason}",
+        "see what it says above, or on its own machine: is `grpo` installed there, does a firewall let the "
+        "ports through, is the address in the host file that of the cable between the two? "
+        "`grpo doctor --hosts FILE` tries each",
+        trouble="several-machines",
+    )
+
+
+def met_others(what: str) -> TrainingError:
+    """The error for ranks that are not of this run."""
+    return TrainingError(
+        f"The ranks are not of one run: {what}",
+        "another run uses these ports: start this one with another `--starting-port`",
+        trouble="several-machines",
+    )
+
+
+def cannot_listen(address: Address, error: OSError) -> TrainingError:
+    """The error for an address that a rank cannot take."""
+    if error.errno == errno.EADDRINUSE:
+        return TrainingError(
+            f"Port {address.port} of {address.host} is in use",
+            "another run has it, or one that has not ended yet: wait, or `--starting-port 42323`",
+            trouble="several-machines",
+        )
+    return TrainingError(
+        f"Cannot listen on {address}: {error.strerror}",
+        "the host file names an address that this machine does not have: `grpo doctor --hosts FILE`",
+        trouble="several-machines",
+    )

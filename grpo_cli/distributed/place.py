@@ -1,0 +1,139 @@
+"""Where this process stands among the ranks of a run, by the environment that `mlx.launch` gives it.
+
+    find_place(os.environ)       # Place(rank=1, size=2, backend='ring', …), or None for a process alone
+
+MLX's launcher gives every rank its number in MLX_RANK, and where the others are in another variable, by
+backend: MLX_HOSTFILE (ring), MLX_JACCL_COORDINATOR with MLX_IBV_DEVICES (jaccl), NCCL_HOST_IP with
+MLX_WORLD_SIZE (nccl).
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from grpo_cli.errors import ConfigError
+
+WATCH_PORTS = 1000  # the ranks watch one another on ports so far above those of MLX
+JACCL_PORT, NCCL_PORT = 32323, 12345  # what mlx.launch takes where it is told nothing else
+# How other launchers say that a process is one of several.
+OTHERS = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_NTASKS")
+
+
+@dataclass(frozen=True)
+class Address:
+    """Where a rank listens."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"{self.host}:{self.port}"
+
+
+@dataclass(frozen=True)
+class Place:
+    """One rank of several, and where those are that it talks to itself.
+
+    On a ring each rank reaches the next one only (machines on Thunderbolt cables have no other way); with
+    the other backends each reaches rank 0.
+    """
+
+    rank: int
+    size: int
+    backend: str
+    ring: tuple[Address, ...] = ()  # MLX's addresses, by rank; empty unless the backend is the ring
+    coordinator: Address | None = None  # rank 0's, with the other backends
+
+    @property
+    def listens_on(self) -> Address | None:
+        """Where this rank waits for those that watch it; None where it only calls others."""
+        if self.ring:
+            return watching(self.ring[self.rank])
+        return watching(self.coordinator) if self.coordinator and self.rank == 0 else None
+
+    @property
+    def calls(self) -> dict[int, Address]:
+        """The ranks that this one calls."""
+        if self.ring:
+            following = (self.rank + 1) % self.size
+            return {following: watching(self.ring[following])}
+        return {0: watching(self.coordinator)} if self.coordinator and self.rank else {}
+
+    @property
+    def callers(self) -> list[int]:
+        """The ranks that call this one."""
+        if self.ring:
+            return [(self.rank - 1) % self.size]
+        return list(range(1, self.size)) if self.rank == 0 else []
+
+    @property
+    def on_this_machine(self) -> int:
+        """Ranks that share this one's cores, as far as the addresses tell."""
+        here = [address.host for address in self.ring].count(self.ring[self.rank].host) if self.ring else 1
+        return max(1, here)
+
+
+def watching(address: Address) -> Address:
+    """Where a rank is watched, by MLX's own address of it."""
+    return Address(address.host, address.port + WATCH_PORTS)
+
+
+def find_place(environment: Mapping[str, str]) -> Place | None:
+    """This process's place; None where it is alone.
+
+    Raises ConfigError for an environment that is none of `mlx.launch`, or one of another launcher.
+    """
+    if "MLX_RANK" not in environment:
+        refuse_others(environment)
+        return None
+    try:
+        place = read_place(environment)
+    except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
+        raise ConfigError(
+            f"The ranks of this run cannot be told: MLX_RANK={environment['MLX_RANK']} and {error}",
+            "start it with `grpo launch` or `mlx.launch`, or unset MLX_RANK for a process alone",
+            trouble="several-machines",
+        ) from error
+    return place if place.size > 1 else None
+
+
+def read_place(environment: Mapping[str, str]) -> Place:
+    """The place that the launcher's variables describe. Raises KeyError, ValueError or OSError for others."""
+    rank = int(environment["MLX_RANK"])
+    if "MLX_HOSTFILE" in environment:
+        text = Path(environment["MLX_HOSTFILE"]).read_text(encoding="utf-8").strip()
+        ring = tuple(parse_address(addresses[0]) for addresses in json.loads(text or "[]"))
+        return within(Place(rank, len(ring) or 1, "ring", ring))
+    if "MLX_JACCL_COORDINATOR" in environment:
+        devices = json.loads(Path(environment["MLX_IBV_DEVICES"]).read_text(encoding="utf-8"))
+        address = parse_address(environment["MLX_JACCL_COORDINATOR"], JACCL_PORT)
+        return within(Place(rank, len(devices), "jaccl", coordinator=address))
+    address = Address(environment["NCCL_HOST_IP"], int(environment.get("NCCL_PORT", NCCL_PORT)))
+    return within(Place(rank, int(environment["MLX_WORLD_SIZE"]), "nccl", coordinator=address))
+
+
+def within(place: Place) -> Place:
+    """The place. Raises ValueError for a rank that there is not."""
+    if not 0 <= place.rank < place.size:
+        raise ValueError(f"there are {place.size} ranks")
+    return place
+
+
+def parse_address(text: str, port: int | None = None) -> Address:
+    """`host:port`; an IPv6 address stands in brackets. Raises ValueError for anything else."""
+    host, _, given = text.rpartition(":")
+    if not host and port is not None:
+        return Address(text, port)
+    return Address(host.removeprefix("[").removesuffix("]"), int(given))
+
+
+def refuse_others(environment: Mapping[str, str]) -> None:
+    """Raise ConfigError where another launcher started several processes, which would all train alone."""
+    for name in OTHERS:
+        if environment.get(name, "1").isdecimal() and int(environment.get(name, "1")) > 1:
+            raise ConfigError(
+                f"{name}={environment[name]}: this launcher's processes would each train alone",
+                f"start them with `grpo launch` (MLX's ring, jaccl or nccl), or unset {name}",
+                trouble="several-machines",
+            )

@@ -1,0 +1,219 @@
+"""Watches the ranks of a run, and ends this one when another is gone: MLX itself would wait for ever.
+
+    watch = Watch(place.rank, place.size, links, on_end=leave)
+    watch.at("sampling")     # what this rank does now
+    watch.sign()             # it still does: called between two tokens, two microbatches, …
+    watch.trouble            # why the run cannot go on, or None
+
+Every rank tells its neighbours twice a second what it knows of all ranks, so that news goes round the ring. A
+killed process hangs up at once. One that hangs goes on talking, but shows no sign of work for longer than it
+ever took: five times its longest pause so far in the same kind of work.
+
+Once there is trouble the main thread has GRACE seconds to save and end by itself; then `on_end` is called,
+which ends the process: the main thread may sit in a collective that never returns.
+"""
+
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from grpo_cli.distributed.links import Link
+
+BEAT = 0.5  # seconds
+SILENCE = 60.0  # seconds without a beat: the machine or the network is gone, or the process is stopped
+PATIENCE = 5.0  # times the longest pause so far
+LEAST, UNMEASURED = 60.0, 1800.0  # seconds: the shortest limit, and that of work not done before
+GRACE = 5.0  # seconds
+WAITING = "waiting for the others"
+STARTING = "starting"
+
+
+@dataclass(frozen=True)
+class Status:
+    """What a rank says of itself; the higher `beat` is the newer one."""
+
+    rank: int
+    host: str
+    beat: int = 0
+    doing: str = STARTING
+    idle: float = 0.0  # seconds since its last sign of work
+    limit: float = UNMEASURED  # beyond which it hangs
+    ended: str | None = None  # None: it runs; "": it is done; else why not
+
+    @property
+    def name(self) -> str:
+        """The rank with its host."""
+        return f"rank {self.rank} ({self.host})"
+
+
+class Watch:
+    """What this rank knows of all of them, kept up by threads of its own."""
+
+    def __init__(
+        self,
+        rank: int,
+        size: int,
+        links: Mapping[int, Link],
+        host: str,
+        on_end: Callable[[str], None],
+        fixed_limit: float = 0.0,
+    ) -> None:
+        """`fixed_limit`: seconds without a sign of work that mean a rank hangs; 0: from what was measured."""
+        self.rank, self.links, self.on_end, self.fixed_limit = rank, links, on_end, fixed_limit
+        self.trouble: str | None = None
+        self._lock = threading.RLock()
+        self._table = {other: Status(other, "?" if other != rank else host) for other in range(size)}
+        self._heard = dict.fromkeys(self._table, time.monotonic())
+        self._longest: dict[str, float] = {}  # pause by kind of work
+        self._last_sign = time.monotonic()
+        self._is_closed = threading.Event()
+        for link in links.values():
+            threading.Thread(target=self._listen, args=[link], daemon=True).start()
+        threading.Thread(target=self._beat, daemon=True).start()
+
+    def at(self, doing: str) -> None:
+        """Another kind of work begins."""
+        with self._lock:
+            self.sign()
+            self._table[self.rank] = replace(self._table[self.rank], doing=doing)
+
+    def sign(self) -> None:
+        """Work goes on."""
+        with self._lock:
+            now, doing = time.monotonic(), self._table[self.rank].doing
+            self._longest[doing] = max(self._longest.get(doing, 0.0), now - self._last_sign)
+            self._last_sign = now
+
+    @property
+    def doing(self) -> str:
+        """What this rank does."""
+        return self._table[self.rank].doing
+
+    def close(self, ended: str = "") -> None:
+        """Say goodbye: all is done, or why not."""
+        self._is_closed.set()
+        self.say(ended)
+        for link in self.links.values():
+            link.close()
+
+    def reason(self) -> str | None:
+        """Why the run cannot go on; where that is not known yet, it is soon."""
+        deadline = time.monotonic() + 4 * BEAT
+        while self.trouble is None and time.monotonic() < deadline:
+            time.sleep(BEAT / 10)
+        return self.trouble
+
+    def say(self, ended: str) -> None:
+        """Tell the others how this rank ends."""
+        with self._lock:
+            self._update(ended=ended)
+        self._send()
+
+    def is_told_of(self, ending: str) -> bool:
+        """Whether a lower rank ends, too, and of the same: waits a little for one that does."""
+        own = f"rank {self.rank} ("
+        core = ending.partition(" ended: ")[2] if ending.startswith(own) else ending
+        deadline = time.monotonic() + 4 * BEAT
+        while time.monotonic() < deadline:
+            with self._lock:
+                told = [self._table[rank].ended or "" for rank in range(self.rank)]
+            speaks = [f"rank {rank} (" not in core and core in words for rank, words in enumerate(told)]
+            if any(speaks):
+                return True
+            time.sleep(BEAT / 10)
+        return False
+
+    def _update(self, **changes: Any) -> None:
+        mine = self._table[self.rank]
+        idle = time.monotonic() - self._last_sign
+        self._table[self.rank] = replace(
+            mine, beat=mine.beat + 1, idle=idle, limit=self._limit(mine.doing), **changes
+        )
+
+    def _limit(self, doing: str) -> float:
+        if self.fixed_limit:
+            return self.fixed_limit
+        longest = self._longest.get(doing)
+        return UNMEASURED if longest is None else max(LEAST, PATIENCE * longest)
+
+    def _beat(self) -> None:
+        while not self._is_closed.wait(BEAT):
+            with self._lock:
+                self._update()
+                self._judge()
+            self._send()
+            if self.trouble is not None:
+                self._end(self.trouble)
+                return
+
+    def _send(self) -> None:
+        with self._lock:
+            table = [asdict(status) for status in self._table.values()]
+        for link in self.links.values():
+            try:
+                link.send(table)
+            except OSError:  # its reader notices, and knows whose it is
+                continue
+
+    def _listen(self, link: Link) -> None:
+        for table in link.lines():
+            self._take([Status(**status) for status in table])
+        with self._lock:
+            other = self._table[link.rank]
+            if other.ended is None and not self._is_closed.is_set():
+                gone = f"{other.name} is gone: its process was killed, or its machine or the network failed"
+                self._table[link.rank] = replace(other, beat=other.beat + 1, ended=gone)
+
+    def _take(self, table: list[Status]) -> None:
+        with self._lock:
+            for status in table:
+                if status.rank != self.rank and status.beat > self._table[status.rank].beat:
+                    self._table[status.rank] = status
+                    self._heard[status.rank] = time.monotonic()
+
+    def _judge(self) -> None:
+        self.trouble = find_trouble(list(self._table.values()), self.rank, self._silences())
+        if self.trouble is not None:
+            self._update(ended=self.trouble)
+
+    def _silences(self) -> dict[int, float]:
+        now = time.monotonic()
+        return {rank: now - heard for rank, heard in self._heard.items() if rank != self.rank}
+
+    def _end(self, trouble: str) -> None:
+        """Pass the news on, give the main thread its time, and end."""
+        deadline = time.monotonic() + GRACE
+        while time.monotonic() < deadline:
+            if self._is_closed.wait(BEAT):
+                return
+            self._send()
+        self.on_end(trouble)
+
+
+def find_trouble(table: list[Status], own_rank: int, silences: Mapping[int, float]) -> str | None:
+    """Why a run cannot go on, from what is known of its ranks; None while it can.
+
+    `silences`: seconds since each of the others was heard. A rank that waits for the others does not hang.
+    """
+    for status in table:
+        if status.ended and status.rank != own_rank:
+            return status.ended
+    running = [status for status in table if status.ended is None]
+    for status in running:
+        if silences.get(status.rank, 0.0) > SILENCE:
+            return (
+                f"{status.name} has not been heard of for {silences[status.rank]:.0f} s: its process is "
+                "stopped, or its machine or the network failed"
+            )
+    ages = {status.rank: status.idle + silences.get(status.rank, 0.0) for status in running}
+    for status in running:
+        if status.doing != WAITING and ages[status.rank] > status.limit:
+            return f"{status.name} hangs: no sign of work for {ages[status.rank]:.0f} s while {status.doing}"
+    stand_still = all(status.doing == WAITING and ages[status.rank] > status.limit for status in running)
+    if len(running) == len(table) and stand_still:
+        return (
+            f"all ranks wait for one another for {min(ages.values()):.0f} s: the network between them failed"
+        )
+    return None

@@ -1,0 +1,236 @@
+"""The ranks of a run as one: what is shared out among them, and what is put together again.
+
+    world = join()                       # ALONE without a launcher
+    mine = world.share(prompts)          # this rank's part, in order
+    world.gather(found)                  # every rank's, in the order of the ranks; on all of them
+    world.sum(gradients)                 # Σ over the ranks, on all of them
+
+All ranks make the same calls in the same order. A collective of MLX between arrays of other shapes corrupts
+both without a word, so what has a length of its own is agreed on first; and none has a time limit, so a
+watch ends the run where a rank is gone (watch.py).
+"""
+
+import faulthandler
+import hashlib
+import json
+import os
+import socket
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import mlx.core as mx
+from mlx.utils import tree_flatten, tree_map
+
+from grpo_cli.distributed.links import open_links
+from grpo_cli.distributed.place import Place, find_place
+from grpo_cli.distributed.watch import WAITING, Watch
+from grpo_cli.errors import GrpoError, TrainingError
+
+Item = TypeVar("Item")
+
+JOIN_SECONDS = 60.0  # that the ranks may take to come together
+LOST = "connection to a peer was lost"  # MLX's words
+
+
+class World:
+    """One rank and its view of all of them. `ALONE` is the world of a single one."""
+
+    def __init__(self, rank: int = 0, size: int = 1, watch: Watch | None = None) -> None:
+        self.rank, self.size, self.watch = rank, size, watch
+        self.is_echo = False  # whether a lower rank tells of the error that ended this one
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this rank writes and speaks for all."""
+        return self.rank == 0
+
+    def share(self, items: Sequence[Item]) -> Sequence[Item]:
+        """This rank's items: a run of them, as many as the others have or one more or less."""
+        count = len(items)
+        return items[count * self.rank // self.size : count * (self.rank + 1) // self.size]
+
+    def gather(self, value: Any) -> list[Any]:
+        """What every rank gives, by rank. For what JSON holds; numbers come out as they were."""
+        if self.size == 1:
+            return [value]
+        data = json.dumps(value, ensure_ascii=False).encode()
+        with self.together():
+            lengths: list[int] = mx.distributed.all_gather(mx.array([len(data)])).tolist()  # type: ignore[assignment]
+            padded = mx.array(memoryview(data.ljust(max(lengths))))  # uint8
+            everything = bytes(memoryview(mx.distributed.all_gather(padded)))  # type: ignore[arg-type]
+        width = max(lengths)
+        return [json.loads(everything[rank * width :][:length]) for rank, length in enumerate(lengths)]
+
+    def first(self, value: Item) -> Item:
+        """What rank 0 gives, on every rank."""
+        result: Item = self.gather(value if self.is_first else None)[0]
+        return result
+
+    def any(self, flag: bool) -> bool:
+        """Whether some rank says so."""
+        return any(self.gather(flag))
+
+    def sum(self, arrays: Any) -> Any:
+        """Σ over the ranks of a tree of arrays, the same numbers on every rank; evaluated.
+
+        Raises TrainingError where the ranks' trees are not of the same shape.
+        """
+        if self.size == 1:
+            return arrays
+        shapes = [(name, array.shape, str(array.dtype)) for name, array in named(arrays)]
+        self.same("arrays to be added", hashlib.sha256(repr(shapes).encode()).hexdigest())
+        with self.together():
+            # Not nn.average_gradients, which divides: a sum with zeros is then no longer exact.
+            total = tree_map(mx.distributed.all_sum, arrays)
+            mx.eval(total)
+        return total
+
+    def of_first(self, arrays: Any) -> Any:
+        """A tree of arrays of rank 0, on every rank."""
+        return self.sum(arrays if self.is_first else tree_map(mx.zeros_like, arrays))
+
+    def bytes_of_first(self, data: bytes, count: int) -> bytes:
+        """`count` bytes of rank 0, on every rank; the others give b""."""
+        with self.together():
+            given = data if self.is_first else bytes(count)
+            return bytes(memoryview(mx.distributed.all_sum(mx.array(memoryview(given)))))  # type: ignore[arg-type]
+
+    def same(self, what: str, value: Any) -> None:
+        """Raise TrainingError unless every rank gives the same."""
+        values = self.gather(value)
+        if any(other != values[0] for other in values):
+            raise TrainingError(
+                f"The ranks have come apart: their {what} differ",
+                "this is a mistake of ours: `grpo doctor --report FILE` and tell us; the last checkpoint is intact",
+                trouble="several-machines",
+            )
+
+    def at(self, doing: str) -> None:
+        """Another kind of work begins on this rank."""
+        if self.watch:
+            self.watch.at(doing)
+
+    def check(self) -> None:
+        """Show that work goes on. Raises TrainingError where the run cannot, since another rank is gone."""
+        if self.watch:
+            self.watch.sign()
+            if self.watch.trouble is not None:
+                raise lost(self.watch.trouble)
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Around collectives, in which a rank waits for the others. Raises TrainingError where one is gone."""
+        assert self.watch is not None
+        self.check()
+        doing = self.watch.doing
+        self.watch.at(WAITING)
+        try:
+            yield
+        except RuntimeError as error:
+            if LOST not in str(error):
+                raise
+            raise lost(self.watch.reason() or str(error)) from error
+        finally:
+            self.watch.at(doing)
+
+    def leave(self, error: BaseException | None = None) -> None:
+        """Tell the others that this rank is done, or what ends it; they go on, or end, too."""
+        if self.watch is None:
+            return
+        if error is None:
+            self.gather(None)  # nobody hangs up before all are done
+        words = farewell(self.rank, error)
+        self.watch.say(words)
+        self.is_echo = self.rank > 0 and isinstance(error, GrpoError) and self.watch.is_told_of(words)
+        self.watch.close(words)
+
+    def __enter__(self) -> "World":
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        self.leave(error)
+
+
+ALONE = World()
+
+
+def join(fixed_limit: float = 0.0) -> World:
+    """Meet the other ranks that the launcher started; ALONE without a launcher.
+
+    `fixed_limit`: seconds without a sign of work after which a rank hangs; 0: from what is measured. Raises
+    TrainingError where they do not come together within a minute, ConfigError for a launcher unknown to us.
+    """
+    place = find_place(os.environ)
+    if place is None:
+        return ALONE
+    watch = Watch(
+        place.rank, place.size, open_links(place, JOIN_SECONDS), socket.gethostname(), end, fixed_limit
+    )
+    try:
+        connect(place)
+    except GrpoError as error:
+        watch.close(farewell(place.rank, error))
+        raise
+    return World(place.rank, place.size, watch)
+
+
+def connect(place: Place) -> None:
+    """Have MLX connect the ranks, all of which are there. Raises TrainingError where it cannot."""
+    # It waits without a time limit and holds Python's lock: only C code can end that.
+    faulthandler.dump_traceback_later(JOIN_SECONDS, exit=True)
+    try:
+        mx.distributed.init(strict=True, backend=place.backend)
+        mx.eval(mx.distributed.all_sum(mx.ones(1)))
+    except RuntimeError as error:
+        raise cannot_connect(place, error) from error
+    finally:
+        faulthandler.cancel_dump_traceback_later()
+
+
+def cannot_connect(place: Place, error: RuntimeError) -> TrainingError:
+    """The error for ranks that MLX does not connect."""
+    address = f" {place.ring[place.rank]}" if place.ring else ""
+    in_use = "error: 98)" in str(error) or "error: 48)" in str(error)  # EADDRINUSE on Linux, macOS
+    if in_use:
+        return TrainingError(
+            f"The port of rank {place.rank}{address} is in use: {error}",
+            "another run has it, or one that has not ended yet: wait, or `--starting-port 42323`",
+            trouble="several-machines",
+        )
+    return TrainingError(
+        f"MLX cannot connect the ranks by {place.backend}: {error}",
+        "`grpo doctor --hosts FILE` tries the machines one by one",
+        trouble="several-machines",
+    )
+
+
+def lost(why: str) -> TrainingError:
+    """The error of a rank that goes because another one is gone."""
+    return TrainingError(
+        f"The run ends: {why}",
+        "rank 0 saves what it can; go on from the newest checkpoint: `grpo resume RUN`, with as many ranks as "
+        "there are now",
+        trouble="several-machines",
+    )
+
+
+def farewell(rank: int, error: BaseException | None) -> str:
+    """What the others are told of the end of a rank: nothing if all is done."""
+    if error is None:
+        return ""
+    message = error.message if isinstance(error, GrpoError) else f"{type(error).__name__}: {error}"
+    prefix = "" if message.startswith("The run ends: ") else f"rank {rank} ({socket.gethostname()}) ended: "
+    return prefix + message.removeprefix("The run ends: ").strip()
+
+
+def end(why: str) -> None:
+    """End this process from outside its main thread, which waits for ever."""
+    print(f"{lost(why)}", file=sys.stderr, flush=True)
+    os._exit(1)
+
+
+def named(arrays: Any) -> list[tuple[str, mx.array]]:
+    """The arrays of a tree by name, in order."""
+    return list(tree_flatten(arrays))

@@ -1,0 +1,94 @@
+"""Whether all ranks were started with the same: versions, configuration, rewards, model and data.
+
+    check_alike(world, settings(config))         # TrainingError: learning_rate: 1e-05 on rank 0 (mac1), …
+
+Ranks that differ would train on, each in its own way, and add up gradients of other models. So facts are
+compared by name before the first step, files by their checksums.
+"""
+
+import platform
+from collections.abc import Iterator
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from grpo_cli.config.fields import toml_value
+from grpo_cli.config.schema import Config
+from grpo_cli.distributed.world import World
+from grpo_cli.engine.intact import sha256
+from grpo_cli.errors import TrainingError
+
+PACKAGES = ("grpo-cli", "mlx", "mlx-lm", "tokenizers", "transformers")
+OWN = {"output_dir", "run_name", "rank_timeout"}  # keys that only rank 0 goes by
+MODEL_FILES = ("*.safetensors", "*.json", "*.jinja", "*.pkl", "*.model")
+SHOWN = 5  # differences
+
+Facts = dict[str, str]
+
+
+def settings(config: Config) -> Facts:
+    """What is known before anything is loaded: versions, keys, and the files of rewards."""
+    values = config.model_dump()
+    return {
+        **{f"version of {name}": version(name) for name in PACKAGES},
+        **{name: toml_value(value) for name, value in values.items() if name not in OWN},
+        **{f"reward file {path.name}": checksum(path) for path in reward_files(config)},
+    }
+
+
+def loaded(model: Path, checkpoint: Path | None, prompts: str) -> Facts:
+    """What is known once model and data are there: the files' checksums, and the prompts'."""
+    facts = {"training prompts": prompts}
+    for kind, folder in (("model", model), ("checkpoint", checkpoint)):
+        for path in sorted(
+            {path for pattern in MODEL_FILES for path in folder.glob(pattern)} if folder else ()
+        ):
+            facts[f"{kind} file {path.name}"] = checksum(path)
+    return facts
+
+
+def version(package: str) -> str:
+    """The installed version of a package, or that it is not installed."""
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:  # run from a source tree
+        return "not installed"
+
+
+def reward_files(config: Config) -> Iterator[Path]:
+    """The files that rewards are loaded from."""
+    for name in config.reward_functions:
+        path = Path(name.rpartition(":")[0] or name).expanduser()
+        if path.suffix == ".py" and path.is_file():
+            yield path
+
+
+def checksum(path: Path) -> str:
+    """The first words of a file's sha256, which tell files apart."""
+    return f"sha256 {sha256(path)[:16]}"
+
+
+def check_alike(world: World, facts: Facts) -> None:
+    """Raise TrainingError where a rank's facts are not those of rank 0, naming what differs and how."""
+    if world.size == 1:
+        return
+    every = world.gather([platform.node(), facts])
+    lines = [line for rank in range(1, world.size) for line in differences(rank, every)]
+    if lines:
+        more = f" and {len(lines) - SHOWN} more" if len(lines) > SHOWN else ""
+        raise TrainingError(
+            f"The ranks were not started with the same: {'; '.join(lines[:SHOWN])}{more}",
+            "give every machine the same files and versions, and start again; nothing was changed",
+            trouble="several-machines",
+        )
+
+
+def differences(rank: int, every: list[Any]) -> list[str]:
+    """How a rank's facts differ from those of rank 0."""
+    (first_host, first), (host, other) = every[0], every[rank]
+    return [
+        f"{name}: {first.get(name, 'none')} on rank 0 ({first_host}), "
+        f"{other.get(name, 'none')} on rank {rank} ({host})"
+        for name in [*first, *(name for name in other if name not in first)]
+        if first.get(name) != other.get(name)
+    ]

@@ -1,0 +1,91 @@
+"""Bring a checkpoint of rank 0 to the ranks that do not have it: machines rarely share a disk.
+
+    folder = bring(Path("outputs/prod/checkpoint-200"), world)      # the same path on every machine
+
+It is written as a checkpoint is saved: beside its place, compared with its manifest, and then renamed.
+"""
+
+import json
+import shutil
+from pathlib import Path
+from typing import IO
+
+from grpo_cli.distributed.world import World
+from grpo_cli.engine.checkpoint import replace_folder, sync
+from grpo_cli.engine.intact import MANIFEST, damage, temporary
+from grpo_cli.errors import CheckpointError
+
+PIECE = 1 << 24  # bytes sent at once
+
+
+def bring(checkpoint: Path, world: World) -> Path:
+    """Have every rank hold the checkpoint of rank 0, which is intact; returns its path.
+
+    Raises CheckpointError where a rank cannot write it, or receives other bytes than the manifest says.
+    """
+    if world.size == 1:
+        return checkpoint
+    world.at("bringing the checkpoint to all ranks")
+    manifest: str = world.first((checkpoint / MANIFEST).read_text("utf-8") if world.is_first else None)
+    has_it = world.is_first or holds(checkpoint, manifest)
+    if not world.any(not has_it):
+        return checkpoint
+    new = temporary(checkpoint)
+    if not has_it:
+        prepare_folder(new, manifest)
+    for name, entry in json.loads(manifest)["files"].items():
+        source, target = checkpoint / name if world.is_first else None, None if has_it else new / name
+        send(source, target, int(entry["size"]), world)
+    if not has_it:
+        finish(new, checkpoint)
+    return checkpoint
+
+
+def holds(folder: Path, manifest: str) -> bool:
+    """Whether this machine has the very checkpoint already."""
+    path = folder / MANIFEST
+    return path.is_file() and path.read_text("utf-8") == manifest and damage(folder) is None
+
+
+def prepare_folder(folder: Path, manifest: str) -> None:
+    """An empty folder with the manifest. Raises CheckpointError for file names that lead out of it."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    for name in json.loads(manifest)["files"]:
+        path = (folder / name).resolve()
+        if not path.is_relative_to(folder.resolve()):
+            raise CheckpointError(
+                f"The checkpoint's manifest names a file outside its folder: {name}",
+                "rank 0's checkpoint is not one that this program wrote",
+            )
+        path.parent.mkdir(parents=True, exist_ok=True)
+    (folder / MANIFEST).write_text(manifest, "utf-8")
+
+
+def send(source: Path | None, target: Path | None, size: int, world: World) -> None:
+    """Send a file of so many bytes from rank 0's `source` to the `target` of those that lack it."""
+    reading: IO[bytes] | None = source.open("rb") if source else None
+    writing: IO[bytes] | None = target.open("wb") if target else None
+    try:
+        for start in range(0, size, PIECE):
+            count = min(PIECE, size - start)
+            piece = world.bytes_of_first(reading.read(count) if reading else b"", count)
+            if writing:
+                writing.write(piece)
+    finally:
+        for file in (reading, writing):
+            if file:
+                file.close()
+    if target:
+        sync(target)
+
+
+def finish(new: Path, folder: Path) -> None:
+    """Give the received folder its name. Raises CheckpointError where it is not what the manifest says."""
+    problem = damage(new)
+    if problem is not None:
+        raise CheckpointError(
+            f"The checkpoint did not arrive whole: {problem}",
+            f"try again, or copy {folder.name} to this machine yourself",
+        )
+    replace_folder(new, folder)

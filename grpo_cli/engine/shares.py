@@ -1,0 +1,41 @@
+"""Which rank computes which microbatch of a step, so that all are done at about the same time.
+
+    deal(batches, ranks=2)       # sets batch.rank
+
+Whole groups stay together where there are at least as many microbatches as ranks: a prompt is then read by one
+rank only. Otherwise their rows are cut. All ranks deal the same cards: the result is that of the step alone.
+"""
+
+import heapq
+
+import mlx.core as mx
+
+from grpo_cli.engine.batch import Microbatch
+
+
+def deal(batches: list[Microbatch], ranks: int) -> list[Microbatch]:
+    """The microbatches, cut where they are fewer than ranks, each with its rank: the longest first to whom
+    has least (Graham 1969, "Bounds on Multiprocessing Timing Anomalies", section 5)."""
+    if ranks == 1:
+        return batches
+    if len(batches) < ranks:
+        batches = [part for batch in batches for part in batch.in_rows(-(-len(batch.rows) // ranks))]
+    loads = [(0, rank) for rank in range(ranks)]
+    for batch in sorted(batches, key=cost, reverse=True):
+        load, rank = heapq.heappop(loads)
+        batch.rank = rank
+        heapq.heappush(loads, (load + cost(batch), rank))
+    return batches
+
+
+def cost(batch: Microbatch) -> int:
+    """Tokens that a microbatch computes: its prompts once, its completions with their padding."""
+    return sum(len(prompt) for prompt in batch.prompts) + batch.targets.size
+
+
+def checksum(arrays: dict[str, mx.array]) -> list[int]:
+    """Sums of the arrays' bits, which differ where a single bit does."""
+    words = [array.view(mx.uint16 if array.dtype.size == 2 else mx.uint32) for array in arrays.values()]
+    sums = mx.stack([part.astype(mx.uint32).sum() for part in words])
+    result: list[int] = sums.tolist()  # type: ignore[assignment]
+    return result
