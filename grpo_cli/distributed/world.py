@@ -58,7 +58,7 @@ class World:
         data = json.dumps(value, ensure_ascii=False).encode()
         with self.together():
             lengths: list[int] = mx.distributed.all_gather(mx.array([len(data)])).tolist()  # type: ignore[assignment]
-            padded = mx.array(memoryview(data.ljust(max(lengths))))  # uint8
+            padded = as_array(data.ljust(max(lengths)))
             everything = bytes(memoryview(mx.distributed.all_gather(padded)))  # type: ignore[arg-type]
         width = max(lengths)
         return [json.loads(everything[rank * width :][:length]) for rank, length in enumerate(lengths)]
@@ -79,7 +79,7 @@ class World:
         """
         if self.size == 1:
             return arrays
-        shapes = [(name, array.shape, str(array.dtype)) for name, array in named(arrays)]
+        shapes = [(name, array.shape, str(array.dtype)) for name, array in dict(tree_flatten(arrays)).items()]
         self.same("arrays to be added", hashlib.sha256(repr(shapes).encode()).hexdigest())
         with self.together():
             # Not nn.average_gradients, which divides: a sum with zeros is then no longer exact.
@@ -95,7 +95,7 @@ class World:
         """`count` bytes of rank 0, on every rank; the others give b""."""
         with self.together():
             given = data if self.is_first else bytes(count)
-            return bytes(memoryview(mx.distributed.all_sum(mx.array(memoryview(given)))))  # type: ignore[arg-type]
+            return bytes(memoryview(mx.distributed.all_sum(as_array(given))))  # type: ignore[arg-type]
 
     def same(self, what: str, value: Any) -> None:
         """Raise TrainingError unless every rank gives the same."""
@@ -103,7 +103,7 @@ class World:
         if any(other != values[0] for other in values):
             raise TrainingError(
                 f"The ranks have come apart: their {what} differ",
-                "this is a mistake of ours: `grpo doctor --report FILE` and tell us; the last checkpoint is intact",
+                "a mistake of ours: `grpo doctor --report FILE` and tell us; the last checkpoint is intact",
                 trouble="several-machines",
             )
 
@@ -121,7 +121,7 @@ class World:
 
     @contextmanager
     def together(self) -> Iterator[None]:
-        """Around collectives, in which a rank waits for the others. Raises TrainingError where one is gone."""
+        """Around collectives, where a rank waits for the others. Raises TrainingError where one is gone."""
         assert self.watch is not None
         self.check()
         doing = self.watch.doing
@@ -210,8 +210,8 @@ def lost(why: str) -> TrainingError:
     """The error of a rank that goes because another one is gone."""
     return TrainingError(
         f"The run ends: {why}",
-        "rank 0 saves what it can; go on from the newest checkpoint: `grpo resume RUN`, with as many ranks as "
-        "there are now",
+        "rank 0 saves what it can; `grpo resume RUN` goes on from the newest checkpoint, with as many ranks "
+        "as there are then",
         trouble="several-machines",
     )
 
@@ -231,6 +231,6 @@ def end(why: str) -> None:
     os._exit(1)
 
 
-def named(arrays: Any) -> list[tuple[str, mx.array]]:
-    """The arrays of a tree by name, in order."""
-    return list(tree_flatten(arrays))
+def as_array(data: bytes) -> mx.array:
+    """Bytes as an array (N,) of uint8."""
+    return mx.array(memoryview(data))  # type: ignore[arg-type]

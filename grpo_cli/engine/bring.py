@@ -26,7 +26,7 @@ def bring(checkpoint: Path, world: World) -> Path:
     if world.size == 1:
         return checkpoint
     world.at("bringing the checkpoint to all ranks")
-    manifest: str = world.first((checkpoint / MANIFEST).read_text("utf-8") if world.is_first else None)
+    manifest = world.first((checkpoint / MANIFEST).read_text("utf-8") if world.is_first else "")
     has_it = world.is_first or holds(checkpoint, manifest)
     if not world.any(not has_it):
         return checkpoint

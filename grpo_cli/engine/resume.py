@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import mlx.core as mx
 
@@ -111,7 +112,9 @@ def agreed(found: Start | None, world: World) -> Start:
     """The start that rank 0 found, on every rank, with the checkpoint on its disk."""
     if world.size == 1 and found is not None:
         return found
-    told = found and [str(found.run_dir), str(found.checkpoint or ""), found.config.model_dump(mode="json")]
+    told: Any = None
+    if found is not None:
+        told = [str(found.run_dir), str(found.checkpoint or ""), found.config.model_dump(mode="json")]
     run_dir, checkpoint, keys = world.first(told)
     return Start(
         Path(run_dir), bring(Path(checkpoint), world) if checkpoint else None, Config.model_validate(keys)

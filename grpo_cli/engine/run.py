@@ -51,8 +51,9 @@ NO_LAYERS = (
 def train(config: Config, listener: events.Listener = events.silent, world: World = ALONE) -> Path:
     """Run a whole training from its configuration; returns the folder of the final model.
 
-    Of the ranks of a `world`, the first one writes. A run that fails before its first step is done leaves no folder that would block the next try. Raises
-    the errors of what it goes through: of configuration, data, model, rewards, checkpoints, training.
+    Of the ranks of a `world`, the first one writes. A run that fails before its first step is done leaves no
+    folder that would block the next try. Raises the errors of what it goes through: of configuration, data,
+    model, rewards, checkpoints, training.
     """
     if world.is_first:
         refuse_existing_run(config.run_dir)
@@ -158,7 +159,7 @@ def prepare(
 
 
 def watched(listener: events.Listener, world: World) -> events.Listener:
-    """The listener, and with every progress a look at the other ranks. Raises TrainingError where one is gone."""
+    """The listener, with a look at the other ranks: TrainingError where one is gone."""
 
     def take(event: events.Event) -> None:
         if isinstance(event, events.RolloutProgress | events.UpdateProgress):

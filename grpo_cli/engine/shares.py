@@ -2,8 +2,8 @@
 
     deal(batches, ranks=2)       # sets batch.rank
 
-Whole groups stay together where there are at least as many microbatches as ranks: a prompt is then read by one
-rank only. Otherwise their rows are cut. All ranks deal the same cards: the result is that of the step alone.
+Whole groups stay together where there are at least as many microbatches as ranks: a prompt is then read by
+one rank only. Otherwise their rows are cut. All ranks deal alike, and the sum is the step's.
 """
 
 import heapq

@@ -228,8 +228,9 @@ def accumulate(
 ) -> tuple[Gradients, UpdateResult]:
     """Gradient of the whole step, summed over its microbatches, and the numbers for the log.
 
-    Each rank of a `world` computes its microbatches, and all get the sum. With no microbatch (every advantage was 0) the gradient is exactly 0. A microbatch that memory cannot
-    hold is halved, as often as needed, and `limit` remembers it: the sum is the same.
+    Each rank of a `world` computes its microbatches, and all get the sum. With no microbatch (every advantage
+    was 0) the gradient is exactly 0. A microbatch that memory cannot hold is halved, as often as needed, and
+    `limit` remembers it: the sum is the same.
     """
     loss_and_grad = nn.value_and_grad(model, microbatch_loss)
     limit = limit or RowLimit()
