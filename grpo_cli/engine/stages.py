@@ -235,9 +235,8 @@ class Stages:
         self, batches: list[Microbatch], rate: float, is_fresh: bool
     ) -> tuple[UpdateResult, Fault | None, float | None]:
         """Gradient and weights; what it did, what was no number, and how far sampler and loss differ."""
-        objective = Objective.of(self.config, self.share_prefix, self.head, self.checkpoint)
         self.world.at("updating")
-        objective = Objective.of(self.config, self.share_prefix, self.head)
+        objective = Objective.of(self.config, self.share_prefix, self.head, self.checkpoint)
         proves = is_fresh and not self.proof.is_given and has_advantages(batches)
         if proves:
             self.proof.begin(self.trained())
