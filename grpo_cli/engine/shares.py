@@ -35,7 +35,9 @@ def cost(batch: Microbatch) -> int:
 
 def checksum(arrays: dict[str, mx.array]) -> list[int]:
     """Sums of the arrays' bits, which differ where a single bit does."""
-    words = [array.reshape(-1).view(mx.uint16 if array.dtype.size == 2 else mx.uint32) for array in arrays.values()]
+    words = [
+        array.reshape(-1).view(mx.uint16 if array.dtype.size == 2 else mx.uint32) for array in arrays.values()
+    ]
     sums = mx.stack([part.astype(mx.uint32).sum() for part in words])
     result: list[int] = sums.tolist()  # type: ignore[assignment]
     return result

@@ -170,7 +170,8 @@ class Trainer(Stages):
         if self.world.size == 1:
             return
         arrays = {**self.trained(), **self.optimizer.arrays()}
-        if len(set(self.world.gather(checksum(arrays)))) == 1:
+        first, *others = self.world.gather(checksum(arrays))
+        if all(other == first for other in others):
             return
         self.listener(events.Notice("the ranks' weights differ by rounding: rank 0's are taken for all"))
         self.policy.model.update(self.world.of_first(self.policy.model.trainable_parameters()))
