@@ -30,6 +30,7 @@ def chapters() -> dict[str, Chapter]:
         environment,
         errors,
         hub,
+        machines,
         memory,
         models,
         questions,
@@ -48,6 +49,7 @@ def chapters() -> dict[str, Chapter]:
         models,
         saving,
         training,
+        machines,
         errors,
         questions,
     )

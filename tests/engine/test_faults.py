@@ -180,9 +180,9 @@ def test_a_nan_weight_is_told_as_one_and_is_not_saved(
     prepare = run.prepare
     trainer: Any = None
 
-    def prepared(*arguments: Any) -> Any:
+    def prepared(*arguments: Any, **named: Any) -> Any:
         nonlocal trainer
-        trainer = prepare(*arguments)
+        trainer = prepare(*arguments, **named)
         return trainer
 
     monkeypatch.setattr(run, "prepare", prepared)
