@@ -36,14 +36,20 @@ LEVELS = {
     "grpo_cli.rewards": 1,
     "grpo_cli.device": 2,
     "grpo_cli.distributed": 1,
-    "grpo_cli.distributed.world": 3,
     "grpo_cli.elf": 0,
     "grpo_cli.blas": 1,
     "grpo_cli.errors": 0,
     "grpo_cli.types": 0,
 }
 # Light when imported, so that `grpo --help` is quick; these may turn heavy inside a function.
-LIGHT_TO_START = {"grpo_cli.__main__", "grpo_cli.cli", "grpo_cli.doctor", "grpo_cli.device", "grpo_cli.blas"}
+LIGHT_TO_START = {
+    "grpo_cli.__main__",
+    "grpo_cli.cli",
+    "grpo_cli.doctor",
+    "grpo_cli.device",
+    "grpo_cli.blas",
+    "grpo_cli.distributed",
+}
 LIGHT = {
     "grpo_cli.config",
     "grpo_cli.rewards",

@@ -17,6 +17,7 @@ from grpo_cli.cli.errors import INTERRUPTED, GrpoGroup
 from grpo_cli.cli.eval import evaluate
 from grpo_cli.cli.examples import examples
 from grpo_cli.cli.generate import generate
+from grpo_cli.cli.launch import launch
 from grpo_cli.cli.resume import resume
 from grpo_cli.cli.train import train
 from grpo_cli.doctor.last_error import keep_last_error
@@ -73,6 +74,14 @@ app.command(
         "grpo resume outputs/prod/checkpoint-200 --set max_steps=400",
     ),
 )(resume)
+app.command(
+    "launch",
+    context_settings={"allow_interspersed_args": False},
+    epilog=examples(
+        "grpo launch -n 2 train --config smoke_test.toml",
+        "grpo launch --hostfile hosts.json resume outputs/prod",
+    ),
+)(launch)
 app.command(
     "eval",
     epilog=examples(

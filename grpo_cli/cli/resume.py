@@ -25,11 +25,12 @@ def resume(
     quiet: Annotated[bool, typer.Option("--quiet", help="Show only notices and the result.")] = False,
 ) -> None:
     """Go on with a run as if it had never been interrupted."""
-    if not quiet and is_interactive(stderr_console()):
-        say(stderr_console(), Text(f"looking for the newest checkpoint in {path} …", style="dim"))
-    start_device()
-    from grpo_cli.cli.live import training_display
-    from grpo_cli.engine.resume import resume as resume_run
+    with ranks() as world:
+        if world.is_first and not quiet and is_interactive(stderr_console()):
+            say(stderr_console(), Text(f"looking for the newest checkpoint in {path} …", style="dim"))
+        start_device()
+        from grpo_cli.cli.live import training_display
+        from grpo_cli.engine.resume import resume as resume_run
 
-    with ranks() as world, training_display(quiet, is_first=world.is_first) as listener:
-        resume_run(path, set_ or (), listener, world)
+        with training_display(quiet, is_first=world.is_first) as listener:
+            resume_run(path, set_ or (), listener, world)

@@ -27,24 +27,24 @@ def train(
     """Train a model; everything it makes goes to <output_dir>/<run_name>."""
     from grpo_cli.config.load import load_config
 
-    loaded = load_config(config, set_ or (), on_this_machine=True)
-    show_warnings(loaded.warnings)
-    if not quiet and is_interactive(stderr_console()):
-        say(stderr_console(), Text(f"loading {loaded.config.model_name} …", style="dim"))
-    start_device()
-    from grpo_cli.cli.live import training_display
-    from grpo_cli.engine import run
+    with ranks() as world:
+        loaded = load_config(config, set_ or (), on_this_machine=True)
+        if world.is_first:
+            show_warnings(loaded.warnings)
+            if not quiet and is_interactive(stderr_console()):
+                say(stderr_console(), Text(f"loading {loaded.config.model_name} …", style="dim"))
+        start_device()
+        from grpo_cli.cli.live import training_display
+        from grpo_cli.engine import run
 
-    if dry_run:
-        with training_display(quiet=True) as listener:
-            line = run.dry_run(loaded.config, listener)
-        say(stderr_console(), Text(dry_run_report(line), style="green"))
-        return
-    with (
-        ranks(loaded.config.rank_timeout) as world,
-        training_display(quiet, loaded.config.logging_steps, is_first=world.is_first) as listener,
-    ):
-        run.train(loaded.config, listener, world)
+        if dry_run:
+            if world.is_first:
+                with training_display(quiet=True) as listener:
+                    line = run.dry_run(loaded.config, listener)
+                say(stderr_console(), Text(dry_run_report(line), style="green"))
+            return
+        with training_display(quiet, loaded.config.logging_steps, is_first=world.is_first) as listener:
+            run.train(loaded.config, listener, world)
 
 
 def dry_run_report(line: dict[str, float]) -> str:

@@ -58,10 +58,9 @@ class Watch:
         links: Mapping[int, Link],
         host: str,
         on_end: Callable[[str], None],
-        fixed_limit: float = 0.0,
     ) -> None:
-        """`fixed_limit`: seconds without a sign of work that mean a rank hangs; 0: from what was measured."""
-        self.rank, self.links, self.on_end, self.fixed_limit = rank, links, on_end, fixed_limit
+        self.rank, self.links, self.on_end = rank, links, on_end
+        self.fixed_limit = 0.0  # seconds without a sign of work; 0: by what is measured
         self.trouble: str | None = None
         self._lock = threading.RLock()
         self._table = {other: Status(other, "?" if other != rank else host) for other in range(size)}

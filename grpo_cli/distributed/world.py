@@ -18,10 +18,10 @@ import socket
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-import mlx.core as mx
-from mlx.utils import tree_flatten, tree_map
+if TYPE_CHECKING:
+    import mlx.core as mx
 
 from grpo_cli.distributed.links import open_links
 from grpo_cli.distributed.place import Place, find_place
@@ -55,6 +55,8 @@ class World:
         """What every rank gives, by rank. For what JSON holds; numbers come out as they were."""
         if self.size == 1:
             return [value]
+        import mlx.core as mx
+
         data = json.dumps(value, ensure_ascii=False).encode()
         with self.together():
             lengths: list[int] = mx.distributed.all_gather(mx.array([len(data)])).tolist()  # type: ignore[assignment]
@@ -79,6 +81,9 @@ class World:
         """
         if self.size == 1:
             return arrays
+        import mlx.core as mx
+        from mlx.utils import tree_flatten, tree_map
+
         shapes = [(name, array.shape, str(array.dtype)) for name, array in dict(tree_flatten(arrays)).items()]
         self.same("arrays to be added", hashlib.sha256(repr(shapes).encode()).hexdigest())
         with self.together():
@@ -89,10 +94,15 @@ class World:
 
     def of_first(self, arrays: Any) -> Any:
         """A tree of arrays of rank 0, on every rank."""
+        import mlx.core as mx
+        from mlx.utils import tree_map
+
         return self.sum(arrays if self.is_first else tree_map(mx.zeros_like, arrays))
 
     def bytes_of_first(self, data: bytes, count: int) -> bytes:
         """`count` bytes of rank 0, on every rank; the others give b""."""
+        import mlx.core as mx
+
         with self.together():
             given = data if self.is_first else bytes(count)
             return bytes(memoryview(mx.distributed.all_sum(as_array(given))))  # type: ignore[arg-type]
@@ -106,6 +116,11 @@ class World:
                 "a mistake of ours: `grpo doctor --report FILE` and tell us; the last checkpoint is intact",
                 trouble="several-machines",
             )
+
+    def expect(self, seconds: float) -> None:
+        """So long a rank may give no sign of work; 0: by what is measured."""
+        if self.watch:
+            self.watch.fixed_limit = seconds
 
     def at(self, doing: str) -> None:
         """Another kind of work begins on this rank."""
@@ -156,18 +171,21 @@ class World:
 ALONE = World()
 
 
-def join(fixed_limit: float = 0.0) -> World:
+def is_one_of_several() -> bool:
+    """Whether a launcher started this process beside others. Raises ConfigError for one unknown to us."""
+    return find_place(os.environ) is not None
+
+
+def join() -> World:
     """Meet the other ranks that the launcher started; ALONE without a launcher.
 
-    `fixed_limit`: seconds without a sign of work after which a rank hangs; 0: from what is measured. Raises
-    TrainingError where they do not come together within a minute, ConfigError for a launcher unknown to us.
+    Raises TrainingError where they do not come together within a minute, ConfigError for a launcher unknown
+    to us.
     """
     place = find_place(os.environ)
     if place is None:
         return ALONE
-    watch = Watch(
-        place.rank, place.size, open_links(place, JOIN_SECONDS), socket.gethostname(), end, fixed_limit
-    )
+    watch = Watch(place.rank, place.size, open_links(place, JOIN_SECONDS), socket.gethostname(), end)
     try:
         connect(place)
     except GrpoError as error:
@@ -178,6 +196,8 @@ def join(fixed_limit: float = 0.0) -> World:
 
 def connect(place: Place) -> None:
     """Have MLX connect the ranks, all of which are there. Raises TrainingError where it cannot."""
+    import mlx.core as mx
+
     # It waits without a time limit and holds Python's lock: only C code can end that.
     faulthandler.dump_traceback_later(JOIN_SECONDS, exit=True)
     try:
@@ -231,6 +251,8 @@ def end(why: str) -> None:
     os._exit(1)
 
 
-def as_array(data: bytes) -> mx.array:
+def as_array(data: bytes) -> "mx.array":
     """Bytes as an array (N,) of uint8."""
+    import mlx.core as mx
+
     return mx.array(memoryview(data))  # type: ignore[arg-type]

@@ -71,6 +71,7 @@ def resume(
         found = find_start(path, overrides, listener, stack) if world.is_first else None
         start = agreed(found, world)
         check_alike(world, settings(start.config))
+        world.expect(start.config.rank_timeout)
         trainer = restored(start.config, start.checkpoint, listener, world)
         refuse_shorter(trainer)
         is_final = start.checkpoint is not None and start.checkpoint.name == FINAL

@@ -58,6 +58,7 @@ def train(config: Config, listener: events.Listener = events.silent, world: Worl
     if world.is_first:
         refuse_existing_run(config.run_dir)
     check_alike(world, settings(config))
+    world.expect(config.rank_timeout)
     trainer = prepare(config, listener, world=world)
     check_memory(trainer, device.memory_budget(device.prepare()))
     with folder_for(config, world) as folder:

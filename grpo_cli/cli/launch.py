@@ -1,0 +1,149 @@
+"""`grpo launch`: run another command on several ranks, with MLX's launcher, and end with their exit code.
+
+    grpo launch -n 2 -- train --config prod          # mlx.launch -n 2 -- python -m grpo_cli train …
+
+MLX's launcher itself ends with 0 whatever happens to its ranks, and with a traceback at Ctrl-C. Its own lines
+of how each rank ended are read here.
+"""
+
+import contextlib
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import IO, Annotated
+
+import typer
+
+from grpo_cli.cli.errors import INTERRUPTED
+from grpo_cli.errors import ConfigError
+
+ENDED = re.compile(rb"Node with rank (\d+) exited with code (-?\d+)")
+
+
+def launch(
+    command: Annotated[
+        list[str],
+        typer.Argument(metavar="COMMAND…", help="What each rank runs: train or resume, and its options."),
+    ],
+    ranks: Annotated[
+        int, typer.Option("-n", "--ranks", min=1, max=1024, help="Ranks on this machine, or on each host.")
+    ] = 1,
+    hostfile: Annotated[
+        Path | None,
+        typer.Option("--hostfile", metavar="FILE", help="The machines, as `mlx.launch` has them."),
+    ] = None,
+    backend: Annotated[
+        str | None, typer.Option("--backend", help="ring, jaccl or nccl; without it, what MLX finds.")
+    ] = None,
+    starting_port: Annotated[
+        int,
+        typer.Option("--starting-port", min=1024, max=64000, help="The first of the ports that ranks use."),
+    ] = 32323,
+    python: Annotated[
+        str | None,
+        typer.Option("--python", metavar="PATH", help="The Python of every machine; else this one's path."),
+    ] = None,
+) -> None:
+    """Run a command on several ranks, on this machine or on others, and end with the first failure's code."""
+    if hostfile is not None and not hostfile.is_file():
+        raise ConfigError(
+            f"Host file not found: {hostfile}",
+            'a JSON list: `[{"ssh": "mac1", "ips": ["10.0.0.1"]}, {"ssh": "mac2", "ips": ["10.0.0.2"]}]`',
+            trouble="several-machines",
+        )
+    where = ["--hostfile", str(hostfile)] if hostfile else ["-n", str(ranks)]
+    how = ["--backend", backend] if backend else []
+    words = [
+        launcher(), *where, *how, "--starting-port", str(starting_port), "--",
+        python or sys.executable, "-m", "grpo_cli", *command,
+    ]  # fmt: skip
+    code = Launch(words, threads_for(ranks) if hostfile is None else {}).run()
+    if code:
+        raise typer.Exit(code)
+
+
+def launcher() -> str:
+    """MLX's launcher, beside this Python. Raises ConfigError where there is none."""
+    beside = Path(sys.executable).parent / "mlx.launch"
+    found = str(beside) if beside.is_file() else shutil.which("mlx.launch")
+    if found is None:
+        raise ConfigError(
+            f"mlx.launch not found beside {sys.executable}",
+            "it comes with mlx: `pip install 'mlx>=0.32.2'`",
+            trouble="several-machines",
+        )
+    return found
+
+
+def threads_for(ranks: int) -> dict[str, str]:
+    """Ranks that share a machine share its cores: two that both use all of them are slower than one."""
+    share = max(1, (os.cpu_count() or 1) // ranks)
+    return {} if "OPENBLAS_NUM_THREADS" in os.environ else {"OPENBLAS_NUM_THREADS": str(share)}
+
+
+class Launch:
+    """MLX's launcher at work, and how its ranks ended."""
+
+    def __init__(self, words: list[str], environment: dict[str, str]) -> None:
+        # A session of its own: Ctrl-C is for the ranks, which save first; the launcher would leave them.
+        self.process = subprocess.Popen(
+            words,
+            stdin=subprocess.PIPE,  # open to the end: the launcher spins on one that is closed
+            stderr=subprocess.PIPE,
+            env={**os.environ, **environment},
+            start_new_session=True,
+        )
+        self.failures: list[int] = []  # exit codes, in the order they came
+        self.is_interrupted = False
+
+    def run(self) -> int:
+        """Wait for the end. The exit code: 0, that of the first rank that failed, or 130."""
+        reader = threading.Thread(target=self._relay, args=[self.process.stderr])
+        reader.start()
+        signals = (signal.SIGINT, signal.SIGTERM)
+        before = {number: signal.signal(number, self._interrupt) for number in signals}
+        try:
+            code = self.process.wait()
+            reader.join()
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+        if self.is_interrupted:
+            return INTERRUPTED
+        return next((exit_code(failure) for failure in self.failures), code)
+
+    def _relay(self, stream: IO[bytes]) -> None:
+        """Pass the launcher's stderr on as it comes, and note how ranks ended."""
+        line = b""
+        while data := os.read(stream.fileno(), 8192):
+            sys.stderr.buffer.write(data)
+            sys.stderr.buffer.flush()
+            *whole, line = (line + data).split(b"\n")
+            self.failures += [int(found[2]) for text in whole for found in ENDED.finditer(text)]
+
+    def _interrupt(self, *_: object) -> None:
+        """Interrupt the ranks: those here by a signal, those elsewhere by the Ctrl-C of their terminal."""
+        self.is_interrupted = True
+        for pid in children(self.process.pid):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGINT)
+        with contextlib.suppress(OSError):
+            if self.process.stdin is not None:
+                self.process.stdin.write(b"\x03")
+                self.process.stdin.flush()
+
+
+def exit_code(code: int) -> int:
+    """A process's code as a shell has it: 137 for SIGKILL."""
+    return 128 - code if code < 0 else code
+
+
+def children(pid: int) -> list[int]:
+    """The processes that a process started."""
+    found = subprocess.run(["pgrep", "-P", str(pid)], capture_output=True, text=True, check=False)
+    return [int(line) for line in found.stdout.split()]
