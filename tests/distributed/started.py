@@ -1,0 +1,73 @@
+"""Processes that are ranks of one run, started as MLX's launcher starts them, without it."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from grpo_cli.distributed.place import WATCH_PORTS
+
+SECONDS = 120  # after which a test's ranks are killed
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports that nobody has, nor those on which the ranks would watch one another."""
+    found: list[int] = []
+    port = 20000 + os.getpid() % 20000
+    while len(found) < count:
+        port += 1
+        if is_free(port) and is_free(port + WATCH_PORTS):
+            found.append(port)
+    return found
+
+
+def is_free(port: int) -> bool:
+    """Whether a port can be listened on."""
+    with socket.socket() as trial:
+        trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            trial.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+        return True
+
+
+class Ranks:
+    """Some ranks of one command, on the loopback ring."""
+
+    def __init__(self, words: list[list[str]], ports: list[int] | None = None) -> None:
+        """`words`: what Python runs, for each rank."""
+        ports = ports or free_ports(len(words))
+        folder = Path(tempfile.mkdtemp(prefix="grpo-ranks-"))
+        hosts = folder / "hosts.json"
+        hosts.write_text(json.dumps([[f"127.0.0.1:{port}"] for port in ports]))
+        self.processes = [
+            subprocess.Popen(
+                [sys.executable, *arguments],
+                env={**os.environ, "MLX_RANK": str(rank), "MLX_HOSTFILE": str(hosts)},
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+            for rank, arguments in enumerate(words)
+        ]
+
+    def wait(self, seconds: float = SECONDS) -> list[tuple[int, str, str]]:
+        """Exit code, stdout and stderr of each rank; those that are late are killed."""
+        ended = []
+        for process in self.processes:
+            try:
+                out, errors = process.communicate(timeout=seconds)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                out, errors = process.communicate()
+            ended.append((process.returncode, out, errors))
+        return ended
+
+
+def grpo(count: int, *words: str) -> list[tuple[int, str, str]]:
+    """A command of ours on so many ranks, to its end."""
+    return Ranks([["-m", "grpo_cli", *words]] * count).wait()

@@ -1,0 +1,162 @@
+"""When a run cannot go on: judged from what is known of its ranks, by hand; and links in one process."""
+
+import threading
+import time
+from dataclasses import replace
+
+import pytest
+
+from grpo_cli.distributed import links as links_module
+from grpo_cli.distributed import watch as watch_module
+from grpo_cli.distributed.links import open_links
+from grpo_cli.distributed.place import Address, Place
+from grpo_cli.distributed.watch import WAITING, Status, Watch, find_trouble
+from grpo_cli.errors import TrainingError
+from tests.distributed.started import free_ports
+
+WORKING = Status(0, "a", 9, "sampling", idle=1.0, limit=60.0)
+OTHER = Status(1, "b", 9, "updating", idle=1.0, limit=60.0)
+
+
+def judged(*table: Status, silences: dict[int, float] | None = None) -> str | None:
+    return find_trouble(list(table), 0, silences or {})
+
+
+def test_all_is_well_while_all_work() -> None:
+    assert judged(WORKING, OTHER) is None
+    assert judged(WORKING, replace(OTHER, ended="")) is None
+
+
+def test_what_ended_a_rank_is_the_trouble_but_not_ones_own_end() -> None:
+    assert judged(WORKING, replace(OTHER, ended="rank 1 (b) ended: no room")) == "rank 1 (b) ended: no room"
+    assert judged(replace(WORKING, ended="rank 0 (a) ended: x"), OTHER) is None
+
+
+def test_a_rank_hangs_beyond_its_limit_counting_from_its_last_sign() -> None:
+    assert judged(WORKING, replace(OTHER, idle=59.0), silences={1: 0.5}) is None
+    told = judged(WORKING, replace(OTHER, idle=59.0), silences={1: 2.0})
+    assert told == "rank 1 (b) hangs: no sign of work for 61 s while updating"
+
+
+def test_a_rank_that_waits_does_not_hang_unless_all_wait() -> None:
+    waiting = replace(OTHER, doing=WAITING, idle=500.0)
+    assert judged(WORKING, waiting) is None
+    assert judged(replace(WORKING, idle=61.0), waiting) == (
+        "rank 0 (a) hangs: no sign of work for 61 s while sampling"
+    )
+    all_wait = judged(replace(WORKING, doing=WAITING, idle=400.0), waiting)
+    assert all_wait == "all ranks wait for one another for 400 s: the network between them failed"
+    assert judged(replace(WORKING, doing=WAITING, idle=40.0), waiting) is None
+
+
+def test_a_silent_rank_is_stopped_or_its_network_failed() -> None:
+    told = judged(WORKING, replace(OTHER, limit=1800.0), silences={1: 61.0})
+    assert told is not None and told.startswith("rank 1 (b) has not been heard of for 61 s")
+
+
+def ring(size: int) -> list[Place]:
+    addresses = tuple(Address("127.0.0.1", port) for port in free_ports(size))
+    return [Place(rank, size, "ring", addresses) for rank in range(size)]
+
+
+def opened(places: list[Place]) -> list[Watch]:
+    """A watch for each place, their links open."""
+    watches: dict[int, Watch] = {}
+
+    def begin(place: Place) -> None:
+        found = open_links(place, 10.0)
+        watches[place.rank] = Watch(place.rank, place.size, found, f"host{place.rank}", lambda _: None)
+
+    threads = [threading.Thread(target=begin, args=[place]) for place in places]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return [watches[place.rank] for place in places]
+
+
+def until(true: "object", seconds: float = 5.0) -> bool:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if true():  # type: ignore[operator]
+            return True
+        time.sleep(0.02)
+    return False
+
+
+@pytest.mark.parametrize("size", [2, 3, 4])
+def test_news_of_a_lost_rank_goes_round_the_ring(size: int) -> None:
+    watches = opened(ring(size))
+    assert until(lambda: all(watch._table[size - 1].host == f"host{size - 1}" for watch in watches))
+    for link in watches[1].links.values():  # as the system does for a killed process
+        link.close()
+    watches[1]._is_closed.set()
+    others = [watch for watch in watches if watch.rank != 1]
+    assert until(lambda: all(watch.trouble for watch in others))
+    assert {watch.trouble for watch in others} == {
+        "rank 1 (host1) is gone: its process was killed, or its machine or the network failed"
+    }
+    for watch in others:
+        watch.close()
+
+
+def test_a_goodbye_is_no_trouble_and_an_error_is_told_in_its_words() -> None:
+    first, second, third = opened(ring(3))
+    third.close()
+    time.sleep(3 * watch_module.BEAT)
+    assert (first.trouble, second.trouble) == (None, None)
+    second.close("rank 1 (host1) ended: no room")
+    assert until(lambda: first.trouble is not None)
+    assert first.trouble == "rank 1 (host1) ended: no room"
+    first.close()
+
+
+def test_limits_follow_from_the_longest_pause_of_the_same_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+    monkeypatch.setattr(watch_module.time, "monotonic", lambda: now)
+    watch = Watch(0, 1, {}, "host", lambda _: None)
+    watch._is_closed.set()
+    assert watch._limit("sampling") == watch_module.UNMEASURED
+    watch.at("sampling")
+    for now in (3.0, 23.0, 24.0):
+        watch.sign()
+    assert watch._limit("sampling") == 100.0  # 5 × 20 s
+    assert watch._limit("updating") == watch_module.UNMEASURED
+    watch.fixed_limit = 7.0
+    assert watch._limit("sampling") == 7.0
+
+
+def test_a_rank_that_does_not_come_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    first, _ = ring(2)
+    with pytest.raises(TrainingError, match=r"^Rank 1 \(127\.0\.0\.1:\d+\) is not there: "):
+        open_links(first, 0.3)
+    places = ring(2)
+    monkeypatch.setattr(links_module, "call", lambda *_: None)  # only waits to be called
+    with pytest.raises(TrainingError, match=r"^Rank 1 \(one of those that should call\) is not there"):
+        open_links(places[0], 0.3)
+
+
+def test_a_port_in_use_is_named() -> None:
+    first, _ = ring(2)
+    taken = links_module.listen(first.listens_on)  # type: ignore[arg-type]
+    with taken, pytest.raises(TrainingError, match=f"^Port {first.listens_on.port} of 127.0.0.1 is in use"):  # type: ignore[union-attr]
+        open_links(first, 0.3)
+
+
+def test_a_rank_of_another_run_is_turned_away() -> None:
+    ours = ring(2)
+    stranger = Place(1, 3, "ring", (*ours[0].ring, Address("127.0.0.1", 1)))
+    link = None
+
+    def call() -> None:
+        nonlocal link
+        link = links_module.call(stranger, 0, ours[0].listens_on, time.monotonic() + 5.0)  # type: ignore[arg-type]
+
+    thread = threading.Thread(target=call)
+    thread.start()
+    with (
+        links_module.listen(ours[0].listens_on) as listening,  # type: ignore[arg-type]
+        pytest.raises(TrainingError, match="is not there"),
+    ):
+        links_module.answer(ours[0], listening, time.monotonic() + 0.5)
+    thread.join()
