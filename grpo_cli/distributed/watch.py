@@ -112,14 +112,11 @@ class Watch:
 
     def is_told_of(self, ending: str) -> bool:
         """Whether a lower rank ends, too, and of the same: waits a little for one that does."""
-        own = f"rank {self.rank} ("
-        core = ending.partition(" ended: ")[2] if ending.startswith(own) else ending
         deadline = time.monotonic() + 4 * BEAT
         while time.monotonic() < deadline:
             with self._lock:
                 told = [self._table[rank].ended or "" for rank in range(self.rank)]
-            speaks = [f"rank {rank} (" not in core and core in words for rank, words in enumerate(told)]
-            if any(speaks):
+            if any(tells(rank, words, self.rank, ending) for rank, words in enumerate(told)):
                 return True
             time.sleep(BEAT / 10)
         return False
@@ -189,6 +186,15 @@ class Watch:
                 return
             self._send()
         self.on_end(trouble)
+
+
+def tells(lower: int, words: str, rank: int, ending: str) -> bool:
+    """Whether a lower rank's last words are of what ended another one, too: the same error of its own, or the
+    same news of a third."""
+    own, its = f"rank {rank} (", f"rank {lower} ("
+    if ending.startswith(own):
+        return words.startswith(its) and words.partition(" ended: ")[2] == ending.partition(" ended: ")[2]
+    return words == ending and not words.startswith(its)
 
 
 def find_trouble(table: list[Status], own_rank: int, silences: Mapping[int, float]) -> str | None:

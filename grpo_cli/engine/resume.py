@@ -115,11 +115,16 @@ def agreed(found: Start | None, world: World) -> Start:
         return found
     told: Any = None
     if found is not None:
-        told = [str(found.run_dir), str(found.checkpoint or ""), found.config.model_dump(mode="json")]
+        folder = str(from_here(found.checkpoint)) if found.checkpoint else ""
+        told = [str(found.run_dir), folder, found.config.model_dump(mode="json")]
     run_dir, checkpoint, keys = world.first(told)
-    return Start(
-        Path(run_dir), bring(Path(checkpoint), world) if checkpoint else None, Config.model_validate(keys)
-    )
+    brought = bring(Path(checkpoint), world) if checkpoint else None
+    return Start(Path(run_dir), brought, Config.model_validate(keys))
+
+
+def from_here(path: Path) -> Path:
+    """A path as it is from the current folder, which other machines may have elsewhere."""
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
 def reopened_log(start: Start, trainer: Trainer, listener: events.Listener) -> RunLog:

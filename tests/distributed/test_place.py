@@ -43,7 +43,11 @@ def test_with_a_coordinator_all_call_rank_0(tmp_path: Path) -> None:
     devices.write_text(json.dumps([[None, "a", "b"], ["a", None, "c"], ["b", "c", None]]))
     places = [
         find_place(
-            {"MLX_RANK": str(rank), "MLX_JACCL_COORDINATOR": "10.0.0.1:32323", "MLX_IBV_DEVICES": str(devices)}
+            {
+                "MLX_RANK": str(rank),
+                "MLX_JACCL_COORDINATOR": "10.0.0.1:32323",
+                "MLX_IBV_DEVICES": str(devices),
+            }
         )
         for rank in range(3)
     ]
@@ -62,7 +66,11 @@ def test_nccl() -> None:
 
 @pytest.mark.parametrize(
     ("text", "host", "port"),
-    [("10.0.0.1:5", "10.0.0.1", 5), ("[fe80::1%en0]:7", "fe80::1%en0", 7), ("mac.local:32323", "mac.local", 32323)],
+    [
+        ("10.0.0.1:5", "10.0.0.1", 5),
+        ("[fe80::1%en0]:7", "fe80::1%en0", 7),
+        ("mac.local:32323", "mac.local", 32323),
+    ],
 )
 def test_addresses(text: str, host: str, port: int) -> None:
     assert parse_address(text) == Address(host, port)
@@ -78,11 +86,11 @@ def test_addresses(text: str, host: str, port: int) -> None:
     ],
 )
 def test_what_is_no_launchers_environment_is_refused(environment: dict[str, str]) -> None:
-    with pytest.raises(ConfigError, match="^The ranks of this run cannot be told: MLX_RANK="):
+    with pytest.raises(ConfigError, match=r"^The ranks of this run cannot be told: MLX_RANK="):
         find_place(environment)
 
 
 def test_other_launchers_are_refused() -> None:
-    with pytest.raises(ConfigError, match="OMPI_COMM_WORLD_SIZE=2: this launcher's processes would each"):
+    with pytest.raises(ConfigError, match=r"OMPI_COMM_WORLD_SIZE=2: this launcher's processes would each"):
         find_place({"OMPI_COMM_WORLD_SIZE": "2"})
     assert find_place({"OMPI_COMM_WORLD_SIZE": "1"}) is None

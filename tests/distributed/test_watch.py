@@ -112,13 +112,13 @@ def test_a_goodbye_is_no_trouble_and_an_error_is_told_in_its_words() -> None:
 
 
 def test_limits_follow_from_the_longest_pause_of_the_same_work(monkeypatch: pytest.MonkeyPatch) -> None:
-    now = 0.0
-    monkeypatch.setattr(watch_module.time, "monotonic", lambda: now)
+    clock = [0.0]
+    monkeypatch.setattr(watch_module.time, "monotonic", lambda: clock[0])
     watch = Watch(0, 1, {}, "host", lambda _: None)
     watch._is_closed.set()
     assert watch._limit("sampling") == watch_module.UNMEASURED
     watch.at("sampling")
-    for now in (3.0, 23.0, 24.0):
+    for clock[0] in (3.0, 23.0, 24.0):
         watch.sign()
     assert watch._limit("sampling") == 100.0  # 5 × 20 s
     assert watch._limit("updating") == watch_module.UNMEASURED
@@ -160,3 +160,17 @@ def test_a_rank_of_another_run_is_turned_away() -> None:
     ):
         links_module.answer(ours[0], listening, time.monotonic() + 0.5)
     thread.join()
+
+
+@pytest.mark.parametrize(
+    ("lower_words", "ending", "told"),
+    [
+        ("rank 0 (a) ended: no room", "rank 1 (b) ended: no room", True),  # the same error on both
+        ("rank 1 (b) ended: no room", "rank 1 (b) ended: no room", False),  # rank 0 only heard of it
+        ("", "rank 1 (b) ended: no room", False),
+        ("rank 2 (c) is gone", "rank 2 (c) is gone", True),  # news of a third
+        ("rank 0 (a) is gone", "rank 0 (a) is gone", False),  # the dead tell nothing
+    ],
+)
+def test_who_tells_of_an_end(lower_words: str, ending: str, told: bool) -> None:
+    assert watch_module.tells(0, lower_words, 1, ending) is told
