@@ -62,7 +62,7 @@ def launch(
         launcher(), *where, *how, "--starting-port", str(starting_port), "--",
         python or sys.executable, "-m", "grpo_cli", *command,
     ]  # fmt: skip
-    code = Launch(words, threads_for(ranks) if hostfile is None else {}).run()
+    code = Launch(words).run()
     if code:
         raise typer.Exit(code)
 
@@ -80,22 +80,15 @@ def launcher() -> str:
     return found
 
 
-def threads_for(ranks: int) -> dict[str, str]:
-    """Ranks that share a machine share its cores: two that both use all of them are slower than one."""
-    share = max(1, (os.cpu_count() or 1) // ranks)
-    return {} if "OPENBLAS_NUM_THREADS" in os.environ else {"OPENBLAS_NUM_THREADS": str(share)}
-
-
 class Launch:
     """MLX's launcher at work, and how its ranks ended."""
 
-    def __init__(self, words: list[str], environment: dict[str, str]) -> None:
+    def __init__(self, words: list[str]) -> None:
         # A session of its own: Ctrl-C is for the ranks, which save first; the launcher would leave them.
         self.process = subprocess.Popen(
             words,
             stdin=subprocess.PIPE,  # open to the end: the launcher spins on one that is closed
             stderr=subprocess.PIPE,
-            env={**os.environ, **environment},
             start_new_session=True,
         )
         self.failures: list[int] = []  # exit codes, in the order they came

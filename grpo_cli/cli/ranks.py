@@ -4,13 +4,15 @@ with ranks() as world:
     run.train(config, listener, world)
 """
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import typer
 
 from grpo_cli.cli.heavy import start_device
-from grpo_cli.distributed.world import World, is_one_of_several, join
+from grpo_cli.distributed.place import Place, find_place
+from grpo_cli.distributed.world import World, join
 from grpo_cli.errors import GrpoError
 
 
@@ -20,7 +22,9 @@ def ranks() -> Iterator[World]:
 
     An error that another rank tells of, too, ends this one without a word.
     """
-    if is_one_of_several():
+    place = find_place(os.environ)
+    if place is not None:
+        share_cores(place)
         start_device()
     world = join()
     try:
@@ -32,3 +36,9 @@ def ranks() -> Iterator[World]:
         if world.rank > 0:
             error.message = f"rank {world.rank}: {error.message}"
         raise
+
+
+def share_cores(place: Place) -> None:
+    """Ranks on one machine share its cores: two that both use all of them are slower than one."""
+    share = max(1, (os.cpu_count() or 1) // place.on_this_machine)
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", str(share))  # read when the library is loaded

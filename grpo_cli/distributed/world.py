@@ -171,11 +171,6 @@ class World:
 ALONE = World()
 
 
-def is_one_of_several() -> bool:
-    """Whether a launcher started this process beside others. Raises ConfigError for one unknown to us."""
-    return find_place(os.environ) is not None
-
-
 def join() -> World:
     """Meet the other ranks that the launcher started; ALONE without a launcher.
 

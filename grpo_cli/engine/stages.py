@@ -205,9 +205,14 @@ class Stages:
 
     def remember_old(self, batches: list[Microbatch]) -> None:
         """Have the policy's logprobs as it is now, for microbatches that are learnt from after an update."""
-        for batch in batches:
-            logprobs = self.logprobs_by(self.policy.model, batch)
-            batch.remember(mx.where(batch.completion_mask, logprobs, 0.0))
+        found = [
+            mx.where(batch.completion_mask, self.logprobs_by(self.policy.model, batch), 0.0)
+            if batch.rank == self.world.rank
+            else mx.zeros(batch.targets.shape)
+            for batch in batches
+        ]
+        for batch, logprobs in zip(batches, self.world.sum(found), strict=True):
+            batch.remember(logprobs)
 
     def update(self, step: int, batches: list[Microbatch], is_fresh: bool = False) -> dict[str, Any]:
         """One optimizer update, or none where something is NaN; returns its numbers.
