@@ -36,6 +36,8 @@ LEVELS = {
     "grpo_cli.rewards": 1,
     "grpo_cli.device": 2,
     "grpo_cli.distributed": 1,
+    "grpo_cli.distributed.facts": 3,  # with ring_test.py a program of its own, run on other machines
+    "grpo_cli.distributed.ring_test": 3,
     "grpo_cli.elf": 0,
     "grpo_cli.blas": 1,
     "grpo_cli.errors": 0,
@@ -56,6 +58,7 @@ LIGHT = {
     "grpo_cli.engine.events",
     "grpo_cli.engine.footprint",
     "grpo_cli.convert.options",
+    "grpo_cli.distributed.hosts",
     "grpo_cli.elf",
     "grpo_cli.errors",
     "grpo_cli.types",

@@ -4,12 +4,14 @@
     machine.output("sysctl", "-n", "hw.memsize")     # "17179869184", None where there is no such command
     machine.text("/proc/meminfo")                    # the file's text, or None
     machine.version("mlx-lm")                        # "0.32.2", None where it is not installed
+    machine.attempt("ssh", "mac2", "true", seconds=60)     # Attempt(code=255, complaint="…")
     machine.probe()                                  # what MLX does, tried in a process of its own
 
 Answers are what the system says, unread: the checks read them, so that a test of a recorded machine tests
 the reading too.
 """
 
+import contextlib
 import http.client
 import json
 import os
@@ -21,7 +23,9 @@ import sys
 import tempfile
 import urllib.error
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -30,6 +34,15 @@ COMMAND_SECONDS = 5
 PROBE_SECONDS = 120
 HUB_SECONDS = 3
 ROOT = str(Path(__file__).parents[2])  # where the package is imported from
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """How a command went: its code (None: it was ended after its time; 127: there is none of its name)."""
+
+    code: int | None
+    output: str = ""
+    complaint: str = ""  # what it wrote to stderr
 
 
 class Machine:
@@ -77,6 +90,29 @@ class Machine:
         except (OSError, subprocess.SubprocessError):
             return None
         return done.stdout.strip()
+
+    def attempt(self, *command: str, seconds: float) -> Attempt:
+        """Run a command that may take long or hang; what it started ends with it when its time is over."""
+        # Files, not pipes: a program that stays behind, as ssh's shared connections do, keeps pipes open.
+        # And an open stdin: `mlx.launch` takes a whole core where its own is closed.
+        with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as complaint, open_stdin() as stdin:
+            try:
+                process = subprocess.Popen(
+                    command, stdin=stdin, stdout=output, stderr=complaint, start_new_session=True
+                )
+            except OSError as error:
+                return Attempt(127, complaint=f"{command[0]}: {error.strerror}")
+            try:
+                code = process.wait(seconds)
+            except subprocess.TimeoutExpired:
+                code = None
+            finally:
+                end_group(process)
+            output.seek(0)
+            complaint.seek(0)
+            return Attempt(
+                code, output.read().decode(errors="replace"), complaint.read().decode(errors="replace")
+            )
 
     def text(self, path: str) -> str | None:
         """A file's text; None where it cannot be read."""
@@ -180,6 +216,24 @@ class Machine:
         except OSError as error:
             return {"failed": "start", "error": str(error)}
         return judged(answers_in(done.stdout), done.returncode, done.stderr.decode(errors="replace"))
+
+
+@contextmanager
+def open_stdin() -> Iterator[int]:
+    """The end to read from of a pipe that nothing comes through and that stays open."""
+    reading, writing = os.pipe()
+    try:
+        yield reading
+    finally:
+        os.close(reading)
+        os.close(writing)
+
+
+def end_group(process: "subprocess.Popen[bytes]") -> None:
+    """Kill what is left of a process that leads its own group, and of what it started."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):  # nothing is left
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
 
 
 def answers_in(output: bytes) -> dict[str, Any]:

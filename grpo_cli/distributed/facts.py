@@ -1,0 +1,96 @@
+"""What a machine says of itself, as a line of JSON: run on every host by `grpo doctor --hosts`.
+
+    python -m grpo_cli.distributed.facts 10.0.0.1 10.0.0.2
+    # {"facts": {"host": "mac1", "versions": {"mlx": "0.32.4", …}, "addresses": {"10.0.0.1": true, …}, …}}
+
+The addresses are those that the host file gives this machine: whether they are its own is seen by taking them.
+"""
+
+import hashlib
+import json
+import platform
+import socket
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+PACKAGES = ("mlx", "mlx-lm", "tokenizers", "transformers")
+BACKENDS = ("ring", "jaccl", "nccl")
+COMMAND_SECONDS = 5
+
+
+def main(addresses: list[str]) -> None:
+    """Print the facts."""
+    print(json.dumps({"facts": facts(addresses)}), flush=True)
+
+
+def facts(addresses: list[str]) -> dict[str, Any]:
+    """What there is here, by name; `mlx_error` instead of `device` and `backends` where MLX is broken."""
+    return {
+        "host": platform.node(),
+        "system": platform.system(),
+        "macos": platform.mac_ver()[0],
+        "architecture": platform.machine(),
+        "python": platform.python_version(),
+        "versions": {"grpo": own_version(), **{name: version(name) for name in PACKAGES}},
+        "addresses": {address: is_own(address) for address in addresses},
+        "rdma": rdma_devices(),
+        **mlx_facts(),
+    }
+
+
+def mlx_facts() -> dict[str, Any]:
+    """The device that MLX computes on, and the ways in which it connects ranks."""
+    try:
+        import mlx.core as mx
+
+        from grpo_cli.device import has_cuda
+    except ImportError as error:
+        return {"mlx_error": str(error)}
+    device = "metal" if mx.metal.is_available() else "cuda" if has_cuda() else "cpu"
+    return {"device": device, "backends": [name for name in BACKENDS if mx.distributed.is_available(name)]}
+
+
+def version(package: str) -> str:
+    """The installed version of a package."""
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def own_version() -> str:
+    """Our version, with a checksum of the sources: two checkouts have one version."""
+    root = Path(__file__).parents[1]
+    digest = hashlib.sha256()
+    for path in sorted(root.rglob("*.py")):
+        digest.update(path.relative_to(root).as_posix().encode() + path.read_bytes())
+    return f"{version('grpo-cli')} (sources {digest.hexdigest()[:8]})"
+
+
+def is_own(address: str) -> bool:
+    """Whether this machine can listen at an address."""
+    try:
+        family, kind, _, _, place = socket.getaddrinfo(address, 0, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind) as listening:
+            listening.bind(place)
+    except OSError:
+        return False
+    return True
+
+
+def rdma_devices() -> list[str]:
+    """The devices for RDMA over Thunderbolt; none where it is not enabled, and elsewhere than on a Mac."""
+    try:
+        done = subprocess.run(
+            ["ibv_devices"], capture_output=True, text=True, timeout=COMMAND_SECONDS, check=False
+        )
+    except (OSError, subprocess.SubprocessError):
+        return []
+    return [word for word in done.stdout.split() if word.startswith("rdma_")]
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

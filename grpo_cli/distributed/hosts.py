@@ -1,0 +1,142 @@
+"""The host file of `mlx.launch`: the machines of a run, in the order of their ranks.
+
+    file = read_hosts(Path("hosts.json"))
+    file.hosts[1].ssh, file.hosts[1].ips           # 'mac2.local', ('10.0.0.2',)
+
+It is a list of hosts, or a table with `hosts` and what MLX's launcher takes from it for all of them:
+
+    {"backend": "jaccl", "envs": ["MLX_METAL_FAST_SYNCH=1"], "hosts": [
+      {"ssh": "mac1.local", "ips": ["10.0.0.1"], "rdma": [null, "rdma_en3"]},
+      {"ssh": "mac2.local", "ips": ["10.0.0.2"], "rdma": ["rdma_en3", null]}]}
+
+A host that stands in it twice has two ranks. MLX takes what it finds; here every entry is looked at, and keys
+that MLX would pass over are refused.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from grpo_cli.errors import ConfigError
+
+HERE = "127.0.0.1"  # the one name that mlx.launch does not reach by ssh
+KEYS = ("ssh", "ips", "rdma")
+FILE_KEYS = ("backend", "envs", "hosts")
+EXAMPLE = '[{"ssh": "mac1.local", "ips": ["10.0.0.1"]}, {"ssh": "mac2.local", "ips": ["10.0.0.2"]}]'
+
+Rdma = tuple[str, ...]  # devices that lead to another host; none: no cable
+
+
+@dataclass(frozen=True)
+class Host:
+    """One rank's machine."""
+
+    ssh: str  # what ssh calls it
+    ips: tuple[str, ...] = ()  # where the others reach it; the first is the ring's
+    rdma: tuple[Rdma, ...] = ()  # by rank of the other; empty without RDMA
+
+    @property
+    def is_here(self) -> bool:
+        """Whether its rank starts without ssh, on the machine that launches."""
+        return self.ssh == HERE
+
+
+@dataclass(frozen=True)
+class HostFile:
+    """All of them. `backend` is empty where the file leaves it to the launcher."""
+
+    path: Path
+    hosts: tuple[Host, ...]
+    backend: str = ""
+    envs: tuple[str, ...] = ()
+
+    @property
+    def machines(self) -> dict[str, tuple[str, ...]]:
+        """What ssh calls each machine, in order, with all addresses that its ranks have."""
+        found: dict[str, tuple[str, ...]] = {}
+        for host in self.hosts:
+            more = tuple(ip for ip in host.ips if ip not in found.get(host.ssh, ()))
+            found[host.ssh] = found.get(host.ssh, ()) + more
+        return found
+
+
+class BadEntry(ValueError):
+    """What is wrong with a part of the file, in words."""
+
+
+def read_hosts(path: Path) -> HostFile:
+    """The host file at `path`. Raises ConfigError for one that is missing or not as MLX takes it."""
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise bad_file(f"Host file not found: {path}") from error
+    except OSError as error:
+        raise bad_file(f"Cannot read the host file: {path}: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        raise bad_file(f"The host file is no JSON: {path}: {error}") from error
+    try:
+        return parsed(path, document)
+    except BadEntry as error:
+        raise bad_file(f"Invalid host file: {path}: {error}") from error
+
+
+def bad_file(message: str) -> ConfigError:
+    """The error for a file that no host file is."""
+    return ConfigError(
+        message,
+        f"write one as `{EXAMPLE}`, or have `mlx.distributed_config` write it",
+        trouble="several-machines",
+    )
+
+
+def parsed(path: Path, document: Any) -> HostFile:
+    """What a document says. Raises BadEntry for one that is no host file."""
+    table = document if isinstance(document, dict) else {"hosts": document}
+    refuse_unknown("the file", table, FILE_KEYS)
+    entries, backend = table.get("hosts"), table.get("backend", "")
+    if not isinstance(entries, list) or not entries:
+        raise BadEntry("it has no list of hosts")
+    if not isinstance(backend, str):
+        raise BadEntry(f"`backend` is {json.dumps(backend)}, not a name")
+    hosts = tuple(host(f"host {number}", entry) for number, entry in enumerate(entries))
+    for number, one in enumerate(hosts):
+        if one.rdma and len(one.rdma) != len(hosts):
+            raise BadEntry(f"host {number} ({one.ssh}) has {len(one.rdma)} in `rdma`, one for each host wanted")
+    return HostFile(path, hosts, backend, texts("the file", "envs", table.get("envs", [])))
+
+
+def host(where: str, entry: Any) -> Host:
+    """One entry. Raises BadEntry for one that is no host."""
+    if not isinstance(entry, dict):
+        raise BadEntry(f"{where} is {json.dumps(entry)}, not a table with `ssh` and `ips`")
+    refuse_unknown(where, entry, KEYS)
+    ssh = entry.get("ssh")
+    if not isinstance(ssh, str) or not ssh:
+        raise BadEntry(f"{where} has no `ssh`, the name that ssh calls it")
+    where = f"{where} ({ssh})"
+    if ssh.startswith("-") or ssh.split() != [ssh]:  # ssh would take it for an option or a command
+        raise BadEntry(f"{where}: `ssh` is no name of a machine")
+    rdma = entry.get("rdma", [])
+    if not isinstance(rdma, list):
+        raise BadEntry(f"{where}: `rdma` is {json.dumps(rdma)}, not a list")
+    return Host(ssh, texts(where, "ips", entry.get("ips", [])), tuple(devices(where, one) for one in rdma))
+
+
+def devices(where: str, value: Any) -> Rdma:
+    """One place of `rdma`: null, a device or several."""
+    return texts(where, "rdma", [] if value is None else [value] if isinstance(value, str) else value)
+
+
+def texts(where: str, key: str, value: Any) -> tuple[str, ...]:
+    """A list of texts that are not empty. Raises BadEntry for anything else."""
+    if not isinstance(value, list) or not all(isinstance(one, str) and one.strip() for one in value):
+        raise BadEntry(f"{where}: `{key}` is {json.dumps(value)}, not a list of texts")
+    return tuple(value)
+
+
+def refuse_unknown(where: str, table: dict[str, Any], known: tuple[str, ...]) -> None:
+    """Raise BadEntry for a key that MLX would pass over."""
+    for key in table:
+        if key not in known:
+            raise BadEntry(f"{where} has an unknown key `{key}`; known are {', '.join(known)}")
