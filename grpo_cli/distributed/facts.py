@@ -3,7 +3,7 @@
     python -m grpo_cli.distributed.facts 10.0.0.1 10.0.0.2
     # {"facts": {"host": "mac1", "versions": {"mlx": "0.32.4", …}, "addresses": {"10.0.0.1": true, …}, …}}
 
-The addresses are those that the host file gives this machine: whether they are its own is seen by taking them.
+The addresses are those that the host file gives this machine: it listens at each to see if it is its own.
 """
 
 import hashlib

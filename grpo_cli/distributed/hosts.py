@@ -102,7 +102,9 @@ def parsed(path: Path, document: Any) -> HostFile:
     hosts = tuple(host(f"host {number}", entry) for number, entry in enumerate(entries))
     for number, one in enumerate(hosts):
         if one.rdma and len(one.rdma) != len(hosts):
-            raise BadEntry(f"host {number} ({one.ssh}) has {len(one.rdma)} in `rdma`, one for each host wanted")
+            raise BadEntry(
+                f"host {number} ({one.ssh}) has {len(one.rdma)} in `rdma`, one for each host wanted"
+            )
     return HostFile(path, hosts, backend, texts("the file", "envs", table.get("envs", [])))
 
 

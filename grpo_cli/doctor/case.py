@@ -1,4 +1,4 @@
-"""What is examined: the machine, and the configuration, model, checkpoint or run that was named.
+"""What is examined: the machine, and the configuration, model, checkpoint, run or hosts that were named.
 
 What several checks look at is gathered once, when the first of them asks.
 """
@@ -15,10 +15,13 @@ from grpo_cli.doctor.machine import Machine
 if TYPE_CHECKING:
     from grpo_cli.config.load import Inspection
     from grpo_cli.config.schema import Config
+    from grpo_cli.distributed.hosts import HostFile
+    from grpo_cli.doctor.visit import Visit
     from grpo_cli.errors import CheckpointError
     from grpo_cli.models.load import Policy
     from grpo_cli.models.tokenizer import Tokenizer
 
+STARTING_PORT = 32323  # what mlx.launch takes, and so what a firewall was opened for
 MOST_BYTES = 256_000_000  # of a log: more than 300,000 steps
 
 
@@ -32,7 +35,29 @@ class Case:
     model: str | None = None  # --model: a folder, a repository or `tiny`
     checkpoint: Path | None = None  # --checkpoint
     run: Path | None = None  # --run
+    hosts: Path | None = None  # --hosts
+    python: str | None = None  # --python: that of the hosts
+    starting_port: int = STARTING_PORT  # --starting-port: the ring's
     asked: frozenset[str] = frozenset()  # the checks that `--only` names
+
+    @cached_property
+    def host_file(self) -> "HostFile | None":
+        """The machines of the host file. Raises ConfigError where it is missing or invalid."""
+        from grpo_cli.distributed.hosts import read_hosts
+
+        return read_hosts(self.hosts) if self.hosts else None
+
+    @property
+    def python_there(self) -> str:
+        """The path of the Python that runs on every host: as default that of this one."""
+        return self.python or self.machine.executable
+
+    @cached_property
+    def visits(self) -> "dict[str, Visit]":
+        """The machines of the host file, by what ssh calls them: what each says, or why nothing is heard."""
+        from grpo_cli.doctor.visit import visits
+
+        return visits(self)
 
     @cached_property
     def probe(self) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from grpo_cli.doctor import (
     configuration,
     disk,
     environment,
+    hosts,
     hub,
     language,
     memory,
@@ -23,16 +24,18 @@ from grpo_cli.doctor import (
     progress,
     quantisation,
     rewards,
+    ring,
     run_log,
     speed,
     tokenizer,
     training,
+    ways,
     weights,
 )
 from grpo_cli.doctor.case import Case
 from grpo_cli.doctor.findings import Finding
 
-Need = Literal["", "config", "model", "checkpoint", "run"]
+Need = Literal["", "config", "model", "checkpoint", "run", "hosts"]
 
 
 @dataclass(frozen=True)
@@ -106,4 +109,8 @@ CHECKS: tuple[Check, ...] = (
     Check("configuration", "configuration", configuration.validity, needs="config"),
     Check("memory-needed", "configuration", configuration.memory_needed, needs="config"),
     Check("duration", "configuration", configuration.duration, needs="config", on_mlx=True),
+    Check("hosts", "hosts", hosts.reached, needs="hosts"),
+    Check("host-versions", "hosts", hosts.versions, needs="hosts"),
+    Check("ring", "hosts", ring.ring, needs="hosts"),
+    Check("backend-to-use", "hosts", ways.backend_to_use, needs="hosts"),
 )

@@ -110,6 +110,15 @@ def needed(config: Config, folder: Path, on_cpu: bool, rows: int | None = None) 
     return estimate(shape, batch, held, optimizer, trained, width)
 
 
+def trained_numbers(config: Config, folder: Path, on_cpu: bool) -> int | None:
+    """How many numbers an update changes; None where the model's files do not tell."""
+    weights = weights_in(folder)
+    if weights is None:
+        return None
+    numbers, _, _ = _in_memory(config, weights, read_config(folder), on_cpu)
+    return numbers if config.lora_rank == 0 else weights.adapters(config.lora_rank, config.lora_layers)
+
+
 def _rounded_copy(config: Config, numbers: int, on_cpu: bool, width: int) -> int:
     """Bytes of the copy that rollouts are sampled from: a CPU keeps the rounded numbers in float32."""
     if not config.quantize_for_rollouts:

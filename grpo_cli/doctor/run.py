@@ -21,6 +21,7 @@ OPTIONS = {
     "model": "--model DIR",
     "checkpoint": "--checkpoint DIR",
     "run": "--run DIR",
+    "hosts": "--hosts FILE",
 }
 
 
@@ -57,6 +58,8 @@ def applies(check: Check, case: Case) -> bool:
         return case.model is not None or case.checkpoint is not None or case.model_folder is not None
     if check.needs == "checkpoint":
         return bool(case.checkpoints)
+    if check.needs == "hosts":
+        return case.hosts is not None
     return case.run is not None if check.needs == "run" else True
 
 
