@@ -28,6 +28,20 @@ def doctor(
     run: Annotated[
         Path | None, typer.Option("--run", metavar="DIR", help="Examine this run: its log and checkpoints.")
     ] = None,
+    hosts: Annotated[
+        Path | None,
+        typer.Option("--hosts", metavar="FILE", help="Examine these machines and the ring that they make."),
+    ] = None,
+    python: Annotated[
+        str | None,
+        typer.Option(
+            "--python", metavar="PATH", help="The Python of the hosts; as default, this one's path."
+        ),
+    ] = None,
+    starting_port: Annotated[
+        int,
+        typer.Option("--starting-port", metavar="N", help="The first port of the ring.", min=1024, max=64000),
+    ] = 32323,
     only: Annotated[
         list[str] | None,
         typer.Option("--only", metavar="NAME", help="Only this check or subject; may be repeated."),
@@ -52,6 +66,9 @@ def doctor(
     from grpo_cli.cli.diagnosis import show_findings
 
     case = examined_case(config, model, checkpoint, run, only or [])
+    if hosts:
+        case.hosts, case.python, case.starting_port = hosts, python, starting_port
+        case.host_file  # noqa: B018 (a file that is none ends the command, before anything is looked at)
     findings = look(case, only or [], quiet=as_json)
     if report:
         write_report(report, case, findings)

@@ -16,8 +16,9 @@ from grpo_cli.doctor.machine import Attempt
 
 RING_SECONDS = 180  # a minute to start, one to come together, and the measuring
 TEST = "grpo_cli.distributed.ring_test"
-# Beyond these it is a wireless network or a bad cable: Ethernet of 1 Gb/s has 0.1 GB/s and 0.3 ms.
-LEAST_GB_S, MOST_MS = 0.05, 10.0
+# Less is a wireless network or a bad cable: Ethernet of 1 Gb/s has 0.1. Latency hardly matters to a training,
+# which adds up large arrays, a few dozen times in a step.
+LEAST_GB_S = 0.05
 SHOWN = 3  # lines of what went wrong
 COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 FLOAT32 = 4
@@ -112,7 +113,8 @@ def measured(case: Case, found: dict[str, Any]) -> Finding:
             f"; the gradients of this configuration ({gigabytes(size)}) take about "
             f"{numbers['step_seconds']:.2g} s a step"
         )
-    if speed >= LEAST_GB_S and latency <= MOST_MS:
+    assert case.host_file is not None
+    if speed >= LEAST_GB_S or len(case.host_file.machines) == 1:
         return ok(seen, **numbers)
     return warning(
         seen,

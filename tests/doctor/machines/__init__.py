@@ -14,7 +14,7 @@ from typing import Any
 from grpo_cli.doctor.case import Case
 from grpo_cli.doctor.checks import CHECKS
 from grpo_cli.doctor.findings import Finding
-from grpo_cli.doctor.machine import Machine
+from grpo_cli.doctor.machine import Attempt, Machine
 from grpo_cli.doctor.run import diagnose
 
 HERE = Path(__file__).parent
@@ -68,6 +68,12 @@ class RecordedMachine(Machine):
 
     def output(self, *command: str) -> str | None:
         return self.of("outputs").get(" ".join(command))
+
+    def attempt(self, *command: str, seconds: float) -> Attempt:  # noqa: ARG002
+        """By the first recorded words that stand in the command: [code, output, complaint]."""
+        line = " ".join(command)
+        found = (how for words, how in self.of("attempts").items() if words in line)
+        return Attempt(*next(found, [127, "", f"{command[0]}: No such file or directory"]))
 
     def text(self, path: str) -> str | None:
         return self.of("files").get(path)
