@@ -37,8 +37,9 @@ def verdict(file: HostFile, taken: str, obstacles: dict[str, str]) -> Finding:
     """What to write into the file. `obstacles`: why each backend cannot be used, the best one first."""
     best = next((name for name, obstacle in obstacles.items() if not obstacle), "")
     numbers = {"best": best, "taken": taken, "obstacles": dict(obstacles)}
+    better = list(obstacles)[: list(obstacles).index(best)] if best else list(obstacles)
     # What hinders both kinds of jaccl is said once.
-    told = {why: name for name, why in reversed(obstacles.items()) if why}
+    told = {obstacles[name]: name for name in reversed(better)}
     against = "; ".join(f"{name}: {why}" for why, name in reversed(told.items()))
     words = f"{best} suits these hosts" + (f" ({against})" if against else "")
     if not best:
