@@ -10,7 +10,7 @@ import getpass
 import json
 import platform
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -55,7 +55,7 @@ HOMES = re.compile(
     rf"(/Users/|/home/|[A-Za-z]:\\+Users\\+)(?:{_NAME}(?: {_NAME}){{1,3}}(?=[/\\'\"])|{_NAME})"
 )
 SHORTEST_NAME = 3  # shorter user names are parts of words
-COMMON_NAMES = ("root", "user", "admin", "ubuntu", "runner")  # nobody's name, and words of the text
+COMMON_NAMES = ("root", "user", "admin", "ubuntu", "runner", "localhost")  # nobody's, and words of the text
 
 
 @dataclass(frozen=True)
@@ -72,10 +72,13 @@ class Redaction:
         ]
         literals = [(secret, HIDDEN) for secret in secrets]
         literals += [(home.rstrip("/\\"), "~")] if len(home) > 1 else []
-        names = [(user, "USER"), (host, "HOST"), (host.partition(".")[0], "HOST")]
-        literals += [(n, s) for n, s in names if len(n) >= SHORTEST_NAME and n.lower() not in COMMON_NAMES]
-        spelled = {(as_spelled, s): None for text, s in literals for as_spelled in (text, in_json(text))}
-        return Redaction(tuple(sorted(spelled, key=lambda pair: -len(pair[0]))))
+        return Redaction(in_order(literals)).also({user}, {host, host.partition(".")[0]})
+
+    def also(self, users: Set[str], machines: Set[str]) -> "Redaction":
+        """The redaction of more names, but for those that are too short or nobody's."""
+        names = [*((user, "USER") for user in users), *((machine, "HOST") for machine in machines)]
+        more = [(n, s) for n, s in names if len(n) >= SHORTEST_NAME and n.lower() not in COMMON_NAMES]
+        return Redaction(in_order([*self.literals, *more]))
 
     @staticmethod
     def here(environment: Mapping[str, str]) -> "Redaction":
@@ -103,6 +106,12 @@ class Redaction:
             if stand_in not in (HIDDEN, "~"):  # a name: as a word, so that no other word is cut up
                 text = re.sub(rf"(?<![A-Za-z0-9]){re.escape(literal)}(?![A-Za-z0-9])", stand_in, text)
         return text
+
+
+def in_order(literals: list[tuple[str, str]]) -> tuple[tuple[str, str], ...]:
+    """The literals as they are and as JSON spells them, the longest first."""
+    spelled = {(as_spelled, s): None for text, s in literals for as_spelled in (text, in_json(text))}
+    return tuple(sorted(spelled, key=lambda pair: -len(pair[0])))
 
 
 def in_json(text: str) -> str:

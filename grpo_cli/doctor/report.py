@@ -48,7 +48,22 @@ def bug_report(case: Case, findings: Sequence[Finding]) -> str:
         f"## The log's last {LOG_LINES} lines\n\n" + fenced(log_lines(case), "json"),
         "## The last error\n\n" + fenced(last_error() or "none is recorded"),
     ]
-    return Redaction.here(case.machine.environment).apply("\n\n".join(sections)) + "\n"
+    redaction = Redaction.here(case.machine.environment).also(*names_of_hosts(case))
+    return redaction.apply("\n\n".join(sections)) + "\n"
+
+
+def names_of_hosts(case: Case) -> tuple[set[str], set[str]]:
+    """Users and machines of the host file, by what ssh calls them and by what they call themselves."""
+    if case.host_file is None:
+        return set(), set()
+    visits = vars(case).get("visits", {}).values()  # those that were made: a report starts none
+    users, machines = set(), {str(visit.facts.get("host", "")) for visit in visits}
+    for ssh in case.host_file.machines:
+        user, _, machine = ssh.rpartition("@")
+        users.add(user)
+        if not machine[:1].isdigit():  # an address of a network at home tells nothing of anybody
+            machines.add(machine)
+    return users, machines | {machine.partition(".")[0] for machine in machines}
 
 
 def system(case: Case) -> dict[str, str]:

@@ -155,6 +155,8 @@ SSH_TROUBLES: tuple[tuple[str, str, str, tuple[str, ...]], ...] = (
 def ssh_trouble(ssh: str, complaint: str) -> Trouble:
     """What ssh itself failed of."""
     last = last_line(complaint)
+    if ssh in ("localhost", "::1"):
+        return Trouble(f"ssh fails: {last}", f"write {HERE}, where a rank starts without ssh")
     names = {"ssh": shlex.quote(ssh), "name": shlex.quote(ssh.rpartition("@")[2])}
     for pattern, what, cure, lines in SSH_TROUBLES:
         if re.search(pattern, complaint):

@@ -93,6 +93,8 @@ def test_an_unknown_chapter_is_a_usage_error_with_near_names() -> None:
     [
         (["--only", "pyton"], "Unknown check: pyton"),
         (["--only", "repetition"], "The check repetition has nothing to look at"),
+        (["--only", "ring"], "The check ring has nothing to look at"),
+        (["--hosts", "nowhere"], "Host file not found: nowhere"),
         (["--run", "nowhere"], "Run not found: nowhere"),
         (["--model", "no/such/model"], "Model not found: no/such/model"),
         (["--only", "python", "--report", "no/folder/bug.md"], "Cannot write the report: no/folder/bug.md"),
@@ -103,6 +105,22 @@ def test_mistakes(arguments: list[str], first: str) -> None:
     assert done.exit_code in (1, 2)
     assert done.stderr.splitlines()[0].startswith(first)
     assert "Traceback" not in done.stderr
+
+
+def test_hosts_are_examined_beside_what_else_is_named(tmp_path: Path) -> None:
+    (tmp_path / "hosts.json").write_text('[{"ssh": "127.0.0.1", "ips": ["192.0.2.1"]}]')
+    options = ("--only", "hosts", "--only", "python", "--starting-port", "45000")
+    done = grpo("--hosts", "hosts.json", "--python", "/no/python", *options, "--json")
+    document = json.loads(done.stdout)
+    assert (done.exit_code, document["healthy"]) == (1, False)
+    assert [(row["name"], row["severity"]) for row in document["findings"]] == [
+        ("python", "ok"),
+        ("hosts", "error"),
+        ("host-versions", "skipped"),
+        ("ring", "skipped"),
+        ("backend-to-use", "skipped"),
+    ]
+    assert document["findings"][1]["seen"] == "127.0.0.1: there is no /no/python"
 
 
 def test_what_is_broken_ends_with_one_and_stays_one_document(tmp_path: Path) -> None:

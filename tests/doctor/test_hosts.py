@@ -124,6 +124,12 @@ def test_what_ssh_fails_of(tmp_path: Path, said: str, seen: str, commands: tuple
     assert cure
 
 
+def test_localhost_is_another_name_for_what_needs_no_ssh(tmp_path: Path) -> None:
+    attempts = {" localhost sh -c": [255, "", "ssh: connect to host localhost port 22: Connection refused"]}
+    (finding,) = find(case(tmp_path, attempts, [{"ssh": "localhost", "ips": ["127.0.0.1"]}]), "hosts")
+    assert finding.cure == "write 127.0.0.1, where a rank starts without ssh"
+
+
 def test_a_host_that_does_not_answer_in_time(tmp_path: Path) -> None:
     assert trouble(tmp_path, None)[0] == "two: no answer in 60 s"
 

@@ -12,6 +12,7 @@ from grpo_cli.doctor.findings import Finding
 from grpo_cli.doctor.machine import Machine
 from grpo_cli.doctor.redact import Redaction
 from grpo_cli.doctor.report import bug_report
+from grpo_cli.doctor.visit import Visit
 from grpo_cli.errors import ConfigError
 
 REDACTION = Redaction.of(
@@ -172,3 +173,14 @@ def test_an_error_is_kept_where_the_folder_cannot_be_made(tmp_path: Path, monkey
     monkeypatch.setattr(last_error, "error_file", lambda: tmp_path / "file" / "last_error.txt")
     last_error.keep_last_error(ValueError("x"))  # not raised over the error that is being told
     assert last_error.last_error() == ""
+
+
+def test_users_and_names_of_other_machines_are_taken_out(tmp_path: Path) -> None:
+    hosts = [{"ssh": "grace@mac1.local", "ips": ["10.0.0.1"]}, {"ssh": "10.0.0.2", "ips": ["10.0.0.2"]}]
+    path = tmp_path / "hosts.json"
+    path.write_text(json.dumps(hosts))
+    case = Case(machine=Recorded(), hosts=path)
+    case.__dict__["visits"] = {"10.0.0.2": Visit("10.0.0.2", {"host": "Graces-MacBook.local"})}
+    seen = "grace@mac1: Permission denied; 10.0.0.2: Graces-MacBook.local; Graces-MacBook, mac1 and 10.0.0.2"
+    text = bug_report(case, [Finding("error", seen, name="hosts", subject="hosts")])
+    assert "`hosts` USER@HOST: Permission denied; 10.0.0.2: HOST; HOST, HOST and 10.0.0.2" in text

@@ -10,6 +10,7 @@ from pathlib import Path
 import mlx.core as mx
 import pytest
 
+from grpo_cli.distributed.ring_test import share_moved
 from grpo_cli.doctor.case import Case
 from grpo_cli.doctor.machine import Machine
 from tests.doctor.looking import look as find
@@ -127,3 +128,22 @@ def test_a_real_ring_of_two_ranks_on_this_machine(tmp_path: Path, monkeypatch: p
     numbers = ring.numbers
     assert numbers["moved_gb_s"] == pytest.approx(numbers["bytes"] / numbers["seconds"] / 1e9)
     assert numbers["latency_ms"] > 0
+
+
+@pytest.mark.skipif(LAUNCHER is None, reason="mlx.launch is missing")
+def test_a_real_ring_whose_port_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
+    path = tmp_path / "hosts.json"
+    path.write_text(json.dumps([{"ssh": "127.0.0.1", "ips": ["127.0.0.1"]}] * 2))
+    port = free_port()
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", port + 1000))
+        other.listen()
+        (ring,) = find(Case(hosts=path, starting_port=port), "ring")
+    assert ring.severity == "error"
+    assert f"rank 0: Port {port + 1000} of 127.0.0.1 is in use" in ring.seen
+
+
+@pytest.mark.parametrize(("size", "share"), [(2, 1.0), (4, 1.5), (8, 1.75)])
+def test_what_each_rank_moves_of_an_array(size: int, share: float) -> None:
+    assert share_moved(size) == share
