@@ -13,13 +13,14 @@ import os
 import statistics
 import sys
 import time
-from typing import Any
-
-import mlx.core as mx
+from typing import TYPE_CHECKING, Any
 
 from grpo_cli.device import prepare
 from grpo_cli.distributed.world import World, join
 from grpo_cli.errors import ConfigError, GrpoError
+
+if TYPE_CHECKING:
+    import mlx.core as mx
 
 BYTES = 64 << 20
 LARGE_ROUNDS, SMALL_ROUNDS = 5, 100
@@ -44,6 +45,8 @@ def main() -> None:
 
 def measured(world: World) -> dict[str, Any]:
     """Latency in ms, and the time in seconds of a large sum with what it moves per rank, in GB/s."""
+    import mlx.core as mx
+
     one, many = mx.ones(1), mx.ones(BYTES // 4)
     mx.eval(one, many)
     seconds(world, one)
@@ -61,8 +64,10 @@ def measured(world: World) -> dict[str, Any]:
     }
 
 
-def seconds(world: World, array: mx.array) -> float:
+def seconds(world: World, array: "mx.array") -> float:
     """The time of a sum of `array` over the ranks."""
+    import mlx.core as mx
+
     with world.together():
         started = time.perf_counter()
         mx.eval(mx.distributed.all_sum(array))
