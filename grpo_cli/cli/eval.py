@@ -8,8 +8,10 @@ import typer
 
 from grpo_cli.cli.config import SetOption, show_warnings
 from grpo_cli.cli.heavy import start_device
+from grpo_cli.cli.ranks import ranks
 from grpo_cli.cli.scores import print_scores
 from grpo_cli.cli.terminal import is_interactive, stderr_console
+from grpo_cli.distributed.world import World
 from grpo_cli.errors import DataError
 
 if TYPE_CHECKING:
@@ -54,38 +56,51 @@ def evaluate(
     """Exact match, format, rewards and pass@k on the test split, with 95 % intervals."""
     from grpo_cli.config.of_model import config_for_evaluation
 
-    overrides = [*given(dataset=dataset, eval_split=split, eval_samples=samples), *(set_ or [])]
-    loaded = config_for_evaluation(model, config, overrides)
-    show_warnings(loaded.warnings)
-    if output:
-        write_completions(output, {})  # a file that cannot be written should show before the wait
-    start_device()
-    from grpo_cli.engine.scorecard import compare as compare_evaluations
-    from grpo_cli.engine.scorecard import scorecard
-
+    with ranks() as world:
+        overrides = [*given(dataset=dataset, eval_split=split, eval_samples=samples), *(set_ or [])]
+        loaded = config_for_evaluation(model, config, overrides)
+        if world.is_first:
+            show_warnings(loaded.warnings)
+            if output:
+                write_completions(output, {})  # a file that cannot be written should show before the wait
+        start_device()
+        sampling = sampling_of(loaded.config, num_generations, temperature)
+        evaluations = {
+            name: measure(name, loaded.config, sampling, num_generations, world)
+            for name in filter(None, (model, compare))
+        }
+        if not world.is_first:
+            return
+        if output:
+            write_completions(output, evaluations)
     settings = loaded.config
-    sampling = sampling_of(settings, num_generations, temperature)
-    evaluations = {
-        name: measure(name, settings, sampling, num_generations) for name in filter(None, (model, compare))
-    }
-    document: dict[str, Any] = {
+    told = {
         "model": model,
         "dataset": settings.dataset,
         "split": settings.eval_split,
         "num_generations": num_generations,
         "temperature": sampling.temperature,
-        **scorecard(evaluations[model]),
     }
-    if compare:
-        document["compared_model"] = compare
-        document["compared"] = scorecard(evaluations[compare])
-        document["comparison"] = compare_evaluations(evaluations[compare], evaluations[model])
-    if output:
-        write_completions(output, evaluations)
+    document = document_of(told, evaluations[model], compare, evaluations.get(compare or ""))
     if as_json:
         typer.echo(json.dumps(document, indent=2, ensure_ascii=False))
     else:
         print_scores(document)
+
+
+def document_of(
+    told: dict[str, Any], evaluation: "Evaluation", compare: str | None, other: "Evaluation | None"
+) -> dict[str, Any]:
+    """The scores of a model, and beside those of another one, as plain data."""
+    from grpo_cli.engine.scorecard import compare as compare_evaluations
+    from grpo_cli.engine.scorecard import scorecard
+
+    document = {**told, **scorecard(evaluation)}
+    if compare and other:
+        document["compared_model"] = compare
+        document["compared"] = scorecard(other)
+        document["comparison"] = compare_evaluations(other, evaluation)
+    return document
 
 
 def given(**options: object) -> list[str]:
@@ -104,22 +119,26 @@ def sampling_of(config: "Config", num_generations: int, temperature: float | Non
     return replace(Sampling.for_evaluation(config), temperature=temperature)
 
 
-def measure(name: str, config: "Config", sampling: "Sampling", num_generations: int) -> "Evaluation":
+def measure(
+    name: str, config: "Config", sampling: "Sampling", num_generations: int, world: World
+) -> "Evaluation":
     """Evaluate one model with a progress bar on stderr, its completions scored by the rewards."""
     from rich.progress import Progress
 
     from grpo_cli.engine.run import evaluate_model
 
     console = stderr_console()
-    with Progress(console=console, transient=True, disable=not is_interactive(console)) as progress:
+    shows = world.is_first and is_interactive(console)
+    with Progress(console=console, transient=True, disable=not shows) as progress:
         task = progress.add_task(f"Evaluating {name}", total=None)
 
         def show(finished: int, total: int, tokens: int) -> None:
+            world.check()
             progress.update(
                 task, completed=finished, total=total, description=f"Evaluating {name} ({tokens} tokens)"
             )
 
-        return evaluate_model(name, config, sampling, num_generations, show)
+        return evaluate_model(name, config, sampling, num_generations, show, world)
 
 
 def write_completions(path: Path, evaluations: "dict[str, Evaluation]") -> None:

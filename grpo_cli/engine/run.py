@@ -222,22 +222,27 @@ def evaluate_model(
     sampling: Sampling,
     num_generations: int = 1,
     on_progress: Progress = no_progress,
+    world: World = ALONE,
 ) -> Evaluation:
     """Evaluate a model on the configuration's held-out examples, scored by its rewards too.
 
-    The seed is the configuration's, so that sampled evaluations repeat.
+    Each rank of a `world` completes its share; the first one scores. The seed is the configuration's, so that
+    sampled evaluations repeat.
     """
     device.prepare()
     check_name(name)
     rewards = load_rewards(config.reward_functions)
     examples = load_examples(config, config.eval_split)
+    check_alike(world, settings(config))
     policy = load_policy(name, config.dtype)
     prompts = evaluation_prompts(examples, policy, config)
+    if world.size > 1:
+        check_alike(world, loaded(policy.path, None, fingerprint(prompts)))
     mx.random.seed(config.seed)
     rows = config.prompts_per_step * config.num_generations
     evaluation = evaluate(
-        policy, prompts, sampling, rows, num_generations, config.completion_prefix, on_progress
+        policy, prompts, sampling, rows, num_generations, config.completion_prefix, on_progress, world
     )
     with scorer_of(config, rewards) as scorer:
-        scorer.score(evaluation.groups)
+        scorer.score(evaluation.groups if world.is_first else [])
     return evaluation

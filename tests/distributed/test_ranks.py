@@ -323,3 +323,25 @@ def test_other_ways_to_train_are_those_of_one_rank(tmp_path: Path, more: dict[st
         ended = Ranks([words] * count).wait()
         assert [code for code, _, _ in ended] == [0] * count, ended
     assert_alike(log(folders[3]), log(folders[1]))
+
+
+def test_an_evaluation_is_shared_out_and_shown_once() -> None:
+    words = [
+        "-m",
+        "grpo_cli",
+        "eval",
+        "--model",
+        "tiny",
+        "--samples",
+        "9",
+        "--num-generations",
+        "2",
+        "--json",
+    ]
+    alone, first, second = (*Ranks([words]).wait(), *Ranks([words, words]).wait())
+    assert [code for code, _, _ in (alone, first, second)] == [0, 0, 0], (first, second)
+    assert second[1] == ""
+    mine, other = json.loads(first[1]), json.loads(alone[1])
+    for document in (mine, other):
+        document.pop("seconds", None)
+    assert mine == other

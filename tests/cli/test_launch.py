@@ -1,0 +1,67 @@
+"""`grpo launch`: how ranks ended, read from the launcher's lines; what it says of a missing host file."""
+
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from grpo_cli.cli import launch as launch_module
+from grpo_cli.cli.launch import Launch, exit_code
+from grpo_cli.cli.main import app
+
+WARNED = "\\033[33m[WARN] Node with rank {} exited with code {} \\033[0m"
+
+
+def ended(*codes: tuple[int, int], own: int = 0) -> int:
+    """The code of a launcher that tells of ranks and their codes."""
+    lines = ["some line of a rank", *(WARNED.format(rank, code) for rank, code in codes)]
+    script = f"import sys; sys.stderr.write('''{chr(10).join(lines)}\n'''); sys.exit({own})"
+    return Launch([sys.executable, "-c", script]).run()
+
+
+@pytest.mark.parametrize(
+    ("codes", "own", "expected"),
+    [
+        ([], 0, 0),
+        ([(1, 1)], 0, 1),
+        ([(1, 2), (0, -15)], 0, 2),  # the first one failed, the launcher ended the other
+        ([(1, -9), (0, 1)], 0, 137),
+        ([], 2, 2),  # the launcher's own usage error
+    ],
+)
+def test_the_first_failure_is_the_exit_code(
+    codes: list[tuple[int, int]], own: int, expected: int, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert ended(*codes, own=own) == expected
+    assert "some line of a rank" in capfd.readouterr().err
+
+
+def test_exit_codes_as_a_shell_has_them() -> None:
+    assert [exit_code(code) for code in (0, 1, 130, -9, -15)] == [0, 1, 130, 137, 143]
+
+
+def test_a_missing_host_file_is_a_usage_error(tmp_path: Path) -> None:
+    result = CliRunner().invoke(app, ["launch", "--hostfile", str(tmp_path / "x.json"), "train"])
+    assert result.exit_code == 2
+    assert f"Host file not found: {tmp_path / 'x.json'}" in result.stderr
+
+
+def test_the_command_is_passed_on_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[str] = []
+
+    class Recorded:
+        def __init__(self, words: list[str]) -> None:
+            seen.extend(words)
+
+        def run(self) -> int:
+            return 3
+
+    monkeypatch.setattr(launch_module, "Launch", Recorded)
+    monkeypatch.setattr(launch_module, "launcher", lambda: "mlx.launch")
+    words = ["launch", "-n", "3", "train", "--config", "prod", "--set", "seed=1", "-n", "7"]
+    assert CliRunner().invoke(app, words).exit_code == 3
+    assert seen == [
+        "mlx.launch", "-n", "3", "--starting-port", "32323", "--", sys.executable, "-m", "grpo_cli",
+        "train", "--config", "prod", "--set", "seed=1", "-n", "7",
+    ]  # fmt: skip
