@@ -130,7 +130,7 @@ class Stages:
         found = of_all_ranks([groups[place].rollouts for place in own], self.world)
         for group, rollouts in zip(groups, found, strict=True):
             group.rollouts = rollouts
-        return groups, seconds
+        return groups, max(self.world.gather(seconds))
 
     def sample(self, prompts: list[Prompt], own: Sequence[int], on_group: OnGroup) -> None:
         """Sample G completions of the prompts at some places. TrainingError where the policy is broken."""

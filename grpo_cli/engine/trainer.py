@@ -284,7 +284,7 @@ class Trainer(Stages):
                 self.config.model_name,
                 self.policy.parameter_count,
                 self.policy.trainable_count,
-                device.prepare().name,
+                device.prepare().name + (f", {self.world.size} ranks" if self.world.size > 1 else ""),
                 len(self.train_prompts),
                 self.skipped_prompts,
             )
