@@ -16,13 +16,16 @@ policy. What stays is that the gradient is π's: it does not see that an update 
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import mlx.core as mx
 
+from grpo_cli import device
 from grpo_cli.config.schema import Config
 from grpo_cli.engine.exponential import exp
 
 BLOCK = 256  # tokens whose probabilities are summed first when one is drawn
+LIKELIEST = 1024  # tokens that top_p looks at before it sorts a whole vocabulary
 NO_WEIGHT = -1e4  # a logarithm whose exponential is 0
 
 
@@ -154,9 +157,35 @@ def keep_top_k(scaled: mx.array, k: int) -> mx.array:
 
 
 def keep_top_p(scaled: mx.array, p: float) -> mx.array:
-    """Keep the smallest set of likeliest tokens whose probability reaches p (Holtzman et al. 2020)."""
-    order = mx.argsort(-scaled, axis=-1)  # (B, V) likeliest first
-    probs = mx.softmax(mx.take_along_axis(scaled, order, axis=-1), axis=-1)
-    before = mx.cumsum(probs, axis=-1) - probs  # probability of all likelier tokens
-    kept = mx.put_along_axis(mx.zeros(scaled.shape, dtype=mx.bool_), order, before < p, axis=-1)
+    """Keep the smallest set of likeliest tokens whose probability reaches p: scaled (B, V), −inf elsewhere.
+
+    Holtzman et al. 2020, arXiv:1904.09751, eq. 2 and 3. A token is kept where all likelier ones together have
+    less than p. On a CPU the LIKELIEST are parted from the rest and only they are sorted; a row that they do
+    not decide is sorted whole.
+    """
+    weights = exp(scaled - scaled.max(axis=-1, keepdims=True))  # (B, V)
+    probs = weights / block_sums(weights).sum(axis=-1, keepdims=True)
+    if scaled.shape[-1] <= LIKELIEST or device.prepare().kind != "cpu":
+        # Other devices part by sorting, and asking for the undecided rows would make the host wait for them.
+        kept, _ = nucleus(probs, mx.argsort(-scaled, axis=-1), p)
+        return mx.where(kept, scaled, -mx.inf)
+    some = mx.argpartition(-scaled, LIKELIEST - 1, axis=-1)[:, :LIKELIEST]  # the likeliest, in no order
+    order = mx.argsort(-mx.take_along_axis(scaled, some, axis=-1), axis=-1)
+    kept, decided = nucleus(probs, mx.take_along_axis(some, order, axis=-1), p)
+    is_decided: Any = decided.tolist()
+    undecided = mx.array([row for row, known in enumerate(is_decided) if not known], dtype=mx.int32)
+    if undecided.size:
+        kept[undecided], _ = nucleus(probs[undecided], mx.argsort(-scaled[undecided], axis=-1), p)
     return mx.where(kept, scaled, -mx.inf)
+
+
+def nucleus(probs: mx.array, order: mx.array, p: float) -> tuple[mx.array, mx.array]:
+    """Which tokens are kept, (B, V) bool, where `order` (B, K) has the K likeliest, likeliest first.
+
+    Also which rows that decides, (B,) bool: those in which the K reach p.
+    """
+    ordered = mx.take_along_axis(probs, order, axis=-1)  # (B, K)
+    reached = mx.cumsum(ordered, axis=-1)
+    before = reached - ordered  # probability of all likelier tokens
+    kept = mx.put_along_axis(mx.zeros(probs.shape, dtype=mx.bool_), order, before < p, axis=-1)
+    return kept, reached[:, -1] >= p
