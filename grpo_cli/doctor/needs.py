@@ -92,7 +92,7 @@ def shape_of(folder: Path) -> "Shape | None":
 
 def needed(config: Config, folder: Path, on_cpu: bool, rows: int | None = None) -> "Needs | None":
     """What training takes; `rows`: completions at once, at most. None where the files do not tell."""
-    from grpo_cli.engine.footprint import WHOLE_MODELS, Batch, estimate
+    from grpo_cli.engine.footprint import Batch, estimate
 
     shape, weights, facts = shape_of(folder), weights_in(folder), read_config(folder)
     if shape is None or weights is None:
@@ -101,8 +101,7 @@ def needed(config: Config, folder: Path, on_cpu: bool, rows: int | None = None) 
     numbers, size, width = _in_memory(config, weights, facts, on_cpu)
     trained = numbers if full else weights.adapters(config.lora_rank, config.lora_layers)
     master = FLOAT32 if full and width < FLOAT32 else 0
-    slices = facts.get("model_type") not in WHOLE_MODELS
-    batch = Batch.of(config, prompt_length(config, facts), True, slices, rows)
+    batch = Batch.of(config, prompt_length(config, facts), True, True, rows)
     copies = 2 if full and config.kl_coeff > 0 else 1  # the reference
     adapters = 0 if full else FLOAT32 * trained
     optimizer = trained * (STATES[config.optimizer] * FLOAT32 + master)

@@ -17,7 +17,6 @@ HIDDEN_KEPT, INTERMEDIATE_KEPT, SCORES_KEPT = 7.0, 3.0, 2.0
 LAYERS_AT_ONCE = 2  # of checkpointed ones: its forward and its gradients
 LOGITS_KEPT = 3.0  # the logits, scaled, and their gradient
 LOGITS_AT_ONCE = 1 << 25  # numbers, beyond which they are made in slices (head.py): 134 MB in float32
-WHOLE_MODELS = ("nanochat_v2",)  # which do not come apart for slices
 ENTROPY_KEPT = 4.5  # more of them with an entropy bonus
 SAMPLING_COPIES = 4.0  # of the logits while a token is drawn
 CACHE_COPIES = 2.0  # rows are copied when some leave the batch

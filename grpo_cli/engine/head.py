@@ -20,7 +20,8 @@ from grpo_cli.engine.entropy import token_entropies
 from grpo_cli.models.tree import flat
 
 SLICE = 1 << 22  # numbers of a slice: larger ones are hardly faster and take several times their size
-TRUNKS = ("model", "transformer")  # how mlx-lm's models name theirs
+TRUNKS = ("model", "transformer", "hidden_states")  # mlx-lm's models' modules; a method of our nanochat_v2
+METHOD_HEAD = "lm_head."  # what a model has beside a trunk that is a method
 TIED = "embed_tokens.weight"  # in the trunk, where the head has no weights of its own
 PROBE = ((1, 2, 3),)  # token ids on which a model and its parts are compared
 
@@ -51,7 +52,8 @@ class _WithoutTrunk:
 
 @dataclass(frozen=True)
 class Head:
-    """What a model makes logits with. `trunk`: the name of the rest; `weights`: the head's own, by name."""
+    """What a model makes logits with. `trunk`: the name of the rest, a module or a method; `weights`: the
+    head's own, by name."""
 
     trunk: str
     weights: tuple[str, ...]
@@ -144,15 +146,18 @@ def find_head(model: nn.Module) -> Head | None:
     """How a model comes apart, tried on a few tokens; None where its parts give other logits than it does."""
     ids = mx.array(PROBE)
     expected = model(ids)
+    names = flat(model.parameters())
     for trunk in TRUNKS:
-        if not isinstance(getattr(model, trunk, None), nn.Module):
+        if not callable(part := getattr(model, trunk, None)):
             continue
-        names = flat(model.parameters())
-        own = [name for name in names if not name.startswith(f"{trunk}.")]
+        if isinstance(part, nn.Module):
+            own = [name for name in names if not name.startswith(f"{trunk}.")]
+        else:
+            own = [name for name in names if name.startswith(METHOD_HEAD)]
         tied = [f"{trunk}.{TIED}"] if not own and f"{trunk}.{TIED}" in names else []
         head = Head(trunk, tuple(own or tied), expected.shape[-1])
         try:
-            found = head.logits(model, getattr(model, trunk)(ids))
+            found = head.logits(model, part(ids))
         except (TypeError, ValueError, AttributeError, KeyError):  # its parts are put together in another way
             continue
         if found.shape == expected.shape and bool(mx.allclose(found, expected, rtol=1e-4, atol=1e-4).item()):

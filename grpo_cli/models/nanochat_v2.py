@@ -207,6 +207,14 @@ class Model(nn.Module):
 
     def __call__(self, inputs: mx.array, cache: list[Any] | None = None) -> mx.array:
         """Logits (B, T, vocab_size) float32 after each of `inputs` (B, T)."""
+        return self.logits_of(self.hidden_states(inputs, cache=cache))
+
+    def logits_of(self, hidden: mx.array) -> mx.array:
+        """Logits (…, vocab_size) float32 of hidden states (…, E)."""
+        return softcap(self.lm_head(hidden)[..., : self.args.vocab_size])
+
+    def hidden_states(self, inputs: mx.array, cache: list[Any] | None = None) -> mx.array:
+        """What logits are made of, normed: (B, T, E)."""
         caches = cache or [None] * (len(self.layers) + 1)  # without smearing the last one is not looked at
         first = x = self.embed(inputs, caches[-1])  # (B, T, E)
         masks = self.masks(x, caches[0])
@@ -219,7 +227,7 @@ class Model(nn.Module):
                 middle = x
         if self.args.backout:
             x = (x - self.backout_lambda * middle).astype(x.dtype)
-        return softcap(self.lm_head(norm(x))[..., : self.args.vocab_size])
+        return norm(x)
 
     def embed(self, inputs: mx.array, cache: KVCache | None) -> mx.array:
         """Normed embeddings (B, T, E), each smeared with the one before it in its row."""
