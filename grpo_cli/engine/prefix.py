@@ -11,16 +11,45 @@ instead of once a completion, and logits exist for completion tokens only.
 
 from contextlib import nullcontext
 from copy import copy
+from dataclasses import dataclass
 from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
-from mlx_lm.models.cache import KVCache, RotatingKVCache, make_prompt_cache
+from mlx_lm.models.cache import BatchKVCache, KVCache, RotatingKVCache, make_prompt_cache
 
 from grpo_cli.engine.layer_checkpoint import RepeatedRows, checkpointed
 from grpo_cli.errors import ModelError
 
 BATCHING = (KVCache, RotatingKVCache)  # caches that know where a left-padded row begins
+
+
+@dataclass(frozen=True)
+class PaddedPrompts:
+    """Prompts as arrays, for a function that is traced: all but their last tokens."""
+
+    ids: mx.array  # (P, T) left-padded
+    padding: mx.array  # (P,)
+
+
+class TracedCache(BatchKVCache):
+    """A batch cache that looks at no number: rows stay as far to the right as they are."""
+
+    def filter(self, batch_indices: mx.array) -> None:
+        """Keep these rows, in this order."""
+        if self.keys is not None:
+            self.keys, self.values = self.keys[batch_indices], self.values[batch_indices]
+        self.offset, self.left_padding = self.offset[batch_indices], self.left_padding[batch_indices]
+
+
+def read_padded(model: nn.Module, prompts: PaddedPrompts) -> list[Any]:
+    """The same as `read_prompts`, of arrays; for models that `carries_gradients` is true of."""
+    cache: list[Any] = [TracedCache([0] * len(prompts.ids)) for _ in make_prompt_cache(model)]
+    for layer in cache:
+        layer.prepare(left_padding=prompts.padding)
+    if prompts.ids.shape[1]:
+        model(prompts.ids, cache=cache)
+    return cache
 
 
 def read_prompts(model: nn.Module, prompts: list[list[int]], chunk: int | None = None) -> list[Any]:
@@ -40,7 +69,14 @@ def read_prompts(model: nn.Module, prompts: list[list[int]], chunk: int | None =
     return cache
 
 
-def keep(cache: list[Any], rows: list[int]) -> None:
+def read_for_gradients(model: nn.Module, prompts: list[list[int]] | PaddedPrompts) -> list[Any]:
+    """A cache that has read all but the last token of every prompt."""
+    if isinstance(prompts, PaddedPrompts):
+        return read_padded(model, prompts)
+    return read_prompts(model, prompts)
+
+
+def keep(cache: list[Any], rows: list[int] | mx.array) -> None:
     """Keep these rows of the cache, in this order; a row named twice is repeated."""
     indices = mx.array(rows)
     for layer in cache:
@@ -86,8 +122,8 @@ def carries_gradients(model: nn.Module) -> bool:
 
 def completion_outputs(
     model: nn.Module,
-    prompts: list[list[int]],
-    rows: list[int],
+    prompts: list[list[int]] | PaddedPrompts,
+    rows: list[int] | mx.array,
     inputs: mx.array,
     share_prefix: bool,
     part: nn.Module | None = None,
@@ -96,13 +132,13 @@ def completion_outputs(
     """What the model (or a `part` of it: its trunk) gives after each of `inputs` (B, S): (B, S, V or H).
 
     Row b continues prompt rows[b]; the first column of inputs is the prompt's last token. Without
-    `share_prefix` every row reads its prompt itself, which any model can do. With `checkpoint` layers are
-    computed again in the backward.
+    `share_prefix` every row reads its prompt itself, which any model can do; prompts and rows are lists then.
+    With `checkpoint` layers are computed again in the backward.
     """
     forward: Any = part or model
     with checkpointed(model) if checkpoint else nullcontext():
-        if share_prefix:
-            cache = read_prompts(model, prompts)
+        if isinstance(prompts, PaddedPrompts) or share_prefix:
+            cache = read_for_gradients(model, prompts)
             if checkpoint:
                 cache = [RepeatedRows(layer, mx.array(rows)) for layer in cache]
             else:

@@ -22,6 +22,7 @@ from grpo_cli.engine import agreement, events
 from grpo_cli.engine.advantages import compute_advantages
 from grpo_cli.engine.allocation import RowLimit, in_parts
 from grpo_cli.engine.batch import Counting, Microbatch, make_microbatches
+from grpo_cli.engine.compiled import CompiledLoss
 from grpo_cli.engine.decode import BrokenPolicy
 from grpo_cli.engine.faults import Fault, find_fault, first_broken
 from grpo_cli.engine.head import Head
@@ -73,6 +74,7 @@ class Stages:
         self.update_limit = RowLimit(on_lowering=self.tell_of_memory("the update"))
         self.scorer = scorer_of(self.config, self.rewards)
         self.sampler = RolloutPolicy(self.config, self.policy, self.listener)
+        self.compiled = CompiledLoss.of(self.config, self.policy.model, self.share_prefix, self.listener)
 
     def close(self) -> None:
         """End what rewards run in."""
@@ -252,6 +254,7 @@ class Stages:
             lambda *progress: self.listener(events.UpdateProgress(*progress)),
             self.update_limit,
             self.world,
+            compiled=self.compiled,
         )
         fault = find_fault(self.policy.model, self.own(batches), objective, result, gradients)
         if fault is not None:

@@ -22,11 +22,13 @@ from grpo_cli.engine.footprint import LOGITS_AT_ONCE
 from grpo_cli.engine.head import Head, chosen_logprobs
 from grpo_cli.engine.kl import ESTIMATORS, corrected
 from grpo_cli.engine.losses import LOSSES, Clip, sequence_log_ratio
+from grpo_cli.engine.padded import PaddedBatch
 from grpo_cli.engine.prefix import completion_outputs
 from grpo_cli.models.tree import flat
 
 Gradients = Any  # a tree of arrays, shaped like the trainable parameters
 Progress = Callable[[int, int], None]
+Batch = Microbatch | PaddedBatch
 
 
 @dataclass(frozen=True)
@@ -109,7 +111,7 @@ def token_logprobs(
 
 def token_scores(
     model: nn.Module,
-    batch: Microbatch,
+    batch: Batch,
     temperature: float,
     share_prefix: bool,
     head: Head | None,
@@ -142,7 +144,11 @@ class Measured(NamedTuple):
     importance: mx.array  # (3,) of correction.summed; 0 without a correction
 
 
-def microbatch_loss(model: nn.Module, batch: Microbatch, objective: Objective) -> tuple[mx.array, Measured]:
+Found = tuple[tuple[mx.array, Measured], Gradients]  # ((loss, measured), gradients) of a microbatch
+LossAndGradient = Callable[[nn.Module, Microbatch, Objective], Found]
+
+
+def microbatch_loss(model: nn.Module, batch: Batch, objective: Objective) -> tuple[mx.array, Measured]:
     """Weighted loss of a microbatch: Σ weight · (w · policy loss + kl_coeff · KL − entropy_coeff · entropy).
 
     w is 1 but where another policy was sampled from (correction.py).
@@ -225,14 +231,16 @@ def accumulate(
     on_progress: Progress | None = None,
     limit: RowLimit | None = None,
     world: World = ALONE,
+    compiled: LossAndGradient | None = None,
 ) -> tuple[Gradients, UpdateResult]:
     """Gradient of the whole step, summed over its microbatches, and the numbers for the log.
 
     Each rank of a `world` computes its microbatches, and all get the sum. With no microbatch (every advantage
     was 0) the gradient is exactly 0. A microbatch that memory cannot hold is halved, as often as needed, and
-    `limit` remembers it: the sum is the same.
+    `limit` remembers it: the sum is the same. `compiled`: what computes a microbatch instead of the plain
+    forward and backward (compiled.py).
     """
-    loss_and_grad = nn.value_and_grad(model, microbatch_loss)
+    loss_and_grad: Any = compiled or nn.value_and_grad(model, microbatch_loss)
     limit = limit or RowLimit()
     total = Sums()
     logprobs: list[list[mx.array]] = []  # of every microbatch, in parts
