@@ -53,7 +53,8 @@ class Config(BaseModel):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Weights in memory: auto keeps the files' own on Metal and CUDA and takes float32 on the CPU."""
     use_compile: bool = True
-    """Accepted for MLX-GRPO's files; nothing is compiled for now."""
+    """Compile the update on Metal and CUDA, once for each of a few shapes that microbatches are padded to;
+    where that fails or gives another gradient, the run goes on without. On a CPU without effect."""
 
     # --- data ------------------------------------------------------------------------------------
     dataset: str = Field("openai/gsm8k", min_length=1)

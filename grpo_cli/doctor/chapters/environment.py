@@ -151,7 +151,8 @@ CHAPTERS: tuple[Chapter, ...] = (
         "MLX compiles: the compiler and where results are kept",
         "`use_compile` lets MLX make one kernel of several operations. On a Linux CPU that "
         "would call g++ for each one, 20 s before the first step and slower after it, so it "
-        "is switched off there.\n"
+        "is switched off there. Where compiling the update fails on Metal or CUDA, or gives "
+        "another gradient, the run says so and goes on without.\n"
         "\n"
         "Metal and CUDA bring their own compilers. CUDA's results are kept in a folder for "
         "temporary files, and made again in each process where that cannot be written.",
