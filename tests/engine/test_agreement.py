@@ -123,10 +123,10 @@ def test_later_updates_are_measured_and_do_not_stop(tmp_path: Path, monkeypatch:
     step = 0
     real = stages.accumulate
 
-    def drifting(*arguments: Any) -> Any:
+    def drifting(*arguments: Any, **options: Any) -> Any:
         nonlocal step
         step += 1
-        gradients, result = real(*arguments)
+        gradients, result = real(*arguments, **options)
         result.logprobs = [logprobs + 0.5 * (step > 1) for logprobs in result.logprobs]
         return gradients, result
 

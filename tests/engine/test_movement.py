@@ -198,10 +198,10 @@ def test_a_warmup_that_begins_at_zero(tmp_path: Path, monkeypatch: pytest.Monkey
 def test_skipped_updates_prove_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real, step = stages.accumulate, 0
 
-    def broken_once(*arguments: Any) -> Any:
+    def broken_once(*arguments: Any, **options: Any) -> Any:
         nonlocal step
         step += 1
-        gradients, result = real(*arguments)
+        gradients, result = real(*arguments, **options)
         result.grad_norm = float("nan") if step == 1 else result.grad_norm
         return gradients, result
 

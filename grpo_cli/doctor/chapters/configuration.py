@@ -184,7 +184,9 @@ CHAPTERS: tuple[Chapter, ...] = (
         "same computes half as many completions at once, to the same result, and says so.",
         "What this configuration needs here, with the keys to change: `grpo doctor --config FILE --only "
         "memory-needed`.\n"
-        "`batch_size = 1` with `gradient_accumulation_steps = 4` learns the same with less; then shorter "
+        "`batch_size = 1` with `gradient_accumulation_steps = 4` learns the same with less, and so does "
+        "`microbatch_tokens = 4096`, the most tokens computed at once; `grad_checkpoint = true` keeps only every "
+        "layer's input, for a second forward. Then shorter "
         "completions, `max_new_tokens = 128`, fewer of them, `num_generations = 4`, and LoRA, "
         "`lora_rank = 16`, which saves most.\n"
         "macOS 15 and later, where the machine has more than the GPU may use: `grpo doctor --only "
