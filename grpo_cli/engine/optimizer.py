@@ -4,18 +4,26 @@ A step of 1e-6 is less than half of what separates two neighbouring bfloat16 num
 would swallow it; in float16 Adam's epsilon is 0 and its update a NaN. So where weights are trained in
 half precision, the optimizer works on a float32 copy and the model gets it rounded
 (mixed-precision training, Micikevicius et al. 2018, arXiv:1710.03740, section 3.1).
+
+The rules go number by number, so weights are renewed some arrays after the other, to the same bytes as all
+at once: beside weights, state and what is left of the gradient, memory holds the new arrays of a few only.
 """
 
+from collections.abc import Iterator
 from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
 import mlx.optimizers as optim
-from mlx.utils import tree_map, tree_map_with_path
+from mlx.utils import tree_map, tree_map_with_path, tree_unflatten
 
 from grpo_cli.config.schema import Config
 from grpo_cli.errors import CheckpointError
 from grpo_cli.models.tree import flat
+
+Arrays = dict[str, mx.array]
+
+AT_ONCE = 1 << 20  # numbers that are renewed together, and the array with which they become so many
 
 
 class Optimizer:
@@ -26,26 +34,41 @@ class Optimizer:
         self.max_grad_norm = config.max_grad_norm
         parameters = model.trainable_parameters()
         is_half = any(array.dtype != mx.float32 for array in flat(parameters).values())
-        self.master: Any = tree_map(lambda array: array.astype(mx.float32), parameters) if is_half else None
-        self.rule.init(self.master or parameters)
+        if is_half:
+            parameters = tree_map(lambda array: array.astype(mx.float32), parameters)
+        self.rule.init(parameters)
+        self.master: Arrays | None = flat(parameters) if is_half else None  # float32 copies, by name
         self.is_whole = True  # False: an update failed half way, and weights and state belong to no step
 
     def step(self, model: nn.Module, gradients: Any, grad_norm: float, learning_rate: float) -> None:
-        """One update of the model. Gradients of a norm above max_grad_norm are scaled down to it."""
+        """One update of the model. Gradients of a norm above max_grad_norm are scaled down to it.
+
+        The gradients are used up: the tree is empty afterwards, and an array that nothing else holds is
+        freed as soon as its weights are new.
+        """
         self.is_whole = False
         self.rule.learning_rate = learning_rate
-        if grad_norm > self.max_grad_norm:
-            scale = self.max_grad_norm / grad_norm
-            gradients = tree_map(lambda gradient: gradient * scale, gradients)
-        if self.master is None:
-            self.rule.update(model, gradients)
-        else:
-            gradients = tree_map(lambda gradient: gradient.astype(mx.float32), gradients)
-            self.master = self.rule.apply_gradients(gradients, self.master)
-            parameters = model.trainable_parameters()
-            model.update(tree_map(lambda new, old: new.astype(old.dtype), self.master, parameters))
-        mx.eval(model.trainable_parameters(), self.rule.state, self.master or {})
+        self.rule.state["step"] = self.rule.step + 1  # as the rule does before its first array
+        mx.eval(self.rule.state["step"], self.rule.learning_rate)
+        scale = self.max_grad_norm / grad_norm if grad_norm > self.max_grad_norm else None
+        left = flat(gradients)
+        gradients.clear()
+        for names in handfuls(left):
+            new = {name: self.renewed(name, at(model, name), left.pop(name), scale) for name in names}
+            model.update(tree_unflatten(list(new.items())))
+            states = [at(self.rule.state, name) for name in names]
+            mx.eval(new, states, [self.master[name] for name in names] if self.master else [])
         self.is_whole = True
+
+    def renewed(self, name: str, weight: mx.array, gradient: mx.array, scale: float | None) -> mx.array:
+        """A weight after the update, not evaluated; its state, and its float32 copy if any, follow."""
+        gradient = gradient if scale is None else gradient * scale
+        state = at(self.rule.state, name)
+        if self.master is None:
+            return self.rule.apply_single(gradient, weight, state)
+        gradient = gradient.astype(mx.float32)
+        self.master[name] = self.rule.apply_single(gradient, self.master[name], state)
+        return self.master[name].astype(weight.dtype)
 
     def arrays(self) -> dict[str, mx.array]:
         """Everything that a later run needs to go on, by name."""
@@ -61,6 +84,31 @@ class Optimizer:
         self.rule.state = restored(arrays, self.rule.state, "rule")
         self.master = restored(arrays, self.master or {}, "master") or None
         mx.eval(self.rule.state, self.master or {})
+
+
+def handfuls(arrays: Arrays) -> Iterator[list[str]]:
+    """The names in groups of AT_ONCE numbers or somewhat more, small arrays first.
+
+    So the largest one, whose new weights and state need the most room, comes when the other gradients are
+    gone.
+    """
+    names: list[str] = []
+    count = 0
+    for name in sorted(arrays, key=lambda name: arrays[name].size):
+        names.append(name)
+        count += arrays[name].size
+        if count >= AT_ONCE:
+            yield names
+            names, count = [], 0
+    if names:
+        yield names
+
+
+def at(tree: Any, name: str) -> Any:
+    """What a tree holds at a name that `flat` gives: at(model, "layers.0.weight")."""
+    for key in name.split("."):
+        tree = tree[int(key)] if isinstance(tree, list | tuple) else tree[key]
+    return tree
 
 
 def restored(saved: dict[str, mx.array], tree: Any, prefix: str) -> Any:
