@@ -19,6 +19,7 @@ from grpo_cli.engine.batch import Microbatch
 from grpo_cli.engine.correction import Correction, Spread, summed
 from grpo_cli.engine.entropy import token_entropies
 from grpo_cli.engine.footprint import LOGITS_AT_ONCE
+from grpo_cli.engine.gated import lean_activations
 from grpo_cli.engine.head import Head, chosen_logprobs
 from grpo_cli.engine.kl import ESTIMATORS, corrected
 from grpo_cli.engine.losses import LOSSES, Clip, sequence_log_ratio
@@ -106,7 +107,8 @@ def token_logprobs(
     head: Head | None = None,
 ) -> mx.array:
     """log π(target) at the sampling temperature: (B, S) float32."""
-    return token_scores(model, batch, temperature, share_prefix, head, entropy=False)[0]
+    with lean_activations(model):
+        return token_scores(model, batch, temperature, share_prefix, head, entropy=False)[0]
 
 
 def token_scores(
@@ -246,7 +248,8 @@ def accumulate(
     logprobs: list[list[mx.array]] = []  # of every microbatch, in parts
 
     def compute(batch: Microbatch) -> Sums:
-        (loss, measured), gradients = loss_and_grad(model, batch, objective)
+        with lean_activations(model):
+            (loss, measured), gradients = loss_and_grad(model, batch, objective)
         gradients = tree_map(lambda gradient: gradient.astype(mx.float32), gradients)
         if total.gradients is not None:
             gradients = tree_map(mx.add, total.gradients, gradients)
