@@ -13,7 +13,7 @@ from grpo_cli.config.schema import Config
 
 FLOAT32 = 4  # bytes
 # Arrays of one forward that wait for the backward, in units of a token's width in its layer.
-HIDDEN_KEPT, INTERMEDIATE_KEPT, SCORES_KEPT = 7.0, 3.0, 2.0
+HIDDEN_KEPT, INTERMEDIATE_KEPT, SCORES_KEPT = 7.0, 2.5, 2.0
 LAYERS_AT_ONCE = 2  # of checkpointed ones: its forward and its gradients
 LOGITS_KEPT = 3.0  # the logits, scaled, and their gradient
 LOGITS_AT_ONCE = 1 << 25  # numbers, beyond which they are made in slices (head.py): 134 MB in float32
@@ -21,7 +21,7 @@ ENTROPY_KEPT = 4.5  # more of them with an entropy bonus
 SAMPLING_COPIES = 4.0  # of the logits while a token is drawn
 CACHE_COPIES = 2.0  # rows are copied when some leave the batch
 LEAST_BUDGET = 512  # tokens of a microbatch, below which fewer save little
-STEP_COPIES = 2.5  # of the trained weights while the optimizer makes new ones
+STEP_COPIES = 1.5  # of the trained weights: their gradient, and the largest array while it is renewed
 
 
 @dataclass(frozen=True)

@@ -47,7 +47,7 @@ def test_an_update_by_hand() -> None:
     tokens = 30 + 5
     scores = 2 * 2 * (30 * 15 + 5 * 5)
     rows = 3 * 2 * 2 * 4 * 15
-    layers = 2 * 2 * ((7 * 8 + 3 * 16 + 4 * 4) * tokens + scores + rows)
+    layers = 2 * 2 * ((7 * 8 + 2.5 * 16 + 4 * 4) * tokens + scores + rows)
     assert update_bytes(SHAPE, BATCH, width=2) == layers + 3 * 4 * 30 * 100
     checkpointed = dataclasses.replace(BATCH, checkpoint=True)
     inputs = 2 * 2 * (8 * tokens + 2 * 4 * 5)  # of 2 layers; then all of a layer, twice
@@ -81,8 +81,8 @@ def test_a_smaller_budget_is_the_first_cure() -> None:
 
 def test_the_peak_is_the_larger_of_what_comes_in_turn() -> None:
     needs = estimate(SHAPE, BATCH, weights=10_000, optimizer=20_000, trained=100, width=2)
-    assert (needs.gradients, needs.step) == (400, 1000)
-    assert needs.peak == 30_000 + max(needs.rollouts, 400 + needs.update, 1000)
+    assert (needs.gradients, needs.step) == (400, 600)
+    assert needs.peak == 30_000 + max(needs.rollouts, 400 + needs.update, 600)
 
 
 @pytest.mark.parametrize(
