@@ -38,9 +38,9 @@ def train(
         from grpo_cli.engine import run
 
         if dry_run:
+            with training_display(quiet=True, is_first=world.is_first) as listener:
+                line = run.dry_run(loaded.config, listener, world)
             if world.is_first:
-                with training_display(quiet=True) as listener:
-                    line = run.dry_run(loaded.config, listener)
                 say(stderr_console(), Text(dry_run_report(line), style="green"))
             return
         with training_display(quiet, loaded.config.logging_steps, is_first=world.is_first) as listener:

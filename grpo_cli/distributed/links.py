@@ -20,7 +20,8 @@ from typing import Any
 from grpo_cli.distributed.place import Address, Place
 from grpo_cli.errors import TrainingError
 
-LONGEST = 1 << 16  # bytes of a line
+LONGEST = 1 << 20  # bytes of a line
+GREETING = 5.0  # seconds that a caller may take to say who it is
 AGAIN = 0.1  # seconds between two calls of a rank that does not listen yet
 
 
@@ -56,7 +57,7 @@ class Link:
         try:
             while line := self._reader.readline(LONGEST):
                 yield json.loads(line)
-        except (OSError, ValueError):  # cut off, perhaps within a line
+        except (OSError, ValueError, RecursionError):  # cut off, perhaps within a line
             return
 
     def close(self) -> None:
@@ -128,7 +129,7 @@ def recognise(place: Place, rank: int, link: Link, deadline: float) -> None:
     """Hear the answer of a rank that was called. Raises TrainingError where it is another, or none."""
     try:
         link.recognise(place, deadline - time.monotonic())
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise met_others(f"where rank {rank} should be, {error}") from error
     except OSError as error:
         raise absent(rank, str(place.calls[rank]), error.strerror or "it does not answer") from error
@@ -144,9 +145,11 @@ def answer(place: Place, listening: socket.socket, deadline: float) -> Link:
             break
         link = Link(connection)
         try:
-            link.recognise(place, left)
+            link.recognise(place, min(left, GREETING))
+            if link.rank not in place.callers:
+                raise ValueError(f"rank {link.rank} does not call here")
             link.introduce(place)
-        except (ValueError, KeyError, TypeError, OSError):
+        except (ValueError, KeyError, TypeError, OverflowError, RecursionError, OSError):
             link.close()
             continue
         return link

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from grpo_cli.errors import ConfigError
 
+LAUNCHER = "GRPO_LAUNCHER"  # the process id of `grpo launch`, for the ranks on its machine
 WATCH_PORTS = 1000  # the ranks watch one another on ports so far above those of MLX
 JACCL_PORT, NCCL_PORT = 32323, 12345  # what mlx.launch takes where it is told nothing else
 # How other launchers say that a process is one of several.

@@ -7,7 +7,9 @@
 
 Every rank tells its neighbours twice a second what it knows of all ranks, so that news goes round the ring. A
 killed process hangs up at once. One that hangs goes on talking, but shows no sign of work for longer than it
-ever took: five times its longest pause so far in the same kind of work.
+ever took: five times its longest pause so far in the same kind of work, and at least a minute, or half an
+hour in work that gives no signs (loading, scoring, saving). A rank whose launcher is gone ends, too: nobody
+could stop it.
 
 Once there is trouble the main thread has GRACE seconds to save and end by itself; then `on_end` is called,
 which ends the process: the main thread may sit in a collective that never returns.
@@ -24,7 +26,8 @@ from grpo_cli.distributed.links import Link
 BEAT = 0.5  # seconds
 SILENCE = 60.0  # seconds without a beat: the machine or the network is gone, or the process is stopped
 PATIENCE = 5.0  # times the longest pause so far
-LEAST, UNMEASURED = 60.0, 1800.0  # seconds: the shortest limit, and that of work not done before
+LEAST, UNMEASURED = 60.0, 1800.0  # seconds: the shortest limit, and that of work that was not measured
+SIGNED = ("sampling", "updating", "evaluating")  # work that gives signs all the time; other work has none
 GRACE = 5.0  # seconds
 WAITING = "waiting for the others"
 STARTING = "starting"
@@ -58,8 +61,9 @@ class Watch:
         links: Mapping[int, Link],
         host: str,
         on_end: Callable[[str], None],
+        is_orphan: Callable[[], bool] = lambda: False,
     ) -> None:
-        self.rank, self.links, self.on_end = rank, links, on_end
+        self.rank, self.links, self.on_end, self.is_orphan = rank, links, on_end, is_orphan
         self.fixed_limit = 0.0  # seconds without a sign of work; 0: by what is measured
         self.trouble: str | None = None
         self._lock = threading.RLock()
@@ -111,13 +115,17 @@ class Watch:
         self._send()
 
     def is_told_of(self, ending: str) -> bool:
-        """Whether a lower rank ends, too, and of the same: waits a little for one that does."""
-        deadline = time.monotonic() + 4 * BEAT
+        """Whether a lower rank ends, too, and of the same. Waits for lower ranks that have not ended yet: a
+        rank that is gone has the launcher end the others, in the middle of what they say."""
+        deadline = time.monotonic() + 2 * GRACE
         while time.monotonic() < deadline:
             with self._lock:
-                told = [self._table[rank].ended or "" for rank in range(self.rank)]
-            if any(tells(rank, words, self.rank, ending) for rank, words in enumerate(told)):
+                told = [self._table[rank].ended for rank in range(self.rank)]
+            if any(tells(rank, words or "", self.rank, ending) for rank, words in enumerate(told)):
+                time.sleep(BEAT)
                 return True
+            if all(words is not None for words in told):
+                return False
             time.sleep(BEAT / 10)
         return False
 
@@ -132,7 +140,8 @@ class Watch:
         if self.fixed_limit:
             return self.fixed_limit
         longest = self._longest.get(doing)
-        return UNMEASURED if longest is None else max(LEAST, PATIENCE * longest)
+        least = LEAST if doing in SIGNED and longest is not None else UNMEASURED
+        return max(least, PATIENCE * (longest or 0.0))
 
     def _beat(self) -> None:
         while not self._is_closed.wait(BEAT):
@@ -155,7 +164,10 @@ class Watch:
 
     def _listen(self, link: Link) -> None:
         for table in link.lines():
-            self._take([Status(**status) for status in table])
+            try:
+                self._take([Status(**status) for status in table])
+            except (TypeError, KeyError):  # not what a rank says
+                break
         with self._lock:
             other = self._table[link.rank]
             if other.ended is None and not self._is_closed.is_set():
@@ -171,6 +183,8 @@ class Watch:
 
     def _judge(self) -> None:
         self.trouble = find_trouble(list(self._table.values()), self.rank, self._silences())
+        if self.trouble is None and self.is_orphan():
+            self.trouble = f"{self._table[self.rank].name} has lost its launcher"
         if self.trouble is not None:
             self._update(ended=self.trouble)
 

@@ -24,13 +24,14 @@ if TYPE_CHECKING:
     import mlx.core as mx
 
 from grpo_cli.distributed.links import open_links
-from grpo_cli.distributed.place import Place, find_place
+from grpo_cli.distributed.place import LAUNCHER, Place, find_place
 from grpo_cli.distributed.watch import WAITING, Watch
 from grpo_cli.errors import GrpoError, TrainingError
 
 Item = TypeVar("Item")
 
 JOIN_SECONDS = 60.0  # that the ranks may take to come together
+MOST_WORDS = 2000  # characters of a farewell
 LOST = "connection to a peer was lost"  # MLX's words
 
 
@@ -45,6 +46,11 @@ class World:
     def is_first(self) -> bool:
         """Whether this rank writes and speaks for all."""
         return self.rank == 0
+
+    @property
+    def is_ending(self) -> bool:
+        """Whether the run cannot go on, since another rank is gone."""
+        return self.watch is not None and self.watch.trouble is not None
 
     def share(self, items: Sequence[Item]) -> Sequence[Item]:
         """This rank's items: a run of them, as many as the others have or one more or less."""
@@ -180,7 +186,9 @@ def join() -> World:
     place = find_place(os.environ)
     if place is None:
         return ALONE
-    watch = Watch(place.rank, place.size, open_links(place, JOIN_SECONDS), socket.gethostname(), end)
+    launcher = Launcher()
+    links = open_links(place, JOIN_SECONDS)
+    watch = Watch(place.rank, place.size, links, socket.gethostname(), end, launcher.is_gone)
     try:
         connect(place)
     except GrpoError as error:
@@ -237,7 +245,30 @@ def farewell(rank: int, error: BaseException | None) -> str:
         return ""
     message = error.message if isinstance(error, GrpoError) else f"{type(error).__name__}: {error}"
     prefix = "" if message.startswith("The run ends: ") else f"rank {rank} ({socket.gethostname()}) ended: "
-    return prefix + message.removeprefix("The run ends: ").strip()
+    return (prefix + message.removeprefix("The run ends: ").strip())[:MOST_WORDS]
+
+
+class Launcher:
+    """The process that started this one, and `grpo launch` behind it where it runs on this machine."""
+
+    def __init__(self) -> None:
+        self.parent = os.getppid()
+        self.outer = int(os.environ.get(LAUNCHER, "0"))
+
+    def is_gone(self) -> bool:
+        """Whether either has ended, so that nobody hears or stops this rank any more."""
+        return os.getppid() != self.parent or bool(self.outer and not is_alive(self.outer))
+
+
+def is_alive(pid: int) -> bool:
+    """Whether there is a process of that number."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # another user's, who has taken the number over
+        return False
+    return True
 
 
 def end(why: str) -> None:

@@ -13,6 +13,7 @@ from typing import IO
 from grpo_cli.distributed.world import World
 from grpo_cli.engine.checkpoint import replace_folder, sync
 from grpo_cli.engine.intact import MANIFEST, damage, temporary
+from grpo_cli.engine.run_folder import words_for_the_disk
 from grpo_cli.errors import CheckpointError
 
 PIECE = 1 << 24  # bytes sent at once
@@ -30,15 +31,30 @@ def bring(checkpoint: Path, world: World) -> Path:
     has_it = world.is_first or holds(checkpoint, manifest)
     if not world.any(not has_it):
         return checkpoint
-    new = temporary(checkpoint)
-    if not has_it:
+    # Two ranks of one machine may both lack it: each has a folder of its own until it is whole.
+    new = temporary(checkpoint.with_name(f"{checkpoint.name}-{world.rank}"))
+    try:
+        with words_for_the_disk(checkpoint.parent):
+            receive(checkpoint, None if has_it else new, manifest, world)
+    except CheckpointError:
+        shutil.rmtree(new, ignore_errors=True)
+        raise
+    return checkpoint
+
+
+def receive(checkpoint: Path, new: Path | None, manifest: str, world: World) -> None:
+    """Send rank 0's files; ranks that lack them write them to `new`, which gets the checkpoint's name."""
+    if new:
         prepare_folder(new, manifest)
     for name, entry in json.loads(manifest)["files"].items():
-        source, target = checkpoint / name if world.is_first else None, None if has_it else new / name
-        send(source, target, int(entry["size"]), world)
-    if not has_it:
+        send(
+            checkpoint / name if world.is_first else None,
+            new / name if new else None,
+            int(entry["size"]),
+            world,
+        )
+    if new:
         finish(new, checkpoint)
-    return checkpoint
 
 
 def holds(folder: Path, manifest: str) -> bool:

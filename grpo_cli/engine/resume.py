@@ -72,6 +72,7 @@ def resume(
         start = agreed(found, world)
         check_alike(world, settings(start.config))
         world.expect(start.config.rank_timeout)
+        world.at("loading")
         trainer = restored(start.config, start.checkpoint, listener, world)
         refuse_shorter(trainer)
         is_final = start.checkpoint is not None and start.checkpoint.name == FINAL

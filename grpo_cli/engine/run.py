@@ -59,6 +59,7 @@ def train(config: Config, listener: events.Listener = events.silent, world: Worl
         refuse_existing_run(config.run_dir)
     check_alike(world, settings(config))
     world.expect(config.rank_timeout)
+    world.at("loading")
     trainer = prepare(config, listener, world=world)
     check_memory(trainer, device.memory_budget(device.prepare()))
     with folder_for(config, world) as folder:
@@ -84,7 +85,9 @@ def folder_for(config: Config, world: World) -> Iterator[Path]:
         yield folder
 
 
-def dry_run(config: Config, listener: events.Listener = events.silent) -> dict[str, Any]:
+def dry_run(
+    config: Config, listener: events.Listener = events.silent, world: World = ALONE
+) -> dict[str, Any]:
     """Load everything and make one tiny step, saving nothing; returns the step's line."""
     small = config.model_copy(
         update={
@@ -96,8 +99,10 @@ def dry_run(config: Config, listener: events.Listener = events.silent) -> dict[s
             "dynamic_sampling": False,
         }
     )
-    refuse_existing_run(config.run_dir)
-    trainer = prepare(small, listener)
+    if world.is_first:
+        refuse_existing_run(config.run_dir)
+    check_alike(world, settings(config))
+    trainer = prepare(small, listener, world=world)
     mx.random.seed(small.seed)
     started = time.perf_counter()
     try:

@@ -93,6 +93,7 @@ class Trainer(Stages):
         started = time.perf_counter()
         device.reset_peak_memory()
         part, is_fresh = self.next_part()
+        self.world.at("updating")
         if part.batches is None:
             part.batches = self.batch(part.groups)
         update = self.update(step, part.batches, is_fresh)
@@ -191,6 +192,8 @@ class Trainer(Stages):
     def heard(self) -> None:
         """Tell that an interruption was heard, and what comes of it."""
         step = self.state.step + 1
+        if self.world.is_ending:  # the launcher ends ranks whose neighbour is gone
+            return
         self.listener(
             events.Notice(f"step {step} is finished and saved, then the run ends; once more ends it at once")
         )

@@ -5,7 +5,7 @@ gradient of the whole step. Each microbatch is evaluated before the next begins,
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple
 
 import mlx.core as mx
@@ -285,10 +285,10 @@ def of_all_ranks(
     of_own = iter(logprobs)
     shown = [next(of_own) if batch.rank == world.rank else mx.zeros(batch.targets.shape) for batch in batches]
     gradients, shown = world.sum((own.gradients if own.gradients is not None else zeros, shown))
-    numbers = world.gather([own.loss, own.cuts, own.divergence, own.tokens])
+    numbers = world.gather([own.loss, own.cuts, own.divergence, own.tokens, asdict(own.importance)])
     total = Sums(gradients)
-    for loss, cuts, divergence, tokens in numbers:
-        total.add(Sums(gradients, loss, cuts, divergence, tokens))
+    for loss, cuts, divergence, tokens, spread in numbers:
+        total.add(Sums(gradients, loss, cuts, divergence, tokens, Spread(**spread)))
     return total, shown
 
 
