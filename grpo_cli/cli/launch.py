@@ -14,14 +14,20 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import IO, Annotated
 
 import typer
 
 from grpo_cli.cli.errors import INTERRUPTED
-from grpo_cli.errors import ConfigError
+from grpo_cli.distributed.hosts import read_hosts
+from grpo_cli.distributed.place import LAUNCHER
+from grpo_cli.errors import ConfigError, TrainingError
 
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+PATIENCE = 15.0  # seconds for the others to end by themselves once a rank has failed
+UNREACHED = 255  # how ssh ends where it cannot reach a host
 ENDED = re.compile(rb"Node with rank (\d+) exited with code (-?\d+)")
 
 
@@ -50,21 +56,29 @@ def launch(
     ] = None,
 ) -> None:
     """Run a command on several ranks, on this machine or on others, and end with the first failure's code."""
-    if hostfile is not None and not hostfile.is_file():
-        raise ConfigError(
-            f"Host file not found: {hostfile}",
-            'a JSON list: `[{"ssh": "mac1", "ips": ["10.0.0.1"]}, {"ssh": "mac2", "ips": ["10.0.0.2"]}]`',
-            trouble="several-machines",
-        )
+    hosts = [host.ssh for host in read_hosts(hostfile).hosts] if hostfile else []
     where = ["--hostfile", str(hostfile)] if hostfile else ["-n", str(ranks)]
     how = ["--backend", backend] if backend else []
     words = [
         launcher(), *where, *how, "--starting-port", str(starting_port), "--",
         python or sys.executable, "-m", "grpo_cli", *command,
     ]  # fmt: skip
-    code = Launch(words).run()
+    launched = Launch(words)
+    code = launched.run()
+    if hosts and UNREACHED in launched.failures.values():
+        ended = launched.failures.items()
+        raise unreached([hosts[rank] for rank, code in ended if code == UNREACHED])
     if code:
         raise typer.Exit(code)
+
+
+def unreached(hosts: list[str]) -> TrainingError:
+    """The error for hosts on which ssh could not start a rank."""
+    return TrainingError(
+        f"Hosts not reached by ssh: {', '.join(hosts)}",
+        "`grpo doctor --hosts FILE` says what is wrong with each; `ssh HOST true` must end without a question",
+        trouble="hosts",
+    )
 
 
 def launcher() -> str:
@@ -89,35 +103,50 @@ class Launch:
             words,
             stdin=subprocess.PIPE,  # open to the end: the launcher spins on one that is closed
             stderr=subprocess.PIPE,
+            env={**os.environ, LAUNCHER: str(os.getpid())},
             start_new_session=True,
         )
-        self.failures: list[int] = []  # exit codes, in the order they came
+        self.failures: dict[int, int] = {}  # exit codes by rank, in the order they came
         self.is_interrupted = False
 
     def run(self) -> int:
         """Wait for the end. The exit code: 0, that of the first rank that failed, or 130."""
-        reader = threading.Thread(target=self._relay, args=[self.process.stderr])
+        reader = threading.Thread(target=self._relay, args=[self.process.stderr], daemon=True)
         reader.start()
-        signals = (signal.SIGINT, signal.SIGTERM)
+        signals = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]  # nohup
         before = {number: signal.signal(number, self._interrupt) for number in signals}
         try:
-            code = self.process.wait()
-            reader.join()
+            code = self._wait()
+            reader.join(PATIENCE)
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
-        if self.is_interrupted:
-            return INTERRUPTED
-        return next((exit_code(failure) for failure in self.failures), code)
+        failed = next((exit_code(failure) for failure in self.failures.values()), code)
+        return INTERRUPTED if failed and self.is_interrupted else failed
+
+    def _wait(self) -> int:
+        """The launcher's exit code. It waits for ever for a rank that is stopped: then all are killed."""
+        deadline = None
+        while (code := self.process.poll()) is None:
+            time.sleep(0.1)
+            if self.failures and deadline is None:
+                deadline = time.monotonic() + PATIENCE
+            if deadline is not None and time.monotonic() > deadline:
+                os.killpg(self.process.pid, signal.SIGKILL)
+                deadline = time.monotonic() + PATIENCE
+        return code
 
     def _relay(self, stream: IO[bytes]) -> None:
         """Pass the launcher's stderr on as it comes, and note how ranks ended."""
         line = b""
         while data := os.read(stream.fileno(), 8192):
-            sys.stderr.buffer.write(data)
-            sys.stderr.buffer.flush()
+            with contextlib.suppress(OSError):  # the terminal is gone: the ranks go on to save
+                sys.stderr.buffer.write(data)
+                sys.stderr.buffer.flush()
             *whole, line = (line + data).split(b"\n")
-            self.failures += [int(found[2]) for text in whole for found in ENDED.finditer(text)]
+            for found in (match for text in whole for match in ENDED.finditer(text)):
+                if int(found[2]):
+                    self.failures[int(found[1])] = int(found[2])
 
     def _interrupt(self, *_: object) -> None:
         """Interrupt the ranks: those here by a signal, those elsewhere by the Ctrl-C of their terminal."""
@@ -137,6 +166,17 @@ def exit_code(code: int) -> int:
 
 
 def children(pid: int) -> list[int]:
-    """The processes that a process started."""
-    found = subprocess.run(["pgrep", "-P", str(pid)], capture_output=True, text=True, check=False)
-    return [int(line) for line in found.stdout.split()]
+    """The processes that a process started: by /proc on Linux, by ps elsewhere."""
+    processes = Path("/proc")
+    if (processes / "self" / "stat").exists():
+        pairs = []
+        for entry in processes.iterdir():
+            with contextlib.suppress(OSError):  # it has just ended
+                if entry.name.isdecimal():
+                    # number (name) state parent …; a name may hold anything, brackets too
+                    parent = (entry / "stat").read_text(errors="replace").rpartition(")")[2].split()[1]
+                    pairs.append((int(entry.name), int(parent)))
+    else:
+        listed = subprocess.run(["ps", "-A", "-o", "pid=,ppid="], capture_output=True, text=True, check=False)
+        pairs = [(int(one), int(parent)) for one, parent in map(str.split, listed.stdout.splitlines())]
+    return [one for one, parent in pairs if parent == pid]

@@ -1,6 +1,9 @@
 """`grpo launch`: how ranks ended, read from the launcher's lines; what it says of a missing host file."""
 
+import os
+import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -51,6 +54,8 @@ def test_the_command_is_passed_on_as_it_is(monkeypatch: pytest.MonkeyPatch) -> N
     seen: list[str] = []
 
     class Recorded:
+        failures: dict[int, int] = {}  # noqa: RUF012
+
         def __init__(self, words: list[str]) -> None:
             seen.extend(words)
 
@@ -65,3 +70,35 @@ def test_the_command_is_passed_on_as_it_is(monkeypatch: pytest.MonkeyPatch) -> N
         "mlx.launch", "-n", "3", "--starting-port", "32323", "--", sys.executable, "-m", "grpo_cli",
         "train", "--config", "prod", "--set", "seed=1", "-n", "7",
     ]  # fmt: skip
+
+
+def test_a_rank_that_does_not_end_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(launch_module, "PATIENCE", 0.5)
+    line = WARNED.format(0, 1)
+    script = f"import sys, time; sys.stderr.write('{line}\\n'); sys.stderr.flush(); time.sleep(60)"
+    started = time.monotonic()
+    assert Launch([sys.executable, "-c", script]).run() == 1
+    assert time.monotonic() - started < 20
+
+
+def test_hosts_that_ssh_does_not_reach_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hosts = tmp_path / "hosts.json"
+    hosts.write_text('[{"ssh": "mac1", "ips": ["10.0.0.1"]}, {"ssh": "mac2", "ips": ["10.0.0.2"]}]')
+
+    class Failed:
+        def __init__(self, _: list[str]) -> None:
+            self.failures = {1: 255, 0: -15}
+
+        def run(self) -> int:
+            return 255
+
+    monkeypatch.setattr(launch_module, "Launch", Failed)
+    result = CliRunner().invoke(app, ["launch", "--hostfile", str(hosts), "train"])
+    assert result.exit_code == 1
+    assert result.stderr.startswith("Hosts not reached by ssh: mac2\n\nhint: `grpo doctor --hosts FILE`")
+
+
+def test_children_of_a_process() -> None:
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as child:
+        assert child.pid in launch_module.children(os.getpid())
+        child.communicate(b"\n")
