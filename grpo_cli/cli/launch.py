@@ -76,7 +76,7 @@ def unreached(hosts: list[str]) -> TrainingError:
     """The error for hosts on which ssh could not start a rank."""
     return TrainingError(
         f"Hosts not reached by ssh: {', '.join(hosts)}",
-        "`grpo doctor --hosts FILE` says what is wrong with each; `ssh HOST true` must end without a question",
+        "`grpo doctor --hosts FILE` says what is wrong; `ssh HOST true` must end without a question",
         trouble="hosts",
     )
 
@@ -125,7 +125,7 @@ class Launch:
         return INTERRUPTED if failed and self.is_interrupted else failed
 
     def _wait(self) -> int:
-        """The launcher's exit code. It waits for ever for a rank that is stopped: then all are killed."""
+        """The launcher's exit code. It waits for ever for a stopped rank: then all are killed."""
         deadline = None
         while (code := self.process.poll()) is None:
             time.sleep(0.1)
