@@ -110,10 +110,12 @@ class Config(BaseModel):
     min_p: float = Field(0.0, ge=0.0, lt=1.0)
     """Leave out tokens less likely than this share of the likeliest; 0: none."""
     repetition_penalty: float = Field(1.0, gt=0.0)
-    """Sampling penalty on tokens already used; 1: none. Refused in training for now: the loss would
+    """Sampling penalty on tokens already used; 1: none; refused in training for now, because the loss would
     see another distribution than the one that was sampled."""
     stop: list[Annotated[str, Field(min_length=1)]] = []
     """Texts that end a completion, as `["</answer>"]`."""
+
+    # --- quantised rollouts ----------------------------------------------------------------------
     quantize_for_rollouts: bool = False
     """Sample from a copy of the policy whose weights are rounded to `bits`: faster on Metal and CUDA. The
     loss corrects for it by truncated importance sampling; evaluation and checkpoints are unrounded."""
@@ -157,6 +159,8 @@ class Config(BaseModel):
     """Only this share of a step's tokens, those of highest entropy, has a policy loss; 1: all."""
     mask_truncated_completions: bool = False
     """Completions cut off at max_new_tokens count neither in the loss nor in its averages."""
+
+    # --- from rollouts to steps ------------------------------------------------------------------
     num_iterations: PositiveInt = 1
     """Optimizer updates made on each batch of rollouts (μ)."""
     steps_per_generation: int = Field(1, ge=1, le=1024)
@@ -185,13 +189,15 @@ class Config(BaseModel):
     """Shape of the learning rate after the warmup, over optimizer updates."""
     warmup_ratio: Fraction = 0.1
     """Share of all updates over which the learning rate rises from 0."""
+
+    # --- steps and their memory ------------------------------------------------------------------
     batch_size: PositiveInt = 1
     """Prompts in one forward and backward."""
     gradient_accumulation_steps: PositiveInt = 4
     """Forwards and backwards per update: a step has batch_size × this × num_generations completions."""
     microbatch_tokens: Count = 0
-    """Most tokens of one forward and backward, padding included; completions of alike lengths are computed
-    together, to the same gradient. 0: batch_size prompts at once, whatever their lengths."""
+    """Most tokens of one forward and backward, padding included; 0: batch_size prompts at once, whatever
+    their lengths. Completions of alike lengths are computed together, to the same gradient."""
     num_epochs: PositiveInt = 1
     """Passes over the training examples."""
     max_steps: Count = 0
@@ -211,7 +217,7 @@ class Config(BaseModel):
     """rsLoRA: the factor is lora_scale / √lora_rank, so that lora_scale is PEFT's lora_alpha and a
     higher rank neither slows nor speeds the learning."""
     lora_dropout: float = Field(0.0, ge=0.0, lt=1.0)
-    """Dropout before the adapters. Above 0 it is refused: the loss would not see the sampled policy."""
+    """Dropout before the adapters; above 0 it is refused: the loss would not see the sampled policy."""
     lora_layers: Count = 0
     """Adapt this many of the last layers; 0: all."""
 
@@ -234,6 +240,8 @@ class Config(BaseModel):
     """Save a checkpoint every so many steps; 0: only the final one."""
     keep_checkpoints: PositiveInt = 3
     """How many of the newest checkpoints to keep, besides final and the best by evaluation."""
+
+    # --- several ranks ---------------------------------------------------------------------------
     rank_timeout: float = Field(0.0, ge=0.0)
     """Of a run on several ranks: seconds without a sign of work after which a rank hangs, and the run ends;
     0: five times the longest pause so far in the same kind of work, at least 60."""

@@ -1,21 +1,22 @@
-"""README's troubleshooting, made of the guide's chapters.
+"""README's sections that are made of the program: the configuration keys, and the guide's chapters.
 
-python -m grpo_cli.doctor.readme README.md      # writes it between its two marks
+python -m grpo_cli.doctor.readme README.md      # writes each between its two marks
 """
 
 import sys
 from pathlib import Path
 
+from grpo_cli.config.readme import configuration_keys
 from grpo_cli.doctor.guide import Chapter, chapters
-
-BEGIN, END = "<!-- troubleshooting: begin -->", "<!-- troubleshooting: end -->"
 
 
 def troubleshooting() -> str:
     """The table: what is met, what it is, and the name that `--explain` takes."""
     rows = [row(chapter) for chapter in chapters().values() if chapter.symptoms]
-    head = ["| you see | it is | `grpo doctor --explain` |", "|---|---|---|"]
-    return "\n".join([BEGIN, *head, *rows, END])
+    return "\n".join(["| you see | it is | `grpo doctor --explain` |", "|---|---|---|", *rows])
+
+
+SECTIONS = {"configuration keys": configuration_keys, "troubleshooting": troubleshooting}
 
 
 def row(chapter: Chapter) -> str:
@@ -29,18 +30,26 @@ def cell(text: str) -> str:
     return text.replace("\n", " ").replace("|", "\\|").replace("`", "'")
 
 
-def with_troubleshooting(readme: str) -> str:
-    """A README's text with the table as it is now. Raises ValueError where the marks are missing."""
-    before, begin, rest = readme.partition(BEGIN)
-    _, end, after = rest.partition(END)
+def refreshed(readme: str) -> str:
+    """A README's text with its sections as they are now. Raises ValueError where marks are missing."""
+    for name, section in SECTIONS.items():
+        readme = with_section(readme, name, section())
+    return readme
+
+
+def with_section(readme: str, name: str, section: str) -> str:
+    """A README's text with `section` between the marks `name: begin` and `name: end`."""
+    first, last = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
+    before, begin, rest = readme.partition(first)
+    _, end, after = rest.partition(last)
     if not begin or not end:
-        raise ValueError(f"the README lacks {BEGIN} or {END}")
-    return before + troubleshooting() + after
+        raise ValueError(f"the README lacks {first} or {last}")
+    return f"{before}{first}\n{section}\n{last}{after}"
 
 
 def main(path: Path) -> None:
     """Bring a README up to date."""
-    path.write_text(with_troubleshooting(path.read_text(encoding="utf-8")), encoding="utf-8")
+    path.write_text(refreshed(path.read_text(encoding="utf-8")), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The guide: a chapter for every check and every error, and a README that is made of it."""
+"""The guide: a chapter for every check and every error."""
 
 import ast
 from pathlib import Path
@@ -7,7 +7,6 @@ import pytest
 
 from grpo_cli.doctor.checks import CHECKS
 from grpo_cli.doctor.guide import chapters, nearest
-from grpo_cli.doctor.readme import with_troubleshooting
 
 ROOT = Path(__file__).parents[2]
 GUIDE = chapters()
@@ -81,16 +80,6 @@ def test_a_chapter_says_why_and_what_to_do(chapter) -> None:
     assert len(chapter.title) < 90
     assert len(chapter.why) > 60
     assert len(chapter.cure) > 20
-
-
-def test_the_readme_s_troubleshooting_is_fresh() -> None:
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert with_troubleshooting(readme) == readme, "run `python -m grpo_cli.doctor.readme README.md`"
-
-
-def test_a_changed_readme_is_noticed() -> None:
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert with_troubleshooting(readme.replace("`cannot-save`", "`can-save`")) == readme
 
 
 def test_a_mistyped_name_has_near_ones() -> None:

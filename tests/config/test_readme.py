@@ -1,0 +1,40 @@
+"""A key as a line of README's tables."""
+
+import pytest
+
+from grpo_cli.config.readme import configuration_keys, row, values
+from grpo_cli.config.schema import XML_SYSTEM_PROMPT
+
+
+@pytest.mark.parametrize(
+    ("key", "shown"),
+    [
+        ("adam_beta2", "`0.999`"),
+        ("reward_weights", "`[]`"),
+        ("bits", "`4`; `2`, `3`, `6`, `8`"),
+        ("lr_scheduler_type", '`"cosine"`; `"linear"`, `"constant"`'),
+    ],
+)
+def test_a_default_and_the_other_values(key: str, shown: str) -> None:
+    assert values(key) == shown
+
+
+def test_a_long_default_is_cut_and_stays_on_its_line() -> None:
+    assert len(XML_SYSTEM_PROMPT) > 80
+    assert values("system_prompt").startswith('`"Respond in the following format:\\n<reasoning>')
+    assert values("system_prompt").endswith("…`")
+
+
+def test_a_line_has_the_first_sentence_of_the_description() -> None:
+    assert row("max_steps") == "| `max_steps` | `0` | Stop after this many updates; 0: run all epochs |"
+    assert row("reward_timeout") == (
+        "| `reward_timeout` | `60.0` | Seconds that an `async def` reward, or one in a worker process, may "
+        "take for a call; 0: no limit |"
+    )
+
+
+def test_a_table_for_each_group() -> None:
+    lines = configuration_keys().splitlines()
+    start = lines.index("**several ranks**")
+    assert lines[start + 1 : start + 4] == ["", "| key | default | meaning |", "|---|---|---|"]
+    assert lines[start + 4].startswith("| `rank_timeout` | `0.0` | ")
