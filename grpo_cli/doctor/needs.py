@@ -101,12 +101,18 @@ def needed(config: Config, folder: Path, on_cpu: bool, rows: int | None = None) 
     numbers, size, width = _in_memory(config, weights, facts, on_cpu)
     trained = numbers if full else weights.adapters(config.lora_rank, config.lora_layers)
     master = FLOAT32 if full and width < FLOAT32 else 0
-    batch = Batch.of(config, prompt_length(config, facts), True, True, rows)
+    in_groups = on_cpu and not slides(facts)
+    batch = Batch.of(config, prompt_length(config, facts), True, True, rows, in_groups)
     copies = 2 if full and config.kl_coeff > 0 else 1  # the reference
     adapters = 0 if full else FLOAT32 * trained
     optimizer = trained * (STATES[config.optimizer] * FLOAT32 + master)
     held = copies * size + adapters + _rounded_copy(config, numbers, on_cpu, width)
     return estimate(shape, batch, held, optimizer, trained, width)
+
+
+def slides(facts: dict[str, Any]) -> bool:
+    """Whether a model's layers have sliding windows, whose caches do not share a prompt (grouped.py)."""
+    return bool(facts.get("sliding_window")) and facts.get("use_sliding_window") is not False
 
 
 def trained_numbers(config: Config, folder: Path, on_cpu: bool) -> int | None:

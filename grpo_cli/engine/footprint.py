@@ -20,6 +20,10 @@ LOGITS_AT_ONCE = 1 << 25  # numbers, beyond which they are made in slices (head.
 ENTROPY_KEPT = 4.5  # more of them with an entropy bonus
 SAMPLING_COPIES = 4.0  # of the logits while a token is drawn
 CACHE_COPIES = 2.0  # rows are copied when some leave the batch
+OWN_COPIES = 1.3  # of what rows hold beside their prompts, which grows layer by layer
+OWN_STEP = 64  # tokens that a row's own keys and values grow by (grouped.py)
+PROMPT_TOKENS = 2048  # read in one forward (decode.py)
+READING_KEPT = 2.0  # scores and feed-forward arrays of a layer while prompts are read
 LEAST_BUDGET = 512  # tokens of a microbatch, below which fewer save little
 STEP_COPIES = 1.5  # of the trained weights: their gradient, and the largest array while it is renewed
 
@@ -68,17 +72,27 @@ class Batch:
     entropy_bonus: bool = False
     slices: bool = True  # logits beyond LOGITS_AT_ONCE are made in slices, and of completions only
     checkpoint: bool = False  # layers are computed again, one at a time
+    rollout_prompts: int = (
+        0  # held once for all of their completions (grouped.py); 0: every row holds its own
+    )
 
     @staticmethod
     def of(
-        config: Config, prompt_length: int, shared_prefix: bool, slices: bool, rows: int | None = None
+        config: Config,
+        prompt_length: int,
+        shared_prefix: bool,
+        slices: bool,
+        rows: int | None = None,
+        in_groups: bool = False,
     ) -> "Batch":
-        """What a configuration computes at once; `rows`: completions at once, at most."""
+        """What a configuration computes at once; `rows`: completions at once, at most; `in_groups`: rows
+        are sampled with one copy of their prompt (grouped.py)."""
         at_once = config.prompts_per_generation * config.num_generations
         update_prompts, update_rows = updated_at_once(config, prompt_length, shared_prefix)
         is_cut = rows or update_rows < config.prompts_per_step * config.num_generations
+        rollout_rows = min(at_once, rows or at_once)
         return Batch(
-            min(at_once, rows or at_once),
+            rollout_rows,
             1 if rows == 1 else update_prompts,
             min(update_rows, rows or update_rows),
             prompt_length,
@@ -88,6 +102,7 @@ class Batch:
             config.entropy_coeff > 0,
             slices,
             config.grad_checkpoint,
+            -(-rollout_rows // config.num_generations) if in_groups else 0,
         )
 
 
@@ -151,9 +166,16 @@ def estimate(shape: Shape, batch: Batch, weights: int, optimizer: int, trained: 
 
 def rollout_bytes(shape: Shape, batch: Batch, width: int) -> int:
     """The keys and values of every row, and the logits of a token."""
-    length = batch.prompt_length + batch.new_tokens
-    cache = CACHE_COPIES * 2 * shape.layers * shape.kv_width * length * width
-    return int(batch.rollout_rows * (cache + SAMPLING_COPIES * shape.vocabulary * FLOAT32))
+    per_token = 2 * shape.layers * shape.kv_width * width  # bytes of keys and values
+    logits = batch.rollout_rows * SAMPLING_COPIES * shape.vocabulary * FLOAT32
+    if not batch.rollout_prompts:
+        length = batch.prompt_length + batch.new_tokens
+        return int(batch.rollout_rows * CACHE_COPIES * per_token * length + logits)
+    prompts = batch.rollout_prompts * batch.prompt_length  # tokens
+    own = batch.rollout_rows * -(-batch.new_tokens // OWN_STEP) * OWN_STEP
+    layer = shape.heads * batch.prompt_length + shape.intermediate  # numbers for a token that is read
+    reading = READING_KEPT * min(prompts, PROMPT_TOKENS) * layer * width
+    return int(prompts * per_token + max(OWN_COPIES * own * per_token + logits, reading))
 
 
 def update_bytes(shape: Shape, batch: Batch, width: int) -> int:

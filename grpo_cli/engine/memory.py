@@ -14,6 +14,7 @@ from grpo_cli.config.fields import toml_value
 from grpo_cli.config.schema import Config
 from grpo_cli.engine import events
 from grpo_cli.engine.footprint import FLOAT32, Batch, Needs, Shape, estimate, parts, steps_down
+from grpo_cli.engine.grouped import reads_in_groups
 from grpo_cli.engine.stages import Stages
 from grpo_cli.errors import TrainingError
 from grpo_cli.models.tree import flat
@@ -36,7 +37,8 @@ def needs_with(stages: Stages, shape: Shape, config: Config, rows: int | None = 
     if stages.reference:
         weights += sum(array.nbytes for array in flat(stages.reference.model.parameters()).values())
     longest = max(len(prompt.ids) for prompt in stages.train_prompts)
-    batch = Batch.of(config, longest, stages.share_prefix, stages.head is not None, rows)
+    slices, in_groups = stages.head is not None, reads_in_groups(model)
+    batch = Batch.of(config, longest, stages.share_prefix, slices, rows, in_groups)
     width = max((array.dtype.size for array in parameters), default=FLOAT32)
     return estimate(shape, batch, weights, stages.optimizer.size, stages.policy.trainable_count, width)
 

@@ -18,6 +18,7 @@ from grpo_cli.doctor.budget import (
 )
 from grpo_cli.doctor.case import Case
 from grpo_cli.doctor.memory import MIB, highest_limit, raised
+from grpo_cli.doctor.needs import slides
 from grpo_cli.engine.footprint import rollout_bytes, update_bytes
 from tests.doctor.machines import HEALTHY, RecordedMachine, case_on, look, looks, told
 
@@ -47,6 +48,14 @@ def test_a_mac_s_pages() -> None:
     assert available(machine) == (21093 + 270110 + 8121) * 16384
     assert look("memory", case_on("m1_macos14")).seen == "17.2 GB, 4.9 GB available"
     assert available(RecordedMachine("m1_macos14", outputs={"vm_stat": None})) is None
+
+
+def test_a_model_that_slides() -> None:
+    """Qwen2.5's config.json names a window that is not used."""
+    assert slides({"sliding_window": 4096})
+    assert not slides({"sliding_window": 32768, "use_sliding_window": False})
+    assert not slides({"sliding_window": None})
+    assert not slides({})
 
 
 def test_little_is_available() -> None:

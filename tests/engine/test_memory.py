@@ -2,14 +2,19 @@
 
 import dataclasses
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import mlx.core as mx
 import pytest
+from mlx_lm.models import llama
 
+from grpo_cli import device
 from grpo_cli.config.schema import Config
 from grpo_cli.engine import events, run
+from grpo_cli.engine.decode import Decoding, Dice, Row
 from grpo_cli.engine.footprint import (
+    FLOAT32,
     Batch,
     Shape,
     estimate,
@@ -18,7 +23,9 @@ from grpo_cli.engine.footprint import (
     update_bytes,
     updated_at_once,
 )
+from grpo_cli.engine.grouped import reads_in_groups
 from grpo_cli.engine.memory import check_memory, needs_of
+from grpo_cli.engine.sampling import Sampling
 from grpo_cli.errors import TrainingError
 from tests.engine.test_trainer import small
 
@@ -40,6 +47,55 @@ def test_a_shape_from_config_json() -> None:
 def test_rollouts_by_hand() -> None:
     """6 rows: keys and values of 2 layers, 4 channels, 15 tokens, twice; logits of 100 tokens, 4 times."""
     assert rollout_bytes(SHAPE, BATCH, width=2) == 6 * (2 * 2 * 2 * 4 * 15 * 2 + 4 * 100 * 4)
+
+
+def test_rollouts_in_groups_by_hand() -> None:
+    """2 prompts of 5 tokens, each once; 6 rows of 10 tokens, for which memory of 64 is taken, 1.3 times."""
+    grouped = dataclasses.replace(BATCH, rollout_prompts=2)
+    per_token = 2 * 2 * 4 * 2  # keys and values of 2 layers, 4 channels, 2 bytes
+    own = 1.3 * 6 * 64 * per_token + 6 * 4 * 100 * 4
+    assert rollout_bytes(SHAPE, grouped, width=2) == int(2 * 5 * per_token + own)
+    longer = dataclasses.replace(grouped, new_tokens=65)
+    own = 1.3 * 6 * 128 * per_token + 6 * 4 * 100 * 4
+    assert rollout_bytes(SHAPE, longer, width=2) == int(2 * 5 * per_token + own)
+
+
+def test_reading_long_prompts_in_groups_by_hand() -> None:
+    """2 of 3000 tokens, 2048 at once: scores of 2 heads and 16 channels for each, twice."""
+    grouped = dataclasses.replace(BATCH, rollout_prompts=2, prompt_length=3000)
+    reading = 2 * 2048 * (2 * 3000 + 16) * 2
+    assert rollout_bytes(SHAPE, grouped, width=2) == 2 * 3000 * 2 * 2 * 4 * 2 + reading
+
+
+def test_prompts_at_once_in_groups() -> None:
+    config = Config(num_generations=4, batch_size=2, gradient_accumulation_steps=3)
+    assert Batch.of(config, 21, True, True).rollout_prompts == 0
+    assert Batch.of(config, 21, True, True, in_groups=True).rollout_prompts == 6
+    assert Batch.of(config, 21, True, True, rows=5, in_groups=True).rollout_prompts == 2  # 4 rows and 1
+
+
+@pytest.mark.skipif(device.prepare().kind != "cpu", reason="groups are a CPU's")
+@pytest.mark.parametrize(("rows", "prompt", "new"), [(16, 200, 32), (32, 16, 80), (2, 480, 8)])
+def test_the_estimate_of_grouped_rollouts_is_near_what_is_measured(rows: int, prompt: int, new: int) -> None:
+    """Within 0.85 and 1.4 of the peak above the weights: long prompts, long completions, and reading."""
+    sizes = {"hidden_size": 128, "intermediate_size": 256, "num_attention_heads": 4, "vocab_size": 512}
+    facts = {**sizes, "num_hidden_layers": 4, "num_key_value_heads": 4, "rms_norm_eps": 1e-5}
+    model = llama.Model(llama.ModelArgs(model_type="llama", **facts))
+    mx.eval(model.parameters())
+    shape = Shape.of(facts)
+    assert shape is not None
+    assert reads_in_groups(model)
+    policy: Any = SimpleNamespace(model=model, tokenizer=SimpleNamespace(eos_ids=frozenset()))
+    sampling = Sampling(new)
+    prompts = [Row(index, [1 + index // (rows // 2)] * prompt) for index in range(rows)]
+    dice = Dice(rows, sampling)
+    mx.clear_cache()
+    before = mx.get_active_memory()
+    mx.reset_peak_memory()
+    Decoding(policy, sampling, dice, prompts, rows, lambda: None).run()
+    measured = mx.get_peak_memory() - before
+    batch = Batch(rows, 1, rows, prompt, new, rollout_prompts=2)
+    assert 0.85 < rollout_bytes(shape, batch, FLOAT32) / measured < 1.4
 
 
 def test_an_update_by_hand() -> None:
