@@ -101,7 +101,7 @@ def needed(config: Config, folder: Path, on_cpu: bool, rows: int | None = None) 
     numbers, size, width = _in_memory(config, weights, facts, on_cpu)
     trained = numbers if full else weights.adapters(config.lora_rank, config.lora_layers)
     master = FLOAT32 if full and width < FLOAT32 else 0
-    in_groups = on_cpu and not slides(facts)
+    in_groups = on_cpu and shares_prompts(facts)
     batch = Batch.of(config, prompt_length(config, facts), True, True, rows, in_groups)
     copies = 2 if full and config.kl_coeff > 0 else 1  # the reference
     adapters = 0 if full else FLOAT32 * trained
@@ -110,9 +110,13 @@ def needed(config: Config, folder: Path, on_cpu: bool, rows: int | None = None) 
     return estimate(shape, batch, held, optimizer, trained, width)
 
 
-def slides(facts: dict[str, Any]) -> bool:
-    """Whether a model's layers have sliding windows, whose caches do not share a prompt (grouped.py)."""
-    return bool(facts.get("sliding_window")) and facts.get("use_sliding_window") is not False
+def shares_prompts(facts: dict[str, Any]) -> bool:
+    """Whether a CPU samples a model's completions with one copy of their prompt (grouped.py).
+
+    Not with sliding windows, whose caches rotate, nor with nanochat_v2, whose cache holds token ids.
+    """
+    slides = bool(facts.get("sliding_window")) and facts.get("use_sliding_window") is not False
+    return not slides and facts.get("model_type") != "nanochat_v2"
 
 
 def trained_numbers(config: Config, folder: Path, on_cpu: bool) -> int | None:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from grpo_cli.config.schema import Config
 from grpo_cli.doctor.budget import (
     MODELS,
     RANK,
@@ -18,7 +19,7 @@ from grpo_cli.doctor.budget import (
 )
 from grpo_cli.doctor.case import Case
 from grpo_cli.doctor.memory import MIB, highest_limit, raised
-from grpo_cli.doctor.needs import slides
+from grpo_cli.doctor.needs import needed, shares_prompts
 from grpo_cli.engine.footprint import rollout_bytes, update_bytes
 from tests.doctor.machines import HEALTHY, RecordedMachine, case_on, look, looks, told
 
@@ -50,12 +51,23 @@ def test_a_mac_s_pages() -> None:
     assert available(RecordedMachine("m1_macos14", outputs={"vm_stat": None})) is None
 
 
-def test_a_model_that_slides() -> None:
+def test_models_that_share_prompts() -> None:
     """Qwen2.5's config.json names a window that is not used."""
-    assert slides({"sliding_window": 4096})
-    assert not slides({"sliding_window": 32768, "use_sliding_window": False})
-    assert not slides({"sliding_window": None})
-    assert not slides({})
+    assert shares_prompts({"sliding_window": 32768, "use_sliding_window": False})
+    assert shares_prompts({"sliding_window": None, "model_type": "llama"})
+    assert shares_prompts({"model_type": "nanochat"})
+    assert not shares_prompts({"sliding_window": 4096})
+    assert not shares_prompts({"model_type": "nanochat_v2"})
+
+
+def test_prompts_count_once_a_group_on_a_cpu() -> None:
+    """The embedded model's rollouts, with 8 completions of long prompts: less on a CPU than elsewhere."""
+    config = Config(model_name="tiny", dtype="float32", batch_size=1, gradient_accumulation_steps=1)
+    on_cpu, elsewhere = needed(config, TINY, True), needed(config, TINY, False)
+    assert on_cpu is not None
+    assert elsewhere is not None
+    assert on_cpu.update == elsewhere.update
+    assert on_cpu.rollouts < 0.6 * elsewhere.rollouts
 
 
 def test_little_is_available() -> None:
