@@ -260,7 +260,7 @@ def fitting(name: str, changes: dict[str, object] | None = None) -> dict[str, st
 def test_what_fits_follows_the_machine() -> None:
     assert fitting("m1_macos14") == {
         "SmolLM2-135M": "all",
-        "Qwen2.5-0.5B": "all",  # all weights: 12.8 of 11.5 GB
+        "Qwen2.5-0.5B": "all",
         "nanochat-d20": "LoRA",
         "Qwen2.5-1.5B": "LoRA",
         "nanochat-d32": "LoRA",
