@@ -22,6 +22,7 @@ LEVELS = {
     "grpo_cli.doctor": 6,
     "grpo_cli.engine.run": 5,
     "grpo_cli.engine.resume": 5,
+    "grpo_cli.engine.start": 5,
     "grpo_cli.engine.stages": 5,
     "grpo_cli.engine.memory": 5,
     "grpo_cli.engine.trainer": 5,

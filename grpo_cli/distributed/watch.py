@@ -30,7 +30,7 @@ LEAST, UNMEASURED = 60.0, 1800.0  # seconds: the shortest limit, and that of wor
 SIGNED = ("sampling", "updating", "evaluating")  # work that gives signs all the time; other work has none
 GRACE = 5.0  # seconds
 WAITING = "waiting for the others"
-STARTING = "starting"
+STARTING, CONNECTING = "starting", "connecting"
 
 
 @dataclass(frozen=True)
@@ -107,6 +107,18 @@ class Watch:
         while self.trouble is None and time.monotonic() < deadline:
             time.sleep(BEAT / 10)
         return self.trouble
+
+    def meet(self, seconds: float) -> str | None:
+        """Wait until every rank is about to connect; why that cannot be, or None once they are."""
+        self.at(CONNECTING)
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            with self._lock:
+                late = [status.name for status in self._table.values() if status.doing == STARTING]
+            if self.trouble or not late:
+                return self.trouble
+            time.sleep(BEAT / 10)
+        return f"{', '.join(late)} did not come to connect within {seconds:.0f} s"
 
     def say(self, ended: str) -> None:
         """Tell the others how this rank ends."""

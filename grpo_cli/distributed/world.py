@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 if TYPE_CHECKING:
     import mlx.core as mx
 
-from grpo_cli.distributed.links import open_links
+from grpo_cli.distributed.links import listen, open_links
 from grpo_cli.distributed.place import LAUNCHER, Place, find_place
 from grpo_cli.distributed.watch import WAITING, Watch
 from grpo_cli.errors import GrpoError, TrainingError
@@ -190,6 +190,10 @@ def join() -> World:
     links = open_links(place, JOIN_SECONDS)
     watch = Watch(place.rank, place.size, links, socket.gethostname(), end, launcher.is_gone)
     try:
+        check_port(place)
+        trouble = watch.meet(JOIN_SECONDS)  # who cannot connect says so before the others wait for it
+        if trouble:
+            raise lost(trouble)
         connect(place)
     except GrpoError as error:
         watch.close(farewell(place.rank, error))
@@ -210,6 +214,16 @@ def connect(place: Place) -> None:
         raise cannot_connect(place, error) from error
     finally:
         faulthandler.cancel_dump_traceback_later()
+
+
+def check_port(place: Place) -> None:
+    """Raise TrainingError where the port that MLX is to listen on is taken."""
+    if place.ring:
+        try:
+            listen(place.ring[place.rank]).close()
+        except TrainingError as error:
+            error.message = f"The port of rank {place.rank} is in use: {error.message}"
+            raise
 
 
 def cannot_connect(place: Place, error: RuntimeError) -> TrainingError:

@@ -255,8 +255,9 @@ def test_a_port_in_use_is_named(tmp_path: Path) -> None:
         words = ["-m", "grpo_cli", "train", "--config", settings(tmp_path)]
         first, second = Ranks([words, words], ports).wait(60)
     assert first[0] == 1
-    assert first[2].startswith(f"The port of rank 0 127.0.0.1:{ports[0]} is in use: ")
-    assert second[0] != 0
+    assert first[2].startswith(f"The port of rank 0 is in use: Port {ports[0]} of 127.0.0.1 is in use")
+    assert second[0] == 1
+    assert second[2].startswith("The run ends: rank 0 (")
 
 
 def test_launch_ends_with_the_exit_code_of_a_rank(tmp_path: Path) -> None:

@@ -1,0 +1,154 @@
+"""Where a run goes on: its folder, its checkpoint and its configuration, the same on every rank.
+
+    start = agreed(find_start(Path("outputs/prod"), ["max_steps=400"], listener, stack), world)
+
+A damaged checkpoint is left out for an older one, and a damaged configuration for the checkpoint's.
+"""
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from grpo_cli.config.load import load_config
+from grpo_cli.config.resumable import check_changes
+from grpo_cli.config.schema import Config
+from grpo_cli.distributed.world import World
+from grpo_cli.engine import events
+from grpo_cli.engine.bring import bring
+from grpo_cli.engine.intact import (
+    FINAL,
+    MANIFEST,
+    checkpoints,
+    damage,
+    newest_intact,
+    step_in_manifest,
+    step_of,
+)
+from grpo_cli.engine.lock import RunLock
+from grpo_cli.engine.run_folder import CONFIG_FILE, tidy
+from grpo_cli.errors import CheckpointError, ConfigError
+
+
+@dataclass
+class Start:
+    """Where a run goes on."""
+
+    run_dir: Path
+    checkpoint: Path | None  # None: it begins again
+    config: Config
+
+
+def find_start(path: Path, overrides: Sequence[str], listener: events.Listener, stack: ExitStack) -> Start:
+    """Where the run goes on; its folder is locked until the stack is closed."""
+    run_dir, named = locate(path)
+    stack.enter_context(RunLock(run_dir))
+    tidy(run_dir)
+    own = own_config(run_dir, overrides, listener)
+    checkpoint = choose(run_dir, named, listener)
+    config = own or resumed_config((checkpoint or run_dir) / CONFIG_FILE, run_dir, overrides)
+    if checkpoint is not None:
+        # The folder's file may have been edited, or the checkpoint be another run's.
+        check_changes(in_folder(load_config(str(checkpoint / CONFIG_FILE)).config, config), config)
+    return Start(run_dir, checkpoint, config)
+
+
+def agreed(found: Start | None, world: World) -> Start:
+    """The start that rank 0 found, on every rank, with the checkpoint on its disk."""
+    if world.size == 1 and found is not None:
+        return found
+    told: Any = None
+    if found is not None:
+        folder = str(from_here(found.checkpoint)) if found.checkpoint else ""
+        told = [str(found.run_dir), folder, found.config.model_dump(mode="json")]
+    run_dir, checkpoint, keys = world.first(told)
+    brought = bring(Path(checkpoint), world) if checkpoint else None
+    return Start(Path(run_dir), brought, Config.model_validate(keys))
+
+
+def from_here(path: Path) -> Path:
+    """A path as it is from the current folder, which other machines may have elsewhere."""
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+
+
+def locate(path: Path) -> tuple[Path, Path | None]:
+    """The run's folder, and the checkpoint if one was named. Raises CheckpointError for neither."""
+    if path.name in ("", ".", ".."):
+        path = path.resolve()
+    if path.is_dir():
+        is_checkpoint = (path / MANIFEST).exists() or step_of(path) is not None or path.name == FINAL
+        if is_checkpoint:
+            return path.absolute().parent, path.absolute()
+        if (path / CONFIG_FILE).exists() or checkpoints(path):
+            return path, None
+    raise CheckpointError(f"Checkpoint not found: {path}", existing(path), trouble="checkpoint-not-found")
+
+
+def existing(path: Path) -> str:
+    """Which checkpoints there are near a path that is none."""
+    parent = path if path.is_dir() else path.parent
+    found = [str(folder) for run in (parent, *sorted(parent.glob("*/"))) for folder in checkpoints(run)]
+    if found:
+        return f"there are {', '.join(found[:8])}" + (f" and {len(found) - 8} more" if len(found) > 8 else "")
+    return f"{parent} holds none; a run's folder is `<output_dir>/<run_name>`"
+
+
+def choose(run_dir: Path, named: Path | None, listener: events.Listener) -> Path | None:
+    """The checkpoint to go on from: the newest intact one, up to the named one; None: from the start.
+
+    Raises CheckpointError where there is neither a checkpoint nor a run that could begin again.
+    """
+
+    def tell(folder: Path, problem: str) -> None:
+        listener(events.Notice(f"{folder} is damaged ({problem}) and is left out"))
+
+    limit = None
+    if named is not None:
+        problem = damage(named)
+        if problem is None:
+            return named
+        if named.name == FINAL:  # the last one: any other is older, or as old
+            return choose(run_dir, None, listener)
+        tell(named, problem)
+        step = step_in_manifest(named)[0]  # that of its name where its manifest is damaged
+        limit = step if step >= 0 else None
+    chosen = newest_intact(run_dir, tell, limit)
+    if chosen is not None:
+        listener(events.Notice(f"going on from {chosen}"))
+        return chosen
+    if named is None and (run_dir / CONFIG_FILE).exists():
+        listener(events.Notice(f"{run_dir} holds no intact checkpoint: the run begins again"))
+        return None
+    raise CheckpointError(
+        f"Checkpoint not found: no intact one in {run_dir}", existing(run_dir), trouble="checkpoint-not-found"
+    )
+
+
+def own_config(run_dir: Path, overrides: Sequence[str], listener: events.Listener) -> Config | None:
+    """The configuration in the run's folder with the changes asked for; None: it is missing or damaged."""
+    file = run_dir / CONFIG_FILE
+    if not file.exists():
+        return None
+    try:
+        load_config(str(file))
+    except ConfigError as error:
+        listener(
+            events.Notice(f"{file} is damaged ({error.message.splitlines()[0]}): the checkpoint's is taken")
+        )
+        return None
+    return resumed_config(file, run_dir, overrides)
+
+
+def resumed_config(file: Path, run_dir: Path, overrides: Sequence[str]) -> Config:
+    """A run's configuration with the changes asked for, in the folder that the run is in now."""
+    config = load_config(str(file), overrides).config
+    check_changes(load_config(str(file)).config, config)
+    if config.run_dir.resolve() == run_dir.resolve():
+        return config
+    return config.model_copy(update={"output_dir": str(run_dir.parent), "run_name": run_dir.name})
+
+
+def in_folder(config: Config, other: Config) -> Config:
+    """A configuration in the folder of another, which a copied checkpoint's is not."""
+    return config.model_copy(update={"output_dir": other.output_dir, "run_name": other.run_name})
