@@ -216,8 +216,8 @@ def test_on_a_mac_the_limit_is_metal_s_and_can_be_raised() -> None:
     machine = Recorded("metal", max_recommended_working_set_size=GB // 2)
     found = one(configuration.memory_needed(case("model_name = 'm'\n", machine)))
     assert found.numbers["budget_bytes"] == GB // 2
-    assert GB < found.numbers["needed_bytes"] < 2 * 1024**3  # the next whole GiB is 2048 MiB
-    assert found.commands[-1] == "sudo sysctl iogpu.wired_limit_mb=2048"
+    assert GB // 2 < found.numbers["needed_bytes"] < 1024**3  # the next whole GiB is 1024 MiB
+    assert found.commands[-1] == "sudo sysctl iogpu.wired_limit_mb=1024"
 
 
 @pytest.mark.parametrize(
