@@ -129,7 +129,7 @@ class Watch:
     def is_told_of(self, ending: str) -> bool:
         """Whether a lower rank ends, too, and of the same. Waits for lower ranks that have not ended yet: a
         rank that is gone has the launcher end the others, in the middle of what they say."""
-        deadline = time.monotonic() + 2 * GRACE
+        deadline = time.monotonic() + GRACE
         while time.monotonic() < deadline:
             with self._lock:
                 told = [self._table[rank].ended for rank in range(self.rank)]
