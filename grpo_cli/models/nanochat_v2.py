@@ -5,9 +5,10 @@
     logits = model(mx.array([ids]), cache=make_prompt_cache(model))
 
 Beyond mlx-lm's nanochat: every token is smeared with the one before it, every layer mixes the first
-layer's input back in, every other layer adds value embeddings, most layers see a window, and the
-middle of the network is taken out of the end. Parameters are named as in nanochat's own files. A
-checkpoint of January 2026 has the mixed-in input and the windows only: config.json says what there is.
+layer's input back in, every other layer adds value embeddings, every layer sees a window (most a short
+one, the others sequence_len tokens back), and the middle of the network is taken out of the end.
+Parameters are named as in nanochat's own files. A checkpoint of January 2026 has the mixed-in input and
+the windows only: config.json says what there is.
 
 The cache is one `KVCache` a layer, and one more that holds the token ids: from those the previous
 token's embedding is looked up again, so the cache batches, trims, splits and carries gradients as
@@ -67,11 +68,11 @@ class ModelArgs(BaseModelArgs):
         """Channels of one attention head."""
         return self.hidden_size // self.num_attention_heads
 
-    def window(self, layer: int) -> int | None:
-        """How many tokens back the layer sees; None: all."""
+    def window(self, layer: int) -> int:
+        """How many tokens back the layer sees. A long one sees sequence_len back, not everything."""
         last = layer == self.num_hidden_layers - 1
         if last or self.window_pattern[layer % len(self.window_pattern)].upper() == "L":
-            return None
+            return self.max_position_embeddings
         quarter = math.ceil(self.max_position_embeddings / 4 / WINDOW_TILE) * WINDOW_TILE
         return self.short_window or quarter
 
@@ -244,9 +245,12 @@ class Model(nn.Module):
     def masks(self, x: mx.array, cache: KVCache | None) -> list[Any]:
         """Each layer's attention mask; key j is seen by query i where i − j ≤ window."""
         windows = [self.args.window(layer) for layer in range(len(self.layers))]
-        # mlx-lm counts the token itself in.
+        offset = cache.offset if cache is not None else 0
+        # Only a count on the host can tell that no window ends yet; a plain causal mask is then quicker.
+        last = offset + x.shape[1] - 1 if isinstance(offset, int) else math.inf
         made = {
-            window: create_attention_mask(x, cache, window_size=None if window is None else window + 1)
+            # mlx-lm counts the token itself in.
+            window: create_attention_mask(x, cache, window_size=window + 1 if last > window else None)
             for window in set(windows)
         }
         return [made[window] for window in windows]

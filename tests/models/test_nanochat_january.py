@@ -32,7 +32,7 @@ META = {
     "n_embd": 32,
     "window_pattern": "SSLS",
 }
-WINDOWS = (12, 12, math.inf, 12, math.inf)  # half of 25 positions; the fifth layer's S is the last one's
+WINDOWS = (12, 12, 25, 12, 25)  # 25 positions and half of them; the fifth layer's S is the last one's
 ROWS = 64  # of which 50 stand for tokens
 IDS = np.random.default_rng(1).integers(0, 50, 40).tolist()  # beyond 25 positions: the windows go on
 PROMPTS = [IDS[:1], IDS[7:9], IDS[3:14], IDS[5:35]]  # the last two go past a window, with what follows
@@ -99,7 +99,7 @@ def plain_rotation(x: np.ndarray, position: int) -> np.ndarray:
     return plain_norm(turned)
 
 
-def plain_attention(w: Weights, name: str, h: list[np.ndarray], window: float) -> list[np.ndarray]:
+def plain_attention(w: Weights, name: str, h: list[np.ndarray], window: int) -> list[np.ndarray]:
     """What each token takes from those before it, at most `window` back; two query heads share a key."""
     queries, keys, values = ([w[f"{name}.{part}.weight"] @ x for x in h] for part in ("c_q", "c_k", "c_v"))
     keys = [[plain_rotation(key[:8], t), plain_rotation(key[8:], t)] for t, key in enumerate(keys)]
@@ -197,6 +197,7 @@ def test_greedy_ids_are_the_plain_loops() -> None:
         {"window_pattern": "SSSS"},
         {"window_pattern": "LSLS"},
         {"window_pattern": "SSLL"},
+        {"max_position_embeddings": 24},
         {"query_key_scale": 1.2},
         {"query_key_scale": 1.15},
         {"rope_theta": 100000.0},

@@ -55,10 +55,14 @@ class Endless(ByteTokenizer):
     eos_ids = frozenset()
 
 
-def small_model(seed: int = 0) -> Model:
+# Short windows of 128 and long ones of 140: sequences of 150 tokens and more go beyond both.
+BEYOND = replace(SMALL, max_position_embeddings=140)
+
+
+def small_model(args: ModelArgs = SMALL) -> Model:
     """Random weights, every scalar away from where it changes nothing."""
-    mx.random.seed(seed)
-    model = Model(SMALL)
+    mx.random.seed(0)
+    model = Model(args)
     model.smear_gate.weight = model.smear_gate.weight * 8
     model.lm_head.weight = model.lm_head.weight * 8
     model.smear_lambda, model.backout_lambda = mx.array([0.7]), mx.array([0.3])
@@ -88,9 +92,11 @@ def policy(model: Model) -> Policy:
     return Policy(model, Endless(), {}, Path(), "random")  # type: ignore[arg-type]
 
 
-@pytest.fixture(params=["random", pytest.param("genuine", marks=needs_genuine)])
+@pytest.fixture(params=["random", "beyond", pytest.param("genuine", marks=needs_genuine)])
 def model(request: pytest.FixtureRequest) -> Model:
-    return small_model() if request.param == "random" else genuine_model()
+    if request.param == "genuine":
+        return genuine_model()
+    return small_model(SMALL if request.param == "random" else BEYOND)
 
 
 def some_prompts() -> list[list[int]]:
@@ -162,8 +168,8 @@ def plain_rotation(x: np.ndarray) -> np.ndarray:
     return 1.2 * plain_norm(np.concatenate([left * cos + right * sin, right * cos - left * sin], -1))
 
 
-def plain_logits(model: Model, ids: list[int]) -> np.ndarray:
-    """The forward pass as nanochat's gpt.py describes it, for SMALL, in float64."""
+def plain_logits(model: Model, ids: list[int], windows: list[int]) -> np.ndarray:
+    """The forward pass as nanochat's gpt.py describes it, in float64; `windows`: tokens back, by layer."""
     w = {name: np.array(array, np.float64) for name, array in flat(model.parameters()).items()}
     x = plain_norm(w["transformer.wte.weight"][ids])
     smeared = x.copy()
@@ -171,45 +177,67 @@ def plain_logits(model: Model, ids: list[int]) -> np.ndarray:
         gate = sigmoid(x[t, :24] @ w["smear_gate.weight"][0])
         smeared[t] += w["smear_lambda"] * gate * x[t - 1]
     x = first = smeared
-    for layer, window in enumerate([128, 128, math.inf]):
+    for layer, window in enumerate(windows):
         x = w["resid_lambdas"][layer] * x + w["x0_lambdas"][layer] * first
         part = {
             name.removeprefix(f"transformer.h.{layer}."): array
             for name, array in w.items()
             if name.startswith(f"transformer.h.{layer}.")
         }
-        x = x + plain_attention(part, plain_norm(x), w.get(f"value_embeds.{layer}.weight"), ids, window)
+        embeds = w.get(f"value_embeds.{layer}.weight")
+        x = x + plain_attention(part, plain_norm(x), None if embeds is None else embeds[ids], window)
         x = x + np.maximum(plain_norm(x) @ part["mlp.c_fc.weight"].T, 0) ** 2 @ part["mlp.c_proj.weight"].T
-        if layer == 1:
+        if layer == len(windows) // 2:
             middle = x
     x = plain_norm(x - w["backout_lambda"] * middle)
-    return 15 * np.tanh(x @ w["lm_head.weight"].T / 15)[:, :50]
+    return 15 * np.tanh(x @ w["lm_head.weight"].T / 15)[:, : model.args.vocab_size]
 
 
 def plain_attention(
-    w: dict[str, np.ndarray], h: np.ndarray, embeds: np.ndarray | None, ids: list[int], window: float
+    w: dict[str, np.ndarray], h: np.ndarray, embeds: np.ndarray | None, window: int
 ) -> np.ndarray:
-    """Four heads of eight channels, of which two share keys and values."""
+    """Four heads; as many keys and values as there are rows for, each shared by neighbouring heads."""
+    length, width = h.shape
     q, k, v = (
-        (h @ w[f"attn.{name}.weight"].T).reshape(len(ids), -1, 8).swapaxes(0, 1)
+        (h @ w[f"attn.{name}.weight"].T).reshape(length, -1, width // 4).swapaxes(0, 1)
         for name in ("c_q", "c_k", "c_v")
     )
     if embeds is not None:
         gate = 3 * sigmoid(h[:, :12] @ w["attn.ve_gate.weight"].T)  # (T, KV)
-        v = v + gate.T[..., None] * embeds[ids].reshape(len(ids), 2, 8).swapaxes(0, 1)
+        v = v + gate.T[..., None] * embeds.reshape(length, len(k), width // 4).swapaxes(0, 1)
     q, k = plain_rotation(q), plain_rotation(k)
-    out = np.zeros((len(ids), 32))
+    out = np.zeros((length, 4, width // 4))
     for head in range(4):
-        for i in range(len(ids)):
-            seen = [j for j in range(i + 1) if i - j <= window]
-            scores = np.exp(k[head // 2, seen] @ q[head, i] / math.sqrt(8))
-            out[i, head * 8 : head * 8 + 8] = scores / scores.sum() @ v[head // 2, seen]
-    return out @ w["attn.c_proj.weight"].T
+        own = head * len(k) // 4
+        for i in range(length):
+            first = max(0, i - window)
+            scores = np.exp(k[own, first : i + 1] @ q[head, i] / math.sqrt(width // 4))
+            out[i, head] = scores / scores.sum() @ v[own, first : i + 1]
+    return out.reshape(length, width) @ w["attn.c_proj.weight"].T
 
 
-def test_logits_equal_a_plain_loop() -> None:
-    model, ids = small_model(), some_prompts()[3]
-    assert np.abs(np.array(model(mx.array([ids]))[0]) - plain_logits(model, ids)).max() < 2e-5
+@pytest.mark.parametrize(("args", "windows"), [(SMALL, [128, 128, 512]), (BEYOND, [128, 128, 140])])
+def test_logits_equal_a_plain_loop(args: ModelArgs, windows: list[int]) -> None:
+    model, ids = small_model(args), some_prompts()[3]
+    logits = np.array(model(mx.array([ids]))[0])
+    assert np.abs(logits - plain_logits(model, ids, windows)).max() < 2e-5
+
+
+def test_a_long_window_ends_where_the_originals_does() -> None:
+    """The last layer's ends after sequence_len tokens: without an end the logits of the 142nd differ."""
+    model, ids = small_model(BEYOND), some_prompts()[3]
+    logits = np.array(model(mx.array([ids]))[0])
+    apart = np.abs(logits - plain_logits(model, ids, [128, 128, 1000])).max(axis=1)
+    assert apart[:141].max() < 2e-5
+    assert apart[141:].max() > 1e-3
+
+
+@needs_genuine
+def test_the_originals_weights_beyond_their_sequence_len() -> None:
+    model, ids = genuine_model(), np.random.default_rng(0).integers(0, 1000, 700).tolist()
+    assert np.load(GENUINE / "logits_fp32.npz")["long.ids"].size < 512  # so the loop stands in for it
+    plain = plain_logits(model, ids, [128, 128, 128, 512])
+    assert np.abs(np.array(model(mx.array([ids]))[0]) - plain).max() < 1e-4
 
 
 # --- cache and training ------------------------------------------------------------------------------
@@ -280,10 +308,15 @@ def test_gradient_through_the_shared_prompt_equals_that_of_whole_sequences(model
         add_adapters(model, LoRA(rank=2))
     groups = sampled_groups(model)
     loss, expected = nn.value_and_grad(model, plain_loss)(model, groups)
-    for size, share_prefix in ((12, True), (2, True), (12, False)):
+    for size, share_prefix, again in (
+        (12, True, False),
+        (2, True, False),
+        (12, False, False),
+        (12, True, True),
+    ):
         batches = make_microbatches(groups, LOSSES["reinforce"], 4, size, has_reference=False)
         gradients, result = accumulate(
-            model, batches, Objective("reinforce", 0.8, 0.2, 0.2, 0.0, share_prefix)
+            model, batches, Objective("reinforce", 0.8, 0.2, 0.2, 0.0, share_prefix, checkpoint=again)
         )
         assert result.loss == pytest.approx(loss.item(), rel=1e-5, abs=1e-6)
         assert largest_difference(expected, gradients) < 1e-5
@@ -313,19 +346,20 @@ def test_parameters_and_optimizer_state_have_the_same_form_in_a_file() -> None:
 
 
 def test_a_folder_can_carry_the_model_for_plain_mlx_lm(tmp_path: Path) -> None:
-    source = small_model()
-    config = {**vars(SMALL), "model_file": "nanochat_v2.py"}
+    source = small_model(BEYOND)
+    config = {**vars(BEYOND), "model_file": "nanochat_v2.py"}
     (tmp_path / "config.json").write_text(json.dumps(config))
     (tmp_path / "nanochat_v2.py").write_text(Path(nanochat_v2.__file__).read_text())
     mx.save_safetensors(str(tmp_path / "model.safetensors"), flat(source.parameters()))
     loaded, _ = load_model(tmp_path, trust_remote_code=True)
-    ids = mx.array([some_prompts()[2]])
-    assert mx.array_equal(loaded(ids), source(ids))
+    ids = some_prompts()[3]
+    logits = np.array(loaded(mx.array([ids]))[0])
+    assert np.abs(logits - plain_logits(source, ids, [128, 128, 140])).max() < 2e-5
 
 
 def test_windows_and_value_embeddings_by_layer() -> None:
     """Short, short, short, long, and so on; the last one is long whatever its letter."""
     config = replace(SMALL, num_hidden_layers=7, max_position_embeddings=2048)
-    assert [config.window(layer) for layer in range(7)] == [512, 512, 512, None, 512, 512, None]
+    assert [config.window(layer) for layer in range(7)] == [512, 512, 512, 2048, 512, 512, 2048]
     assert [config.has_value_embeddings(layer) for layer in range(4)] == [True, False, True, False]
     assert replace(SMALL, max_position_embeddings=600).window(0) == 256  # 150, in whole tiles of 128
