@@ -41,6 +41,8 @@ LEVELS = {
     "grpo_cli.distributed.ring_test": 3,
     "grpo_cli.elf": 0,
     "grpo_cli.blas": 1,
+    "grpo_cli.files": 0.5,  # below rewards, above the errors that it raises
+    "grpo_cli.folders": 0.7,
     "grpo_cli.errors": 0,
     "grpo_cli.types": 0,
 }
@@ -62,6 +64,8 @@ LIGHT = {
     "grpo_cli.distributed.hosts",
     "grpo_cli.elf",
     "grpo_cli.errors",
+    "grpo_cli.files",
+    "grpo_cli.folders",
     "grpo_cli.types",
 }
 LIGHT_PACKAGES = {*sys.stdlib_module_names, "typer", "rich", "pydantic", "tomli_w"}

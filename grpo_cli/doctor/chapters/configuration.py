@@ -20,11 +20,22 @@ CHAPTERS: tuple[Chapter, ...] = (
         ),
     ),
     Chapter(
+        "paths",
+        "A path with a variable or a user that is not known",
+        "In every path `~`, `~user` and `$NAME` stand for what a shell has for them, also where no shell "
+        "saw it: in a configuration, or in quotes. What has no value is refused, so that no folder named "
+        "`$HOME` comes of it. Brackets, `*` and `?` are plain characters.",
+        "Write the path out, or `export NAME=…` before the command.",
+        ("Path not understood: …",),
+    ),
+    Chapter(
         "config-exists",
         "A file that would be written is there, or cannot be",
-        "`grpo config init` overwrites no file that is there, and makes no folders.",
-        "Another name, or `grpo config init my.toml --force`. A folder that is missing: `mkdir -p FOLDER`.",
-        ("Config file exists: …", "Cannot write config file: …"),
+        "No command overwrites a file that is there and has something in it, and none makes the folder for "
+        "it. It is noticed before anything is loaded.",
+        "Another name, or `--force`: the old file stays until the new one is complete. A folder that is "
+        "missing: `mkdir -p FOLDER`.",
+        ("Config file exists: …", "Cannot write config file: …", "Output file exists: …"),
     ),
     Chapter(
         "config-syntax",

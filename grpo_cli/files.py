@@ -1,0 +1,153 @@
+"""Paths that people choose, and files that appear whole or not at all.
+
+    path = chosen_path("~/runs")                # /home/ada/runs: absolute, never a pattern
+    write_file(path / "config.toml", text)      # the old content or the new one, at every moment
+    with written(path / "x.safetensors") as name:
+        mx.save_safetensors(str(name), arrays)  # gets its own name when the block ends well
+
+A file is written under a fresh name beside its place, flushed to the disk and renamed. A link that has the
+name is replaced, never followed: what a received folder holds cannot lead a write out of it.
+"""
+
+import errno
+import os
+import re
+import secrets
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+from grpo_cli.errors import ConfigError
+
+TEMPORARY = ".grpo-tmp-"  # how the fresh names begin
+_VARIABLE = re.compile(r"\$(?:(\w+)|\{(\w+)\})")
+
+
+# --- paths --------------------------------------------------------------------------------------------
+
+
+def chosen_path(text: str | Path) -> Path:
+    """The absolute path that a person meant: `~`, `~user` and `$NAME` stand for what a shell has for them.
+
+    Raises ConfigError for a user or a variable that is not known, unless a file has that very name.
+    """
+    written = str(text)
+    expanded = _VARIABLE.sub(_value_of, os.path.expanduser(written))  # noqa: PTH111 (no error for ~nobody)
+    unknown = _VARIABLE.search(expanded) or re.match(r"~[^/]*", expanded)
+    if unknown and not os.path.lexists(written):
+        raise ConfigError(
+            f"Path not understood: {written}: {unknown.group()} has no value",
+            f"write the path out; `./{written}` is a name that begins with ~"
+            if unknown.group().startswith("~")
+            else f"write the path out, or `export {''.join(filter(None, unknown.groups()))}=…` first",
+            trouble="paths",
+        )
+    if "\0" in expanded:
+        raise ConfigError(
+            f"Path not understood: {written!r}: it has a NUL", "write the path out", trouble="paths"
+        )
+    path = Path.cwd() / expanded
+    return path.resolve() if ".." in path.parts else path
+
+
+def _value_of(found: re.Match[str]) -> str:
+    return os.environ.get(found[1] or found[2]) or found[0]
+
+
+# --- whole files --------------------------------------------------------------------------------------
+
+
+def write_file(path: Path, content: str | bytes) -> None:
+    """Give a file this content, in one moment. Raises OSError where the disk refuses it."""
+    with written(path) as name:
+        name.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+@contextmanager
+def written(path: Path) -> Iterator[Path]:
+    """An empty new file beside `path` that gets its name when the block ends, and is gone if it fails.
+
+    A file that is there keeps its permissions. Raises OSError for a folder, a device or a pipe.
+    """
+    mode = _mode_of(path)
+    fresh = _fresh_file(path)
+    try:
+        if mode is not None:
+            fresh.chmod(mode)
+        yield fresh
+        sync(fresh)
+        fresh.replace(path)
+    except BaseException:
+        fresh.unlink(missing_ok=True)
+        raise
+    sync(path.parent)
+
+
+def _mode_of(path: Path) -> int | None:
+    """The permissions of the file that has the name; None: there is none, or a link."""
+    try:
+        mode = path.lstat().st_mode
+    except FileNotFoundError:
+        return None
+    if stat.S_ISLNK(mode):
+        return None
+    _refuse_irregular(path, mode)
+    return stat.S_IMODE(mode)
+
+
+def _fresh_file(path: Path) -> Path:
+    """A new empty file in the same folder, with the same ending: some libraries look at it."""
+    fresh = path.with_name(f"{TEMPORARY}{secrets.token_hex(8)}{path.suffix}")
+    os.close(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666))
+    return fresh
+
+
+def sync(path: Path) -> None:
+    """Have the disk hold what was written, so that a rename never outlives its contents."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+# --- files that are opened ----------------------------------------------------------------------------
+
+
+def open_regular(path: Path) -> BinaryIO:
+    """A file to read, its links followed. Raises OSError for a pipe or a device, which could wait forever."""
+    return _opened(path, os.O_RDONLY, "rb")
+
+
+def open_log(path: Path) -> BinaryIO:
+    """A file to append to, made where there is none, and the only name of its content.
+
+    Raises OSError for a link and for what is not a regular file.
+    """
+    file = _opened(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW, "ab")
+    if os.fstat(file.fileno()).st_nlink < 2:
+        return file
+    file.close()
+    with open_regular(path) as shared:  # another name, of a backup perhaps, would grow with it
+        write_file(path, shared.read())
+    return open_log(path)
+
+
+def _opened(path: Path, flags: int, mode: str) -> BinaryIO:
+    # Non-blocking: the open of a pipe waits for its other end otherwise.
+    descriptor = os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
+    try:
+        _refuse_irregular(path, os.fstat(descriptor).st_mode)
+        return os.fdopen(descriptor, mode, buffering=0 if mode == "ab" else -1)  # type: ignore[return-value]
+    except BaseException:
+        os.close(descriptor)
+        raise
+
+
+def _refuse_irregular(path: Path, mode: int) -> None:
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    if not stat.S_ISREG(mode):
+        raise OSError(errno.EINVAL, "Not a regular file", str(path))

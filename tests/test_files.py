@@ -1,0 +1,120 @@
+"""Paths that people choose, and files that appear whole or not at all."""
+
+import os
+import signal
+import stat
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from grpo_cli.errors import ConfigError
+from grpo_cli.files import chosen_path, open_log, open_regular, write_file, written
+
+
+@pytest.fixture(autouse=True)
+def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", "/home/ada")
+    monkeypatch.setenv("RUNS", "/big/runs")
+    monkeypatch.delenv("NOWHERE", raising=False)
+
+
+@pytest.mark.parametrize(
+    ("text", "path"),
+    [
+        ("~/runs", "/home/ada/runs"),
+        ("~", "/home/ada"),
+        ("$HOME/runs", "/home/ada/runs"),
+        ("${RUNS}/a", "/big/runs/a"),
+        ("~root/x", f"{os.path.expanduser('~root')}/x"),  # noqa: PTH111
+        ("/a/[v1] *?", "/a/[v1] *?"),
+        ("/a/100$/$", "/a/100$/$"),
+    ],
+)
+def test_a_chosen_path_is_absolute_and_expanded(text: str, path: str) -> None:
+    assert str(chosen_path(text)) == path
+
+
+def test_a_relative_path_is_meant_from_the_current_folder(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    assert chosen_path("a/../b") == (tmp_path / "b").resolve()
+    assert chosen_path("b [1]") == tmp_path / "b [1]"
+
+
+@pytest.mark.parametrize("text", ["$NOWHERE/x", "${NOWHERE}", "~nobody-of-that-name/x", "a\0b"])
+def test_what_has_no_value_is_refused_unless_it_is_a_name(text: str) -> None:
+    with pytest.raises(ConfigError, match="Path not understood"):
+        chosen_path(text)
+
+
+def test_an_existing_file_may_have_a_dollar_in_its_name(tmp_path: Path) -> None:
+    (tmp_path / "$NOWHERE.jsonl").touch()
+    assert chosen_path("$NOWHERE.jsonl") == tmp_path / "$NOWHERE.jsonl"
+
+
+# --- writing ------------------------------------------------------------------------------------------
+
+
+def test_a_file_has_the_new_content_and_keeps_its_permissions(tmp_path: Path) -> None:
+    file = tmp_path / "x.toml"
+    file.write_text("old")
+    file.chmod(0o600)
+    write_file(file, "näw")
+    assert file.read_text("utf-8") == "näw" and stat.S_IMODE(file.stat().st_mode) == 0o600
+    assert os.listdir(tmp_path) == ["x.toml"]  # noqa: PTH208
+
+
+@pytest.mark.parametrize("error", [OSError("disk"), KeyboardInterrupt(), SystemExit()])
+def test_a_failure_keeps_the_old_file_and_leaves_nothing(tmp_path: Path, error: BaseException) -> None:
+    (tmp_path / "x").write_text("old")
+    with pytest.raises(type(error)), written(tmp_path / "x") as fresh:
+        fresh.write_text("half")
+        raise error
+    assert os.listdir(tmp_path) == ["x"] and (tmp_path / "x").read_text() == "old"  # noqa: PTH208
+
+
+def test_a_link_is_replaced_and_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "theirs").write_text("theirs")
+    (tmp_path / "x").symlink_to(tmp_path / "theirs")
+    write_file(tmp_path / "x", "ours")
+    assert (tmp_path / "theirs").read_text() == "theirs"
+    assert not (tmp_path / "x").is_symlink() and (tmp_path / "x").read_text() == "ours"
+
+
+def test_libraries_find_the_ending_they_look_for(tmp_path: Path) -> None:
+    with written(tmp_path / "optimizer.safetensors") as fresh:
+        assert fresh.suffix == ".safetensors" and fresh.parent == tmp_path
+
+
+def _pipe(path: Path) -> None:
+    os.mkfifo(path)
+
+
+@pytest.mark.parametrize("make", [_pipe, Path.mkdir])
+@pytest.mark.parametrize("use", [open_regular, open_log, lambda path: write_file(path, "x")])
+def test_what_is_not_a_file_is_refused_without_waiting(
+    tmp_path: Path, make: Callable[[Path], None], use: Callable[[Path], object]
+) -> None:
+    make(tmp_path / "x")
+    signal.alarm(20)  # the open of a pipe would wait forever
+    with pytest.raises(OSError, match=r"regular|irectory"):
+        use(tmp_path / "x")
+    signal.alarm(0)
+
+
+def test_a_log_follows_no_link(tmp_path: Path) -> None:
+    (tmp_path / "theirs").write_text("theirs")
+    (tmp_path / "log").symlink_to(tmp_path / "theirs")
+    with pytest.raises(OSError, match="symbolic"):
+        open_log(tmp_path / "log")
+
+
+def test_a_log_shares_its_content_with_no_other_name(tmp_path: Path) -> None:
+    (tmp_path / "theirs").write_bytes(b"line\n")
+    (tmp_path / "log").hardlink_to(tmp_path / "theirs")
+    with open_log(tmp_path / "log") as log:
+        assert log.tell() == 5
+        log.write(b"more\n")
+    assert (tmp_path / "theirs").read_bytes() == b"line\n"
+    assert (tmp_path / "log").read_bytes() == b"line\nmore\n"
