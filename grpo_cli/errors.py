@@ -60,3 +60,7 @@ class TrainingError(GrpoError):
     """A training run that must stop."""
 
     trouble = "training-stopped"
+
+
+class Interrupted(KeyboardInterrupt):
+    """A signal that ends the work at once, unlike a KeyboardInterrupt that a reward raises by itself."""

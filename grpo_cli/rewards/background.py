@@ -5,6 +5,7 @@ with open connections, a semaphore) stays usable; TRL's trainer does the same.
 """
 
 import asyncio
+import contextlib
 import threading
 from collections.abc import Coroutine
 from concurrent.futures import Future
@@ -18,6 +19,7 @@ class Background:
 
     def __init__(self) -> None:
         self._loop = asyncio.new_event_loop()
+        self._is_closing = False
         self._thread = threading.Thread(target=self._run, name="grpo-rewards", daemon=True)
         self._thread.start()
 
@@ -27,13 +29,17 @@ class Background:
 
     def close(self) -> None:
         """Cancel what runs and end the loop. A coroutine that blocks it is left to its daemon thread."""
+        self._is_closing = True
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(CLOSING_SECONDS)
 
     def _run(self) -> None:
         asyncio.set_event_loop(self._loop)
         try:
-            self._loop.run_forever()
+            while not self._is_closing:
+                # Raised out of the loop, too, when a task that a reward started exits: who awaits it is told.
+                with contextlib.suppress(SystemExit, KeyboardInterrupt):
+                    self._loop.run_forever()
             left = asyncio.all_tasks(self._loop)
             for task in left:
                 task.cancel()

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from grpo_cli.errors import RewardError
+from grpo_cli.errors import Interrupted, RewardError
 from grpo_cli.rewards.table import RewardFunction
 from grpo_cli.rewards.user import describe, place
 from grpo_cli.types import Example, Message, RolloutGroup
@@ -25,6 +25,7 @@ from grpo_cli.types import Example, Message, RolloutGroup
 SHOWN = 200  # characters of a completion in an error
 PROBE_SECONDS = 5.0  # for finding the completion on which an async reward fails
 HINT = "it must return one finite number for each completion: `return [1.0 for text in completions]`"
+EXITS = "a reward cannot end the run: catch `BaseException` around code that it executes"
 
 
 @dataclass(frozen=True)
@@ -95,9 +96,11 @@ def call(name: str, function: RewardFunction, asked: Asked) -> list[float]:
     """What a plain reward gives to each completion, checked. Raises RewardError."""
     try:
         returned = function(**asked.arguments())
-    # The function is the user's and can raise anything. Nothing is hidden: the error is passed on
-    # with the name of the reward and the completion that made it fail.
-    except Exception as error:
+    except Interrupted:  # a signal came while the reward ran
+        raise
+    # The function is the user's and can raise anything, SystemExit too. Nothing is hidden: the error is
+    # passed on with the name of the reward and the completion that made it fail.
+    except BaseException as error:
         raise failure(name, function, asked, error, first_failing(function, asked)) from error
     return checked(name, returned, asked)
 
@@ -108,7 +111,9 @@ async def call_async(name: str, function: RewardFunction, asked: Asked, timeout:
     try:
         async with limit:
             returned = await function(**asked.arguments())  # type: ignore[misc]
-    except Exception as error:  # as above
+    except BaseException as error:  # as above; SystemExit would end the event loop
+        if is_ended(error):
+            raise
         if isinstance(error, TimeoutError) and limit.expired():
             raise late(name, timeout) from error
         raise failure(name, function, asked, error, await first_failing_async(function, asked)) from error
@@ -145,7 +150,7 @@ def number(name: str, value: Any, asked: Asked, index: int) -> float:
 
 
 def failure(
-    name: str, function: Callable[..., Any], asked: Asked, error: Exception, index: int
+    name: str, function: Callable[..., Any], asked: Asked, error: BaseException, index: int
 ) -> RewardError:
     """The error for a reward that raised, with the completion that makes it raise by itself."""
     code = getattr(function, "__code__", None)
@@ -153,8 +158,19 @@ def failure(
     return RewardError(
         f"Reward `{name}` raised {describe(error)}{where}{show(asked, index)}",
         "it is called as `(prompts, completions, answer, **columns)`, a list each; "
-        f"the dataset's columns: {', '.join(asked.columns) or 'none'}",
+        f"the dataset's columns: {', '.join(asked.columns) or 'none'}"
+        if isinstance(error, Exception)
+        else EXITS,
     )
+
+
+def is_ended(error: BaseException) -> bool:
+    """Whether an async reward raised this because we end it: cancelled by us, or closed without a loop."""
+    try:
+        task = asyncio.current_task()
+    except RuntimeError:  # no loop runs
+        return True
+    return isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling() > 0
 
 
 def late(name: str, timeout: float) -> RewardError:
@@ -170,7 +186,9 @@ def first_failing(function: RewardFunction, asked: Asked) -> int:
     for index in range(len(asked.texts)):
         try:
             function(**asked.part(index, index + 1).arguments())
-        except Exception:  # any error: it was raised a moment ago and is being reported
+        except Interrupted:
+            raise
+        except BaseException:  # any error: it was raised a moment ago and is being reported
             return index
     return 0
 
@@ -183,7 +201,9 @@ async def first_failing_async(function: RewardFunction, asked: Asked) -> int:
         async with limit:
             for index in range(len(asked.texts)):
                 await function(**asked.part(index, index + 1).arguments())  # type: ignore[misc]
-    except Exception:  # as above
+    except BaseException as error:  # as above
+        if is_ended(error):
+            raise
         return 0 if limit.expired() else index
     return 0
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from grpo_cli.errors import RewardError
+from grpo_cli.errors import Interrupted, RewardError
 
 
 def import_file(path: Path, shown: str) -> ModuleType:
@@ -37,7 +37,9 @@ def import_file(path: Path, shown: str) -> ModuleType:
         spec.loader.exec_module(module)
     # A user's file can raise anything at all, and a script without a main guard may even exit. The
     # error is passed on, with its place in the user's file.
-    except (Exception, SystemExit) as error:
+    except Interrupted:
+        raise
+    except BaseException as error:
         del sys.modules[name]
         raise RewardError(
             f"Reward file failed: {shown}{place(error, path)}: {describe(error)}",
