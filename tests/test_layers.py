@@ -39,6 +39,8 @@ LEVELS = {
     "grpo_cli.distributed": 1,
     "grpo_cli.distributed.facts": 3,  # with ring_test.py a program of its own, run on other machines
     "grpo_cli.distributed.ring_test": 3,
+    "grpo_cli.trust": 1,
+    "grpo_cli.foreign_text": 0,
     "grpo_cli.elf": 0,
     "grpo_cli.blas": 1,
     "grpo_cli.files": 0.5,  # below rewards, above the errors that it raises
@@ -63,6 +65,8 @@ LIGHT = {
     "grpo_cli.convert.options",
     "grpo_cli.distributed.hosts",
     "grpo_cli.elf",
+    "grpo_cli.foreign_text",
+    "grpo_cli.trust",
     "grpo_cli.errors",
     "grpo_cli.files",
     "grpo_cli.folders",

@@ -23,6 +23,26 @@ CHAPTERS: tuple[Chapter, ...] = (
         ),
     ),
     Chapter(
+        "own-code",
+        "A folder brings code that is not run",
+        "A model's folder, a checkpoint and a run can come from anybody, and several of their files can "
+        "name code: `auto_map` and `tokenizer_class` for transformers, `model_file` for mlx-lm, "
+        "`reward_functions` in a run's config.toml. To run it is to give its author this computer.\n\n"
+        "So a model runs by a class that mlx-lm or grpo has for its `model_type`, a tokenizer by one that "
+        "transformers has, and a reward in a file where a person named it: in a configuration given on the "
+        "command line or in `$MLX_GRPO_CONFIG`, or by `--set`. What is written here names no code but ours.",
+        "A model with code of its own: look for a version that mlx-lm knows; `mlx-community` on the hub has "
+        "many.\n"
+        "A tokenizer with code of its own: read the code, then `grpo convert FOLDER --trust-remote-code` "
+        "runs it once and writes a folder whose tokenizer needs none.\n"
+        "A run from another computer whose rewards are in a file: read the file, then name it: `grpo resume "
+        "RUN --set 'reward_functions=[\"my/rewards.py:short\"]'`. Here it is known from then on.",
+        (
+            "The model in … needs code of its own: `model_file` is …",
+            "The configuration in … names code that nobody named on this computer: …",
+        ),
+    ),
+    Chapter(
         "vocabulary",
         "The tokenizer is another model's",
         "A token id is the number of a row in the model's tables: a tokenizer with more ids than there "

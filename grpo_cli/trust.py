@@ -1,0 +1,102 @@
+"""Who must have asked before code runs that is not ours: the one policy.
+
+A model, a checkpoint, a run, a dataset may come from anybody. What their files name is looked up on a list of
+what is installed (models, tokenizers) or is ours (rewards), and nothing else is ever imported:
+
+- `model_type` of config.json: a module of mlx-lm's, or of ours (models/classes.py). `model_file` only says
+  that a model needs other code, and is refused unless it names our own file.
+- `tokenizer_class`, `auto_map`: a tokenizer of transformers' (models/tokenizer_files.py). Code that the
+  folder brings runs only for `grpo convert --trust-remote-code`, which writes a folder that needs none.
+- `reward_functions`: built-in ones always. A file, where a person named it: in a configuration given on the
+  command line or in $MLX_GRPO_CONFIG, or by `--set`. `grpo eval` leaves out those that only a model's folder
+  names; `grpo resume` runs those that this computer has run before because a person named them, and refuses
+  others.
+
+What we write names no code but our own.
+"""
+
+import json
+from collections.abc import Collection, Iterable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from grpo_cli.errors import CheckpointError, ModelError
+
+# Keys with which a file of transformers' or mlx-lm's can name a module to import.
+CODE_KEYS = frozenset({"auto_map", "model_file", "custom_pipelines", "custom_generate", "trust_remote_code"})
+NOT_RUN = "such code is not run: look for a version of the model that mlx-lm and transformers know"
+
+
+def without_code(content: Any) -> Any:
+    """The content of a JSON file without the keys that name code, at any depth."""
+    if isinstance(content, Mapping):
+        return {key: without_code(value) for key, value in content.items() if key not in CODE_KEYS}
+    return [without_code(item) for item in content] if isinstance(content, list) else content
+
+
+def refuse_model_file(config: Mapping[str, Any], folder: Path, own: str | None) -> None:
+    """Raise ModelError where config.json says that its model needs code which is not ours.
+
+    `own`: the file that we write for a model of this type.
+    """
+    named = config.get("model_file")
+    if named is not None and named != own:
+        raise ModelError(
+            f"The model in {folder} needs code of its own: `model_file` is {named!r}",
+            NOT_RUN,
+            trouble="own-code",
+        )
+
+
+def check_listed(name: object, listed: Collection[str], key: str, folder: Path) -> None:
+    """Raise ModelError for a name in a model's file that would import what is not on the list."""
+    if name is not None and (not isinstance(name, str) or name not in listed):
+        raise ModelError(
+            f"`{key}` of the model in {folder} is {name!r}, which nothing installed here is called",
+            NOT_RUN,
+            trouble="own-code",
+        )
+
+
+# --- rewards in files --------------------------------------------------------------------------------
+
+
+def named_here() -> Path:
+    """The list of reward files that a person named on this computer, one a line."""
+    return Path(typer.get_app_dir("grpo")) / "reward_files.jsonl"
+
+
+def remember_rewards(files: Iterable[Path]) -> None:
+    """Note that a person named these files. Where the list cannot be written, resuming asks again."""
+    new = [line for line in map(_line, files) if line not in _lines()]
+    with suppress(OSError):
+        named_here().parent.mkdir(parents=True, exist_ok=True)
+        with named_here().open("a", encoding="utf-8") as file:
+            file.writelines(f"{line}\n" for line in new)
+
+
+def refuse_unnamed_rewards(files: Iterable[Path], run: Path, command: str) -> None:
+    """Raise CheckpointError where a run names reward files that nobody named on this computer.
+
+    `command`: the one that names them.
+    """
+    unknown = [str(file) for file in files if _line(file) not in _lines()]
+    if unknown:
+        raise CheckpointError(
+            f"The configuration in {run} names code that nobody named on this computer: {', '.join(unknown)}",
+            f"a run's folder may come from anybody: read the file, then name it to run it: `{command}`",
+            trouble="own-code",
+        )
+
+
+def _line(file: Path) -> str:
+    return json.dumps(str(file.expanduser().resolve()))
+
+
+def _lines() -> set[str]:
+    with suppress(OSError):
+        return set(named_here().read_text(encoding="utf-8").splitlines())
+    return set()

@@ -1,0 +1,59 @@
+"""Foreign text can do nothing to a terminal, and is readable."""
+
+import json
+import sys
+import tomllib
+import unicodedata
+
+import pytest
+import tomli_w
+
+from grpo_cli.foreign_text import one_line, safe_json, safe_toml, visible
+
+HARMFUL = [
+    chr(code)
+    for code in range(sys.maxunicode + 1)
+    if unicodedata.category(chr(code)) in ("Cc", "Cf", "Cs", "Zl", "Zp") and code not in (0x200C, 0x200D)
+]
+
+
+def test_nothing_that_steers_a_terminal_passes() -> None:
+    shown = visible("".join(HARMFUL), keep="")
+    assert not set(shown) & set(HARMFUL)
+    assert {"\x1b", "\x9b", "\x7f", "\r", "\b", "\u202e", "\u2069", "\u200b", "\u2028", "\ud800"} <= set(
+        HARMFUL
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("a\x1b[2Jb\x07", "a␛[2Jb␇"),
+        ("\x9b2J\x90q\x9d0;x\x9c", "\\u009b2J\\u0090q\\u009d0;x\\u009c"),
+        ("ab\r\b\x7f", "ab␍␈␡"),
+        ("\u202eevil\u2066", "\\u202eevil\\u2066"),
+        ("seed\u200b\ufeff", "seed\\u200b\\ufeff"),
+        ("half \ud83d, byte \udcff", "half \\ud83d, byte \\xff"),
+        ("line\u2028break\u2029", "line\\u2028break\\u2029"),
+        ("a\tb\nc", "a\tb\nc"),
+        ("naïve 数学\u3000🙂 👩\u200d👧 می\u200cخواهم", "naïve 数学\u3000🙂 👩\u200d👧 می\u200cخواهم"),
+    ],
+)
+def test_visible(text: str, shown: str) -> None:
+    assert visible(text) == shown
+
+
+def test_one_line() -> None:
+    assert one_line(" a\r\nb\tc\nd ") == "a⏎b c⏎d"
+
+
+def test_json_and_toml_load_to_the_same_document() -> None:
+    document = {" ".join(HARMFUL) + "é数\n\t": [" ".join(HARMFUL)]}
+    text = safe_json(document, indent=2)
+    assert json.loads(text) == document
+    assert not set(text) & (set(HARMFUL) - {"\n", "\t"})
+    assert "é数" in text
+    table = {"key": "".join(char for char in HARMFUL if unicodedata.category(char) != "Cs") + "é"}
+    text = safe_toml(tomli_w.dumps(table))
+    assert tomllib.loads(text) == table
+    assert not set(text) & (set(HARMFUL) - {"\n", "\t"})
