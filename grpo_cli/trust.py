@@ -37,6 +37,18 @@ def without_code(content: Any) -> Any:
     return [without_code(item) for item in content] if isinstance(content, list) else content
 
 
+def without_code_in(content: bytes) -> bytes:
+    """The bytes of a JSON file without the keys that name code; the same bytes where it has none.
+
+    Raises ValueError for bytes that are not JSON.
+    """
+    document = json.loads(content)
+    clean = without_code(document)
+    if clean == document:
+        return content
+    return (json.dumps(clean, indent=2, ensure_ascii=False) + "\n").encode("utf-8", "surrogatepass")
+
+
 def refuse_model_file(config: Mapping[str, Any], folder: Path, own: str | None) -> None:
     """Raise ModelError where config.json says that its model needs code which is not ours.
 

@@ -84,6 +84,13 @@ def convert(
         typer.Option("--fuse", help="Make one model of a folder's adapters (LoRA, DoRA) and their base."),
     ] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace a model that is there.")] = False,
+    trust_remote_code: Annotated[
+        bool,
+        typer.Option(
+            "--trust-remote-code",
+            help="Let the folder's tokenizer run its own code; what is written has none.",
+        ),
+    ] = False,
     verify: Annotated[
         bool, typer.Option("--verify/--no-verify", help="Check what was written, and generate a few tokens.")
     ] = True,
@@ -93,6 +100,8 @@ def convert(
         raise typer.BadParameter("--bits and --group-size belong to --quantize: give that too")
     if to is Target.nanochat and (quantize or dtype or step is not None or rename):
         raise typer.BadParameter("--to nanochat writes nanochat's own number formats and names")
+    if trust_remote_code and to is Target.nanochat:
+        raise typer.BadParameter("--trust-remote-code is for a folder in transformers' format")
     if fuse and (to is Target.nanochat or step is not None or rename):
         raise typer.BadParameter(
             "--fuse takes a folder of adapters, where --step and --rename mean nothing; "
@@ -112,6 +121,7 @@ def convert(
         renames=tuple(rename or ()),
         force=force,
         verify=verify,
+        trust_remote_code=trust_remote_code,
     )
     with conversion_display() as display:
         if verify:

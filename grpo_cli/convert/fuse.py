@@ -20,7 +20,15 @@ from grpo_cli.convert import verify
 from grpo_cli.convert.compare import verify_like
 from grpo_cli.convert.errors import ConversionError
 from grpo_cli.convert.options import Check, Conversion, OnCheck, Options, Progress, no_check, no_progress
-from grpo_cli.convert.run import MODEL_FILES, checks_against, lift, measure, nanochat_checks, weights_size
+from grpo_cli.convert.run import (
+    MODEL_FILES,
+    checks_against,
+    copy_generation_config,
+    lift,
+    measure,
+    nanochat_checks,
+    weights_size,
+)
 from grpo_cli.convert.source import short_name
 from grpo_cli.convert.staging import check_output, check_space, staged
 from grpo_cli.convert.through_mlx_lm import convert_folder
@@ -74,7 +82,7 @@ def fuse(
     """
     device.prepare()
     output = check_output(options.output or Path("models") / f"{short_name(name)}-mlx", options.force)
-    adapted = find_adapters(name)
+    adapted = find_adapters(name, options.trust_remote_code)
     check_output(output, options.force, [adapted.folder, adapted.base])
     _check_space_for(output, adapted, options)
     with staged(output, options.force) as folder, verify.lean_memory():
@@ -84,9 +92,10 @@ def fuse(
         if options.verify:
             verify.approve(iter([verify_fused(plain, adapted, on_progress)]), on_check)
         if not is_last:
-            _shrink(adapted, plain, folder, options, on_progress, on_check)
+            _shrink(plain, folder, options, on_progress, on_check)
         if options.verify:
-            checks = nanochat_checks if adapted.is_nanochat else checks_against(adapted.base)
+            trusted = options.trust_remote_code
+            checks = nanochat_checks if adapted.is_nanochat else checks_against(adapted.base, trusted)
             verify.approve(checks(folder, on_progress), on_check)
         parameters, layers, size = measure(folder)
     return Conversion(
@@ -94,7 +103,7 @@ def fuse(
     )
 
 
-def find_adapters(name: str) -> Adapted:
+def find_adapters(name: str, trust_remote_code: bool = False) -> Adapted:
     """The adapters that a name stands for, and their base, fetched where they are on the hub."""
     folder = find_model(name)
     if not (folder / "adapter_config.json").exists():
@@ -107,7 +116,7 @@ def find_adapters(name: str) -> Adapted:
         )
     base = adapters_base(folder)
     model, config = load_model_folder(base)
-    tokenizer = load_tokenizer(base, config)
+    tokenizer = load_tokenizer(base, config, trust_remote_code)
     check_vocabulary(tokenizer, model, config, base)
     return Adapted(name, folder, base, tokenizer)
 
@@ -128,9 +137,7 @@ def _write(adapted: Adapted, folder: Path, on_progress: Progress) -> None:
         ) from error
     save_code(config, folder)
     save_config(config, folder / "config.json")
-    generation = adapted.base / "generation_config.json"
-    if generation.is_file():
-        (folder / generation.name).write_bytes(generation.read_bytes())
+    copy_generation_config(adapted.base, folder)
     adapted.tokenizer.save(folder)
 
 
@@ -153,7 +160,6 @@ def _logits(model: nn.Module, ids: mx.array) -> mx.array:
 
 
 def _shrink(
-    adapted: Adapted,
     plain: Path,
     folder: Path,
     options: Options,
@@ -163,7 +169,7 @@ def _shrink(
     """Bring the fused model in `plain` to another number format, or quantise it, into `folder`."""
     on_progress("quantising" if options.quantize else "converting", 0, 0)
     small = folder / "small"
-    convert_folder(plain, small, options, own_code=adapted.is_nanochat)
+    convert_folder(plain, small, options)
     if options.verify:
         verify.approve(iter([verify_like(small, plain, on_progress)]), on_check)
     lift(small, MODEL_FILES)

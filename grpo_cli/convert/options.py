@@ -28,6 +28,7 @@ class Options:
     renames: tuple[str, ...] = ()
     force: bool = False
     verify: bool = True
+    trust_remote_code: bool = False  # a tokenizer may run the code that its folder brings
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ Nothing half-done is left behind: the output appears when everything is written 
 refused is refused before gigabytes are fetched.
 """
 
+import contextlib
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,10 +24,11 @@ from grpo_cli.convert.options import Check, Conversion, OnCheck, Options, Progre
 from grpo_cli.convert.source import Source, find_source, short_name
 from grpo_cli.convert.staging import check_output, check_space, staged
 from grpo_cli.convert.through_mlx_lm import convert_folder
-from grpo_cli.models.classes import load_weights, save_code
+from grpo_cli.models.classes import load_weights
 from grpo_cli.models.load import check_vocabulary, load_model_folder, load_tokenizer
 from grpo_cli.models.nanochat_tokenizer import NanochatTokenizer
 from grpo_cli.models.tree import count_parameters, read_json
+from grpo_cli.trust import without_code_in
 
 MODEL_FILES = ("model*.safetensors", "model.safetensors.index.json", "*config.json", "nanochat_v2.py")
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "tokenizer.pkl", "vocab.json", "vocab.txt", "*.tiktoken")
@@ -78,14 +80,13 @@ def _unless(options: Options, on_check: OnCheck) -> OnCheck:
 
 
 def _quantise(plain: Path, folder: Path, options: Options, on_progress: Progress, on_check: OnCheck) -> None:
-    """Quantise the model in `plain`, whose code is ours, into `folder`; its tokenizer comes along."""
+    """Quantise the model in `plain` into `folder`; its tokenizer comes along."""
     on_progress("quantising", 0, 0)
-    convert_folder(plain, folder / "quantised", options, own_code=True)
+    convert_folder(plain, folder / "quantised", options)
     if options.verify:
         verify.approve(iter([verify_like(folder / "quantised", plain, on_progress)]), on_check)
-    # Not the tokenizer as transformers writes it: ours is exact.
     lift(folder / "quantised", MODEL_FILES)
-    lift(plain, ("tokenizer*",))
+    lift(plain, ("tokenizer*", "generation_config.json"))
 
 
 def nanochat_checks(folder: Path, on_progress: Progress) -> Iterator[Check]:
@@ -110,16 +111,12 @@ def _convert_folder(
     ours = config.get("model_type") in NANOCHAT_TYPES and (source.folder / "tokenizer.pkl").is_file()
     with staged(output, options.force) as folder, verify.lean_memory():
         on_progress("converting", 0, 0)
-        start = _with_own_code(source.folder, folder / "plain") if ours else source.folder
-        convert_folder(start, folder / "converted", options, own_code=ours)
+        convert_folder(source.folder, folder, options)
         if options.verify:
-            verify.approve(iter([verify_like(folder / "converted", start, on_progress)]), on_check)
-        lift(folder / "converted", MODEL_FILES if ours else ("*",))
-        if ours:
-            NanochatTokenizer.load(source.folder).save(folder)
-            shutil.rmtree(folder / "plain")
+            verify.approve(iter([verify_like(folder, source.folder, on_progress)]), on_check)
+        _write_tokenizer(source.folder, config, folder, options)
         if options.verify:
-            checks = nanochat_checks if ours else checks_against(source.folder)
+            checks = nanochat_checks if ours else checks_against(source.folder, options.trust_remote_code)
             verify.approve(checks(folder, on_progress), on_check)
         parameters, layers, size = measure(folder)
     return Conversion(output, original, size, parameters, layers, is_nanochat=ours)
@@ -145,7 +142,7 @@ def _check_folder(folder: Path, config: dict[str, Any], output: Path, options: O
         raise ConversionError(
             f"{folder} has no tokenizer (tokenizer.json)", "download or copy the model again"
         )
-    check_vocabulary(load_tokenizer(folder, config), model, config, folder)
+    check_vocabulary(load_tokenizer(folder, config, options.trust_remote_code), model, config, folder)
     numbers = count_parameters(model)
     if options.quantize:
         needed = numbers * (options.bits + 1) // 8
@@ -154,24 +151,38 @@ def _check_folder(folder: Path, config: dict[str, Any], output: Path, options: O
     check_space(output, needed, "free some space, or choose another disk with `--output`")
 
 
-def _with_own_code(source: Path, folder: Path) -> Path:
-    """The source's files by links, with our own code for its model instead of what lies there."""
-    folder.mkdir()
-    for path in source.iterdir():
-        if path.is_file() and path.suffix != ".py":
-            (folder / path.name).symlink_to(path.resolve())
-    save_code(read_json(folder / "config.json"), folder)
-    return folder
+def _write_tokenizer(source: Path, config: dict[str, Any], folder: Path, options: Options) -> None:
+    """Write the source's tokenizer, and generation_config.json where it has one.
+
+    Raises ConversionError for a tokenizer that is nothing but code: no file could stand in for it.
+    """
+    load_tokenizer(source, config, options.trust_remote_code).save(folder)
+    copy_generation_config(source, folder)
+    if not any(any(folder.glob(pattern)) for pattern in TOKENIZERS):
+        raise ConversionError(
+            f"the tokenizer of {source} is a program: it has no tokenizer.json, and none can be made of it",
+            "look for a version of the model with a tokenizer.json",
+            trouble="own-code",
+        )
 
 
-def checks_against(source: Path):  # type: ignore[no-untyped-def]
+def copy_generation_config(source: Path, folder: Path) -> None:
+    """Bring a model's generation_config.json along; one that is not JSON stays behind."""
+    path = source / "generation_config.json"
+    with contextlib.suppress(ValueError, RecursionError):
+        if path.is_file():
+            (folder / path.name).write_bytes(without_code_in(path.read_bytes()))
+
+
+def checks_against(source: Path, trust_remote_code: bool = False):  # type: ignore[no-untyped-def]
     """The checks of a folder in transformers' format, whose tokenizer must be the source's."""
 
     def checks(folder: Path, on_progress: Progress) -> Iterator[Check]:
         yield verify.verify_load(folder)
         yield verify.verify_numbers(folder, on_progress)
         config = read_json(folder / "config.json")
-        original, tokenizer = load_tokenizer(source, config), load_tokenizer(folder, config)
+        original = load_tokenizer(source, config, trust_remote_code)
+        tokenizer = load_tokenizer(folder, config)
         yield verify.compare_tokenizers(original.encode, tokenizer.encode, None)
         yield verify.verify_generation(folder, tokenizer, [], on_progress)
 

@@ -1,43 +1,46 @@
-"""What mlx-lm converts: models in transformers' format, and quantisation of any model folder.
+"""Models in transformers' format and quantisation of any folder with the parts of mlx-lm's converter.
 
-mlx-lm's own conversion does the work; here its failures become words, and what it prints stays out of
-the results.
+`mlx_lm.convert` itself would run the folder's code for a model of ours, which is not one of mlx-lm's.
 """
 
 import contextlib
 import errno
 import io
 import json
-from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-from mlx_lm.convert import convert as mlx_lm_convert
-from transformers.utils import logging
+import mlx.core as mx
+import mlx.nn as nn
+from mlx.utils import tree_map_with_path
+from mlx_lm.utils import quantize_model, save_config, save_model
 
 from grpo_cli.convert.errors import ConversionError
 from grpo_cli.convert.options import Options
+from grpo_cli.models.classes import load_weights, save_code
+from grpo_cli.models.load import DTYPES
 
-# How mlx, mlx-lm and transformers refuse a model.
+# How mlx and mlx-lm refuse a model.
 REFUSALS = (ValueError, KeyError, TypeError, RuntimeError, OSError, AttributeError)
 
 
-def convert_folder(source: Path, target: Path, options: Options, own_code: bool = False) -> None:
-    """Convert a folder in transformers' format, or quantise a model folder, into `target` (not there yet).
+def convert_folder(source: Path, target: Path, options: Options) -> None:
+    """Write the model of a folder into `target` as MLX has it, quantised if asked for; the tokenizer is not.
 
-    `own_code`: the folder's model file is one that we wrote. No other code of a folder is run. Raises
-    ConversionError for a model that mlx-lm cannot load, quantise or write.
+    Raises ConversionError for a model that mlx-lm cannot load, quantise or write, ModelError for one that
+    needs code of its own.
     """
     try:
-        with contextlib.redirect_stdout(io.StringIO()), _quiet_transformers():
-            mlx_lm_convert(
-                str(source),
-                str(target),
-                quantize=options.quantize,
-                q_bits=options.bits if options.quantize else None,
-                q_group_size=options.group_size if options.quantize else None,
-                dtype=options.dtype,
-                trust_remote_code=own_code,
-            )
+        with contextlib.redirect_stdout(io.StringIO()):
+            model, config = load_weights(source)
+            _cast(model, options.dtype or _own_dtype(config))
+            if options.quantize:
+                model, config = quantize_model(model, config, options.group_size, options.bits)
+            target.mkdir(exist_ok=True)
+            has_vision = "vision_tower" in getattr(model, "model", {})
+            save_model(target, model, donate_model=True)
+            save_code(config, target)
+            save_config(config, target / "config.json", keep_vision_config=has_vision)
     except REFUSALS as error:
         if "Unable to write" in str(error) or getattr(error, "errno", None) == errno.ENOSPC:
             raise ConversionError(
@@ -46,15 +49,23 @@ def convert_folder(source: Path, target: Path, options: Options, own_code: bool 
         raise ConversionError(_reason(source, error), _hint(error)) from error
 
 
-@contextlib.contextmanager
-def _quiet_transformers() -> Iterator[None]:
-    """transformers warns of every kind of model that it does not know; mlx-lm is who must know it."""
-    verbosity = logging.get_verbosity()
-    logging.set_verbosity_error()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(verbosity)
+def _own_dtype(config: dict[str, Any]) -> str | None:
+    """The number format that config.json names."""
+    text = config.get("text_config")
+    return config.get("torch_dtype") or (text.get("dtype") if isinstance(text, dict) else None)
+
+
+def _cast(model: nn.Module, dtype: str | None) -> None:
+    """Bring the weights to a number format, but for those that the model keeps."""
+    if dtype not in DTYPES:
+        return
+    keeps = getattr(model, "cast_predicate", lambda _: True)
+
+    def cast(name: str, array: mx.array) -> mx.array:
+        is_cast = keeps(name) and mx.issubdtype(array.dtype, mx.floating)
+        return array.astype(DTYPES[dtype]) if is_cast else array
+
+    model.update(tree_map_with_path(cast, model.parameters()))
 
 
 def _reason(source: Path, error: Exception) -> str:
@@ -66,10 +77,6 @@ def _hint(error: Exception) -> str:
     text = str(error)
     if "not supported" in text:
         return "`pip install --upgrade mlx-lm` may know this kind of model; mlx-lm lists what it runs"
-    if "custom module" in text or "trust_remote_code" in text:
-        return (
-            "the model brings its own code, which is not run; look for a version that mlx-lm knows by itself"
-        )
     if isinstance(error, OSError):
         return "check the disk's space and permissions, and the folder that `--output` names"
     return "weights and config.json must come from the same model: download it again"

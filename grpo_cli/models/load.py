@@ -16,7 +16,6 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 from mlx_lm.utils import dequantize_model
-from mlx_lm.utils import load_tokenizer as mlx_lm_load_tokenizer
 
 from grpo_cli import device
 from grpo_cli.config.local_model import check_name
@@ -26,6 +25,7 @@ from grpo_cli.models.classes import load_weights
 from grpo_cli.models.lora import LoRA, load_adapters, read_adapter_config
 from grpo_cli.models.nanochat_tokenizer import NanochatTokenizer
 from grpo_cli.models.tokenizer import ChatTokenizer, Tokenizer
+from grpo_cli.models.tokenizer_files import read_tokenizer
 from grpo_cli.models.tree import flat
 
 TINY = Path(__file__).parent / "tiny"
@@ -168,21 +168,36 @@ def dequantised(
     return model, {k: v for k, v in config.items() if k not in ("quantization", "quantization_config")}
 
 
-def load_tokenizer(path: Path, config: dict[str, Any]) -> Tokenizer:
+def load_tokenizer(path: Path, config: dict[str, Any], trust_remote_code: bool = False) -> Tokenizer:
     """nanochat's own tokenizer where the folder has one, else Hugging Face's.
 
-    Raises ModelError where its files are missing or damaged.
+    `trust_remote_code`: a person has said that the folder's tokenizer may run its own code. Raises ModelError
+    where its files are missing or damaged, or it needs such code.
     """
     if (path / "tokenizer.pkl").exists():
         return NanochatTokenizer.load(path)
     try:
-        return ChatTokenizer(mlx_lm_load_tokenizer(path, eos_token_ids=_eos_ids(config)))
+        return ChatTokenizer(read_tokenizer(path, _eos_ids(config), trust_remote_code))
+    except ModelError:
+        raise
     except Exception as error:  # tokenizers raises nothing narrower for a damaged tokenizer.json
+        if "trust_remote_code" in str(error) or "custom code" in str(error):
+            raise needs_own_code(path) from error
         raise ModelError(
             f"The tokenizer in {path} cannot be loaded: {type(error).__name__}: {str(error)[:200]}",
             "copy tokenizer.json and tokenizer_config.json from the same model",
             trouble="tokenizer",
         ) from error
+
+
+def needs_own_code(path: Path) -> ModelError:
+    """The error for a tokenizer that only the folder's own code can make."""
+    return ModelError(
+        f"The tokenizer in {path} needs code of its own, which is not run",
+        f"read the code in the folder; then `grpo convert {path} --trust-remote-code` runs it once and "
+        "writes a folder whose tokenizer needs none",
+        trouble="own-code",
+    )
 
 
 def _eos_ids(config: dict[str, Any]) -> list[int] | None:

@@ -19,6 +19,7 @@ from grpo_cli.errors import ModelError
 from grpo_cli.models import unpickle
 from grpo_cli.models.nanochat_chat import render
 from grpo_cli.models.nanochat_fast import hf_tokenizer, hf_tokenizer_config
+from grpo_cli.trust import without_code_in
 from grpo_cli.types import Message
 
 SPECIAL_TOKENS = (
@@ -38,7 +39,8 @@ PROBE = (
     "The don't WE'LL \t 2024 3.14 naïve Größe 日本語 हिन्दी ½ \r\n\n  x!!! \n\n 👍🏽 \u00a0\u3000 a\u0301 "
     "$%&()*+,-./:;<=>?@[\\]^_`{|}~ end  "
 )
-TOKENIZER_FILES = ("tokenizer.pkl", "tokenizer.json", "tokenizer_config.json")
+CONFIG = "tokenizer_config.json"
+TOKENIZER_FILES = ("tokenizer.pkl", "tokenizer.json", CONFIG)
 
 
 class NanochatTokenizer:
@@ -46,7 +48,7 @@ class NanochatTokenizer:
 
     def __init__(self, encoding: tiktoken.Encoding, files: Mapping[str, bytes] | None = None) -> None:
         self.encoding = encoding
-        self.files = dict(files or {})  # as they were loaded; saved untouched, wherever they came from
+        self.files = dict(files or {})  # as they were loaded; saved as they are, but for names of code
         self._special = {name: encoding.encode_single_token(name) for name in SPECIAL_TOKENS}
         self._special_ids = frozenset(encoding._special_tokens.values())
 
@@ -58,7 +60,12 @@ class NanochatTokenizer:
         """
         encoding = read_encoding(folder / "tokenizer.pkl")
         paths = [folder / name for name in TOKENIZER_FILES if (folder / name).is_file()]
-        return cls(encoding, {path.name: path.read_bytes() for path in paths})
+        files = {path.name: path.read_bytes() for path in paths}
+        try:
+            files |= {CONFIG: without_code_in(files[CONFIG])} if CONFIG in files else {}
+        except (ValueError, RecursionError):  # not JSON: written anew
+            del files[CONFIG]
+        return cls(encoding, files)
 
     @property
     def bos_id(self) -> int:

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 from jinja2 import TemplateError
 
 from grpo_cli.errors import ModelError
+from grpo_cli.models.tokenizer_files import save_tokenizer
 from grpo_cli.types import Message
 
 
@@ -86,4 +87,4 @@ class ChatTokenizer:
 
     def save(self, folder: Path) -> None:
         """Write tokenizer.json, tokenizer_config.json and the chat template."""
-        self.wrapped.save_pretrained(str(folder))
+        save_tokenizer(self.wrapped, folder)

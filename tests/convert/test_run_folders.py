@@ -118,7 +118,7 @@ def test_a_disk_that_fills_up_is_not_the_sources_fault(llama: Path, monkeypatch:
     def write(*_: Any, **__: Any) -> None:
         raise RuntimeError("[write] Unable to write 314625 bytes to file.")
 
-    monkeypatch.setattr("grpo_cli.convert.through_mlx_lm.mlx_lm_convert", write)
+    monkeypatch.setattr("grpo_cli.convert.through_mlx_lm.save_model", write)
     error = refusal(llama)
     assert "cannot write the result" in error.message
     assert error.hint.startswith("free some space")
@@ -189,7 +189,7 @@ def test_the_way_back_never_replaces_its_source(tmp_path: Path) -> None:
         ({"model_type": "unheard_of"}, "Model type unheard_of not supported."),
         ({"hidden_size": 32}, "do not fit its config.json"),
         ({"model_type": None}, "do not fit its config.json"),
-        ({"model_file": "code.py"}, "requires importing and running"),
+        ({"model_file": "code.py"}, "needs code of its own: `model_file` is 'code.py'"),
     ],
 )
 def test_a_folder_that_mlx_lm_refuses(llama: Path, change: dict[str, Any], words: str) -> None:

@@ -38,7 +38,7 @@ def quantised(january: Path) -> dict[int, Path]:
 
 
 def quantise(model: Path, folder: Path, bits: int) -> Path:
-    convert_folder(model, folder, Options(quantize=True, bits=bits, group_size=32), own_code=True)
+    convert_folder(model, folder, Options(quantize=True, bits=bits, group_size=32))
     return folder
 
 

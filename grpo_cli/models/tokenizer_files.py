@@ -1,0 +1,69 @@
+"""A tokenizer of transformers' from a folder's files, which may be a stranger's: none of its code is run.
+
+    wrapped = read_tokenizer(Path("models/SmolLM2"), eos_ids=[2])
+
+The files choose a class and some modules by name. transformers looks a class up among all that it has,
+and some of these run a folder's code by themselves, so what is named is compared with the tokenizers first.
+"""
+
+import pkgutil
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import mlx_lm.chat_templates
+import mlx_lm.tool_parsers
+from mlx_lm.utils import load_tokenizer
+from transformers import PreTrainedTokenizerBase, dynamic_module_utils
+from transformers.models.auto.tokenization_auto import tokenizer_class_from_name
+
+from grpo_cli.models.tree import read_json
+from grpo_cli.trust import check_listed, without_code_in
+
+# transformers asks "run the custom code? [y/N]" where nothing was said; with 0 seconds to answer it refuses.
+dynamic_module_utils.TIME_OUT_REMOTE_CODE = 0
+CONFIG = "tokenizer_config.json"
+NAMED_MODULES = {"chat_template_type": mlx_lm.chat_templates, "tool_parser_type": mlx_lm.tool_parsers}
+
+
+def read_tokenizer(folder: Path, eos_ids: list[int] | None, trust_remote_code: bool = False) -> Any:
+    """mlx-lm's TokenizerWrapper. Raises ModelError for what names code, and whatever transformers raises.
+
+    `trust_remote_code`: a person has said that this folder's tokenizer may run its own code.
+    """
+    check_names(folder)
+    return load_tokenizer(folder, {"trust_remote_code": trust_remote_code}, eos_token_ids=eos_ids)
+
+
+def check_names(folder: Path) -> None:
+    """Raise ModelError for a name that is neither a tokenizer of transformers' nor a part of mlx-lm."""
+    for name in (CONFIG, "config.json"):
+        if not (folder / name).exists():
+            continue
+        content = read_json(folder / name)
+        check_class(content.get("tokenizer_class"), folder)
+        for key, package in NAMED_MODULES.items():
+            check_listed(content.get(key), _modules(package), key, folder)
+
+
+def check_class(name: object, folder: Path) -> None:
+    """Raise ModelError for a class of transformers' that is no tokenizer; one it does not have never runs."""
+    found = tokenizer_class_from_name(name) if isinstance(name, str) else None
+    is_tokenizer = isinstance(found, type) and issubclass(found, PreTrainedTokenizerBase)
+    if found is not None and not is_tokenizer:
+        check_listed(name, (), "tokenizer_class", folder)
+
+
+def save_tokenizer(wrapped: Any, folder: Path) -> None:
+    """Write the tokenizer's files, without what names code and without the code that transformers adds."""
+    before = set(folder.glob("*.py"))
+    wrapped.save_pretrained(str(folder))
+    for path in set(folder.glob("*.py")) - before:
+        path.unlink()
+    config = folder / CONFIG
+    if config.is_file():
+        config.write_bytes(without_code_in(config.read_bytes()))
+
+
+def _modules(package: ModuleType) -> frozenset[str]:
+    return frozenset(module.name for module in pkgutil.iter_modules(package.__path__))
