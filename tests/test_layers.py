@@ -47,6 +47,7 @@ LEVELS = {
     "grpo_cli.folders": 0.7,
     "grpo_cli.errors": 0,
     "grpo_cli.types": 0,
+    "grpo_cli.untrusted_json": 0.5,
 }
 # Light when imported, so that `grpo --help` is quick; these may turn heavy inside a function.
 LIGHT_TO_START = {
@@ -70,7 +71,9 @@ LIGHT = {
     "grpo_cli.errors",
     "grpo_cli.files",
     "grpo_cli.folders",
+    "grpo_cli.models.safetensors_header",
     "grpo_cli.types",
+    "grpo_cli.untrusted_json",
 }
 LIGHT_PACKAGES = {*sys.stdlib_module_names, "typer", "rich", "pydantic", "tomli_w"}
 

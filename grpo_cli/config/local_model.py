@@ -6,13 +6,13 @@ A model folder may come from anywhere: what cannot be read, or is no number, is 
 """
 
 import difflib
-import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from grpo_cli.errors import ModelError
+from grpo_cli.untrusted_json import DamagedFile, read_object
 
 MOST_BYTES = 4_000_000  # of a config.json; real ones are below 0.1 MB
 LARGEST = 1 << 40  # more positions than that are no fact about a model
@@ -61,11 +61,8 @@ def model_config(name: str, environment: Mapping[str, str] = os.environ) -> dict
 def read_config(folder: Path) -> dict[str, Any]:
     """A folder's config.json as `model_config` gives it."""
     try:
-        with (folder / "config.json").open("rb") as file:
-            content = json.loads(file.read(MOST_BYTES))
-    except (OSError, ValueError, RecursionError):
-        return {}
-    if not isinstance(content, dict):
+        content = read_object(folder / "config.json", MOST_BYTES)
+    except (OSError, DamagedFile):
         return {}
     text = content.pop("text_config", None)
     return {**content, **text} if isinstance(text, dict) else content

@@ -6,7 +6,6 @@
 Memory holds about one tensor: the comparisons go piece by piece.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,8 @@ import mlx.core as mx
 from grpo_cli.convert.options import Check, Progress
 from grpo_cli.convert.outgoing import OutgoingTensor, counted
 from grpo_cli.models.classes import REFUSALS, load_weights
-from grpo_cli.models.tree import flat
+from grpo_cli.models.safetensors_header import read_header
+from grpo_cli.models.tree import flat, read_json
 
 NUMBERS_AT_ONCE = 1 << 22
 # How far rounding may take a tensor by bits, as a share of its norm: three times what normal numbers lose.
@@ -51,16 +51,12 @@ class Place:
 
 
 def tensor_places(path: Path) -> dict[str, Place]:
-    """Name → place of every tensor, from the file's header."""
+    """Name → place of every tensor, from the file's header. Raises DamagedFile for what is none."""
     with path.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        header = json.loads(file.read(length))
+        begin = 8 + int.from_bytes(file.read(8), "little")
     return {
-        name: Place(
-            path, entry["dtype"], tuple(entry["shape"]), *(8 + length + at for at in entry["data_offsets"])
-        )
-        for name, entry in header.items()
-        if name != "__metadata__"
+        name: Place(path, tensor.dtype, tensor.shape, begin + tensor.begin, begin + tensor.end)
+        for name, tensor in read_header(path).items()
     }
 
 
@@ -89,7 +85,7 @@ def verify_like(folder: Path, source: Path, on_progress: Progress) -> Check:
         stored = flat(load_weights(folder)[0].parameters())
     except REFUSALS as refusal:
         return Check("weights", False, str(refusal))
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    config = read_json(folder / "config.json")
     total, done, tally = sum(array.nbytes for array in expected.values()), 0, Tally()
     for name in list(expected):
         on_progress("comparing", done, total)

@@ -31,6 +31,7 @@ from grpo_cli.convert.torch_file import TorchFile
 from grpo_cli.models.classes import save_code
 from grpo_cli.models.nanochat_fast import hf_tokenizer
 from grpo_cli.models.nanochat_tokenizer import NanochatTokenizer, read_encoding
+from grpo_cli.untrusted_json import DamagedFile, read_object
 
 COMPILED = StripPrefix("_orig_mod.")  # torch.compile's
 LARGEST_META = 4 << 20  # bytes; genuine ones have about one thousand
@@ -139,20 +140,15 @@ def save_tokenizer(file: Path, folder: Path) -> None:
 def read_meta(path: Path) -> dict[str, Any]:
     """The content of meta_<step>.json. Raises ConversionError where it is missing or no JSON object."""
     try:
-        if path.stat().st_size > LARGEST_META:
-            raise ConversionError(f"{path} is larger than {LARGEST_META >> 20} MB: no meta of nanochat's is")
-        meta = json.loads(path.read_text(encoding="utf-8"))
+        return read_object(path, LARGEST_META)
     except FileNotFoundError:
         raise ConversionError(
             f"{path} is missing", "it lies beside the `.pt` file of the same step; copy both"
         ) from None
-    except (ValueError, RecursionError) as error:
-        raise ConversionError(f"{path} is not JSON: {error}", "copy or download it again") from error
+    except DamagedFile as error:
+        raise ConversionError(f"{path} {error}", "copy or download it again") from error
     except OSError as error:
         raise ConversionError(f"cannot read {path}: {error.strerror}") from error
-    if not isinstance(meta, dict):
-        raise ConversionError(f"{path} is not a JSON object", "copy or download it again")
-    return meta
 
 
 def find_tokenizer(source: Source) -> Path:

@@ -13,13 +13,14 @@ A host that stands in it twice has two ranks. MLX takes what it finds; here ever
 that MLX would pass over are refused.
 """
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from grpo_cli.errors import ConfigError
+from grpo_cli.untrusted_json import DamagedFile, read_json, shown
 
+LARGEST = 1 << 20  # bytes
 HERE = "127.0.0.1"  # the one name that mlx.launch does not reach by ssh
 KEYS = ("ssh", "ips", "rdma")
 FILE_KEYS = ("backend", "envs", "hosts")
@@ -68,13 +69,13 @@ class BadEntry(ValueError):
 def read_hosts(path: Path) -> HostFile:
     """The host file at `path`. Raises ConfigError for one that is missing or not as MLX takes it."""
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        document = read_json(path, LARGEST)
     except FileNotFoundError as error:
         raise bad_file(f"Host file not found: {path}") from error
     except OSError as error:
         raise bad_file(f"Cannot read the host file: {path}: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:
-        raise bad_file(f"The host file is no JSON: {path}: {error}") from error
+    except DamagedFile as error:
+        raise bad_file(f"The host file cannot be used: {path} {error}") from error
     try:
         return parsed(path, document)
     except BadEntry as error:
@@ -98,7 +99,7 @@ def parsed(path: Path, document: Any) -> HostFile:
     if not isinstance(entries, list) or not entries:
         raise BadEntry("it has no list of hosts")
     if not isinstance(backend, str):
-        raise BadEntry(f"`backend` is {json.dumps(backend)}, not a name")
+        raise BadEntry(f"`backend` is {shown(backend)}, not a name")
     hosts = tuple(host(f"host {number}", entry) for number, entry in enumerate(entries))
     for number, one in enumerate(hosts):
         if one.rdma and len(one.rdma) != len(hosts):
@@ -111,7 +112,7 @@ def parsed(path: Path, document: Any) -> HostFile:
 def host(where: str, entry: Any) -> Host:
     """One entry. Raises BadEntry for one that is no host."""
     if not isinstance(entry, dict):
-        raise BadEntry(f"{where} is {json.dumps(entry)}, not a table with `ssh` and `ips`")
+        raise BadEntry(f"{where} is {shown(entry)}, not a table with `ssh` and `ips`")
     refuse_unknown(where, entry, KEYS)
     ssh = entry.get("ssh")
     if not isinstance(ssh, str) or not ssh:
@@ -121,7 +122,7 @@ def host(where: str, entry: Any) -> Host:
         raise BadEntry(f"{where}: `ssh` is no name of a machine")
     rdma = entry.get("rdma", [])
     if not isinstance(rdma, list):
-        raise BadEntry(f"{where}: `rdma` is {json.dumps(rdma)}, not a list")
+        raise BadEntry(f"{where}: `rdma` is {shown(rdma)}, not a list")
     return Host(ssh, texts(where, "ips", entry.get("ips", [])), tuple(devices(where, one) for one in rdma))
 
 
@@ -133,7 +134,7 @@ def devices(where: str, value: Any) -> Rdma:
 def texts(where: str, key: str, value: Any) -> tuple[str, ...]:
     """A list of texts that are not empty. Raises BadEntry for anything else."""
     if not isinstance(value, list) or not all(isinstance(one, str) and one.strip() for one in value):
-        raise BadEntry(f"{where}: `{key}` is {json.dumps(value)}, not a list of texts")
+        raise BadEntry(f"{where}: `{key}` is {shown(value)}, not a list of texts")
     return tuple(value)
 
 

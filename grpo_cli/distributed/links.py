@@ -19,10 +19,18 @@ from typing import Any
 
 from grpo_cli.distributed.place import Address, Place
 from grpo_cli.errors import TrainingError
+from grpo_cli.untrusted_json import DamagedFile, Schema, parse, parse_as
 
 LONGEST = 1 << 20  # bytes of a line
 GREETING = 5.0  # seconds that a caller may take to say who it is
 AGAIN = 0.1  # seconds between two calls of a rank that does not listen yet
+
+
+class Greeting(Schema):
+    """The first line on a connection."""
+
+    rank: int
+    size: int
 
 
 class Link:
@@ -41,10 +49,10 @@ class Link:
     def recognise(self, place: Place, seconds: float) -> None:
         """Hear who is there. Raises OSError (TimeoutError) without an answer, ValueError for a stranger."""
         self._connection.settimeout(max(seconds, 0.1))
-        greeting = json.loads(self._reader.readline(LONGEST) or b"null")
-        if not isinstance(greeting, dict) or greeting.get("size") != place.size:
-            raise ValueError(f"it greets with {str(greeting)[:80]}")
-        self.rank = int(greeting["rank"])
+        greeting = parse_as(Greeting, self._reader.readline(LONGEST))
+        if greeting.size != place.size:
+            raise ValueError(f"it greets as one of {greeting.size} ranks")
+        self.rank = greeting.rank
         self._connection.settimeout(None)
 
     def send(self, message: Any) -> None:
@@ -56,8 +64,8 @@ class Link:
         """What the other one sends, until it is gone."""
         try:
             while line := self._reader.readline(LONGEST):
-                yield json.loads(line)
-        except (OSError, ValueError, RecursionError):  # cut off, perhaps within a line
+                yield parse(line)
+        except (OSError, DamagedFile):  # cut off, perhaps within a line
             return
 
     def close(self) -> None:

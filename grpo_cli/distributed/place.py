@@ -7,12 +7,13 @@ backend: MLX_HOSTFILE (ring), MLX_JACCL_COORDINATOR with MLX_IBV_DEVICES (jaccl)
 MLX_WORLD_SIZE (nccl).
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from grpo_cli.errors import ConfigError
+from grpo_cli.untrusted_json import parse_as, read_as, read_bytes
 
 LAUNCHER = "GRPO_LAUNCHER"  # the process id of `grpo launch`, for the ranks on its machine
 WATCH_PORTS = 1000  # the ranks watch one another on ports so far above those of MLX
@@ -103,11 +104,11 @@ def read_place(environment: Mapping[str, str]) -> Place:
     """The place that the launcher's variables describe. Raises KeyError, ValueError or OSError for others."""
     rank = int(environment["MLX_RANK"])
     if "MLX_HOSTFILE" in environment:
-        text = Path(environment["MLX_HOSTFILE"]).read_text(encoding="utf-8").strip()
-        ring = tuple(parse_address(addresses[0]) for addresses in json.loads(text or "[]"))
+        text = read_bytes(Path(environment["MLX_HOSTFILE"])).strip()
+        ring = tuple(parse_address(addresses[0]) for addresses in parse_as(list[list[str]], text or b"[]"))
         return within(Place(rank, len(ring) or 1, "ring", ring))
     if "MLX_JACCL_COORDINATOR" in environment:
-        devices = json.loads(Path(environment["MLX_IBV_DEVICES"]).read_text(encoding="utf-8"))
+        devices = read_as(list[Any], Path(environment["MLX_IBV_DEVICES"]))
         address = parse_address(environment["MLX_JACCL_COORDINATOR"], JACCL_PORT)
         return within(Place(rank, len(devices), "jaccl", coordinator=address))
     address = Address(environment["NCCL_HOST_IP"], int(environment.get("NCCL_PORT", NCCL_PORT)))

@@ -3,7 +3,6 @@
 What several checks look at is gathered once, when the first of them asks.
 """
 
-import json
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from grpo_cli.config.local_model import local_folder
 from grpo_cli.doctor.machine import Machine
+from grpo_cli.untrusted_json import DamagedFile, parse_object
 
 if TYPE_CHECKING:
     from grpo_cli.config.load import Inspection
@@ -186,7 +186,6 @@ def texts(path: Path) -> list[str]:
 def json_object(text: str) -> dict[str, Any] | None:
     """The JSON object that a text is, or None."""
     try:
-        value = json.loads(text)
-    except (ValueError, RecursionError):  # cut off; nested without end
+        return parse_object(text)
+    except DamagedFile:  # cut off
         return None
-    return value if isinstance(value, dict) else None

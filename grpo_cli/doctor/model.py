@@ -5,16 +5,16 @@ from pathlib import Path
 
 from grpo_cli.doctor.case import Case
 from grpo_cli.doctor.findings import Finding, error, ok, quoted, skipped
-from grpo_cli.doctor.headers import DamagedFile, Tensor, is_pointer, read_header
 from grpo_cli.doctor.model_folder import (
     ADAPTERS,
     base_folder,
     config_of,
     damaged,
     headers,
-    read_object,
     weight_files,
 )
+from grpo_cli.models.safetensors_header import Tensor, is_pointer, read_header
+from grpo_cli.untrusted_json import DamagedFile, read_object
 
 INDEX = "model.safetensors.index.json"
 TOKENIZERS = ("tokenizer.pkl", "tokenizer.json", "tokenizer.model", "vocab.json")

@@ -1,6 +1,5 @@
 """What lies in a model's folder, read without MLX: config.json, the weights' headers, where it came from."""
 
-import json
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -9,9 +8,10 @@ from typing import Any
 from grpo_cli.config.local_model import local_folder
 from grpo_cli.doctor.case import Case
 from grpo_cli.doctor.findings import Finding, error, quoted
-from grpo_cli.doctor.headers import DamagedFile, Tensor, read_header
 from grpo_cli.doctor.hub import is_repository
 from grpo_cli.errors import ModelError
+from grpo_cli.models.safetensors_header import Tensor, read_header
+from grpo_cli.untrusted_json import DamagedFile, read_object
 
 ADAPTERS = "adapters.safetensors"
 EMBEDDINGS = ("wte.weight", "embed_tokens.weight", "lm_head.weight")  # a row per token id
@@ -19,7 +19,6 @@ EMBEDDINGS = ("wte.weight", "embed_tokens.weight", "lm_head.weight")  # a row pe
 BREAKDOWNS = (
     ArithmeticError, AssertionError, AttributeError, LookupError, OSError, RuntimeError, TypeError, ValueError
 )  # fmt: skip
-LARGEST_JSON = 64 << 20  # bytes
 NANOCHAT_TOKENS = 65536  # of d20, d32 and d34
 NANOCHAT_WIDTH = 64  # channels for each layer
 SOURCES = {
@@ -27,20 +26,6 @@ SOURCES = {
     "nanochat-d32": "karpathy/nanochat-d32",
     "nanochat-d34": "karpathy/nanochat-d34",
 }
-
-
-def read_object(path: Path) -> dict[str, Any]:
-    """A file's JSON object. Raises DamagedFile for any other content, OSError where it cannot be read."""
-    if path.stat().st_size > LARGEST_JSON:
-        raise DamagedFile(f"has {path.stat().st_size:,} bytes, more than such a file can have")
-    content = path.read_bytes()
-    try:
-        value = json.loads(content)
-    except (ValueError, RecursionError) as error:  # not JSON, not UTF-8; nested without end
-        raise DamagedFile(f"is not JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise DamagedFile("is not a JSON object")
-    return value
 
 
 def config_of(folder: Path) -> dict[str, Any]:

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 from grpo_cli.config.local_model import positions, read_config
 from grpo_cli.config.schema import Config
-from grpo_cli.doctor.headers import BITS, DamagedFile, Tensor, read_header
 from grpo_cli.doctor.model_folder import bits_of, unpacked_numbers
+from grpo_cli.models.safetensors_header import BITS, Tensor, read_header
+from grpo_cli.untrusted_json import DamagedFile
 
 if TYPE_CHECKING:
     from grpo_cli.engine.footprint import Needs, Shape

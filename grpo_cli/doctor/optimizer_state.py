@@ -6,8 +6,9 @@ from pathlib import Path
 from grpo_cli.doctor.case import Case
 from grpo_cli.doctor.checkpoint import damage_of, siblings
 from grpo_cli.doctor.findings import Finding, error, ok, quoted, skipped
-from grpo_cli.doctor.headers import DamagedFile, Tensor, read_header
 from grpo_cli.doctor.model_folder import ADAPTERS, headers
+from grpo_cli.models.safetensors_header import Tensor, read_header
+from grpo_cli.untrusted_json import DamagedFile
 
 OPTIMIZER = "optimizer.safetensors"
 SHOWN = 3  # names in a line

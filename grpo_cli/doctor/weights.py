@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 
 from grpo_cli.doctor.case import Case
 from grpo_cli.doctor.findings import Finding, error, ok, quoted, skipped, warning
-from grpo_cli.doctor.headers import Tensor
 from grpo_cli.doctor.model import SHOWN, readable, some
 from grpo_cli.doctor.model_folder import (
     ADAPTERS,
@@ -20,6 +19,7 @@ from grpo_cli.doctor.model_folder import (
 )
 from grpo_cli.doctor.tokenizer import loaded, reserved_ids
 from grpo_cli.errors import GrpoError
+from grpo_cli.models.safetensors_header import Tensor
 
 if TYPE_CHECKING:
     import mlx.core as mx

@@ -5,16 +5,16 @@
 It is written as a checkpoint is saved: beside its place, compared with its manifest, and then renamed.
 """
 
-import json
 import shutil
 from pathlib import Path
 from typing import IO
 
 from grpo_cli.distributed.world import World
 from grpo_cli.engine.checkpoint import replace_folder, sync
-from grpo_cli.engine.intact import MANIFEST, damage, temporary
+from grpo_cli.engine.intact import MANIFEST, Manifest, damage, temporary
 from grpo_cli.engine.run_folder import words_for_the_disk
 from grpo_cli.errors import CheckpointError
+from grpo_cli.untrusted_json import parse_as
 
 PIECE = 1 << 24  # bytes sent at once
 
@@ -46,11 +46,11 @@ def receive(checkpoint: Path, new: Path | None, manifest: str, world: World) -> 
     """Send rank 0's files; ranks that lack them write them to `new`, which gets the checkpoint's name."""
     if new:
         prepare_folder(new, manifest)
-    for name, entry in json.loads(manifest)["files"].items():
+    for name, entry in parse_as(Manifest, manifest).files.items():
         send(
             checkpoint / name if world.is_first else None,
             new / name if new else None,
-            int(entry["size"]),
+            entry.size,
             world,
         )
     if new:
@@ -67,7 +67,7 @@ def prepare_folder(folder: Path, manifest: str) -> None:
     """An empty folder with the manifest. Raises CheckpointError for file names that lead out of it."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    for name in json.loads(manifest)["files"]:
+    for name in parse_as(Manifest, manifest).files:
         path = (folder / name).resolve()
         if not path.is_relative_to(folder.resolve()):
             raise CheckpointError(

@@ -7,24 +7,43 @@ without a manifest that fits is not a checkpoint.
 """
 
 import hashlib
-import json
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Annotated
+
+from pydantic import Field
 
 from grpo_cli.errors import CheckpointError
+from grpo_cli.untrusted_json import DamagedFile, Schema, read_as, shown
 
 MANIFEST = "manifest.json"
 MANIFEST_VERSION = 2  # 1 had neither evaluations nor the places in the logs
 FINAL = "final"
 PREFIX = "checkpoint-"
+LONGEST_STEP = 18  # digits
+
+
+class Entry(Schema):
+    """A file as the manifest names it."""
+
+    size: Annotated[int, Field(ge=0, lt=1 << 62)]
+    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+
+
+class Manifest(Schema):
+    """manifest.json, of any version."""
+
+    version: int
+    step: Annotated[int, Field(ge=0, lt=1 << 62)]
+    files: dict[str, Entry]
 
 
 def step_of(folder: Path) -> int | None:
     """The step that a folder's name gives a checkpoint; None for `final` and for other folders."""
     number = folder.name.removeprefix(PREFIX)
-    return int(number) if folder.name.startswith(PREFIX) and number.isdecimal() else None
+    is_number = number.isascii() and number.isdecimal() and len(number) <= LONGEST_STEP
+    return int(number) if folder.name.startswith(PREFIX) and is_number else None
 
 
 def temporary(folder: Path) -> Path:
@@ -70,29 +89,28 @@ def damage(folder: Path) -> str | None:
     manifest = _read_manifest(folder)
     if isinstance(manifest, str):
         return manifest
-    version = manifest.get("version")
-    if version != MANIFEST_VERSION:
+    if manifest.version != MANIFEST_VERSION:
         raise CheckpointError(
-            f"{folder} was written by another version of grpo: its manifest is of version {version}, "
-            f"and this one reads {MANIFEST_VERSION}",
+            f"{folder} was written by another version of grpo: its manifest is of version "
+            f"{manifest.version}, and this one reads {MANIFEST_VERSION}",
             "go on with the version that wrote it, or train from its weights: "
             f"`--set model_name={folder}` in a new run",
             trouble="resumable",
         )
-    return next(_faults(folder, manifest["files"]), None)
+    return next(_faults(folder, manifest.files), None)
 
 
-def _faults(folder: Path, files: dict[str, Any]) -> Iterator[str]:
+def _faults(folder: Path, files: dict[str, Entry]) -> Iterator[str]:
     """Every file that differs from the manifest, the cheap comparisons first."""
     for name, entry in files.items():
         path = folder / name
         if not path.is_file():
             yield f"{name} is missing"
-        elif path.stat().st_size != entry["size"]:
-            yield f"{name} has {path.stat().st_size} of {entry['size']} bytes"
+        elif path.stat().st_size != entry.size:
+            yield f"{name} has {path.stat().st_size} of {entry.size} bytes"
     for name, entry in files.items():
         try:
-            matches = sha256(folder / name) == entry["sha256"]
+            matches = sha256(folder / name) == entry.sha256
         except OSError as error:  # a bad block, or no permission
             yield f"{name} cannot be read: {error.strerror}"
             continue
@@ -106,18 +124,25 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _read_manifest(folder: Path) -> dict[str, Any] | str:
+def _read_manifest(folder: Path) -> Manifest | str:
     """The manifest, or what is wrong with it."""
     try:
-        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        entries = [(str(name), int(e["size"]), str(e["sha256"])) for name, e in manifest["files"].items()]
+        manifest = read_as(Manifest, folder / MANIFEST)
     except FileNotFoundError:
         return f"{MANIFEST} is missing"
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return f"{MANIFEST} is damaged"
-    if any(Path(name).is_absolute() or ".." in Path(name).parts for name, _, _ in entries):
-        return f"{MANIFEST} names files outside the folder"
-    return dict(manifest)
+    except OSError as error:
+        return f"{MANIFEST} cannot be read: {error.strerror}"
+    except DamagedFile as error:
+        return f"{MANIFEST} is damaged: it {error}"
+    if outside := next((name for name in manifest.files if not _is_within(name)), None):
+        return f"{MANIFEST} names a file outside the folder: {shown(outside)}"
+    return manifest
+
+
+def _is_within(name: str) -> bool:
+    """Whether a name can only be that of a file in its folder or below it."""
+    path = Path(name)
+    return bool(path.parts) and not path.is_absolute() and ".." not in path.parts and name.isprintable()
 
 
 def step_in_manifest(folder: Path) -> tuple[int, bool]:
@@ -126,9 +151,8 @@ def step_in_manifest(folder: Path) -> tuple[int, bool]:
     Without a readable manifest it is that of the name: `final` is the last, and another name -1.
     """
     manifest = _read_manifest(folder)
-    step = manifest.get("step") if isinstance(manifest, dict) else None
     is_final = folder.name == FINAL
-    if not isinstance(step, int):
-        named = step_of(folder)
-        step = sys.maxsize if is_final else -1 if named is None else named
-    return step, is_final
+    if isinstance(manifest, Manifest):
+        return manifest.step, is_final
+    named = step_of(folder)
+    return sys.maxsize if is_final else -1 if named is None else named, is_final

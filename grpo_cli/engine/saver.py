@@ -119,6 +119,7 @@ def best_of(folders: list[Path]) -> Path | None:
             evaluation = read_state(folder)[0].evaluation
         except CheckpointError:  # a damaged one is nobody's best
             continue
-        if evaluation and (best is None or evaluation["eval_accuracy"] >= best[0]):
-            best = (evaluation["eval_accuracy"], folder)
+        accuracy = evaluation.get("eval_accuracy") if evaluation else None
+        if accuracy is not None and (best is None or accuracy >= best[0]):
+            best = (accuracy, folder)
     return best[1] if best else None

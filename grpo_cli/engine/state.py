@@ -7,15 +7,18 @@ trainer_state.json holds it, and rollouts.json the completions that later update
 import json
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import mlx.core as mx
+from pydantic import Field
 
 from grpo_cli.errors import CheckpointError
-from grpo_cli.types import Example, Rollout, RolloutGroup
+from grpo_cli.types import RolloutGroup
+from grpo_cli.untrusted_json import DamagedFile, Schema, read_as
 
 STATE_FILE = "trainer_state.json"
 ROLLOUTS_FILE = "rollouts.json"
+LARGEST_ROLLOUTS = 4 << 30  # bytes; a token takes about 60
 
 
 @dataclass
@@ -49,6 +52,25 @@ class RunState:
         )
 
 
+class _Essentials(Schema):
+    """What a saved state must have, within its bounds."""
+
+    step: Annotated[int, Field(ge=0, lt=1 << 53)]
+    total_steps: Annotated[int, Field(ge=0, lt=1 << 53)]
+    prompts_used: Annotated[int, Field(ge=0, lt=1 << 53)]
+    random_state: Annotated[list[Annotated[int, Field(ge=0, lt=1 << 32)]], Field(min_length=2, max_length=2)]
+    evaluations: list["_Evaluation"]
+    log_positions: dict[str, Annotated[int, Field(ge=0, lt=1 << 62)]]
+    data: str
+
+
+class _Evaluation(Schema):
+    """What later steps read of an evaluation's line."""
+
+    step: Annotated[int, Field(ge=0)]
+    eval_accuracy: float | None = None
+
+
 def random_state() -> list[int]:
     """MLX's global random state: two words."""
     state: Any = mx.random.state  # a list of one key that mlx's stubs call an object
@@ -72,21 +94,33 @@ def read_state(folder: Path) -> tuple[RunState, list[RolloutGroup]]:
     """What `write_state` wrote. Raises CheckpointError where it does not read as that."""
     path = folder / STATE_FILE
     try:
-        state = RunState(**json.loads(path.read_text(encoding="utf-8")))
+        read_as(_Essentials, path)
+        state = read_as(RunState, path)
         path = folder / ROLLOUTS_FILE
-        saved = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
-        return state, [_group(item) for item in saved]
-    except (OSError, ValueError, TypeError, KeyError) as error:
+        groups = read_as(list[RolloutGroup], path, LARGEST_ROLLOUTS) if path.exists() else []
+        for group in groups:
+            _check_group(group)
+        return state, groups
+    except (OSError, DamagedFile) as error:
+        problem = f"cannot be read: {error.strerror}" if isinstance(error, OSError) else error
         raise CheckpointError(
-            f"{path} cannot be read: {error}",
+            f"{path} {problem}",
             "resume from another checkpoint of the run",
             trouble="resumable",
         ) from error
 
 
-def _group(saved: dict[str, Any]) -> RolloutGroup:
-    rollouts = [Rollout.read(rollout) for rollout in saved["rollouts"]]
-    return RolloutGroup(Example(**saved["example"]), saved["prompt_ids"], rollouts)
+def _check_group(group: RolloutGroup) -> None:
+    """Raise DamagedFile for rollouts whose ids are none, or whose numbers are not one a token."""
+    for rollout in group.rollouts:
+        count = len(rollout.token_ids)
+        needed = {len(rollout.logprobs), len(rollout.entropies)}
+        optional = {len(rollout.old_logprobs), len(rollout.log_kept)} - {0}
+        if not count or needed | optional != {count}:
+            raise DamagedFile(f"holds a rollout of {count} ids that has not one logprob and entropy for each")
+    ids = [*group.prompt_ids, *(number for rollout in group.rollouts for number in rollout.token_ids)]
+    if not group.prompt_ids or not all(0 <= number < 1 << 31 for number in ids):
+        raise DamagedFile("holds ids that no token has")
 
 
 def _write(path: Path, content: Any) -> None:

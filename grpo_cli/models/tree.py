@@ -1,6 +1,5 @@
 """A model's parameters, gradients or optimizer state as one flat table of arrays, and its JSON files."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +8,7 @@ import mlx.nn as nn
 from mlx.utils import tree_flatten
 
 from grpo_cli.errors import ModelError
+from grpo_cli.untrusted_json import DamagedFile, read_object
 
 
 def flat(tree: Any) -> dict[str, mx.array]:
@@ -32,11 +32,10 @@ def count_parameters(model: nn.Module) -> int:
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object of a model's folder. Raises ModelError where it is missing or something else."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        return read_object(path)
     except FileNotFoundError:
         raise ModelError(f"{path} is missing", "name the folder of a model") from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise ModelError(f"{path} cannot be read: {error}", "copy or download it again") from error
-    if not isinstance(content, dict):
-        raise ModelError(f"{path} is not a JSON object", "copy or download it again")
-    return content
+    except OSError as error:
+        raise ModelError(f"{path} cannot be read: {error.strerror}", "copy or download it again") from error
+    except DamagedFile as error:
+        raise ModelError(f"{path} {error}", "copy or download it again") from error

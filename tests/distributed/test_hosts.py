@@ -123,5 +123,5 @@ def test_what_is_no_file_and_no_json(path: Path) -> None:
         assert error.value.message == said
     path.rmdir()
     path.write_text("[{")
-    with pytest.raises(ConfigError, match="The host file is no JSON"):
+    with pytest.raises(ConfigError, match="The host file cannot be used"):
         read_hosts(path)

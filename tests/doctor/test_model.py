@@ -12,9 +12,10 @@ import pytest
 
 from grpo_cli.doctor.checks import CHECKS
 from grpo_cli.doctor.findings import Finding
-from grpo_cli.doctor.headers import DamagedFile, Tensor, read_header
 from grpo_cli.doctor.language import Reading, judged
 from grpo_cli.doctor.model_folder import repository_of
+from grpo_cli.models.safetensors_header import Tensor, read_header
+from grpo_cli.untrusted_json import DamagedFile
 from tests.doctor.damage import entry, rewritten, safetensors
 from tests.doctor.looking import TINY, Here, at, look, tiny_copy
 
@@ -42,14 +43,14 @@ def test_a_header_is_read(tmp_path: Path) -> None:
         (safetensors(b"\xff\xfe{}"), "has a header that is not JSON"),
         (safetensors(b"[" * 200_000), "has a header that is not JSON"),
         (safetensors(b"[1, 2]"), "has a header that is not a JSON object"),
-        (safetensors(b'{"w": 3}'), "has a header in which 'w' is no tensor"),
-        (safetensors(entry(dtype="F99")), "has a header in which 'w' is no tensor"),
-        (safetensors(entry(shape=7)), "has a header in which 'w' is no tensor"),
-        (safetensors(entry(dtype=[])), "has a header in which 'w' is no tensor"),
-        (safetensors(entry(shape=[-2])), "has a header with sizes of 'w' that are none"),
-        (safetensors(entry(shape=["2"])), "has a header with sizes of 'w' that are none"),
-        (safetensors(entry(data_offsets=[0, 1 << 70])), "has a header with sizes of 'w' that are none"),
-        (safetensors(entry(shape=[3])), "has a header in which 'w' takes 8 bytes, not what its shape does"),
+        (safetensors(b'{"w": 3}'), 'has a header in which "w" is no tensor'),
+        (safetensors(entry(dtype="F99")), 'has a header in which "w" is no tensor'),
+        (safetensors(entry(shape=7)), 'has a header in which "w" is no tensor'),
+        (safetensors(entry(dtype=[])), 'has a header in which "w" is no tensor'),
+        (safetensors(entry(shape=[-2])), 'has a header with sizes of "w" that are none'),
+        (safetensors(entry(shape=["2"])), 'has a header with sizes of "w" that are none'),
+        (safetensors(entry(data_offsets=[0, 1 << 70])), 'has a header with sizes of "w" that are none'),
+        (safetensors(entry(shape=[3])), 'has a header in which "w" takes 8 bytes, not what its shape does'),
         (safetensors(entry(), b"1234567"), "is cut off: 76 of 77 bytes"),
         (safetensors(entry(), b"123456789"), "has bytes that belong to no tensor: 78 of 77 bytes"),
     ],

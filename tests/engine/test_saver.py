@@ -27,7 +27,7 @@ def checkpoint(run_dir: Path, step: int, accuracy: float | None) -> Path:
     folder = run_dir / f"checkpoint-{step}"
     folder.mkdir(parents=True)
     evaluations = [] if accuracy is None else [{"step": step, "eval_accuracy": accuracy}]
-    write_state(folder, RunState(step=step, evaluations=evaluations), [])
+    write_state(folder, RunState(step=step, random_state=[1, 2], evaluations=evaluations), [])
     return folder
 
 

@@ -7,21 +7,18 @@ Offsets count from where the header ends (https://github.com/huggingface/safeten
 a header claims is believed before it is compared with the file's size.
 """
 
-import json
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 from typing import Any
+
+from grpo_cli.untrusted_json import DamagedFile, check_regular, parse_object, shown
 
 LARGEST = 100_000_000  # bytes of JSON, as the format's own reader allows
 BITS = {"F4": 4, "F8_E4M3": 8, "F8_E5M2": 8, "F8_E8M0": 8, "BOOL": 8, "I8": 8, "U8": 8, "F16": 16}
 BITS |= {"BF16": 16, "I16": 16, "U16": 16, "F32": 32, "I32": 32, "U32": 32, "F64": 64, "I64": 64, "U64": 64}
 BITS |= {"C64": 64}
 POINTER = b"version https://git-lfs"  # what git leaves in place of a large file that was not fetched
-
-
-class DamagedFile(ValueError):
-    """A file that is not what its name says; the text goes on from the file's name."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +42,7 @@ def read_header(path: Path) -> dict[str, Tensor]:
     Raises DamagedFile where the file is cut off, has too many bytes or is something else; OSError where it
     cannot be read.
     """
+    check_regular(path)
     size = path.stat().st_size
     with path.open("rb") as file:
         begin = file.read(8)
@@ -56,6 +54,7 @@ def read_header(path: Path) -> dict[str, Tensor]:
         file.seek(8)
         text = file.read(length)
     tensors = _tensors(text)
+    _check_places(tensors)
     expected = 8 + length + max((tensor.end for tensor in tensors.values()), default=0)
     if size != expected:
         what = "is cut off" if size < expected else "has bytes that belong to no tensor"
@@ -78,12 +77,23 @@ def _no_header(size: int, length: int) -> str:
 
 def _tensors(text: bytes) -> dict[str, Tensor]:
     try:
-        header = json.loads(text)
-    except (ValueError, RecursionError) as error:  # not JSON, not UTF-8; nested without end
-        raise DamagedFile(f"has a header that is not JSON: {error}") from error
-    if not isinstance(header, dict):
-        raise DamagedFile("has a header that is not a JSON object")
-    return {name: _tensor(name, entry) for name, entry in header.items() if name != "__metadata__"}
+        header = parse_object(text)
+    except DamagedFile as error:
+        raise DamagedFile(f"has a header that {error}") from error
+    notes = header.pop("__metadata__", None) or {}  # mlx writes null for none
+    if not isinstance(notes, dict) or not all(isinstance(note, str) for note in notes.values()):
+        raise DamagedFile("has a header whose `__metadata__` is not a table of texts")
+    return {name: _tensor(name, entry) for name, entry in header.items()}
+
+
+def _check_places(tensors: dict[str, Tensor]) -> None:
+    """Every byte belongs to one tensor, as the format demands: DamagedFile for gaps and shared bytes."""
+    end = 0
+    for name, tensor in sorted(tensors.items(), key=lambda item: (item[1].begin, item[1].end)):
+        if tensor.begin != end:
+            what = "shares bytes with another tensor" if tensor.begin < end else "comes after a gap"
+            raise DamagedFile(f"has a header in which {shown(name)} {what}")
+        end = tensor.end
 
 
 def _tensor(name: str, entry: Any) -> Tensor:
@@ -92,12 +102,12 @@ def _tensor(name: str, entry: Any) -> Tensor:
         dtype, shape, (begin, end) = entry["dtype"], tuple(entry["shape"]), entry["data_offsets"]
         bits = BITS[dtype]
     except (KeyError, TypeError, ValueError) as error:
-        raise DamagedFile(f"has a header in which {name!r:.80} is no tensor") from error
+        raise DamagedFile(f"has a header in which {shown(name)} is no tensor") from error
     numbers = (*shape, begin, end)
     if not all(type(number) is int and 0 <= number < 1 << 62 for number in numbers):
-        raise DamagedFile(f"has a header with sizes of {name!r:.80} that are none")
+        raise DamagedFile(f"has a header with sizes of {shown(name)} that are none")
     if (prod(shape) * bits + 7) // 8 != end - begin:
         raise DamagedFile(
-            f"has a header in which {name!r:.80} takes {end - begin} bytes, not what its shape does"
+            f"has a header in which {shown(name)} takes {end - begin} bytes, not what its shape does"
         )
     return Tensor(dtype, shape, begin, end)

@@ -1,0 +1,144 @@
+"""JSON of strangers: read within bounds, then compared with a schema before anything is made of it.
+
+    class Manifest(Schema):
+        step: Annotated[int, Field(ge=0)]
+
+    read_as(Manifest, Path("manifest.json"))     # DamagedFile: has `step` = "x": it must be a valid integer
+
+A file is read only if it is a regular file (a pipe would wait forever), up to `limit` bytes, with at most
+DEEPEST levels and integers of at most DIGITS digits. Of a key that stands twice the last one counts, as for
+every reader of JSON here; NaN and Infinity are read, and refused by a schema's finite numbers.
+"""
+
+import json
+import stat
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+
+from grpo_cli.foreign_text import one_line
+
+LARGEST = 64 << 20  # bytes; the largest tokenizer.json of the field has 35 MB
+DEEPEST = 64  # levels; real files have below 10, and code that walks them calls itself for each
+DIGITS = 40  # transformers writes 10^30 for "no limit"
+LONGEST = 80  # characters of a value in a message
+
+T = TypeVar("T")
+
+
+class DamagedFile(ValueError):
+    """A file that is not what its name says; the text continues from the file's name."""
+
+
+class Schema(BaseModel):
+    """Base of the schemas: no text for a number, no infinite numbers; keys that are not ours are left out."""
+
+    model_config = ConfigDict(strict=True, allow_inf_nan=False, extra="ignore", frozen=True)
+
+
+def read_as(kind: type[T], path: Path, limit: int = LARGEST) -> T:
+    """A JSON file as a schema or dataclass. DamagedFile for other content, OSError where it is not read."""
+    return parse_as(kind, read_bytes(path, limit))
+
+
+def parse_as(kind: type[T], content: bytes | str) -> T:
+    """A JSON text as a schema, dataclass or type of `typing`; DamagedFile names the field and its value."""
+    try:
+        return TypeAdapter(kind).validate_json(content, strict=True)
+    except ValidationError as error:
+        finding = error.errors(include_url=False)[0]
+        raise DamagedFile(_told(finding["type"], finding["loc"], finding["input"], finding["msg"])) from error
+
+
+def read_object(path: Path, limit: int = LARGEST) -> dict[str, Any]:
+    """A file's JSON object. Raises DamagedFile for other content, OSError where it cannot be read."""
+    return _object(read_json(path, limit))
+
+
+def read_json(path: Path, limit: int = LARGEST) -> Any:
+    """A file's JSON. Raises DamagedFile for other content, OSError where it cannot be read."""
+    return parse(read_bytes(path, limit))
+
+
+def read_bytes(path: Path, limit: int = LARGEST) -> bytes:
+    """A regular file's bytes. Raises DamagedFile for anything else or above the limit, OSError unread."""
+    check_regular(path)
+    with path.open("rb") as file:
+        content = file.read(limit + 1)
+    if len(content) > limit:
+        raise DamagedFile(f"has {path.stat().st_size:,} bytes, more than such a file can have")
+    return content
+
+
+def check_regular(path: Path) -> None:
+    """Raise DamagedFile for a pipe or a device: reading it would wait or never end."""
+    try:
+        mode = path.stat().st_mode
+    except ValueError as error:  # a NUL or half a character in its name
+        raise DamagedFile(f"cannot be a file's name: {error}") from error
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):  # opening a folder is an OSError already
+        raise DamagedFile("is a pipe or a device, not a file")
+
+
+def parse(content: bytes | str) -> Any:
+    """The value that a JSON text is. Raises DamagedFile for other content."""
+    try:
+        value = json.loads(content, parse_int=_integer)
+    except DamagedFile:
+        raise
+    except (ValueError, RecursionError) as error:  # not JSON, not UTF-8; nested without end
+        raise DamagedFile(f"is not JSON: {error}") from error
+    _check_depth(value, DEEPEST)
+    return value
+
+
+def parse_object(content: bytes | str) -> dict[str, Any]:
+    """The object that a JSON text is. Raises DamagedFile for other content."""
+    return _object(parse(content))
+
+
+def shown(value: Any) -> str:
+    """A value in a message: as JSON, escaped to ASCII and cut to a line's part."""
+    value = value[: LONGEST + 1] if isinstance(value, str | list) else value
+    text = json.dumps(value, default=repr)
+    return text if len(text) <= LONGEST else text[:LONGEST] + "..."
+
+
+def dotted(place: Sequence[str | int]) -> str:
+    """`files.model.safetensors.size` of a place within a document."""
+    text = one_line(".".join(map(str, place)))
+    return text if len(text) <= LONGEST else text[:LONGEST] + "…"
+
+
+def _told(kind: str, place: Sequence[str | int], value: Any, rule: str) -> str:
+    """A finding of pydantic in words that continue from the file's name."""
+    where = dotted(place)
+    if kind == "json_invalid":
+        return f"is not JSON: {rule.removeprefix('Invalid JSON: ')}"
+    if kind == "missing":
+        return f"has no `{where}`"
+    rule = rule.replace("Input should be", "it must be")
+    return f"has `{where}` = {shown(value)}: {rule}" if where else f"holds {shown(value)}: {rule}"
+
+
+def _object(value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise DamagedFile("is not a JSON object")
+    return value
+
+
+def _integer(text: str) -> int:
+    if len(text) > DIGITS:
+        raise DamagedFile(f"holds a number of {len(text)} digits")
+    return int(text)
+
+
+def _check_depth(value: Any, levels: int) -> None:
+    if levels < 0:
+        raise DamagedFile(f"is nested more than {DEEPEST} levels deep")
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    for item in inner:
+        if isinstance(item, dict | list):
+            _check_depth(item, levels - 1)
