@@ -148,10 +148,12 @@ def perplexity(model: Any, ids: list[int]) -> float:
     """e to the mean negative logprob of ids (T,) but the first, each given those before it."""
     import mlx.core as mx
 
+    from grpo_cli.engine.exact_sums import logsumexp
+
     tokens = mx.array(ids)  # (T,)
     logits = model(tokens[None])[0, :-1].astype(mx.float32)  # (T-1, V)
     chosen = mx.take_along_axis(logits, tokens[1:, None], axis=-1)[:, 0]
-    found: Any = mx.exp((mx.logsumexp(logits, axis=-1) - chosen).mean()).item()
+    found: Any = mx.exp((logsumexp(logits) - chosen).mean()).item()
     return float(found)
 
 

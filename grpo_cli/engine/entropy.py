@@ -8,9 +8,12 @@ import math
 
 import mlx.core as mx
 
+from grpo_cli.engine.exact_sums import logsumexp, row_sums
+from grpo_cli.engine.exponential import exp
+
 
 def token_entropies(logits: mx.array) -> mx.array:
-    """H = log Σ exp(logit) − Σ p · logit of every position, in nats: (B, T, V) → (B, T).
+    """H = −Σ p · log p of every position, in nats: (B, T, V) → (B, T).
 
     `logits` are float32 at the sampling temperature. A token that the model rules out (−inf) has no share in
     value or gradient.
@@ -22,9 +25,8 @@ def token_entropies(logits: mx.array) -> mx.array:
 @mx.custom_function
 def entropy_with_gradient(logits: mx.array) -> mx.array:
     """The entropies, for MLX to differentiate by `entropy_gradient`."""
-    normalizer = mx.logsumexp(logits, axis=-1, keepdims=True)  # (B, T, 1)
-    expected = (mx.exp(logits - normalizer) * finite(logits)).sum(axis=-1)
-    return normalizer.squeeze(-1) - expected
+    logprobs = logits - logsumexp(logits)[..., None]  # (B, T, V)
+    return -row_sums(exp(logprobs) * finite(logprobs))
 
 
 @entropy_with_gradient.vjp
@@ -33,14 +35,13 @@ def entropy_gradient(logits: mx.array, cotangent: mx.array, entropies: mx.array)
 
     Written out, because what MLX would keep of the forward is several times the logits.
     """
-    normalizer = mx.logsumexp(logits, axis=-1, keepdims=True)
-    logprobs = finite(logits) - normalizer
-    return -cotangent[..., None] * mx.exp(logits - normalizer) * (logprobs + entropies[..., None])
+    logprobs = logits - logsumexp(logits)[..., None]
+    return -cotangent[..., None] * exp(logprobs) * (finite(logprobs) + entropies[..., None])
 
 
-def finite(logits: mx.array) -> mx.array:
-    """The logits with 0 for −inf: its probability of 0 times −inf would be NaN."""
-    return mx.where(logits == -mx.inf, 0.0, logits)
+def finite(logprobs: mx.array) -> mx.array:
+    """The logprobs with 0 for −inf: its probability of 0 times −inf would be NaN."""
+    return mx.where(logprobs == -mx.inf, 0.0, logprobs)
 
 
 def high_entropy_threshold(entropies: list[float], share: float) -> float:

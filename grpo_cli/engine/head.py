@@ -17,6 +17,7 @@ import mlx.nn as nn
 from mlx.utils import tree_unflatten
 
 from grpo_cli.engine.entropy import token_entropies
+from grpo_cli.engine.exact_sums import logsumexp
 from grpo_cli.models.tree import flat
 
 SLICE = 1 << 22  # numbers of a slice: larger ones are hardly faster and take several times their size
@@ -139,7 +140,7 @@ def after(array: mx.array, earlier: list[mx.array]) -> mx.array:
 def chosen_logprobs(logits: mx.array, targets: mx.array) -> mx.array:
     """Logprobs (…) of the targets (…) from logits (…, V)."""
     chosen = mx.take_along_axis(logits, targets[..., None], axis=-1).squeeze(-1)
-    return chosen - mx.logsumexp(logits, axis=-1)
+    return chosen - logsumexp(logits)
 
 
 def find_head(model: nn.Module) -> Head | None:

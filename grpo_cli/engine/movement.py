@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import mlx.core as mx
 
 from grpo_cli.config.schema import Config
+from grpo_cli.engine.exact_sums import total
 from grpo_cli.errors import TrainingError
 
 SAMPLE = 4096  # numbers of each array
@@ -38,7 +39,7 @@ def sample(arrays: Arrays) -> Arrays:
 
 def norm(arrays: Arrays) -> float:
     """Euclidean norm of all arrays together, in float32."""
-    return math.sqrt(math.fsum(float(array.astype(mx.float32).square().sum()) for array in arrays.values()))
+    return math.sqrt(math.fsum(float(total(array.astype(mx.float32).square())) for array in arrays.values()))
 
 
 def moved(before: Arrays, after: Arrays) -> float:

@@ -18,6 +18,7 @@ from grpo_cli.engine.allocation import RowLimit, in_parts
 from grpo_cli.engine.batch import Microbatch
 from grpo_cli.engine.correction import Correction, Spread, summed
 from grpo_cli.engine.entropy import token_entropies
+from grpo_cli.engine.exact_sums import total as total_of
 from grpo_cli.engine.footprint import LOGITS_AT_ONCE
 from grpo_cli.engine.gated import lean_activations
 from grpo_cli.engine.head import Head, chosen_logprobs
@@ -293,6 +294,6 @@ def of_all_ranks(
 
 
 def global_norm(gradients: Gradients) -> float:
-    """Euclidean norm of all gradients together, summed in float32."""
-    squares = [gradient.square().sum() for gradient in flat(gradients).values()]
+    """Euclidean norm of all gradients together, in float32."""
+    squares = [total_of(gradient.square()) for gradient in flat(gradients).values()]
     return float(mx.sqrt(mx.stack(squares).sum()))
