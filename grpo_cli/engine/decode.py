@@ -20,7 +20,7 @@ import mlx.core as mx
 
 from grpo_cli.engine.grouped import GroupCache, quick_decoding, reads_in_groups
 from grpo_cli.engine.prefix import join, keep, read_prompts, select
-from grpo_cli.engine.sampling import Draw, Sampling, draw, uniforms
+from grpo_cli.engine.sampling import Draw, KeyChain, Sampling, draw, uniforms
 from grpo_cli.errors import TrainingError
 from grpo_cli.models.load import Policy
 from grpo_cli.models.tokenizer import Tokenizer
@@ -60,13 +60,14 @@ class Dice:
 
     With them a completion comes out the same (but for rounding in the logits) alone, in a batch, and
     wherever in a batch it entered. Greedy sampling needs none and takes none.
+    `random`: where they come from; None: MLX's global state.
     """
 
-    def __init__(self, rows: int, sampling: Sampling) -> None:
+    def __init__(self, rows: int, sampling: Sampling, random: KeyChain | None = None) -> None:
         self.numbers: mx.array | None = None  # (max_new_tokens, rows, 2)
         if sampling.temperature > 0:
-            # The one draw from MLX's global random state.
-            seed = mx.random.randint(0, (1 << 31) - 1, (2,)).astype(mx.uint32)
+            key = random.next() if random else None  # the one draw of a call
+            seed = mx.random.randint(0, (1 << 31) - 1, (2,), key=key).astype(mx.uint32)
             keys = mx.random.split(seed, sampling.max_new_tokens)
             self.numbers = mx.stack([uniforms(rows, key) for key in keys])
             mx.eval(self.numbers)

@@ -14,7 +14,7 @@ import mlx.core as mx
 from grpo_cli.distributed.world import World
 from grpo_cli.engine.allocation import RowLimit, is_allocation_failure, unable
 from grpo_cli.engine.decode import Decoding, Dice, Row
-from grpo_cli.engine.sampling import Sampling
+from grpo_cli.engine.sampling import KeyChain, Sampling
 from grpo_cli.errors import ModelError
 from grpo_cli.models.load import Policy
 from grpo_cli.models.tokenizer import Tokenizer
@@ -42,15 +42,17 @@ def generate(
     limit: RowLimit | None = None,
     on_group: OnGroup = no_one,
     own: Sequence[int] | None = None,
+    random: KeyChain | None = None,
 ) -> list[list[Rollout]]:
     """Sample `num_generations` completions of each prompt: P lists of G rollouts, in order.
 
-    Draws from MLX's global random state. `prefix` is the text the prompts end with that counts as
-    the completion's beginning. Of rows that memory cannot hold together, as many are sampled at once as it
-    can, the others entering as rows end; `limit` remembers how many. `on_group` is given each group as soon
-    as its last completion has ended, while the device goes on with the others. `own`: the places of the
-    prompts to sample, where other ranks do the rest; what comes out is theirs only, and does not depend on
-    the others. Raises ModelError for an empty prompt, or for a model whose cache cannot hold a batch;
+    Draws from `random`, or without it from MLX's global random state. `prefix` is the text the prompts end
+    with that counts as the completion's beginning. Of rows that memory cannot hold together, as many are
+    sampled at once as it can, the others entering as rows end; `limit` remembers how many. `on_group` is
+    given each group as soon as its last completion has ended, while the device goes on with the others.
+    `own`: the places of the prompts to sample, where other ranks do the rest; what comes out is theirs only,
+    and does not depend on the others. Raises ModelError for an empty prompt, or for a model whose cache
+    cannot hold a batch;
     TrainingError for logits that are no numbers, or where memory cannot hold a single row.
     """
     if not all(prompts):
@@ -65,7 +67,7 @@ def generate(
     ]
     rows = [row for group in groups for row in group]
     done: dict[int, list[Rollout]] = {}
-    dice = Dice(len(prompts) * num_generations, sampling)
+    dice = Dice(len(prompts) * num_generations, sampling, random)
 
     def report() -> None:
         for place, group in enumerate(groups):

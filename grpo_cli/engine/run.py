@@ -103,7 +103,6 @@ def dry_run(
         refuse_existing_run(config.run_dir)
     check_alike(world, settings(config))
     trainer = prepare(small, listener, world=world)
-    mx.random.seed(small.seed)
     started = time.perf_counter()
     try:
         groups = trainer.rollout(0)

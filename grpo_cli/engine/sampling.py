@@ -73,6 +73,34 @@ class Draw:
     log_kept: mx.array | None = None  # (B,) float32, log m of what top_k, top_p and min_p kept; None: all
 
 
+class KeyChain:
+    """Random keys one after the other, for the sampling of a run alone.
+
+    MLX's global state is everyone's: a reward that calls `mx.random.seed(0)`, as a judge that should repeat
+    itself does, would give every step the same noise. The keys are those that MLX's own would give from the
+    same two words, so that checkpoints that were saved with it go on as they would have.
+    """
+
+    def __init__(self, words: list[int]) -> None:
+        self.key = mx.array(words, dtype=mx.uint32)  # (2,)
+
+    @staticmethod
+    def of_seed(seed: int) -> "KeyChain":
+        """The chain that begins as `mx.random.seed(seed)` would."""
+        return KeyChain(mx.random.key(seed).tolist())  # type: ignore[arg-type]
+
+    @property
+    def words(self) -> list[int]:
+        """Where the chain is, to go on from."""
+        words: Any = self.key.tolist()
+        return list(words)
+
+    def next(self) -> mx.array:
+        """A new key: (2,)."""
+        self.key, key = mx.random.split(self.key)
+        return key
+
+
 def uniforms(rows: int, key: mx.array | None = None) -> mx.array:
     """Two random numbers from 0 to just below 1 for each row: (B, 2)."""
     return mx.random.uniform(high=1.0 - 1e-6, shape=(rows, 2), key=key)

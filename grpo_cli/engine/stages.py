@@ -36,7 +36,7 @@ from grpo_cli.engine.packing import Budget
 from grpo_cli.engine.prompts import Prompt
 from grpo_cli.engine.quantised import RolloutPolicy
 from grpo_cli.engine.rollout import OnGroup, generate, of_all_ranks
-from grpo_cli.engine.sampling import Sampling
+from grpo_cli.engine.sampling import KeyChain, Sampling
 from grpo_cli.engine.schedule import learning_rate
 from grpo_cli.engine.shares import deal
 from grpo_cli.engine.supply import Draw
@@ -67,6 +67,7 @@ class Stages:
     world: World = ALONE  # the ranks that the step's work is shared out to
 
     def __post_init__(self) -> None:
+        self.random = KeyChain.of_seed(self.config.seed)  # of rollouts
         self.drawn: Draw | None = None  # of the current step; None where it reuses completions
         self.agrees = False  # whether sampler and loss were seen to be of one policy
         self.proof = Proof(self.config)
@@ -147,6 +148,7 @@ class Stages:
                 self.rollout_limit,
                 on_group,
                 own,
+                self.random,
             )
         except BrokenPolicy as error:
             weight = first_broken(flat(self.policy.model.parameters()))

@@ -28,7 +28,8 @@ class RunState:
     step: int = 0
     total_steps: int = 0  # when it was saved; a resumed run may have another
     prompts_used: int = 0  # position in the stream of prompts
-    random_state: list[int] = field(default_factory=list)  # MLX's two words
+    random_state: list[int] = field(default_factory=list)  # MLX's two words, for rewards that draw from it
+    sampling_state: list[int] = field(default_factory=list)  # of the rollouts' KeyChain; older runs had none
     evaluated: bool = False  # whether the evaluation that is due after this step was made
     evaluations: list[dict[str, Any]] = field(default_factory=list)  # every evaluation's line so far
     faults: list[str] = field(default_factory=list)  # of the latest updates, which were skipped for them

@@ -25,7 +25,7 @@ from grpo_cli.engine.interrupt import Interruption
 from grpo_cli.engine.metrics import anomalies, rollout_metrics
 from grpo_cli.engine.prompts import Prompt
 from grpo_cli.engine.runlog import RunLog
-from grpo_cli.engine.sampling import Sampling
+from grpo_cli.engine.sampling import KeyChain, Sampling
 from grpo_cli.engine.saver import Saver
 from grpo_cli.engine.shares import checksum
 from grpo_cli.engine.stages import Stages
@@ -119,9 +119,11 @@ class Trainer(Stages):
         """
         if self.state.random_state:
             restore_random_state(self.state.random_state)
+            # Runs of old sampled from MLX's own state, which the chain continues to the same numbers.
+            self.random = KeyChain(self.state.sampling_state or self.state.random_state)
         else:
             mx.random.seed(self.config.seed)
-            self.state.random_state = random_state()
+        self.note_random_states()
         self.state.log_positions = log.positions()
         self.good = self.snapshot()
         saver.check_room(self.good)
@@ -133,7 +135,8 @@ class Trainer(Stages):
         self.state.faults = [*self.state.faults, line["skipped"]] if "skipped" in line else []
         self.state.step = step
         self.state.prompts_used = self.drawn.position if self.drawn else self.state.prompts_used
-        self.state.random_state, self.state.evaluated = random_state(), False
+        self.state.evaluated = False
+        self.note_random_states()
         self.state.log_positions = log.positions()
         if not self.state.faults:
             self.good = self.snapshot()
@@ -145,6 +148,10 @@ class Trainer(Stages):
                 CURES.format(run=saver.folder),
                 trouble="nan-gradient",
             )
+
+    def note_random_states(self) -> None:
+        """Have the state go on from the random numbers as they are now."""
+        self.state.random_state, self.state.sampling_state = random_state(), self.random.words
 
     def snapshot(self) -> Snapshot:
         """The run as it stands, for a checkpoint."""
