@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-Message = dict[str, str]  # {"role": "system" | "user" | "assistant", "content": …}
+Message = dict[str, Any]  # {"role": "system" | "user" | "assistant" | "tool", "content": text, …}
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,8 @@ class Example:
 
     messages: list[Message]
     answer: str
-    columns: dict[str, Any] = field(default_factory=dict)  # the row's other columns, for rewards
+    columns: dict[str, Any] = field(default_factory=dict)  # every value of the row, as it is, for rewards
+    place: str = field(default="", compare=False)  # where the row stands: `line 4 of a.jsonl, split \`test\``
 
 
 class StopReason(StrEnum):

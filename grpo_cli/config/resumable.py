@@ -14,8 +14,9 @@ FIXED = {
         "lora_layers", "optimizer",
     ),
     "the prompts and their order follow from it": (
-        "dataset", "dataset_config", "train_split", "prompt_column", "answer_column", "system_prompt",
-        "completion_prefix", "max_train_samples", "max_prompt_length", "seed",
+        "dataset", "dataset_config", "train_split", "prompt_column", "prompt_format", "answer_column",
+        "system_column", "system_prompt", "completion_prefix", "max_train_samples",
+        "max_prompt_length", "seed",
     ),
     "the run goes on in its own folder": ("output_dir", "run_name"),
     "steps are counted in it": ("num_iterations", "steps_per_generation"),

@@ -58,7 +58,8 @@ class Config(BaseModel):
 
     # --- data ------------------------------------------------------------------------------------
     dataset: str = Field("openai/gsm8k", min_length=1)
-    """`arithmetic` (embedded), a hub name, a JSON, JSONL or Parquet file, or a folder of such files."""
+    """`arithmetic` (embedded), a hub name, a file (JSON, JSONL, CSV, TSV, Parquet, Arrow; compressed or not),
+    or a folder: of such files, what `save_to_disk` wrote, or a cloned repository of the hub."""
     dataset_config: str = ""
     """The dataset's configuration on the hub (`main`); for arithmetic its difficulty, 1 to 4 digits."""
     train_split: str = Field("train", min_length=1)
@@ -66,9 +67,17 @@ class Config(BaseModel):
     eval_split: str = Field("test", min_length=1)
     """Split that evaluation uses; never the training split."""
     prompt_column: str = Field("question", min_length=1)
-    """Column that holds the problem: a text, or a list of chat messages."""
-    answer_column: str = Field("answer", min_length=1)
-    """Column that holds the right answer; where it contains `####`, the answer is what follows."""
+    """Column that holds the problem: a text, or a list of chat messages (also with from and value). A last
+    message of the assistant is left out; it is the answer where the dataset has no `answer_column`."""
+    prompt_format: Literal["chat", "text"] = "chat"
+    """chat puts the problem into the model's chat template; text uses it as it is, for a text to be
+    continued, without system message (`completion_prefix` still follows)."""
+    answer_column: str = "answer"
+    """Column that holds the right answer; where it contains `####`, the answer is what follows. A path leads
+    into objects: `reward_model.ground_truth`. Empty: a dataset without answers."""
+    system_column: str = "system"
+    """Column that holds a row's own system message, in place of `system_prompt`; empty: none. A dataset need
+    not have it."""
     max_train_samples: Count = 0
     """Use only this many training examples; 0 uses all."""
     system_prompt: str = XML_SYSTEM_PROMPT

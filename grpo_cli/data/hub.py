@@ -1,7 +1,9 @@
 """Read a dataset from the hub through `datasets`, which keeps downloads in its own cache."""
 
+from collections.abc import Iterator
 from difflib import get_close_matches
 
+from grpo_cli.data.readers import rows_of
 from grpo_cli.data.rows import Row
 from grpo_cli.errors import DataError
 
@@ -9,7 +11,7 @@ from grpo_cli.errors import DataError
 DEFAULT_CONFIGS = {"openai/gsm8k": "main", "gsm8k": "main"}
 
 
-def read(name: str, config_name: str, split: str, limit: int = 0) -> list[Row]:
+def read(name: str, config_name: str, split: str, limit: int = 0) -> Iterator[Row]:
     """The first `limit` rows of a split (0: all).
 
     Raises DataError for a dataset, configuration or split that does not exist, or without a network.
@@ -22,11 +24,9 @@ def read(name: str, config_name: str, split: str, limit: int = 0) -> list[Row]:
     try:
         found = datasets.load_dataset(name, config_name or DEFAULT_CONFIGS.get(name), split=split)
     except DatasetNotFoundError as error:
-        raise DataError(f"Dataset not found: {name}", meant_arithmetic(name) or NOT_FOUND) from error
+        raise DataError(f"Dataset not found: {name}", NOT_FOUND) from error
     except ConnectionError as error:
-        raise DataError(
-            f"Dataset not reachable: {name}: {first_line(error)}", meant_arithmetic(name) or OFFLINE
-        ) from error
+        raise DataError(f"Dataset not reachable: {name}: {first_line(error)}", OFFLINE) from error
     except ValueError as error:  # the message lists the configurations or splits that exist
         raise DataError(
             f"Failed to load dataset {name}, split `{split}`: {first_line(error)}",
@@ -36,7 +36,7 @@ def read(name: str, config_name: str, split: str, limit: int = 0) -> list[Row]:
         raise DataError(
             f"Failed to load dataset {name}, split `{split}`: {first_line(error)}", OFFLINE
         ) from error
-    return found.select(range(min(limit or len(found), len(found)))).to_list()
+    return rows_of(found.select(range(min(limit or len(found), len(found)))), name)
 
 
 OFFLINE = (
@@ -50,7 +50,7 @@ NOT_FOUND = "a hub name is `owner/name`, a local one a path that exists; for a p
 
 def meant_arithmetic(name: str) -> str:
     """A hint for a name that is nearly the embedded task's, else nothing."""
-    return "did you mean `arithmetic`?" if get_close_matches(name, ["arithmetic"]) else ""
+    return "did you mean `arithmetic`?" if get_close_matches(name.lower(), ["arithmetic"], cutoff=0.8) else ""
 
 
 def first_line(error: Exception) -> str:

@@ -1,57 +1,81 @@
 """Load the examples of a split, whatever kind of dataset the configuration names.
 
     arithmetic                      the embedded task
-    data/questions.jsonl            a JSON, JSONL or Parquet file
-    data/                           a folder with such files named after the splits
+    data/questions.jsonl            a file: JSON, JSONL, CSV, TSV, Parquet or Arrow, compressed or not
+    data/                           a folder of such files, a saved dataset, a cloned repository
     openai/gsm8k                    a dataset on the hub
 
 What exists on the disk goes before the hub. The system prompt is put in here, for every kind alike.
 """
 
+import time
+from collections.abc import Iterator
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 
 from grpo_cli.config.schema import Config
 from grpo_cli.data import arithmetic, hub, local
-from grpo_cli.data.rows import Row, examples_from
+from grpo_cli.data.rows import Row, Tell, examples_from, silence, with_system
 from grpo_cli.errors import DataError
+from grpo_cli.files import chosen_path
 from grpo_cli.types import Example
 
+OFTEN = 1000  # rows between two looks at the clock
 
-def load_examples(config: Config, split: str) -> list[Example]:
+
+def load_examples(
+    config: Config, split: str, tell: Tell = silence, progress: Tell = silence
+) -> list[Example]:
     """The examples of a split in the dataset's own order; of the training split the first max_train_samples.
 
+    `tell` is given what a person should know, `progress` how far the reading is where it takes over a second.
     Raises DataError when the dataset, its split or a column is missing, when the split is empty, and
     for a row whose prompt or answer cannot be used.
     """
-    limit = config.max_train_samples if split == config.train_split else 0
+    limit = (config.max_train_samples if split == config.train_split else 0) or None
     if config.dataset == "arithmetic":
-        examples = arithmetic.load(config, split)[: limit or None]
-    else:
-        rows = read_rows(config, split, limit)
-        if not rows:
-            raise DataError(
-                f"Empty split: `{split}` of {config.dataset} has no rows",
-                "name another split with train_split or eval_split, or fill the file",
-            )
-        examples = examples_from(rows, config)
-    return [with_system(example, config.system_prompt) for example in examples]
+        examples = arithmetic.load(config, split)[:limit]
+        return [
+            replace(example, messages=with_system(example.messages, config.system_prompt))
+            for example in examples
+        ]
+    rows = list(
+        watched(islice(read_rows(config, split, limit or 0), limit), f"reading split `{split}`", progress)
+    )
+    if not rows:
+        raise DataError(
+            f"Empty split: `{split}` of {config.dataset} has no rows",
+            "name another split with train_split or eval_split, or fill the file",
+        )
+    return examples_from(rows, config, split, tell)
 
 
-def read_rows(config: Config, split: str, limit: int) -> list[Row]:
+def watched(rows: Iterator[Row], doing: str, progress: Tell) -> Iterator[Row]:
+    """The rows; every second `progress` is given how many there are so far."""
+    due = time.monotonic() + 1.0
+    for count, row in enumerate(rows, start=1):
+        if count % OFTEN == 0 and time.monotonic() > due:
+            progress(f"{doing}: {count:,} rows")
+            due = time.monotonic() + 1.0
+        yield row
+
+
+def read_rows(config: Config, split: str, limit: int) -> Iterator[Row]:
     """The split's first `limit` rows (0: all) from a file, a folder or the hub."""
-    path = Path(config.dataset).expanduser()
+    name = config.dataset
+    path = as_seen_from_here(chosen_path(name))
     if path.is_dir():
-        return local.read_folder(path, config.dataset_config, split)[: limit or None]
+        return local.read_folder(path, config.dataset_config, split, config.train_split)
     if path.is_file():
-        return local.read_single(path, split, config.train_split)[: limit or None]
-    if local.looks_like_path(config.dataset):
-        raise DataError(f"Dataset not found: {config.dataset}", local.nearby(path))
-    return hub.read(config.dataset, config.dataset_config, split, limit)
+        return local.read_single(path, split, config.train_split)
+    if meant := hub.meant_arithmetic(name):
+        raise DataError(f"Dataset not found: {name}", meant)
+    if local.looks_like_path(name) or local.nearly_there(path):
+        raise DataError(f"Dataset not found: {name}", local.nearby(path))
+    return hub.read(name, config.dataset_config, split, limit)
 
 
-def with_system(example: Example, system_prompt: str) -> Example:
-    """The example with the system message put first, unless it brings one or the prompt is empty."""
-    if not system_prompt or example.messages[0]["role"] == "system":
-        return example
-    return replace(example, messages=[{"role": "system", "content": system_prompt}, *example.messages])
+def as_seen_from_here(path: Path) -> Path:
+    """The path as a person in the current folder writes it."""
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path

@@ -1,91 +1,157 @@
-"""Read datasets from the disk: a JSON, JSONL or Parquet file, or a folder of files named after splits.
+"""Which rows on the disk belong to a split: of a file, a folder, a saved dataset, a cloned repository.
 
-    data/train.jsonl  data/test.jsonl                       a folder, `dataset = "data"`
-    data/train-00000-of-00002.parquet  …                    in shards, as on the hub; also below data/data/
-    data/main/train.jsonl                                   with `dataset_config = "main"`
+    sums.jsonl                                  one split, the training split
+    data/train.jsonl  data/test.jsonl           a folder, `dataset = "data"`
+    data/train-00000-of-00002.parquet  …        in shards, as on the hub; also below data/data/
+    data/train/0000.parquet  …                  a folder for each split
+    data/main/train.jsonl                       any of these, with `dataset_config = "main"`
+    data/dataset_dict.json  …                   what `save_to_disk` of `datasets` wrote
+    data/README.md  …                           a cloned repository: its README may name the files
 
 A single file is its own split when it is named after one (`test.jsonl`), and its neighbours are the
 others. Any other file (`sums.jsonl`) has one split, the training split: evaluation never reads
-training rows by accident.
-
-JSON is read with the standard library and not with `datasets`: its JSON reader guesses a type for a
-whole column (a text "2024-01-05" becomes a date, 12 becomes 12.0), and its cache would have to be
-kept from serving an older version of the file.
+training rows by accident. Nothing here touches the network.
 """
 
-import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
 
+from grpo_cli.data import repository, saved
+from grpo_cli.data.readers import COMPRESSED, KINDS, read_file, suffix_of
 from grpo_cli.data.rows import Row
 from grpo_cli.errors import DataError
 
-SPLIT_FILE = re.compile(
-    r"(?P<split>.+?)(-\d+-of-\d+(-\w+)?)?(?P<suffix>\.jsonl|\.json|\.parquet)", re.IGNORECASE
-)
+SHARD = re.compile(r"(?P<split>.+?)(-\d+-of-\d+(-\w+)?)?(\.\w+)(\.\w+)?", re.IGNORECASE)
 SPLIT_NAMES = ("train", "test", "validation", "valid", "val", "dev", "eval")
-ONE_OBJECT_A_LINE = "a JSONL file has one JSON object a line; a JSON file may also be one list of objects"
+NEARLY = 0.8  # likeness from which a name that could be the hub's is taken for one on the disk
 
 
 def looks_like_path(name: str) -> bool:
-    """Whether a name that does not exist on the disk was meant to: `./data`, `sums.jsonl`, `a/b/c`."""
-    return name.startswith((".", "/", "~")) or name.count("/") > 1 or Path(name).suffix.lower() in READERS
+    """A name that does not exist on the disk was meant to: `./data`, `sums.jsonl`, `a/b/c`."""
+    is_file = bool(suffix_of(Path(name))) or Path(name).suffix.lower() in COMPRESSED
+    return name.startswith((".", "/", "~")) or name.count("/") > 1 or is_file
+
+
+def beside(path: Path) -> list[str]:
+    """The names in the folder where the path would be."""
+    try:
+        return sorted(entry.name for entry in path.parent.iterdir())
+    except OSError:
+        return []
+
+
+def nearest(path: Path, likeness: float = 0.6) -> Path | None:
+    """The dataset on the disk whose name, with its suffix or without, is most like a missing path's."""
+    plain: dict[str, str] = {}
+    for name in beside(path):
+        if (path.parent / name).is_dir() or suffix_of(path.parent / name):
+            plain.setdefault(name.partition(".")[0], name)
+            plain[name] = name
+    near = get_close_matches(path.name, plain, n=1, cutoff=likeness)
+    return path.parent / plain[near[0]] if near else None
 
 
 def nearby(path: Path) -> str:
-    """A hint for a path that does not exist: the nearest name beside it."""
-    beside = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
-    near = get_close_matches(path.name, beside, n=1)
-    return f"did you mean `{path.parent / near[0]}`?" if near else f"looked from the folder {Path.cwd()}"
+    """A hint for a path that does not exist."""
+    near = nearest(path)
+    return f"did you mean `{near}`?" if near else f"looked from the folder {Path.cwd()}"
 
 
-def read_single(path: Path, split: str, train_split: str) -> list[Row]:
+def nearly_there(path: Path) -> bool:
+    """The name is a slip of the keyboard for one on the disk: no hub is asked for it."""
+    return nearest(path, NEARLY) is not None
+
+
+def read_single(path: Path, split: str, train_split: str) -> Iterator[Row]:
     """The split's rows when `dataset` names one file."""
-    match = SPLIT_FILE.fullmatch(path.name)
-    if match is None:
-        raise DataError(f"Unknown kind of file: {path}", "a dataset is a .json, .jsonl or .parquet file")
-    named_after_split = match["split"] in (*SPLIT_NAMES, train_split)
-    if split == (match["split"] if named_after_split else train_split):
+    if not suffix_of(path):
+        raise DataError(f"Unknown kind of file: {path}", f"a dataset is one of {KINDS}")
+    own = split_of(path)
+    named_after_split = own in (*SPLIT_NAMES, train_split)
+    if split == (own if named_after_split else train_split):
         return read_file(path)
     if named_after_split:
-        return read_folder(path.parent, "", split)
-    raise DataError(
-        f"Split not found: `{split}`; {path} is one file and has only the split `{train_split}`",
-        f"make a folder with {train_split}{path.suffix} and {split}{path.suffix} and set `dataset` to it; "
+        return read_folder(path.parent, "", split, train_split)
+    raise only_split(path, split, train_split, path.suffix)
+
+
+def only_split(path: Path, split: str, train_split: str, suffix: str = ".jsonl") -> DataError:
+    """The error for a split that a single file, or a saved `Dataset`, does not have."""
+    return DataError(
+        f"Split not found: `{split}`; {path} is one table and has only the split `{train_split}`",
+        f"make a folder with {train_split}{suffix} and {split}{suffix} and set `dataset` to it; "
         f"to train without evaluation, `eval_steps = 0`; to evaluate on this file, `--split {train_split}`",
     )
 
 
-def read_folder(folder: Path, config_name: str, split: str) -> list[Row]:
-    """The split's rows from the files in the folder (or its subfolder) that are named after it."""
-    files: dict[str, list[Path]] = {}
-    for root in roots(folder, config_name):
-        for path in sorted(root.iterdir()):
-            match = SPLIT_FILE.fullmatch(path.name)
-            if match and path.is_file():
-                files.setdefault(match["split"], []).append(path)
-        if files:
-            break
+def read_folder(folder: Path, config_name: str, split: str, train_split: str = "train") -> Iterator[Row]:
+    """The split's rows from a folder of any layout. Raises DataError where there is no such split."""
+    root = root_of(folder, config_name)
+    if saved.is_dict(root):
+        return saved.read_dict(root, split)
+    if saved.is_one(root):
+        return read_saved(root, split, train_split)
+    files = repository.described(folder, config_name) or split_files(root, split)
     if split not in files:
         raise DataError(
             f"Split not found: `{split}` in {folder}",
             splits_hint(list(files)) if files else no_files_hint(folder, split),
         )
-    if len({path.suffix.lower() for path in files[split]}) > 1:
+    if len({suffix_of(path) for path in files[split]}) > 1:
         names = ", ".join(path.name for path in files[split])
         raise DataError(
             f"Split in two kinds of file: `{split}` in {folder} is {names}", "keep one kind, or name one file"
         )
-    return [row for path in files[split] for row in read_file(path)]
+    return (row for path in files[split] for row in read_file(path))
 
 
-def roots(folder: Path, config_name: str) -> list[Path]:
-    """Where the split files may lie, in order: the configuration's subfolder, the folder, its data/."""
-    candidates = [folder / config_name, folder, folder / "data"] if config_name else [folder, folder / "data"]
-    return [root for root in candidates if root.is_dir()]
+def read_saved(folder: Path, split: str, train_split: str) -> Iterator[Row]:
+    """The split's rows from a saved `Dataset`, which, as a file does, has one split or neighbours."""
+    named_after_split = folder.name in (*SPLIT_NAMES, train_split)
+    if split == (folder.name if named_after_split else train_split):
+        return saved.read_one(folder)
+    if named_after_split and saved.is_dict(folder.parent):
+        return saved.read_dict(folder.parent, split)
+    raise only_split(folder, split, train_split)
+
+
+def root_of(folder: Path, config_name: str) -> Path:
+    """Where the splits lie: the configuration's folder, if there is one, or the dataset's."""
+    candidates = (folder / config_name, folder / "data" / config_name) if config_name else ()
+    return next((root for root in candidates if root.is_dir()), folder)
+
+
+def split_files(root: Path, split: str) -> dict[str, list[Path]]:
+    """The files of each split: named after it, or in a folder that is, or as `datasets` finds them."""
+    seen: dict[str, list[Path]] = {}
+    for folder in filter(Path.is_dir, (root, root / "data")):
+        files = named_files(folder, (*SPLIT_NAMES, split))
+        if split in files:
+            return files
+        seen |= files
+    return {**seen, **repository.found(root, SPLIT_NAMES), **seen}
+
+
+def named_files(folder: Path, split_names: tuple[str, ...]) -> dict[str, list[Path]]:
+    """The data files in a folder by the splits that they, or the folders they are in, are named after."""
+    files: dict[str, list[Path]] = {}
+    for path in sorted(folder.iterdir()):
+        if path.is_dir() and path.name in split_names:
+            found = [
+                child for child in sorted(path.iterdir()) if child.is_file() and repository.is_data(child)
+            ]
+            files |= {path.name: files.get(path.name, []) + found} if found else {}
+        elif path.is_file() and repository.is_data(path):
+            files.setdefault(split_of(path), []).append(path)
+    return files
+
+
+def split_of(path: Path) -> str:
+    """The split that a file is named after: train of train-00000-of-00002.parquet."""
+    match = SHARD.fullmatch(path.name)
+    return match["split"] if match else path.name
 
 
 def splits_hint(splits: list[str]) -> str:
@@ -101,72 +167,4 @@ def no_files_hint(folder: Path, split: str) -> str:
     inside = sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
     if inside:
         return f"it has no data files; its folders are {', '.join(inside)}: set dataset_config to one of them"
-    return f"put {split}.jsonl, {split}.json or {split}.parquet there"
-
-
-def read_file(path: Path) -> list[Row]:
-    """All rows of one file. Raises DataError that names the file and, for JSON, the line."""
-    try:
-        return READERS[path.suffix.lower()](path)
-    except OSError as error:
-        raise DataError(
-            f"Failed to read {path}: {error.strerror or error}", "check the path and its permissions"
-        ) from error
-
-
-def read_jsonl(path: Path) -> list[Row]:
-    """One object a line; blank lines are skipped."""
-    return list(json_lines(path))
-
-
-def json_lines(path: Path) -> Iterator[Row]:
-    """The objects of a JSONL file, one by one."""
-    with path.open("rb") as file:  # bytes: a line ends at \n alone, and never at the U+2028 of some text
-        for number, line in enumerate(file, start=1):
-            if line.strip():
-                yield as_row(parse(line.rstrip(), path, number), f"line {number} of {path}")
-
-
-def read_json(path: Path) -> list[Row]:
-    """A list of objects, or one object a line."""
-    content = path.read_bytes()
-    if not content.removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"["):
-        return read_jsonl(path)
-    items = enumerate(parse(content, path, 1), start=1)
-    return [as_row(item, f"item {number} of {path}") for number, item in items]
-
-
-def as_row(value: Any, place: str) -> Row:
-    """The value, if it is an object."""
-    if not isinstance(value, dict):
-        raise DataError(f"Not an object: {place} is {json.dumps(value)[:80]}", ONE_OBJECT_A_LINE)
-    return value
-
-
-def parse(content: bytes, path: Path, first_line: int) -> Any:
-    """Parse JSON that starts on `first_line` of the file."""
-    try:
-        return json.loads(content.decode("utf-8-sig"))
-    except json.JSONDecodeError as error:
-        place = f"{path}, line {first_line + error.lineno - 1}, column {error.colno}"
-        raise DataError(f"Broken JSON: {place}: {error.msg}", ONE_OBJECT_A_LINE) from error
-    except (ValueError, RecursionError) as error:  # not UTF-8; a number or a nesting beyond all measure
-        raise DataError(f"Broken JSON: {path}, line {first_line}: {error}", ONE_OBJECT_A_LINE) from error
-
-
-def read_parquet(path: Path) -> list[Row]:
-    """The rows of a Parquet file."""
-    import pyarrow
-    from pyarrow import parquet  # comes with `datasets`; not needed for JSON
-
-    try:
-        return parquet.read_table(path).to_pylist()
-    except pyarrow.ArrowException as error:
-        raise DataError(f"Broken Parquet file: {path}: {error}", "download or write it again") from error
-
-
-READERS: dict[str, Callable[[Path], list[Row]]] = {
-    ".jsonl": read_jsonl,
-    ".json": read_json,
-    ".parquet": read_parquet,
-}
+    return f"put {split}.jsonl, {split}.csv or {split}.parquet there"

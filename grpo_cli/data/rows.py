@@ -1,95 +1,154 @@
-"""Turn a dataset's rows into examples: the prompt, the answer, and the other columns for the rewards.
+"""Turn a dataset's rows into examples: the prompt, the answer, and all columns for the rewards.
 
 {"question": "How many …?", "answer": "48 + 24 = 72\\n#### 72", "level": 1}
-→  Example([{"role": "user", "content": "How many …?"}], "72", {"level": 1})
+→  Example([{"role": "user", "content": "How many …?"}], "72", {"question": …, "answer": …, "level": 1})
+
+`columns` holds every value as it is in the row, under its own name; messages and answer are made of them.
+A column may be named by a path into it: `answer_column = "reward_model.ground_truth"`.
 """
 
-import math
-from decimal import Decimal
-from difflib import get_close_matches
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from grpo_cli.config.schema import Config
+from grpo_cli.data.answers import answer_from
+from grpo_cli.data.conversation import conversation_from, is_answered, message, text_of
+from grpo_cli.data.values import MISSING, column_paths, lookup, nearest_column
 from grpo_cli.errors import DataError
 from grpo_cli.types import Example, Message
 
-Row = dict[str, Any]
-ROLES = ("system", "user", "assistant")
+Tell = Callable[[str], None]  # says something to whoever watches the run
 
 
-def examples_from(rows: list[Row], config: Config) -> list[Example]:
-    """The rows as examples. Raises DataError that names the column, or the row, counted from 1."""
-    require_columns(rows, config)
-    return [example_from(row, config, number) for number, row in enumerate(rows, start=1)]
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A dataset's row and where it stands: `line 4 of data/test.jsonl`."""
+
+    values: dict[str, Any]
+    unit: str  # "line", "row" or "item"
+    number: int  # counted from 1
+    file: str  # or a dataset on the hub
+
+    @property
+    def place(self) -> str:
+        """Where a person finds the row."""
+        return f"{self.unit} {self.number} of {self.file}"
 
 
-def require_columns(rows: list[Row], config: Config) -> None:
-    """Check that the prompt and the answer column exist in the dataset."""
-    existing = list(dict.fromkeys(column for row in rows for column in row))
-    for key in ("prompt_column", "answer_column"):
-        wanted = getattr(config, key)
-        if wanted not in existing:
-            near = get_close_matches(wanted, existing, n=1)
-            suggestion = f'did you mean `{key} = "{near[0]}"`? ' if near else f"set `{key}` to one of them: "
-            raise DataError(
-                f"Column not found: `{wanted}` in {config.dataset}",
-                f"{suggestion}its columns: {', '.join(existing) or 'none'}",
+def silence(text: str) -> None:
+    """Tell nobody."""
+
+
+def examples_from(rows: list[Row], config: Config, split: str, tell: Tell = silence) -> list[Example]:
+    """The rows as examples. Raises DataError that names the column, or split, file and row."""
+    uses = Columns(config, split, rows)
+    for notice in uses.notices():
+        tell(notice)
+    return [uses.example(row) for row in rows]
+
+
+class Columns:
+    """What each column of a split serves for."""
+
+    def __init__(self, config: Config, split: str, rows: list[Row]) -> None:
+        """Raises DataError where the prompt's or the answer's column does not exist."""
+        self.config, self.split, self.rows = config, split, rows
+        self.existing = dict.fromkeys(name for row in rows for name in row.values)
+        self.require("prompt_column", config.prompt_column)
+        last_is_answer = any(is_answered(self.prompt(row)) for row in rows)
+        self.takes_last = bool(config.answer_column) and last_is_answer and not self.has(config.answer_column)
+        if config.answer_column and not self.takes_last:
+            self.require("answer_column", config.answer_column)
+        self.drops_last = last_is_answer and not self.takes_last
+        self.has_system = bool(config.system_column) and self.has(config.system_column)
+
+    def has(self, path: str) -> bool:
+        """Some row has a value at the path."""
+        return path in self.existing or any(lookup(row.values, path) is not MISSING for row in self.rows)
+
+    def require(self, key: str, path: str) -> None:
+        """Raise DataError where no row has the column that a key names."""
+        if self.has(path):
+            return
+        existing = column_paths(self.rows[0].values, self.existing) if self.rows else []
+        near = nearest_column(key, path, existing)
+        suggestion = f'did you mean `{key} = "{near}"`? ' if near else f"set `{key}` to one of them: "
+        without = '; for a dataset without answers `answer_column = ""`' if key == "answer_column" else ""
+        raise DataError(
+            f"Column not found: `{path}` in {self.config.dataset}, split `{self.split}`",
+            f"{suggestion}its columns: {', '.join(existing) or 'none'}{without}",
+        )
+
+    def notices(self) -> list[str]:
+        """What a person should know of how the columns are used."""
+        prompt, answer = self.config.prompt_column, self.config.answer_column
+        found = []
+        if self.takes_last:
+            found.append(
+                f"split `{self.split}`: there is no column `{answer}`, so the assistant's last message in "
+                f"`{prompt}` is the answer, and no part of the prompt"
             )
+        if self.drops_last:
+            found.append(
+                f"split `{self.split}`: the assistant's last message in `{prompt}` is no part of the prompt; "
+                + (f"the answer is `{answer}`" if answer else "there are no answers")
+            )
+        if self.has_system and self.config.prompt_format == "chat":
+            found.append(f"split `{self.split}`: system messages come from the column `{self.system}`")
+        return found
 
+    @property
+    def system(self) -> str:
+        """The column of system messages."""
+        return self.config.system_column
 
-def example_from(row: Row, config: Config, number: int) -> Example:
-    """One row as an example."""
-    place = f"row {number} of {config.dataset}"
-    return Example(
-        messages_from(row.get(config.prompt_column), f"`{config.prompt_column}` in {place}"),
-        answer_from(row.get(config.answer_column), f"`{config.answer_column}` in {place}"),
-        {key: row[key] for key in row if key not in (config.prompt_column, config.answer_column)},
-    )
+    def prompt(self, row: Row) -> Any:
+        """The prompt as it stands in the row."""
+        return lookup(row.values, self.config.prompt_column)
 
+    def place(self, column: str, row: Row) -> str:
+        """A cell, for an error's text."""
+        return f"`{column}` in {row.place}, split `{self.split}`,"
 
-def messages_from(prompt: Any, place: str) -> list[Message]:
-    """The prompt as a conversation that ends with the user: a text, or a list of chat messages."""
-    if isinstance(prompt, str) and prompt.strip():
-        return [{"role": "user", "content": prompt}]
-    if not isinstance(prompt, list) or not prompt:
-        raise DataError(
-            f"No prompt: {place} is {short(prompt)}", "a prompt is a text or a list of chat messages"
+    def example(self, row: Row) -> Example:
+        """One row as an example."""
+        config = self.config
+        prompt = self.prompt(row)
+        place = self.place(config.prompt_column, row)
+        if config.prompt_format == "text":
+            messages, last = [message("user", text_of(prompt, place))], None
+        else:
+            messages, last = conversation_from(prompt, place)
+            messages = self.with_system(messages, row)
+        return Example(
+            messages,
+            self.answer(row, last),
+            row.values,
+            f"{row.place}, split `{self.split}`",
         )
-    if not all(is_message(message) for message in prompt) or prompt[-1]["role"] != "user":
-        raise DataError(
-            f"No conversation: {place} is {short(prompt)}",
-            'a message is {"role": "user", "content": "…"}; the roles are system, user and assistant, '
-            "the last message is the user's",
-        )
-    return [{"role": message["role"], "content": message["content"]} for message in prompt]
+
+    def answer(self, row: Row, last: str | None) -> str:
+        """The row's answer as a text; empty for a dataset without answers."""
+        column = self.config.answer_column
+        if not column:
+            return ""
+        if self.takes_last:
+            place = self.place(self.config.prompt_column, row)
+            return answer_from(MISSING if last is None else last, f"the assistant's last message in {place}")
+        return answer_from(lookup(row.values, column), self.place(column, row))
+
+    def with_system(self, messages: list[Message], row: Row) -> list[Message]:
+        """The conversation with its row's system message, or the configuration's, unless it brings one."""
+        own = lookup(row.values, self.system) if self.has_system else None
+        text = self.config.system_prompt
+        if own is not MISSING and own not in (None, ""):
+            text = text_of(own, self.place(self.system, row))
+        return with_system(messages, text)
 
 
-def is_message(message: Any) -> bool:
-    """Whether it is a chat message with a text."""
-    return (
-        isinstance(message, dict) and message.get("role") in ROLES and isinstance(message.get("content"), str)
-    )
-
-
-def answer_from(answer: Any, place: str) -> str:
-    """The right answer as a text: what follows the last `####`, if there is one; numbers written out.
-
-    Commas and signs stay (`1,000`, `$18`): answers are compared as numbers.
-    """
-    if isinstance(answer, str):
-        text = answer.rpartition("####")[2].strip()
-    elif isinstance(answer, float | Decimal) and math.isfinite(answer):
-        text = format(Decimal(str(answer)), "f")  # never 1e+20
-    elif isinstance(answer, int) and not isinstance(answer, bool):
-        text = str(answer)
-    else:
-        raise DataError(f"No answer: {place} is {short(answer)}", "an answer is a text or a number")
-    if not text:
-        raise DataError(f"No answer: {place} is {short(answer)}", "remove the row or give it an answer")
-    return text
-
-
-def short(value: Any) -> str:
-    """The value for an error's text, cut after 80 characters."""
-    text = "missing or null" if value is None else repr(value)
-    return text if len(text) <= 80 else text[:79] + "…"
+def with_system(messages: list[Message], text: str) -> list[Message]:
+    """The conversation with a system message put first, unless it brings one or the text is empty."""
+    if not text or messages[0]["role"] == "system":
+        return messages
+    return [message("system", text), *messages]

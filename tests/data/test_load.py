@@ -41,11 +41,12 @@ def error_of(config: Config, split: str = "train") -> DataError:
 def test_a_folder(tmp_path: Path) -> None:
     config = sums(tmp_path)
     assert load_examples(config, "train") == [
-        Example([user("1 + 1?")], "2"),
-        Example([user("2 + 2?")], "4"),
-        Example([user("3 + 3?")], "6"),
+        Example([user(f"{n} + {n}?")], str(2 * n), {"question": f"{n} + {n}?", "answer": 2 * n})
+        for n in (1, 2, 3)
     ]
-    assert load_examples(config, "test") == [Example([user("10 + 10?")], "20")] * 2
+    ten = Example([user("10 + 10?")], "20", {"question": "10 + 10?", "answer": 20})
+    assert load_examples(config, "test") == [ten] * 2
+    assert load_examples(config, "test")[1].place == f"line 2 of {tmp_path}/test.jsonl, split `test`"
 
 
 @pytest.mark.parametrize("dataset", ["arithmetic", "folder"])
@@ -112,8 +113,9 @@ def test_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
     rows = [{"question": "a", "answer": "x\n#### 1,000"}, {"question": "b", "answer": "#### -3"}]
     calls = on_the_hub(monkeypatch, rows)
     config = Config(dataset="openai/gsm8k", system_prompt="", max_train_samples=1)
-    assert load_examples(config, "train") == [Example([user("a")], "1,000")]
-    assert load_examples(config, "test") == [Example([user("a")], "1,000"), Example([user("b")], "-3")]
+    first = Example([user("a")], "1,000", rows[0])
+    assert load_examples(config, "train") == [first]
+    assert load_examples(config, "test") == [first, Example([user("b")], "-3", rows[1])]
     load_examples(config.model_copy(update={"dataset_config": "socratic"}), "test")
     load_examples(config.model_copy(update={"dataset": "owner/sums", "max_train_samples": 9}), "train")
     assert calls == [
@@ -128,12 +130,6 @@ def test_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
     ("name", "raised", "message", "hint"),
     [
         ("owner/x", DatasetNotFoundError("gone"), "Dataset not found: owner/x", hub.NOT_FOUND),
-        (
-            "arithmatic",
-            DatasetNotFoundError("gone"),
-            "Dataset not found: arithmatic",
-            "did you mean `arithmetic`?",
-        ),
         (
             "owner/x",
             ConnectionError("Couldn't reach\n 'owner/x'"),
@@ -155,6 +151,36 @@ def test_errors_of_the_hub(
     error = error_of(Config(dataset=name))
     assert (error.message, error.hint) == (message, hint)
     assert error.__cause__ is raised
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("arithmatic", "did you mean `arithmetic`?"),
+        ("my_problms", "did you mean `my_problems`?"),
+        ("my_problem", "did you mean `my_problems`?"),
+        ("sub/sum", "did you mean `sub/sums.csv`?"),
+        ("my_problems.jsonl", "did you mean `my_problems`?"),
+    ],
+)
+def test_a_slip_in_a_local_name_is_answered_without_the_hub(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, hint: str
+) -> None:
+    calls = on_the_hub(monkeypatch, AssertionError("the hub was asked"))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "my_problems").mkdir()
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / "sums.csv").write_text("question,answer\n")
+    error = error_of(Config(dataset=name))
+    assert (error.message, error.hint, calls) == (f"Dataset not found: {name}", hint, [])
+
+
+def test_a_name_of_the_hub_is_not_taken_for_a_slip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "openai" / "gpt-oss-20b").mkdir(parents=True)
+    calls = on_the_hub(monkeypatch, [{"question": "a", "answer": "b"}])
+    load_examples(Config(dataset="openai/gsm8k"), "train")
+    assert calls == [("openai/gsm8k", "main", "train")]
 
 
 def test_an_unknown_split_or_configuration_lists_those_that_exist(tmp_path: Path) -> None:

@@ -2,12 +2,14 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pyarrow
 import pytest
 from pyarrow import parquet
 
-from grpo_cli.data.local import looks_like_path, nearby, read_file, read_folder, read_single
+from grpo_cli.data import local, readers
+from grpo_cli.data.local import looks_like_path, nearby
 from grpo_cli.errors import DataError
 
 
@@ -16,6 +18,21 @@ def write(path: Path, *rows: object) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return path
+
+
+def read_file(path: Path) -> list[dict[str, Any]]:
+    """The values of a file's rows."""
+    return [row.values for row in readers.read_file(path)]
+
+
+def read_folder(folder: Path, config_name: str, split: str) -> list[dict[str, Any]]:
+    """The values of a split's rows in a folder."""
+    return [row.values for row in local.read_folder(folder, config_name, split)]
+
+
+def read_single(path: Path, split: str, train_split: str) -> list[dict[str, Any]]:
+    """The values of a split's rows where the dataset is one file."""
+    return [row.values for row in local.read_single(path, split, train_split)]
 
 
 def error_of(path: Path, content: bytes) -> DataError:
@@ -116,7 +133,7 @@ def test_an_empty_folder_says_which_file_it_wants(tmp_path: Path) -> None:
     with pytest.raises(DataError) as caught:
         read_folder(tmp_path, "", "train")
     assert caught.value.message == f"Split not found: `train` in {tmp_path}"
-    assert caught.value.hint == "put train.jsonl, train.json or train.parquet there"
+    assert caught.value.hint == "put train.jsonl, train.csv or train.parquet there"
 
 
 def test_a_split_in_two_kinds_of_file_is_not_guessed(tmp_path: Path) -> None:
@@ -136,7 +153,7 @@ def test_a_single_file_is_the_training_split_and_never_the_evaluation(tmp_path: 
     with pytest.raises(DataError) as caught:
         read_single(path, "test", "train")
     assert caught.value.message == (
-        f"Split not found: `test`; {path} is one file and has only the split `train`"
+        f"Split not found: `test`; {path} is one table and has only the split `train`"
     )
     assert caught.value.hint == (
         "make a folder with train.jsonl and test.jsonl and set `dataset` to it; to train without "
@@ -157,7 +174,7 @@ def test_a_file_named_after_a_split_has_its_neighbours_as_the_others(tmp_path: P
 
 
 def test_a_file_of_another_kind_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "sums.csv"
+    path = tmp_path / "sums.xlsx"
     path.touch()
     with pytest.raises(DataError) as caught:
         read_single(path, "train", "train")

@@ -1,14 +1,29 @@
 """Rows to examples: prompts, answers, the other columns, and what is refused."""
 
+from datetime import date
 from decimal import Decimal
 from typing import Any
 
 import pytest
 
 from grpo_cli.config.schema import Config
-from grpo_cli.data.rows import answer_from, examples_from, messages_from
+from grpo_cli.data import rows as made
+from grpo_cli.data.answers import answer_from
+from grpo_cli.data.conversation import conversation_from
+from grpo_cli.data.rows import Row
 from grpo_cli.errors import DataError
-from grpo_cli.types import Example
+from grpo_cli.types import Example, Message
+
+
+def examples_from(rows: list[dict[str, Any]], config: Config) -> list[Example]:
+    """The rows as the lines of a file, as examples."""
+    lines = [Row(values, "line", number, "sums.jsonl") for number, values in enumerate(rows, start=1)]
+    return made.examples_from(lines, config.model_copy(update={"system_prompt": ""}), "train")
+
+
+def messages_from(prompt: Any, place: str) -> list[Message]:
+    """The conversation that a prompt is."""
+    return conversation_from(prompt, place)[0]
 
 
 @pytest.mark.parametrize(
@@ -28,6 +43,13 @@ from grpo_cli.types import Example
         (0.1, "0.1"),
         (1e20, "100000000000000000000"),
         (Decimal("1.50"), "1.50"),
+        (True, "True"),
+        (False, "False"),
+        (["72"], "72"),
+        ([3.0], "3.0"),
+        (["a", "b"], '["a", "b"]'),
+        ([1, 2], "[1, 2]"),
+        (date(2024, 1, 5), "2024-01-05"),
     ],
 )
 def test_answers(raw: Any, answer: str) -> None:
@@ -42,9 +64,11 @@ def test_answers(raw: Any, answer: str) -> None:
         ("see above ####  ", "'see above ####  '"),
         (float("nan"), "nan"),
         (float("inf"), "inf"),
-        (True, "True"),
-        (["a"], "['a']"),
-        (["a" * 100], "['" + "a" * 77 + "…"),
+        ([], "[]"),
+        ({"value": 5}, "{'value': 5}"),
+        ({"value": "a" * 100}, "{'value': '" + "a" * 68 + "…"),
+        (b"72", "b'72'"),
+        ([b"72", b"73"], "[b'72', b'73']"),
     ],
 )
 def test_rows_without_a_usable_answer_are_refused(raw: Any, shown: str) -> None:
@@ -77,11 +101,15 @@ def test_prompts_are_texts_or_conversations() -> None:
         (18, "No prompt: P is 18"),
         ([], "No prompt: P is []"),
         (["hello"], "No conversation: P is ['hello']"),
-        ([{"role": "human", "content": "x"}], "No conversation: P is [{'role': 'human', 'content': 'x'}]"),
+        ([{"role": "robot", "content": "x"}], "No conversation: P is [{'role': 'robot', 'content': 'x'}]"),
         ([{"role": "user", "content": None}], "No conversation: P is [{'role': 'user', 'content': None}]"),
-        (  # it would give the answer away
-            [{"role": "user", "content": "x"}, {"role": "assistant", "content": "y"}],
-            "No conversation: P is [{'role': 'user', 'content': 'x'}, {'role': 'assistant', 'content': 'y'}]",
+        (  # nobody asks
+            [{"role": "assistant", "content": "y"}],
+            "No conversation: P is [{'role': 'assistant', 'content': 'y'}]",
+        ),
+        (
+            [{"role": "user", "content": [{"type": "image"}]}],
+            "No conversation: P is [{'role': 'user', 'content': [{'type': 'image'}]}]",
         ),
     ],
 )
@@ -91,37 +119,47 @@ def test_prompts_of_another_type_are_refused(prompt: Any, message: str) -> None:
     assert caught.value.message == message
 
 
-def test_the_other_columns_go_to_the_rewards() -> None:
+def test_all_columns_go_to_the_rewards_as_they_are() -> None:
     rows = [
         {"question": "9 + 9?", "answer": 18, "level": 2, "tags": ["sum"]},
         {"question": "1?", "answer": 1},
     ]
     assert examples_from(rows, Config()) == [
-        Example([{"role": "user", "content": "9 + 9?"}], "18", {"level": 2, "tags": ["sum"]}),
-        Example([{"role": "user", "content": "1?"}], "1", {}),
+        Example([{"role": "user", "content": "9 + 9?"}], "18", rows[0]),
+        Example([{"role": "user", "content": "1?"}], "1", rows[1]),
     ]
 
 
 def test_named_columns() -> None:
     rows = [{"problem": "9 + 9?", "solution": "#### 18", "answer": "long"}]
     config = Config(prompt_column="problem", answer_column="solution")
-    assert examples_from(rows, config) == [
-        Example([{"role": "user", "content": "9 + 9?"}], "18", {"answer": "long"})
-    ]
+    assert examples_from(rows, config) == [Example([{"role": "user", "content": "9 + 9?"}], "18", rows[0])]
 
 
-def test_a_missing_column_lists_those_that_exist() -> None:
+@pytest.mark.parametrize(
+    ("columns", "key", "hint"),
+    [
+        ("questions answer", "prompt", 'did you mean `prompt_column = "questions"`? '),
+        ("problem answer", "prompt", 'did you mean `prompt_column = "problem"`? '),
+        ("solution messages", "prompt", 'did you mean `prompt_column = "messages"`? '),
+        ("solution answer", "prompt", "set `prompt_column` to one of them: "),
+        ("question solution", "answer", 'did you mean `answer_column = "solution"`? '),
+        ("question ground_truth level", "answer", 'did you mean `answer_column = "ground_truth"`? '),
+        ("question problem", "answer", "set `answer_column` to one of them: "),
+    ],
+)
+def test_a_missing_column_is_answered_with_one_that_fits(columns: str, key: str, hint: str) -> None:
     with pytest.raises(DataError) as caught:
-        examples_from([{"questions": "a"}, {"answer": "b"}], Config(dataset="sums.jsonl"))
-    assert caught.value.message == "Column not found: `question` in sums.jsonl"
-    assert caught.value.hint == ('did you mean `prompt_column = "questions"`? its columns: questions, answer')
-    with pytest.raises(DataError) as caught:
-        examples_from([{"question": "a", "label": "b"}], Config(dataset="sums.jsonl"))
-    assert caught.value.message == "Column not found: `answer` in sums.jsonl"
-    assert caught.value.hint == "set `answer_column` to one of them: its columns: question, label"
+        examples_from([dict.fromkeys(columns.split(), "x")], Config(dataset="sums.jsonl"))
+    wanted = "question" if key == "prompt" else "answer"
+    assert caught.value.message == f"Column not found: `{wanted}` in sums.jsonl, split `train`"
+    without = '; for a dataset without answers `answer_column = ""`' if key == "answer" else ""
+    assert caught.value.hint == f"{hint}its columns: {', '.join(columns.split())}{without}"
 
 
-def test_a_row_that_cannot_be_used_is_counted_from_one() -> None:
+def test_a_row_that_cannot_be_used_is_named_with_its_file_and_split() -> None:
     with pytest.raises(DataError) as caught:
         examples_from([{"question": "a", "answer": "b"}, {"question": "a"}], Config(dataset="sums.jsonl"))
-    assert caught.value.message == "No answer: `answer` in row 2 of sums.jsonl is missing or null"
+    assert caught.value.message == (
+        "No answer: `answer` in line 2 of sums.jsonl, split `train`, is missing or null"
+    )
