@@ -10,18 +10,22 @@ name is replaced, never followed: what a received folder holds cannot lead a wri
 """
 
 import errno
+import glob
+import io
 import os
 import re
 import secrets
+import shutil
 import stat
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
 
 from grpo_cli.errors import ConfigError
 
 TEMPORARY = ".grpo-tmp-"  # how the fresh names begin
+NOT_OURS = (errno.ELOOP, errno.EINVAL, errno.EISDIR)  # a link, a pipe or a folder in a file's place
 _VARIABLE = re.compile(r"\$(?:(\w+)|\{(\w+)\})")
 
 
@@ -54,6 +58,23 @@ def chosen_path(text: str | Path) -> Path:
 
 def _value_of(found: re.Match[str]) -> str:
     return os.environ.get(found[1] or found[2]) or found[0]
+
+
+def from_here(path: Path) -> Path:
+    """A path as it is from the current folder, where it lies in it: shorter to read."""
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+
+
+@contextmanager
+def without_pattern(folder: Path) -> Iterator[Path]:
+    """The folder under a name without `[`, `*` and `?`, for libraries that take a name for a pattern."""
+    if glob.escape(str(folder)) == str(folder):
+        yield folder
+        return
+    with tempfile.TemporaryDirectory(prefix="grpo-") as place:
+        link = Path(place) / "folder"
+        link.symlink_to(folder.absolute())
+        yield link
 
 
 # --- whole files --------------------------------------------------------------------------------------
@@ -113,20 +134,26 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
+def copy_file(source: Path, path: Path) -> None:
+    """Give a file the content of another one, in one moment. Raises OSError."""
+    with open_regular(source) as reading, written(path) as name, name.open("wb") as writing:
+        shutil.copyfileobj(reading, writing)
+
+
 # --- files that are opened ----------------------------------------------------------------------------
 
 
-def open_regular(path: Path) -> BinaryIO:
+def open_regular(path: Path) -> io.BufferedReader:
     """A file to read, its links followed. Raises OSError for a pipe or a device, which could wait forever."""
-    return _opened(path, os.O_RDONLY, "rb")
+    return os.fdopen(_descriptor(path, os.O_RDONLY), "rb")
 
 
-def open_log(path: Path) -> BinaryIO:
+def open_log(path: Path) -> io.FileIO:
     """A file to append to, made where there is none, and the only name of its content.
 
     Raises OSError for a link and for what is not a regular file.
     """
-    file = _opened(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW, "ab")
+    file = io.FileIO(_descriptor(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW), "ab")
     if os.fstat(file.fileno()).st_nlink < 2:
         return file
     file.close()
@@ -135,15 +162,17 @@ def open_log(path: Path) -> BinaryIO:
     return open_log(path)
 
 
-def _opened(path: Path, flags: int, mode: str) -> BinaryIO:
+def _descriptor(path: Path, flags: int) -> int:
+    if flags & os.O_NOFOLLOW and path.is_symlink():
+        raise OSError(errno.ELOOP, "It is a link, which is not followed", str(path))
     # Non-blocking: the open of a pipe waits for its other end otherwise.
     descriptor = os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
     try:
         _refuse_irregular(path, os.fstat(descriptor).st_mode)
-        return os.fdopen(descriptor, mode, buffering=0 if mode == "ab" else -1)  # type: ignore[return-value]
-    except BaseException:
+    except OSError:
         os.close(descriptor)
         raise
+    return descriptor
 
 
 def _refuse_irregular(path: Path, mode: int) -> None:

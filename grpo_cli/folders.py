@@ -1,9 +1,8 @@
 """Folders that are replaced whole: under their name is the old one or the new one, at every moment.
 
-    put_back(path)              # what a killed process left: the only copy gets its name back
-    new = new_folder(path)      # .model.grpo-tmp-x3k9: a name of its own, beside its place
-    ...                         # write into it
-    take_place(new, path)       # swapped in one call of the system; what was there is deleted after
+    put_back(path)                          # what a killed process left: the only copy gets its name back
+    with new_in_place_of(path) as new:      # .model.grpo-tmp-x3k9, a name of its own beside its place
+        ...                                 # at the end swapped in one call; then the old one is deleted
 
 A file system that cannot swap has two renames instead, and the old folder stands under `replaced(path)`
 between them: `put_back` finds it there.
@@ -16,6 +15,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from grpo_cli.files import sync
@@ -37,25 +37,42 @@ def new_folder(path: Path) -> Path:
     return made
 
 
-def take_place(new: Path, path: Path) -> None:
-    """Give `new` the name `path`, and delete what had it. Raises OSError; then the old one has it."""
+def take_place(new: Path, path: Path, replace: bool = True) -> None:
+    """Give `new` the name `path`, and delete the folder or the link that had it.
+
+    Raises OSError where the disk refuses it, a file is in the way, or a folder that is not empty and not to be
+    replaced; then the old one has it.
+    """
     put_back(path)
-    if not os.path.lexists(path):
-        new.rename(path)
+    if path.is_file() and not path.is_symlink():
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))
+    if not replace or not os.path.lexists(path):
+        new.rename(path)  # onto nothing, or an empty folder
         sync(path.parent)
         return
     if _swapped(new, path):
         old = new
     else:
         old = replaced(path)
-        path.rename(old)
         try:
+            path.rename(old)
             new.rename(path)
         except BaseException:
             put_back(path)
             raise
     sync(path.parent)
     remove(old)
+
+
+@contextmanager
+def new_in_place_of(path: Path) -> Iterator[Path]:
+    """A new folder that takes the name `path` when the block ends, and is gone if it fails."""
+    new = new_folder(path)
+    try:
+        yield new
+        take_place(new, path)
+    finally:
+        remove(new)  # else what is left of the old one
 
 
 def replaced(path: Path) -> Path:

@@ -9,6 +9,7 @@ from rich.text import Text
 
 from grpo_cli.cli.errors import show_error
 from grpo_cli.cli.examples import examples
+from grpo_cli.cli.output_file import OutputFile
 from grpo_cli.cli.terminal import say, stderr_console, stdout_console
 from grpo_cli.errors import ConfigError
 
@@ -133,7 +134,14 @@ def init(
     if file is None:
         _print_toml(text)
         return
-    _write_new(file, text, force)
+    OutputFile(
+        file,
+        force=force,
+        cannot="Cannot write config file:",
+        exists="Config file exists",
+        replace=f"`grpo config init {file} --force` overwrites it",
+        error=ConfigError,
+    ).write(text)
     say(stderr_console(), Text(f"✓ wrote {file}; train with `grpo train --config {file}`", style="green"))
 
 
@@ -147,20 +155,6 @@ def _loaded(name: str | None, overrides: list[str] | None) -> "LoadedConfig":
     loaded = load_config(name, overrides or (), required=False)
     show_warnings(loaded.warnings)
     return loaded
-
-
-def _write_new(file: Path, text: str, force: bool) -> None:
-    """Write a file that is not there yet, or any with `force`. Raises ConfigError."""
-    try:
-        with file.open("w" if force else "x", encoding="utf-8") as stream:
-            stream.write(text)
-    except FileExistsError:
-        hint = f"`grpo config init {file} --force` overwrites it"
-        raise ConfigError(f"Config file exists: {file}", hint, trouble="config-exists") from None
-    except OSError as error:
-        hint = f"`mkdir -p {file.parent}` makes the folder"
-        message = f"Cannot write config file: {file}: {error.strerror}"
-        raise ConfigError(message, hint, trouble="config-exists") from None
 
 
 @config_app.command(

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from grpo_cli.cli.output_file import OutputFile
 from grpo_cli.cli.terminal import stdout_console
 from grpo_cli.errors import CheckpointError, ConfigError, GrpoError, ModelError
 
@@ -69,9 +70,10 @@ def doctor(
     if hosts:
         case.hosts, case.python, case.starting_port = hosts, python, starting_port
         case.host_file  # noqa: B018 (a file that is none ends the command, before anything is looked at)
+    file = report_file(report) if report else None
     findings = look(case, only or [], quiet=as_json)
-    if report:
-        write_report(report, case, findings)
+    if file:
+        write_report(file, case, findings)
     if as_json:
         typer.echo(json.dumps(as_document(findings), indent=2, allow_nan=False))
     else:
@@ -169,13 +171,21 @@ def show_chapter(name: str, as_json: bool) -> None:
         stdout_console().print(page(guide[name]))
 
 
-def write_report(file: Path, case: "Case", findings: "list[Finding]") -> None:
-    """Write the bug report. Raises ConfigError where the file cannot be written."""
+def report_file(named: Path) -> OutputFile:
+    """The file of the bug report; an earlier report may be replaced. ConfigError for another file."""
+    from grpo_cli.doctor.report import TITLE
+
+    return OutputFile(
+        named,
+        force=False,
+        cannot="Cannot write the report:",
+        replace="it is no bug report: name another file",
+        own=TITLE,
+    )
+
+
+def write_report(file: OutputFile, case: "Case", findings: "list[Finding]") -> None:
+    """Write the bug report. Raises GrpoError where the file cannot be written."""
     from grpo_cli.doctor.report import bug_report
 
-    try:
-        file.write_text(bug_report(case, findings), encoding="utf-8", errors="replace")
-    except OSError as error:
-        raise ConfigError(
-            f"Cannot write the report: {file}: {error.strerror}", "name another file", trouble="bug-report"
-        ) from error
+    file.write(bug_report(case, findings))

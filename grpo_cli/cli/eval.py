@@ -8,11 +8,11 @@ import typer
 
 from grpo_cli.cli.config import SetOption, show_warnings
 from grpo_cli.cli.heavy import start_device
+from grpo_cli.cli.output_file import OutputFile
 from grpo_cli.cli.ranks import ranks
 from grpo_cli.cli.scores import print_scores
 from grpo_cli.cli.terminal import is_interactive, stderr_console
 from grpo_cli.distributed.world import World
-from grpo_cli.errors import DataError
 
 if TYPE_CHECKING:
     from grpo_cli.config.schema import Config
@@ -50,6 +50,7 @@ def evaluate(
     output: Annotated[
         Path | None, typer.Option("--output", metavar="FILE.jsonl", help="Write every completion to a file.")
     ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace the file of --output.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
     set_: SetOption = None,
 ) -> None:
@@ -61,8 +62,7 @@ def evaluate(
         loaded = config_for_evaluation(model, config, overrides)
         if world.is_first:
             show_warnings(loaded.warnings)
-            if output:
-                write_completions(output, {})  # a file that cannot be written should show before the wait
+        file = OutputFile(output, force=force) if output and world.is_first else None
         start_device()
         sampling = sampling_of(loaded.config, num_generations, temperature)
         evaluations = {
@@ -71,8 +71,8 @@ def evaluate(
         }
         if not world.is_first:
             return
-        if output:
-            write_completions(output, evaluations)
+        if file:
+            file.write(completions_text(evaluations))
     settings = loaded.config
     told = {
         "model": model,
@@ -141,21 +141,12 @@ def measure(
         return evaluate_model(name, config, sampling, num_generations, show, world)
 
 
-def write_completions(path: Path, evaluations: "dict[str, Evaluation]") -> None:
-    """One JSON object for every completion of every model.
-
-    Raises DataError where the file cannot be written.
-    """
+def completions_text(evaluations: "dict[str, Evaluation]") -> str:
+    """One JSON object a line for every completion of every model."""
     from grpo_cli.engine.evaluate import completion_lines
 
-    try:
-        with path.open("w", encoding="utf-8") as file:
-            for name, evaluation in evaluations.items():
-                for line in completion_lines(evaluation):
-                    file.write(json.dumps({"model": name, **line}, ensure_ascii=False) + "\n")
-    except OSError as error:
-        raise DataError(
-            f"Cannot write {path}: {error.strerror}",
-            "name a file in a folder that exists",
-            trouble="cannot-save",
-        ) from error
+    return "".join(
+        json.dumps({"model": name, **line}, ensure_ascii=False) + "\n"
+        for name, evaluation in evaluations.items()
+        for line in completion_lines(evaluation)
+    )

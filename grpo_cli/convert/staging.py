@@ -9,11 +9,9 @@ Ctrl-C, SIGTERM and a closed terminal end the block as an error does: nothing is
 
 import errno
 import fcntl
-import glob
 import os
 import shutil
 import signal
-import tempfile
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -21,6 +19,8 @@ from pathlib import Path
 from types import FrameType
 
 from grpo_cli.convert.errors import ConversionError
+from grpo_cli.files import chosen_path, from_here
+from grpo_cli.folders import leftovers, new_folder, put_back, remove, take_place
 
 # What a conversion writes. A folder with anything else in it is somebody's, and `--force` leaves it alone.
 WRITTEN = (
@@ -37,14 +37,9 @@ def check_output(output: Path, force: bool, sources: Sequence[Path] = ()) -> Pat
     Raises ConversionError where it cannot become a model's folder: it is there already, or holds something
     else or one of the `sources`.
     """
-    output = Path(os.path.expanduser(str(output)))  # noqa: PTH111 (leaves an unknown ~user as it is)
-    if output.is_symlink() or output.name in ("", ".", ".."):
+    output = from_here(chosen_path(output))
+    if output.is_symlink() or not output.name:
         output = output.resolve()
-    if glob.escape(str(output)) != str(output):
-        raise ConversionError(
-            f"{output} has one of the characters *, ? and [ in its name, and mlx-lm finds no model there",
-            "choose another folder with `--output`",
-        )
     if any(source.exists() and holds(output, source) for source in sources):
         raise ConversionError(f"{output} holds the source itself", "choose another folder with `--output`")
     if output.exists():
@@ -107,9 +102,9 @@ def staged(output: Path, force: bool) -> Iterator[Path]:
         try:
             with _in_use(temporary):
                 yield temporary
-            _replace(temporary, output, force)
+                _replace(temporary, output, force)
         finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+            remove(temporary)  # the new folder where it failed, else what is left of the old one
 
 
 @contextmanager
@@ -126,11 +121,12 @@ def _in_use(folder: Path) -> Iterator[bool]:
 
 
 def _remove_leftovers(output: Path) -> None:
-    """Delete what a killed conversion to the same place left."""
-    for path in output.parent.glob(f".{glob.escape(output.name)}.grpo-tmp-*"):
+    """Delete what a killed conversion to the same place left; the only copy of a model gets its name back."""
+    put_back(output)
+    for path in leftovers(output):
         with _in_use(path) as free:
             if free:
-                shutil.rmtree(path, ignore_errors=True)
+                remove(path)
 
 
 def _make_beside(output: Path) -> Path:
@@ -138,30 +134,18 @@ def _make_beside(output: Path) -> Path:
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
         _remove_leftovers(output)
-        made = Path(tempfile.mkdtemp(prefix=f".{output.name}.grpo-tmp-", dir=output.parent))
-        mask = os.umask(0)
-        os.umask(mask)
-        made.chmod(0o777 & ~mask)
+        return new_folder(output)
     except OSError as error:
         raise _refused(output, error) from error
-    return made
 
 
 def _replace(new: Path, output: Path, force: bool) -> None:
-    """Give `new` the name `output`. What was there stays until then, and comes back if that fails."""
+    """Give `new` the name `output`."""
     check_output(output, force)  # again: hours may have passed
-    old = new.with_name(f"{new.name}-old")
     try:
-        if output.exists() and force:
-            output.rename(old)
-        new.rename(output)  # onto nothing, or an empty folder
-    except BaseException as error:
-        if old.exists():
-            old.rename(output)
-        if isinstance(error, OSError):
-            raise _refused(output, error) from error
-        raise
-    shutil.rmtree(old, ignore_errors=True)
+        take_place(new, output, replace=force)
+    except OSError as error:
+        raise _refused(output, error) from error
 
 
 def _refused(output: Path, error: OSError) -> ConversionError:

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import typer
 
+from grpo_cli.files import written
+
 LARGEST = 20_000  # characters kept, from the end: a traceback's last lines say most
 
 
@@ -27,8 +29,9 @@ def keep_last_error(error: BaseException) -> None:
     text = "".join(traceback.format_exception(error))[-LARGEST:]
     with suppress(OSError):
         error_file().parent.mkdir(parents=True, exist_ok=True)
-        error_file().touch(mode=0o600)  # it holds the command as it was typed
-        error_file().write_text(f"{when}\n{command}\n\n{text}", encoding="utf-8", errors="replace")
+        with written(error_file()) as name:
+            name.chmod(0o600)  # it holds the command as it was typed
+            name.write_text(f"{when}\n{command}\n\n{text}", encoding="utf-8", errors="replace")
 
 
 def last_error() -> str:

@@ -2,8 +2,8 @@
 
     [each.path for each in found_in([Path("outputs/prod")])]    # [outputs/prod/.checkpoint-40.grpo-tmp]
 
-A checkpoint is written as `.NAME.grpo-tmp`, the one it replaces is `.NAME.grpo-old` for a moment; a
-conversion writes `.NAME.grpo-tmp-XXXX`; a resumed run sets files aside as `NAME.aside`.
+A folder is written as `.NAME.grpo-tmp-XXXX`, and the one it replaces may be `.NAME.grpo-old` for a moment;
+a file is written as `.grpo-tmp-XXXX.ENDING`; a resumed run sets files aside as `NAME.aside`.
 """
 
 import fcntl
@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-TEMPORARY = re.compile(r"\..+\.grpo-(tmp(-\w+(-old)?)?|old)")
+TEMPORARY = re.compile(r"\..+\.grpo-(tmp(-\w+(-old)?)?|old)|\.grpo-tmp-[0-9a-f]{16}(\.\w+)?")
 ASIDE = re.compile(r"(checkpoint-\d+|final|training_log\.jsonl|completions\.jsonl)\.aside(-\d+)?")
 REPLACED = re.compile(r"\.(.+)\.grpo-(?:old|tmp-\w+-old)")
 FRESH_SECONDS = 3600

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from grpo_cli.config.readme import configuration_keys
 from grpo_cli.doctor.guide import Chapter, chapters
+from grpo_cli.files import write_file
 
 
 def troubleshooting() -> str:
@@ -49,7 +50,7 @@ def with_section(readme: str, name: str, section: str) -> str:
 
 def main(path: Path) -> None:
     """Bring a README up to date."""
-    path.write_text(refreshed(path.read_text(encoding="utf-8")), encoding="utf-8")
+    write_file(path, refreshed(path.read_text(encoding="utf-8")))
 
 
 if __name__ == "__main__":

@@ -31,6 +31,7 @@ PACKAGES = (
     "typer",
     "rich",
 )
+TITLE = "# Bug report of grpo"
 LOG_LINES = 100
 LARGEST_FILE = 20_000  # characters of a configuration that is not valid
 MARKS = {"ok": "✓", "warning": "!", "error": "✗", "skipped": "–"}
@@ -39,7 +40,7 @@ MARKS = {"ok": "✓", "warning": "!", "error": "✗", "skipped": "–"}
 def bug_report(case: Case, findings: Sequence[Finding]) -> str:
     """What a maintainer needs to see: system, versions, configuration, findings, log and last error."""
     sections = [
-        "# Bug report of grpo",
+        TITLE,
         "## What happened\n\n(what you did, what you expected, and what came instead)",
         "## System\n\n" + table(system(case)),
         "## Versions\n\n" + table(versions(case)),

@@ -5,15 +5,15 @@
 It is written as a checkpoint is saved: beside its place, compared with its manifest, and then renamed.
 """
 
-import shutil
 from pathlib import Path
 from typing import IO
 
 from grpo_cli.distributed.world import World
-from grpo_cli.engine.checkpoint import replace_folder, sync
-from grpo_cli.engine.intact import MANIFEST, Manifest, damage, temporary
+from grpo_cli.engine.intact import MANIFEST, Manifest, damage
 from grpo_cli.engine.run_folder import words_for_the_disk
 from grpo_cli.errors import CheckpointError
+from grpo_cli.files import sync
+from grpo_cli.folders import new_in_place_of
 from grpo_cli.untrusted_json import parse_as
 
 PIECE = 1 << 24  # bytes sent at once
@@ -31,19 +31,17 @@ def bring(checkpoint: Path, world: World) -> Path:
     has_it = world.is_first or holds(checkpoint, manifest)
     if not world.any(not has_it):
         return checkpoint
-    # Two ranks of one machine may both lack it: each has a folder of its own until it is whole.
-    new = temporary(checkpoint.with_name(f"{checkpoint.name}-{world.rank}"))
-    try:
-        with words_for_the_disk(checkpoint.parent):
-            receive(checkpoint, None if has_it else new, manifest, world)
-    except CheckpointError:
-        shutil.rmtree(new, ignore_errors=True)
-        raise
+    with words_for_the_disk(checkpoint.parent):
+        if has_it:
+            receive(checkpoint, None, manifest, world)
+        else:
+            with new_in_place_of(checkpoint) as new:
+                receive(checkpoint, new, manifest, world)
     return checkpoint
 
 
 def receive(checkpoint: Path, new: Path | None, manifest: str, world: World) -> None:
-    """Send rank 0's files; ranks that lack them write them to `new`, which gets the checkpoint's name."""
+    """Send rank 0's files; ranks that lack them write them to `new`."""
     if new:
         prepare_folder(new, manifest)
     for name, entry in parse_as(Manifest, manifest).files.items():
@@ -54,7 +52,7 @@ def receive(checkpoint: Path, new: Path | None, manifest: str, world: World) -> 
             world,
         )
     if new:
-        finish(new, checkpoint)
+        check_arrived(new, checkpoint)
 
 
 def holds(folder: Path, manifest: str) -> bool:
@@ -64,9 +62,7 @@ def holds(folder: Path, manifest: str) -> bool:
 
 
 def prepare_folder(folder: Path, manifest: str) -> None:
-    """An empty folder with the manifest. Raises CheckpointError for file names that lead out of it."""
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
+    """Write the manifest. Raises CheckpointError for file names that lead out of the folder."""
     for name in parse_as(Manifest, manifest).files:
         path = (folder / name).resolve()
         if not path.is_relative_to(folder.resolve()):
@@ -96,12 +92,11 @@ def send(source: Path | None, target: Path | None, size: int, world: World) -> N
         sync(target)
 
 
-def finish(new: Path, folder: Path) -> None:
-    """Give the received folder its name. Raises CheckpointError where it is not what the manifest says."""
+def check_arrived(new: Path, folder: Path) -> None:
+    """Raise CheckpointError where what was received is not what the manifest says."""
     problem = damage(new)
     if problem is not None:
         raise CheckpointError(
             f"The checkpoint did not arrive whole: {problem}",
             f"try again, or copy {folder.name} to this machine yourself",
         )
-    replace_folder(new, folder)

@@ -8,7 +8,6 @@ run needs to go on, wherever it is copied. A folder of this name is complete.
 """
 
 import json
-import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,10 +17,12 @@ from mlx_lm.utils import save_config, save_model
 
 from grpo_cli.config.render import dump_config
 from grpo_cli.config.schema import Config
-from grpo_cli.engine.intact import MANIFEST, MANIFEST_VERSION, replaced, sha256, temporary
+from grpo_cli.engine.intact import MANIFEST, MANIFEST_VERSION, sha256
 from grpo_cli.engine.optimizer import Optimizer
 from grpo_cli.engine.state import RunState, write_state
 from grpo_cli.errors import CheckpointError
+from grpo_cli.files import sync
+from grpo_cli.folders import new_in_place_of
 from grpo_cli.models.classes import save_code
 from grpo_cli.models.load import Policy
 from grpo_cli.models.lora import save_adapters
@@ -56,16 +57,12 @@ def save_checkpoint(folder: Path, snapshot: Snapshot) -> None:
     Raises CheckpointError (`Failed to save checkpoint: …`) where the disk refuses it or has no room; what
     was written by then is removed.
     """
-    new = temporary(folder)
     try:
         check_space(folder.parent, snapshot.size)
-        shutil.rmtree(new, ignore_errors=True)
-        new.mkdir(parents=True)
-        _write_files(new, snapshot)
-        _write_manifest(new, snapshot.state.step)
-        replace_folder(new, folder)
+        with new_in_place_of(folder) as new:
+            _write_files(new, snapshot)
+            _write_manifest(new, snapshot.state.step)
     except (OSError, RuntimeError) as error:  # mlx reports a failed write as a RuntimeError
-        shutil.rmtree(new, ignore_errors=True)
         free = shutil.disk_usage(folder.parent).free / 1e9 if folder.parent.exists() else 0.0
         raise CheckpointError(
             f"Failed to save checkpoint: {error}",
@@ -84,17 +81,6 @@ def check_space(parent: Path, needed: int) -> None:
             "free some space, or lower `keep_checkpoints`",
             trouble="cannot-save",
         )
-
-
-def replace_folder(new: Path, folder: Path) -> None:
-    """Give `new` the name `folder`. What had it is deleted after, and until then has another name."""
-    old = replaced(folder)
-    if folder.exists():
-        shutil.rmtree(old, ignore_errors=True)
-        folder.rename(old)
-    new.rename(folder)
-    sync(folder.parent)
-    shutil.rmtree(old, ignore_errors=True)
 
 
 def _write_files(folder: Path, snapshot: Snapshot) -> None:
@@ -124,12 +110,3 @@ def _write_manifest(folder: Path, step: int) -> None:
     path.write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
     sync(path)
     sync(folder)
-
-
-def sync(path: Path) -> None:
-    """Have the disk hold what was written, so that a rename never outlives its contents."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

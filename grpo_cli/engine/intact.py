@@ -15,6 +15,8 @@ from typing import Annotated
 from pydantic import Field
 
 from grpo_cli.errors import CheckpointError
+from grpo_cli.files import open_regular
+from grpo_cli.folders import children
 from grpo_cli.untrusted_json import DamagedFile, Schema, read_as, shown
 
 MANIFEST = "manifest.json"
@@ -46,19 +48,9 @@ def step_of(folder: Path) -> int | None:
     return int(number) if folder.name.startswith(PREFIX) and is_number else None
 
 
-def temporary(folder: Path) -> Path:
-    """Where a checkpoint is written until it is complete: a name that nobody else uses."""
-    return folder.with_name(f".{folder.name}.grpo-tmp")
-
-
-def replaced(folder: Path) -> Path:
-    """Where the checkpoint is that had the name before, until the new one has it."""
-    return folder.with_name(f".{folder.name}.grpo-old")
-
-
 def checkpoints(run_dir: Path) -> list[Path]:
     """The run's checkpoint folders by step, `final` last; intact or not."""
-    numbered = [(step, path) for path in run_dir.glob(f"{PREFIX}*") if (step := step_of(path)) is not None]
+    numbered = [(step, path) for path in children(run_dir) if (step := step_of(path)) is not None]
     final = run_dir / FINAL
     return [path for _, path in sorted(numbered) if path.is_dir()] + ([final] if final.is_dir() else [])
 
@@ -120,7 +112,7 @@ def _faults(folder: Path, files: dict[str, Entry]) -> Iterator[str]:
 
 def sha256(path: Path) -> str:
     """The checksum of a file, in hexadecimal."""
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

@@ -9,10 +9,11 @@ lock that a killed run leaves behind is taken over. The file `run.lock` holds th
 
 import fcntl
 import os
+from io import FileIO
 from pathlib import Path
-from typing import IO
 
 from grpo_cli.errors import CheckpointError
+from grpo_cli.files import NOT_OURS, open_log
 
 LOCK_FILE = "run.lock"
 
@@ -22,36 +23,31 @@ class RunLock:
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / LOCK_FILE
-        self._file: IO[str] | None = None
+        self._file: FileIO | None = None
 
     def __enter__(self) -> "RunLock":
         try:
             while self._file is None or not self._is_current(self._file):
                 self._file = self._locked()
             self._file.truncate(0)
-            self._file.write(f"{os.getpid()}\n")
-            self._file.flush()
+            self._file.write(f"{os.getpid()}\n".encode())
         except OSError as error:
-            raise CheckpointError(
-                f"Failed to save checkpoint: {error.strerror}: {self.path}",
-                "make the folder writable, or set `output_dir` to one that is",
-                trouble="cannot-save",
-            ) from error
+            raise refused_by_the_disk(error, self.path) from error
         return self
 
-    def _locked(self) -> IO[str]:
+    def _locked(self) -> FileIO:
         """The lock file, locked. Raises CheckpointError where another process has it."""
-        file = self.path.open("a+", encoding="utf-8")
+        file = open_log(self.path)
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            file.seek(0)
-            raise self._taken(file.read().strip()) from None
+            owner = os.pread(file.fileno(), 20, 0).decode(errors="replace").strip()
+            raise self._taken(owner) from None
         return file
 
-    def _is_current(self, file: IO[str]) -> bool:
+    def _is_current(self, file: FileIO) -> bool:
         """Whether the file still has its name: its last owner deletes it, perhaps after we opened it."""
-        return self.path.exists() and os.path.samestat(os.fstat(file.fileno()), self.path.stat())
+        return os.path.lexists(self.path) and os.path.samestat(os.fstat(file.fileno()), self.path.lstat())
 
     def __exit__(self, *exception: object) -> None:
         if self._file is not None:
@@ -65,3 +61,15 @@ class RunLock:
             f"wait until it ends, or stop it: `kill {owner or 'PID'}` saves its step first",
             trouble="run-in-use",
         )
+
+
+def refused_by_the_disk(error: OSError, path: Path) -> CheckpointError:
+    """The error for what a disk refused in a run's folder."""
+    path = Path(error.filename) if error.errno in NOT_OURS and error.filename else path
+    return CheckpointError(
+        f"Failed to save checkpoint: {error.strerror}: {path}",
+        f"no command of grpo made it: look at it, and remove it with `rm -r {path}`"
+        if error.errno in NOT_OURS
+        else "make the folder writable, or set `output_dir` to one that is",
+        trouble="cannot-save",
+    )

@@ -7,9 +7,10 @@ On a CPU the weights and the log come out as if the run had never been interrupt
 the one it goes on from are kept under another name, since the run takes another way from there.
 """
 
-import shutil
+import os
 from collections.abc import Sequence
 from contextlib import ExitStack
+from itertools import chain
 from pathlib import Path
 
 import mlx.core as mx
@@ -34,6 +35,7 @@ from grpo_cli.engine.start import Start, agreed, find_start
 from grpo_cli.engine.state import read_state
 from grpo_cli.engine.trainer import Trainer
 from grpo_cli.errors import CheckpointError, ConfigError, ModelError
+from grpo_cli.files import copy_file
 
 
 def resume(
@@ -154,13 +156,13 @@ def set_aside_newer(run_dir: Path, checkpoint: Path | None, step: int, listener:
         return
     for name in (METRICS, COMPLETIONS):
         if (run_dir / name).exists() and (run_dir / name).stat().st_size:
-            shutil.copyfile(run_dir / name, unused(run_dir / f"{name}.aside"))
+            copy_file(run_dir / name, unused(run_dir / f"{name}.aside"))
 
 
 def unused(path: Path) -> Path:
     """A path that is not there yet, made by counting."""
     tries = (path.with_name(f"{path.name}-{number}") for number in range(2, 1000))
-    return path if not path.exists() else next(other for other in tries if not other.exists())
+    return next(other for other in chain([path], tries) if not os.path.lexists(other))
 
 
 def complete(trainer: Trainer, run_dir: Path, listener: events.Listener) -> Path:

@@ -30,7 +30,12 @@ from grpo_cli.engine.optimizer import Optimizer
 from grpo_cli.engine.prefix import carries_gradients
 from grpo_cli.engine.prompts import Prompt, encode_prompts
 from grpo_cli.engine.rollout import Progress, no_progress
-from grpo_cli.engine.run_folder import discard_empty_run, new_run_folder, refuse_existing_run
+from grpo_cli.engine.run_folder import (
+    discard_empty_run,
+    new_run_folder,
+    refuse_existing_run,
+    words_for_the_disk,
+)
 from grpo_cli.engine.runlog import RunLog
 from grpo_cli.engine.sampling import Sampling
 from grpo_cli.engine.saver import Saver
@@ -63,7 +68,8 @@ def train(config: Config, listener: events.Listener = events.silent, world: Worl
     trainer = prepare(config, listener, world=world)
     check_memory(trainer, device.memory_budget(device.prepare()))
     with folder_for(config, world) as folder:
-        log = RunLog(folder, config.log_jsonl and world.is_first)
+        with words_for_the_disk(folder):
+            log = RunLog(folder, config.log_jsonl and world.is_first)
         saver = Saver(folder, config.keep_checkpoints, log, listener, writes=world.is_first)
         try:
             with Interruption(trainer.heard) as interruption:

@@ -1,17 +1,18 @@
 """A run's folder, `<output_dir>/<run_name>/`: made once, never shared by two runs."""
 
-import shutil
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from grpo_cli.config.render import dump_config
 from grpo_cli.config.schema import Config
-from grpo_cli.engine.checkpoint import sync
 from grpo_cli.engine.intact import checkpoints
-from grpo_cli.engine.lock import LOCK_FILE, RunLock
+from grpo_cli.engine.lock import LOCK_FILE, RunLock, refused_by_the_disk
 from grpo_cli.engine.runlog import COMPLETIONS, METRICS
 from grpo_cli.errors import CheckpointError
+from grpo_cli.files import write_file
+from grpo_cli.folders import OLD, TEMPORARY, put_back, remove
 
 CONFIG_FILE = "config.toml"
 
@@ -27,7 +28,7 @@ def refuse_existing_run(folder: Path) -> None:
             trouble="cannot-save",
         )
     marks = [folder / CONFIG_FILE, folder / METRICS, *checkpoints(folder)]
-    if any(mark.exists() for mark in marks):
+    if any(os.path.lexists(mark) for mark in marks):
         raise CheckpointError(
             f"The folder {folder} already holds a run",
             f"`grpo resume {folder}` goes on with it; `--set run_name=NAME` starts another beside it",
@@ -57,32 +58,21 @@ def words_for_the_disk(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise CheckpointError(
-            f"Failed to save checkpoint: {error.strerror}: {folder}",
-            "make the folder writable, or set `output_dir` to one that is",
-            trouble="cannot-save",
-        ) from error
+        raise refused_by_the_disk(error, folder) from error
 
 
 def write_config(folder: Path, config: Config) -> None:
     """Write the resolved configuration; the file is the old one or the new one, never a part."""
-    temporary = folder / f"{CONFIG_FILE}.tmp"
-    temporary.write_text(dump_config(config), encoding="utf-8")
-    sync(temporary)
-    temporary.replace(folder / CONFIG_FILE)
-    sync(folder)
+    write_file(folder / CONFIG_FILE, dump_config(config))
 
 
 def tidy(folder: Path) -> None:
     """Remove what a killed process left of a checkpoint; where a renaming was left half done, finish it."""
-    for path in folder.glob(".*.grpo-old"):
-        name = folder / path.name.removeprefix(".").removesuffix(".grpo-old")
-        if name.exists():
-            shutil.rmtree(path)
-        else:
-            path.rename(name)
-    for path in folder.glob(".*.grpo-tmp"):
-        shutil.rmtree(path)
+    for path in list(folder.iterdir()):
+        if path.name.startswith(".") and path.name.endswith(OLD):
+            put_back(folder / path.name.removeprefix(".").removesuffix(OLD))
+        elif path.name.startswith(".") and TEMPORARY in path.name:
+            remove(path)
 
 
 def discard_empty_run(folder: Path) -> None:

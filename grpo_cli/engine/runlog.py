@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from grpo_cli.files import open_log
 from grpo_cli.types import RolloutGroup
 
 METRICS = "training_log.jsonl"
@@ -23,7 +24,7 @@ class LogFile:
     def __init__(self, path: Path, position: int | None) -> None:
         """`position`: the file's length to go on from, or None: its end."""
         self.path = path
-        self._file = path.open("ab")
+        self._file = open_log(path)
         if position is not None and position < path.stat().st_size:
             self._file.truncate(position)
             self._file.seek(position)

@@ -14,6 +14,7 @@ from grpo_cli.engine.intact import FINAL, checkpoints
 from grpo_cli.engine.runlog import RunLog
 from grpo_cli.engine.state import read_state
 from grpo_cli.errors import CheckpointError
+from grpo_cli.folders import remove
 
 MOST_FAILURES = 3  # saves in a row
 
@@ -108,7 +109,7 @@ class Saver:
         best = best_of(numbered)
         for path in numbered[: -self.keep]:
             if path != best:
-                shutil.rmtree(path, ignore_errors=True)
+                remove(path)
 
 
 def best_of(folders: list[Path]) -> Path | None:

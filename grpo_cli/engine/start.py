@@ -29,6 +29,7 @@ from grpo_cli.engine.intact import (
 from grpo_cli.engine.lock import RunLock
 from grpo_cli.engine.run_folder import CONFIG_FILE, tidy
 from grpo_cli.errors import CheckpointError, ConfigError
+from grpo_cli.files import from_here
 
 
 @dataclass
@@ -65,11 +66,6 @@ def agreed(found: Start | None, world: World) -> Start:
     run_dir, checkpoint, keys = world.first(told)
     brought = bring(Path(checkpoint), world) if checkpoint else None
     return Start(Path(run_dir), brought, Config.model_validate(keys))
-
-
-def from_here(path: Path) -> Path:
-    """A path as it is from the current folder, which other machines may have elsewhere."""
-    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
 def locate(path: Path) -> tuple[Path, Path | None]:

@@ -17,6 +17,7 @@ import mlx.nn as nn
 import mlx_lm.models
 from mlx_lm.utils import MODEL_REMAPPING, _get_classes, load_config, load_model
 
+from grpo_cli.files import without_pattern
 from grpo_cli.models import nanochat_v2
 from grpo_cli.trust import refuse_model_file, without_code
 
@@ -34,13 +35,14 @@ def load_weights(folder: Path) -> tuple[nn.Module, dict[str, Any]]:
     named = load_config(folder)
     own = _own_file(named.get("model_type"))
     refuse_model_file(named, folder, own)
-    model, config = load_model(
-        folder,
-        lazy=True,
-        model_config={"model_file": None},
-        get_model_classes=model_classes,
-        trust_remote_code=False,
-    )
+    with without_pattern(folder) as plain:  # mlx-lm globs it
+        model, config = load_model(
+            plain,
+            lazy=True,
+            model_config={"model_file": None},
+            get_model_classes=model_classes,
+            trust_remote_code=False,
+        )
     return model, without_code(config) | ({"model_file": own} if own else {})
 
 

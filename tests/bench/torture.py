@@ -100,7 +100,7 @@ def kill_at_some_moment(
 
 def is_written(run_dir: Path, since: float) -> bool:
     """Whether a checkpoint is being written, and not only left so by the last kill."""
-    for path in run_dir.glob(".*.grpo-tmp"):
+    for path in run_dir.glob(".*grpo-tmp*"):
         with contextlib.suppress(FileNotFoundError):  # it was complete, and renamed
             if path.stat().st_mtime > since:
                 return True
@@ -140,7 +140,7 @@ def torture(folder: Path, kills: int, seed: int = 0) -> Report:
     for file in ("final/model.safetensors", "final/optimizer.safetensors", "completions.jsonl"):
         assert (whole / file).read_bytes() == (broken / file).read_bytes(), file
     assert log(whole) == log(broken)
-    assert not list(broken.glob(".*.grpo-tmp")) + list(broken.glob(".*.grpo-old"))
+    assert not list(broken.glob(".*grpo-tmp*")) + list(broken.glob(".*.grpo-old"))
     return report
 
 

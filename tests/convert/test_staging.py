@@ -115,11 +115,12 @@ def test_a_renaming_that_fails_brings_the_old_model_back(
     rename = Path.rename
 
     def fail_once(path: Path, target: Path) -> Path:
-        if ".grpo-tmp-" in path.name and not path.name.endswith("-old"):
+        if ".grpo-tmp-" in path.name:
             raise OSError(5, "Input/output error")
         return rename(path, target)
 
     monkeypatch.setattr(Path, "rename", fail_once)
+    monkeypatch.setattr("grpo_cli.folders._swapped", lambda *_: False)
     with pytest.raises(ConversionError, match="Input/output error"), staged(output, force=True) as folder:
         (folder / "config.json").write_text("new")
     assert (output / "config.json").read_text() == "old"
@@ -162,7 +163,7 @@ def test_force_leaves_what_a_conversion_does_not_write(tmp_path: Path) -> None:
 
 
 def test_names_that_mean_something_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert "one of the characters" in refused(tmp_path / "out[1]").message
+    assert check_output(tmp_path / "out [1]*?", force=False) == tmp_path / "out [1]*?"
     (tmp_path / "real").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "real")
     assert check_output(tmp_path / "link", force=False) == tmp_path / "real"

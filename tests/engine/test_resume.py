@@ -364,7 +364,7 @@ def test_what_a_killed_process_leaves_is_removed(done: Config) -> None:
     shutil.rmtree(done.run_dir / "final")
     said, _ = notices(done.run_dir)
     assert said[0] == f"going on from {done.run_dir / 'checkpoint-4'}"
-    assert not list(done.run_dir.glob(".*.grpo-tmp")) + list(done.run_dir.glob(".*.grpo-old"))
+    assert not list(done.run_dir.glob(".*grpo-tmp*")) + list(done.run_dir.glob(".*.grpo-old"))
 
 
 def test_the_tokenizer_outlives_the_checkpoint_it_was_loaded_from(done: Config) -> None:

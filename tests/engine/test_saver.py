@@ -76,7 +76,7 @@ def test_numbers_are_compared_and_not_names(tmp_path: Path) -> None:
 
 def in_the_way(run_dir: Path, step: int, seen: list[str]) -> events.Listener:
     """After this step a file stands where the checkpoint would be written, until the next step."""
-    place = run_dir / f".checkpoint-{step}.grpo-tmp"
+    place = run_dir / f"checkpoint-{step}"
 
     def listen(event: events.Event) -> None:
         if isinstance(event, events.StepFinished) and event.step == step:
@@ -129,7 +129,7 @@ def test_after_three_failures_in_a_row_it_stops_with_nothing_half_written(tmp_pa
     assert [line["step"] for line in lines(config.run_dir)] == [1, 2, 3, 4, 5]
     assert {path: path.read_bytes() for path in before} == before
     assert [path.name for path in checkpoints(config.run_dir)] == ["final"]
-    assert not list(config.run_dir.glob(".*.grpo-tmp"))
+    assert not list(config.run_dir.glob(".*grpo-tmp*"))
     assert damage(config.run_dir / "final") is None
     resume(config.run_dir, ["max_steps=6", "save_steps=0"])
     assert [line["step"] for line in log_without_times(config.run_dir)] == [1, 2, 3, 4, 5, 6]
@@ -140,7 +140,7 @@ def test_a_final_save_that_fails_ends_with_an_error(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"^Failed to save checkpoint: .*File exists") as error:
         run.train(config, in_place_of_final(config.run_dir))
     assert f"then `grpo resume {config.run_dir}` saves it" in error.value.hint
-    (config.run_dir / ".final.grpo-tmp").unlink()
+    (config.run_dir / "final").unlink()
     final = resume(config.run_dir)
     assert (final / "model.safetensors").read_bytes() == (
         config.run_dir / "checkpoint-2/model.safetensors"
@@ -150,7 +150,7 @@ def test_a_final_save_that_fails_ends_with_an_error(tmp_path: Path) -> None:
 def in_place_of_final(folder: Path) -> events.Listener:
     def listen(event: events.Event) -> None:
         if isinstance(event, events.StepFinished) and event.step == 2:
-            (folder / ".final.grpo-tmp").write_text("in the way")
+            (folder / "final").write_text("in the way")
 
     return listen
 

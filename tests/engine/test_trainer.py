@@ -98,7 +98,7 @@ def test_a_checkpoint_is_what_plain_mlx_lm_loads_and_its_manifest_is_true(tmp_pa
     for name, entry in manifest["files"].items():
         data = (final / name).read_bytes()
         assert (len(data), hashlib.sha256(data).hexdigest()) == (entry["size"], entry["sha256"])
-    assert not list(final.parent.glob(".*.grpo-tmp"))
+    assert not list(final.parent.glob(".*grpo-tmp*"))
     model, tokenizer = mlx_lm.load(str(final))
     ours = load_policy(str(final))
     ids = ours.tokenizer.encode_prompt([{"role": "user", "content": "What is 123 + 456?"}])

@@ -61,7 +61,7 @@ CHAPTERS: tuple[Chapter, ...] = (
     Chapter(
         "leftovers",
         "Temporary files that a killed process left",
-        "Checkpoints and converted models are written under another name (`.NAME.grpo-tmp`) "
+        "Checkpoints and converted models are written under another name (`.NAME.grpo-tmp-XXXX`) "
         "and get theirs when they are complete. A process that is killed in between leaves "
         "such a folder.\n"
         "\n"
@@ -70,7 +70,7 @@ CHAPTERS: tuple[Chapter, ...] = (
         "because it takes another way now: no rubbish, but large.",
         "`grpo doctor --only leftovers` names them with their sizes and the lines that delete "
         "them.\n"
-        "All of an output folder: `find outputs -maxdepth 2 -name '.*.grpo-tmp' -mmin +60`.",
+        "All of an output folder: `find outputs -maxdepth 2 -name '.*grpo-tmp*' -mmin +60`.",
         (
             ".grpo-tmp",
             ".grpo-old",

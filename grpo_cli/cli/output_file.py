@@ -1,0 +1,75 @@
+"""A file that a person names for a result: looked at before the work, written whole after it.
+
+    file = OutputFile(Path("all.jsonl"), force=False)      # GrpoError at once for one that is there
+    ...                                                    # minutes of work
+    file.write(text)
+
+What is there is refused, unless it is empty or `force` says so; then it stays until the new one is complete.
+"""
+
+import errno
+import os
+from pathlib import Path
+
+from grpo_cli.errors import ConfigError, GrpoError
+from grpo_cli.files import chosen_path, write_file
+
+
+class OutputFile:
+    """The place of a result. A person's own link leads where it leads; a device or a pipe is written into."""
+
+    def __init__(
+        self,
+        named: Path,
+        *,
+        force: bool,
+        cannot: str = "Cannot write",
+        exists: str = "Output file exists",
+        replace: str = "`--force` replaces it once the result is complete; or name another file",
+        own: str = "\0",
+        error: type[GrpoError] = GrpoError,
+    ) -> None:
+        """Raise ConfigError for a file that is there and does not begin with `own`, `error` for what cannot
+        be written; `cannot` and `exists` begin the messages, `replace` is the hint."""
+        self.named, self.cannot, self.error = named, cannot, error
+        self.path = chosen_path(named).resolve()
+        try:
+            if not force and self.path.is_file() and self.path.stat().st_size and not self._begins_with(own):
+                raise ConfigError(f"{exists}: {named}", replace, trouble="config-exists")
+            self._check_folder()
+        except OSError as error:
+            raise self._refused(error) from None
+
+    def write(self, content: str) -> None:
+        """Write it. Raises GrpoError where the disk refuses it."""
+        data = content.encode(errors="replace")
+        try:
+            if self.is_stream:
+                self.path.write_bytes(data)
+            else:
+                write_file(self.path, data)
+        except OSError as error:
+            raise self._refused(error) from None
+
+    @property
+    def is_stream(self) -> bool:
+        """It is a device or a pipe, as /dev/stdout may be."""
+        return self.path.exists() and not self.path.is_file() and not self.path.is_dir()
+
+    def _begins_with(self, own: str) -> bool:
+        with self.path.open("rb") as file:
+            return file.read(len(own)) == own.encode()
+
+    def _check_folder(self) -> None:
+        folder = self.path.parent
+        folder.stat()
+        if self.path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, "Is a directory")
+        if not self.is_stream and not os.access(folder, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, f"Permission denied in {folder}")
+
+    def _refused(self, error: OSError) -> GrpoError:
+        hint = f"`mkdir -p {self.named.parent}` makes the folder"
+        if self.path.parent.is_dir():
+            hint = "name another file, in a folder that can be written"
+        return self.error(f"{self.cannot} {self.named}: {error.strerror}", hint, trouble="config-exists")

@@ -1,0 +1,102 @@
+"""A file that a person names for a result: noticed before the work, written whole after it."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from grpo_cli.cli.output_file import OutputFile
+from grpo_cli.engine import run
+from grpo_cli.errors import ConfigError, GrpoError
+from tests.cli.test_run_commands import grpo
+
+EVAL = ("eval", "--model", "tiny", "--samples", "2", "--set", "eval_max_new_tokens=4", "--output")
+
+
+@pytest.fixture(autouse=True)
+def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def test_what_is_there_is_refused_before_anything_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run, "evaluate_model", lambda *_: pytest.fail("it was loaded"))
+    Path("mine.jsonl").write_text("earlier\n")
+    for words in ((*EVAL, "mine.jsonl"), ("doctor", "--only", "python", "--report", "mine.jsonl")):
+        result = grpo(*words)
+        assert result.exit_code == 2
+        assert result.stderr.startswith("Output file exists: mine.jsonl\n\nhint: ")
+        assert Path("mine.jsonl").read_text() == "earlier\n"
+
+
+def test_a_mistake_costs_no_earlier_results() -> None:
+    Path("mine.jsonl").write_text("earlier\n")
+    result = grpo("eval", "--model", "nowhere", "--output", "mine.jsonl", "--force")
+    assert result.exit_code == 1 and Path("mine.jsonl").read_text() == "earlier\n"
+
+
+def test_force_and_an_empty_file_are_written() -> None:
+    Path("mine.jsonl").touch()
+    assert grpo(*EVAL, "mine.jsonl").exit_code == 0
+    first = Path("mine.jsonl").read_text()
+    assert len(first.splitlines()) == 2
+    Path("mine.jsonl").write_text("other")
+    assert grpo(*EVAL, "mine.jsonl", "--force").exit_code == 0
+    assert Path("mine.jsonl").read_text() == first and os.listdir() == ["mine.jsonl"]  # noqa: PTH208
+
+
+def test_an_earlier_report_may_be_replaced() -> None:
+    words = ("doctor", "--only", "python", "--report", "bug.md")
+    assert [grpo(*words).exit_code for _ in range(2)] == [0, 0]
+
+
+def test_a_link_leads_where_its_owner_says_and_a_pipe_is_written_into(tmp_path: Path) -> None:
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "disk/x")
+    OutputFile(Path("link"), force=False).write("text")
+    assert (tmp_path / "disk/x").read_text() == "text" and (tmp_path / "link").is_symlink()
+    os.mkfifo("pipe")
+    reader = os.open("pipe", os.O_RDONLY | os.O_NONBLOCK)
+    OutputFile(Path("pipe"), force=False).write("text")
+    assert os.read(reader, 9) == b"text" and Path("pipe").is_fifo()
+
+
+def test_paths_are_understood_as_a_shell_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    OutputFile(Path("~/[v1] x"), force=False).write("text")
+    assert (tmp_path / "[v1] x").read_text() == "text"
+    with pytest.raises(ConfigError, match="Path not understood"):
+        OutputFile(Path("$NOT_SET/x"), force=False)
+    with pytest.raises(GrpoError, match="Is a directory"):
+        OutputFile(tmp_path, force=False)
+
+
+def test_ctrl_c_in_an_evaluation_ends_with_130_and_leaves_nothing(tmp_path: Path) -> None:
+    words = ["eval", "--model", "tiny", "--samples", "0", "--num-generations", "8", "--output", "all.jsonl"]
+    process = subprocess.Popen(
+        [sys.executable, "-c", INTERRUPTED, *words],
+        cwd=tmp_path,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    _, complaint = process.communicate(timeout=300)
+    assert process.returncode == 130, complaint
+    assert "Traceback" not in complaint and list(tmp_path.iterdir()) == []
+
+
+# The evaluation interrupts itself at its first progress: no test waits for a number of seconds.
+INTERRUPTED = """
+import os, signal
+from grpo_cli.engine import run
+real = run.evaluate_model
+def evaluate_model(name, config, sampling, num_generations, on_progress, world):
+    def progress(*numbers):
+        os.kill(os.getpid(), signal.SIGINT)
+        on_progress(*numbers)
+    return real(name, config, sampling, num_generations, progress, world)
+run.evaluate_model = evaluate_model
+from grpo_cli.cli.main import run as main
+main()
+"""
