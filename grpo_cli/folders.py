@@ -40,8 +40,8 @@ def new_folder(path: Path) -> Path:
 def take_place(new: Path, path: Path, replace: bool = True) -> None:
     """Give `new` the name `path`, and delete the folder or the link that had it.
 
-    Raises OSError where the disk refuses it, a file is in the way, or a folder that is not empty and not to be
-    replaced; then the old one has it.
+    Raises OSError where the disk refuses it, a file is in the way, or a folder with something in it that is
+    not to be replaced; then the old one has it.
     """
     put_back(path)
     if path.is_file() and not path.is_symlink():
