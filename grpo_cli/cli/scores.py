@@ -11,7 +11,7 @@ from grpo_cli.cli.figures import percent
 from grpo_cli.cli.terminal import ascii_only, printable, say, stdout_console
 
 HISTOGRAM_WIDTH = 60
-VERDICT_STYLES = {"better": "bold green", "worse": "bold red", "not told apart": "bold yellow"}
+VERDICT_STYLES = {"better": "bold green", "worse": "bold red", "no significant difference": "bold yellow"}
 
 
 def print_scores(document: dict[str, Any]) -> None:
@@ -77,13 +77,11 @@ def verdict_line(document: dict[str, Any]) -> Text:
     """Whether the model is better than the one it was compared with, and how sure that is."""
     comparison = document["comparison"]
     low, high = comparison["interval"]
-    p = comparison["mcnemar_p"]
     return Text.assemble(
         f"\n{printable(document['model'])} against {printable(document['compared_model'])}: ",
         (comparison["verdict"], VERDICT_STYLES[comparison["verdict"]]),
         f", {comparison['accuracy_difference'] * 100:+.1f} points "
-        f"(95 %: {low * 100:+.1f} to {high * 100:+.1f}"
-        + (f"; McNemar p = {p:.2g}" if p is not None else "")
-        + f"). Only the first right: {comparison['only_model_right']} items, "
+        f"(95 %: {low * 100:+.1f} to {high * 100:+.1f}; paired test: p = {comparison['p']:.2g}). "
+        f"Only the first right: {comparison['only_model_right']} items, "
         f"only the second: {comparison['only_compared_right']}.",
     )

@@ -3,8 +3,7 @@
     evaluation = evaluate(policy, prompts, Sampling.for_evaluation(config), rows=128)
     evaluation.accuracy, evaluation.format_rate
 
-An item is right when its final answer equals the example's: the text in the last
-`<answer>…</answer>`, or, where there is none, the last number; numbers are compared as numbers.
+An item is right when its final answer, in `<answer>…</answer>` or not, is the example's: rewards/answers.py.
 """
 
 import statistics
@@ -19,18 +18,9 @@ from grpo_cli.engine.prompts import Prompt
 from grpo_cli.engine.rollout import Progress, generate, no_progress, of_all_ranks
 from grpo_cli.engine.sampling import Sampling
 from grpo_cli.models.load import Policy
-from grpo_cli.rewards.answers import answers_match, extract_answer, last_number
+from grpo_cli.rewards.answers import is_right
 from grpo_cli.rewards.builtin import is_strict
 from grpo_cli.types import Rollout, RolloutGroup, StopReason
-
-
-def is_correct(text: str, answer: str) -> bool:
-    """Whether a completion's final answer is the right one."""
-    found = extract_answer(text)
-    if found is None:
-        number = last_number(text)
-        found = None if number is None else str(number)
-    return answers_match(found, answer)
 
 
 @dataclass
@@ -49,7 +39,7 @@ class Evaluation:
     def correct(self) -> list[list[bool]]:
         """Right or wrong, by item and completion."""
         return [
-            [is_correct(rollout.text, group.example.answer) for rollout in group.rollouts]
+            [is_right(rollout.text, group.example.answer) for rollout in group.rollouts]
             for group in self.groups
         ]
 

@@ -11,11 +11,10 @@ from typing import Any
 
 from grpo_cli.engine.evaluate import Evaluation
 from grpo_cli.engine.statistics import (
+    bootstrap,
+    compare_pairs,
     histogram,
-    mcnemar_p,
-    paired_bootstrap,
     pass_at_k,
-    verdict,
     wilson_interval,
 )
 
@@ -28,7 +27,7 @@ def scorecard(evaluation: Evaluation) -> dict[str, Any]:
     # Completions of one item are not independent, so items are resampled; where all of them score
     # the same, resampling would see no doubt at all, and the interval of a proportion is taken.
     simple = len(set(items)) == 1 or all(len(correct) == 1 for correct in evaluation.correct)
-    interval = wilson_interval(round(sum(items)), len(items)) if simple else paired_bootstrap(items)
+    interval = wilson_interval(round(sum(items)), len(items)) if simple else bootstrap(items)
     return {
         "accuracy": evaluation.accuracy,
         "accuracy_interval": list(interval),
@@ -80,20 +79,16 @@ def distribution(values: list[float]) -> dict[str, Any]:
 
 
 def compare(baseline: Evaluation, candidate: Evaluation) -> dict[str, Any]:
-    """Candidate minus baseline on the same items: difference, paired interval, verdict.
-
-    With one completion an item the p-value is McNemar's exact test; else there is none.
-    """
+    """Candidate minus baseline on the same items, by one paired test: difference, interval, p, verdict."""
     before, after = item_scores(baseline), item_scores(candidate)
     differences = [new - old for old, new in zip(before, after, strict=True)]
-    low, high = paired_bootstrap(differences)
+    result = compare_pairs(differences)
     only_candidate, only_baseline = sum(d > 0 for d in differences), sum(d < 0 for d in differences)
-    single = len(baseline.rollouts) == len(candidate.rollouts) == len(differences)
     return {
-        "accuracy_difference": statistics.fmean(differences),
-        "interval": [low, high],
-        "verdict": verdict(low, high),
+        "accuracy_difference": result.difference,
+        "interval": list(result.interval),
+        "p": result.p,
+        "verdict": result.verdict,
         "only_model_right": only_candidate,
         "only_compared_right": only_baseline,
-        "mcnemar_p": mcnemar_p(only_candidate, only_baseline) if single else None,
     }

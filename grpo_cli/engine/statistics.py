@@ -2,7 +2,8 @@
 
     wilson_interval(8, 10)     → (0.4902, 0.9433): eight of ten right says little yet
     pass_at_k(n=5, c=2, k=2)   → 0.7: chance that one of two completions is right
-    paired_bootstrap([1, 0, 1, -1, …]) → the interval of the mean difference, item by item
+    bootstrap([1, 0, 0.5, …])  → the interval of a mean over items
+    compare_pairs([1, 0, 1, -1, …]) → one paired test: difference, interval, p and verdict
 
 Two models are compared on the same items, so that what is hard for both cancels out.
 """
@@ -10,11 +11,13 @@ Two models are compared on the same items, so that what is hard for both cancels
 from collections.abc import Sequence
 from math import comb, sqrt
 from statistics import NormalDist
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 
-Verdict = Literal["better", "worse", "not told apart"]
+Verdict = Literal["better", "worse", "no significant difference"]
+
+SIGNIFICANT = 0.05
 
 RESAMPLE_BLOCK = 2_000_000  # indices drawn at once: 16 MB, whatever the number of items
 
@@ -49,17 +52,17 @@ def wilson_interval(successes: int, n: int, confidence: float = 0.95) -> tuple[f
     return low, high
 
 
-def paired_bootstrap(
-    differences: Sequence[float], samples: int = 10_000, seed: int = 0, confidence: float = 0.95
+def bootstrap(
+    scores: Sequence[float], samples: int = 10_000, seed: int = 0, confidence: float = 0.95
 ) -> tuple[float, float]:
-    """Percentile interval (low, high) of the mean of `differences`, one per item: score b − score a.
+    """Percentile interval (low, high) of the mean of `scores`, one per item.
 
     Items are drawn with replacement, `samples` times: Efron and Tibshirani 1993, "An Introduction to
     the Bootstrap", chapter 13. The seed decides the draws. Raises ValueError without items.
     """
-    values = np.asarray(differences, dtype=np.float64)  # (N,)
+    values = np.asarray(scores, dtype=np.float64)  # (N,)
     if values.ndim != 1 or values.size == 0:
-        raise ValueError("a paired bootstrap needs at least one difference")
+        raise ValueError("a bootstrap needs at least one score")
     rng = np.random.default_rng(seed)
     block = max(1, RESAMPLE_BLOCK // values.size)
     means = [
@@ -71,27 +74,75 @@ def paired_bootstrap(
     return float(low), float(high)
 
 
-def verdict(low: float, high: float) -> Verdict:
-    """What an interval of a difference says: `better` or `worse` only if it leaves out 0."""
-    if low > 0:
-        return "better"
-    if high < 0:
-        return "worse"
-    return "not told apart"
+class Comparison(NamedTuple):
+    """Two models on the same items: the mean difference b − a, its 95 % interval, p, and what they say."""
+
+    difference: float
+    interval: tuple[float, float]
+    p: float
+    verdict: Verdict
 
 
-def mcnemar_p(only_a: int, only_b: int) -> float:
-    """Two-sided exact p-value that two models are right equally often, from the items they differ on.
+def compare_pairs(differences: Sequence[float], samples: int = 20_000, seed: int = 0) -> Comparison:
+    """The paired sign-flip test of differences within [−1, 1], one per item, and its interval.
 
-    `only_a` items were right with model a alone, `only_b` with model b alone. McNemar 1947, "Note on
-    the sampling error of the difference between correlated proportions"; the exact form is the
-    binomial test with p = 1/2. Raises ValueError for negative counts.
+    Where the models are equally good, each difference is as likely as its opposite. p is the chance that
+    random signs take the sum as far from 0 on its side, times two; for right or wrong it is McNemar's exact
+    test. The interval holds the true differences that the same test does not reject: its ends are quantiles
+    of the means of random subsets of the items (Hartigan 1969, "Using Subsample Values as Typical Values"),
+    an empty subset counting on both sides. `better` and `worse` are said where p ≤ 0.05. The seed decides the
+    subsets. Raises ValueError without items.
     """
-    if only_a < 0 or only_b < 0:
-        raise ValueError(f"counts cannot be negative: {only_a} and {only_b}")
-    n = only_a + only_b
-    tail = sum(comb(n, i) for i in range(min(only_a, only_b) + 1))
-    return min(1.0, 2 * tail / 2**n)
+    values = np.asarray(differences, dtype=np.float64)  # (N,)
+    if values.ndim != 1 or values.size == 0:
+        raise ValueError("a paired comparison needs at least one difference")
+    mean, p = float(values.mean()), sign_flip_p(values)
+    low, high = subset_interval(values, samples, seed)
+    if p > SIGNIFICANT:  # subsets are drawn, p is exact: where they disagree about 0, p is right
+        low, high = min(low, 0.0), max(high, 0.0)
+        return Comparison(mean, (low, high), p, "no significant difference")
+    if mean > 0:
+        return Comparison(mean, (max(low, 0.0), high), p, "better")
+    return Comparison(mean, (low, min(high, 0.0)), p, "worse")
+
+
+def sign_flip_p(values: np.ndarray) -> float:
+    """Two-sided exact p of the sum of `values` (N,) under random signs, to 1/256 a value.
+
+    The distribution of the sum is that of a walk with the values as its steps. Differences of right and wrong
+    are on its grid exactly: then this is the binomial test with p = 1/2 of the items that differ.
+    """
+    steps = np.abs(values[values != 0])
+    grid = next((n for n in range(1, 65) if np.allclose(steps * n, np.round(steps * n))), 256)
+    lengths = [int(length) for length in np.round(steps * grid)]
+    total = sum(lengths)
+    chances = np.zeros(total + 1)  # of the sum of the steps that go up
+    chances[0] = 1.0
+    for length in lengths:
+        chances[length:], chances[:length] = (
+            (chances[length:] + chances[: total + 1 - length]) / 2,
+            chances[:length] / 2,
+        )
+    up = sum(length for length, value in zip(lengths, values[values != 0], strict=True) if value > 0)
+    tail = chances[: min(up, total - up) + 1].sum()
+    return min(1.0, 2 * float(tail))
+
+
+def subset_interval(values: np.ndarray, samples: int, seed: int) -> tuple[float, float]:
+    """The 2.5 % and 97.5 % quantile of the mean of a random subset of `values` (N,) within [−1, 1]."""
+    rng = np.random.default_rng(seed)
+    block = max(1, RESAMPLE_BLOCK // values.size)
+    means = []
+    for done in range(0, samples, block):
+        chosen = rng.integers(0, 2, size=(min(block, samples - done), values.size), dtype=np.int8)
+        counts = chosen.sum(axis=1)
+        sums = chosen.astype(np.float32) @ values.astype(np.float32)
+        means.append(np.where(counts > 0, sums / np.maximum(counts, 1), np.nan))
+    drawn = np.concatenate(means)
+    outside = int(SIGNIFICANT / 2 * samples)
+    low = np.sort(np.nan_to_num(drawn, nan=-1.0))[outside]
+    high = np.sort(np.nan_to_num(drawn, nan=1.0))[samples - 1 - outside]
+    return float(low), float(high)
 
 
 def histogram(values: Sequence[float], bins: int = 10) -> tuple[list[int], list[float]]:

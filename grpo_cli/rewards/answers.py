@@ -1,32 +1,51 @@
-"""Find an answer in a completion, read it as a number, compare it with the right one.
+r"""Find the final answer of a completion and compare it with the right one.
 
-    extract_answer("<reasoning>9 · 2</reasoning><answer>$18.00</answer>")  →  "$18.00"
-    answers_match("$18.00", "18")                                         →  True
+    is_right("<reasoning>9 · 2</reasoning><answer>$18.00</answer>", "18")  →  True
+    is_right(r"So it costs \boxed{18} dollars.", "18")                     →  True
+    is_right("The answer is (B) Paris.", "B")                              →  True
 
-Completions are written by a policy that is paid for every hole it finds, so everything here is
-exact (Decimal, never float) and takes time linear in the text, whatever the text is.
+One reader for all: what it looks at is the last closed `<answer>…</answer>`, or the whole text where there is
+none. In it the last `\boxed{…}` is the answer; else the sentence after the last `answer is`, `Answer:` or
+`####`; else the end of the text. What is read there goes by the right answer: a number (numbers.py), a letter
+of multiple choice, yes or no, or a text. A completion gives one answer: a choice of several is none.
+
+Completions are written by a policy that is paid for every hole it finds, so everything here is exact (never
+float) and takes time linear in the text, whatever the text is.
 """
 
 import re
 from collections import deque
-from decimal import Decimal
+from collections.abc import Iterator
+from typing import TypeVar
 
-# A longer number is no answer to anything, and comparing as text still works for it.
-MAX_NUMBER_LENGTH = 400
+from grpo_cli.rewards.numbers import LONGEST, has_digits, plain, read_last, read_whole
 
-CURRENCY = "$€£¥"
-MINUS = "-\N{MINUS SIGN}"
-CLOSING = (")", "]", "}")
+Read = TypeVar("Read")
 
-# 18 · 1,000 · 18.5 · .5 · 2e3. Commas only where thousands have them: "1,2" is two numbers.
-# The exponent has at most three digits, so that 1e999999999 costs nothing.
-NUMBER = r"(?:(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?|(?<![\d.])\.\d+)(?:[eE][-+]?\d{1,3}(?!\d))?"
-NUMBER_IN_TEXT = re.compile(NUMBER, re.ASCII)
-WHOLE_TEXT = re.compile(
-    rf"(?P<sign>[{MINUS}+])?[ ]?[{CURRENCY}]?[ ]?(?P<inner_sign>[{MINUS}+])?"
-    rf"(?P<number>{NUMBER})[ ]?[{CURRENCY}%]?\.?",
-    re.ASCII,
+SENTENCE = 400  # characters of a stated answer's sentence
+BOXES = ("\\boxed", "\\fbox")
+CUE = re.compile(r"\banswer[*_ ]{0,4}(?:(?:is|was|would be|will be)\b[*_ ]{0,4}:?|[:=])|####", re.IGNORECASE)
+SENTENCE_END = re.compile(r"\n|[.!?][*_\"')\]]*(?:\s|$)")
+AROUND = " \t\r\n.,;:!?*_\"'`“”‘’()[]{}$"  # what surrounds a text and is no part of it
+JOINT = r"(?:[,;/|&]|\b(?:or|and|nor|not)\b|n't\b)"  # before the next of several, or before what is denied
+ENDS_IN_JOINT = re.compile(rf"{JOINT}[^\w]*$", re.IGNORECASE)
+
+LETTER = re.compile(r"\W*([A-Z])\W*")
+LONE_LETTER = re.compile(r"\W*(?:(?:option|choice|letter|answer)\W+)?([A-Za-z])\W*", re.IGNORECASE)
+LEADING_LETTER = re.compile(
+    r"\W*(?:(?:option|choice|letter)\W+)?\b([A-Z])"
+    r"(?:[.):]|[ ,]+(?:because|since|as|for|which)\b|[ ]?[-–—][ ])"
 )
+TRAILING_LETTER = re.compile(r"(?:(?:\b[Oo]ption|\b[Cc]hoice|\b[Ll]etter)[ ]+\(?([A-Z])|\(([A-Z])\))\W*$")
+NEXT_LETTER = re.compile(rf"\W*?{JOINT}\W*(?:option )?[A-Z]\b")
+EARLIER_LETTER = re.compile(rf"\b[A-Z]\W*{JOINT}\W*(?:option )?$")
+
+VERDICTS = {"yes": True, "true": True, "no": False, "false": False}
+WORDS = r"(yes|no|true|false)"
+LEADING_WORD = re.compile(rf"\W*\b{WORDS}\b(?=\s*$|\s*[^\w\s/|&]|\s+(?:because|since|as)\b)", re.IGNORECASE)
+TRAILING_WORD = re.compile(rf"\b{WORDS}\b\W*$", re.IGNORECASE)
+NEXT_WORD = re.compile(rf"\W*(?:(?:or|and)\b)?\W*\b{WORDS}\b", re.IGNORECASE)
+EARLIER_WORD = re.compile(rf"\b{WORDS}\W*(?:\b(?:or|and)\b)?\W*$", re.IGNORECASE)
 
 
 def extract_answer(text: str) -> str | None:
@@ -42,48 +61,104 @@ def extract_answer(text: str) -> str | None:
     return text[start : text.find("</answer>", start)].strip()
 
 
-def parse_number(text: str) -> Decimal | None:
-    """The whole text as an exact number, or None: `1,000` `$18` `18.0` `18.` `-3` `−3` `-$5` `50%`.
-
-    Signs of currency and per cent are dropped (50% is 50, as GSM8K's answers have it).
-    """
-    text = text.strip()
-    match = WHOLE_TEXT.fullmatch(text) if len(text) <= MAX_NUMBER_LENGTH else None
-    if match is None or (match["sign"] and match["inner_sign"]):
-        return None
-    number = Decimal(match["number"].replace(",", ""))
-    negative = (match["sign"] or match["inner_sign"] or "+") in MINUS
-    return number.copy_negate() if negative else number
+def is_right(completion: str, gold: str) -> bool:
+    """Whether a completion's final answer, tagged or not, is the right one."""
+    tagged = extract_answer(completion)
+    return answers_match(completion if tagged is None else tagged, gold)
 
 
 def answers_match(got: str | None, gold: str) -> bool:
-    """Whether the answer is right: equal as numbers where both are, else equal as stripped texts."""
+    """Whether the answer in a text is the right one."""
     if got is None:
         return False
-    got_number, gold_number = parse_number(got), parse_number(gold)
-    if got_number is not None and gold_number is not None:
-        return got_number == gold_number
-    return got.strip() == gold.strip()
+    if got.strip() == gold.strip():
+        return True
+    if number := read_whole(gold):
+        found = next((read_last(part) for part in stated(got) if has_digits(part)), None)
+        return found is not None and found.equals(number)
+    if letter := LETTER.fullmatch(plain(gold)):
+        return first(read_letter(part) for part in stated(got)) == letter[1]
+    if (word := bare(gold).lower()) in VERDICTS:
+        return first(read_verdict(part) for part in stated(got)) is VERDICTS[word]
+    return any(says(part, gold) for part in stated(got))
 
 
-def last_number(text: str) -> Decimal | None:
-    """The last number in a text: 2 in `5 - 3 = 2.`, 3 in `10-3`, -3 in `x = -3`."""
-    last = deque(NUMBER_IN_TEXT.finditer(text), maxlen=1)
+def stated(text: str) -> list[str]:
+    """The parts of a text that may hold its answer, the likeliest first; nothing where a box is left open."""
+    start = max(text.rfind(box) for box in BOXES)
+    if start >= 0:
+        return [inside] if (inside := in_braces(text[start : start + LONGEST])) is not None else []
+    end = text[-LONGEST:].strip()
+    last = deque(CUE.finditer(text), maxlen=1)
     if not last:
+        return [end]
+    sentence = text[last[0].end() :][:SENTENCE].strip()
+    stop = SENTENCE_END.search(sentence)
+    return [sentence[: stop.start()] if stop else sentence, end]
+
+
+def in_braces(text: str) -> str | None:
+    """What stands between the first `{` and its `}`; None where it is not closed."""
+    start, depth = text.find("{"), 0
+    for place in range(max(start, 0), len(text)):
+        depth += {"{": 1, "}": -1}.get(text[place], 0)
+        if depth == 0:
+            return text[start + 1 : place] if start >= 0 else None
+    return None
+
+
+def first(read: Iterator[Read | None]) -> Read | None:
+    """The first that was read."""
+    return next((found for found in read if found is not None), None)
+
+
+def read_letter(text: str) -> str | None:
+    """The letter that a text chooses: `B`, `(B)`, `B. Paris`, `option B`; None for `A or B`."""
+    *_, line = plain(text).strip().splitlines() or [""]
+    is_one_line = "\n" not in text.strip()
+    match = (
+        LONE_LETTER.fullmatch(line[:SENTENCE])
+        or (is_one_line and LEADING_LETTER.match(line))
+        or TRAILING_LETTER.search(line[-SENTENCE:])
+    )
+    if not match:
         return None
-    number = parse_number(last[0].group())
-    before = text[max(0, last[0].start() - 32) : last[0].start()]
-    return number.copy_negate() if number and ends_with_sign(before) else number
+    whole = match.string
+    chosen = match.lastindex or 1
+    if NEXT_LETTER.match(whole[match.end(chosen) :]) or EARLIER_LETTER.search(whole[: match.start(chosen)]):
+        return None
+    return match[chosen].upper()
 
 
-def ends_with_sign(before: str) -> bool:
-    """Whether the text before a number ends with its minus sign, and not with a dash or a subtraction.
+def read_verdict(text: str) -> bool | None:
+    """True for yes, False for no: the word that the last line, or the text, begins or ends with."""
+    lines = plain(text).strip().splitlines() or [""]
+    match = (
+        LEADING_WORD.match(lines[-1])
+        or TRAILING_WORD.search(lines[-1][-SENTENCE:])
+        or LEADING_WORD.match(lines[0])
+    )
+    if not match:
+        return None
+    whole = match.string
+    if NEXT_WORD.match(whole[match.end(1) :]) or EARLIER_WORD.search(whole[: match.start(1)]):
+        return None
+    return VERDICTS[match[1].lower()]
 
-    Subtractions and dashes: `10-3`, `10 -3`, `(a)-3`, `x-3`, `- 3`. Signs: `is -3`, `=-3`, `(-3`, `-$3`.
-    """
-    before = before.rstrip(CURRENCY)
-    if not before.endswith(tuple(MINUS)):
+
+def says(text: str, gold: str) -> bool:
+    """Whether a text is the right one, or its last line ends with it: `The capital of France is Paris.`"""
+    wanted = bare(gold)
+    lines = text.strip().splitlines()
+    if not wanted or not lines:
         return False
-    left = before[:-1]
-    nearest = left.rstrip(" \t")
-    return not (left[-1:].isalnum() or nearest[-1:].isdigit() or nearest.endswith(CLOSING))
+    if wanted in (bare(text), line := bare(lines[-1])):
+        return True
+    before = line.removesuffix(wanted)
+    return before != line and not before[-1:].isalnum() and not ENDS_IN_JOINT.search(before[-SENTENCE:])
+
+
+def bare(text: str) -> str:
+    """A text to be compared: without Markdown, LaTeX, outer punctuation and blanks that tell nothing."""
+    words = " ".join(plain(text[-LONGEST:]).split()).strip(AROUND)
+    return re.sub(r"(?<=[^\w ]) | (?=[^\w ])", "", words)

@@ -15,7 +15,8 @@ unclosed `<answer>` is no answer; strict_format wants every tag exactly once.
 import re
 from typing import Any
 
-from grpo_cli.rewards.answers import answers_match, extract_answer, last_number, parse_number
+from grpo_cli.rewards.answers import answers_match, extract_answer
+from grpo_cli.rewards.numbers import read_last, read_whole
 
 TAGS = ("<reasoning>", "</reasoning>", "<answer>", "</answer>")
 FROM_REASONING_TO_ANSWER = re.compile(r"</reasoning>\s*+<answer>")
@@ -29,7 +30,7 @@ def completion_text(completion: Any) -> str:
 
 
 def correctness(prompts: list[Any], completions: list[Any], answer: list[str], **columns: Any) -> list[float]:
-    """2.0 where the last `<answer>` is right, numerically or as text."""
+    """2.0 where the last `<answer>` is right, as the evaluation reads it."""
     found = [extract_answer(completion_text(completion)) for completion in completions]
     return [2.0 if answers_match(got, gold) else 0.0 for got, gold in zip(found, answer, strict=True)]
 
@@ -61,9 +62,9 @@ def last_number_matches(
     prompts: list[Any], completions: list[Any], answer: list[str], **columns: Any
 ) -> list[float]:
     """1.0 where the last number in the text equals the answer; 0.0 for an answer that is no number."""
-    found = [last_number(completion_text(completion)) for completion in completions]
-    golds = [parse_number(gold) for gold in answer]
-    return [1.0 if got is not None and got == gold else 0.0 for got, gold in zip(found, golds, strict=True)]
+    found = [read_last(completion_text(completion)) for completion in completions]
+    golds = [read_whole(gold) for gold in answer]
+    return [1.0 if got and gold and got.equals(gold) else 0.0 for got, gold in zip(found, golds, strict=True)]
 
 
 def is_strict(text: str) -> bool:

@@ -71,7 +71,7 @@ def test_eval_compares_writes_and_prints() -> None:
     result = grpo("eval", "--model", "tiny", "--compare", "tiny", "--samples", "6", "--output", "all.jsonl")
     assert result.exit_code == 0, result.stderr
     assert "tiny on arithmetic (test, 6 examples, greedy)" in result.stdout
-    assert "not told apart" in result.stdout
+    assert "no significant difference" in result.stdout
     lines = [json.loads(line) for line in Path("all.jsonl").read_text().splitlines()]
     assert [line["item"] for line in lines] == [0, 1, 2, 3, 4, 5]  # the same model is measured once
     assert set(lines[0]) >= {"model", "prompt", "answer", "completion", "correct", "rewards"}

@@ -2,10 +2,11 @@
 
 import pytest
 
-from grpo_cli.engine.evaluate import Evaluation, completion_lines, evaluate, is_correct
+from grpo_cli.engine.evaluate import Evaluation, completion_lines, evaluate
 from grpo_cli.engine.prompts import Prompt
 from grpo_cli.engine.sampling import Sampling
 from grpo_cli.engine.scorecard import compare, distribution, scorecard
+from grpo_cli.rewards.answers import is_right
 from grpo_cli.types import Example, Rollout, RolloutGroup, StopReason
 from tests.engine.small import nanochat_policy
 
@@ -24,7 +25,7 @@ from tests.engine.small import nanochat_policy
     ],
 )
 def test_what_is_right(text: str, answer: str, right: bool) -> None:
-    assert is_correct(text, answer) is right
+    assert is_right(text, answer) is right
 
 
 def item(answer: str, *texts: str) -> RolloutGroup:
@@ -62,10 +63,10 @@ def test_comparison_by_hand() -> None:
     result = compare(before, after)
     assert result["accuracy_difference"] == pytest.approx(0.8)
     assert (result["only_model_right"], result["only_compared_right"]) == (9, 1)
-    assert result["mcnemar_p"] == pytest.approx(0.021484375)
+    assert result["p"] == pytest.approx(0.021484375)
     assert result["verdict"] == "better"
     assert compare(after, before)["verdict"] == "worse"
-    assert compare(before, before)["verdict"] == "not told apart"
+    assert compare(before, before)["verdict"] == "no significant difference"
 
 
 def test_items_come_back_in_their_own_order_whatever_the_batch() -> None:

@@ -5,7 +5,8 @@ from decimal import Decimal
 
 import pytest
 
-from grpo_cli.rewards.answers import answers_match, extract_answer, last_number, parse_number
+from grpo_cli.rewards.answers import answers_match, extract_answer
+from grpo_cli.rewards.numbers import last_number, parse_number
 
 
 @pytest.mark.parametrize(
@@ -49,6 +50,11 @@ def test_the_last_closed_answer_is_extracted(text: str, answer: str | None) -> N
         ("2e3", "2000"),
         ("-0", "0"),
         ("0.1", "0.1"),
+        ("18 apples", "18"),  # a unit
+        ("10,00", "10"),  # a decimal comma: no thousands have two digits
+        ("1,0000", "1"),
+        ("1/2", "0.5"),
+        ("x = 18 km/h", "18"),
     ],
 )
 def test_a_number_is_read_exactly(text: str, number: str) -> None:
@@ -56,11 +62,11 @@ def test_a_number_is_read_exactly(text: str, number: str) -> None:
 
 
 NO_NUMBERS = """
-eighteen | 18 apples | 10,00 | 1,0000 | ,5 | 1.2.3 | --3 | -$-3 | 1/2 | 5 6 | 1_000 | nan | inf | - | $ | % |
-१८ | 1e999999999"""
+eighteen | ,5 | 1.2.3 | --3 | -$-3 | 5 6 | 1_000 | nan | inf | - | $ | % | १८ | 1e999999999
+Apollo 11 | 1/0 | 1/2/2024 | 10-3 | 18 or 19 | 2x | √2 | 12:30"""
 
 
-@pytest.mark.parametrize("text", ["", *NO_NUMBERS.split("|")])
+@pytest.mark.parametrize("text", ["", *NO_NUMBERS.replace("\n", "|").split("|")])
 def test_anything_else_is_no_number(text: str) -> None:
     assert parse_number(text) is None
 
@@ -110,17 +116,11 @@ def test_answers_are_compared_as_numbers_and_else_as_text(got: str | None, gold:
         ("-3", "-3"),
         ("3, -4", "-4"),
         ("5 - 3 = 2", "2"),
-        ("10-3", "3"),
-        ("10 - 3", "3"),
-        ("10 -3", "3"),
-        ("(1 + 9)-3", "3"),
         ("x-3", "3"),
         ("COVID-19", "19"),
         ("line\n- 3", "3"),
         ("10\n-3", "-3"),
-        ("1, 2,3", "3"),
-        ("1,2345", "2345"),
-        ("5,100 or 7", "7"),
+        ("1,2345", "1.2345"),  # a decimal comma
         ("3.5.", "3.5"),
         ("half: .5", "0.5"),
         ("50%", "50"),
@@ -133,7 +133,11 @@ def test_the_last_number_is_found_with_its_sign(text: str, number: str) -> None:
     assert last_number(text) == Decimal(number)
 
 
-@pytest.mark.parametrize("text", ["", "none", "-", "…"])
+# Operations left undone, and lists to choose from, were read as their last number.
+UNREADABLE = ["10-3", "10 - 3", "10 -3", "(1 + 9)-3", "1, 2,3", "5,100 or 7"]
+
+
+@pytest.mark.parametrize("text", ["", "none", "-", "…", *UNREADABLE])
 def test_a_text_without_a_sensible_number_has_none(text: str) -> None:
     assert last_number(text) is None
 

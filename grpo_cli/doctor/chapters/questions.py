@@ -18,7 +18,7 @@ CHAPTERS: tuple[Chapter, ...] = (
         "did-it-help",
         "Did the training help?",
         "A few points of accuracy more on a hundred examples can be luck. Two models are compared on the "
-        "same examples, pair by pair, and called better, worse, or not told apart.",
+        "same examples, item by item, by one paired test: better, worse, or no significant difference.",
         "`grpo eval --model outputs/NAME/final --compare MODEL_BEFORE --config FILE --samples 500`\n"
         "More samples tell smaller differences apart: with 200 examples an accuracy of 50 % is known to ±7 "
         "points, with 1,000 to ±3.\n"
