@@ -34,13 +34,24 @@ SMALL_FILES = 16 << 20  # bytes allowed for tokenizer, state and configuration
 
 @dataclass
 class Snapshot:
-    """Everything that a checkpoint holds. `groups`: rollouts that later updates still need."""
+    """Everything that a checkpoint holds. `groups`: rollouts that later updates still need.
+
+    Weights and optimizer are the run's own, not copies: it is current until the next update begins.
+    """
 
     policy: Policy
     optimizer: Optimizer
     config: Config
     state: RunState
     groups: list[RolloutGroup]
+
+    def __post_init__(self) -> None:
+        self._updates = self.optimizer.begun
+
+    @property
+    def is_current(self) -> bool:
+        """Whether weights and optimizer are still those of its state."""
+        return self.optimizer.begun == self._updates
 
     @property
     def size(self) -> int:

@@ -4,6 +4,7 @@ The engine calls `listener(event)` and goes on; the command line renders the eve
 module imports no mlx.
 """
 
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -105,3 +106,39 @@ Listener = Callable[[Event], None]
 
 def silent(event: Event) -> None:
     """A listener for those who do not listen."""
+
+
+class Listeners:
+    """Passes every event to each listener; one that fails is dropped with one notice, and the run goes on."""
+
+    def __init__(self, *listeners: Listener) -> None:
+        self.listeners = list(listeners)
+
+    def __call__(self, event: Event) -> None:
+        for listener in list(self.listeners):
+            error = failure(listener, event)
+            if error is not None:
+                self.listeners.remove(listener)
+                notice = Notice(f"what shows the run failed and is switched off: {in_one_line(error)}")
+                failure(listener, notice)  # often enough it can still say so itself
+                self(notice)
+
+
+def failure(listener: Listener, event: Event) -> BaseException | None:
+    """What a listener raised, SystemExit of a broken pipe included; KeyboardInterrupt is a person's."""
+    try:
+        listener(event)
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
+        return error
+    return None
+
+
+def in_one_line(error: BaseException) -> str:
+    """`TypeError: … (live.py, line 12)`: an exception and the place it came from."""
+    place = "".join(
+        f" ({Path(frame.filename).name}, line {frame.lineno})"
+        for frame in traceback.extract_tb(error.__traceback__)[-1:]
+    )
+    return "".join(traceback.format_exception_only(error)).strip().splitlines()[0] + place

@@ -1,33 +1,35 @@
-"""Ctrl-C and SIGTERM as requests: the step is finished and the state saved before the run ends.
+"""Ctrl-C, SIGTERM and a closed terminal as requests: the step is finished and saved before the run ends.
 
     with Interruption() as interruption:
         for step in steps:
-            ...
-            if interruption.requested: save, and raise KeyboardInterrupt
+            with interruption.breakable():
+                ...                         # a second Ctrl-C or SIGTERM is raised here, and nowhere else
+            if interruption.requested: save, and raise Interrupted
 
-A second signal ends the run as soon as Python runs again, and a third one whatever it is doing: the last
-checkpoint stays as it is.
+A handler sets flags and says nothing: it runs between any two instructions, and what it would write to may
+be gone. A third signal ends the process whatever it is doing: the last checkpoint stays as it is.
 """
 
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # the last: the terminal is gone
+from grpo_cli.errors import Interrupted
+
+URGENT = (signal.SIGINT, signal.SIGTERM)  # sent again, they mean: at once
+SIGNALS = (*URGENT, signal.SIGHUP)  # the terminal is gone: told by the system and again by the shell
 
 
 class Interruption:
-    """Within the block the first signal sets `requested`, the second raises KeyboardInterrupt.
+    """The signals that came within the block."""
 
-    The third has its ordinary effect, for a computation that does not come back to Python.
-    """
-
-    def __init__(self, on_request: Callable[[], None] = lambda: None) -> None:
-        """`on_request` is called at the first signal, to say that it was heard."""
-        self.requested = False
-        self._tell = on_request
+    def __init__(self) -> None:
+        self.requested = False  # the run is to end after this step
+        self.is_urgent = False  # it is to end at once
+        self._is_breakable = False
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> "Interruption":
@@ -40,10 +42,23 @@ class Interruption:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
-    def _take(self, _number: int, _frame: FrameType | None) -> None:
-        if self.requested:
-            for number in self._before:
-                signal.signal(number, signal.SIG_DFL)
-            raise KeyboardInterrupt
-        self.requested = True
-        self._tell()
+    @contextmanager
+    def breakable(self) -> Iterator[None]:
+        """Around work that can be given up at any moment. Raises Interrupted for an urgent signal."""
+        self._is_breakable = True
+        try:
+            if self.is_urgent:
+                raise Interrupted
+            yield
+        finally:
+            self._is_breakable = False
+
+    def _take(self, number: int, _frame: FrameType | None) -> None:
+        if not self.requested or number not in URGENT:
+            self.requested = True
+            return
+        self.is_urgent = True
+        for urgent in URGENT:
+            signal.signal(urgent, signal.SIG_DFL)
+        if self._is_breakable:
+            raise Interrupted

@@ -7,6 +7,7 @@ The lock is the operating system's (flock), which lets go of it when its process
 lock that a killed run leaves behind is taken over. The file `run.lock` holds the process id, for people.
 """
 
+import contextlib
 import fcntl
 import os
 from io import FileIO
@@ -51,8 +52,10 @@ class RunLock:
 
     def __exit__(self, *exception: object) -> None:
         if self._file is not None:
-            if self._is_current(self._file):  # else it is another process's by now
-                self.path.unlink(missing_ok=True)
+            # A disk that is read-only by now must not hide why: a file that stays is taken over.
+            with contextlib.suppress(OSError):
+                if self._is_current(self._file):  # else it is another process's by now
+                    self.path.unlink(missing_ok=True)
             self._file.close()
 
     def _taken(self, owner: str) -> CheckpointError:

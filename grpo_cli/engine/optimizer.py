@@ -38,7 +38,7 @@ class Optimizer:
             parameters = tree_map(lambda array: array.astype(mx.float32), parameters)
         self.rule.init(parameters)
         self.master: Arrays | None = flat(parameters) if is_half else None  # float32 copies, by name
-        self.is_whole = True  # False: an update failed half way, and weights and state belong to no step
+        self.begun = 0  # updates: with one more than a snapshot knows of, the weights are not its any more
 
     def step(self, model: nn.Module, gradients: Any, grad_norm: float, learning_rate: float) -> None:
         """One update of the model. Gradients of a norm above max_grad_norm are scaled down to it.
@@ -46,7 +46,7 @@ class Optimizer:
         The gradients are used up: the tree is empty afterwards, and an array that nothing else holds is
         freed as soon as its weights are new.
         """
-        self.is_whole = False
+        self.begun += 1
         self.rule.learning_rate = learning_rate
         self.rule.state["step"] = self.rule.step + 1  # as the rule does before its first array
         mx.eval(self.rule.state["step"], self.rule.learning_rate)
@@ -58,7 +58,6 @@ class Optimizer:
             model.update(tree_unflatten(list(new.items())))
             states = [at(self.rule.state, name) for name in names]
             mx.eval(new, states, [self.master[name] for name in names] if self.master else [])
-        self.is_whole = True
 
     def renewed(self, name: str, weight: mx.array, gradient: mx.array, scale: float | None) -> mx.array:
         """A weight after the update, not evaluated; its state, and its float32 copy if any, follow."""

@@ -51,6 +51,7 @@ def resume(
     Raises CheckpointError (`Checkpoint not found: …`) where there is nothing to go on from, ConfigError for
     a change that cannot be made, and what training raises.
     """
+    listener = events.Listeners(listener)
     with ExitStack() as stack:
         found = find_start(path, overrides, listener, stack) if world.is_first else None
         start = agreed(found, world)
@@ -73,7 +74,7 @@ def resume(
             writes=world.is_first,
         )
         try:
-            with Interruption(trainer.heard) as interruption:
+            with Interruption() as interruption:
                 return trainer.run(log, saver, interruption)
         finally:
             trainer.close()

@@ -60,6 +60,7 @@ def train(config: Config, listener: events.Listener = events.silent, world: Worl
     folder that would block the next try. Raises the errors of what it goes through: of configuration, data,
     model, rewards, checkpoints, training.
     """
+    listener = events.Listeners(listener)
     if world.is_first:
         refuse_existing_run(config.run_dir)
     check_alike(world, settings(config))
@@ -72,7 +73,7 @@ def train(config: Config, listener: events.Listener = events.silent, world: Worl
             log = RunLog(folder, config.log_jsonl and world.is_first)
         saver = Saver(folder, config.keep_checkpoints, log, listener, writes=world.is_first)
         try:
-            with Interruption(trainer.heard) as interruption:
+            with Interruption() as interruption:
                 return trainer.run(log, saver, interruption)
         finally:
             trainer.close()
@@ -155,7 +156,7 @@ def prepare(
         train_prompts=train_prompts,
         eval_prompts=evaluation_prompts(held_out, policy, config),
         optimizer=Optimizer(config, policy.model),
-        listener=watched(listener, world),
+        listener=listener,
         world=world,
         skipped_prompts=skipped,
         # mlx-lm's checkpointed layer fills its cache when it is computed again.
@@ -167,17 +168,6 @@ def prepare(
     if world.size > 1:
         check_alike(world, loaded(policy.path, checkpoint, trainer.state.data))
     return trainer
-
-
-def watched(listener: events.Listener, world: World) -> events.Listener:
-    """The listener, with a look at the other ranks: TrainingError where one is gone."""
-
-    def take(event: events.Event) -> None:
-        if isinstance(event, events.RolloutProgress | events.UpdateProgress):
-            world.check()
-        listener(event)
-
-    return listener if world.size == 1 else take
 
 
 def fingerprint(prompts: list[Prompt]) -> str:

@@ -1,8 +1,8 @@
 """A run's folder, `<output_dir>/<run_name>/`: made once, never shared by two runs."""
 
+import contextlib
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from grpo_cli.config.render import dump_config
@@ -36,7 +36,7 @@ def refuse_existing_run(folder: Path) -> None:
         )
 
 
-@contextmanager
+@contextlib.contextmanager
 def new_run_folder(config: Config) -> Iterator[Path]:
     """Make the run's folder with the resolved configuration in it, and hold it while the block lasts.
 
@@ -52,7 +52,7 @@ def new_run_folder(config: Config) -> Iterator[Path]:
         yield folder
 
 
-@contextmanager
+@contextlib.contextmanager
 def words_for_the_disk(folder: Path) -> Iterator[None]:
     """Raise CheckpointError for what the disk refuses within the block."""
     try:
@@ -77,7 +77,8 @@ def tidy(folder: Path) -> None:
 
 def discard_empty_run(folder: Path) -> None:
     """Remove the files of a run that made no step; others that lie in the folder stay."""
-    for name in (CONFIG_FILE, METRICS, COMPLETIONS, LOCK_FILE):
-        (folder / name).unlink(missing_ok=True)
-    if not any(folder.iterdir()):
-        folder.rmdir()
+    with contextlib.suppress(OSError):  # a disk that is read-only by now must not hide why the run ends
+        for name in (CONFIG_FILE, METRICS, COMPLETIONS, LOCK_FILE):
+            (folder / name).unlink(missing_ok=True)
+        if not any(folder.iterdir()):
+            folder.rmdir()

@@ -4,15 +4,15 @@ A checkpoint remembers how long each file was; a resumed run cuts them there, so
 step once. What a full disk refuses is kept and written with the next line.
 """
 
-import errno
-import json
+import contextlib
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from grpo_cli.engine.plain_json import encoded_strictly
 from grpo_cli.files import open_log
-from grpo_cli.types import RolloutGroup
+from grpo_cli.types import Rollout, RolloutGroup
 
 METRICS = "training_log.jsonl"
 COMPLETIONS = "completions.jsonl"
@@ -29,6 +29,7 @@ class LogFile:
             self._file.truncate(position)
             self._file.seek(position)
         self._waiting = b""  # lines that the disk refused
+        self.refusal: OSError | None = None  # and its reason, until it takes them
         self._written = self._file.tell()
 
     @property
@@ -36,25 +37,34 @@ class LogFile:
         """Bytes of the file with every line in it."""
         return self._written + len(self._waiting)
 
-    def add(self, line: dict[str, Any]) -> None:
-        """Write a line, or keep it for the next time if the disk refuses it."""
-        self._waiting += (json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n").encode()
+    def add(self, lines: bytes) -> None:
+        """Write whole lines, or keep them for the next time if the disk refuses them."""
+        self._waiting += lines
         self.flush()
 
-    def flush(self) -> bool:
-        """Try to write what waits; whether nothing waits any more."""
+    def flush(self) -> None:
+        """Try to write what waits. `refusal` says why something still waits."""
         try:
             while self._waiting:
                 count = os.write(self._file.fileno(), self._waiting)
                 self._written += count
                 self._waiting = self._waiting[count:]
-        except OSError:
-            return False
-        return True
+            self.refusal = None
+        except OSError as error:
+            self.refusal = error
+
+    def sync(self) -> None:
+        """Have the disk hold every line. Raises OSError where it does not."""
+        self.flush()
+        if self.refusal is not None:
+            raise self.refusal
+        os.fsync(self._file.fileno())
 
     def close(self) -> None:
+        """Let go of the file. A disk that refuses now was told of: it must not hide what ends a run."""
         self.flush()
-        self._file.close()
+        with contextlib.suppress(OSError):
+            self._file.close()
 
 
 class RunLog:
@@ -68,29 +78,15 @@ class RunLog:
         self._earlier = dict(positions or {})  # of files that are not written now
         self._files = {name: LogFile(folder / name, self._earlier.get(name)) for name in names}
 
-    def metrics(self, line: dict[str, Any]) -> None:
-        """One line of a step's or an evaluation's numbers."""
-        self._add(METRICS, line)
+    def evaluation(self, line: dict[str, Any]) -> None:
+        """One line of an evaluation's numbers."""
+        self._add({METRICS: [line]})
 
-    def completions(self, step: int, groups: list[RolloutGroup], count: int) -> None:
-        """Up to `count` completions of a step, taken in turn from its groups."""
+    def step(self, line: dict[str, Any], groups: list[RolloutGroup], count: int) -> None:
+        """A step's numbers, and up to `count` of its completions, taken in turn from its groups."""
         by_turn = [(group, turn) for turn in range(len(groups[0].rollouts)) for group in groups]
-        for group, turn in by_turn[:count]:
-            rollout = group.rollouts[turn]
-            self._add(
-                COMPLETIONS,
-                {
-                    "step": step,
-                    "prompt": group.example.messages,
-                    "answer": group.example.answer,
-                    "completion": rollout.text,
-                    "rewards": rollout.rewards,
-                    "reward": rollout.reward,
-                    "advantage": rollout.advantage,
-                    "stop_reason": rollout.stop_reason,
-                    "tokens": len(rollout.token_ids),
-                },
-            )
+        chosen = [completion(line["step"], group, group.rollouts[turn]) for group, turn in by_turn[:count]]
+        self._add({METRICS: [line], COMPLETIONS: chosen})
 
     def positions(self) -> dict[str, int]:
         """How long each file is, with every line so far."""
@@ -99,15 +95,36 @@ class RunLog:
     def sync(self) -> None:
         """Have the disk hold every line, before a checkpoint refers to its place. OSError if it does not."""
         for file in self._files.values():
-            if not file.flush():
-                raise OSError(errno.ENOSPC, "lines of the log could not be written")
-            os.fsync(file._file.fileno())
+            file.sync()
+
+    @property
+    def refusal(self) -> str | None:
+        """Why lines wait, and of which file; None: the disk has all."""
+        refusals = [(file.refusal, file.path) for file in self._files.values() if file.refusal is not None]
+        return next((f"{error.strerror}: {path}" for error, path in refusals), None)
 
     def close(self) -> None:
         """Close both files."""
         for file in self._files.values():
             file.close()
 
-    def _add(self, name: str, line: dict[str, Any]) -> None:
-        if name in self._files:
-            self._files[name].add(line)
+    def _add(self, lines: dict[str, list[dict[str, Any]]]) -> None:
+        """Add lines to files: to all of them, or to none where one cannot be made."""
+        made = {name: b"".join(encoded_strictly(line) + b"\n" for line in lines[name]) for name in lines}
+        for name in made.keys() & self._files:
+            self._files[name].add(made[name])
+
+
+def completion(step: int, group: RolloutGroup, rollout: Rollout) -> dict[str, Any]:
+    """The line of one completion."""
+    return {
+        "step": step,
+        "prompt": group.example.messages,
+        "answer": group.example.answer,
+        "completion": rollout.text,
+        "rewards": rollout.rewards,
+        "reward": rollout.reward,
+        "advantage": rollout.advantage,
+        "stop_reason": rollout.stop_reason,
+        "tokens": len(rollout.token_ids),
+    }

@@ -90,12 +90,19 @@ class Saver:
             raise
         return path
 
+    def rescue(self, snapshot: Snapshot) -> Path:
+        """Save `checkpoint-<step>` of a run that ends. Raises CheckpointError."""
+        path = self.folder / f"checkpoint-{snapshot.state.step}"
+        if self.writes:
+            self._write(path, snapshot)
+        return path
+
     def _write(self, path: Path, snapshot: Snapshot) -> None:
         try:
             self.log.sync()  # the checkpoint refers to its lines
         except OSError as error:
             raise CheckpointError(
-                f"Failed to save checkpoint: the log: {error.strerror}",
+                f"Failed to save checkpoint: the log: {self.log.refusal or error.strerror}",
                 f"check the disk of {self.folder}",
                 trouble="cannot-save",
             ) from error

@@ -26,6 +26,7 @@ from grpo_cli.engine.compiled import CompiledLoss
 from grpo_cli.engine.decode import BrokenPolicy
 from grpo_cli.engine.faults import Fault, find_fault, first_broken
 from grpo_cli.engine.head import Head
+from grpo_cli.engine.interrupt import Interruption
 from grpo_cli.engine.losses import LOSSES
 from grpo_cli.engine.movement import Proof
 from grpo_cli.engine.optimizer import Optimizer
@@ -68,6 +69,7 @@ class Stages:
 
     def __post_init__(self) -> None:
         self.random = KeyChain.of_seed(self.config.seed)  # of rollouts
+        self.interruption = Interruption()  # nobody interrupts, until a run says who does
         self.drawn: Draw | None = None  # of the current step; None where it reuses completions
         self.agrees = False  # whether sampler and loss were seen to be of one policy
         self.proof = Proof(self.config)
@@ -76,6 +78,11 @@ class Stages:
         self.scorer = scorer_of(self.config, self.rewards)
         self.sampler = RolloutPolicy(self.config, self.policy, self.listener)
         self.compiled = CompiledLoss.of(self.config, self.policy.model, self.share_prefix, self.listener)
+
+    def progress(self, event: events.RolloutProgress | events.UpdateProgress) -> None:
+        """Tell of work that goes on. Raises TrainingError where another rank is gone."""
+        self.world.check()
+        self.listener(event)
 
     def close(self) -> None:
         """End what rewards run in."""
@@ -143,7 +150,7 @@ class Stages:
                 [prompt.ids for prompt in prompts],
                 self.config.num_generations,
                 Sampling.for_training(self.config),
-                lambda *progress: self.listener(events.RolloutProgress("rollout", *progress)),
+                lambda *progress: self.progress(events.RolloutProgress("rollout", *progress)),
                 self.config.completion_prefix,
                 self.rollout_limit,
                 on_group,
@@ -249,25 +256,24 @@ class Stages:
         proves = is_fresh and not self.proof.is_given and has_advantages(batches)
         if proves:
             self.proof.begin(self.trained())
-        gradients, result = accumulate(
-            self.policy.model,
-            batches,
-            objective,
-            lambda *progress: self.listener(events.UpdateProgress(*progress)),
-            self.update_limit,
-            self.world,
-            compiled=self.compiled,
-        )
-        fault = find_fault(self.policy.model, self.own(batches), objective, result, gradients)
-        if fault is not None:
-            return result, fault, None
-        deviation = self.compared(batches, result) if is_fresh else None
+        with self.interruption.breakable():
+            gradients, result = accumulate(
+                self.policy.model,
+                batches,
+                objective,
+                lambda *progress: self.progress(events.UpdateProgress(*progress)),
+                self.update_limit,
+                self.world,
+                compiled=self.compiled,
+            )
+            fault = find_fault(self.policy.model, self.own(batches), objective, result, gradients)
+            if fault is not None:
+                return result, fault, None
+            deviation = self.compared(batches, result) if is_fresh else None
         self.sampler.outdate()
         self.optimizer.step(self.policy.model, gradients, result.grad_norm, rate)
         if proves:
-            self.optimizer.is_whole = False  # where this raises, the weights are past the state's step
             self.proof.end(self.trained(), result.grad_norm, rate)
-            self.optimizer.is_whole = True
         for batch, logprobs in zip(batches, result.logprobs, strict=True):
             if batch.old_is_current:
                 batch.remember(logprobs)

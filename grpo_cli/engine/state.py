@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import mlx.core as mx
 from pydantic import Field
 
+from grpo_cli.engine.plain_json import encoded
 from grpo_cli.errors import CheckpointError
 from grpo_cli.types import RolloutGroup
 from grpo_cli.untrusted_json import DamagedFile, Schema, read_as
@@ -88,7 +89,7 @@ def write_state(folder: Path, state: RunState, groups: list[RolloutGroup]) -> No
     """Write the state, and the rollouts if later updates need them."""
     _write(folder / STATE_FILE, asdict(state))
     if groups:
-        _write(folder / ROLLOUTS_FILE, [asdict(group) for group in groups])
+        _write(folder / ROLLOUTS_FILE, [_plain(group) for group in groups])
 
 
 def read_state(folder: Path) -> tuple[RunState, list[RolloutGroup]]:
@@ -124,5 +125,15 @@ def _check_group(group: RolloutGroup) -> None:
         raise DamagedFile("holds ids that no token has")
 
 
+def _plain(group: RolloutGroup) -> dict[str, Any]:
+    """A group as JSON has it. Its dataset columns, which may hold dates or bytes, are left out.
+
+    Only rewards read them, and these rollouts have their rewards; later ones get theirs from the dataset.
+    """
+    example = {"messages": group.example.messages, "answer": group.example.answer}
+    rollouts = [asdict(rollout) for rollout in group.rollouts]
+    return {"example": example, "prompt_ids": group.prompt_ids, "rollouts": rollouts}
+
+
 def _write(path: Path, content: Any) -> None:
-    path.write_text(json.dumps(content, ensure_ascii=False) + "\n", encoding="utf-8")
+    path.write_bytes(encoded(content) + b"\n")

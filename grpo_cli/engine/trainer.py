@@ -24,6 +24,7 @@ from grpo_cli.engine.faults import first_broken
 from grpo_cli.engine.interrupt import Interruption
 from grpo_cli.engine.metrics import anomalies, rollout_metrics
 from grpo_cli.engine.prompts import Prompt
+from grpo_cli.engine.rescue import Rescue, exited
 from grpo_cli.engine.runlog import RunLog
 from grpo_cli.engine.sampling import KeyChain, Sampling
 from grpo_cli.engine.saver import Saver
@@ -31,7 +32,7 @@ from grpo_cli.engine.shares import checksum
 from grpo_cli.engine.stages import Stages
 from grpo_cli.engine.state import RunState, random_state, restore_random_state
 from grpo_cli.engine.supply import Draw, Part, Parts
-from grpo_cli.errors import CheckpointError, GrpoError, TrainingError
+from grpo_cli.errors import Interrupted, TrainingError
 from grpo_cli.models.tree import flat
 from grpo_cli.types import RolloutGroup
 
@@ -54,17 +55,19 @@ class Trainer(Stages):
         super().__post_init__()
         config = self.config
         self.parts = Parts(config.prompts_per_step, config.steps_per_generation, config.num_iterations)
-        self.good: Snapshot | None = None  # after the last update that was made
+        self.rescue = Rescue()
         self.told: set[str] = set()  # anomalies that a notice was given of
+        self.has_heard = False  # of an interruption
 
     def run(self, log: RunLog, saver: Saver, interruption: Interruption) -> Path:
         """Make every step that is left, evaluating and saving on the way; returns the `final` folder.
 
-        Raises KeyboardInterrupt after the step that an interruption falls into is saved, TrainingError
-        after three updates in a row that were no numbers, CheckpointError after three failed saves. What
-        was done before an error is saved.
+        Raises Interrupted after the step that an interruption falls into is saved, TrainingError
+        after three updates in a row that were no numbers, CheckpointError after three failed saves. Whatever
+        ends it, what was done is saved.
         """
         started = time.perf_counter()
+        self.interruption = interruption
         self.announce(saver.folder)
         try:
             self.begin(log, saver)
@@ -80,10 +83,11 @@ class Trainer(Stages):
                     saver.save(self.sound_snapshot(saver.folder))
             final = saver.save_final(self.sound_snapshot(saver.folder))
             self.world.gather(None)  # nobody leaves before it is saved
-        except CheckpointError:  # the disk refuses: another try would fail, too
-            raise
-        except (GrpoError, RuntimeError, OSError, MemoryError):  # RuntimeError: mlx's
-            self.rescue(saver)
+        except BaseException as error:  # whatever ends a run, what was done is saved
+            if words := self.rescue.save(log, saver):
+                self.listener(events.Notice(words))
+            if isinstance(error, SystemExit):  # else it would end as if all was done
+                raise exited(error) from error
             raise
         self.finish(saver.folder, final, time.perf_counter() - started)
         return final
@@ -92,15 +96,17 @@ class Trainer(Stages):
         """One update, with its rollouts where the last ones are used up, and its line in the log."""
         started = time.perf_counter()
         device.reset_peak_memory()
-        part, is_fresh = self.next_part()
-        self.world.at("updating")
-        if part.batches is None:
-            part.batches = self.batch(part.groups)
+        with self.interruption.breakable():
+            part, is_fresh = self.next_part()
+            self.world.at("updating")
+            if part.batches is None:
+                part.batches = self.batch(part.groups)
         update = self.update(step, part.batches, is_fresh)
+        self.advance(step, update, log)  # before anything is told: telling may fail
         line = self.step_line(step, part.groups, update, time.perf_counter() - started)
+        self.log_step(line, part.groups, log)
         self.report_step(step, line, part.groups, log)
-        self.parts.advance(step)
-        self.advance(step, line, log, saver)
+        self.stop_if_broken(saver.folder)
 
     def next_part(self) -> tuple[Part, bool]:
         """What the next step learns from, and whether it was sampled just now."""
@@ -124,28 +130,36 @@ class Trainer(Stages):
         else:
             mx.random.seed(self.config.seed)
         self.note_random_states()
-        self.state.log_positions = log.positions()
-        self.good = self.snapshot()
-        saver.check_room(self.good)
+        self.keep(log)
+        saver.check_room(self.snapshot())
         if self.evaluate_if_due(log) and self.is_due(self.state.step, self.config.save_steps, last=False):
             saver.save(self.snapshot())  # it was saved without this evaluation
 
-    def advance(self, step: int, line: dict[str, Any], log: RunLog, saver: Saver) -> None:
-        """Move the run's state past a step. Raises TrainingError after three updates that were none."""
-        self.state.faults = [*self.state.faults, line["skipped"]] if "skipped" in line else []
+    def advance(self, step: int, update: dict[str, Any], log: RunLog) -> None:
+        """Move the run's state past a step."""
+        self.parts.advance(step)
+        self.state.faults = [*self.state.faults, update["skipped"]] if "skipped" in update else []
         self.state.step = step
         self.state.prompts_used = self.drawn.position if self.drawn else self.state.prompts_used
         self.state.evaluated = False
         self.note_random_states()
+        self.keep(log)
+
+    def keep(self, log: RunLog) -> None:
+        """Have a rescue save the run as it stands, unless its latest update was none."""
         self.state.log_positions = log.positions()
         if not self.state.faults:
-            self.good = self.snapshot()
-        elif len(self.state.faults) >= MOST_SKIPPED:
+            self.rescue.keep(self.snapshot())
+
+    def stop_if_broken(self, folder: Path) -> None:
+        """Raise TrainingError after three updates in a row that were none."""
+        step, faults = self.state.step, self.state.faults
+        if len(faults) >= MOST_SKIPPED:
             raise TrainingError(
                 f"NaN gradient encountered in {MOST_SKIPPED} updates in a row, at steps "
                 f"{step - MOST_SKIPPED + 1} to {step}: NaN or infinite "
-                f"{', then '.join(dict.fromkeys(self.state.faults))}",
-                CURES.format(run=saver.folder),
+                f"{', then '.join(dict.fromkeys(faults))}",
+                CURES.format(run=folder),
                 trouble="nan-gradient",
             )
 
@@ -185,27 +199,19 @@ class Trainer(Stages):
         self.policy.model.update(self.world.of_first(self.policy.model.trainable_parameters()))
         self.optimizer.restore(self.world.of_first(self.optimizer.arrays()))
 
-    def rescue(self, saver: Saver) -> None:
-        """Save the state after the last update that was made, unless it is saved or no whole one is left."""
-        if (
-            self.good is None
-            or self.good.state.step <= max(saver.saved_step, 0)
-            or not self.optimizer.is_whole
-        ):
-            return
-        if first_broken(flat(self.policy.model.parameters())) is None:
-            saver.save(self.good)
+    def progress(self, event: events.RolloutProgress | events.UpdateProgress) -> None:
+        """Tell of work that goes on, and once, what comes of an interruption."""
+        super().progress(event)
+        if self.interruption.requested and not self.has_heard:
+            self.has_heard = True
+            step = self.state.step + 1
+            self.listener(
+                events.Notice(
+                    f"step {step} is finished and saved, then the run ends; once more ends it at once"
+                )
+            )
 
-    def heard(self) -> None:
-        """Tell that an interruption was heard, and what comes of it."""
-        step = self.state.step + 1
-        if self.world.is_ending:  # the launcher ends ranks whose neighbour is gone
-            return
-        self.listener(
-            events.Notice(f"step {step} is finished and saved, then the run ends; once more ends it at once")
-        )
-
-    def interrupted(self, saver: Saver) -> KeyboardInterrupt:
+    def interrupted(self, saver: Saver) -> Interrupted:
         """Save the step and tell how to go on after an interruption."""
         step = self.state.step
         saved = saver.save(self.sound_snapshot(saver.folder))
@@ -216,7 +222,7 @@ class Trainer(Stages):
                 f"interrupted after step {step}, which is {where}; `grpo resume {saver.folder}` goes on"
             )
         )
-        return KeyboardInterrupt()
+        return Interrupted()
 
     def finish(self, folder: Path, final: Path, seconds: float) -> None:
         """Tell the listener of the end."""
@@ -247,15 +253,21 @@ class Trainer(Stages):
         return {**line, "flags": list(found)} if found else line
 
     def report_step(self, step: int, line: dict[str, Any], groups: list[RolloutGroup], log: RunLog) -> None:
-        """Tell the listener of every step, the log of every logging_steps-th and the last."""
+        """Tell the listener of a step, of what is not as it should be in it, and of a log that is refused."""
         self.listener(events.StepFinished(step, line, groups))
-        for kind, text in anomalies(line).items():
+        found = anomalies(line)
+        if log.refusal:
+            found["log"] = f"the log cannot be written: {log.refusal}; its lines are kept until it can"
+        for kind, text in found.items():
             if kind not in self.told:
                 self.told.add(kind)
                 self.listener(events.Notice(f"step {step}: {text}"))
-        if self.is_due(step, self.config.logging_steps, last=True):
-            log.metrics(line)
-            log.completions(step, groups, self.config.log_completions)
+
+    def log_step(self, line: dict[str, Any], groups: list[RolloutGroup], log: RunLog) -> None:
+        """Write the log of every logging_steps-th step and of the last."""
+        if self.is_due(line["step"], self.config.logging_steps, last=True):
+            self.rescue.log(log.step, line, groups, self.config.log_completions)
+        self.keep(log)
 
     def evaluate_if_due(self, log: RunLog) -> bool:
         """Evaluate on the held-out prompts, if it is time and was not done; whether it was."""
@@ -264,20 +276,21 @@ class Trainer(Stages):
         if not (self.eval_prompts and due) or self.state.evaluated:
             return False
         self.world.at("evaluating")
-        evaluation = evaluate(
-            self.policy,
-            self.eval_prompts,
-            Sampling.for_evaluation(self.config),
-            self.config.prompts_per_step * self.config.num_generations,
-            prefix=self.config.completion_prefix,
-            on_progress=lambda *progress: self.listener(events.RolloutProgress("evaluation", *progress)),
-            world=self.world,
-        )
+        with self.interruption.breakable():
+            evaluation = evaluate(
+                self.policy,
+                self.eval_prompts,
+                Sampling.for_evaluation(self.config),
+                self.config.prompts_per_step * self.config.num_generations,
+                prefix=self.config.completion_prefix,
+                on_progress=lambda *progress: self.progress(events.RolloutProgress("evaluation", *progress)),
+                world=self.world,
+            )
         line = evaluation.line(step)
+        log.evaluation(line)
         self.state.evaluations.append(line)
         self.state.evaluated = True
-        log.metrics(line)
-        self.state.log_positions = log.positions()
+        self.keep(log)
         self.listener(events.EvaluationDone(step, line))
         return True
 

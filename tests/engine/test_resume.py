@@ -84,8 +84,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
 }
 
 
-class Stop(Exception):
-    """Ends a run in the middle of a step, as a crash does."""
+class Stop(KeyboardInterrupt):
+    """Ends a run in the middle of a step. A listener that raises anything else is dropped."""
 
 
 def log_without_times(folder: Path) -> list[dict[str, Any]]:
@@ -114,6 +114,14 @@ def crash_after(step: int) -> events.Listener:
     return listen
 
 
+def crash(config: Config, step: int) -> None:
+    """Kill a run in the step after this one: what a rescue saves of it is gone."""
+    with pytest.raises(Stop):
+        run.train(config, crash_after(step))
+    if not config.save_steps or step % config.save_steps:
+        shutil.rmtree(config.run_dir / f"checkpoint-{step}")
+
+
 def interrupt_after(step: int) -> events.Listener:
     """A listener that asks for the end, as Ctrl-C does, once this step is done."""
 
@@ -131,8 +139,7 @@ def test_interrupted_and_resumed_is_uninterrupted(variant: str, tmp_path: Path) 
     whole = small(tmp_path, run_name="whole", save_steps=2, **settings)
     run.train(whole)
     broken = small(tmp_path, run_name="broken", save_steps=2, **settings)
-    with pytest.raises(Stop):
-        run.train(broken, crash_after(3))
+    crash(broken, 3)
     assert read_state(broken.run_dir / "checkpoint-2")[0].step == 2
     with pytest.raises(KeyboardInterrupt):
         resume(broken.run_dir, [], interrupt_after(5))
@@ -264,8 +271,7 @@ def test_a_manifest_of_another_version(done: Config) -> None:
 
 def test_no_checkpoint_yet_begins_again(tmp_path: Path) -> None:
     config = small(tmp_path, **SHORT)
-    with pytest.raises(Stop):
-        run.train(config, crash_after(2))
+    crash(config, 2)
     assert [line["step"] for line in lines(config.run_dir)] == [1, 2]
     said, _ = notices(config.run_dir)
     assert said == [f"{config.run_dir} holds no intact checkpoint: the run begins again"]

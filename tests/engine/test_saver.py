@@ -222,13 +222,13 @@ import json, resource
 from pathlib import Path
 from grpo_cli.engine.runlog import RunLog
 log = RunLog(Path({str(tmp_path)!r}))
-log.metrics({{"step": 1}})
+log.evaluation({{"step": 1}})
 resource.setrlimit(resource.RLIMIT_FSIZE, (20, resource.RLIM_INFINITY))
-log.metrics({{"step": 2}})
-log.metrics({{"step": 3}})
+log.evaluation({{"step": 2}})
+log.evaluation({{"step": 3}})
 print(json.dumps(log.positions()))
 resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
-log.metrics({{"step": 4}})
+log.evaluation({{"step": 4}})
 log.close()
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)

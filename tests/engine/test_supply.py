@@ -15,7 +15,7 @@ from grpo_cli.engine.supply import Draw, Parts, is_informative
 from grpo_cli.engine.trainer import Trainer
 from grpo_cli.types import RolloutGroup
 from tests.engine.small import group, rollout
-from tests.engine.test_resume import SHORT, Stop, crash_after, interrupt_after, log_without_times
+from tests.engine.test_resume import SHORT, crash, interrupt_after, log_without_times
 from tests.engine.test_resume import weights as weight_bytes
 from tests.engine.test_trainer import lines, small
 
@@ -206,8 +206,7 @@ def test_interrupted_and_resumed_is_uninterrupted(variant: str, tmp_path: Path) 
     whole = small(tmp_path, run_name="whole", save_steps=2, **wanted)
     run.train(whole)
     broken = small(tmp_path, run_name="broken", save_steps=2, **wanted)
-    with pytest.raises(Stop):
-        run.train(broken, crash_after(2 if "dynamic" in variant else 3))
+    crash(broken, 2 if "dynamic" in variant else 3)
     with pytest.raises(KeyboardInterrupt):
         resume(broken.run_dir, [], interrupt_after(5))
     resume(broken.run_dir)

@@ -1,0 +1,66 @@
+"""What is saved of a run that ends by itself or by an error: its state after the last update that was made.
+
+    rescue.keep(snapshot)               # after every update, before anything is told of it
+    rescue.log(log.step, line, …)       # a line that fails is written before the state that has it is saved
+    words = rescue.save(log, saver)     # whatever ends the run
+
+Nothing here raises, so that what went wrong first is what the run ends by.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from grpo_cli.engine.checkpoint import Snapshot
+from grpo_cli.engine.events import in_one_line
+from grpo_cli.engine.faults import first_broken
+from grpo_cli.engine.runlog import RunLog
+from grpo_cli.engine.saver import Saver
+from grpo_cli.errors import GrpoError, TrainingError
+from grpo_cli.models.tree import flat
+
+
+class Rescue:
+    """The run after its last update, and what its log still lacks of that."""
+
+    def __init__(self) -> None:
+        self.good: Snapshot | None = None
+        self._unlogged: Callable[[], None] | None = None
+
+    def keep(self, snapshot: Snapshot) -> None:
+        """This is what would be saved now."""
+        self.good = snapshot
+
+    def log(self, write: Callable[..., None], *lines: Any) -> None:
+        """Write a step's lines; where that raises, it is tried once more before the step is saved."""
+        self._unlogged = partial(write, *lines)
+        self._unlogged()
+        self._unlogged = None
+
+    def save(self, log: RunLog, saver: Saver) -> str:
+        """Save it, unless it is saved or its weights are not of its step; what came of it, in words."""
+        good = self.good
+        if good is None or good.state.step <= max(saver.saved_step, 0) or not saver.writes:
+            return ""
+        step = good.state.step
+        try:
+            if not good.is_current:
+                return f"step {step} is NOT saved: the update after it is not whole"
+            if first_broken(flat(good.policy.model.parameters())):
+                return ""  # the error says so
+            if self._unlogged is not None:
+                self._unlogged()
+                good.state.log_positions = log.positions()
+            path = saver.rescue(good)
+        except BaseException as error:
+            why = error.message if isinstance(error, GrpoError) else in_one_line(error)
+            return f"step {step} is NOT saved: {why}"
+        return f"step {step} is saved in {path}; `grpo resume {saver.folder}` goes on"
+
+
+def exited(error: SystemExit) -> TrainingError:
+    """The error for code that ends the program in the middle of a run, which must not look like its end."""
+    return TrainingError(
+        f"The run was ended by {in_one_line(error)}",
+        "code that a run calls cannot end the program; `grpo resume` goes on from the last checkpoint",
+    )
