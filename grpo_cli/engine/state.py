@@ -4,7 +4,6 @@ trainer_state.json holds it, and rollouts.json the completions that later update
 (num_iterations or steps_per_generation > 1). Floats are written so that they read back as they were.
 """
 
-import json
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
