@@ -141,4 +141,5 @@ def in_one_line(error: BaseException) -> str:
         f" ({Path(frame.filename).name}, line {frame.lineno})"
         for frame in traceback.extract_tb(error.__traceback__)[-1:]
     )
-    return "".join(traceback.format_exception_only(error)).strip().splitlines()[0] + place
+    lines = "".join(traceback.format_exception_only(error)).strip().splitlines()
+    return lines[0].removeprefix(f"{type(error).__module__}.") + place
