@@ -26,7 +26,8 @@ from grpo_cli.distributed.place import LAUNCHER
 from grpo_cli.errors import ConfigError, TrainingError
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-PATIENCE = 15.0  # seconds for the others to end by themselves once a rank has failed
+PATIENCE = 300.0  # seconds for the others to save and end once a rank has failed; then they hang
+READING = 15.0  # seconds for the last lines of a launcher that has ended
 UNREACHED = 255  # how ssh ends where it cannot reach a host
 ENDED = re.compile(rb"Node with rank (\d+) exited with code (-?\d+)")
 
@@ -117,7 +118,7 @@ class Launch:
         before = {number: signal.signal(number, self._interrupt) for number in signals}
         try:
             code = self._wait()
-            reader.join(PATIENCE)
+            reader.join(READING)
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)

@@ -9,8 +9,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import typer
+from rich.text import Text
 
 from grpo_cli.cli.heavy import start_device
+from grpo_cli.cli.terminal import say, stderr_console
 from grpo_cli.distributed.place import Place, find_place
 from grpo_cli.distributed.world import World, join
 from grpo_cli.errors import GrpoError
@@ -26,7 +28,7 @@ def ranks() -> Iterator[World]:
     if place is not None:
         share_cores(place)
         start_device()
-    world = join()
+    world = join(lambda text: say(stderr_console(), Text(f"note: {text}")))
     try:
         with world:
             yield world

@@ -14,7 +14,7 @@ import json
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from grpo_cli.distributed.place import Address, Place
@@ -24,6 +24,28 @@ from grpo_cli.untrusted_json import DamagedFile, Schema, parse, parse_as
 LONGEST = 1 << 20  # bytes of a line
 GREETING = 5.0  # seconds that a caller may take to say who it is
 AGAIN = 0.1  # seconds between two calls of a rank that does not listen yet
+QUIET = 20.0  # seconds of waiting after which a person is told what for, again and again
+
+
+class Patience:
+    """The time that is left to wait, and a word to a person each QUIET seconds of it."""
+
+    def __init__(self, seconds: float, on_wait: Callable[[str], None]) -> None:
+        self._deadline = time.monotonic() + seconds
+        self._next_word = time.monotonic() + QUIET
+        self._on_wait = on_wait
+
+    @property
+    def left(self) -> float:
+        """Seconds; not positive once the wait is over."""
+        return self._deadline - time.monotonic()
+
+    def wait_for(self, what: str) -> bool:
+        """Whether to go on waiting for something; says so from time to time."""
+        if time.monotonic() >= self._next_word:
+            self._next_word = time.monotonic() + QUIET
+            self._on_wait(f"waiting for {what}; {self.left:.0f} s left")
+        return self.left > 0
 
 
 class Greeting(Schema):
@@ -75,23 +97,25 @@ class Link:
         self._connection.close()
 
 
-def open_links(place: Place, seconds: float) -> dict[int, Link]:
+def open_links(
+    place: Place, seconds: float, on_wait: Callable[[str], None] = lambda _: None
+) -> dict[int, Link]:
     """Connect with all neighbours.
 
     Nobody waits for an answer before he has answered those who call him: on a ring all would wait for ever.
     Raises TrainingError for a port that is taken, for a rank that does not come within so many seconds, and
     for a stranger.
     """
-    deadline = time.monotonic() + seconds
+    patience = Patience(seconds, on_wait)
     listening = listen(place.listens_on) if place.listens_on else None
     try:
-        called = {rank: call(place, rank, address, deadline) for rank, address in place.calls.items()}
-        calling = [answer(place, listening, deadline) for _ in place.callers if listening]
+        called = {rank: call(place, rank, address, patience) for rank, address in place.calls.items()}
+        calling = [answer(place, listening, patience) for _ in place.callers if listening]
     finally:
         if listening:
             listening.close()
     for rank, link in called.items():
-        recognise(place, rank, link, deadline)
+        recognise(place, rank, link, patience)
     return numbered(place, [*called.values(), *calling])
 
 
@@ -118,12 +142,13 @@ def listen(address: Address) -> socket.socket:
     return listening
 
 
-def call(place: Place, rank: int, address: Address, deadline: float) -> Link:
-    """Call another rank until it takes the call. Raises TrainingError after the deadline."""
+def call(place: Place, rank: int, address: Address, patience: Patience) -> Link:
+    """Call another rank until it takes the call. Raises TrainingError when patience ends."""
     reason = "it does not answer"
-    while (left := deadline - time.monotonic()) > 0:
+    while patience.wait_for(f"rank {rank} ({address}): {reason}"):
         try:
-            link = Link(socket.create_connection((address.host, address.port), timeout=left))
+            timeout = min(QUIET, patience.left)
+            link = Link(socket.create_connection((address.host, address.port), timeout=max(timeout, 0.1)))
             link.introduce(place)
         except OSError as error:  # not there yet
             reason = error.strerror or str(error) or reason
@@ -133,27 +158,27 @@ def call(place: Place, rank: int, address: Address, deadline: float) -> Link:
     raise absent(rank, str(address), reason)
 
 
-def recognise(place: Place, rank: int, link: Link, deadline: float) -> None:
+def recognise(place: Place, rank: int, link: Link, patience: Patience) -> None:
     """Hear the answer of a rank that was called. Raises TrainingError where it is another, or none."""
     try:
-        link.recognise(place, deadline - time.monotonic())
+        link.recognise(place, patience.left)
     except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise met_others(f"where rank {rank} should be, {error}") from error
     except OSError as error:
         raise absent(rank, str(place.calls[rank]), error.strerror or "it does not answer") from error
 
 
-def answer(place: Place, listening: socket.socket, deadline: float) -> Link:
-    """Wait for a rank's call; strangers are turned away. Raises TrainingError after the deadline."""
-    while (left := deadline - time.monotonic()) > 0:
-        listening.settimeout(left)
+def answer(place: Place, listening: socket.socket, patience: Patience) -> Link:
+    """Wait for a rank's call; strangers are turned away. Raises TrainingError when patience ends."""
+    while patience.wait_for(f"rank {place.callers[0]}, which should call"):
+        listening.settimeout(max(min(QUIET, patience.left), 0.1))
         try:
             connection, _ = listening.accept()
         except TimeoutError:
-            break
+            continue
         link = Link(connection)
         try:
-            link.recognise(place, min(left, GREETING))
+            link.recognise(place, min(patience.left, GREETING))
             if link.rank not in place.callers:
                 raise ValueError(f"rank {link.rank} does not call here")
             link.introduce(place)

@@ -11,8 +11,9 @@ ever took: five times its longest pause so far in the same kind of work, and at 
 hour in work that gives no signs (loading, scoring, saving). A rank whose launcher is gone ends, too: nobody
 could stop it.
 
-Once there is trouble the main thread has GRACE seconds to save and end by itself; then `on_end` is called,
-which ends the process: the main thread may sit in a collective that never returns.
+Once there is trouble the main thread has GRACE seconds to notice it; then it saves and ends by itself,
+however long that takes. Where it does not notice, `on_end` is called, which ends the process: the main thread
+may sit in a collective that never returns.
 """
 
 import threading
@@ -21,7 +22,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from grpo_cli.distributed.links import Link
+from grpo_cli.distributed.links import Link, Patience
 
 BEAT = 0.5  # seconds
 SILENCE = 60.0  # seconds without a beat: the machine or the network is gone, or the process is stopped
@@ -66,6 +67,7 @@ class Watch:
         self.rank, self.links, self.on_end, self.is_orphan = rank, links, on_end, is_orphan
         self.fixed_limit = 0.0  # seconds without a sign of work; 0: by what is measured
         self.trouble: str | None = None
+        self.is_noticed = False  # the main thread knows of the trouble: it saves, and ends by itself
         self._lock = threading.RLock()
         self._table = {other: Status(other, "?" if other != rank else host) for other in range(size)}
         self._heard = dict.fromkeys(self._table, time.monotonic())
@@ -108,17 +110,20 @@ class Watch:
             time.sleep(BEAT / 10)
         return self.trouble
 
-    def meet(self, seconds: float) -> str | None:
+    def meet(self, seconds: float, on_wait: Callable[[str], None] = lambda _: None) -> str | None:
         """Wait until every rank is about to connect; why that cannot be, or None once they are."""
         self.at(CONNECTING)
-        deadline = time.monotonic() + seconds
-        while time.monotonic() < deadline:
-            with self._lock:
-                late = [status.name for status in self._table.values() if status.doing == STARTING]
-            if self.trouble or not late:
+        patience = Patience(seconds, on_wait)
+        while patience.wait_for(names := ", ".join(self._late())):
+            if self.trouble or not names:
                 return self.trouble
             time.sleep(BEAT / 10)
-        return f"{', '.join(late)} did not come to connect within {seconds:.0f} s"
+        return f"{names} did not come to connect within {seconds:.0f} s"
+
+    def _late(self) -> list[str]:
+        """Ranks that are not about to connect yet."""
+        with self._lock:
+            return [status.name for status in self._table.values() if status.doing == STARTING]
 
     def say(self, ended: str) -> None:
         """Tell the others how this rank ends."""
@@ -207,7 +212,7 @@ class Watch:
     def _end(self, trouble: str) -> None:
         """Pass the news on, give the main thread its time, and end."""
         deadline = time.monotonic() + GRACE
-        while time.monotonic() < deadline:
+        while self.is_noticed or time.monotonic() < deadline:
             if self._is_closed.wait(BEAT):
                 return
             self._send()

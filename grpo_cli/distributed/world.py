@@ -10,13 +10,13 @@ both without a word, so what has a length of its own is agreed on first; and non
 watch ends the run where a rank is gone (watch.py).
 """
 
-import faulthandler
 import hashlib
 import json
 import os
 import socket
+import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -30,7 +30,7 @@ from grpo_cli.errors import GrpoError, TrainingError
 
 Item = TypeVar("Item")
 
-JOIN_SECONDS = 60.0  # that the ranks may take to come together
+JOIN_SECONDS = 600.0  # for all ranks to arrive; a machine that is busy takes minutes to start Python
 MOST_WORDS = 2000  # characters of a farewell
 LOST = "connection to a peer was lost"  # MLX's words
 
@@ -138,6 +138,7 @@ class World:
         if self.watch:
             self.watch.sign()
             if self.watch.trouble is not None:
+                self.watch.is_noticed = True
                 raise lost(self.watch.trouble)
 
     @contextmanager
@@ -152,6 +153,7 @@ class World:
         except RuntimeError as error:
             if LOST not in str(error):
                 raise
+            self.watch.is_noticed = True
             raise lost(self.watch.reason() or str(error)) from error
         finally:
             self.watch.at(doing)
@@ -177,21 +179,23 @@ class World:
 ALONE = World()
 
 
-def join() -> World:
+def join(on_wait: Callable[[str], None] = lambda _: None) -> World:
     """Meet the other ranks that the launcher started; ALONE without a launcher.
 
-    Raises TrainingError where they do not come together within a minute, ConfigError for a launcher unknown
-    to us.
+    `on_wait` gets a sentence each time the wait gets long. Raises TrainingError where the ranks do not come
+    together within JOIN_SECONDS, ConfigError for a launcher unknown to us.
     """
     place = find_place(os.environ)
     if place is None:
         return ALONE
     launcher = Launcher()
-    links = open_links(place, JOIN_SECONDS)
+    links = open_links(place, JOIN_SECONDS, on_wait)
     watch = Watch(place.rank, place.size, links, socket.gethostname(), end, launcher.is_gone)
     try:
         check_port(place)
-        trouble = watch.meet(JOIN_SECONDS)  # who cannot connect says so before the others wait for it
+        trouble = watch.meet(
+            JOIN_SECONDS, on_wait
+        )  # who cannot connect says so before the others wait for it
         if trouble:
             raise lost(trouble)
         connect(place)
@@ -205,15 +209,42 @@ def connect(place: Place) -> None:
     """Have MLX connect the ranks, all of which are there. Raises TrainingError where it cannot."""
     import mlx.core as mx
 
-    # It waits without a time limit and holds Python's lock: only C code can end that.
-    faulthandler.dump_traceback_later(JOIN_SECONDS, exit=True)
     try:
-        mx.distributed.init(strict=True, backend=place.backend)
-        mx.eval(mx.distributed.all_sum(mx.ones(1)))
+        with time_limit(JOIN_SECONDS, f"{not_connected(place)}"):
+            mx.distributed.init(strict=True, backend=place.backend)
+            mx.eval(mx.distributed.all_sum(mx.ones(1)))
     except RuntimeError as error:
         raise cannot_connect(place, error) from error
-    finally:
-        faulthandler.cancel_dump_traceback_later()
+
+
+TIME_LIMIT = """
+import os, select, sys
+if not select.select([0], [], [], float(sys.argv[1]))[0]:
+    print(sys.argv[2], file=sys.stderr, flush=True)
+    os.kill(os.getppid(), 9)
+"""
+
+
+@contextmanager
+def time_limit(seconds: float, words: str) -> Iterator[None]:
+    """Kill this process with `words` on stderr where the block takes longer.
+
+    MLX connects without a time limit and holds Python's lock meanwhile, so no thread of this process could
+    do that. The process that does ends with the block, and with this one: then its stdin closes.
+    """
+    command = [sys.executable, "-S", "-c", TIME_LIMIT, str(seconds), words]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True):
+        yield
+
+
+def not_connected(place: Place) -> TrainingError:
+    """The error for ranks that MLX does not connect in time, though they met."""
+    address = f" {place.ring[place.rank]}" if place.ring else ""
+    return TrainingError(
+        f"MLX did not connect rank {place.rank}{address} with the others within {JOIN_SECONDS:.0f} s",
+        "let the port through the firewalls; `grpo doctor --hosts FILE` tries the machines one by one",
+        trouble="several-machines",
+    )
 
 
 def check_port(place: Place) -> None:

@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 from grpo_cli.cli import launch as launch_module
 from grpo_cli.cli.launch import Launch, exit_code
 from grpo_cli.cli.main import app
+from tests.support.waiting import HANG, NEVER
 
 WARNED = "\\033[33m[WARN] Node with rank {} exited with code {} \\033[0m"
 
@@ -75,10 +76,10 @@ def test_the_command_is_passed_on_as_it_is(monkeypatch: pytest.MonkeyPatch) -> N
 def test_a_rank_that_does_not_end_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(launch_module, "PATIENCE", 0.5)
     line = WARNED.format(0, 1)
-    script = f"import sys, time; sys.stderr.write('{line}\\n'); sys.stderr.flush(); time.sleep(60)"
+    script = f"import sys, time; sys.stderr.write('{line}\\n'); sys.stderr.flush(); time.sleep({NEVER})"
     started = time.monotonic()
     assert Launch([sys.executable, "-c", script]).run() == 1
-    assert time.monotonic() - started < 20
+    assert time.monotonic() - started < HANG
 
 
 def test_hosts_that_ssh_does_not_reach_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

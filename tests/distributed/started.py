@@ -9,8 +9,7 @@ import tempfile
 from pathlib import Path
 
 from grpo_cli.distributed.place import WATCH_PORTS
-
-SECONDS = 120  # after which a test's ranks are killed
+from tests.support.waiting import HANG
 
 
 def free_ports(count: int) -> list[int]:
@@ -55,14 +54,19 @@ class Ranks:
             for rank, arguments in enumerate(words)
         ]
 
-    def wait(self, seconds: float = SECONDS) -> list[tuple[int, str, str]]:
-        """Exit code, stdout and stderr of each rank; those that are late are killed."""
+    def are_running(self) -> bool:
+        """Whether none has ended."""
+        return all(process.poll() is None for process in self.processes)
+
+    def wait(self) -> list[tuple[int, str, str]]:
+        """Exit code, stdout and stderr of each rank; those that hang are killed."""
         ended = []
         for process in self.processes:
             try:
-                out, errors = process.communicate(timeout=seconds)
+                out, errors = process.communicate(timeout=HANG)
             except subprocess.TimeoutExpired:
-                process.kill()
+                for hanging in self.processes:
+                    hanging.kill()
                 out, errors = process.communicate()
             ended.append((process.returncode, out, errors))
         return ended

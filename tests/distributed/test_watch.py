@@ -8,11 +8,12 @@ import pytest
 
 from grpo_cli.distributed import links as links_module
 from grpo_cli.distributed import watch as watch_module
-from grpo_cli.distributed.links import open_links
+from grpo_cli.distributed.links import Patience, open_links
 from grpo_cli.distributed.place import Address, Place
 from grpo_cli.distributed.watch import WAITING, Status, Watch, find_trouble
 from grpo_cli.errors import TrainingError
 from tests.distributed.started import free_ports
+from tests.support.waiting import HANG, wait_until
 
 WORKING = Status(0, "a", 9, "sampling", idle=1.0, limit=60.0)
 OTHER = Status(1, "b", 9, "updating", idle=1.0, limit=60.0)
@@ -64,7 +65,7 @@ def opened(places: list[Place]) -> list[Watch]:
     watches: dict[int, Watch] = {}
 
     def begin(place: Place) -> None:
-        found = open_links(place, 10.0)
+        found = open_links(place, HANG)
         watches[place.rank] = Watch(place.rank, place.size, found, f"host{place.rank}", lambda _: None)
 
     threads = [threading.Thread(target=begin, args=[place]) for place in places]
@@ -75,24 +76,16 @@ def opened(places: list[Place]) -> list[Watch]:
     return [watches[place.rank] for place in places]
 
 
-def until(true: "object", seconds: float = 5.0) -> bool:
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if true():  # type: ignore[operator]
-            return True
-        time.sleep(0.02)
-    return False
-
-
 @pytest.mark.parametrize("size", [2, 3, 4])
 def test_news_of_a_lost_rank_goes_round_the_ring(size: int) -> None:
     watches = opened(ring(size))
-    assert until(lambda: all(watch._table[size - 1].host == f"host{size - 1}" for watch in watches))
+    last = f"host{size - 1}"
+    wait_until(lambda: all(watch._table[size - 1].host == last for watch in watches), "news of the last rank")
     for link in watches[1].links.values():  # as the system does for a killed process
         link.close()
     watches[1]._is_closed.set()
     others = [watch for watch in watches if watch.rank != 1]
-    assert until(lambda: all(watch.trouble for watch in others))
+    wait_until(lambda: all(watch.trouble for watch in others), "the news")
     assert {watch.trouble for watch in others} == {
         "rank 1 (host1) is gone: its process was killed, or its machine or the network failed"
     }
@@ -106,7 +99,7 @@ def test_a_goodbye_is_no_trouble_and_an_error_is_told_in_its_words() -> None:
     time.sleep(3 * watch_module.BEAT)
     assert (first.trouble, second.trouble) == (None, None)
     second.close("rank 1 (host1) ended: no room")
-    assert until(lambda: first.trouble is not None)
+    wait_until(lambda: first.trouble is not None, "the error")
     assert first.trouble == "rank 1 (host1) ended: no room"
     first.close()
 
@@ -150,7 +143,7 @@ def test_a_rank_of_another_run_is_turned_away() -> None:
 
     def call() -> None:
         nonlocal link
-        link = links_module.call(stranger, 0, ours[0].listens_on, time.monotonic() + 5.0)  # type: ignore[arg-type]
+        link = links_module.call(stranger, 0, ours[0].listens_on, Patience(HANG, print))  # type: ignore[arg-type]
 
     thread = threading.Thread(target=call)
     thread.start()
@@ -158,7 +151,7 @@ def test_a_rank_of_another_run_is_turned_away() -> None:
         links_module.listen(ours[0].listens_on) as listening,  # type: ignore[arg-type]
         pytest.raises(TrainingError, match="is not there"),
     ):
-        links_module.answer(ours[0], listening, time.monotonic() + 0.5)
+        links_module.answer(ours[0], listening, Patience(0.5, print))
     thread.join()
 
 
