@@ -20,6 +20,7 @@ from grpo_cli.config.load import load_config
 from grpo_cli.config.resolve import shipped_names
 from grpo_cli.config.schema import Config
 from grpo_cli.errors import TrainingError
+from tests.support.waiting import HANG
 
 HEAVY = ("mlx", "mlx_lm", "transformers", "datasets", "tiktoken", "numpy", "tokenizers", "huggingface_hub")
 
@@ -265,7 +266,7 @@ def process(*words: str, code: str = "", **environment: str) -> subprocess.Compl
         text=True,
         encoding="utf-8",
         env={**os.environ, "PYTHONPATH": paths, **environment},
-        timeout=60,
+        timeout=HANG,
     )
 
 

@@ -15,6 +15,7 @@ from grpo_cli.engine.run import train
 from tests.convert.checkpoints import write_checkpoint
 from tests.engine.test_trainer import small
 from tests.hub_server import HubServer
+from tests.support.waiting import HANG
 
 D32 = "karpathy/nanochat-d32"
 
@@ -47,7 +48,7 @@ def run(server: HubServer, folder: Path, *words: str) -> subprocess.CompletedPro
         env=server.environment(folder),
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=HANG,
         check=False,
     )
 
@@ -157,7 +158,7 @@ def test_bars_on_a_terminal(checkpoint: Path) -> None:
             break
         shown += block
     os.close(reader)
-    assert process.wait(60) == 0
+    assert process.wait(HANG) == 0
     text = re.sub(rb"\x1b\[[0-9;?]*[A-Za-z]", b"", shown).decode()
     assert "generating a few tokens" in text
     assert "writing the weights (" not in text  # the plain lines of no terminal
@@ -221,7 +222,7 @@ def test_no_hub_at_all(tmp_path: Path) -> None:
         env=environment,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=HANG,
         check=False,
     )
     assert done.returncode == 1

@@ -3,7 +3,6 @@
 import json
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -24,18 +23,15 @@ def grpo(*arguments: str) -> Result:
     return CliRunner().invoke(app, ["doctor", *arguments])
 
 
-def test_a_healthy_machine_gets_no_warning_in_ten_seconds() -> None:
-    started = time.perf_counter()
+def test_a_healthy_machine_gets_no_warning() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "grpo_cli", "doctor", "--json"], capture_output=True, text=True, check=False
     )
-    seconds = time.perf_counter() - started
     document = json.loads(done.stdout)
     unwell = [row for row in document["findings"] if row["severity"] in ("warning", "error")]
     assert unwell == []
     assert (done.returncode, done.stderr, document["healthy"]) == (0, "", True)
     assert {row["name"] for row in document["findings"]} >= {"python", "mlx", "memory", "matrix-product"}
-    assert seconds < 20  # 4 s alone; other work shares the machine
 
 
 def test_a_light_check_loads_no_mlx() -> None:

@@ -6,7 +6,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -17,6 +16,7 @@ from grpo_cli.cli.main import app
 from grpo_cli.engine.rollout import generate
 from grpo_cli.engine.sampling import Sampling
 from grpo_cli.models.load import TINY, load_policy
+from tests.support.waiting import HANG, wait_until
 
 QUICK = [
     "--set",
@@ -166,11 +166,10 @@ def test_an_interrupted_run_saves_its_step_and_ends_with_130(tmp_path: Path, num
     command += ["--set", "eval_steps=0"]
     process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
     folder = tmp_path / "outputs" / "smoke_test"
-    log, deadline = folder / "training_log.jsonl", time.monotonic() + 60
-    while not (log.exists() and log.read_text()) and time.monotonic() < deadline:
-        time.sleep(0.05)
+    log = folder / "training_log.jsonl"
+    wait_until(lambda: log.exists() and log.read_text(), "the first step", lambda: process.poll() is None)
     process.send_signal(number)
-    _, stderr = process.communicate(timeout=60)
+    _, stderr = process.communicate(timeout=HANG)
     assert process.returncode == 130
     assert "Traceback" not in stderr
     (saved,) = folder.glob("checkpoint-*")

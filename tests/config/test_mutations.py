@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 
 from grpo_cli.cli.main import app
 from grpo_cli.config.resolve import shipped_folder
+from tests.support.waiting import HANG
 
 COUNT = 300
 SOUND = (shipped_folder() / "medium.toml").read_bytes()
@@ -142,7 +143,7 @@ def test_a_process_ends_with_2_and_no_traceback(files: list[str]) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "grpo_cli", "config", "validate", *files],
         capture_output=True,
-        timeout=60,
+        timeout=HANG,
         check=False,
         env={"PYTHONPATH": str(Path(__file__).parents[2]), "PATH": ""},
     )

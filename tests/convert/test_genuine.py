@@ -28,6 +28,7 @@ from grpo_cli.models.load import Policy, load_policy
 from grpo_cli.models.tree import flat
 from tests.convert.checkpoints import GENUINE, tensors_of
 from tests.engine.small import group, rollout
+from tests.support.waiting import HANG
 
 pytestmark = pytest.mark.skipif(not GENUINE.exists(), reason="needs ../shared/fixtures/nanochat")
 
@@ -188,7 +189,7 @@ def test_losses_and_gradients_of_chat_rl(october: Policy, share_prefix: bool) ->
 
 def run(*command: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     done = subprocess.run(
-        [sys.executable, "-m", *command], cwd=cwd, capture_output=True, text=True, timeout=300, check=False
+        [sys.executable, "-m", *command], cwd=cwd, capture_output=True, text=True, timeout=HANG, check=False
     )
     assert done.returncode == 0, done.stderr
     return done
@@ -249,16 +250,17 @@ def test_mlx_lms_server_answers_two_at_once(folder: Path, tmp_path: Path) -> Non
 
 
 def asked(port: int, question: str) -> str:
-    """What the server answers, greedily; it is given half a minute to start."""
+    """What the server answers, greedily; once it has started."""
     body = {"messages": [{"role": "user", "content": question}], "max_tokens": 16, "temperature": 0.0}
     request = urllib.request.Request(
         f"http://127.0.0.1:{port}/v1/chat/completions",
         json.dumps(body).encode(),
         {"Content-Type": "application/json"},
     )
-    for _ in range(60):
+    deadline = time.monotonic() + HANG
+    while time.monotonic() < deadline:
         try:
-            with urllib.request.urlopen(request, timeout=60) as response:
+            with urllib.request.urlopen(request, timeout=HANG) as response:
                 text: str = json.load(response)["choices"][0]["message"]["content"]
                 return text
         except urllib.error.URLError:

@@ -17,6 +17,7 @@ from grpo_cli.doctor.installing import (
 )
 from grpo_cli.doctor.machine import Machine, answers_in, judged
 from tests.doctor.machines import HEALTHY, NAMES, RecordedMachine, case_on, look, looks, told
+from tests.support.waiting import slowness
 
 PIP = "/home/ada/grpo-env/bin/python"
 UV = f"uv pip install --python {PIP}"
@@ -266,14 +267,15 @@ def test_a_process_that_dies_says_where() -> None:
 
 def test_a_probe_without_end_says_where(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A real one: an mlx that says something, then never comes back."""
-    monkeypatch.setattr("grpo_cli.doctor.machine.PROBE_SECONDS", 2)
+    seconds = round(2 * slowness())
+    monkeypatch.setattr("grpo_cli.doctor.machine.PROBE_SECONDS", seconds)
     (tmp_path / "mlx").mkdir()
     (tmp_path / "mlx/__init__.py").write_text("")
-    hanging = 'import time\nprint(\'{"stage": "product"}\', flush=True)\ntime.sleep(60)\n'
+    hanging = 'import time\nprint(\'{"stage": "product"}\', flush=True)\ntime.sleep(3600)\n'
     (tmp_path / "mlx/core.py").write_text(hanging)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     answers = Machine().probe()
-    assert (answers["failed"], answers["error"]) == ("product", "no end in 2 s")
+    assert (answers["failed"], answers["error"]) == ("product", f"no end in {seconds} s")
 
 
 def test_modules_of_the_current_folder_do_not_disturb(

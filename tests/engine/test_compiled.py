@@ -28,6 +28,7 @@ from grpo_cli.models.lora import LoRA, add_adapters
 from grpo_cli.models.tree import flat
 from tests.engine.test_head import MODELS, model_of
 from tests.engine.test_padded import microbatch
+from tests.support.waiting import HANG
 
 MOST = Most(completion=40, prompt=12, rows=16)
 PLAIN = Objective("dapo", 0.7, 0.2, 0.2, 0.0)
@@ -258,7 +259,7 @@ def test_with_the_compiler_on() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "tests.engine.compiled_in_full"],
         capture_output=True, text=True, env={**environment, "GRPO_DEVICE": "cpu"},
-        cwd=Path(__file__).parents[2], timeout=300, check=False,
+        cwd=Path(__file__).parents[2], timeout=HANG, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert done.stdout == "compilations 2\n"

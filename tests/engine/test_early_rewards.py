@@ -22,6 +22,7 @@ from tests.engine.small import nanochat_policy
 from tests.engine.test_reward_processes import left
 from tests.engine.test_trainer import small
 from tests.rewards.test_score import group
+from tests.support.waiting import HANG, NEVER
 
 PROMPTS = [list(b"one"), list(b"a much longer prompt"), list(b"z"), list(b"four")]
 
@@ -108,7 +109,7 @@ def test_a_reward_begins_before_the_last_token_of_the_others(tmp_path: Path) -> 
     def listen(event: events.Event) -> None:
         if isinstance(event, events.RolloutProgress) and event.finished >= 6:
             if event.finished < event.total:
-                assert begun.wait(20)
+                assert begun.wait(HANG)
             order.append(f"{event.finished} of {event.total}")
 
     trainer = trainer_of(tmp_path, listen)
@@ -146,12 +147,12 @@ def test_nothing_is_left_after_an_error_in_sampling(tmp_path: Path) -> None:
     async def forever(**columns: Any) -> list[float]:
         del columns
         begun.set()
-        await asyncio.sleep(60)
+        await asyncio.sleep(NEVER)
         return []
 
     def listen(event: events.Event) -> None:
         if isinstance(event, events.RolloutProgress) and event.finished > event.total // 2:
-            assert begun.wait(20)
+            assert begun.wait(HANG)
             weight = trainer.policy.model.parameters()["lm_head"]["weight"]
             trainer.policy.model.load_weights([("lm_head.weight", weight * float("nan"))], strict=False)
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from grpo_cli.engine.lock import RunLock
 with RunLock(Path(sys.argv[1])):
     print("held", flush=True)
-    time.sleep(60)
+    time.sleep(3600)
 """
 
 

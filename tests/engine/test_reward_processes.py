@@ -26,9 +26,9 @@ async def later(completions, **columns):
     return words(completions)
 
 async def forever(completions, **columns):
-    await asyncio.sleep(60)
+    await asyncio.sleep(3600)
 
-def slow(completions, **columns): time.sleep(60)
+def slow(completions, **columns): time.sleep(3600)
 """
 
 

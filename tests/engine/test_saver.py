@@ -18,6 +18,7 @@ from grpo_cli.engine.state import RunState, write_state
 from grpo_cli.errors import CheckpointError
 from tests.engine.test_resume import SHORT, log_without_times, weights
 from tests.engine.test_trainer import lines, small
+from tests.support.waiting import HANG
 
 LIMIT = 1_000_000  # bytes of a file; the model has 3.5 MB
 
@@ -108,7 +109,7 @@ def limited(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
         cwd=folder,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=HANG,
         check=False,
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (LIMIT, LIMIT)),
     )

@@ -147,8 +147,8 @@ def test_a_text_without_a_sensible_number_has_none(text: str) -> None:
 )
 def test_hostile_texts_take_linear_time(part: str) -> None:
     text = part * (1_000_000 // len(part))
-    start = time.perf_counter()
+    start = time.process_time()  # of this process alone: the machine may be busy
     extract_answer(text)
     last_number(text)
     parse_number(text)
-    assert time.perf_counter() - start < 5.0
+    assert time.process_time() - start < 5.0

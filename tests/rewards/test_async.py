@@ -13,6 +13,7 @@ from grpo_cli.errors import RewardError
 from grpo_cli.rewards.call import is_async
 from grpo_cli.rewards.score import Scorer, score
 from tests.rewards.test_score import group, two_groups
+from tests.support.waiting import HANG, NEVER
 
 
 async def length(completions: Any, **columns: Any) -> list[float]:
@@ -60,15 +61,15 @@ def test_those_of_a_batch_run_at_once_and_while_a_plain_one_runs() -> None:
     here = threading.Barrier(4)
 
     async def meets(**columns: Any) -> list[float]:
-        await asyncio.get_running_loop().run_in_executor(None, here.wait, 10)
+        await asyncio.get_running_loop().run_in_executor(None, here.wait, HANG)
         return [1.0] * 4
 
     def plain(**columns: Any) -> list[float]:
-        here.wait(10)
+        here.wait(HANG)
         return [1.0] * 4
 
     groups = two_groups()
-    score([("a", meets), ("plain", plain), ("b", meets), ("c", meets)], [1.0] * 4, groups, timeout=20.0)
+    score([("a", meets), ("plain", plain), ("b", meets), ("c", meets)], [1.0] * 4, groups, timeout=HANG)
     assert groups[0].rollouts[0].reward == 4.0
 
 
@@ -77,13 +78,13 @@ def test_started_and_awaited_later() -> None:
 
     async def slow(**columns: Any) -> list[float]:
         begun.set()
-        await asyncio.get_running_loop().run_in_executor(None, go.wait, 10)
+        await asyncio.get_running_loop().run_in_executor(None, go.wait, HANG)
         return [2.0] * 4
 
     groups = two_groups()
     with Scorer([("slow", slow)], [1.0]) as scorer:
         pending = scorer.start(groups)
-        assert begun.wait(10)  # it runs, though nobody waits for it
+        assert begun.wait(HANG)  # it runs, though nobody waits for it
         assert rewards_of(groups) == [{}] * 4
         go.set()
         pending.result()
@@ -111,7 +112,7 @@ def test_a_timeout_names_the_reward_the_seconds_and_the_key() -> None:
 
     async def forever(**columns: Any) -> list[float]:
         try:
-            await asyncio.sleep(60)
+            await asyncio.sleep(NEVER)
         except asyncio.CancelledError:
             cancelled.append(True)
             raise
@@ -120,7 +121,7 @@ def test_a_timeout_names_the_reward_the_seconds_and_the_key() -> None:
     started = time.monotonic()
     with pytest.raises(RewardError) as error:
         score([("quick", length), ("judge", forever)], [1.0, 1.0], two_groups(), timeout=0.2)
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < HANG
     assert cancelled == [True]
     assert error.value.message == "Reward `judge` did not answer within reward_timeout = 0.2 seconds"
     assert error.value.hint == "allow it more time: `--set reward_timeout=0.4`, or 0 for no limit"
@@ -131,13 +132,13 @@ def test_one_that_blocks_its_loop_is_given_up(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr("grpo_cli.rewards.background.CLOSING_SECONDS", 0.1)
 
     async def blocks(**columns: Any) -> list[float]:
-        time.sleep(2)
+        released.wait(NEVER)
         return [1.0] * 4
 
-    started = time.monotonic()
+    released = threading.Event()
     with pytest.raises(RewardError) as error:
         score([("blocks", blocks)], [1.0], two_groups(), timeout=0.2)
-    assert time.monotonic() - started < 1.5
+    released.set()
     assert "it blocks its event loop" in error.value.hint
 
 
@@ -146,7 +147,7 @@ def test_a_timeout_of_its_own_is_an_error_of_the_reward() -> None:
         raise TimeoutError("no answer from the judge")
 
     with pytest.raises(RewardError) as error:
-        score([("judge", gives_up)], [1.0], two_groups(), timeout=30.0)
+        score([("judge", gives_up)], [1.0], two_groups(), timeout=HANG)
     assert error.value.message.startswith(
         "Reward `judge` raised TimeoutError: no answer from the judge, line"
     )
@@ -164,7 +165,7 @@ def test_an_error_has_its_line_and_its_completion() -> None:
         return [1.0 / (completion[0]["content"] != "two") for completion in completions]
 
     with pytest.raises(RewardError) as error:
-        score([("brittle", brittle)], [1.0], two_groups(), timeout=10.0)
+        score([("brittle", brittle)], [1.0], two_groups(), timeout=HANG)
     line = brittle.__code__.co_firstlineno + 2
     assert error.value.message == (
         f"Reward `brittle` raised ZeroDivisionError: float division by zero, line {line}\n"
@@ -184,20 +185,23 @@ def test_a_wrong_value_is_refused() -> None:
 def test_a_plain_error_comes_first_and_ends_what_else_runs() -> None:
     ended = threading.Event()
 
+    begun = threading.Event()
+
     async def waits(**columns: Any) -> list[float]:
+        begun.set()
         try:
-            await asyncio.sleep(60)
+            await asyncio.sleep(NEVER)
         finally:
             ended.set()
         return []
 
     def fails(**columns: Any) -> list[float]:
-        time.sleep(0.05)  # so that the other has begun
+        assert begun.wait(HANG)
         raise ValueError("bad")
 
     with pytest.raises(RewardError, match="Reward `fails` raised ValueError: bad"):
         score([("waits", waits), ("fails", fails)], [1.0, 1.0], two_groups())
-    assert ended.wait(5)
+    assert ended.wait(HANG)
 
 
 def test_the_first_of_the_list_is_reported() -> None:

@@ -112,6 +112,6 @@ def test_one_value_for_each_completion_each_with_its_own_answer(name: str) -> No
 )
 def test_hostile_completions_take_linear_time(name: str, part: str) -> None:
     text = "<reasoning></reasoning>" + part * (200_000 // len(part))
-    start = time.perf_counter()
+    start = time.process_time()  # of this process alone: the machine may be busy
     reward(name, text)
-    assert time.perf_counter() - start < 2.0
+    assert time.process_time() - start < 2.0
