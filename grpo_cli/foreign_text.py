@@ -8,12 +8,19 @@ Keys, paths, completions, rows, templates and what libraries say can hold any ch
 decides: what Unicode counts as printable, spaces, and the joiners that Persian, Indic scripts and emoji need.
 Everything else is shown and does nothing: control characters, terminal sequences of 7 and 8 bits, line and
 paragraph separators, what turns the direction of writing, what has no width, halves of surrogate pairs.
+
+Nobody has to remember it: `guarded_output` puts it between this process, libraries and tracebacks included,
+and its two streams. A rich console writes past that, and applies it to what it renders (cli/terminal.py).
 """
 
 import json
+import math
 import re
+import sys
 import unicodedata
-from typing import Any
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any, TextIO, cast
 
 JOINERS = "\u200c\u200d"
 _SUSPECTS = re.compile(r"[^\x20-\x7e]")
@@ -32,10 +39,21 @@ def one_line(text: str) -> str:
 def safe_json(document: Any, indent: int | None = None) -> str:
     """JSON of a document, readable where the text is, with escapes for what `visible` does not let pass.
 
-    Loads to the same document, lone surrogates included. Raises ValueError for NaN and infinities.
+    Loads to the same document, lone surrogates included; what is no finite number is null.
     """
-    text = json.dumps(document, indent=indent, ensure_ascii=False, allow_nan=False)
+    try:
+        text = json.dumps(document, indent=indent, ensure_ascii=False, allow_nan=False)
+    except ValueError:
+        text = json.dumps(_finite(document), indent=indent, ensure_ascii=False)
     return _SUSPECTS.sub(lambda found: found[0] if _passes(found[0]) else json.dumps(found[0])[1:-1], text)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def safe_toml(text: str) -> str:
@@ -67,3 +85,46 @@ def _shown(char: str) -> str:
 def _escape(char: str) -> str:
     code = ord(char)
     return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
+
+
+# --- the streams of a process ------------------------------------------------------------------------
+
+
+class GuardedStream:
+    """A text stream that makes harmless what is written to it; all else is the stream's own."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self.rich_proxied_file = stream  # where a rich console writes, which has sequences of its own
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.rich_proxied_file, name)
+
+    def write(self, text: str) -> int:
+        self.rich_proxied_file.write(visible(text.replace("\r\n", "\n")))
+        return len(text)
+
+    def writelines(self, lines: Iterable[str]) -> None:
+        for line in lines:
+            self.write(line)
+
+
+def guard_output() -> None:
+    """Guard stdout and stderr of this process from now on."""
+    sys.stdout, sys.stderr = _guarded(sys.stdout), _guarded(sys.stderr)
+
+
+@contextmanager
+def guarded_output() -> Iterator[None]:
+    """Guard them within the block."""
+    before = sys.stdout, sys.stderr
+    guard_output()
+    try:
+        yield
+    finally:
+        sys.stdout, sys.stderr = before
+
+
+def _guarded(stream: TextIO) -> TextIO:
+    if stream is None or hasattr(stream, "rich_proxied_file"):  # None: a process may have no streams
+        return stream
+    return cast(TextIO, GuardedStream(stream))

@@ -1,14 +1,19 @@
 """Foreign text can do nothing to a terminal, and is readable."""
 
+import io
 import json
+import re
 import sys
 import tomllib
 import unicodedata
 
 import pytest
 import tomli_w
+from rich.table import Table
+from rich.text import Text
 
-from grpo_cli.foreign_text import one_line, safe_json, safe_toml, visible
+from grpo_cli.cli.terminal import TerminalConsole
+from grpo_cli.foreign_text import guarded_output, one_line, safe_json, safe_toml, visible
 
 HARMFUL = [
     chr(code)
@@ -53,7 +58,41 @@ def test_json_and_toml_load_to_the_same_document() -> None:
     assert json.loads(text) == document
     assert not set(text) & (set(HARMFUL) - {"\n", "\t"})
     assert "é数" in text
+    assert safe_json({"a": [1.5, float("nan")], "b": float("inf")}) == '{"a": [1.5, null], "b": null}'
     table = {"key": "".join(char for char in HARMFUL if unicodedata.category(char) != "Cs") + "é"}
     text = safe_toml(tomli_w.dumps(table))
     assert tomllib.loads(text) == table
     assert not set(text) & (set(HARMFUL) - {"\n", "\t"})
+
+
+def test_guarded_streams_let_nothing_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    out, err = io.StringIO(), io.StringIO()
+    monkeypatch.setattr(sys, "stdout", out)
+    monkeypatch.setattr(sys, "stderr", err)
+    with guarded_output():
+        print("a\x1b[2Jb\tc\r")
+        sys.stdout.writelines(["d\x9b", "e\r\n"])
+        print("w\x1b]0;x\x07", file=sys.stderr)
+        with guarded_output():
+            print("once\x1b", file=sys.stderr)
+    assert sys.stdout is out
+    assert out.getvalue() == "a␛[2Jb\tc␍\nd\\u009be\n"
+    assert "w␛]0;x␇" in err.getvalue()
+    assert err.getvalue().endswith("once␛\n")
+
+
+def test_a_console_writes_its_own_sequences_and_nobody_elses(monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = io.StringIO()
+    monkeypatch.setattr(sys, "stdout", stream)
+    with guarded_output():
+        console = TerminalConsole(force_terminal=True, color_system="standard", width=60, highlight=False)
+        console.print(Text("a\x1b[2Jb\x9b", style="red"))
+        console.print("[link=https://x.example]text[/link]\x1b]8;;y\x07")
+        table = Table("head\u202e")
+        table.add_row(Text("cell\x1b"))
+        console.print(table)
+    own = re.sub(r"\x1b\[\d*m", "", stream.getvalue())
+    assert "\x1b[31ma␛[2Jb\\u009b\x1b[0m" in stream.getvalue()
+    assert "text␛]8;;y" in own
+    assert "x.example" not in own
+    assert not set(own) & (set(HARMFUL) - {"\n"})

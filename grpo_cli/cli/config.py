@@ -1,6 +1,5 @@
 """`grpo config`: validate, show, init and schema. Nothing here loads a model or MLX."""
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,8 +9,9 @@ from rich.text import Text
 from grpo_cli.cli.errors import show_error
 from grpo_cli.cli.examples import examples
 from grpo_cli.cli.output_file import OutputFile
-from grpo_cli.cli.terminal import say, stderr_console, stdout_console
+from grpo_cli.cli.terminal import print_json, say, stderr_console, stdout_console
 from grpo_cli.errors import ConfigError
+from grpo_cli.foreign_text import safe_toml
 
 if TYPE_CHECKING:  # the schema is pydantic's: a third of a second that `grpo --help` need not pay
     from grpo_cli.config.load import Inspection, LoadedConfig
@@ -48,7 +48,7 @@ def validate(
 
     inspections = [inspect_config(name, set_ or (), on_this_machine=True) for name in files]
     if as_json:
-        typer.echo(json.dumps(_as_document(inspections), indent=2))
+        print_json(_as_document(inspections))
     else:
         for inspection in inspections:
             _report(inspection)
@@ -146,7 +146,7 @@ def init(
 
 
 def _print_toml(text: str) -> None:
-    typer.echo(text.encode(), nl=False)  # TOML is UTF-8, whatever the terminal's encoding
+    typer.echo(safe_toml(text).encode(), nl=False)  # TOML is UTF-8, whatever the terminal's encoding
 
 
 def _loaded(name: str | None, overrides: list[str] | None) -> "LoadedConfig":
@@ -167,4 +167,4 @@ def schema() -> None:
     """Print the JSON Schema of configuration files, for editors."""
     from grpo_cli.config.render import json_schema
 
-    typer.echo(json.dumps(json_schema(), indent=2))
+    print_json(json_schema())

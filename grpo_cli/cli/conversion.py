@@ -14,8 +14,9 @@ from rich.table import Table
 from rich.text import Text
 
 from grpo_cli.cli.figures import magnitude
-from grpo_cli.cli.terminal import Safe, is_interactive, printable, say, stderr_console, stdout_console
+from grpo_cli.cli.terminal import Safe, is_interactive, say, stderr_console, stdout_console
 from grpo_cli.convert.options import Check, Conversion
+from grpo_cli.foreign_text import one_line
 
 STAGES = {
     "fetching": "fetching the files",
@@ -109,7 +110,7 @@ def print_result(done: Conversion, checks: list[Check], to: str) -> None:
         console.print(Safe(check_table(checks)))
         console.print()
     console.print(Safe(size_table(done)))
-    say(console, Text.assemble("\nThe model is in ", (printable(str(done.output)), "bold"), ". To use it:"))
+    say(console, Text.assemble("\nThe model is in ", (one_line(str(done.output)), "bold"), ". To use it:"))
     for command in next_steps(done, to):
         say(console, Text(f"  {command}", style="cyan"))
     if done.is_nanochat and to == "mlx" and done.output_bytes > LARGE and done.bits_per_weight > 30:
@@ -121,7 +122,7 @@ def check_table(checks: list[Check]) -> Table:
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, show_header=False)
     for check in checks:
         mark = Text("✓", style="green") if check.passed else Text("✗", style="bold red")
-        table.add_row(mark, Text(check.name), Text(printable(check.seen)))
+        table.add_row(mark, Text(check.name), Text(one_line(check.seen)))
     return table
 
 

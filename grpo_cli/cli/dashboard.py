@@ -12,8 +12,9 @@ from rich.text import Text
 from grpo_cli.cli.charts import line_chart, progress_bar, sparkline
 from grpo_cli.cli.figures import accuracy, duration, fields, magnitude, number, percent, share, shown, timing
 from grpo_cli.cli.progress import RunProgress, Sample
-from grpo_cli.cli.terminal import Safe, ascii_only, printable, stderr_console
+from grpo_cli.cli.terminal import Safe, ascii_only, stderr_console
 from grpo_cli.engine.events import RolloutProgress, UpdateProgress
+from grpo_cli.foreign_text import one_line
 
 MARGIN = 12  # the column of labels
 WIDEST = 110
@@ -77,11 +78,11 @@ def header(progress: RunProgress) -> Lines:
         f", {magnitude(trained)} trained" if trained != run.parameters else ""
     )
     memory = shown(progress.metrics, "peak_memory_gb", ".2f", " GB peak")
-    where = " · ".join(filter(None, (printable(run.device), memory)))
+    where = " · ".join(filter(None, (one_line(run.device), memory)))
     skipped = f", {run.skipped_prompts} too long" if run.skipped_prompts else ""
     return [
-        row("model", (printable(run.model), "bold"), (f"  {size} · {where}", "dim")),
-        row("run", printable(str(run.run_dir)), (f"  {run.train_examples:,} examples{skipped}", "dim")),
+        row("model", (one_line(run.model), "bold"), (f"  {size} · {where}", "dim")),
+        row("run", one_line(str(run.run_dir)), (f"  {run.train_examples:,} examples{skipped}", "dim")),
     ]
 
 
@@ -194,13 +195,13 @@ def length_pieces(progress: RunProgress, plain: bool) -> list[str | tuple[str, s
 def sample_lines(sample: Sample, width: int) -> Lines:
     """The latest completion: always the same number of lines, the middle of a long one left out."""
     room = max(10, width - MARGIN - 1)
-    prompt, answer = printable(sample.prompt), printable(sample.answer)
+    prompt, answer = one_line(sample.prompt), one_line(sample.answer)
     prompt = shortened(prompt, room - min(len(answer), 20) - 9)
     text = sample.completion
     if len(text) > LONGEST_SHOWN:
         text = text[: LONGEST_SHOWN // 2] + text[-LONGEST_SHOWN // 2 :]
-    wrapped = middle_out(wrap(printable(text), room), COMPLETION_ROWS)
-    parts = "  ".join(f"{printable(name)} {value:.2f}" for name, value in sample.rewards.items())
+    wrapped = middle_out(wrap(one_line(text), room), COMPLETION_ROWS)
+    parts = "  ".join(f"{one_line(name)} {value:.2f}" for name, value in sample.rewards.items())
     return [
         row("latest", (prompt, "bold"), (f"  answer {shortened(answer, 20)}", "dim")),
         row(

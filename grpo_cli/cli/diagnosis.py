@@ -17,10 +17,11 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from grpo_cli.cli.terminal import Safe, is_interactive, say, stderr_console, stdout_console, visible_lines
+from grpo_cli.cli.terminal import Safe, is_interactive, say, stderr_console, stdout_console
 from grpo_cli.doctor.checks import Check
 from grpo_cli.doctor.findings import Finding
 from grpo_cli.doctor.guide import Chapter
+from grpo_cli.foreign_text import visible
 
 MARKS = {"ok": ("✓", "green"), "warning": ("!", "yellow"), "error": ("✗", "red"), "skipped": ("–", "dim")}
 NAME_WIDTH = 22
@@ -63,7 +64,7 @@ def margin() -> str:
 
 def indented(text: str) -> str:
     """A text whose later lines stand under its first."""
-    return visible_lines(text).replace("\n", f"\n{margin()}")
+    return visible(text).replace("\n", f"\n{margin()}")
 
 
 def verdict(findings: Sequence[Finding]) -> Text:

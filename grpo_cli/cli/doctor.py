@@ -1,6 +1,5 @@
 """`grpo doctor`: every trouble of the guide looked for, on this machine and in what is named."""
 
-import json
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -8,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from grpo_cli.cli.output_file import OutputFile
-from grpo_cli.cli.terminal import stdout_console
+from grpo_cli.cli.terminal import print_json, stdout_console
 from grpo_cli.errors import CheckpointError, ConfigError, GrpoError, ModelError
 
 if TYPE_CHECKING:
@@ -75,7 +74,7 @@ def doctor(
     if file:
         write_report(file, case, findings)
     if as_json:
-        typer.echo(json.dumps(as_document(findings), indent=2, allow_nan=False))
+        print_json(as_document(findings))
     else:
         show_findings(findings)
     if any(finding.severity == "error" for finding in findings):
@@ -144,7 +143,7 @@ def show_list(as_json: bool) -> None:
         rows = [
             {"name": c.name, "subject": c.subject, "summary": c.summary, "needs": c.needs} for c in CHECKS
         ]
-        typer.echo(json.dumps({"checks": rows}, indent=2))
+        print_json({"checks": rows})
     else:
         stdout_console().print(list_of_checks(CHECKS))
 
@@ -166,7 +165,7 @@ def show_chapter(name: str, as_json: bool) -> None:
             trouble="doctor",
         )
     if as_json:
-        typer.echo(json.dumps(asdict(guide[name]), indent=2))
+        print_json(asdict(guide[name]))
     else:
         stdout_console().print(page(guide[name]))
 

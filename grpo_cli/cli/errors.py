@@ -12,9 +12,10 @@ from rich.text import Text
 from typer import Exit
 from typer.core import TyperGroup
 
-from grpo_cli.cli.terminal import say, stderr_console, visible_lines
+from grpo_cli.cli.terminal import say, stderr_console
 from grpo_cli.doctor.last_error import keep_last_error
 from grpo_cli.errors import GrpoError
+from grpo_cli.foreign_text import guarded_output, visible
 
 INTERRUPTED = 130
 
@@ -34,6 +35,11 @@ _REQUIREMENTS = {
 
 class GrpoGroup(TyperGroup):
     """The command group that turns failures into messages and exit codes."""
+
+    def main(self, *words: Any, **options: Any) -> Any:
+        """Run with both streams guarded: click's own messages quote what a person's files are called."""
+        with guarded_output():
+            return super().main(*words, **options)
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command. Raises Exit with the code of the failure, after telling of it."""
@@ -57,11 +63,11 @@ class GrpoGroup(TyperGroup):
 
 def show_error(error: GrpoError) -> None:
     """Print the message as it is, a blank line, the hint and where it is explained, on stderr."""
-    text = Text(visible_lines(error.message))
+    text = Text(visible(error.message))
     text.append("\n")
     if error.hint:
         text.append("\nhint:", style="bold cyan")
-        text.append(f" {visible_lines(error.hint)}")
+        text.append(f" {visible(error.hint)}")
     if error.trouble:
         text.append("\nmore:", style="bold cyan")
         text.append(f" `grpo doctor --explain {error.trouble}`")

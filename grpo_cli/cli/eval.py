@@ -1,6 +1,5 @@
 """`grpo eval`: measure a model on held-out examples, alone or against another on the same items."""
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,8 +10,9 @@ from grpo_cli.cli.heavy import start_device
 from grpo_cli.cli.output_file import OutputFile
 from grpo_cli.cli.ranks import ranks
 from grpo_cli.cli.scores import print_scores
-from grpo_cli.cli.terminal import is_interactive, stderr_console
+from grpo_cli.cli.terminal import is_interactive, print_json, stderr_console
 from grpo_cli.distributed.world import World
+from grpo_cli.foreign_text import safe_json
 
 if TYPE_CHECKING:
     from grpo_cli.config.schema import Config
@@ -83,7 +83,7 @@ def evaluate(
     }
     document = document_of(told, evaluations[model], compare, evaluations.get(compare or ""))
     if as_json:
-        typer.echo(json.dumps(document, indent=2, ensure_ascii=False))
+        print_json(document)
     else:
         print_scores(document)
 
@@ -146,7 +146,7 @@ def completions_text(evaluations: "dict[str, Evaluation]") -> str:
     from grpo_cli.engine.evaluate import completion_lines
 
     return "".join(
-        json.dumps({"model": name, **line}, ensure_ascii=False) + "\n"
+        safe_json({"model": name, **line}) + "\n"
         for name, evaluation in evaluations.items()
         for line in completion_lines(evaluation)
     )

@@ -7,15 +7,9 @@ import typer
 from rich.text import Text
 
 from grpo_cli.cli.heavy import start_device
-from grpo_cli.cli.terminal import (
-    encodable,
-    say,
-    stderr_console,
-    stdout_console,
-    visible,
-    visible_lines,
-)
+from grpo_cli.cli.terminal import encodable, say, stderr_console, stdout_console
 from grpo_cli.errors import GrpoError
+from grpo_cli.foreign_text import visible
 
 if TYPE_CHECKING:
     from grpo_cli.config.schema import Config
@@ -66,7 +60,7 @@ def talk(policy: "Policy", messages: "list[Message]", config: "Config", sampling
         try:
             text = answer(policy, messages, config, sampling)
         except GrpoError as error:  # a turn the model's template refuses does not end the chat
-            say(stderr_console(), Text(visible_lines(str(error)), style="red"))
+            say(stderr_console(), Text(visible(str(error)), style="red"))
             messages.pop()
             continue
         messages.append({"role": "assistant", "content": text})
@@ -97,6 +91,5 @@ def answer(policy: "Policy", messages: "list[Message]", config: "Config", sampli
 def show(piece: str) -> None:
     """Write text as it comes; what could steer the terminal is made visible, tabs and line breaks stay."""
     console = stdout_console()
-    safe = "".join(char if char in "\n\t" else visible(char) for char in piece)
-    console.file.write(encodable(safe, console.encoding))
+    console.file.write(encodable(visible(piece), console.encoding))
     console.file.flush()

@@ -20,7 +20,7 @@ from grpo_cli.cli.dashboard import Dashboard
 from grpo_cli.cli.figures import accuracy, duration, fields, magnitude, share, shown, timing
 from grpo_cli.cli.progress import RunProgress
 from grpo_cli.cli.summary import print_summary
-from grpo_cli.cli.terminal import is_interactive, printable, say, stderr_console
+from grpo_cli.cli.terminal import is_interactive, say, stderr_console
 from grpo_cli.engine.events import (
     CheckpointSaved,
     EvaluationDone,
@@ -32,6 +32,7 @@ from grpo_cli.engine.events import (
     StepFinished,
     silent,
 )
+from grpo_cli.foreign_text import one_line
 
 REFRESHES_PER_SECOND = 5
 
@@ -150,18 +151,18 @@ def total_steps(progress: RunProgress) -> int:
 
 def notice_line(event: Notice) -> Text:
     """A notice, on one line however it was written."""
-    return Text.assemble(("note: ", "yellow"), printable(event.text))
+    return Text.assemble(("note: ", "yellow"), one_line(event.text))
 
 
 def checkpoint_line(event: CheckpointSaved) -> Text:
     """Which checkpoint lies where."""
-    return Text.assemble(("saved ", "green"), f"step {event.step}  {printable(str(event.path))}")
+    return Text.assemble(("saved ", "green"), f"step {event.step}  {one_line(str(event.path))}")
 
 
 def started_line(event: RunStarted) -> str:
     """What a run trains, on what and into which folder."""
     trained = event.trainable_parameters
-    return printable(
+    return one_line(
         fields(
             ("model", event.model),
             ("parameters", magnitude(event.parameters)),

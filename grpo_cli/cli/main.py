@@ -21,6 +21,7 @@ from grpo_cli.cli.launch import launch
 from grpo_cli.cli.resume import resume
 from grpo_cli.cli.train import train
 from grpo_cli.doctor.last_error import keep_last_error
+from grpo_cli.foreign_text import guard_output
 
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT)  # where the output was sent to
 
@@ -118,6 +119,7 @@ def run() -> None:
 
     Exit codes: 0 done, 1 failed, 2 usage or an invalid configuration, 130 interrupted.
     """
+    guard_output()  # to the very end: a traceback quotes foreign text, too
     try:
         app(prog_name="grpo")
     except KeyboardInterrupt:  # before or after a command's own run

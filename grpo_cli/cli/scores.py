@@ -8,7 +8,8 @@ from rich.text import Text
 
 from grpo_cli.cli.charts import bar_lines, histogram_lines
 from grpo_cli.cli.figures import percent
-from grpo_cli.cli.terminal import ascii_only, printable, say, stdout_console
+from grpo_cli.cli.terminal import ascii_only, say, stdout_console
+from grpo_cli.foreign_text import one_line
 
 HISTOGRAM_WIDTH = 60
 VERDICT_STYLES = {"better": "bold green", "worse": "bold red", "no significant difference": "bold yellow"}
@@ -30,7 +31,7 @@ def title(document: dict[str, Any]) -> str:
     how = "greedy" if document["temperature"] == 0 else f"temperature {document['temperature']:g}"
     each = f", {document['num_generations']} completions each" if document["num_generations"] > 1 else ""
     return (
-        f"{printable(document['model'])} on {printable(document['dataset'])} ({document['split']}, "
+        f"{one_line(document['model'])} on {one_line(document['dataset'])} ({document['split']}, "
         f"{document['samples']} examples{each}, {how})\n"
     )
 
@@ -41,7 +42,7 @@ def score_table(document: dict[str, Any]) -> Table:
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, show_header=len(cards) > 1)
     table.add_column("")
     for name in (document["model"], document.get("compared_model", "")):
-        table.add_column(Text(printable(name)), justify="right")
+        table.add_column(Text(one_line(name)), justify="right")
     rows: list[tuple[str, list[str]]] = [("accuracy", [accuracy_cell(card) for card in cards])]
     for k in document["pass_at_k"]:
         if k != "1":
@@ -69,7 +70,7 @@ def histogram(name: str, reward: dict[str, Any], plain: bool) -> RenderableType:
         lines = bar_lines(labels, reward["counts"], HISTOGRAM_WIDTH, plain)
     else:
         lines = histogram_lines(reward["counts"], reward["edges"], HISTOGRAM_WIDTH, plain)
-    heading = Text(f"\nreward {printable(name)}: mean {reward['mean']:.3f}", style="bold")
+    heading = Text(f"\nreward {one_line(name)}: mean {reward['mean']:.3f}", style="bold")
     return Group(heading, *(Text(f"  {line}") for line in lines))
 
 
@@ -78,7 +79,7 @@ def verdict_line(document: dict[str, Any]) -> Text:
     comparison = document["comparison"]
     low, high = comparison["interval"]
     return Text.assemble(
-        f"\n{printable(document['model'])} against {printable(document['compared_model'])}: ",
+        f"\n{one_line(document['model'])} against {one_line(document['compared_model'])}: ",
         (comparison["verdict"], VERDICT_STYLES[comparison["verdict"]]),
         f", {comparison['accuracy_difference'] * 100:+.1f} points "
         f"(95 %: {low * 100:+.1f} to {high * 100:+.1f}; paired test: p = {comparison['p']:.2g}). "

@@ -9,8 +9,9 @@ from rich.text import Text
 
 from grpo_cli.cli.figures import accuracy, duration, number, share, shown
 from grpo_cli.cli.progress import RunProgress
-from grpo_cli.cli.terminal import Safe, printable, say
+from grpo_cli.cli.terminal import Safe, say
 from grpo_cli.engine.events import RunFinished
+from grpo_cli.foreign_text import one_line
 
 LONGEST_PROMPT = 60  # a longer one would drown the command that shows how to ask
 
@@ -24,9 +25,7 @@ def print_summary(console: Console, progress: RunProgress) -> None:
     if (table := comparison(finished.first, finished.last)) is not None:
         console.print()
         console.print(Safe(table))
-    say(
-        console, Text.assemble("\nThe model is in ", (printable(str(finished.final)), "bold"), ". To use it:")
-    )
+    say(console, Text.assemble("\nThe model is in ", (one_line(str(finished.final)), "bold"), ". To use it:"))
     for command in commands(finished, progress.sample.prompt if progress.sample else ""):
         say(console, Text(f"  {command}", style="cyan"))
 
@@ -76,7 +75,7 @@ def difference(key: str, before: dict[str, Any], after: dict[str, Any], unit: st
 def commands(finished: RunFinished, asked: str) -> list[str]:
     """The commands that use the result, quoted for a shell; `asked` is a prompt to try, if it is short."""
     model = shlex.quote(str(finished.final))
-    short = asked if asked and asked == printable(asked) and len(asked) <= LONGEST_PROMPT else "…"
+    short = asked if asked and asked == one_line(asked) and len(asked) <= LONGEST_PROMPT else "…"
     prompt = shlex.quote(short) if any(char in short for char in '"$`\\!') else f'"{short}"'
     loaded = model
     if finished.adapters_on:

@@ -1,31 +1,69 @@
 """The terminal: its two consoles, whether somebody watches, and what is safe to show.
 
-Results that a program would read go to `stdout_console()`, everything else to `stderr_console()`.
-Rich honours NO_COLOR. Text that came from a model or a dataset goes through `printable` before it is
-shown, and every renderable through `safe`, which fits it to the stream's encoding.
+Results that a program would read go to `stdout_console()` or `print_json`, everything else to
+`stderr_console()`. Rich honours NO_COLOR. What a console shows can do nothing to the terminal, wherever its
+text came from (foreign_text.py); `Safe` fits a renderable to the stream's encoding as well.
 """
 
-import unicodedata
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
+from typing import IO, Any
 
+import typer
 from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.segment import Segment
+
+from grpo_cli.foreign_text import safe_json, visible
 
 # One character for one, so that nothing moves: for streams that cannot take what we draw.
 ASCII_FOR = str.maketrans("→·…–−×│┤╶─━╸█⏎“”‘’", ">|~--x|+---=#/\"\"''")
 
 
+class TerminalConsole(Console):
+    """A console on which text can do nothing but stand there; styles are ours, links are nobody's."""
+
+    @property
+    def file(self) -> IO[str]:
+        """The stream itself: its guard would take the console's own sequences for foreign ones."""
+        file = super().file
+        while (behind := getattr(file, "rich_proxied_file", None)) is not None:
+            file = behind
+        return file
+
+    @file.setter
+    def file(self, new_file: IO[str]) -> None:
+        self._file = new_file
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        """The renderable's segments, their text made harmless."""
+        return map(harmless, super().render(renderable, options))
+
+
+def harmless(segment: Segment) -> Segment:
+    """A segment whose text steers nothing; the console's own sequences as they are."""
+    text, style, control = segment
+    if control:
+        return segment
+    # A link's address is a sequence too: a live display makes some of what a reward prints.
+    return Segment(visible(text), style.update_link(None) if style is not None and style.link else style)
+
+
 @cache
 def stderr_console() -> Console:
     """The console for people: progress, notices, errors. One, so that a live display sees all of it."""
-    return Console(stderr=True, highlight=False)
+    return TerminalConsole(stderr=True, highlight=False)
 
 
 @cache
 def stdout_console() -> Console:
     """The console for results."""
-    return Console(highlight=False)
+    return TerminalConsole(highlight=False)
+
+
+def print_json(document: Any) -> None:
+    """One JSON document on stdout, for programs and safe to look at."""
+    typer.echo(safe_json(document, indent=2))
 
 
 def is_interactive(console: Console) -> bool:
@@ -39,34 +77,6 @@ def is_interactive(console: Console) -> bool:
 def ascii_only(console: Console) -> bool:
     """Whether the stream's encoding has no block and braille characters."""
     return console.options.ascii_only
-
-
-def printable(text: str) -> str:
-    """`text` as one line that can do nothing to the terminal but stand there.
-
-    Line breaks become ⏎, other control characters their pictures (ESC: ␛), spaces of every kind a
-    space; what is invisible or turns the direction of writing is dropped. Rich markup needs no
-    escaping: the displays build `Text`, which does not read it.
-    """
-    return "".join(map(visible, text.strip().replace("\r\n", "\n")))
-
-
-def visible_lines(text: str) -> str:
-    """`text` with its line breaks and nothing else that could steer the terminal."""
-    return "".join(char if char == "\n" else visible(char) for char in text)
-
-
-def visible(char: str) -> str:
-    """What stands for one character in `printable`."""
-    if char.isprintable():
-        return char
-    if char == "\n":
-        return "⏎"
-    if char == "\t" or unicodedata.category(char) == "Zs":
-        return " "
-    if ord(char) < 0x20:
-        return chr(0x2400 + ord(char))
-    return "" if unicodedata.category(char) == "Cf" else "\ufffd"
 
 
 def encodable(text: str, encoding: str) -> str:
@@ -85,8 +95,8 @@ class Safe:
     renderable: RenderableType
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        for segment in console.render(self.renderable, options):
-            if segment.control:  # the console's own sequences
+        for segment in map(harmless, console.render(self.renderable, options)):
+            if segment.control:
                 yield segment
             else:
                 yield Segment(encodable(segment.text, console.encoding), segment.style)

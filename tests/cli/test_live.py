@@ -12,7 +12,7 @@ from grpo_cli.cli.dashboard import Dashboard, frame, middle_out
 from grpo_cli.cli.live import training_display
 from grpo_cli.cli.progress import RunProgress
 from grpo_cli.cli.summary import commands
-from grpo_cli.cli.terminal import is_interactive, printable, say
+from grpo_cli.cli.terminal import is_interactive, say
 from grpo_cli.engine.events import (
     CheckpointSaved,
     EvaluationDone,
@@ -24,6 +24,7 @@ from grpo_cli.engine.events import (
     StepFinished,
     UpdateProgress,
 )
+from grpo_cli.foreign_text import one_line
 from grpo_cli.types import Example, Rollout, RolloutGroup, StopReason
 
 RUN = Path("outputs/smoke-test")
@@ -322,8 +323,8 @@ def test_hostile_completions_do_nothing_to_the_terminal() -> None:
 
 
 def test_printable() -> None:
-    assert printable(" a\r\nb\u00a0c\u200bd\ud800e\x7f ") == "a⏎b cd�e�"
-    assert printable("naïve 数学 🙂") == "naïve 数学 🙂"
+    assert one_line(" a\r\nb\u00a0c\u200bd\ud800e\x7f ") == "a⏎b\u00a0c\\u200bd\\ud800e␡"
+    assert one_line("naïve 数学 🙂") == "naïve 数学 🙂"
 
 
 def test_long_completions_lose_their_middle() -> None:
