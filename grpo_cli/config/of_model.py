@@ -9,7 +9,9 @@ from pathlib import Path
 
 from grpo_cli.config.load import LoadedConfig, load_config
 from grpo_cli.config.problems import COMMAND_LINE, Problem
+from grpo_cli.config.resolve import shipped_folder
 from grpo_cli.config.schema import Config
+from grpo_cli.rewards.table import is_builtin
 
 
 def config_of_model(model: str) -> Config:
@@ -37,10 +39,10 @@ def without_file_rewards(loaded: LoadedConfig, path: str) -> LoadedConfig:
     """The configuration with its built-in rewards only."""
     config = loaded.config
     pairs = list(zip(config.reward_functions, config.reward_weight_list, strict=True))
-    kept = [(reward, weight) for reward, weight in pairs if ".py:" not in reward]
+    kept = [(reward, weight) for reward, weight in pairs if is_builtin(reward)]
     if len(kept) == len(pairs):
         return loaded
-    left_out = ", ".join(reward for reward, _ in pairs if ".py:" in reward)
+    left_out = ", ".join(reward for reward, _ in pairs if not is_builtin(reward))
     warning = Problem(
         f"{left_out} is left out: code beside a model is not run unasked",
         f"name the configuration to run it: `--config {path}`",
@@ -55,7 +57,7 @@ def without_file_rewards(loaded: LoadedConfig, path: str) -> LoadedConfig:
 def run_config(model: str) -> str | None:
     """The configuration file of the run that made a model, in the checkpoint or beside it, or None."""
     if model == "tiny":
-        return "smoke_test"
+        return str(shipped_folder() / "smoke_test.toml")  # not one of this name in the current folder
     folder = Path(model).expanduser().absolute()
     found = [path for path in (folder / "config.toml", folder.parent / "config.toml") if path.is_file()]
     return str(found[0]) if found else None

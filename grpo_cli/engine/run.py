@@ -44,7 +44,8 @@ from grpo_cli.engine.trainer import Trainer
 from grpo_cli.errors import ModelError
 from grpo_cli.models.load import Policy, check_name, load_policy
 from grpo_cli.models.lora import LoRA, add_adapters
-from grpo_cli.rewards.table import load_rewards
+from grpo_cli.rewards.table import code_files, load_rewards
+from grpo_cli.trust import remember_rewards
 from grpo_cli.types import Example
 
 NO_LAYERS = (
@@ -89,6 +90,7 @@ def folder_for(config: Config, world: World) -> Iterator[Path]:
         yield config.run_dir
         return
     with new_run_folder(config) as folder:
+        remember_rewards(code_files(config.reward_functions))  # so that the run can be resumed
         yield folder
 
 

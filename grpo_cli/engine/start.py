@@ -5,13 +5,16 @@
 A damaged checkpoint is left out for an older one, and a damaged configuration for the checkpoint's.
 """
 
+import shlex
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from grpo_cli.config.fields import toml_value
 from grpo_cli.config.load import load_config
+from grpo_cli.config.overrides import read_overrides
 from grpo_cli.config.resumable import check_changes
 from grpo_cli.config.schema import Config
 from grpo_cli.distributed.world import World
@@ -30,6 +33,8 @@ from grpo_cli.engine.lock import RunLock
 from grpo_cli.engine.run_folder import CONFIG_FILE, tidy
 from grpo_cli.errors import CheckpointError, ConfigError
 from grpo_cli.files import from_here
+from grpo_cli.rewards.table import code_files
+from grpo_cli.trust import refuse_unnamed_rewards, remember_rewards
 
 
 @dataclass
@@ -52,7 +57,17 @@ def find_start(path: Path, overrides: Sequence[str], listener: events.Listener, 
     if checkpoint is not None:
         # The folder's file may have been edited, or the checkpoint be another run's.
         check_changes(in_folder(load_config(str(checkpoint / CONFIG_FILE)).config, config), config)
+    refuse_unnamed_code(config, run_dir, overrides)
     return Start(run_dir, checkpoint, config)
+
+
+def refuse_unnamed_code(config: Config, run_dir: Path, overrides: Sequence[str]) -> None:
+    """Note reward files that a person names now; CheckpointError for those that nobody named before."""
+    files = [file for file in code_files(config.reward_functions) if file.is_file()]
+    if not any(entry.key == "reward_functions" for entry in read_overrides(overrides).entries):
+        setting = shlex.quote(f"reward_functions={toml_value(config.reward_functions)}")
+        refuse_unnamed_rewards(files, run_dir, f"grpo resume {shlex.quote(str(run_dir))} --set {setting}")
+    remember_rewards(files)
 
 
 def agreed(found: Start | None, world: World) -> Start:

@@ -16,12 +16,14 @@ import mlx_lm.tool_parsers
 from mlx_lm.utils import load_tokenizer
 from transformers import PreTrainedTokenizerBase, dynamic_module_utils
 from transformers.models.auto.tokenization_auto import tokenizer_class_from_name
+from transformers.utils import logging
 
 from grpo_cli.models.tree import read_json
 from grpo_cli.trust import check_listed, without_code_in
 
 # transformers asks "run the custom code? [y/N]" where nothing was said; with 0 seconds to answer it refuses.
 dynamic_module_utils.TIME_OUT_REMOTE_CODE = 0
+logging.set_verbosity_error()  # it warns of every kind of model that mlx-lm knows and it does not
 CONFIG = "tokenizer_config.json"
 NAMED_MODULES = {"chat_template_type": mlx_lm.chat_templates, "tool_parser_type": mlx_lm.tool_parsers}
 

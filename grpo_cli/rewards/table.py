@@ -55,6 +55,17 @@ def load_reward(name: str, modules: dict[Path, ModuleType]) -> tuple[str, Reward
     return builtin_name, REWARDS[builtin_name]
 
 
+def is_builtin(name: str) -> bool:
+    """Whether an entry of `reward_functions` names one of the table's; every other one is somebody's code."""
+    return name.removesuffix("_reward_func") in REWARDS
+
+
+def code_files(names: Iterable[str]) -> list[Path]:
+    """The files of somebody's code that entries of `reward_functions` name."""
+    code = [name for name in names if not is_builtin(name)]
+    return [Path(name.rpartition(":")[0] or name).expanduser() for name in code]
+
+
 def unknown_hint(name: str) -> str:
     """What a person who mistyped a reward's name needs to see."""
     near = get_close_matches(name, REWARDS, n=1)

@@ -8,12 +8,21 @@ import sys
 import traceback
 from collections.abc import Callable
 from difflib import get_close_matches
+from importlib.machinery import SourceFileLoader
 from inspect import isfunction
 from pathlib import Path
-from types import ModuleType
+from types import CodeType, ModuleType
 from typing import Any
 
 from grpo_cli.errors import Interrupted, RewardError
+
+
+class SourceOnly(SourceFileLoader):
+    """Runs the file that a person can read: compiled code beside it may do something else."""
+
+    def get_code(self, fullname: str) -> CodeType:  # noqa: ARG002
+        """The compiled source."""
+        return self.source_to_code(self.get_data(self.path), self.path)
 
 
 def import_file(path: Path, shown: str) -> ModuleType:
@@ -26,8 +35,8 @@ def import_file(path: Path, shown: str) -> ModuleType:
             f"Reward file not found: {shown}", f"write the path from the current folder, {Path.cwd()}"
         )
     name = f"grpo_reward_{path.stem}"
-    spec = importlib.util.spec_from_file_location(name, path)
-    if spec is None or spec.loader is None:
+    spec = importlib.util.spec_from_loader(name, SourceOnly(name, str(path)))
+    if path.suffix != ".py" or spec is None or spec.loader is None:
         raise RewardError(f"Reward file is not a Python file: {shown}", "its name must end in .py")
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # dataclasses and pickle look the module up by its name

@@ -10,9 +10,10 @@ import pytest
 from grpo_cli.convert.errors import ConversionError
 from grpo_cli.convert.options import Options
 from grpo_cli.convert.to_nanochat import convert_back
-from grpo_cli.models.load import TINY, load_policy
+from grpo_cli.models.load import load_policy
 from tests.convert.checkpoints import shapes_of, tensors_of, write_checkpoint
 from tests.convert.test_run import CHECKS, VERSIONS, converted, refusal, refusal_in, stored
+from tests.support.llama import write_llama
 
 
 @pytest.fixture(autouse=True)
@@ -22,34 +23,7 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def llama(tmp_path: Path) -> Path:
-    """A small llama in transformers' format, with nanochat's vocabulary as its tokenizer.json."""
-    from mlx_lm.models import llama as module
-
-    from grpo_cli.models.nanochat_fast import hf_tokenizer, hf_tokenizer_config
-    from grpo_cli.models.nanochat_tokenizer import NanochatTokenizer
-    from grpo_cli.models.tree import flat
-
-    config = {
-        "model_type": "llama",
-        "hidden_size": 64,
-        "num_hidden_layers": 2,
-        "intermediate_size": 128,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "rms_norm_eps": 1e-5,
-        "vocab_size": 316,
-        "eos_token_id": 311,
-        "torch_dtype": "float32",
-    }
-    folder = tmp_path / "llama"
-    folder.mkdir()
-    mx.random.seed(0)
-    model = module.Model(module.ModelArgs.from_dict(config))
-    mx.save_safetensors(str(folder / "model.safetensors"), flat(model.parameters()))
-    (folder / "config.json").write_text(json.dumps(config))
-    hf_tokenizer(NanochatTokenizer.load(TINY).encoding).save(str(folder / "tokenizer.json"))
-    (folder / "tokenizer_config.json").write_text(json.dumps(hf_tokenizer_config()))
-    return folder
+    return write_llama(tmp_path / "llama")
 
 
 def test_transformers_format(llama: Path, capfd: pytest.CaptureFixture[str]) -> None:
