@@ -9,17 +9,19 @@ line prints them without a traceback; any other exception is a bug of ours and k
 class GrpoError(Exception):
     """A failure a person can act on: `message` says what failed, `hint` how to cure it.
 
-    `trouble` is the chapter that explains it; without one, the chapter of the error's family.
+    `trouble` is the chapter that explains it; without one, the chapter of the error's family. `trace` is the
+    traceback through a person's own code, where the failure is in that.
     """
 
     exit_code = 1
     trouble = ""
 
-    def __init__(self, message: str, hint: str = "", *, trouble: str = "") -> None:
+    def __init__(self, message: str, hint: str = "", *, trouble: str = "", trace: str = "") -> None:
         super().__init__(message)
         self.message = message
         self.hint = hint
         self.trouble = trouble or self.trouble
+        self.trace = trace
 
     def __str__(self) -> str:
         return f"{self.message}\n\nhint: {self.hint}" if self.hint else self.message

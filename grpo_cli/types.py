@@ -18,8 +18,23 @@ class Example:
 
     messages: list[Message]
     answer: str
-    columns: dict[str, Any] = field(default_factory=dict)  # every value of the row, as it is, for rewards
+    # The row as the dataset has it, for rewards: every column of the dataset, None where the row lacks it.
+    columns: dict[str, Any] = field(default_factory=dict)
     place: str = field(default="", compare=False)  # where the row stands: `line 4 of a.jsonl, split \`test\``
+    # The prompt where the dataset has it as a text, not as messages.
+    prompt_text: str | None = field(default=None, compare=False)
+
+
+@dataclass(frozen=True)
+class TrainerState:
+    """How far a run is, for rewards, in the words of transformers' TrainerState."""
+
+    global_step: int = 0  # optimizer updates that were made before
+    max_steps: int = 0  # of the whole run
+    epoch: float = 0.0
+
+
+NOT_TRAINING = TrainerState()
 
 
 class StopReason(StrEnum):
@@ -39,17 +54,25 @@ class Rollout:
     entropies: list[float]  # (T,) nats, of that distribution
     stop_reason: StopReason
     text: str  # completion_prefix + the completion, without the end token
-    rewards: dict[str, float] = field(default_factory=dict)  # by reward function, before its weight
-    reward: float = 0.0  # the weighted sum
+    # By reward function, before its weight; None: it does not apply to this completion.
+    rewards: dict[str, float | None] = field(default_factory=dict)
+    reward: float = 0.0  # the weighted sum of those that apply
     advantage: float = 0.0
     # (T,) log π(token) of the training forward before the first update on it; empty: `logprobs` serve
     old_logprobs: list[float] = field(default_factory=list)
     log_kept: list[float] = field(default_factory=list)  # (T,) log mass that top_k, … kept; empty: all of it
+    extra: dict[str, Any] = field(default_factory=dict)  # what rewards gave to log_extra, as plain data
 
     @staticmethod
     def read(saved: dict[str, Any]) -> "Rollout":
         """A rollout from the plain data that `asdict` makes of one."""
         return Rollout(**{**saved, "stop_reason": StopReason(saved["stop_reason"])})
+
+    @property
+    def score(self) -> float | None:
+        """The reward, or None where no reward applies: such a completion is compared with none."""
+        applies = not self.rewards or any(value is not None for value in self.rewards.values())
+        return self.reward if applies else None
 
     @property
     def sampled_logprobs(self) -> list[float]:
@@ -66,3 +89,8 @@ class RolloutGroup:
     example: Example
     prompt_ids: list[int]
     rollouts: list[Rollout]
+
+    @property
+    def scores(self) -> list[float]:
+        """The rewards of those completions that any reward applies to."""
+        return [rollout.score for rollout in self.rollouts if rollout.score is not None]

@@ -201,17 +201,22 @@ def sample_lines(sample: Sample, width: int) -> Lines:
     if len(text) > LONGEST_SHOWN:
         text = text[: LONGEST_SHOWN // 2] + text[-LONGEST_SHOWN // 2 :]
     wrapped = middle_out(wrap(one_line(text), room), COMPLETION_ROWS)
-    parts = "  ".join(f"{one_line(name)} {value:.2f}" for name, value in sample.rewards.items())
+    parts = "  ".join(f"{one_line(name)} {reward_figure(value)}" for name, value in sample.rewards.items())
     return [
         row("latest", (prompt, "bold"), (f"  answer {shortened(answer, 20)}", "dim")),
         row(
             "",
             ("reward ", "dim"),
-            (f"{sample.reward:.2f}", "green"),
+            (reward_figure(sample.reward), "green"),
             (f"  {parts}  ended by {sample.stop_reason}", "dim"),
         ),
         *(row("", line) for line in wrapped),
     ]
+
+
+def reward_figure(value: float | None) -> str:
+    """A reward with two digits; a dash where it does not apply."""
+    return "–" if value is None else f"{value:.2f}"
 
 
 def wrap(text: str, width: int) -> list[str]:

@@ -62,9 +62,14 @@ class GrpoGroup(TyperGroup):
 
 
 def show_error(error: GrpoError) -> None:
-    """Print the message as it is, a blank line, the hint and where it is explained, on stderr."""
+    """Print the message as it is, a blank line, the hint and where it is explained, on stderr.
+
+    Between them the traceback of a person's own code, where the error is in that.
+    """
     text = Text(visible(error.message))
     text.append("\n")
+    if error.trace:
+        text.append(f"\n{visible(error.trace)}\n", style="dim")
     if error.hint:
         text.append("\nhint:", style="bold cyan")
         text.append(f" {visible(error.hint)}")

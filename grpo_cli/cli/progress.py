@@ -27,8 +27,8 @@ class Sample:
     prompt: str
     completion: str
     answer: str
-    reward: float
-    rewards: dict[str, float]
+    reward: float | None  # None: no reward applies
+    rewards: dict[str, float | None]
     stop_reason: str
 
 
@@ -109,7 +109,7 @@ def sample_of(groups: list[RolloutGroup]) -> Sample | None:
         prompt=asked[-1] if asked else "",
         completion=rollout.text,
         answer=group.example.answer,
-        reward=rollout.reward,
+        reward=rollout.score,
         rewards=dict(rollout.rewards),
         stop_reason=str(rollout.stop_reason),
     )

@@ -64,7 +64,9 @@ def accuracy_cell(card: dict[str, Any]) -> str:
 
 
 def histogram(name: str, reward: dict[str, Any], plain: bool) -> RenderableType:
-    """How one reward is distributed over the completions."""
+    """How one reward is distributed over the completions that it applies to."""
+    if reward["mean"] is None:
+        return Text(f"\nreward {one_line(name)}: applies to no completion", style="bold")
     if "values" in reward:
         labels = [f"{value:g}" for value in reward["values"]]
         lines = bar_lines(labels, reward["counts"], HISTOGRAM_WIDTH, plain)

@@ -51,6 +51,6 @@ def dry_run_report(line: dict[str, float]) -> str:
     """What the one step did, in a sentence."""
     return (
         f"✓ model, data and rewards load; one small step took {line['step_seconds']:.1f} s "
-        f"(reward {line['reward_mean']:.2f}, grad_norm {line['grad_norm']:.3f}, "
+        f"(reward {line['reward_mean'] or 0.0:.2f}, grad_norm {line['grad_norm']:.3f}, "
         f"peak memory {line['peak_memory_gb']:.2f} GB). Nothing was saved."
     )

@@ -13,6 +13,7 @@ from grpo_cli.config.breach import Breach, Rule
 from grpo_cli.config.fields import short, toml_value
 from grpo_cli.config.rules_of_this_machine import LOCAL_RULES
 from grpo_cli.config.schema import Config
+from grpo_cli.rewards.spec import RewardSpec
 from grpo_cli.rewards.table import REWARDS, unknown_hint
 
 COLD = 0.05  # a temperature below which the completions of a group are the same one
@@ -30,13 +31,12 @@ def group_has_a_spread(config: Config) -> Iterator[Breach]:
 def rewards_exist(config: Config) -> Iterator[Breach]:
     """A reward is one of the table's, or `file.py:function`."""
     for name in config.reward_functions:
-        file, colon, function = name.rpartition(":")
-        own, builtin = bool(colon) and bool(file), name.removesuffix("_reward_func")
-        if name.endswith(".py") or (own and not function):
+        spec = RewardSpec.parse(name)
+        if spec.is_file and not spec.name:
             message = f"Reward function not named: {name}"
-            cure = f"write `{name.rstrip(':')}:function`, with the function's name"
-        elif not own and builtin not in REWARDS:
-            message, cure = f"Unknown reward function: {short(name)}", unknown_hint(builtin)
+            cure = f"write `{spec.file}:function`, with the function's name"
+        elif not spec.is_file and spec.name not in REWARDS:
+            message, cure = f"Unknown reward function: {short(name)}", unknown_hint(spec.name)
         else:
             continue
         yield Breach(("reward_functions",), message, cure, trouble="rewards")

@@ -11,21 +11,22 @@ from pathlib import Path
 from grpo_cli.config.breach import Breach, Rule
 from grpo_cli.config.local_model import model_config, positions
 from grpo_cli.config.schema import Config
+from grpo_cli.rewards.spec import RewardSpec
 
 
 def reward_files_exist(config: Config) -> Iterator[Breach]:
     """`file.py:function` names a file that is there."""
     for name in config.reward_functions:
-        file, colon, _ = name.rpartition(":")
-        if colon and file and not _is_file(file):
-            message = f"Reward file not found: {file}"
+        spec = RewardSpec.parse(name)
+        if spec.is_file and spec.name and not _is_file(spec):
+            message = f"Reward file not found: {spec.file}"
             cure = f"write the path from the current folder, {Path.cwd()}"
             yield Breach(("reward_functions",), message, cure, trouble="rewards")
 
 
-def _is_file(name: str) -> bool:
+def _is_file(spec: RewardSpec) -> bool:
     try:
-        return Path(name).expanduser().is_file()
+        return spec.path.is_file()
     except (OSError, ValueError, RuntimeError):  # too long, a NUL in it, an unknown ~user
         return False
 

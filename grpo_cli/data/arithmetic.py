@@ -77,4 +77,6 @@ def load(config: Config, split: str) -> list[Example]:
 
 def example(a: int, b: int) -> Example:
     """The problem a + b as a conversation of one user message."""
-    return Example([{"role": "user", "content": f"What is {a} + {b}?"}], str(a + b))
+    question = f"What is {a} + {b}?"
+    columns = {"question": question, "answer": a + b}
+    return Example([{"role": "user", "content": question}], str(a + b), columns, prompt_text=question)

@@ -3,7 +3,8 @@
 {"question": "How many …?", "answer": "48 + 24 = 72\\n#### 72", "level": 1}
 →  Example([{"role": "user", "content": "How many …?"}], "72", {"question": …, "answer": …, "level": 1})
 
-`columns` holds every value as it is in the row, under its own name; messages and answer are made of them.
+`columns` holds every value as it is in the row, under its own name, and None for what the row lacks; messages
+and answer are made of them.
 A column may be named by a path into it: `answer_column = "reward_model.ground_truth"`.
 """
 
@@ -54,7 +55,7 @@ class Columns:
     def __init__(self, config: Config, split: str, rows: list[Row]) -> None:
         """Raises DataError where the prompt's or the answer's column does not exist."""
         self.config, self.split, self.rows = config, split, rows
-        self.existing = dict.fromkeys(name for row in rows for name in row.values)
+        self.existing: dict[str, Any] = dict.fromkeys(name for row in rows for name in row.values)
         self.require("prompt_column", config.prompt_column)
         last_is_answer = any(is_answered(self.prompt(row)) for row in rows)
         self.takes_last = bool(config.answer_column) and last_is_answer and not self.has(config.answer_column)
@@ -124,8 +125,9 @@ class Columns:
         return Example(
             messages,
             self.answer(row, last),
-            row.values,
+            self.existing | row.values,
             f"{row.place}, split `{self.split}`",
+            prompt if isinstance(prompt, str) else None,
         )
 
     def answer(self, row: Row, last: str | None) -> str:

@@ -8,26 +8,31 @@ the first paper in Bessel's correction and the 1e-4 beside the standard deviatio
 """
 
 import statistics
+from collections.abc import Sequence
 
 EPSILON = 1e-4
 
 
-def compute_advantages(rewards: list[list[float]], scale_rewards: str = "group") -> list[list[float]]:
+Rewards = Sequence[float | None]  # (G,) None: no reward applies, so it is compared with none
+
+
+def compute_advantages(rewards: Sequence[Rewards], scale_rewards: str = "group") -> list[list[float]]:
     """Advantages (P, G) of rewards (P, G): (r − group mean) / (std + 1e-4).
 
     The standard deviation is the group's, the whole batch's, or left out (`none`). A group of equal
-    rewards gets exactly 0: floating-point noise in its mean must not become a gradient.
+    rewards gets exactly 0: floating-point noise in its mean must not become a gradient. So does None.
     """
-    batch_std = _std([reward for group in rewards for reward in group])
+    batch_std = _std([reward for group in rewards for reward in group if reward is not None])
     return [_group_advantages(group, scale_rewards, batch_std) for group in rewards]
 
 
-def _group_advantages(group: list[float], scale_rewards: str, batch_std: float) -> list[float]:
-    if len(set(group)) == 1:
+def _group_advantages(group: Rewards, scale_rewards: str, batch_std: float) -> list[float]:
+    compared = [reward for reward in group if reward is not None]
+    if len(set(compared)) < 2:
         return [0.0] * len(group)
-    mean = statistics.fmean(group)
-    scale = {"group": _std(group) + EPSILON, "batch": batch_std + EPSILON, "none": 1.0}[scale_rewards]
-    return [(reward - mean) / scale for reward in group]
+    mean = statistics.fmean(compared)
+    scale = {"group": _std(compared) + EPSILON, "batch": batch_std + EPSILON, "none": 1.0}[scale_rewards]
+    return [0.0 if reward is None else (reward - mean) / scale for reward in group]
 
 
 def _std(values: list[float]) -> float:

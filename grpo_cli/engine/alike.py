@@ -17,6 +17,7 @@ from grpo_cli.config.schema import Config
 from grpo_cli.distributed.world import World
 from grpo_cli.engine.intact import sha256
 from grpo_cli.errors import TrainingError
+from grpo_cli.rewards.spec import RewardSpec
 
 PACKAGES = ("grpo-cli", "mlx", "mlx-lm", "tokenizers", "transformers")
 OWN = {"output_dir", "run_name", "rank_timeout"}  # keys that only rank 0 goes by
@@ -58,9 +59,9 @@ def version(package: str) -> str:
 def reward_files(config: Config) -> Iterator[Path]:
     """The files that rewards are loaded from."""
     for name in config.reward_functions:
-        path = Path(name.rpartition(":")[0] or name).expanduser()
-        if path.suffix == ".py" and path.is_file():
-            yield path
+        spec = RewardSpec.parse(name)
+        if spec.is_file and spec.path.is_file():
+            yield spec.path
 
 
 def checksum(path: Path) -> str:

@@ -2,12 +2,13 @@
 
 import math
 import statistics
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from typing import Any
 
 from grpo_cli.types import RolloutGroup, StopReason
 
 HIGH_REWARD, HIGH_GRAD_NORM = 10.0, 10.0  # above them something is wrong more often than not
+SOMETIMES = ("skipped", "flags", "unscored_fraction")  # keys of some lines, which no reward may log under
 # Four tokens in a row do not come twice by chance in prose; shorter runs do ("of the", the digits of a sum).
 NGRAM = 4
 SHORTEST = 8  # items; what is shorter has too few n-grams for a share of them to mean anything
@@ -16,7 +17,7 @@ SHORTEST = 8  # items; what is shorter has too few n-grams for a share of them t
 def anomalies(line: dict[str, Any]) -> dict[str, str]:
     """What is not as it should be in a step's line: a short name, and a sentence with the cure."""
     found = {}
-    if line["reward_mean"] > HIGH_REWARD:
+    if (line["reward_mean"] or 0.0) > HIGH_REWARD:
         found["reward_mean > 10"] = (
             f"the mean reward is {line['reward_mean']:.1f}; rewards beyond 10 drown the others: scale them "
             "with `reward_weights`"
@@ -25,6 +26,11 @@ def anomalies(line: dict[str, Any]) -> dict[str, str]:
         found["grad_norm > 10"] = (
             f"the gradient's norm is {line['grad_norm']:.1f}; it is clipped to `max_grad_norm`, but if it "
             "stays so, lower `learning_rate`"
+        )
+    if line.get("unscored_fraction"):
+        found["no reward applies"] = (
+            f"every reward returned None for {100 * line['unscored_fraction']:.0f} % of the completions: "
+            "they are compared with none and teach nothing; let one reward give each of them a number"
         )
     if "skipped" in line:
         found["skipped update"] = f"NaN or infinite {line['skipped']}: the update is skipped"
@@ -35,26 +41,36 @@ def rollout_metrics(groups: list[RolloutGroup]) -> dict[str, Any]:
     """Reward, length and diversity of a step's completions.
 
     reward_std is the mean over groups of the sample standard deviation; zero_std_fraction the share
-    of groups whose rewards are all equal, which can teach nothing; entropy the mean over tokens, in nats;
+    of groups whose rewards are all equal, which can teach nothing; unscored_fraction, where there are any,
+    that of completions no reward applies to, which count in neither; entropy the mean over tokens, in nats;
     repetition the mean share of 4-grams of tokens that stood in their completion before.
     Where top_k, top_p or min_p cut tokens off, kept_mass is the mean over tokens of the probability kept.
     """
     rollouts = [rollout for group in groups for rollout in group.rollouts]
-    by_group = [[rollout.reward for rollout in group.rollouts] for group in groups]
+    by_group = [group.scores for group in groups]
+    rewards = [reward for scores in by_group for reward in scores]
+    unscored = 1.0 - len(rewards) / len(rollouts)
     entropies = [entropy for rollout in rollouts for entropy in rollout.entropies]
     masses = [math.exp(log_kept) for rollout in rollouts for log_kept in rollout.log_kept]
     names = rollouts[0].rewards
     return {
         "entropy": statistics.fmean(entropies),
         **({"kept_mass": statistics.fmean(masses)} if masses else {}),
-        "reward_mean": statistics.fmean(rollout.reward for rollout in rollouts),
-        "reward_std": statistics.fmean(statistics.stdev(rewards) for rewards in by_group),
-        **{f"rewards/{name}": statistics.fmean(r.rewards[name] for r in rollouts) for name in names},
-        "zero_std_fraction": statistics.fmean(len(set(rewards)) == 1 for rewards in by_group),
+        "reward_mean": mean(rewards),
+        "reward_std": statistics.fmean(statistics.stdev(r) if len(r) > 1 else 0.0 for r in by_group),
+        **{f"rewards/{name}": mean(rollout.rewards[name] for rollout in rollouts) for name in names},
+        "zero_std_fraction": statistics.fmean(len(set(scores)) < 2 for scores in by_group),
+        **({"unscored_fraction": unscored} if unscored else {}),
         "completion_length_mean": statistics.fmean(len(rollout.token_ids) for rollout in rollouts),
         "truncated_fraction": statistics.fmean(r.stop_reason is StopReason.LENGTH for r in rollouts),
         "repetition": statistics.fmean(repetition(rollout.token_ids) for rollout in rollouts),
     }
+
+
+def mean(values: Iterable[float | None]) -> float | None:
+    """The mean of the numbers; None where there are none, as of a reward that applied to no completion."""
+    found = [value for value in values if value is not None]
+    return statistics.fmean(found) if found else None
 
 
 def repetition(items: Sequence[Hashable]) -> float:

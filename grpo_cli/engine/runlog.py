@@ -12,6 +12,7 @@ from typing import Any
 
 from grpo_cli.engine.plain_json import encoded_strictly
 from grpo_cli.files import open_log
+from grpo_cli.rewards.table import unique
 from grpo_cli.types import Rollout, RolloutGroup
 
 METRICS = "training_log.jsonl"
@@ -116,15 +117,16 @@ class RunLog:
 
 
 def completion(step: int, group: RolloutGroup, rollout: Rollout) -> dict[str, Any]:
-    """The line of one completion."""
-    return {
+    """The line of one completion, with what rewards logged of it."""
+    line = {
         "step": step,
         "prompt": group.example.messages,
         "answer": group.example.answer,
         "completion": rollout.text,
         "rewards": rollout.rewards,
-        "reward": rollout.reward,
+        "reward": rollout.score,
         "advantage": rollout.advantage,
         "stop_reason": rollout.stop_reason,
         "tokens": len(rollout.token_ids),
     }
+    return line | {unique(name, line): value for name, value in rollout.extra.items()}

@@ -10,6 +10,7 @@ import statistics
 from typing import Any
 
 from grpo_cli.engine.evaluate import Evaluation
+from grpo_cli.engine.metrics import mean
 from grpo_cli.engine.statistics import (
     bootstrap,
     compare_pairs,
@@ -61,11 +62,12 @@ def pass_at_ks(evaluation: Evaluation) -> dict[str, float]:
 
 
 def reward_distributions(evaluation: Evaluation) -> dict[str, Any]:
-    """Mean and histogram of every reward over all completions."""
+    """Mean and histogram of every reward over the completions it applies to; without any the mean is None."""
     distributions = {}
     for name in evaluation.rollouts[0].rewards:
-        values = [rollout.rewards[name] for rollout in evaluation.rollouts]
-        distributions[name] = {"mean": statistics.fmean(values), **distribution(values)}
+        told = [rollout.rewards[name] for rollout in evaluation.rollouts]
+        values = [value for value in told if value is not None]
+        distributions[name] = {"mean": mean(values), **distribution(values)}
     return distributions
 
 

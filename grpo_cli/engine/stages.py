@@ -46,9 +46,10 @@ from grpo_cli.errors import TrainingError
 from grpo_cli.models.load import Policy
 from grpo_cli.models.lora import adapters_off
 from grpo_cli.models.tree import flat
+from grpo_cli.rewards.notes import together
 from grpo_cli.rewards.score import Scorer
 from grpo_cli.rewards.table import RewardFunction
-from grpo_cli.types import Rollout, RolloutGroup
+from grpo_cli.types import NOT_TRAINING, Rollout, RolloutGroup
 
 
 @dataclass
@@ -70,6 +71,7 @@ class Stages:
     def __post_init__(self) -> None:
         self.random = KeyChain.of_seed(self.config.seed)  # of rollouts
         self.interruption = Interruption()  # nobody interrupts, until a run says who does
+        self.progress = NOT_TRAINING  # what rewards are told of the run
         self.drawn: Draw | None = None  # of the current step; None where it reuses completions
         self.agrees = False  # whether sampler and loss were seen to be of one policy
         self.proof = Proof(self.config)
@@ -117,15 +119,18 @@ class Stages:
         self.set_advantages(groups)
         return groups
 
-    def sampled(self, prompts: list[Prompt]) -> tuple[list[RolloutGroup], float]:
+    def sampled(self, prompts: list[Prompt]) -> tuple[list[RolloutGroup], float, dict[str, list[float]]]:
         """The scored completions of some prompts, without advantages, and the seconds that sampling took.
+
+        Last what rewards logged, by name.
 
         Each rank samples and scores its share, and knows all. Rewards that need not this thread begin with a
         group as soon as it is there, beside the sampling.
         """
         groups = [RolloutGroup(prompt.example, prompt.ids, []) for prompt in prompts]
         own = self.world.share(range(len(groups)))
-        with self.scorer.beside([groups[place] for place in own], self.config.num_generations) as pending:
+        mine, size = [groups[place] for place in own], self.config.num_generations
+        with self.scorer.beside(mine, size, self.progress) as pending:
 
             def score(place: int, rollouts: list[Rollout]) -> None:
                 groups[place].rollouts = rollouts
@@ -140,7 +145,8 @@ class Stages:
         found = of_all_ranks([groups[place].rollouts for place in own], self.world)
         for group, rollouts in zip(groups, found, strict=True):
             group.rollouts = rollouts
-        return groups, max(self.world.gather(seconds))
+        all_seconds, metrics = zip(*self.world.gather([seconds, pending.metrics]), strict=True)
+        return groups, max(all_seconds), together(metrics)
 
     def sample(self, prompts: list[Prompt], own: Sequence[int], on_group: OnGroup) -> None:
         """Sample G completions of the prompts at some places. TrainingError where the policy is broken."""
@@ -169,7 +175,7 @@ class Stages:
     def set_advantages(self, groups: list[RolloutGroup]) -> None:
         """Compare every completion with its group."""
         scale = self.config.scale_rewards if LOSSES[self.config.loss_type].scales_rewards else "none"
-        rewards = [[rollout.reward for rollout in group.rollouts] for group in groups]  # (P, G)
+        rewards = [[rollout.score for rollout in group.rollouts] for group in groups]  # (P, G)
         for group, advantages in zip(groups, compute_advantages(rewards, scale), strict=True):
             for rollout, advantage in zip(group.rollouts, advantages, strict=True):
                 rollout.advantage = advantage

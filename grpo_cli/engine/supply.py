@@ -19,12 +19,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from grpo_cli.engine.batch import Microbatch
+from grpo_cli.rewards.notes import Metrics, together
 from grpo_cli.types import RolloutGroup
 
 
 def is_informative(group: RolloutGroup) -> bool:
     """Whether a group can teach: its rewards are not all equal."""
-    return len({rollout.reward for rollout in group.rollouts}) > 1
+    return len(set(group.scores)) > 1
 
 
 @dataclass
@@ -37,9 +38,11 @@ class Draw:
     batches: int = 0
     tokens: int = 0
     seconds: float = 0.0  # of sampling
+    metrics: dict[str, list[float]] = field(default_factory=dict)  # what rewards gave to log_metric
 
-    def take(self, groups: list[RolloutGroup], seconds: float) -> None:
+    def take(self, groups: list[RolloutGroup], seconds: float, metrics: Metrics | None = None) -> None:
         """Add a batch of groups, of the prompts that came next."""
+        self.metrics = together([self.metrics, metrics or {}])
         self.groups += groups
         self.position += len(groups)
         self.batches += 1
@@ -73,7 +76,7 @@ class Draw:
 
         reward_mean_drawn is that of all completions drawn: of those chosen it is drawn to the middle.
         """
-        rewards = [rollout.reward for group in self.groups for rollout in group.rollouts]
+        rewards = [reward for group in self.groups for reward in group.scores]
         return {
             "rollout_batches": self.batches,
             "groups_drawn": len(self.groups),

@@ -22,7 +22,7 @@ from grpo_cli.engine.checkpoint import Snapshot
 from grpo_cli.engine.evaluate import evaluate
 from grpo_cli.engine.faults import first_broken
 from grpo_cli.engine.interrupt import Interruption
-from grpo_cli.engine.metrics import anomalies, rollout_metrics
+from grpo_cli.engine.metrics import SOMETIMES, anomalies, rollout_metrics
 from grpo_cli.engine.prompts import Prompt
 from grpo_cli.engine.rescue import Rescue, exited
 from grpo_cli.engine.runlog import RunLog
@@ -34,7 +34,9 @@ from grpo_cli.engine.state import RunState, random_state, restore_random_state
 from grpo_cli.engine.supply import Draw, Part, Parts
 from grpo_cli.errors import Interrupted, TrainingError
 from grpo_cli.models.tree import flat
-from grpo_cli.types import RolloutGroup
+from grpo_cli.rewards.notes import averages
+from grpo_cli.rewards.table import unique
+from grpo_cli.types import RolloutGroup, TrainerState
 
 MOST_SKIPPED = 3  # updates in a row
 CURES = (
@@ -112,7 +114,9 @@ class Trainer(Stages):
         """What the next step learns from, and whether it was sampled just now."""
         is_fresh, self.drawn = not self.parts.waiting, None
         if is_fresh:
-            self.parts.fill(self.rollout(self.state.prompts_used))
+            used = self.state.prompts_used
+            self.progress = TrainerState(self.state.step, self.total_steps, used / len(self.train_prompts))
+            self.parts.fill(self.rollout(used))
             for part in self.parts.waiting[1:] if self.config.quantize_for_rollouts else []:
                 part.batches = self.batch(part.groups)
                 self.remember_old(part.batches)
@@ -249,6 +253,8 @@ class Trainer(Stages):
             "rollout_tokens_per_second": drawn.tokens / drawn.seconds if drawn.seconds > 0 else None,
             "peak_memory_gb": device.peak_memory_gb(),
         }
+        for name, value in averages(drawn.metrics).items():
+            line[unique(name, {*line, *SOMETIMES})] = value
         found = anomalies(line)
         return {**line, "flags": list(found)} if found else line
 

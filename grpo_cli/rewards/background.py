@@ -9,7 +9,9 @@ import contextlib
 import threading
 from collections.abc import Coroutine
 from concurrent.futures import Future
-from typing import Any
+from typing import Any, TypeVar
+
+Result = TypeVar("Result")
 
 CLOSING_SECONDS = 2.0
 
@@ -23,7 +25,7 @@ class Background:
         self._thread = threading.Thread(target=self._run, name="grpo-rewards", daemon=True)
         self._thread.start()
 
-    def start(self, work: Coroutine[Any, Any, list[float]]) -> Future[list[float]]:
+    def start(self, work: Coroutine[Any, Any, Result]) -> Future[Result]:
         """Begin to run a coroutine; its result is the future's."""
         return asyncio.run_coroutine_threadsafe(work, self._loop)
 

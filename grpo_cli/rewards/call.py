@@ -1,90 +1,39 @@
 """Ask one reward about completions, and check what it answers.
 
-A reward is called as TRL calls it, with a list for every keyword:
+    call("short", function, RewardRequest.of(groups)).values     →  [0.5, None, 1.0]
 
-    function(prompts=[[message, …], …], completions=[[{"role": "assistant", "content": text}], …],
-             answer=["18", …], difficulty=[3, …])
-
-with a keyword for every dataset column that all examples have. It may be an `async def`. A reward that
-fails is never swallowed: the error says which reward it was, and on which completion.
+A reward is called as TRL calls it, with the keywords of request.py, and may be an `async def`. It answers
+with one number for each completion, or None where it does not apply. A reward that fails is never swallowed:
+the error says which reward it was, on which completion, and shows the traceback of the reward's own code.
 """
 
 import asyncio
 import inspect
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from grpo_cli.errors import Interrupted, RewardError
+from grpo_cli.rewards.notes import Notes
+from grpo_cli.rewards.request import RewardRequest
 from grpo_cli.rewards.table import RewardFunction
-from grpo_cli.rewards.user import describe, place
-from grpo_cli.types import Example, Message, RolloutGroup
+from grpo_cli.rewards.user_error import describe, place, trace
 
 SHOWN = 200  # characters of a completion in an error
 PROBE_SECONDS = 5.0  # for finding the completion on which an async reward fails
-HINT = "it must return one finite number for each completion: `return [1.0 for text in completions]`"
+HINT = (
+    "it must return one finite number for each completion, as `return [1.0 for text in completions]`, "
+    "or None where it does not apply"
+)
 EXITS = "a reward cannot end the run: catch `BaseException` around code that it executes"
 
 
-@dataclass(frozen=True)
-class Asked:
-    """Completions, and what a reward is told of each: those of a batch, or a part of them."""
+class Scores(NamedTuple):
+    """A reward's numbers for some completions, None where it does not apply, and its notes."""
 
-    messages: list[list[Message]]
-    texts: list[str]
-    answers: list[str]
-    columns: dict[str, list[Any]]
-    first: int = 0  # where the part begins in its batch
-    total: int = 0  # completions of the batch
-
-    @staticmethod
-    def of(groups: list[RolloutGroup]) -> "Asked":
-        """All completions of a batch, in order."""
-        return Asked.some(groups, shared_columns([group.example for group in groups if group.rollouts]))
-
-    @staticmethod
-    def some(
-        groups: list[RolloutGroup], columns: list[str], first: int = 0, total: int | None = None
-    ) -> "Asked":
-        """Those of some groups of a batch of `total`, with the columns that all of its examples have."""
-        pairs = [(group.example, rollout) for group in groups for rollout in group.rollouts]
-        examples = [example for example, _ in pairs]
-        return Asked(
-            [example.messages for example in examples],
-            [rollout.text for _, rollout in pairs],
-            [example.answer for example in examples],
-            {name: [example.columns[name] for example in examples] for name in columns},
-            first,
-            len(pairs) if total is None else total,
-        )
-
-    def part(self, start: int, stop: int) -> "Asked":
-        """The completions from `start` to before `stop`, which know their places in the batch."""
-        columns = {name: values[start:stop] for name, values in self.columns.items()}
-        return Asked(
-            self.messages[start:stop],
-            self.texts[start:stop],
-            self.answers[start:stop],
-            columns,
-            self.first + start,
-            self.total,
-        )
-
-    def arguments(self) -> dict[str, list[Any]]:
-        """TRL's keywords, built anew for every call: what a function does to its lists stays its own."""
-        return {name: list(values) for name, values in self.columns.items()} | {
-            "prompts": [[dict(message) for message in messages] for messages in self.messages],
-            "completions": [[{"role": "assistant", "content": text}] for text in self.texts],
-            "answer": list(self.answers),
-        }
-
-
-def shared_columns(examples: list[Example]) -> list[str]:
-    """The dataset's columns that all of these examples have."""
-    names = examples[0].columns if examples else {}
-    return [name for name in names if all(name in example.columns for example in examples)]
+    values: list[float | None]
+    notes: Notes
 
 
 def is_async(function: RewardFunction) -> bool:
@@ -92,48 +41,51 @@ def is_async(function: RewardFunction) -> bool:
     return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(type(function).__call__)
 
 
-def call(name: str, function: RewardFunction, asked: Asked) -> list[float]:
+def call(name: str, function: RewardFunction, request: RewardRequest) -> Scores:
     """What a plain reward gives to each completion, checked. Raises RewardError."""
+    notes = Notes(len(request.samples))
     try:
-        returned = function(**asked.arguments())
+        returned = function(**request.arguments(function, notes))
     except Interrupted:  # a signal came while the reward ran
         raise
     # The function is the user's and can raise anything, SystemExit too. Nothing is hidden: the error is
     # passed on with the name of the reward and the completion that made it fail.
     except BaseException as error:
-        raise failure(name, function, asked, error, first_failing(function, asked)) from error
-    return checked(name, returned, asked)
+        raise failure(name, function, request, error, first_failing(function, request)) from error
+    return Scores(checked(name, returned, request), notes)
 
 
-async def call_async(name: str, function: RewardFunction, asked: Asked, timeout: float) -> list[float]:
+async def call_async(name: str, function: RewardFunction, request: RewardRequest, timeout: float) -> Scores:
     """The same of an async reward, cancelled after `timeout` seconds (0: never)."""
-    limit = asyncio.timeout(timeout or None)
+    limit, notes = asyncio.timeout(timeout or None), Notes(len(request.samples))
     try:
         async with limit:
-            returned = await function(**asked.arguments())  # type: ignore[misc]
+            returned = await function(**request.arguments(function, notes))  # type: ignore[misc]
     except BaseException as error:  # as above; SystemExit would end the event loop
         if is_ended(error):
             raise
         if isinstance(error, TimeoutError) and limit.expired():
             raise late(name, timeout) from error
-        raise failure(name, function, asked, error, await first_failing_async(function, asked)) from error
-    return checked(name, returned, asked)
+        raise failure(name, function, request, error, await first_failing_async(function, request)) from error
+    return Scores(checked(name, returned, request), notes)
 
 
-def checked(name: str, returned: Any, asked: Asked) -> list[float]:
-    """One finite number for each completion, or a RewardError."""
+def checked(name: str, returned: Any, request: RewardRequest) -> list[float | None]:
+    """One finite number or None for each completion, or a RewardError."""
     if isinstance(returned, str | bytes | dict) or not hasattr(returned, "__len__"):
         kind = type(returned).__name__
-        raise RewardError(f"Reward `{name}` returned a {kind}, not a list of numbers{show(asked, 0)}", HINT)
-    count = len(asked.texts)
+        raise RewardError(f"Reward `{name}` returned a {kind}, not a list of numbers{show(request, 0)}", HINT)
+    count = len(request.samples)
     if len(returned) != count:
         raise RewardError(
-            f"Reward `{name}` returned {len(returned)} values for {count} completions{show(asked, 0)}", HINT
+            f"Reward `{name}` returned {len(returned)} values for {count} completions{show(request, 0)}", HINT
         )
-    return [number(name, value, asked, index) for index, value in enumerate(returned)]
+    return [
+        None if value is None else number(name, value, request, index) for index, value in enumerate(returned)
+    ]
 
 
-def number(name: str, value: Any, asked: Asked, index: int) -> float:
+def number(name: str, value: Any, request: RewardRequest, index: int) -> float:
     """The value as a finite float. Texts are refused, though float() would read them."""
     cause = None
     try:
@@ -142,7 +94,7 @@ def number(name: str, value: Any, asked: Asked, index: int) -> float:
         result, cause = math.nan, error
     if not math.isfinite(result):
         shown = repr(value)[:100]
-        raise RewardError(f"Reward `{name}` returned {shown}{show(asked, index)}", HINT) from cause
+        raise RewardError(f"Reward `{name}` returned {shown}{show(request, index)}", HINT) from cause
     return result
 
 
@@ -150,17 +102,17 @@ def number(name: str, value: Any, asked: Asked, index: int) -> float:
 
 
 def failure(
-    name: str, function: Callable[..., Any], asked: Asked, error: BaseException, index: int
+    name: str, function: Callable[..., Any], request: RewardRequest, error: BaseException, index: int
 ) -> RewardError:
     """The error for a reward that raised, with the completion that makes it raise by itself."""
     code = getattr(function, "__code__", None)
     where = place(error, Path(code.co_filename) if code else None)
+    if not where and code:  # it was never entered, as where a keyword is missing
+        where = f"{Path(code.co_filename).name}, line {code.co_firstlineno}"
     return RewardError(
-        f"Reward `{name}` raised {describe(error)}{where}{show(asked, index)}",
-        "it is called as `(prompts, completions, answer, **columns)`, a list each; "
-        f"the dataset's columns: {', '.join(asked.columns) or 'none'}"
-        if isinstance(error, Exception)
-        else EXITS,
+        f"Reward `{name}` raised {describe(error)}{f' ({where})' if where else ''}{show(request, index)}",
+        cure(error, request.columns),
+        trace=trace(error),
     )
 
 
@@ -173,6 +125,22 @@ def is_ended(error: BaseException) -> bool:
     return isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling() > 0
 
 
+def cure(error: BaseException, columns: list[str]) -> str:
+    """What helps a reward that raised."""
+    if not isinstance(error, Exception):
+        return EXITS
+    called = (
+        "it is called with lists named prompts, completions, answer, and the dataset's columns: "
+        f"{', '.join(columns) or 'none'}"
+    )
+    if isinstance(error, TypeError) and str(error).startswith("string indices must be integers"):
+        return (
+            'with a text prompt a completion is a text, which answers to `completion[0]["content"]`, too; '
+            f"to get lists of messages, let the prompt column hold such lists; {called}"
+        )
+    return called
+
+
 def late(name: str, timeout: float) -> RewardError:
     """The error for a reward that took too long."""
     return RewardError(
@@ -181,11 +149,11 @@ def late(name: str, timeout: float) -> RewardError:
     )
 
 
-def first_failing(function: RewardFunction, asked: Asked) -> int:
+def first_failing(function: RewardFunction, request: RewardRequest) -> int:
     """Index of the first completion on which the function raises when it gets that one alone, else 0."""
-    for index in range(len(asked.texts)):
+    for index in range(len(request.samples)):
         try:
-            function(**asked.part(index, index + 1).arguments())
+            function(**alone(request, index, function))
         except Interrupted:
             raise
         except BaseException:  # any error: it was raised a moment ago and is being reported
@@ -193,14 +161,14 @@ def first_failing(function: RewardFunction, asked: Asked) -> int:
     return 0
 
 
-async def first_failing_async(function: RewardFunction, asked: Asked) -> int:
+async def first_failing_async(function: RewardFunction, request: RewardRequest) -> int:
     """The same of an async reward; 0, too, where that takes long."""
     limit = asyncio.timeout(PROBE_SECONDS)
     index = 0
     try:
         async with limit:
-            for index in range(len(asked.texts)):
-                await function(**asked.part(index, index + 1).arguments())  # type: ignore[misc]
+            for index in range(len(request.samples)):
+                await function(**alone(request, index, function))  # type: ignore[misc]
     except BaseException as error:  # as above
         if is_ended(error):
             raise
@@ -208,9 +176,14 @@ async def first_failing_async(function: RewardFunction, asked: Asked) -> int:
     return 0
 
 
-def show(asked: Asked, index: int) -> str:
+def alone(request: RewardRequest, index: int, function: RewardFunction) -> dict[str, Any]:
+    """The keywords about one completion only."""
+    return request.part(index, index + 1).arguments(function, Notes(1))
+
+
+def show(request: RewardRequest, index: int) -> str:
     """The offending completion for an error's text, its middle left out when it is long."""
-    text = asked.texts[index]
+    text = request.samples[index].text
     if len(text) > SHOWN:
         text = f"{text[: SHOWN // 2]} … {text[-SHOWN // 2 :]}"
-    return f"\ncompletion {asked.first + index + 1} of {asked.total}: {text!r}"
+    return f"\ncompletion {request.first + index + 1} of {request.total}: {text!r}"

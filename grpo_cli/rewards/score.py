@@ -19,17 +19,19 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from types import TracebackType
 from typing import NamedTuple
 
 from grpo_cli.errors import RewardError
 from grpo_cli.rewards.background import Background
-from grpo_cli.rewards.call import PROBE_SECONDS, Asked, call, call_async, is_async, late, shared_columns
+from grpo_cli.rewards.call import PROBE_SECONDS, Scores, call, call_async, is_async, late
+from grpo_cli.rewards.notes import together
+from grpo_cli.rewards.request import RewardRequest
 from grpo_cli.rewards.table import RewardFunction
 from grpo_cli.rewards.workers import Workers
-from grpo_cli.types import RolloutGroup
+from grpo_cli.types import NOT_TRAINING, Rollout, RolloutGroup, TrainerState
 
 Named = tuple[str, RewardFunction]
 
@@ -39,7 +41,7 @@ def score(
 ) -> None:
     """Fill every rollout's `rewards` (by name) and `reward` (their weighted sum), in this process.
 
-    Raises RewardError when a reward raises, or returns anything but one finite number per completion.
+    Raises RewardError when a reward raises, or returns anything but a finite number or None per completion.
     """
     with Scorer(rewards, weights, timeout) as scorer:
         scorer.score(groups)
@@ -74,28 +76,30 @@ class Scorer:
         with contextlib.redirect_stdout(sys.stderr):  # stdout is for results; a reward may print
             self.start(groups).result()
 
-    def start(self, groups: list[RolloutGroup]) -> "Pending":
+    def start(self, groups: list[RolloutGroup]) -> "PendingScores":
         """Begin with the rewards that need not this thread."""
-        asked = Asked.of(groups)
-        pending = Pending(self, groups)
-        for place, (name, function) in enumerate(self.rewards if asked.texts else ()):
+        request = RewardRequest.of(groups)
+        pending = PendingScores(self, groups)
+        for place, (name, function) in enumerate(self.rewards if request.samples else ()):
             if is_async(function):
-                pending.add(name, asked, self._begin_async(name, function, asked))
+                pending.add(name, request, self._begin_async(name, function, request))
             elif self.worker_count:
                 for start, stop in parts(groups, self.worker_count):  # one question for each worker
-                    part = asked.part(start, stop)
+                    part = request.part(start, stop)
                     pending.add(name, part, self._begin_in_worker(place, name, part))
         return pending
 
     @contextlib.contextmanager
-    def beside(self, groups: list[RolloutGroup], size: int) -> Iterator["Pending"]:
+    def beside(
+        self, groups: list[RolloutGroup], size: int, state: TrainerState = NOT_TRAINING
+    ) -> Iterator["PendingScores"]:
         """Score groups of `size` completions that are sampled within the block, from `begin(place)` on.
 
         At the block's end all is written into the rollouts. After an error in it nothing runs any more.
         Raises RewardError as `score` above does.
         """
         with contextlib.redirect_stdout(sys.stderr):
-            pending = Pending(self, groups, size)
+            pending = PendingScores(self, groups, size, state)
             try:
                 yield pending
             except BaseException:  # Ctrl-C, too: nobody will ask for the rewards
@@ -103,14 +107,14 @@ class Scorer:
                 raise
             pending.result()
 
-    def begin_group(self, pending: "Pending", place: int) -> None:
+    def begin_group(self, pending: "PendingScores", place: int) -> None:
         """Begin with the rewards of one group that need not this thread."""
-        asked = pending.asked_of(place)
+        request = pending.request_of(place)
         for number, (name, function) in enumerate(self.rewards):
             if is_async(function):
-                pending.add(name, asked, self._begin_async(name, function, asked))
+                pending.add(name, request, self._begin_async(name, function, request))
             elif self.worker_count:
-                pending.add(name, asked, self._begin_in_worker(number, name, asked))
+                pending.add(name, request, self._begin_in_worker(number, name, request))
 
     def close(self) -> None:
         """End the processes and the event loop; they start again where they are needed again."""
@@ -129,13 +133,13 @@ class Scorer:
     ) -> None:
         self.close()
 
-    def _begin_async(self, name: str, function: RewardFunction, asked: Asked) -> Future[list[float]]:
+    def _begin_async(self, name: str, function: RewardFunction, request: RewardRequest) -> Future[Scores]:
         self._background = self._background or Background()
-        return self._background.start(call_async(name, function, asked, self.timeout))
+        return self._background.start(call_async(name, function, request, self.timeout))
 
-    def _begin_in_worker(self, number: int, name: str, asked: Asked) -> Future[list[float]]:
+    def _begin_in_worker(self, number: int, name: str, request: RewardRequest) -> Future[Scores]:
         self._workers = self._workers or Workers(self.specs, self.worker_count, self.timeout)
-        return self._workers.submit(number, name, asked)
+        return self._workers.submit(number, name, request)
 
 
 class Running(NamedTuple):
@@ -143,31 +147,32 @@ class Running(NamedTuple):
 
     first: int  # place in the batch of the first completion that it is about
     started: float  # of time.monotonic()
-    future: Future[list[float]]
+    future: Future[Scores]
 
 
 @dataclass
-class Pending:
+class PendingScores:
     """Rewards of a batch that are being computed."""
 
     scorer: Scorer
     groups: list[RolloutGroup]
     size: int = 0  # completions of a group, where they are sampled only now
+    state: TrainerState = NOT_TRAINING
     running: dict[str, list[Running]] = field(default_factory=dict)
+    metrics: dict[str, list[float]] = field(default_factory=dict)  # what rewards gave to log_metric
 
     def begin(self, place: int) -> None:
         """The group at this place has all of its completions: begin with their rewards."""
         self.scorer.begin_group(self, place)
 
-    def asked_of(self, place: int) -> Asked:
+    def request_of(self, place: int) -> RewardRequest:
         """The completions of one group, which know their places in the batch."""
-        columns = shared_columns([group.example for group in self.groups])
-        total = len(self.groups) * self.size
-        return Asked.some([self.groups[place]], columns, place * self.size, total)
+        request = RewardRequest.of([self.groups[place]], self.state)
+        return replace(request, first=place * self.size, total=len(self.groups) * self.size)
 
-    def add(self, name: str, asked: Asked, future: Future[list[float]]) -> None:
+    def add(self, name: str, request: RewardRequest, future: Future[Scores]) -> None:
         """Remember an answer that is being computed."""
-        self.running.setdefault(name, []).append(Running(asked.first, time.monotonic(), future))
+        self.running.setdefault(name, []).append(Running(request.first, time.monotonic(), future))
 
     def result(self) -> None:
         """Compute what is left to this thread, wait for the rest, and write it all into the rollouts.
@@ -175,29 +180,31 @@ class Pending:
         Raises RewardError: of a plain reward in this thread first, then of the others in the list's order,
         of each in the order of the completions. After an error nothing runs any more.
         """
-        asked = Asked.of(self.groups)
+        request = RewardRequest.of(self.groups, self.state)
         try:
-            values = self._values(asked) if asked.texts else {}
+            scores = self._scores(request) if request.samples else {}
         except BaseException:  # Ctrl-C, too: nobody will ask for the rest
             self.scorer.close()
             raise
-        write(self.groups, values, self.scorer.weights)
+        self.metrics = together(one.notes.metrics for parts in scores.values() for one in parts)
+        write(self.groups, scores, self.scorer.weights)
 
-    def _values(self, asked: Asked) -> dict[str, list[float]]:
+    def _scores(self, request: RewardRequest) -> dict[str, list[Scores]]:
+        """By reward, in the order of the list: what it says of each part of the batch, in order."""
         here = {
-            name: call(name, function, asked)
+            name: [call(name, function, request)]
             for name, function in self.scorer.rewards
             if name not in self.running
         }
         elsewhere = {
-            name: [value for running in sorted(self.running[name]) for value in self._wait(name, running)]
+            name: [self._wait(name, running) for running in sorted(self.running[name])]
             for name, _ in self.scorer.rewards
             if name in self.running
         }
-        values = here | elsewhere
-        return {name: values[name] for name, _ in self.scorer.rewards}
+        scores = here | elsewhere
+        return {name: scores[name] for name, _ in self.scorer.rewards}
 
-    def _wait(self, name: str, running: Running) -> list[float]:
+    def _wait(self, name: str, running: Running) -> Scores:
         """An answer. An async reward that blocks its loop cannot be cancelled there, but is given up here."""
         timeout, future = self.scorer.timeout, running.future
         is_blockable = is_async(dict(self.scorer.rewards)[name])
@@ -222,12 +229,28 @@ def parts(groups: list[RolloutGroup], count: int) -> list[tuple[int, int]]:
 
 
 def write(
-    groups: list[RolloutGroup], values: Mapping[str, Sequence[float]], weights: Sequence[float]
+    groups: list[RolloutGroup], scores: Mapping[str, Sequence[Scores]], weights: Sequence[float]
 ) -> None:
-    """Fill every rollout's `rewards` (by name) and `reward` (their weighted sum)."""
+    """Fill every rollout's `rewards` by name, `reward`, and what was logged of it.
+
+    The reward is the weighted sum of those that apply, as TRL's nansum. Where none does it is 0, and the
+    rollout's `score` None.
+    """
+    values = {name: [value for part in parts for value in part.values] for name, parts in scores.items()}
     rollouts = [rollout for group in groups for rollout in group.rollouts]
     for index, rollout in enumerate(rollouts):
         rollout.rewards = {name: values[name][index] for name in values}
-        rollout.reward = sum(
-            weight * rollout.rewards[name] for weight, name in zip(weights, values, strict=True)
-        )
+        applied = zip(weights, rollout.rewards.values(), strict=True)
+        rollout.reward = sum((weight * value for weight, value in applied if value is not None), 0.0)
+    for parts in scores.values():
+        keep_extras(rollouts, parts)
+
+
+def keep_extras(rollouts: Sequence[Rollout], parts: Sequence[Scores]) -> None:
+    """Give each rollout what one reward logged of it."""
+    first = 0
+    for values, notes in parts:
+        for column, found in notes.extras.items():
+            for rollout, value in zip(rollouts[first : first + len(values)], found, strict=True):
+                rollout.extra[column] = value
+        first += len(values)

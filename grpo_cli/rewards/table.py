@@ -12,6 +12,7 @@ from typing import Any
 
 from grpo_cli.errors import RewardError
 from grpo_cli.rewards import builtin
+from grpo_cli.rewards.spec import RewardSpec
 from grpo_cli.rewards.user import function_in, import_file
 
 RewardFunction = Callable[..., Sequence[Any]]  # (prompts, completions, answer, **columns)
@@ -42,28 +43,25 @@ def load_rewards(names: list[str]) -> list[tuple[str, RewardFunction]]:
 
 def load_reward(name: str, modules: dict[Path, ModuleType]) -> tuple[str, RewardFunction]:
     """The function that one entry of `reward_functions` names, and its reported name."""
-    file, colon, function = name.rpartition(":")
-    if not colon and name.endswith(".py"):
-        file, function = name, ""
-    if file:
-        path = Path(file).expanduser().resolve()
-        modules[path] = modules.get(path) or import_file(path, file)
-        return function, function_in(modules[path], function, file)
-    builtin_name = name.removesuffix("_reward_func")
-    if builtin_name not in REWARDS:
-        raise RewardError(f"Unknown reward function: {name}", unknown_hint(builtin_name))
-    return builtin_name, REWARDS[builtin_name]
+    spec = RewardSpec.parse(name)
+    if spec.is_file:
+        path = spec.path.resolve()
+        modules[path] = modules.get(path) or import_file(path, spec.file)
+        return spec.name, function_in(modules[path], spec.name, spec.file)
+    if spec.name not in REWARDS:
+        raise RewardError(f"Unknown reward function: {name}", unknown_hint(spec.name))
+    return spec.name, REWARDS[spec.name]
 
 
 def is_builtin(name: str) -> bool:
     """Whether an entry of `reward_functions` names one of the table's; every other one is somebody's code."""
-    return name.removesuffix("_reward_func") in REWARDS
+    spec = RewardSpec.parse(name)
+    return not spec.is_file and spec.name in REWARDS
 
 
 def code_files(names: Iterable[str]) -> list[Path]:
     """The files of somebody's code that entries of `reward_functions` name."""
-    code = [name for name in names if not is_builtin(name)]
-    return [Path(name.rpartition(":")[0] or name).expanduser() for name in code]
+    return [spec.path for spec in map(RewardSpec.parse, names) if spec.is_file]
 
 
 def unknown_hint(name: str) -> str:

@@ -5,7 +5,6 @@ The file is run once, as `import` would run it, and may import its neighbours.
 
 import importlib.util
 import sys
-import traceback
 from collections.abc import Callable
 from difflib import get_close_matches
 from importlib.machinery import SourceFileLoader
@@ -15,6 +14,7 @@ from types import CodeType, ModuleType
 from typing import Any
 
 from grpo_cli.errors import Interrupted, RewardError
+from grpo_cli.rewards.user_error import describe, place, trace
 
 
 class SourceOnly(SourceFileLoader):
@@ -50,9 +50,11 @@ def import_file(path: Path, shown: str) -> ModuleType:
         raise
     except BaseException as error:
         del sys.modules[name]
+        where = place(error, path).removeprefix(f"{path.name}, ")
         raise RewardError(
-            f"Reward file failed: {shown}{place(error, path)}: {describe(error)}",
+            f"Reward file failed: {', '.join(filter(None, (shown, where)))}: {describe(error)}",
             f"run it by itself: `python {shown}`",
+            trace=trace(error),
         ) from error
     return module
 
@@ -79,20 +81,3 @@ def function_in(module: ModuleType, name: str, shown: str) -> Callable[..., Any]
         kind = type(function).__name__
         raise RewardError(f"Reward function is not a function: {name} in {shown} is of type {kind}", listed)
     return function
-
-
-def describe(error: BaseException) -> str:
-    """`ZeroDivisionError: division by zero`."""
-    text = error.msg if isinstance(error, SyntaxError) else str(error)
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
-
-
-def place(error: BaseException, file: Path | None) -> str:
-    """`, line 12`: the deepest line of `file` that the error passed; the file too when it is another."""
-    steps = [(frame.filename, frame.lineno) for frame in traceback.extract_tb(error.__traceback__)]
-    if isinstance(error, SyntaxError) and error.filename:
-        steps.append((error.filename, error.lineno))
-    own = [line for name, line in steps if file is not None and Path(name).resolve() == file.resolve()]
-    if own:
-        return f", line {own[-1]}"
-    return f", {Path(steps[-1][0]).name}, line {steps[-1][1]}" if steps else ""

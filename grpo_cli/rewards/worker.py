@@ -11,7 +11,6 @@ import os
 import signal
 import sys
 import threading
-import traceback
 from collections.abc import Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -20,8 +19,9 @@ from typing import NamedTuple
 
 from grpo_cli.errors import RewardError
 from grpo_cli.foreign_text import guard_output
-from grpo_cli.rewards.call import Asked, call
-from grpo_cli.rewards.table import load_reward
+from grpo_cli.rewards.call import Scores, call
+from grpo_cli.rewards.request import RewardRequest
+from grpo_cli.rewards.table import RewardFunction, load_reward
 
 
 class Question(NamedTuple):
@@ -29,15 +29,14 @@ class Question(NamedTuple):
 
     reward: int
     name: str
-    asked: Asked
+    request: RewardRequest
 
 
 class Answer(NamedTuple):
-    """Its numbers, or the error, with the traceback of what the reward raised."""
+    """Its scores, or the error; neither where the rewards were only loaded."""
 
-    values: list[float]
+    scores: Scores | None = None
     error: RewardError | None = None
-    trace: str = ""
 
 
 def serve(connection: Connection, specs: Sequence[str]) -> None:
@@ -51,21 +50,19 @@ def serve(connection: Connection, specs: Sequence[str]) -> None:
         try:
             functions = [load_reward(spec, modules)[1] for spec in specs]
         except RewardError as error:
-            connection.send(Answer([], error))
+            connection.send(Answer(error=error))
             return
-        connection.send(Answer([]))
+        connection.send(Answer())
         with contextlib.suppress(EOFError, BrokenPipeError):
             while (question := connection.recv()) is not None:
                 connection.send(_answer(functions[question.reward], question))
 
 
-def _answer(function: object, question: Question) -> Answer:
+def _answer(function: RewardFunction, question: Question) -> Answer:
     try:
-        return Answer(call(question.name, function, question.asked))  # type: ignore[arg-type]
+        return Answer(call(question.name, function, question.request))
     except RewardError as error:
-        cause = error.__cause__
-        trace = "".join(traceback.format_exception(cause)) if cause else ""
-        return Answer([], error, trace)
+        return Answer(error=error)
 
 
 def _end_with_parent() -> None:

@@ -1,8 +1,8 @@
 """Processes that compute rewards, each fed by a thread of this one.
 
     with Workers(["correctness", "mine.py:proof"], count=4, timeout=60.0) as workers:
-        future = workers.submit(1, "proof", asked)
-        values = future.result()
+        future = workers.submit(1, "proof", request)
+        scores = future.result()
 
 They are spawned and not forked: MLX and its threads do not survive a fork. Each loads the rewards itself.
 """
@@ -19,17 +19,14 @@ from concurrent.futures import Future
 from types import TracebackType
 
 from grpo_cli.errors import RewardError
-from grpo_cli.rewards.call import Asked, late
+from grpo_cli.rewards.call import Scores, late
+from grpo_cli.rewards.request import RewardRequest
 from grpo_cli.rewards.worker import Answer, Question, serve
 
 CLOSING_SECONDS = 2.0  # for what is being computed when the end comes
 LOST = (EOFError, ConnectionError, OSError)  # what a pipe says of a process that is gone
 
-Task = tuple[Future[list[float]], Question]
-
-
-class RemoteTraceback(Exception):
-    """Carries the traceback of another process as the cause of an error here."""
+Task = tuple[Future[Scores], Question]
 
 
 class Worker:
@@ -46,20 +43,22 @@ class Worker:
             self.process.start()
         other.close()  # so that the pipe closes when the process ends
 
-    def ask(self, question: Question) -> list[float]:
-        """The reward's numbers. Raises RewardError: its own, or for a process that is late or gone."""
+    def ask(self, question: Question) -> Scores:
+        """The reward's scores. Raises RewardError: its own, or for a process that is late or gone."""
         if self.failure is not None:  # what waited behind the late one is late, too, and not lost
             raise self.failure
         try:
             if not self.is_loaded:  # a file that imports much takes its time, and is not slow to answer
-                _values(self.connection.recv())
+                _without_error(self.connection.recv())
                 self.is_loaded = True
             self.connection.send(question)
             if not self.connection.poll(self.timeout or None):
                 self.process.kill()
                 self.failure = late(question.name, self.timeout)
                 raise self.failure
-            return _values(self.connection.recv())
+            scores = _without_error(self.connection.recv()).scores
+            assert scores is not None
+            return scores
         except LOST as error:
             raise self._lost(question.name) from error
         except (pickle.PicklingError, TypeError, AttributeError) as error:  # how pickle refuses a value
@@ -102,10 +101,10 @@ class Workers:
         for thread in self._threads:
             thread.start()
 
-    def submit(self, reward: int, name: str, asked: Asked) -> Future[list[float]]:
+    def submit(self, reward: int, name: str, request: RewardRequest) -> Future[Scores]:
         """Ask the reward at this place in the list; the answer, or a RewardError, is the future's."""
-        future: Future[list[float]] = Future()
-        self._tasks.put((future, Question(reward, name, asked)))
+        future: Future[Scores] = Future()
+        self._tasks.put((future, Question(reward, name, request)))
         return future
 
     def close(self) -> None:
@@ -144,10 +143,10 @@ class Workers:
         worker.end()
 
 
-def _values(answer: Answer) -> list[float]:
+def _without_error(answer: Answer) -> Answer:
     if answer.error is not None:
-        raise answer.error from (RemoteTraceback(answer.trace) if answer.trace else None)
-    return answer.values
+        raise answer.error
+    return answer
 
 
 @contextlib.contextmanager

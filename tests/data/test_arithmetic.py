@@ -9,7 +9,9 @@ from grpo_cli.types import Example
 
 
 def test_an_example() -> None:
-    assert example(247, 538) == Example([{"role": "user", "content": "What is 247 + 538?"}], "785")
+    question = "What is 247 + 538?"
+    row = {"question": question, "answer": 785}
+    assert example(247, 538) == Example([{"role": "user", "content": question}], "785", row)
 
 
 @pytest.mark.parametrize(

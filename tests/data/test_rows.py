@@ -119,15 +119,23 @@ def test_prompts_of_another_type_are_refused(prompt: Any, message: str) -> None:
     assert caught.value.message == message
 
 
-def test_all_columns_go_to_the_rewards_as_they_are() -> None:
+def test_all_columns_go_to_the_rewards_as_they_are_and_none_for_those_a_row_lacks() -> None:
     rows = [
         {"question": "9 + 9?", "answer": 18, "level": 2, "tags": ["sum"]},
         {"question": "1?", "answer": 1},
     ]
     assert examples_from(rows, Config()) == [
         Example([{"role": "user", "content": "9 + 9?"}], "18", rows[0]),
-        Example([{"role": "user", "content": "1?"}], "1", rows[1]),
+        Example([{"role": "user", "content": "1?"}], "1", {**rows[1], "level": None, "tags": None}),
     ]
+
+
+def test_only_a_text_is_a_text_prompt() -> None:
+    messages = [{"role": "user", "content": "9 + 9?"}]
+    rows = [{"question": messages, "answer": 18}, {"question": "9 + 9?", "answer": 18}]
+    examples = examples_from(rows, Config())
+    assert [example.messages for example in examples] == [messages, messages]
+    assert [example.prompt_text for example in examples] == [None, "9 + 9?"]
 
 
 def test_named_columns() -> None:

@@ -12,7 +12,7 @@ import pytest
 from grpo_cli.errors import RewardError
 from grpo_cli.rewards.score import score
 from grpo_cli.rewards.table import load_rewards
-from grpo_cli.types import Example, Rollout, RolloutGroup, StopReason
+from grpo_cli.types import Example, Rollout, RolloutGroup, StopReason, TrainerState
 
 
 def group(question: str, answer: str, texts: list[str], **columns: Any) -> RolloutGroup:
@@ -59,14 +59,19 @@ def test_a_reward_is_called_once_with_trls_arguments() -> None:
     score([("spy", spy)], [1.0], two_groups())
     first, second = [{"role": "user", "content": "1 + 1?"}], [{"role": "user", "content": "2 + 3?"}]
     texts = ["<answer>2</answer>", "two", "<answer>2</answer>", "<answer>5</answer>"]
-    assert calls == [
-        {
-            "prompts": [first, first, second, second],
-            "completions": [[{"role": "assistant", "content": text}] for text in texts],
-            "answer": ["2", "2", "5", "5"],
-            "level": [1, 1, 2, 2],  # `source` is not in every example
-        }
-    ]
+    [call] = calls
+    assert callable(call.pop("log_metric"))
+    assert callable(call.pop("log_extra"))
+    assert call == {
+        "prompts": [first, first, second, second],
+        "completions": [[{"role": "assistant", "content": text}] for text in texts],
+        "answer": ["2", "2", "5", "5"],
+        "level": [1, 1, 2, 2],
+        "source": ["a", "a", None, None],
+        "completion_ids": [[1]] * 4,
+        "prompt_ids": [[1, 2]] * 4,
+        "trainer_state": TrainerState(0, 0, 0.0),
+    }
 
 
 def test_a_reward_cannot_change_the_prompts_of_the_run_or_of_the_next_reward() -> None:
@@ -110,11 +115,11 @@ def test_a_reward_that_raises_is_named_with_its_line_and_the_completion(
     with pytest.raises(RewardError) as caught:
         score([(name, function)], [1.0], two_groups())
     assert caught.value.message == (
-        "Reward `brittle` raised ZeroDivisionError: float division by zero, line 3\ncompletion 2 of 4: 'two'"
+        "Reward `brittle` raised ZeroDivisionError: float division by zero (mine.py, line 3)\n"
+        "completion 2 of 4: 'two'"
     )
     assert caught.value.hint == (
-        "it is called as `(prompts, completions, answer, **columns)`, a list each; "
-        "the dataset's columns: level"
+        "it is called with lists named prompts, completions, answer, and the dataset's columns: level, source"
     )
     assert isinstance(caught.value.__cause__, ZeroDivisionError)
 
@@ -126,15 +131,16 @@ def test_a_syntax_error_in_a_completion_is_not_taken_for_one_in_the_file() -> No
     message = error_of(evaluates, [group("", "2", ["1 + 1", "1 +"])]).message
     line = evaluates.__code__.co_firstlineno + 1
     assert message == (
-        f"Reward `mine` raised SyntaxError: invalid syntax, line {line}\ncompletion 2 of 2: '1 +'"
+        f"Reward `mine` raised SyntaxError: invalid syntax (test_score.py, line {line})\n"
+        "completion 2 of 2: '1 +'"
     )
 
 
 def test_a_long_completion_is_shortened_in_the_middle() -> None:
     long = "a" * 5_000 + "\n" + "b" * 5_000
     shown = f"{'a' * 100} … {'b' * 100}"
-    assert error_of(lambda **columns: [None], [group("", "", [long])]).message == (
-        f"Reward `mine` returned None\ncompletion 1 of 1: '{shown}'"
+    assert error_of(lambda **columns: ["no"], [group("", "", [long])]).message == (
+        f"Reward `mine` returned 'no'\ncompletion 1 of 1: '{shown}'"
     )
 
 
@@ -144,7 +150,6 @@ def test_a_long_completion_is_shortened_in_the_middle() -> None:
         (math.nan, "nan"),
         (math.inf, "inf"),
         (-math.inf, "-inf"),
-        (None, "None"),
         ("1.0", "'1.0'"),
         ([1.0], "[1.0]"),
         (1j, "1j"),
@@ -155,7 +160,8 @@ def test_a_value_that_is_no_finite_number_stops(value: Any, shown: str) -> None:
     error = error_of(lambda **columns: [0.0, 0.0, value, 0.0])
     assert error.message == f"Reward `mine` returned {shown}\ncompletion 3 of 4: '<answer>2</answer>'"
     assert error.hint == (
-        "it must return one finite number for each completion: `return [1.0 for text in completions]`"
+        "it must return one finite number for each completion, as `return [1.0 for text in completions]`, or "
+        "None where it does not apply"
     )
 
 

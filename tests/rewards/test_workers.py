@@ -148,8 +148,7 @@ def test_an_error_is_the_one_of_this_process(mine: str, capfd: pytest.CaptureFix
         score(load_rewards([f"{mine}:brittle"]), [1.0], groups)
     assert (there.message, there.hint) == (here.value.message, here.value.hint)
     assert there.message.endswith("completion 4 of 5: 'bad'")
-    assert "ZeroDivisionError: float division by zero" in str(there.__cause__)
-    assert "mine.py" in str(there.__cause__)
+    assert there.trace == here.value.trace != ""
     assert capfd.readouterr().out == ""  # what a reward prints stays out of the results
 
 

@@ -1,0 +1,72 @@
+r"""A text that also answers as the chat messages it stands for: rewards of both kinds work unchanged.
+
+    completion = ChatText("The answer is 7", [{"role": "assistant", "content": "The answer is 7"}])
+    len(completion), "7" in completion, re.search(r"\d+", completion)[0]     →  15, True, "7"
+    completion[0]["content"], completion[-1]["role"]                         →  "The answer is 7", "assistant"
+
+With a text prompt TRL hands over texts; MLX-GRPO and the GSM8K scripts hand over lists of one message, and
+rewards for either are found everywhere. A list that is asked for its length says 1 to every completion,
+without a word; so here a completion is the text. Where messages are needed as a list, as in
+`for message in completion`, a text raises, and a dataset whose prompts are lists of messages gives lists.
+"""
+
+import operator
+from collections.abc import ItemsView, KeysView, Sequence
+from typing import Any, SupportsIndex
+
+from grpo_cli.types import Message
+
+
+class ChatText(str):
+    """A text, whose item 0 (and so on, and from the end) also answers as the message at that place."""
+
+    messages: list[Message]
+
+    def __new__(cls, text: str, messages: Sequence[Message]) -> "ChatText":
+        made = super().__new__(cls, text)
+        made.messages = [dict(message) for message in messages]
+        return made
+
+    def __getitem__(self, key: SupportsIndex | slice) -> str:
+        if isinstance(key, slice):
+            return super().__getitem__(key)
+        place = operator.index(key)
+        if not -len(self.messages) <= place < len(self.messages):
+            return super().__getitem__(place)
+        is_inside = -len(self) <= place < len(self)  # an empty completion has a message, too
+        return MessageCharacter(super().__getitem__(place) if is_inside else "", self.messages[place])
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return ChatText, (str(self), self.messages)
+
+
+class MessageCharacter(str):
+    """One character of a text, which also answers as a message: `["content"]`, `.get("role")`."""
+
+    message: Message
+
+    def __new__(cls, character: str, message: Message) -> "MessageCharacter":
+        made = super().__new__(cls, character)
+        made.message = message
+        return made
+
+    def __getitem__(self, key: Any) -> str:
+        return self.message[key] if isinstance(key, str) else super().__getitem__(key)
+
+    def __contains__(self, key: object) -> bool:
+        return key in self.message or (isinstance(key, str) and super().__contains__(key))
+
+    def get(self, key: str, default: Any = None) -> Any:
+        """As a message's: the value of `role` or `content`."""
+        return self.message.get(key, default)
+
+    def keys(self) -> KeysView[str]:
+        """As a message's."""
+        return self.message.keys()
+
+    def items(self) -> ItemsView[str, str]:
+        """As a message's."""
+        return self.message.items()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return MessageCharacter, (str(self), self.message)
