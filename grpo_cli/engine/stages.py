@@ -71,7 +71,7 @@ class Stages:
     def __post_init__(self) -> None:
         self.random = KeyChain.of_seed(self.config.seed)  # of rollouts
         self.interruption = Interruption()  # nobody interrupts, until a run says who does
-        self.progress = NOT_TRAINING  # what rewards are told of the run
+        self.trainer_state = NOT_TRAINING  # what rewards are told of the run
         self.drawn: Draw | None = None  # of the current step; None where it reuses completions
         self.agrees = False  # whether sampler and loss were seen to be of one policy
         self.proof = Proof(self.config)
@@ -130,7 +130,7 @@ class Stages:
         groups = [RolloutGroup(prompt.example, prompt.ids, []) for prompt in prompts]
         own = self.world.share(range(len(groups)))
         mine, size = [groups[place] for place in own], self.config.num_generations
-        with self.scorer.beside(mine, size, self.progress) as pending:
+        with self.scorer.beside(mine, size, self.trainer_state) as pending:
 
             def score(place: int, rollouts: list[Rollout]) -> None:
                 groups[place].rollouts = rollouts

@@ -115,7 +115,9 @@ class Trainer(Stages):
         is_fresh, self.drawn = not self.parts.waiting, None
         if is_fresh:
             used = self.state.prompts_used
-            self.progress = TrainerState(self.state.step, self.total_steps, used / len(self.train_prompts))
+            self.trainer_state = TrainerState(
+                self.state.step, self.total_steps, used / len(self.train_prompts)
+            )
             self.parts.fill(self.rollout(used))
             for part in self.parts.waiting[1:] if self.config.quantize_for_rollouts else []:
                 part.batches = self.batch(part.groups)
