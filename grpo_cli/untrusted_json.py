@@ -26,6 +26,7 @@ DIGITS = 40  # transformers writes 10^30 for "no limit"
 LONGEST = 80  # characters of a value in a message
 
 T = TypeVar("T")
+S = TypeVar("S", bound=BaseModel)
 
 
 class DamagedFile(ValueError):
@@ -48,8 +49,15 @@ def parse_as(kind: type[T], content: bytes | str) -> T:
     try:
         return TypeAdapter(kind).validate_json(content, strict=True)
     except ValidationError as error:
-        finding = error.errors(include_url=False)[0]
-        raise DamagedFile(_told(finding["type"], finding["loc"], finding["input"], finding["msg"])) from error
+        raise DamagedFile(_told(error)) from error
+
+
+def checked(schema: type[S], value: Any) -> S:
+    """A value that was read, as its schema; DamagedFile names the field and its value."""
+    try:
+        return schema.model_validate(value)
+    except ValidationError as error:
+        raise DamagedFile(_told(error)) from error
 
 
 def read_object(path: Path, limit: int = LARGEST) -> dict[str, Any]:
@@ -112,9 +120,11 @@ def dotted(place: Sequence[str | int]) -> str:
     return text if len(text) <= LONGEST else text[:LONGEST] + "…"
 
 
-def _told(kind: str, place: Sequence[str | int], value: Any, rule: str) -> str:
-    """A finding of pydantic in words that continue from the file's name."""
-    where = dotted(place)
+def _told(error: ValidationError) -> str:
+    """The first finding of pydantic in words that continue from the file's name."""
+    finding = error.errors(include_url=False)[0]
+    kind, value, rule = finding["type"], finding["input"], finding["msg"]
+    where = dotted(finding["loc"])
     if kind == "json_invalid":
         return f"is not JSON: {rule.removeprefix('Invalid JSON: ')}"
     if kind == "missing":

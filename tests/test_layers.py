@@ -71,6 +71,8 @@ LIGHT = {
     "grpo_cli.errors",
     "grpo_cli.files",
     "grpo_cli.folders",
+    "grpo_cli.models.adapter_config",
+    "grpo_cli.models.model_files",
     "grpo_cli.models.safetensors_header",
     "grpo_cli.types",
     "grpo_cli.untrusted_json",

@@ -17,6 +17,7 @@ from typing import Literal
 from grpo_cli.convert.errors import ConversionError
 from grpo_cli.errors import ModelError
 from grpo_cli.models import hub
+from grpo_cli.models.adapter_config import read_adapter_config
 from grpo_cli.models.load import HUB_FILES, check_name
 
 SHORT_NAMES = {
@@ -151,6 +152,8 @@ def _kind(names: Sequence[str]) -> Kind | None:
 def _nothing(place: str, names: Sequence[str]) -> ConversionError:
     """Why nothing in a place can be converted."""
     if "adapter_config.json" in names:
+        if Path(place).is_dir():
+            read_adapter_config(Path(place))  # refuses PEFT's, which cannot be fused here
         return ConversionError(
             f"{place} holds LoRA adapters, which are no model by themselves",
             f"make a model of them and their base: `grpo convert --fuse {place}`; "

@@ -12,16 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 from grpo_cli.doctor.case import Case
 from grpo_cli.doctor.findings import Finding, error, ok, quoted, skipped, warning
-from grpo_cli.doctor.model_folder import (
-    base_folder,
-    bits_of,
-    config_of,
-    fetch_again,
-    headers,
-    unpacked_numbers,
-)
+from grpo_cli.doctor.model_folder import base_folder, bits_of, fetch_again, unpacked_numbers
 from grpo_cli.doctor.tokenizer import is_nanochat
 from grpo_cli.errors import GrpoError
+from grpo_cli.models.model_files import config_of, tensors_in
 
 if TYPE_CHECKING:
     from grpo_cli.models.load import Policy
@@ -124,7 +118,7 @@ def no_room(case: Case) -> str:
 def bytes_loaded(case: Case, upcast: bool) -> int:
     """Bytes that the weights take when they are loaded; `upcast`: to float32, quantised ones unpacked."""
     folder = base_folder(case)
-    tensors = headers(folder).values()
+    tensors = tensors_in(folder).values()
     if upcast:
         return 4 * unpacked_numbers(tensors, bits_of(config_of(folder)))
     return sum(tensor.end - tensor.begin for tensor in tensors)

@@ -10,8 +10,9 @@ from grpo_cli.doctor.case import Case
 from grpo_cli.doctor.findings import Finding, error, quoted
 from grpo_cli.doctor.hub import is_repository
 from grpo_cli.errors import ModelError
-from grpo_cli.models.safetensors_header import Tensor, read_header
-from grpo_cli.untrusted_json import DamagedFile, read_object
+from grpo_cli.models.adapter_config import read_adapter_config
+from grpo_cli.models.model_files import config_of, tensors_in
+from grpo_cli.models.safetensors_header import Tensor
 
 ADAPTERS = "adapters.safetensors"
 EMBEDDINGS = ("wte.weight", "embed_tokens.weight", "lm_head.weight")  # a row per token id
@@ -28,35 +29,11 @@ SOURCES = {
 }
 
 
-def config_of(folder: Path) -> dict[str, Any]:
-    """config.json, empty where it is missing or damaged: `model-files` tells of that."""
-    try:
-        return read_object(folder / "config.json")
-    except (OSError, DamagedFile):
-        return {}
-
-
-def weight_files(folder: Path) -> list[Path]:
-    """The files that mlx-lm reads a model's weights from."""
-    return sorted(folder.glob("model*.safetensors"))
-
-
-def headers(folder: Path) -> dict[str, Tensor]:
-    """Name → tensor of all weights whose file can be read; the others are `model-files`' to tell of."""
-    found: dict[str, Tensor] = {}
-    for path in weight_files(folder):
-        try:
-            found |= read_header(path)
-        except (OSError, DamagedFile):
-            continue
-    return found
-
-
 def rows_of(folder: Path) -> int | None:
     """Rows of the largest table of tokens, else config.json's vocab_size; None where neither is known."""
     tables = [
         tensor.shape[0]
-        for name, tensor in headers(folder).items()
+        for name, tensor in tensors_in(folder).items()
         if name.endswith(EMBEDDINGS) and len(tensor.shape) == 2
     ]
     size = config_of(folder).get("vocab_size")
@@ -87,13 +64,8 @@ def base_folder(case: Case) -> Path:
         raise ModelError("The model is not on this machine", "name its folder", trouble="model-not-found")
     if not (folder / "adapter_config.json").exists():
         return folder
-    try:
-        name = read_object(folder / "adapter_config.json").get("model")
-    except (OSError, DamagedFile) as problem:
-        raise ModelError(
-            f"{folder / 'adapter_config.json'} {problem}", "copy the checkpoint again", trouble="model-files"
-        ) from problem
-    base = local_folder(name, case.machine.environment) if isinstance(name, str) else None
+    name = read_adapter_config(folder).model
+    base = local_folder(name, case.machine.environment)
     if base is None:
         raise ModelError(
             f"Model not found: {name}: the adapters in {folder} were trained on it",

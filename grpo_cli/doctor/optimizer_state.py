@@ -6,12 +6,12 @@ from pathlib import Path
 from grpo_cli.doctor.case import Case
 from grpo_cli.doctor.checkpoint import damage_of, siblings
 from grpo_cli.doctor.findings import Finding, error, ok, quoted, skipped
-from grpo_cli.doctor.model_folder import ADAPTERS, headers
+from grpo_cli.doctor.model_folder import ADAPTERS
+from grpo_cli.models.model_files import SHOWN, tensors_in
 from grpo_cli.models.safetensors_header import Tensor, read_header
 from grpo_cli.untrusted_json import DamagedFile
 
 OPTIMIZER = "optimizer.safetensors"
-SHOWN = 3  # names in a line
 
 
 def optimizer_state(case: Case) -> Iterator[Finding]:
@@ -75,7 +75,7 @@ def trained_weights(folder: Path) -> dict[str, Tensor]:
     """The weights that a run trains: the adapters where there are some, else all. Raises as read_header."""
     if (folder / "adapter_config.json").exists():
         return read_header(folder / ADAPTERS)
-    found = headers(folder)
+    found = tensors_in(folder)
     if not found:
         raise FileNotFoundError(2, "no weights", str(folder / "model.safetensors"))
     return found

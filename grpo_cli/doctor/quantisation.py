@@ -19,6 +19,7 @@ from grpo_cli.doctor.findings import Finding, ok, skipped
 from grpo_cli.doctor.language import FEWEST_TOKENS, PROMPT, perplexity, policy_of, text_ids
 from grpo_cli.doctor.model_folder import base_folder
 from grpo_cli.errors import GrpoError
+from grpo_cli.models.model_files import weight_files
 
 if TYPE_CHECKING:
     import mlx.nn as nn
@@ -85,7 +86,6 @@ def upcast() -> bool:
 
 def stored_megabytes(case: Case) -> float:
     """Size of the weights' files."""
-    from grpo_cli.doctor.model_folder import weight_files
 
     return sum(path.stat().st_size for path in weight_files(base_folder(case))) / 1e6
 

@@ -6,14 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 from grpo_cli.doctor.case import Case
 from grpo_cli.doctor.findings import Finding, error, ok, skipped, warning
-from grpo_cli.doctor.model_folder import (
-    base_folder,
-    config_of,
-    expected_tokens,
-    fetch_again,
-    rows_of,
-)
+from grpo_cli.doctor.model_folder import base_folder, expected_tokens, fetch_again, rows_of
 from grpo_cli.errors import GrpoError, ModelError
+from grpo_cli.models.model_files import config_of
 
 if TYPE_CHECKING:
     from grpo_cli.models.tokenizer import Tokenizer

@@ -3,11 +3,12 @@
 for piece in stream(policy, prompt_ids, Sampling(256)): print(piece, end="")
 """
 
+import math
 from collections.abc import Iterator
 
 import mlx.core as mx
 
-from grpo_cli.engine.decode import PREFILL_TOKENS, Row, stop_reason
+from grpo_cli.engine.decode import PREFILL_TOKENS, Row, broken_policy, stop_reason
 from grpo_cli.engine.prefix import read_prompts
 from grpo_cli.engine.sampling import Sampling, draw
 from grpo_cli.models.load import Policy
@@ -22,7 +23,10 @@ def stream(policy: Policy, prompt_ids: list[int], sampling: Sampling) -> Iterato
     token = prompt_ids[-1]
     while row.stop_reason is None:
         logits = policy.model(mx.array([[token]]), cache=cache)[:, -1]  # (1, V)
-        token = int(draw(logits, sampling).tokens)
+        drawn = draw(logits, sampling)
+        if not math.isfinite(drawn.logprobs.item()):  # type: ignore[arg-type]
+            raise broken_policy(row)
+        token = int(drawn.tokens)
         row.token_ids.append(token)
         row.stop_reason = stop_reason(row.token_ids, sampling, policy.tokenizer)
         text = policy.tokenizer.decode(row.token_ids)

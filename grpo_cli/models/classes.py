@@ -7,7 +7,9 @@ A model of ours carries its source file beside its weights, so that plain mlx-lm
 """
 
 import pkgutil
+import shlex
 import shutil
+from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 from types import ModuleType
@@ -17,11 +19,17 @@ import mlx.nn as nn
 import mlx_lm.models
 from mlx_lm.utils import MODEL_REMAPPING, _get_classes, load_config, load_model
 
+from grpo_cli.errors import ModelError
 from grpo_cli.files import without_pattern
 from grpo_cli.models import nanochat_v2
+from grpo_cli.models.config_check import check_config
+from grpo_cli.models.model_files import CONFIG, FileProblem, json_problems, tensors_in, weight_problems
 from grpo_cli.trust import refuse_model_file, without_code
+from grpo_cli.untrusted_json import DamagedFile, shown
 
 REFUSALS = (ValueError, KeyError, TypeError, RuntimeError, OSError)  # how mlx and mlx-lm refuse weights
+# `quant_method`s of other libraries that mlx-lm reads.
+READ_METHODS = ("bitnet", "mxfp4", "mxfp8", "fp8", "compressed-tensors", "modelopt", "awq", "gptq")
 # model_type → module with Model and ModelArgs, for what mlx-lm does not have.
 OURS: dict[str, ModuleType] = {"nanochat_v2": nanochat_v2}
 
@@ -32,9 +40,20 @@ def load_weights(folder: Path) -> tuple[nn.Module, dict[str, Any]]:
     The config.json names no code but ours. Raises what mlx-lm raises: FileNotFoundError without weights,
     ValueError for what does not fit; ModelError for a model that needs code of its own.
     """
+    refuse_problems(json_problems(folder))
+    refuse_problems(weight_problems(folder))
     named = load_config(folder)
     own = _own_file(named.get("model_type"))
     refuse_model_file(named, folder, own)
+    refuse_other_formats(named, folder)
+    try:
+        check_config(named, model_classes(named)[1], tensors_in(folder))
+    except DamagedFile as error:
+        raise ModelError(
+            f"{folder / CONFIG} {error}",
+            "take config.json from where the weights come from",
+            trouble="model-weights",
+        ) from error
     with without_pattern(folder) as plain:  # mlx-lm globs it
         model, config = load_model(
             plain,
@@ -44,6 +63,38 @@ def load_weights(folder: Path) -> tuple[nn.Module, dict[str, Any]]:
             trust_remote_code=False,
         )
     return model, without_code(config) | ({"model_file": own} if own else {})
+
+
+def refuse_problems(problems: Iterable[FileProblem]) -> None:
+    """Raise ModelError for the first of some problems with a model's files."""
+    for problem in problems:
+        folder, hint = problem.path.parent, "copy or download it again"
+        if problem.kind == "no weights":
+            raise ModelError(f"{folder} holds no weights (model*.safetensors)", "copy or download them again")
+        if problem.kind == "stale":
+            hint = (
+                "a file of an earlier download or conversion: move it away, "
+                f"`mv {shlex.quote(str(problem.path))} {shlex.quote(f'{problem.path}.aside')}`"
+            )
+        raise ModelError(f"{problem.path} {problem.text}", hint)
+
+
+def refuse_other_formats(config: dict[str, Any], folder: Path) -> None:
+    """Raise ModelError for weights quantised in a way that mlx-lm does not read, as bitsandbytes'."""
+    inner = config.get("text_config")
+    text = inner if isinstance(inner, dict) else {}
+    settings = config.get("quantization_config") or text.get("quantization_config")
+    if "quantization" in config or not settings:
+        return
+    method = settings.get("quant_method") if isinstance(settings, dict) else settings
+    if method not in READ_METHODS:
+        raise ModelError(
+            f"The weights in {folder} are quantised by another library, which MLX does not read: "
+            f"`quant_method` is {shown(method)}",
+            "take the model that was quantised, usually the repository without `bnb` or `4bit` in its name, "
+            "and quantise it here: `grpo convert OWNER/NAME --quantize`",
+            trouble="model-weights",
+        )
 
 
 def model_classes(config: dict[str, Any]) -> tuple[Any, Any]:

@@ -7,7 +7,6 @@ adapter_config.json is a LoRA checkpoint: its base is loaded and the adapters pu
 Weights load strictly: a missing or unknown tensor is an error, never a random layer.
 """
 
-import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,15 +20,19 @@ from grpo_cli import device
 from grpo_cli.config.local_model import check_name
 from grpo_cli.errors import ModelError
 from grpo_cli.models import hub
-from grpo_cli.models.classes import load_weights
-from grpo_cli.models.lora import LoRA, load_adapters, read_adapter_config
+from grpo_cli.models.adapter_config import read_adapter_config
+from grpo_cli.models.classes import load_weights, refuse_problems
+from grpo_cli.models.lora import LoRA, load_adapters
+from grpo_cli.models.model_files import has_tokenizer, json_problems
 from grpo_cli.models.nanochat_tokenizer import NanochatTokenizer
 from grpo_cli.models.tokenizer import ChatTokenizer, Tokenizer
-from grpo_cli.models.tokenizer_files import read_tokenizer
+from grpo_cli.models.tokenizer_files import read_tokenizer, rust_panics, try_tokenizer
 from grpo_cli.models.tree import flat
+from grpo_cli.models.trial import BREAKDOWNS, try_out
 
 TINY = Path(__file__).parent / "tiny"
 HUB_FILES = ["*.json", "*.safetensors", "tokenizer.model", "*.tiktoken", "*.txt", "*.jinja", "tokenizer.pkl"]
+OF_THE_MODEL = ("config.json", "generation_config.json", "hf_quant_config.json")
 EMBEDDINGS = ("wte.weight", "embed_tokens.weight", "lm_head.weight")  # a row per token id
 DTYPES = {"float32": mx.float32, "bfloat16": mx.bfloat16, "float16": mx.float16}
 
@@ -71,7 +74,7 @@ def load_policy(name: str, dtype: str = "auto", for_training: bool = False) -> P
     """
     path = find_model(name)
     is_adapter = (path / "adapter_config.json").exists()
-    source = read_adapter_config(path)["model"] if is_adapter else name
+    source = read_adapter_config(path).model if is_adapter else name
     base = adapters_base(path) if is_adapter else path
     model, config = load_model_folder(base)
     model, config = _convert_weights(model, config, dtype, for_training)
@@ -79,6 +82,7 @@ def load_policy(name: str, dtype: str = "auto", for_training: bool = False) -> P
     check_vocabulary(tokenizer, model, config, base)
     lora = load_adapters(model, path) if is_adapter else None
     mx.eval(model.parameters())
+    try_out(model, path)
     generation = base / "generation_config.json"
     kept = generation.read_bytes() if generation.is_file() else None
     return Policy(model, tokenizer, config, base, source, lora, kept)
@@ -89,7 +93,7 @@ def adapters_base(folder: Path) -> Path:
 
     Raises ModelError where it is gone, with the file that names it.
     """
-    base = read_adapter_config(folder)["model"]
+    base = read_adapter_config(folder).model
     try:
         return find_model(base)
     except ModelError as error:
@@ -121,17 +125,10 @@ def load_model_folder(path: Path) -> tuple[nn.Module, dict[str, Any]]:
         )
     try:
         return load_weights(path)
-    except FileNotFoundError as error:
+    except BREAKDOWNS as error:  # ValueError is how mlx-lm refuses weights
+        kind = "" if type(error) is ValueError else f"{type(error).__name__}: "
         raise ModelError(
-            f"{path} holds no weights (model*.safetensors)", "copy or download them again"
-        ) from error
-    except json.JSONDecodeError as error:
-        raise ModelError(
-            f"{path / 'config.json'} is not JSON: {error}", "copy or download it again"
-        ) from error
-    except (ValueError, KeyError, TypeError, RuntimeError) as error:  # how mlx and mlx-lm refuse weights
-        raise ModelError(
-            f"The weights in {path} do not fit its config.json: {error}",
+            f"The weights in {path} do not fit its config.json: {kind}{error}",
             "download the model again; weights and config.json must come from the same model",
             trouble="model-weights",
         ) from error
@@ -176,18 +173,36 @@ def load_tokenizer(path: Path, config: dict[str, Any], trust_remote_code: bool =
     """
     if (path / "tokenizer.pkl").exists():
         return NanochatTokenizer.load(path)
+    for problem in json_problems(path):
+        if problem.path.name in OF_THE_MODEL:  # transformers reads them too
+            refuse_problems([problem])
+        raise unusable(path, f"{problem.path.name} {problem.text}")
+    if not trust_remote_code and not has_tokenizer(path):
+        raise ModelError(
+            f"{path / 'tokenizer.json'} is missing: {path} has no tokenizer",
+            "copy or download tokenizer.json and tokenizer_config.json of the same model",
+            trouble="tokenizer",
+        )
     try:
-        return ChatTokenizer(read_tokenizer(path, _eos_ids(config), trust_remote_code))
+        with rust_panics():
+            tokenizer = ChatTokenizer(read_tokenizer(path, _eos_ids(config), trust_remote_code))
+            try_tokenizer(tokenizer)
+            return tokenizer
     except ModelError:
         raise
     except Exception as error:  # tokenizers raises nothing narrower for a damaged tokenizer.json
         if "trust_remote_code" in str(error) or "custom code" in str(error):
             raise needs_own_code(path) from error
-        raise ModelError(
-            f"The tokenizer in {path} cannot be loaded: {type(error).__name__}: {str(error)[:200]}",
-            "copy tokenizer.json and tokenizer_config.json from the same model",
-            trouble="tokenizer",
-        ) from error
+        raise unusable(path, f"{type(error).__name__}: {str(error)[:200]}") from error
+
+
+def unusable(path: Path, problem: str) -> ModelError:
+    """The error for a tokenizer whose files are damaged."""
+    return ModelError(
+        f"The tokenizer in {path} cannot be loaded: {problem}",
+        "copy tokenizer.json and tokenizer_config.json from the same model",
+        trouble="tokenizer",
+    )
 
 
 def needs_own_code(path: Path) -> ModelError:

@@ -26,10 +26,12 @@ from mlx_lm.tuner.lora import LoRAEmbedding, LoRALinear, LoRASwitchLinear
 from mlx_lm.tuner.utils import linear_to_lora_layers
 
 from grpo_cli.errors import ModelError
+from grpo_cli.models.adapter_config import ADAPTER_CONFIG, ADAPTERS, read_adapter_config
+from grpo_cli.models.model_files import header_problem, names_in
 from grpo_cli.models.tree import flat
+from grpo_cli.models.trial import BREAKDOWNS
 
 Kind = Literal["lora", "dora"]
-KINDS: tuple[Kind, ...] = ("lora", "dora")  # mlx-lm's `fine_tune_type`
 EMBEDDINGS = (LoRAEmbedding, DoRAEmbedding)
 ADAPTER_LAYERS = (LoRALinear, LoRASwitchLinear, DoRALinear, *EMBEDDINGS)
 
@@ -120,62 +122,43 @@ def load_adapters(model: nn.Module, folder: Path) -> LoRA:
     Raises ModelError where a tensor is missing, unknown or of another shape.
     """
     config = read_adapter_config(folder)
-    parameters = config["lora_parameters"]
+    parameters = config.lora_parameters
     lora = LoRA(
-        parameters["rank"],
-        parameters["scale"],
-        max(config["num_layers"], 0),  # mlx-lm writes −1 for all
-        config.get("fine_tune_type", "lora"),
-        tuple(parameters.get("keys") or ()),
+        parameters.rank,
+        parameters.scale,
+        max(config.num_layers, 0),  # mlx-lm writes −1 for all
+        config.fine_tune_type,
+        tuple(parameters.keys or ()),
     )
-    add_adapters(model, lora)
+    problem = header_problem(folder / ADAPTERS)
+    if problem:
+        raise ModelError(f"{problem.path} {problem.text}", "copy the folder again", trouble="model-files")
+    stored = names_in(folder / ADAPTERS)
+    if not any(lora.rank in tensor.shape for tensor in stored.values()):
+        raise _misfit(folder, config.model, f"none has the rank {lora.rank} of {ADAPTER_CONFIG}")
+    try:
+        add_adapters(model, lora)
+        weights = flat(mx.load(str(folder / ADAPTERS)))
+    except BREAKDOWNS as error:
+        raise _misfit(folder, config.model, f"{type(error).__name__}: {str(error)[:200]}") from error
     expected = {name: array.shape for name, array in flat(model.trainable_parameters()).items()}
-    weights = flat(mx.load(str(folder / "adapters.safetensors")))
     wrong = sorted(
         name
         for name in expected.keys() | weights.keys()
         if name not in expected or name not in weights or weights[name].shape != expected[name]
     )
     if wrong:
-        raise ModelError(
-            f"The adapters in {folder} do not fit {config['model']}: {', '.join(wrong[:3])}",
-            "load them on the model they were trained on",
-            trouble="model-weights",
-        )
+        raise _misfit(folder, config.model, ", ".join(wrong[:3]))
     model.load_weights(list(weights.items()), strict=False)
     return lora
 
 
-def read_adapter_config(folder: Path) -> dict[str, Any]:
-    """adapter_config.json as mlx-lm and this project write it.
-
-    Raises ModelError for another program's, which has the same name and other keys.
-    """
-    path = folder / "adapter_config.json"
-    try:
-        config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        parameters = config["lora_parameters"]
-        found = (config["model"], config["num_layers"], parameters["rank"], parameters["scale"])
-    except (ValueError, TypeError, KeyError) as error:
-        raise ModelError(
-            f"{path} is not an adapter configuration of mlx-lm: {type(error).__name__} {error}",
-            "train the adapters here or with `mlx_lm.lora`; for PEFT's, merge them into their model first",
-            trouble="model-weights",
-        ) from error
-    kind = config.get("fine_tune_type", "lora")
-    if kind not in KINDS:
-        raise ModelError(
-            f"{path} is of adapters of the kind {kind!r}",
-            f"only {' and '.join(f'`{known}`' for known in KINDS)} are supported; fuse them: `mlx_lm.fuse`",
-            trouble="model-weights",
-        )
-    if not isinstance(found[0], str):
-        raise ModelError(
-            f"{path} names no base model: {found[0]!r}",
-            'write the base as `"model": "owner/name"`',
-            trouble="model-weights",
-        )
-    return config
+def _misfit(folder: Path, base: str, problem: str) -> ModelError:
+    return ModelError(
+        f"The adapters in {folder} do not fit {base}: {problem}",
+        "load them on the model they were trained on",
+        trouble="model-weights",
+    )
 
 
 def _parameters(lora: LoRA) -> dict[str, Any]:

@@ -7,6 +7,8 @@ and some of these run a folder's code by themselves, so what is named is compare
 """
 
 import pkgutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -24,6 +26,7 @@ from grpo_cli.trust import check_listed, without_code_in
 # transformers asks "run the custom code? [y/N]" where nothing was said; with 0 seconds to answer it refuses.
 dynamic_module_utils.TIME_OUT_REMOTE_CODE = 0
 logging.set_verbosity_error()  # it warns of every kind of model that mlx-lm knows and it does not
+PROBE = "What is 2 + 2? The answer is 4."
 CONFIG = "tokenizer_config.json"
 NAMED_MODULES = {"chat_template_type": mlx_lm.chat_templates, "tool_parser_type": mlx_lm.tool_parsers}
 
@@ -35,6 +38,26 @@ def read_tokenizer(folder: Path, eos_ids: list[int] | None, trust_remote_code: b
     """
     check_names(folder)
     return load_tokenizer(folder, {"trust_remote_code": trust_remote_code}, eos_token_ids=eos_ids)
+
+
+@contextmanager
+def rust_panics() -> Iterator[None]:
+    """Raise ValueError for a panic within the block: of a damaged file tokenizers' Rust code makes a
+    `PanicException`, which is no Exception and would pass every handler as if a person had interrupted."""
+    try:
+        yield
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":
+            raise
+        raise ValueError(f"the tokenizers library broke down: {error}") from error
+
+
+def try_tokenizer(tokenizer: Any) -> None:
+    """Encode and decode a text; raises what the library raises, ValueError where nothing comes of it."""
+    ids = tokenizer.encode(PROBE)
+    if not ids:
+        raise ValueError("it makes nothing of a text")
+    tokenizer.decode(ids)
 
 
 def check_names(folder: Path) -> None:

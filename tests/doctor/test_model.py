@@ -202,7 +202,7 @@ def test_a_stale_shard(tmp_path: Path, index: bool) -> None:
 def test_an_index_that_is_none(tmp_path: Path) -> None:
     folder = tiny_copy(tmp_path / "model")
     (folder / "model.safetensors.index.json").write_text('{"weight_map": {"a": 3}}')
-    told = "model.safetensors.index.json has no `weight_map` of names and files"
+    told = "model.safetensors.index.json has `weight_map.a` = 3: it must be a valid string"
     assert files(folder) == [("error", told)]
 
 

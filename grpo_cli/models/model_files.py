@@ -1,0 +1,177 @@
+"""What is wrong with the files of a model's folder, told without MLX: the facts of the loader and the doctor.
+
+    for problem in file_problems(Path("models/SmolLM2")):
+        problem.path.name, problem.text        # 'model.safetensors', 'is cut off: 1,000 of 269,060,552 bytes'
+
+What is reported here is refused by every command; what is not is no reason for the doctor to say ✗.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from grpo_cli.models.safetensors_header import Tensor, is_pointer, read_header
+from grpo_cli.untrusted_json import LARGEST, DamagedFile, Schema, checked, read_bytes, read_object, shown
+
+CONFIG, INDEX = "config.json", "model.safetensors.index.json"
+LARGEST_CONFIG = 4_000_000  # bytes; real ones have below 0.1 MB
+# What mlx-lm and transformers read as JSON besides config.json and the index.
+OTHER_JSON = (
+    *("generation_config.json", "hf_quant_config.json", "tokenizer_config.json", "special_tokens_map.json"),
+    *("added_tokens.json", "tokenizer.json", "vocab.json", "chat_template.json"),
+)
+# Files of which each is a whole tokenizer, or, in brackets, with another one.
+TOKENIZERS = (
+    *("tokenizer.pkl", "tokenizer.json", "tokenizer.model", "spiece.model", "sentencepiece.bpe.model"),
+    *("tekken.json", "tiktoken.model", "*.tiktoken", "vocab.txt"),
+)
+VOCABULARY = ("vocab.json", "merges.txt")
+SHOWN = 3  # names of tensors or files in a line
+
+Kind = Literal["damaged", "missing", "stale", "no weights"]
+
+
+@dataclass(frozen=True)
+class FileProblem:
+    """Something that keeps a model from loading; the text continues from the file's name."""
+
+    path: Path
+    text: str
+    kind: Kind = "damaged"
+
+
+class _Index(Schema):
+    weight_map: dict[str, str]
+
+
+def file_problems(folder: Path) -> Iterator[FileProblem]:
+    """What is wrong with a model's folder: JSON, weights, and the tokenizer's files."""
+    yield from json_problems(folder)
+    yield from weight_problems(folder)
+    if not has_tokenizer(folder):
+        yield FileProblem(folder / "tokenizer.json", "is missing, and tokenizer.pkl too", "missing")
+
+
+def json_problems(folder: Path) -> Iterator[FileProblem]:
+    """What is wrong with config.json and with the JSON files that are read beside it."""
+    for name in (CONFIG, *OTHER_JSON):
+        path = folder / name
+        if name != CONFIG and not path.exists():
+            continue
+        try:
+            if is_pointer(read_bytes(path, LARGEST)[:64]):
+                raise DamagedFile("is a Git LFS pointer: the file itself was never fetched")
+            content = read_object(path, LARGEST_CONFIG if name == CONFIG else LARGEST)
+            if name == CONFIG and not isinstance(content.get("model_type"), str):
+                raise DamagedFile("names no `model_type`: it is not a model's configuration")
+        except FileNotFoundError:
+            yield FileProblem(path, "is missing", "missing")
+        except OSError as error:
+            yield FileProblem(path, f"cannot be read: {error.strerror}")
+        except DamagedFile as error:
+            yield FileProblem(path, str(error))
+
+
+def has_tokenizer(folder: Path) -> bool:
+    """Whether any tokenizer's files are there: transformers makes an empty one where there are none."""
+    alone = any(any(folder.glob(pattern)) for pattern in TOKENIZERS)
+    return alone or all((folder / name).is_file() for name in VOCABULARY)
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The files that mlx-lm reads a model's weights from."""
+    return sorted(folder.glob("model*.safetensors"))
+
+
+def weight_problems(folder: Path) -> Iterator[FileProblem]:
+    """What is wrong with the files of weights, and with the index of several."""
+    paths = weight_files(folder)
+    if (folder / INDEX).is_file():
+        yield from _by_index(folder, paths)
+    elif not paths:
+        yield FileProblem(
+            folder / "model.safetensors", "is missing: the folder holds no weights", "no weights"
+        )
+    else:
+        yield from _twice(paths)
+    yield from (problem for path in paths if (problem := header_problem(path)))
+
+
+def header_problem(path: Path) -> FileProblem | None:
+    """What is wrong with a safetensors file's header, or with its size."""
+    try:
+        read_header(path)
+    except FileNotFoundError:
+        return FileProblem(path, "is missing", "missing")
+    except OSError as error:
+        return FileProblem(path, f"cannot be read: {error.strerror}")
+    except DamagedFile as error:
+        return FileProblem(path, str(error))
+    return None
+
+
+def _by_index(folder: Path, paths: list[Path]) -> Iterator[FileProblem]:
+    """What differs between the index and the files: missing ones, and stale ones of another model."""
+    try:
+        places = checked(_Index, read_object(folder / INDEX)).weight_map
+    except OSError as error:
+        yield FileProblem(folder / INDEX, f"cannot be read: {error.strerror}")
+        return
+    except DamagedFile as error:
+        yield FileProblem(folder / INDEX, str(error))
+        return
+    named = set(places.values())
+    for name in sorted(named - {path.name for path in paths}):
+        text = f"names {shown(name)}, which is not there"
+        is_plain = Path(name).name == name and name.isprintable()
+        missing = FileProblem(folder / name, f"is missing, and {INDEX} names it", "missing")
+        yield missing if is_plain else FileProblem(folder / INDEX, text)
+    for path in paths:
+        holds = names_in(path)
+        lacking = [tensor for tensor, name in places.items() if name == path.name and tensor not in holds]
+        if path.name not in named:
+            yield FileProblem(path, f"is not in {INDEX}", "stale")
+        elif lacking and not header_problem(path):
+            yield FileProblem(path, f"lacks {some(sorted(lacking))}, which {INDEX} says it holds")
+
+
+def _twice(paths: list[Path]) -> Iterator[FileProblem]:
+    """Files of weights that hold the same tensors: the older one is of another model."""
+    seen: dict[str, Path] = {}
+    for path in sorted(paths, key=lambda path: path.stat().st_mtime, reverse=True):
+        twice = [name for name in names_in(path) if name in seen]
+        if twice:
+            text = f"holds {some(twice)}, which {seen[twice[0]].name} holds too"
+            yield FileProblem(path, text, "stale")
+        seen |= dict.fromkeys(names_in(path), path)
+
+
+def names_in(path: Path) -> dict[str, Tensor]:
+    """Name → tensor of a file; nothing where it cannot be read."""
+    try:
+        return read_header(path)
+    except (OSError, DamagedFile):
+        return {}
+
+
+def tensors_in(folder: Path) -> dict[str, Tensor]:
+    """Name → tensor of all weights whose file can be read."""
+    found: dict[str, Tensor] = {}
+    for path in weight_files(folder):
+        found |= names_in(path)
+    return found
+
+
+def some(names: list[str]) -> str:
+    """The first names of a list, and how many more there are."""
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return ", ".join(names[:SHOWN]) + more
+
+
+def config_of(folder: Path) -> dict[str, Any]:
+    """config.json; empty where it is missing or damaged."""
+    try:
+        return read_object(folder / CONFIG, LARGEST_CONFIG)
+    except (OSError, DamagedFile):
+        return {}

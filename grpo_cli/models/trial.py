@@ -1,0 +1,70 @@
+"""A first try of a model that was loaded: its weights are numbers, and it answers with numbers.
+
+What a config.json says of heads or rotary positions is used only when the model runs, and NaN in a weight
+shows only in what it answers: both are found here, before anything is asked.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+from mlx_lm.models.cache import make_prompt_cache
+
+from grpo_cli.errors import ModelError
+from grpo_cli.models.tree import flat
+
+# How a model breaks down that was made of a damaged or hostile config.json.
+BREAKDOWNS = (
+    ArithmeticError, AssertionError, AttributeError, LookupError, MemoryError, OSError, RuntimeError,
+    TypeError, ValueError,
+)  # fmt: skip
+IDS = ((0, 0), (0,))  # a prompt and a word after it
+
+
+def try_out(model: nn.Module, folder: Path) -> None:
+    """Raise ModelError for a weight that is not a number, or a model that does not answer with numbers."""
+    broken = first_broken(flat(model.parameters()))
+    if broken:
+        raise ModelError(
+            f"The weights in {folder} are broken: {broken} holds NaN or infinite numbers",
+            "take an earlier checkpoint, or download the weights again",
+            trouble="model-values",
+        )
+    try:
+        logits = _answers(model)
+        mx.eval(logits)
+        is_sound = all(bool(mx.isfinite(one).all().item()) for one in logits)
+    except BREAKDOWNS as error:
+        raise ModelError(
+            f"The model in {folder} does not run as its config.json has it: {type(error).__name__}: "
+            f"{str(error)[:200]}",
+            "take config.json from where the weights come from",
+            trouble="model-weights",
+        ) from error
+    if not is_sound:
+        raise ModelError(
+            f"The model in {folder} answers with logits that are not numbers, though every weight is one",
+            "its weights or a number in config.json are far too large: download both again; "
+            '`dtype = "float32"` helps where float16 is too narrow',
+            trouble="model-values",
+        )
+
+
+def _answers(model: Any) -> list[mx.array]:
+    """Logits (1, T, V) of a prompt and of a word after it."""
+    cache = make_prompt_cache(model)
+    found = [model(mx.array([list(ids)]), cache=cache) for ids in IDS]
+    for logits, ids in zip(found, IDS, strict=True):
+        if not isinstance(logits, mx.array) or logits.ndim != 3 or logits.shape[:2] != (1, len(ids)):
+            raise ValueError("what it answers with are not logits")
+    return found
+
+
+def first_broken(arrays: dict[str, mx.array]) -> str | None:
+    """The name of the first array of floating numbers with NaN or infinity in it."""
+    floating = {name: array for name, array in arrays.items() if mx.issubdtype(array.dtype, mx.floating)}
+    flags = [mx.isfinite(array).all() for array in floating.values()]
+    if not flags or bool(mx.stack(flags).all().item()):
+        return None
+    return next(name for name, flag in zip(floating, flags, strict=True) if not flag.item())
