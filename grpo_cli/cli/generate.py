@@ -81,7 +81,7 @@ def answer(policy: "Policy", messages: "list[Message]", config: "Config", sampli
     ids = policy.tokenizer.encode_prompt(messages, prefix)
     pieces = [prefix]
     show(prefix)
-    for piece in stream(policy, ids, sampling):
+    for piece in stream(policy, ids, sampling, prefix):
         show(piece)
         pieces.append(piece)
     show("\n")

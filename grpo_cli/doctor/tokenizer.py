@@ -92,7 +92,7 @@ def vocabulary(case: Case) -> Iterator[Finding]:
         yield error(f"{tokens:,} tokens; {known[0]} has {known[1]:,}", cure, *again, **numbers)
     elif rows is None:
         yield skipped(f"{tokens:,} tokens; the model does not say how many it has")
-    elif tokens > rows:
+    elif tokenizer.needed_size > rows:
         yield error(f"{tokens:,} tokens, the model only {rows:,} rows", cure, *again, **numbers)
     elif is_nanochat(tokenizer) and isinstance(told, int) and tokens != told:
         yield error(f"{tokens:,} tokens, the model {told}", cure, *again, **numbers)
@@ -100,6 +100,7 @@ def vocabulary(case: Case) -> Iterator[Finding]:
         yield warning(f"{tokens:,} tokens, but the model has {rows:,} rows", cure, *again, **numbers)
     else:
         spare = f" ({rows - tokens} rows to spare)" if rows > tokens else ""
+        spare = spare or (f" (the last {tokens - rows} are never used)" if tokens > rows else "")
         yield ok(f"{tokens:,} tokens, {rows:,} rows of the model{spare}", **numbers)
 
 

@@ -18,16 +18,15 @@ from typing import Any
 
 import mlx.core as mx
 
+from grpo_cli.engine.completion_text import CompletionText
 from grpo_cli.engine.grouped import GroupCache, quick_decoding, reads_in_groups
 from grpo_cli.engine.prefix import join, keep, read_prompts, select
 from grpo_cli.engine.sampling import Draw, KeyChain, Sampling, draw, uniforms
 from grpo_cli.errors import TrainingError
 from grpo_cli.models.load import Policy
-from grpo_cli.models.tokenizer import Tokenizer
 from grpo_cli.types import StopReason
 
 PREFILL_TOKENS = 2048  # prompt tokens read in one forward: bounds memory, not results
-STOP_TAIL = 16  # tokens of text looked at for a stop string, beyond its own length in characters
 
 
 class BrokenPolicy(TrainingError):
@@ -113,9 +112,10 @@ class Decoding:
         rows: list[Row],
         capacity: int,
         on_token: Callable[[], None],
+        text: CompletionText,
     ) -> None:
         self.policy, self.sampling, self.dice = policy, sampling, dice
-        self.capacity, self.on_token = capacity, on_token
+        self.capacity, self.on_token, self.text = capacity, on_token, text
         self.in_groups = reads_in_groups(policy.model)
         self.waiting = deque(rows)
         self.active: list[Row] = []  # one per row of the cache, ended ones among them
@@ -165,7 +165,7 @@ class Decoding:
             row.entropies.append(entropy)
             if log_kept is not None:
                 row.log_kept.append(log_kept)
-            row.stop_reason = stop_reason(row.token_ids, self.sampling, self.policy.tokenizer)
+            row.stop_reason = stop_reason(row.token_ids, self.sampling, self.text)
 
     def turn_over(self) -> None:
         """Let ended rows leave and waiting ones enter.
@@ -226,14 +226,10 @@ def broken_policy(row: Row) -> BrokenPolicy:
     )
 
 
-def stop_reason(token_ids: list[int], sampling: Sampling, tokenizer: Tokenizer) -> StopReason | None:
+def stop_reason(token_ids: list[int], sampling: Sampling, text: CompletionText) -> StopReason | None:
     """Why a completion ends with its newest token, or None if it goes on."""
-    if token_ids[-1] in tokenizer.eos_ids:
+    if token_ids[-1] in text.tokenizer.eos_ids:
         return StopReason.EOS
-    if sampling.stop:
-        # Stop strings are matched on text: the tokens that spell one depend on what stands around it.
-        tail = STOP_TAIL + max(len(text) for text in sampling.stop)
-        text = tokenizer.decode(token_ids[-tail:])
-        if any(stop in text for stop in sampling.stop):
-            return StopReason.STOP
+    if sampling.stop and text.ends_with_one_of(sampling.stop, token_ids):
+        return StopReason.STOP
     return StopReason.LENGTH if len(token_ids) >= sampling.max_new_tokens else None

@@ -13,11 +13,11 @@ import mlx.core as mx
 
 from grpo_cli.distributed.world import World
 from grpo_cli.engine.allocation import RowLimit, is_allocation_failure, unable
+from grpo_cli.engine.completion_text import CompletionText
 from grpo_cli.engine.decode import Decoding, Dice, Row
 from grpo_cli.engine.sampling import KeyChain, Sampling
 from grpo_cli.errors import ModelError
-from grpo_cli.models.load import Policy
-from grpo_cli.models.tokenizer import Tokenizer
+from grpo_cli.models.load import Policy, check_prompts
 from grpo_cli.types import Rollout, StopReason
 
 Progress = Callable[[int, int, int], None]  # (finished, total, tokens sampled)
@@ -59,6 +59,7 @@ def generate(
         raise ModelError(
             "A prompt of 0 tokens cannot be completed", "give every example a text", trouble="dataset"
         )
+    check_prompts(policy, prompts)
     limit = limit or RowLimit()
     own = range(len(prompts)) if own is None else own
     groups = [
@@ -67,12 +68,13 @@ def generate(
     ]
     rows = [row for group in groups for row in group]
     done: dict[int, list[Rollout]] = {}
+    text = CompletionText(policy.tokenizer, prefix)
     dice = Dice(len(prompts) * num_generations, sampling, random)
 
     def report() -> None:
         for place, group in enumerate(groups):
             if place not in done and all(row.stop_reason is not None for row in group):
-                done[place] = [finish(row, policy.tokenizer, prefix) for row in group]
+                done[place] = [finish(row, text) for row in group]
                 on_group(own[place], done[place])
         ended = sum(row.stop_reason is not None for row in rows)
         on_progress(ended, len(rows), sum(len(row.token_ids) for row in rows))
@@ -81,7 +83,7 @@ def generate(
         for row in unfinished:  # a try that ran out of memory may have begun them
             row.begin()
         capacity = min(limit.rows or len(unfinished), len(unfinished))
-        if not fits(Decoding(policy, sampling, dice, unfinished, capacity, report)):
+        if not fits(Decoding(policy, sampling, dice, unfinished, capacity, report, text)):
             limit.lower(capacity)
             mx.clear_cache()
     return [done[place] for place in range(len(groups))]
@@ -108,9 +110,10 @@ def fits(decoding: Decoding) -> bool:
     return True
 
 
-def finish(row: Row, tokenizer: Tokenizer, prefix: str) -> Rollout:
+def finish(row: Row, text: CompletionText) -> Rollout:
     """The finished completion with its text."""
     assert row.stop_reason is not None
     body = row.token_ids[:-1] if row.stop_reason is StopReason.EOS else row.token_ids
-    text = prefix + tokenizer.decode(body)
-    return Rollout(row.token_ids, row.logprobs, row.entropies, row.stop_reason, text, log_kept=row.log_kept)
+    return Rollout(
+        row.token_ids, row.logprobs, row.entropies, row.stop_reason, text.of(body), log_kept=row.log_kept
+    )

@@ -42,7 +42,7 @@ from grpo_cli.engine.saver import Saver
 from grpo_cli.engine.stages import scorer_of
 from grpo_cli.engine.trainer import Trainer
 from grpo_cli.errors import ModelError
-from grpo_cli.models.load import Policy, check_name, load_policy
+from grpo_cli.models.load import Policy, check_name, check_prompts, load_policy
 from grpo_cli.models.lora import LoRA, add_adapters
 from grpo_cli.rewards.table import code_files, load_rewards
 from grpo_cli.trust import remember_rewards
@@ -149,6 +149,7 @@ def prepare(
     train_prompts, skipped = encode_prompts(examples, policy.tokenizer, config)
     if skipped:
         listener(events.Notice(skipped_notice(skipped, len(examples), config)))
+    check_prompts(policy, [prompt.ids for prompt in train_prompts])
     needs_copy = config.kl_coeff > 0 and config.lora_rank == 0
     trainer = Trainer(
         config=config,

@@ -8,17 +8,19 @@ from collections.abc import Iterator
 
 import mlx.core as mx
 
+from grpo_cli.engine.completion_text import CompletionText
 from grpo_cli.engine.decode import PREFILL_TOKENS, Row, broken_policy, stop_reason
 from grpo_cli.engine.prefix import read_prompts
 from grpo_cli.engine.sampling import Sampling, draw
-from grpo_cli.models.load import Policy
+from grpo_cli.models.load import Policy, check_prompts
 
 UNFINISHED = "\N{REPLACEMENT CHARACTER}"  # what the first bytes of a character decode to
 
 
-def stream(policy: Policy, prompt_ids: list[int], sampling: Sampling) -> Iterator[str]:
-    """Pieces of text as they are sampled; together they are the completion without its end token."""
-    row, shown = Row(0, prompt_ids), ""
+def stream(policy: Policy, prompt_ids: list[int], sampling: Sampling, prefix: str = "") -> Iterator[str]:
+    """Pieces of text as they are sampled; together they are the completion after its prefix."""
+    row, shown, whole = Row(0, prompt_ids), "", CompletionText(policy.tokenizer, prefix)
+    check_prompts(policy, [prompt_ids])
     cache = read_prompts(policy.model, [prompt_ids], PREFILL_TOKENS)
     token = prompt_ids[-1]
     while row.stop_reason is None:
@@ -28,8 +30,8 @@ def stream(policy: Policy, prompt_ids: list[int], sampling: Sampling) -> Iterato
             raise broken_policy(row)
         token = int(drawn.tokens)
         row.token_ids.append(token)
-        row.stop_reason = stop_reason(row.token_ids, sampling, policy.tokenizer)
-        text = policy.tokenizer.decode(row.token_ids)
+        row.stop_reason = stop_reason(row.token_ids, sampling, whole)
+        text = whole.after_prefix(row.token_ids)
         if text.endswith(UNFINISHED) and row.stop_reason is None:
             continue
         yield text[len(shown) :]

@@ -8,6 +8,7 @@ Weights load strictly: a missing or unknown tensor is an error, never a random l
 """
 
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -224,7 +225,8 @@ def _eos_ids(config: dict[str, Any]) -> list[int] | None:
 def check_vocabulary(tokenizer: Tokenizer, model: nn.Module, config: dict[str, Any], path: Path) -> None:
     """Refuse a tokenizer that is not the model's: MLX returns garbage silently for ids without a row.
 
-    nanochat's tokenizer has exactly the model's tokens; others may have fewer than the model has rows.
+    nanochat's tokenizer has exactly the model's tokens; others may have fewer than the model has rows, or
+    added ones beyond them: those are refused where they occur (`check_prompts`).
     """
     tokens = config.get("vocab_size")
     if isinstance(tokenizer, NanochatTokenizer) and tokenizer.vocab_size != tokens:
@@ -233,12 +235,30 @@ def check_vocabulary(tokenizer: Tokenizer, model: nn.Module, config: dict[str, A
             "take tokenizer.pkl from the same nanochat run; another tokenizer gives garbled text",
             trouble="vocabulary",
         )
-    arrays = flat(model.parameters())
-    rows = max((array.shape[0] for name, array in arrays.items() if name.endswith(EMBEDDINGS)), default=None)
-    if rows is not None and tokenizer.vocab_size > rows:
+    rows = rows_of(model)
+    if rows is not None and tokenizer.needed_size > rows:
         raise ModelError(
-            f"The tokenizer in {path} has {tokenizer.vocab_size} ids, the model only {rows} rows",
+            f"The tokenizer in {path} needs {tokenizer.needed_size} ids, the model has only {rows} rows",
             "take the tokenizer files from the same model; another tokenizer gives garbled text",
+            trouble="vocabulary",
+        )
+
+
+def rows_of(model: nn.Module) -> int | None:
+    """Rows of the model's table of tokens; None where it has none under a name that we know."""
+    arrays = flat(model.parameters())
+    return max((array.shape[0] for name, array in arrays.items() if name.endswith(EMBEDDINGS)), default=None)
+
+
+def check_prompts(policy: Policy, prompts: Iterable[list[int]]) -> None:
+    """Refuse prompts with a token that the model has no row for. Raises ModelError."""
+    rows = rows_of(policy.model)
+    largest = max((max(ids) for ids in prompts if ids), default=0)
+    if rows is not None and largest >= rows:
+        raise ModelError(
+            f"The token {policy.tokenizer.spell([largest])!r} ({largest}) occurs in a prompt, "
+            f"but the model has only {rows} rows",
+            "take it out of the prompts: this model was not trained with it",
             trouble="vocabulary",
         )
 

@@ -50,7 +50,7 @@ class NanochatTokenizer:
         self.encoding = encoding
         self.files = dict(files or {})  # as they were loaded; saved as they are, but for names of code
         self._special = {name: encoding.encode_single_token(name) for name in SPECIAL_TOKENS}
-        self._special_ids = frozenset(encoding._special_tokens.values())
+        self.control_ids = frozenset(self._special.values())  # they make up the chat format
 
     @classmethod
     def load(cls, folder: Path) -> "NanochatTokenizer":
@@ -87,6 +87,11 @@ class NanochatTokenizer:
         """Number of tokens, the special ones included."""
         return self.encoding.n_vocab
 
+    @property
+    def needed_size(self) -> int:
+        """The same: nanochat's models have a row for each token."""
+        return self.vocab_size
+
     def encode(self, text: str) -> list[int]:
         """Ids of a text; a special token's spelling in it stays plain text."""
         return self.encoding.encode_ordinary(text)
@@ -107,8 +112,12 @@ class NanochatTokenizer:
         return render(messages, self.encode, self._special)
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Text of ids, special tokens left out; bytes that are no UTF-8 become U+FFFD."""
-        return self.encoding.decode([token for token in ids if token not in self._special_ids])
+        """Text of ids without the chat format's tokens; bytes that are no UTF-8 become U+FFFD."""
+        return self.spell([token for token in ids if token not in self.control_ids])
+
+    def spell(self, ids: Sequence[int]) -> str:
+        """Text of ids, every token spelled."""
+        return self.encoding.decode(list(ids))
 
     def save(self, folder: Path) -> None:
         """Write tokenizer.pkl, tokenizer.json and tokenizer_config.json, those that were loaded untouched."""

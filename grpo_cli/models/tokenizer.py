@@ -7,6 +7,7 @@ Text becomes ids once, when a prompt is built. What the policy samples stays ids
 rewards and people. `nanochat_tokenizer.NanochatTokenizer` is the other implementation.
 """
 
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -15,6 +16,9 @@ from jinja2 import TemplateError
 from grpo_cli.errors import ModelError
 from grpo_cli.models.tokenizer_files import save_tokenizer
 from grpo_cli.types import Message
+
+ROLES = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")  # of tokens, as transformers names them
+CONVERSATION = [{"role": role, "content": "a"} for role in ("user", "assistant", "user")]
 
 
 class Tokenizer(Protocol):
@@ -28,14 +32,28 @@ class Tokenizer(Protocol):
     def vocab_size(self) -> int:
         """One more than the largest id that the tokenizer can produce."""
 
+    @property
+    def needed_size(self) -> int:
+        """The rows that a model needs at least: one more than the largest id of ordinary and end tokens.
+
+        Tokens that were added beyond it (Gemma 3's for images) matter only where one occurs in a prompt.
+        """
+
     def encode(self, text: str) -> list[int]:
         """Ids of plain text, without begin or end tokens."""
 
     def encode_prompt(self, messages: list[Message], prefix: str = "") -> list[int]:
         """Ids of a conversation up to where the assistant speaks, and `prefix` as its first words."""
 
+    @property
+    def control_ids(self) -> frozenset[int]:
+        """Tokens that are no text: begin and end tokens, padding, the chat format's role markers."""
+
     def decode(self, ids: list[int]) -> str:
-        """Text of ids; special tokens are left out."""
+        """Text of ids without control tokens; other special tokens (`<answer>` may be one) stay."""
+
+    def spell(self, ids: list[int]) -> str:
+        """Text of ids, every token spelled."""
 
     def save(self, folder: Path) -> None:
         """Write the files that load this tokenizer again, here and in plain mlx-lm."""
@@ -56,6 +74,13 @@ class ChatTokenizer:
     def vocab_size(self) -> int:
         """Number of ids, added tokens included."""
         return len(self.wrapped._tokenizer)
+
+    @property
+    def needed_size(self) -> int:
+        """One more than the largest id of ordinary, begin, end and padding tokens."""
+        inner = self.wrapped._tokenizer
+        ends = {*self.eos_ids, inner.bos_token_id, inner.pad_token_id} - {None}
+        return max(inner.vocab_size, *(number + 1 for number in ends), 0)
 
     def encode(self, text: str) -> list[int]:
         """Ids of plain text, without begin or end tokens."""
@@ -81,9 +106,30 @@ class ChatTokenizer:
             ) from error
         return list(ids) + self.encode(prefix)
 
+    @cached_property
+    def control_ids(self) -> frozenset[int]:
+        """Tokens with a role of their own (bos, pad, …), end tokens, and those around the messages."""
+        inner = self.wrapped._tokenizer
+        named = {number for role in ROLES if (number := getattr(inner, f"{role}_token_id")) is not None}
+        special = {number for number, token in inner.added_tokens_decoder.items() if token.special}
+        return frozenset(named) | self.eos_ids | (special & self._around_messages())
+
+    def _around_messages(self) -> set[int]:
+        """Ids of a short conversation by the chat template, without what it lets the assistant begin with."""
+        if not self.wrapped.has_chat_template:
+            return set()
+        try:
+            return set(self.wrapped.apply_chat_template(CONVERSATION, return_dict=False))
+        except (TemplateError, TypeError, ValueError):  # a template that wants something else of its messages
+            return set()
+
     def decode(self, ids: list[int]) -> str:
-        """Text of ids; special tokens are left out, spaces kept as they are."""
-        return self.wrapped.decode(ids, skip_special_tokens=True)
+        """Text of ids without control tokens, spaces kept as they are."""
+        return self.spell([number for number in ids if number not in self.control_ids])
+
+    def spell(self, ids: list[int]) -> str:
+        """Text of ids, every token spelled."""
+        return self.wrapped.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
 
     def save(self, folder: Path) -> None:
         """Write tokenizer.json, tokenizer_config.json and the chat template."""

@@ -16,7 +16,8 @@ class ByteTokenizer:
     """Token = byte; 256 ends a completion."""
 
     eos_ids = frozenset({EOS})
-    vocab_size = VOCAB
+    vocab_size = needed_size = VOCAB
+    control_ids = eos_ids
 
     def encode(self, text: str) -> list[int]:
         return list(text.encode())
@@ -26,6 +27,9 @@ class ByteTokenizer:
 
     def decode(self, ids: list[int]) -> str:
         return bytes(token for token in ids if token < 256).decode("utf-8", errors="replace")
+
+    def spell(self, ids: list[int]) -> str:
+        return self.decode(ids)
 
     def save(self, folder) -> None:  # type: ignore[no-untyped-def]
         (folder / "tokenizer.txt").write_text("bytes")
