@@ -46,6 +46,7 @@ LEVELS = {
     "grpo_cli.files": 0.5,  # below rewards, above the errors that it raises
     "grpo_cli.folders": 0.7,
     "grpo_cli.errors": 0,
+    "grpo_cli.outlet": 0,
     "grpo_cli.types": 0,
     "grpo_cli.untrusted_json": 0.5,
 }
@@ -69,6 +70,7 @@ LIGHT = {
     "grpo_cli.foreign_text",
     "grpo_cli.trust",
     "grpo_cli.errors",
+    "grpo_cli.outlet",
     "grpo_cli.files",
     "grpo_cli.folders",
     "grpo_cli.models.adapter_config",

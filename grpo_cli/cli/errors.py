@@ -52,6 +52,8 @@ class GrpoGroup(TyperGroup):
                 keep_last_error(error)
             show_error(error)
             raise Exit(error.exit_code) from None
+        except EOFError as error:  # typer would say "Aborted!", and not what
+            raise RuntimeError(f"{type(error).__name__}: {error}") from error
         except ImportError as error:
             keep_last_error(error)
             known = broken_installation(error)

@@ -9,7 +9,7 @@ notices and the final result are shown.
 
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Protocol
 
 from rich.console import Console
@@ -33,6 +33,7 @@ from grpo_cli.engine.events import (
     silent,
 )
 from grpo_cli.foreign_text import one_line
+from grpo_cli.outlet import lasting
 
 REFRESHES_PER_SECOND = 5
 
@@ -71,7 +72,8 @@ def training_display(
     try:
         yield display
     finally:
-        display.close()
+        with suppress(Exception):  # one that failed was told of; it must not hide what ends the run
+            display.close()
     print_summary(console, display.progress)
 
 
@@ -84,7 +86,8 @@ class QuietDisplay:
     def __call__(self, event: Event) -> None:
         self.progress.take(event)
         if isinstance(event, Notice):
-            say(self.console, notice_line(event))
+            with lasting():
+                say(self.console, notice_line(event))
 
     def close(self) -> None:
         """Nothing to put back."""
@@ -113,6 +116,15 @@ class PlainDisplay(QuietDisplay):
         return step % self.logging_steps == 0 or step == total_steps(self.progress)
 
 
+class PatientLive(Live):
+    """A display that draws no picture while the one before waits to be read."""
+
+    def refresh(self) -> None:
+        """Draw the picture anew."""
+        if not getattr(self.console.file, "is_behind", False):
+            super().refresh()
+
+
 class LiveDisplay:
     """The dashboard, drawn anew a few times a second by rich's own thread.
 
@@ -121,7 +133,7 @@ class LiveDisplay:
 
     def __init__(self, console: Console) -> None:
         self.console, self.progress = console, RunProgress()
-        self.live = Live(
+        self.live = PatientLive(
             Dashboard(self.progress),
             console=console,
             refresh_per_second=REFRESHES_PER_SECOND,
@@ -135,7 +147,8 @@ class LiveDisplay:
         elif isinstance(event, RunFinished):
             self.live.stop()
         elif isinstance(event, Notice):
-            say(self.console, notice_line(event))
+            with lasting():
+                say(self.console, notice_line(event))
         elif isinstance(event, CheckpointSaved):
             say(self.console, checkpoint_line(event))
 

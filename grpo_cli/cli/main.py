@@ -5,6 +5,7 @@ once. To add a command, write its file in this folder and register it below.
 """
 
 import errno
+import signal
 import sys
 from typing import Annotated
 
@@ -21,6 +22,7 @@ from grpo_cli.cli.launch import launch
 from grpo_cli.cli.resume import resume
 from grpo_cli.cli.train import train
 from grpo_cli.doctor.last_error import keep_last_error
+from grpo_cli.errors import Interrupted
 from grpo_cli.foreign_text import guard_output
 
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT)  # where the output was sent to
@@ -114,18 +116,25 @@ app.command(
 app.add_typer(config_app, name="config")
 
 
+def _interrupt(*_: object) -> None:
+    """Ctrl-C, which a reward's own KeyboardInterrupt is told from."""
+    raise Interrupted
+
+
 def run() -> None:
     """Entry point of the `grpo` script.
 
     Exit codes: 0 done, 1 failed, 2 usage or an invalid configuration, 130 interrupted.
     """
     guard_output()  # to the very end: a traceback quotes foreign text, too
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # nohup has it ignored
+        signal.signal(signal.SIGINT, _interrupt)
     try:
         app(prog_name="grpo")
     except KeyboardInterrupt:  # before or after a command's own run
         sys.exit(INTERRUPTED)
     except OSError as error:
-        if error.errno not in NO_SPACE:
+        if error.errno not in NO_SPACE or error.filename:
             raise
         sys.exit(f"{error.strerror}: the output could not be written")
     except Exception as error:  # a bug of ours

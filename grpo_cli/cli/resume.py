@@ -10,6 +10,7 @@ from grpo_cli.cli.config import SetOption
 from grpo_cli.cli.heavy import start_device
 from grpo_cli.cli.ranks import ranks
 from grpo_cli.cli.terminal import is_interactive, say, stderr_console
+from grpo_cli.outlet import hold_nobody
 
 
 def resume(
@@ -25,6 +26,7 @@ def resume(
     quiet: Annotated[bool, typer.Option("--quiet", help="Show only notices and the result.")] = False,
 ) -> None:
     """Go on with a run as if it had never been interrupted."""
+    hold_nobody()
     with ranks() as world:
         if world.is_first and not quiet and is_interactive(stderr_console()):
             say(stderr_console(), Text(f"looking for the newest checkpoint in {path} …", style="dim"))

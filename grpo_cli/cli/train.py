@@ -9,6 +9,7 @@ from grpo_cli.cli.config import SetOption, show_warnings
 from grpo_cli.cli.heavy import start_device
 from grpo_cli.cli.ranks import ranks
 from grpo_cli.cli.terminal import is_interactive, say, stderr_console
+from grpo_cli.outlet import hold_nobody
 
 
 def train(
@@ -27,6 +28,7 @@ def train(
     """Train a model; everything it makes goes to <output_dir>/<run_name>."""
     from grpo_cli.config.load import load_config
 
+    hold_nobody()
     with ranks() as world:
         loaded = load_config(config, set_ or (), on_this_machine=True)
         if world.is_first:

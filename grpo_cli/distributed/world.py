@@ -27,6 +27,7 @@ from grpo_cli.distributed.links import listen, open_links
 from grpo_cli.distributed.place import LAUNCHER, Place, find_place
 from grpo_cli.distributed.watch import WAITING, Watch
 from grpo_cli.errors import GrpoError, TrainingError
+from grpo_cli.foreign_text import visible
 
 Item = TypeVar("Item")
 
@@ -318,7 +319,7 @@ def is_alive(pid: int) -> bool:
 
 def end(why: str) -> None:
     """End this process from outside its main thread, which waits for ever."""
-    print(f"{lost(why)}", file=sys.stderr, flush=True)
+    print(visible(str(lost(why))), file=sys.__stderr__, flush=True)  # before any that waits for its turn
     os._exit(1)
 
 

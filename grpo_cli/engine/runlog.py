@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from grpo_cli.engine.plain_json import encoded_strictly
 from grpo_cli.files import open_log
+from grpo_cli.foreign_text import safe_json
 from grpo_cli.rewards.table import unique
 from grpo_cli.types import Rollout, RolloutGroup
 
@@ -111,7 +111,7 @@ class RunLog:
 
     def _add(self, lines: dict[str, list[dict[str, Any]]]) -> None:
         """Add lines to files: to all of them, or to none where one cannot be made."""
-        made = {name: b"".join(encoded_strictly(line) + b"\n" for line in lines[name]) for name in lines}
+        made = {name: "".join(f"{safe_json(line)}\n" for line in lines[name]).encode() for name in lines}
         for name in made.keys() & self._files:
             self._files[name].add(made[name])
 

@@ -4,6 +4,7 @@ trainer_state.json holds it, and rollouts.json the completions that later update
 (num_iterations or steps_per_generation > 1). Floats are written so that they read back as they were.
 """
 
+import json
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,7 +12,6 @@ from typing import Annotated, Any
 import mlx.core as mx
 from pydantic import Field
 
-from grpo_cli.engine.plain_json import encoded
 from grpo_cli.errors import CheckpointError
 from grpo_cli.types import RolloutGroup
 from grpo_cli.untrusted_json import DamagedFile, Schema, read_as
@@ -135,4 +135,5 @@ def _plain(group: RolloutGroup) -> dict[str, Any]:
 
 
 def _write(path: Path, content: Any) -> None:
-    path.write_bytes(encoded(content) + b"\n")
+    # In ASCII: half a surrogate pair, which no encoding has, is an escape, and reads back as it was.
+    path.write_text(json.dumps(content) + "\n", encoding="ascii")

@@ -19,6 +19,7 @@ from typing import NamedTuple
 
 from grpo_cli.errors import RewardError
 from grpo_cli.foreign_text import guard_output
+from grpo_cli.outlet import hold_nobody
 from grpo_cli.rewards.call import Scores, call
 from grpo_cli.rewards.request import RewardRequest
 from grpo_cli.rewards.table import RewardFunction, load_reward
@@ -41,6 +42,7 @@ class Answer(NamedTuple):
 
 def serve(connection: Connection, specs: Sequence[str]) -> None:
     """Say that the rewards are loaded, then answer Questions; None, or a closed pipe, is the end."""
+    hold_nobody()
     guard_output()  # what a reward prints goes to the terminal of the run
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process of the terminal
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
