@@ -6,7 +6,9 @@ MLX's launcher itself ends with 0 whatever happens to its ranks, and with a trac
 of how each rank ended are read here.
 """
 
+import codecs
 import contextlib
+import io
 import os
 import re
 import shutil
@@ -16,11 +18,12 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import IO, Annotated
+from typing import IO, Annotated, TextIO
 
 import typer
 
 from grpo_cli.cli.errors import INTERRUPTED
+from grpo_cli.cli.terminal import encodable
 from grpo_cli.distributed.hosts import read_hosts
 from grpo_cli.distributed.place import LAUNCHER
 from grpo_cli.errors import ConfigError, TrainingError
@@ -62,7 +65,7 @@ def launch(
     how = ["--backend", backend] if backend else []
     words = [
         launcher(), *where, *how, "--starting-port", str(starting_port), "--",
-        python or sys.executable, "-m", "grpo_cli", *command,
+        python or sys.executable, "-P", "-m", "grpo_cli", *command,  # -P: no module of the current folder
     ]  # fmt: skip
     launched = Launch(words)
     code = launched.run()
@@ -103,6 +106,7 @@ class Launch:
         self.process = subprocess.Popen(
             words,
             stdin=subprocess.PIPE,  # open to the end: the launcher spins on one that is closed
+            stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             env={**os.environ, LAUNCHER: str(os.getpid())},
             start_new_session=True,
@@ -112,13 +116,16 @@ class Launch:
 
     def run(self) -> int:
         """Wait for the end. The exit code: 0, that of the first rank that failed, or 130."""
-        reader = threading.Thread(target=self._relay, args=[self.process.stderr], daemon=True)
-        reader.start()
+        pipes = [(self.process.stdout, sys.stdout), (self.process.stderr, sys.stderr)]
+        readers = [threading.Thread(target=self._relay, args=pair, daemon=True) for pair in pipes]
+        for reader in readers:
+            reader.start()
         signals = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]  # nohup
         before = {number: signal.signal(number, self._interrupt) for number in signals}
         try:
             code = self._wait()
-            reader.join(READING)
+            for reader in readers:
+                reader.join(READING)
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
@@ -137,13 +144,19 @@ class Launch:
                 deadline = time.monotonic() + PATIENCE
         return code
 
-    def _relay(self, stream: IO[bytes]) -> None:
-        """Pass the launcher's stderr on as it comes, and note how ranks ended."""
+    def _relay(self, stream: IO[bytes], to: TextIO) -> None:
+        """Pass on what launcher and ranks write as it comes, and note how ranks ended.
+
+        Other machines say things of their own, a shell's greeting for one: `to` is guarded (foreign_text.py).
+        """
         line = b""
+        decoder = io.IncrementalNewlineDecoder(
+            codecs.getincrementaldecoder("utf-8")("replace"), translate=True
+        )
         while data := os.read(stream.fileno(), 8192):
             with contextlib.suppress(OSError):  # the terminal is gone: the ranks go on to save
-                sys.stderr.buffer.write(data)
-                sys.stderr.buffer.flush()
+                to.write(encodable(decoder.decode(data), to.encoding))
+                to.flush()
             *whole, line = (line + data).split(b"\n")
             for found in (match for text in whole for match in ENDED.finditer(text)):
                 if int(found[2]):

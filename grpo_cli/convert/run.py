@@ -6,7 +6,6 @@ Nothing half-done is left behind: the output appears when everything is written 
 refused is refused before gigabytes are fetched.
 """
 
-import contextlib
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,10 +24,9 @@ from grpo_cli.convert.source import Source, find_source, short_name
 from grpo_cli.convert.staging import check_output, check_space, staged
 from grpo_cli.convert.through_mlx_lm import convert_folder
 from grpo_cli.models.classes import load_weights
-from grpo_cli.models.load import check_vocabulary, load_model_folder, load_tokenizer
+from grpo_cli.models.load import check_vocabulary, generation_config, load_model_folder, load_tokenizer
 from grpo_cli.models.nanochat_tokenizer import NanochatTokenizer
 from grpo_cli.models.tree import count_parameters, read_json
-from grpo_cli.trust import without_code_in
 
 MODEL_FILES = ("model*.safetensors", "model.safetensors.index.json", "*config.json", "nanochat_v2.py")
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "tokenizer.pkl", "vocab.json", "vocab.txt", "*.tiktoken")
@@ -167,11 +165,10 @@ def _write_tokenizer(source: Path, config: dict[str, Any], folder: Path, options
 
 
 def copy_generation_config(source: Path, folder: Path) -> None:
-    """Bring a model's generation_config.json along; one that is not JSON stays behind."""
-    path = source / "generation_config.json"
-    with contextlib.suppress(ValueError, RecursionError):
-        if path.is_file():
-            (folder / path.name).write_bytes(without_code_in(path.read_bytes()))
+    """Bring a model's generation_config.json along."""
+    content = generation_config(source)
+    if content is not None:
+        (folder / "generation_config.json").write_bytes(content)
 
 
 def checks_against(source: Path, trust_remote_code: bool = False):  # type: ignore[no-untyped-def]

@@ -13,6 +13,7 @@ A host that stands in it twice has two ranks. MLX takes what it finds; here ever
 that MLX would pass over are refused.
 """
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from grpo_cli.untrusted_json import DamagedFile, read_json, shown
 LARGEST = 1 << 20  # bytes
 HERE = "127.0.0.1"  # the one name that mlx.launch does not reach by ssh
 KEYS = ("ssh", "ips", "rdma")
+SETTING = re.compile(r"(MLX|NCCL|OMP|OPENBLAS)_[A-Z0-9_]+=")
 FILE_KEYS = ("backend", "envs", "hosts")
 EXAMPLE = '[{"ssh": "mac1.local", "ips": ["10.0.0.1"]}, {"ssh": "mac2.local", "ips": ["10.0.0.2"]}]'
 
@@ -106,7 +108,16 @@ def parsed(path: Path, document: Any) -> HostFile:
             raise BadEntry(
                 f"host {number} ({one.ssh}) has {len(one.rdma)} in `rdma`, one for each host wanted"
             )
-    return HostFile(path, hosts, backend, texts("the file", "envs", table.get("envs", [])))
+    return HostFile(path, hosts, backend, settings(table.get("envs", [])))
+
+
+def settings(value: Any) -> tuple[str, ...]:
+    """`envs`. Raises BadEntry for variables that are no settings of MLX: PYTHONPATH, for one, names code."""
+    envs = texts("the file", "envs", value)
+    for one in envs:
+        if not SETTING.match(one):
+            raise BadEntry(f"`envs` has {shown(one)}: only variables of MLX, NCCL and OpenMP may stand there")
+    return envs
 
 
 def host(where: str, entry: Any) -> Host:

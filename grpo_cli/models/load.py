@@ -30,6 +30,7 @@ from grpo_cli.models.tokenizer import ChatTokenizer, Tokenizer
 from grpo_cli.models.tokenizer_files import read_tokenizer, rust_panics, try_tokenizer
 from grpo_cli.models.tree import flat
 from grpo_cli.models.trial import BREAKDOWNS, try_out
+from grpo_cli.trust import without_code_in
 
 TINY = Path(__file__).parent / "tiny"
 HUB_FILES = ["*.json", "*.safetensors", "tokenizer.model", "*.tiktoken", "*.txt", "*.jinja", "tokenizer.pkl"]
@@ -84,9 +85,16 @@ def load_policy(name: str, dtype: str = "auto", for_training: bool = False) -> P
     lora = load_adapters(model, path) if is_adapter else None
     mx.eval(model.parameters())
     try_out(model, path)
-    generation = base / "generation_config.json"
-    kept = generation.read_bytes() if generation.is_file() else None
-    return Policy(model, tokenizer, config, base, source, lora, kept)
+    return Policy(model, tokenizer, config, base, source, lora, generation_config(base))
+
+
+def generation_config(folder: Path) -> bytes | None:
+    """generation_config.json of a folder, without names of code; None where there is none, or no JSON."""
+    path = folder / "generation_config.json"
+    try:
+        return without_code_in(path.read_bytes()) if path.is_file() else None
+    except (ValueError, RecursionError):
+        return None
 
 
 def adapters_base(folder: Path) -> Path:

@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 from grpo_cli.cli import launch as launch_module
 from grpo_cli.cli.launch import Launch, exit_code
 from grpo_cli.cli.main import app
+from grpo_cli.foreign_text import guarded_output
 from tests.support.waiting import HANG, NEVER
 
 WARNED = "\\033[33m[WARN] Node with rank {} exited with code {} \\033[0m"
@@ -68,7 +69,7 @@ def test_the_command_is_passed_on_as_it_is(monkeypatch: pytest.MonkeyPatch) -> N
     words = ["launch", "-n", "3", "train", "--config", "prod", "--set", "seed=1", "-n", "7"]
     assert CliRunner().invoke(app, words).exit_code == 3
     assert seen == [
-        "mlx.launch", "-n", "3", "--starting-port", "32323", "--", sys.executable, "-m", "grpo_cli",
+        "mlx.launch", "-n", "3", "--starting-port", "32323", "--", sys.executable, "-P", "-m", "grpo_cli",
         "train", "--config", "prod", "--set", "seed=1", "-n", "7",
     ]  # fmt: skip
 
@@ -103,3 +104,22 @@ def test_children_of_a_process() -> None:
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as child:
         assert child.pid in launch_module.children(os.getpid())
         child.communicate(b"\n")
+
+
+def test_what_other_machines_say_does_nothing_to_the_terminal(capfd: pytest.CaptureFixture[str]) -> None:
+    said = "greeting \x1b]0;x\x07\x9b2J\r\nnaïve 10%\r20%\n"
+    script = f"import sys; [s.buffer.write({said.encode()!r}) for s in (sys.stdout, sys.stderr)]"
+    with guarded_output():
+        assert Launch([sys.executable, "-c", script]).run() == 0
+    shown = "greeting ␛]0;x␇\\u009b2J\nnaïve 10%\n20%\n"
+    assert capfd.readouterr() == (shown, shown)
+
+
+@pytest.mark.parametrize("words", [["-m", "grpo_cli", "--version"], ["-P", "-m", "grpo_cli", "--version"]])
+def test_modules_of_the_current_folder_are_nobodys(tmp_path: Path, words: list[str]) -> None:
+    for name in ("typer", "rich", "unicodedata"):
+        (tmp_path / f"{name}.py").write_text(
+            "raise SystemExit('a module of the current folder was imported')"
+        )
+    done = subprocess.run([sys.executable, *words], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout[:5]) == (0, "grpo "), done.stderr

@@ -22,16 +22,7 @@ from tests.bench.traps import RUN_CONFIG, run, steering
 from tests.support.llama import write_llama
 from tests.support.traps import REWARDS, STEERING, TRAPS, Trap
 
-LOADS = [
-    "--only",
-    "tokenizer",
-    "--only",
-    "chat-template",
-    "--only",
-    "model-files",
-    "--only",
-    "garbled-output",
-]
+LOADS = ["--only", "tokenizer", "--only", "chat-template"]
 CODED = """
 from transformers import PreTrainedTokenizerFast
 open({sentinel!r}, "a").write("trusted")
@@ -83,7 +74,7 @@ def test_no_code_of_a_model_s_folder_runs(trap: Trap, name: str) -> None:
         ["train", "--config", "mine.toml", "--quiet"],
         ["resume", "m"],
         ["doctor", "--model", "m", *LOADS],
-        ["doctor", "--checkpoint", "m", "--json", *LOADS, "--only", "resumable"],
+        ["doctor", "--checkpoint", "m", "--json", *LOADS],
         ["doctor", "--run", "m", "--only", "run-log"],
         ["config", "validate", "m/config.toml"],
         ["config", "show", "m/config.toml"],

@@ -64,7 +64,11 @@ def test_a_table_with_a_backend_variables_and_rdma_devices(path: Path) -> None:
 def test_it_is_read_as_mlx_reads_it(path: Path) -> None:
     from mlx._distributed_utils.common import Hostfile
 
-    document = {"backend": "ring", "envs": ["A=1"], "hosts": [{**ONE, "rdma": [None, "rdma_en2"]}, TWO]}
+    document = {
+        "backend": "ring",
+        "envs": ["OMP_NUM_THREADS=1"],
+        "hosts": [{**ONE, "rdma": [None, "rdma_en2"]}, TWO],
+    }
     ours, theirs = read(path, document), Hostfile.from_file(path)
     assert (ours.backend, list(ours.envs)) == (theirs.backend, theirs.envs)
     assert [(h.ssh, list(h.ips)) for h in ours.hosts] == [(h.ssh_hostname, h.ips) for h in theirs.hosts]
@@ -105,6 +109,10 @@ def test_only_the_loopback_address_is_here(path: Path) -> None:
         ([{**ONE, "ip": []}], "host 0 has an unknown key `ip`; known are ssh, ips, rdma"),
         ({"host": [ONE]}, "the file has an unknown key `host`; known are backend, envs, hosts"),
         ({"backend": 1, "hosts": [ONE]}, "`backend` is 1, not a name"),
+        (
+            {"envs": ["MLX_A=1", "PYTHONPATH=."], "hosts": [ONE]},
+            '`envs` has "PYTHONPATH=.": only variables of MLX, NCCL and OpenMP may stand there',
+        ),
         ({"envs": {"A": 1}, "hosts": [ONE]}, 'the file: `envs` is {"A": 1}, not a list of texts'),
     ],
 )
