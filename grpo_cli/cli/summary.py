@@ -21,13 +21,29 @@ def print_summary(console: Console, progress: RunProgress) -> None:
     finished = progress.finished
     if finished is None:
         return
-    say(console, Text(f"\nDone: {finished.steps} steps in {duration(finished.seconds)}.", style="bold"))
+    for line in heading(finished):
+        say(console, line)
     if (table := comparison(finished.first, finished.last)) is not None:
         console.print()
         console.print(Safe(table))
     say(console, Text.assemble("\nThe model is in ", (one_line(str(finished.final)), "bold"), ". To use it:"))
     for command in commands(finished, progress.sample.prompt if progress.sample else ""):
         say(console, Text(f"  {command}", style="cyan"))
+
+
+def heading(finished: RunFinished) -> list[Text]:
+    """What the run came to: done; or that nothing was learnt, why, and what helps."""
+    steps = f"{finished.steps} steps in {duration(finished.seconds)}"
+    nothing = finished.nothing_learnt
+    if nothing is None:
+        return [Text(f"\nDone: {steps}.", style="bold")]
+    lines = [Text(f"\nNothing was learnt: {steps} without a group that could teach.", style="bold yellow")]
+    lines.append(Text(f"  {one_line(nothing.seen)}"))
+    if nothing.cures:
+        words, *toml = nothing.cures
+        lines += [Text(f"  {words}:"), *(Text(f"    {one_line(line)}", style="cyan") for line in toml)]
+    command = f"grpo doctor --run {shlex.quote(str(finished.run_dir))}"
+    return [*lines, Text.assemble("  more: ", (command, "cyan"))]
 
 
 def comparison(first: dict[str, Any] | None, last: dict[str, Any] | None) -> Table | None:

@@ -1,6 +1,5 @@
 """What a run's rewards say: whether there is something to learn from."""
 
-import json
 import statistics
 from collections.abc import Iterator
 from typing import Any
@@ -9,9 +8,7 @@ from grpo_cli.config.rules import COLD
 from grpo_cli.doctor.case import Case
 from grpo_cli.doctor.findings import Finding, error, ok, quoted, warning
 from grpo_cli.doctor.run_log import (
-    ALL_CUT,
     FEWEST_STEPS,
-    GUIDE_NEW_TOKENS,
     blamed_rate,
     first_third,
     last_third,
@@ -26,17 +23,15 @@ from grpo_cli.doctor.run_log import (
     step_number,
     too_few,
 )
+from grpo_cli.engine.teaching import GUIDE_TEMPERATURE, equal_cures, more_to_learn_from, zero_words
 
 HIGH_REWARD = 10.0  # the guide's
-FORMAT_REWARDS = ("int", "strict_format", "soft_format", "xmlcount")
 # Groups without differences: 0.25 to 0.56 where the embedded model learns, up to 0.9 once it is right, 1
 # where all rewards are alike.
 FEW_DIFFER = 0.8
 ENOUGH_GROUPS = 20  # of fewer, so many can be alike by chance
 # Nats per token: 0.03 for the embedded model as it comes, 0.005 when it has learned, 2e-4 and less at 0.001.
 NO_ENTROPY = 0.001
-ROOM_FIRST = "Raise max_new_tokens first; the rest may not be needed"
-GUIDE_TEMPERATURE, GUIDE_GENERATIONS = 0.7, 16
 
 
 def rewards_zero(case: Case) -> Iterator[Finding]:
@@ -74,31 +69,8 @@ def zero_cures(case: Case, fell: bool) -> list[str]:
     if fell:
         words = blamed_rate(case) or "the rewards were lost during the run, so its updates took them"
         return [f"{words}; begin again with a lower rate", lower_rate(case), *lines]
-    words = (
-        "look at a completion first: if it deserves a reward, the reward function is wrong; if none can be "
-        "right, give more tries, more room and easier rewards beside it"
-    )
-    cut = last_third(series(logged_steps(case), "truncated_fraction"))
-    if cut and min(cut) >= ALL_CUT:
-        words = (
-            f"no completion reaches its answer: {percent(statistics.fmean(cut))} are cut off. {ROOM_FIRST}"
-        )
-    return [words, *more_to_learn_from(case), *lines, sampled_evaluation(case)]
-
-
-def more_to_learn_from(case: Case) -> list[str]:
-    """Lines of TOML with more completions, longer ones, and rewards that are easier to get."""
-    config = case.run_config
-    generations = config.num_generations if config else 8
-    lines = [f"num_generations = {max(GUIDE_GENERATIONS, 2 * generations)}"]
-    if config is None or config.max_new_tokens < GUIDE_NEW_TOKENS:
-        lines.append(f"max_new_tokens = {GUIDE_NEW_TOKENS}")
-    given = config.reward_functions if config else ["correctness"]
-    names = {name.removesuffix("_reward_func") for name in given}
-    easier = [name for name in FORMAT_REWARDS if name not in names]
-    if easier:
-        lines.append(f"reward_functions = {json.dumps([*given, *easier], ensure_ascii=False)}")
-    return lines
+    words = zero_words(last_third(series(logged_steps(case), "truncated_fraction")))
+    return [words, *more_to_learn_from(case.run_config), *lines, sampled_evaluation(case)]
 
 
 def shown_completion(case: Case) -> str:
@@ -148,17 +120,11 @@ def equality_cures(case: Case) -> list[str]:
     """What makes rewards of a group differ: what took the difference away undone, or more to learn from."""
     if blamed := blamed_rate(case):
         return [blamed, lower_rate(case)]
-    if case.run_config and case.run_config.temperature < COLD:
-        words = f"at temperature = {case.run_config.temperature:g} all tries are the same one: raise it"
-        return [words, *warmer(case)]
     rewards = last_third(series(logged_steps(case), "reward_mean"))
-    if rewards and not any(rewards):
-        return ["all of them are 0: what cures `rewards-zero` cures this", *more_to_learn_from(case)]
-    words = (
-        "take more tries of each prompt, more varied ones, and rewards that tell good from better; prompts "
-        "that are always or never solved teach nothing"
-    )
-    return [words, *warmer(case), *more_to_learn_from(case), sampled_evaluation(case)]
+    cures = equal_cures(case.run_config, rewards)
+    is_cold = case.run_config is not None and case.run_config.temperature < COLD
+    all_zero = bool(rewards) and not any(rewards)
+    return cures if is_cold or all_zero else [*cures, sampled_evaluation(case)]
 
 
 def at_the_top(case: Case) -> str:
@@ -172,12 +138,6 @@ def at_the_top(case: Case) -> str:
     highest = max([*means, *series(case.completions, "reward")])
     begun, now = statistics.fmean(first_third(means)), statistics.fmean(last_third(means))
     return f"mean reward {now:.2f} of at most {highest:.2f}" if now > begun and now > 0.98 * highest else ""
-
-
-def warmer(case: Case) -> list[str]:
-    """A line with a higher temperature, where the run's is low."""
-    low = case.run_config is not None and case.run_config.temperature < GUIDE_TEMPERATURE
-    return [f"temperature = {GUIDE_TEMPERATURE}"] if low else []
 
 
 def identical_completions(case: Case) -> Iterator[Finding]:

@@ -15,14 +15,16 @@ from typing import Any, TypeVar
 
 from grpo_cli.doctor.case import Case, json_object, texts
 from grpo_cli.doctor.findings import Finding, error, ok, quoted, skipped, warning
+from grpo_cli.engine.teaching import ALL_CUT as ALL_CUT
+from grpo_cli.engine.teaching import BEST
+from grpo_cli.engine.teaching import FEWEST_STEPS as FEWEST_STEPS
+from grpo_cli.engine.teaching import GUIDE_NEW_TOKENS as GUIDE_NEW_TOKENS
+from grpo_cli.engine.teaching import SOLVED as SOLVED
+from grpo_cli.engine.teaching import solved as engine_solved
 
 Item = TypeVar("Item")
 
-FEWEST_STEPS = 5  # what fewer steps say can be chance
-ALL_CUT = 0.95  # of the completions cut off: so many that no answer is reached
-GUIDE_NEW_TOKENS = 128
 LARGEST = 1e100  # sums and squares of what is below stay numbers
-SOLVED = 0.95  # accuracy from which little is left to learn; the embedded task's runs end at 0.95 to 1
 # The peak that nothing survives: adapters of the embedded model learn at 1e-3; 10 broke it in one step.
 EXCESSIVE_RATE = 1e-2
 USUAL_RATE, USUAL_LORA_RATE = 5e-6, 5e-5  # where the guide and the shipped configurations begin
@@ -170,14 +172,9 @@ def too_few(case: Case, name: str, found: int, fewest: int = FEWEST_STEPS) -> It
 
 def solved(case: Case) -> str:
     """What shows that (almost) everything is right by now, as `accuracy 100 %`; empty where nothing does."""
-    evaluated = accuracies(case)
-    if evaluated:
-        return f"accuracy {percent(evaluated[-1][1])}" if evaluated[-1][1] >= SOLVED else ""
-    for reward, most in (("correctness", 2.0), ("last_number", 1.0)):
-        right = last_third(series(logged_steps(case), f"rewards/{reward}"))
-        if right and sum(right) / len(right) >= SOLVED * most:
-            return f"{percent(sum(right) / len(right) / most)} of its completions are right"
-    return ""
+    evaluated, steps = accuracies(case), logged_steps(case)
+    means = {reward: last_third(series(steps, f"rewards/{reward}")) for reward in BEST}
+    return engine_solved(evaluated[-1][1] if evaluated else None, means)
 
 
 def peak_rate(case: Case) -> float | None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from grpo_cli.engine.teaching import NothingLearnt
 from grpo_cli.types import RolloutGroup
 
 
@@ -89,6 +90,7 @@ class RunFinished:
     last: dict[str, Any] | None
     adapters_on: str | None = None  # with LoRA, the base model that the adapters in `final` belong to
     own_code: bool = False  # plain mlx-lm needs the source file in the model's folder to run it
+    nothing_learnt: NothingLearnt | None = None  # why, where no step of the run taught anything
 
 
 Event = (

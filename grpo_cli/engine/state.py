@@ -34,6 +34,7 @@ class RunState:
     evaluations: list[dict[str, Any]] = field(default_factory=list)  # every evaluation's line so far
     faults: list[str] = field(default_factory=list)  # of the latest updates, which were skipped for them
     log_positions: dict[str, int] = field(default_factory=dict)  # bytes of each log file
+    has_taught: bool = False  # some step had a group whose rewards differ
     data: str = ""  # fingerprint of the training prompts
     started_in: str = ""  # the folder that relative names in the configuration are meant from
 

@@ -18,6 +18,7 @@ import mlx.core as mx
 
 from grpo_cli import device
 from grpo_cli.engine import events
+from grpo_cli.engine.batch import Counting
 from grpo_cli.engine.checkpoint import Snapshot
 from grpo_cli.engine.evaluate import evaluate
 from grpo_cli.engine.faults import first_broken
@@ -32,10 +33,11 @@ from grpo_cli.engine.shares import checksum
 from grpo_cli.engine.stages import Stages
 from grpo_cli.engine.state import RunState, random_state, restore_random_state
 from grpo_cli.engine.supply import Draw, Part, Parts
+from grpo_cli.engine.teaching import Teaching
 from grpo_cli.errors import Interrupted, TrainingError
 from grpo_cli.models.tree import flat
 from grpo_cli.rewards.notes import averages
-from grpo_cli.rewards.table import unique
+from grpo_cli.rewards.table import REWARDS, unique
 from grpo_cli.types import RolloutGroup, TrainerState
 
 MOST_SKIPPED = 3  # updates in a row
@@ -58,6 +60,8 @@ class Trainer(Stages):
         config = self.config
         self.parts = Parts(config.prompts_per_step, config.steps_per_generation, config.num_iterations)
         self.rescue = Rescue()
+        own = {name for name, function in self.rewards if function not in REWARDS.values()}
+        self.teaching = Teaching(config, own)
         self.told: set[str] = set()  # anomalies that a notice was given of
         self.has_heard = False  # of an interruption
 
@@ -70,6 +74,7 @@ class Trainer(Stages):
         """
         started = time.perf_counter()
         self.interruption = interruption
+        self.teaching.has_taught = self.state.has_taught
         self.announce(saver.folder)
         try:
             self.begin(log, saver)
@@ -104,11 +109,20 @@ class Trainer(Stages):
             if part.batches is None:
                 part.batches = self.batch(part.groups)
         update = self.update(step, part.batches, is_fresh)
+        taught = self.could_teach(part.groups) and "skipped" not in update
+        self.state.has_taught = self.state.has_taught or taught
         self.advance(step, update, log)  # before anything is told: telling may fail
         line = self.step_line(step, part.groups, update, time.perf_counter() - started)
+        self.teaching.take(line, part.groups, taught)
         self.log_step(line, part.groups, log)
         self.report_step(step, line, part.groups, log)
         self.stop_if_broken(saver.folder)
+
+    def could_teach(self, groups: list[RolloutGroup]) -> bool:
+        """Whether some completion that counts is better or worse than its group."""
+        counting = Counting.of(self.config)
+        rollouts = [rollout for group in groups for rollout in group.rollouts]
+        return any(rollout.advantage != 0.0 and counting.length(rollout) for rollout in rollouts)
 
     def next_part(self) -> tuple[Part, bool]:
         """What the next step learns from, and whether it was sampled just now."""
@@ -236,8 +250,10 @@ class Trainer(Stages):
         first, last = (evaluations[0], evaluations[-1]) if evaluations else (None, None)
         base = str(self.policy.path) if self.policy.lora else None
         own_code = "model_file" in self.policy.config
+        self.teaching.accuracy = last["eval_accuracy"] if last else None
+        nothing = self.teaching.explain()
         steps = self.total_steps
-        self.listener(events.RunFinished(folder, final, steps, seconds, first, last, base, own_code))
+        self.listener(events.RunFinished(folder, final, steps, seconds, first, last, base, own_code, nothing))
 
     def step_line(
         self, step: int, groups: list[RolloutGroup], update: dict[str, Any], seconds: float
@@ -263,6 +279,8 @@ class Trainer(Stages):
     def report_step(self, step: int, line: dict[str, Any], groups: list[RolloutGroup], log: RunLog) -> None:
         """Tell the listener of a step, of what is not as it should be in it, and of a log that is refused."""
         self.listener(events.StepFinished(step, line, groups))
+        for text in self.teaching.notices(step == self.total_steps):
+            self.listener(events.Notice(text))
         found = anomalies(line)
         if log.refusal:
             found["log"] = f"the log cannot be written: {log.refusal}; its lines are kept until it can"

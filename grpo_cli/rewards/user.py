@@ -34,14 +34,14 @@ def import_file(path: Path, shown: str) -> ModuleType:
         raise RewardError(
             f"Reward file not found: {shown}", f"write the path from the current folder, {Path.cwd()}"
         )
-    name = f"grpo_reward_{path.stem}"
+    if str(path.parent) not in sys.path:
+        sys.path.append(str(path.parent))  # last, so that it can hide nothing
+    name = module_name(path)
     spec = importlib.util.spec_from_loader(name, SourceOnly(name, str(path)))
     if path.suffix != ".py" or spec is None or spec.loader is None:
         raise RewardError(f"Reward file is not a Python file: {shown}", "its name must end in .py")
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # dataclasses and pickle look the module up by its name
-    if str(path.parent) not in sys.path:
-        sys.path.append(str(path.parent))  # last, so that it can hide nothing
     try:
         spec.loader.exec_module(module)
     # A user's file can raise anything at all, and a script without a main guard may even exit. The
@@ -57,6 +57,19 @@ def import_file(path: Path, shown: str) -> ModuleType:
             trace=trace(error),
         ) from error
     return module
+
+
+def module_name(path: Path) -> str:
+    """The name that `import` finds the file under, which processes of a reward import it by, or our own.
+
+    Another file of that name may come first, or the name be none: then only this process knows the module.
+    """
+    try:
+        found = importlib.util.find_spec(path.stem) if path.stem.isidentifier() else None
+    except ValueError:  # a module without a spec, as `__main__`
+        found = None
+    is_this = found is not None and found.origin is not None and Path(found.origin).resolve() == path
+    return path.stem if is_this else f"grpo_reward_{path.stem}"
 
 
 def function_in(module: ModuleType, name: str, shown: str) -> Callable[..., Any]:

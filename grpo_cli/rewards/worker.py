@@ -46,6 +46,8 @@ def serve(connection: Connection, specs: Sequence[str]) -> None:
     guard_output()  # what a reward prints goes to the terminal of the run
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process of the terminal
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+    os.setpgrp()  # so that processes which a reward starts can be ended with this one
+    multiprocessing.current_process().daemon = False  # which may start none; to the parent it stays one
     threading.Thread(target=_end_with_parent, daemon=True).start()
     modules: dict[Path, ModuleType] = {}
     with contextlib.redirect_stdout(sys.stderr):  # stdout is for results; a reward may print
@@ -68,8 +70,8 @@ def _answer(function: RewardFunction, question: Question) -> Answer:
 
 
 def _end_with_parent() -> None:
-    """A parent that was killed closes nothing: end at once, whatever a reward is doing."""
+    """A parent that was killed closes nothing: end at once, with all that a reward has started."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()
-        os._exit(1)
+        os.killpg(0, signal.SIGKILL)

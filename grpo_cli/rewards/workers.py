@@ -9,6 +9,7 @@ They are spawned and not forked: MLX and its threads do not survive a fork. Each
 
 import contextlib
 import multiprocessing
+import os
 import pickle
 import queue
 import signal
@@ -53,7 +54,7 @@ class Worker:
                 self.is_loaded = True
             self.connection.send(question)
             if not self.connection.poll(self.timeout or None):
-                self.process.kill()
+                self.kill()
                 self.failure = late(question.name, self.timeout)
                 raise self.failure
             scores = _without_error(self.connection.recv()).scores
@@ -74,7 +75,10 @@ class Worker:
         self.process.join(CLOSING_SECONDS)
 
     def kill(self) -> None:
-        """End it whatever it does, and let go of the pipe."""
+        """End it whatever it does, with the processes that its rewards have started."""
+        assert self.process.pid  # it was started
+        with contextlib.suppress(ProcessLookupError):  # no group of its own yet, or gone
+            os.killpg(self.process.pid, signal.SIGKILL)
         self.process.kill()
         self.process.join()
 

@@ -280,3 +280,53 @@ def is_running(pid: int) -> bool:
         return False
     stat = Path(f"/proc/{pid}/stat")
     return not (stat.exists() and stat.read_text().rsplit(")", 1)[1].split()[0] == "Z")
+
+
+PROCESSES = """
+import multiprocessing, os, time
+
+def half(text): return len(text) / 2
+
+def in_own_process(text, queue): queue.put(half(text))
+
+def sandboxed(completions, **columns):
+    values = []
+    for completion in completions:
+        queue = multiprocessing.Queue()
+        process = multiprocessing.Process(target=in_own_process, args=(completion[0]["content"], queue))
+        process.start()
+        values.append(queue.get(timeout=60))
+        process.join()
+    return values
+
+def pool(completions, **columns):
+    with multiprocessing.get_context("spawn").Pool(1) as started:  # as on macOS
+        return started.map(half, [completion[0]["content"] for completion in completions])
+
+def children(completions, **columns):
+    if (pid := os.fork()) == 0:
+        time.sleep(600)
+    return [float(pid)] * len(completions)
+"""
+
+
+@pytest.fixture
+def starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.setattr("sys.path", [*sys.path])
+    (tmp_path / "starts_processes.py").write_text(PROCESSES)
+    monkeypatch.delitem(sys.modules, "starts_processes", raising=False)
+    return str(tmp_path / "starts_processes.py")
+
+
+@pytest.mark.parametrize("name", ["sandboxed", "pool"])
+def test_a_reward_in_a_process_may_start_processes(starts: str, name: str) -> None:
+    values = scored([f"{starts}:{name}"], [group("a", "", ["x", "four"])], 1, 120.0)
+    assert values == [{name: 0.5}, {name: 2.0}]
+
+
+def test_what_a_reward_has_started_ends_with_its_process(starts: str) -> None:
+    [values] = scored([f"{starts}:children"], [group("a", "", ["x"])], 1, 120.0)
+    deadline = time.monotonic() + 20
+    while is_running(int(values["children"])) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not is_running(int(values["children"]))

@@ -1,0 +1,177 @@
+"""Did a run learn anything from its rewards: which steps had a group that could teach, and why none did.
+
+    teaching = Teaching(config, own={"short"})
+    teaching.take(line, groups, taught=False)       # after every step
+    teaching.notices(is_last=False)                 # what a person should know by now
+    teaching.explain()                              # at the end: NothingLearnt, or None
+
+The doctor asks here, too, for the words and the lines of TOML that help.
+"""
+
+import json
+import statistics
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from grpo_cli.config.rules import COLD
+from grpo_cli.config.schema import Config
+from grpo_cli.types import RolloutGroup
+
+FEWEST_STEPS = 5  # what fewer steps say can be chance
+ALL_CUT = 0.95  # of the completions cut off: so many that no answer is reached
+SOLVED = 0.95  # accuracy from which little is left to learn; the embedded task's runs end at 0.95 to 1
+BEST = {"correctness": 2.0, "last_number": 1.0}  # what these rewards give to a right answer
+GUIDE_NEW_TOKENS, GUIDE_TEMPERATURE, GUIDE_GENERATIONS = 128, 0.7, 16
+FORMAT_REWARDS = ("int", "strict_format", "soft_format", "xmlcount")
+ROOM_FIRST = "Raise max_new_tokens first; the rest may not be needed"
+MANY = 20  # different completions, over which a reward that means something differs
+REMEMBERED = 1000  # completions
+
+
+class NothingLearnt(NamedTuple):
+    """Why no step taught anything, and what helps: words first, then lines of TOML."""
+
+    seen: str
+    cures: list[str]
+    is_solved: bool = False
+
+
+@dataclass
+class Teaching:
+    """What the steps of a run could teach so far."""
+
+    config: Config
+    own: Collection[str] = ()  # rewards from somebody's file, by name
+    has_taught: bool = False  # some step did, perhaps before a resume
+    lines: list[dict[str, Any]] = field(default_factory=list)  # of the steps, until one has taught
+    values: dict[str, set[float]] = field(default_factory=dict)  # of each reward; two are enough
+    completions: set[int] = field(default_factory=set)  # hashes of their texts
+    accuracy: float | None = None  # of the latest evaluation
+    steps: int = 0
+
+    def take(self, line: dict[str, Any], groups: list[RolloutGroup], taught: bool) -> None:
+        """Remember a step."""
+        self.steps += 1
+        self.has_taught = self.has_taught or taught
+        self.lines = [] if self.has_taught else [*self.lines, line]
+        for rollout in [rollout for group in groups for rollout in group.rollouts]:
+            if len(self.completions) < REMEMBERED:
+                self.completions.add(hash(rollout.text))
+            for name, value in rollout.rewards.items():
+                seen = self.values.setdefault(name, set())
+                if value is not None and len(seen) < 2:
+                    seen.add(value)
+
+    def notices(self, is_last: bool) -> Iterator[str]:
+        """What to tell after this step: once, when there were enough of them."""
+        if self.steps != FEWEST_STEPS and not (is_last and self.steps < FEWEST_STEPS):
+            return
+        nothing = self.explain()
+        if nothing is not None and not is_last:  # then the summary says so
+            yield f"nothing to learn in the first {self.steps} steps: {nothing.seen}; {told(nothing.cures)}"
+        elif nothing is None and len(self.completions) >= MANY:
+            yield from (f"{text}; look at it in completions.jsonl" for text in self.constants(self.own))
+
+    def explain(self) -> NothingLearnt | None:
+        """Why nothing was learnt; None where something was, or no step was made."""
+        if self.has_taught or not self.lines:
+            return None
+        late = self.lines[-max(FEWEST_STEPS, len(self.lines) // 3) :]
+        means = {name: series(late, f"rewards/{name}") for name in BEST}
+        if learned := solved(self.accuracy, means):
+            return NothingLearnt(f"nothing is left to learn ({learned})", [], is_solved=True)
+        rewards, count = series(self.lines, "reward_mean"), len(self.lines)
+        if not any(rewards):
+            seen = f"the mean reward is 0 in all {count} steps: {components(self.lines)}"
+            cures = [zero_words(series(late, "truncated_fraction")), *more_to_learn_from(self.config)]
+        else:
+            seen = f"all rewards are equal in each group of all {count} steps: {components(self.lines)}"
+            cures = equal_cures(self.config, series(late, "reward_mean"))
+        constant = list(self.constants(self.values)) if len(self.completions) > 1 else []
+        return NothingLearnt("; ".join([seen, *constant]), cures)
+
+    def constants(self, names: Collection[str]) -> Iterator[str]:
+        """Each of the rewards that gave one number to all completions, though these differ."""
+        for name, seen in self.values.items():
+            if name in names and len(seen) == 1:
+                count = f"{len(self.completions)}{'+' * (len(self.completions) == REMEMBERED)}"
+                [value] = seen
+                yield f"reward `{name}` is constant: {value:g} for {count} different completions"
+
+
+def told(cures: Sequence[str]) -> str:
+    """Words and lines of TOML in a sentence."""
+    words, *lines = cures or [""]
+    return "; ".join([words, *(f"`{line}`" for line in lines)])
+
+
+def series(lines: Sequence[Mapping[str, Any]], key: str) -> list[float]:
+    """A key's numbers, in order."""
+    return [value for line in lines if (value := line.get(key)) is not None]
+
+
+def components(lines: Sequence[Mapping[str, Any]]) -> str:
+    """Every reward function with its mean over some steps."""
+    names = sorted({key for line in lines for key in line if key.startswith("rewards/")})
+    means = [f"{name} {statistics.fmean(v):.3g}" for name in names if (v := series(lines, name))]
+    return ", ".join(means[:8]) or "no reward applied"
+
+
+def solved(accuracy: float | None, means: Mapping[str, Sequence[float]]) -> str:
+    """What shows that (almost) everything is right by now, as `accuracy 100 %`; empty where nothing does.
+
+    `means`: of the rewards in BEST, in the latest steps.
+    """
+    if accuracy is not None:
+        return f"accuracy {100 * accuracy:.0f} %" if accuracy >= SOLVED else ""
+    for reward, most in BEST.items():
+        right = means.get(reward)
+        if right and statistics.fmean(right) >= SOLVED * most:
+            return f"{100 * statistics.fmean(right) / most:.0f} % of its completions are right"
+    return ""
+
+
+def zero_words(cut: Sequence[float]) -> str:
+    """What helps where all rewards are 0. `cut`: shares of truncated completions in the latest steps."""
+    if cut and min(cut) >= ALL_CUT:
+        share = 100 * statistics.fmean(cut)
+        return f"no completion reaches its answer: {share:.0f} % are cut off. {ROOM_FIRST}"
+    return (
+        "look at a completion first: if it deserves a reward, the reward function is wrong; if none can be "
+        "right, give more tries, more room and easier rewards beside it"
+    )
+
+
+def equal_cures(config: Config | None, rewards: Sequence[float]) -> list[str]:
+    """What makes rewards of a group differ. `rewards`: their means in the latest steps."""
+    if config and config.temperature < COLD:
+        words = f"at temperature = {config.temperature:g} all tries are the same one: raise it"
+        return [words, *warmer(config)]
+    if rewards and not any(rewards):
+        return ["all of them are 0: what cures `rewards-zero` cures this", *more_to_learn_from(config)]
+    words = (
+        "take more tries of each prompt, more varied ones, and rewards that tell good from better; prompts "
+        "that are always or never solved teach nothing"
+    )
+    return [words, *warmer(config), *more_to_learn_from(config)]
+
+
+def warmer(config: Config | None) -> list[str]:
+    """A line with a higher temperature, where the run's is low."""
+    is_low = config is not None and config.temperature < GUIDE_TEMPERATURE
+    return [f"temperature = {GUIDE_TEMPERATURE}"] if is_low else []
+
+
+def more_to_learn_from(config: Config | None) -> list[str]:
+    """Lines of TOML with more completions, longer ones, and rewards that are easier to get."""
+    generations = config.num_generations if config else 8
+    lines = [f"num_generations = {max(GUIDE_GENERATIONS, 2 * generations)}"]
+    if config is None or config.max_new_tokens < GUIDE_NEW_TOKENS:
+        lines.append(f"max_new_tokens = {GUIDE_NEW_TOKENS}")
+    given = config.reward_functions if config else ["correctness"]
+    names = {name.removesuffix("_reward_func") for name in given}
+    easier = [name for name in FORMAT_REWARDS if name not in names]
+    if easier:
+        lines.append(f"reward_functions = {json.dumps([*given, *easier], ensure_ascii=False)}")
+    return lines
