@@ -80,6 +80,7 @@ LIGHT = {
     "grpo_cli.types",
     "grpo_cli.untrusted_json",
 }
+OPTIONAL = {"math_verify"}  # an extra of its own: imported in a function, when it is first asked for
 LIGHT_PACKAGES = {*sys.stdlib_module_names, "typer", "rich", "pydantic", "tomli_w"}
 
 
@@ -154,6 +155,8 @@ def _breaks_lightness(module: str, imported: Import) -> str:
         light = entry(imported.module, LIGHT | LIGHT_TO_START)
         return "" if light else "a light module imports a heavy one"
     top = imported.module.partition(".")[0]
+    if top in OPTIONAL and not imported.at_start:
+        return ""
     return "" if top in LIGHT_PACKAGES | {"grpo_cli"} else "a light module imports a heavy package"
 
 

@@ -61,6 +61,8 @@ def comparison(first: dict[str, Any] | None, last: dict[str, Any] | None) -> Tab
         ("length", "eval_length_mean", " tokens"),
     ):
         cells = [score(key, before), score(key, after), difference(key, before, after, unit)]
+        if key == "eval_accuracy":
+            cells[-1] += certainty(before, after)
         if any(cells):
             table.add_row(label, *(Text(cell) for cell in cells))
     return table
@@ -86,6 +88,18 @@ def difference(key: str, before: dict[str, Any], after: dict[str, Any], unit: st
     if old is None or new is None:
         return ""
     return f"{(new - old) * (100 if unit == ' points' else 1):+.1f}{unit}"
+
+
+def certainty(before: dict[str, Any], after: dict[str, Any]) -> str:
+    """95 % interval of the accuracy's difference and its verdict, by the test of `grpo eval --compare`."""
+    old, new = before.get("eval_right"), after.get("eval_right")
+    if not (isinstance(old, str) and isinstance(new, str) and len(old) == len(new) > 0):
+        return ""
+    from grpo_cli.engine.statistics import compare_pairs
+
+    result = compare_pairs([int(b) - int(a) for a, b in zip(old, new, strict=True)])
+    low, high = (100 * end for end in result.interval)
+    return f" (95 %: {low:+.1f} to {high:+.1f}): {result.verdict}"
 
 
 def commands(finished: RunFinished, asked: str) -> list[str]:

@@ -50,7 +50,12 @@ def without_file_rewards(loaded: LoadedConfig, path: str) -> LoadedConfig:
         severity="warning",
     )
     rewards, weights = zip(*(kept or [("correctness", 1.0)]), strict=True)
-    update = {"reward_functions": list(rewards), "reward_weights": list(weights)}
+    measure = config.eval_reward if is_builtin(config.eval_reward) else ""
+    update = {
+        "reward_functions": list(rewards),
+        "reward_weights": list(weights),
+        "eval_reward": measure,
+    }
     return replace(loaded, config=config.model_copy(update=update), warnings=[*loaded.warnings, warning])
 
 

@@ -14,7 +14,7 @@ from grpo_cli.config.fields import short, toml_value
 from grpo_cli.config.rules_of_this_machine import LOCAL_RULES
 from grpo_cli.config.schema import Config
 from grpo_cli.rewards.spec import RewardSpec
-from grpo_cli.rewards.table import REWARDS, unknown_hint
+from grpo_cli.rewards.table import REWARDS, is_builtin, unknown_hint
 
 COLD = 0.05  # a temperature below which the completions of a group are the same one
 
@@ -40,6 +40,15 @@ def rewards_exist(config: Config) -> Iterator[Breach]:
         else:
             continue
         yield Breach(("reward_functions",), message, cure, trouble="rewards")
+
+
+def eval_reward_is_known(config: Config) -> Iterator[Breach]:
+    """The evaluation's measure is a reward that is loaded anyway, or a built-in one."""
+    name = config.eval_reward
+    if name and name not in config.reward_functions and not is_builtin(name):
+        message = f"eval_reward = {short(name)!r} is neither built in nor one of reward_functions"
+        cure = f'write `eval_reward = "{config.reward_functions[0]}"`, or add yours to `reward_functions`'
+        yield Breach(("eval_reward", "reward_functions"), message, cure, trouble="rewards")
 
 
 def one_weight_per_reward(config: Config) -> Iterator[Breach]:
@@ -214,6 +223,7 @@ def groups_can_differ(config: Config) -> Iterator[Breach]:
 RULES: tuple[Rule, ...] = (
     group_has_a_spread,
     rewards_exist,
+    eval_reward_is_known,
     one_weight_per_reward,
     some_weight_counts,
     policy_is_what_was_sampled,

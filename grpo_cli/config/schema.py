@@ -243,6 +243,9 @@ class Config(BaseModel):
     """Evaluate every so many steps, before the first and after the last; 0: never."""
     eval_samples: Count = 200
     """Examples of the evaluation split to use, the same each time; 0: all."""
+    eval_reward: str = ""
+    """Reward that says what is right in an evaluation, by giving more than 0: a built-in one or an entry of
+    reward_functions; empty: the final answer equals the right one."""
     eval_max_new_tokens: PositiveInt = 128
     """Longest completion in evaluation."""
     save_steps: Count = 100

@@ -8,10 +8,11 @@ An item is right when its final answer, in `<answer>…</answer>` or not, is the
 
 import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from grpo_cli.config.schema import Config
 from grpo_cli.distributed.world import ALONE, World
 from grpo_cli.engine.allocation import RowLimit
 from grpo_cli.engine.prompts import Prompt
@@ -20,6 +21,8 @@ from grpo_cli.engine.sampling import Sampling
 from grpo_cli.models.load import Policy
 from grpo_cli.rewards.answers import is_right
 from grpo_cli.rewards.builtin import is_strict
+from grpo_cli.rewards.score import Named, Scorer
+from grpo_cli.rewards.table import load_rewards
 from grpo_cli.types import Rollout, RolloutGroup, StopReason
 
 
@@ -29,6 +32,7 @@ class Evaluation:
 
     groups: list[RolloutGroup]  # one per item; one completion each unless pass@k was asked for
     seconds: float
+    measure: str = ""  # the reward that says what is right, by its name in the rollouts; empty: the answer
 
     @property
     def rollouts(self) -> list[Rollout]:
@@ -37,11 +41,17 @@ class Evaluation:
 
     @property
     def correct(self) -> list[list[bool]]:
-        """Right or wrong, by item and completion."""
+        """Right or wrong, by item and completion: by `measure`, where it is above 0."""
         return [
-            [is_right(rollout.text, group.example.answer) for rollout in group.rollouts]
+            [self.is_right(rollout, group.example.answer) for rollout in group.rollouts]
             for group in self.groups
         ]
+
+    def is_right(self, rollout: Rollout, gold: str) -> bool:
+        """Whether one completion is right."""
+        if not self.measure:
+            return is_right(rollout.text, gold)
+        return (rollout.rewards.get(self.measure) or 0.0) > 0  # None: the reward does not apply
 
     @property
     def accuracy(self) -> float:
@@ -69,6 +79,7 @@ class Evaluation:
             "step": step,
             "eval_accuracy": self.accuracy,
             "eval_samples": len(self.groups),
+            "eval_right": "".join(str(int(all(item))) for item in self.correct),  # to compare item by item
             "eval_format": self.format_rate,
             "eval_length_mean": self.length_mean,
             "eval_truncated_fraction": self.truncated_fraction,
@@ -119,6 +130,19 @@ def evaluate(
         tokens += sum(len(rollout.token_ids) for rollouts in sets for rollout in rollouts)
     by_index = dict(zip(order, groups, strict=True))
     return Evaluation([by_index[index] for index in range(len(prompts))], time.perf_counter() - started)
+
+
+def measure_by_reward(evaluation: Evaluation, config: Config, rewards: Sequence[Named]) -> None:
+    """Score an evaluation by `eval_reward` alone, which then says what is right. `rewards`: the run's."""
+    spec = config.eval_reward
+    if not spec:
+        return
+    known = dict(zip(config.reward_functions, rewards, strict=True))
+    name, function = known[spec] if spec in known else load_rewards([spec])[0]
+    options = (config.reward_timeout, config.reward_workers, [spec])
+    with Scorer([(name, function)], [1.0], *options) as scorer:
+        scorer.score(evaluation.groups)
+    evaluation.measure = name
 
 
 def completion_lines(evaluation: Evaluation) -> Iterator[dict[str, Any]]:

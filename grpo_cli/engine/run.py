@@ -21,7 +21,7 @@ from grpo_cli.data.load import load_examples
 from grpo_cli.distributed.world import ALONE, World
 from grpo_cli.engine import events
 from grpo_cli.engine.alike import check_alike, loaded, settings
-from grpo_cli.engine.evaluate import Evaluation, evaluate
+from grpo_cli.engine.evaluate import Evaluation, evaluate, measure_by_reward
 from grpo_cli.engine.head import find_head
 from grpo_cli.engine.interrupt import Interruption
 from grpo_cli.engine.layer_checkpoint import can_checkpoint
@@ -246,6 +246,11 @@ def evaluate_model(
     evaluation = evaluate(
         policy, prompts, sampling, rows, num_generations, config.completion_prefix, on_progress, world
     )
-    with scorer_of(config, rewards) as scorer:
-        scorer.score(evaluation.groups if world.is_first else [])
+    if world.is_first:
+        measure_by_reward(evaluation, config, rewards)
+        measured = [rollout.rewards for rollout in evaluation.rollouts]
+        with scorer_of(config, rewards) as scorer:
+            scorer.score(evaluation.groups)
+        for rollout, by_measure in zip(evaluation.rollouts, measured, strict=True):
+            rollout.rewards = {**by_measure, **rollout.rewards}
     return evaluation

@@ -20,7 +20,7 @@ from grpo_cli import device
 from grpo_cli.engine import events
 from grpo_cli.engine.batch import Counting
 from grpo_cli.engine.checkpoint import Snapshot
-from grpo_cli.engine.evaluate import evaluate
+from grpo_cli.engine.evaluate import evaluate, measure_by_reward
 from grpo_cli.engine.faults import first_broken
 from grpo_cli.engine.interrupt import Interruption
 from grpo_cli.engine.metrics import SOMETIMES, anomalies, rollout_metrics
@@ -312,6 +312,7 @@ class Trainer(Stages):
                 on_progress=lambda *progress: self.progress(events.RolloutProgress("evaluation", *progress)),
                 world=self.world,
             )
+            measure_by_reward(evaluation, self.config, self.rewards)
         line = evaluation.line(step)
         log.evaluation(line)
         self.state.evaluations.append(line)

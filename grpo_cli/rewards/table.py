@@ -12,6 +12,7 @@ from typing import Any
 
 from grpo_cli.errors import RewardError
 from grpo_cli.rewards import builtin
+from grpo_cli.rewards.math_equivalence import math_verify
 from grpo_cli.rewards.spec import RewardSpec
 from grpo_cli.rewards.user import function_in, import_file
 
@@ -24,6 +25,7 @@ REWARDS: dict[str, RewardFunction] = {
     "soft_format": builtin.soft_format,
     "xmlcount": builtin.xmlcount,
     "last_number": builtin.last_number_matches,
+    "math_verify": math_verify,
 }
 
 

@@ -11,7 +11,7 @@ from rich.console import Console
 from grpo_cli.cli.dashboard import Dashboard, frame, middle_out
 from grpo_cli.cli.live import training_display
 from grpo_cli.cli.progress import RunProgress
-from grpo_cli.cli.summary import commands
+from grpo_cli.cli.summary import certainty, commands
 from grpo_cli.cli.terminal import is_interactive, say
 from grpo_cli.engine.events import (
     CheckpointSaved,
@@ -386,3 +386,12 @@ def test_time_left_follows_the_latest_steps() -> None:
     assert progress.left() == 70 * 2 - 1.5
     clock.now += 1000
     assert progress.left() == 0
+
+
+def test_the_closing_table_says_how_sure_its_difference_is() -> None:
+    before = {"step": 0, "eval_accuracy": 0.0, "eval_samples": 8, "eval_right": "00000000"}
+    after = {"step": 3, "eval_accuracy": 0.75, "eval_samples": 8, "eval_right": "11111100"}
+    assert certainty(before, after).endswith(" to +100.0): better")  # 6 of 0: p = 2/64
+    assert certainty(before, {**after, "eval_right": "11110000"}).endswith("): no significant difference")
+    assert certainty({}, after) == ""
+    assert certainty({**before, "eval_right": "0"}, after) == ""

@@ -25,6 +25,7 @@ BROKEN = [
     ({"microbatch_tokens": 511}, "warning", "microbatch_tokens = 511 is less than one completion may have, max_new_tokens = 512: longer ones exceed it"),
     ({"num_generations": 1}, "error", "num_generations = 1 cannot learn: a group needs at least 2 completions"),
     ({"reward_functions": ["int"], "reward_weights": [1.0, 2.0]}, "error", "reward_weights has length 2, reward_functions has length 1"),
+    ({"reward_functions": ["int"], "eval_reward": "mine.py:f"}, "error", "eval_reward = 'mine.py:f' is neither built in nor one of reward_functions"),
     ({"reward_functions": ["int"], "reward_weights": [0.0]}, "error", "reward_weights are all 0: nothing would be rewarded"),
     ({"repetition_penalty": 1.2}, "error", "repetition_penalty = 1.2 is refused in training"),
     ({"lora_dropout": 0.1, "lora_rank": 8}, "error", "lora_dropout = 0.1 is refused in training"),
@@ -187,3 +188,13 @@ def test_quantised_rollouts_of_a_deep_nanochat_are_like_any_other(name: str, tmp
     assert local_breaches(model_name=name, quantize_for_rollouts=True) == []
     deep = model(tmp_path / "x", model_type="nanochat", num_hidden_layers=32)
     assert local_breaches(model_name=deep, quantize_for_rollouts=True) == []
+
+
+def test_eval_reward_is_built_in_or_one_of_reward_functions() -> None:
+    for name in ("", "last_number", "correctness", "mine.py:f"):
+        config = Config(reward_functions=["correctness", "mine.py:f"], eval_reward=name)
+        assert not [found for found in breaches(config) if "eval_reward" in found.keys]
+    unknown = Config(reward_functions=["correctness"], eval_reward="mine.py:f")
+    [found] = [found for found in breaches(unknown) if "eval_reward" in found.keys]
+    assert found.message == "eval_reward = 'mine.py:f' is neither built in nor one of reward_functions"
+    assert 'eval_reward = "correctness"' in found.cure

@@ -2,11 +2,13 @@
 
 import pytest
 
-from grpo_cli.engine.evaluate import Evaluation, completion_lines, evaluate
+from grpo_cli.config.schema import Config
+from grpo_cli.engine.evaluate import Evaluation, completion_lines, evaluate, measure_by_reward
 from grpo_cli.engine.prompts import Prompt
 from grpo_cli.engine.sampling import Sampling
 from grpo_cli.engine.scorecard import compare, distribution, scorecard
 from grpo_cli.rewards.answers import is_right
+from grpo_cli.rewards.table import load_rewards
 from grpo_cli.types import Example, Rollout, RolloutGroup, StopReason
 from tests.engine.small import nanochat_policy
 
@@ -81,3 +83,21 @@ def test_items_come_back_in_their_own_order_whatever_the_batch() -> None:
     assert [group.example.answer for group in whole.groups] == ["0", "1", "2", "3"]
     assert [r.token_ids for r in whole.rollouts] == [r.token_ids for r in parts.rollouts]
     assert [line["item"] for line in completion_lines(whole)] == [0, 1, 2, 3]
+
+
+def test_a_chosen_reward_says_what_is_right() -> None:
+    evaluation = Evaluation([item("18", "12", "18"), item("18", "x <answer>18</answer>", "y")], 1.0)
+    config = Config(reward_functions=["int", "correctness"], eval_reward="correctness")
+    measure_by_reward(evaluation, config, load_rewards(config.reward_functions))
+    assert evaluation.correct == [[False, False], [True, False]]  # correctness wants the tag
+    assert evaluation.line(3)["eval_accuracy"] == 0.25
+    plain = Evaluation([item("18", "12"), item("18", "so 18")], 1.0)
+    measure_by_reward(plain, Config(), load_rewards(["int"]))
+    assert plain.correct == [[False], [True]]
+    assert plain.line(0)["eval_right"] == "01"
+
+
+def test_a_reward_that_does_not_apply_is_not_right() -> None:
+    evaluation = Evaluation([item("1", "1")], 1.0, measure="r")
+    evaluation.rollouts[0].rewards = {"r": None}  # type: ignore[dict-item]
+    assert evaluation.correct == [[False]]

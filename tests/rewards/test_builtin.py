@@ -6,6 +6,8 @@ import pytest
 
 from grpo_cli.rewards.table import REWARDS
 
+WITHOUT_PACKAGES = [name for name in REWARDS if name != "math_verify"]  # that has a test of its own
+
 PERFECT = "<reasoning>\n9 + 9 = 18\n</reasoning>\n<answer>\n18\n</answer>\n"
 TIGHT = "<reasoning>9 + 9 = 18</reasoning><answer>18</answer>"
 
@@ -92,7 +94,7 @@ def test_last_number(text: str, answer: str, value: float) -> None:
     assert reward("last_number", text, answer) == value
 
 
-@pytest.mark.parametrize("name", REWARDS)
+@pytest.mark.parametrize("name", WITHOUT_PACKAGES)
 def test_one_value_for_each_completion_each_with_its_own_answer(name: str) -> None:
     texts = [TIGHT, TIGHT.replace("<answer>18", "<answer>19"), "nothing"]
     expected = {
@@ -106,7 +108,7 @@ def test_one_value_for_each_completion_each_with_its_own_answer(name: str) -> No
     assert REWARDS[name](["p"] * 3, texts, ["7", "19", "7"]) == expected[name]
 
 
-@pytest.mark.parametrize("name", REWARDS)
+@pytest.mark.parametrize("name", WITHOUT_PACKAGES)
 @pytest.mark.parametrize(
     "part", ["<reasoning>", "</reasoning>", "</reasoning> ", "<answer>", "</answer>", " ", "1-"]
 )
