@@ -23,7 +23,7 @@ class RunLock:
     """Holds a run's folder, which must exist, while the block lasts."""
 
     def __init__(self, folder: Path) -> None:
-        self.path = folder / LOCK_FILE
+        self.path = folder.absolute() / LOCK_FILE
         self._file: FileIO | None = None
 
     def __enter__(self) -> "RunLock":

@@ -55,7 +55,7 @@ class Rescue:
         except BaseException as error:
             why = error.message if isinstance(error, GrpoError) else in_one_line(error)
             return f"step {step} is NOT saved: {why}"
-        return f"step {step} is saved in {path}; `grpo resume {saver.folder}` goes on"
+        return f"step {step} is saved in {saver.shown / path.name}; `grpo resume {saver.shown}` goes on"
 
 
 def exited(error: SystemExit) -> TrainingError:

@@ -49,7 +49,7 @@ def new_run_folder(config: Config) -> Iterator[Path]:
         refuse_existing_run(folder)  # again: another process may have been quicker
         with words_for_the_disk(folder):
             write_config(folder, config)
-        yield folder
+        yield folder.absolute()
 
 
 @contextlib.contextmanager

@@ -14,6 +14,7 @@ from grpo_cli.engine.intact import FINAL, checkpoints
 from grpo_cli.engine.runlog import RunLog
 from grpo_cli.engine.state import read_state
 from grpo_cli.errors import CheckpointError
+from grpo_cli.files import from_here
 from grpo_cli.folders import remove
 
 MOST_FAILURES = 3  # saves in a row
@@ -21,7 +22,10 @@ MOST_FAILURES = 3  # saves in a row
 
 @dataclass
 class Saver:
-    """Saves the checkpoints of the run in `folder` and keeps the newest `keep` and the best."""
+    """Saves the checkpoints of the run in `folder` and keeps the newest `keep` and the best.
+
+    A reward may change the current folder: the run's own is absolute, and `shown` is how people see it.
+    """
 
     folder: Path
     keep: int
@@ -30,6 +34,10 @@ class Saver:
     failures: int = 0  # in a row
     saved_step: int = -1  # of the latest checkpoint that was saved
     writes: bool = True  # False: another rank does
+
+    def __post_init__(self) -> None:
+        self.folder = self.folder.absolute()
+        self.shown = from_here(self.folder)
 
     def save(self, snapshot: Snapshot) -> bool:
         """Save `checkpoint-<step>` and delete what is older; whether it was saved.
@@ -46,7 +54,7 @@ class Saver:
             if self.failures == MOST_FAILURES:
                 raise CheckpointError(
                     f"{error.message}; that is {MOST_FAILURES} times in a row",
-                    f"{error.hint}; then `grpo resume {self.folder}`",
+                    f"{error.hint}; then `grpo resume {self.shown}`",
                     trouble="cannot-save",
                 ) from error
             self.listener(
@@ -73,7 +81,7 @@ class Saver:
         if free < needed:
             self.listener(
                 events.Notice(
-                    f"the run will keep up to {needed / 1e9:.2f} GB of checkpoints, and {self.folder} has "
+                    f"the run will keep up to {needed / 1e9:.2f} GB of checkpoints, and {self.shown} has "
                     f"{free / 1e9:.2f} GB free: lower `keep_checkpoints` or choose another `output_dir`"
                 )
             )
@@ -86,7 +94,7 @@ class Saver:
         try:
             self._write(path, snapshot)
         except CheckpointError as error:
-            error.hint += f"; then `grpo resume {self.folder}` saves it"
+            error.hint += f"; then `grpo resume {self.shown}` saves it"
             raise
         return path
 
@@ -103,12 +111,12 @@ class Saver:
         except OSError as error:
             raise CheckpointError(
                 f"Failed to save checkpoint: the log: {self.log.refusal or error.strerror}",
-                f"check the disk of {self.folder}",
+                f"check the disk of {self.shown}",
                 trouble="cannot-save",
             ) from error
         save_checkpoint(path, snapshot)
         self.saved_step = snapshot.state.step
-        self.listener(events.CheckpointSaved(snapshot.state.step, path))
+        self.listener(events.CheckpointSaved(snapshot.state.step, self.shown / path.name))
 
     def remove_old(self) -> None:
         """Delete all but the newest checkpoints and the best by evaluation; `final` always stays."""

@@ -136,5 +136,5 @@ def _plain(group: RolloutGroup) -> dict[str, Any]:
 
 
 def _write(path: Path, content: Any) -> None:
-    # In ASCII: half a surrogate pair, which no encoding has, is an escape, and reads back as it was.
-    path.write_text(json.dumps(content) + "\n", encoding="ascii")
+    # Half a surrogate pair, which no encoding has, becomes "?": texts are for people, ids are trained on.
+    path.write_bytes(json.dumps(content, ensure_ascii=False).encode("utf-8", "replace") + b"\n")

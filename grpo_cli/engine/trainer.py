@@ -22,6 +22,7 @@ from grpo_cli.engine.batch import Counting
 from grpo_cli.engine.checkpoint import Snapshot
 from grpo_cli.engine.evaluate import evaluate, measure_by_reward
 from grpo_cli.engine.faults import first_broken
+from grpo_cli.engine.intact import FINAL
 from grpo_cli.engine.interrupt import Interruption
 from grpo_cli.engine.metrics import SOMETIMES, anomalies, rollout_metrics
 from grpo_cli.engine.prompts import Prompt
@@ -75,7 +76,7 @@ class Trainer(Stages):
         started = time.perf_counter()
         self.interruption = interruption
         self.teaching.has_taught = self.state.has_taught
-        self.announce(saver.folder)
+        self.announce(saver.shown)
         try:
             self.begin(log, saver)
             for step in range(self.state.step + 1, self.total_steps + 1):
@@ -87,8 +88,8 @@ class Trainer(Stages):
                 if is_interrupted and not is_last:
                     raise self.interrupted(saver)
                 if self.is_due(step, self.config.save_steps, last=False):
-                    saver.save(self.sound_snapshot(saver.folder))
-            final = saver.save_final(self.sound_snapshot(saver.folder))
+                    saver.save(self.sound_snapshot(saver.shown))
+            final = saver.save_final(self.sound_snapshot(saver.shown))
             self.world.gather(None)  # nobody leaves before it is saved
         except BaseException as error:  # whatever ends a run, what was done is saved
             if words := self.rescue.save(log, saver):
@@ -96,7 +97,7 @@ class Trainer(Stages):
             if isinstance(error, SystemExit):  # else it would end as if all was done
                 raise exited(error) from error
             raise
-        self.finish(saver.folder, final, time.perf_counter() - started)
+        self.finish(saver.shown, time.perf_counter() - started)
         return final
 
     def make_step(self, step: int, log: RunLog, saver: Saver) -> None:
@@ -108,15 +109,16 @@ class Trainer(Stages):
             self.world.at("updating")
             if part.batches is None:
                 part.batches = self.batch(part.groups)
+        can_teach = self.could_teach(part.groups)
         update = self.update(step, part.batches, is_fresh)
-        taught = self.could_teach(part.groups) and "skipped" not in update
+        taught = can_teach and "skipped" not in update
         self.state.has_taught = self.state.has_taught or taught
         self.advance(step, update, log)  # before anything is told: telling may fail
         line = self.step_line(step, part.groups, update, time.perf_counter() - started)
         self.teaching.take(line, part.groups, taught)
         self.log_step(line, part.groups, log)
         self.report_step(step, line, part.groups, log)
-        self.stop_if_broken(saver.folder)
+        self.stop_if_broken(saver.shown)
 
     def could_teach(self, groups: list[RolloutGroup]) -> bool:
         """Whether some completion that counts is better or worse than its group."""
@@ -234,17 +236,17 @@ class Trainer(Stages):
     def interrupted(self, saver: Saver) -> Interrupted:
         """Save the step and tell how to go on after an interruption."""
         step = self.state.step
-        saved = saver.save(self.sound_snapshot(saver.folder))
+        saved = saver.save(self.sound_snapshot(saver.shown))
         self.world.gather(None)  # a rank that leaves early has the launcher end the others
-        where = f"saved in {saver.folder / f'checkpoint-{step}'}" if saved else "NOT saved"
+        where = f"saved in {saver.shown / f'checkpoint-{step}'}" if saved else "NOT saved"
         self.listener(
             events.Notice(
-                f"interrupted after step {step}, which is {where}; `grpo resume {saver.folder}` goes on"
+                f"interrupted after step {step}, which is {where}; `grpo resume {saver.shown}` goes on"
             )
         )
         return Interrupted()
 
-    def finish(self, folder: Path, final: Path, seconds: float) -> None:
+    def finish(self, folder: Path, seconds: float) -> None:
         """Tell the listener of the end."""
         evaluations = self.state.evaluations
         first, last = (evaluations[0], evaluations[-1]) if evaluations else (None, None)
@@ -253,6 +255,7 @@ class Trainer(Stages):
         self.teaching.accuracy = last["eval_accuracy"] if last else None
         nothing = self.teaching.explain()
         steps = self.total_steps
+        final = folder / FINAL
         self.listener(events.RunFinished(folder, final, steps, seconds, first, last, base, own_code, nothing))
 
     def step_line(
