@@ -26,6 +26,7 @@ from grpo_cli.engine.events import (
     EvaluationDone,
     Event,
     Listener,
+    Loading,
     Notice,
     RunFinished,
     RunStarted,
@@ -102,7 +103,9 @@ class PlainDisplay(QuietDisplay):
 
     def __call__(self, event: Event) -> None:
         super().__call__(event)
-        if isinstance(event, RunStarted):
+        if isinstance(event, Loading):
+            say(self.console, Text(printable(event.text), style="dim"))
+        elif isinstance(event, RunStarted):
             say(self.console, Text(started_line(event)))
         elif isinstance(event, StepFinished) and self.is_logged(event.step):
             say(self.console, Text(step_line(self.progress)))
@@ -142,7 +145,9 @@ class LiveDisplay:
 
     def __call__(self, event: Event) -> None:
         self.progress.take(event)
-        if isinstance(event, RunStarted):
+        if isinstance(event, Loading):
+            say(self.console, Text(printable(event.text), style="dim"))
+        elif isinstance(event, RunStarted):
             self.live.start()
         elif isinstance(event, RunFinished):
             self.live.stop()

@@ -29,6 +29,13 @@ class RunStarted:
 
 
 @dataclass(frozen=True)
+class Loading:
+    """How far something that takes over a second is, before the run starts: told once a second."""
+
+    text: str  # "encoding prompts: 12,000 of 100,000"
+
+
+@dataclass(frozen=True)
 class RolloutProgress:
     """Between two tokens of a batch of completions, in training or in evaluation."""
 
@@ -95,6 +102,7 @@ class RunFinished:
 
 Event = (
     RunStarted
+    | Loading
     | RolloutProgress
     | UpdateProgress
     | StepFinished

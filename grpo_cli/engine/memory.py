@@ -36,7 +36,7 @@ def needs_with(stages: Stages, shape: Shape, config: Config, rows: int | None = 
     weights = sum(array.nbytes for array in parameters) + copied
     if stages.reference:
         weights += sum(array.nbytes for array in flat(stages.reference.model.parameters()).values())
-    longest = max(len(prompt.ids) for prompt in stages.train_prompts)
+    longest = stages.train_prompts.longest()
     slices, in_groups = stages.head is not None, reads_in_groups(model)
     batch = Batch.of(config, longest, stages.share_prefix, slices, rows, in_groups)
     width = max((array.dtype.size for array in parameters), default=FLOAT32)

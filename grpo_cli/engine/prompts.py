@@ -1,11 +1,26 @@
-"""Examples to prompt ids. A prompt that is too long is left out and counted, never cut."""
+"""Examples to prompt ids, each encoded when it is first needed. Too long ones are left out, never cut.
 
+    prompts = Prompts(examples, policy.tokenizer, config)
+    batch, left_out = prompts.take(position=40, count=8)      # the stream's next 8 that fit
+    prompts.count(2000)                                       # 2000 if so many fit, else all there are
+
+The stream is DataOrder's shuffle of all examples, so that it is known before a single one is encoded: a run
+of few steps over 100,000 rows encodes a few. A position counts those that are left out, too, and so a
+resumed run takes the same prompts.
+"""
+
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import overload
 
 from grpo_cli.config.schema import Config
-from grpo_cli.errors import DataError
+from grpo_cli.engine.order import DataOrder, shuffled
+from grpo_cli.errors import DataError, ModelError
 from grpo_cli.models.tokenizer import Tokenizer
 from grpo_cli.types import Example
+
+Told = Callable[[int, int], None]  # (encoded, of so many), once a second
 
 
 @dataclass(frozen=True)
@@ -16,21 +31,130 @@ class Prompt:
     ids: list[int]
 
 
-def encode_prompts(examples: list[Example], tokenizer: Tokenizer, config: Config) -> tuple[list[Prompt], int]:
-    """Prompts of at most max_prompt_length tokens, and how many were longer.
+def encode(example: Example, tokenizer: Tokenizer, config: Config) -> Prompt:
+    """The example as a prompt. Raises ModelError, which names the row, where the chat template refuses it."""
+    if config.prompt_format == "text":
+        text = example.messages[-1]["content"]
+        return Prompt(example, tokenizer.encode_text(text, config.completion_prefix))
+    try:
+        return Prompt(example, tokenizer.encode_prompt(example.messages, config.completion_prefix))
+    except ModelError as error:
+        if example.place:
+            error.message += f" ({example.place})"
+        raise
 
-    Raises DataError where none is left.
-    """
-    prompts = [
-        Prompt(example, tokenizer.encode_prompt(example.messages, config.completion_prefix))
-        for example in examples
-    ]
-    kept = [prompt for prompt in prompts if len(prompt.ids) <= config.max_prompt_length]
-    if not kept:
-        shortest = min((len(prompt.ids) for prompt in prompts), default=0)
-        raise DataError(
-            f"No prompt has {config.max_prompt_length} tokens or fewer; the shortest has {shortest}",
-            f"max_prompt_length = {shortest * 2}",
-            trouble="dataset",
-        )
-    return kept, len(prompts) - len(kept)
+
+def nobody(encoded: int, total: int) -> None:
+    """Tell nobody."""
+
+
+class Prompts(Sequence[Prompt]):
+    """The training prompts by their place in the dataset, and in the order of a run."""
+
+    def __init__(
+        self, examples: list[Example], tokenizer: Tokenizer, config: Config, told: Told = nobody
+    ) -> None:
+        """Raises ModelError where the chat template refuses one of the kinds of conversations there are."""
+        self.examples, self.tokenizer, self.config, self.told = examples, tokenizer, config, told
+        self.order = DataOrder(len(examples), config.seed)
+        self.encoded: dict[int, Prompt | None] = {}  # by place; None: too long
+        self._counts: dict[int, int] = {}
+        self._shortest = 0
+        for place in {roles(example): place for place, example in reversed([*enumerate(examples)])}.values():
+            self.prompt(place)
+
+    @overload
+    def __getitem__(self, place: int) -> Prompt: ...
+    @overload
+    def __getitem__(self, place: slice) -> list[Prompt]: ...
+    def __getitem__(self, place: int | slice) -> Prompt | list[Prompt]:
+        """The prompt of an example, however long."""
+        if isinstance(place, slice):
+            return [self[index] for index in range(*place.indices(len(self)))]
+        return self.prompt(place) or encode(self.examples[place], self.tokenizer, self.config)
+
+    def __len__(self) -> int:
+        """Examples, those that are too long included."""
+        return len(self.examples)
+
+    def prompt(self, place: int) -> Prompt | None:
+        """The prompt of an example, or None where it is too long."""
+        if place not in self.encoded:
+            prompt = encode(self.examples[place], self.tokenizer, self.config)
+            length = len(prompt.ids)
+            self._shortest = min(self._shortest or length, length)
+            self.encoded[place] = prompt if length <= self.config.max_prompt_length else None
+        return self.encoded[place]
+
+    @property
+    def left_out(self) -> int:
+        """Prompts that are too long, of those that were encoded."""
+        return sum(prompt is None for prompt in self.encoded.values())
+
+    @property
+    def ids(self) -> list[list[int]]:
+        """The prompts that were encoded and fit."""
+        return [prompt.ids for prompt in self.encoded.values() if prompt is not None]
+
+    def take(self, position: int, count: int) -> tuple[list[Prompt], int]:
+        """The next `count` prompts of the stream that fit, and how many were left out on the way.
+
+        Raises DataError where none of the dataset fits.
+        """
+        self.count(1)
+        found: list[Prompt] = []
+        left_out = 0
+        while len(found) < count:
+            [place] = self.order.take(position + len(found) + left_out, 1)
+            prompt = self.prompt(place)
+            if prompt is None:
+                left_out += 1
+            else:
+                found.append(prompt)
+        return found, left_out
+
+    def count(self, wanted: int = 0) -> int:
+        """How many prompts fit, looking at no more than it takes to have `wanted` (0: at all).
+
+        Raises DataError where none fits.
+        """
+        if wanted not in self._counts:
+            self._counts[wanted] = self._count(wanted)
+        if not self._counts[wanted]:
+            raise DataError(
+                f"No prompt has {self.config.max_prompt_length} tokens or fewer; "
+                f"the shortest has {self._shortest}",
+                f"max_prompt_length = {self._shortest * 2}",
+                trouble="dataset",
+            )
+        return self._counts[wanted]
+
+    def _count(self, wanted: int) -> int:
+        """The same, in the order of the first epoch; every second it is told how many are encoded."""
+        fitting, due = 0, time.monotonic() + 1.0
+        for place in shuffled(len(self), self.config.seed, 0):
+            fitting += self.prompt(place) is not None
+            if wanted and fitting >= wanted:
+                break
+            if time.monotonic() > due:
+                self.told(len(self.encoded), wanted or len(self))
+                due = time.monotonic() + 1.0
+        return fitting
+
+    def longest(self) -> int:
+        """Tokens of the longest prompt; an estimate from the longest text where not all are encoded."""
+        if len(self.encoded) < len(self):
+            place = max(range(len(self)), key=lambda index: characters(self.examples[index]))
+            if self.prompt(place) is None:
+                return self.config.max_prompt_length
+        return max(map(len, self.ids))
+
+
+def roles(example: Example) -> tuple[str, ...]:
+    """The roles of a conversation: templates refuse by them."""
+    return tuple(message["role"] for message in example.messages)
+
+
+def characters(example: Example) -> int:
+    """The length of a conversation's texts."""
+    return sum(len(message["content"]) for message in example.messages)

@@ -7,7 +7,7 @@ line = dry_run(config, listener)      # everything loaded, one tiny step, nothin
 import hashlib
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ from grpo_cli.engine.layer_checkpoint import can_checkpoint
 from grpo_cli.engine.memory import check_memory
 from grpo_cli.engine.optimizer import Optimizer
 from grpo_cli.engine.prefix import carries_gradients
-from grpo_cli.engine.prompts import Prompt, encode_prompts
+from grpo_cli.engine.prompts import Prompt, Prompts, encode
 from grpo_cli.engine.rollout import Progress, no_progress
 from grpo_cli.engine.run_folder import (
     discard_empty_run,
@@ -138,18 +138,15 @@ def prepare(
     device.prepare()
     check_name(config.model_name)
     rewards = load_rewards(config.reward_functions)
-    examples = load_examples(config, config.train_split)
-    held_out = load_examples(config, config.eval_split) if config.eval_steps else []
+    examples = examples_of(config, config.train_split, listener)
+    held_out = examples_of(config, config.eval_split, listener) if config.eval_steps else []
     mx.random.seed(config.seed)  # LoRA's initial weights
     policy = trainable_policy(config, checkpoint)
     by_layer = config.grad_checkpoint and can_checkpoint(policy.model)
     if config.grad_checkpoint and not by_layer:
         grad_checkpoint(policy.model.layers[0])
         listener(events.Notice(NO_LAYERS))
-    train_prompts, skipped = encode_prompts(examples, policy.tokenizer, config)
-    if skipped:
-        listener(events.Notice(skipped_notice(skipped, len(examples), config)))
-    check_prompts(policy, [prompt.ids for prompt in train_prompts])
+    train_prompts = Prompts(examples, policy.tokenizer, config, encoding(listener))
     needs_copy = config.kl_coeff > 0 and config.lora_rank == 0
     trainer = Trainer(
         config=config,
@@ -161,39 +158,55 @@ def prepare(
         optimizer=Optimizer(config, policy.model),
         listener=listener,
         world=world,
-        skipped_prompts=skipped,
         # mlx-lm's checkpointed layer fills its cache when it is computed again.
         share_prefix=carries_gradients(policy.model) and (by_layer or not config.grad_checkpoint),
         head=find_head(policy.model),
         checkpoint=by_layer,
     )
-    trainer.state.data, trainer.state.started_in = fingerprint(train_prompts), str(Path.cwd())
+    train_prompts.count(trainer.prompts_wanted)  # only these are looked at before the first step
+    check_prompts(policy, train_prompts.ids)
+    if train_prompts.left_out:
+        trainer.skipped_prompts = train_prompts.left_out
+        listener(events.Notice(skipped_notice(train_prompts, config)))
+    trainer.state.data, trainer.state.started_in = fingerprint(examples), str(Path.cwd())
     if world.size > 1:
         check_alike(world, loaded(policy.path, checkpoint, trainer.state.data))
     return trainer
 
 
-def fingerprint(prompts: list[Prompt]) -> str:
-    """A checksum of the training prompts and their answers, in their order."""
+def examples_of(config: Config, split: str, listener: events.Listener) -> list[Example]:
+    """A split's examples; the listener is told what a person should know of them, and how far it is."""
+    return load_examples(
+        config,
+        split,
+        lambda text: listener(events.Notice(text)),
+        lambda text: listener(events.Loading(text)),
+    )
+
+
+def encoding(listener: events.Listener) -> Callable[[int, int], None]:
+    """What tells the listener how many prompts are encoded."""
+    return lambda count, total: listener(events.Loading(f"encoding prompts: {count:,} of {total:,}"))
+
+
+def fingerprint(examples: list[Example]) -> str:
+    """A checksum of prompts and answers, in their order, for which none is encoded."""
     digest = hashlib.sha256()
-    for prompt in prompts:
-        digest.update(json.dumps([prompt.ids, prompt.example.answer]).encode())
+    for example in examples:
+        digest.update(json.dumps([example.messages, example.answer], default=repr).encode())
     return digest.hexdigest()
 
 
 def evaluation_prompts(examples: list[Example], policy: Policy, config: Config) -> list[Prompt]:
     """The first eval_samples examples as prompts: the same items for every model, however long."""
     chosen = examples[: config.eval_samples or None]
-    return [
-        Prompt(example, policy.tokenizer.encode_prompt(example.messages, config.completion_prefix))
-        for example in chosen
-    ]
+    return [encode(example, policy.tokenizer, config) for example in chosen]
 
 
-def skipped_notice(skipped: int, total: int, config: Config) -> str:
+def skipped_notice(prompts: Prompts, config: Config) -> str:
     """What a person should know of prompts that are left out."""
     return (
-        f"{skipped} of {total} training prompts are longer than "
+        f"{prompts.left_out} of {len(prompts.encoded)} training prompts are longer than "
         f"max_prompt_length = {config.max_prompt_length} tokens and are left out"
     )
 
@@ -240,7 +253,7 @@ def evaluate_model(
     policy = load_policy(name, config.dtype)
     prompts = evaluation_prompts(examples, policy, config)
     if world.size > 1:
-        check_alike(world, loaded(policy.path, None, fingerprint(prompts)))
+        check_alike(world, loaded(policy.path, None, fingerprint([prompt.example for prompt in prompts])))
     mx.random.seed(config.seed)
     rows = config.prompts_per_step * config.num_generations
     evaluation = evaluate(

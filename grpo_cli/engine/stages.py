@@ -7,6 +7,7 @@
 The trainer goes through them, step by step. Memory that runs short halves what is computed at once.
 """
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -30,11 +31,10 @@ from grpo_cli.engine.interrupt import Interruption
 from grpo_cli.engine.losses import LOSSES
 from grpo_cli.engine.movement import Proof
 from grpo_cli.engine.optimizer import Optimizer
-from grpo_cli.engine.order import DataOrder
 from grpo_cli.engine.outcome import has_advantages, nothing, update_numbers
 from grpo_cli.engine.overlong import punish_overlong
 from grpo_cli.engine.packing import Budget
-from grpo_cli.engine.prompts import Prompt
+from grpo_cli.engine.prompts import Prompt, Prompts
 from grpo_cli.engine.quantised import RolloutPolicy
 from grpo_cli.engine.rollout import OnGroup, generate, of_all_ranks
 from grpo_cli.engine.sampling import KeyChain, Sampling
@@ -60,7 +60,7 @@ class Stages:
     policy: Policy
     reference: Policy | None  # a frozen copy; None without KL, and with LoRA, whose base is the reference
     rewards: list[tuple[str, RewardFunction]]
-    train_prompts: list[Prompt]
+    train_prompts: Prompts
     optimizer: Optimizer
     listener: events.Listener
     share_prefix: bool = True  # read each prompt once for its group
@@ -93,9 +93,16 @@ class Stages:
     @property
     def total_steps(self) -> int:
         """Optimizer updates of the whole run."""
-        batches = max(1, self.config.num_epochs * len(self.train_prompts) // self.config.prompts_per_step)
-        steps = batches * self.config.num_iterations
-        return min(steps, self.config.max_steps) if self.config.max_steps else steps
+        config = self.config
+        fitting = self.train_prompts.count(self.prompts_wanted)
+        steps = max(1, config.num_epochs * fitting // config.prompts_per_step) * config.num_iterations
+        return min(steps, config.max_steps) if config.max_steps else steps
+
+    @property
+    def prompts_wanted(self) -> int:
+        """How many prompts of the dataset max_steps can use; 0: all."""
+        batches = math.ceil(self.config.max_steps / self.config.num_iterations)
+        return math.ceil(batches * self.config.prompts_per_step / self.config.num_epochs)
 
     @property
     def rollout_seconds(self) -> float:
@@ -111,10 +118,9 @@ class Stages:
         config = self.config
         self.drawn = draw = Draw(config.prompts_per_generation, position)
         budget = config.dynamic_sampling_budget if config.dynamic_sampling else 1
-        order = DataOrder(len(self.train_prompts), config.seed)
         while draw.missing and draw.batches < budget:
-            indices = order.take(draw.position, draw.next_count)
-            draw.take(*self.sampled([self.train_prompts[index] for index in indices]))
+            prompts, left_out = self.train_prompts.take(draw.position, draw.next_count)
+            draw.take(*self.sampled(prompts), left_out)
         groups = draw.chosen()
         self.set_advantages(groups)
         return groups

@@ -40,11 +40,17 @@ class Draw:
     seconds: float = 0.0  # of sampling
     metrics: dict[str, list[float]] = field(default_factory=dict)  # what rewards gave to log_metric
 
-    def take(self, groups: list[RolloutGroup], seconds: float, metrics: Metrics | None = None) -> None:
-        """Add a batch of groups, of the prompts that came next."""
+    def take(
+        self,
+        groups: list[RolloutGroup],
+        seconds: float,
+        metrics: Metrics | None = None,
+        left_out: int = 0,
+    ) -> None:
+        """Add a batch of groups, of the prompts that came next but for so many that were left out."""
         self.metrics = together([self.metrics, metrics or {}])
         self.groups += groups
-        self.position += len(groups)
+        self.position += len(groups) + left_out
         self.batches += 1
         self.tokens += sum(len(rollout.token_ids) for group in groups for rollout in group.rollouts)
         self.seconds += seconds

@@ -104,6 +104,10 @@ class NanochatTokenizer:
         ids, _ = self.render(messages)
         return [*ids, self._special["<|assistant_start|>"], *self.encode(prefix)]
 
+    def encode_text(self, text: str, prefix: str = "") -> list[int]:
+        """Ids of a text that is to be continued, after bos, then of the text the completion begins with."""
+        return [self.bos_id, *self.encode(text), *self.encode(prefix)]
+
     def render(self, messages: Sequence[Mapping[str, Any]]) -> tuple[list[int], list[int]]:
         """Ids (T,) of a whole conversation, and a mask (T,): 1 where the assistant wrote the token itself.
 

@@ -49,6 +49,9 @@ class Tokenizer(Protocol):
     def control_ids(self) -> frozenset[int]:
         """Tokens that are no text: begin and end tokens, padding, the chat format's role markers."""
 
+    def encode_text(self, text: str, prefix: str = "") -> list[int]:
+        """Ids of a text that is to be continued, begin token included, and `prefix` as the first words."""
+
     def decode(self, ids: list[int]) -> str:
         """Text of ids without control tokens; other special tokens (`<answer>` may be one) stay."""
 
@@ -93,8 +96,7 @@ class ChatTokenizer:
         Raises ModelError where the template refuses the conversation.
         """
         if not self.wrapped.has_chat_template:
-            text = "\n\n".join(message["content"] for message in messages) + "\n\n"
-            return list(self.wrapped.encode(text)) + self.encode(prefix)
+            return self.encode_text("\n\n".join(message["content"] for message in messages) + "\n\n", prefix)
         try:
             ids = self.wrapped.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
         except TemplateError as error:
@@ -122,6 +124,10 @@ class ChatTokenizer:
             return set(self.wrapped.apply_chat_template(CONVERSATION, return_dict=False))
         except (TemplateError, TypeError, ValueError):  # a template that wants something else of its messages
             return set()
+
+    def encode_text(self, text: str, prefix: str = "") -> list[int]:
+        """Ids of a text that is to be continued, begin token included, then `prefix`."""
+        return list(self.wrapped.encode(text)) + self.encode(prefix)
 
     def decode(self, ids: list[int]) -> str:
         """Text of ids without control tokens, spaces kept as they are."""

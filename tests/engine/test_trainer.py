@@ -205,9 +205,12 @@ def test_long_prompts_are_skipped_counted_and_never_cut(tmp_path: Path) -> None:
         + '\n{"question": "What is 2 + 2?", "answer": "4"}\n'
     )
     seen: list[events.Event] = []
-    settings = {"dataset": str(tmp_path), "max_prompt_length": 40, "batch_size": 2, "max_steps": 1}
+    settings = {"dataset": str(tmp_path), "max_prompt_length": 40, "batch_size": 2, "max_steps": 0}
     trainer = run.prepare(small(tmp_path, **settings), seen.append)
-    assert [prompt.example.answer for prompt in trainer.train_prompts] == ["3", "4"]
+    taken, left_out = trainer.train_prompts.take(0, 4)  # two epochs
+    assert [prompt.example.answer for prompt in taken[:2]] in (["3", "4"], ["4", "3"])
+    assert trainer.total_steps == 1 and left_out <= 2
+    assert all(len(prompt.ids) <= 40 for prompt in taken)
     (notice,) = [event for event in seen if isinstance(event, events.Notice)]
     assert notice.text.startswith("1 of 3 training prompts are longer than max_prompt_length = 40 tokens")
     with pytest.raises(DataError, match="No prompt has 3 tokens or fewer"):
