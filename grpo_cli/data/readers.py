@@ -28,6 +28,7 @@ Values = dict[str, Any]
 Reader = Callable[[Path], Iterator[Row]]
 COMPRESSED = (".gz", ".zst", ".bz2", ".lz4")
 ONE_OBJECT_A_LINE = "a JSONL file has one JSON object a line; a JSON file may also be one list of objects"
+BOM = b"\xef\xbb\xbf"  # that some editors put before UTF-8
 PIECE = 1 << 20  # bytes
 
 
@@ -76,7 +77,7 @@ def read_jsonl(path: Path) -> Iterator[Row]:
 def read_json(path: Path) -> Iterator[Row]:
     """A list of objects, or one object a line."""
     with opened(path) as file:
-        start = file.read(64).removeprefix(b"\xef\xbb\xbf").lstrip()
+        start = file.read(64).removeprefix(BOM).lstrip()
     if not start.startswith(b"["):
         yield from read_jsonl(path)
         return
@@ -102,7 +103,7 @@ def as_row(value: Any, unit: str, number: int, path: Path, source: bytes) -> Row
 def parse(content: bytes, path: Path, first_line: int) -> Any:
     """Parse JSON that starts on `first_line` of the file."""
     try:
-        return json.loads(content.decode("utf-8-sig"))
+        return json.loads(content.removeprefix(BOM).decode())
     except json.JSONDecodeError as error:
         place = f"{path}, line {first_line + error.lineno - 1}, column {error.colno}"
         raise DataError(f"Broken JSON: {place}: {error.msg}", ONE_OBJECT_A_LINE) from error
