@@ -104,7 +104,7 @@ class PlainDisplay(QuietDisplay):
     def __call__(self, event: Event) -> None:
         super().__call__(event)
         if isinstance(event, Loading):
-            say(self.console, Text(printable(event.text), style="dim"))
+            say(self.console, Text(event.text, style="dim"))
         elif isinstance(event, RunStarted):
             say(self.console, Text(started_line(event)))
         elif isinstance(event, StepFinished) and self.is_logged(event.step):
@@ -146,7 +146,7 @@ class LiveDisplay:
     def __call__(self, event: Event) -> None:
         self.progress.take(event)
         if isinstance(event, Loading):
-            say(self.console, Text(printable(event.text), style="dim"))
+            say(self.console, Text(event.text, style="dim"))
         elif isinstance(event, RunStarted):
             self.live.start()
         elif isinstance(event, RunFinished):
