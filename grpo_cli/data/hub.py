@@ -22,7 +22,9 @@ def read(name: str, config_name: str, split: str, limit: int = 0) -> Iterator[Ro
     datasets.disable_progress_bars()
     datasets.logging.set_verbosity_error()  # what it logs comes back in the exceptions below
     try:
-        found = datasets.load_dataset(name, config_name or DEFAULT_CONFIGS.get(name), split=split)
+        config = config_name or DEFAULT_CONFIGS.get(name)
+        # Versions before 4 run a repository's own script, and ask where nothing is said.
+        found = datasets.load_dataset(name, config, split=split, trust_remote_code=False)
     except DatasetNotFoundError as error:
         raise DataError(f"Dataset not found: {name}", NOT_FOUND) from error
     except ConnectionError as error:

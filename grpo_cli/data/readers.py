@@ -139,7 +139,7 @@ def read_separated(path: Path, separator: str) -> Iterator[Row]:
         def load(**options: Any) -> list[Values]:
             found = datasets.load_dataset(
                 "csv", data_files=str(plain), split="train", streaming=True, sep=separator,
-                cache_dir=folder, **options,
+                cache_dir=folder, trust_remote_code=False, **options,
             )  # fmt: skip
             return list(found)
 

@@ -1,5 +1,6 @@
 """A stranger's folder: no code of it runs, and nothing it says steers the terminal."""
 
+import ast
 import builtins
 import contextlib
 import json
@@ -23,6 +24,8 @@ from tests.support.llama import write_llama
 from tests.support.traps import REWARDS, STEERING, TRAPS, Trap
 
 LOADS = ["--only", "tokenizer", "--only", "chat-template"]
+ROOT = Path(__file__).parents[2]
+LIBRARIES = ("transformers", "mlx_lm", "datasets", "tokenizers", "huggingface_hub")
 CODED = """
 from transformers import PreTrainedTokenizerFast
 open({sentinel!r}, "a").write("trusted")
@@ -120,6 +123,38 @@ def test_a_tokenizer_s_own_code_runs_where_a_person_said_so_and_once(trap: Trap)
     assert not trap.sentinel.exists()
     assert not list(Path("again").glob("*.py"))
     assert "auto_map" not in (Path("again") / "tokenizer_config.json").read_text()
+
+
+# A call with one of these names may run code of what it loads.
+LOADERS = {
+    "from_pretrained",
+    "load_dataset",
+    "load_model",
+    "load_tokenizer",
+    "mlx_lm_load",
+    "from_config",
+    "convert",
+}
+
+
+def test_every_loader_of_a_library_is_told_that_no_code_is_trusted() -> None:
+    found = []
+    for path in sorted((ROOT / "grpo_cli").rglob("*.py")):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        libraries = {
+            alias.asname or alias.name
+            for node in ast.walk(tree)
+            if isinstance(node, ast.ImportFrom | ast.Import)
+            for alias in node.names
+            if (getattr(node, "module", None) or alias.name).partition(".")[0] in LIBRARIES
+        }
+        for call in (node for node in ast.walk(tree) if isinstance(node, ast.Call)):
+            function = ast.unparse(call.func)
+            loads = function.rpartition(".")[2] in LOADERS and function.partition(".")[0] in libraries
+            if loads:
+                found.append((path.name, function, "trust_remote_code" in ast.unparse(call)))
+    assert [call for call in found if not call[2]] == []
+    assert {name for _, name, _ in found} == {"datasets.load_dataset", "load_model", "load_tokenizer"}
 
 
 # --- rewards -----------------------------------------------------------------------------------------
