@@ -125,6 +125,6 @@ def guarded_output() -> Iterator[None]:
 
 
 def _guarded(stream: TextIO) -> TextIO:
-    if stream is None or hasattr(stream, "rich_proxied_file"):  # None: a process may have no streams
+    if stream is None or isinstance(stream, GuardedStream):  # None: a process may have no streams
         return stream
     return cast(TextIO, GuardedStream(stream))

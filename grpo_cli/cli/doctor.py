@@ -9,6 +9,7 @@ import typer
 from grpo_cli.cli.output_file import OutputFile
 from grpo_cli.cli.terminal import print_json, stdout_console
 from grpo_cli.errors import CheckpointError, ConfigError, GrpoError, ModelError
+from grpo_cli.foreign_text import visible
 
 if TYPE_CHECKING:
     from grpo_cli.doctor.case import Case
@@ -187,4 +188,4 @@ def write_report(file: OutputFile, case: "Case", findings: "list[Finding]") -> N
     """Write the bug report. Raises GrpoError where the file cannot be written."""
     from grpo_cli.doctor.report import bug_report
 
-    file.write(bug_report(case, findings))
+    file.write(visible(bug_report(case, findings)))  # it is looked at, and pasted

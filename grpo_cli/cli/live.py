@@ -33,7 +33,7 @@ from grpo_cli.engine.events import (
     StepFinished,
     silent,
 )
-from grpo_cli.foreign_text import one_line
+from grpo_cli.foreign_text import guard_output, one_line
 from grpo_cli.outlet import lasting
 
 REFRESHES_PER_SECOND = 5
@@ -149,6 +149,7 @@ class LiveDisplay:
             say(self.console, Text(event.text, style="dim"))
         elif isinstance(event, RunStarted):
             self.live.start()
+            guard_output()  # before rich reads what a reward prints: it would take its sequences for styles
         elif isinstance(event, RunFinished):
             self.live.stop()
         elif isinstance(event, Notice):

@@ -3,6 +3,7 @@
 config_of_model("outputs/smoke_test/final")   →   outputs/smoke_test/config.toml
 """
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -45,7 +46,7 @@ def without_file_rewards(loaded: LoadedConfig, path: str) -> LoadedConfig:
     left_out = ", ".join(reward for reward, _ in pairs if not is_builtin(reward))
     warning = Problem(
         f"{left_out} is left out: code beside a model is not run unasked",
-        f"name the configuration to run it: `--config {path}`",
+        f"name the configuration to run it: `--config {shlex.quote(path)}`",
         "reward_functions",
         severity="warning",
     )

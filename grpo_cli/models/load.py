@@ -8,6 +8,7 @@ Weights load strictly: a missing or unknown tensor is an error, never a random l
 """
 
 import os
+import shlex
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -218,8 +219,8 @@ def needs_own_code(path: Path) -> ModelError:
     """The error for a tokenizer that only the folder's own code can make."""
     return ModelError(
         f"The tokenizer in {path} needs code of its own, which is not run",
-        f"read the code in the folder; then `grpo convert {path} --trust-remote-code` runs it once and "
-        "writes a folder whose tokenizer needs none",
+        f"read the code in the folder; then `grpo convert {shlex.quote(str(path))} --trust-remote-code` runs "
+        "it once and writes a folder whose tokenizer needs none",
         trouble="own-code",
     )
 

@@ -1,6 +1,7 @@
 """What a training run shows: plain lines and the dashboard by their exact text, hostile completions."""
 
 import io
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from grpo_cli.engine.events import (
     StepFinished,
     UpdateProgress,
 )
-from grpo_cli.foreign_text import one_line
+from grpo_cli.foreign_text import guarded_output, one_line
 from grpo_cli.types import Example, Rollout, RolloutGroup, StopReason
 
 RUN = Path("outputs/smoke-test")
@@ -395,3 +396,17 @@ def test_the_closing_table_says_how_sure_its_difference_is() -> None:
     assert certainty(before, {**after, "eval_right": "11110000"}).endswith("): no significant difference")
     assert certainty({}, after) == ""
     assert certainty({**before, "eval_right": "0"}, after) == ""
+
+
+def test_what_a_reward_prints_beside_the_dashboard_does_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    console, stream = terminal_console()
+    monkeypatch.setattr(sys, "stdout", stream)
+    monkeypatch.setattr(sys, "stderr", stream)
+    with guarded_output(), training_display(console=console) as listener:
+        listener(STARTED)
+        print("\x1b[8mhidden\x1b]8;;https://x.example\x07link\x1b]0;t\x07")
+        print("\x9b2J\x1b[2J", file=sys.stderr)
+    shown = stream.getvalue()
+    assert "␛[8mhidden␛]8;;https://x.example␇link␛]0;t␇" in shown
+    assert "\\u009b2J␛[2J" in shown
+    assert not [sequence for sequence in ("\x1b[8m", "\x1b]", "\x9b", "\x1b[2J") if sequence in shown]

@@ -7,6 +7,7 @@ import json
 import os
 import pty
 import py_compile
+import shlex
 import shutil
 import subprocess
 import sys
@@ -77,7 +78,7 @@ def test_no_code_of_a_model_s_folder_runs(trap: Trap, name: str) -> None:
         ["train", "--config", "mine.toml", "--quiet"],
         ["resume", "m"],
         ["doctor", "--model", "m", *LOADS],
-        ["doctor", "--checkpoint", "m", "--json", *LOADS],
+        ["doctor", "--checkpoint", "m", "--json", "--only", "checkpoint-files"],
         ["doctor", "--run", "m", "--only", "run-log"],
         ["config", "validate", "m/config.toml"],
         ["config", "show", "m/config.toml"],
@@ -187,12 +188,10 @@ def test_a_run_resumes_with_its_own_rewards_and_a_received_one_asks_for_their_na
     assert "names code that nobody named on this computer: m/evil.py" in refused.stderr
     assert not trap.sentinel.exists()
     command = refused.stderr.replace("\n", " ").partition("name it to run it: `grpo ")[2].partition("`")[0]
-    line = (
-        f"{sys.executable} -c 'from grpo_cli.cli.main import run; run()' {command} --set max_steps=3 --quiet"
-    )
-    subprocess.run(line, shell=True, check=True, timeout=300)
+    named = run(*shlex.split(command), "--set", "max_steps=3", "--quiet")
+    assert named.exit_code == 0, named.output
     assert trap.sentinel.exists()
-    assert run("resume", "outputs/mine", "--set", "max_steps=4", "--quiet").exit_code == 0
+    assert trust.named_here().exists()  # known from now on
 
 
 def test_the_source_that_a_person_can_read_is_what_runs(trap: Trap) -> None:
