@@ -122,6 +122,24 @@ def test_a_reward_that_raises_is_named_with_its_line_and_the_completion(
         "it is called with lists named prompts, completions, answer, and the dataset's columns: level, source"
     )
     assert isinstance(caught.value.__cause__, ZeroDivisionError)
+    trace = caught.value.trace.splitlines()
+    assert trace[:2] == [
+        "Traceback (most recent call last):",
+        f'  File "{tmp_path}/mine.py", line 3, in brittle',
+    ]
+    assert trace[-1] == "ZeroDivisionError: float division by zero"
+    assert "grpo_cli" not in caught.value.trace
+
+
+def test_a_keyword_that_no_column_has_names_the_function_and_no_line_of_ours() -> None:
+    def needs(completions: Any, hint: Any) -> list[float]:
+        return [1.0 for _ in completions]
+
+    error = error_of(needs)
+    line = needs.__code__.co_firstlineno
+    assert "missing 1 required positional argument: 'hint' (test_score.py, line" in error.message
+    assert f"line {line})" in error.message
+    assert error.trace == ""
 
 
 def test_a_syntax_error_in_a_completion_is_not_taken_for_one_in_the_file() -> None:
