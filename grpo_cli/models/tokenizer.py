@@ -18,6 +18,7 @@ from grpo_cli.models.tokenizer_files import save_tokenizer
 from grpo_cli.types import Message
 
 ROLES = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")  # of tokens, as transformers names them
+FAILED_EXPRESSION = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 CONVERSATION = [{"role": role, "content": "a"} for role in ("user", "assistant", "user")]
 
 
@@ -122,7 +123,7 @@ class ChatTokenizer:
             return set()
         try:
             return set(self.wrapped.apply_chat_template(CONVERSATION, return_dict=False))
-        except (TemplateError, TypeError, ValueError):  # a template that wants something else of its messages
+        except (TemplateError, *FAILED_EXPRESSION):  # encode_prompt says so where it matters
             return set()
 
     def encode_text(self, text: str, prefix: str = "") -> list[int]:

@@ -24,7 +24,11 @@ Read = TypeVar("Read")
 
 SENTENCE = 400  # characters of a stated answer's sentence
 BOXES = ("\\boxed", "\\fbox")
-CUE = re.compile(r"\banswer[*_ ]{0,4}(?:(?:is|was|would be|will be)\b[*_ ]{0,4}:?|[:=])|####", re.IGNORECASE)
+CUE = re.compile(
+    r"\b(?:answer|(?:correct|right|best) (?:option|choice))[*_ ]{0,4}"
+    r"(?:(?:is|was|would be|will be)\b[*_ ]{0,4}:?|[:=])|####",
+    re.IGNORECASE,
+)
 SENTENCE_END = re.compile(r"\n|[.!?][*_\"')\]]*(?:\s|$)")
 AROUND = " \t\r\n.,;:!?*_\"'`“”‘’()[]{}$"  # what surrounds a text and is no part of it
 JOINT = r"(?:[,;/|&]|\b(?:or|and|nor|not)\b|n't\b)"  # before the next of several, or before what is denied
@@ -71,7 +75,7 @@ def answers_match(got: str | None, gold: str) -> bool:
     """Whether the answer in a text is the right one."""
     if got is None:
         return False
-    if got.strip() == gold.strip():
+    if got.strip() == gold.strip() or bare(got) == bare(gold) != "":
         return True
     if number := read_whole(gold):
         found = next((read_last(part) for part in stated(got) if has_digits(part)), None)

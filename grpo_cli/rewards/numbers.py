@@ -63,7 +63,8 @@ OPERATED_ON = re.compile(r" ?[\^π√]|[xyz_](?![A-Za-z])|:\d|[A-Za-z]\d")
 # Between two numbers of a list or a choice.
 JOINT = re.compile(rf"[ \t]*(?:[,;|&/]?[ \t]*(?:(?:and|or)\b)?)[ \t]*[{CURRENCY}{MINUS}+(]*[ \t]*")
 CHOICE = re.compile(
-    rf"[^\n=]{{0,24}}\bor\b(?: (?:maybe|perhaps|possibly|even|about))?[ \t]*[{CURRENCY}{MINUS}+(]*[ \t]*"
+    r"[^\n=]{0,24}\bor\b(?: (?:maybe|perhaps|possibly|even|about))?(?: [A-Za-z] ?=)?"
+    rf"[ \t]*[{CURRENCY}{MINUS}+(]*[ \t]*"
 )
 BEFORE_ALL = re.compile(
     rf"[\s(\[\"'*]*(?:[A-Za-z][ \t]*=[ \t]*)?"
