@@ -137,11 +137,10 @@ class Measured:
 
 def one_step(trainer: "Trainer") -> Measured:
     """Sample, and make an update of what came, in a model that is thrown away."""
-    groups = trainer.rollout(0)
+    from grpo_cli.engine.run import tiny_step
+
+    groups, update = tiny_step(trainer)
     rollouts = [rollout for group in groups for rollout in group.rollouts]
-    for index, rollout in enumerate(rollouts):  # so that there is a gradient, whatever the rewards
-        rollout.advantage = 1.0 if index % 2 == 0 else -1.0
-    update = trainer.update(1, trainer.batch(groups))
     lengths = [len(rollout.token_ids) for rollout in rollouts]
     return Measured(
         trainer.rollout_seconds,

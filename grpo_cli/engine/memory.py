@@ -43,20 +43,22 @@ def needs_with(stages: Stages, shape: Shape, config: Config, rows: int | None = 
     return estimate(shape, batch, weights, stages.optimizer.size, stages.policy.trainable_count, width)
 
 
-def check_memory(stages: Stages, budget: int | None) -> None:
+def check_memory(stages: Stages, budget: int | None, config: Config | None = None) -> None:
     """Compare what the run needs with what there is (bytes), before its first step.
 
     Over it, a notice says which keys to change to what. Raises TrainingError (`Unable to allocate
     memory …`) where not even a single completion fits.
+    `config`: the run's, where the stages have a smaller one.
     """
+    config = config or stages.config
     shape = Shape.of(stages.policy.config)
     if shape is None or budget is None:
         return
-    needs = needs_with(stages, shape, stages.config)
+    needs = needs_with(stages, shape, config)
     if needs.peak <= budget:
         return
-    least = needs_with(stages, shape, stages.config, rows=1)
-    cures = cures_for(stages, shape, budget)
+    least = needs_with(stages, shape, config, rows=1)
+    cures = cures_for(stages, shape, budget, config)
     if least.peak > SURELY * budget:
         raise TrainingError(
             f"Unable to allocate memory: a single completion needs about {least.peak / 1e9:.1f} GB "
@@ -71,9 +73,8 @@ def check_memory(stages: Stages, budget: int | None) -> None:
     )
 
 
-def cures_for(stages: Stages, shape: Shape, budget: int) -> str:
+def cures_for(stages: Stages, shape: Shape, budget: int, config: Config) -> str:
     """The keys to change, one after the other until it fits, and what it needs then."""
-    config = stages.config
     changes: dict[str, Any] = {}
     for step in steps_down(config):
         changes.update(step)

@@ -41,12 +41,12 @@ from grpo_cli.engine.sampling import Sampling
 from grpo_cli.engine.saver import Saver
 from grpo_cli.engine.stages import scorer_of
 from grpo_cli.engine.trainer import Trainer
-from grpo_cli.errors import ModelError
+from grpo_cli.errors import ModelError, TrainingError
 from grpo_cli.models.load import Policy, check_name, check_prompts, load_policy
 from grpo_cli.models.lora import LoRA, add_adapters
 from grpo_cli.rewards.table import code_files, load_rewards
 from grpo_cli.trust import remember_rewards
-from grpo_cli.types import Example
+from grpo_cli.types import Example, RolloutGroup
 
 NO_LAYERS = (
     "grad_checkpoint: this model's layers are called in a way of its own, so every completion reads its "
@@ -97,31 +97,63 @@ def folder_for(config: Config, world: World) -> Iterator[Path]:
 def dry_run(
     config: Config, listener: events.Listener = events.silent, world: World = ALONE
 ) -> dict[str, Any]:
-    """Load everything and make one tiny step, saving nothing; returns the step's line."""
-    small = config.model_copy(
-        update={
-            "batch_size": 1,
-            "gradient_accumulation_steps": 1,
-            "num_generations": min(2, config.num_generations),
-            "max_new_tokens": min(16, config.max_new_tokens),
-            "steps_per_generation": 1,
-            "dynamic_sampling": False,
-        }
-    )
+    """All that `train` does before its first step, and one tiny step; saves nothing, returns the step's line.
+
+    Raises what training raises, and TrainingError where the step makes no update.
+    """
     if world.is_first:
         refuse_existing_run(config.run_dir)
     check_alike(world, settings(config))
-    trainer = prepare(small, listener, world=world)
+    trainer = prepare(config.model_copy(update=tiny(config)), listener, world=world)
+    check_memory(trainer, device.memory_budget(device.prepare()), config)
     started = time.perf_counter()
     try:
-        groups = trainer.rollout(0)
+        groups, update = tiny_step(trainer, is_fresh=True)
     finally:
         trainer.close()
-    for group in groups:  # so that there is a gradient, whatever the rewards of so short completions
-        for index, rollout in enumerate(group.rollouts):
-            rollout.advantage = 1.0 if index % 2 == 0 else -1.0
-    update = trainer.update(1, trainer.batch(groups), is_fresh=True)
+    if "skipped" in update:
+        raise TrainingError(
+            f"NaN gradient encountered in the dry run: NaN or infinite {update['skipped']}",
+            'the weights are as they were; `dtype = "float32"`, or another model',
+            trouble="nan-gradient",
+        )
+    if not update["grad_norm"]:
+        raise TrainingError(
+            "The dry run's step has no gradient: nothing in the model would learn",
+            "look at `lora_layers` and what else decides which weights are trained",
+            trouble="nothing-to-learn",
+        )
     return trainer.step_line(1, groups, update, time.perf_counter() - started)
+
+
+def tiny(config: Config) -> dict[str, Any]:
+    """The keys of a configuration whose step is small: two prompts with two short completions each.
+
+    Short completions are cut off, so that nothing may leave out what is cut off.
+    """
+    return {
+        "batch_size": min(2, config.batch_size),
+        "gradient_accumulation_steps": 1,
+        "num_generations": min(2, config.num_generations),
+        "max_new_tokens": min(16, config.max_new_tokens),
+        "steps_per_generation": 1,
+        "dynamic_sampling": False,
+        "mask_truncated_completions": False,
+        "soft_overlong_tokens": 0,
+    }
+
+
+def tiny_step(trainer: Trainer, is_fresh: bool = False) -> tuple[list[RolloutGroup], dict[str, Any]]:
+    """Sample, score and update once: the groups, and the update's numbers.
+
+    Advantages are made up, so that there is a gradient whatever the rewards of so short completions; they do
+    not cancel where two completions are the same.
+    """
+    groups = trainer.rollout(0)
+    for group in groups:
+        for index, rollout in enumerate(group.rollouts):
+            rollout.advantage = 1.0 if index % 2 == 0 else -0.5
+    return groups, trainer.update(1, trainer.batch(groups), is_fresh)
 
 
 def prepare(
