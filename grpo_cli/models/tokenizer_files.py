@@ -8,7 +8,7 @@ and some of these run a folder's code by themselves, so what is named is compare
 
 import pkgutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -20,6 +20,7 @@ from transformers import PreTrainedTokenizerBase, dynamic_module_utils
 from transformers.models.auto.tokenization_auto import tokenizer_class_from_name
 from transformers.utils import logging
 
+from grpo_cli.errors import ModelError
 from grpo_cli.models.tree import read_json
 from grpo_cli.trust import check_listed, without_code_in
 
@@ -53,11 +54,16 @@ def rust_panics() -> Iterator[None]:
 
 
 def try_tokenizer(tokenizer: Any) -> None:
-    """Encode and decode a text; raises what the library raises, ValueError where nothing comes of it."""
+    """Encode and decode a text and a prompt; raises what the library raises, ValueError for no ids.
+
+    A template that refuses this conversation may take another one.
+    """
     ids = tokenizer.encode(PROBE)
     if not ids:
         raise ValueError("it makes nothing of a text")
     tokenizer.decode(ids)
+    with suppress(ModelError):
+        tokenizer.encode_prompt([{"role": "user", "content": PROBE}])
 
 
 def check_names(folder: Path) -> None:

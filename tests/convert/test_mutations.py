@@ -25,26 +25,15 @@ from grpo_cli.errors import ModelError
 from grpo_cli.models.nanochat_tokenizer import PROBE, read_encoding
 from tests.convert.pt_writer import write_pt, write_records
 from tests.convert.reading import SIX, everything, refusal
+from tests.support.mutations import mutated_bytes
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "nanochat"
 SECONDS = 10  # for one file; it takes some milliseconds
 
 
 def mutated(content: bytes, seed: int) -> bytes:
-    """A flipped bit, an end cut off, or up to 16 bytes overwritten, taken out or put in."""
-    chance = random.Random(seed)
-    at, run = chance.randrange(len(content)), chance.randint(1, 16)
-    match chance.choice(["flip", "cut", "overwrite", "delete", "insert"]):
-        case "flip":
-            return content[:at] + bytes([content[at] ^ (1 << chance.randrange(8))]) + content[at + 1 :]
-        case "cut":
-            return content[:at]
-        case "overwrite":
-            return content[:at] + chance.randbytes(run) + content[at + run :]
-        case "delete":
-            return content[:at] + content[at + run :]
-        case _:
-            return content[:at] + chance.randbytes(run) + content[at:]
+    """The content with one mutation."""
+    return mutated_bytes(content, random.Random(seed))
 
 
 class TookTooLong(BaseException):

@@ -21,9 +21,7 @@ def test_completions_that_are_cut_off_give_a_gradient(tmp_path: Path) -> None:
 
 def test_a_step_that_is_skipped_is_a_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stages, "find_fault", lambda *_: Fault("gradient", "layer 0"))
-    with pytest.raises(
-        TrainingError, match="NaN gradient encountered in the dry run: NaN or infinite"
-    ):
+    with pytest.raises(TrainingError, match="NaN gradient encountered in the dry run: NaN or infinite"):
         run.dry_run(small(tmp_path))
 
 
