@@ -8,7 +8,7 @@ at files goes into rules_of_this_machine.py.
 
 from collections.abc import Iterator
 
-from grpo_cli.config import rules_of_the_run
+from grpo_cli.config import rules_of_data, rules_of_the_run
 from grpo_cli.config.breach import Breach, Rule
 from grpo_cli.config.fields import short, toml_value
 from grpo_cli.config.rules_of_this_machine import LOCAL_RULES
@@ -240,6 +240,7 @@ RULES: tuple[Rule, ...] = (
     sampling_is_whole,
     groups_can_differ,
     *rules_of_the_run.RULES,
+    *rules_of_data.RULES,
 )
 
 

@@ -26,6 +26,8 @@ BROKEN = [
     ({"num_generations": 1}, "error", "num_generations = 1 cannot learn: a group needs at least 2 completions"),
     ({"reward_functions": ["int"], "reward_weights": [1.0, 2.0]}, "error", "reward_weights has length 2, reward_functions has length 1"),
     ({"reward_functions": ["int"], "eval_reward": "mine.py:f"}, "error", "eval_reward = 'mine.py:f' is neither built in nor one of reward_functions"),
+    ({"answer_column": "", "reward_functions": ["correctness"], "eval_steps": 0}, "error", 'The reward correctness needs answers, and answer_column is ""'),
+    ({"answer_column": "", "reward_functions": ["int"]}, "error", 'Accuracy needs answers, and answer_column is ""'),
     ({"reward_functions": ["int"], "reward_weights": [0.0]}, "error", "reward_weights are all 0: nothing would be rewarded"),
     ({"repetition_penalty": 1.2}, "error", "repetition_penalty = 1.2 is refused in training"),
     ({"lora_dropout": 0.1, "lora_rank": 8}, "error", "lora_dropout = 0.1 is refused in training"),

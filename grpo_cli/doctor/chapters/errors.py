@@ -77,8 +77,9 @@ CHAPTERS: tuple[Chapter, ...] = (
     Chapter(
         "dataset",
         "The examples cannot be read, or none is left",
-        "A dataset is `arithmetic` (embedded), a name on the hub, a .json, .jsonl or .parquet file, or a "
-        "folder with such files named after the splits. Every row needs a prompt and an answer, in the "
+        "A dataset is `arithmetic` (embedded), a name on the hub, a file (JSON, JSONL, CSV, TSV, Parquet, "
+        "Arrow, compressed or not), or a folder of such files named after the splits, of `save_to_disk`, or "
+        "a cloned repository. Every row needs a prompt, and mostly an answer, in the "
         "columns that `prompt_column` and `answer_column` name. Prompts longer than `max_prompt_length` are "
         "left out and counted; when none is left, there is nothing to train on.",
         'The message names the file and the row. Columns: `prompt_column = "question"`, '

@@ -1,0 +1,26 @@
+"""Rules on what a dataset without answers, or with prompts that are plain texts, can serve for."""
+
+from collections.abc import Iterator
+
+from grpo_cli.config.breach import Breach, Rule
+from grpo_cli.config.schema import Config
+
+COMPARING = ("correctness", "last_number", "math_verify")  # the built-in rewards that need an answer
+
+
+def rewards_have_their_answers(config: Config) -> Iterator[Breach]:
+    """Compared with no answer, every completion is wrong."""
+    if config.answer_column or config.dataset == "arithmetic":
+        return
+    for name in config.reward_functions:
+        if name.removesuffix("_reward_func") in COMPARING:
+            message = f'The reward {name} needs answers, and answer_column is ""'
+            cure = "name the column that holds them, or write `reward_functions` without it"
+            yield Breach(("answer_column", "reward_functions"), message, cure, trouble="dataset")
+    if config.eval_steps and not config.eval_reward:
+        message = 'Accuracy needs answers, and answer_column is ""'
+        cure = f'write `eval_reward = "{config.reward_functions[0]}"` as its measure, or `eval_steps = 0`'
+        yield Breach(("answer_column", "eval_steps", "eval_reward"), message, cure, trouble="dataset")
+
+
+RULES: tuple[Rule, ...] = (rewards_have_their_answers,)
