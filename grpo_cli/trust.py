@@ -46,7 +46,7 @@ def without_code_in(content: bytes) -> bytes:
     clean = without_code(document)
     if clean == document:
         return content
-    return (json.dumps(clean, indent=2, ensure_ascii=False) + "\n").encode("utf-8", "surrogatepass")
+    return (json.dumps(clean, indent=2) + "\n").encode("ascii")
 
 
 def refuse_model_file(config: Mapping[str, Any], folder: Path, own: str | None) -> None:
@@ -57,7 +57,7 @@ def refuse_model_file(config: Mapping[str, Any], folder: Path, own: str | None) 
     named = config.get("model_file")
     if named is not None and named != own:
         raise ModelError(
-            f"The model in {folder} needs code of its own: `model_file` is {named!r}",
+            f"The model in {folder} needs code of its own: `model_file` is {repr(named)[:80]}",
             NOT_RUN,
             trouble="own-code",
         )
@@ -67,7 +67,8 @@ def check_listed(name: object, listed: Collection[str], key: str, folder: Path) 
     """Raise ModelError for a name in a model's file that would import what is not on the list."""
     if name is not None and (not isinstance(name, str) or name not in listed):
         raise ModelError(
-            f"`{key}` of the model in {folder} is {name!r}, which nothing installed here is called",
+            f"`{key}` of the model in {folder} is {repr(name)[:80]}, "
+            "which is not on the list of what may be loaded",
             NOT_RUN,
             trouble="own-code",
         )

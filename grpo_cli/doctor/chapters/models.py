@@ -39,6 +39,8 @@ CHAPTERS: tuple[Chapter, ...] = (
         "RUN --set 'reward_functions=[\"my/rewards.py:short\"]'`. Here it is known from then on.",
         (
             "The model in … needs code of its own: `model_file` is …",
+            "The tokenizer in … needs code of its own, which is not run",
+            "`tokenizer_class` of the model in … is …, which is not on the list of what may be loaded",
             "The configuration in … names code that nobody named on this computer: …",
         ),
     ),
