@@ -23,6 +23,13 @@ def resume(
         ),
     ],
     set_: SetOption = None,
+    restart: Annotated[
+        bool, typer.Option("--restart", help="Begin again from step 0; what is there is kept aside.")
+    ] = False,
+    accept_changes: Annotated[
+        bool,
+        typer.Option("--accept-changes", help="Go on though rewards or examples are not as they were."),
+    ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="Show only notices and the result.")] = False,
 ) -> None:
     """Go on with a run as if it had never been interrupted."""
@@ -35,4 +42,4 @@ def resume(
         from grpo_cli.engine.resume import resume as resume_run
 
         with training_display(quiet, is_first=world.is_first) as listener:
-            resume_run(path, set_ or (), listener, world)
+            resume_run(path, set_ or (), listener, world, restart=restart, accept_changes=accept_changes)

@@ -3,7 +3,10 @@
 check_changes(before, after)      # ConfigError: seed cannot change: the order of prompts follows from it
 """
 
+import os
+
 from grpo_cli.config.fields import toml_value
+from grpo_cli.config.local_model import local_folder
 from grpo_cli.config.schema import Config
 from grpo_cli.errors import ConfigError
 
@@ -23,12 +26,23 @@ FIXED = {
 }  # fmt: skip
 
 
+# What these name is compared by its content, so another place will do where the old one is gone.
+PLACES = ("model_name", "dataset")
+
+
+def is_gone(key: str, name: str) -> bool:
+    """Neither the folder or file of that name is on this machine, nor is it built in."""
+    if key == "model_name":
+        return local_folder(name) is None
+    return name != "arithmetic" and not os.path.lexists(name)
+
+
 def check_changes(before: Config, after: Config) -> None:
     """Raise ConfigError where a resumed run's configuration differs in what cannot change."""
     for reason, keys in FIXED.items():
         for key in keys:
             old, new = getattr(before, key), getattr(after, key)
-            if old != new:
+            if old != new and not (key in PLACES and is_gone(key, old)):
                 raise ConfigError(
                     f"{key} cannot change when a run goes on: {reason} ({key} = {toml_value(old)})",
                     f"leave it out, or start a new run: `--set {key}={new} --set run_name=NAME`",

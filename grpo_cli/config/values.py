@@ -20,8 +20,10 @@ from grpo_cli.config.fields import (
     value_type,
 )
 from grpo_cli.config.overrides import BOOLEANS
+from grpo_cli.config.paths import PATH_KEYS, expanded
 from grpo_cli.config.problems import COMMAND_LINE, Problem
 from grpo_cli.config.schema import Config
+from grpo_cli.errors import ConfigError
 
 # Why a bound is where it is, for values that make sense elsewhere, and what to write.
 _REASONS = {
@@ -42,14 +44,30 @@ def check_values(layer: Mapping[str, Entry]) -> tuple[Config, list[Problem], set
     defaults because their values were invalid.
     """
     values = {key: entry.value for key, entry in layer.items()}
+    problems, invalid = _schema_problems(layer, values)
+    kept = {key: value for key, value in values.items() if key not in invalid}
+    for key in [key for key in PATH_KEYS if key in kept]:
+        try:
+            kept[key] = expanded(key, kept[key])
+        except ConfigError as error:
+            problems.append(Problem(error.message, error.hint, key, layer[key].place, trouble=error.trouble))
+            invalid.add(key)
+            del kept[key]
+    config = Config.model_validate(kept)
+    # A value that is the default counts as not written: a run's own file has every key, and rules that warn
+    # of what has no effect are for what a person wanted.
+    wanted = {key: value for key, value in kept.items() if getattr(config, key) != default(key)}
+    return Config.model_validate(wanted), problems, invalid
+
+
+def _schema_problems(layer: Mapping[str, Entry], values: dict[str, Any]) -> tuple[list[Problem], set[str]]:
+    """What pydantic finds, and the keys it finds it at."""
     try:
-        return Config.model_validate(values), [], set()
+        Config.model_validate(values)
     except ValidationError as error:
         findings = error.errors(include_url=False)
-    problems = [_problem(layer, finding) for finding in findings]
-    invalid = {str(finding["loc"][0]) for finding in findings}
-    kept = {key: value for key, value in values.items() if key not in invalid}
-    return Config.model_validate(kept), problems, invalid
+        return [_problem(layer, finding) for finding in findings], {str(each["loc"][0]) for each in findings}
+    return [], set()
 
 
 def _problem(layer: Mapping[str, Entry], finding: Any) -> Problem:

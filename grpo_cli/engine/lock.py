@@ -14,7 +14,7 @@ from io import FileIO
 from pathlib import Path
 
 from grpo_cli.errors import CheckpointError
-from grpo_cli.files import NOT_OURS, open_log
+from grpo_cli.files import NOT_OURS, from_here, open_log
 
 LOCK_FILE = "run.lock"
 
@@ -23,7 +23,7 @@ class RunLock:
     """Holds a run's folder, which must exist, while the block lasts."""
 
     def __init__(self, folder: Path) -> None:
-        self.path = folder.absolute() / LOCK_FILE
+        self.path = folder.absolute() / LOCK_FILE  # a reward may change the current folder
         self._file: FileIO | None = None
 
     def __enter__(self) -> "RunLock":
@@ -59,8 +59,9 @@ class RunLock:
             self._file.close()
 
     def _taken(self, owner: str) -> CheckpointError:
+        folder = from_here(self.path.parent)
         return CheckpointError(
-            f"The run in {self.path.parent} is in use by the process {owner or 'that just started'}",
+            f"The run in {folder} is in use by the process {owner or 'that just started'}",
             f"wait until it ends, or stop it: `kill {owner or 'PID'}` saves its step first",
             trouble="run-in-use",
         )

@@ -10,16 +10,20 @@ the one it goes on from are kept under another name, since the run takes another
 import os
 from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
+from shlex import quote
 
 import mlx.core as mx
 
 from grpo_cli import device
+from grpo_cli.config.resumable import is_gone
 from grpo_cli.config.schema import Config
 from grpo_cli.distributed.world import ALONE, World
 from grpo_cli.engine import events
 from grpo_cli.engine.alike import check_alike, settings
+from grpo_cli.engine.inputs import EVALUATION, changed, is_measure
 from grpo_cli.engine.intact import (
     FINAL,
     checkpoints,
@@ -28,10 +32,10 @@ from grpo_cli.engine.intact import (
 from grpo_cli.engine.interrupt import Interruption
 from grpo_cli.engine.memory import check_memory
 from grpo_cli.engine.run import prepare
-from grpo_cli.engine.run_folder import words_for_the_disk, write_config
+from grpo_cli.engine.run_folder import CONFIG_FILE, words_for_the_disk, write_config
 from grpo_cli.engine.runlog import COMPLETIONS, METRICS, RunLog
 from grpo_cli.engine.saver import Saver
-from grpo_cli.engine.start import Start, agreed, find_start
+from grpo_cli.engine.start import Start, agreed, find_start, keys_of
 from grpo_cli.engine.state import read_state
 from grpo_cli.engine.trainer import Trainer
 from grpo_cli.errors import CheckpointError, ConfigError, ModelError
@@ -43,8 +47,14 @@ def resume(
     overrides: Sequence[str] = (),
     listener: events.Listener = events.silent,
     world: World = ALONE,
+    *,
+    restart: bool = False,
+    accept_changes: bool = False,
 ) -> Path:
     """Go on with a run; returns the folder of the final model.
+
+    `restart`: from step 0, what is there kept under other names. `accept_changes`: also where the rewards'
+    code or the examples are others now.
 
     `path`: the run's folder, or one checkpoint, wherever it was copied: the run then goes on beside it. With
     several ranks it is rank 0's; the others are sent what they lack of it.
@@ -53,12 +63,13 @@ def resume(
     """
     listener = events.Listeners(listener)
     with ExitStack() as stack:
-        found = find_start(path, overrides, listener, stack) if world.is_first else None
+        found = find_start(path, overrides, listener, stack, restart) if world.is_first else None
         start = agreed(found, world)
         check_alike(world, settings(start.config))
         world.expect(start.config.rank_timeout)
         world.at("loading")
         trainer = restored(start.config, start.checkpoint, listener, world)
+        tell_changes(trainer, start, keys_of(overrides), accept_changes, listener)
         refuse_shorter(trainer)
         is_final = start.checkpoint is not None and start.checkpoint.name == FINAL
         if trainer.state.step == trainer.total_steps and is_final:
@@ -124,9 +135,13 @@ def restored(
         return prepare(config, listener, world=world)
     state, groups = read_state(checkpoint)
     try:
-        trainer = prepare(config, listener, checkpoint, world)
+        trainer = prepare(config, listener, checkpoint, world, state.started_at)
     except ModelError as error:
-        error.hint += f"; the run was started in {state.started_in}: resume it there if names are relative"
+        if is_gone("model_name", config.model_name):
+            error.hint += (
+                f"; the run's base was {config.model_name}, named in {state.started_in}: "
+                "where it is in DIR now, add `--set model_name=DIR`"
+            )
         raise
     if state.data != trainer.state.data:
         raise CheckpointError(
@@ -137,9 +152,39 @@ def restored(
         )
     arrays: dict[str, mx.array] = mx.load(str(checkpoint / "optimizer.safetensors"))  # type: ignore[assignment]
     trainer.optimizer.restore(arrays)
-    trainer.state = state
+    trainer.state = replace(state, started_at=trainer.state.started_at, inputs=trainer.state.inputs)
     trainer.parts.fill(groups)
     return trainer
+
+
+def tell_changes(
+    trainer: Trainer, start: Start, given: set[str], accept: bool, listener: events.Listener
+) -> None:
+    """Say what is not as it was at the checkpoint, besides what `--set` gives.
+
+    Raises CheckpointError, unless it is accepted, for what makes rewards or scores incomparable.
+    """
+    if start.checkpoint is None:
+        return
+    inputs = changed(read_state(start.checkpoint)[0].inputs, trainer.state.inputs)
+    for key, values in start.edited.items():
+        listener(events.Notice(f"{CONFIG_FILE} was edited: {key} = {values}"))
+    for name in inputs:
+        listener(events.Notice(f"changed since {start.checkpoint.name} was saved: {name}"))
+    decisive = [*(name for name in inputs if not measured_by(name, given)), *filter(is_measure, start.edited)]
+    if decisive and not accept:
+        raise CheckpointError(
+            f"The numbers before and after {start.checkpoint.name} could not be compared, for something "
+            f"changed since: {', '.join(decisive)}",
+            "put it back as it was, or go on all the same: "
+            f"`grpo resume {quote(str(start.run_dir))} --accept-changes`",
+            trouble="resumable",
+        )
+
+
+def measured_by(name: str, given: set[str]) -> bool:
+    """Other examples are evaluated because a `--set` of this very command says so."""
+    return name == EVALUATION and any(is_measure(key) and key.startswith("eval_") for key in given)
 
 
 def set_aside_newer(run_dir: Path, checkpoint: Path | None, step: int, listener: events.Listener) -> None:
@@ -172,7 +217,7 @@ def complete(trainer: Trainer, run_dir: Path, listener: events.Listener) -> Path
     listener(
         events.Notice(
             f"{run_dir} is complete: all {trainer.total_steps} steps are made; "
-            f"`grpo resume {run_dir} --set max_steps={more}` makes more"
+            f"`grpo resume {quote(str(run_dir))} --set max_steps={more}` makes more"
         )
     )
     return run_dir / FINAL

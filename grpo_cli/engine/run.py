@@ -9,6 +9,7 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import mlx.core as mx
 from mlx_lm.tuner.trainer import grad_checkpoint
 
 from grpo_cli import device
+from grpo_cli.config.resumable import is_gone
 from grpo_cli.config.schema import Config
 from grpo_cli.data.load import load_examples
 from grpo_cli.distributed.world import ALONE, World
@@ -23,6 +25,7 @@ from grpo_cli.engine import events
 from grpo_cli.engine.alike import check_alike, loaded, settings
 from grpo_cli.engine.evaluate import Evaluation, evaluate, measure_by_reward
 from grpo_cli.engine.head import find_head
+from grpo_cli.engine.inputs import checksums
 from grpo_cli.engine.interrupt import Interruption
 from grpo_cli.engine.layer_checkpoint import can_checkpoint
 from grpo_cli.engine.memory import check_memory
@@ -69,6 +72,7 @@ def train(config: Config, listener: events.Listener = events.silent, world: Worl
     world.at("loading")
     trainer = prepare(config, listener, world=world)
     check_memory(trainer, device.memory_budget(device.prepare()))
+    place = config.run_dir.absolute()  # a reward may change the current folder
     with folder_for(config, world) as folder:
         with words_for_the_disk(folder):
             log = RunLog(folder, config.log_jsonl and world.is_first)
@@ -80,7 +84,7 @@ def train(config: Config, listener: events.Listener = events.silent, world: Worl
             trainer.close()
             log.close()
             if trainer.state.step == 0 and world.is_first:
-                discard_empty_run(folder)
+                discard_empty_run(place)
 
 
 @contextmanager
@@ -161,32 +165,37 @@ def prepare(
     listener: events.Listener = events.silent,
     checkpoint: Path | None = None,
     world: World = ALONE,
+    started_at: str = "",
 ) -> Trainer:
     """Load rewards, data and models, cheapest first, so that a mistake shows before the wait.
 
-    `checkpoint`: where weights, optimizer and state come from, for a run that goes on. Raises TrainingError
-    where the ranks of a `world` have loaded different things.
+    `checkpoint`: where weights, optimizer and state come from, for a run that goes on. `started_at`: when the
+    run began, if not now. Raises TrainingError where the ranks of a `world` have loaded different things.
     """
     device.prepare()
-    check_name(config.model_name)
+    needs_copy = config.kl_coeff > 0 and config.lora_rank == 0
+    if checkpoint is None or needs_copy:  # else the checkpoint holds the model, or knows its base
+        check_name(config.model_name)
     rewards = load_rewards(config.reward_functions)
     examples = examples_of(config, config.train_split, listener)
     held_out = examples_of(config, config.eval_split, listener) if config.eval_steps else []
     mx.random.seed(config.seed)  # LoRA's initial weights
     policy = trainable_policy(config, checkpoint)
+    started_at = started_at or world.first(datetime.now().isoformat(timespec="seconds"))
+    policy.tokenizer.now = datetime.fromisoformat(started_at)
     by_layer = config.grad_checkpoint and can_checkpoint(policy.model)
     if config.grad_checkpoint and not by_layer:
         grad_checkpoint(policy.model.layers[0])
         listener(events.Notice(NO_LAYERS))
     train_prompts = Prompts(examples, policy.tokenizer, config, encoding(listener))
-    needs_copy = config.kl_coeff > 0 and config.lora_rank == 0
+    eval_prompts = evaluation_prompts(held_out, policy, config)
     trainer = Trainer(
         config=config,
         policy=policy,
         reference=load_policy(config.model_name, config.dtype, for_training=True) if needs_copy else None,
         rewards=rewards,
         train_prompts=train_prompts,
-        eval_prompts=evaluation_prompts(held_out, policy, config),
+        eval_prompts=eval_prompts,
         optimizer=Optimizer(config, policy.model),
         listener=listener,
         world=world,
@@ -201,6 +210,8 @@ def prepare(
         trainer.skipped_prompts = train_prompts.left_out
         listener(events.Notice(skipped_notice(train_prompts, config)))
     trainer.state.data, trainer.state.started_in = fingerprint(examples), str(Path.cwd())
+    trainer.state.started_at = started_at
+    trainer.state.inputs = checksums(config, examples, eval_prompts)
     if world.size > 1:
         check_alike(world, loaded(policy.path, checkpoint, trainer.state.data))
     return trainer
@@ -249,7 +260,8 @@ def trainable_policy(config: Config, checkpoint: Path | None = None) -> Policy:
     It is the configured model with new adapters, or what a checkpoint of the run holds.
     """
     name = str(checkpoint) if checkpoint else config.model_name
-    policy = load_policy(name, config.dtype, for_training=config.lora_rank == 0)
+    base = "" if checkpoint is None or is_gone("model_name", config.model_name) else config.model_name
+    policy = load_policy(name, config.dtype, config.lora_rank == 0, base)
     if config.lora_rank and checkpoint is None:
         if policy.lora:
             raise ModelError(

@@ -8,13 +8,14 @@ A damaged checkpoint is left out for an older one, and a damaged configuration f
 import shlex
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from grpo_cli.config.fields import toml_value
 from grpo_cli.config.load import load_config
 from grpo_cli.config.overrides import read_overrides
+from grpo_cli.config.paths import from_folder
 from grpo_cli.config.resumable import check_changes
 from grpo_cli.config.schema import Config
 from grpo_cli.distributed.world import World
@@ -31,8 +32,9 @@ from grpo_cli.engine.intact import (
 )
 from grpo_cli.engine.lock import RunLock
 from grpo_cli.engine.run_folder import CONFIG_FILE, tidy
+from grpo_cli.engine.state import read_state
 from grpo_cli.errors import CheckpointError, ConfigError
-from grpo_cli.files import from_here
+from grpo_cli.files import chosen_path, from_here
 from grpo_cli.rewards.table import code_files
 from grpo_cli.trust import refuse_unnamed_rewards, remember_rewards
 
@@ -44,27 +46,49 @@ class Start:
     run_dir: Path
     checkpoint: Path | None  # None: it begins again
     config: Config
+    edited: dict[str, str] = field(default_factory=dict)  # keys that a file changed, with their old values
 
 
-def find_start(path: Path, overrides: Sequence[str], listener: events.Listener, stack: ExitStack) -> Start:
-    """Where the run goes on; its folder is locked until the stack is closed."""
-    run_dir, named = locate(path)
+def find_start(
+    path: Path, overrides: Sequence[str], listener: events.Listener, stack: ExitStack, restart: bool = False
+) -> Start:
+    """Where the run goes on; its folder is locked until the stack is closed. `restart`: from the start."""
+    run_dir, named = locate(from_here(chosen_path(path)))
     stack.enter_context(RunLock(run_dir))
     tidy(run_dir)
     own = own_config(run_dir, overrides, listener)
-    checkpoint = choose(run_dir, named, listener)
+    checkpoint = choose(run_dir, named, listener, restart)
     config = own or resumed_config((checkpoint or run_dir) / CONFIG_FILE, run_dir, overrides)
+    edited: dict[str, str] = {}
     if checkpoint is not None:
+        folder, given = read_state(checkpoint)[0].started_in, keys_of(overrides)
+        config = from_folder(config, folder, given)
+        before = from_folder(load_config(str(checkpoint / CONFIG_FILE)).config, folder)
         # The folder's file may have been edited, or the checkpoint be another run's.
-        check_changes(in_folder(load_config(str(checkpoint / CONFIG_FILE)).config, config), config)
+        check_changes(in_folder(before, config), config)
+        edited = edited_keys(before, config, given)
     refuse_unnamed_code(config, run_dir, overrides)
-    return Start(run_dir, checkpoint, config)
+    return Start(run_dir, checkpoint, config, edited)
+
+
+def keys_of(overrides: Sequence[str]) -> set[str]:
+    """The keys that `--set` texts give a value."""
+    return {entry.key for entry in read_overrides(overrides).entries}
+
+
+def edited_keys(before: Config, after: Config, given: set[str]) -> dict[str, str]:
+    """The keys that differ from the checkpoint's though no `--set` says so, as `new instead of old`."""
+    return {
+        key: f"{toml_value(getattr(after, key))} instead of {toml_value(getattr(before, key))}"
+        for key in Config.model_fields
+        if key not in {*given, "output_dir", "run_name"} and getattr(before, key) != getattr(after, key)
+    }
 
 
 def refuse_unnamed_code(config: Config, run_dir: Path, overrides: Sequence[str]) -> None:
     """Note reward files that a person names now; CheckpointError for those that nobody named before."""
     files = [file for file in code_files(config.reward_functions) if file.is_file()]
-    if not any(entry.key == "reward_functions" for entry in read_overrides(overrides).entries):
+    if "reward_functions" not in keys_of(overrides):
         setting = shlex.quote(f"reward_functions={toml_value(config.reward_functions)}")
         refuse_unnamed_rewards(files, run_dir, f"grpo resume {shlex.quote(str(run_dir))} --set {setting}")
     remember_rewards(files)
@@ -77,10 +101,10 @@ def agreed(found: Start | None, world: World) -> Start:
     told: Any = None
     if found is not None:
         folder = str(from_here(found.checkpoint)) if found.checkpoint else ""
-        told = [str(found.run_dir), folder, found.config.model_dump(mode="json")]
-    run_dir, checkpoint, keys = world.first(told)
+        told = [str(found.run_dir), folder, found.config.model_dump(mode="json"), found.edited]
+    run_dir, checkpoint, keys, edited = world.first(told)
     brought = bring(Path(checkpoint), world) if checkpoint else None
-    return Start(Path(run_dir), brought, Config.model_validate(keys))
+    return Start(Path(run_dir), brought, Config.model_validate(keys), edited)
 
 
 def locate(path: Path) -> tuple[Path, Path | None]:
@@ -105,15 +129,29 @@ def existing(path: Path) -> str:
     return f"{parent} holds none; a run's folder is `<output_dir>/<run_name>`"
 
 
-def choose(run_dir: Path, named: Path | None, listener: events.Listener) -> Path | None:
+def choose(
+    run_dir: Path, named: Path | None, listener: events.Listener, restart: bool = False
+) -> Path | None:
     """The checkpoint to go on from: the newest intact one, up to the named one; None: from the start.
 
-    Raises CheckpointError where there is neither a checkpoint nor a run that could begin again.
+    A run that has no checkpoint yet begins again by itself; one whose checkpoints are all damaged does with
+    `restart` only. Raises CheckpointError where there is nothing to go on from.
     """
+    damaged: list[str] = []
 
     def tell(folder: Path, problem: str) -> None:
+        damaged.append(f"{folder.name} ({problem})")
         listener(events.Notice(f"{folder} is damaged ({problem}) and is left out"))
 
+    if restart:
+        if named is not None:
+            raise CheckpointError(
+                f"--restart begins again from step 0, and {named} is a checkpoint",
+                f"name the run: `grpo resume {shlex.quote(str(run_dir))} --restart`",
+                trouble="resumable",
+            )
+        listener(events.Notice(f"{run_dir} begins again from step 0"))
+        return None
     limit = None
     if named is not None:
         problem = damage(named)
@@ -128,8 +166,15 @@ def choose(run_dir: Path, named: Path | None, listener: events.Listener) -> Path
     if chosen is not None:
         listener(events.Notice(f"going on from {chosen}"))
         return chosen
+    if damaged:
+        raise CheckpointError(
+            f"No checkpoint in {run_dir} is intact: {'; '.join(damaged)}",
+            "copy one of them again from where it is whole; or begin again from step 0, which keeps the "
+            f"files that are there under other names: `grpo resume {shlex.quote(str(run_dir))} --restart`",
+            trouble="checkpoint-files",
+        )
     if named is None and (run_dir / CONFIG_FILE).exists():
-        listener(events.Notice(f"{run_dir} holds no intact checkpoint: the run begins again"))
+        listener(events.Notice(f"{run_dir} holds no checkpoint yet: the run begins again"))
         return None
     raise CheckpointError(
         f"Checkpoint not found: no intact one in {run_dir}", existing(run_dir), trouble="checkpoint-not-found"

@@ -37,6 +37,8 @@ class RunState:
     has_taught: bool = False  # some step had a group whose rewards differ
     data: str = ""  # fingerprint of the training prompts
     started_in: str = ""  # the folder that relative names in the configuration are meant from
+    started_at: str = ""  # ISO 8601, local: the date that chat templates are told; older runs had none
+    inputs: dict[str, str] = field(default_factory=dict)  # checksums by name (inputs.py)
 
     @property
     def evaluation(self) -> dict[str, Any] | None:

@@ -69,24 +69,24 @@ class Policy:
         return _size(self.model.trainable_parameters())
 
 
-def load_policy(name: str, dtype: str = "auto", for_training: bool = False) -> Policy:
-    """Load model and tokenizer by name.
+def load_policy(name: str, dtype: str = "auto", for_training: bool = False, base: str = "") -> Policy:
+    """Load model and tokenizer by name; `base`: where the model of adapters is now, if they name another.
 
     Raises ModelError for a folder or repository that is missing, incomplete, does not fit its
     config.json, or whose tokenizer does not fit the model.
     """
     path = find_model(name)
     is_adapter = (path / "adapter_config.json").exists()
-    source = read_adapter_config(path).model if is_adapter else name
-    base = adapters_base(path) if is_adapter else path
-    model, config = load_model_folder(base)
+    source = (base or read_adapter_config(path).model) if is_adapter else name
+    folder = adapters_base(path, base) if is_adapter else path
+    model, config = load_model_folder(folder)
     model, config = _convert_weights(model, config, dtype, for_training)
-    tokenizer = load_tokenizer(base, config)
-    check_vocabulary(tokenizer, model, config, base)
+    tokenizer = load_tokenizer(folder, config)
+    check_vocabulary(tokenizer, model, config, folder)
     lora = load_adapters(model, path) if is_adapter else None
     mx.eval(model.parameters())
     try_out(model, path)
-    return Policy(model, tokenizer, config, base, source, lora, generation_config(base))
+    return Policy(model, tokenizer, config, folder, source, lora, generation_config(folder))
 
 
 def generation_config(folder: Path) -> bytes | None:
@@ -98,18 +98,19 @@ def generation_config(folder: Path) -> bytes | None:
         return None
 
 
-def adapters_base(folder: Path) -> Path:
+def adapters_base(folder: Path, base: str = "") -> Path:
     """The folder of the model that a folder's adapters were trained on.
 
     Raises ModelError where it is gone, with the file that names it.
     """
-    base = read_adapter_config(folder).model
+    base = base or read_adapter_config(folder).model
     try:
         return find_model(base)
     except ModelError as error:
         raise ModelError(
             f"{error.message}: the adapters in {folder} were trained on it",
-            f"bring it back, or write where it is now into `model` of {folder / 'adapter_config.json'}",
+            f"bring it back, go on with `grpo resume {folder} --set model_name=DIR` where it is in DIR now, "
+            f"or write that into `model` of {folder / 'adapter_config.json'}",
             trouble=error.trouble,
         ) from error
 

@@ -10,6 +10,7 @@ Source: karpathy/nanochat, nanochat/tokenizer.py.
 import json
 import pickle
 from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,7 @@ class NanochatTokenizer:
 
     def __init__(self, encoding: tiktoken.Encoding, files: Mapping[str, bytes] | None = None) -> None:
         self.encoding = encoding
+        self.now: datetime | None = None  # nanochat's conversations have no date
         self.files = dict(files or {})  # as they were loaded; saved as they are, but for names of code
         self._special = {name: encoding.encode_single_token(name) for name in SPECIAL_TOKENS}
         self.control_ids = frozenset(self._special.values())  # they make up the chat format

@@ -7,6 +7,7 @@ Text becomes ids once, when a prompt is built. What the policy samples stays ids
 rewards and people. `nanochat_tokenizer.NanochatTokenizer` is the other implementation.
 """
 
+from datetime import datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
@@ -20,10 +21,25 @@ from grpo_cli.types import Message
 ROLES = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")  # of tokens, as transformers names them
 FAILED_EXPRESSION = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 CONVERSATION = [{"role": role, "content": "a"} for role in ("user", "assistant", "user")]
+# A macro of this name stands before transformers' function; it fills the codes of `strftime` in from `clock`.
+CLOCK = """\
+{%- macro strftime_now(format) -%}
+{%- set filled = namespace(text=format) -%}
+{%- for code, value in clock.items() -%}
+{%- set filled.text = filled.text | replace(code, value) -%}
+{%- endfor -%}
+{{- filled.text -}}
+{%- endmacro %}
+"""
+CODES = [f"%{mark}{letter}" for letter in "aAwdbBmyYHIMpSfzZjUWcxXGuVeDFTRhklsn" for mark in ("", "-")] + [
+    "%%"
+]
 
 
 class Tokenizer(Protocol):
     """What the engine needs of a tokenizer."""
+
+    now: datetime | None  # the moment that chat templates with a date in them are told; None: the present
 
     @property
     def eos_ids(self) -> frozenset[int]:
@@ -68,6 +84,7 @@ class ChatTokenizer:
 
     def __init__(self, wrapped: Any) -> None:
         self.wrapped = wrapped  # mlx_lm.tokenizer_utils.TokenizerWrapper
+        self.now: datetime | None = None
 
     @property
     def eos_ids(self) -> frozenset[int]:
@@ -99,7 +116,9 @@ class ChatTokenizer:
         if not self.wrapped.has_chat_template:
             return self.encode_text("\n\n".join(message["content"] for message in messages) + "\n\n", prefix)
         try:
-            ids = self.wrapped.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
+            ids = self.wrapped.apply_chat_template(
+                messages, add_generation_prompt=True, return_dict=False, **self._clock()
+            )
         except TemplateError as error:
             roles = ", ".join(message["role"] for message in messages)
             raise ModelError(
@@ -129,6 +148,15 @@ class ChatTokenizer:
     def encode_text(self, text: str, prefix: str = "") -> list[int]:
         """Ids of a text that is to be continued, begin token included, then `prefix`."""
         return list(self.wrapped.encode(text)) + self.encode(prefix)
+
+    def _clock(self) -> dict[str, Any]:
+        """The template with the date that it is told, where it asks for one: Llama 3.1, SmolLM3, gpt-oss …"""
+        if self.now is None or self.wrapped._chat_template is not None:  # mlx-lm's own templates have no date
+            return {}
+        template = self.wrapped.get_chat_template()
+        if "strftime_now" not in template:
+            return {}
+        return {"chat_template": CLOCK + template, "clock": {code: self.now.strftime(code) for code in CODES}}
 
     def decode(self, ids: list[int]) -> str:
         """Text of ids without control tokens, spaces kept as they are."""

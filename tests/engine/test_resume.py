@@ -274,7 +274,7 @@ def test_no_checkpoint_yet_begins_again(tmp_path: Path) -> None:
     crash(config, 2)
     assert [line["step"] for line in lines(config.run_dir)] == [1, 2]
     said, _ = notices(config.run_dir)
-    assert said == [f"{config.run_dir} holds no intact checkpoint: the run begins again"]
+    assert said == [f"{config.run_dir} holds no checkpoint yet: the run begins again"]
     whole = small(tmp_path, run_name="whole", **SHORT)
     run.train(whole)
     assert log_without_times(config.run_dir) == log_without_times(whole.run_dir)

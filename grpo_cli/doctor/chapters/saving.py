@@ -45,12 +45,19 @@ CHAPTERS: tuple[Chapter, ...] = (
         "Go on from the newest intact checkpoint: `grpo resume outputs/NAME`; from another: `grpo "
         "resume outputs/NAME/checkpoint-40`.\n"
         "Other data: bring back what it was, or begin a new run from the weights.\n"
-        "A base that moved: write its new place into `model` of adapter_config.json.\n"
+        "Data or a base that moved: name the new place, `--set dataset=PATH`, `--set model_name=DIR`. All "
+        "weights need no base, but for a comparison with it (`kl_coeff`).\n"
+        "A reward's code, a column or the evaluation's answers changed: `--accept-changes` goes on, with "
+        "numbers that cannot be compared with those before.\n"
+        "No checkpoint is intact: `grpo resume outputs/NAME --restart` begins again from step 0; what is "
+        "there is kept under other names.\n"
         "A run that is finished: `grpo resume outputs/NAME --set max_steps=80` makes it longer.",
         (
             "The training prompts are not those that the run in … was started with",
             "trainer_state.json cannot be read",
             "the run has made … steps already, and is to end after …",
+            "The numbers before and after … could not be compared",
+            "No checkpoint in … is intact",
         ),
     ),
 )

@@ -1,0 +1,46 @@
+"""The keys of a configuration that name paths: what a person wrote, and where it is.
+
+expanded("dataset", "~/data.jsonl")               # /home/ada/data.jsonl
+from_folder(config, "/where/the/run/started")     # its relative names as they were meant there
+"""
+
+from collections.abc import Callable, Collection
+from pathlib import Path
+from typing import Any
+
+from grpo_cli.config.schema import Config
+from grpo_cli.files import chosen_path
+
+PATH_KEYS = ("output_dir", "dataset", "model_name", "reward_functions")
+
+
+def expanded(key: str, value: Any) -> Any:
+    """A key's value with `~` and `$NAME` filled in; names of hubs and relative paths stay as they are.
+
+    Raises ConfigError for a user or a variable that is not known.
+    """
+    return _each_path(key, value, _expanded_text)
+
+
+def _expanded_text(text: str) -> str:
+    return str(chosen_path(text)) if text.startswith("~") or "$" in text else text
+
+
+def _each_path(key: str, value: Any, change: Callable[[str], str]) -> Any:
+    if key != "reward_functions":
+        return change(value)
+    parts = [name.rpartition(":") for name in value]
+    return [f"{change(file)}:{function}" if colon else function for file, colon, function in parts]
+
+
+def from_folder(config: Config, folder: str, given: Collection[str] = ()) -> Config:
+    """The configuration with the relative paths that are in `folder` made absolute, but for `given` keys."""
+    if not folder or Path(folder) == Path.cwd():
+        return config
+
+    def absolute(text: str) -> str:
+        is_there = text and not Path(text).is_absolute() and (Path(folder) / text).exists()
+        return str(Path(folder) / text) if is_there else text
+
+    keys = [key for key in PATH_KEYS if key != "output_dir" and key not in given]
+    return config.model_copy(update={key: _each_path(key, getattr(config, key), absolute) for key in keys})

@@ -1,0 +1,59 @@
+"""What rewards and scores of a run rest on, as checksums by name, kept in its state.
+
+    inputs = checksums(config, train_examples, eval_prompts)      # {"reward file math.py": "3f9a…", …}
+    changed(state.inputs, inputs)                                 # ["reward file math.py"]
+
+A run whose inputs changed between its parts has numbers that cannot be compared.
+"""
+
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from hashlib import sha256
+from pathlib import Path
+
+from grpo_cli.config.schema import Config
+from grpo_cli.engine.alike import reward_files
+from grpo_cli.engine.intact import sha256 as sha256_of_file
+from grpo_cli.engine.prompts import Prompt
+from grpo_cli.types import Example
+
+EVALUATION = "evaluation examples"
+
+
+def checksums(config: Config, train: Sequence[Example], held_out: Sequence[Prompt]) -> dict[str, str]:
+    """A checksum for each input by its name; of rewards that are loaded already."""
+    found = {f"reward file {path.name}": sha256_of_file(path) for path in sorted(code_of_rewards(config))}
+    found["training examples"] = _digest([example.answer, example.columns] for example in train)
+    if held_out:
+        found[EVALUATION] = _digest(
+            [prompt.ids, prompt.example.answer, prompt.example.columns] for prompt in held_out
+        )
+    return found
+
+
+def changed(before: dict[str, str], now: dict[str, str]) -> list[str]:
+    """The names whose checksums differ; what only one of the two knows is not compared."""
+    return [name for name in before if name in now and before[name] != now[name]]
+
+
+def is_measure(key: str) -> bool:
+    """Rewards or scores follow from a key: another value in a file needs a yes, as a changed input does."""
+    return key in ("reward_functions", "reward_weights") or (key.startswith("eval_") and key != "eval_steps")
+
+
+def code_of_rewards(config: Config) -> set[Path]:
+    """The files of rewards, and the modules beside them that are imported by now."""
+    files = {path.resolve() for path in reward_files(config)}
+    folders = {path.parent for path in files}
+    others = [module for name, module in list(sys.modules.items()) if not name.startswith("grpo_cli")]
+    modules = [getattr(module, "__file__", None) for module in others]
+    beside = {Path(name).resolve() for name in modules if name and name.endswith(".py")}
+    return files | {path for path in beside if folders & {path.parent, path.parent.parent}}
+
+
+def _digest(rows: Iterator[list[object]]) -> str:
+    digest = sha256()
+    for row in rows:
+        digest.update(json.dumps(row, ensure_ascii=True, sort_keys=True, default=repr).encode())
+    return digest.hexdigest()
