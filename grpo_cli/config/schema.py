@@ -163,9 +163,9 @@ class Config(BaseModel):
     use_bias_correction_kl: bool = False
     """Multiply the KL estimate by the ratio new/old, which makes its gradient unbiased (DeepSeek-V3.2)."""
     entropy_coeff: float = Field(0.0, ge=0.0)
-    """Weight of the entropy bonus: the loss falls by this times the policy's mean entropy; 0: none."""
+    """Weight of the entropy bonus, averaged as the loss is: in dr_grpo over max_new_tokens; 0: none."""
     top_entropy_quantile: float = Field(1.0, gt=0.0, le=1.0)
-    """Only this share of a step's tokens, those of highest entropy, has a policy loss; 1: all."""
+    """Only this share of a step's tokens, by the sampler's entropy the highest, has a policy loss; 1: all."""
     mask_truncated_completions: bool = False
     """Completions cut off at max_new_tokens count neither in the loss nor in its averages."""
 

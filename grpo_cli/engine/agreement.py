@@ -13,12 +13,14 @@ mean of 16 ε · 0.47 < 8 ε. Single tokens whose hidden state was near a kink d
 are allowed. Dividing by a temperature below 1 enlarges all that.
 """
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any
 
 import mlx.core as mx
 
 from grpo_cli.engine.batch import Microbatch
+from grpo_cli.engine.head import chosen_logprobs
 from grpo_cli.errors import TrainingError
 from grpo_cli.models.tokenizer import Tokenizer
 
@@ -39,6 +41,8 @@ class Deviation:
     token_id: int  # that token
     sampled: float  # its logprobs
     trained: float
+    batch: int = 0  # the microbatch that it is in
+    row: int = 0  # of that
 
 
 @dataclass(frozen=True)
@@ -66,9 +70,9 @@ def measure(batches: list[Microbatch], logprobs: list[mx.array]) -> Deviation | 
     if not found:
         return None
     tokens = sum(one.tokens for one in found)
-    worst = max(found, key=lambda one: one.most)
+    index, worst = max(enumerate(found), key=lambda item: item[1].most)
     mean = sum(one.mean * one.tokens for one in found) / tokens
-    return Deviation(mean, worst.most, tokens, worst.place, worst.token_id, worst.sampled, worst.trained)
+    return replace(worst, mean=mean, tokens=tokens, batch=index)
 
 
 def _measure(batch: Microbatch, trained: mx.array) -> Deviation:
@@ -90,11 +94,42 @@ def _measure(batch: Microbatch, trained: mx.array) -> Deviation:
         batch.rollouts[row].token_ids[place],
         batch.rollouts[row].logprobs[place],
         logprob,
+        row=row,
     )
 
 
-def check(deviation: Deviation, allowed: Tolerance, tokenizer: Tokenizer) -> None:
-    """Raise TrainingError where the sampler and the loss differ by more than their precision explains."""
+def cause(model: Any, batches: list[Microbatch], deviation: Deviation, temperature: float) -> str:
+    """Which of the two is off, by a forward over the whole sequence of the token that differs most."""
+    batch = batches[deviation.batch]
+    rollout = batch.rollouts[deviation.row]
+    prompt = batch.prompts[batch.rows[deviation.row]]
+    ids = mx.array([prompt + rollout.token_ids])
+
+    def alone() -> float:
+        logits = model(ids)[:, len(prompt) - 1 + deviation.place].astype(mx.float32) / temperature
+        found: Any = chosen_logprobs(logits, mx.array([deviation.token_id])).item()
+        return float(found)
+
+    whole, again = alone(), alone()
+    apart = abs(deviation.trained - deviation.sampled)
+    if abs(whole - again) > apart / 100:
+        return (
+            "something in the model is random (dropout): one sequence gave its logprob as "
+            f"{whole:.4f} and then as {again:.4f}"
+        )
+    words = f"a forward over the whole sequence, alone and without a cache, gives {whole:.4f}"
+    if abs(whole - deviation.trained) < apart / 4:
+        return f"sampling is off, with its cache: {words}, as the update does"
+    if abs(whole - deviation.sampled) < apart / 4:
+        return f"the update is off, by what it computes together or at once: {words}, as sampling did"
+    return f"{words}, which is neither: with a cache and in a batch the model computes something else"
+
+
+def check(deviation: Deviation, allowed: Tolerance, tokenizer: Tokenizer, cause: Callable[[], str]) -> None:
+    """Raise TrainingError where the sampler and the loss differ by more than their precision explains.
+
+    `cause`: finds out which of them is off; it is asked only then.
+    """
     if deviation.mean <= allowed.mean and deviation.most <= allowed.most:
         return
     text = tokenizer.decode([deviation.token_id])
@@ -103,8 +138,8 @@ def check(deviation: Deviation, allowed: Tolerance, tokenizer: Tokenizer) -> Non
         f"{deviation.mean:.2g} on average and {deviation.most:.2g} at most, and {allowed.precision} explains "
         f"{allowed.mean:.2g} and {allowed.most:.2g}. Most at token {deviation.place + 1} of a completion, "
         f"{text!r} ({deviation.token_id}): {deviation.sampled:.4f} when it was sampled, "
-        f"{deviation.trained:.4f} in the update, of the same weights",
-        "the update is not made: it would be that of another policy. Something in the model is random "
-        '(dropout), or its cache is not what it read; `dtype = "float32"` takes rounding out. If it stays, '
-        "`grpo doctor --report FILE` and tell us",
+        f"{deviation.trained:.4f} in the update, of the same weights; {cause()}",
+        "the update is not made: it would be that of another policy. "
+        '`dtype = "float32"` takes rounding out; if it stays, choose another model, and tell us with '
+        "`grpo doctor --report FILE`",
     )

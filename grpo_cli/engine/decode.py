@@ -116,7 +116,8 @@ class Decoding:
     ) -> None:
         self.policy, self.sampling, self.dice = policy, sampling, dice
         self.capacity, self.on_token, self.text = capacity, on_token, text
-        self.in_groups = reads_in_groups(policy.model)
+        self.together = policy.plan.sampled
+        self.in_groups = self.together == "mixed" and reads_in_groups(policy.model)
         self.waiting = deque(rows)
         self.active: list[Row] = []  # one per row of the cache, ended ones among them
         self.cache: list[Any] | None = None
@@ -184,9 +185,8 @@ class Decoding:
         self.admit()
 
     def admit(self) -> None:
-        """Fill the free places with waiting rows, in order."""
-        free = self.capacity - len(self.active)
-        entering = [self.waiting.popleft() for _ in range(min(free, len(self.waiting)))]
+        """Fill the free places with waiting rows."""
+        entering = self.entering(self.capacity - len(self.active))
         if not entering:
             return
         cache = self.cache_for(entering)
@@ -198,13 +198,26 @@ class Decoding:
             self.tokens = mx.concatenate([self.tokens, last])
         self.active = [*self.active, *entering]
 
+    def entering(self, free: int) -> list[Row]:
+        """The rows that enter next, in order; those that a model is wrong with together are left to wait."""
+        if self.together != "mixed" and self.active:
+            return []
+        length = len(self.waiting[0].prompt) if self.waiting else 0
+        fitting = [row for row in self.waiting if self.together == "mixed" or len(row.prompt) == length]
+        chosen = fitting[: min(free, 1) if self.together == "single" else free]
+        places = {row.index for row in chosen}
+        self.waiting = deque(row for row in self.waiting if row.index not in places)
+        return chosen
+
     def cache_for(self, rows: list[Row]) -> list[Any]:
         """A cache with the prompt of every row. A prompt that rows wait for is kept for them."""
         prompts = list({tuple(row.prompt): row.prompt for row in rows}.values())
-        cache = self.held[1] if self.held and self.held[0] == prompts[0] else None
+        alone = self.together == "mixed" or len(prompts) == 1  # others cannot join what is held
+        cache = self.held[1] if self.held and self.held[0] == prompts[0] and alone else None
         unread = prompts[1:] if cache else prompts
         if unread:
-            read = read_prompts(self.policy.model, unread, max(1, PREFILL_TOKENS // len(unread)))
+            chunk = max(1, PREFILL_TOKENS // len(unread))
+            read = read_prompts(self.policy.model, unread, chunk, padded=self.together == "mixed")
             if cache:
                 join(cache, read)
             cache = cache or read

@@ -37,7 +37,8 @@ def needs_with(stages: Stages, shape: Shape, config: Config, rows: int | None = 
     if stages.reference:
         weights += sum(array.nbytes for array in flat(stages.reference.model.parameters()).values())
     longest = stages.train_prompts.longest()
-    slices, in_groups = stages.head is not None, reads_in_groups(model)
+    slices = stages.head is not None
+    in_groups = stages.policy.plan.sampled == "mixed" and reads_in_groups(model)
     batch = Batch.of(config, longest, stages.share_prefix, slices, rows, in_groups)
     width = max((array.dtype.size for array in parameters), default=FLOAT32)
     return estimate(shape, batch, weights, stages.optimizer.size, stages.policy.trainable_count, width)

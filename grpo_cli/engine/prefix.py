@@ -52,14 +52,18 @@ def read_padded(model: nn.Module, prompts: PaddedPrompts) -> list[Any]:
     return cache
 
 
-def read_prompts(model: nn.Module, prompts: list[list[int]], chunk: int | None = None) -> list[Any]:
-    """A batch cache that has read all but the last token of every prompt.
+def read_prompts(
+    model: nn.Module, prompts: list[list[int]], chunk: int | None = None, padded: bool = True
+) -> list[Any]:
+    """A cache that has read all but the last token of every prompt.
 
-    `chunk`: evaluate after so many columns, which bounds memory where no gradient is wanted.
+    `chunk`: evaluate after so many columns, which bounds memory where no gradient is wanted. Without `padded`
+    prompts are of one length and the cache is the model's own, which knows of no padding: for models that are
+    wrong with it (probe.py). Rows of such a cache stay together; none joins it.
     """
     length = max(len(prompt) for prompt in prompts) - 1
     padding = [length - (len(prompt) - 1) for prompt in prompts]
-    cache = batch_cache(model, padding)
+    cache = batch_cache(model, padding) if padded else own_cache(model)
     ids = mx.array([[0] * pad + prompt[:-1] for pad, prompt in zip(padding, prompts, strict=True)])  # (P, T)
     for start in range(0, length, chunk or max(length, 1)):
         # The logits are never asked for, so MLX never computes them.
@@ -80,7 +84,10 @@ def keep(cache: list[Any], rows: list[int] | mx.array) -> None:
     """Keep these rows of the cache, in this order; a row named twice is repeated."""
     indices = mx.array(rows)
     for layer in cache:
-        layer.filter(indices)
+        if not isinstance(layer, BATCHING):
+            layer.filter(indices)
+        elif layer.keys is not None:  # a model's own; without a batch's paddings it has no more to filter
+            layer.keys, layer.values = layer.keys[indices], layer.values[indices]
 
 
 def select(cache: list[Any], rows: list[int]) -> list[Any]:
@@ -99,20 +106,28 @@ def join(cache: list[Any], other: list[Any]) -> None:
 def batch_cache(model: nn.Module, padding: list[int]) -> list[Any]:
     """An empty cache with one row per prompt, of whatever kind each layer of the model uses.
 
-    Raises ModelError for a kind that cannot hold a batch.
+    Raises ModelError for a kind that no batch is sampled from.
     """
+    layers = own_cache(model)
+    batch = [type(layer).merge([layer] * len(padding)) for layer in layers]
+    for layer in batch:
+        layer.prepare(left_padding=padding)
+    return batch
+
+
+def own_cache(model: nn.Module) -> list[Any]:
+    """An empty cache as the model makes it. Raises ModelError for a kind that no batch is sampled from."""
     layers = make_prompt_cache(model)
     kinds = {type(layer).__name__ for layer in layers if not isinstance(layer, BATCHING)}
     if kinds:
         # State-space layers have a batch form too, but they read left padding as if it were text.
         raise ModelError(
-            f"The model's cache ({', '.join(sorted(kinds))}) cannot hold prompts of several lengths",
-            "choose a model with attention layers only (llama, qwen, gemma, nanochat, …)",
+            f"{type(model).__module__.rpartition('.')[2]} has layers that keep a state "
+            f"({', '.join(sorted(kinds))}) in place of keys and values, and cannot be sampled or tuned yet",
+            "choose a model of attention layers only (llama, qwen2, qwen3, gemma3, mistral, nanochat, …)",
+            trouble="model-forward",
         )
-    batch = [type(layer).merge([layer] * len(padding)) for layer in layers]
-    for layer in batch:
-        layer.prepare(left_padding=padding)
-    return batch
+    return layers
 
 
 def carries_gradients(model: nn.Module) -> bool:

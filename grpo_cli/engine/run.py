@@ -31,6 +31,7 @@ from grpo_cli.engine.layer_checkpoint import can_checkpoint
 from grpo_cli.engine.memory import check_memory
 from grpo_cli.engine.optimizer import Optimizer
 from grpo_cli.engine.prefix import carries_gradients
+from grpo_cli.engine.probe import check_kind, sampling_plan, training_plan
 from grpo_cli.engine.prompts import Prompt, Prompts, encode
 from grpo_cli.engine.rollout import Progress, no_progress
 from grpo_cli.engine.run_folder import (
@@ -45,7 +46,7 @@ from grpo_cli.engine.saver import Saver
 from grpo_cli.engine.stages import scorer_of
 from grpo_cli.engine.trainer import Trainer
 from grpo_cli.errors import ModelError, TrainingError
-from grpo_cli.models.load import Policy, check_name, check_prompts, load_policy
+from grpo_cli.models.load import Policy, check_name, check_prompts, load_policy, unread_model
 from grpo_cli.models.lora import LoRA, add_adapters
 from grpo_cli.rewards.table import code_files, load_rewards
 from grpo_cli.trust import remember_rewards
@@ -176,6 +177,7 @@ def prepare(
     needs_copy = config.kl_coeff > 0 and config.lora_rank == 0
     if checkpoint is None or needs_copy:  # else the checkpoint holds the model, or knows its base
         check_name(config.model_name)
+    check_unread(str(checkpoint) if checkpoint else config.model_name)
     rewards = load_rewards(config.reward_functions)
     examples = examples_of(config, config.train_split, listener)
     held_out = examples_of(config, config.eval_split, listener) if config.eval_steps else []
@@ -183,10 +185,15 @@ def prepare(
     policy = trainable_policy(config, checkpoint)
     started_at = started_at or world.first(datetime.now().isoformat(timespec="seconds"))
     policy.tokenizer.now = datetime.fromisoformat(started_at)
+    check_kind(policy.model)
     by_layer = config.grad_checkpoint and can_checkpoint(policy.model)
     if config.grad_checkpoint and not by_layer:
         grad_checkpoint(policy.model.layers[0])
         listener(events.Notice(NO_LAYERS))
+    head = find_head(policy.model)
+    # mlx-lm's checkpointed layer fills its cache when it is computed again.
+    may_share = carries_gradients(policy.model) and (by_layer or not config.grad_checkpoint)
+    policy.plan = training_plan(policy.model, may_share, head, by_layer)
     train_prompts = Prompts(examples, policy.tokenizer, config, encoding(listener))
     eval_prompts = evaluation_prompts(held_out, policy, config)
     trainer = Trainer(
@@ -199,9 +206,8 @@ def prepare(
         optimizer=Optimizer(config, policy.model),
         listener=listener,
         world=world,
-        # mlx-lm's checkpointed layer fills its cache when it is computed again.
-        share_prefix=carries_gradients(policy.model) and (by_layer or not config.grad_checkpoint),
-        head=find_head(policy.model),
+        share_prefix=policy.plan.share_prefix,
+        head=head,
         checkpoint=by_layer,
     )
     train_prompts.count(trainer.prompts_wanted)  # only these are looked at before the first step
@@ -215,6 +221,16 @@ def prepare(
     if world.size > 1:
         check_alike(world, loaded(policy.path, checkpoint, trainer.state.data))
     return trainer
+
+
+def check_unread(name: str) -> None:
+    """Refuse a model whose kind cannot be tuned before anything is loaded.
+
+    Told from config.json alone; of a repository that is not here yet, after its download.
+    """
+    model = unread_model(name)
+    if model is not None:
+        check_kind(model)
 
 
 def examples_of(config: Config, split: str, listener: events.Listener) -> list[Example]:
@@ -291,10 +307,12 @@ def evaluate_model(
     """
     device.prepare()
     check_name(name)
+    check_unread(name)
     rewards = load_rewards(config.reward_functions)
     examples = load_examples(config, config.eval_split)
     check_alike(world, settings(config))
     policy = load_policy(name, config.dtype)
+    policy.plan = sampling_plan(policy.model)
     prompts = evaluation_prompts(examples, policy, config)
     if world.size > 1:
         check_alike(world, loaded(policy.path, None, fingerprint([prompt.example for prompt in prompts])))

@@ -77,6 +77,8 @@ class Stages:
         self.proof = Proof(self.config)
         self.rollout_limit = RowLimit(on_lowering=self.tell_of_memory("rollouts"))
         self.update_limit = RowLimit(on_lowering=self.tell_of_memory("the update"))
+        if self.policy.plan.trained == "single":
+            self.update_limit.rows = 1
         self.scorer = scorer_of(self.config, self.rewards)
         self.sampler = RolloutPolicy(self.config, self.policy, self.listener)
         self.compiled = CompiledLoss.of(self.config, self.policy.model, self.share_prefix, self.listener)
@@ -315,7 +317,12 @@ class Stages:
         arrays = list(flat(model.parameters()).values())
         exact = device.prepare().kind == "cpu"
         allowed = agreement.tolerance(arrays, self.config.temperature, exact)
-        agreement.check(own, allowed, self.policy.tokenizer)
+        agreement.check(
+            own,
+            allowed,
+            self.policy.tokenizer,
+            lambda: agreement.cause(model, batches, own, self.config.temperature),
+        )
         if self.sampler.copy:
             self.sampler.check(deviation)
 

@@ -10,7 +10,7 @@ Weights load strictly: a missing or unknown tensor is an error, never a random l
 import os
 import shlex
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,18 +20,21 @@ from mlx_lm.utils import dequantize_model
 
 from grpo_cli import device
 from grpo_cli.config.local_model import check_name
-from grpo_cli.errors import ModelError
+from grpo_cli.errors import GrpoError, ModelError
 from grpo_cli.models import hub
 from grpo_cli.models.adapter_config import read_adapter_config
-from grpo_cli.models.classes import load_weights, refuse_problems
+from grpo_cli.models.classes import load_weights, model_classes, refuse_problems
+from grpo_cli.models.config_check import check_config
+from grpo_cli.models.forward_plan import ForwardPlan
 from grpo_cli.models.lora import LoRA, load_adapters
-from grpo_cli.models.model_files import has_tokenizer, json_problems
+from grpo_cli.models.model_files import CONFIG, has_tokenizer, json_problems, tensors_in
 from grpo_cli.models.nanochat_tokenizer import NanochatTokenizer
 from grpo_cli.models.tokenizer import ChatTokenizer, Tokenizer
 from grpo_cli.models.tokenizer_files import read_tokenizer, rust_panics, try_tokenizer
 from grpo_cli.models.tree import flat
 from grpo_cli.models.trial import BREAKDOWNS, try_out
 from grpo_cli.trust import without_code_in
+from grpo_cli.untrusted_json import DamagedFile, read_object
 
 TINY = Path(__file__).parent / "tiny"
 HUB_FILES = ["*.json", "*.safetensors", "tokenizer.model", "*.tiktoken", "*.txt", "*.jinja", "tokenizer.pkl"]
@@ -51,6 +54,7 @@ class Policy:
     source: str  # the name they were asked for by: a folder, a repository, or "tiny"
     lora: LoRA | None = None  # the adapters on it, if any
     generation_config: bytes | None = None  # generation_config.json, where the folder has one
+    plan: ForwardPlan = field(default_factory=ForwardPlan)  # how its rows are put together
 
     @property
     def portable_source(self) -> str:
@@ -113,6 +117,24 @@ def adapters_base(folder: Path, base: str = "") -> Path:
             f"or write that into `model` of {folder / 'adapter_config.json'}",
             trouble=error.trouble,
         ) from error
+
+
+def unread_model(name: str) -> nn.Module | None:
+    """The model that a local folder's config.json describes, its weights unread and never computed.
+
+    None where the folder is not here yet, or where config.json is one that loading will complain of.
+    """
+    path = TINY if name == "tiny" else Path(os.path.expanduser(name))  # noqa: PTH111
+    try:
+        if (path / "adapter_config.json").exists():
+            path = Path(read_adapter_config(path)["model"])
+        config = read_object(path / CONFIG)
+        model_class, args_class = model_classes(config)
+        check_config(config, args_class, tensors_in(path))
+        model: nn.Module = model_class(args_class.from_dict(config))
+    except (GrpoError, DamagedFile, *BREAKDOWNS):
+        return None
+    return model
 
 
 def find_model(name: str) -> Path:

@@ -13,7 +13,8 @@ from grpo_cli.engine.batch import Sequence, pad
 from grpo_cli.engine.prefix import read_prompts
 from grpo_cli.engine.resume import resume
 from grpo_cli.engine.update import Objective
-from grpo_cli.errors import TrainingError
+from grpo_cli.errors import ModelError, TrainingError
+from grpo_cli.models.forward_plan import ForwardPlan
 from tests.engine.small import ByteTokenizer, rollout
 from tests.engine.test_resume import SHORT
 from tests.engine.test_trainer import lines, small
@@ -32,7 +33,7 @@ def test_the_deviation_by_hand() -> None:
     trained = [mx.array([[-1.0, -2.25, -3.0]]), mx.array([[-0.5, 99.0], [-1.5, -2.0]])]
     found = measure([first, second], trained)
     assert found == Deviation(
-        mean=0.75 / 6, most=0.5, tokens=6, place=1, token_id=70, sampled=-2.5, trained=-2.0
+        mean=0.75 / 6, most=0.5, tokens=6, place=1, token_id=70, sampled=-2.5, trained=-2.0, batch=1, row=1
     )
     assert measure([], []) is None
 
@@ -51,10 +52,12 @@ def test_what_precision_allows() -> None:
 def test_the_error_says_how_much_and_where(mean: float, most: float) -> None:
     found = Deviation(mean, most, 40, place=3, token_id=65, sampled=-1.25, trained=-1.5)
     with pytest.raises(TrainingError) as error:
-        check(found, tolerance(F32, 1.0, True), ByteTokenizer())  # type: ignore[arg-type]
+        check(found, tolerance(F32, 1.0, True), ByteTokenizer(), lambda: "sampling is off")  # type: ignore[arg-type]
+    assert error.value.message.endswith("; sampling is off")
     assert error.value.message.startswith("The sampler and the loss disagree: over 40 tokens")
     assert "at token 4 of a completion, 'A' (65): -1.2500 when it was sampled, -1.5000" in error.value.message
-    check(Deviation(9e-4, 9e-4, 40, 3, 65, -1.25, -1.5), tolerance(F32, 1.0, True), ByteTokenizer())  # type: ignore[arg-type]
+    right = Deviation(9e-4, 9e-4, 40, 3, 65, -1.25, -1.5)
+    check(right, tolerance(F32, 1.0, True), ByteTokenizer(), lambda: pytest.fail())  # type: ignore[arg-type]
 
 
 # --- in a run ------------------------------------------------------------------------------------------
@@ -84,7 +87,7 @@ def test_a_wrong_temperature_in_the_loss(tmp_path: Path, monkeypatch: pytest.Mon
         return real(config.model_copy(update={"temperature": 1.8}), *rest)
 
     monkeypatch.setattr(Objective, "of", of)
-    stopped(small(tmp_path, **TWELVE))
+    assert "the update is off" in stopped(small(tmp_path, **TWELVE)).message
     with pytest.raises(TrainingError, match=r"^The sampler and the loss disagree"):
         run.dry_run(small(tmp_path, run_name="dry", **TWELVE))
 
@@ -92,18 +95,21 @@ def test_a_wrong_temperature_in_the_loss(tmp_path: Path, monkeypatch: pytest.Mon
 def test_a_corrupted_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The sampler's cache forgets what the first layer read of the prompt."""
 
-    def forgetful(model: nn.Module, prompts: list[list[int]], chunk: int | None = None) -> list[Any]:
-        cache = read_prompts(model, prompts, chunk)
+    def forgetful(*arguments: Any, **options: Any) -> list[Any]:
+        cache = read_prompts(*arguments, **options)
         cache[0].values = mx.zeros_like(cache[0].values)
         return cache
 
     monkeypatch.setattr("grpo_cli.engine.decode.read_prompts", forgetful)
-    stopped(small(tmp_path, **TWELVE))
+    assert "sampling is off, with its cache" in stopped(small(tmp_path, **TWELVE)).message
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_dropout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dtype: str) -> None:
-    """It is on in training mode, in the sampler and in the loss, and never the same."""
+    """It is on in training mode, in the sampler and in the loss, and never the same.
+
+    The probe before the run sees it, and without a probe the first update does.
+    """
     real = run.trainable_policy
 
     def with_dropout(*arguments: Any) -> Any:
@@ -115,7 +121,11 @@ def test_dropout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dtype: str) ->
         return policy
 
     monkeypatch.setattr(run, "trainable_policy", with_dropout)
-    stopped(small(tmp_path, **{**TWELVE, "dtype": dtype}))
+    with pytest.raises(ModelError, match=r"something in it is random \(dropout\)"):
+        run.train(small(tmp_path, **{**TWELVE, "dtype": dtype}))
+    monkeypatch.setattr(run, "training_plan", lambda *_: ForwardPlan())
+    error = stopped(small(tmp_path, **{**TWELVE, "dtype": dtype}))
+    assert "something in the model is random (dropout)" in error.message
 
 
 def test_later_updates_are_measured_and_do_not_stop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

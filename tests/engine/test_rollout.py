@@ -255,9 +255,9 @@ def test_a_prompt_is_read_once_for_all_rows_whenever_they_enter(
     read: list[list[int]] = []
     real = decode.read_prompts
 
-    def counted(model: Any, prompts: list[list[int]], chunk: int) -> Any:
+    def counted(model: Any, prompts: list[list[int]], chunk: int, padded: bool) -> Any:
         read.extend(prompts)
-        return real(model, prompts, chunk)
+        return real(model, prompts, chunk, padded)
 
     monkeypatch.setattr(decode, "read_prompts", counted)
     generate(early_ending(nanochat_policy()), PROMPTS, 4, Sampling(10), limit=RowLimit(rows))

@@ -45,6 +45,25 @@ CHAPTERS: tuple[Chapter, ...] = (
         ),
     ),
     Chapter(
+        "model-forward",
+        "A model computes something else in a batch, or with a cache",
+        "Completions are sampled token by token with a cache, many at once, and trained in batches of "
+        "unlike length. Both must give what one whole sequence gives without a cache: otherwise every "
+        "update is that of another policy. Some classes of mlx-lm do not, and nothing would show it.\n\n"
+        "So before a run or an evaluation two short prompts are computed in each way and compared, in "
+        "training with their gradient. The quickest way that is right is taken: prompts of any length "
+        "together, those of equal length, or rows one by one. Where none is, the message has the numbers.",
+        "Choose a model of another kind: llama, qwen2, qwen3, gemma3, mistral, smollm3, nanochat are right.\n"
+        "A newer mlx-lm may compute it rightly: `pip install -U mlx-lm`, then `grpo train --config FILE "
+        "--dry-run`.\n"
+        "Layers that keep a state in place of keys and values (Mamba, gated delta nets, short "
+        "convolutions) are not tuned yet.",
+        (
+            "… cannot be tuned here: in sampling its logprobs are not those of single rows …",
+            "… has layers that keep a state (…) in place of keys and values, and cannot be sampled …",
+        ),
+    ),
+    Chapter(
         "vocabulary",
         "The tokenizer is another model's",
         "A token id is the number of a row in the model's tables: a tokenizer with more ids than there "
