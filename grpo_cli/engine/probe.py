@@ -38,10 +38,11 @@ from grpo_cli.models.forward_plan import ForwardPlan, RowsTogether
 from grpo_cli.models.tree import flat
 
 LENGTHS = (9, 4)  # tokens of the prompts
+WORDS = 40  # ids that every vocabulary has
 ROWS = (0, 0, 1)  # three, which is no model's number of heads: a mask that meets them by mistake shows
 WAYS: tuple[RowsTogether, ...] = ("mixed", "equal", "single")  # of sampling, the quickest first
-NEW_TOKENS = 4
-GRADIENT_NUMBERS = 1 << 20  # of the smallest arrays, those of every layer: a whole gradient may not fit
+NEW_TOKENS = 3
+GRADIENT_NUMBERS = 1 << 20  # of the smallest arrays, one at least: a whole gradient may not fit
 EXACT, ROUNDED = 1e-2, 0.25  # how far gradients may be apart, of their norm: in float32, in half precision
 # What ends the process rather than raising, so that it cannot be tried.
 DAMAGING = {"phi3small": "its block-sparse attention writes outside of MLX's arrays (seen with mlx 0.32.4)"}
@@ -66,10 +67,10 @@ def training_plan(
 
     `share_prefix`: whether prompts may be shared at all; `head`, `checkpoint`: as the updates will use them.
     """
-    plan = sampling_plan(model)
-    batch = probe_batch(vocabulary(model))
-    expected = reference(model, batch)
-    gradient = gradient_of(model, lambda: reference(model, batch))
+    check_kind(model)
+    batch = probe_batch()
+    expected, gradient = with_gradient(model, lambda: reference(model, batch))
+    plan = sampling_plan(model, expected)
     tried = {}
     for share, parts in ((True, [batch]), (False, [batch]), (False, batch.in_rows(1))):
         if share and not share_prefix:
@@ -98,11 +99,14 @@ def check_kind(model: nn.Module) -> None:
     own_cache(model)
 
 
-def sampling_plan(model: nn.Module) -> ForwardPlan:
-    """The quickest way of sampling that is right. Raises ModelError where none is."""
+def sampling_plan(model: nn.Module, expected: mx.array | None = None) -> ForwardPlan:
+    """The quickest way of sampling that is right. Raises ModelError where none is.
+
+    `expected`: what `reference` gave, where that is known.
+    """
     check_kind(model)
-    batch = probe_batch(vocabulary(model))
-    expected = reference(model, batch)
+    batch = probe_batch()
+    expected = reference(model, batch) if expected is None else expected
     tried = {}
     for way in WAYS:
 
@@ -141,24 +145,10 @@ def name_of(model: nn.Module) -> str:
 # --- what is computed ------------------------------------------------------------------------------------
 
 
-def vocabulary(model: nn.Module) -> int:
-    """Words that a model gives logits of. Raises ModelError where it cannot read a single token."""
-    try:
-        return int(model(mx.array([[0]])).shape[-1])
-    except REFUSALS as error:
-        if is_allocation_failure(error):
-            raise
-        raise ModelError(
-            f"{name_of(model)} cannot read a token: {type(error).__name__}: {str(error)[:200]}",
-            "config.json may have fields that mlx-lm's class of this model does not expect",
-            trouble="model-forward",
-        ) from error
-
-
-def probe_batch(words: int) -> Microbatch:
-    """Three completions of two prompts."""
-    ids = [[(7 + 11 * place * (row + 3)) % min(words, 1000) for place in range(13)] for row in range(3)]
-    targets = mx.array([row[:NEW_TOKENS] for row in ids], dtype=mx.int32)
+def probe_batch() -> Microbatch:
+    """Three completions of two prompts; the first two are the same, which saves a forward."""
+    ids = [[1 + (7 + 11 * place * (row + 3)) % WORDS for place in range(13)] for row in range(3)]
+    targets = mx.array([ids[row][:NEW_TOKENS] for row in ROWS], dtype=mx.int32)
     prompts = [ids[1 + row][-length:] for row, length in enumerate(LENGTHS)]
     zeros = mx.zeros(targets.shape)
     mask = mx.ones(targets.shape, dtype=mx.bool_)
@@ -166,13 +156,24 @@ def probe_batch(words: int) -> Microbatch:
 
 
 def reference(model: Any, batch: Microbatch) -> mx.array:
-    """Logprobs (B, S) of single rows, read whole."""
-    found = []
+    """Logprobs (B, S) of single rows, read whole. Raises ModelError where the model cannot read them."""
+    found: dict[int, mx.array] = {}
     for row, targets in zip(batch.rows, batch.targets, strict=True):
+        if row in found:
+            continue
         ids = mx.concatenate([mx.array(batch.prompts[row], dtype=mx.int32), targets])
-        logits = model(ids[None])[:, len(batch.prompts[row]) - 1 : -1].astype(mx.float32)
-        found.append(chosen_logprobs(logits, targets[None]))
-    return mx.concatenate(found)
+        try:
+            logits = model(ids[None])[:, len(batch.prompts[row]) - 1 : -1].astype(mx.float32)
+        except REFUSALS as error:
+            if is_allocation_failure(error):
+                raise
+            raise ModelError(
+                f"{name_of(model)} cannot read a sequence: {type(error).__name__}: {str(error)[:200]}",
+                "config.json may have fields that mlx-lm's class of this model does not expect",
+                trouble="model-forward",
+            ) from error
+        found[row] = chosen_logprobs(logits, targets[None])
+    return mx.concatenate([found[row] for row in batch.rows])
 
 
 def cached(model: Any, batch: Microbatch, way: RowsTogether) -> mx.array:
@@ -188,8 +189,8 @@ def cached(model: Any, batch: Microbatch, way: RowsTogether) -> mx.array:
     return mx.concatenate(found)
 
 
-def gradient_of(model: nn.Module, logprobs: Logprobs) -> Arrays:
-    """The gradient of Σ logprobs, for the smallest trained arrays: a million numbers, or one array."""
+def with_gradient(model: nn.Module, logprobs: Logprobs) -> tuple[mx.array, Arrays]:
+    """The logprobs, and the gradient of their sum for about a million numbers of the weights."""
     trained = sorted(flat(model.trainable_parameters()).items(), key=lambda item: item[1].size)
     chosen: Arrays = {}
     numbers = 0
@@ -199,13 +200,14 @@ def gradient_of(model: nn.Module, logprobs: Logprobs) -> Arrays:
             break
         chosen[name] = array
 
-    def loss(weights: Arrays) -> mx.array:
+    def loss(weights: Arrays) -> tuple[mx.array, mx.array]:
         with replaced(model, weights), lean_activations(model):
-            return logprobs().sum()
+            found = logprobs()
+        return found.sum(), found
 
-    found: Arrays = mx.grad(loss)(chosen)
-    mx.eval(found)
-    return found
+    (_, value), gradient = mx.value_and_grad(loss)(chosen)
+    mx.eval(value, gradient)
+    return value, gradient
 
 
 # --- comparing -------------------------------------------------------------------------------------------
@@ -216,15 +218,16 @@ def compared(model: nn.Module, logprobs: Logprobs, expected: mx.array, gradient:
     arrays = list(flat(model.parameters()).values())
     allowed = tolerance(arrays, 1.0, device.prepare().kind == "cpu")
     try:
-        gaps = mx.abs(logprobs() - expected)
+        found, slope = (logprobs(), None) if gradient is None else with_gradient(model, logprobs)
+        gaps = mx.abs(found - expected)
         mean: Any = gaps.mean().item()
         most: Any = gaps.max().item()
         words = f"off by {most:.2g}"
         if not (mean <= allowed.mean and most <= allowed.most):
             return Outcome(False, words)
-        if gradient is None:
+        if gradient is None or slope is None:
             return Outcome(True, words)
-        apart = distance(gradient_of(model, logprobs), gradient)
+        apart = distance(slope, gradient)
     except REFUSALS as error:
         if is_allocation_failure(error):
             raise
