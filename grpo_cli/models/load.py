@@ -127,7 +127,7 @@ def unread_model(name: str) -> nn.Module | None:
     path = TINY if name == "tiny" else Path(os.path.expanduser(name))  # noqa: PTH111
     try:
         if (path / "adapter_config.json").exists():
-            path = Path(read_adapter_config(path)["model"])
+            path = Path(read_adapter_config(path).model)
         config = read_object(path / CONFIG)
         model_class, args_class = model_classes(config)
         check_config(config, args_class, tensors_in(path))
