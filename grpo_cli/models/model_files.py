@@ -21,6 +21,10 @@ OTHER_JSON = (
     *("generation_config.json", "hf_quant_config.json", "tokenizer_config.json", "special_tokens_map.json"),
     *("added_tokens.json", "tokenizer.json", "vocab.json", "chat_template.json"),
 )
+ADDED_TOKENS_IN = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
+ADDED_TOKEN_KEYS = frozenset(
+    {"__type", "id", "content", "single_word", "lstrip", "rstrip", "normalized", "special"}
+)
 # Files of which each is a whole tokenizer, or, in brackets, with another one.
 TOKENIZERS = (
     *("tokenizer.pkl", "tokenizer.json", "tokenizer.model", "spiece.model", "sentencepiece.bpe.model"),
@@ -65,12 +69,25 @@ def json_problems(folder: Path) -> Iterator[FileProblem]:
             content = read_object(path, LARGEST_CONFIG if name == CONFIG else LARGEST)
             if name == CONFIG and not isinstance(content.get("model_type"), str):
                 raise DamagedFile("names no `model_type`: it is not a model's configuration")
+            if name in ADDED_TOKENS_IN:
+                _check_added_tokens(content)
         except FileNotFoundError:
             yield FileProblem(path, "is missing", "missing")
         except OSError as error:
             yield FileProblem(path, f"cannot be read: {error.strerror}")
         except DamagedFile as error:
             yield FileProblem(path, str(error))
+
+
+def _check_added_tokens(content: dict[str, Any]) -> None:
+    """Raise DamagedFile for a key of an added token that tokenizers would print as it is, to stdout."""
+    listed, by_id = content.get("added_tokens"), content.get("added_tokens_decoder")
+    entries = [*(listed if isinstance(listed, list) else []), *content.values()]
+    entries += by_id.values() if isinstance(by_id, dict) else []
+    for entry in entries:
+        unknown = set(entry) - ADDED_TOKEN_KEYS if isinstance(entry, dict) and "content" in entry else set()
+        if unknown:
+            raise DamagedFile(f"has an added token with the unknown key {shown(min(unknown))}")
 
 
 def has_tokenizer(folder: Path) -> bool:
