@@ -48,11 +48,6 @@ class World:
         """Whether this rank writes and speaks for all."""
         return self.rank == 0
 
-    @property
-    def is_ending(self) -> bool:
-        """Whether the run cannot go on, since another rank is gone."""
-        return self.watch is not None and self.watch.trouble is not None
-
     def share(self, items: Sequence[Item]) -> Sequence[Item]:
         """This rank's items: a run of them, as many as the others have or one more or less."""
         count = len(items)
