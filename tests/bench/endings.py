@@ -38,7 +38,7 @@ from tests.bench import endings
 
 def letters(completions, **columns):
     endings.FAULT.meet("reward")
-    return [sum(map(ord, text[0]["content"])) % 7 / 7 for text in completions]
+    return [sum(map(ord, text[0]["content"])) / 1000 for text in completions]
 """
 SETTINGS = """
 model_name = "tiny"
@@ -49,9 +49,9 @@ reward_functions = ["{folder}/reward.py:letters"]
 max_train_samples = 8
 max_steps = {steps}
 batch_size = 1
-num_generations = 3
+num_generations = 4
 num_iterations = 2
-max_new_tokens = 6
+max_new_tokens = 12
 eval_steps = 0
 save_steps = {every}
 temperature = 1.5
@@ -194,7 +194,7 @@ def problems(folder: Path, case: Case) -> list[str]:
     with watched():
         code, said = start(folder, "broken", every=2 if case.fault.place == "saver" else 0)
     FAULT = Fault()
-    found = []
+    found = [] if case.fault.when <= 0 else ["the run never came to it"]
     if code != case.code:
         found.append(f"exit code {code}, not {case.code}")
     if case.words not in said:
