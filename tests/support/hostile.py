@@ -159,7 +159,7 @@ def examine_log(folder: Path) -> None:
 def hosts(folder: Path) -> None:
     folder.mkdir()
     entries = [{"ssh": f"mac{n}", "ips": [f"10.0.0.{n}"], "rdma": [None, "rdma_en3"][::n]} for n in (1, -1)]
-    document = {"backend": "jaccl", "envs": ["A=1"], "hosts": entries}
+    document = {"backend": "jaccl", "envs": ["MLX_METAL_FAST_SYNCH=1"], "hosts": entries}
     (folder / "hosts.json").write_text(json.dumps(document))
 
 
