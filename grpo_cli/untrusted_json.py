@@ -129,7 +129,7 @@ def _told(error: ValidationError) -> str:
         return f"is not JSON: {rule.removeprefix('Invalid JSON: ')}"
     if kind == "missing":
         return f"has no `{where}`"
-    rule = rule.replace("Input should be", "it must be")
+    rule = rule.replace("Input should", "it must").replace("String should", "it must")
     return f"has `{where}` = {shown(value)}: {rule}" if where else f"holds {shown(value)}: {rule}"
 
 

@@ -122,7 +122,7 @@ def nested(folder: Path) -> None:
 
 
 def climbing(folder: Path) -> None:
-    edit(folder / "manifest.json", files={"../../etc/passwd": {"size": 1, "sha256": ""}})
+    edit(folder / "manifest.json", files={"../../etc/passwd": {"size": 1, "sha256": "0" * 64}})
 
 
 def impossible(folder: Path) -> None:
@@ -140,7 +140,7 @@ DAMAGES: list[tuple[Any, str]] = [
     (cut_manifest, "manifest.json is not JSON: "),
     (no_manifest, "manifest.json is missing: it was never complete, or not copied whole"),
     (nested, "manifest.json is not JSON: maximum recursion depth exceeded"),
-    (climbing, "manifest.json names files outside the folder"),
+    (climbing, 'manifest.json names a file outside the folder: "../../etc/passwd"'),
     (impossible, ""),
     (no_table, "manifest.json is damaged"),
 ]
