@@ -159,11 +159,16 @@ CHAPTERS: tuple[Chapter, ...] = (
         "or where adapters belong to another base.",
         "Fetch config.json and the weights again, both of the same model.\n"
         "nanochat's own checkpoint under other names: `grpo convert SOURCE --rename 'OLD.*=NEW.*'`.\n"
-        "Adapters: adapter_config.json names the model that they were trained on.",
+        "Adapters: adapter_config.json names the model that they were trained on; PEFT's are merged into "
+        "their model first.\n"
+        "Weights of bitsandbytes (`…-bnb-4bit`): take the original and `grpo convert OWNER/NAME --quantize`.",
         (
             "The weights in … do not fit its config.json: Missing … parameters",
             "Received … parameters not in model",
             "The adapters in … do not fit …",
+            "… holds adapters of PEFT",
+            "The weights in … are quantised by another library",
+            "The model in … does not run as its config.json has it",
         ),
     ),
     Chapter(
@@ -176,6 +181,10 @@ CHAPTERS: tuple[Chapter, ...] = (
         "An own checkpoint: take an earlier one, and lower the learning rate (`learning_rate = 1e-6`).\n"
         "A model of others: fetch the file again. Converted with `--dtype float16`? Numbers above 65504 "
         "are infinite there: `--dtype bfloat16`.",
+        (
+            "The weights in … are broken: … holds NaN or infinite numbers",
+            "The model in … answers with logits that are not numbers",
+        ),
     ),
     Chapter(
         "garbled-output",
