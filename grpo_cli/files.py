@@ -56,6 +56,11 @@ def chosen_path(text: str | Path) -> Path:
     return path.resolve() if ".." in path.parts else path
 
 
+def expanded_name(name: str) -> str:
+    """A name that may be a path: with `~` or a variable it is one; any other stays as it is, a hub's too."""
+    return str(chosen_path(name)) if name.startswith("~") or "$" in name else name
+
+
 def _value_of(found: re.Match[str]) -> str:
     return os.environ.get(found[1] or found[2]) or found[0]
 

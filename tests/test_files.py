@@ -9,8 +9,14 @@ from pathlib import Path
 
 import pytest
 
+from grpo_cli.config.fields import toml_value
+from grpo_cli.config.load import load_config
+from grpo_cli.config.local_model import check_name, local_folder
+from grpo_cli.config.render import dump_config
+from grpo_cli.config.resolve import find_config
 from grpo_cli.errors import ConfigError
 from grpo_cli.files import chosen_path, open_log, open_regular, write_file, written
+from grpo_cli.models.load import find_model
 
 
 @pytest.fixture(autouse=True)
@@ -133,3 +139,33 @@ def test_a_log_shares_its_content_with_no_other_name(tmp_path: Path) -> None:
         log.write(b"more\n")
     assert (tmp_path / "theirs").read_bytes() == b"line\n"
     assert (tmp_path / "log").read_bytes() == b"line\nmore\n"
+
+
+def test_every_command_understands_its_model_as_a_shell_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "m [1]").mkdir()
+    monkeypatch.setenv("WHERE", str(tmp_path))
+    assert find_model("$WHERE/m [1]") == tmp_path / "m [1]"
+    assert local_folder("${WHERE}/m [1]") == tmp_path / "m [1]"
+    for use in (find_model, find_config, check_name):
+        with pytest.raises(ConfigError, match="Path not understood"):
+            use("$NOWHERE/m")
+
+
+@pytest.mark.parametrize("key", ["output_dir", "dataset", "model_name", "reward_functions"])
+def test_keys_that_hold_paths_are_expanded_once(key: str) -> None:
+    wanted = ["~/r.py:f", "$RUNS/r.py:f", "int"] if key == "reward_functions" else "$RUNS/x"
+    found = load_config("smoke_test", [f"{key}={toml_value(wanted)}"]).config
+    expected = ["/home/ada/r.py:f", "/big/runs/r.py:f", "int"] if key == "reward_functions" else "/big/runs/x"
+    assert getattr(found, key) == expected
+    unknown = ["$NOWHERE/r.py:f"] if key == "reward_functions" else "$NOWHERE/x"
+    with pytest.raises(ConfigError, match=r"Path not understood: \$NOWHERE/"):
+        load_config("smoke_test", [f"{key}={toml_value(unknown)}"])
+
+
+def test_a_value_that_is_the_default_raises_no_alarm(tmp_path: Path) -> None:
+    """A run's own file has every key; a warning is for what somebody wanted."""
+    file = tmp_path / "config.toml"
+    file.write_text(dump_config(load_config("smoke_test").config))
+    assert load_config(str(file)).warnings == []

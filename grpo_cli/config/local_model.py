@@ -11,7 +11,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from grpo_cli.errors import ModelError
+from grpo_cli.errors import ConfigError, ModelError
+from grpo_cli.files import expanded_name
 from grpo_cli.untrusted_json import DamagedFile, read_object
 
 MOST_BYTES = 4_000_000  # of a config.json; real ones are below 0.1 MB
@@ -21,11 +22,11 @@ LARGEST = 1 << 40  # more positions than that are no fact about a model
 def local_folder(name: str, environment: Mapping[str, str] = os.environ) -> Path | None:
     """The folder of a model: given as such, `tiny`, or in the hub's cache; None: it is not here."""
     try:
-        folder = Path(name).expanduser()
+        folder = Path(expanded_name(name))
         if name == "tiny":
             return Path(__file__).parents[1] / "models" / "tiny"
         return folder if folder.is_dir() else _cached(name, environment)
-    except (OSError, ValueError, RuntimeError):  # too long, a NUL in it, or an unknown ~user
+    except (OSError, ValueError, RuntimeError, ConfigError):  # too long, a NUL in it, or an unknown ~user
         return None
 
 
@@ -85,7 +86,7 @@ def _count(config: Mapping[str, Any], *keys: str) -> int | None:
 
 def check_name(name: str) -> None:
     """Raise ModelError at once for a name that is neither a folder nor a repository, nor `tiny`."""
-    path = Path(os.path.expanduser(name))  # noqa: PTH111 (leaves an unknown ~user as it is)
+    path = Path(expanded_name(name))
     if name == "tiny" or path.is_dir():
         return
     if path.name == "final" or path.name.startswith("checkpoint-"):

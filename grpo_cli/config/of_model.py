@@ -12,6 +12,7 @@ from grpo_cli.config.load import LoadedConfig, load_config
 from grpo_cli.config.problems import COMMAND_LINE, Problem
 from grpo_cli.config.resolve import shipped_folder
 from grpo_cli.config.schema import Config
+from grpo_cli.files import expanded_name
 from grpo_cli.rewards.table import is_builtin
 
 
@@ -64,6 +65,6 @@ def run_config(model: str) -> str | None:
     """The configuration file of the run that made a model, in the checkpoint or beside it, or None."""
     if model == "tiny":
         return str(shipped_folder() / "smoke_test.toml")  # not one of this name in the current folder
-    folder = Path(model).expanduser().absolute()
+    folder = Path(expanded_name(model)).absolute()
     found = [path for path in (folder / "config.toml", folder.parent / "config.toml") if path.is_file()]
     return str(found[0]) if found else None

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from grpo_cli.config.schema import Config
-from grpo_cli.files import chosen_path
+from grpo_cli.files import expanded_name
 
 PATH_KEYS = ("output_dir", "dataset", "model_name", "reward_functions")
 
@@ -19,11 +19,7 @@ def expanded(key: str, value: Any) -> Any:
 
     Raises ConfigError for a user or a variable that is not known.
     """
-    return _each_path(key, value, _expanded_text)
-
-
-def _expanded_text(text: str) -> str:
-    return str(chosen_path(text)) if text.startswith("~") or "$" in text else text
+    return _each_path(key, value, expanded_name)
 
 
 def _each_path(key: str, value: Any, change: Callable[[str], str]) -> Any:

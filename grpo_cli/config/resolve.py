@@ -9,6 +9,7 @@ import os
 from pathlib import Path
 
 from grpo_cli.errors import ConfigError
+from grpo_cli.files import expanded_name
 
 ENVIRONMENT = "MLX_GRPO_CONFIG"
 
@@ -44,7 +45,7 @@ def required_name(name: str | None) -> str:
 
 def find_config(name: str) -> tuple[Path, str]:
     """The file that `name` means, and how messages show it. Raises ConfigError naming near files."""
-    given = Path(name).expanduser()
+    given = Path(expanded_name(name))
     bare = given.name == name
     candidates = [given, given.with_name(f"{name}.toml")] if bare else [given]
     for path in candidates:

@@ -7,7 +7,6 @@
 Of a repository only the files that are needed are fetched, and compared with the hub's checksums.
 """
 
-import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from typing import Literal
 
 from grpo_cli.convert.errors import ConversionError
 from grpo_cli.errors import ModelError
+from grpo_cli.files import expanded_name
 from grpo_cli.models import hub
 from grpo_cli.models.adapter_config import read_adapter_config
 from grpo_cli.models.load import HUB_FILES, check_name
@@ -55,7 +55,7 @@ class Source:
 
 def short_name(name: str) -> str:
     """A name's last part, for the output folder: `nanochat-d32`, `run-final` for a checkpoint of a run."""
-    path = Path(os.path.expanduser(name))  # noqa: PTH111
+    path = Path(expanded_name(name))
     if name in SHORT_NAMES or not path.exists():
         return name.rpartition("/")[2]
     folder = (path.parent if path.is_file() else path).resolve()
@@ -70,7 +70,7 @@ def find_source(name: str, step: int | None = None, on_progress: hub.Progress = 
     for a folder or repository that holds nothing to convert, or not the step; ModelError for what the hub
     refuses.
     """
-    path = Path(os.path.expanduser(name))  # noqa: PTH111
+    path = Path(expanded_name(name))
     if path.is_file() and MODEL_FILE.fullmatch(path.name):
         own = _step_of(path.name)
         if step not in (None, own):

@@ -7,7 +7,6 @@ adapter_config.json is a LoRA checkpoint: its base is loaded and the adapters pu
 Weights load strictly: a missing or unknown tensor is an error, never a random layer.
 """
 
-import os
 import shlex
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -21,6 +20,7 @@ from mlx_lm.utils import dequantize_model
 from grpo_cli import device
 from grpo_cli.config.local_model import check_name
 from grpo_cli.errors import GrpoError, ModelError
+from grpo_cli.files import expanded_name
 from grpo_cli.models import hub
 from grpo_cli.models.adapter_config import read_adapter_config
 from grpo_cli.models.classes import load_weights, model_classes, refuse_problems
@@ -141,7 +141,7 @@ def find_model(name: str) -> Path:
     """The local folder of a model's name, downloaded from the hub where it is a repository."""
     if name == "tiny":
         return TINY
-    path = Path(os.path.expanduser(name))  # noqa: PTH111 (leaves an unknown ~user as it is)
+    path = Path(expanded_name(name))
     if path.is_dir():
         return path
     check_name(name)
