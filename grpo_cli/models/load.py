@@ -7,6 +7,7 @@ adapter_config.json is a LoRA checkpoint: its base is loaded and the adapters pu
 Weights load strictly: a missing or unknown tensor is an error, never a random layer.
 """
 
+import os
 import shlex
 from collections.abc import Iterable
 from dataclasses import dataclass, field
