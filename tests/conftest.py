@@ -21,7 +21,7 @@ os.environ.update(
     HF_HUB_DISABLE_TELEMETRY="1",
     TOKENIZERS_PARALLELISM="false",
 )
-for name in ("HF_HUB_CACHE", "MLX_GRPO_CONFIG"):
+for name in ("HF_HUB_CACHE", "MLX_GRPO_CONFIG", "UV_RUN_RECURSION_DEPTH"):
     os.environ.pop(name, None)
 # Threads that wait for a busy core make small products many times slower: on two cores with other work
 # the tests took 67 s with two threads and 37 s with one.

@@ -7,7 +7,8 @@ import typer
 from rich.text import Text
 
 from grpo_cli.cli.errors import show_error
-from grpo_cli.cli.examples import examples
+from grpo_cli.cli.help import GrpoCommand, examples
+from grpo_cli.cli.options import SetOption
 from grpo_cli.cli.output_file import OutputFile
 from grpo_cli.cli.terminal import print_json, say, stderr_console, stdout_console
 from grpo_cli.errors import ConfigError
@@ -19,31 +20,30 @@ if TYPE_CHECKING:  # the schema is pydantic's: a third of a second that `grpo --
 
 config_app = typer.Typer(
     no_args_is_help=True,
-    help="Check, show and write configuration files.",
+    help="Check, show and write configurations.",
     epilog=examples(
         "grpo config validate prod.toml",
         "grpo config init my.toml --from smoke_test",
     ),
 )
 
-SetOption = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Give a key another value; may be repeated."),
-]
-
 
 @config_app.command(
+    cls=GrpoCommand,
     epilog=examples(
         "grpo config validate configs/prod.toml my.toml",
         "grpo config validate prod --set num_generations=16 --json",
-    )
+    ),
 )
 def validate(
-    files: Annotated[list[str], typer.Argument(metavar="FILE|NAME...", help="Paths or shipped names.")],
+    files: Annotated[list[str], typer.Argument(metavar="FILE|NAME", help="Paths or shipped names.")],
     set_: SetOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
-    """Check configuration files and report every problem of each; exit code 2 if there is one."""
+    """Check configuration files.
+
+    Reports every problem of each file; the exit code is 2 if there is one.
+    """
     from grpo_cli.config.load import inspect_config
 
     inspections = [inspect_config(name, set_ or (), on_this_machine=True) for name in files]
@@ -91,33 +91,38 @@ def _as_document(inspections: "list[Inspection]") -> dict[str, Any]:
 
 
 @config_app.command(
+    cls=GrpoCommand,
     epilog=examples(
         "grpo config show prod",
         "grpo config show my.toml --set lora_rank=8 > merged.toml",
-    )
+    ),
 )
 def show(
     file: Annotated[
         str | None,
-        typer.Argument(metavar="[FILE|NAME]", help="Default: $MLX_GRPO_CONFIG, else the defaults."),
+        typer.Argument(metavar="FILE|NAME", help="Default: $MLX_GRPO_CONFIG, else the defaults."),
     ] = None,
     set_: SetOption = None,
 ) -> None:
-    """Print the resolved configuration as TOML; comments say where each value came from."""
+    """Print the resolved configuration.
+
+    It is TOML; comments say where each value came from.
+    """
     from grpo_cli.config.render import show_config
 
     _print_toml(show_config(_loaded(file, set_)))
 
 
 @config_app.command(
+    cls=GrpoCommand,
     epilog=examples(
         "grpo config init my.toml --from smoke_test",
         "grpo config init > defaults.toml",
-    )
+    ),
 )
 def init(
     file: Annotated[
-        Path | None, typer.Argument(metavar="[FILE]", help="File to write; without it, stdout.")
+        Path | None, typer.Argument(metavar="FILE", help="File to write; without it, stdout.")
     ] = None,
     from_: Annotated[
         str | None,
@@ -125,7 +130,10 @@ def init(
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite the file.")] = False,
 ) -> None:
-    """Write a starting file: every key with its description, its value and its default."""
+    """Write a starting file.
+
+    It has every key with its description, its value and its default.
+    """
     from grpo_cli.config.render import starting_file
     from grpo_cli.config.schema import Config
 
@@ -158,13 +166,14 @@ def _loaded(name: str | None, overrides: list[str] | None) -> "LoadedConfig":
 
 
 @config_app.command(
+    cls=GrpoCommand,
     epilog=examples(
         "grpo config schema > grpo.schema.json",
         "grpo config schema | python -m json.tool --compact",
-    )
+    ),
 )
 def schema() -> None:
-    """Print the JSON Schema of configuration files, for editors."""
+    """Print the JSON Schema, for editors."""
     from grpo_cli.config.render import json_schema
 
     print_json(json_schema())

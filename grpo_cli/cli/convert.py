@@ -60,13 +60,20 @@ def convert(
         typer.Option("--output", metavar="DIR", help="Where to; by default models/<name>-mlx."),
     ] = None,
     quantize: Annotated[bool, typer.Option("--quantize", help="Quantise the weights.")] = False,
-    bits: Annotated[Bits | None, typer.Option("--bits", help="Bits of a quantised weight (4).")] = None,
+    bits: Annotated[
+        Bits | None, typer.Option("--bits", metavar="2|3|4|6|8", help="Bits of a quantised weight (4).")
+    ] = None,
     group_size: Annotated[
-        GroupSize | None, typer.Option("--group-size", help="Quantised weights that share a scale (64).")
+        GroupSize | None,
+        typer.Option("--group-size", metavar="32|64|128", help="Quantised weights that share a scale (64)."),
     ] = None,
     dtype: Annotated[
         DType | None,
-        typer.Option("--dtype", help="Number format of the weights; by default nothing is rounded."),
+        typer.Option(
+            "--dtype",
+            metavar="bfloat16|float16|float32",
+            help="Number format of the weights; by default nothing is rounded.",
+        ),
     ] = None,
     step: Annotated[
         int | None,
@@ -77,7 +84,8 @@ def convert(
         typer.Option("--rename", metavar="OLD=NEW", help="Another name for a tensor; * stands for any text."),
     ] = None,
     to: Annotated[
-        Target, typer.Option("--to", help="nanochat: write its own files from a model.")
+        Target,
+        typer.Option("--to", metavar="mlx|nanochat", help="nanochat: write its own files from a model."),
     ] = Target.mlx,
     fuse: Annotated[
         bool,
@@ -95,7 +103,10 @@ def convert(
         bool, typer.Option("--verify/--no-verify", help="Check what was written, and generate a few tokens.")
     ] = True,
 ) -> None:
-    """Convert a model for MLX, torch-free, exactly and verified; or back to nanochat's own files."""
+    """Convert a model for MLX, or back.
+
+    Exactly, verified and without torch; --to nanochat writes nanochat's own files.
+    """
     if (bits or group_size) and not quantize:
         raise typer.BadParameter("--bits and --group-size belong to --quantize: give that too")
     if to is Target.nanochat and (quantize or dtype or step is not None or rename):

@@ -57,7 +57,11 @@ def doctor(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
-    """Look for every known trouble; exit code 1 for what is broken (✗), 0 for what is only in the way (!)."""
+    """Find known problems and their cures.
+
+    On this machine and in what is named. The exit code is 1 for what is broken (✗), 0 for what is only in the
+    way (!).
+    """
     if list_:
         show_list(as_json)
         return

@@ -5,43 +5,51 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from grpo_cli.cli.config import SetOption, show_warnings
+from grpo_cli.cli.config import show_warnings
 from grpo_cli.cli.heavy import start_device
+from grpo_cli.cli.options import ConfigOption, SetOption, given, one_of
 from grpo_cli.cli.output_file import OutputFile
 from grpo_cli.cli.ranks import ranks
 from grpo_cli.cli.scores import print_scores
 from grpo_cli.cli.terminal import is_interactive, print_json, stderr_console
-from grpo_cli.distributed.world import World
 from grpo_cli.foreign_text import safe_json
 
 if TYPE_CHECKING:
     from grpo_cli.config.schema import Config
+    from grpo_cli.distributed.world import World
     from grpo_cli.engine.evaluate import Evaluation
     from grpo_cli.engine.sampling import Sampling
 
 
 def evaluate(
-    model: Annotated[str, typer.Option("--model", metavar="DIR|REPO|tiny", help="The model to measure.")],
-    config: Annotated[
+    model_: Annotated[
         str | None,
-        typer.Option(
-            "--config", metavar="FILE|NAME", help="Prompts, data and rewards; by default the run's own."
-        ),
+        typer.Argument(metavar="MODEL", help="The same as --model: a folder, a repository or tiny."),
     ] = None,
-    dataset: Annotated[str | None, typer.Option("--dataset", help="Another dataset.")] = None,
+    model: Annotated[
+        str | None, typer.Option("--model", metavar="DIR|REPO|tiny", help="The model to measure.")
+    ] = None,
+    config: ConfigOption = None,
+    dataset: Annotated[
+        str | None, typer.Option("--dataset", metavar="FILE|DIR|REPO", help="Another dataset.")
+    ] = None,
     split: Annotated[
-        str | None, typer.Option("--split", help="Another split than eval_split (test).")
+        str | None, typer.Option("--split", metavar="NAME", help="Another split than eval_split (test).")
     ] = None,
     samples: Annotated[
-        int | None, typer.Option("--samples", min=0, help="How many examples; 0: all.")
+        int | None, typer.Option("--samples", metavar="N", min=0, help="How many examples; 0: all.")
     ] = None,
     num_generations: Annotated[
-        int, typer.Option("--num-generations", min=1, help="Completions per example, for pass@k.")
+        int,
+        typer.Option("--num-generations", metavar="N", min=1, help="Completions per example, for pass@k."),
     ] = 1,
     temperature: Annotated[
         float | None,
         typer.Option(
-            "--temperature", min=0.0, help="By default 0 (greedy); with several completions the run's."
+            "--temperature",
+            metavar="T",
+            min=0.0,
+            help="By default 0 (greedy); with several completions the run's.",
         ),
     ] = None,
     compare: Annotated[
@@ -54,7 +62,14 @@ def evaluate(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
     set_: SetOption = None,
 ) -> None:
-    """Exact match, format, rewards and pass@k on the test split, with 95 % intervals."""
+    """Measure a model on held-out examples.
+
+    Accuracy, format, rewards and pass@k on the test split, with 95 % intervals. Prompts, data and rewards are
+    those of --config, by default of the model's own run.
+    """
+    model = one_of(model, model_, "--model")
+    if model is None:
+        raise typer.BadParameter("name a model: `grpo eval outputs/smoke_test/final`, or --model")
     from grpo_cli.config.of_model import config_for_evaluation
 
     with ranks() as world:
@@ -103,11 +118,6 @@ def document_of(
     return document
 
 
-def given(**options: object) -> list[str]:
-    """The options that were given, as `--set` texts."""
-    return [f"{key}={value}" for key, value in options.items() if value is not None]
-
-
 def sampling_of(config: "Config", num_generations: int, temperature: float | None) -> "Sampling":
     """Greedy for one completion; several want some temperature to differ."""
     from dataclasses import replace
@@ -120,7 +130,7 @@ def sampling_of(config: "Config", num_generations: int, temperature: float | Non
 
 
 def measure(
-    name: str, config: "Config", sampling: "Sampling", num_generations: int, world: World
+    name: str, config: "Config", sampling: "Sampling", num_generations: int, world: "World"
 ) -> "Evaluation":
     """Evaluate one model with a progress bar on stderr, its completions scored by the rewards."""
     from rich.progress import Progress

@@ -26,12 +26,18 @@ def generate(
         str | None,
         typer.Option("--system", metavar="TEXT", help="System message; by default that of the model's run."),
     ] = None,
-    max_tokens: Annotated[int, typer.Option("--max-tokens", min=1, help="Longest answer in tokens.")] = 512,
+    max_tokens: Annotated[
+        int, typer.Option("--max-tokens", metavar="N", min=1, help="Longest answer in tokens.")
+    ] = 512,
     temperature: Annotated[
-        float, typer.Option("--temperature", min=0.0, help="0 takes the likeliest token each time.")
+        float,
+        typer.Option("--temperature", metavar="T", min=0.0, help="0 takes the likeliest token each time."),
     ] = 0.0,
 ) -> None:
-    """Complete one prompt, or chat; the answer is streamed to stdout."""
+    """Complete a prompt, or chat.
+
+    The answer is streamed to stdout.
+    """
     if bool(prompt) == chat:
         raise typer.BadParameter("give either --prompt TEXT or --chat")
     from grpo_cli.config.of_model import config_of_model

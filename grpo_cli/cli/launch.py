@@ -24,8 +24,6 @@ import typer
 
 from grpo_cli.cli.errors import INTERRUPTED
 from grpo_cli.cli.terminal import encodable
-from grpo_cli.distributed.hosts import read_hosts
-from grpo_cli.distributed.place import LAUNCHER
 from grpo_cli.errors import ConfigError, TrainingError
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -38,28 +36,39 @@ ENDED = re.compile(rb"Node with rank (\d+) exited with code (-?\d+)")
 def launch(
     command: Annotated[
         list[str],
-        typer.Argument(metavar="COMMAND…", help="What each rank runs: train or resume, and its options."),
+        typer.Argument(metavar="COMMAND", help="What each rank runs: train or resume, and its options."),
     ],
     ranks: Annotated[
-        int, typer.Option("-n", "--ranks", min=1, max=1024, help="Ranks on this machine, or on each host.")
+        int,
+        typer.Option(
+            "-n", "--ranks", metavar="N", min=1, max=1024, help="Ranks on this machine, or on each host."
+        ),
     ] = 1,
     hostfile: Annotated[
         Path | None,
         typer.Option("--hostfile", metavar="FILE", help="The machines, as `mlx.launch` has them."),
     ] = None,
     backend: Annotated[
-        str | None, typer.Option("--backend", help="ring, jaccl or nccl; without it, what MLX finds.")
+        str | None,
+        typer.Option("--backend", metavar="NAME", help="ring, jaccl or nccl; without it, what MLX finds."),
     ] = None,
     starting_port: Annotated[
         int,
-        typer.Option("--starting-port", min=1024, max=64000, help="The first of the ports that ranks use."),
+        typer.Option(
+            "--starting-port", metavar="N", min=1024, max=64000, help="The first of the ports that ranks use."
+        ),
     ] = 32323,
     python: Annotated[
         str | None,
         typer.Option("--python", metavar="PATH", help="The Python of every machine; else this one's path."),
     ] = None,
 ) -> None:
-    """Run a command on several ranks, on this machine or on others, and end with the first failure's code."""
+    """Run a command on several ranks.
+
+    On this machine or on others; the exit code is that of the first failure.
+    """
+    from grpo_cli.distributed.hosts import read_hosts
+
     hosts = [host.ssh for host in read_hosts(hostfile).hosts] if hostfile else []
     where = ["--hostfile", str(hostfile)] if hostfile else ["-n", str(ranks)]
     how = ["--backend", backend] if backend else []
@@ -102,6 +111,8 @@ class Launch:
     """MLX's launcher at work, and how its ranks ended."""
 
     def __init__(self, words: list[str]) -> None:
+        from grpo_cli.distributed.place import LAUNCHER
+
         # A session of its own: Ctrl-C is for the ranks, which save first; the launcher would leave them.
         self.process = subprocess.Popen(
             words,

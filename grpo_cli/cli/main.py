@@ -16,8 +16,8 @@ from grpo_cli.cli.convert import convert
 from grpo_cli.cli.doctor import doctor
 from grpo_cli.cli.errors import INTERRUPTED, GrpoGroup
 from grpo_cli.cli.eval import evaluate
-from grpo_cli.cli.examples import examples
 from grpo_cli.cli.generate import generate
+from grpo_cli.cli.help import GrpoCommand, examples
 from grpo_cli.cli.launch import launch
 from grpo_cli.cli.resume import resume
 from grpo_cli.cli.train import train
@@ -31,7 +31,7 @@ app = typer.Typer(
     name="grpo",
     cls=GrpoGroup,
     no_args_is_help=True,
-    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,  # a bug of ours keeps Python's own traceback
     rich_markup_mode=None,  # typer's panels cost more time to import than all the rest of `--help`
     epilog=examples(
@@ -65,6 +65,7 @@ def grpo(
 
 app.command(
     "train",
+    cls=GrpoCommand,
     epilog=examples(
         "grpo train --config smoke_test.toml",
         "grpo train --config prod --set learning_rate=5e-6 --set seed=1",
@@ -72,6 +73,7 @@ app.command(
 )(train)
 app.command(
     "resume",
+    cls=GrpoCommand,
     epilog=examples(
         "grpo resume outputs/prod",
         "grpo resume outputs/prod/checkpoint-200 --set max_steps=400",
@@ -79,6 +81,7 @@ app.command(
 )(resume)
 app.command(
     "launch",
+    cls=GrpoCommand,
     context_settings={"allow_interspersed_args": False},
     epilog=examples(
         "grpo launch -n 2 train --config smoke_test.toml",
@@ -87,6 +90,7 @@ app.command(
 )(launch)
 app.command(
     "eval",
+    cls=GrpoCommand,
     epilog=examples(
         "grpo eval --model outputs/smoke_test/final --config smoke_test.toml",
         "grpo eval --model outputs/prod/final --compare Qwen/Qwen2.5-1.5B-Instruct --config prod",
@@ -94,6 +98,7 @@ app.command(
 )(evaluate)
 app.command(
     "convert",
+    cls=GrpoCommand,
     epilog=examples(
         "grpo convert nanochat-d32 --dtype bfloat16",
         "grpo convert --to nanochat outputs/nanochat_grpo/final",
@@ -101,13 +106,15 @@ app.command(
 )(convert)
 app.command(
     "generate",
+    cls=GrpoCommand,
     epilog=examples(
-        'grpo generate --model tiny --prompt "12 + 30 ="',
+        'grpo generate --model tiny --prompt "What is 12 + 30?"',
         "grpo generate --model outputs/prod/final --chat",
     ),
 )(generate)
 app.command(
     "doctor",
+    cls=GrpoCommand,
     epilog=examples(
         "grpo doctor --config prod",
         "grpo doctor --run outputs/prod --report bug.md",

@@ -7,23 +7,29 @@ with ranks() as world:
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import typer
 from rich.text import Text
 
 from grpo_cli.cli.heavy import start_device
 from grpo_cli.cli.terminal import say, stderr_console
-from grpo_cli.distributed.place import Place, find_place
-from grpo_cli.distributed.world import World, join
 from grpo_cli.errors import GrpoError
+
+if TYPE_CHECKING:  # what ranks say to one another is checked by pydantic: too slow for `grpo --help`
+    from grpo_cli.distributed.place import Place
+    from grpo_cli.distributed.world import World
 
 
 @contextmanager
-def ranks() -> Iterator[World]:
+def ranks() -> "Iterator[World]":
     """The ranks that a launcher started, or the world of one; they part when the block ends.
 
     An error that another rank tells of, too, ends this one without a word.
     """
+    from grpo_cli.distributed.place import find_place
+    from grpo_cli.distributed.world import join
+
     place = find_place(os.environ)
     if place is not None:
         share_cores(place)
@@ -40,7 +46,7 @@ def ranks() -> Iterator[World]:
         raise
 
 
-def share_cores(place: Place) -> None:
+def share_cores(place: "Place") -> None:
     """Ranks on one machine share its cores: two that both use all of them are slower than one."""
     share = max(1, (os.cpu_count() or 1) // place.on_this_machine)
     os.environ.setdefault("OPENBLAS_NUM_THREADS", str(share))  # read when the library is loaded

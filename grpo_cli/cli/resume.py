@@ -6,8 +6,17 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
-from grpo_cli.cli.config import SetOption
 from grpo_cli.cli.heavy import start_device
+from grpo_cli.cli.options import (
+    DatasetKey,
+    MaxStepsKey,
+    ModelKey,
+    OutputDirKey,
+    RunNameKey,
+    SeedKey,
+    SetOption,
+    given,
+)
 from grpo_cli.cli.ranks import ranks
 from grpo_cli.cli.terminal import is_interactive, say, stderr_console
 from grpo_cli.outlet import hold_nobody
@@ -30,9 +39,21 @@ def resume(
         bool,
         typer.Option("--accept-changes", help="Go on though rewards or examples are not as they were."),
     ] = False,
+    model: ModelKey = None,
+    dataset: DatasetKey = None,
+    output_dir: OutputDirKey = None,
+    run_name: RunNameKey = None,
+    max_steps: MaxStepsKey = None,
+    seed: SeedKey = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="Show only notices and the result.")] = False,
 ) -> None:
-    """Go on with a run as if it had never been interrupted."""
+    """Resume an interrupted run.
+
+    It continues as if it had never been interrupted; with --max-steps it becomes longer.
+    """
+    shortcuts = given(model_name=model, dataset=dataset, output_dir=output_dir, run_name=run_name,
+                      max_steps=max_steps, seed=seed)  # fmt: skip
+    overrides = [*shortcuts, *(set_ or ())]
     hold_nobody()
     with ranks() as world:
         if world.is_first and not quiet and is_interactive(stderr_console()):
@@ -42,4 +63,4 @@ def resume(
         from grpo_cli.engine.resume import resume as resume_run
 
         with training_display(quiet, is_first=world.is_first) as listener:
-            resume_run(path, set_ or (), listener, world, restart=restart, accept_changes=accept_changes)
+            resume_run(path, overrides, listener, world, restart=restart, accept_changes=accept_changes)

@@ -5,6 +5,7 @@ Results that a program would read go to `stdout_console()` or `print_json`, ever
 text came from (foreign_text.py); `Safe` fits a renderable to the stream's encoding as well.
 """
 
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
@@ -13,6 +14,7 @@ from typing import IO, Any
 import typer
 from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.segment import Segment
+from rich.text import Text
 
 from grpo_cli.foreign_text import safe_json, visible
 
@@ -104,4 +106,12 @@ class Safe:
 
 def say(console: Console, line: RenderableType) -> None:
     """Print one unit on the console; long lines are neither wrapped nor cut, so that they can be copied."""
-    console.print(Safe(line), soft_wrap=True, markup=False)
+    shown = as_started(line) if isinstance(line, Text) else line
+    console.print(Safe(shown), soft_wrap=True, markup=False)
+
+
+def as_started(text: Text) -> Text:
+    """The text with its commands as they run where this one was started: with `uv run` where that was."""
+    if "UV_RUN_RECURSION_DEPTH" not in os.environ:  # uv sets it for what it runs
+        return text
+    return Text("`uv run grpo ").join(text.split("`grpo "))

@@ -5,32 +5,56 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
-from grpo_cli.cli.config import SetOption, show_warnings
+from grpo_cli.cli.config import show_warnings
 from grpo_cli.cli.heavy import start_device
+from grpo_cli.cli.options import (
+    ConfigArgument,
+    ConfigOption,
+    DatasetKey,
+    MaxStepsKey,
+    ModelKey,
+    OutputDirKey,
+    RunNameKey,
+    SeedKey,
+    SetOption,
+    given,
+    one_of,
+)
 from grpo_cli.cli.ranks import ranks
 from grpo_cli.cli.terminal import is_interactive, say, stderr_console
 from grpo_cli.outlet import hold_nobody
 
 
 def train(
-    config: Annotated[
-        str | None,
-        typer.Option(
-            "--config", metavar="FILE|NAME", help="A path, or the name of a shipped configuration (prod)."
-        ),
-    ] = None,
+    config_: ConfigArgument = None,
+    config: ConfigOption = None,
     set_: SetOption = None,
+    model: ModelKey = None,
+    dataset: DatasetKey = None,
+    output_dir: OutputDirKey = None,
+    run_name: RunNameKey = None,
+    max_steps: MaxStepsKey = None,
+    seed: SeedKey = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Load everything, make one tiny step, save nothing.")
     ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="Show only notices and the result.")] = False,
 ) -> None:
-    """Train a model; everything it makes goes to <output_dir>/<run_name>."""
+    """Train a model.
+
+    Everything a run makes goes to <output_dir>/<run_name>. With --model and --dataset no configuration is
+    needed: every other key has its default.
+    """
     from grpo_cli.config.load import load_config
 
+    name = one_of(config, config_, "--config")
+    shortcuts = given(model_name=model, dataset=dataset, output_dir=output_dir, run_name=run_name,
+                      max_steps=max_steps, seed=seed)  # fmt: skip
+    overrides = [*shortcuts, *(set_ or ())]
+    required = model is None or dataset is None
     hold_nobody()
     with ranks() as world:
-        loaded = load_config(config, set_ or (), on_this_machine=True)
+        loaded = load_config(name, overrides, required=required, on_this_machine=True)
         if world.is_first:
             show_warnings(loaded.warnings)
             if not quiet and is_interactive(stderr_console()):
