@@ -247,7 +247,7 @@ def test_a_damaged_manifest(done: Config, content: str | None) -> None:
     if content is not None:
         manifest.write_text(content)
     said, _ = notices(done.run_dir)
-    assert f"({MANIFEST} is {'missing' if content is None else 'damaged'})" in " ".join(said)
+    assert f"({MANIFEST} is {'missing' if content is None else 'damaged'}" in " ".join(said)
     assert f"going on from {done.run_dir / 'checkpoint-3'}" in said
 
 
