@@ -15,7 +15,7 @@ from tests.support.waiting import HANG
 def free_ports(count: int) -> list[int]:
     """Ports that nobody has, nor those on which the ranks would watch one another."""
     found: list[int] = []
-    port = 20000 + os.getpid() % 20000
+    port = 20000 + os.getpid() * 97 % 20000  # tests run in several processes, whose numbers are neighbors
     while len(found) < count:
         port += 1
         if is_free(port) and is_free(port + WATCH_PORTS):
