@@ -22,3 +22,11 @@ class Breach:
 
 
 Rule = Callable[[Config], Iterator[Breach]]
+
+
+def is_meant(config: Config, key: str) -> bool:
+    """The key has another value than its default, so that a file with every key warns of nothing.
+
+    Nobody can tell a default that a person wrote from one that `config init` or a run wrote.
+    """
+    return bool(getattr(config, key) != Config.model_fields[key].default)

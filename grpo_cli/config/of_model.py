@@ -28,13 +28,22 @@ def config_of_model(model: str) -> Config:
 def config_for_evaluation(model: str, name: str | None, overrides: Sequence[str]) -> LoadedConfig:
     """The configuration named, else the model's run's, else `$MLX_GRPO_CONFIG`, else the defaults.
 
-    A reward in a file is code: from a configuration that nobody named it is left out, with a warning.
+    A reward in a file is code: from a configuration that nobody named it is left out, with a warning. What
+    else such a one could be warned of was said when its run was started.
     """
     beside = None if name else run_config(model)
     # Nothing is trained, so the rules for evaluating during a training do not apply.
     loaded = load_config(name or beside, ["eval_steps=0", *overrides], required=False)
-    asked = name or loaded.sources["reward_functions"] == COMMAND_LINE
-    return loaded if asked or not beside else without_file_rewards(loaded, beside)
+    if not beside:
+        return loaded
+    loaded = replace(loaded, warnings=[one for one in loaded.warnings if was_given(one)])
+    asked = loaded.sources["reward_functions"] == COMMAND_LINE
+    return loaded if asked else without_file_rewards(loaded, beside)
+
+
+def was_given(problem: Problem) -> bool:
+    """The problem is one of a `--set` of this very command."""
+    return str(problem.place) == COMMAND_LINE
 
 
 def without_file_rewards(loaded: LoadedConfig, path: str) -> LoadedConfig:

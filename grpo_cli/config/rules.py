@@ -9,7 +9,7 @@ at files goes into rules_of_this_machine.py.
 from collections.abc import Iterator
 
 from grpo_cli.config import rules_of_data, rules_of_the_run
-from grpo_cli.config.breach import Breach, Rule
+from grpo_cli.config.breach import Breach, Rule, is_meant
 from grpo_cli.config.fields import short, toml_value
 from grpo_cli.config.rules_of_this_machine import LOCAL_RULES
 from grpo_cli.config.schema import Config
@@ -87,10 +87,11 @@ def policy_is_what_was_sampled(config: Config) -> Iterator[Breach]:
 
 def adapter_keys_need_adapters(config: Config) -> Iterator[Breach]:
     """Without adapters there are no layers to adapt, and no kind of adapters."""
-    for key, neutral in (("lora_layers", 0), ("lora_type", "lora"), ("use_rslora", False)):
-        value = getattr(config, key)
-        if value != neutral and not config.lora_rank:
-            message = f"{key} = {toml_value(value)} has no effect: lora_rank is 0, full fine-tuning"
+    for key in ("lora_layers", "lora_type", "use_rslora"):
+        if is_meant(config, key) and not config.lora_rank:
+            message = (
+                f"{key} = {toml_value(getattr(config, key))} has no effect: lora_rank is 0, full fine-tuning"
+            )
             yield Breach((key, "lora_rank"), message, "write `lora_rank = 8`", "warning")
 
 
@@ -112,7 +113,7 @@ def reinforce_has_no_ratio(config: Config) -> Iterator[Breach]:
             message = f'{key} = {value} does not go with loss_type = "reinforce"'
             cure = f'it has no ratio to correct a second update; write `{key} = 1`, or `loss_type = "dapo"`'
             yield Breach((key, "loss_type"), message, cure)
-    if "scale_rewards" in config.model_fields_set and config.scale_rewards != "none":
+    if is_meant(config, "scale_rewards") and config.scale_rewards != "none":
         message = f'scale_rewards = "{config.scale_rewards}" has no effect: reinforce divides by no deviation'
         yield Breach(("scale_rewards", "loss_type"), message, 'write `scale_rewards = "none"`', "warning")
 
@@ -141,12 +142,9 @@ def delta_is_beyond_the_clip(config: Config) -> Iterator[Breach]:
 
 def kl_options_need_kl(config: Config) -> Iterator[Breach]:
     """Without a KL term there is nothing to estimate."""
-    for key, neutral, shown in (
-        ("kl_estimator", "k3", f'"{config.kl_estimator}"'),
-        ("use_bias_correction_kl", False, "true"),
-    ):
-        if not config.kl_coeff and getattr(config, key) != neutral:
-            message = f"{key} = {shown} has no effect: kl_coeff is 0"
+    for key in ("kl_estimator", "use_bias_correction_kl"):
+        if is_meant(config, key) and not config.kl_coeff:
+            message = f"{key} = {toml_value(getattr(config, key))} has no effect: kl_coeff is 0"
             yield Breach((key, "kl_coeff"), message, "write `kl_coeff = 0.001`", "warning")
 
 
@@ -163,7 +161,7 @@ def penalty_fits_the_completion(config: Config) -> Iterator[Breach]:
 
 def budget_needs_dynamic_sampling(config: Config) -> Iterator[Breach]:
     """Without dynamic sampling one batch is drawn, whatever its rewards."""
-    if "dynamic_sampling_budget" in config.model_fields_set and not config.dynamic_sampling:
+    if is_meant(config, "dynamic_sampling_budget") and not config.dynamic_sampling:
         message = (
             f"dynamic_sampling_budget = {config.dynamic_sampling_budget} has no effect: "
             "dynamic_sampling is false"
@@ -179,9 +177,10 @@ def budget_needs_dynamic_sampling(config: Config) -> Iterator[Breach]:
 def correction_needs_another_sampler(config: Config) -> Iterator[Breach]:
     """Rollouts of the policy itself have nothing to be corrected for."""
     for key in ("importance_sampling_mode", "importance_sampling_cap"):
-        value = getattr(config, key)
-        if not config.quantize_for_rollouts and value != Config.model_fields[key].default:
-            message = f"{key} = {toml_value(value)} has no effect: quantize_for_rollouts is false"
+        if is_meant(config, key) and not config.quantize_for_rollouts:
+            message = (
+                f"{key} = {toml_value(getattr(config, key))} has no effect: quantize_for_rollouts is false"
+            )
             cure = "write `quantize_for_rollouts = true`"
             yield Breach((key, "quantize_for_rollouts"), message, cure, "warning")
 
@@ -190,7 +189,7 @@ def correction_is_by_what_the_ratio_is(config: Config) -> Iterator[Breach]:
     """Where a completion has one ratio, it has one weight."""
     mode = config.importance_sampling_mode
     by_sequence = config.importance_sampling_level == "sequence" or config.loss_type == "gspo"
-    written = "importance_sampling_mode" in config.model_fields_set
+    written = is_meant(config, "importance_sampling_mode")
     if config.quantize_for_rollouts and by_sequence and written and mode.startswith("token"):
         message = f'importance_sampling_mode = "{mode}" is by sequence here, as the ratio of the loss is'
         cure = f'write `importance_sampling_mode = "{mode.replace("token", "sequence")}"`'

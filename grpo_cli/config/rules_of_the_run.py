@@ -5,7 +5,7 @@ All of them warn. A value that is the default was not meant, so it is not held a
 
 from collections.abc import Iterator
 
-from grpo_cli.config.breach import Breach, Rule
+from grpo_cli.config.breach import Breach, Rule, is_meant
 from grpo_cli.config.schema import Config
 
 # Above these even the smallest models lose what they know within a few steps; what is usual is far below.
@@ -42,7 +42,7 @@ def warmup_ends(config: Config) -> Iterator[Breach]:
 def saves_come(config: Config) -> Iterator[Breach]:
     """What is to be saved every so many steps is saved once at least before the last one."""
     last, every = config.max_steps, config.save_steps
-    if last and every > last and every != Config.model_fields["save_steps"].default:
+    if last and every > last and is_meant(config, "save_steps"):
         late = f"save_steps = {every} is beyond the last step, max_steps = {last}"
         message = f"{late}: nothing is saved before the end"
         cure = f"write `save_steps = {max(1, last // 4)}`, or `save_steps = 0` where that is meant"

@@ -8,7 +8,7 @@ run and no model loaded; what is not on this machine is not judged.
 from collections.abc import Iterator
 from pathlib import Path
 
-from grpo_cli.config.breach import Breach, Rule
+from grpo_cli.config.breach import Breach, Rule, is_meant
 from grpo_cli.config.local_model import model_config, positions
 from grpo_cli.config.schema import Config
 from grpo_cli.rewards.spec import RewardSpec
@@ -48,7 +48,7 @@ def rows_fit_the_model(config: Config) -> Iterator[Breach]:
             f"{max(1, most // 2)}` and `max_prompt_length = {max(1, most - most // 2)}`"
         )
         yield Breach(("max_new_tokens", "model_name"), message, cure, "warning", trouble="row-too-long")
-    elif new + prompt > most and (prompt < most or "max_prompt_length" in config.model_fields_set):
+    elif new + prompt > most and (prompt < most or is_meant(config, "max_prompt_length")):
         message = (
             f"max_prompt_length = {prompt} and max_new_tokens = {new} make rows of up to {new + prompt} "
             f"tokens: {config.model_name} has {most} positions"

@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
+from grpo_cli.config.fields import choices
 from grpo_cli.config.rules import RULES, breaches
 from grpo_cli.config.schema import Config
 
@@ -38,7 +40,7 @@ BROKEN = [
     ({"loss_type": "reinforce", "num_iterations": 2}, "error", 'num_iterations = 2 does not go with loss_type = "reinforce"'),
     ({"loss_type": "reinforce", "steps_per_generation": 2}, "error", 'steps_per_generation = 2 does not go with loss_type = "reinforce"'),
     ({"dynamic_sampling_budget": 4}, "warning", "dynamic_sampling_budget = 4 has no effect: dynamic_sampling is false"),
-    ({"loss_type": "reinforce", "scale_rewards": "group"}, "warning", 'scale_rewards = "group" has no effect: reinforce divides by no deviation'),
+    ({"loss_type": "reinforce", "scale_rewards": "batch"}, "warning", 'scale_rewards = "batch" has no effect: reinforce divides by no deviation'),
     ({"loss_type": "reinforce", "importance_sampling_level": "sequence"}, "error", 'importance_sampling_level = "sequence" does not go with loss_type = "reinforce"'),
     ({"loss_type": "cispo", "delta": 4.0}, "warning", 'delta = 4.0 has no effect: loss_type = "cispo" has no clip'),
     ({"delta": 1.3, "clip_eps_high": 0.3}, "error", "delta = 1.3 is not above the upper clip, 1.3"),
@@ -49,7 +51,7 @@ BROKEN = [
     ({"importance_sampling_mode": "token_mask"}, "warning", 'importance_sampling_mode = "token_mask" has no effect: quantize_for_rollouts is false'),
     ({"importance_sampling_cap": 3.0}, "warning", "importance_sampling_cap = 3.0 has no effect: quantize_for_rollouts is false"),
     ({"quantize_for_rollouts": True, "loss_type": "gspo", "importance_sampling_mode": "token_mask"}, "warning", 'importance_sampling_mode = "token_mask" is by sequence here, as the ratio of the loss is'),
-    ({"quantize_for_rollouts": True, "importance_sampling_level": "sequence", "importance_sampling_mode": "token_truncate"}, "warning", 'importance_sampling_mode = "token_truncate" is by sequence here, as the ratio of the loss is'),
+    ({"quantize_for_rollouts": True, "importance_sampling_level": "sequence", "importance_sampling_mode": "token_mask"}, "warning", 'importance_sampling_mode = "token_mask" is by sequence here, as the ratio of the loss is'),
     ({"top_p": 0.9}, "warning", "top_p = 0.9 cuts tokens off while sampling, and those are never explored"),
     ({"top_k": 20}, "warning", "top_k = 20 cuts tokens off while sampling, and those are never explored"),
     ({"min_p": 0.1}, "warning", "min_p = 0.1 cuts tokens off while sampling, and those are never explored"),
@@ -200,3 +202,43 @@ def test_eval_reward_is_built_in_or_one_of_reward_functions() -> None:
     [found] = [found for found in breaches(unknown) if "eval_reward" in found.keys]
     assert found.message == "eval_reward = 'mine.py:f' is neither built in nor one of reward_functions"
     assert 'eval_reward = "correctness"' in found.cure
+
+
+def candidates(key: str) -> list[Any]:
+    """A key's default and values beside it: all of a choice, both booleans, small and large numbers."""
+    value = Config.model_fields[key].default
+    if choices(key):
+        return list(choices(key))
+    if isinstance(value, bool):
+        return [False, True]
+    if isinstance(value, int):
+        return [value, 0, 1, 3, 600]
+    return [value, 0.0, 0.01, 0.9, 1.0, 5.0] if isinstance(value, float) else [value]
+
+
+def warnings_of(values: dict[str, Any]) -> set[str] | None:
+    """What a configuration of these keys is warned of; None where it is not valid."""
+    try:
+        found = list(breaches(Config.model_validate(values), on_this_machine=True))
+    except ValidationError:
+        return None
+    return {breach.message for breach in found if breach.severity == "warning"}
+
+
+@pytest.mark.parametrize(
+    "base",
+    [{}, {"loss_type": "reinforce"}, {"loss_type": "gspo", "quantize_for_rollouts": True}, {"lora_rank": 8}],
+    ids=str,
+)
+def test_a_file_that_holds_every_key_is_warned_of_nothing_more(base: dict[str, Any]) -> None:
+    base = {"model_name": "tiny", **base}
+    found = 0
+    for key in Config.model_fields:
+        for value in candidates(key):
+            meant = {**base, key: value}
+            if (warned := warnings_of(meant)) is None:
+                continue
+            everything = Config.model_validate(meant).model_dump()
+            assert warnings_of(everything) == warned, (key, value)
+            found += bool(warned)
+    assert found > 5

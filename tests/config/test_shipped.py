@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from grpo_cli.config.load import inspect_config
+from grpo_cli.config.load import inspect_config, load_config
+from grpo_cli.config.render import dump_config, show_config, starting_file
 from grpo_cli.config.resolve import shipped_folder
 
 SHIPPED = sorted(shipped_folder().glob("*.toml"))
@@ -33,6 +34,20 @@ def test_it_loads_without_problem_or_warning(path: Path) -> None:
     assert inspection.problems == inspection.warnings == []
     assert inspection.loaded is not None
     assert inspection.loaded.config.run_name == path.stem
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_what_the_program_writes_of_it_is_warned_of_nothing(path: Path, tmp_path: Path) -> None:
+    loaded = load_config(path.stem)
+    again = tmp_path / "again.toml"
+    for text in (
+        dump_config(loaded.config),  # a run's config.toml
+        show_config(loaded),
+        starting_file(loaded.config, "my.toml"),
+    ):
+        again.write_text(text, encoding="utf-8")
+        inspection = inspect_config(str(again), on_this_machine=True)
+        assert inspection.problems == inspection.warnings == []
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
