@@ -10,6 +10,8 @@ import typing
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from mlx_lm.models.base import BaseModelArgs
+
 from grpo_cli.models.safetensors_header import Tensor
 from grpo_cli.untrusted_json import DamagedFile, dotted, shown
 
@@ -33,9 +35,11 @@ def check_config(config: Mapping[str, Any], arguments: type, tensors: Mapping[st
     """
     fields = {k: v for k, v in inspect.signature(arguments).parameters.items() if k != "self"}
     hints = _hints(arguments)
+    read: Any = getattr(arguments, "from_dict", None)  # a class with its own may fill in what is missing
+    reads_plainly = getattr(read, "__func__", None) is BaseModelArgs.from_dict.__func__  # type: ignore[attr-defined]
     for name, field in fields.items():
         if name not in config:
-            if field.default is inspect.Parameter.empty:
+            if field.default is inspect.Parameter.empty and reads_plainly:
                 raise DamagedFile(f"has no `{name}`")
         else:
             _check_kind(name, config[name], hints.get(name, Any), field.default)
@@ -69,8 +73,8 @@ def _check_kind(name: str, value: Any, hint: Any, default: Any) -> None:
     kinds = {typing.get_origin(option) or option for option in options} - {type(None)}
     if not kinds <= KINDS.keys() or "token_id" in name:
         return
-    is_missing = value is None and default is not inspect.Parameter.empty
-    if is_missing or (value is None and type(None) in options):
+    has_default = default is not inspect.Parameter.empty
+    if value is None and (has_default or type(None) in options or not kinds & {int, float}):
         return
     allowed = tuple(kind for hinted in kinds for kind in KINDS[hinted])
     is_odd = isinstance(value, bool) and bool not in allowed

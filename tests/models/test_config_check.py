@@ -1,0 +1,35 @@
+"""config.json before a model is made: all kinds pass, what no weights could fill does not."""
+
+import pytest
+
+from grpo_cli.models.classes import model_classes
+from grpo_cli.models.config_check import check_config
+from grpo_cli.untrusted_json import DamagedFile
+from tests.bench.architectures import BASE, KINDS
+from tests.support.llama import CONFIG
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_sound_configurations_pass(name: str) -> None:
+    kind, fields = KINDS[name]
+    config = {**BASE, **fields, "model_type": kind}
+    check_config(config, model_classes(config)[1], {})
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("num_hidden_layers", 10**9),
+        ("hidden_size", 10**12),
+        ("hidden_size", "64"),
+        ("hidden_size", None),
+        ("intermediate_size", [128]),
+        ("rope_scaling", {"dims": 10**12}),
+        ("eos_token_id", "</s>"),
+        ("layer_types", ["full_attention"] * 20_000),
+    ],
+)
+def test_what_no_weights_could_fill_is_refused_by_name(field: str, value: object) -> None:
+    config = CONFIG | {field: value}
+    with pytest.raises(DamagedFile, match=f"has `{field}"):
+        check_config(config, model_classes(config)[1], {})
