@@ -177,14 +177,14 @@ def show_chapter(name: str, as_json: bool) -> None:
 
 def report_file(named: Path) -> OutputFile:
     """The file of the bug report; an earlier report may be replaced. ConfigError for another file."""
-    from grpo_cli.doctor.report import TITLE
+    from grpo_cli.doctor.report import is_report
 
     return OutputFile(
         named,
         force=False,
         cannot="Cannot write the report:",
         replace="it is no bug report: name another file",
-        own=TITLE,
+        is_earlier=is_report,
     )
 
 

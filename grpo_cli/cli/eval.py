@@ -5,14 +5,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from grpo_cli.cli.completions_file import completions_file, completions_text
 from grpo_cli.cli.config import show_warnings
 from grpo_cli.cli.heavy import start_device
 from grpo_cli.cli.options import ConfigOption, SetOption, given, one_of
-from grpo_cli.cli.output_file import OutputFile
 from grpo_cli.cli.ranks import ranks
 from grpo_cli.cli.scores import print_scores
 from grpo_cli.cli.terminal import is_interactive, print_json, stderr_console
-from grpo_cli.foreign_text import safe_json
 
 if TYPE_CHECKING:
     from grpo_cli.config.schema import Config
@@ -77,7 +76,7 @@ def evaluate(
         loaded = config_for_evaluation(model, config, overrides)
         if world.is_first:
             show_warnings(loaded.warnings)
-        file = OutputFile(output, force=force) if output and world.is_first else None
+        file = completions_file(output, force, loaded.config) if output and world.is_first else None
         start_device()
         sampling = sampling_of(loaded.config, num_generations, temperature)
         evaluations = {
@@ -149,14 +148,3 @@ def measure(
             )
 
         return evaluate_model(name, config, sampling, num_generations, show, world)
-
-
-def completions_text(evaluations: "dict[str, Evaluation]") -> str:
-    """One JSON object a line for every completion of every model."""
-    from grpo_cli.engine.evaluate import completion_lines
-
-    return "".join(
-        safe_json({"model": name, **line}) + "\n"
-        for name, evaluation in evaluations.items()
-        for line in completion_lines(evaluation)
-    )

@@ -4,11 +4,13 @@
     ...                                                    # minutes of work
     file.write(text)
 
-What is there is refused, unless it is empty or `force` says so; then it stays until the new one is complete.
+What is there is refused, unless it is empty, an earlier result of the same kind, or `force` says so; then it
+stays until the new one is complete.
 """
 
 import errno
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 from grpo_cli.errors import ConfigError, GrpoError
@@ -26,15 +28,15 @@ class OutputFile:
         cannot: str = "Cannot write",
         exists: str = "Output file exists",
         replace: str = "`--force` replaces it once the result is complete; or name another file",
-        own: str = "\0",
+        is_earlier: Callable[[Path], bool] = lambda _: False,
         error: type[GrpoError] = GrpoError,
     ) -> None:
-        """Raise ConfigError for a file that is there and does not begin with `own`, `error` for what cannot
-        be written; `cannot` and `exists` begin the messages, `replace` is the hint."""
+        """Raise ConfigError for a file that is there and is no earlier result, `error` for what cannot be
+        written; `cannot` and `exists` begin the messages, `replace` is the hint."""
         self.named, self.cannot, self.error = named, cannot, error
         self.path = chosen_path(named).resolve()
         try:
-            if not force and self.path.is_file() and self.path.stat().st_size and not self._begins_with(own):
+            if not force and self.has_content and not is_earlier(self.path):
                 raise ConfigError(f"{exists}: {named}", replace, trouble="config-exists")
             self._check_folder()
         except OSError as error:
@@ -52,13 +54,14 @@ class OutputFile:
             raise self._refused(error) from None
 
     @property
+    def has_content(self) -> bool:
+        """A file is there, and not empty."""
+        return self.path.is_file() and self.path.stat().st_size > 0
+
+    @property
     def is_stream(self) -> bool:
         """It is a device or a pipe, as /dev/stdout may be."""
         return self.path.exists() and not self.path.is_file() and not self.path.is_dir()
-
-    def _begins_with(self, own: str) -> bool:
-        with self.path.open("rb") as file:
-            return file.read(len(own)) == own.encode()
 
     def _check_folder(self) -> None:
         folder = self.path.parent

@@ -53,6 +53,12 @@ def bug_report(case: Case, findings: Sequence[Finding]) -> str:
     return redaction.apply("\n\n".join(sections)) + "\n"
 
 
+def is_report(path: Path) -> bool:
+    """A file that begins as a bug report does."""
+    with path.open("rb") as file:
+        return file.read(len(TITLE)) == TITLE.encode()
+
+
 def names_of_hosts(case: Case) -> tuple[set[str], set[str]]:
     """Users and machines of the host file, by what ssh calls them and by what they call themselves."""
     if case.host_file is None:

@@ -46,6 +46,29 @@ def test_force_and_an_empty_file_are_written() -> None:
     assert Path("mine.jsonl").read_text() == first and os.listdir() == ["mine.jsonl"]  # noqa: PTH208
 
 
+def test_completions_of_an_earlier_evaluation_are_replaced_by_those_of_the_next() -> None:
+    assert [grpo(*EVAL, "mine.jsonl").exit_code for _ in range(2)] == [0, 0]
+    first = Path("mine.jsonl").read_text()
+    assert grpo("eval", "--model", "nowhere", "--output", "mine.jsonl").exit_code == 1
+    assert Path("mine.jsonl").read_text() == first
+    Path("mine.jsonl").write_text(first + '{"question": "1 + 1", "answer": "2"}\n')
+    assert grpo(*EVAL, "mine.jsonl").stderr.startswith("Output file exists: mine.jsonl\n")
+
+
+@pytest.mark.parametrize("named", ["data/test.jsonl", "data", "link"])
+def test_the_dataset_is_never_replaced(named: str) -> None:
+    Path("data").mkdir()
+    row = '{"question": "1 + 1", "answer": "2"}\n'
+    Path("data/test.jsonl").write_text(row)
+    Path("link").symlink_to("data/test.jsonl")
+    for dataset in ("data", "data/test.jsonl"):
+        result = grpo(*EVAL, named, "--dataset", dataset, "--force")
+        assert result.exit_code != 0 and result.stderr.startswith(
+            ("Output file is the dataset's: ", "Cannot write data")
+        )
+        assert Path("data/test.jsonl").read_text() == row
+
+
 def test_an_earlier_report_may_be_replaced() -> None:
     words = ("doctor", "--only", "python", "--report", "bug.md")
     assert [grpo(*words).exit_code for _ in range(2)] == [0, 0]

@@ -31,11 +31,16 @@ CHAPTERS: tuple[Chapter, ...] = (
     Chapter(
         "config-exists",
         "A file that would be written is there, or cannot be",
-        "No command overwrites a file that is there and has something in it, and none makes the folder for "
-        "it. It is noticed before anything is loaded.",
-        "Another name, or `--force`: the old file stays until the new one is complete. A folder that is "
-        "missing: `mkdir -p FOLDER`.",
-        ("Config file exists: …", "Cannot write config file: …", "Output file exists: …"),
+        "No command overwrites a file that is there and has something in it, but for an earlier result of "
+        "the same command, and none makes the folder for it. It is noticed before anything is loaded.",
+        "Another name, or `--force`: the old file stays until the new one is complete. The dataset that is "
+        "evaluated is never replaced. A folder that is missing: `mkdir -p FOLDER`.",
+        (
+            "Config file exists: …",
+            "Cannot write config file: …",
+            "Output file exists: …",
+            "Output file is the dataset's: …",
+        ),
     ),
     Chapter(
         "config-syntax",

@@ -1,0 +1,58 @@
+"""The file of `grpo eval --output`: one JSON object a line for every completion of every model.
+
+A file that an earlier evaluation wrote is replaced once the new one is complete, any other is kept without
+`--force`, and the dataset always.
+"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from grpo_cli.cli.output_file import OutputFile
+from grpo_cli.errors import ConfigError
+from grpo_cli.files import chosen_path, open_regular
+from grpo_cli.foreign_text import safe_json
+from grpo_cli.untrusted_json import DamagedFile, parse
+
+if TYPE_CHECKING:
+    from grpo_cli.config.schema import Config
+    from grpo_cli.engine.evaluate import Evaluation
+
+KEYS = {"model", "item", "prompt", "answer", "completion", "correct", "rewards", "stop_reason", "tokens"}
+
+
+def completions_file(named: Path, force: bool, config: "Config") -> OutputFile:
+    """The place of the completions. ConfigError for a file that stays."""
+    path, dataset = chosen_path(named).resolve(), chosen_path(config.dataset).resolve()
+    is_part = dataset in path.parents and path.is_file() and not is_completions_file(path)
+    if path == dataset or is_part:
+        raise ConfigError(
+            f"Output file is the dataset's: {named}",
+            f"name another file, outside of {config.dataset}",
+            trouble="config-exists",
+        )
+    return OutputFile(named, force=force, is_earlier=is_completions_file)
+
+
+def is_completions_file(path: Path) -> bool:
+    """Every line is what an evaluation writes."""
+    with open_regular(path) as file:
+        return all(map(_is_ours, file))
+
+
+def _is_ours(line: bytes) -> bool:
+    try:
+        value = parse(line)
+    except DamagedFile:
+        return False
+    return isinstance(value, dict) and value.keys() >= KEYS
+
+
+def completions_text(evaluations: "dict[str, Evaluation]") -> str:
+    """The file's content."""
+    from grpo_cli.engine.evaluate import completion_lines
+
+    return "".join(
+        safe_json({"model": name, **line}) + "\n"
+        for name, evaluation in evaluations.items()
+        for line in completion_lines(evaluation)
+    )
