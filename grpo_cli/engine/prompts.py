@@ -86,6 +86,11 @@ class Prompts(Sequence[Prompt]):
             self.encoded[place] = prompt if length <= self.config.max_prompt_length else None
         return self.encoded[place]
 
+    def fitting(self) -> "Prompts":
+        """The prompts that fit, with an order of their own: the stream of earlier versions."""
+        places = [place for place in range(len(self)) if self.prompt(place) is not None]
+        return Prompts([self.examples[place] for place in places], self.tokenizer, self.config, self.told)
+
     @property
     def left_out(self) -> int:
         """Prompts that are too long, of those that were encoded."""

@@ -7,6 +7,8 @@ On a CPU the weights and the log come out as if the run had never been interrupt
 the one it goes on from are kept under another name, since the run takes another way from there.
 """
 
+import hashlib
+import json
 import os
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -143,6 +145,8 @@ def restored(
                 "where it is in DIR now, add `--set model_name=DIR`"
             )
         raise
+    if not state.started_at:
+        as_before(trainer)
     if state.data != trainer.state.data:
         raise CheckpointError(
             f"The training prompts are not those that the run in {checkpoint.parent} was started with",
@@ -155,6 +159,15 @@ def restored(
     trainer.state = replace(state, started_at=trainer.state.started_at, inputs=trainer.state.inputs)
     trainer.parts.fill(groups)
     return trainer
+
+
+def as_before(trainer: Trainer) -> None:
+    """Give a run of an earlier version, whose state has no `started_at`, its own stream and checksum."""
+    trainer.train_prompts = trainer.train_prompts.fitting()
+    digest = hashlib.sha256()
+    for prompt in trainer.train_prompts:
+        digest.update(json.dumps([prompt.ids, prompt.example.answer]).encode())
+    trainer.state.data = digest.hexdigest()
 
 
 def tell_changes(

@@ -1,5 +1,6 @@
 """Between a run and its resume: what moved is found, what changed is said, what is damaged stops it."""
 
+import hashlib
 import json
 import os
 import shutil
@@ -12,7 +13,8 @@ import pytest
 
 from grpo_cli.config.schema import Config
 from grpo_cli.engine import events, run
-from grpo_cli.engine.resume import resume
+from grpo_cli.engine.order import DataOrder
+from grpo_cli.engine.resume import as_before, resume
 from grpo_cli.engine.state import read_state
 from grpo_cli.errors import CheckpointError, GrpoError, ModelError
 from grpo_cli.models.load import TINY
@@ -261,3 +263,19 @@ def test_a_reward_that_leaves_the_folder_loses_nothing(
     names = sorted(path.name for path in (tmp_path / "out/run").iterdir())
     assert names == ["checkpoint-1", "completions.jsonl", "config.toml", "final", "training_log.jsonl"]
     assert list((tmp_path / "far").iterdir()) == []
+
+
+def test_a_run_of_an_earlier_version_has_its_own_stream_of_prompts(tmp_path: Path) -> None:
+    """Its state has no date, its checksum is of the ids that fit, and its order is of these alone."""
+    config = small(tmp_path, **{**QUICK, "max_train_samples": 40, "max_prompt_length": 31})
+    trainer = run.prepare(config)
+    fitting = [prompt for prompt in trainer.train_prompts if len(prompt.ids) <= 31]
+    assert 0 < len(fitting) < 40
+    as_before(trainer)
+    ids = [[prompt.ids, prompt.example.answer] for prompt in fitting]
+    assert (
+        trainer.state.data == hashlib.sha256("".join(json.dumps(pair) for pair in ids).encode()).hexdigest()
+    )
+    order = DataOrder(len(fitting), config.seed).take(3, 5)
+    taken, left_out = trainer.train_prompts.take(3, 5)
+    assert ([prompt.ids for prompt in taken], left_out) == ([fitting[place].ids for place in order], 0)
