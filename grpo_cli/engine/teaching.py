@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 from grpo_cli.config.rules import COLD
 from grpo_cli.config.schema import Config
+from grpo_cli.rewards.request import note_on_answer
 from grpo_cli.types import RolloutGroup
 
 FEWEST_STEPS = 5  # what fewer steps say can be chance
@@ -47,6 +48,7 @@ class Teaching:
     lines: list[dict[str, Any]] = field(default_factory=list)  # of the steps, until one has taught
     values: dict[str, set[float]] = field(default_factory=dict)  # of each reward; two are enough
     completions: set[int] = field(default_factory=set)  # hashes of their texts
+    note: str = ""  # on answers that a reward may mistake
     accuracy: float | None = None  # of the latest evaluation
     steps: int = 0
 
@@ -55,6 +57,7 @@ class Teaching:
         self.steps += 1
         self.has_taught = self.has_taught or taught
         self.lines = [] if self.has_taught else [*self.lines, line]
+        self.note = self.note or next(filter(None, (note_on_answer(group.example) for group in groups)), "")
         for rollout in [rollout for group in groups for rollout in group.rollouts]:
             if len(self.completions) < REMEMBERED:
                 self.completions.add(hash(rollout.text))
@@ -97,7 +100,8 @@ class Teaching:
             if name in names and len(seen) == 1:
                 count = f"{len(self.completions)}{'+' * (len(self.completions) == REMEMBERED)}"
                 [value] = seen
-                yield f"reward `{name}` is constant: {value:g} for {count} different completions"
+                note = f" ({self.note})" if self.note and name in self.own else ""
+                yield f"reward `{name}` is constant: {value:g} for {count} different completions{note}"
 
 
 def told(cures: Sequence[str]) -> str:

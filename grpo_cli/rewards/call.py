@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from grpo_cli.errors import Interrupted, RewardError
 from grpo_cli.rewards.notes import Notes
-from grpo_cli.rewards.request import RewardRequest
+from grpo_cli.rewards.request import RewardRequest, note_on_answer
 from grpo_cli.rewards.table import RewardFunction
 from grpo_cli.rewards.user_error import describe, place, trace
 
@@ -111,7 +111,7 @@ def failure(
         where = f"{Path(code.co_filename).name}, line {code.co_firstlineno}"
     return RewardError(
         f"Reward `{name}` raised {describe(error)}{f' ({where})' if where else ''}{show(request, index)}",
-        cure(error, request.columns),
+        cure(error, request, index),
         trace=trace(error),
     )
 
@@ -125,14 +125,16 @@ def is_ended(error: BaseException) -> bool:
     return isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling() > 0
 
 
-def cure(error: BaseException, columns: list[str]) -> str:
+def cure(error: BaseException, request: RewardRequest, index: int) -> str:
     """What helps a reward that raised."""
     if not isinstance(error, Exception):
         return EXITS
     called = (
         "it is called with lists named prompts, completions, answer, and the dataset's columns: "
-        f"{', '.join(columns) or 'none'}"
+        f"{', '.join(request.columns) or 'none'}"
     )
+    if note := note_on_answer(request.samples[index].example):
+        called = f"{note}; {called}"
     if isinstance(error, TypeError) and str(error).startswith("string indices must be integers"):
         return (
             'with a text prompt a completion is a text, which answers to `completion[0]["content"]`, too; '

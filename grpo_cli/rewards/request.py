@@ -92,6 +92,14 @@ def prompt_of(example: Example) -> Chat:
     return [dict(message) for message in example.messages]
 
 
+def note_on_answer(example: Example) -> str:
+    """What a reward may mistake of a column that is called `answer`, if its text is another than it holds."""
+    raw = example.columns.get("answer")
+    if raw is None or raw == example.answer:
+        return ""
+    return f"`answer` is the normalized text, {example.answer[:40]!r}; `raw_answer` is what the column holds"
+
+
 def completion_of(sample: Sample) -> Chat:
     """A completion in the form of its prompt."""
     messages = [{"role": "assistant", "content": sample.text}]
