@@ -81,7 +81,7 @@ LIGHT = {
     "grpo_cli.untrusted_json",
 }
 OPTIONAL = {"math_verify"}  # an extra of its own: imported in a function, when it is first asked for
-LIGHT_PACKAGES = {*sys.stdlib_module_names, "typer", "rich", "pydantic", "tomli_w"}
+LIGHT_PACKAGES = {*sys.stdlib_module_names, "typer", "yaml", "rich", "pydantic", "tomli_w"}
 
 
 @dataclass(frozen=True)

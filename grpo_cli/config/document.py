@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from grpo_cli.config.fields import short, value_type
+from grpo_cli.config.other_formats import as_toml, read_other
 from grpo_cli.config.problems import Place, Problem
 from grpo_cli.config.schema import SUPERSEDED, Config
 
@@ -68,7 +69,7 @@ def read_document(path: Path, shown: str) -> Document:
     try:
         table = tomllib.loads(text)
     except (ValueError, RecursionError) as error:
-        return Document([], [_syntax_problem(text, shown, error)])
+        return Document([], [_other_format(text, shown) or _syntax_problem(text, shown, error)])
     if not table:
         cure = f"write a starting file with `grpo config init --force {shown}`"
         return Document([], [Problem(f"Config file is empty: {shown}", cure, trouble="config-syntax")])
@@ -83,6 +84,21 @@ def _unreadable(path: Path, shown: str, error: OSError) -> Document:
     message = f"Cannot read config file: {shown}: {error.strerror}"
     cure = f"make it readable: `chmod u+r {shown}`"
     return Document([], [Problem(message, cure, trouble="config-not-found")])
+
+
+def _other_format(text: str, shown: str) -> Problem | None:
+    """A file in YAML or JSON, with the same in TOML as its cure."""
+    if (other := read_other(text)) is None:
+        return None
+    kind, table = other
+    target = Path(shown).with_suffix(".toml").name
+    cure = f"the same in TOML, to be saved as {target}:\n\n{as_toml(table)}\n"
+    return Problem(
+        f"This is {kind}, and a configuration is TOML: {shown}",
+        cure,
+        place=Place(shown),
+        trouble="config-syntax",
+    )
 
 
 def _syntax_problem(text: str, shown: str, error: Exception) -> Problem:

@@ -12,35 +12,6 @@ import tomli_w
 from grpo_cli.config import schema
 from grpo_cli.config.schema import SUPERSEDED, Config
 
-# Names of the same things in TRL, mlx-lm, verl and in people's heads, which look like none of ours.
-ELSEWHERE = {
-    "lr": "learning_rate",
-    "beta": "kl_coeff",
-    "kl_beta": "kl_coeff",
-    "epsilon": "clip_eps",
-    "epsilon_high": "clip_eps_high",
-    "model": "model_name",
-    "model_path": "model_name",
-    "data": "dataset",
-    "dataset_name": "dataset",
-    "per_device_train_batch_size": "batch_size",
-    "num_train_epochs": "num_epochs",
-    "epochs": "num_epochs",
-    "iters": "max_steps",
-    "num_samples": "max_train_samples",
-    "n_samples": "num_generations",
-    "group_count": "num_generations",
-    "max_tokens": "max_new_tokens",
-    "max_completion_tokens": "max_new_tokens",
-    "warmup_steps": "warmup_ratio",
-    "reward_funcs": "reward_functions",
-    "precision": "dtype",
-    "gradient_checkpointing": "grad_checkpoint",
-    "lora_alpha": "lora_scale",
-    "steps_per_eval": "eval_steps",
-    "save_every": "save_steps",
-}
-
 LONGEST = 120  # characters of what was written that a message shows
 
 _GROUP = re.compile(r"^    # --- (.+?) -+$|^    (\w+):", re.MULTILINE)
@@ -101,9 +72,7 @@ def nearest(word: str, candidates: Iterable[str]) -> str | None:
 
 
 def nearest_key(word: str) -> str | None:
-    """The configuration key most like `word`; a superseded or a foreign name leads to ours."""
-    if word.lower() in ELSEWHERE:
-        return ELSEWHERE[word.lower()]
+    """The configuration key most like `word`; a superseded name leads to ours."""
     if len(word) > LONGEST:
         return None
     found = nearest(word, [*Config.model_fields, *SUPERSEDED])

@@ -10,11 +10,14 @@ Values come, each over the one before, from the schema's defaults, the file, and
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from grpo_cli.config.document import Document, Entry, read_document
 from grpo_cli.config.fields import nearest_key, short, toml_value
+from grpo_cli.config.foreign_keys import RENAMED, own_value, translated
+from grpo_cli.config.meant import is_valid, meant
 from grpo_cli.config.overrides import read_overrides
-from grpo_cli.config.problems import Problem, config_error
+from grpo_cli.config.problems import COMMAND_LINE, Problem, config_error
 from grpo_cli.config.resolve import configured_name, find_config, required_name
 from grpo_cli.config.rules import breaches
 from grpo_cli.config.schema import SUPERSEDED, Config
@@ -105,34 +108,56 @@ def _settle(entries: Iterable[Entry]) -> tuple[dict[str, Entry], list[Problem]]:
     entries = list(entries)
     current = {entry.key: entry for entry in entries if entry.key in Config.model_fields}
     layer, problems = dict(current), []
+    written = {entry.key: entry.value for entry in entries}
     for entry in entries:
         successor = SUPERSEDED.get(entry.key)
         if successor:
             problems.append(_superseded(entry, successor, current.get(successor)))
             layer.setdefault(successor, entry)
         elif entry.key not in current:
-            problems.append(_unknown(entry))
+            problems.append(_unknown(entry, written))
     return layer, problems
 
 
 def _superseded(entry: Entry, successor: str, winner: Entry | None) -> Problem:
     message = f"{entry.key} is superseded by {successor}"
-    cure = f"write {assignment(replace(entry, key=successor), toml_value(entry.value))}"
+    value = entry.value if is_valid(successor, entry.value) else meant(successor, entry.value)
+    cure = f"its name is `{successor}` now"
+    if value is not None:
+        cure = f"write {assignment(replace(entry, key=successor), toml_value(value))}"
     if winner:
         message += f", which is given too: {successor} = {short(toml_value(winner.value))} is used"
         cure = f"leave {entry.key} out"
     return Problem(message, cure, entry.key, entry.place, "warning", trouble="superseded-key")
 
 
-def _unknown(entry: Entry) -> Problem:
+def _unknown(entry: Entry, written: Mapping[str, Any]) -> Problem:
     message = f"Unknown config key: {short(entry.key)}"
-    if isinstance(entry.value, dict):
+    if foreign := _of_another_program(entry, written):
+        cure = foreign
+    elif isinstance(entry.value, dict):
         cure = "write its keys at the top of the file; the only table there may be is `[mlx_grpo]`"
     elif near := nearest_key(entry.key):
         cure = f"did you mean `{near}`?"
     else:
         cure = "no key has a name like it; `grpo config init` prints them all"
     return Problem(message, cure, entry.key, entry.place, trouble="unknown-key")
+
+
+def _of_another_program(entry: Entry, written: Mapping[str, Any]) -> str | None:
+    """The cure of a key that TRL, mlx-lm-lora or unsloth has, with its value as ours has it."""
+    value = entry.value
+    if entry.place.source == COMMAND_LINE and isinstance(value, str):
+        value = own_value(value)
+    if (found := translated(entry.key, value, written)) is None:
+        return f"did you mean `{RENAMED[entry.key.lower()]}`?" if entry.key.lower() in RENAMED else None
+    given = [key for key in found.ours if key in written]
+    why = f": {found.why}" if found.why else ""
+    if not found.ours or given:
+        told = f": {' and '.join(f'`{key}`' for key in given)} is given" if given else why
+        return f"leave {entry.key} out{told}"
+    lines = [assignment(replace(entry, key=key), toml_value(ours)) for key, ours in found.ours.items()]
+    return f"write {' and '.join(lines)}{why}"
 
 
 def _broken_rules(config: Config, layer: Layer, invalid: set[str], on_this_machine: bool) -> list[Problem]:

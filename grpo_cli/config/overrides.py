@@ -9,13 +9,9 @@ from typing import Any
 
 from grpo_cli.config.document import Document, Entry
 from grpo_cli.config.fields import element_type, parse_toml_value, value_type
+from grpo_cli.config.meant import BOOLEANS
 from grpo_cli.config.problems import COMMAND_LINE, Place, Problem
 from grpo_cli.config.schema import SUPERSEDED, Config
-
-BOOLEANS = {
-    **dict.fromkeys(("true", "1", "yes", "on"), True),
-    **dict.fromkeys(("false", "0", "no", "off"), False),
-}
 
 
 def read_overrides(overrides: Sequence[str]) -> Document:

@@ -54,7 +54,7 @@ def config_error(problems: Sequence[Problem], name: str) -> ConfigError:
     if len(problems) == 1:
         return ConfigError(problems[0].message, problems[0].located_cure, trouble=problems[0].trouble)
     check = f", then check with `grpo config validate {name}`" if name else ""
-    hint = f"cure all {len(problems)} problems{check}"
+    hint = f"fix all {len(problems)} problems{check}"
     troubles = {problem.trouble for problem in problems}
     trouble = troubles.pop() if len(troubles) == 1 else "configuration"
     return ConfigError("\n\n".join(map(str, problems)), hint, trouble=trouble)

@@ -10,7 +10,8 @@ from collections.abc import Iterator
 
 from grpo_cli.config import rules_of_data, rules_of_the_run
 from grpo_cli.config.breach import Breach, Rule, is_meant
-from grpo_cli.config.fields import short, toml_value
+from grpo_cli.config.fields import nearest, short, toml_value
+from grpo_cli.config.meant import meant
 from grpo_cli.config.rules_of_this_machine import LOCAL_RULES
 from grpo_cli.config.schema import Config
 from grpo_cli.rewards.spec import RewardSpec
@@ -37,9 +38,21 @@ def rewards_exist(config: Config) -> Iterator[Breach]:
             cure = f"write `{spec.file}:function`, with the function's name"
         elif not spec.is_file and spec.name not in REWARDS:
             message, cure = f"Unknown reward function: {short(name)}", unknown_hint(spec.name)
+            if known := meant_rewards(config.reward_functions):
+                cure = f"write `reward_functions = {toml_value(known)}`; {cure}"
         else:
             continue
         yield Breach(("reward_functions",), message, cure, trouble="rewards")
+
+
+def meant_rewards(names: list[str]) -> list[str] | None:
+    """The entries with each unknown name as it was probably meant; None where one means nothing."""
+    entries = meant("reward_functions", names) or names
+    known = [
+        name if is_builtin(name) or RewardSpec.parse(name).is_file else nearest(name, REWARDS)
+        for name in entries
+    ]
+    return None if None in known else [name for name in known if name]
 
 
 def eval_reward_is_known(config: Config) -> Iterator[Breach]:
@@ -66,7 +79,8 @@ def one_weight_per_reward(config: Config) -> Iterator[Breach]:
 def some_weight_counts(config: Config) -> Iterator[Breach]:
     """With every weight 0, every reward is 0 and nothing is learnt."""
     if config.reward_weights and not any(config.reward_weights):
-        cure = "give at least one reward a weight, or leave reward_weights out: then all count 1"
+        ones = toml_value([1.0] * len(config.reward_weights))
+        cure = f"write `reward_weights = {ones}`, or leave reward_weights out: then all count 1"
         yield Breach(("reward_weights",), "reward_weights are all 0: nothing would be rewarded", cure)
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 from grpo_cli.config.breach import Breach, Rule
+from grpo_cli.config.fields import toml_value
 from grpo_cli.config.schema import Config
 
 COMPARING = ("correctness", "last_number", "math_verify")  # the built-in rewards that need an answer
@@ -15,7 +16,9 @@ def rewards_have_their_answers(config: Config) -> Iterator[Breach]:
     for name in config.reward_functions:
         if name.removesuffix("_reward_func") in COMPARING:
             message = f'The reward {name} needs answers, and answer_column is ""'
-            cure = "name the column that holds them, or write `reward_functions` without it"
+            others = [other for other in config.reward_functions if other != name]
+            without = f", or `reward_functions = {toml_value(others)}`" if others else ""
+            cure = f'write `answer_column = "answer"`, the name of the column that holds them{without}'
             yield Breach(("answer_column", "reward_functions"), message, cure, trouble="dataset")
     if config.eval_steps and not config.eval_reward:
         message = 'Accuracy needs answers, and answer_column is ""'

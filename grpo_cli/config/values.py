@@ -1,8 +1,8 @@
 """Checks values against the schema: pydantic's findings in the words of our error texts."""
 
-import math
 import shlex
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from pydantic import ValidationError
@@ -14,12 +14,12 @@ from grpo_cli.config.fields import (
     description,
     element_type,
     nearest,
-    parse_toml_value,
     short,
     toml_value,
     value_type,
 )
-from grpo_cli.config.overrides import BOOLEANS
+from grpo_cli.config.foreign_keys import translated
+from grpo_cli.config.meant import meant
 from grpo_cli.config.paths import PATH_KEYS, expanded
 from grpo_cli.config.problems import COMMAND_LINE, Problem
 from grpo_cli.config.schema import Config
@@ -78,21 +78,17 @@ def _problem(layer: Mapping[str, Entry], finding: Any) -> Problem:
     if finding["type"].endswith("_type") or (choices(key) and type(value) is not kind):
         trouble = "wrong-type"
         message = f"Failed to coerce value: {short(repr(value))} to {kind}"
-        meant = _list_mended(entry.value, kind) if item else mended(kind, value)
+        guess = meant(key, entry.value)
         cure = (
-            f"write {assignment(entry, meant)}" if meant else f"for example {assignment(entry, example(key))}"
+            f"for example {assignment(entry, example(key))}"
+            if guess is None
+            else f"write {assignment(entry, toml_value(guess))}"
         )
     else:
         trouble = "out-of-range"
         message = f"Invalid value: {entry.key} = {short(toml_value(entry.value))}"
         cure = _bound(entry, key, finding)
     return Problem(message, f"{cure}; {description(key)}", entry.key, entry.place, trouble=trouble)
-
-
-def _list_mended(value: list[Any], kind: type) -> str | None:
-    """The list as it should be typed, with its sound items as they are; None where one is beyond mending."""
-    items = [toml_value(each) if type(each) is kind else mended(kind, each) for each in value]
-    return f"[{', '.join(map(str, items))}]" if all(items) else None
 
 
 def assignment(entry: Entry, spelled: str) -> str:
@@ -107,38 +103,40 @@ def example(key: str) -> str:
     return toml_value(default(key) or value_type(key)())
 
 
-def mended(kind: type, value: Any) -> str | None:
-    """A value of the wrong type in the TOML spelling that was probably meant, or None."""
-    text = str(value).strip().strip("\"'").strip()
-    if kind is bool:
-        meant = BOOLEANS.get(text.lower())
-        return None if meant is None else toml_value(meant)
-    if kind is list:
-        return toml_value([value]) if isinstance(value, str | int | float) else None
-    if kind is str:
-        return toml_value(text) if isinstance(value, str | int | float) else None
-    try:
-        number = float(text)
-    except (ValueError, OverflowError):
-        return None
-    if not math.isfinite(number) or (kind is int and not number.is_integer()):
-        return None
-    return text if type(parse_toml_value(text)) is kind else toml_value(kind(number))
-
-
 def _bound(entry: Entry, key: str, finding: Any) -> str:
     """Which values the key takes."""
     if options := choices(key):
-        near = nearest(entry.value, options) if isinstance(entry.value, str) else None
-        guess = f"did you mean {assignment(entry, toml_value(near))}? " if near else ""
-        return f"{guess}it takes {', '.join(map(toml_value, options))}"
+        return f"{_guess(entry, key)}it takes {', '.join(map(toml_value, options))}"
+    bound = _words(finding)
+    if key in _REASONS and "finite" not in bound:
+        return f"`{key}` {bound} (default {toml_value(default(key))}): {_REASONS[key]}"
+    guess = meant(key, entry.value)
+    written = assignment(entry, example(key) if guess is None else toml_value(guess))
+    return f"`{key}` {bound}: {'for example' if guess is None else 'write'} {written}"
+
+
+def _guess(entry: Entry, key: str) -> str:
+    """The allowed value that was probably meant, or the other key that the value is for."""
+    value = entry.value
+    near = nearest(value, choices(key)) if isinstance(value, str) else None
+    if (near := near or meant(key, value)) is not None:
+        return f"did you mean {assignment(entry, toml_value(near))}? "
+    if found := translated(key, value, {}):
+        return f"did you mean {' and '.join(_lines(entry, found.ours))} in its place? "
+    return f"for example {assignment(entry, example(key))}; "
+
+
+def _lines(entry: Entry, ours: Mapping[str, Any]) -> list[str]:
+    return [assignment(replace(entry, key=key), toml_value(value)) for key, value in ours.items()]
+
+
+def _words(finding: Any) -> str:
+    """The bound that the value is beyond."""
     match finding["type"]:
         case "string_pattern_mismatch":
-            return f"`{key}` is one folder's name, without / or \\"
+            return "is one folder's name, without / or \\"
         case "string_too_short":
-            return f"`{key}` must not {'hold an empty text' if len(finding['loc']) > 1 else 'be empty'}"
+            return f"must not {'hold an empty text' if len(finding['loc']) > 1 else 'be empty'}"
         case "too_short":
-            return f"`{key}` must have at least {finding['ctx']['min_length']} item"
-    bound = finding["msg"].replace("Input should be", "must be")
-    reason = f": {_REASONS[key]}" if key in _REASONS and "finite" not in bound else ""
-    return f"`{key}` {bound} (default {toml_value(default(key))}){reason}"
+            return f"must have at least {finding['ctx']['min_length']} item"
+    return str(finding["msg"].replace("Input should be", "must be"))

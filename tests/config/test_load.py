@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from grpo_cli.config.fields import ELSEWHERE
+from grpo_cli.config.foreign_keys import CONVERTED, LEFT_OUT, RENAMED
 from grpo_cli.config.load import inspect_config, load_config
 from grpo_cli.config.schema import Config
 from grpo_cli.errors import ConfigError
@@ -58,9 +58,9 @@ def test_file_then_set_over_the_defaults_and_their_sources() -> None:
         ("Max_Completion_Lengt = 3", "Unknown config key: Max_Completion_Lengt\n\nhint: c.toml:1: did you mean `max_new_tokens`?"),
         ("[training]\nseed = 3", "Unknown config key: training\n\nhint: c.toml:1: write its keys at the top of the file; the only table there may be is `[mlx_grpo]`"),
         ('learning_rate = "invalid_string"', "Failed to coerce value: 'invalid_string' to <class 'float'>\n\nhint: c.toml:1: for example `learning_rate = 1e-06`; Peak learning rate."),
-        ('learning_rate = "5e-7"', "Failed to coerce value: '5e-7' to <class 'float'>\n\nhint: c.toml:1: write `learning_rate = 5e-7`; Peak learning rate."),
+        ('learning_rate = "5e-7"', "Failed to coerce value: '5e-7' to <class 'float'>\n\nhint: c.toml:1: write `learning_rate = 5e-07`; Peak learning rate."),
         ("learning_rate = true", "Failed to coerce value: True to <class 'float'>\n\nhint: c.toml:1: for example `learning_rate = 1e-06`; Peak learning rate."),
-        ("reward_functions = ['int', 3]", "Failed to coerce value: 3 to <class 'str'>\n\nhint: c.toml:1: write `reward_functions = [\"int\", \"3\"]`; Names of built-in rewards, or `path/to/file.py:function` for one of your own."),
+        ("reward_functions = ['int', 3]", "Failed to coerce value: 3 to <class 'str'>\n\nhint: c.toml:1: for example `reward_functions = [\"correctness\", \"int\", \"strict_format\", \"soft_format\", \"xmlcount\"]`; Names of built-in rewards, or `path/to/file.py:function` for one of your own."),
     ],
 )  # fmt: skip
 def test_one_problem_is_its_text_a_blank_line_and_a_hint(text: str, error: str) -> None:
@@ -113,7 +113,7 @@ def test_all_problems_at_once_in_the_order_of_lines() -> None:
         "",
         "Failed to coerce value: 'x' to <class 'float'>",
         "",
-        "hint: cure all 5 problems, then check with `grpo config validate c.toml`",
+        "hint: fix all 5 problems, then check with `grpo config validate c.toml`",
     ]
     assert "\n  c.toml:2: did you mean `learning_rate`?\n" in error
 
@@ -223,7 +223,7 @@ def test_the_last_set_of_a_key_wins() -> None:
 @pytest.mark.parametrize(
     ("override", "error"),
     [
-        ('learning_rate="5e-7"', "Failed to coerce value: '\"5e-7\"' to <class 'float'>\n\nhint: write `--set learning_rate=5e-7`; Peak learning rate."),
+        ('learning_rate="5e-7"', "Failed to coerce value: '\"5e-7\"' to <class 'float'>\n\nhint: write `--set learning_rate=5e-07`; Peak learning rate."),
         ("learning_rate=invalid_string", "Failed to coerce value: 'invalid_string' to <class 'float'>\n\nhint: for example `--set learning_rate=1e-06`; Peak learning rate."),
         ("max_steps=1e3", "Failed to coerce value: '1e3' to <class 'int'>\n\nhint: write `--set max_steps=1000`; Stop after this many updates; 0: run all epochs."),
         ("invalid_parameter=3", "Unknown config key: invalid_parameter\n\nhint: no key has a name like it; `grpo config init` prints them all"),
@@ -269,21 +269,21 @@ def test_no_file_and_no_name_are_explained_together() -> None:
 
 
 @pytest.mark.parametrize(
-    ("foreign", "ours"),
+    ("foreign", "cure"),
     [
-        ("lr", "learning_rate"),
-        ("beta", "kl_coeff"),
-        ("Epochs", "num_epochs"),
-        ("reward_funcs", "reward_functions"),
+        ("lr = 1", "write `learning_rate = 1`"),
+        ("beta = 1", "write `kl_coeff = 1`"),
+        ("Epochs = 1", "write `num_epochs = 1`"),
+        ("reward_funcs = 1", "did you mean `reward_functions`?"),
     ],
 )
-def test_names_of_other_programs_lead_to_ours(foreign: str, ours: str) -> None:
-    assert the_error(f"{foreign} = 1").endswith(f"c.toml:1: did you mean `{ours}`?")
+def test_names_of_other_programs_lead_to_ours(foreign: str, cure: str) -> None:
+    assert the_error(foreign).endswith(f"c.toml:1: {cure}")
 
 
 def test_foreign_names_lead_to_keys_that_exist_and_are_none_themselves() -> None:
-    assert set(ELSEWHERE.values()) <= set(Config.model_fields)
-    assert set(ELSEWHERE).isdisjoint(Config.model_fields)
+    assert set(RENAMED.values()) <= set(Config.model_fields)
+    assert {*RENAMED, *CONVERTED, *LEFT_OUT} & set(Config.model_fields) == {"group_size"}
 
 
 @pytest.mark.parametrize(

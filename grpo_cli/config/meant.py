@@ -1,0 +1,122 @@
+"""A value that a key does not take, as it was probably meant.
+
+meant("stop", "</answer>")          → ["</answer>"]
+meant("scale_rewards", False)       → "none"           (TRL's false)
+meant("optimizer", "adamw_8bit")    → "adamw"
+meant("seed", "x")                  → None: nobody can say
+"""
+
+import math
+from typing import Any
+
+from pydantic import ValidationError
+
+from grpo_cli.config.fields import choices, element_type, parse_toml_value, toml_value, value_type
+from grpo_cli.config.schema import Config
+from grpo_cli.rewards.spec import RewardSpec
+from grpo_cli.rewards.table import is_builtin
+
+BOOLEANS = {
+    **dict.fromkeys(("true", "1", "yes", "on"), True),
+    **dict.fromkeys(("false", "0", "no", "off"), False),
+}
+
+# Values of TRL, PEFT, mlx-lm-lora and unsloth, as text in lower case, and ours.
+ELSEWHERE: dict[str, dict[str, Any]] = {
+    "scale_rewards": {"true": "group", "false": "none", "std": "group"},
+    "lora_rank": {"true": 8, "false": 0},
+    "lora_layers": {"-1": 0},
+    "max_steps": {"-1": 0},
+    "log_completions": {"true": 4, "false": 0},
+    "report_to": dict.fromkeys(("all", "false", "wandb", "trackio", "tensorboard", "mlflow"), "none"),
+    "lr_scheduler_type": {
+        "cosine_with_min_lr": "cosine",
+        "cosine_with_restarts": "cosine",
+        "cosine_decay": "cosine",
+        "polynomial": "linear",
+        "constant_with_warmup": "constant",
+    },
+    "dtype": {"bf16": "bfloat16", "fp16": "float16", "half": "float16", "fp32": "float32", "false": "auto"},
+    "reward_functions": {
+        **dict.fromkeys(("accuracy", "accuracy_reward", "r1_accuracy"), "correctness"),
+        **dict.fromkeys(("format", "format_reward", "think_format_reward", "r1_soft_format"), "soft_format"),
+        **dict.fromkeys(("tag_count", "tag_count_reward", "r1_count_xml"), "xmlcount"),
+        "r1_int": "int",
+        "r1_strict_format": "strict_format",
+    },
+}
+OPTIMIZERS = ("adamw", "lion", "adam", "sgd")  # a name that holds one, as `paged_adamw_8bit`, means it
+
+
+def is_valid(key: str, value: Any) -> bool:
+    """Whether the schema lets the key have the value."""
+    try:
+        Config.model_validate({key: value})
+    except ValidationError:
+        return False
+    return True
+
+
+def meant(key: str, value: Any) -> Any:
+    """The valid value that was probably meant; None where there is none to guess."""
+    found = _list_meant(key, value) if value_type(key) is list else _elsewhere(key, value)
+    if found is None and value_type(key) is not list:
+        spelled = mended(value_type(key), value)
+        found = None if spelled is None else parse_toml_value(spelled)
+    return found if found is not None and is_valid(key, found) else None
+
+
+def _elsewhere(key: str, value: Any) -> Any:
+    """Our value for another program's; the only choice where it is the only one."""
+    if not isinstance(value, str | bool | int | float):
+        return choices(key)[0] if len(choices(key)) == 1 else None
+    word = str(value).strip().lower().removeprefix("torch.")
+    if key == "optimizer":
+        return next((name for name in OPTIMIZERS if name in word), None)
+    if value_type(key) is str and value is False and not choices(key):
+        return ""
+    return ELSEWHERE.get(key, {}).get(word)
+
+
+def _list_meant(key: str, value: Any) -> list[Any] | None:
+    """The list of a value's items as the key takes them; None where one is beyond mending."""
+    split = key == "reward_functions" or element_type(key) is not str
+    if isinstance(value, str):  # a comma may be the very text that ends a completion
+        value = value.split(",") if split else [value]
+    elif not isinstance(value, list):
+        value = [value]
+    items = [_item(key, item) for item in value if not (isinstance(item, str) and not item.strip())]
+    return None if any(item is None for item in items) else items
+
+
+def _item(key: str, item: Any) -> Any:
+    kind = element_type(key)
+    if isinstance(item, str):
+        item = item if key == "stop" else item.strip()
+        item = ELSEWHERE.get(key, {}).get(item.lower().removesuffix("_reward_func"), item)
+    if key == "reward_functions":
+        return (
+            item if isinstance(item, str) and (is_builtin(item) or RewardSpec.parse(item).is_file) else None
+        )
+    if type(item) is kind:
+        return item
+    spelled = mended(kind, item)
+    return None if spelled is None else parse_toml_value(spelled)
+
+
+def mended(kind: type, value: Any) -> str | None:
+    """A value of the wrong type in the TOML spelling that was probably meant, or None."""
+    text = str(value).strip().strip("\"'").strip()
+    if kind is bool:
+        boolean = BOOLEANS.get(text.lower())
+        return None if boolean is None else toml_value(boolean)
+    if kind is str:
+        known = isinstance(value, str | int | float) and not isinstance(value, bool)
+        return toml_value(text) if known else None
+    try:
+        number = float(text)
+    except (ValueError, OverflowError):
+        return None
+    if not math.isfinite(number) or (kind is int and not number.is_integer()):
+        return None
+    return text if type(parse_toml_value(text)) is kind else toml_value(kind(number))
