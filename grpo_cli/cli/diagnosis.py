@@ -1,23 +1,26 @@
 """How findings, the list of checks and a chapter look on the terminal.
 
+Nothing is broken, 1 in the way
+
 memory
   ✓ memory        16.0 GB, 9.1 available
   ! wired-limit   10.7 GB for the GPU; this run needs 12.4
                   more than that is swapped …
-                  → raise it until the next reboot
+                  fix: raise it until the next reboot
                     sudo sysctl iogpu.wired_limit_mb=12800
-                  grpo doctor --explain wired-limit
+                  more: grpo doctor --explain wired-limit
 """
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import groupby
+from textwrap import wrap
 
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from grpo_cli.cli.terminal import Safe, is_interactive, say, stderr_console, stdout_console
+from grpo_cli.cli.terminal import Safe, is_interactive, say, stderr_console, stdout_console, typed
 from grpo_cli.doctor.checks import Check
 from grpo_cli.doctor.findings import Finding
 from grpo_cli.doctor.guide import Chapter
@@ -27,33 +30,39 @@ MARKS = {"ok": ("✓", "green"), "warning": ("!", "yellow"), "error": ("✗", "r
 NAME_WIDTH = 22
 
 
-def show_findings(findings: Sequence[Finding]) -> None:
-    """Every finding by subject on stdout, then one line that counts them."""
+def show_findings(findings: Sequence[Finding], only_problems: bool = False) -> None:
+    """The verdict, then every finding by subject, on stdout."""
     console = stdout_console()
-    for subject, found in groupby(findings, key=lambda finding: finding.subject):
-        say(console, Text(subject, style="bold"))
-        for finding in found:
-            say(console, described(finding))
-    say(console, Text(""))
+    width = console.width if is_interactive(console) else None
     say(console, verdict(findings))
+    shown = [finding for finding in findings if finding.is_problem or not only_problems]
+    for subject, found in groupby(shown, key=lambda finding: finding.subject):
+        say(console, Text(f"\n{subject}", style="bold"))
+        for finding in found:
+            say(console, described(finding, width))
 
 
-def described(finding: Finding) -> Text:
-    """A finding: one line where all is well, else with its reason, its cure and its chapter."""
+def described(finding: Finding, width: int | None = None) -> Text:
+    """A finding: one line where all is well, else with its reason, its cure and its chapter.
+
+    `width`: the columns of a terminal, beyond which lines break between words.
+    """
     mark, style = MARKS[finding.severity]
     text = Text()
     text.append(f"  {mark} ", style=style)
-    text.append(f"{finding.name:<{NAME_WIDTH}}", style="dim" if finding.severity == "skipped" else "")
-    text.append(indented(finding.seen))
-    if finding.severity in ("warning", "error"):
+    name = f"{finding.title or finding.name:<{NAME_WIDTH}}"
+    text.append(name, style="dim" if finding.severity == "skipped" else "")
+    text.append(indented(finding.seen, width))
+    if finding.is_problem:
         if finding.why:
             first = finding.why.partition("\n\n")[0]  # the chapter has the rest
-            text.append(f"\n{margin()}{indented(first)}", style="dim")
+            text.append(f"\n{margin()}{indented(first, width)}", style="dim")
         if finding.cure:
-            text.append(f"\n{margin()}cure: {indented(finding.cure)}")
+            text.append(f"\n{margin()}{indented(f'fix: {finding.cure}', width)}")
         for command in finding.commands:
-            text.append(f"\n{margin()}  {indented(command)}", style="cyan")
-        text.append(f"\n{margin()}more: grpo doctor --explain {finding.name}", style="dim")
+            text.append(f"\n{command_line(command, width)}", style="cyan")
+        more = typed(f"grpo doctor --explain {finding.name}")
+        text.append(f"\n{margin()}more: {more}", style="dim")
     return text
 
 
@@ -62,17 +71,37 @@ def margin() -> str:
     return " " * (4 + NAME_WIDTH)
 
 
-def indented(text: str) -> str:
-    """A text whose later lines stand under its first."""
-    return visible(text).replace("\n", f"\n{margin()}")
+def indented(text: str, width: int | None) -> str:
+    """A text whose later lines, broken between words where there is a width, stand under its first."""
+    lines = visible(text).split("\n")
+    if width is not None:
+        room = max(20, width - len(margin()))
+        lines = [
+            part
+            for line in lines
+            for part in wrap(line, room, break_long_words=False, break_on_hyphens=False) or [""]
+        ]
+    return f"\n{margin()}".join(lines)
+
+
+def command_line(command: str, width: int | None) -> str:
+    """A command or a line of TOML to be copied: never broken, and further left where it is long."""
+    shown = visible(typed(command)).replace("\n", f"\n{margin()}  ")
+    fits = width is None or len(margin()) + 2 + len(shown) <= width
+    return f"{margin()}  {shown}" if fits else f"    {shown}"
 
 
 def verdict(findings: Sequence[Finding]) -> Text:
-    """How many findings there are of each kind."""
+    """The whole in a line: `3 problems, 1 in the way`, or `Everything is well`."""
     counts = {kind: sum(finding.severity == kind for finding in findings) for kind in MARKS}
-    style = "red" if counts["error"] else "yellow" if counts["warning"] else "green"
-    told = [f"{count} {MARKS[kind][0]}" for kind, count in counts.items() if count]
-    return Text(", ".join(told) if told else "nothing to look at", style=style)
+    errors, warnings = counts["error"], counts["warning"]
+    if errors:
+        parts = [f"{errors} problem{'s' if errors > 1 else ''}"]
+        parts += [f"{warnings} in the way"] if warnings else []
+        return Text(", ".join(parts), style="bold red")
+    if warnings:
+        return Text(f"Nothing is broken, {warnings} in the way", style="bold yellow")
+    return Text("Everything is well" if counts["ok"] else "Nothing to look at", style="bold green")
 
 
 @contextmanager

@@ -51,6 +51,9 @@ def doctor(
     explain: Annotated[
         str | None, typer.Option("--explain", metavar="NAME", help="Explain a trouble and its cures.")
     ] = None,
+    problems: Annotated[
+        bool, typer.Option("--problems", help="Show only what is not well (! and ✗).")
+    ] = False,
     report: Annotated[
         Path | None,
         typer.Option("--report", metavar="FILE", help="Write a bug report in Markdown, without secrets."),
@@ -79,9 +82,9 @@ def doctor(
     if file:
         write_report(file, case, findings)
     if as_json:
-        print_json(as_document(findings))
+        print_json(as_document(findings, problems))
     else:
-        show_findings(findings)
+        show_findings(findings, problems)
     if any(finding.severity == "error" for finding in findings):
         raise typer.Exit(GrpoError.exit_code)
 
@@ -127,15 +130,15 @@ def look(case: "Case", only: list[str], quiet: bool) -> "list[Finding]":
         return list(diagnose(case, checks, on_check))
 
 
-def as_document(findings: "list[Finding]") -> dict[str, object]:
-    """The findings for `--json`: `healthy` is false where one is an error."""
+def as_document(findings: "list[Finding]", only_problems: bool = False) -> dict[str, object]:
+    """The findings for `--json`: `healthy` is false where one is an error, and `counts` is of all."""
     counts = dict.fromkeys(("ok", "warning", "error", "skipped"), 0)
     for finding in findings:
         counts[finding.severity] += 1
     return {
         "healthy": counts["error"] == 0,
         "counts": counts,
-        "findings": [finding.as_row() for finding in findings],
+        "findings": [finding.as_row() for finding in findings if finding.is_problem or not only_problems],
     }
 
 

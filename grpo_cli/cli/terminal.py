@@ -6,18 +6,21 @@ text came from (foreign_text.py); `Safe` fits a renderable to the stream's encod
 """
 
 import os
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 from typing import IO, Any
 
 import typer
+from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.segment import Segment
 from rich.text import Text
 
 from grpo_cli.foreign_text import safe_json, visible
 
+WORD = re.compile(r"`[^`\s]{1,24}(?: [^`\s]+){0,7}`[^\s`]*|\S+")  # or a command of a few words
 # One character for one, so that nothing moves: for streams that cannot take what we draw.
 ASCII_FOR = str.maketrans("→·…–−×│┤╶─━╸█⏎“”‘’", ">|~--x|+---=#/\"\"''")
 
@@ -105,13 +108,42 @@ class Safe:
 
 
 def say(console: Console, line: RenderableType) -> None:
-    """Print one unit on the console; long lines are neither wrapped nor cut, so that they can be copied."""
+    """Print one unit: on a terminal its lines break between words, elsewhere they stay as they are."""
     shown = as_started(line) if isinstance(line, Text) else line
+    if isinstance(shown, Text) and is_interactive(console):
+        shown = broken_at_words(shown, console.width)
     console.print(Safe(shown), soft_wrap=True, markup=False)
 
 
 def as_started(text: Text) -> Text:
     """The text with its commands as they run where this one was started: with `uv run` where that was."""
-    if "UV_RUN_RECURSION_DEPTH" not in os.environ:  # uv sets it for what it runs
-        return text
-    return Text("`uv run grpo ").join(text.split("`grpo "))
+    return Text(f"`{typed('grpo ')}").join(text.split("`grpo ")) if typed("grpo ") != "grpo " else text
+
+
+def typed(command: str) -> str:
+    """A command of ours as it is typed where this one was started."""
+    under_uv = "UV_RUN_RECURSION_DEPTH" in os.environ  # uv sets it for what it runs
+    return f"uv run {command}" if under_uv and command.startswith("grpo ") else command
+
+
+def broken_at_words(text: Text, width: int) -> Text:
+    """The text with line breaks between words, for a terminal would break them in the middle.
+
+    A command in backticks stays whole where a line can hold it; what follows a break stands under its line's
+    own beginning.
+    """
+    lines = text.split("\n", allow_blank=True)
+    return Text("\n").join(piece for line in lines for piece in _pieces(line, width))
+
+
+def _pieces(line: Text, width: int) -> list[Text]:
+    margin = len(line.plain) - len(line.plain.lstrip())
+    room, start, breaks = width, margin, []
+    for word in WORD.finditer(line.plain, margin):
+        if cell_len(line.plain[start : word.end()]) + margin > room and word.start() > start:
+            breaks.append(word.start())
+            start = word.start()
+    pieces = line.divide(breaks)
+    for piece in pieces:
+        piece.rstrip()
+    return [pieces[0], *(Text(" " * margin) + piece for piece in pieces[1:])]

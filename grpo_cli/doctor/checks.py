@@ -40,7 +40,10 @@ Need = Literal["", "config", "model", "checkpoint", "run", "hosts"]
 
 @dataclass(frozen=True)
 class Check:
-    """A named check. `needs`: what must have been named; `on_mlx`: it runs models; `on_request`: slow."""
+    """A named check. `needs`: what must have been named; `on_mlx`: it runs models; `on_request`: slow.
+
+    `well`: what a ✓ says, where the check is called after a trouble.
+    """
 
     name: str
     subject: str
@@ -48,6 +51,7 @@ class Check:
     needs: Need = ""
     on_mlx: bool = False
     on_request: bool = False  # only where `--only` names it
+    well: str = ""
 
     @property
     def summary(self) -> str:
@@ -59,7 +63,7 @@ CHECKS: tuple[Check, ...] = (
     Check("python", "environment", environment.python),
     Check("system", "environment", environment.system),
     Check("mlx", "environment", environment.mlx_version),
-    Check("two-backends", "environment", environment.two_backends),
+    Check("two-backends", "environment", environment.two_backends, well="one backend"),
     Check("mlx-backend", "environment", environment.mlx_backend),
     Check("mlx-lm", "environment", environment.mlx_lm_version),
     Check("nanochat-import", "environment", environment.nanochat_import),
@@ -75,7 +79,7 @@ CHECKS: tuple[Check, ...] = (
     Check("disk-space", "disk", disk.disk_space),
     Check("output-folder", "disk", disk.output_folder),
     Check("hub-cache", "disk", disk.hub_cache_size),
-    Check("leftovers", "disk", disk.leftovers),
+    Check("leftovers", "disk", disk.leftovers, well="no leftovers"),
     Check("hub", "hub", hub.reachable),
     Check("hub-token", "hub", hub.token),
     Check("tokenizer", "tokenizer", tokenizer.loads, needs="model", on_mlx=True),
@@ -87,24 +91,33 @@ CHECKS: tuple[Check, ...] = (
     Check("model-files", "model", model.files, needs="model"),
     Check("model-weights", "model", weights.weights, needs="model", on_mlx=True),
     Check("model-values", "model", weights.values, needs="model", on_mlx=True),
-    Check("garbled-output", "model", language.garbled_output, needs="model", on_mlx=True),
+    Check(
+        "garbled-output",
+        "model",
+        language.garbled_output,
+        needs="model",
+        on_mlx=True,
+        well="no garbled output",
+    ),
     Check("quantisation", "model", quantisation.quantisation, needs="model", on_mlx=True, on_request=True),
     Check("checkpoint-files", "checkpoint", checkpoint.files, needs="checkpoint"),
     Check("optimizer-state", "checkpoint", optimizer_state.optimizer_state, needs="checkpoint"),
     Check("resumable", "checkpoint", checkpoint.resumable, needs="checkpoint"),
     Check("run-log", "run", run_log.readable, needs="run"),
-    Check("rewards-zero", "run", rewards.rewards_zero, needs="run"),
-    Check("nothing-to-learn", "run", rewards.nothing_to_learn, needs="run"),
-    Check("identical-completions", "run", rewards.identical_completions, needs="run"),
-    Check("reward-high", "run", rewards.reward_high, needs="run"),
-    Check("grad-norm-high", "run", training.grad_norm_high, needs="run"),
-    Check("nan-gradient", "run", training.nan_gradient, needs="run"),
-    Check("kl-high", "run", training.kl_high, needs="run"),
-    Check("collapse", "run", progress.collapse, needs="run"),
-    Check("length-collapse", "run", completions.length_collapse, needs="run"),
-    Check("truncation", "run", completions.truncation, needs="run"),
-    Check("repetition", "run", completions.repetition, needs="run"),
-    Check("accuracy-flat", "run", progress.accuracy_flat, needs="run"),
+    Check("rewards-zero", "run", rewards.rewards_zero, needs="run", well="rewards not zero"),
+    Check("nothing-to-learn", "run", rewards.nothing_to_learn, needs="run", well="something to learn"),
+    Check(
+        "identical-completions", "run", rewards.identical_completions, needs="run", well="completions differ"
+    ),
+    Check("reward-high", "run", rewards.reward_high, needs="run", well="reward in range"),
+    Check("grad-norm-high", "run", training.grad_norm_high, needs="run", well="grad norm in range"),
+    Check("nan-gradient", "run", training.nan_gradient, needs="run", well="no NaN gradient"),
+    Check("kl-high", "run", training.kl_high, needs="run", well="KL in range"),
+    Check("collapse", "run", progress.collapse, needs="run", well="no collapse"),
+    Check("length-collapse", "run", completions.length_collapse, needs="run", well="no length collapse"),
+    Check("truncation", "run", completions.truncation, needs="run", well="completions end"),
+    Check("repetition", "run", completions.repetition, needs="run", well="no repetition"),
+    Check("accuracy-flat", "run", progress.accuracy_flat, needs="run", well="accuracy not flat"),
     Check("time-split", "run", training.time_split, needs="run"),
     Check("configuration", "configuration", configuration.validity, needs="config"),
     Check("memory-needed", "configuration", configuration.memory_needed, needs="config"),

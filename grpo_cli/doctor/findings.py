@@ -27,6 +27,12 @@ class Finding:
     name: str = ""  # the check's, and the chapter's that explains it
     subject: str = ""
     why: str = ""
+    title: str = ""  # the name that is shown: of good news where the check is called after a trouble
+
+    @property
+    def is_problem(self) -> bool:
+        """It is not well: ! or ✗."""
+        return self.severity in ("warning", "error")
 
     def as_row(self) -> dict[str, Any]:
         """The finding for `--json`."""
@@ -66,9 +72,9 @@ def error(seen: str, cure: str, *commands: str, **numbers: Any) -> Finding:
     return Finding("error", seen, cure, commands, numbers)
 
 
-def skipped(reason: str) -> Finding:
+def skipped(reason: str, **numbers: Any) -> Finding:
     """The check could not look, for a reason that is no trouble of its own."""
-    return Finding("skipped", reason)
+    return Finding("skipped", reason, numbers=numbers)
 
 
 def gigabytes(size: float) -> str:

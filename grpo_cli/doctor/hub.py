@@ -7,7 +7,7 @@ from pathlib import Path
 
 from grpo_cli.config.local_model import hub_cache
 from grpo_cli.doctor.case import Case
-from grpo_cli.doctor.findings import Finding, error, ok, warning
+from grpo_cli.doctor.findings import Finding, error, ok, skipped, warning
 from grpo_cli.doctor.machine import Machine
 
 HUB = "https://huggingface.co"
@@ -19,7 +19,7 @@ TOKEN_NAMES = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
 
 
 def reachable(case: Case) -> Iterator[Finding]:
-    """The hub answers, or offline mode is on."""
+    """The hub answers, where something must be downloaded."""
     environment = case.machine.environment
     told = without_password((environment.get("HF_ENDPOINT") or HUB).rstrip("/"))
     missing = not_here(case)
@@ -31,7 +31,7 @@ def reachable(case: Case) -> Iterator[Finding]:
     if not reason:
         yield ok(f"{told} answers" + (f"; to download: {', '.join(missing)}" if missing else ""), **numbers)
     elif missing:
-        yield warning(
+        yield error(
             f"{told} does not answer ({reason}), and {' and '.join(missing)} would have to be downloaded",
             "connect this machine, or download on another one and copy the folder; a proxy is set with "
             "HTTPS_PROXY, a mirror with HF_ENDPOINT",
@@ -40,14 +40,14 @@ def reachable(case: Case) -> Iterator[Finding]:
             **numbers,
         )
     else:
-        yield ok(f"{told} is not reachable: {reason}; what is on this machine works", **numbers)
+        yield skipped(f"{told} is not reachable: {reason}; what is on this machine works", **numbers)
 
 
 def offline(missing: list[str]) -> Finding:
     """Downloads are forbidden by HF_HUB_OFFLINE."""
     seen = "HF_HUB_OFFLINE is set: nothing is downloaded"
     if not missing:
-        return ok(seen, offline=True, missing=missing)
+        return skipped(seen, offline=True, missing=missing)
     return error(
         f"{seen}, and {' and '.join(missing)} is not on this machine",
         "allow downloads",

@@ -131,7 +131,7 @@ def described(finding: Finding) -> str:
     """A finding as an item of a list, with its cure where it needs one."""
     seen = finding.seen.replace("\n", "\n  ")
     line = f"- {MARKS[finding.severity]} `{finding.name}` {seen}"
-    return f"{line}\n  cure: {finding.cure}" if finding.severity in ("warning", "error") else line
+    return f"{line}\n  fix: {finding.cure}" if finding.severity in ("warning", "error") else line
 
 
 def table(rows: dict[str, str]) -> str:

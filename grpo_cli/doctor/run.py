@@ -75,7 +75,9 @@ def diagnose(
         for finding in examined(check, case):
             name = finding.name or check.name
             why = finding.why or (guide[name].why if name in guide else "")
-            yield replace(finding, name=name, subject=check.subject, why=why)
+            well = finding.severity == "ok" and name == check.name
+            title = check.well if well and check.well else name
+            yield replace(finding, name=name, subject=check.subject, why=why, title=title)
 
 
 def examined(check: Check, case: Case) -> list[Finding]:

@@ -3,15 +3,20 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from rich.text import Text
 from typer.testing import CliRunner, Result
 
 from grpo_cli.cli.diagnosis import described, verdict
 from grpo_cli.cli.main import app
-from grpo_cli.doctor.checks import CHECKS
-from grpo_cli.doctor.findings import Finding
+from grpo_cli.cli.terminal import broken_at_words
+from grpo_cli.doctor.case import Case
+from grpo_cli.doctor.checks import CHECKS, Check
+from grpo_cli.doctor.findings import Finding, ok, warning
+from grpo_cli.doctor.run import diagnose
 
 
 @pytest.fixture(autouse=True)
@@ -155,12 +160,72 @@ def test_how_findings_look() -> None:
         "  ! wired-limit           10.7 GB allowed",
         f"{space}of 16.0",
         f"{space}What is beyond it is swapped.",
-        f"{space}cure: raise it until the next reboot",
+        f"{space}fix: raise it until the next reboot",
         f"{space}  sudo sysctl iogpu.wired_limit_mb=12288",
         f"{space}more: grpo doctor --explain wired-limit",
     ]
-    assert verdict([fine, near, near]).plain == "1 ✓, 2 !"
-    assert verdict([]).plain == "nothing to look at"
+
+
+def test_the_verdict_in_a_line() -> None:
+    fine, near, bad = (Finding(kind, "x", name="n") for kind in ("ok", "warning", "error"))
+    assert verdict([fine, bad, bad, bad, near]).plain == "3 problems, 1 in the way"
+    assert verdict([bad]).plain == "1 problem"
+    assert verdict([fine, near, near]).plain == "Nothing is broken, 2 in the way"
+    assert verdict([fine, fine]).plain == "Everything is well"
+    assert verdict([Finding("skipped", "x")]).plain == verdict([]).plain == "Nothing to look at"
+
+
+def test_the_verdict_stands_first_and_problems_alone_can_be_shown(tmp_path: Path) -> None:
+    (tmp_path / "my.toml").write_text("learning_rat = 1e-6\n")
+    options = ("--config", "my.toml", "--only", "configuration", "--only", "python")
+    lines = grpo(*options).stdout.splitlines()
+    assert lines[0] == "1 problem"
+    assert any(line.startswith("  ✓ python") for line in lines)
+    alone = grpo(*options, "--problems").stdout.splitlines()
+    assert [line[2] for line in alone if line.startswith("  ") and line[2] != " "] == ["✗"]
+    document = json.loads(grpo(*options, "--problems", "--json").stdout)
+    assert [row["severity"] for row in document["findings"]] == ["error"]
+    assert document["counts"]["ok"] > 0
+    assert grpo("--only", "python", "--problems").stdout == "Everything is well\n"
+
+
+TROUBLES = {"two", "leftovers", "garbled", "zero", "nothing", "identical", "high", "nan", "collapse"}
+TROUBLES |= {"truncation", "repetition", "flat"}
+
+
+@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.name)
+def test_a_check_that_is_called_after_a_trouble_has_a_name_for_good_news(check: Check) -> None:
+    assert bool(TROUBLES & set(check.name.split("-"))) == bool(check.well)
+    assert len(check.well) <= 22
+    fine = replace(check, look=lambda _: iter([ok("x")]), on_mlx=False)
+    (finding,) = diagnose(Case(), [fine])
+    assert (finding.name, finding.title) == (check.name, check.well or check.name)
+    assert described(finding).plain.split("  ")[1].startswith(f"✓ {check.well or check.name}")
+    bad = replace(fine, look=lambda _: iter([warning("x", "y")]))
+    assert next(diagnose(Case(), [bad])).title == check.name
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_no_word_is_broken_on_a_terminal(width: int) -> None:
+    words = "the_policy_moves " * 30 + "https://huggingface.co/settings/tokens"
+    commands = ("hf download Qwen/Qwen2.5-0.5B-Instruct --repo-type dataset",)
+    finding = Finding("warning", words, words, commands, name="n", subject="s", why=words)
+    lines = described(finding, width).plain.splitlines()
+    assert max(map(len, lines)) <= width
+    shown = [word for line in lines for word in line.split()]
+    assert [word for word in shown if word not in {*words.split(), *commands[0].split()}] == [
+        "!", "n", "fix:", "more:", "grpo", "doctor", "--explain", "n",
+    ]  # fmt: skip
+    assert [line.strip() for line in lines if "hf download" in line] == list(commands)
+
+
+@pytest.mark.parametrize("width", [40, 80])
+def test_lines_of_people_break_between_words(width: int) -> None:
+    text = "hint: c.toml:3: write `kl_coeff = 0.04` and then " + "`grpo config validate my.toml` " * 3
+    lines = broken_at_words(Text(f"  {text}\nx"), width).plain.split("\n")
+    assert max(map(len, lines)) <= width
+    assert " ".join(line.strip() for line in lines) == f"{text.strip()} x"
+    assert all(line.count("`") % 2 == 0 and line.startswith("  ") for line in lines[:-1])
 
 
 def test_what_a_file_says_cannot_steer_the_terminal() -> None:

@@ -152,7 +152,7 @@ def test_a_report_has_everything_that_is_asked_for(run: Path, monkeypatch: pytes
     assert "| device | metal Apple M1 |" in text
     assert "| grpo-cli | 0.1.0 |\n| mlx | 0.32.4 |" in text
     assert 'model_name = "tiny"' in text and 'output_dir = "/home/USER/x"' in text
-    assert "- ! `swap` it is near\n  cure: move it" in text
+    assert "- ! `swap` it is near\n  fix: move it" in text
     logged = [line for line in text.splitlines() if line.startswith('{"step"')]
     assert logged == [json.dumps({"step": step, "loss": 0.5}) for step in range(51, 151)]
     assert "ConfigError: Config file not found: x" in text
