@@ -45,7 +45,8 @@ class GrpoGroup(TyperGroup):
         """Run the command. Raises Exit with the code of the failure, after telling of it."""
         try:
             return super().invoke(ctx)
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as error:
+            show_interruption(error)
             raise Exit(INTERRUPTED) from None
         except GrpoError as error:
             if ctx.invoked_subcommand != "doctor":  # whose mistakes must not push out what it is asked about
@@ -53,12 +54,15 @@ class GrpoGroup(TyperGroup):
             show_error(error)
             raise Exit(error.exit_code) from None
         except EOFError as error:  # typer would say "Aborted!", and not what
-            raise RuntimeError(f"{type(error).__name__}: {error}") from error
+            ours = RuntimeError(f"{type(error).__name__}: {error}")
+            copy_notes(error, ours)
+            raise ours from error
         except ImportError as error:
             keep_last_error(error)
             known = broken_installation(error)
             if known is None:
                 raise
+            copy_notes(error, known)
             show_error(known)
             raise Exit(known.exit_code) from None
 
@@ -66,7 +70,8 @@ class GrpoGroup(TyperGroup):
 def show_error(error: GrpoError) -> None:
     """Print the message as it is, a blank line, the hint and where it is explained, on stderr.
 
-    Between them the traceback of a person's own code, where the error is in that.
+    Between them the traceback of a person's own code, where the error is in that. The exception's notes stand
+    last: what is saved of a run, and the command that resumes it.
     """
     text = Text(visible(error.message))
     text.append("\n")
@@ -79,6 +84,25 @@ def show_error(error: GrpoError) -> None:
         text.append("\nmore:", style="bold cyan")
         text.append(f" `grpo doctor --explain {error.trouble}`")
     say(stderr_console(), text)
+    if notes := notes_of(error):
+        say(stderr_console(), Text(f"\n{notes}"))
+
+
+def show_interruption(error: KeyboardInterrupt) -> None:
+    """Print what an interruption ended and what is saved of it, if anything was begun that can be resumed."""
+    if notes := notes_of(error):
+        say(stderr_console(), Text(f"{visible(str(error)) or 'Interrupted.'}\n{notes}"))
+
+
+def notes_of(error: BaseException) -> str:
+    """The notes that were added to an exception, one a line."""
+    return visible("\n".join(getattr(error, "__notes__", ())))
+
+
+def copy_notes(error: BaseException, shown: BaseException) -> None:
+    """Add an exception's notes to the one that is shown in its place."""
+    for note in getattr(error, "__notes__", ()):
+        shown.add_note(note)
 
 
 def broken_installation(error: ImportError) -> GrpoError | None:

@@ -14,7 +14,7 @@ import typer
 from grpo_cli.cli.config import config_app
 from grpo_cli.cli.convert import convert
 from grpo_cli.cli.doctor import doctor
-from grpo_cli.cli.errors import INTERRUPTED, GrpoGroup
+from grpo_cli.cli.errors import INTERRUPTED, GrpoGroup, notes_of
 from grpo_cli.cli.eval import evaluate
 from grpo_cli.cli.generate import generate
 from grpo_cli.cli.help import GrpoCommand, examples
@@ -143,7 +143,7 @@ def run() -> None:
     except OSError as error:
         if error.errno not in NO_SPACE or error.filename:
             raise
-        sys.exit(f"{error.strerror}: the output could not be written")
+        sys.exit("\n".join([f"{error.strerror}: the output could not be written", notes_of(error)]).strip())
     except Exception as error:  # a bug of ours
         keep_last_error(error)
         raise

@@ -2,7 +2,7 @@
 
     rescue.keep(snapshot)               # after every update, before anything is told of it
     rescue.log(log.step, line, …)       # a line that fails is written before the state that has it is saved
-    words = rescue.save(log, saver)     # whatever ends the run
+    notes = rescue.save(log, saver, error)   # whatever ends the run; they are added to the exception
 
 Nothing here raises, so that what went wrong first is what the run ends by.
 """
@@ -37,30 +37,44 @@ class Rescue:
         self._unlogged()
         self._unlogged = None
 
-    def save(self, log: RunLog, saver: Saver) -> str:
-        """Save it, unless it is saved or its weights are not of its step; what came of it, in words."""
+    def save(self, log: RunLog, saver: Saver, error: BaseException) -> list[str]:
+        """Save it, unless it is saved or its weights are not of its step.
+
+        The lines that a person needs last: what is not saved and why, what is, and how to resume.
+        """
+        if not saver.writes:
+            return []
+        lines = self._save(log, saver)
+        name = f"checkpoint-{saver.saved_step}"
+        if (saver.folder / name).is_dir():
+            lines.append(f"Step {saver.saved_step} is saved in {saver.shown / name}.")
+        if saver.saved_step > 0 and saver.resume_command not in getattr(error, "hint", ""):
+            lines.append(f"Resume with: `{saver.resume_command}`")  # the hint's may change a key
+        return lines
+
+    def _save(self, log: RunLog, saver: Saver) -> list[str]:
         good = self.good
-        if good is None or good.state.step <= max(saver.saved_step, 0) or not saver.writes:
-            return ""
+        if good is None or good.state.step <= max(saver.saved_step, 0):
+            return []
         step = good.state.step
         try:
             if not good.is_current:
-                return f"step {step} is NOT saved: the update after it is not whole"
+                return [f"Step {step} is NOT saved: the update after it is not whole."]
             if first_broken(flat(good.policy.model.parameters())):
-                return ""  # the error says so
+                return []  # the error says so
             if self._unlogged is not None:
                 self._unlogged()
                 good.state.log_positions = log.positions()
-            path = saver.rescue(good)
+            saver.rescue(good)
         except BaseException as error:
             why = error.message if isinstance(error, GrpoError) else in_one_line(error)
-            return f"step {step} is NOT saved: {why}"
-        return f"step {step} is saved in {saver.shown / path.name}; `grpo resume {saver.shown}` goes on"
+            return [f"Step {step} is NOT saved: {why}"]
+        return []
 
 
 def exited(error: SystemExit) -> TrainingError:
     """The error for code that ends the program in the middle of a run, which must not look like its end."""
     return TrainingError(
         f"The run was ended by {in_one_line(error)}",
-        "code that a run calls cannot end the program; `grpo resume` goes on from the last checkpoint",
+        "code that a run calls cannot end the program",
     )

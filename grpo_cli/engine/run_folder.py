@@ -4,6 +4,7 @@ import contextlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from shlex import quote
 
 from grpo_cli.config.render import dump_config
 from grpo_cli.config.schema import Config
@@ -31,7 +32,8 @@ def refuse_existing_run(folder: Path) -> None:
     if any(os.path.lexists(mark) for mark in marks):
         raise CheckpointError(
             f"The folder {folder} already holds a run",
-            f"`grpo resume {folder}` goes on with it; `--set run_name=NAME` starts another beside it",
+            f"`grpo resume {quote(str(folder))}` goes on with it; "
+            "`--set run_name=NAME` starts another beside it",
             trouble="run-exists",
         )
 

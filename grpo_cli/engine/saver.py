@@ -7,6 +7,7 @@ saver.save_final(snapshot)      # nothing comes after it: a failure ends the run
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 
 from grpo_cli.engine import events
 from grpo_cli.engine.checkpoint import Snapshot, check_space, save_checkpoint
@@ -38,6 +39,7 @@ class Saver:
     def __post_init__(self) -> None:
         self.folder = self.folder.absolute()
         self.shown = from_here(self.folder)
+        self.resume_command = f"grpo resume {quote(str(self.shown))}"
 
     def save(self, snapshot: Snapshot) -> bool:
         """Save `checkpoint-<step>` and delete what is older; whether it was saved.
@@ -54,7 +56,7 @@ class Saver:
             if self.failures == MOST_FAILURES:
                 raise CheckpointError(
                     f"{error.message}; that is {MOST_FAILURES} times in a row",
-                    f"{error.hint}; then `grpo resume {self.shown}`",
+                    f"{error.hint}; then `{self.resume_command}`",
                     trouble="cannot-save",
                 ) from error
             self.listener(
@@ -94,7 +96,7 @@ class Saver:
         try:
             self._write(path, snapshot)
         except CheckpointError as error:
-            error.hint += f"; then `grpo resume {self.shown}` saves it"
+            error.hint += f"; then `{self.resume_command}` saves it"
             raise
         return path
 

@@ -43,7 +43,7 @@ from grpo_cli.types import RolloutGroup, TrainerState
 
 MOST_SKIPPED = 3  # updates in a row
 CURES = (
-    "the state before them is kept: go on with `grpo resume {run} --set learning_rate=1e-6`, or with "
+    "the state before them is kept: go on with `{resume} --set learning_rate=1e-6`, or with "
     '`--set max_grad_norm=0.1`; in a new run `dtype = "float32"` where memory allows'
 )
 
@@ -86,16 +86,18 @@ class Trainer(Stages):
                 if is_last or not is_interrupted:
                     self.evaluate_if_due(log)
                 if is_interrupted and not is_last:
-                    raise self.interrupted(saver)
+                    self.save_interrupted(saver)
+                    raise Interrupted(f"Stopped after step {step}.")
                 if self.is_due(step, self.config.save_steps, last=False):
-                    saver.save(self.sound_snapshot(saver.shown))
-            final = saver.save_final(self.sound_snapshot(saver.shown))
+                    saver.save(self.sound_snapshot(saver))
+            final = saver.save_final(self.sound_snapshot(saver))
             self.world.gather(None)  # nobody leaves before it is saved
         except BaseException as error:  # whatever ends a run, what was done is saved
-            if words := self.rescue.save(log, saver):
-                self.listener(events.Notice(words))
-            if isinstance(error, SystemExit):  # else it would end as if all was done
-                raise exited(error) from error
+            ending = exited(error) if isinstance(error, SystemExit) else error  # else it would seem done
+            for line in self.rescue.save(log, saver, error):
+                ending.add_note(line)
+            if ending is not error:
+                raise ending from error
             raise
         self.finish(saver.shown, time.perf_counter() - started)
         return final
@@ -118,7 +120,7 @@ class Trainer(Stages):
         self.teaching.take(line, part.groups, taught)
         self.log_step(line, part.groups, log)
         self.report_step(step, line, part.groups, log)
-        self.stop_if_broken(saver.shown)
+        self.stop_if_broken(saver)
 
     def could_teach(self, groups: list[RolloutGroup]) -> bool:
         """Whether some completion that counts is better or worse than its group."""
@@ -173,7 +175,7 @@ class Trainer(Stages):
         if not self.state.faults:
             self.rescue.keep(self.snapshot())
 
-    def stop_if_broken(self, folder: Path) -> None:
+    def stop_if_broken(self, saver: Saver) -> None:
         """Raise TrainingError after three updates in a row that were none."""
         step, faults = self.state.step, self.state.faults
         if len(faults) >= MOST_SKIPPED:
@@ -181,7 +183,7 @@ class Trainer(Stages):
                 f"NaN gradient encountered in {MOST_SKIPPED} updates in a row, at steps "
                 f"{step - MOST_SKIPPED + 1} to {step}: NaN or infinite "
                 f"{', then '.join(dict.fromkeys(faults))}",
-                CURES.format(run=folder),
+                CURES.format(resume=saver.resume_command),
                 trouble="nan-gradient",
             )
 
@@ -194,7 +196,7 @@ class Trainer(Stages):
         self.state.total_steps = self.total_steps
         return Snapshot(self.policy, self.optimizer, self.config, self.state.copy(), self.parts.groups)
 
-    def sound_snapshot(self, folder: Path) -> Snapshot:
+    def sound_snapshot(self, saver: Saver) -> Snapshot:
         """The run as it stands; TrainingError where a weight is NaN: it would push out sound checkpoints."""
         self.world.at("saving")
         self.bring_together()
@@ -204,7 +206,7 @@ class Trainer(Stages):
                 f"NaN gradient encountered: after step {self.state.step} the weight {name} "
                 "is NaN or infinite",
                 "it is not saved; go on from the checkpoint before it with a lower rate: "
-                f"`grpo resume {folder} --set learning_rate=1e-6`, or with `--set max_grad_norm=0.1`",
+                f"`{saver.resume_command} --set learning_rate=1e-6`, or with `--set max_grad_norm=0.1`",
                 trouble="nan-gradient",
             )
         return self.snapshot()
@@ -228,23 +230,13 @@ class Trainer(Stages):
             self.has_heard = True
             step = self.state.step + 1
             self.listener(
-                events.Notice(
-                    f"step {step} is finished and saved, then the run ends; once more ends it at once"
-                )
+                events.Notice(f"Stopping after step {step} (saving…). Press Ctrl-C again to quit now.")
             )
 
-    def interrupted(self, saver: Saver) -> Interrupted:
-        """Save the step and tell how to go on after an interruption."""
-        step = self.state.step
-        saved = saver.save(self.sound_snapshot(saver.shown))
+    def save_interrupted(self, saver: Saver) -> None:
+        """Save the step after which an interruption ends the run."""
+        saver.save(self.sound_snapshot(saver))
         self.world.gather(None)  # a rank that leaves early has the launcher end the others
-        where = f"saved in {saver.shown / f'checkpoint-{step}'}" if saved else "NOT saved"
-        self.listener(
-            events.Notice(
-                f"interrupted after step {step}, which is {where}; `grpo resume {saver.shown}` goes on"
-            )
-        )
-        return Interrupted()
 
     def finish(self, folder: Path, seconds: float) -> None:
         """Tell the listener of the end."""

@@ -114,8 +114,8 @@ def adapters_base(folder: Path, base: str = "") -> Path:
     except ModelError as error:
         raise ModelError(
             f"{error.message}: the adapters in {folder} were trained on it",
-            f"bring it back, go on with `grpo resume {folder} --set model_name=DIR` where it is in DIR now, "
-            f"or write that into `model` of {folder / 'adapter_config.json'}",
+            f"bring it back, go on with `grpo resume {shlex.quote(str(folder))} --set model_name=DIR` where "
+            f"it is in DIR now, or write that into `model` of {folder / 'adapter_config.json'}",
             trouble=error.trouble,
         ) from error
 

@@ -54,7 +54,9 @@ def test_interrupted_and_resumed_with_the_command_that_was_printed(tmp_path: Pat
     process.send_signal(signal.SIGINT)
     _, stderr = process.communicate(timeout=HANG)
     assert process.returncode == 130
-    (command,) = re.findall(r"`grpo (resume .*)` goes on", stderr.replace("\n", " "))
+    (command,) = re.findall(
+        r"\nStopped after step \d+\.\nStep \d+ is .*\nResume with: `grpo (resume .*)`\n$", stderr
+    )
     done = steps(tmp_path)[-1]
     again = grpo(*command.split(), "--set", f"max_steps={done + 2}")
     assert again.exit_code == 0, again.stderr

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -173,7 +174,7 @@ def test_an_interrupted_run_saves_its_step_and_ends_with_130(tmp_path: Path, num
     assert process.returncode == 130
     assert "Traceback" not in stderr
     (saved,) = folder.glob("checkpoint-*")
-    assert f"interrupted after step {saved.name.removeprefix('checkpoint-')}" in stderr
+    assert f"Stopped after step {saved.name.removeprefix('checkpoint-')}." in stderr
     assert json.loads((saved / "manifest.json").read_text())["files"]["model.safetensors"]["size"] > 3_000_000
 
 
@@ -225,3 +226,28 @@ def test_streamed_text_is_written_as_it_is_but_cannot_steer_the_terminal(
 ) -> None:
     show("a :warning: [red]b[/red]\tc\n\x1b[31md")
     assert capsys.readouterr().out == "a :warning: [red]b[/red]\tc\n␛[31md"
+
+
+def test_a_failed_run_ends_with_the_reason_where_it_is_saved_and_the_command_that_resumes_it(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "mine.py").write_text(
+        "calls = 0\n"
+        "def f(completions, **columns):\n"
+        "    global calls\n"
+        "    calls += 1\n"
+        "    assert calls < 3, 'boom'\n"
+        "    return [float(i) for i in range(len(completions))]\n"
+    )
+    place = "my runs [1] 🙂"
+    words = ["--set", "eval_steps=0", "--set", f"output_dir={place}", "--set", "reward_functions=mine.py:f"]
+    failed = grpo("train", "--config", "smoke_test", *QUICK, "--set", "max_steps=4", *words)
+    assert failed.exit_code == 1
+    _, message = failed.stderr.split("Reward `f` raised AssertionError: boom")
+    assert message.endswith(
+        f"\n\nStep 2 is saved in {place}/smoke_test/checkpoint-2.\n"
+        f"Resume with: `grpo resume '{place}/smoke_test'`\n"
+    )
+    resumed = shlex.split(message.rpartition("`grpo ")[2].rstrip("`\n"))
+    (tmp_path / "mine.py").write_text("def f(completions, **columns): return [0.0] * len(completions)\n")
+    assert grpo(*resumed, "--accept-changes").exit_code == 0

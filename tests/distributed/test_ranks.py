@@ -188,7 +188,7 @@ def test_ctrl_c_on_one_rank_saves_and_ends_all(tmp_path: Path) -> None:
     ranks.processes[1].send_signal(signal.SIGINT)
     ended = ranks.wait()
     assert [code for code, _, _ in ended] == [130, 130], ended
-    assert "interrupted after step" in ended[0][2] and "goes on" in ended[0][2]
+    assert "Stopped after step" in ended[0][2] and "Resume with: `grpo resume" in ended[0][2]
     assert "Traceback" not in ended[0][2] + ended[1][2]
 
 

@@ -382,19 +382,25 @@ def test_the_tokenizer_outlives_the_checkpoint_it_was_loaded_from(done: Config) 
 
 def test_an_interruption_is_told_with_the_command_that_goes_on(tmp_path: Path) -> None:
     seen: list[str] = []
+    steps = [0]
 
     def listen(event: events.Event) -> None:
-        interrupt_after(2)(event)
-        if isinstance(event, events.Notice):
+        if isinstance(event, events.StepFinished):
+            steps.append(event.step)
+        elif isinstance(event, events.RolloutProgress) and steps == [0, 1]:
+            steps.append(-1)  # once
+            os.kill(os.getpid(), signal.SIGINT)
+        elif isinstance(event, events.Notice):
             seen.append(event.text)
 
     config = small(tmp_path, **SHORT)
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(KeyboardInterrupt) as ended:
         run.train(config, listen)
     folder = config.run_dir
-    saved = folder / "checkpoint-2"
-    assert seen[0] == "step 2 is finished and saved, then the run ends; once more ends it at once"
-    assert seen[1:] == [
-        f"interrupted after step 2, which is saved in {saved}; `grpo resume {folder}` goes on"
+    assert seen == ["Stopping after step 2 (saving…). Press Ctrl-C again to quit now."]
+    assert str(ended.value) == "Stopped after step 2."
+    assert ended.value.__notes__ == [
+        f"Step 2 is saved in {folder / 'checkpoint-2'}.",
+        f"Resume with: `grpo resume {folder}`",
     ]
     assert dump_config(config) == (folder / "config.toml").read_text()
