@@ -171,3 +171,10 @@ def hold_nobody() -> None:
             guard.rich_proxied_file = outlet
         else:
             sys.stderr = outlet
+
+
+def pass_on_stderr() -> None:
+    """Wait until what stderr was given is passed on, before a process ends without its handlers at exit."""
+    outlet = getattr(sys.stderr, "rich_proxied_file", sys.stderr)
+    if isinstance(outlet, Outlet):
+        outlet.drain()

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from grpo_cli.errors import Interrupted, RewardError
+from grpo_cli.rewards.forks import forks_end
 from grpo_cli.rewards.notes import Notes
 from grpo_cli.rewards.request import RewardRequest, note_on_answer
 from grpo_cli.rewards.table import RewardFunction
@@ -45,7 +46,8 @@ def call(name: str, function: RewardFunction, request: RewardRequest) -> Scores:
     """What a plain reward gives to each completion, checked. Raises RewardError."""
     notes = Notes(len(request.samples))
     try:
-        returned = function(**request.arguments(function, notes))
+        with forks_end():
+            returned = function(**request.arguments(function, notes))
     except Interrupted:  # a signal came while the reward ran
         raise
     # The function is the user's and can raise anything, SystemExit too. Nothing is hidden: the error is
@@ -60,7 +62,8 @@ async def call_async(name: str, function: RewardFunction, request: RewardRequest
     limit, notes = asyncio.timeout(timeout or None), Notes(len(request.samples))
     try:
         async with limit:
-            returned = await function(**request.arguments(function, notes))  # type: ignore[misc]
+            with forks_end():
+                returned = await function(**request.arguments(function, notes))  # type: ignore[misc]
     except BaseException as error:  # as above; SystemExit would end the event loop
         if is_ended(error):
             raise
@@ -155,7 +158,8 @@ def first_failing(function: RewardFunction, request: RewardRequest) -> int:
     """Index of the first completion on which the function raises when it gets that one alone, else 0."""
     for index in range(len(request.samples)):
         try:
-            function(**alone(request, index, function))
+            with forks_end():
+                function(**alone(request, index, function))
         except Interrupted:
             raise
         except BaseException:  # any error: it was raised a moment ago and is being reported
@@ -170,7 +174,8 @@ async def first_failing_async(function: RewardFunction, request: RewardRequest) 
     try:
         async with limit:
             for index in range(len(request.samples)):
-                await function(**alone(request, index, function))  # type: ignore[misc]
+                with forks_end():
+                    await function(**alone(request, index, function))  # type: ignore[misc]
     except BaseException as error:  # as above
         if is_ended(error):
             raise
