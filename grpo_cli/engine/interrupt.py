@@ -7,9 +7,11 @@
             if interruption.requested: save, and raise Interrupted
 
 A handler sets flags and says nothing: it runs between any two instructions, and what it would write to may
-be gone. A third signal ends the process whatever it is doing: the last checkpoint stays as it is.
+be gone. A third signal ends the process whatever it is doing: the last checkpoint stays as it is. A process
+that a reward forked has the handler too, and ends as it would without: a Pool waits for its workers' end.
 """
 
+import os
 import signal
 import threading
 from collections.abc import Iterator
@@ -30,6 +32,7 @@ class Interruption:
         self.requested = False  # the run is to end after this step
         self.is_urgent = False  # it is to end at once
         self._is_breakable = False
+        self._owner = os.getpid()
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> "Interruption":
@@ -54,6 +57,10 @@ class Interruption:
             self._is_breakable = False
 
     def _take(self, number: int, _frame: FrameType | None) -> None:
+        if os.getpid() != self._owner:
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+            return
         if not self.requested or number not in URGENT:
             self.requested = True
             return

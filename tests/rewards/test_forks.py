@@ -44,3 +44,20 @@ def test_whatever_leads_a_forked_process_out_of_its_reward_ends_it() -> None:
     assert codes == [3, 3, 0, 0, 1, 1, 1, 1, 1, 1, 0, 0], result.stderr
     assert result.stderr.count("ZeroDivisionError") == result.stderr.count("KeyboardInterrupt") == 2
     assert "grpo_cli" not in result.stderr
+
+
+def test_a_forked_process_ends_by_a_signal_as_it_would_without_a_run() -> None:
+    program = """
+import os, signal
+from grpo_cli.engine.interrupt import SIGNALS, Interruption
+
+with Interruption() as interruption:
+    for number in SIGNALS:
+        child = os.fork()
+        if not child:
+            os.kill(os.getpid(), number)
+            os._exit(0)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -number
+    assert not interruption.requested
+"""
+    subprocess.run([sys.executable, "-c", program], check=True, cwd=Path(__file__).parents[2])
