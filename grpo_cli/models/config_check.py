@@ -19,6 +19,7 @@ FEWEST_COUNTED, FEWEST_SIZE = 1000, 1 << 20  # below these a count, or a size, d
 PACKED = 16  # numbers that a packed word holds at most
 LONGEST = 10_000  # items of a list, characters of a text
 COUNTS = ("layer", "expert", "block", "pattern")  # what is made one by one
+SIZES = ("size", "dim", "width", "rank")  # a count's name with one of these is a size: of an expert, a block
 # Numbers that nothing is made of: places in a text, ids, factors.
 UNBOUNDED = ("position", "token", "_id", "window", "theta", "base", "len", "max_", "version", "seed", "scal")
 FRACTIONS = ("rotary_pct", "rotary_factor", "rope_pct")
@@ -98,7 +99,8 @@ def _leaves(value: Any, place: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str
 
 def _check_value(place: tuple[str, ...], value: Any, most_counted: int, most: int) -> None:
     key = place[-1]
-    is_count = any(part in key for part in COUNTS) and not isinstance(value, float)
+    names_count = any(part in key for part in COUNTS) and not any(part in key for part in SIZES)
+    is_count = names_count and not isinstance(value, float)
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     if isinstance(value, list | str):
         limit, found = most_counted if is_count else LONGEST, len(value)

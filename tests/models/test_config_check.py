@@ -1,5 +1,7 @@
 """config.json before a model is made: all kinds pass, what no weights could fill does not."""
 
+import inspect
+
 import pytest
 
 from grpo_cli.models.classes import model_classes
@@ -33,3 +35,24 @@ def test_what_no_weights_could_fill_is_refused_by_name(field: str, value: object
     config = CONFIG | {field: value}
     with pytest.raises(DamagedFile, match=f"has `{field}"):
         check_config(config, model_classes(config)[1], {})
+
+
+@pytest.mark.parametrize(
+    "field",
+    [
+        "vocab_size_per_layer_input",  # of Gemma 3n and 4: 262,144
+        "shared_expert_intermediate_size",  # of Qwen2-MoE: 20,480
+        "expert_hidden_dim",
+        "block_ff_dim",  # of LFM2: 12,288
+    ],
+)
+def test_a_size_in_whose_name_a_count_stands_is_a_size(field: str) -> None:
+    class Arguments:
+        def __init__(self, **kwargs: int) -> None: ...
+
+    Arguments.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+        [inspect.Parameter(field, inspect.Parameter.KEYWORD_ONLY, annotation=int)]
+    )
+    check_config({field: 262_144}, Arguments, {})
+    with pytest.raises(DamagedFile, match=f"has `{field}"):
+        check_config({field: 10**12}, Arguments, {})
