@@ -267,10 +267,13 @@ def test_a_reward_that_leaves_the_folder_loses_nothing(
 
 def test_a_run_of_an_earlier_version_has_its_own_stream_of_prompts(tmp_path: Path) -> None:
     """Its state has no date, its checksum is of the ids that fit, and its order is of these alone."""
-    config = small(tmp_path, **{**QUICK, "max_train_samples": 40, "max_prompt_length": 31})
+    rows = [{"question": "1 + " * n + "1?", "answer": str(n + 1)} for n in range(12)]
+    (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    data = {"dataset": str(tmp_path / "train.jsonl"), "eval_steps": 0, "max_train_samples": 0}
+    config = small(tmp_path, **{**QUICK, **data, "max_prompt_length": 18})
     trainer = run.prepare(config)
-    fitting = [prompt for prompt in trainer.train_prompts if len(prompt.ids) <= 31]
-    assert 0 < len(fitting) < 40
+    fitting = [prompt for prompt in trainer.train_prompts if len(prompt.ids) <= 18]
+    assert 0 < len(fitting) < len(rows)
     as_before(trainer)
     ids = [[prompt.ids, prompt.example.answer] for prompt in fitting]
     assert (
