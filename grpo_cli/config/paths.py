@@ -10,6 +10,7 @@ from typing import Any
 
 from grpo_cli.config.schema import Config
 from grpo_cli.files import expanded_name
+from grpo_cli.rewards.spec import RewardSpec
 
 PATH_KEYS = ("output_dir", "dataset", "model_name", "reward_functions")
 
@@ -25,8 +26,10 @@ def expanded(key: str, value: Any) -> Any:
 def _each_path(key: str, value: Any, change: Callable[[str], str]) -> Any:
     if key != "reward_functions":
         return change(value)
-    parts = [name.rpartition(":") for name in value]
-    return [f"{change(file)}:{function}" if colon else function for file, colon, function in parts]
+    files = [RewardSpec.parse(entry).file for entry in value]
+    return [
+        change(file) + entry[len(file) :] if file else entry for file, entry in zip(files, value, strict=True)
+    ]
 
 
 def from_folder(config: Config, folder: str, given: Collection[str] = ()) -> Config:

@@ -200,6 +200,9 @@ def with_gradient(model: nn.Module, logprobs: Logprobs) -> tuple[mx.array, Array
             break
         chosen[name] = array
 
+    if not chosen:  # nothing is trained: the run says so after its first update
+        return logprobs(), {}
+
     def loss(weights: Arrays) -> tuple[mx.array, mx.array]:
         with replaced(model, weights), lean_activations(model):
             found = logprobs()

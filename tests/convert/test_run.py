@@ -228,7 +228,7 @@ def test_the_tokenizer_of_nanochats_own_folders_is_found(tmp_path: Path) -> None
         ("[1]", "meta_000650.json is not a JSON object"),
         ("{}", "meta_000650.json has no model_config"),
         ("[" * 100_000, "meta_000650.json is not JSON"),
-        (" " * (5 << 20), "is larger than 4 MB"),
+        (" " * (5 << 20), "has 5,242,880 bytes, more than such a file can have"),
     ],
 )
 def test_a_damaged_meta(content: str | None, words: str, tmp_path: Path) -> None:

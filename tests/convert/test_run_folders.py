@@ -80,7 +80,7 @@ def test_a_vocabulary_that_is_not_the_models_is_refused(llama: Path) -> None:
     arrays["model.embed_tokens.weight"] = arrays["model.embed_tokens.weight"][:100]  # tied to the head
     mx.save_safetensors(str(llama / "model.safetensors"), arrays)
     (llama / "config.json").write_text(json.dumps(config))
-    assert "has 316 ids, the model only 100 rows" in refusal(llama).message
+    assert "needs 312 ids, the model has only 100 rows" in refusal(llama).message
 
 
 def test_a_folder_without_a_tokenizer(llama: Path) -> None:
@@ -162,7 +162,7 @@ def test_the_way_back_never_replaces_its_source(tmp_path: Path) -> None:
     [
         ({"model_type": "unheard_of"}, "Model type unheard_of not supported."),
         ({"hidden_size": 32}, "do not fit its config.json"),
-        ({"model_type": None}, "do not fit its config.json"),
+        ({"model_type": None}, "names no `model_type`"),
         ({"model_file": "code.py"}, "needs code of its own: `model_file` is 'code.py'"),
     ],
 )

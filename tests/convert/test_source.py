@@ -65,7 +65,7 @@ def test_the_outputs_name_comes_from_the_source(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("files", "message"),
     [
-        (["adapter_config.json", "adapters.safetensors"], "holds LoRA adapters"),
+        (["adapter_config.json", "adapters.safetensors"], "adapter_config.json is not JSON"),
         (
             ["config.json", "pytorch_model-00001-of-00002.bin"],
             "holds its weights only as pytorch_model-00001",

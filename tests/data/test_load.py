@@ -99,7 +99,10 @@ def on_the_hub(monkeypatch: pytest.MonkeyPatch, answer: Any) -> list[tuple[Any, 
     """Let `datasets` answer with these rows or raise this error; the calls it gets are returned."""
     calls: list[tuple[Any, ...]] = []
 
-    def load_dataset(name: str, config_name: str | None, split: str) -> datasets.Dataset:
+    def load_dataset(
+        name: str, config_name: str | None, split: str, trust_remote_code: bool
+    ) -> datasets.Dataset:
+        assert trust_remote_code is False
         calls.append((name, config_name, split))
         if isinstance(answer, Exception):
             raise answer

@@ -371,6 +371,6 @@ def test_a_template_that_does_not_let_the_assistant_speak(tmp_path: Path) -> Non
 )
 def test_a_template_that_fails(tmp_path: Path, template: str) -> None:
     found = look(Here(model=str(templated(tmp_path / "model", template))), "chat-template", "end-tokens")
-    assert found[0].severity in ("error", "ok")  # end-tokens reads the same template
+    assert found[0].severity in ("error", "ok", "skipped")  # end-tokens needs the same template
     assert found[1].severity == "error"
     assert "chat template" in found[1].seen

@@ -89,6 +89,7 @@ def test_they_survive_a_checkpoint_to_the_bit(tmp_path: Path) -> None:
     batches = trainer.batch(groups)
     assert batches
     trainer.update(1, batches)
+    trainer.state.random_state = [1, 2]
     write_state(tmp_path, trainer.state, groups)
     again = trainer.batch(read_state(tmp_path)[1])
     assert len(again) == len(batches)

@@ -128,6 +128,7 @@ def test_weights_survive_a_checkpoint_to_the_bit(tmp_path: Path) -> None:
     groups = everyone_counts(trainer.rollout(0))
     batches = trainer.batch(groups)
     trainer.update(1, batches)
+    trainer.state.random_state = [1, 2]
     write_state(tmp_path, trainer.state, groups)
     for batch, other in zip(trainer.batch(read_state(tmp_path)[1]), batches, strict=True):
         assert batch.sampler_logprobs is not None
