@@ -48,7 +48,7 @@ def code_of_rewards(config: Config) -> set[Path]:
     folders = {path.parent for path in files}
     others = [module for name, module in list(sys.modules.items()) if not name.startswith("grpo_cli")]
     modules = [getattr(module, "__file__", None) for module in others]
-    beside = {Path(name).resolve() for name in modules if name and name.endswith(".py")}
+    beside = {Path(name).resolve() for name in modules if name and Path(name).suffix == ".py"}
     return files | {path for path in beside if folders & {path.parent, path.parent.parent}}
 
 

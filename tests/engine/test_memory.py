@@ -27,6 +27,7 @@ from grpo_cli.engine.grouped import reads_in_groups
 from grpo_cli.engine.memory import check_memory, needs_of
 from grpo_cli.engine.sampling import Sampling
 from grpo_cli.errors import TrainingError
+from grpo_cli.models.forward_plan import ForwardPlan
 from tests.engine.test_trainer import small
 
 SHAPE = Shape(layers=2, hidden=8, intermediate=16, heads=2, kv_width=4, vocabulary=100)
@@ -85,7 +86,9 @@ def test_the_estimate_of_grouped_rollouts_is_near_what_is_measured(rows: int, pr
     shape = Shape.of(facts)
     assert shape is not None
     assert reads_in_groups(model)
-    policy: Any = SimpleNamespace(model=model, tokenizer=SimpleNamespace(eos_ids=frozenset()))
+    policy: Any = SimpleNamespace(
+        model=model, plan=ForwardPlan(), tokenizer=SimpleNamespace(eos_ids=frozenset())
+    )
     sampling = Sampling(new)
     prompts = [Row(index, [1 + index // (rows // 2)] * prompt) for index in range(rows)]
     dice = Dice(rows, sampling)
