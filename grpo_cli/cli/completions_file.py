@@ -11,7 +11,6 @@ from grpo_cli.cli.output_file import OutputFile
 from grpo_cli.errors import ConfigError
 from grpo_cli.files import chosen_path, open_regular
 from grpo_cli.foreign_text import safe_json
-from grpo_cli.untrusted_json import DamagedFile, parse
 
 if TYPE_CHECKING:
     from grpo_cli.config.schema import Config
@@ -40,6 +39,8 @@ def is_completions_file(path: Path) -> bool:
 
 
 def _is_ours(line: bytes) -> bool:
+    from grpo_cli.untrusted_json import DamagedFile, parse  # pydantic: not for a command's start
+
     try:
         value = parse(line)
     except DamagedFile:

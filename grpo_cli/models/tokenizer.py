@@ -119,7 +119,7 @@ class ChatTokenizer:
             ids = self.wrapped.apply_chat_template(
                 messages, add_generation_prompt=True, return_dict=False, **self._clock()
             )
-        except TemplateError as error:
+        except (TemplateError, *FAILED_EXPRESSION) as error:
             roles = ", ".join(message["role"] for message in messages)
             raise ModelError(
                 f"The model's chat template refuses a conversation of {roles}: {error}",

@@ -55,7 +55,7 @@ def compressed(content: bytes, codec: str) -> bytes:
     """The bytes compressed."""
     if codec == "gzip":  # in two members, as `cat a.gz b.gz` makes
         half = len(content) // 2
-        return gzip.compress(content[:half]) + gzip.compress(content[half:])
+        return gzip.compress(content[:half], mtime=0) + gzip.compress(content[half:], mtime=0)
     return pyarrow.compress(content, codec=codec, asbytes=True) if codec == "bz2" else zstd(content)
 
 
@@ -269,13 +269,13 @@ def test_a_csv_column_is_numbers_only_where_nothing_is_lost(
         ("train.tsv", b"question\tanswer\n\xff\t1\n", "Broken CSV file: {}: 'utf-8' codec can't decode byte"),
         (
             "train.jsonl.gz",
-            gzip.compress(lines(TRAIN))[:-9],
+            gzip.compress(lines(TRAIN), mtime=0)[:-9],
             "Failed to read {}: Truncated compressed stream",
         ),
         ("train.csv.gz", b"question", "Failed to read {}: "),
         ("train.jsonl.zst", b"question", "Failed to read {}: "),
         ("train.arrow", b"question", "Broken Arrow file: {}: "),
-        ("train.jsonl.gz", gzip.compress(b'{"question": \n'), "Broken JSON: {}, line 1, column 13"),
+        ("train.jsonl.gz", gzip.compress(b'{"question": \n', mtime=0), "Broken JSON: {}, line 1, column 13"),
     ],
 )
 def test_a_broken_file_is_named(tmp_path: Path, name: str, content: bytes, message: str) -> None:

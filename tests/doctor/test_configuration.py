@@ -91,7 +91,7 @@ def test_every_problem_and_warning_is_a_finding_with_its_line_under_its_trouble(
         ),
     ]
     assert all(f.cure and f.commands[-1] == "grpo config validate c.toml" for f in found)
-    assert [f.commands[:-1] for f in found] == [(), ("seed = 0",), (), (), ("top_p = 1.0",)]
+    assert [f.commands[:-1] for f in found] == [(), ("seed = 0",), ("bits = 4",), (), ("top_p = 1.0",)]
     assert {f.name for f in found} <= set(chapters())
 
 

@@ -92,7 +92,7 @@ def test_the_estimate_of_grouped_rollouts_is_near_what_is_measured(rows: int, pr
     sampling = Sampling(new)
     prompts = [Row(index, [1 + index // (rows // 2)] * prompt) for index in range(rows)]
     dice = Dice(rows, sampling)
-    text: Any = None  # nothing stops on a text
+    text: Any = SimpleNamespace(tokenizer=policy.tokenizer, stops=())  # nothing stops on a text
     mx.clear_cache()
     before = mx.get_active_memory()
     mx.reset_peak_memory()
