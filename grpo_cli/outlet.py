@@ -20,6 +20,8 @@ from collections import deque
 from collections.abc import Iterator
 from typing import NamedTuple, TextIO
 
+from grpo_cli.words import plural
+
 MOST_WAITING = 1 << 18  # bytes
 PIECE = 4096  # bytes written at once: what a pipe takes whole
 PATIENCE = 2.0  # seconds without progress, after which the end of the program waits no longer
@@ -118,7 +120,7 @@ class Outlet(io.TextIOBase):
                 before, data, self._is_writing = data, self._waiting.popleft().data, True
                 if self._left_out:
                     break_ = "" if before.endswith(b"\n") else "\n"
-                    gap = f"{break_}… {self._left_out} lines were left out: nobody read them\n"
+                    gap = f"{break_}… {plural(self._left_out, 'line')} left out: nobody read them\n"
                     data, self._left_out = gap.encode(self.encoding, "replace") + data, 0
             for start in range(0, len(data), PIECE):
                 self._write(data[start : start + PIECE])

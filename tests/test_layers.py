@@ -46,8 +46,9 @@ LEVELS = {
     "grpo_cli.files": 0.5,  # below rewards, above the errors that it raises
     "grpo_cli.folders": 0.7,
     "grpo_cli.errors": 0,
-    "grpo_cli.outlet": 0,
+    "grpo_cli.outlet": 0.5,
     "grpo_cli.types": 0,
+    "grpo_cli.words": 0,
     "grpo_cli.untrusted_json": 0.5,
 }
 # Light when imported, so that `grpo --help` is quick; these may turn heavy inside a function.
@@ -79,6 +80,7 @@ LIGHT = {
     "grpo_cli.models.safetensors_header",
     "grpo_cli.types",
     "grpo_cli.untrusted_json",
+    "grpo_cli.words",
 }
 OPTIONAL = {"math_verify"}  # an extra of its own: imported in a function, when it is first asked for
 LIGHT_PACKAGES = {*sys.stdlib_module_names, "typer", "yaml", "rich", "pydantic", "tomli_w"}

@@ -15,13 +15,14 @@ from grpo_cli.cli.progress import RunProgress, Sample
 from grpo_cli.cli.terminal import Safe, ascii_only, stderr_console
 from grpo_cli.engine.events import RolloutProgress, UpdateProgress
 from grpo_cli.foreign_text import one_line
+from grpo_cli.words import plural
 
 MARGIN = 12  # the column of labels
 WIDEST = 110
 CHART_ROWS = (4, 8)  # lowest and highest
 CHART_EXTRA = 2  # the line with the steps below the curve and the gap above it
 COMPLETION_ROWS = 3
-SHORTEST_SPAN = 24  # steps that the chart's width stands for at first
+SHORTEST_SPAN = 100  # steps that the chart's width stands for at first, of a run that has more
 LONGEST_SHOWN = 4000  # characters of a completion that are looked at
 
 Lines = list[Text]
@@ -82,7 +83,9 @@ def header(progress: RunProgress) -> Lines:
     skipped = f", {run.skipped_prompts} too long" if run.skipped_prompts else ""
     return [
         row("model", (one_line(run.model), "bold"), (f"  {size} · {where}", "dim")),
-        row("run", one_line(str(run.run_dir)), (f"  {run.train_examples:,} examples{skipped}", "dim")),
+        row(
+            "run", one_line(str(run.run_dir)), (f"  {plural(run.train_examples, 'example')}{skipped}", "dim")
+        ),
     ]
 
 
@@ -95,7 +98,7 @@ def bars(progress: RunProgress, width: int, plain: bool) -> Lines:
         times += f", {duration(left)} left"
     stage = progress.doing
     if isinstance(stage, RolloutProgress):
-        tokens = f"{stage.tokens:,} tokens"
+        tokens = plural(stage.tokens, "token")
         below = bar(stage.phase, stage.finished, stage.total, tokens, width, plain, "cyan")
     elif isinstance(stage, UpdateProgress):
         below = bar("update", stage.finished, stage.total, "", width, plain, "magenta")
@@ -116,7 +119,8 @@ def chart_lines(progress: RunProgress, width: int, rows: int, plain: bool) -> Li
     steps, rewards = list(progress.steps), list(progress.rewards)
     if not steps or progress.run is None:
         return []
-    slots = min(span(len(steps)), max(progress.run.total_steps - steps[0] + 1, len(steps)))
+    total = progress.run.total_steps
+    slots = min(span(len(steps)), max(total - steps[0] + 1, len(steps)))
     curve = line_chart(rewards, width - MARGIN - 1, rows, slots, plain)
     axis = axis_width(curve[0])
     latest = shown(progress.metrics, "reward_mean", ".2f") or ""
@@ -126,7 +130,8 @@ def chart_lines(progress: RunProgress, width: int, rows: int, plain: bool) -> Li
         for label, line in zip(labels, curve, strict=False)
     ]
     lines[1].stylize("bold not dim", 0, MARGIN)
-    first, last = f"step {steps[0]}", str(steps[0] + slots - 1)
+    end = steps[0] + slots - 1
+    first, last = f"step {steps[0]}", f"{end}" if end >= total else f"{end} of {total}"
     return [*lines, row("", (" " * axis + first + last.rjust(len(curve[0]) - axis - len(first)), "dim"))]
 
 
@@ -175,8 +180,11 @@ def accuracy_pieces(progress: RunProgress, plain: bool) -> list[str | tuple[str,
     if not evaluations or (latest := accuracy(evaluations[-1])) is None:
         return []
     values = [value for line in evaluations if (value := number(line, "eval_accuracy")) is not None]
-    before = f"from {percent(values[0])} at step {evaluations[0].get('step', 0)}  "
-    course = before + sparkline(values, 20, plain) if len(values) > 1 else "before training"
+    step = evaluations[0].get("step", 0)
+    if len(values) > 1:
+        course = f"from {percent(values[0])} at step {step}  {sparkline(values, 20, plain)}"
+    else:
+        course = f"at step {step}" if step else "before training"
     return [(latest, "bold"), (f"  {course}", "dim")]
 
 

@@ -51,13 +51,12 @@ class Display(Protocol):
 
 @contextmanager
 def training_display(
-    quiet: bool = False, logging_steps: int = 1, console: Console | None = None, is_first: bool = True
+    quiet: bool = False, console: Console | None = None, is_first: bool = True
 ) -> Iterator[Listener]:
     """A listener that shows a run on stderr while the context lasts, and at its end the result.
 
-    `logging_steps`: plain lines are written for every so many steps and for the last one. If the run
-    ends by an exception, what was shown stays and no result is printed. Of several ranks only the first shows
-    anything.
+    If the run ends by an exception, what was shown stays and no result is printed. Of several ranks only the
+    first shows anything.
     """
     if not is_first:
         yield silent
@@ -69,7 +68,7 @@ def training_display(
     elif is_interactive(console):
         display = LiveDisplay(console)
     else:
-        display = PlainDisplay(console, logging_steps)
+        display = PlainDisplay(console)
     try:
         yield display
     finally:
@@ -95,11 +94,7 @@ class QuietDisplay:
 
 
 class PlainDisplay(QuietDisplay):
-    """One line for each thing that happened, for logs and pipes."""
-
-    def __init__(self, console: Console, logging_steps: int) -> None:
-        super().__init__(console)
-        self.logging_steps = logging_steps
+    """One line for each thing that happened, for logs and pipes: every `logging_steps` steps."""
 
     def __call__(self, event: Event) -> None:
         super().__call__(event)
@@ -116,7 +111,8 @@ class PlainDisplay(QuietDisplay):
 
     def is_logged(self, step: int) -> bool:
         """Whether this step gets a line."""
-        return step % self.logging_steps == 0 or step == total_steps(self.progress)
+        run = self.progress.run
+        return run is None or step % run.logging_steps == 0 or step == run.total_steps
 
 
 class PatientLive(Live):
@@ -190,6 +186,7 @@ def started_line(event: RunStarted) -> str:
             ("examples", f"{event.train_examples}"),
             ("too long", f"{event.skipped_prompts}" if event.skipped_prompts else None),
             ("steps", f"{event.total_steps}"),
+            ("resumed after step", f"{event.resumed_at}" if event.resumed_at else None),
             ("run", str(event.run_dir)),
         )
     )

@@ -1,12 +1,13 @@
 """What is known of a training run so far, gathered from the engine's events. Draws nothing."""
 
 import time
-from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from grpo_cli.cli.time_left import EVALUATION, SAVE, STEP, TimeLeft
 from grpo_cli.engine.events import (
+    CheckpointSaved,
     EvaluationDone,
     Event,
     RolloutProgress,
@@ -16,8 +17,6 @@ from grpo_cli.engine.events import (
     UpdateProgress,
 )
 from grpo_cli.types import RolloutGroup
-
-STEPS_AVERAGED = 20  # for the time left
 
 
 @dataclass(frozen=True)
@@ -48,15 +47,15 @@ class RunProgress:
     doing: RolloutProgress | UpdateProgress | None = None
     finished: RunFinished | None = None
     began: float = 0.0
-    marked: float = 0.0  # when the step now running began
-    seconds_per_step: deque[float] = field(default_factory=lambda: deque(maxlen=STEPS_AVERAGED))
+    time_left: TimeLeft | None = None
 
     def take(self, event: Event) -> None:
         """Bring the state up to date with one event."""
         match event:
             case RunStarted():
-                self.run, self.began = event, self.clock()
-                self.marked = self.began
+                self.run, self.step, self.began = event, event.resumed_at, self.clock()
+                self.evaluations = list(event.evaluations)
+                self.time_left = TimeLeft(event, self.clock)
             case RolloutProgress() | UpdateProgress():
                 self.doing = event
             case StepFinished():
@@ -64,33 +63,34 @@ class RunProgress:
             case EvaluationDone():
                 self.doing = None
                 self.evaluations.append(event.metrics)
-                if not self.steps:  # the one before the first step is no part of the steps' pace
-                    self.marked = self.clock()
+                self.did(EVALUATION, event.step)
+            case CheckpointSaved():
+                self.did(SAVE, event.step)
             case RunFinished():
                 self.doing, self.finished = None, event
 
     def take_step(self, event: StepFinished) -> None:
         """Bring the state up to date with a finished step."""
-        now = self.clock()
-        self.seconds_per_step.append(now - self.marked)
-        self.marked, self.doing = now, None
+        self.did(STEP, event.step)
+        self.doing = None
         self.step, self.metrics = event.step, event.metrics
         self.steps.append(event.step)
         self.rewards.append(number_or_nan(event.metrics.get("reward_mean")))
         self.lengths.append(number_or_nan(event.metrics.get("completion_length_mean")))
         self.sample = sample_of(event.groups) or self.sample
 
+    def did(self, kind: str, step: int) -> None:
+        """Measure what has just ended."""
+        if self.time_left is not None:
+            self.time_left.did(kind, step)
+
     def elapsed(self) -> float:
-        """Seconds since the run started."""
+        """Seconds since this part of the run started."""
         return self.clock() - self.began if self.run else 0.0
 
     def left(self) -> float | None:
-        """Seconds until the last step is done, from the latest steps' pace; None before the first."""
-        if not self.run or not self.seconds_per_step:
-            return None
-        pace = sum(self.seconds_per_step) / len(self.seconds_per_step)
-        remaining = pace * (self.run.total_steps - self.step)
-        return max(0.0, remaining - (self.clock() - self.marked))
+        """Seconds until the run ends; None before this part's first step."""
+        return self.time_left.seconds() if self.time_left else None
 
 
 def number_or_nan(value: Any) -> float:

@@ -10,6 +10,7 @@ from grpo_cli.cli.charts import bar_lines, histogram_lines
 from grpo_cli.cli.figures import percent
 from grpo_cli.cli.terminal import ascii_only, say, stdout_console
 from grpo_cli.foreign_text import one_line
+from grpo_cli.words import plural
 
 HISTOGRAM_WIDTH = 60
 VERDICT_STYLES = {"better": "bold green", "worse": "bold red", "no significant difference": "bold yellow"}
@@ -29,10 +30,14 @@ def print_scores(document: dict[str, Any]) -> None:
 def title(document: dict[str, Any]) -> str:
     """What was measured, on what, how."""
     how = "greedy" if document["temperature"] == 0 else f"temperature {document['temperature']:g}"
-    each = f", {document['num_generations']} completions each" if document["num_generations"] > 1 else ""
+    each = (
+        f", {plural(document['num_generations'], 'completion')} each"
+        if document["num_generations"] > 1
+        else ""
+    )
     return (
         f"{one_line(document['model'])} on {one_line(document['dataset'])} ({document['split']}, "
-        f"{document['samples']} examples{each}, {how})\n"
+        f"{plural(document['samples'], 'example')}{each}, {how})\n"
     )
 
 
@@ -85,6 +90,6 @@ def verdict_line(document: dict[str, Any]) -> Text:
         (comparison["verdict"], VERDICT_STYLES[comparison["verdict"]]),
         f", {comparison['accuracy_difference'] * 100:+.1f} points "
         f"(95 %: {low * 100:+.1f} to {high * 100:+.1f}; paired test: p = {comparison['p']:.2g}). "
-        f"Only the first right: {comparison['only_model_right']} items, "
+        f"Only the first right: {plural(comparison['only_model_right'], 'item')}, "
         f"only the second: {comparison['only_compared_right']}.",
     )

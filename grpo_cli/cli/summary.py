@@ -12,6 +12,7 @@ from grpo_cli.cli.progress import RunProgress
 from grpo_cli.cli.terminal import Safe, say
 from grpo_cli.engine.events import RunFinished
 from grpo_cli.foreign_text import one_line
+from grpo_cli.words import plural
 
 LONGEST_PROMPT = 60  # a longer one would drown the command that shows how to ask
 
@@ -21,7 +22,7 @@ def print_summary(console: Console, progress: RunProgress) -> None:
     finished = progress.finished
     if finished is None:
         return
-    for line in heading(finished):
+    for line in heading(finished, progress.run.resumed_at if progress.run else 0):
         say(console, line)
     if (table := comparison(finished.first, finished.last)) is not None:
         console.print()
@@ -31,13 +32,15 @@ def print_summary(console: Console, progress: RunProgress) -> None:
         say(console, Text(f"  {command}", style="cyan"))
 
 
-def heading(finished: RunFinished) -> list[Text]:
-    """What the run came to: done; or that nothing was learnt, why, and what helps."""
-    steps = f"{finished.steps} steps in {duration(finished.seconds)}"
+def heading(finished: RunFinished, resumed_at: int = 0) -> list[Text]:
+    """The run's result: done; or that nothing was learnt, why, and what helps. The time is of this part."""
+    steps = f"{plural(finished.steps - resumed_at, 'step')} in {duration(finished.seconds)}"
+    if resumed_at:
+        steps += f" after step {resumed_at}, {finished.steps} in all"
     nothing = finished.nothing_learnt
     if nothing is None:
         return [Text(f"\nDone: {steps}.", style="bold")]
-    lines = [Text(f"\nNothing was learnt: {steps} without a group that could teach.", style="bold yellow")]
+    lines = [Text(f"\nNothing was learnt: {steps}, without a group that could teach.", style="bold yellow")]
     lines.append(Text(f"  {one_line(nothing.seen)}"))
     if nothing.cures:
         words, *toml = nothing.cures

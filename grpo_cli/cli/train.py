@@ -69,7 +69,7 @@ def train(
             if world.is_first:
                 say(stderr_console(), Text(dry_run_report(line), style="green"))
             return
-        with training_display(quiet, loaded.config.logging_steps, is_first=world.is_first) as listener:
+        with training_display(quiet, is_first=world.is_first) as listener:
             run.train(loaded.config, listener, world)
 
 

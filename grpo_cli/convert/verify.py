@@ -25,6 +25,7 @@ from grpo_cli.models.classes import REFUSALS, load_weights
 from grpo_cli.models.nanochat_tokenizer import NanochatTokenizer
 from grpo_cli.models.tokenizer import Tokenizer
 from grpo_cli.models.tree import flat
+from grpo_cli.words import plural
 
 PROMPT = "The capital of France is"
 NEW_TOKENS = 8
@@ -132,7 +133,9 @@ def verify_generation(folder: Path, tokenizer: Tokenizer, bos: Sequence[int], on
         on_progress("generating", done, NEW_TOKENS)
         logits = streamed_logits(folder, ids)  # (V,)
         if not mx.isfinite(logits).all().item():
-            return Check("generation", False, f"the logits after {len(ids) - prompt_length} tokens are NaN")
+            return Check(
+                "generation", False, f"the logits after {plural(len(ids) - prompt_length, 'token')} are NaN"
+            )
         token: int = mx.argmax(logits).item()  # type: ignore[assignment]
         if token in tokenizer.eos_ids:
             break

@@ -9,6 +9,7 @@ from grpo_cli.doctor.findings import Finding, error, ok, skipped, warning
 from grpo_cli.doctor.model_folder import BREAKDOWNS, base_folder, fetch_again, rows_of
 from grpo_cli.doctor.tokenizer import NOT_LOADED, added_tokens, is_nanochat, loaded, reserved_ids, too_few
 from grpo_cli.errors import GrpoError
+from grpo_cli.words import plural
 
 if TYPE_CHECKING:
     from grpo_cli.models.tokenizer import Tokenizer
@@ -55,7 +56,7 @@ def special_faults(tokenizer: "Tokenizer", tokens: dict[str, int], rows: int | N
             if number in ids:
                 yield f"{token} typed by a user becomes the special token"
         elif ids != [number]:
-            yield f"{token} becomes {len(ids)} ids, not the one {number}"
+            yield f"{token} becomes {plural(len(ids), 'id')}, not the one {number}"
     for marker in sorted(set(MARKERS.findall(conversation(tokenizer, SAID) or ""))):
         if len(ids := tokenizer.encode(marker)) != 1:
             yield f"{marker}, which the chat template writes, becomes {len(ids)} ids"
@@ -143,7 +144,9 @@ def chat_template(case: Case) -> Iterator[Finding]:
         )
         return
     end = "<|assistant_start|>" if wrapped is None else str(asked)[len(str(plain)) :]
-    yield ok(f"system and user become {len(ids)} ids, ending with {end!r}", tokens=len(ids), end=end)
+    yield ok(
+        f"system and user become {plural(len(ids), 'id')}, ending with {end!r}", tokens=len(ids), end=end
+    )
 
 
 def prompt_ids(tokenizer: "Tokenizer", messages: list[Any]) -> tuple[list[int] | None, str]:
@@ -171,5 +174,7 @@ def without_system(case: Case, tokenizer: "Tokenizer", problem: str) -> Finding:
     if case.config is not None and case.config.system_prompt:
         return error(problem, "the template has no system role: go without one", 'system_prompt = ""')
     return ok(
-        f"a question becomes {len(ids)} ids; a system message is refused", tokens=len(ids), system=False
+        f"a question becomes {plural(len(ids), 'id')}; a system message is refused",
+        tokens=len(ids),
+        system=False,
     )

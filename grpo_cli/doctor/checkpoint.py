@@ -12,6 +12,7 @@ from grpo_cli.doctor.model_folder import BREAKDOWNS
 from grpo_cli.errors import CheckpointError
 from grpo_cli.models.safetensors_header import read_header
 from grpo_cli.untrusted_json import DamagedFile, read_object
+from grpo_cli.words import plural
 
 FINAL, MANIFEST = "final", "manifest.json"
 STATE = "trainer_state.json"
@@ -97,7 +98,7 @@ def resumable(case: Case) -> Iterator[Finding]:
     where = case.run or chosen
     if chosen.name == FINAL and step == total:
         more = f"grpo resume {quoted(where)} --set max_steps={2 * step}"
-        seen = f"finished: {step} of {total} steps; `{more}` makes it longer"
+        seen = f"finished: {step} of {plural(total, 'step')}; `{more}` makes it longer"
     else:
         seen = f"`grpo resume {quoted(where)}` goes on from {chosen.name}, step {step} of {total}"
     older = [f.name for f, problem in case.damages.items() if not problem and f != chosen]

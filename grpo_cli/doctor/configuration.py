@@ -12,6 +12,7 @@ from grpo_cli.doctor.budget import budget
 from grpo_cli.doctor.case import Case, read_lines
 from grpo_cli.doctor.findings import Finding, error, gigabytes, ok, skipped, warning
 from grpo_cli.doctor.memory import highest_limit, raised
+from grpo_cli.words import plural
 
 if TYPE_CHECKING:
     from grpo_cli.config.problems import Problem
@@ -147,7 +148,7 @@ def duration(case: Case) -> Iterator[Finding]:
         steps = total_steps(config, len(load_examples(config, config.train_split)))
         seconds = total_seconds(config, pace, steps)
         yield ok(
-            f"about {in_words(seconds)} for {steps} steps of {pace.step:.2g} s ({pace.basis})",
+            f"about {in_words(seconds)} for {plural(steps, 'step')} of {pace.step:.2g} s ({pace.basis})",
             seconds=seconds,
             steps=steps,
             step_seconds=pace.step,

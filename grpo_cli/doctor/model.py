@@ -14,6 +14,7 @@ from grpo_cli.models.model_files import (
     tensors_in,
     weight_files,
 )
+from grpo_cli.words import plural
 
 OTHERS = ("*.bin", "*.pt", "*.gguf")  # weights in formats that are not read here
 
@@ -33,7 +34,8 @@ def files(case: Case) -> Iterator[Finding]:
         tensors, paths = tensors_in(base), weight_files(base)
         size = sum(path.stat().st_size for path in paths)
         kind = config_of(base).get("model_type")
-        seen = f"{kind}: {plural(len(paths), 'file')} of weights, {len(tensors)} tensors, {size / 1e6:.1f} MB"
+        files, held = plural(len(paths), "file"), plural(len(tensors), "tensor")
+        seen = f"{kind}: {files} of weights, {held}, {size / 1e6:.1f} MB"
         seen += f"; adapters on {base}" if base != folder else ""
         yield ok(seen, files=len(paths), tensors=len(tensors), bytes=size, model_type=kind)
 
@@ -71,8 +73,3 @@ def readable(case: Case, paths: list[Path]) -> Iterator[Finding]:
     for path in paths:
         if problem := header_problem(path):
             yield told(case, problem)
-
-
-def plural(count: int, noun: str) -> str:
-    """`1 file`, `2 files`."""
-    return f"{count} {noun}" + ("" if count == 1 else "s")

@@ -20,6 +20,7 @@ from grpo_cli.doctor.run_log import (
     series,
     too_few,
 )
+from grpo_cli.words import plural
 
 CLEAR = 3.0  # standard errors that a difference between thirds of a run must have
 LOST = 0.4  # of the best third's mean reward
@@ -146,11 +147,10 @@ def best_checkpoint(case: Case, evaluated: Sequence[tuple[int, float, int]]) -> 
 def accuracy_flat(case: Case) -> Iterator[Finding]:
     """Accuracy moves by more than chance."""
     evaluated, steps = accuracies(case), logged_steps(case)
+    made = plural(len(evaluated), "evaluation")
     if len(evaluated) < 2:
         if steps or evaluated or "accuracy-flat" in case.asked:
-            yield skipped(
-                f"{len(evaluated)} evaluations: it takes two, and `eval_steps` says how often they are"
-            )
+            yield skipped(f"{made}: it takes two, and `eval_steps` says how often they are")
         return
     first, last = evaluated[0], evaluated[-1]
     seen = told_accuracy(evaluated)
@@ -161,7 +161,7 @@ def accuracy_flat(case: Case) -> Iterator[Finding]:
     elif interval(last)[0] > interval(first)[1] or fallen_accuracy(evaluated):
         yield ok(seen, **facts)
     elif last[0] < EARLY or len(evaluated) < ENOUGH_EVALUATIONS or is_young(case, last[0]):
-        yield skipped(f"{seen}: too early to say, after {last[0]} steps and {len(evaluated)} evaluations")
+        yield skipped(f"{seen}: too early to say, after {plural(last[0], 'step')} and {made}")
     elif len(rewards) >= FEWEST_STEPS and rise(first_third(rewards), last_third(rewards)) > CLEAR:
         yield ok(f"{seen}; {told_rewards(rewards)}: what is sampled gets better first", **facts)
     else:

@@ -23,7 +23,8 @@ from grpo_cli.doctor.run_log import (
     step_number,
     too_few,
 )
-from grpo_cli.engine.teaching import GUIDE_TEMPERATURE, equal_cures, more_to_learn_from, zero_words
+from grpo_cli.engine.teaching import GUIDE_TEMPERATURE, equal_cures, every, more_to_learn_from, zero_words
+from grpo_cli.words import plural
 
 HIGH_REWARD = 10.0  # the guide's
 # Groups without differences: 0.25 to 0.56 where the embedded model learns, up to 0.9 once it is right, 1
@@ -51,7 +52,7 @@ def rewards_zero(case: Case) -> Iterator[Finding]:
         seen = f"the mean reward is 0 in all steps after step {since}"
         yield warning(seen, *zero_cures(case, fell=True), since=since, reward_mean=0.0)
     else:
-        seen = f"the mean reward is 0 in all {len(means)} steps: {components(steps)}"
+        seen = f"the mean reward is 0 in {every(len(means))}: {components(steps)}"
         yield error(seen, *zero_cures(case, fell=False), steps=len(means), reward_mean=0.0)
 
 
@@ -181,7 +182,7 @@ def identical_groups(case: Case) -> tuple[int, int]:
 
 
 def reward_high(case: Case) -> Iterator[Finding]:
-    """No mean reward above 10."""
+    """No mean reward above 10, where several are added up."""
     steps = [line for line in logged_steps(case) if number(line, "reward_mean") is not None]
     if not steps:
         yield from too_few(case, "reward-high", 0, fewest=1)
@@ -190,14 +191,15 @@ def reward_high(case: Case) -> Iterator[Finding]:
     most = number(highest, "reward_mean") or 0.0
     above = sum((number(line, "reward_mean") or 0.0) > HIGH_REWARD for line in steps)
     seen = f"highest mean reward {most:.4g}, in step {step_number(highest)}"
-    if not above:
-        yield ok(seen, highest=most, steps_above=0)
+    is_alone = sum(key.startswith("rewards/") for key in highest) == 1  # a single one drowns none
+    if not above or is_alone:
+        yield ok(seen, highest=most, steps_above=above)
         return
     words = (
         f"a reward of such a size drowns the others: scale {largest_component(highest)} to about 1; if it is "
         "a count or a length gone wild, bound it in its function"
     )
-    seen += f"; above {HIGH_REWARD:g} in {above} of {len(steps)} steps"
+    seen += f"; above {HIGH_REWARD:g} in {above} of {plural(len(steps), 'step')}"
     yield warning(seen, words, scaled_weights(case, highest), highest=most, steps_above=above)
 
 

@@ -21,6 +21,7 @@ from grpo_cli.engine.teaching import FEWEST_STEPS as FEWEST_STEPS
 from grpo_cli.engine.teaching import GUIDE_NEW_TOKENS as GUIDE_NEW_TOKENS
 from grpo_cli.engine.teaching import SOLVED as SOLVED
 from grpo_cli.engine.teaching import solved as engine_solved
+from grpo_cli.words import plural
 
 Item = TypeVar("Item")
 
@@ -64,11 +65,11 @@ def lines_of_log(case: Case, lines: Sequence[str]) -> Iterator[Finding]:
             **counts,
         )
     elif not steps:
-        held = f"holds {len(evaluations)} evaluations" if evaluations else "is empty"
+        held = f"holds {plural(len(evaluations), 'evaluation')}" if evaluations else "is empty"
         held = "holds no line that can be read" if cut_off and not evaluations else held
         yield skipped(f"no step is logged yet: training_log.jsonl {held}")
     elif odd := not_finite(case):
-        seen = f"NaN or infinite in {len(odd)} metric{'s' * (len(odd) > 1)}: {told_metrics(odd)}"
+        seen = f"NaN or infinite in {plural(len(odd), 'metric')}: {told_metrics(odd)}"
         words = blamed_rate(case) or (
             "the checks leave these values out; a loss or a KL that is no number comes of updates that are "
             "too large: see the lines, and go slower"
@@ -78,7 +79,9 @@ def lines_of_log(case: Case, lines: Sequence[str]) -> Iterator[Finding]:
     else:
         ends = f"{step_number(steps[0])} to {step_number(steps[-1])}"
         last = "; its last line is cut off" if cut_off else ""
-        yield ok(f"{len(steps)} steps ({ends}), {len(evaluations)} evaluations{last}", **counts)
+        yield ok(
+            f"{plural(len(steps), 'step')} ({ends}), {plural(len(evaluations), 'evaluation')}{last}", **counts
+        )
 
 
 def not_finite(case: Case) -> dict[str, int]:
@@ -93,7 +96,7 @@ def not_finite(case: Case) -> dict[str, int]:
 
 def told_metrics(counts: Mapping[str, int]) -> str:
     """`kl in 6 lines, loss in 1 line`, of the first few."""
-    told = [f"{short(name)} in {count} line{'s' * (count > 1)}" for name, count in list(counts.items())[:5]]
+    told = [f"{short(name)} in {plural(count, 'line')}" for name, count in list(counts.items())[:5]]
     return ", ".join(told)
 
 
@@ -167,7 +170,7 @@ def last_third(values: Sequence[Item]) -> Sequence[Item]:
 def too_few(case: Case, name: str, found: int, fewest: int = FEWEST_STEPS) -> Iterator[Finding]:
     """Why a check of steps did not look. Where there are none at all, `run-log` has said so already."""
     if found or logged_steps(case) or name in case.asked:
-        yield skipped(f"{found} steps are too few to say: it takes {fewest}")
+        yield skipped(f"too few steps to say: {found}, and it takes {fewest}")
 
 
 def solved(case: Case) -> str:

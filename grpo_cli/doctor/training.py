@@ -20,6 +20,7 @@ from grpo_cli.doctor.run_log import (
     step_number,
     too_few,
 )
+from grpo_cli.words import plural
 
 HIGH_GRAD_NORM = 10.0  # the guide's; 0.1 to 1.2 where the embedded model learns
 STAYS = 0.5  # of the last third's steps
@@ -58,7 +59,7 @@ def grad_norm_high(case: Case) -> Iterator[Finding]:
         else "each was clipped to max_grad_norm; where it comes again, lower the rate"
     )
     yield warning(
-        f"{seen}; above {HIGH_GRAD_NORM:g} in {sum(is_high)} of {len(steps)} steps, {stays}",
+        f"{seen}; above {HIGH_GRAD_NORM:g} in {sum(is_high)} of {plural(len(steps), 'step')}, {stays}",
         words,
         lower_rate(case),
         "max_grad_norm = 1.0",

@@ -23,6 +23,7 @@ from grpo_cli.engine.batch import Microbatch
 from grpo_cli.engine.head import chosen_logprobs
 from grpo_cli.errors import TrainingError
 from grpo_cli.models.tokenizer import Tokenizer
+from grpo_cli.words import plural
 
 FLOAT32_TOLERANCE = 1e-3  # 50 times what two forwards of 30 layers differ by
 MEAN_STEPS, MOST_STEPS = 8, 128  # in units of ε, as the module's text has them
@@ -134,7 +135,7 @@ def check(deviation: Deviation, allowed: Tolerance, tokenizer: Tokenizer, cause:
         return
     text = tokenizer.decode([deviation.token_id])
     raise TrainingError(
-        f"The sampler and the loss disagree: over {deviation.tokens} tokens their logprobs differ by "
+        f"The sampler and the loss disagree: over {plural(deviation.tokens, 'token')} logprobs differ by "
         f"{deviation.mean:.2g} on average and {deviation.most:.2g} at most, and {allowed.precision} explains "
         f"{allowed.mean:.2g} and {allowed.most:.2g}. Most at token {deviation.place + 1} of a completion, "
         f"{text!r} ({deviation.token_id}): {deviation.sampled:.4f} when it was sampled, "

@@ -25,6 +25,7 @@ from grpo_cli.engine.sampling import Draw, KeyChain, Sampling, draw, uniforms
 from grpo_cli.errors import TrainingError
 from grpo_cli.models.load import Policy
 from grpo_cli.types import StopReason
+from grpo_cli.words import plural
 
 PREFILL_TOKENS = 2048  # prompt tokens read in one forward: bounds memory, not results
 
@@ -234,7 +235,8 @@ class Decoding:
 def broken_policy(row: Row) -> BrokenPolicy:
     """The error for a row whose logits are no numbers."""
     return BrokenPolicy(
-        f"The policy's logits are NaN or infinite after {len(row.token_ids)} tokens of a completion",
+        f"The policy's logits are NaN or infinite after {plural(len(row.token_ids), 'token')} of a "
+        "completion",
         "its weights are damaged: take an earlier checkpoint, and lower `learning_rate`",
     )
 

@@ -26,6 +26,11 @@ class RunStarted:
     device: str
     train_examples: int
     skipped_prompts: int  # longer than max_prompt_length
+    resumed_at: int = 0  # the step that this part of the run begins after
+    evaluations: tuple[dict[str, Any], ...] = ()  # lines of those that were made before
+    logging_steps: int = 1
+    eval_steps: int = 0  # 0: never, also where there is nothing to evaluate on
+    save_steps: int = 0
 
 
 @dataclass(frozen=True)
@@ -91,8 +96,8 @@ class RunFinished:
 
     run_dir: Path
     final: Path
-    steps: int
-    seconds: float
+    steps: int  # in all
+    seconds: float  # since RunStarted
     first: dict[str, Any] | None
     last: dict[str, Any] | None
     adapters_on: str | None = None  # with LoRA, the base model that the adapters in `final` belong to

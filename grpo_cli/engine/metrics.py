@@ -17,7 +17,8 @@ SHORTEST = 8  # items; what is shorter has too few n-grams for a share of them t
 def anomalies(line: dict[str, Any]) -> dict[str, str]:
     """What is not as it should be in a step's line: a short name, and a sentence with the cure."""
     found = {}
-    if (line["reward_mean"] or 0.0) > HIGH_REWARD:
+    several = sum(key.startswith("rewards/") for key in line) > 1  # else there is none to drown
+    if several and (line["reward_mean"] or 0.0) > HIGH_REWARD:
         found["reward_mean > 10"] = (
             f"the mean reward is {line['reward_mean']:.1f}; rewards beyond 10 drown the others: scale them "
             "with `reward_weights`"

@@ -42,6 +42,7 @@ from grpo_cli.engine.state import read_state
 from grpo_cli.engine.trainer import Trainer
 from grpo_cli.errors import CheckpointError, ConfigError, ModelError
 from grpo_cli.files import copy_file
+from grpo_cli.words import plural
 
 
 def resume(
@@ -229,7 +230,7 @@ def complete(trainer: Trainer, run_dir: Path, listener: events.Listener) -> Path
     more = 2 * trainer.total_steps
     listener(
         events.Notice(
-            f"{run_dir} is complete: all {trainer.total_steps} steps are made; "
+            f"{run_dir} is complete, after {plural(trainer.total_steps, 'step')}; "
             f"`grpo resume {quote(str(run_dir))} --set max_steps={more}` makes more"
         )
     )

@@ -51,6 +51,7 @@ from grpo_cli.models.lora import LoRA, add_adapters
 from grpo_cli.rewards.table import code_files, load_rewards
 from grpo_cli.trust import remember_rewards
 from grpo_cli.types import Example, RolloutGroup
+from grpo_cli.words import plural
 
 NO_LAYERS = (
     "grad_checkpoint: this model's layers are called in a way of its own, so every completion reads its "
@@ -265,8 +266,8 @@ def evaluation_prompts(examples: list[Example], policy: Policy, config: Config) 
 def skipped_notice(prompts: Prompts, config: Config) -> str:
     """What a person should know of prompts that are left out."""
     return (
-        f"{prompts.left_out} of {len(prompts.encoded)} training prompts are longer than "
-        f"max_prompt_length = {config.max_prompt_length} tokens and are left out"
+        f"{prompts.left_out} of {plural(len(prompts.encoded), 'training prompt')} left out: longer than "
+        f"max_prompt_length = {config.max_prompt_length} tokens"
     )
 
 

@@ -50,6 +50,7 @@ from grpo_cli.rewards.notes import together
 from grpo_cli.rewards.score import Scorer
 from grpo_cli.rewards.table import RewardFunction
 from grpo_cli.types import NOT_TRAINING, Rollout, RolloutGroup
+from grpo_cli.words import plural
 
 
 @dataclass
@@ -332,8 +333,9 @@ class Stages:
         def tell(rows: int) -> None:
             self.listener(
                 events.Notice(
-                    f"memory was short in {what}: from now on at most {rows} completions at once, to the "
-                    "same result. `batch_size = 1` with more `gradient_accumulation_steps` needs less"
+                    f"memory was short in {what}: from now on at most {plural(rows, 'completion')} at "
+                    "once, to the same result. `batch_size = 1` with more `gradient_accumulation_steps` "
+                    "needs less"
                 )
             )
 

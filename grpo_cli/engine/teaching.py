@@ -86,10 +86,10 @@ class Teaching:
             return NothingLearnt(f"nothing is left to learn ({learned})", [], is_solved=True)
         rewards, count = series(self.lines, "reward_mean"), len(self.lines)
         if not any(rewards):
-            seen = f"the mean reward is 0 in all {count} steps: {components(self.lines)}"
+            seen = f"the mean reward is 0 in {every(count)}: {components(self.lines)}"
             cures = [zero_words(series(late, "truncated_fraction")), *more_to_learn_from(self.config)]
         else:
-            seen = f"all rewards are equal in each group of all {count} steps: {components(self.lines)}"
+            seen = f"all rewards are equal in each group of {every(count)}: {components(self.lines)}"
             cures = equal_cures(self.config, series(late, "reward_mean"))
         constant = list(self.constants(self.values)) if len(self.completions) > 1 else []
         return NothingLearnt("; ".join([seen, *constant]), cures)
@@ -102,6 +102,11 @@ class Teaching:
                 [value] = seen
                 note = f" ({self.note})" if self.note and name in self.own else ""
                 yield f"reward `{name}` is constant: {value:g} for {count} different completions{note}"
+
+
+def every(count: int) -> str:
+    """All of so many steps."""
+    return f"all {count} steps" if count > 1 else "its only step"
 
 
 def told(cures: Sequence[str]) -> str:

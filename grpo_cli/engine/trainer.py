@@ -332,5 +332,10 @@ class Trainer(Stages):
                 device.prepare().name + (f", {self.world.size} ranks" if self.world.size > 1 else ""),
                 len(self.train_prompts),
                 self.skipped_prompts,
+                self.state.step,
+                tuple(self.state.evaluations),
+                self.config.logging_steps,
+                self.config.eval_steps if self.eval_prompts else 0,
+                self.config.save_steps,
             )
         )

@@ -30,6 +30,7 @@ from grpo_cli.models.adapter_config import ADAPTER_CONFIG, ADAPTERS, read_adapte
 from grpo_cli.models.model_files import header_problem, names_in
 from grpo_cli.models.tree import flat
 from grpo_cli.models.trial import BREAKDOWNS
+from grpo_cli.words import plural
 
 Kind = Literal["lora", "dora"]
 EMBEDDINGS = (LoRAEmbedding, DoRAEmbedding)
@@ -55,7 +56,7 @@ def add_adapters(model: nn.Module, lora: LoRA) -> None:
     total = len(model.layers)
     if lora.layers > total:
         raise ModelError(
-            f"lora_layers = {lora.layers}, but the model has {total} layers",
+            f"lora_layers = {lora.layers}, but the model has {plural(total, 'layer')}",
             f"lora_layers = {total}, or 0 for all",
             trouble="contradiction",
         )

@@ -20,6 +20,7 @@ from grpo_cli.rewards.notes import Notes
 from grpo_cli.rewards.request import RewardRequest, note_on_answer
 from grpo_cli.rewards.table import RewardFunction
 from grpo_cli.rewards.user_error import describe, place, trace
+from grpo_cli.words import plural
 
 SHOWN = 200  # characters of a completion in an error
 PROBE_SECONDS = 5.0  # for finding the completion on which an async reward fails
@@ -81,7 +82,9 @@ def checked(name: str, returned: Any, request: RewardRequest) -> list[float | No
     count = len(request.samples)
     if len(returned) != count:
         raise RewardError(
-            f"Reward `{name}` returned {len(returned)} values for {count} completions{show(request, 0)}", HINT
+            f"Reward `{name}` returned {plural(len(returned), 'value')} for {plural(count, 'completion')}"
+            f"{show(request, 0)}",
+            HINT,
         )
     return [
         None if value is None else number(name, value, request, index) for index, value in enumerate(returned)
@@ -149,7 +152,7 @@ def cure(error: BaseException, request: RewardRequest, index: int) -> str:
 def late(name: str, timeout: float) -> RewardError:
     """The error for a reward that took too long."""
     return RewardError(
-        f"Reward `{name}` did not answer within reward_timeout = {timeout:g} seconds",
+        f"Reward `{name}` did not answer within reward_timeout = {timeout:g} s",
         f"allow it more time: `--set reward_timeout={2 * timeout:g}`, or 0 for no limit",
     )
 

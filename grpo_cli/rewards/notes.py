@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from statistics import fmean
 from typing import Any
 
+from grpo_cli.words import plural
+
 Metrics = Mapping[str, Sequence[float]]  # every value that was logged under a name
 
 
@@ -34,7 +36,10 @@ class Notes:
         """Remember a value for each completion, as JSON has it; what JSON has not, as its text."""
         found = list(values)
         if len(found) != self.count:
-            raise ValueError(f"log_extra({column!r}, …): {len(found)} values for {self.count} completions")
+            raise ValueError(
+                f"log_extra({column!r}, …): {plural(len(found), 'value')} for "
+                f"{plural(self.count, 'completion')}"
+            )
         self.extras[str(column)] = [as_plain(value) for value in found]
 
 

@@ -3,6 +3,7 @@
 import io
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -187,7 +188,9 @@ def test_plain_lines(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_plain_lines_follow_logging_steps_and_end_with_the_last() -> None:
     console, stream = plain_console()
-    played(console, whole_run(), logging_steps=2)
+    events = whole_run()
+    events[1] = replace(STARTED, logging_steps=2)
+    played(console, events)
     steps = [line.split()[1] for line in stream.getvalue().splitlines() if line.startswith("step ")]
     assert steps == ["2/3", "3/3"]
 
@@ -370,23 +373,6 @@ def test_a_pipe_is_not_interactive_even_if_colour_is_forced(monkeypatch: pytest.
     monkeypatch.setenv("FORCE_COLOR", "1")
     assert not is_interactive(Console(file=io.StringIO()))
     assert is_interactive(terminal_console()[0])
-
-
-def test_time_left_follows_the_latest_steps() -> None:
-    clock = Clock()
-    progress = RunProgress(clock)
-    assert progress.left() is None
-    progress.take(RunStarted(RUN, 100, "tiny", 1, 1, "cpu", 1, 0))
-    clock.now += 500  # the first evaluation is not a step's time
-    progress.take(EvaluationDone(0, BEFORE))
-    for number in range(1, 31):
-        clock.now += 10 if number <= 10 else 2
-        progress.take(step(number, 0.5))
-    assert progress.left() == 70 * 2  # of the twenty latest steps
-    clock.now += 1.5
-    assert progress.left() == 70 * 2 - 1.5
-    clock.now += 1000
-    assert progress.left() == 0
 
 
 def test_the_closing_table_says_how_sure_its_difference_is() -> None:

@@ -38,7 +38,7 @@ def test_a_run_that_was_told_to_write_none_is_told_so(tmp_path: Path) -> None:
     ("lines", "seen"),
     [
         ([], "no step is logged yet: training_log.jsonl is empty"),
-        ([evaluation(0, 0.5)], "no step is logged yet: training_log.jsonl holds 1 evaluations"),
+        ([evaluation(0, 0.5)], "no step is logged yet: training_log.jsonl holds 1 evaluation"),
     ],
 )
 def test_a_run_without_steps_is_no_trouble(tmp_path: Path, lines: list[dict[str, Any]], seen: str) -> None:

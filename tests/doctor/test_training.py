@@ -20,6 +20,11 @@ def test_a_healthy_log_gets_no_warning(tmp_path: Path) -> None:
     ]
 
 
+def high_once(step: int) -> float:
+    """A mean reward that is above 10 in step 7."""
+    return 50.0 if step == 7 else 9.0
+
+
 CASES = [
     # name, lines, settings, severity, a part of what was seen, of the cure with its lines
     (
@@ -48,11 +53,11 @@ CASES = [
     ),
     (
         "reward-high",
-        steps(10, reward_mean=lambda s: 50.0 if s == 7 else 9.0, **{"rewards/correctness": 50.0}),
-        {},
+        steps(10, reward_mean=high_once, **{"rewards/correctness": 50.0, "rewards/int": 0.0}),
+        {"reward_functions": ["correctness", "int"]},
         "warning",
         "highest mean reward 50, in step 7; above 10 in 1 of 10 steps",
-        "reward_weights = [0.02]",
+        "reward_weights = [0.02, 1.0]",
     ),
     (
         "grad-norm-high",
@@ -222,6 +227,8 @@ def test_each_trouble_is_told_with_its_numbers_and_its_cure(
         ),
         # Too short to tell.
         ([evaluation(0, 0.4), *steps(4, reward_mean=0.0, reward_std=0.0), evaluation(4, 0.4)], {}),
+        # A reward that is alone drowns none.
+        (steps(12, reward_mean=50.0, **{"rewards/correctness": 50.0}), {}),
         # Several updates a rollout: rollouts take no time in every other step.
         (steps(20, rollout_seconds=lambda s: 8.0 * (s % 2), step_seconds=lambda s: 3.1 + 8.0 * (s % 2)), {}),
     ],

@@ -227,7 +227,8 @@ def test_high_rewards_and_gradients_are_flagged_once(tmp_path: Path) -> None:
         "def reward(completions, **columns):\n    return [20.0 + i for i, _ in enumerate(completions)]\n"
     )
     seen: list[str] = []
-    config = small(tmp_path, **{**SHORT, "reward_functions": [f"{tmp_path}/mine.py:reward"], "max_steps": 3})
+    names = [f"{tmp_path}/mine.py:reward", "int"]
+    config = small(tmp_path, **{**SHORT, "reward_functions": names, "max_steps": 3})
     run.train(config, lambda event: seen.append(event.text) if isinstance(event, events.Notice) else None)
     assert all("reward_mean > 10" in line["flags"] for line in lines(config.run_dir))
     assert len([text for text in seen if "the mean reward is 2" in text]) == 1

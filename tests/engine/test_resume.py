@@ -177,7 +177,7 @@ def notices(path: Path, *overrides: str) -> tuple[list[str], Path]:
 def test_a_complete_run_says_so_and_goes_on_when_it_is_made_longer(done: Config) -> None:
     said, final = notices(done.run_dir)
     assert said[0] == f"going on from {done.run_dir / 'final'}"
-    assert f"{done.run_dir} is complete: all 4 steps are made" in said[1]
+    assert f"{done.run_dir} is complete, after 4 steps" in said[1]
     resume(done.run_dir, ["max_steps=6"])
     assert [line["step"] for line in lines(done.run_dir)] == [1, 2, 3, 4, 5, 6]
     assert read_state(final)[0].step == 6

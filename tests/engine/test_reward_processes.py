@@ -78,7 +78,7 @@ def test_a_reward_that_takes_too_long_ends_the_run(
     settings = {"reward_functions": [f"{mine}:{reward}"], "reward_workers": workers, "reward_timeout": 0.5}
     with pytest.raises(RewardError) as error:
         run.train(small(tmp_path, **{**SHORT, **settings}))
-    assert error.value.message == f"Reward `{reward}` did not answer within reward_timeout = 0.5 seconds"
+    assert error.value.message == f"Reward `{reward}` did not answer within reward_timeout = 0.5 s"
     assert left() == []
 
 

@@ -71,6 +71,9 @@ def test_at_the_end_it_says_why() -> None:
     assert cut.cures[0].startswith(
         "no completion reaches its answer: 100 % are cut off. Raise max_new_tokens"
     )
+    once = after(1, reward_mean=-19.0)[0].explain()
+    assert once is not None
+    assert once.seen.startswith("all rewards are equal in each group of its only step")
     equal = after(12, reward_mean=-19.0)[0].explain()
     assert equal is not None
     assert equal.seen.startswith("all rewards are equal in each group of all 12 steps")

@@ -212,7 +212,9 @@ def test_long_prompts_are_skipped_counted_and_never_cut(tmp_path: Path) -> None:
     assert trainer.total_steps == 1 and left_out <= 2
     assert all(len(prompt.ids) <= 40 for prompt in taken)
     (notice,) = [event for event in seen if isinstance(event, events.Notice)]
-    assert notice.text.startswith("1 of 3 training prompts are longer than max_prompt_length = 40 tokens")
+    assert notice.text.startswith(
+        "1 of 3 training prompts left out: longer than max_prompt_length = 40 tokens"
+    )
     with pytest.raises(DataError, match="No prompt has 3 tokens or fewer"):
         run.prepare(small(tmp_path, **(settings | {"max_prompt_length": 3})))
 

@@ -123,7 +123,7 @@ def test_a_timeout_names_the_reward_the_seconds_and_the_key() -> None:
         score([("quick", length), ("judge", forever)], [1.0, 1.0], two_groups(), timeout=0.2)
     assert time.monotonic() - started < HANG
     assert cancelled == [True]
-    assert error.value.message == "Reward `judge` did not answer within reward_timeout = 0.2 seconds"
+    assert error.value.message == "Reward `judge` did not answer within reward_timeout = 0.2 s"
     assert error.value.hint == "allow it more time: `--set reward_timeout=0.4`, or 0 for no limit"
 
 

@@ -186,7 +186,7 @@ def test_a_value_that_is_no_finite_number_stops(value: Any, shown: str) -> None:
 @pytest.mark.parametrize(
     ("returned", "said"),
     [
-        ([1.0], "1 values for 4 completions"),
+        ([1.0], "1 value for 4 completions"),
         ([0.0] * 5, "5 values for 4 completions"),
         ([], "0 values for 4 completions"),
         (1.0, "a float, not a list of numbers"),

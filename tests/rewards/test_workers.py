@@ -163,7 +163,7 @@ def test_one_that_takes_too_long_is_killed(mine: str) -> None:
     started = time.monotonic()
     error = error_of(f"{mine}:slow", [group("a", "", ["quick"]), group("b", "", ["wait"])], timeout=0.5)
     assert time.monotonic() - started < HANG
-    assert error.message == "Reward `slow` did not answer within reward_timeout = 0.5 seconds"
+    assert error.message == "Reward `slow` did not answer within reward_timeout = 0.5 s"
     assert error.hint == "allow it more time: `--set reward_timeout=1`, or 0 for no limit"
 
 
@@ -172,7 +172,7 @@ def test_what_waits_behind_a_late_one_is_late_too(mine: str) -> None:
     names, groups = [f"{mine}:slow"], [group("a", "", ["quick"]), group("b", "", ["wait"])]
     with (
         Scorer(load_rewards(names), [1.0], 0.5, 1, names) as scorer,
-        pytest.raises(RewardError, match=r"`slow` did not answer within reward_timeout = 0\.5 seconds"),
+        pytest.raises(RewardError, match=r"`slow` did not answer within reward_timeout = 0\.5 s"),
         scorer.beside(groups, 1) as pending,
     ):
         pending.begin(1)

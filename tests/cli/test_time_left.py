@@ -1,0 +1,157 @@
+"""How long a run still takes, and what its display says after a resume: numbers by hand, a clock by hand."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from grpo_cli.cli.dashboard import frame
+from grpo_cli.cli.live import started_line, step_line
+from grpo_cli.cli.progress import RunProgress
+from grpo_cli.cli.summary import heading
+from grpo_cli.engine.events import CheckpointSaved, EvaluationDone, RunFinished, RunStarted, StepFinished
+from grpo_cli.engine.teaching import NothingLearnt
+
+RUN = Path("outputs/r")
+
+
+class Watched:
+    """A run whose events each come so many seconds after the one before."""
+
+    def __init__(self, total: int, **more: Any) -> None:
+        self.now = 100.0
+        self.progress = RunProgress(lambda: self.now)
+        self.progress.take(RunStarted(RUN, total, "tiny", 1, 1, "cpu", 1, 0, **more))
+
+    def step(self, number: int, seconds: float = 0.0) -> None:
+        self.now += seconds
+        self.progress.take(StepFinished(number, {"step": number, "reward_mean": 0.5}, []))
+
+    def evaluation(self, step: int, seconds: float = 0.0, accuracy: float = 0.5) -> None:
+        self.now += seconds
+        self.progress.take(EvaluationDone(step, {"step": step, "eval_accuracy": accuracy}))
+
+    def save(self, step: int, seconds: float = 0.0) -> None:
+        self.now += seconds
+        self.progress.take(CheckpointSaved(step, RUN / f"checkpoint-{step}"))
+
+    def left(self) -> float | None:
+        return self.progress.left()
+
+
+def test_evaluations_and_saves_that_are_still_to_come_are_counted() -> None:
+    run = Watched(10, eval_steps=5, save_steps=4)
+    run.evaluation(0, 30)
+    assert run.left() is None
+    run.step(1, 2)
+    assert run.left() == 9 * 2 + 2 * 30  # evaluations after 5 and 10; no save was measured yet
+    for step in (2, 3, 4):
+        run.step(step, 2)
+    assert run.left() == 6 * 2 + 2 * 30
+    run.save(4, 7)
+    assert run.left() == 6 * 2 + 2 * 30 + 2 * 7  # saves after 8, and the final one
+    run.step(5, 2)
+    run.now += 10
+    assert run.left() == 5 * 2 + (30 - 10) + 30 + 2 * 7
+    run.evaluation(5, 30)  # 40 s in all: 35 on average
+    assert run.left() == 5 * 2 + 35 + 2 * 7
+
+
+def test_the_end_of_a_run_is_not_its_last_step() -> None:
+    run = Watched(3, eval_steps=2, save_steps=3)
+    run.evaluation(0, 80)
+    run.step(1, 1)
+    run.step(2, 1)
+    run.evaluation(2, 80)
+    run.step(3, 1)
+    assert run.left() == 80  # the last step is evaluated, though 3 is no multiple of 2
+    run.evaluation(3, 80)
+    assert run.left() == 0
+    run.save(3, 6)
+    assert run.left() == 6  # the final one comes after the checkpoint
+    run.now += 2
+    assert run.left() == 4
+
+
+def test_what_is_late_takes_no_time_from_what_comes_after_it() -> None:
+    run = Watched(10, eval_steps=10)
+    run.evaluation(0, 20)
+    run.step(1, 2)
+    run.now += 1.5
+    assert run.left() == 9 * 2 + 20 - 1.5
+    run.now += 1000
+    assert run.left() == 8 * 2 + 20
+
+
+def test_the_latest_twenty_steps_count() -> None:
+    run = Watched(100)
+    for step in range(1, 31):
+        run.step(step, 10 if step <= 10 else 2)
+    assert run.left() == 70 * 2
+
+
+@pytest.mark.parametrize(("eval_steps", "evaluations"), [(0, 0), (1, 9), (3, 4), (4, 3), (50, 1)])
+def test_how_many_evaluations_are_to_come(eval_steps: int, evaluations: int) -> None:
+    """After step 1 of 10: after each of 2 to 10; 3, 6, 9, 10; 4, 8, 10; 10."""
+    run = Watched(10, eval_steps=eval_steps)
+    if eval_steps:
+        run.evaluation(0, 100)
+    run.step(1, 1)
+    if eval_steps == 1:
+        run.evaluation(1, 100)
+    assert run.left() == 9 + 100 * evaluations
+
+
+BEFORE = (
+    {"step": 0, "eval_accuracy": 0.25, "eval_seconds": 40.0},
+    {"step": 10, "eval_accuracy": 0.5, "eval_seconds": 20.0},
+)
+
+
+def resumed() -> Watched:
+    return Watched(40, resumed_at=12, evaluations=BEFORE, eval_steps=10, save_steps=20)
+
+
+def lines(run: Watched) -> list[str]:
+    return [line.plain.rstrip() for line in frame(run.progress, 76, 30)]
+
+
+def test_a_resumed_run_is_shown_from_where_it_is() -> None:
+    run = resumed()
+    assert any(line.startswith(" step       ━━━━━━━━━╸─") and " 12/40 " in line for line in lines(run))
+    assert " accuracy   50.0 %  from 25.0 % at step 0  ▁█" in lines(run)
+    run.step(13, 3)
+    assert run.left() == 27 * 3 + 3 * 30  # by the evaluations before the resume; after 20, 30 and 40
+    assert step_line(run.progress) == "step 13/40  reward 0.50  left 2m 51s"
+    assert "resumed after step 12" in started_line(run.progress.run)  # type: ignore[arg-type]
+    assert next(line for line in lines(run) if line.startswith("                  step")).split() == [
+        "step",
+        "13",
+        "40",
+    ]
+
+
+def test_an_evaluation_after_a_resume_is_not_one_before_training() -> None:
+    run = Watched(40, resumed_at=12, eval_steps=10)
+    run.evaluation(20)
+    assert " accuracy   50.0 %  at step 20" in lines(run)
+
+
+@pytest.mark.parametrize(("total", "end"), [(40, "40"), (100, "100"), (1000, "100 of 1000")])
+def test_the_right_end_of_the_curve_is_named(total: int, end: str) -> None:
+    run = Watched(total)
+    run.step(1, 1)
+    assert any(
+        line.startswith("                  step 1 ") and line.endswith(f" {end}") for line in lines(run)
+    )
+
+
+def test_the_closing_line_counts_this_part_and_all() -> None:
+    finished = RunFinished(RUN, RUN / "final", 40, 270.0, None, None)
+    assert heading(finished, 32)[0].plain == "\nDone: 8 steps in 4m 30s after step 32, 40 in all."
+    assert heading(finished, 39)[0].plain == "\nDone: 1 step in 4m 30s after step 39, 40 in all."
+    assert heading(finished)[0].plain == "\nDone: 40 steps in 4m 30s."
+    nothing = RunFinished(RUN, RUN / "final", 1, 2.0, None, None, nothing_learnt=NothingLearnt("x", []))
+    assert heading(nothing)[0].plain == (
+        "\nNothing was learnt: 1 step in 2s, without a group that could teach."
+    )
