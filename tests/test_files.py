@@ -16,7 +16,7 @@ from grpo_cli.config.render import dump_config
 from grpo_cli.config.resolve import find_config
 from grpo_cli.errors import ConfigError
 from grpo_cli.files import chosen_path, open_log, open_regular, write_file, written
-from grpo_cli.models.load import find_model
+from grpo_cli.models.find import find_model
 
 
 @pytest.fixture(autouse=True)

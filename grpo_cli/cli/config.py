@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.text import Text
 
+from grpo_cli.cli.doing import doing
 from grpo_cli.cli.errors import show_error
 from grpo_cli.cli.help import GrpoCommand, examples
 from grpo_cli.cli.options import SetOption
@@ -44,7 +45,8 @@ def validate(
 
     Reports every problem of each file; the exit code is 2 if there is one.
     """
-    from grpo_cli.config.load import inspect_config
+    with doing(f"reading {', '.join(files)} …", shown=not as_json):
+        from grpo_cli.config.load import inspect_config
 
     inspections = [inspect_config(name, set_ or (), on_this_machine=True) for name in files]
     if as_json:
@@ -108,7 +110,8 @@ def show(
 
     It is TOML; comments say where each value came from.
     """
-    from grpo_cli.config.render import show_config
+    with doing("reading the configuration …"):
+        from grpo_cli.config.render import show_config
 
     _print_toml(show_config(_loaded(file, set_)))
 
@@ -134,8 +137,9 @@ def init(
 
     It has every key with its description, its value and its default.
     """
-    from grpo_cli.config.render import starting_file
-    from grpo_cli.config.schema import Config
+    with doing("reading the schema …"):
+        from grpo_cli.config.render import starting_file
+        from grpo_cli.config.schema import Config
 
     config = _loaded(from_, None).config if from_ else Config.model_validate({})
     text = starting_file(config, str(file or "my.toml"))
@@ -174,6 +178,7 @@ def _loaded(name: str | None, overrides: list[str] | None) -> "LoadedConfig":
 )
 def schema() -> None:
     """Print the JSON Schema, for editors."""
-    from grpo_cli.config.render import json_schema
+    with doing("reading the schema …"):
+        from grpo_cli.config.render import json_schema
 
     print_json(json_schema())

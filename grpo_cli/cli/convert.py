@@ -6,11 +6,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from grpo_cli.cli.doing import doing
 from grpo_cli.cli.heavy import start_device
 
 if TYPE_CHECKING:
-    from grpo_cli.cli.conversion import Display
-    from grpo_cli.convert.options import Conversion, Options
+    from collections.abc import Callable
+
+    from grpo_cli.convert.options import Conversion
 
 
 class DType(StrEnum):
@@ -118,10 +120,14 @@ def convert(
             "--fuse takes a folder of adapters, where --step and --rename mean nothing; "
             "--to nanochat fuses adapters by itself"
         )
-    start_device()
-    from grpo_cli.cli.conversion import conversion_display, print_result
-    from grpo_cli.convert.options import Options
+    with doing(f"looking for {source} …"):
+        from grpo_cli.cli.conversion import conversion_display, print_result
+        from grpo_cli.convert.options import Options
+        from grpo_cli.convert.source import check_there
 
+        check_there(source)  # before the wait for MLX
+        start_device()
+        convert_source = conversion(to, fuse)
     options = Options(
         output=output,
         quantize=quantize,
@@ -137,7 +143,7 @@ def convert(
     with conversion_display() as display:
         if verify:
             check_intact(source)
-        done = run(source, options, to, fuse, display)
+        done = convert_source(source, options, display.progress, display.check)
     print_result(done, display.checks, to.value)
 
 
@@ -156,16 +162,16 @@ def check_intact(source: str) -> None:
         )
 
 
-def run(source: str, options: "Options", to: Target, fuse: bool, display: "Display") -> "Conversion":
-    """Make the conversion that was asked for."""
+def conversion(to: Target, fuse: bool) -> "Callable[..., Conversion]":
+    """What makes the conversion that was asked for."""
     if to is Target.nanochat:
         from grpo_cli.convert.to_nanochat import convert_back
 
-        return convert_back(source, options, display.progress, display.check)
+        return convert_back
     if fuse:
         from grpo_cli.convert.fuse import fuse as fuse_source
 
-        return fuse_source(source, options, display.progress, display.check)
+        return fuse_source
     from grpo_cli.convert.run import convert as convert_source
 
-    return convert_source(source, options, display.progress, display.check)
+    return convert_source

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from grpo_cli.cli.doing import doing
 from grpo_cli.cli.output_file import OutputFile
 from grpo_cli.cli.terminal import print_json, stdout_console
 from grpo_cli.errors import CheckpointError, ConfigError, GrpoError, ModelError
@@ -65,15 +66,17 @@ def doctor(
     On this machine and in what is named. The exit code is 1 for what is broken (✗), 0 for what is only in the
     way (!).
     """
+    with doing("looking …", shown=not as_json):
+        from grpo_cli.cli.diagnosis import show_findings
+
     if list_:
         show_list(as_json)
         return
     if explain:
         show_chapter(explain, as_json)
         return
-    from grpo_cli.cli.diagnosis import show_findings
-
-    case = examined_case(config, model, checkpoint, run, only or [])
+    with doing("looking …", shown=not as_json):
+        case = examined_case(config, model, checkpoint, run, only or [])
     if hosts:
         case.hosts, case.python, case.starting_port = hosts, python, starting_port
         case.host_file  # noqa: B018 (a file that is none ends the command, before anything is looked at)

@@ -1,5 +1,6 @@
 """`grpo eval`: measure a model on held-out examples, alone or against another on the same items."""
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -7,6 +8,8 @@ import typer
 
 from grpo_cli.cli.completions_file import completions_file, completions_text
 from grpo_cli.cli.config import show_warnings
+from grpo_cli.cli.doing import doing
+from grpo_cli.cli.early import check_names
 from grpo_cli.cli.heavy import start_device
 from grpo_cli.cli.options import ConfigOption, SetOption, given, one_of
 from grpo_cli.cli.ranks import ranks
@@ -14,6 +17,8 @@ from grpo_cli.cli.scores import print_scores
 from grpo_cli.cli.terminal import is_interactive, print_json, stderr_console
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from grpo_cli.config.schema import Config
     from grpo_cli.distributed.world import World
     from grpo_cli.engine.evaluate import Evaluation
@@ -69,19 +74,29 @@ def evaluate(
     model = one_of(model, model_, "--model")
     if model is None:
         raise typer.BadParameter("name a model: `grpo eval outputs/smoke_test/final`, or --model")
-    from grpo_cli.config.of_model import config_for_evaluation
+    with doing(f"loading {model} …"):
+        from grpo_cli.config.of_model import config_for_evaluation
 
+    models = list(dict.fromkeys(filter(None, (model, compare))))
     with ranks() as world:
         overrides = [*given(dataset=dataset, eval_split=split, eval_samples=samples), *(set_ or [])]
         loaded = config_for_evaluation(model, config, overrides)
         if world.is_first:
             show_warnings(loaded.warnings)
         file = completions_file(output, force, loaded.config) if output and world.is_first else None
-        start_device()
-        sampling = sampling_of(loaded.config, num_generations, temperature)
+        with doing(f"loading {model} …", shown=world.is_first) as show:
+            check_names(loaded.config, models, show)
+            start_device()
+            sampling = sampling_of(loaded.config, num_generations, temperature)
+            from grpo_cli.engine.run import evaluate_model
+
         evaluations = {
-            name: measure(name, loaded.config, sampling, num_generations, world)
-            for name in filter(None, (model, compare))
+            name: measure(
+                name,
+                partial(evaluate_model, name, loaded.config, sampling, num_generations, world=world),
+                world,
+            )
+            for name in models
         }
         if not world.is_first:
             return
@@ -128,13 +143,9 @@ def sampling_of(config: "Config", num_generations: int, temperature: float | Non
     return replace(Sampling.for_evaluation(config), temperature=temperature)
 
 
-def measure(
-    name: str, config: "Config", sampling: "Sampling", num_generations: int, world: "World"
-) -> "Evaluation":
+def measure(name: str, evaluate: "Callable[..., Evaluation]", world: "World") -> "Evaluation":
     """Evaluate one model with a progress bar on stderr, its completions scored by the rewards."""
     from rich.progress import Progress
-
-    from grpo_cli.engine.run import evaluate_model
 
     console = stderr_console()
     shows = world.is_first and is_interactive(console)
@@ -147,4 +158,4 @@ def measure(
                 task, completed=finished, total=total, description=f"Evaluating {name} ({tokens} tokens)"
             )
 
-        return evaluate_model(name, config, sampling, num_generations, show, world)
+        return evaluate(on_progress=show)

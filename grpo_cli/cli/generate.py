@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.text import Text
 
+from grpo_cli.cli.doing import doing
+from grpo_cli.cli.early import find
 from grpo_cli.cli.heavy import start_device
 from grpo_cli.cli.terminal import encodable, say, stderr_console, stdout_console
 from grpo_cli.errors import GrpoError
@@ -40,14 +42,16 @@ def generate(
     """
     if bool(prompt) == chat:
         raise typer.BadParameter("give either --prompt TEXT or --chat")
-    from grpo_cli.config.of_model import config_of_model
+    with doing(f"loading {model} …") as tell:
+        from grpo_cli.config.of_model import config_of_model
 
-    config = config_of_model(model)
-    start_device()
-    from grpo_cli.engine.sampling import Sampling
-    from grpo_cli.models.load import load_policy
+        config = config_of_model(model)
+        find(model, tell)
+        start_device()
+        from grpo_cli.engine.sampling import Sampling
+        from grpo_cli.models.load import load_policy
 
-    policy = load_policy(model)
+        policy = load_policy(model)
     sampling = Sampling(max_tokens, temperature, stop=tuple(config.stop))
     messages: list[Message] = []
     text = config.system_prompt if system is None else system

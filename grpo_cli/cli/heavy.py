@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from rich.text import Text
 
+from grpo_cli.cli.doing import erase
 from grpo_cli.cli.terminal import say, stderr_console
 
 if TYPE_CHECKING:
@@ -18,5 +19,6 @@ def start_device() -> "Device":
     prepared = device.prepare()
     if sys.platform == "linux" and prepared.blas and prepared.blas.name == "mlx":
         text = f"! matrix products stay slow, with MLX's own BLAS: {prepared.blas.note}"
+        erase()
         say(stderr_console(), Text(text, style="yellow"))
     return prepared

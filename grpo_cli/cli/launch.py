@@ -22,6 +22,7 @@ from typing import IO, Annotated, TextIO
 
 import typer
 
+from grpo_cli.cli.doing import doing
 from grpo_cli.cli.errors import INTERRUPTED
 from grpo_cli.cli.terminal import encodable
 from grpo_cli.errors import ConfigError, TrainingError
@@ -67,17 +68,19 @@ def launch(
 
     On this machine or on others; the exit code is that of the first failure.
     """
-    from grpo_cli.distributed.hosts import read_hosts
+    with contextlib.ExitStack() as silence:
+        silence.enter_context(doing(f"starting {command[0]} on {hostfile or f'{ranks} ranks'} …"))
+        from grpo_cli.distributed.hosts import read_hosts
 
-    hosts = [host.ssh for host in read_hosts(hostfile).hosts] if hostfile else []
-    where = ["--hostfile", str(hostfile)] if hostfile else ["-n", str(ranks)]
-    how = ["--backend", backend] if backend else []
-    words = [
-        launcher(), *where, *how, "--starting-port", str(starting_port), "--",
-        python or sys.executable, "-P", "-m", "grpo_cli", *command,  # -P: no module of the current folder
-    ]  # fmt: skip
-    launched = Launch(words)
-    code = launched.run()
+        hosts = [host.ssh for host in read_hosts(hostfile).hosts] if hostfile else []
+        where = ["--hostfile", str(hostfile)] if hostfile else ["-n", str(ranks)]
+        how = ["--backend", backend] if backend else []
+        words = [
+            launcher(), *where, *how, "--starting-port", str(starting_port), "--",
+            python or sys.executable, "-P", "-m", "grpo_cli", *command,  # -P: no module of this folder
+        ]  # fmt: skip
+        launched = Launch(words, silence)
+        code = launched.run()
     if hosts and UNREACHED in launched.failures.values():
         ended = launched.failures.items()
         raise unreached([hosts[rank] for rank, code in ended if code == UNREACHED])
@@ -110,7 +113,7 @@ def launcher() -> str:
 class Launch:
     """MLX's launcher at work, and how its ranks ended."""
 
-    def __init__(self, words: list[str]) -> None:
+    def __init__(self, words: list[str], silence: contextlib.ExitStack | None = None) -> None:
         from grpo_cli.distributed.place import LAUNCHER
 
         # A session of its own: Ctrl-C is for the ranks, which save first; the launcher would leave them.
@@ -122,6 +125,7 @@ class Launch:
             env={**os.environ, LAUNCHER: str(os.getpid())},
             start_new_session=True,
         )
+        self.silence = silence or contextlib.ExitStack()  # ends when the first rank says something
         self.failures: dict[int, int] = {}  # exit codes by rank, in the order they came
         self.is_interrupted = False
 
@@ -166,6 +170,7 @@ class Launch:
         )
         while data := os.read(stream.fileno(), 8192):
             with contextlib.suppress(OSError):  # the terminal is gone: the ranks go on to save
+                self.silence.close()
                 to.write(encodable(decoder.decode(data), to.encoding))
                 to.flush()
             *whole, line = (line + data).split(b"\n")

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
+from grpo_cli.cli.doing import doing
 from grpo_cli.cli.heavy import start_device
 from grpo_cli.cli.options import (
     DatasetKey,
@@ -54,10 +55,16 @@ def resume(
     shortcuts = given(model_name=model, dataset=dataset, output_dir=output_dir, run_name=run_name,
                       max_steps=max_steps, seed=seed)  # fmt: skip
     overrides = [*shortcuts, *(set_ or ())]
+    with doing(f"looking for the newest checkpoint in {path} …"):
+        from grpo_cli.engine.run_folder import locate
+        from grpo_cli.files import chosen_path, from_here
+
     hold_nobody()
     with ranks() as world:
         if world.is_first and not quiet and is_interactive(stderr_console()):
             say(stderr_console(), Text(f"looking for the newest checkpoint in {path} …", style="dim"))
+        if world.is_first:
+            locate(from_here(chosen_path(path)))  # before the wait for MLX
         start_device()
         from grpo_cli.cli.live import training_display
         from grpo_cli.engine.resume import resume as resume_run

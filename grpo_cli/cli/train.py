@@ -6,6 +6,8 @@ import typer
 from rich.text import Text
 
 from grpo_cli.cli.config import show_warnings
+from grpo_cli.cli.doing import doing
+from grpo_cli.cli.early import check_names
 from grpo_cli.cli.heavy import start_device
 from grpo_cli.cli.options import (
     ConfigArgument,
@@ -45,7 +47,9 @@ def train(
     Everything a run makes goes to <output_dir>/<run_name>. With --model and --dataset no configuration is
     needed: every other key has its default.
     """
-    from grpo_cli.config.load import load_config
+    with doing("reading the configuration …"):
+        from grpo_cli.config.load import load_config
+        from grpo_cli.engine.run_folder import refuse_existing_run
 
     name = one_of(config, config_, "--config")
     shortcuts = given(model_name=model, dataset=dataset, output_dir=output_dir, run_name=run_name,
@@ -59,6 +63,11 @@ def train(
             show_warnings(loaded.warnings)
             if not quiet and is_interactive(stderr_console()):
                 say(stderr_console(), Text(f"loading {loaded.config.model_name} …", style="dim"))
+        shows = world.is_first and not quiet
+        with doing(f"looking for {loaded.config.model_name} …", shown=shows) as show:
+            if world.is_first:
+                refuse_existing_run(loaded.config.run_dir)
+            check_names(loaded.config, [loaded.config.model_name], show)
         start_device()
         from grpo_cli.cli.live import training_display
         from grpo_cli.engine import run

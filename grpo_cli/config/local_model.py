@@ -93,8 +93,8 @@ def check_name(name: str) -> None:
         there = sorted(str(child) for child in path.parent.glob("*/") if (child / "config.json").exists())
         listed = f"there are {', '.join(there)}" if there else f"{path.parent} holds no checkpoint"
         raise ModelError(f"Checkpoint not found: {name}", listed, trouble="checkpoint-not-found")
-    first = Path(name).parts[0] if name else ""
-    is_local = first in ("models", "outputs", "checkpoints", ".", "..", "~", "/") or Path(first).is_dir()
+    first = name.partition("/")[0]  # Path would drop the dot of ./model
+    is_local = first in ("models", "outputs", "checkpoints", ".", "..", "~", "") or Path(first).is_dir()
     if name.count("/") != 1 or is_local:
         raise ModelError(f"Model not found: {name}", _hint_for(name), trouble="model-not-found")
 

@@ -33,14 +33,8 @@ from grpo_cli.convert.source import short_name
 from grpo_cli.convert.staging import check_output, check_space, staged
 from grpo_cli.convert.through_mlx_lm import convert_folder
 from grpo_cli.models.classes import save_code
-from grpo_cli.models.load import (
-    adapters_base,
-    check_vocabulary,
-    dequantised,
-    find_model,
-    load_model_folder,
-    load_tokenizer,
-)
+from grpo_cli.models.find import adapters_base, find_model
+from grpo_cli.models.load import check_vocabulary, dequantised, load_model_folder, load_tokenizer
 from grpo_cli.models.lora import fuse_adapters, load_adapters
 from grpo_cli.models.nanochat_tokenizer import NanochatTokenizer
 from grpo_cli.models.tokenizer import Tokenizer

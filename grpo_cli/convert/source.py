@@ -13,12 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from grpo_cli.config.local_model import check_name
 from grpo_cli.convert.errors import ConversionError
 from grpo_cli.errors import ModelError
 from grpo_cli.files import expanded_name
 from grpo_cli.models import hub
 from grpo_cli.models.adapter_config import read_adapter_config
-from grpo_cli.models.load import HUB_FILES, check_name
+from grpo_cli.models.find import HUB_FILES
 
 SHORT_NAMES = {
     "nanochat": "sdobson/nanochat",
@@ -83,12 +84,23 @@ def find_source(name: str, step: int | None = None, on_progress: hub.Progress = 
         raise ConversionError(f"{name} is a file", f"name its folder: {path.parent}")
     if name and path.is_dir() and (name not in SHORT_NAMES or _kind(_names(path))):
         return _local(name, path, step)
+    return _fetched(name, repository_of(name), step, on_progress)
+
+
+def check_there(name: str) -> None:
+    """Raise ConversionError at once for a name that is neither on this disk nor one of the hub's."""
+    if not Path(expanded_name(name)).exists():
+        repository_of(name)
+
+
+def repository_of(name: str) -> str:
+    """The hub repository that a name stands for where no folder has it; ConversionError for none."""
     repository = SHORT_NAMES.get(name, name)
     try:
         check_name(repository)
     except ModelError as error:
         raise ConversionError(error.message, _where_to_look(name), trouble=error.trouble) from error
-    return _fetched(name, repository, step, on_progress)
+    return repository
 
 
 def _where_to_look(name: str) -> str:

@@ -1,6 +1,7 @@
 """Read a dataset from the hub through `datasets`, which keeps downloads in its own cache."""
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from difflib import get_close_matches
 
 from grpo_cli.data.readers import rows_of
@@ -16,19 +17,20 @@ def read(name: str, config_name: str, split: str, limit: int = 0) -> Iterator[Ro
 
     Raises DataError for a dataset, configuration or split that does not exist, or without a network.
     """
+    silence = unreachable(name)
     import datasets  # takes seconds, and local data do without
     from datasets.exceptions import DatasetNotFoundError, DatasetsError
 
     datasets.disable_progress_bars()
-    datasets.logging.set_verbosity_error()  # what it logs comes back in the exceptions below
     try:
         config = config_name or DEFAULT_CONFIGS.get(name)
-        # Versions before 4 run a repository's own script, and ask where nothing is said.
-        found = datasets.load_dataset(name, config, split=split, trust_remote_code=False)
+        with quiet(from_cache=silence is not None):
+            # Versions before 4 run a repository's own script, and ask where nothing is said.
+            found = datasets.load_dataset(name, config, split=split, trust_remote_code=False)
     except DatasetNotFoundError as error:
         raise DataError(f"Dataset not found: {name}", NOT_FOUND) from error
     except ConnectionError as error:
-        raise DataError(f"Dataset not reachable: {name}: {first_line(error)}", OFFLINE) from error
+        raise not_reached(name, silence or error) from error
     except ValueError as error:  # the message lists the configurations or splits that exist
         raise DataError(
             f"Failed to load dataset {name}, split `{split}`: {first_line(error)}",
@@ -36,15 +38,67 @@ def read(name: str, config_name: str, split: str, limit: int = 0) -> Iterator[Ro
         ) from error
     except (DatasetsError, OSError, RuntimeError) as error:
         raise DataError(
-            f"Failed to load dataset {name}, split `{split}`: {first_line(error)}", OFFLINE
+            f"Failed to load dataset {name}, split `{split}`: {first_line(error)}", LOCAL_COPY
         ) from error
     return rows_of(found.select(range(min(limit or len(found), len(found)))), name)
 
 
-OFFLINE = (
-    "point `dataset` at a local copy, a folder with train.jsonl and test.jsonl; "
-    "a dataset that was downloaded before also loads with HF_HUB_OFFLINE=1"
-)
+def unreachable(name: str) -> Exception | None:
+    """What keeps the hub from answering; None: it answered something.
+
+    One request that is not retried: `datasets` makes several, and tries each six times.
+    """
+    from huggingface_hub import HfApi, constants
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError
+
+    try:
+        HfApi().dataset_info(name, timeout=constants.HF_HUB_ETAG_TIMEOUT)
+    except (HfHubHTTPError, HFValidationError, ValueError):  # an answer, or a name for `datasets` to refuse
+        return None
+    except (HTTPError, OSError) as error:
+        return error
+    return None
+
+
+@contextmanager
+def quiet(from_cache: bool) -> Iterator[None]:
+    """Keep both libraries' log off the terminal: it comes back in their exceptions.
+
+    `from_cache`: they ask the hub for nothing, as with HF_HUB_OFFLINE=1, and take what was downloaded before.
+    """
+    import datasets
+    from huggingface_hub import constants
+    from huggingface_hub.utils import logging
+
+    datasets.logging.set_verbosity_error()
+    before = logging.get_verbosity(), constants.HF_HUB_OFFLINE, datasets.config.HF_HUB_OFFLINE
+    logging.set_verbosity_error()
+    if from_cache:
+        constants.HF_HUB_OFFLINE = datasets.config.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before[0])
+        constants.HF_HUB_OFFLINE, datasets.config.HF_HUB_OFFLINE = before[1:]
+
+
+def not_reached(name: str, error: Exception) -> DataError:
+    """The error for a dataset that is not in the cache, where the hub did not answer or may not be asked."""
+    from huggingface_hub import constants
+
+    if constants.HF_HUB_OFFLINE:
+        why, cure = "HF_HUB_OFFLINE=1 forbids to ask the hub", "`unset HF_HUB_OFFLINE`"
+    else:
+        why = f"the hub {constants.ENDPOINT} cannot be reached ({first_line(error)})"
+        cure = f"check the network with `curl -I {constants.ENDPOINT}`"
+    return DataError(
+        f"Dataset not reachable: {name} is neither on this disk nor in the local cache, and {why}",
+        f"{cure}, or {LOCAL_COPY}",
+        trouble="hub",
+    )
+
+
+LOCAL_COPY = "point `dataset` at a local copy, a folder with train.jsonl and test.jsonl"
 
 
 NOT_FOUND = "a hub name is `owner/name`, a local one a path that exists; for a private one: `hf auth login`"

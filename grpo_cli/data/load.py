@@ -64,16 +64,24 @@ def watched(rows: Iterator[Row], doing: str, progress: Tell) -> Iterator[Row]:
 def read_rows(config: Config, split: str, limit: int) -> Iterator[Row]:
     """The split's first `limit` rows (0: all) from a file, a folder or the hub."""
     name = config.dataset
+    check_dataset(name)
     path = as_seen_from_here(chosen_path(name))
     if path.is_dir():
         return local.read_folder(path, config.dataset_config, split, config.train_split)
     if path.is_file():
         return local.read_single(path, split, config.train_split)
+    return hub.read(name, config.dataset_config, split, limit)
+
+
+def check_dataset(name: str) -> None:
+    """Raise DataError at once for a name that is neither on the disk nor one of the hub's."""
+    path = as_seen_from_here(chosen_path(name))
+    if name == "arithmetic" or path.exists():
+        return
     if meant := hub.meant_arithmetic(name):
         raise DataError(f"Dataset not found: {name}", meant)
     if local.looks_like_path(name) or local.nearly_there(path):
         raise DataError(f"Dataset not found: {name}", local.nearby(path))
-    return hub.read(name, config.dataset_config, split, limit)
 
 
 def as_seen_from_here(path: Path) -> Path:

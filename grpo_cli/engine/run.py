@@ -17,6 +17,7 @@ import mlx.core as mx
 from mlx_lm.tuner.trainer import grad_checkpoint
 
 from grpo_cli import device
+from grpo_cli.config.local_model import check_name
 from grpo_cli.config.resumable import is_gone
 from grpo_cli.config.schema import Config
 from grpo_cli.data.load import load_examples
@@ -46,7 +47,7 @@ from grpo_cli.engine.saver import Saver
 from grpo_cli.engine.stages import scorer_of
 from grpo_cli.engine.trainer import Trainer
 from grpo_cli.errors import ModelError, TrainingError
-from grpo_cli.models.load import Policy, check_name, check_prompts, load_policy, unread_model
+from grpo_cli.models.load import Policy, check_prompts, load_policy, unread_model
 from grpo_cli.models.lora import LoRA, add_adapters
 from grpo_cli.rewards.table import code_files, load_rewards
 from grpo_cli.trust import remember_rewards

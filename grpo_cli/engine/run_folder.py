@@ -8,7 +8,7 @@ from shlex import quote
 
 from grpo_cli.config.render import dump_config
 from grpo_cli.config.schema import Config
-from grpo_cli.engine.intact import checkpoints
+from grpo_cli.engine.intact import FINAL, MANIFEST, checkpoints, step_of
 from grpo_cli.engine.lock import LOCK_FILE, RunLock, refused_by_the_disk
 from grpo_cli.engine.runlog import COMPLETIONS, METRICS
 from grpo_cli.errors import CheckpointError
@@ -36,6 +36,28 @@ def refuse_existing_run(folder: Path) -> None:
             "`--set run_name=NAME` starts another beside it",
             trouble="run-exists",
         )
+
+
+def locate(path: Path) -> tuple[Path, Path | None]:
+    """The run's folder, and the checkpoint if one was named. Raises CheckpointError for neither."""
+    if path.name in ("", ".", ".."):
+        path = path.resolve()
+    if path.is_dir():
+        is_checkpoint = (path / MANIFEST).exists() or step_of(path) is not None or path.name == FINAL
+        if is_checkpoint:
+            return path.absolute().parent, path.absolute()
+        if (path / CONFIG_FILE).exists() or checkpoints(path):
+            return path, None
+    raise CheckpointError(f"Checkpoint not found: {path}", existing(path), trouble="checkpoint-not-found")
+
+
+def existing(path: Path) -> str:
+    """Which checkpoints there are near a path that is none."""
+    parent = path if path.is_dir() else path.parent
+    found = [str(folder) for run in (parent, *sorted(parent.glob("*/"))) for folder in checkpoints(run)]
+    if found:
+        return f"there are {', '.join(found[:8])}" + (f" and {len(found) - 8} more" if len(found) > 8 else "")
+    return f"{parent} holds none; a run's folder is `<output_dir>/<run_name>`"
 
 
 @contextlib.contextmanager

@@ -21,17 +21,9 @@ from grpo_cli.config.schema import Config
 from grpo_cli.distributed.world import World
 from grpo_cli.engine import events
 from grpo_cli.engine.bring import bring
-from grpo_cli.engine.intact import (
-    FINAL,
-    MANIFEST,
-    checkpoints,
-    damage,
-    newest_intact,
-    step_in_manifest,
-    step_of,
-)
+from grpo_cli.engine.intact import FINAL, damage, newest_intact, step_in_manifest
 from grpo_cli.engine.lock import RunLock
-from grpo_cli.engine.run_folder import CONFIG_FILE, tidy
+from grpo_cli.engine.run_folder import CONFIG_FILE, existing, locate, tidy
 from grpo_cli.engine.state import read_state
 from grpo_cli.errors import CheckpointError, ConfigError
 from grpo_cli.files import chosen_path, from_here
@@ -105,28 +97,6 @@ def agreed(found: Start | None, world: World) -> Start:
     run_dir, checkpoint, keys, edited = world.first(told)
     brought = bring(Path(checkpoint), world) if checkpoint else None
     return Start(Path(run_dir), brought, Config.model_validate(keys), edited)
-
-
-def locate(path: Path) -> tuple[Path, Path | None]:
-    """The run's folder, and the checkpoint if one was named. Raises CheckpointError for neither."""
-    if path.name in ("", ".", ".."):
-        path = path.resolve()
-    if path.is_dir():
-        is_checkpoint = (path / MANIFEST).exists() or step_of(path) is not None or path.name == FINAL
-        if is_checkpoint:
-            return path.absolute().parent, path.absolute()
-        if (path / CONFIG_FILE).exists() or checkpoints(path):
-            return path, None
-    raise CheckpointError(f"Checkpoint not found: {path}", existing(path), trouble="checkpoint-not-found")
-
-
-def existing(path: Path) -> str:
-    """Which checkpoints there are near a path that is none."""
-    parent = path if path.is_dir() else path.parent
-    found = [str(folder) for run in (parent, *sorted(parent.glob("*/"))) for folder in checkpoints(run)]
-    if found:
-        return f"there are {', '.join(found[:8])}" + (f" and {len(found) - 8} more" if len(found) > 8 else "")
-    return f"{parent} holds none; a run's folder is `<output_dir>/<run_name>`"
 
 
 def choose(

@@ -19,13 +19,11 @@ import mlx.nn as nn
 from mlx_lm.utils import dequantize_model
 
 from grpo_cli import device
-from grpo_cli.config.local_model import check_name
 from grpo_cli.errors import GrpoError, ModelError
-from grpo_cli.files import expanded_name
-from grpo_cli.models import hub
 from grpo_cli.models.adapter_config import read_adapter_config
 from grpo_cli.models.classes import load_weights, model_classes, refuse_problems
 from grpo_cli.models.config_check import check_config
+from grpo_cli.models.find import TINY, adapters_base, find_model
 from grpo_cli.models.forward_plan import ForwardPlan
 from grpo_cli.models.lora import LoRA, load_adapters
 from grpo_cli.models.model_files import CONFIG, has_tokenizer, json_problems, tensors_in
@@ -37,8 +35,6 @@ from grpo_cli.models.trial import BREAKDOWNS, try_out
 from grpo_cli.trust import without_code_in
 from grpo_cli.untrusted_json import DamagedFile, read_object
 
-TINY = Path(__file__).parent / "tiny"
-HUB_FILES = ["*.json", "*.safetensors", "tokenizer.model", "*.tiktoken", "*.txt", "*.jinja", "tokenizer.pkl"]
 OF_THE_MODEL = ("config.json", "generation_config.json", "hf_quant_config.json")
 EMBEDDINGS = ("wte.weight", "embed_tokens.weight", "lm_head.weight")  # a row per token id
 DTYPES = {"float32": mx.float32, "bfloat16": mx.bfloat16, "float16": mx.float16}
@@ -103,23 +99,6 @@ def generation_config(folder: Path) -> bytes | None:
         return None
 
 
-def adapters_base(folder: Path, base: str = "") -> Path:
-    """The folder of the model that a folder's adapters were trained on.
-
-    Raises ModelError where it is gone, with the file that names it.
-    """
-    base = base or read_adapter_config(folder).model
-    try:
-        return find_model(base)
-    except ModelError as error:
-        raise ModelError(
-            f"{error.message}: the adapters in {folder} were trained on it",
-            f"bring it back, go on with `grpo resume {shlex.quote(str(folder))} --set model_name=DIR` where "
-            f"it is in DIR now, or write that into `model` of {folder / 'adapter_config.json'}",
-            trouble=error.trouble,
-        ) from error
-
-
 def unread_model(name: str) -> nn.Module | None:
     """The model that a local folder's config.json describes, its weights unread and never computed.
 
@@ -136,17 +115,6 @@ def unread_model(name: str) -> nn.Module | None:
     except (GrpoError, DamagedFile, *BREAKDOWNS):
         return None
     return model
-
-
-def find_model(name: str) -> Path:
-    """The local folder of a model's name, downloaded from the hub where it is a repository."""
-    if name == "tiny":
-        return TINY
-    path = Path(expanded_name(name))
-    if path.is_dir():
-        return path
-    check_name(name)
-    return hub.fetch(name, HUB_FILES)
 
 
 def load_model_folder(path: Path) -> tuple[nn.Module, dict[str, Any]]:

@@ -16,7 +16,8 @@ from grpo_cli.cli.generate import show
 from grpo_cli.cli.main import app
 from grpo_cli.engine.rollout import generate
 from grpo_cli.engine.sampling import Sampling
-from grpo_cli.models.load import TINY, load_policy
+from grpo_cli.models.find import TINY
+from grpo_cli.models.load import load_policy
 from tests.support.waiting import HANG, wait_until
 
 QUICK = [

@@ -17,7 +17,8 @@ from grpo_cli.convert.options import Check, Conversion, Options
 from grpo_cli.convert.run import convert
 from grpo_cli.convert.to_nanochat import convert_back
 from grpo_cli.errors import ModelError
-from grpo_cli.models.load import TINY, load_policy
+from grpo_cli.models.find import TINY
+from grpo_cli.models.load import load_policy
 from tests.convert.checkpoints import TOKENS, shapes_of, tensors_of, write_checkpoint
 
 VERSIONS = ["october", "january", "current"]

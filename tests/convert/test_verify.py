@@ -14,7 +14,7 @@ from grpo_cli.convert.errors import ConversionError
 from grpo_cli.convert.options import Check, no_progress
 from grpo_cli.errors import ModelError
 from grpo_cli.models.classes import load_weights
-from grpo_cli.models.load import TINY
+from grpo_cli.models.find import TINY
 from grpo_cli.models.nanochat_tokenizer import NanochatTokenizer
 from tests.convert.damaged import configure, converted_model, damaged
 

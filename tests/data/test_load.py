@@ -136,14 +136,15 @@ def test_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
         (
             "owner/x",
             ConnectionError("Couldn't reach\n 'owner/x'"),
-            "Dataset not reachable: owner/x: Couldn't reach 'owner/x'",
-            hub.OFFLINE,
+            "Dataset not reachable: owner/x is neither on this disk nor in the local cache, "
+            "and HF_HUB_OFFLINE=1 forbids to ask the hub",
+            f"`unset HF_HUB_OFFLINE`, or {hub.LOCAL_COPY}",
         ),
         (
             "owner/x",
             OSError("disk full"),
             "Failed to load dataset owner/x, split `train`: disk full",
-            hub.OFFLINE,
+            hub.LOCAL_COPY,
         ),
     ],
 )

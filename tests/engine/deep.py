@@ -8,7 +8,7 @@ import mlx.core as mx
 from mlx_lm.models import nanochat
 from mlx_lm.utils import save_model
 
-from grpo_cli.models.load import TINY
+from grpo_cli.models.find import TINY
 
 LAYERS = 32
 VOCABULARY = 316  # of the embedded tokenizer

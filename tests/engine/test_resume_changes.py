@@ -17,7 +17,7 @@ from grpo_cli.engine.order import DataOrder
 from grpo_cli.engine.resume import as_before, resume
 from grpo_cli.engine.state import read_state
 from grpo_cli.errors import CheckpointError, GrpoError, ModelError
-from grpo_cli.models.load import TINY
+from grpo_cli.models.find import TINY
 from tests.engine.test_resume import log_without_times, notices
 from tests.engine.test_trainer import lines, small
 from tests.test_files import no_wait_forever

@@ -19,7 +19,7 @@ from grpo_cli.engine.intact import checkpoints
 from grpo_cli.engine.resume import resume
 from grpo_cli.engine.state import RunState, read_state, write_state
 from grpo_cli.errors import CheckpointError
-from grpo_cli.models.load import TINY
+from grpo_cli.models.find import TINY
 from grpo_cli.types import Example, Rollout, RolloutGroup, StopReason
 from tests.engine.test_resume import SHORT, log_without_times, notices
 from tests.engine.test_trainer import lines, small

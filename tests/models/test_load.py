@@ -9,7 +9,8 @@ import mlx.nn as nn
 import pytest
 
 from grpo_cli.errors import ModelError
-from grpo_cli.models.load import TINY, load_policy
+from grpo_cli.models.find import TINY
+from grpo_cli.models.load import load_policy
 from grpo_cli.models.tree import flat
 from tests.hub_server import HubServer
 

@@ -19,7 +19,8 @@ from grpo_cli import device
 from grpo_cli.config.schema import Config
 from grpo_cli.engine import run
 from grpo_cli.errors import ModelError
-from grpo_cli.models.load import TINY, load_policy
+from grpo_cli.models.find import TINY
+from grpo_cli.models.load import load_policy
 from grpo_cli.models.lora import (
     Kind,
     LoRA,

@@ -6,7 +6,7 @@ from pathlib import Path
 import mlx.core as mx
 from mlx_lm.models import llama
 
-from grpo_cli.models.load import TINY
+from grpo_cli.models.find import TINY
 from grpo_cli.models.nanochat_fast import hf_tokenizer, hf_tokenizer_config
 from grpo_cli.models.nanochat_tokenizer import NanochatTokenizer
 from grpo_cli.models.tree import flat

@@ -1,0 +1,41 @@
+"""What is looked at before MLX and transformers are imported: a slip is told at once, not after the wait.
+
+    with doing("loading tiny …") as show:
+        check_names(config, [config.model_name], show)
+
+The engine looks at the same again, for those who call it without the command line.
+"""
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from rich.filesize import decimal
+
+from grpo_cli.cli.doing import Show
+
+if TYPE_CHECKING:
+    from grpo_cli.config.schema import Config
+
+
+def check_names(config: "Config", models: Iterable[str], show: Show) -> None:
+    """Find models and dataset by their names; a repository's model is downloaded.
+
+    Raises ModelError and DataError for what is not there.
+    """
+    from grpo_cli.data.load import check_dataset
+
+    check_dataset(config.dataset)
+    for model in models:
+        find(model, show)
+
+
+def find(model: str, show: Show) -> None:
+    """Find a model and, for adapters, its base; what must be downloaded shows how far it is."""
+    from grpo_cli.models.find import adapters_base, find_model
+
+    def progress(done: int, total: int) -> None:
+        show(f"downloading {model}: {decimal(done)} of {decimal(total)}")
+
+    folder = find_model(model, progress)
+    if (folder / "adapter_config.json").exists():
+        adapters_base(folder)

@@ -1,0 +1,50 @@
+"""The folder of a model's name: embedded, on the disk, or fetched from the hub; nothing of it is loaded.
+
+    find_model("tiny")                                       # the embedded model's
+    find_model("HuggingFaceTB/SmolLM2-135M-Instruct")        # in the hub's cache, downloaded at need
+
+Needs neither MLX nor transformers, so that a missing model is told before they are imported.
+"""
+
+import shlex
+from pathlib import Path
+
+from grpo_cli.config.local_model import check_name
+from grpo_cli.errors import ModelError
+from grpo_cli.files import expanded_name
+from grpo_cli.models import hub
+from grpo_cli.models.adapter_config import read_adapter_config
+
+TINY = Path(__file__).parent / "tiny"
+HUB_FILES = ["*.json", "*.safetensors", "tokenizer.model", "*.tiktoken", "*.txt", "*.jinja", "tokenizer.pkl"]
+
+
+def find_model(name: str, on_progress: hub.Progress = hub.no_progress) -> Path:
+    """The local folder of a model's name, downloaded from the hub where it is a repository.
+
+    Raises ModelError for a name that stands for nothing, and for what the hub refuses.
+    """
+    if name == "tiny":
+        return TINY
+    path = Path(expanded_name(name))
+    if path.is_dir():
+        return path
+    check_name(name)
+    return hub.fetch(name, HUB_FILES, on_progress)
+
+
+def adapters_base(folder: Path, base: str = "") -> Path:
+    """The folder of the model that a folder's adapters were trained on.
+
+    Raises ModelError where it is gone, with the file that names it.
+    """
+    base = base or read_adapter_config(folder).model
+    try:
+        return find_model(base)
+    except ModelError as error:
+        raise ModelError(
+            f"{error.message}: the adapters in {folder} were trained on it",
+            f"bring it back, go on with `grpo resume {shlex.quote(str(folder))} --set model_name=DIR` where "
+            f"it is in DIR now, or write that into `model` of {folder / 'adapter_config.json'}",
+            trouble=error.trouble,
+        ) from error
