@@ -201,12 +201,6 @@ def test_an_unknown_split_or_configuration_lists_those_that_exist(tmp_path: Path
     assert caught.value.hint == "set dataset_config, train_split and eval_split to names that the dataset has"
 
 
-def test_without_a_network_the_hint_is_a_local_copy() -> None:
-    error = error_of(Config(dataset="owner/never-downloaded"))
-    assert error.message.startswith("Dataset not reachable: owner/never-downloaded: ")
-    assert error.hint.startswith("point `dataset` at a local copy, a folder with train.jsonl and test.jsonl")
-
-
 @pytest.mark.skipif(not GSM8K.is_dir(), reason="needs ../shared/data/gsm8k")
 def test_a_local_copy_of_gsm8k() -> None:
     config = Config(dataset=str(GSM8K), dataset_config="main")
