@@ -72,7 +72,7 @@ def save_checkpoint(folder: Path, snapshot: Snapshot) -> None:
         check_space(folder.parent, snapshot.size)
         with new_in_place_of(folder) as new:
             _write_files(new, snapshot)
-            _write_manifest(new, snapshot.state.step)
+            write_manifest(new, snapshot.state.step)
     except (OSError, RuntimeError) as error:  # mlx reports a failed write as a RuntimeError
         free = shutil.disk_usage(folder.parent).free / 1e9 if folder.parent.exists() else 0.0
         raise CheckpointError(
@@ -110,7 +110,7 @@ def _write_files(folder: Path, snapshot: Snapshot) -> None:
     (folder / "config.toml").write_text(dump_config(snapshot.config), encoding="utf-8")
 
 
-def _write_manifest(folder: Path, step: int) -> None:
+def write_manifest(folder: Path, step: int) -> None:
     """Name, size and sha256 of every file, after all of them are on the disk."""
     files = {}
     for path in sorted(child for child in folder.rglob("*") if child.is_file()):

@@ -1,6 +1,6 @@
 """What rewards and scores of a run rest on, as checksums by name, kept in its state.
 
-    inputs = checksums(config, train_examples, eval_prompts)      # {"reward file math.py": "3f9a…", …}
+    inputs = checksums(config, train_examples, eval_prompts, base)  # {"reward file math.py": "3f9a…", …}
     changed(state.inputs, inputs)                                 # ["reward file math.py"]
 
 A run whose inputs changed between its parts has numbers that cannot be compared.
@@ -16,19 +16,28 @@ from grpo_cli.config.schema import Config
 from grpo_cli.engine.alike import reward_files
 from grpo_cli.engine.intact import sha256 as sha256_of_file
 from grpo_cli.engine.prompts import Prompt
+from grpo_cli.models.model_files import weight_files
 from grpo_cli.types import Example
 
 EVALUATION = "evaluation examples"
+BLOCKS, BLOCK_BYTES = 16, 1 << 16  # of a weights file: another training changed every block of it
 
 
-def checksums(config: Config, train: Sequence[Example], held_out: Sequence[Prompt]) -> dict[str, str]:
-    """A checksum for each input by its name; of rewards that are loaded already."""
+def checksums(
+    config: Config, train: Sequence[Example], held_out: Sequence[Prompt], base: Path | None = None
+) -> dict[str, str]:
+    """A checksum for each input by its name; of rewards that are loaded already.
+
+    `base`: the folder of weights that the run uses as they are, under its adapters or as its reference.
+    """
     found = {f"reward file {path.name}": sha256_of_file(path) for path in sorted(code_of_rewards(config))}
     found["training examples"] = _digest([example.answer, example.columns] for example in train)
     if held_out:
         found[EVALUATION] = _digest(
             [prompt.ids, prompt.example.answer, prompt.example.columns] for prompt in held_out
         )
+    if base:
+        found["base weights"] = _digest([path.name, _digest_of_blocks(path)] for path in weight_files(base))
     return found
 
 
@@ -56,4 +65,15 @@ def _digest(rows: Iterator[list[object]]) -> str:
     digest = sha256()
     for row in rows:
         digest.update(json.dumps(row, ensure_ascii=True, sort_keys=True, default=repr).encode())
+    return digest.hexdigest()
+
+
+def _digest_of_blocks(path: Path) -> str:
+    """A checksum of a file's size and of blocks spread over all of it: gigabytes are not read for it."""
+    size = path.stat().st_size
+    digest = sha256(str(size).encode())
+    with path.open("rb") as file:
+        for number in range(BLOCKS):
+            file.seek(max(0, size - BLOCK_BYTES) * number // (BLOCKS - 1))
+            digest.update(file.read(BLOCK_BYTES))
     return digest.hexdigest()

@@ -219,7 +219,8 @@ def prepare(
         listener(events.Notice(skipped_notice(train_prompts, config)))
     trainer.state.data, trainer.state.started_in = fingerprint(examples), str(Path.cwd())
     trainer.state.started_at = started_at
-    trainer.state.inputs = checksums(config, examples, eval_prompts)
+    frozen = trainer.reference or (policy if policy.lora else None)
+    trainer.state.inputs = checksums(config, examples, eval_prompts, frozen.path if frozen else None)
     if world.size > 1:
         check_alike(world, loaded(policy.path, checkpoint, trainer.state.data))
     return trainer

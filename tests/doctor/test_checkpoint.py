@@ -54,11 +54,11 @@ def seen(finding: Finding) -> tuple[str, str]:
 
 def rehashed(folder: Path) -> None:
     """The manifest made right for changed files: damage that no checksum tells."""
-    from grpo_cli.engine.checkpoint import _write_manifest
+    from grpo_cli.engine.checkpoint import write_manifest
 
     step = json.loads((folder / "manifest.json").read_text())["step"]
     (folder / "manifest.json").unlink()
-    _write_manifest(folder, step)
+    write_manifest(folder, step)
 
 
 def edit(path: Path, **changes: Any) -> None:

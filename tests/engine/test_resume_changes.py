@@ -9,10 +9,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import mlx.core as mx
 import pytest
 
 from grpo_cli.config.schema import Config
 from grpo_cli.engine import events, run
+from grpo_cli.engine.checkpoint import write_manifest
 from grpo_cli.engine.order import DataOrder
 from grpo_cli.engine.resume import as_before, resume
 from grpo_cli.engine.state import read_state
@@ -138,11 +140,19 @@ def weight(_: Path, run_dir: Path) -> str:
     return "reward_weights"
 
 
-@pytest.mark.parametrize("change", [reward, column, gold, weight])
+def base(place: Path, _: Path) -> str:
+    file = place / "base [v1]/model.safetensors"
+    weights: Any = mx.load(str(file))
+    first = min(weights)
+    mx.save_safetensors(str(file), {**weights, first: weights[first] + 1e-3})
+    return "base weights"
+
+
+@pytest.mark.parametrize("change", [reward, column, gold, weight, base])
 def test_what_makes_numbers_incomparable_needs_a_yes(
     place: Path, change: Callable[[Path, Path], str]
 ) -> None:
-    run_dir = trained(place)
+    run_dir = trained(place, **({"lora_rank": 2} if change is base else {}))
     name = change(place, run_dir)
     before = {path: path.stat().st_mtime_ns for path in run_dir.rglob("*")}
     with pytest.raises(CheckpointError) as error:
@@ -165,14 +175,21 @@ def test_an_edited_key_is_said_and_a_set_is_a_yes(place: Path) -> None:
     assert not [text for text in said if "edited: reward_weights" in text]
 
 
-def test_a_run_without_checksums_goes_on(place: Path) -> None:
-    run_dir = trained(place)
-    shutil.rmtree(run_dir / "final")
-    assert read_state(resume(run_dir, restart=True))[0].inputs.keys() == {
-        "reward file r.py",
-        "training examples",
-        "evaluation examples",
-    }
+@pytest.mark.parametrize(("changes", "base"), [({}, set()), ({"kl_coeff": 0.1}, {"base weights"})])
+def test_a_run_without_checksums_goes_on_and_has_them_then(
+    place: Path, changes: dict[str, Any], base: set[str]
+) -> None:
+    run_dir = trained(place, **changes)
+    state, final = run_dir / "final/trainer_state.json", run_dir / "final"
+    content = json.loads(state.read_text())
+    del content["inputs"]
+    state.write_text(json.dumps(content))
+    (final / "manifest.json").unlink()
+    write_manifest(final, 1)
+    reward(place, run_dir)  # nobody can know
+    resumed = read_state(resume(run_dir, ["max_steps=2"]))[0]
+    known = {"reward file r.py", "training examples", "evaluation examples"}
+    assert (resumed.step, resumed.inputs.keys()) == (2, known | base)
 
 
 def test_the_date_of_the_start_is_kept(tmp_path: Path) -> None:
