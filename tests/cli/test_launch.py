@@ -58,7 +58,7 @@ def test_the_command_is_passed_on_as_it_is(monkeypatch: pytest.MonkeyPatch) -> N
     class Recorded:
         failures: dict[int, int] = {}  # noqa: RUF012
 
-        def __init__(self, words: list[str]) -> None:
+        def __init__(self, words: list[str], *_: object) -> None:
             seen.extend(words)
 
         def run(self) -> int:
@@ -88,7 +88,7 @@ def test_hosts_that_ssh_does_not_reach_are_named(tmp_path: Path, monkeypatch: py
     hosts.write_text('[{"ssh": "mac1", "ips": ["10.0.0.1"]}, {"ssh": "mac2", "ips": ["10.0.0.2"]}]')
 
     class Failed:
-        def __init__(self, _: list[str]) -> None:
+        def __init__(self, *_: object) -> None:
             self.failures = {1: 255, 0: -15}
 
         def run(self) -> int:
