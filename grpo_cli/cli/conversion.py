@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from grpo_cli.cli.figures import magnitude
-from grpo_cli.cli.terminal import Safe, is_interactive, say, stderr_console, stdout_console
+from grpo_cli.cli.terminal import Safe, is_interactive, say, say_command, stderr_console, stdout_console
 from grpo_cli.convert.options import Check, Conversion
 from grpo_cli.foreign_text import one_line
 
@@ -112,7 +112,7 @@ def print_result(done: Conversion, checks: list[Check], to: str) -> None:
     console.print(Safe(size_table(done)))
     say(console, Text.assemble("\nThe model is in ", (one_line(str(done.output)), "bold"), ". To use it:"))
     for command in next_steps(done, to):
-        say(console, Text(f"  {command}", style="cyan"))
+        say_command(console, command)
     if done.is_nanochat and to == "mlx" and done.output_bytes > LARGE and done.bits_per_weight > 30:
         say(console, Text("\n`--dtype bfloat16` takes half of that, and is what nanochat computes in."))
 

@@ -60,6 +60,7 @@ def frame(progress: RunProgress, width: int, height: int, plain: bool = False) -
     parts = [part for part in (top, chart, facts, sample) if part]
     lines = [line for part in parts for line in ([gap, *part] if part is not top else part)][: height - 1]
     for line in lines:
+        line.rstrip()  # blanks at the end would be wrapped, too
         line.no_wrap, line.overflow = True, "ellipsis"
     return lines
 

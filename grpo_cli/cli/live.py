@@ -13,11 +13,11 @@ from contextlib import contextmanager, suppress
 from typing import Protocol
 
 from rich.console import Console
-from rich.live import Live
 from rich.text import Text
 
 from grpo_cli.cli.dashboard import Dashboard
 from grpo_cli.cli.figures import accuracy, duration, fields, magnitude, share, shown, timing
+from grpo_cli.cli.picture import Picture
 from grpo_cli.cli.progress import RunProgress
 from grpo_cli.cli.summary import print_summary
 from grpo_cli.cli.terminal import is_interactive, say, stderr_console
@@ -115,15 +115,6 @@ class PlainDisplay(QuietDisplay):
         return run is None or step % run.logging_steps == 0 or step == run.total_steps
 
 
-class PatientLive(Live):
-    """A display that draws no picture while the one before waits to be read."""
-
-    def refresh(self) -> None:
-        """Draw the picture anew."""
-        if not getattr(self.console.file, "is_behind", False):
-            super().refresh()
-
-
 class LiveDisplay:
     """The dashboard, drawn anew a few times a second by rich's own thread.
 
@@ -132,9 +123,9 @@ class LiveDisplay:
 
     def __init__(self, console: Console) -> None:
         self.console, self.progress = console, RunProgress()
-        self.live = PatientLive(
+        self.live = Picture(
             Dashboard(self.progress),
-            console=console,
+            console,
             refresh_per_second=REFRESHES_PER_SECOND,
             redirect_stdout=sys.stdout.isatty(),  # what goes into a file or a pipe still does
         )

@@ -4,16 +4,18 @@ import shlex
 from typing import Any
 
 from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
 from grpo_cli.cli.figures import accuracy, duration, number, share, shown
 from grpo_cli.cli.progress import RunProgress
-from grpo_cli.cli.terminal import Safe, say
+from grpo_cli.cli.terminal import Safe, say, say_command, typed
 from grpo_cli.engine.events import RunFinished
 from grpo_cli.foreign_text import one_line
 from grpo_cli.words import plural
 
+WIDE = 1000  # columns: more than any table takes
 LONGEST_PROMPT = 60  # a longer one would drown the command that shows how to ask
 
 
@@ -26,10 +28,19 @@ def print_summary(console: Console, progress: RunProgress) -> None:
         say(console, line)
     if (table := comparison(finished.first, finished.last)) is not None:
         console.print()
-        console.print(Safe(table))
+        console.print(Safe(fitting(table, console)))
+    if sure := certainty(finished.first or {}, finished.last or {}):
+        say(console, Text(sure))
     say(console, Text.assemble("\nThe model is in ", (one_line(str(finished.final)), "bold"), ". To use it:"))
     for command in commands(finished, progress.sample.prompt if progress.sample else ""):
-        say(console, Text(f"  {command}", style="cyan"))
+        say_command(console, command)
+
+
+def fitting(table: Table, console: Console) -> Table:
+    """The table, in a narrow window without its last column, which the others imply."""
+    if Measurement.get(console, console.options.update(max_width=WIDE), table).maximum > console.width:
+        table.columns.pop()
+    return table
 
 
 def heading(finished: RunFinished, resumed_at: int = 0) -> list[Text]:
@@ -46,7 +57,7 @@ def heading(finished: RunFinished, resumed_at: int = 0) -> list[Text]:
         words, *toml = nothing.cures
         lines += [Text(f"  {words}:"), *(Text(f"    {one_line(line)}", style="cyan") for line in toml)]
     command = f"grpo doctor --run {shlex.quote(str(finished.run_dir))}"
-    return [*lines, Text.assemble("  more: ", (command, "cyan"))]
+    return [*lines, Text.assemble("  more: ", (typed(command), "cyan"))]
 
 
 def comparison(first: dict[str, Any] | None, last: dict[str, Any] | None) -> Table | None:
@@ -55,7 +66,7 @@ def comparison(first: dict[str, Any] | None, last: dict[str, Any] | None) -> Tab
         return None
     before, after = first or {}, last or {}
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
-    table.add_column("")
+    table.add_column("", no_wrap=True)
     for heading in (f"before{at_step(before)}", f"after{at_step(after)}", "difference"):
         table.add_column(heading, justify="right", no_wrap=True)
     for label, key, unit in (
@@ -64,8 +75,6 @@ def comparison(first: dict[str, Any] | None, last: dict[str, Any] | None) -> Tab
         ("length", "eval_length_mean", " tokens"),
     ):
         cells = [score(key, before), score(key, after), difference(key, before, after, unit)]
-        if key == "eval_accuracy":
-            cells[-1] += certainty(before, after)
         if any(cells):
             table.add_row(label, *(Text(cell) for cell in cells))
     return table
@@ -94,7 +103,7 @@ def difference(key: str, before: dict[str, Any], after: dict[str, Any], unit: st
 
 
 def certainty(before: dict[str, Any], after: dict[str, Any]) -> str:
-    """95 % interval of the accuracy's difference and its verdict, by the test of `grpo eval --compare`."""
+    """The verdict on the accuracy's difference, by the test of `grpo eval --compare`, with its interval."""
     old, new = before.get("eval_right"), after.get("eval_right")
     if not (isinstance(old, str) and isinstance(new, str) and len(old) == len(new) > 0):
         return ""
@@ -102,7 +111,8 @@ def certainty(before: dict[str, Any], after: dict[str, Any]) -> str:
 
     result = compare_pairs([int(b) - int(a) for a, b in zip(old, new, strict=True)])
     low, high = (100 * end for end in result.interval)
-    return f" (95 %: {low:+.1f} to {high:+.1f}): {result.verdict}"
+    points = difference("eval_accuracy", before, after, " points")
+    return f"accuracy: {result.verdict}, {points} (95 %: {low:+.1f} to {high:+.1f})"
 
 
 def commands(finished: RunFinished, asked: str) -> list[str]:

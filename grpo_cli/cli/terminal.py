@@ -7,7 +7,7 @@ text came from (foreign_text.py); `Safe` fits a renderable to the stream's encod
 
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from typing import IO, Any
@@ -20,7 +20,10 @@ from rich.text import Text
 
 from grpo_cli.foreign_text import safe_json, visible
 
-WORD = re.compile(r"`[^`\s]{1,24}(?: [^`\s]+){0,7}`[^\s`]*|\S+")  # or a command of a few words
+ARGUMENT = r"""(?:"[^"]*"|'[^']*'|[^\s`])+"""  # of a command, with its quotes
+COMMAND = re.compile(rf"[^\s`]*`(?:uv run )?(?:grpo|mlx_lm\.\w+)(?: {ARGUMENT})+`[^\s`]*")
+WORD = re.compile(r"[^\s`]*`[^`\s]{1,24}(?: [^`\s]+){0,7}`[^\s`]*|\S+")  # or code of a few words
+CONTINUED = " \\"  # at a line's end, for a shell
 # One character for one, so that nothing moves: for streams that cannot take what we draw.
 ASCII_FOR = str.maketrans("→·…–−×│┤╶─━╸█⏎“”‘’", ">|~--x|+---=#/\"\"''")
 
@@ -115,6 +118,27 @@ def say(console: Console, line: RenderableType) -> None:
     console.print(Safe(shown), soft_wrap=True, markup=False)
 
 
+def say_command(console: Console, command: str) -> None:
+    """Print a command to be copied, two columns from the left; on a terminal in lines that a shell joins."""
+    lines = broken_command(typed(command), console.width - 2) if is_interactive(console) else [typed(command)]
+    say(console, Text("\n".join(f"  {line}" for line in lines), style="cyan"))
+
+
+def broken_command(command: str, width: int) -> list[str]:
+    """A command's lines, broken between arguments and never within quotes; one that fits is one line."""
+    if cell_len(command) <= width:
+        return [command]
+    lines = [""]
+    for argument in re.findall(rf"{ARGUMENT}|\S+", command):
+        longer = f"{lines[-1]} {argument}" if lines[-1].strip() else f"{lines[-1]}{argument}"
+        if cell_len(longer + CONTINUED) > width and lines[-1].strip():
+            lines[-1] += CONTINUED
+            lines.append(f"  {argument}")
+        else:
+            lines[-1] = longer
+    return lines
+
+
 def as_started(text: Text) -> Text:
     """The text with its commands as they run where this one was started: with `uv run` where that was."""
     return Text(f"`{typed('grpo ')}").join(text.split("`grpo ")) if typed("grpo ") != "grpo " else text
@@ -123,14 +147,14 @@ def as_started(text: Text) -> Text:
 def typed(command: str) -> str:
     """A command of ours as it is typed where this one was started."""
     under_uv = "UV_RUN_RECURSION_DEPTH" in os.environ  # uv sets it for what it runs
-    return f"uv run {command}" if under_uv and command.startswith("grpo ") else command
+    return f"uv run {command}" if under_uv and command.startswith(("grpo ", "mlx_lm.")) else command
 
 
 def broken_at_words(text: Text, width: int) -> Text:
     """The text with line breaks between words, for a terminal would break them in the middle.
 
-    A command in backticks stays whole where a line can hold it; what follows a break stands under its line's
-    own beginning.
+    A command in backticks stays whole where a line can hold it, and is broken between its arguments, as a
+    shell continues lines, where none can; what follows a break stands under its line's own beginning.
     """
     lines = text.split("\n", allow_blank=True)
     return Text("\n").join(piece for line in lines for piece in _pieces(line, width))
@@ -138,12 +162,36 @@ def broken_at_words(text: Text, width: int) -> Text:
 
 def _pieces(line: Text, width: int) -> list[Text]:
     margin = len(line.plain) - len(line.plain.lstrip())
-    room, start, breaks = width, margin, []
-    for word in WORD.finditer(line.plain, margin):
-        if cell_len(line.plain[start : word.end()]) + margin > room and word.start() > start:
-            breaks.append(word.start())
-            start = word.start()
+    start, breaks = margin, {}  # where a piece begins: what the one before it ends with
+    for begin, end, joint in _units(line.plain, margin, width - margin):
+        if cell_len(line.plain[start:end]) > width - margin and begin > start:
+            breaks[begin] = joint
+            start = begin
     pieces = line.divide(breaks)
-    for piece in pieces:
+    for piece, joint in zip(pieces, [*breaks.values(), ""], strict=True):
         piece.rstrip()
+        piece.append(joint)
     return [pieces[0], *(Text(" " * margin) + piece for piece in pieces[1:])]
+
+
+def _units(text: str, start: int, room: int) -> Iterator[tuple[int, int, str]]:
+    """What a line break may stand before: where it begins and ends, and what such a break is written as."""
+    while start < len(text):
+        command = COMMAND.match(text, start)
+        word = command or WORD.match(text, start)
+        if word is None:
+            start += 1
+        elif command and cell_len(command[0]) > room:
+            yield from _arguments(command)
+            start = command.end()
+        else:
+            yield word.start(), word.end(), ""
+            start = word.end()
+
+
+def _arguments(command: re.Match[str]) -> Iterator[tuple[int, int, str]]:
+    found = list(re.finditer(rf"{ARGUMENT}[`\S]*|\S+", command[0]))
+    for number, argument in enumerate(found):
+        is_last = number == len(found) - 1
+        end = argument.end() + (0 if is_last else len(CONTINUED))  # room for that
+        yield command.start() + argument.start(), command.start() + end, CONTINUED if number else ""

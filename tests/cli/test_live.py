@@ -297,7 +297,7 @@ def test_dashboard_between_steps() -> None:
 
 def test_dashboard_names_the_stage_under_way() -> None:
     progress = after([STARTED, UpdateProgress(3, 4)], Clock())
-    assert frame(progress, 60, 30)[4].plain == " update     ━━━━━━━━━━━━────  3/4      "
+    assert frame(progress, 60, 30)[4].plain == " update     ━━━━━━━━━━━━────  3/4"
     progress.take(RolloutProgress("evaluation", 0, 200, 0))
     assert frame(progress, 60, 30)[4].plain == " evaluation ────────────────  0/200    0 tokens"
 
@@ -378,8 +378,9 @@ def test_a_pipe_is_not_interactive_even_if_colour_is_forced(monkeypatch: pytest.
 def test_the_closing_table_says_how_sure_its_difference_is() -> None:
     before = {"step": 0, "eval_accuracy": 0.0, "eval_samples": 8, "eval_right": "00000000"}
     after = {"step": 3, "eval_accuracy": 0.75, "eval_samples": 8, "eval_right": "11111100"}
-    assert certainty(before, after).endswith(" to +100.0): better")  # 6 of 0: p = 2/64
-    assert certainty(before, {**after, "eval_right": "11110000"}).endswith("): no significant difference")
+    assert certainty(before, after) == "accuracy: better, +75.0 points (95 %: +33.3 to +100.0)"  # p = 2/64
+    chance = certainty(before, {**after, "eval_right": "11110000"})
+    assert chance.startswith("accuracy: no significant difference, ")
     assert certainty({}, after) == ""
     assert certainty({**before, "eval_right": "0"}, after) == ""
 
