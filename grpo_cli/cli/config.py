@@ -1,5 +1,6 @@
 """`grpo config`: validate, show, init and schema. Nothing here loads a model or MLX."""
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -151,10 +152,13 @@ def init(
         force=force,
         cannot="Cannot write config file:",
         exists="Config file exists",
-        replace=f"`grpo config init {file} --force` overwrites it",
+        replace=f"`grpo config init {shlex.quote(str(file))} --force` overwrites it",
         error=ConfigError,
     ).write(text)
-    say(stderr_console(), Text(f"✓ wrote {file}; train with `grpo train --config {file}`", style="green"))
+    say(
+        stderr_console(),
+        Text(f"✓ wrote {file}; train with `grpo train --config {shlex.quote(str(file))}`", style="green"),
+    )
 
 
 def _print_toml(text: str) -> None:

@@ -8,6 +8,7 @@ comments and brackets, and takes every `key =` that begins a statement.
 """
 
 import re
+import shlex
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,7 +72,7 @@ def read_document(path: Path, shown: str) -> Document:
     except (ValueError, RecursionError) as error:
         return Document([], [_other_format(text, shown) or _syntax_problem(text, shown, error)])
     if not table:
-        cure = f"write a starting file with `grpo config init --force {shown}`"
+        cure = f"write a starting file with `grpo config init --force {shlex.quote(shown)}`"
         return Document([], [Problem(f"Config file is empty: {shown}", cure, trouble="config-syntax")])
     return _collect(table, key_lines(text.replace("\r\n", "\n")), shown)
 

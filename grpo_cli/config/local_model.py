@@ -7,6 +7,7 @@ A model folder may come from anywhere: what cannot be read, or is no number, is 
 
 import difflib
 import os
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -103,7 +104,7 @@ def _hint_for(name: str) -> str:
     """What a name that is no model may have been meant to be."""
     path = Path(name)
     if path.parts[:1] == ("models",) and path.name.endswith("-mlx"):
-        return f"make it: `grpo convert {path.name.removesuffix('-mlx')}`"
+        return f"make it: `grpo convert {shlex.quote(path.name.removesuffix('-mlx'))}`"
     near = difflib.get_close_matches(name, ["tiny"])
     return (
         "did you mean `tiny`? " if near else ""

@@ -6,6 +6,7 @@ The sum is made in float32 of a base that is dequantised first, so that nothing 
 compared with those of the base with the adapters on. Another number format, or quantising, comes after that.
 """
 
+import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -104,7 +105,7 @@ def find_adapters(name: str, trust_remote_code: bool = False) -> Adapted:
         is_model = (folder / "config.json").exists()
         raise ConversionError(
             f"{name} holds no adapters to fuse: adapter_config.json is missing",
-            f"it is a model by itself: `grpo convert {name}`"
+            f"it is a model by itself: `grpo convert {shlex.quote(name)}`"
             if is_model
             else "name a checkpoint of a run with `lora_rank`, or a folder that `mlx_lm.lora` wrote",
         )

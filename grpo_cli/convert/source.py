@@ -8,6 +8,7 @@ Of a repository only the files that are needed are fetched, and compared with th
 """
 
 import re
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -168,8 +169,8 @@ def _nothing(place: str, names: Sequence[str]) -> ConversionError:
             read_adapter_config(Path(place))  # refuses PEFT's, which cannot be fused here
         return ConversionError(
             f"{place} holds LoRA adapters, which are no model by themselves",
-            f"make a model of them and their base: `grpo convert --fuse {place}`; "
-            f"`grpo eval --model {place}` takes them as they are",
+            f"make a model of them and their base: `grpo convert --fuse {shlex.quote(place)}`; "
+            f"`grpo eval --model {shlex.quote(place)}` takes them as they are",
         )
     pickled = [name for name in names if PICKLED_WEIGHTS.fullmatch(name)]
     if pickled:

@@ -17,7 +17,7 @@ from mlx_lm.utils import quantize_model, save_config, save_model
 
 from grpo_cli.convert.errors import ConversionError
 from grpo_cli.convert.options import Options
-from grpo_cli.models.classes import load_weights, save_code
+from grpo_cli.models.classes import NEWER, UnknownKind, load_weights, save_code
 from grpo_cli.models.load import DTYPES
 
 # How mlx and mlx-lm refuse a model.
@@ -74,9 +74,8 @@ def _reason(source: Path, error: Exception) -> str:
 
 
 def _hint(error: Exception) -> str:
-    text = str(error)
-    if "not supported" in text:
-        return "`pip install --upgrade mlx-lm` may know this kind of model; mlx-lm lists what it runs"
+    if isinstance(error, UnknownKind):
+        return NEWER
     if isinstance(error, OSError):
         return "check the disk's space and permissions, and the folder that `--output` names"
     return "weights and config.json must come from the same model: download it again"

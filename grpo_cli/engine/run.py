@@ -6,6 +6,7 @@ line = dry_run(config, listener)      # everything loaded, one tiny step, nothin
 
 import hashlib
 import json
+import shlex
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -285,7 +286,7 @@ def trainable_policy(config: Config, checkpoint: Path | None = None) -> Policy:
         if policy.lora:
             raise ModelError(
                 f"{config.model_name} holds LoRA adapters already",
-                f"train its base, or fuse the adapters first: `grpo convert --fuse {config.model_name}`",
+                f"train its base, or fuse the adapters first: `grpo convert --fuse {shlex.quote(config.model_name)}`",
             )
         policy.lora = LoRA(config.lora_rank, config.adapter_scale, config.lora_layers, config.lora_type)
         add_adapters(policy.model, policy.lora)

@@ -30,6 +30,7 @@ from grpo_cli.untrusted_json import DamagedFile, shown
 REFUSALS = (ValueError, KeyError, TypeError, RuntimeError, OSError)  # how mlx and mlx-lm refuse weights
 # `quant_method`s of other libraries that mlx-lm reads.
 READ_METHODS = ("bitnet", "mxfp4", "mxfp8", "fp8", "compressed-tensors", "modelopt", "awq", "gptq")
+NEWER = "`pip install --upgrade mlx-lm` may know this kind of model; mlx-lm lists what it runs"
 # model_type → module with Model and ModelArgs, for what mlx-lm does not have.
 OURS: dict[str, ModuleType] = {"nanochat_v2": nanochat_v2}
 
@@ -97,17 +98,21 @@ def refuse_other_formats(config: dict[str, Any], folder: Path) -> None:
         )
 
 
+class UnknownKind(ValueError):
+    """A `model_type` that neither we nor mlx-lm have."""
+
+
 def model_classes(config: dict[str, Any]) -> tuple[Any, Any]:
-    """(Model, ModelArgs) for a config.json. ValueError for a type that neither we nor mlx-lm have."""
+    """(Model, ModelArgs) for a config.json. UnknownKind for a type that neither we nor mlx-lm have."""
     model_type = config["model_type"]
     if _own_file(model_type):
         return OURS[model_type].Model, OURS[model_type].ModelArgs
     if not isinstance(model_type, str) or MODEL_REMAPPING.get(model_type, model_type) not in _of_mlx_lm():
-        raise ValueError(f"Model type {model_type} not supported.")
+        raise UnknownKind(f"Model type {model_type} not supported.")
     try:
         return _get_classes(config)
     except AttributeError as error:  # a module of mlx-lm's that is no model
-        raise ValueError(f"Model type {model_type} not supported.") from error
+        raise UnknownKind(f"Model type {model_type} not supported.") from error
 
 
 @cache

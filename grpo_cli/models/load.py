@@ -21,7 +21,7 @@ from mlx_lm.utils import dequantize_model
 from grpo_cli import device
 from grpo_cli.errors import GrpoError, ModelError
 from grpo_cli.models.adapter_config import read_adapter_config
-from grpo_cli.models.classes import load_weights, model_classes, refuse_problems
+from grpo_cli.models.classes import NEWER, UnknownKind, load_weights, model_classes, refuse_problems
 from grpo_cli.models.config_check import check_config
 from grpo_cli.models.find import TINY, adapters_base, find_model
 from grpo_cli.models.forward_plan import ForwardPlan
@@ -127,6 +127,8 @@ def load_model_folder(path: Path) -> tuple[nn.Module, dict[str, Any]]:
         )
     try:
         return load_weights(path)
+    except UnknownKind as error:
+        raise ModelError(f"{path / CONFIG}: {error}", NEWER, trouble="mlx-lm") from error
     except BREAKDOWNS as error:  # ValueError is how mlx-lm refuses weights
         kind = "" if type(error) is ValueError else f"{type(error).__name__}: "
         raise ModelError(

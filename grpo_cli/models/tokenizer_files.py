@@ -16,7 +16,7 @@ from typing import Any
 import mlx_lm.chat_templates
 import mlx_lm.tool_parsers
 from mlx_lm.utils import load_tokenizer
-from transformers import PreTrainedTokenizerBase, dynamic_module_utils
+from transformers import AutoConfig, PreTrainedConfig, PreTrainedTokenizerBase, dynamic_module_utils
 from transformers.models.auto.tokenization_auto import tokenizer_class_from_name
 from transformers.utils import logging
 
@@ -38,7 +38,38 @@ def read_tokenizer(folder: Path, eos_ids: list[int] | None, trust_remote_code: b
     `trust_remote_code`: a person has said that this folder's tokenizer may run its own code.
     """
     check_names(folder)
-    return load_tokenizer(folder, {"trust_remote_code": trust_remote_code}, eos_token_ids=eos_ids)
+    settings = {"trust_remote_code": trust_remote_code}
+    try:
+        return load_tokenizer(folder, settings, eos_token_ids=eos_ids)
+    except Exception:
+        config = general_config(folder)
+        if config is None:
+            raise
+        return load_tokenizer(folder, {**settings, "config": config}, eos_token_ids=eos_ids)
+
+
+def general_config(folder: Path) -> PreTrainedConfig | None:
+    """config.json in transformers' general class, where its own breaks down over it; None where that reads.
+
+    The tokenizer needs nothing of it, and mlx-lm has made the model. Raises ModelError for a config.json that
+    no class can read, so that its fault is not taken for the tokenizer's.
+    """
+    try:
+        AutoConfig.from_pretrained(str(folder), trust_remote_code=False)
+        return None
+    except Exception as error:
+        try:
+            return PreTrainedConfig.from_pretrained(str(folder))
+        except Exception:
+            raise unread_config(folder, error) from error
+
+
+def unread_config(folder: Path, error: Exception) -> ModelError:
+    """The error for a config.json that transformers cannot read, whose tokenizer may be sound."""
+    return ModelError(
+        f"{folder / 'config.json'} cannot be read: {type(error).__name__}: {str(error)[:200]}",
+        "take config.json from where the weights come from",
+    )
 
 
 @contextmanager
