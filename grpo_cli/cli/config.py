@@ -155,10 +155,8 @@ def init(
         replace=f"`grpo config init {shlex.quote(str(file))} --force` overwrites it",
         error=ConfigError,
     ).write(text)
-    say(
-        stderr_console(),
-        Text(f"✓ wrote {file}; train with `grpo train --config {shlex.quote(str(file))}`", style="green"),
-    )
+    command = f"grpo train --config {shlex.quote(str(file))}"
+    say(stderr_console(), Text(f"✓ wrote {file}; train with `{command}`", style="green"))
 
 
 def _print_toml(text: str) -> None:

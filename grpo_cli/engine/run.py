@@ -286,7 +286,8 @@ def trainable_policy(config: Config, checkpoint: Path | None = None) -> Policy:
         if policy.lora:
             raise ModelError(
                 f"{config.model_name} holds LoRA adapters already",
-                f"train its base, or fuse the adapters first: `grpo convert --fuse {shlex.quote(config.model_name)}`",
+                "train its base, or fuse the adapters first: "
+                f"`grpo convert --fuse {shlex.quote(config.model_name)}`",
             )
         policy.lora = LoRA(config.lora_rank, config.adapter_scale, config.lora_layers, config.lora_type)
         add_adapters(policy.model, policy.lora)

@@ -25,6 +25,7 @@ SAMPLES = {
     "bits": "4",
     "setting": "seed=1",
     "2 * step": "2",
+    "quoted(f'model_name={usable}')": "model_name=x",
     "more": "2",
 }
 
