@@ -8,6 +8,7 @@ import typer
 
 from grpo_cli.cli.doing import doing
 from grpo_cli.cli.heavy import start_device
+from grpo_cli.files import expanded_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -152,7 +153,7 @@ def check_intact(source: str) -> None:
     from grpo_cli.convert.errors import ConversionError
     from grpo_cli.engine.intact import MANIFEST, damage
 
-    folder = Path(source).expanduser()
+    folder = Path(expanded_name(source))
     problem = damage(folder) if (folder / MANIFEST).is_file() else None
     if problem is not None:
         raise ConversionError(

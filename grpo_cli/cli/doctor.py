@@ -10,6 +10,7 @@ from grpo_cli.cli.doing import doing
 from grpo_cli.cli.output_file import OutputFile
 from grpo_cli.cli.terminal import print_json, stdout_console
 from grpo_cli.errors import CheckpointError, ConfigError, GrpoError, ModelError
+from grpo_cli.files import chosen_path, from_here
 from grpo_cli.foreign_text import visible
 
 if TYPE_CHECKING:
@@ -76,7 +77,8 @@ def doctor(
         show_chapter(explain, as_json)
         return
     with doing("looking …", shown=not as_json):
-        case = examined_case(config, model, checkpoint, run, only or [])
+        checkpoint, run, hosts = (path and from_here(chosen_path(path)) for path in (checkpoint, run, hosts))
+    case = examined_case(config, model, checkpoint, run, only or [])
     if hosts:
         case.hosts, case.python, case.starting_port = hosts, python, starting_port
         case.host_file  # noqa: B018 (a file that is none ends the command, before anything is looked at)

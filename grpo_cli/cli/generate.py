@@ -12,6 +12,11 @@ from grpo_cli.cli.heavy import start_device
 from grpo_cli.cli.terminal import encodable, say, stderr_console, stdout_console
 from grpo_cli.errors import GrpoError
 from grpo_cli.foreign_text import visible
+from grpo_cli.types import StopReason
+from grpo_cli.words import plural
+
+LEAVING = ("", "/exit", "/quit", "/bye")
+HOW_TO_LEAVE = "An empty line, /exit or Ctrl-D ends the chat; Ctrl-C stops an answer."
 
 if TYPE_CHECKING:
     from grpo_cli.config.schema import Config
@@ -23,7 +28,9 @@ if TYPE_CHECKING:
 def generate(
     model: Annotated[str, typer.Option("--model", metavar="DIR|REPO|tiny", help="The model to ask.")],
     prompt: Annotated[str | None, typer.Option("--prompt", metavar="TEXT", help="Ask this once.")] = None,
-    chat: Annotated[bool, typer.Option("--chat", help="Talk; an empty line or Ctrl-D ends it.")] = False,
+    chat: Annotated[
+        bool, typer.Option("--chat", help="Talk; an empty line, /exit or Ctrl-D ends it.")
+    ] = False,
     system: Annotated[
         str | None,
         typer.Option("--system", metavar="TEXT", help="System message; by default that of the model's run."),
@@ -58,44 +65,77 @@ def generate(
     if text:
         messages.append({"role": "system", "content": text})
     if prompt:
-        answer(policy, [*messages, {"role": "user", "content": prompt}], config, sampling)
+        answer(policy, [*messages, {"role": "user", "content": prompt}], config, sampling, stoppable=False)
     else:
         talk(policy, messages, config, sampling)
 
 
 def talk(policy: "Policy", messages: "list[Message]", config: "Config", sampling: "Sampling") -> None:
-    """Read a line, answer it, remember both, until an empty line or the end of the input."""
-    while question := ask():
+    """Read a line, answer it, remember both, until a line that leaves or the end of the input."""
+    if sys.stdin.isatty():
+        say(stderr_console(), Text(HOW_TO_LEAVE, style="dim"))
+    while (question := ask()) not in LEAVING:
         messages.append({"role": "user", "content": question})
         try:
-            text = answer(policy, messages, config, sampling)
+            text = answer(policy, messages, config, sampling, stoppable=True)
         except GrpoError as error:  # a turn the model's template refuses does not end the chat
             say(stderr_console(), Text(visible(str(error)), style="red"))
             messages.pop()
             continue
-        messages.append({"role": "assistant", "content": text})
+        if text:
+            messages.append({"role": "assistant", "content": text})
+        else:  # stopped before its first word
+            messages.pop()
 
 
 def ask() -> str:
-    """The next line of a person or a pipe; empty at the end."""
-    if sys.stdin.isatty():
-        stderr_console().print("› ", end="", style="bold cyan")
-    return sys.stdin.readline().strip()
+    """The next line of a person or a pipe; empty at the end. KeyboardInterrupt, with a word, for Ctrl-C."""
+    if not sys.stdin.isatty():
+        return sys.stdin.readline().strip()
+    stderr_console().print("› ", end="", style="bold cyan")
+    try:
+        line = sys.stdin.readline()
+    except KeyboardInterrupt:
+        say(stderr_console(), Text("\nInterrupted: the chat has ended.", style="dim"))
+        raise
+    if not line:  # Ctrl-D leaves the cursor behind the prompt
+        say(stderr_console(), Text(""))
+    return line.strip()
 
 
-def answer(policy: "Policy", messages: "list[Message]", config: "Config", sampling: "Sampling") -> str:
-    """Stream one completion to stdout and return it, the prefix it was made to begin with included."""
+def answer(
+    policy: "Policy", messages: "list[Message]", config: "Config", sampling: "Sampling", *, stoppable: bool
+) -> str:
+    """Stream one completion to stdout and return it, the prefix it was made to begin with included.
+
+    Ctrl-C ends it; where that is all it is to end (`stoppable`), what there is of it is returned.
+    """
     from grpo_cli.engine.stream import stream
 
     prefix = config.completion_prefix
     ids = policy.tokenizer.encode_prompt(messages, prefix)
-    pieces = [prefix]
+    pieces, is_cut_off = [prefix], False
     show(prefix)
-    for piece in stream(policy, ids, sampling, prefix):
-        show(piece)
-        pieces.append(piece)
+    try:
+        for piece, ended in stream(policy, ids, sampling, prefix):
+            show(piece)
+            pieces.append(piece)
+            is_cut_off = ended is StopReason.LENGTH
+    except KeyboardInterrupt:
+        show("\n")
+        if not stoppable:
+            raise
+        say(stderr_console(), Text("(stopped)", style="dim"))
+        return "".join(pieces)
     show("\n")
+    if is_cut_off:
+        say(stderr_console(), Text(cut_off(sampling.max_new_tokens), style="yellow"))
     return "".join(pieces)
+
+
+def cut_off(tokens: int) -> str:
+    """What a person should know of an answer that the limit has ended."""
+    return f"The answer was cut off after {plural(tokens, 'token')}: `--max-tokens {2 * tokens}` allows more."
 
 
 def show(piece: str) -> None:

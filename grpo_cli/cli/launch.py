@@ -26,6 +26,8 @@ from grpo_cli.cli.doing import doing
 from grpo_cli.cli.errors import INTERRUPTED
 from grpo_cli.cli.terminal import encodable
 from grpo_cli.errors import ConfigError, TrainingError
+from grpo_cli.files import chosen_path, from_here
+from grpo_cli.words import plural
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 PATIENCE = 300.0  # seconds for the others to save and end once a rank has failed; then they hang
@@ -68,8 +70,9 @@ def launch(
 
     On this machine or on others; the exit code is that of the first failure.
     """
+    hostfile = hostfile and from_here(chosen_path(hostfile))
     with contextlib.ExitStack() as silence:
-        silence.enter_context(doing(f"starting {command[0]} on {hostfile or f'{ranks} ranks'} …"))
+        silence.enter_context(doing(f"starting {command[0]} on {hostfile or plural(ranks, 'rank')} …"))
         from grpo_cli.distributed.hosts import read_hosts
 
         hosts = [host.ssh for host in read_hosts(hostfile).hosts] if hostfile else []

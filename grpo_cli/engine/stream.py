@@ -1,6 +1,6 @@
 """One completion, as text that grows: for `grpo generate`.
 
-for piece in stream(policy, prompt_ids, Sampling(256)): print(piece, end="")
+for piece, ended in stream(policy, prompt_ids, Sampling(256)): print(piece, end="")
 """
 
 import math
@@ -13,12 +13,18 @@ from grpo_cli.engine.decode import PREFILL_TOKENS, Row, broken_policy, stop_reas
 from grpo_cli.engine.prefix import read_prompts
 from grpo_cli.engine.sampling import Sampling, draw
 from grpo_cli.models.load import Policy, check_prompts
+from grpo_cli.types import StopReason
 
 UNFINISHED = "\N{REPLACEMENT CHARACTER}"  # what the first bytes of a character decode to
 
 
-def stream(policy: Policy, prompt_ids: list[int], sampling: Sampling, prefix: str = "") -> Iterator[str]:
-    """Pieces of text as they are sampled; together they are the completion after its prefix."""
+def stream(
+    policy: Policy, prompt_ids: list[int], sampling: Sampling, prefix: str = ""
+) -> Iterator[tuple[str, StopReason | None]]:
+    """Pieces of text as they are sampled, the last one with its stop reason.
+
+    Together they are the completion after its prefix.
+    """
     row, shown, whole = Row(0, prompt_ids), "", CompletionText(policy.tokenizer, prefix)
     check_prompts(policy, [prompt_ids])
     cache = read_prompts(policy.model, [prompt_ids], PREFILL_TOKENS)
@@ -34,5 +40,5 @@ def stream(policy: Policy, prompt_ids: list[int], sampling: Sampling, prefix: st
         text = whole.after_prefix(row.token_ids)
         if text.endswith(UNFINISHED) and row.stop_reason is None:
             continue
-        yield text[len(shown) :]
+        yield text[len(shown) :], row.stop_reason
         shown = text

@@ -7,7 +7,6 @@ adapter_config.json is a LoRA checkpoint: its base is loaded and the adapters pu
 Weights load strictly: a missing or unknown tensor is an error, never a random layer.
 """
 
-import os
 import shlex
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -20,6 +19,7 @@ from mlx_lm.utils import dequantize_model
 
 from grpo_cli import device
 from grpo_cli.errors import GrpoError, ModelError
+from grpo_cli.files import expanded_name
 from grpo_cli.models.adapter_config import read_adapter_config
 from grpo_cli.models.classes import NEWER, UnknownKind, load_weights, model_classes, refuse_problems
 from grpo_cli.models.config_check import check_config
@@ -56,7 +56,7 @@ class Policy:
     @property
     def portable_source(self) -> str:
         """The source's name as it works from any folder."""
-        folder = Path(self.source).expanduser()
+        folder = Path(expanded_name(self.source))
         return str(folder.resolve()) if self.source != "tiny" and folder.is_dir() else self.source
 
     @property
@@ -104,7 +104,7 @@ def unread_model(name: str) -> nn.Module | None:
 
     None where the folder is not here yet, or where config.json is one that loading will complain of.
     """
-    path = TINY if name == "tiny" else Path(os.path.expanduser(name))  # noqa: PTH111
+    path = TINY if name == "tiny" else Path(expanded_name(name))
     try:
         if (path / "adapter_config.json").exists():
             path = Path(read_adapter_config(path).model)

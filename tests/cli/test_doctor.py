@@ -108,6 +108,16 @@ def test_mistakes(arguments: list[str], first: str) -> None:
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("option", "what"), [("--run", "Run"), ("--checkpoint", "Checkpoint"), ("--hosts", "Host file")]
+)
+def test_paths_are_what_a_shell_has_for_them(option: str, what: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/ada")
+    for named in ("~/nowhere", "$HOME/nowhere"):
+        assert grpo(option, named).stderr.splitlines()[0] == f"{what} not found: /home/ada/nowhere"
+    assert grpo(option, "$NO_SUCH/x").stderr.startswith("Path not understood: $NO_SUCH/x: $NO_SUCH has no")
+
+
 def test_hosts_are_examined_beside_what_else_is_named(tmp_path: Path) -> None:
     (tmp_path / "hosts.json").write_text('[{"ssh": "127.0.0.1", "ips": ["192.0.2.1"]}]')
     options = ("--only", "hosts", "--only", "python", "--starting-port", "45000")

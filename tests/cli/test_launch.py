@@ -83,20 +83,28 @@ def test_a_rank_that_does_not_end_is_killed(monkeypatch: pytest.MonkeyPatch) -> 
     assert time.monotonic() - started < HANG
 
 
-def test_hosts_that_ssh_does_not_reach_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    hosts = tmp_path / "hosts.json"
+@pytest.mark.parametrize("named", ["~/hosts.json", "$PLACE/hosts.json", "hosts.json"])
+def test_hosts_that_ssh_does_not_reach_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, named: str
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("PLACE", str(tmp_path))
+    monkeypatch.chdir(tmp_path if named == "hosts.json" else tmp_path.parent)
+    hosts, launched = tmp_path / "hosts.json", []
     hosts.write_text('[{"ssh": "mac1", "ips": ["10.0.0.1"]}, {"ssh": "mac2", "ips": ["10.0.0.2"]}]')
 
     class Failed:
-        def __init__(self, *_: object) -> None:
+        def __init__(self, words: list[str], *_: object) -> None:
+            launched.append(words[words.index("--hostfile") + 1])
             self.failures = {1: 255, 0: -15}
 
         def run(self) -> int:
             return 255
 
     monkeypatch.setattr(launch_module, "Launch", Failed)
-    result = CliRunner().invoke(app, ["launch", "--hostfile", str(hosts), "train"])
+    result = CliRunner().invoke(app, ["launch", "--hostfile", named, "train"])
     assert result.exit_code == 1
+    assert [Path(launched[0]).absolute()] == [hosts]
     assert result.stderr.startswith("Hosts not reached by ssh: mac2\n\nhint: `grpo doctor --hosts FILE`")
 
 

@@ -95,21 +95,24 @@ def test_generate_streams_what_a_rollout_samples() -> None:
     policy = load_policy("tiny")
     ids = policy.tokenizer.encode_prompt([{"role": "user", "content": question}])
     expected = generate(policy, [ids], 1, Sampling(512, temperature=0.0))[0][0].text
-    assert result.stdout == expected + "\n"
+    assert (result.stdout, result.stderr) == (expected + "\n", "")  # it was not cut off
 
 
-def test_a_chat_goes_on_until_an_empty_line() -> None:
+@pytest.mark.parametrize("leaving", ["", "/exit"])
+def test_a_chat_goes_on_until_it_is_left(leaving: str) -> None:
     result = grpo(
         "generate",
         "--model",
         "tiny",
         "--chat",
         "--max-tokens",
-        "8",
-        stdin="What is 1 + 1?\nWhat is 2 + 2?\n\n",
+        "3",
+        stdin=f"What is 1 + 1?\nWhat is 2 + 2?\n{leaving}\nWhat is 3 + 3?\n",
     )
     assert result.exit_code == 0
     assert len(result.stdout.splitlines()) == 2
+    said = "The answer was cut off after 3 tokens: `--max-tokens 6` allows more.\n"
+    assert result.stderr == 2 * said
 
 
 @pytest.mark.parametrize(
