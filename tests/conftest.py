@@ -7,6 +7,8 @@ hub is offline, so that no test depends on what the user has downloaded.
 import atexit
 import os
 import shutil
+import signal
+import sys
 import tempfile
 
 _home = tempfile.mkdtemp(prefix="grpo-tests-")
@@ -21,7 +23,13 @@ os.environ.update(
     HF_HUB_DISABLE_TELEMETRY="1",
     TOKENIZERS_PARALLELISM="false",
 )
-for name in ("HF_HUB_CACHE", "MLX_GRPO_CONFIG", "UV_RUN_RECURSION_DEPTH"):
+# A shell starts what it has in the background with Ctrl-C ignored, and so would be all that tests start.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+# A machine that keeps no bytecode compiles transformers and datasets again in every process that a test
+# starts: 3 seconds each time.
+sys.dont_write_bytecode = False
+for name in ("HF_HUB_CACHE", "MLX_GRPO_CONFIG", "UV_RUN_RECURSION_DEPTH", "PYTHONDONTWRITEBYTECODE"):
     os.environ.pop(name, None)
 # Threads that wait for a busy core make small products many times slower: on two cores with other work
 # the tests took 67 s with two threads and 37 s with one.

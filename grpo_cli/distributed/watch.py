@@ -25,6 +25,7 @@ from typing import Any
 from grpo_cli.distributed.links import Link, Patience
 
 BEAT = 0.5  # seconds
+LOOK = 0.05  # seconds between two looks at what the other ranks say
 SILENCE = 60.0  # seconds without a beat: the machine or the network is gone, or the process is stopped
 PATIENCE = 5.0  # times the longest pause so far
 LEAST, UNMEASURED = 60.0, 1800.0  # seconds: the shortest limit, and that of work that was not measured
@@ -107,17 +108,22 @@ class Watch:
         """Why the run cannot go on; where that is not known yet, it is soon."""
         deadline = time.monotonic() + 4 * BEAT
         while self.trouble is None and time.monotonic() < deadline:
-            time.sleep(BEAT / 10)
+            time.sleep(LOOK)
         return self.trouble
 
     def meet(self, seconds: float, on_wait: Callable[[str], None] = lambda _: None) -> str | None:
-        """Wait until every rank is about to connect; why that cannot be, or None once they are."""
+        """Wait until every rank is about to connect; why that cannot be, or None once they are.
+
+        All have been told of it then: no thread of ours can tell them anything while MLX connects.
+        """
         self.at(CONNECTING)
+        self._tell()
         patience = Patience(seconds, on_wait)
         while patience.wait_for(names := ", ".join(self._late())):
             if self.trouble or not names:
+                self._tell()
                 return self.trouble
-            time.sleep(BEAT / 10)
+            time.sleep(LOOK)
         return f"{names} did not come to connect within {seconds:.0f} s"
 
     def _late(self) -> list[str]:
@@ -127,8 +133,11 @@ class Watch:
 
     def say(self, ended: str) -> None:
         """Tell the others how this rank ends."""
+        self._tell(ended=ended)
+
+    def _tell(self, **changes: Any) -> None:
         with self._lock:
-            self._update(ended=ended)
+            self._update(**changes)
         self._send()
 
     def is_told_of(self, ending: str) -> bool:
@@ -143,7 +152,7 @@ class Watch:
                 return True
             if all(words is not None for words in told):
                 return False
-            time.sleep(BEAT / 10)
+            time.sleep(LOOK)
         return False
 
     def _update(self, **changes: Any) -> None:

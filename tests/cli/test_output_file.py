@@ -2,7 +2,6 @@
 
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -11,6 +10,8 @@ from grpo_cli.cli.output_file import OutputFile
 from grpo_cli.engine import run
 from grpo_cli.errors import ConfigError, GrpoError
 from tests.cli.test_run_commands import grpo
+from tests.support.forked import start
+from tests.support.waiting import HANG
 
 EVAL = ("eval", "--model", "tiny", "--samples", "2", "--set", "eval_max_new_tokens=4", "--output")
 
@@ -97,14 +98,10 @@ def test_paths_are_understood_as_a_shell_does(tmp_path: Path, monkeypatch: pytes
 
 def test_ctrl_c_in_an_evaluation_ends_with_130_and_leaves_nothing(tmp_path: Path) -> None:
     words = ["eval", "--model", "tiny", "--samples", "0", "--num-generations", "8", "--output", "all.jsonl"]
-    process = subprocess.Popen(
-        [sys.executable, "-c", INTERRUPTED, *words],
-        cwd=tmp_path,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
+    process = start(
+        ["-c", INTERRUPTED, *words], cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
     )
-    _, complaint = process.communicate(timeout=300)
+    _, complaint = process.communicate(timeout=HANG)
     assert process.returncode == 130, complaint
     assert "Traceback" not in complaint and list(tmp_path.iterdir()) == []
 

@@ -5,7 +5,6 @@ import os
 import re
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from typer.testing import CliRunner, Result
 
 from grpo_cli.cli.main import app
 from grpo_cli.engine.intact import checkpoints, damage
+from tests.support.forked import Process, start
 from tests.support.waiting import HANG, wait_until
 
 SLOW = ["batch_size=2", "eval_steps=0", "max_steps=400", "save_steps=1"]
@@ -35,10 +35,10 @@ def grpo(*words: str) -> Result:
     return CliRunner().invoke(app, list(words))
 
 
-def started(folder: Path) -> "subprocess.Popen[str]":
+def started(folder: Path) -> "Process | subprocess.Popen[str]":
     """A run in a process of its own, after its first checkpoint."""
-    command = [sys.executable, "-m", "grpo_cli", "train", "--config", "smoke_test", *sets(SLOW)]
-    process = subprocess.Popen(command, cwd=folder, stderr=subprocess.PIPE, text=True)
+    words = ["-m", "grpo_cli", "train", "--config", "smoke_test", *sets(SLOW)]
+    process = start(words, cwd=folder, stderr=subprocess.PIPE)
     checkpoint = folder / "outputs/smoke_test/checkpoint-1"
     wait_until(checkpoint.exists, "the first checkpoint", lambda: process.poll() is None)
     return process
@@ -91,7 +91,7 @@ def test_a_second_process_is_refused_with_the_firsts_id(tmp_path: Path) -> None:
         )
     finally:
         process.kill()
-        process.communicate()
+        process.communicate(timeout=HANG)
     assert (tmp_path / "outputs/smoke_test/run.lock").exists()  # it was killed
     assert grpo("resume", "outputs/smoke_test", *sets(["max_steps=5"])).exit_code == 0
     assert not (tmp_path / "outputs/smoke_test/run.lock").exists()

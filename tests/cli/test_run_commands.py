@@ -18,6 +18,7 @@ from grpo_cli.engine.rollout import generate
 from grpo_cli.engine.sampling import Sampling
 from grpo_cli.models.find import TINY
 from grpo_cli.models.load import load_policy
+from tests.support.forked import start
 from tests.support.waiting import HANG, wait_until
 
 QUICK = [
@@ -167,9 +168,9 @@ def test_no_mlx_lm_is_told_as_the_guide_has_it(tmp_path: Path) -> None:
 @pytest.mark.skipif(os.name != "posix", reason="needs POSIX signals")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_run_saves_its_step_and_ends_with_130(tmp_path: Path, number: int) -> None:
-    command = [sys.executable, "-m", "grpo_cli", "train", "--config", "smoke_test", "--set", "batch_size=2"]
-    command += ["--set", "eval_steps=0"]
-    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    words = ["-m", "grpo_cli", "train", "--config", "smoke_test", "--set", "batch_size=2"]
+    words += ["--set", "eval_steps=0"]
+    process = start(words, cwd=tmp_path, stderr=subprocess.PIPE)
     folder = tmp_path / "outputs" / "smoke_test"
     log = folder / "training_log.jsonl"
     wait_until(lambda: log.exists() and log.read_text(), "the first step", lambda: process.poll() is None)

@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import termios
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,6 +14,9 @@ import pytest
 from grpo_cli.engine.intact import checkpoints, damage
 from grpo_cli.engine.state import read_state
 from tests.engine.test_trainer import lines
+from tests.support import waiting
+from tests.support.forked import Process, start
+from tests.support.waiting import HANG
 
 SETTINGS = {
     "model_name": "tiny", "dataset": "arithmetic", "system_prompt": "", "completion_prefix": "",
@@ -26,29 +28,24 @@ def talks(completions, **columns):
     print("x" * 100_000)
     return [float(index) for index in range(len(completions))]
 """
-LONGEST = 120.0  # seconds: nothing waits so long, also on a busy machine
+Running = Process | subprocess.Popen[str]
 
 
-def begin(folder: Path, steps: int, stderr: int, **more: object) -> "subprocess.Popen[bytes]":
+def begin(folder: Path, steps: int, stderr: int, **more: object) -> Running:
     """Start a run of so many steps in a folder."""
     (folder / "talks.py").write_text(REWARD)
     settings = {**SETTINGS, "max_steps": steps, "output_dir": folder}
-    words = [word for key, value in settings.items() for word in ("--set", f"{key}={value}")]
-    return subprocess.Popen(
-        [sys.executable, "-m", "grpo_cli", "train", "--config", "smoke_test", *words],
-        cwd=folder,
-        stderr=stderr,
-        stdout=stderr,
-        **more,  # type: ignore[call-overload]
-    )
+    changes = [word for key, value in settings.items() for word in ("--set", f"{key}={value}")]
+    words = ["-m", "grpo_cli", "train", "--config", "smoke_test", *changes]
+    if not more:
+        return start(words, cwd=folder, stderr=stderr, stdout=stderr)
+    command = [sys.executable, *words]
+    return subprocess.Popen(command, cwd=folder, stderr=stderr, stdout=stderr, text=True, **more)  # type: ignore[call-overload]
 
 
-def wait_until(condition: Callable[[], bool], process: "subprocess.Popen[bytes]") -> None:
+def wait_until(condition: Callable[[], bool], process: Running) -> None:
     """Wait for something that a process does."""
-    deadline = time.monotonic() + LONGEST
-    while not condition():
-        assert process.poll() is None and time.monotonic() < deadline
-        time.sleep(0.05)
+    waiting.wait_until(condition, "what the run does", lambda: process.poll() is None)
 
 
 def steps(run_dir: Path) -> int:
@@ -56,9 +53,9 @@ def steps(run_dir: Path) -> int:
     return len(lines(run_dir)) if (run_dir / "training_log.jsonl").exists() else 0
 
 
-def check_interrupted(process: "subprocess.Popen[bytes]", run_dir: Path) -> None:
+def check_interrupted(process: Running, run_dir: Path) -> None:
     """The run has ended as an interrupted one, with its last step saved."""
-    assert process.wait(LONGEST) == 130
+    assert process.wait(HANG) == 130
     (saved,) = checkpoints(run_dir)
     assert damage(saved) is None
     assert read_state(saved)[0].step == steps(run_dir)
@@ -70,7 +67,7 @@ def test_a_run_whose_reader_is_gone_goes_on_to_its_end(tmp_path: Path) -> None:
     os.close(writing)
     os.read(reading, 10)
     os.close(reading)
-    assert process.wait(LONGEST) == 0
+    assert process.wait(HANG) == 0
     assert steps(tmp_path / "run") == 6
     assert damage(tmp_path / "run" / "final") is None
 

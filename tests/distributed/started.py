@@ -4,11 +4,11 @@ import json
 import os
 import socket
 import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
 from grpo_cli.distributed.place import WATCH_PORTS
+from tests.support.forked import start
 from tests.support.waiting import HANG
 
 
@@ -44,12 +44,11 @@ class Ranks:
         hosts = folder / "hosts.json"
         hosts.write_text(json.dumps([[f"127.0.0.1:{port}"] for port in ports]))
         self.processes = [
-            subprocess.Popen(
-                [sys.executable, *arguments],
+            start(
+                arguments,
                 env={**os.environ, "MLX_RANK": str(rank), "MLX_HOSTFILE": str(hosts)},
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
-                text=True,
             )
             for rank, arguments in enumerate(words)
         ]
@@ -67,7 +66,7 @@ class Ranks:
             except subprocess.TimeoutExpired:
                 for hanging in self.processes:
                     hanging.kill()
-                out, errors = process.communicate()
+                out, errors = process.communicate(timeout=HANG)
             ended.append((process.returncode, out, errors))
         return ended
 

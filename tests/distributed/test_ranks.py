@@ -90,6 +90,14 @@ def test_metrics_are_those_of_one_rank(runs: dict[int, Path], count: int) -> Non
     assert texts[0] == texts[1]
 
 
+def test_a_folder_that_holds_a_run_is_refused(runs: dict[int, Path]) -> None:
+    before = log(runs[2])
+    ended = grpo(2, "train", "--config", str(runs[2] / "run.toml"))
+    assert [code for code, _, _ in ended] == [1, 1]
+    assert "already holds a run" in ended[0][2]
+    assert log(runs[2]) == before
+
+
 @pytest.mark.parametrize("count", [2, 3])
 @pytest.mark.parametrize("prompts", [5, 1])
 def test_gradients_are_those_of_one_rank(tmp_path: Path, count: int, prompts: int) -> None:
@@ -273,9 +281,9 @@ def test_launch_ends_with_the_exit_code_of_a_rank(tmp_path: Path) -> None:
     ]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("MLX_")}
 
-    def run() -> "subprocess.CompletedProcess[str]":
+    def run(config: str) -> "subprocess.CompletedProcess[str]":
         return subprocess.run(
-            [sys.executable, *words, file],
+            [sys.executable, *words, config],
             capture_output=True,
             text=True,
             env=environment,
@@ -283,12 +291,12 @@ def test_launch_ends_with_the_exit_code_of_a_rank(tmp_path: Path) -> None:
             check=False,
         )
 
-    done = run()
+    done = run(file)
     assert done.returncode == 0, done.stderr
     assert log(tmp_path)[-1]["step"] == 1
-    again = run()
-    assert again.returncode == 1
-    assert "already holds a run" in again.stderr
+    wrong = run("nowhere.toml")
+    assert wrong.returncode == 2
+    assert "Config file not found: nowhere.toml" in wrong.stderr
 
 
 @pytest.mark.parametrize(

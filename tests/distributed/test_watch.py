@@ -13,7 +13,7 @@ from grpo_cli.distributed.place import Address, Place
 from grpo_cli.distributed.watch import WAITING, Status, Watch, find_trouble
 from grpo_cli.errors import TrainingError
 from tests.distributed.started import free_ports
-from tests.support.waiting import HANG, wait_until
+from tests.support.waiting import HANG, NEVER, wait_until
 
 WORKING = Status(0, "a", 9, "sampling", idle=1.0, limit=60.0)
 OTHER = Status(1, "b", 9, "updating", idle=1.0, limit=60.0)
@@ -102,6 +102,27 @@ def test_a_goodbye_is_no_trouble_and_an_error_is_told_in_its_words() -> None:
     wait_until(lambda: first.trouble is not None, "the error")
     assert first.trouble == "rank 1 (host1) ended: no room"
     first.close()
+
+
+@pytest.mark.parametrize("size", [2, 3, 4])
+def test_all_know_that_all_are_there_before_the_first_connects(
+    monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    """MLX holds Python's lock while it connects, so that no beat comes after that."""
+    monkeypatch.setattr(watch_module, "BEAT", NEVER)
+    watches = opened(ring(size))
+    found: dict[int, str | None] = {}
+
+    def meet(watch: Watch) -> None:
+        found[watch.rank] = watch.meet(HANG)
+
+    threads = [threading.Thread(target=meet, args=[watch], daemon=True) for watch in watches]
+    for thread in threads:
+        thread.start()
+    wait_until(lambda: len(found) == size, "the meeting")
+    assert found == dict.fromkeys(range(size))
+    for watch in watches:
+        watch.close()
 
 
 def test_limits_follow_from_the_longest_pause_of_the_same_work(monkeypatch: pytest.MonkeyPatch) -> None:
