@@ -26,8 +26,8 @@ class Picture(Live):
         self._live_render = self.frame = Frame(renderable, console)
 
     def refresh(self) -> None:
-        """Draw the picture anew."""
-        if not getattr(self.console.file, "is_behind", False):
+        """Draw the picture anew; the last one in any case."""
+        if not (self.is_started and getattr(self.console.file, "is_behind", False)):
             super().refresh()
 
     def process_renderables(self, renderables: list[ConsoleRenderable]) -> list[ConsoleRenderable]:

@@ -10,7 +10,7 @@ from rich.text import Text
 
 from grpo_cli.cli.figures import accuracy, duration, number, share, shown
 from grpo_cli.cli.progress import RunProgress
-from grpo_cli.cli.terminal import Safe, say, say_command, typed
+from grpo_cli.cli.terminal import Safe, say, say_command
 from grpo_cli.engine.events import RunFinished
 from grpo_cli.foreign_text import one_line
 from grpo_cli.words import plural
@@ -56,8 +56,8 @@ def heading(finished: RunFinished, resumed_at: int = 0) -> list[Text]:
     if nothing.cures:
         words, *toml = nothing.cures
         lines += [Text(f"  {words}:"), *(Text(f"    {one_line(line)}", style="cyan") for line in toml)]
-    command = f"grpo doctor --run {shlex.quote(str(finished.run_dir))}"
-    return [*lines, Text.assemble("  more: ", (typed(command), "cyan"))]
+    command = f"`grpo doctor --run {shlex.quote(str(finished.run_dir))}`"
+    return [*lines, Text.assemble("  more: ", (command, "cyan"))]
 
 
 def comparison(first: dict[str, Any] | None, last: dict[str, Any] | None) -> Table | None:

@@ -121,7 +121,8 @@ def say(console: Console, line: RenderableType) -> None:
 def say_command(console: Console, command: str) -> None:
     """Print a command to be copied, two columns from the left; on a terminal in lines that a shell joins."""
     lines = broken_command(typed(command), console.width - 2) if is_interactive(console) else [typed(command)]
-    say(console, Text("\n".join(f"  {line}" for line in lines), style="cyan"))
+    for line in lines:
+        console.print(Safe(Text(f"  {line}", style="cyan")), soft_wrap=True, markup=False)
 
 
 def broken_command(command: str, width: int) -> list[str]:

@@ -127,7 +127,7 @@ AFTER = BEFORE | {"step": 4000, "eval_accuracy": 1.0, "eval_right": "11111"}
 def test_the_result_is_whole_in_a_narrow_window(width: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("UV_RUN_RECURSION_DEPTH", raising=False)
     progress = RunProgress()
-    final = Path("outputs/a run of mine/final")
+    final = Path("outputs/a run of mine, a rather long one/final")
     progress.finished = RunFinished(final.parent, final, 4000, 9.0, BEFORE, AFTER)
     terminal = console(width)
     print_summary(terminal, progress)
@@ -137,7 +137,7 @@ def test_the_result_is_whole_in_a_narrow_window(width: int, monkeypatch: pytest.
     assert rows == ["accuracy", "format"]
     assert [line.endswith("difference") for line in shown if "before (step 0)" in line] == [width >= 80]
     assert "accuracy: no significant difference, +60.0 points" in " ".join(shown)
-    used = "\n".join(shown).partition("To use it:\n")[2].split("\n")
+    used = "\n".join(shown).partition("use it:\n")[2].split("\n")
     assert [shlex.split(line)[:4] for line in joined(used).split("\n")] == [
         ["grpo", "eval", "--model", str(final)],
         ["grpo", "generate", "--model", str(final)],

@@ -120,7 +120,7 @@ def test_a_whole_run_that_learns_nothing_does_not_say_done(tmp_path: Path) -> No
     told = [line.plain for line in heading(end)]
     assert told[0].startswith("\nNothing was learnt: 6 steps in ")
     assert "rewards/constant -19; reward `constant` is constant: -19 for" in told[1]
-    assert told[-1] == f"  more: grpo doctor --run {tmp_path / 'run'}"
+    assert told[-1] == f"  more: `grpo doctor --run {tmp_path / 'run'}`"
 
 
 def test_a_whole_run_that_learns_says_done(tmp_path: Path) -> None:
