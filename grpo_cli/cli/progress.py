@@ -90,7 +90,10 @@ class RunProgress:
 
     def left(self) -> float | None:
         """Seconds until the run ends; None before this part's first step."""
-        return self.time_left.seconds() if self.time_left else None
+        stage = self.doing
+        is_evaluation = isinstance(stage, RolloutProgress) and stage.phase == "evaluation"
+        share = stage.finished / max(1, stage.total) if stage and is_evaluation else 0.0
+        return self.time_left.seconds(share) if self.time_left else None
 
 
 def number_or_nan(value: Any) -> float:

@@ -130,7 +130,7 @@ def broken_command(command: str, width: int) -> list[str]:
     if cell_len(command) <= width:
         return [command]
     lines = [""]
-    for argument in re.findall(rf"{ARGUMENT}|\S+", command):
+    for argument in units_of(command, width - len(f"  {CONTINUED}")):
         longer = f"{lines[-1]} {argument}" if lines[-1].strip() else f"{lines[-1]}{argument}"
         if cell_len(longer + CONTINUED) > width and lines[-1].strip():
             lines[-1] += CONTINUED
@@ -138,6 +138,13 @@ def broken_command(command: str, width: int) -> list[str]:
         else:
             lines[-1] = longer
     return lines
+
+
+def units_of(command: str, room: int) -> Iterator[str]:
+    """A command's arguments; an option comes with its value where both fit a line."""
+    for option, value, other in re.findall(rf"(--[\w-]+) (?!-)({ARGUMENT})|({ARGUMENT}|\S+)", command):
+        together = f"{option} {value}".strip()
+        yield from [other] if other else [together] if cell_len(together) <= room else [option, value]
 
 
 def as_started(text: Text) -> Text:

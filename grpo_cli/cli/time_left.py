@@ -33,16 +33,22 @@ class TimeLeft:
         self.measured[kind].append(now - self.marked)
         self.marked, self.done[kind] = now, step
 
-    def seconds(self) -> float | None:
-        """Seconds until the run's last save is made; None before this part's first step is measured."""
+    def seconds(self, evaluated: float = 0.0) -> float | None:
+        """Seconds until the run's last save is made; None before this part's first step is measured.
+
+        `evaluated`: the share of the evaluation under way that is done, which tells where it is late.
+        """
         if not self.measured[STEP]:
             return None
         step = self.done[STEP]
         ahead = {kind: self.ahead(kind, max(step - 1, done)) for kind, done in self.done.items()}
         due_now = (kind for kind in (EVALUATION, SAVE) if ahead[kind] > self.ahead(kind, step))
         under_way = next(due_now, STEP if ahead[STEP] else SAVE)
-        spent = min(self.clock() - self.marked, self.mean(under_way))
-        return sum(count * self.mean(kind) for kind, count in ahead.items()) - spent
+        usual, spent = self.mean(under_way), self.clock() - self.marked
+        rest = max(0.0, usual - spent)
+        if under_way == EVALUATION and not rest and evaluated:
+            rest = min(usual, spent * (1.0 - evaluated) / evaluated)
+        return sum(count * self.mean(kind) for kind, count in ahead.items()) - usual + rest
 
     def ahead(self, kind: str, since: int) -> int:
         """How many of a kind come after steps above `since`: as often as configured, and at the end."""

@@ -107,6 +107,13 @@ def test_a_long_command_is_broken_as_a_shell_continues_it(width: int) -> None:
         assert shlex.split(line.removesuffix("\\"))  # no quote is left open
 
 
+def test_an_option_stands_with_its_value_where_both_fit() -> None:
+    assert broken_command('grpo generate --model outputs/r/final --prompt "What is 1 + 2?"', 50) == [
+        "grpo generate --model outputs/r/final \\",
+        '  --prompt "What is 1 + 2?"',
+    ]
+
+
 def test_a_command_in_a_sentence_stays_whole_or_breaks_between_arguments() -> None:
     command = f"uv run {COMMAND}"
     said = broken_at_words(Text(f"Stopped after step 4.\nResume with: `{command}`; then more"), 50).plain

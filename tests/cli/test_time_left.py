@@ -9,7 +9,14 @@ from grpo_cli.cli.dashboard import frame
 from grpo_cli.cli.live import started_line, step_line
 from grpo_cli.cli.progress import RunProgress
 from grpo_cli.cli.summary import heading
-from grpo_cli.engine.events import CheckpointSaved, EvaluationDone, RunFinished, RunStarted, StepFinished
+from grpo_cli.engine.events import (
+    CheckpointSaved,
+    EvaluationDone,
+    RolloutProgress,
+    RunFinished,
+    RunStarted,
+    StepFinished,
+)
 from grpo_cli.engine.teaching import NothingLearnt
 
 RUN = Path("outputs/r")
@@ -81,6 +88,23 @@ def test_what_is_late_takes_no_time_from_what_comes_after_it() -> None:
     assert run.left() == 9 * 2 + 20 - 1.5
     run.now += 1000
     assert run.left() == 8 * 2 + 20
+
+
+def test_an_evaluation_that_is_late_is_measured_by_itself() -> None:
+    run = Watched(10, eval_steps=5)
+    run.evaluation(0, 80)
+    for step in range(1, 11):
+        run.step(step, 2)
+        if step == 5:
+            run.evaluation(5, 80)
+    run.now += 60
+    run.progress.take(RolloutProgress("evaluation", 8, 200, 99))
+    assert run.left() == 20
+    run.now += 40
+    run.progress.take(RolloutProgress("evaluation", 160, 200, 999))
+    assert run.left() == pytest.approx(25)  # 100 s for 160 of 200
+    run.progress.take(RolloutProgress("evaluation", 8, 200, 999))
+    assert run.left() == 80  # not more than an evaluation takes: most completions end late
 
 
 def test_the_latest_twenty_steps_count() -> None:
