@@ -7,6 +7,7 @@ train or test is decided by the problem itself (a hash of the unordered pair), s
 never share one, whatever the seed, and 247 + 538 and 538 + 247 are always on the same side.
 """
 
+import functools
 import hashlib
 import random
 
@@ -32,7 +33,8 @@ def is_test(a: int, b: int) -> bool:
     return bucket < (5 if high < 10 else 1)
 
 
-def problems(split: str, difficulty: int, count: int, seed: int) -> list[tuple[int, int]]:
+@functools.cache
+def problems(split: str, difficulty: int, count: int, seed: int) -> tuple[tuple[int, int], ...]:
     """Up to `count` different problems (a, b) of a split, in an order that the seed decides."""
     low, high = operand_range(difficulty)
     wants_test = split == "test"
@@ -41,13 +43,13 @@ def problems(split: str, difficulty: int, count: int, seed: int) -> list[tuple[i
         pairs = [(a, b) for a in range(low, high + 1) for b in range(low, high + 1)]
         pairs = [pair for pair in pairs if is_test(*pair) == wants_test]
         rng.shuffle(pairs)
-        return pairs[:count]
+        return tuple(pairs[:count])
     found: dict[tuple[int, int], None] = {}  # ordered and without repetition
     while len(found) < count:
         pair = (rng.randint(low, high), rng.randint(low, high))
         if is_test(*pair) == wants_test:
             found[pair] = None
-    return list(found)
+    return tuple(found)
 
 
 def load(config: Config, split: str) -> list[Example]:

@@ -6,6 +6,7 @@
 A run whose inputs changed between its parts has numbers that cannot be compared.
 """
 
+import functools
 import json
 import sys
 from collections.abc import Iterator, Sequence
@@ -54,17 +55,30 @@ def is_measure(key: str) -> bool:
 def code_of_rewards(config: Config) -> set[Path]:
     """The files of rewards, and the modules beside them that are imported by now."""
     files = {path.resolve() for path in reward_files(config)}
-    folders = {path.parent for path in files}
+    identity = functools.cache(_identity)  # thousands of modules share a few hundred folders
+    folders = {identity(path.parent) for path in files} - {None}
     others = [module for name, module in list(sys.modules.items()) if not name.startswith("grpo_cli")]
-    modules = [getattr(module, "__file__", None) for module in others]
-    beside = {Path(name).resolve() for name in modules if name and Path(name).suffix == ".py"}
-    return files | {path for path in beside if folders & {path.parent, path.parent.parent}}
+    names = [getattr(module, "__file__", None) for module in others]
+    paths = [Path(name) for name in names if name and name.endswith(".py")]
+    real = [path.resolve() if path.is_symlink() else path for path in paths]
+    beside = [path for path in real if folders & {identity(path.parent), identity(path.parent.parent)}]
+    return files | {path.resolve() for path in beside}
+
+
+def _identity(folder: Path) -> tuple[int, int] | None:
+    """A folder by its number on its disk, whatever links lead to it; None where there is none."""
+    try:
+        found = folder.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def _digest(rows: Iterator[list[object]]) -> str:
     digest = sha256()
+    encode = json.JSONEncoder(sort_keys=True, default=repr).encode  # json.dumps makes one for every row
     for row in rows:
-        digest.update(json.dumps(row, ensure_ascii=True, sort_keys=True, default=repr).encode())
+        digest.update(encode(row).encode())
     return digest.hexdigest()
 
 

@@ -255,8 +255,9 @@ def encoding(listener: events.Listener) -> Callable[[int, int], None]:
 def fingerprint(examples: list[Example]) -> str:
     """A checksum of prompts and answers, in their order, for which none is encoded."""
     digest = hashlib.sha256()
+    encode = json.JSONEncoder(default=repr).encode  # json.dumps makes one for every example
     for example in examples:
-        digest.update(json.dumps([example.messages, example.answer], default=repr).encode())
+        digest.update(encode([example.messages, example.answer]).encode())
     return digest.hexdigest()
 
 

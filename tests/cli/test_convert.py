@@ -15,6 +15,7 @@ from grpo_cli.engine.run import train
 from tests.convert.checkpoints import write_checkpoint
 from tests.engine.test_trainer import small
 from tests.hub_server import HubServer
+from tests.support.forked import start
 from tests.support.waiting import HANG
 
 D32 = "karpathy/nanochat-d32"
@@ -40,17 +41,6 @@ def files(checkpoint: Path) -> dict[str, Path]:
 
 def grpo(*words: str) -> Result:
     return CliRunner().invoke(app, ["convert", *words])
-
-
-def run(server: HubServer, folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "grpo_cli", "convert", *words],
-        env=server.environment(folder),
-        capture_output=True,
-        text=True,
-        timeout=HANG,
-        check=False,
-    )
 
 
 def test_what_a_person_sees(checkpoint: Path) -> None:
@@ -140,12 +130,11 @@ def test_help_shows_two_examples() -> None:
 def test_bars_on_a_terminal(checkpoint: Path) -> None:
     """A pseudo-terminal of 80 columns; the bars are gone when it is over."""
     reader, writer = pty.openpty()
-    process = subprocess.Popen(
-        [sys.executable, "-m", "grpo_cli", "convert", str(checkpoint)],
+    process = start(
+        ["-m", "grpo_cli", "convert", str(checkpoint)],
         env={**os.environ, "TERM": "xterm-256color", "COLUMNS": "80"},
-        stdout=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
         stderr=writer,
-        text=True,
     )
     os.close(writer)
     shown = b""
@@ -167,18 +156,32 @@ def test_bars_on_a_terminal(checkpoint: Path) -> None:
 # --- from the hub ------------------------------------------------------------------------------------
 
 
-def test_from_the_hub_and_again_from_its_cache(files: dict[str, Path], tmp_path: Path) -> None:
+def test_from_the_hub_and_again_from_its_cache(
+    files: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with HubServer({D32: files}) as server:
-        done = run(server, tmp_path, "nanochat-d32")
-        assert done.returncode == 0, done.stderr
+        server.use(monkeypatch, tmp_path)
+        done = grpo("nanochat-d32")
+        assert done.exit_code == 0, done.stderr
         assert "20 of 20 tensors equal the original's, bit for bit" in done.stdout
         assert Path("models/nanochat-d32-mlx/config.json").exists()
-        again = run(server, tmp_path, "nanochat-d32")
-        assert again.returncode == 1
+        again = grpo("nanochat-d32")
+        assert again.exit_code == 1
         assert again.stderr.splitlines()[0] == (
             "Failed to convert model: models/nanochat-d32-mlx exists already"
         )
         assert len(server.transfers("model_000650.pt")) == 1
+
+
+def run(server: HubServer, folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "grpo_cli", "convert", *words],
+        env=server.environment(folder),
+        capture_output=True,
+        text=True,
+        timeout=HANG,
+        check=False,
+    )
 
 
 def test_a_connection_that_is_cut_goes_on(files: dict[str, Path], tmp_path: Path) -> None:
@@ -199,33 +202,32 @@ def test_a_connection_that_is_cut_goes_on(files: dict[str, Path], tmp_path: Path
     ],
 )
 def test_what_the_hub_refuses(
-    fault: str, first: str, hint: str, files: dict[str, Path], tmp_path: Path
+    fault: str,
+    first: str,
+    hint: str,
+    files: dict[str, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     with HubServer({} if fault == "404" else {D32: files}) as server:
         if fault == "401":
             server.private.add(D32)
         if fault == "damaged":
             server.damaged.add("model_000650.pt")
-        done = run(server, tmp_path, "nanochat-d32")
-    assert done.returncode == 1
+        server.use(monkeypatch, tmp_path)
+        done = grpo("nanochat-d32")
+    assert done.exit_code == 1
     assert done.stderr.splitlines()[-4].startswith(first)
     assert hint in done.stderr.splitlines()[-2]
     assert "Traceback" not in done.stderr
     assert list(Path().iterdir()) == []
 
 
-def test_no_hub_at_all(tmp_path: Path) -> None:
+def test_no_hub_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with HubServer({}) as server:
-        environment = server.environment(tmp_path)
-    done = subprocess.run(
-        [sys.executable, "-m", "grpo_cli", "convert", "nanochat-d32"],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=HANG,
-        check=False,
-    )
-    assert done.returncode == 1
+        server.use(monkeypatch, tmp_path)
+    done = grpo("nanochat-d32")
+    assert done.exit_code == 1
     assert "cannot be reached" in done.stderr
     assert "not in the local cache" in done.stderr
 

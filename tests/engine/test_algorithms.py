@@ -1,6 +1,6 @@
 """Every loss type with every option: against a plain loop, and the same however the step is cut."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import mlx.core as mx
@@ -45,6 +45,9 @@ CASES = [
     *[{"loss_type": name, "delta": 1.35} for name in CLIPPED],
 ]
 
+# Groups in a microbatch, and the most completions that are computed at once.
+CUTS: list[tuple[int, int | None]] = [(1, None), (2, None), (9, 1), (9, 4), (2, 3)]
+
 
 def step_groups(model: nn.Module) -> list[RolloutGroup]:
     """Four prompts, a group of equal rewards among them, with ratios on both sides of every bound."""
@@ -87,8 +90,13 @@ def computed(
     return accumulate(policy.model, batches, objective, limit=RowLimit(rows))
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: "-".join(str(value) for value in case.values()))
-def test_it_is_the_plain_loop_and_no_cut_changes_it(case: dict[str, Any]) -> None:
+@pytest.mark.parametrize("place", range(len(CASES)), ids=lambda n: "-".join(map(str, CASES[n].values())))
+def test_it_is_the_plain_loop_and_no_cut_changes_it(place: int) -> None:
+    """Each case in one way to cut the step; `python -m tests.bench.algorithms` tries every way."""
+    check_case(CASES[place], CUTS[place % len(CUTS) :][:1])
+
+
+def check_case(case: dict[str, Any], cuts: Sequence[tuple[int, int | None]]) -> None:
     config = Config(**BASE, **case)
     policy = nanochat_policy()
     reference = nearby_reference(policy)
@@ -101,7 +109,7 @@ def test_it_is_the_plain_loop_and_no_cut_changes_it(case: dict[str, Any]) -> Non
     assert result.loss == pytest.approx(loss.item(), rel=1e-5, abs=1e-5)
     assert global_norm(expected) > 1e-3
     assert largest_difference(expected, whole) < 3e-6
-    for size, rows in ((1, None), (2, None), (9, 1), (9, 4), (2, 3)):
+    for size, rows in cuts:
         gradients, other = computed(config, policy, reference, groups, size, rows)
         assert largest_difference(whole, gradients) < 1e-6
         assert other.loss == pytest.approx(result.loss, rel=1e-5, abs=1e-5)

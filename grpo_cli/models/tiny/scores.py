@@ -46,7 +46,7 @@ def test_problems(count: int = arithmetic.TEST_PROBLEMS) -> list[Problem]:
     problems = arithmetic.problems(
         "test", arithmetic.DEFAULT_DIFFICULTY, arithmetic.TEST_PROBLEMS, arithmetic.TEST_SEED
     )
-    return problems[:count]
+    return list(problems[:count])
 
 
 def share(results: Iterable[bool]) -> float:
