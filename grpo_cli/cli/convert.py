@@ -1,5 +1,6 @@
 """`grpo convert`: nanochat's checkpoints and Hugging Face models to MLX, and back to nanochat."""
 
+import shlex
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -158,7 +159,7 @@ def check_intact(source: str) -> None:
     if problem is not None:
         raise ConversionError(
             f"{source} is damaged: {problem}",
-            f"convert another checkpoint of the run: `ls {folder.parent}`",
+            f"convert another checkpoint of the run: `ls {shlex.quote(str(folder.parent))}`",
             trouble="checkpoint-files",
         )
 

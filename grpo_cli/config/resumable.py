@@ -4,6 +4,7 @@ check_changes(before, after)      # ConfigError: seed cannot change: the order o
 """
 
 import os
+import shlex
 
 from grpo_cli.config.fields import toml_value
 from grpo_cli.config.local_model import local_folder
@@ -43,9 +44,10 @@ def check_changes(before: Config, after: Config) -> None:
         for key in keys:
             old, new = getattr(before, key), getattr(after, key)
             if old != new and not (key in PLACES and is_gone(key, old)):
+                given = shlex.quote(f"{key}={new if isinstance(new, str) else toml_value(new)}")
                 raise ConfigError(
                     f"{key} cannot change when a run goes on: {reason} ({key} = {toml_value(old)})",
-                    f"leave it out, or start a new run: `--set {key}={new} --set run_name=NAME`",
+                    f"leave it out, or start a new run: `--set {given} --set run_name=NAME`",
                     trouble="resumable",
                 )
     if before.prompts_per_step != after.prompts_per_step:

@@ -10,6 +10,7 @@ Ctrl-C, SIGTERM and a closed terminal end the block as an error does: nothing is
 import errno
 import fcntl
 import os
+import shlex
 import shutil
 import signal
 import threading
@@ -53,7 +54,8 @@ def _check_replaceable(output: Path, force: bool) -> None:
         raise ConversionError(f"{output} is a file", "name a folder with `--output`")
     if os.path.ismount(output):
         raise ConversionError(
-            f"{output} is a disk's own folder", f"choose one in it: `--output {output}/model`"
+            f"{output} is a disk's own folder",
+            f"choose one in it: `--output {shlex.quote(str(output))}/model`",
         )
     names = sorted(path.name for path in output.iterdir())
     if names and not force:

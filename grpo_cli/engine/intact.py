@@ -7,6 +7,7 @@ without a manifest that fits is not a checkpoint.
 """
 
 import hashlib
+import shlex
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -86,7 +87,7 @@ def damage(folder: Path) -> str | None:
             f"{folder} was written by another version of grpo: its manifest is of version "
             f"{manifest.version}, and this one reads {MANIFEST_VERSION}",
             "go on with the version that wrote it, or train from its weights: "
-            f"`--set model_name={folder}` in a new run",
+            f"`--set {shlex.quote(f'model_name={folder}')}` in a new run",
             trouble="resumable",
         )
     return next(_faults(folder, manifest.files), None)

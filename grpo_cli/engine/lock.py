@@ -10,6 +10,7 @@ lock that a killed run leaves behind is taken over. The file `run.lock` holds th
 import contextlib
 import fcntl
 import os
+import shlex
 from io import FileIO
 from pathlib import Path
 
@@ -72,7 +73,7 @@ def refused_by_the_disk(error: OSError, path: Path) -> CheckpointError:
     path = Path(error.filename) if error.errno in NOT_OURS and error.filename else path
     return CheckpointError(
         f"Failed to save checkpoint: {error.strerror}: {path}",
-        f"no command of grpo made it: look at it, and remove it with `rm -r {path}`"
+        f"no command of grpo made it: look at it, and remove it with `rm -r {shlex.quote(str(path))}`"
         if error.errno in NOT_OURS
         else "make the folder writable, or set `output_dir` to one that is",
         trouble="cannot-save",

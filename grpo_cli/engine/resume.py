@@ -152,7 +152,7 @@ def restored(
         raise CheckpointError(
             f"The training prompts are not those that the run in {checkpoint.parent} was started with",
             f"bring back the dataset {config.dataset} as it was, or start a new run from the weights: "
-            f"`--set model_name={checkpoint}`",
+            f"`--set {quote(f'model_name={checkpoint}')}`",
             trouble="resumable",
         )
     arrays: dict[str, mx.array] = mx.load(str(checkpoint / "optimizer.safetensors"))  # type: ignore[assignment]

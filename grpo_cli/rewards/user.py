@@ -4,6 +4,7 @@ The file is run once, as `import` would run it, and may import its neighbours.
 """
 
 import importlib.util
+import shlex
 import sys
 from collections.abc import Callable
 from difflib import get_close_matches
@@ -53,7 +54,7 @@ def import_file(path: Path, shown: str) -> ModuleType:
         where = place(error, path).removeprefix(f"{path.name}, ")
         raise RewardError(
             f"Reward file failed: {', '.join(filter(None, (shown, where)))}: {describe(error)}",
-            f"run it by itself: `python {shown}`",
+            f"run it by itself: `python {shlex.quote(shown)}`",
             trace=trace(error),
         ) from error
     return module

@@ -1,0 +1,380 @@
+"""Cures of conversions."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from grpo_cli.convert.options import Options
+from grpo_cli.convert.run import convert
+from grpo_cli.convert.source import find_source
+from grpo_cli.convert.staging import check_output
+from grpo_cli.convert.to_nanochat import convert_back
+from grpo_cli.convert.torch_file import TorchFile
+from grpo_cli.models.find import TINY
+from tests.convert.checkpoints import FIXTURES, write_checkpoint
+from tests.cures.applied import Steps, command, grpo
+from tests.cures.models import adapters, change, llama
+
+
+def unseen(*_: object) -> None:
+    """Show nothing."""
+
+
+def made(source: object, **options: Any) -> object:
+    return convert(str(source), Options(**{"verify": False, "force": True, **options}), unseen, unseen)
+
+
+def back(source: object) -> object:
+    return convert_back(str(source), Options(verify=False, force=True), unseen, unseen)
+
+
+def nanochat(name: str = "d3") -> Path:
+    """A nanochat checkpoint's folder, the same each time."""
+    return write_checkpoint(Path(name))
+
+
+def weights(folder: Path) -> Path:
+    return next(folder.glob("model_*.pt"))
+
+
+def meta(folder: Path) -> Path:
+    return next(folder.glob("meta_*.json"))
+
+
+def tiny_folder(name: str = "m") -> Path:
+    shutil.copytree(TINY, name, ignore=shutil.ignore_patterns("*.py", "__pycache__"))
+    return Path(name)
+
+
+def copied_again(path: Path, original: Path, act: Callable[[], object], words: str) -> Steps:
+    """The cure of a damaged file: the same file from where it is whole."""
+    assert words in (yield act)
+    shutil.copy(original, path)
+
+
+# --- the source ---------------------------------------------------------------------------------------
+
+
+def file_of_a_model() -> Steps:
+    llama()
+    assert (yield lambda: made("m/config.json")) == "name its folder: m"
+    yield lambda: made("m")
+
+
+def step_that_is_not_there() -> Steps:
+    step = int(weights(nanochat()).stem.rpartition("_")[2])
+    hint = yield lambda: find_source("d3", step=step + 1)
+    assert hint == f"it has {step}: choose one with `--step`"
+    yield lambda: find_source("d3", step=step)
+
+
+def step_beside_a_file_of_another() -> Steps:
+    file = weights(nanochat())
+    hint = yield lambda: find_source(str(file), step=7)
+    assert hint == "leave `--step` out, or name the folder d3"
+    yield lambda: find_source(str(file))
+
+
+def address_of_a_repository() -> Steps:
+    hint = yield lambda: find_source("https://huggingface.co/owner/name/tree/main")
+    assert hint == "a repository is named without the hub's address: owner/name"
+    shutil.copytree(tiny_folder(), "owner/name")  # else the hub would be asked
+    yield lambda: find_source("owner/name")
+
+
+def adapters_are_no_model() -> Steps:
+    adapters("a b")
+    hint = yield lambda: made("a b")
+    assert command(hint, 1) == ["eval", "--model", "a b"]
+    grpo(*command(hint), "--no-verify")
+    yield lambda: made(next(Path("models").iterdir()))
+
+
+def weights_only_as_a_pickle() -> Steps:
+    (llama() / "model.safetensors").rename("kept")
+    Path("m/pytorch_model.bin").write_bytes(b"")
+    assert (yield lambda: made("m")) == "look for a revision or a repository with `.safetensors` files"
+    Path("kept").rename("m/model.safetensors")
+
+
+def folder_of_models() -> Steps:
+    Path("all").mkdir()
+    llama("all/m")
+    assert (yield lambda: made("all")) == "name one of them: all/m"
+    yield lambda: made("all/m")
+
+
+def folder_of_something_else() -> Steps:
+    Path("x").mkdir()
+    Path("x/notes.txt").write_text("")
+    assert "with `config.json` and `model*.safetensors`" in (yield lambda: made("x"))
+    llama()
+    yield lambda: made("m")
+
+
+# --- nanochat's files ---------------------------------------------------------------------------------
+
+
+def meta_missing() -> Steps:
+    path = meta(nanochat())
+    path.rename("kept")
+    assert "beside the `.pt` file of the same step; copy both" in (yield lambda: made("d3"))
+    Path("kept").rename(path)
+
+
+def meta_damaged() -> Steps:
+    path = meta(nanochat())
+    path.write_text("{")
+    yield from copied_again(path, meta(nanochat("again")), lambda: made("d3"), "copy or download it again")
+
+
+def meta_without_sizes() -> Steps:
+    path = meta(nanochat())
+    path.write_text("{}")
+    yield from copied_again(path, meta(nanochat("again")), lambda: made("d3"), "copy the meta file again")
+
+
+def meta_of_another_checkpoint() -> Steps:
+    path = meta(nanochat())
+    content = json.loads(path.read_text())
+    content["model_config"]["n_embd"] = 0
+    path.write_text(json.dumps(content))
+    yield from copied_again(path, meta(nanochat("again")), lambda: made("d3"), "from the same checkpoint")
+
+
+def meta_of_another_width() -> Steps:
+    path = meta(nanochat())
+    content = json.loads(path.read_text())
+    content["model_config"]["n_embd"] = 64
+    path.write_text(json.dumps(content))
+    yield from copied_again(path, meta(nanochat("again")), lambda: made("d3"), "from the same checkpoint")
+
+
+def tokenizer_not_beside_the_weights() -> Steps:
+    (nanochat() / "tokenizer.pkl").unlink(missing_ok=True)
+    assert "copy the one of the same nanochat run there" in (yield lambda: made("d3"))
+    shutil.copy(FIXTURES / "tokenizer.pkl", "d3")
+
+
+def tokenizer_of_another_run() -> Steps:
+    nanochat()
+    shutil.copy(TINY / "tokenizer.pkl", "d3/tokenizer.pkl")
+    yield from copied_again(
+        Path("d3/tokenizer.pkl"), FIXTURES / "tokenizer.pkl", lambda: made("d3"), "from the same nanochat run"
+    )
+
+
+def renaming_that_is_none() -> Steps:
+    nanochat()
+    hint = yield lambda: made("d3", renames=("a",))
+    assert "`--rename 'model.layers.*.q=transformer.h.*.attn.c_q'`" in hint
+    yield lambda: made("d3")
+
+
+def renaming_that_matches_nothing() -> Steps:
+    nanochat()
+    assert (yield lambda: made("d3", renames=("nothing=x",))).startswith("the file has ")
+    yield lambda: made("d3")
+
+
+# --- PyTorch's files ----------------------------------------------------------------------------------
+
+
+def read(path: str) -> object:
+    return TorchFile(Path(path))
+
+
+def torch_file(how: Callable[[bytes], bytes], words: str) -> Steps:
+    """A file that is not what torch writes, and the whole one in its place."""
+    whole = weights(nanochat())
+    Path("x.pt").write_bytes(how(whole.read_bytes()))
+    yield from copied_again(Path("x.pt"), whole, lambda: read("x.pt"), words)
+
+
+def torch_file_empty() -> Steps:
+    yield from torch_file(lambda _: b"", "again")
+
+
+def torch_file_of_git_lfs() -> Steps:
+    yield from torch_file(
+        lambda _: b"version https://git-lfs.github.com/spec/v1\n", "fetch it: `git lfs pull`"
+    )
+
+
+def torch_file_that_is_something_else() -> Steps:
+    yield from torch_file(lambda _: b"hello", "again")
+
+
+def torch_file_cut_off() -> Steps:
+    yield from torch_file(lambda whole: whole[: len(whole) // 2], "again")
+
+
+def torch_file_with_a_flipped_bit() -> Steps:
+    def flipped(whole: bytes) -> bytes:
+        place = whole.index(b"data.pkl") + 200
+        return whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :]
+
+    yield from torch_file(flipped, "again")
+
+
+def torch_file_of_old() -> Steps:
+    """torch is not installed here; a file that it would write stands in its place."""
+    shutil.copy(FIXTURES / "legacy_nonzip.pt", "x.pt")
+    hint = yield lambda: read("x.pt")
+    assert "`torch.save(torch.load(old, weights_only=True), new)`" in hint
+    shutil.copy(weights(nanochat()), "x.pt")
+
+
+def torch_file_with_code() -> Steps:
+    shutil.copy(FIXTURES / "archive_root.pt", "x.pt")
+    import io
+    import pickle
+    import zipfile
+
+    class Trap:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return (print, ("it ran",))
+
+    with zipfile.ZipFile("x.pt", "w") as archive:
+        archive.writestr("a/data.pkl", pickle.dumps(Trap(), protocol=2))
+        archive.writestr("a/version", io.BytesIO(b"3\n").getvalue())
+    assert "nanochat writes as `model_<step>.pt`" in (yield lambda: read("x.pt"))
+    shutil.copy(weights(nanochat()), "x.pt")
+
+
+# --- where to -----------------------------------------------------------------------------------------
+
+
+def output_is_the_source() -> Steps:
+    llama()
+    assert "another folder with `--output`" in (yield lambda: made("m", output=Path("m")))
+    yield lambda: made("m", output=Path("other"))
+
+
+def output_is_a_file() -> Steps:
+    llama()
+    Path("f").write_text("")
+    assert "name a folder with `--output`" in (yield lambda: made("m", output=Path("f")))
+    yield lambda: made("m", output=Path("other"))
+
+
+def output_is_a_disk() -> Steps:
+    hint = yield lambda: check_output(Path("/proc"), False, [])
+    assert hint == "choose one in it: `--output /proc/model`"
+    yield lambda: check_output(Path("/proc/model"), False, [])
+
+
+def output_exists() -> Steps:
+    llama()
+    made("m", output=Path("out"))
+    assert "replace it with `--force`" in (yield lambda: made("m", output=Path("out"), force=False))
+    yield lambda: made("m", output=Path("out"), force=True)
+
+
+def output_holds_something_else() -> Steps:
+    llama()
+    Path("out").mkdir()
+    Path("out/thesis.tex").write_text("")
+    assert "another folder with `--output`" in (yield lambda: made("m", output=Path("out")))
+    yield lambda: made("m", output=Path("other"))
+
+
+# --- a folder of transformers', adapters, and back to nanochat ----------------------------------------
+
+
+def step_of_a_folder() -> Steps:
+    llama()
+    assert (yield lambda: made("m", step=3)) == "leave them out"
+    yield lambda: made("m")
+
+
+def quantised_twice() -> Steps:
+    llama()
+    made("m", output=Path("q"), quantize=True)
+    assert "quantise the model that it was made from" in (yield lambda: made("q", quantize=True))
+    yield lambda: made("m", quantize=True)
+
+
+def folder_without_a_tokenizer() -> Steps:
+    path = llama() / "tokenizer.json"
+    path.unlink()
+    original = llama("again") / "tokenizer.json"
+    yield from copied_again(path, original, lambda: made("m"), "download or copy the model again")
+
+
+def unknown_kind_of_model() -> Steps:
+    """A newer mlx-lm is not to be had here; a kind that this one has stands for it."""
+    change(llama() / "config.json", model_type="unheard_of")
+    assert "`pip install --upgrade mlx-lm`" in (yield lambda: made("m"))
+    change(Path("m/config.json"), model_type="llama")
+
+
+def nothing_to_fuse() -> Steps:
+    llama("my model")
+    from grpo_cli.convert.fuse import fuse
+
+    hint = yield lambda: fuse("my model", Options(verify=False), unseen, unseen)
+    grpo(*command(hint), "--no-verify")
+    yield lambda: None
+
+
+def back_of_a_runs_folder() -> Steps:
+    Path("run").mkdir()
+    tiny_folder("run/final")
+    assert (yield lambda: back("run")) == "name one of its models: run/final"
+    yield lambda: back("run/final")
+
+
+def back_of_a_llama() -> Steps:
+    llama()
+    assert "only nanochat's own models" in (yield lambda: back("m"))
+    yield lambda: back(tiny_folder("t"))
+
+
+def back_without_a_tokenizer() -> Steps:
+    path = tiny_folder() / "tokenizer.pkl"
+    path.unlink()
+    yield from copied_again(
+        path, TINY / "tokenizer.pkl", lambda: back("m"), "copy the one of the nanochat run"
+    )
+
+
+def back_of_a_damaged_origin() -> Steps:
+    change(tiny_folder() / "config.json", nanochat={"step": "x"})
+    assert "or delete its entry `nanochat`" in (yield lambda: back("m"))
+    config = json.loads(Path("m/config.json").read_text())
+    del config["nanochat"]
+    Path("m/config.json").write_text(json.dumps(config))
+
+
+def back_of_other_sizes() -> Steps:
+    made(nanochat(), output=Path("m"))
+    change(Path("m/config.json"), nanochat={}, num_attention_heads=0)
+    hint = yield lambda: back("m")
+    assert hint == "take a model that `grpo convert` made, or that was trained from one"
+    made("d3", output=Path("m"))
+
+
+def back_of_other_rows() -> Steps:
+    made(nanochat(), output=Path("m"))
+    config = json.loads(Path("m/config.json").read_text())
+    change(Path("m/config.json"), nanochat={**config["nanochat"], "rows": 9})
+    assert (yield lambda: back("m")) == "convert the original again"
+    made("d3", output=Path("m"))
+
+
+def tensor_of_whole_numbers() -> Steps:
+    from grpo_cli.convert.dtypes import DTYPES
+    from grpo_cli.convert.outgoing import OutgoingTensor
+    from grpo_cli.convert.torch_writer import write_torch_file
+
+    file = weights(nanochat())
+    kept = file.read_bytes()
+    whole = DTYPES["int64"]
+    write_torch_file(file, [OutgoingTensor("a", whole, (2,), lambda: np.zeros(2, np.int64))])
+    assert "`model_<step>.pt`" in (yield lambda: made("d3"))
+    file.write_bytes(kept)

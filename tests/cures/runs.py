@@ -1,0 +1,408 @@
+"""Cures of configurations' files, run folders, checkpoints, rewards and commands."""
+
+import os
+import re
+import shlex
+import shutil
+from contextlib import ExitStack
+from pathlib import Path
+
+from grpo_cli.cli.completions_file import completions_file
+from grpo_cli.cli.doctor import examined_case, show_chapter
+from grpo_cli.cli.output_file import OutputFile
+from grpo_cli.config.load import load_config
+from grpo_cli.config.resolve import find_config
+from grpo_cli.config.resumable import check_changes
+from grpo_cli.config.schema import Config
+from grpo_cli.device import choose_kind
+from grpo_cli.distributed.hosts import read_hosts
+from grpo_cli.distributed.place import find_place
+from grpo_cli.doctor.case import Case
+from grpo_cli.doctor.model_folder import base_folder
+from grpo_cli.doctor.run import chosen
+from grpo_cli.engine.intact import damage
+from grpo_cli.engine.lock import RunLock
+from grpo_cli.engine.run import train, trainable_policy
+from grpo_cli.engine.run_folder import locate, refuse_existing_run
+from grpo_cli.engine.start import find_start
+from grpo_cli.files import chosen_path
+from grpo_cli.rewards.table import load_rewards
+from tests.cures.applied import Steps, command, grpo
+from tests.cures.models import adapters, change, llama
+
+QUICK = {
+    "model_name": "tiny", "dataset": "arithmetic", "max_steps": 1, "save_steps": 1, "eval_steps": 0,
+    "batch_size": 1, "gradient_accumulation_steps": 1, "num_generations": 2, "max_new_tokens": 4,
+    "max_prompt_length": 200, "warmup_ratio": 0.0, "lora_rank": 2,
+}  # fmt: skip
+MADE: list[Path] = []  # one run, copied by each scenario
+
+
+def run(name: str = "r") -> Path:
+    """The folder of a run of one step, `outputs/NAME`."""
+    if not MADE:
+        folder = Path(os.environ["HOME"]) / "cures" / "outputs" / "made"
+        train(Config.model_validate({**QUICK, "output_dir": str(folder.parent), "run_name": "made"}))
+        MADE.append(folder)
+    shutil.copytree(MADE[0], Path("outputs") / name)
+    return Path("outputs") / name
+
+
+def start(path: Path | str, *overrides: str, restart: bool = False) -> object:
+    with ExitStack() as stack:
+        return find_start(Path(path), overrides, lambda _: None, stack, restart)
+
+
+# --- run folders and checkpoints ----------------------------------------------------------------------
+
+
+def run_folder_is_a_file() -> Steps:
+    Path("outputs").mkdir()
+    Path("outputs/r").write_text("")
+    assert "choose another `run_name`" in (yield lambda: refuse_existing_run(Path("outputs/r")))
+    yield lambda: refuse_existing_run(Path("outputs/other"))
+
+
+def run_exists() -> Steps:
+    run("my r")
+    hint = yield lambda: refuse_existing_run(Path("outputs/my r"))
+    grpo(*command(hint), "--max-steps", "2", "--quiet")
+    yield lambda: refuse_existing_run(Path("outputs/NAME"))  # of `--set run_name=NAME`
+
+
+def run_is_not_there() -> Steps:
+    run()
+    hint = yield lambda: locate(Path("outputs/x"))
+    assert hint == "there are outputs/r/checkpoint-1, outputs/r/final"
+    yield lambda: locate(Path("outputs/r/checkpoint-1"))
+
+
+def run_in_use() -> Steps:
+    run()
+    other = RunLock(Path("outputs/r"))
+    other.__enter__()
+    assert f"`kill {os.getpid()}`" in (yield lambda: start("outputs/r"))
+    other.__exit__()  # as the other process does when it ends
+
+
+def no_intact_checkpoint() -> Steps:
+    folder = run()
+    shutil.rmtree(folder / "final")
+    for path in folder.glob("checkpoint-*/*.safetensors"):
+        path.write_bytes(b"")
+    hint = yield lambda: start(folder)
+    assert command(hint) == ["resume", "outputs/r", "--restart"]
+    yield lambda: start(folder, restart=True)
+
+
+def lock_that_nobody_of_ours_made() -> Steps:
+    (run("my r") / "run.lock").mkdir()
+    hint = yield lambda: start("outputs/my r")
+    (words,) = re.findall("`(rm [^`]+)`", hint)
+    shutil.rmtree(shlex.split(words)[2])
+
+
+def restart_of_a_checkpoint() -> Steps:
+    folder = run()
+    hint = yield lambda: start(folder / "final", restart=True)
+    assert command(hint)[1] == str(Path("outputs/r").absolute())
+    yield lambda: start(command(hint)[1], restart=True)
+
+
+def run_without_anything() -> Steps:
+    folder = run()
+    checkpoint = folder / "checkpoint-1"
+    checkpoint.rename("kept")
+    shutil.rmtree(folder)
+    Path("outputs/r/checkpoint-1").mkdir(parents=True)
+    hint = yield lambda: start("outputs/r/checkpoint-1")
+    assert hint
+    shutil.rmtree("outputs/r/checkpoint-1")
+    Path("kept").rename("outputs/r/checkpoint-1")
+
+
+def checkpoint_of_another_version() -> Steps:
+    folder = run() / "final"
+    change(folder / "manifest.json", version=99)
+    hint = yield lambda: damage(folder)
+    assert f"`--set model_name={folder}` in a new run" in hint
+    yield lambda: trainable_policy(Config.model_validate({**QUICK, "model_name": "tiny"}))
+
+
+def state_that_is_damaged() -> Steps:
+    from grpo_cli.engine.state import read_state
+
+    folder = run()
+    (folder / "final/trainer_state.json").write_text("{}")
+    assert (yield lambda: read_state(folder / "final")) == "resume from another checkpoint of the run"
+    yield lambda: read_state(folder / "checkpoint-1")
+
+
+def run_that_is_done() -> Steps:
+    run()
+    from grpo_cli.engine.resume import resume
+
+    resume(Path("outputs/r"), ["max_steps=2"])
+    hint = yield lambda: resume(Path("outputs/r"), ["max_steps=1"])
+    option = hint.split("`")[1].split()
+    assert option[0] == "--set"
+    yield lambda: resume(Path("outputs/r"), [option[1]])
+
+
+def prompts_that_changed() -> Steps:
+    from grpo_cli.engine.resume import resume
+
+    Path("d.jsonl").write_text('{"question": "1 + 1?", "answer": "2"}\n')
+    keys = {**QUICK, "dataset": "d.jsonl", "run_name": "r", "reward_functions": ["correctness"]}
+    train(Config.model_validate(keys))
+    kept = Path("d.jsonl").read_text()
+    Path("d.jsonl").write_text('{"question": "2 + 2?", "answer": "4"}\n')
+    assert "bring back the dataset" in (yield lambda: resume(Path("outputs/r"), ["max_steps=2"]))
+    Path("d.jsonl").write_text(kept)
+
+
+def reward_that_changed() -> Steps:
+    from grpo_cli.engine.resume import resume
+
+    Path("r.py").write_text("def f(completions, **_):\n    return [1.0 for _ in completions]\n")
+    train(Config.model_validate({**QUICK, "run_name": "r", "reward_functions": ["r.py:f"]}))
+    Path("r.py").write_text("def f(completions, **_):\n    return [2.0 for _ in completions]\n")
+    hint = yield lambda: resume(Path("outputs/r"), ["max_steps=2"])
+    grpo(*command(hint), "--max-steps", "2", "--quiet")
+    yield lambda: None
+
+
+def code_of_a_received_run() -> Steps:
+    from grpo_cli.trust import named_here
+
+    Path("r.py").write_text("def f(completions, **_):\n    return [1.0 for _ in completions]\n")
+    train(Config.model_validate({**QUICK, "run_name": "r", "reward_functions": ["r.py:f"]}))
+    named_here().unlink()
+    hint = yield lambda: start("outputs/r", "max_steps=2")
+    yield lambda: start(command(hint)[1], "max_steps=2", command(hint)[3])
+
+
+def step_of_another_size() -> Steps:
+    before = Config(batch_size=2, gradient_accumulation_steps=4)
+    hint = yield lambda: check_changes(before, before.model_copy(update={"batch_size": 4}))
+    assert hint == "choose two numbers whose product is 8"
+    yield lambda: check_changes(
+        before, before.model_copy(update={"batch_size": 4, "gradient_accumulation_steps": 2})
+    )
+
+
+def key_that_cannot_change() -> Steps:
+    before = Config(num_generations=8)
+    hint = yield lambda: check_changes(before, before.model_copy(update={"lora_rank": 8}))
+    assert hint.startswith("leave it out, or start a new run: `--set lora_rank=")
+    yield lambda: check_changes(before, before)
+
+
+def model_with_adapters_is_trained_on() -> Steps:
+    adapters("a b")
+    config = Config.model_validate({**QUICK, "model_name": "a b"})
+    hint = yield lambda: trainable_policy(config)
+    grpo(*command(hint), "--no-verify", "--output", "fused")
+    yield lambda: trainable_policy(config.model_copy(update={"model_name": "fused"}))
+
+
+def checkpoint_to_convert_is_damaged() -> Steps:
+    from grpo_cli.cli.convert import check_intact
+
+    folder = run()
+    (folder / "final/config.json").write_text("{}")
+    hint = yield lambda: check_intact("outputs/r/final")
+    assert "`ls outputs/r`" in hint
+    yield lambda: check_intact("outputs/r/checkpoint-1")
+
+
+# --- configurations and paths -------------------------------------------------------------------------
+
+
+def no_configuration() -> Steps:
+    hint = yield lambda: load_config(None, required=True)
+    assert hint.startswith("`--config smoke_test.toml` (shipped: ")
+    yield lambda: load_config("smoke_test.toml", required=True)
+
+
+def configuration_elsewhere() -> Steps:
+    Path("configs").mkdir()
+    Path("configs/mine.toml").write_text("seed = 1\n")
+    hint = yield lambda: find_config("mien.toml")
+    assert hint
+    yield lambda: find_config("configs/mine.toml")
+
+
+def path_with_an_unknown_name() -> Steps:
+    hint = yield lambda: chosen_path("$NOWHERE/x")
+    name = hint.split("`export ")[1].partition("=")[0]
+    os.environ[name] = "/tmp"
+    try:
+        yield lambda: chosen_path("$NOWHERE/x")
+    finally:
+        del os.environ[name]
+
+
+def path_of_an_unknown_user() -> Steps:
+    hint = yield lambda: chosen_path("~nobody-here/x")
+    assert "`./~nobody-here/x`" in hint
+    yield lambda: chosen_path("./~nobody-here/x")
+
+
+def path_with_a_nul() -> Steps:
+    assert (yield lambda: chosen_path("a\0b")) == "write the path out"
+    yield lambda: chosen_path("ab")
+
+
+def device_that_is_not_there() -> Steps:
+    hint = yield lambda: choose_kind("tpu", metal=False, cuda=False)
+    assert hint == "set GRPO_DEVICE to `cpu`, or unset it"
+    yield lambda: choose_kind("cpu", metal=False, cuda=False)
+
+
+def host_file_that_is_none() -> Steps:
+    Path("h.json").write_text("{}")
+    hint = yield lambda: read_hosts(Path("h.json"))
+    Path("h.json").write_text(hint.split("`")[1])
+
+
+def rank_that_cannot_be_told() -> Steps:
+    environment = {"MLX_RANK": "0"}
+    assert "unset MLX_RANK" in (yield lambda: find_place(environment))
+    yield lambda: find_place({})
+
+
+def launcher_that_is_not_ours() -> Steps:
+    environment = {"OMPI_COMM_WORLD_SIZE": "2", "OMPI_COMM_WORLD_RANK": "0"}
+    assert "or unset OMPI_COMM_WORLD_SIZE" in (yield lambda: find_place(environment))
+    yield lambda: find_place({"OMPI_COMM_WORLD_RANK": "0"})
+
+
+# --- eval, doctor -------------------------------------------------------------------------------------
+
+
+def completions_over_the_dataset() -> Steps:
+    Path("d.jsonl").write_text("{}\n")
+    config = Config(dataset="d.jsonl")
+    assert "name another file" in (yield lambda: completions_file(Path("d.jsonl"), True, config))
+    yield lambda: completions_file(Path("out.jsonl"), True, config)
+
+
+def output_that_exists() -> Steps:
+    Path("f").write_text("kept")
+    hint = yield lambda: OutputFile(
+        Path("f"), force=False, cannot="", exists="exists", replace="`--force` overwrites it"
+    )
+    assert "--force" in hint
+    yield lambda: OutputFile(Path("f"), force=True, cannot="", exists="exists", replace="")
+
+
+def doctor_of_a_run_that_is_not_there() -> Steps:
+    run()
+    hint = yield lambda: examined_case(None, None, None, Path("outputs/x"), [])
+    assert hint.startswith("name the folder of a run")
+    yield lambda: examined_case(None, None, None, Path("outputs/r"), [])
+
+
+def chapter_misspelt() -> Steps:
+    hint = yield lambda: show_chapter("datast", as_json=True)
+    assert hint.startswith("did you mean `dataset`")
+    yield lambda: show_chapter("dataset", as_json=True)
+
+
+def check_misspelt() -> Steps:
+    hint = yield lambda: chosen(Case(), ["disc"])
+    assert "`disk`" in hint
+    yield lambda: chosen(Case(), ["disk"])
+
+
+def check_without_its_subject() -> Steps:
+    llama("m")
+    hint = yield lambda: chosen(Case(), ["tokenizer"])
+    assert command(hint)[:4] == ["doctor", "--only", "tokenizer", "--model"]
+    yield lambda: chosen(Case(model="m"), ["tokenizer"])
+
+
+def doctor_of_adapters_without_base() -> Steps:
+    llama("base")
+    folder = adapters("a", base="./base")
+    Path("base").rename("moved")
+    hint = yield lambda: base_folder(Case(model="a"))
+    assert "write where it is now into `model` of" in hint
+    change(folder / "adapter_config.json", model="./moved")
+    yield lambda: base_folder(Case(model="a"))
+
+
+def doctor_of_a_missing_model() -> Steps:
+    llama("m")
+    assert "where it is a repository" in (yield lambda: examined_case(None, "owner/gone", None, None, []))
+    yield lambda: examined_case(None, "m", None, None, [])
+
+
+# --- rewards ------------------------------------------------------------------------------------------
+
+
+def reward_misspelt() -> Steps:
+    hint = yield lambda: load_rewards(["corectness"])
+    assert "`correctness`" in hint
+    yield lambda: load_rewards(["correctness"])
+
+
+def reward_file(text: str = "def mine(completions, **_):\n    return [1.0]\n", name: str = "r.py") -> None:
+    Path(name).write_text(text)
+
+
+def reward_file_missing() -> Steps:
+    hint = yield lambda: load_rewards(["gone/r.py:mine"])
+    assert hint == f"write the path from the current folder, {Path.cwd()}"
+    reward_file()
+    yield lambda: load_rewards(["r.py:mine"])
+
+
+def reward_not_named() -> Steps:
+    reward_file()
+    hint = yield lambda: load_rewards(["r.py"])
+    yield lambda: load_rewards([hint.split("`")[1]])
+
+
+def reward_of_another_name() -> Steps:
+    reward_file()
+    hint = yield lambda: load_rewards(["r.py:mein"])
+    assert "`mine`" in hint or "mine" in hint
+    yield lambda: load_rewards(["r.py:mine"])
+
+
+def reward_that_is_a_number() -> Steps:
+    reward_file("x = 3\ndef mine(completions, **_):\n    return [1.0]\n")
+    assert "mine" in (yield lambda: load_rewards(["r.py:x"]))
+    yield lambda: load_rewards(["r.py:mine"])
+
+
+def reward_file_that_fails() -> Steps:
+    reward_file("import nothing_of_the_kind\n")
+    assert (yield lambda: load_rewards(["r.py:mine"])) == "run it by itself: `python r.py`"
+    reward_file()
+
+
+def asked(name: str) -> object:
+    """One step with a reward of r.py."""
+    shutil.rmtree("outputs", ignore_errors=True)
+    return train(Config.model_validate({**QUICK, "run_name": "r", "reward_functions": [f"r.py:{name}"]}))
+
+
+def reward_that_is_no_list() -> Steps:
+    reward_file("def mine(completions, **_):\n    return 1.0\n")
+    assert "return one finite number for each completion" in (yield lambda: asked("mine"))
+    reward_file("def mine(completions, **_):\n    return [1.0 for _ in completions]\n")
+
+
+def reward_that_is_a_text() -> Steps:
+    reward_file("def mine(completions, **_):\n    return ['good' for _ in completions]\n")
+    assert "or None where it does not apply" in (yield lambda: asked("mine"))
+    reward_file("def mine(completions, **_):\n    return [None for _ in completions]\n")
+
+
+def reward_that_raises() -> Steps:
+    reward_file("def mine(completions, answers, **_):\n    return [1.0 for _ in completions]\n")
+    assert (yield lambda: asked("mine"))
+    reward_file("def mine(completions, answer, **_):\n    return [1.0 for _ in completions]\n")
