@@ -24,6 +24,7 @@ from typer.testing import CliRunner
 
 from grpo_cli.cli.main import app
 from grpo_cli.errors import GrpoError
+from tests.cures.where import WHERE
 
 ROOT = Path(__file__).parents[2]
 Act = Callable[[], object]
@@ -44,6 +45,24 @@ def grpo(*words: str) -> None:
     """Run a command of ours; AssertionError with what it said where it fails."""
     result = CliRunner().invoke(app, list(words), prog_name="grpo")
     assert result.exit_code == 0, (words, result.stderr, result.exception)
+
+
+def cases_of(names: dict[str, Any]) -> Callable[..., None]:
+    """The test of every scenario among a module's names."""
+    scenarios = {
+        name: found
+        for name, found in names.items()
+        if getattr(found, "__annotations__", None) == {"return": Steps}
+        and found.__module__ == names["__name__"]
+    }
+
+    @pytest.mark.parametrize("name", scenarios)
+    def test_a_cure_cures(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.delenv("MLX_GRPO_CONFIG", raising=False)
+        assert apply(scenarios[name]) == WHERE[name]
+
+    return test_a_cure_cures
 
 
 def apply(scenario: Callable[[], Steps]) -> str:

@@ -1,4 +1,4 @@
-"""Cures of conversions."""
+"""Cures of what is converted."""
 
 import json
 import shutil
@@ -6,18 +6,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from grpo_cli.convert.options import Options
 from grpo_cli.convert.run import convert
 from grpo_cli.convert.source import find_source
-from grpo_cli.convert.staging import check_output
 from grpo_cli.convert.to_nanochat import convert_back
 from grpo_cli.convert.torch_file import TorchFile
 from grpo_cli.models.find import TINY
 from tests.convert.checkpoints import FIXTURES, write_checkpoint
-from tests.cures.applied import Steps, command, grpo
-from tests.cures.models import adapters, change, llama
+from tests.cures.applied import Steps, cases_of, command, grpo
+from tests.cures.made import adapters, llama
 
 
 def unseen(*_: object) -> None:
@@ -249,132 +246,4 @@ def torch_file_with_code() -> Steps:
 # --- where to -----------------------------------------------------------------------------------------
 
 
-def output_is_the_source() -> Steps:
-    llama()
-    assert "another folder with `--output`" in (yield lambda: made("m", output=Path("m")))
-    yield lambda: made("m", output=Path("other"))
-
-
-def output_is_a_file() -> Steps:
-    llama()
-    Path("f").write_text("")
-    assert "name a folder with `--output`" in (yield lambda: made("m", output=Path("f")))
-    yield lambda: made("m", output=Path("other"))
-
-
-def output_is_a_disk() -> Steps:
-    hint = yield lambda: check_output(Path("/proc"), False, [])
-    assert hint == "choose one in it: `--output /proc/model`"
-    yield lambda: check_output(Path("/proc/model"), False, [])
-
-
-def output_exists() -> Steps:
-    llama()
-    made("m", output=Path("out"))
-    assert "replace it with `--force`" in (yield lambda: made("m", output=Path("out"), force=False))
-    yield lambda: made("m", output=Path("out"), force=True)
-
-
-def output_holds_something_else() -> Steps:
-    llama()
-    Path("out").mkdir()
-    Path("out/thesis.tex").write_text("")
-    assert "another folder with `--output`" in (yield lambda: made("m", output=Path("out")))
-    yield lambda: made("m", output=Path("other"))
-
-
-# --- a folder of transformers', adapters, and back to nanochat ----------------------------------------
-
-
-def step_of_a_folder() -> Steps:
-    llama()
-    assert (yield lambda: made("m", step=3)) == "leave them out"
-    yield lambda: made("m")
-
-
-def quantised_twice() -> Steps:
-    llama()
-    made("m", output=Path("q"), quantize=True)
-    assert "quantise the model that it was made from" in (yield lambda: made("q", quantize=True))
-    yield lambda: made("m", quantize=True)
-
-
-def folder_without_a_tokenizer() -> Steps:
-    path = llama() / "tokenizer.json"
-    path.unlink()
-    original = llama("again") / "tokenizer.json"
-    yield from copied_again(path, original, lambda: made("m"), "download or copy the model again")
-
-
-def unknown_kind_of_model() -> Steps:
-    """A newer mlx-lm is not to be had here; a kind that this one has stands for it."""
-    change(llama() / "config.json", model_type="unheard_of")
-    assert "`pip install --upgrade mlx-lm`" in (yield lambda: made("m"))
-    change(Path("m/config.json"), model_type="llama")
-
-
-def nothing_to_fuse() -> Steps:
-    llama("my model")
-    from grpo_cli.convert.fuse import fuse
-
-    hint = yield lambda: fuse("my model", Options(verify=False), unseen, unseen)
-    grpo(*command(hint), "--no-verify")
-    yield lambda: None
-
-
-def back_of_a_runs_folder() -> Steps:
-    Path("run").mkdir()
-    tiny_folder("run/final")
-    assert (yield lambda: back("run")) == "name one of its models: run/final"
-    yield lambda: back("run/final")
-
-
-def back_of_a_llama() -> Steps:
-    llama()
-    assert "only nanochat's own models" in (yield lambda: back("m"))
-    yield lambda: back(tiny_folder("t"))
-
-
-def back_without_a_tokenizer() -> Steps:
-    path = tiny_folder() / "tokenizer.pkl"
-    path.unlink()
-    yield from copied_again(
-        path, TINY / "tokenizer.pkl", lambda: back("m"), "copy the one of the nanochat run"
-    )
-
-
-def back_of_a_damaged_origin() -> Steps:
-    change(tiny_folder() / "config.json", nanochat={"step": "x"})
-    assert "or delete its entry `nanochat`" in (yield lambda: back("m"))
-    config = json.loads(Path("m/config.json").read_text())
-    del config["nanochat"]
-    Path("m/config.json").write_text(json.dumps(config))
-
-
-def back_of_other_sizes() -> Steps:
-    made(nanochat(), output=Path("m"))
-    change(Path("m/config.json"), nanochat={}, num_attention_heads=0)
-    hint = yield lambda: back("m")
-    assert hint == "take a model that `grpo convert` made, or that was trained from one"
-    made("d3", output=Path("m"))
-
-
-def back_of_other_rows() -> Steps:
-    made(nanochat(), output=Path("m"))
-    config = json.loads(Path("m/config.json").read_text())
-    change(Path("m/config.json"), nanochat={**config["nanochat"], "rows": 9})
-    assert (yield lambda: back("m")) == "convert the original again"
-    made("d3", output=Path("m"))
-
-
-def tensor_of_whole_numbers() -> Steps:
-    from grpo_cli.convert.dtypes import DTYPES
-    from grpo_cli.convert.outgoing import OutgoingTensor
-    from grpo_cli.convert.torch_writer import write_torch_file
-
-    file = weights(nanochat())
-    kept = file.read_bytes()
-    whole = DTYPES["int64"]
-    write_torch_file(file, [OutgoingTensor("a", whole, (2,), lambda: np.zeros(2, np.int64))])
-    assert "`model_<step>.pt`" in (yield lambda: made("d3"))
-    file.write_bytes(kept)
+test_a_cure_cures = cases_of(globals())

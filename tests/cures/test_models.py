@@ -1,10 +1,8 @@
-"""Cures of models, tokenizers and adapters."""
+"""Cures of models and tokenizers."""
 
 import json
 import shutil
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import mlx.core as mx
 
@@ -12,39 +10,9 @@ from grpo_cli.config.local_model import check_name
 from grpo_cli.config.schema import Config
 from grpo_cli.models.find import TINY
 from grpo_cli.models.load import check_prompts, load_policy
-from grpo_cli.models.lora import LoRA, add_adapters, save_adapters
-from grpo_cli.models.quantised import QuantisedCopy, Rounding
-from grpo_cli.models.tree import read_json
-from tests.cures.applied import Steps, command, grpo, toml
-from tests.engine.small import nanochat_policy
-from tests.support.llama import write_llama
-
-WEIGHTS = "model.safetensors"
-
-
-def llama(name: str = "m") -> Path:
-    """A sound model's folder; the same each time, so that its files can be copied again."""
-    return write_llama(Path(name))
-
-
-def change(path: Path, **fields: Any) -> None:
-    path.write_text(json.dumps(json.loads(path.read_text()) | fields))
-
-
-def tensors(path: Path) -> dict[str, mx.array]:
-    found: Any = mx.load(str(path))
-    mx.eval(found)
-    return dict(found)
-
-
-def adapters(name: str = "a", base: str = "tiny", layers: int = 0) -> Path:
-    """A folder of adapters on a model."""
-    policy = load_policy(base)
-    lora = LoRA(2, layers=layers)
-    add_adapters(policy.model, lora)
-    Path(name).mkdir()
-    save_adapters(policy.model, lora, base, Path(name))
-    return Path(name)
+from grpo_cli.models.lora import LoRA, add_adapters
+from tests.cures.applied import Steps, cases_of, command, grpo, toml
+from tests.cures.made import WEIGHTS, adapters, change, llama, tensors
 
 
 def checkpoint_of_another_number() -> Steps:
@@ -218,123 +186,4 @@ def prompt_with_an_id_beyond_the_rows() -> Steps:
     yield lambda: check_prompts(policy, [[5]])
 
 
-def adapters_on_another_model() -> Steps:
-    llama()
-    adapters(base="m")
-    change(Path("a/adapter_config.json"), model="tiny")
-    assert (yield lambda: load_policy("a")) == "load them on the model they were trained on"
-    change(Path("a/adapter_config.json"), model="m")
-
-
-def adapters_cut_off() -> Steps:
-    path = adapters() / "adapters.safetensors"
-    whole = path.read_bytes()
-    path.write_bytes(whole[:-50])
-    assert (yield lambda: load_policy("a")) == "copy the folder again"
-    path.write_bytes(whole)
-
-
-def more_layers_than_there_are() -> Steps:
-    policy = load_policy("tiny")
-    hint = yield lambda: add_adapters(policy.model, LoRA(2, layers=99))
-    layers = int(hint.partition(",")[0].rpartition("=")[2])
-    yield lambda: add_adapters(policy.model, LoRA(2, layers=layers))
-
-
-def chat(*messages: Mapping[str, Any]) -> object:
-    tokenizer: Any = load_policy("tiny").tokenizer
-    return tokenizer.encode_prompt(list(messages))
-
-
-USER = {"role": "user", "content": "2?"}
-
-
-def message_that_is_no_text() -> Steps:
-    assert (yield lambda: chat({"role": "user", "content": 3})) == "give every message a text"
-    yield lambda: chat(USER)
-
-
-def part_that_nanochat_lacks() -> Steps:
-    answer = {"role": "assistant", "content": [{"type": "image", "text": "x"}]}
-    hint = yield lambda: chat(USER, answer, USER)
-    kind = hint.split("`")[1]
-    yield lambda: chat(USER, {"role": "assistant", "content": [{"type": kind, "text": "x"}]}, USER)
-
-
-def system_message_alone() -> Steps:
-    system = {"role": "system", "content": "a"}
-    assert (yield lambda: chat(system)) == "put a user message second"
-    yield lambda: chat(system, USER)
-
-
-def role_that_nanochat_lacks() -> Steps:
-    assert "use `user` and `assistant`" in (yield lambda: chat(USER, {"role": "tool", "content": "a"}))
-    yield lambda: chat(USER, {"role": "assistant", "content": "a"}, USER)
-
-
-def template_without_a_system_role() -> Steps:
-    refused = "{% if messages[0].role == 'system' %}{{ raise_exception('no system') }}{% endif %}"
-    template = refused + "{{ messages[0].content }}"
-    change(llama() / "tokenizer_config.json", chat_template=template)
-    policy = load_policy("m")
-    system = Config().system_prompt
-    prompt: list[Any] = [{"role": "system", "content": system}, USER]
-    hint = yield lambda: policy.tokenizer.encode_prompt(prompt)
-    assert toml(hint) == {"system_prompt": ""}
-    without: list[Any] = [USER]
-    yield lambda: policy.tokenizer.encode_prompt(without)
-
-
-def json_missing() -> Steps:
-    llama()
-    assert (yield lambda: read_json(Path("config.json"))) == "name the folder of a model"
-    yield lambda: read_json(Path("m/config.json"))
-
-
-def json_damaged() -> Steps:
-    path = llama() / "config.json"
-    whole = path.read_text()
-    path.write_text("{")
-    assert (yield lambda: read_json(path)) == "copy or download it again"
-    path.write_text(whole)
-
-
-def weights_that_are_nan() -> Steps:
-    whole = tensors(llama() / WEIGHTS)
-    broken = whole | {"model.norm.weight": whole["model.norm.weight"] * mx.nan}
-    mx.save_safetensors(f"m/{WEIGHTS}", broken)
-    hint = yield lambda: load_policy("m")
-    assert hint == "take an earlier checkpoint, or download the weights again"
-    mx.save_safetensors(f"m/{WEIGHTS}", whole)
-
-
-def weights_that_are_too_large() -> Steps:
-    whole = tensors(llama() / WEIGHTS)
-    scales = {"model.embed_tokens.weight": 1e4, "model.norm.weight": 3e38}
-    huge = {name: whole[name] * scale for name, scale in scales.items()}
-    mx.save_safetensors(f"m/{WEIGHTS}", whole | huge)
-    assert "far too large" in (yield lambda: load_policy("m"))
-    mx.save_safetensors(f"m/{WEIGHTS}", whole)
-
-
-def model_with_code_of_its_own() -> Steps:
-    change(llama() / "config.json", model_file="code.py")
-    assert (yield lambda: load_policy("m"))
-    change(Path("m/config.json"), model_file=None)  # such a version
-
-
-def tokenizer_that_names_code() -> Steps:
-    path = llama() / "tokenizer_config.json"
-    whole = path.read_text()
-    change(path, chat_template_type="os")
-    assert "look for a version of the model that mlx-lm and transformers know" in (
-        yield lambda: load_policy("m")
-    )
-    path.write_text(whole)
-
-
-def quantised_copy_of_nothing() -> Steps:
-    policy = nanochat_policy()
-    hint = yield lambda: QuantisedCopy(policy.model, Rounding(4, 128), dequantise=False)
-    assert toml(hint) == {"group_size": 32}
-    yield lambda: QuantisedCopy(policy.model, Rounding(4, **toml(hint)), dequantise=False)
+test_a_cure_cures = cases_of(globals())

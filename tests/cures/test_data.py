@@ -11,7 +11,7 @@ from grpo_cli.config.schema import Config
 from grpo_cli.data.load import load_examples
 from grpo_cli.engine.prompts import Prompts
 from grpo_cli.models.load import load_policy
-from tests.cures.applied import Steps, toml
+from tests.cures.applied import Steps, cases_of, toml
 
 ROW = {"question": "1 + 1?", "answer": "2"}
 MESSAGE = {"role": "user", "content": "1 + 1?"}
@@ -225,3 +225,6 @@ def prompts_too_long() -> Steps:
     hint = yield lambda: Prompts(found, policy.tokenizer, config).count(4)
     longer = config.model_copy(update=toml(f"`{hint}`"))
     yield lambda: Prompts(found, policy.tokenizer, longer).count(4)
+
+
+test_a_cure_cures = cases_of(globals())

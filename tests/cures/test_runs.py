@@ -1,4 +1,4 @@
-"""Cures of configurations' files, run folders, checkpoints, rewards and commands."""
+"""Cures of run folders and checkpoints."""
 
 import os
 import re
@@ -7,28 +7,15 @@ import shutil
 from contextlib import ExitStack
 from pathlib import Path
 
-from grpo_cli.cli.completions_file import completions_file
-from grpo_cli.cli.doctor import examined_case, show_chapter
-from grpo_cli.cli.output_file import OutputFile
-from grpo_cli.config.load import load_config
-from grpo_cli.config.resolve import find_config
 from grpo_cli.config.resumable import check_changes
 from grpo_cli.config.schema import Config
-from grpo_cli.device import choose_kind
-from grpo_cli.distributed.hosts import read_hosts
-from grpo_cli.distributed.place import find_place
-from grpo_cli.doctor.case import Case
-from grpo_cli.doctor.model_folder import base_folder
-from grpo_cli.doctor.run import chosen
 from grpo_cli.engine.intact import damage
 from grpo_cli.engine.lock import RunLock
 from grpo_cli.engine.run import train, trainable_policy
 from grpo_cli.engine.run_folder import locate, refuse_existing_run
 from grpo_cli.engine.start import find_start
-from grpo_cli.files import chosen_path
-from grpo_cli.rewards.table import load_rewards
-from tests.cures.applied import Steps, command, grpo
-from tests.cures.models import adapters, change, llama
+from tests.cures.applied import Steps, cases_of, command, grpo
+from tests.cures.made import adapters, change
 
 QUICK = {
     "model_name": "tiny", "dataset": "arithmetic", "max_steps": 1, "save_steps": 1, "eval_steps": 0,
@@ -219,190 +206,4 @@ def checkpoint_to_convert_is_damaged() -> Steps:
 # --- configurations and paths -------------------------------------------------------------------------
 
 
-def no_configuration() -> Steps:
-    hint = yield lambda: load_config(None, required=True)
-    assert hint.startswith("`--config smoke_test.toml` (shipped: ")
-    yield lambda: load_config("smoke_test.toml", required=True)
-
-
-def configuration_elsewhere() -> Steps:
-    Path("configs").mkdir()
-    Path("configs/mine.toml").write_text("seed = 1\n")
-    hint = yield lambda: find_config("mien.toml")
-    assert hint
-    yield lambda: find_config("configs/mine.toml")
-
-
-def path_with_an_unknown_name() -> Steps:
-    hint = yield lambda: chosen_path("$NOWHERE/x")
-    name = hint.split("`export ")[1].partition("=")[0]
-    os.environ[name] = "/tmp"
-    try:
-        yield lambda: chosen_path("$NOWHERE/x")
-    finally:
-        del os.environ[name]
-
-
-def path_of_an_unknown_user() -> Steps:
-    hint = yield lambda: chosen_path("~nobody-here/x")
-    assert "`./~nobody-here/x`" in hint
-    yield lambda: chosen_path("./~nobody-here/x")
-
-
-def path_with_a_nul() -> Steps:
-    assert (yield lambda: chosen_path("a\0b")) == "write the path out"
-    yield lambda: chosen_path("ab")
-
-
-def device_that_is_not_there() -> Steps:
-    hint = yield lambda: choose_kind("tpu", metal=False, cuda=False)
-    assert hint == "set GRPO_DEVICE to `cpu`, or unset it"
-    yield lambda: choose_kind("cpu", metal=False, cuda=False)
-
-
-def host_file_that_is_none() -> Steps:
-    Path("h.json").write_text("{}")
-    hint = yield lambda: read_hosts(Path("h.json"))
-    Path("h.json").write_text(hint.split("`")[1])
-
-
-def rank_that_cannot_be_told() -> Steps:
-    environment = {"MLX_RANK": "0"}
-    assert "unset MLX_RANK" in (yield lambda: find_place(environment))
-    yield lambda: find_place({})
-
-
-def launcher_that_is_not_ours() -> Steps:
-    environment = {"OMPI_COMM_WORLD_SIZE": "2", "OMPI_COMM_WORLD_RANK": "0"}
-    assert "or unset OMPI_COMM_WORLD_SIZE" in (yield lambda: find_place(environment))
-    yield lambda: find_place({"OMPI_COMM_WORLD_RANK": "0"})
-
-
-# --- eval, doctor -------------------------------------------------------------------------------------
-
-
-def completions_over_the_dataset() -> Steps:
-    Path("d.jsonl").write_text("{}\n")
-    config = Config(dataset="d.jsonl")
-    assert "name another file" in (yield lambda: completions_file(Path("d.jsonl"), True, config))
-    yield lambda: completions_file(Path("out.jsonl"), True, config)
-
-
-def output_that_exists() -> Steps:
-    Path("f").write_text("kept")
-    hint = yield lambda: OutputFile(
-        Path("f"), force=False, cannot="", exists="exists", replace="`--force` overwrites it"
-    )
-    assert "--force" in hint
-    yield lambda: OutputFile(Path("f"), force=True, cannot="", exists="exists", replace="")
-
-
-def doctor_of_a_run_that_is_not_there() -> Steps:
-    run()
-    hint = yield lambda: examined_case(None, None, None, Path("outputs/x"), [])
-    assert hint.startswith("name the folder of a run")
-    yield lambda: examined_case(None, None, None, Path("outputs/r"), [])
-
-
-def chapter_misspelt() -> Steps:
-    hint = yield lambda: show_chapter("datast", as_json=True)
-    assert hint.startswith("did you mean `dataset`")
-    yield lambda: show_chapter("dataset", as_json=True)
-
-
-def check_misspelt() -> Steps:
-    hint = yield lambda: chosen(Case(), ["disc"])
-    assert "`disk`" in hint
-    yield lambda: chosen(Case(), ["disk"])
-
-
-def check_without_its_subject() -> Steps:
-    llama("m")
-    hint = yield lambda: chosen(Case(), ["tokenizer"])
-    assert command(hint)[:4] == ["doctor", "--only", "tokenizer", "--model"]
-    yield lambda: chosen(Case(model="m"), ["tokenizer"])
-
-
-def doctor_of_adapters_without_base() -> Steps:
-    llama("base")
-    folder = adapters("a", base="./base")
-    Path("base").rename("moved")
-    hint = yield lambda: base_folder(Case(model="a"))
-    assert "write where it is now into `model` of" in hint
-    change(folder / "adapter_config.json", model="./moved")
-    yield lambda: base_folder(Case(model="a"))
-
-
-def doctor_of_a_missing_model() -> Steps:
-    llama("m")
-    assert "where it is a repository" in (yield lambda: examined_case(None, "owner/gone", None, None, []))
-    yield lambda: examined_case(None, "m", None, None, [])
-
-
-# --- rewards ------------------------------------------------------------------------------------------
-
-
-def reward_misspelt() -> Steps:
-    hint = yield lambda: load_rewards(["corectness"])
-    assert "`correctness`" in hint
-    yield lambda: load_rewards(["correctness"])
-
-
-def reward_file(text: str = "def mine(completions, **_):\n    return [1.0]\n", name: str = "r.py") -> None:
-    Path(name).write_text(text)
-
-
-def reward_file_missing() -> Steps:
-    hint = yield lambda: load_rewards(["gone/r.py:mine"])
-    assert hint == f"write the path from the current folder, {Path.cwd()}"
-    reward_file()
-    yield lambda: load_rewards(["r.py:mine"])
-
-
-def reward_not_named() -> Steps:
-    reward_file()
-    hint = yield lambda: load_rewards(["r.py"])
-    yield lambda: load_rewards([hint.split("`")[1]])
-
-
-def reward_of_another_name() -> Steps:
-    reward_file()
-    hint = yield lambda: load_rewards(["r.py:mein"])
-    assert "`mine`" in hint or "mine" in hint
-    yield lambda: load_rewards(["r.py:mine"])
-
-
-def reward_that_is_a_number() -> Steps:
-    reward_file("x = 3\ndef mine(completions, **_):\n    return [1.0]\n")
-    assert "mine" in (yield lambda: load_rewards(["r.py:x"]))
-    yield lambda: load_rewards(["r.py:mine"])
-
-
-def reward_file_that_fails() -> Steps:
-    reward_file("import nothing_of_the_kind\n")
-    assert (yield lambda: load_rewards(["r.py:mine"])) == "run it by itself: `python r.py`"
-    reward_file()
-
-
-def asked(name: str) -> object:
-    """One step with a reward of r.py."""
-    shutil.rmtree("outputs", ignore_errors=True)
-    return train(Config.model_validate({**QUICK, "run_name": "r", "reward_functions": [f"r.py:{name}"]}))
-
-
-def reward_that_is_no_list() -> Steps:
-    reward_file("def mine(completions, **_):\n    return 1.0\n")
-    assert "return one finite number for each completion" in (yield lambda: asked("mine"))
-    reward_file("def mine(completions, **_):\n    return [1.0 for _ in completions]\n")
-
-
-def reward_that_is_a_text() -> Steps:
-    reward_file("def mine(completions, **_):\n    return ['good' for _ in completions]\n")
-    assert "or None where it does not apply" in (yield lambda: asked("mine"))
-    reward_file("def mine(completions, **_):\n    return [None for _ in completions]\n")
-
-
-def reward_that_raises() -> Steps:
-    reward_file("def mine(completions, answers, **_):\n    return [1.0 for _ in completions]\n")
-    assert (yield lambda: asked("mine"))
-    reward_file("def mine(completions, answer, **_):\n    return [1.0 for _ in completions]\n")
+test_a_cure_cures = cases_of(globals())
