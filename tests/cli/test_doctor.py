@@ -3,8 +3,10 @@
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.text import Text
@@ -16,12 +18,28 @@ from grpo_cli.cli.terminal import broken_at_words
 from grpo_cli.doctor.case import Case
 from grpo_cli.doctor.checks import CHECKS, Check
 from grpo_cli.doctor.findings import Finding, ok, warning
+from grpo_cli.doctor.machine import Machine
 from grpo_cli.doctor.run import diagnose
 
 
 @pytest.fixture(autouse=True)
 def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_probe() -> Iterator[None]:
+    """MLX is tried in a process of its own once, and not again for every command."""
+    real, found = Machine.probe, []
+
+    def probe(machine: Machine) -> dict[str, Any]:
+        if not found:
+            found.append(real(machine))
+        return found[0]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Machine, "probe", probe)
+        yield
 
 
 def grpo(*arguments: str) -> Result:
