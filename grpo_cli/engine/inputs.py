@@ -59,7 +59,7 @@ def code_of_rewards(config: Config) -> set[Path]:
     folders = {identity(path.parent) for path in files} - {None}
     others = [module for name, module in list(sys.modules.items()) if not name.startswith("grpo_cli")]
     names = [getattr(module, "__file__", None) for module in others]
-    paths = [Path(name) for name in names if name and name.endswith(".py")]
+    paths = [path for name in names if name and (path := Path(name)).suffix == ".py"]
     real = [path.resolve() if path.is_symlink() else path for path in paths]
     beside = [path for path in real if folders & {identity(path.parent), identity(path.parent.parent)}]
     return files | {path.resolve() for path in beside}
