@@ -41,6 +41,7 @@ LENGTHS = (9, 4)  # tokens of the prompts
 WORDS = 40  # ids that every vocabulary has
 ROWS = (0, 0, 1)  # three, which is no model's number of heads: a mask that meets them by mistake shows
 WAYS: tuple[RowsTogether, ...] = ("mixed", "equal", "single")  # of sampling, the quickest first
+RANDOM = 0.01  # of logprobs: above what a device that adds up in another order each time changes
 NEW_TOKENS = 3
 GRADIENT_NUMBERS = 1 << 20  # of the smallest arrays, one at least: a whole gradient may not fit
 EXACT, ROUNDED = 1e-2, 0.25  # how far gradients may be apart, of their norm: in float32, in half precision
@@ -126,7 +127,7 @@ def refusal(
     """The error for a model that no way is right for; `expected` and `again` are of the same forward."""
     change: Any = mx.abs(expected - again).max().item()
     told = "; ".join(f"{way}: {words}" for way, words in tried.items())
-    if change > 0:
+    if change > RANDOM:
         told = f"something in it is random (dropout), the same forward twice differs by {change:.2g}; {told}"
     return ModelError(
         f"{name_of(model)} cannot be tuned here: in {where} its logprobs are not those of single rows read "

@@ -55,6 +55,17 @@ def test_what_is_right_with_its_cache_only_is_refused_with_the_numbers() -> None
     assert error.value.trouble == "model-forward"
 
 
+def test_equal_logits_and_rounding_are_no_dropout() -> None:
+    model = llama_policy().model
+    model.model.embed_tokens.weight = mx.zeros_like(model.model.embed_tokens.weight)
+    assert mx.abs(model(mx.array([[5, 6]]))).max().item() == 0
+    assert sampling_plan(model).sampled == "mixed"
+    expected = mx.zeros((2, 3))
+    by_rounding = probe.refusal(model, "sampling", {}, expected, expected + 1e-6)
+    by_chance = probe.refusal(model, "sampling", {}, expected, expected + 0.5)
+    assert ("dropout" in by_rounding.message, "dropout" in by_chance.message) == (False, True)
+
+
 @pytest.mark.parametrize("kind", ["mamba2", "qwen3_5"])
 def test_layers_that_keep_a_state_are_refused_by_name(kind: str) -> None:
     with pytest.raises(ModelError, match=rf"^{kind} has layers that keep a state \(ArraysCache\)"):
