@@ -61,13 +61,13 @@ def train(
         loaded = load_config(name, overrides, required=required, on_this_machine=True)
         if world.is_first:
             show_warnings(loaded.warnings)
-            if not quiet and is_interactive(stderr_console()):
-                say(stderr_console(), Text(f"loading {loaded.config.model_name} …", style="dim"))
         shows = world.is_first and not quiet
         with doing(f"looking for {loaded.config.model_name} …", shown=shows) as show:
             if world.is_first:
                 refuse_existing_run(loaded.config.run_dir)
             check_names(loaded.config, [loaded.config.model_name], show)
+        if shows and is_interactive(stderr_console()):
+            say(stderr_console(), Text(f"loading {loaded.config.model_name} …", style="dim"))
         start_device()
         from grpo_cli.cli.live import training_display
         from grpo_cli.engine import run
