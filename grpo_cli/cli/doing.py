@@ -14,7 +14,7 @@ from rich.cells import set_cell_size
 from grpo_cli.cli.terminal import encodable, is_interactive, stderr_console
 from grpo_cli.foreign_text import one_line
 
-ERASED = "\r\x1b[2K"
+ERASED = "\x1b[2K\x1b[1G"  # the line, and back to its beginning
 Show = Callable[[str], None]
 
 

@@ -38,14 +38,17 @@ def read_tokenizer(folder: Path, eos_ids: list[int] | None, trust_remote_code: b
     `trust_remote_code`: a person has said that this folder's tokenizer may run its own code.
     """
     check_names(folder)
-    settings = {"trust_remote_code": trust_remote_code}
+
+    def load(**more: PreTrainedConfig) -> Any:
+        return load_tokenizer(folder, {"trust_remote_code": trust_remote_code, **more}, eos_token_ids=eos_ids)
+
     try:
-        return load_tokenizer(folder, settings, eos_token_ids=eos_ids)
+        return load()
     except Exception:
         config = general_config(folder)
         if config is None:
             raise
-        return load_tokenizer(folder, {**settings, "config": config}, eos_token_ids=eos_ids)
+        return load(config=config)
 
 
 def general_config(folder: Path) -> PreTrainedConfig | None:
@@ -59,7 +62,7 @@ def general_config(folder: Path) -> PreTrainedConfig | None:
         return None
     except Exception as error:
         try:
-            return PreTrainedConfig.from_pretrained(str(folder))
+            return PreTrainedConfig.from_pretrained(str(folder), trust_remote_code=False)
         except Exception:
             raise unread_config(folder, error) from error
 

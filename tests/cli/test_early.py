@@ -134,4 +134,4 @@ def test_the_first_word_is_on_the_screen_before_the_wait(
         before, found, after = part.partition("<heavy>")
         assert found and " …" in before, (words, part)
         stays = words[0] in ("train", "resume")  # above the display that follows
-        assert stays or after.endswith("\x1b[2K") or not after, (words, part)
+        assert stays or after.endswith("\x1b[1G") or not after, (words, part)

@@ -7,12 +7,14 @@ from pathlib import Path
 import mlx.core as mx
 import mlx.nn as nn
 import pytest
+from mlx_lm.models import exaone4
 
 from grpo_cli.errors import ModelError
 from grpo_cli.models.find import TINY
 from grpo_cli.models.load import load_policy
 from grpo_cli.models.tree import flat
 from tests.hub_server import HubServer
+from tests.support.llama import write_llama
 
 
 @pytest.fixture
@@ -131,3 +133,15 @@ def test_a_repository_is_fetched_and_loaded(monkeypatch: pytest.MonkeyPatch, tmp
     assert {path.name for path in policy.path.iterdir()} == {
         name for name in files if not name.endswith(".py")
     }
+
+
+def test_a_config_over_which_transformers_breaks_down_keeps_no_tokenizer_from_loading(tmp_path: Path) -> None:
+    folder = write_llama(tmp_path / "m")
+    fields = json.loads((folder / "config.json").read_text()) | {
+        "model_type": "exaone4", "head_dim": 16, "tie_word_embeddings": True, "rope_theta": 10000.0,
+        "max_position_embeddings": 256, "sliding_window": 8, "sliding_window_pattern": "LG", "rope_scaling": None,
+    }  # fmt: skip
+    model = exaone4.Model(exaone4.ModelArgs.from_dict(fields))
+    mx.save_safetensors(str(folder / "model.safetensors"), flat(model.parameters()))
+    (folder / "config.json").write_text(json.dumps(fields))
+    assert load_policy(str(folder)).tokenizer.encode("What") == load_policy("tiny").tokenizer.encode("What")
