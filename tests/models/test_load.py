@@ -139,7 +139,8 @@ def test_a_config_over_which_transformers_breaks_down_keeps_no_tokenizer_from_lo
     folder = write_llama(tmp_path / "m")
     fields = json.loads((folder / "config.json").read_text()) | {
         "model_type": "exaone4", "head_dim": 16, "tie_word_embeddings": True, "rope_theta": 10000.0,
-        "max_position_embeddings": 256, "sliding_window": 8, "sliding_window_pattern": "LG", "rope_scaling": None,
+        "max_position_embeddings": 256, "sliding_window": 8, "sliding_window_pattern": "LG",
+        "rope_scaling": None,
     }  # fmt: skip
     model = exaone4.Model(exaone4.ModelArgs.from_dict(fields))
     mx.save_safetensors(str(folder / "model.safetensors"), flat(model.parameters()))
