@@ -46,7 +46,8 @@ prepare()
 
 # Files that take longest or wait for processes of theirs begin first, so that none is alone at the end.
 LONGEST = (
-    "distributed/test_ranks.py", "cli/test_resume.py", "doctor/test_real_runs.py", "cli/test_unheard.py",
+    "distributed/test_ranks.py", "engine/test_resume.py", "cli/test_resume.py", "doctor/test_real_runs.py",
+    "cli/test_unheard.py",
     "engine/test_algorithms.py", "engine/test_agreement.py", "engine/test_layer_checkpoint.py",
     "rewards/test_workers.py", "cli/test_run_commands.py", "cli/test_doctor.py", "convert/test_fuse.py",
 )  # fmt: skip
