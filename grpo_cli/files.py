@@ -24,6 +24,8 @@ from pathlib import Path
 
 from grpo_cli.errors import ConfigError
 
+LONGEST_NAME, LONGEST_PATH = 255, 1023  # bytes, as macOS has them
+SHOWN = 60  # characters of a path that is refused
 TEMPORARY = ".grpo-tmp-"  # how the fresh names begin
 NOT_OURS = (errno.ELOOP, errno.EINVAL, errno.EISDIR)  # a link, a pipe or a folder in a file's place
 _VARIABLE = re.compile(r"\$(?:(\w+)|\{(\w+)\})")
@@ -35,7 +37,8 @@ _VARIABLE = re.compile(r"\$(?:(\w+)|\{(\w+)\})")
 def chosen_path(text: str | Path) -> Path:
     """The absolute path that a person meant: `~`, `~user` and `$NAME` stand for what a shell has for them.
 
-    Raises ConfigError for a user or a variable that is not known, unless a file has that very name.
+    Raises ConfigError for a user or a variable that is not known, unless a file has that very name, and for
+    what can be no path at all.
     """
     written = str(text)
     expanded = _VARIABLE.sub(_value_of, os.path.expanduser(written))  # noqa: PTH111 (no error for ~nobody)
@@ -48,17 +51,37 @@ def chosen_path(text: str | Path) -> Path:
             else f"write the path out, or `export {''.join(filter(None, unknown.groups()))}=…` first",
             trouble="paths",
         )
-    if "\0" in expanded:
-        raise ConfigError(
-            f"Path not understood: {written!r}: it has a NUL", "write the path out", trouble="paths"
-        )
+    _refuse_impossible(expanded)
     path = Path.cwd() / expanded
     return path.resolve() if ".." in path.parts else path
 
 
 def expanded_name(name: str) -> str:
     """A name that may be a path: with `~` or a variable it is one; any other stays as it is, a hub's too."""
+    _refuse_impossible(name)
     return str(chosen_path(name)) if name.startswith("~") or "$" in name else name
+
+
+def _refuse_impossible(path: str) -> None:
+    """Raise ConfigError for what every question to the disk would fail for."""
+    reason = ""
+    try:
+        encoded = os.fsencode(path)
+    except UnicodeEncodeError:
+        reason = "it has half a character"
+    else:
+        if len(encoded) > LONGEST_PATH or max(map(len, encoded.split(b"/"))) > LONGEST_NAME:
+            reason = "it is too long"
+        if b"\0" in encoded:
+            reason = "it has a NUL"
+    if not reason:
+        return
+    shown = path if len(path) <= SHOWN else f"{path[:SHOWN]}…"
+    raise ConfigError(
+        f"Path not understood: {shown!r}: {reason}",
+        f"write a path whose names have at most {LONGEST_NAME} bytes",
+        trouble="paths",
+    )
 
 
 def _value_of(found: re.Match[str]) -> str:

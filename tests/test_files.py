@@ -15,7 +15,7 @@ from grpo_cli.config.local_model import check_name, local_folder
 from grpo_cli.config.render import dump_config
 from grpo_cli.config.resolve import find_config
 from grpo_cli.errors import ConfigError
-from grpo_cli.files import chosen_path, open_log, open_regular, write_file, written
+from grpo_cli.files import chosen_path, expanded_name, open_log, open_regular, write_file, written
 from grpo_cli.models.find import find_model
 
 
@@ -49,10 +49,19 @@ def test_a_relative_path_is_meant_from_the_current_folder(tmp_path: Path) -> Non
     assert chosen_path("b [1]") == tmp_path / "b [1]"
 
 
-@pytest.mark.parametrize("text", ["$NOWHERE/x", "${NOWHERE}", "~nobody-of-that-name/x", "a\0b"])
+@pytest.mark.parametrize("text", ["$NOWHERE/x", "${NOWHERE}", "~nobody-of-that-name/x", "a\0b", "a/\ud83d"])
 def test_what_has_no_value_is_refused_unless_it_is_a_name(text: str) -> None:
     with pytest.raises(ConfigError, match="Path not understood"):
         chosen_path(text)
+
+
+@pytest.mark.parametrize("text", ["x" * 256, "ä" * 128, "a/" * 512 + "b"])
+@pytest.mark.parametrize("read", [chosen_path, expanded_name])
+def test_what_is_too_long_for_every_disk_is_refused(read: Callable[[str], object], text: str) -> None:
+    with pytest.raises(ConfigError, match=r"^Path not understood: .*…': it is too long"):
+        read(text)
+    half = text[: len(text) // 2].rstrip("/")
+    assert str(read(half)).endswith(half)
 
 
 def test_an_existing_file_may_have_a_dollar_in_its_name(tmp_path: Path) -> None:
@@ -96,10 +105,10 @@ def test_libraries_find_the_ending_they_look_for(tmp_path: Path) -> None:
 
 @contextmanager
 def no_wait_forever() -> Iterator[None]:
-    """Ends what waits for the other end of a pipe; long after anything slow is done."""
+    """Fails where something waits for the other end of a pipe; long after anything slow is done."""
 
     def end(*_: object) -> None:
-        raise TimeoutError
+        pytest.fail("it waits for the other end of a pipe")  # no Exception, which the code might handle
 
     before = signal.signal(signal.SIGALRM, end)
     signal.alarm(600)

@@ -18,6 +18,7 @@ from grpo_cli.config.fields import short, value_type
 from grpo_cli.config.other_formats import as_toml, read_other
 from grpo_cli.config.problems import Place, Problem
 from grpo_cli.config.schema import SUPERSEDED, Config
+from grpo_cli.files import open_regular
 
 TABLE = "mlx_grpo"  # MLX-GRPO's files may put their keys under this table
 
@@ -57,7 +58,7 @@ class Document:
 def read_document(path: Path, shown: str) -> Document:
     """Read a TOML file; `shown` is its name in messages. No failure is raised: each is a problem."""
     try:
-        text = path.read_bytes().decode("utf-8-sig")  # editors on Windows put a mark in front
+        text = _content(path).decode("utf-8-sig")  # editors on Windows put a mark in front
     except OSError as error:
         return _unreadable(path, shown, error)
     except UnicodeDecodeError as error:
@@ -75,6 +76,14 @@ def read_document(path: Path, shown: str) -> Document:
         cure = f"write a starting file with `grpo config init --force {shlex.quote(shown)}`"
         return Document([], [Problem(f"Config file is empty: {shown}", cure, trouble="config-syntax")])
     return _collect(table, key_lines(text.replace("\r\n", "\n")), shown)
+
+
+def _content(path: Path) -> bytes:
+    """A file's bytes; a pipe's only if it is the shell's own, `<(command)`: a received one could wait forever."""
+    if path.parts[:2] == ("/", "dev"):
+        return path.read_bytes()
+    with open_regular(path) as file:
+        return file.read()
 
 
 def _unreadable(path: Path, shown: str, error: OSError) -> Document:

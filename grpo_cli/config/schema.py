@@ -46,7 +46,7 @@ class Config(BaseModel):
     """The policy: a folder, a hub repository (owner/name), or `tiny`, the embedded model."""
     output_dir: str = Field("outputs", min_length=1)
     """Folder that holds the run folders."""
-    run_name: str = Field("", pattern=r"^([^/\\.][^/\\]*)?$")
+    run_name: str = Field("", pattern=r"^([^/\\.][^/\\]{0,79})?$")
     """Name of the run's own folder in output_dir; empty: made of the model's and the dataset's names."""
     seed: int = Field(0, ge=0, le=2**32 - 1)
     """Seed of sampling, data order and LoRA initialisation."""

@@ -134,7 +134,7 @@ def _words(finding: Any) -> str:
     """The bound that the value is beyond."""
     match finding["type"]:
         case "string_pattern_mismatch":
-            return "is one folder's name, without / or \\"
+            return "is one folder's name, without / or \\, of at most 80 characters"
         case "string_too_short":
             return f"must not {'hold an empty text' if len(finding['loc']) > 1 else 'be empty'}"
         case "too_short":

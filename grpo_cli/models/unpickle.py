@@ -16,6 +16,7 @@ import reprlib
 from pathlib import Path
 from typing import Any
 
+from grpo_cli.files import open_regular
 from grpo_cli.models.pickle_reader import RefusedPickle, read_pickle
 
 FIELDS = {"name": str, "pat_str": str, "mergeable_ranks": dict, "special_tokens": dict}
@@ -52,9 +53,11 @@ def encoding_fields(path: Path) -> dict[str, Any]:
 
     Raises RefusedPickle for any other content, OSError where the file cannot be read.
     """
-    if path.stat().st_size > LARGEST:
+    with open_regular(path) as file:
+        content = file.read(LARGEST + 1)
+    if len(content) > LARGEST:
         raise RefusedPickle(f"it is larger than {LARGEST >> 20} MB")
-    return _checked(read_pickle(path.read_bytes(), ALLOWED, "which a tokenizer has no use for"))
+    return _checked(read_pickle(content, ALLOWED, "which a tokenizer has no use for"))
 
 
 def _checked(found: Any) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from grpo_cli.config import document
 from grpo_cli.config.document import Document, key_lines, read_document
 
 
@@ -106,7 +107,7 @@ def test_a_file_without_permission(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     def refuse(_: Path) -> bytes:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(Path, "read_bytes", refuse)
+    monkeypatch.setattr(document, "open_regular", refuse)
     (problem,) = read_document(tmp_path / "c.toml", "c.toml").problems
     assert problem.message == "Cannot read config file: c.toml: Permission denied"
     assert problem.cure == "make it readable: `chmod u+r c.toml`"

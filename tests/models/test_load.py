@@ -1,7 +1,9 @@
 """Loading models: strict, in words, and in the type the device computes in."""
 
 import json
+import os
 import shutil
+from contextlib import suppress
 from pathlib import Path
 
 import mlx.core as mx
@@ -9,12 +11,13 @@ import mlx.nn as nn
 import pytest
 from mlx_lm.models import exaone4
 
-from grpo_cli.errors import ModelError
+from grpo_cli.errors import GrpoError, ModelError
 from grpo_cli.models.find import TINY
 from grpo_cli.models.load import load_policy
 from grpo_cli.models.tree import flat
 from tests.hub_server import HubServer
 from tests.support.llama import write_llama
+from tests.test_files import no_wait_forever
 
 
 @pytest.fixture
@@ -146,3 +149,21 @@ def test_a_config_over_which_transformers_breaks_down_keeps_no_tokenizer_from_lo
     mx.save_safetensors(str(folder / "model.safetensors"), flat(model.parameters()))
     (folder / "config.json").write_text(json.dumps(fields))
     assert load_policy(str(folder)).tokenizer.encode("What") == load_policy("tiny").tokenizer.encode("What")
+
+
+RECEIVED = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "tokenizer.pkl")
+
+
+@pytest.mark.parametrize("name", [*RECEIVED, "generation_config.json", "special_tokens_map.json"])
+@pytest.mark.parametrize("kept", [RECEIVED, RECEIVED[:-1]])
+def test_a_pipe_in_a_received_folder_is_not_waited_for(
+    folder: Path, name: str, kept: tuple[str, ...]
+) -> None:
+    if name not in kept and name in RECEIVED:
+        pytest.skip("the other tokenizer's file is what is taken away here")
+    for other in {*RECEIVED} - {*kept}:
+        (folder / other).unlink()
+    (folder / name).unlink(missing_ok=True)
+    os.mkfifo(folder / name)
+    with no_wait_forever(), suppress(GrpoError):
+        load_policy(str(folder))
