@@ -79,7 +79,7 @@ def read_document(path: Path, shown: str) -> Document:
 
 
 def _content(path: Path) -> bytes:
-    """A file's bytes; a pipe's only if it is the shell's own, `<(command)`: a received one could wait forever."""
+    """A file's bytes; a pipe's only if it is the shell's own, `<(command)`: another could wait forever."""
     if path.parts[:2] == ("/", "dev"):
         return path.read_bytes()
     with open_regular(path) as file:

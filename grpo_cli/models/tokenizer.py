@@ -101,7 +101,9 @@ class ChatTokenizer:
         """One more than the largest id of ordinary, begin, end and padding tokens."""
         inner = self.wrapped._tokenizer
         ends = {*self.eos_ids, inner.bos_token_id, inner.pad_token_id} - {None}
-        return max(inner.vocab_size, *(number + 1 for number in ends), 0)
+        return max(
+            inner.vocab_size, *(end + 1 for end in ends if isinstance(end, int)), 0
+        )  # others: config_check
 
     def encode(self, text: str) -> list[int]:
         """Ids of plain text, without begin or end tokens."""

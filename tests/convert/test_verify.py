@@ -16,6 +16,7 @@ from grpo_cli.errors import ModelError
 from grpo_cli.models.classes import load_weights
 from grpo_cli.models.find import TINY
 from grpo_cli.models.nanochat_tokenizer import NanochatTokenizer
+from grpo_cli.words import plural
 from tests.convert.damaged import configure, converted_model, damaged
 
 LAST = "lm_head.weight"
@@ -213,7 +214,7 @@ def test_one_logit_that_is_nan_later(model: Path, count: int, tmp_path: Path) ->
 
     bad = damaged(model, tmp_path / "bad", change)
     check = verify.verify_generation(bad, tokenizer, [991], no_progress)
-    assert check == Check("generation", False, f"the logits after {count} tokens are NaN")
+    assert check == Check("generation", False, f"the logits after {plural(count, 'token')} are NaN")
 
 
 def test_a_model_may_end_at_once(model: Path) -> None:

@@ -51,7 +51,7 @@ def path_of_an_unknown_user() -> Steps:
 
 
 def path_with_a_nul() -> Steps:
-    assert (yield lambda: chosen_path("a\0b")) == "write the path out"
+    assert (yield lambda: chosen_path("a\0b")) == "write a path whose names have at most 255 bytes"
     yield lambda: chosen_path("ab")
 
 

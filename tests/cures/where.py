@@ -132,7 +132,7 @@ WHERE = {
     "configuration_elsewhere": "config/resolve.py:find_config",
     "path_with_an_unknown_name": "files.py:chosen_path",
     "path_of_an_unknown_user": "files.py:chosen_path",
-    "path_with_a_nul": "files.py:chosen_path",
+    "path_with_a_nul": "files.py:_refuse_impossible",
     "device_that_is_not_there": "device.py:choose_kind",
     "host_file_that_is_none": "distributed/hosts.py:bad_file",
     "rank_that_cannot_be_told": "distributed/place.py:find_place",

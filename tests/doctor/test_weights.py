@@ -49,7 +49,7 @@ def test_weights_that_do_not_fit_are_named(tmp_path: Path, change: Any, told: st
         ({"num_hidden_layers": 10**9}, "`num_hidden_layers` = 1000000000, more than its weights could fill"),
         ({"num_attention_heads": 0}, "ZeroDivisionError"),
         ({"hidden_size": "wide"}, 'config.json has `hidden_size` = "wide": it must be a number'),
-        ({"model_type": "../../evil"}, "do not fit its config.json: Model type"),
+        ({"model_type": "../../evil"}, "Model type ../../evil not supported"),
     ],
 )
 def test_a_config_that_makes_no_model(tmp_path: Path, changes: Any, told: str) -> None:

@@ -4,6 +4,8 @@ import json
 import os
 import shutil
 import signal
+import tempfile
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -168,8 +170,20 @@ def done(tmp_path: Path) -> Config:
 
 
 def finished(tmp_path: Path) -> Config:
-    """A run of four steps with a checkpoint at each."""
-    config = small(tmp_path, **{**SHORT, "max_steps": 4, "save_steps": 1, "keep_checkpoints": 4})
+    """A run of four steps with a checkpoint at each, as it was copied here."""
+    config = four_steps(tmp_path)
+    shutil.copytree(made_once().run_dir, config.run_dir)
+    return config
+
+
+def four_steps(folder: Path) -> Config:
+    return small(folder, **{**SHORT, "max_steps": 4, "save_steps": 1, "keep_checkpoints": 4})
+
+
+@cache
+def made_once() -> Config:
+    """The run that is copied."""
+    config = four_steps(Path(tempfile.mkdtemp()))
     run.train(config)
     return config
 
