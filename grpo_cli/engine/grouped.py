@@ -168,19 +168,21 @@ def quick_decoding() -> Iterator[None]:
 
 # --- which models ---------------------------------------------------------------------------------
 
-_found: dict[type, bool] = {}
+# By class and arguments: these decide what a model reads from its cache.
+_found: dict[tuple[type, str], bool] = {}
 
 
 def reads_in_groups(model: nn.Module) -> bool:
-    """Whether the model's completions can be decoded with GroupCaches, here: tried once for each class.
+    """Whether the model's completions can be decoded with GroupCaches, here: tried once for each kind.
 
     Only on a CPU; other devices have attention kernels of their own, which this would go without.
     """
     if device.prepare().kind != "cpu" or not carries_gradients(model):
         return False
-    if type(model) not in _found:
-        _found[type(model)] = agrees(model)
-    return _found[type(model)]
+    kind = (type(model), repr(getattr(model, "args", None)))
+    if kind not in _found:
+        _found[kind] = agrees(model)
+    return _found[kind]
 
 
 def agrees(model: nn.Module) -> bool:

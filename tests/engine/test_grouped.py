@@ -117,10 +117,12 @@ def test_rollouts_are_those_of_plain_decoding(policy: Policy, monkeypatch: pytes
 
 def test_models_that_keep_decoding_plainly() -> None:
     assert not reads_in_groups(sliding_policy().model)  # its cache rotates
-    args = nanochat_v2.ModelArgs(
-        hidden_size=32, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, vocab_size=257
-    )
-    assert not reads_in_groups(nanochat_v2.Model(args))  # it looks token ids up in its cache
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}
+    models = [
+        nanochat_v2.Model(nanochat_v2.ModelArgs(**sizes, vocab_size=257, smear=s)) for s in (False, True)
+    ]
+    assert reads_in_groups(models[0])
+    assert not reads_in_groups(models[1])  # of the same class, but it looks token ids up in its cache
 
 
 def test_a_model_that_looks_into_its_keys_is_found() -> None:
