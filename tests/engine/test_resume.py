@@ -86,9 +86,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
 }
 # One of every kind of state; `python -m tests.bench.resumed` tries all variants.
 TRIED = (
-    "full", "dora and kl", "rewards in processes", "accumulation", "several updates by sequence", "filters",
-    "half precision", "quantised rollouts of adapters", "quantised rollouts, steps of one generation",
-    "lion", "evaluation",
+    "full", "dora and kl", "rewards in processes", "several updates by sequence", "half precision",
+    "quantised rollouts of adapters", "lion", "evaluation",
 )  # fmt: skip
 
 
