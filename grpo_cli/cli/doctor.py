@@ -99,6 +99,7 @@ def examined_case(
 ) -> "Case":
     """What is to be examined. Raises CheckpointError or ModelError for what is not there."""
     from grpo_cli.doctor.case import Case
+    from grpo_cli.doctor.hub import is_repository
 
     for folder, what in ((checkpoint, "Checkpoint"), (run, "Run")):
         if folder is not None and not folder.is_dir():
@@ -119,7 +120,9 @@ def examined_case(
     if model and case.model_folder is None:
         raise ModelError(
             f"Model not found: {model} is not on this machine",
-            f"the doctor downloads nothing; `hf download {model}` does, where it is a repository",
+            f"the doctor downloads nothing; `hf download {model}` does"
+            if is_repository(model)
+            else "name a folder that is here, or a repository (owner/name) that was downloaded before",
             trouble="model-not-found",
         )
     return case

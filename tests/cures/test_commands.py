@@ -136,7 +136,13 @@ def doctor_of_adapters_without_base() -> Steps:
 
 def doctor_of_a_missing_model() -> Steps:
     llama("m")
-    assert "where it is a repository" in (yield lambda: examined_case(None, "owner/gone", None, None, []))
+    assert "`hf download owner/gone`" in (yield lambda: examined_case(None, "owner/gone", None, None, []))
+    yield lambda: examined_case(None, "m", None, None, [])
+
+
+def doctor_of_a_missing_folder() -> Steps:
+    llama("m")
+    assert "name a folder that is here" in (yield lambda: examined_case(None, "./gone", None, None, []))
     yield lambda: examined_case(None, "m", None, None, [])
 
 

@@ -145,6 +145,7 @@ WHERE = {
     "check_without_its_subject": "doctor/run.py:chosen",
     "doctor_of_adapters_without_base": "doctor/model_folder.py:base_folder",
     "doctor_of_a_missing_model": "cli/doctor.py:examined_case",
+    "doctor_of_a_missing_folder": "cli/doctor.py:examined_case",
     "reward_misspelt": "rewards/table.py:load_reward",
     "reward_file_missing": "rewards/user.py:import_file",
     "reward_not_named": "rewards/user.py:function_in",
