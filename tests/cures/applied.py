@@ -14,7 +14,7 @@ import re
 import shlex
 import sys
 import tomllib
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -106,18 +106,22 @@ def below(path: Path) -> str:
     return path.relative_to(ROOT / "grpo_cli").as_posix()
 
 
-def error_classes(kind: type[GrpoError] = GrpoError) -> set[str]:
-    """The names of a class of errors and of every class below it."""
-    return {kind.__name__}.union(*map(error_classes, kind.__subclasses__()))
+def error_classes(trees: Iterable[ast.Module]) -> set[str]:
+    """The names of GrpoError and of every class below it, whether or not it is imported by now."""
+    classes = [node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.ClassDef)]
+    bases = {node.name: {ast.unparse(base).rpartition(".")[2] for base in node.bases} for node in classes}
+    found = {"GrpoError"}
+    while more := {name for name, above in bases.items() if above & found} - found:
+        found |= more
+    return found
 
 
 def places_with_hints() -> set[str]:
     """file:function of everything in the sources that makes an error with a hint."""
-    kinds = error_classes()
     files = sorted((ROOT / "grpo_cli").rglob("*.py"))
-    return {
-        place for path in files for place in _places(ast.parse(path.read_text("utf-8")), below(path), kinds)
-    }
+    trees = {path: ast.parse(path.read_text("utf-8")) for path in files}
+    kinds = error_classes(trees.values())
+    return {place for path, tree in trees.items() for place in _places(tree, below(path), kinds)}
 
 
 def _places(node: ast.AST, place: str, kinds: set[str]) -> Iterator[str]:
