@@ -1,7 +1,7 @@
 """The file of `grpo eval --output`: one JSON object a line for every completion of every model.
 
 A file that an earlier evaluation wrote is replaced once the new one is complete, any other is kept without
-`--force`, and the dataset always.
+`--force`, and the dataset always, to whose folder nothing is added.
 """
 
 from pathlib import Path
@@ -22,8 +22,7 @@ KEYS = {"model", "item", "prompt", "answer", "completion", "correct", "rewards",
 def completions_file(named: Path, force: bool, config: "Config") -> OutputFile:
     """The place of the completions. ConfigError for a file that stays."""
     path, dataset = chosen_path(named).resolve(), chosen_path(config.dataset).resolve()
-    is_part = dataset in path.parents and path.is_file() and not is_completions_file(path)
-    if path == dataset or is_part:
+    if path == dataset or dataset in path.parents:  # a new file there would be read as a part of it, too
         raise ConfigError(
             f"Output file is the dataset's: {named}",
             f"name another file, outside of {config.dataset}",

@@ -5,6 +5,7 @@ once. To add a command, write its file in this folder and register it below.
 """
 
 import errno
+import os
 import signal
 import sys
 from typing import Annotated
@@ -133,6 +134,9 @@ def run() -> None:
 
     Exit codes: 0 done, 1 failed, 2 usage or an invalid configuration, 130 interrupted.
     """
+    for size in ("COLUMNS", "LINES"):
+        if os.environ.get(size) == "0":  # of a terminal that does not say; rich would write nothing at all
+            del os.environ[size]
     guard_output()  # to the very end: a traceback quotes foreign text, too
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # nohup has it ignored
         signal.signal(signal.SIGINT, _interrupt)

@@ -284,7 +284,7 @@ def test_light_commands_import_nothing_heavy(words: tuple[str, ...]) -> None:
 
 
 def test_no_traceback_for_people_and_a_plain_one_for_bugs() -> None:
-    known = process("config", "show", "nowhere.toml")
+    known = process("config", "show", "nowhere.toml", COLUMNS="0")
     assert known.returncode == 2
     assert known.stderr.startswith("Config file not found: nowhere.toml\n\nhint: ")
     assert "Traceback" not in known.stderr

@@ -70,6 +70,15 @@ def test_the_dataset_is_never_replaced(named: str) -> None:
         assert Path("data/test.jsonl").read_text() == row
 
 
+def test_nothing_is_added_to_the_folder_of_the_dataset() -> None:
+    Path("data").mkdir()
+    Path("data/test.jsonl").write_text('{"question": "1 + 1", "answer": "2"}\n')
+    for named in ("data/test-00001-of-00002.jsonl", "data/x/more.jsonl"):
+        result = grpo(*EVAL, named, "--dataset", "data", "--force")
+        assert result.stderr.startswith(f"Output file is the dataset's: {named}\n")
+    assert os.listdir("data") == ["test.jsonl"]  # noqa: PTH208
+
+
 def test_an_earlier_report_may_be_replaced() -> None:
     words = ("doctor", "--only", "python", "--report", "bug.md")
     assert [grpo(*words).exit_code for _ in range(2)] == [0, 0]
