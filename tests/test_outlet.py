@@ -53,10 +53,10 @@ def test_a_reader_that_pauses_holds_nobody_and_misses_the_oldest_progress_only(
         f"notice {n}" for n in range(50, 1000, 100)
     ]
     shown = [int(text.split()[0]) for text in said if text.endswith(line)]
-    assert shown == sorted(shown) and shown[0] == 0 and shown[-1] == 999
+    assert shown == sorted(set(shown)) and shown[-1] == 999
     assert len(shown) * 1000 < 2 * MOST_WAITING
-    (gap,) = [text for text in said if "left out" in text]
-    assert 0 <= int(gap.split()[1]) - (1000 - len(shown)) <= 1  # the end of the line before it counts
+    gaps = [int(text.split()[1]) for text in said if "left out" in text]
+    assert 0 <= sum(gaps) - (1000 - len(shown)) <= len(gaps) > 0  # the end of the line before one counts
 
 
 def test_a_reader_that_is_gone_is_no_error(pipe: tuple[io.BufferedReader, io.TextIOWrapper]) -> None:
