@@ -165,7 +165,7 @@ def check_intact(source: str) -> None:
 
 
 def conversion(to: Target, fuse: bool) -> "Callable[..., Conversion]":
-    """What makes the conversion that was asked for."""
+    """The function for a target: to mlx-lm, to nanochat, or fused."""
     if to is Target.nanochat:
         from grpo_cli.convert.to_nanochat import convert_back
 

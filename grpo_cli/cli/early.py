@@ -1,4 +1,4 @@
-"""What is looked at before MLX and transformers are imported: a slip is told at once, not after the wait.
+"""Checks of names before MLX and transformers are imported: a slip is told at once, not after the wait.
 
     with doing("loading tiny …") as show:
         check_names(config, [config.model_name], show)

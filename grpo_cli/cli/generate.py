@@ -134,7 +134,7 @@ def answer(
 
 
 def cut_off(tokens: int) -> str:
-    """What a person should know of an answer that the limit has ended."""
+    """The note under an answer that the token limit has cut off."""
     return f"The answer was cut off after {plural(tokens, 'token')}: `--max-tokens {2 * tokens}` allows more."
 
 

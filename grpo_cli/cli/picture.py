@@ -31,7 +31,7 @@ class Picture(Live):
             super().refresh()
 
     def process_renderables(self, renderables: list[ConsoleRenderable]) -> list[ConsoleRenderable]:
-        """What is printed, above the picture; both as one update."""
+        """Text to print above the picture, and the picture, as one update."""
         drawn = super().process_renderables(renderables)
         if not all(isinstance(printed, Control) for printed in renderables):
             self.frame.pushed_out = 0  # what comes back first is not the picture's any more
@@ -39,7 +39,7 @@ class Picture(Live):
 
 
 class Frame(LiveRender):
-    """What was drawn last, and how to get back to where it begins."""
+    """The lines drawn last, and the way back to their beginning."""
 
     def __init__(self, renderable: RenderableType, console: Console) -> None:
         super().__init__(renderable)

@@ -183,7 +183,7 @@ def _pieces(line: Text, width: int) -> list[Text]:
 
 
 def _units(text: str, start: int, room: int) -> Iterator[tuple[int, int, str]]:
-    """What a line break may stand before: where it begins and ends, and what such a break is written as."""
+    """The pieces that a line break may stand before: begin, end, and the text of such a break."""
     while start < len(text):
         command = COMMAND.match(text, start)
         word = command or WORD.match(text, start)
