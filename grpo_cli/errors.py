@@ -66,3 +66,7 @@ class TrainingError(GrpoError):
 
 class Interrupted(KeyboardInterrupt):
     """A signal that ends the work at once, unlike a KeyboardInterrupt that a reward raises by itself."""
+
+
+class Terminated(Interrupted):
+    """SIGTERM or SIGHUP: the program is to end, where a Ctrl-C may mean only what it is doing."""

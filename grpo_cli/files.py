@@ -121,8 +121,9 @@ def written(path: Path) -> Iterator[Path]:
     A file that is there keeps its permissions. Raises OSError for a folder, a device or a pipe.
     """
     mode = _mode_of(path)
-    fresh = _fresh_file(path)
+    fresh = path.with_name(f"{TEMPORARY}{secrets.token_hex(8)}{path.suffix}")  # some libraries look at that
     try:
+        os.close(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666))
         if mode is not None:
             fresh.chmod(mode)
         yield fresh
@@ -144,13 +145,6 @@ def _mode_of(path: Path) -> int | None:
         return None
     _refuse_irregular(path, mode)
     return stat.S_IMODE(mode)
-
-
-def _fresh_file(path: Path) -> Path:
-    """A new empty file in the same folder, with the same ending: some libraries look at it."""
-    fresh = path.with_name(f"{TEMPORARY}{secrets.token_hex(8)}{path.suffix}")
-    os.close(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666))
-    return fresh
 
 
 def sync(path: Path) -> None:

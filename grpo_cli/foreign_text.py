@@ -16,6 +16,7 @@ and its two streams. A rich console writes past that, and applies it to what it 
 import json
 import math
 import re
+import shlex
 import sys
 import unicodedata
 from collections.abc import Iterable, Iterator
@@ -85,6 +86,23 @@ def _shown(char: str) -> str:
 def _escape(char: str) -> str:
     code = ord(char)
     return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
+
+
+def quoted(name: object) -> str:
+    """A name as one word of a shell's command, so spelt that what a terminal shows can be copied.
+
+    What `visible` would replace is written in the $'…' of bash and zsh.
+    """
+    text = str(name)
+    if visible(text, keep="") == text:
+        return shlex.quote(text)
+    return "$'" + "".join(map(_for_a_shell, text)) + "'"
+
+
+def _for_a_shell(char: str) -> str:
+    if 0xDC80 <= ord(char) <= 0xDCFF:
+        return f"\\x{ord(char) - 0xDC00:02x}"
+    return char if _is_harmless(char) and char not in "'\\`" else _escape(char)
 
 
 # --- the streams of a process ------------------------------------------------------------------------

@@ -2,7 +2,9 @@
 
 import io
 import json
+import os
 import re
+import subprocess
 import sys
 import tomllib
 import unicodedata
@@ -13,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from grpo_cli.cli.terminal import TerminalConsole
-from grpo_cli.foreign_text import guarded_output, one_line, safe_json, safe_toml, visible
+from grpo_cli.foreign_text import guarded_output, one_line, quoted, safe_json, safe_toml, visible
 
 HARMFUL = [
     chr(code)
@@ -63,6 +65,16 @@ def test_json_and_toml_load_to_the_same_document() -> None:
     text = safe_toml(tomli_w.dumps(table))
     assert tomllib.loads(text) == table
     assert not set(text) & (set(HARMFUL) - {"\n", "\t"})
+
+
+@pytest.mark.parametrize(
+    "name", ["plain/x-1", "a b", "it's", "a\x1b[2J'b", "run\u202eslut", "a\nb\\c`d", "\udcffé"]
+)
+def test_a_quoted_name_is_the_same_for_a_shell_and_harmless_on_the_way(name: str) -> None:
+    assert visible(quoted(name), keep="") == quoted(name)
+    shell = ["bash", "-c", f"printf %s {quoted(name)}"]
+    shown = subprocess.run(shell, capture_output=True, check=True, env={**os.environ, "LC_ALL": "C.UTF-8"})
+    assert os.fsdecode(shown.stdout) == name
 
 
 def test_guarded_streams_let_nothing_pass(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -45,6 +45,7 @@ LEVELS = {
     "grpo_cli.blas": 1,
     "grpo_cli.files": 0.5,  # below rewards, above the errors that it raises
     "grpo_cli.folders": 0.7,
+    "grpo_cli.ended": 0.5,
     "grpo_cli.errors": 0,
     "grpo_cli.outlet": 0.5,
     "grpo_cli.types": 0,
@@ -71,6 +72,7 @@ LIGHT = {
     "grpo_cli.elf",
     "grpo_cli.foreign_text",
     "grpo_cli.trust",
+    "grpo_cli.ended",
     "grpo_cli.errors",
     "grpo_cli.outlet",
     "grpo_cli.files",

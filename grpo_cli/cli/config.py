@@ -1,6 +1,5 @@
 """`grpo config`: validate, show, init and schema. Nothing here loads a model or MLX."""
 
-import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,7 +13,7 @@ from grpo_cli.cli.options import SetOption
 from grpo_cli.cli.output_file import OutputFile
 from grpo_cli.cli.terminal import print_json, say, stderr_console, stdout_console
 from grpo_cli.errors import ConfigError
-from grpo_cli.foreign_text import safe_toml
+from grpo_cli.foreign_text import quoted, safe_toml
 
 if TYPE_CHECKING:  # the schema is pydantic's: a third of a second that `grpo --help` need not pay
     from grpo_cli.config.load import Inspection, LoadedConfig
@@ -152,10 +151,10 @@ def init(
         force=force,
         cannot="Cannot write config file:",
         exists="Config file exists",
-        replace=f"`grpo config init {shlex.quote(str(file))} --force` overwrites it",
+        replace=f"`grpo config init {quoted(file)} --force` overwrites it",
         error=ConfigError,
     ).write(text)
-    command = f"grpo train --config {shlex.quote(str(file))}"
+    command = f"grpo train --config {quoted(file)}"
     say(stderr_console(), Text(f"✓ wrote {file}; train with `{command}`", style="green"))
 
 

@@ -3,7 +3,6 @@
 Without a terminal each stage is one plain line.
 """
 
-import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -16,7 +15,7 @@ from rich.text import Text
 from grpo_cli.cli.figures import magnitude
 from grpo_cli.cli.terminal import Safe, is_interactive, say, say_command, stderr_console, stdout_console
 from grpo_cli.convert.options import Check, Conversion
-from grpo_cli.foreign_text import one_line
+from grpo_cli.foreign_text import one_line, quoted
 
 STAGES = {
     "fetching": "fetching the files",
@@ -139,7 +138,7 @@ def size_table(done: Conversion) -> Table:
 
 def next_steps(done: Conversion, to: str) -> list[str]:
     """Commands that use the result."""
-    folder = shlex.quote(str(done.output))
+    folder = quoted(done.output)
     if to == "nanochat":
         there, tokenizer = (
             f"~/.cache/nanochat/chatrl_checkpoints/d{done.layers}",

@@ -1,6 +1,5 @@
 """`grpo convert`: nanochat's checkpoints and Hugging Face models to MLX, and back to nanochat."""
 
-import shlex
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -10,6 +9,7 @@ import typer
 from grpo_cli.cli.doing import doing
 from grpo_cli.cli.heavy import start_device
 from grpo_cli.files import expanded_name
+from grpo_cli.foreign_text import quoted
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -159,7 +159,7 @@ def check_intact(source: str) -> None:
     if problem is not None:
         raise ConversionError(
             f"{source} is damaged: {problem}",
-            f"convert another checkpoint of the run: `ls {shlex.quote(str(folder.parent))}`",
+            f"convert another checkpoint of the run: `ls {quoted(folder.parent)}`",
             trouble="checkpoint-files",
         )
 

@@ -31,7 +31,7 @@ def check_names(config: "Config", models: Iterable[str], show: Show) -> None:
 
 def find(model: str, show: Show) -> None:
     """Find a model and, for adapters, its base; what must be downloaded shows how far it is."""
-    from grpo_cli.models.find import adapters_base, find_model
+    from grpo_cli.models.find import adapters_base, check_model_folder, find_model
 
     def progress(done: int, total: int) -> None:
         show(f"downloading {model}: {decimal(done)} of {decimal(total)}")
@@ -39,3 +39,5 @@ def find(model: str, show: Show) -> None:
     folder = find_model(model, progress)
     if (folder / "adapter_config.json").exists():
         adapters_base(folder)
+    else:
+        check_model_folder(folder)

@@ -90,8 +90,9 @@ def show_error(error: GrpoError) -> None:
 
 def show_interruption(error: KeyboardInterrupt) -> None:
     """Print what an interruption ended and what is saved of it, if anything was begun that can be resumed."""
-    if notes := notes_of(error):
-        say(stderr_console(), Text(f"{visible(str(error)) or 'Interrupted.'}\n{notes}"))
+    notes = notes_of(error)
+    if notes or str(error):
+        say(stderr_console(), Text(f"{visible(str(error)) or 'Interrupted.'}\n{notes}".rstrip()))
 
 
 def notes_of(error: BaseException) -> str:

@@ -10,7 +10,7 @@ from grpo_cli.cli.doing import doing
 from grpo_cli.cli.early import find
 from grpo_cli.cli.heavy import start_device
 from grpo_cli.cli.terminal import encodable, say, stderr_console, stdout_console
-from grpo_cli.errors import GrpoError
+from grpo_cli.errors import GrpoError, Terminated
 from grpo_cli.foreign_text import visible
 from grpo_cli.types import StopReason
 from grpo_cli.words import plural
@@ -95,6 +95,8 @@ def ask() -> str:
     stderr_console().print("› ", end="", style="bold cyan")
     try:
         line = sys.stdin.readline()
+    except Terminated:
+        raise
     except KeyboardInterrupt:
         say(stderr_console(), Text("\nInterrupted: the chat has ended.", style="dim"))
         raise
@@ -121,9 +123,9 @@ def answer(
             show(piece)
             pieces.append(piece)
             is_cut_off = ended is StopReason.LENGTH
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
         show("\n")
-        if not stoppable:
+        if not stoppable or isinstance(error, Terminated):
             raise
         say(stderr_console(), Text("(stopped)", style="dim"))
         return "".join(pieces)

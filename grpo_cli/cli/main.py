@@ -5,8 +5,8 @@ once. To add a command, write its file in this folder and register it below.
 """
 
 import errno
+import io
 import os
-import signal
 import sys
 from typing import Annotated
 
@@ -15,7 +15,7 @@ import typer
 from grpo_cli.cli.config import config_app
 from grpo_cli.cli.convert import convert
 from grpo_cli.cli.doctor import doctor
-from grpo_cli.cli.errors import INTERRUPTED, GrpoGroup, notes_of
+from grpo_cli.cli.errors import INTERRUPTED, GrpoGroup, copy_notes, show_error, show_interruption
 from grpo_cli.cli.eval import evaluate
 from grpo_cli.cli.generate import generate
 from grpo_cli.cli.help import GrpoCommand, examples
@@ -23,10 +23,13 @@ from grpo_cli.cli.launch import launch
 from grpo_cli.cli.resume import resume
 from grpo_cli.cli.train import train
 from grpo_cli.doctor.last_error import keep_last_error
-from grpo_cli.errors import Interrupted
+from grpo_cli.ended import ended_by_signals
+from grpo_cli.errors import GrpoError
 from grpo_cli.foreign_text import guard_output
 
-NO_SPACE = (errno.ENOSPC, errno.EDQUOT)  # where the output was sent to
+# What the place says that the output was sent to: it is full, or was closed from the start.
+REFUSALS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EBADF)
+REFUSED_OUTPUT = "send the output to another place, or free some space there"
 
 app = typer.Typer(
     name="grpo",
@@ -124,9 +127,12 @@ app.command(
 app.add_typer(config_app, name="config")
 
 
-def _interrupt(*_: object) -> None:
-    """Ctrl-C, which a reward's own KeyboardInterrupt is told from."""
-    raise Interrupted
+class ClosedStream(io.TextIOBase):
+    """Standard output where it is closed (`>&-`): Python has None there, which a result vanishes in."""
+
+    def write(self, _text: str) -> int:
+        """Refuse as the system does."""
+        raise OSError(errno.EBADF, os.strerror(errno.EBADF))
 
 
 def run() -> None:
@@ -138,16 +144,21 @@ def run() -> None:
         if os.environ.get(size) == "0":  # of a terminal that does not say; rich would write nothing at all
             del os.environ[size]
     guard_output()  # to the very end: a traceback quotes foreign text, too
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # nohup has it ignored
-        signal.signal(signal.SIGINT, _interrupt)
+    if sys.stdout is None:
+        sys.stdout = ClosedStream()
     try:
-        app(prog_name="grpo")
-    except KeyboardInterrupt:  # before or after a command's own run
+        with ended_by_signals():
+            app(prog_name="grpo")
+    except KeyboardInterrupt as error:  # before or after a command's own run
+        show_interruption(error)
         sys.exit(INTERRUPTED)
     except OSError as error:
-        if error.errno not in NO_SPACE or error.filename:
+        if error.errno not in REFUSALS or error.filename:
             raise
-        sys.exit("\n".join([f"{error.strerror}: the output could not be written", notes_of(error)]).strip())
+        unwritten = GrpoError(f"{error.strerror}: the output could not be written", REFUSED_OUTPUT)
+        copy_notes(error, unwritten)
+        show_error(unwritten)
+        sys.exit(unwritten.exit_code)
     except Exception as error:  # a bug of ours
         keep_last_error(error)
         raise

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from grpo_cli.errors import ConfigError, GrpoError
 from grpo_cli.files import chosen_path, write_file
+from grpo_cli.foreign_text import quoted
 
 
 class OutputFile:
@@ -72,7 +73,8 @@ class OutputFile:
             raise PermissionError(errno.EACCES, f"Permission denied in {folder}")
 
     def _refused(self, error: OSError) -> GrpoError:
-        hint = f"`mkdir -p {self.named.parent}` makes the folder"
-        if self.path.parent.is_dir():
+        there = next(path for path in self.path.parents if path.exists())
+        hint = f"`mkdir -p {quoted(self.named.parent)}` makes the folder"
+        if not there.is_dir() or there == self.path.parent:
             hint = "name another file, in a folder that can be written"
         return self.error(f"{self.cannot} {self.named}: {error.strerror}", hint, trouble="config-exists")

@@ -1,6 +1,5 @@
 """What a finished training run comes to: before and after, where the model lies, how to use it."""
 
-import shlex
 from typing import Any
 
 from rich.console import Console
@@ -12,7 +11,7 @@ from grpo_cli.cli.figures import accuracy, duration, number, share, shown
 from grpo_cli.cli.progress import RunProgress
 from grpo_cli.cli.terminal import Safe, say, say_command
 from grpo_cli.engine.events import RunFinished
-from grpo_cli.foreign_text import one_line
+from grpo_cli.foreign_text import one_line, quoted
 from grpo_cli.words import plural
 
 WIDE = 1000  # columns: more than any table takes
@@ -56,7 +55,7 @@ def heading(finished: RunFinished, resumed_at: int = 0) -> list[Text]:
     if nothing.cures:
         words, *toml = nothing.cures
         lines += [Text(f"  {words}:"), *(Text(f"    {one_line(line)}", style="cyan") for line in toml)]
-    command = f"`grpo doctor --run {shlex.quote(str(finished.run_dir))}`"
+    command = f"`grpo doctor --run {quoted(finished.run_dir)}`"
     return [*lines, Text.assemble("  more: ", (command, "cyan"))]
 
 
@@ -117,12 +116,12 @@ def certainty(before: dict[str, Any], after: dict[str, Any]) -> str:
 
 def commands(finished: RunFinished, asked: str) -> list[str]:
     """The commands that use the result, quoted for a shell; `asked` is a prompt to try, if it is short."""
-    model = shlex.quote(str(finished.final))
+    model = quoted(finished.final)
     short = asked if asked and asked == one_line(asked) and len(asked) <= LONGEST_PROMPT else "…"
-    prompt = shlex.quote(short) if any(char in short for char in '"$`\\!') else f'"{short}"'
+    prompt = quoted(short) if any(char in short for char in '"$`\\!') else f'"{short}"'
     loaded = model
     if finished.adapters_on:
-        loaded = f"{shlex.quote(finished.adapters_on)} --adapter-path {model}"
+        loaded = f"{quoted(finished.adapters_on)} --adapter-path {model}"
     if finished.own_code:
         loaded += " --trust-remote-code"
     return [

@@ -7,6 +7,7 @@ text came from (foreign_text.py); `Safe` fits a renderable to the stream's encod
 
 import os
 import re
+import shutil
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -21,7 +22,7 @@ from rich.text import Text
 from grpo_cli.foreign_text import safe_json, visible
 
 ARGUMENT = r"""(?:"[^"]*"|'[^']*'|[^\s`])+"""  # of a command, with its quotes
-COMMAND = re.compile(rf"[^\s`]*`(?:uv run )?(?:grpo|mlx_lm\.\w+)(?: {ARGUMENT})+`[^\s`]*")
+COMMAND = re.compile(rf"[^\s`]*`(?:(?:python3 -m )?uv run )?(?:grpo|mlx_lm\.\w+)(?: {ARGUMENT})+`[^\s`]*")
 WORD = re.compile(r"[^\s`]*`[^`\s]{1,24}(?: [^`\s]+){0,7}`[^\s`]*|\S+")  # or code of a few words
 CONTINUED = " \\"  # at a line's end, for a shell
 # One character for one, so that nothing moves: for streams that cannot take what we draw.
@@ -155,7 +156,15 @@ def as_started(text: Text) -> Text:
 def typed(command: str) -> str:
     """A command of ours as it is typed where this one was started."""
     under_uv = "UV_RUN_RECURSION_DEPTH" in os.environ  # uv sets it for what it runs
-    return f"uv run {command}" if under_uv and command.startswith(("grpo ", "mlx_lm.")) else command
+    if not under_uv or not command.startswith(("grpo ", "mlx_lm.")):
+        return command
+    return f"{uv()} run {command}"
+
+
+@cache
+def uv() -> str:
+    """uv as it is called here: one that pip installed for its user alone may be on no PATH."""
+    return "uv" if shutil.which("uv") else "python3 -m uv"
 
 
 def broken_at_words(text: Text, width: int) -> Text:

@@ -8,7 +8,6 @@ comments and brackets, and takes every `key =` that begins a statement.
 """
 
 import re
-import shlex
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from grpo_cli.config.other_formats import as_toml, read_other
 from grpo_cli.config.problems import Place, Problem
 from grpo_cli.config.schema import SUPERSEDED, Config
 from grpo_cli.files import open_regular
+from grpo_cli.foreign_text import quoted
 
 TABLE = "mlx_grpo"  # MLX-GRPO's files may put their keys under this table
 
@@ -73,7 +73,7 @@ def read_document(path: Path, shown: str) -> Document:
     except (ValueError, RecursionError) as error:
         return Document([], [_other_format(text, shown) or _syntax_problem(text, shown, error)])
     if not table:
-        cure = f"write a starting file with `grpo config init --force {shlex.quote(shown)}`"
+        cure = f"write a starting file with `grpo config init --force {quoted(shown)}`"
         return Document([], [Problem(f"Config file is empty: {shown}", cure, trouble="config-syntax")])
     return _collect(table, key_lines(text.replace("\r\n", "\n")), shown)
 

@@ -38,6 +38,7 @@ RENAMED = {
     "dataset_train_split": "train_split",
     "dataset_test_split": "eval_split",
     "dataset_prompt_column": "prompt_column",
+    "prompt": "prompt_column",
     "prompt_feature": "prompt_column",
     "answer_feature": "answer_column",
     "system_feature": "system_column",

@@ -7,13 +7,13 @@ A model folder may come from anywhere: what cannot be read, or is no number, is 
 
 import difflib
 import os
-import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from grpo_cli.errors import ConfigError, ModelError
 from grpo_cli.files import expanded_name
+from grpo_cli.foreign_text import quoted
 from grpo_cli.untrusted_json import DamagedFile, read_object
 
 MOST_BYTES = 4_000_000  # of a config.json; real ones are below 0.1 MB
@@ -104,7 +104,7 @@ def _hint_for(name: str) -> str:
     """What a name that is no model may have been meant to be."""
     path = Path(name)
     if path.parts[:1] == ("models",) and path.name.endswith("-mlx"):
-        return f"make it: `grpo convert {shlex.quote(path.name.removesuffix('-mlx'))}`"
+        return f"make it: `grpo convert {quoted(path.name.removesuffix('-mlx'))}`"
     near = difflib.get_close_matches(name, ["tiny"])
     return (
         "did you mean `tiny`? " if near else ""

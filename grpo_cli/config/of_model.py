@@ -3,7 +3,6 @@
 config_of_model("outputs/smoke_test/final")   →   outputs/smoke_test/config.toml
 """
 
-import shlex
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +12,7 @@ from grpo_cli.config.problems import COMMAND_LINE, Problem
 from grpo_cli.config.resolve import shipped_folder
 from grpo_cli.config.schema import Config
 from grpo_cli.files import expanded_name
+from grpo_cli.foreign_text import quoted
 from grpo_cli.rewards.table import is_builtin
 
 
@@ -56,7 +56,7 @@ def without_file_rewards(loaded: LoadedConfig, path: str) -> LoadedConfig:
     left_out = ", ".join(reward for reward, _ in pairs if not is_builtin(reward))
     warning = Problem(
         f"{left_out} is left out: code beside a model is not run unasked",
-        f"name the configuration to run it: `--config {shlex.quote(path)}`",
+        f"name the configuration to run it: `--config {quoted(path)}`",
         "reward_functions",
         severity="warning",
     )

@@ -1,11 +1,11 @@
 """What is wrong with a configuration, as data: a line of text for people, a row for `--json`."""
 
-import shlex
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from grpo_cli.errors import ConfigError
+from grpo_cli.foreign_text import quoted
 
 COMMAND_LINE = "--set"
 
@@ -54,7 +54,7 @@ def config_error(problems: Sequence[Problem], name: str) -> ConfigError:
     """All problems of the configuration `name` as one error, which begins with the first one's text."""
     if len(problems) == 1:
         return ConfigError(problems[0].message, problems[0].located_cure, trouble=problems[0].trouble)
-    check = f", then check with `grpo config validate {shlex.quote(name)}`" if name else ""
+    check = f", then check with `grpo config validate {quoted(name)}`" if name else ""
     hint = f"fix all {len(problems)} problems{check}"
     troubles = {problem.trouble for problem in problems}
     trouble = troubles.pop() if len(troubles) == 1 else "configuration"

@@ -4,12 +4,12 @@ check_changes(before, after)      # ConfigError: seed cannot change: the order o
 """
 
 import os
-import shlex
 
 from grpo_cli.config.fields import toml_value
 from grpo_cli.config.local_model import local_folder
 from grpo_cli.config.schema import Config
 from grpo_cli.errors import ConfigError
+from grpo_cli.foreign_text import quoted
 
 # reason → keys that must stay
 FIXED = {
@@ -44,7 +44,7 @@ def check_changes(before: Config, after: Config) -> None:
         for key in keys:
             old, new = getattr(before, key), getattr(after, key)
             if old != new and not (key in PLACES and is_gone(key, old)):
-                given = shlex.quote(f"{key}={new if isinstance(new, str) else toml_value(new)}")
+                given = quoted(f"{key}={new if isinstance(new, str) else toml_value(new)}")
                 raise ConfigError(
                     f"{key} cannot change when a run goes on: {reason} ({key} = {toml_value(old)})",
                     f"leave it out, or start a new run: `--set {given} --set run_name=NAME`",

@@ -1,6 +1,5 @@
 """Checks values against the schema: pydantic's findings in the words of our error texts."""
 
-import shlex
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -24,6 +23,7 @@ from grpo_cli.config.paths import PATH_KEYS, expanded
 from grpo_cli.config.problems import COMMAND_LINE, Problem
 from grpo_cli.config.schema import Config
 from grpo_cli.errors import ConfigError
+from grpo_cli.foreign_text import quoted
 
 # Why a bound is where it is, for values that make sense elsewhere, and what to write.
 _REASONS = {
@@ -94,7 +94,7 @@ def _problem(layer: Mapping[str, Entry], finding: Any) -> Problem:
 def assignment(entry: Entry, spelled: str) -> str:
     """The line of TOML, or the option as a shell takes it, that gives a key a value."""
     if entry.place.source == COMMAND_LINE:
-        return f"`--set {shlex.quote(f'{entry.key}={spelled}')}`"
+        return f"`--set {quoted(f'{entry.key}={spelled}')}`"
     return f"`{entry.key} = {spelled}`"
 
 

@@ -6,7 +6,6 @@ The sum is made in float32 of a base that is dequantised first, so that nothing 
 compared with those of the base with the adapters on. Another number format, or quantising, comes after that.
 """
 
-import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +32,7 @@ from grpo_cli.convert.run import (
 from grpo_cli.convert.source import short_name
 from grpo_cli.convert.staging import check_output, check_space, staged
 from grpo_cli.convert.through_mlx_lm import convert_folder
+from grpo_cli.foreign_text import quoted
 from grpo_cli.models.classes import save_code
 from grpo_cli.models.find import adapters_base, find_model
 from grpo_cli.models.load import check_vocabulary, dequantised, load_model_folder, load_tokenizer
@@ -105,7 +105,7 @@ def find_adapters(name: str, trust_remote_code: bool = False) -> Adapted:
         is_model = (folder / "config.json").exists()
         raise ConversionError(
             f"{name} holds no adapters to fuse: adapter_config.json is missing",
-            f"it is a model by itself: `grpo convert {shlex.quote(name)}`"
+            f"it is a model by itself: `grpo convert {quoted(name)}`"
             if is_model
             else "name a checkpoint of a run with `lora_rank`, or a folder that `mlx_lm.lora` wrote",
         )

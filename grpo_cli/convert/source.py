@@ -8,7 +8,6 @@ Of a repository only the files that are needed are fetched, and compared with th
 """
 
 import re
-import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from grpo_cli.config.local_model import check_name
 from grpo_cli.convert.errors import ConversionError
 from grpo_cli.errors import ModelError
 from grpo_cli.files import expanded_name
+from grpo_cli.foreign_text import quoted
 from grpo_cli.models import hub
 from grpo_cli.models.adapter_config import read_adapter_config
 from grpo_cli.models.find import HUB_FILES
@@ -169,8 +169,8 @@ def _nothing(place: str, names: Sequence[str]) -> ConversionError:
             read_adapter_config(Path(place))  # refuses PEFT's, which cannot be fused here
         return ConversionError(
             f"{place} holds LoRA adapters, which are no model by themselves",
-            f"make a model of them and their base: `grpo convert --fuse {shlex.quote(place)}`; "
-            f"`grpo eval --model {shlex.quote(place)}` takes them as they are",
+            f"make a model of them and their base: `grpo convert --fuse {quoted(place)}`; "
+            f"`grpo eval --model {quoted(place)}` takes them as they are",
         )
     pickled = [name for name in names if PICKLED_WEIGHTS.fullmatch(name)]
     if pickled:
@@ -179,14 +179,19 @@ def _nothing(place: str, names: Sequence[str]) -> ConversionError:
             "look for a revision or a repository with `.safetensors` files",
         )
     found = ", ".join(names[:8]) or "nothing"
-    inside = [name for name in names if (Path(place) / name).is_dir() and _kind(_names(Path(place) / name))]
+    inside = [folder for folder in _folders(Path(place)) if _kind(_names(folder))]
     if inside:
-        return ConversionError(f"{place} is a folder of models", f"name one of them: {place}/{inside[-1]}")
+        return ConversionError(f"{place} is a folder of models", f"name one of them: {inside[-1]}")
     return ConversionError(
         f"{place} holds no model that can be converted (found: {found})",
         "name a folder or repository with nanochat's `model_<step>.pt` and `meta_<step>.json`, "
         "or with `config.json` and `model*.safetensors`",
     )
+
+
+def _folders(place: Path) -> list[Path]:
+    """The folders in a place and in those, as nanochat's own has them: chatrl_checkpoints/d20."""
+    return sorted(path for pattern in ("*", "*/*") for path in place.glob(pattern) if path.is_dir())
 
 
 def _names(folder: Path) -> list[str]:

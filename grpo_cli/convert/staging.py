@@ -10,18 +10,16 @@ Ctrl-C, SIGTERM and a closed terminal end the block as an error does: nothing is
 import errno
 import fcntl
 import os
-import shlex
 import shutil
-import signal
-import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 
 from grpo_cli.convert.errors import ConversionError
+from grpo_cli.ended import ended_by_signals
 from grpo_cli.files import chosen_path, from_here
 from grpo_cli.folders import leftovers, new_folder, put_back, remove, take_place
+from grpo_cli.foreign_text import quoted
 
 # What a conversion writes. A folder with anything else in it is somebody's, and `--force` leaves it alone.
 WRITTEN = (
@@ -29,7 +27,6 @@ WRITTEN = (
     *("tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt", "*.tiktoken"),
     *("chat_template.*", "README.md", "nanochat_v2.py", "model_*.pt", "meta_*.json"),
 )
-ENDINGS = (signal.SIGTERM, signal.SIGHUP)
 
 
 def check_output(output: Path, force: bool, sources: Sequence[Path] = ()) -> Path:
@@ -55,7 +52,7 @@ def _check_replaceable(output: Path, force: bool) -> None:
     if os.path.ismount(output):
         raise ConversionError(
             f"{output} is a disk's own folder",
-            f"choose one in it: `--output {shlex.quote(str(output))}/model`",
+            f"choose one in it: `--output {quoted(output)}/model`",
         )
     names = sorted(path.name for path in output.iterdir())
     if names and not force:
@@ -99,7 +96,7 @@ def staged(output: Path, force: bool) -> Iterator[Path]:
     With `force` a model that is there is replaced at the end, not before. Raises ConversionError where the
     disk refuses the folder, and where something came in its way meanwhile.
     """
-    with _ended_by_signals():
+    with ended_by_signals():
         temporary = _make_beside(output)
         try:
             with _in_use(temporary):
@@ -158,21 +155,3 @@ def _refused(output: Path, error: OSError) -> ConversionError:
         "free some space, or choose another folder with `--output`",
         trouble="disk-space",
     )
-
-
-@contextmanager
-def _ended_by_signals() -> Iterator[None]:
-    """Within the block SIGTERM and SIGHUP raise KeyboardInterrupt, as Ctrl-C does."""
-
-    def end(_number: int, _frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    if threading.current_thread() is not threading.main_thread():  # Python takes signals there only
-        yield
-        return
-    before = {number: signal.signal(number, end) for number in ENDINGS}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -76,8 +76,13 @@ def read_rows(config: Config, split: str, limit: int) -> Iterator[Row]:
 def check_dataset(name: str) -> None:
     """Raise DataError at once for a name that is neither on the disk nor one of the hub's."""
     path = as_seen_from_here(chosen_path(name))
-    if name == "arithmetic" or path.exists():
+    if name == "arithmetic" or path.is_file() or path.is_dir():
         return
+    if path.exists():
+        raise DataError(
+            f"Dataset is neither a file nor a folder: {name}",
+            "a pipe or a device is read only once, a dataset for every split: write its rows to a file first",
+        )
     if meant := hub.meant_arithmetic(name):
         raise DataError(f"Dataset not found: {name}", meant)
     if local.looks_like_path(name) or local.nearly_there(path):

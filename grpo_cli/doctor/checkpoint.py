@@ -6,10 +6,11 @@ from typing import Any
 
 from grpo_cli.config.local_model import local_folder
 from grpo_cli.doctor.case import Case
-from grpo_cli.doctor.findings import Finding, error, ok, quoted, warning
+from grpo_cli.doctor.findings import Finding, error, ok, warning
 from grpo_cli.doctor.hub import is_repository
 from grpo_cli.doctor.model_folder import BREAKDOWNS
 from grpo_cli.errors import CheckpointError
+from grpo_cli.foreign_text import quoted
 from grpo_cli.models.safetensors_header import read_header
 from grpo_cli.untrusted_json import DamagedFile, read_object
 from grpo_cli.words import plural

@@ -1,7 +1,6 @@
 """What a configuration says, and what only this machine knows of it."""
 
 import re
-import shlex
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +11,7 @@ from grpo_cli.doctor.budget import budget
 from grpo_cli.doctor.case import Case, read_lines
 from grpo_cli.doctor.findings import Finding, error, gigabytes, ok, skipped, warning
 from grpo_cli.doctor.memory import highest_limit, raised
+from grpo_cli.foreign_text import quoted
 from grpo_cli.words import plural
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def finding_of(problem: "Problem", name: str) -> Finding:
     make = error if problem.severity == "error" else warning
     # One line for a key: a second one, written as another way out, would not go beside it.
     lines = {line.partition("=")[0]: line for line in reversed(TO_WRITE.findall(problem.cure))}
-    check = f"grpo config validate {shlex.quote(name)}"
+    check = f"grpo config validate {quoted(name)}"
     finding = make(f"{place}{problem.message}", problem.cure, *reversed(lines.values()), check, **numbers)
     return replace(finding, name=problem.trouble)
 

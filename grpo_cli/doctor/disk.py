@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 
 from grpo_cli.config.local_model import hub_cache
 from grpo_cli.doctor.case import Case
-from grpo_cli.doctor.findings import Finding, error, ok, quoted, skipped, warning
+from grpo_cli.doctor.findings import Finding, error, ok, skipped, warning
 from grpo_cli.doctor.leftover import Leftover, found_in, measured
+from grpo_cli.foreign_text import quoted
 
 if TYPE_CHECKING:
     from grpo_cli.config.schema import Config

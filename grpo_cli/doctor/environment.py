@@ -1,7 +1,6 @@
 """What programs are installed here, and whether they work together."""
 
 import re
-import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from grpo_cli.doctor.installing import (
     virtual_environment,
 )
 from grpo_cli.doctor.machine import Machine
+from grpo_cli.foreign_text import quoted
 
 LEAST_PYTHON = "3.11"
 LEAST_MACOS = "14.0"
@@ -263,6 +263,6 @@ def cuda_cache(machine: Machine) -> Finding:
             folder=str(folder),
         )
     return ok(
-        f"CUDA's own compiler is used, no g++; kernels are kept in {shlex.quote(str(folder))}",
+        f"CUDA's own compiler is used, no g++; kernels are kept in {quoted(folder)}",
         folder=str(folder),
     )

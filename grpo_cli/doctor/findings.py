@@ -8,7 +8,6 @@ A check says what it saw and what cures it. Its name, its subject and why it mat
 """
 
 import math
-import shlex
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -80,8 +79,3 @@ def skipped(reason: str, **numbers: Any) -> Finding:
 def gigabytes(size: float) -> str:
     """Bytes as `9.1 GB`, fewer than one of them as `350 MB`."""
     return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.0f} MB"
-
-
-def quoted(name: object) -> str:
-    """A path, or a name from a file, as one word of a command that is safe to paste into a shell."""
-    return shlex.quote(str(name))

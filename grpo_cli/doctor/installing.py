@@ -5,10 +5,10 @@ install(case.machine, "mlx-lm>=0.32.2")
 """
 
 import re
-import shlex
 from pathlib import Path
 
 from grpo_cli.doctor.machine import Machine
+from grpo_cli.foreign_text import quoted
 
 BACKENDS = ("mlx-cpu", "mlx-cuda-12", "mlx-cuda-13", "mlx-cuda", "mlx-metal")
 EXTRAS = {"mlx-cpu": "cpu", "mlx-cuda-12": "cuda12", "mlx-cuda-13": "cuda13", "mlx-cuda": "cuda12"}
@@ -55,28 +55,28 @@ def is_clone(machine: Machine) -> bool:
 
 def installer(machine: Machine) -> str:
     """The program that installs into this environment, as `… -m pip`."""
-    python = shlex.quote(machine.executable)
+    python = quoted(machine.executable)
     made_by_uv = re.search(r"^uv\s*=", virtual_environment(machine) or "", re.MULTILINE)
     return "uv pip" if made_by_uv else f"{python} -m pip"
 
 
 def into(machine: Machine) -> str:
     """What tells uv which environment; pip is called by its own Python."""
-    return f" --python {shlex.quote(machine.executable)}" if installer(machine) == "uv pip" else ""
+    return f" --python {quoted(machine.executable)}" if installer(machine) == "uv pip" else ""
 
 
 def install(machine: Machine, *requirements: str, again: bool = False) -> list[str]:
     """The line that brings packages up to date; `again`: also those that look installed."""
     if is_clone(machine):
         return [sync(machine, again)]
-    wanted = " ".join(shlex.quote(requirement) for requirement in requirements)
+    wanted = " ".join(quoted(requirement) for requirement in requirements)
     how = "--force-reinstall" if again else "--upgrade"
     return [f"{installer(machine)} install{into(machine)} {how} {wanted}"]
 
 
 def sync(machine: Machine, again: bool = False) -> str:
     """The line that makes a clone's environment what its lock file says, with the backend it has."""
-    folder = shlex.quote(str(environment_folder(machine).parent))
+    folder = quoted(str(environment_folder(machine).parent))
     extra = wanted_extra(machine)
     backend = f" --no-group linux-cpu --extra {extra}" if extra.startswith("cuda") else ""
     return f"uv sync --project {folder}{backend}{' --reinstall' if again else ''}"

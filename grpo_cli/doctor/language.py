@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from grpo_cli.doctor.case import Case
-from grpo_cli.doctor.findings import Finding, error, ok, quoted, skipped, warning
+from grpo_cli.doctor.findings import Finding, error, ok, skipped, warning
 from grpo_cli.doctor.model_folder import base_folder, bits_of, fetch_again, unpacked_numbers
 from grpo_cli.doctor.tokenizer import is_nanochat
 from grpo_cli.errors import GrpoError
+from grpo_cli.foreign_text import quoted
 from grpo_cli.models.model_files import config_of, tensors_in
 
 if TYPE_CHECKING:

@@ -4,8 +4,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from grpo_cli.doctor.case import Case
-from grpo_cli.doctor.findings import Finding, error, ok, quoted, skipped
+from grpo_cli.doctor.findings import Finding, error, ok, skipped
 from grpo_cli.doctor.model_folder import ADAPTERS, base_folder, damaged
+from grpo_cli.foreign_text import quoted
 from grpo_cli.models.model_files import (
     FileProblem,
     config_of,

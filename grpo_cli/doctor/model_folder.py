@@ -7,9 +7,10 @@ from typing import Any
 
 from grpo_cli.config.local_model import local_folder
 from grpo_cli.doctor.case import Case
-from grpo_cli.doctor.findings import Finding, error, quoted
+from grpo_cli.doctor.findings import Finding, error
 from grpo_cli.doctor.hub import is_repository
 from grpo_cli.errors import ModelError
+from grpo_cli.foreign_text import quoted
 from grpo_cli.models.adapter_config import read_adapter_config
 from grpo_cli.models.model_files import config_of, tensors_in
 from grpo_cli.models.safetensors_header import Tensor

@@ -5,8 +5,9 @@ from pathlib import Path
 
 from grpo_cli.doctor.case import Case
 from grpo_cli.doctor.checkpoint import damage_of, siblings
-from grpo_cli.doctor.findings import Finding, error, ok, quoted, skipped
+from grpo_cli.doctor.findings import Finding, error, ok, skipped
 from grpo_cli.doctor.model_folder import ADAPTERS
+from grpo_cli.foreign_text import quoted
 from grpo_cli.models.model_files import SHOWN, tensors_in
 from grpo_cli.models.safetensors_header import Tensor, read_header
 from grpo_cli.untrusted_json import DamagedFile

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from math import ceil, sqrt
 
 from grpo_cli.doctor.case import Case
-from grpo_cli.doctor.findings import Finding, error, ok, quoted, skipped, warning
+from grpo_cli.doctor.findings import Finding, error, ok, skipped, warning
 from grpo_cli.doctor.run_log import (
     FEWEST_STEPS,
     SOLVED,
@@ -20,6 +20,7 @@ from grpo_cli.doctor.run_log import (
     series,
     too_few,
 )
+from grpo_cli.foreign_text import quoted
 from grpo_cli.words import plural
 
 CLEAR = 3.0  # standard errors that a difference between thirds of a run must have

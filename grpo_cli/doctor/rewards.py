@@ -6,7 +6,7 @@ from typing import Any
 
 from grpo_cli.config.rules import COLD
 from grpo_cli.doctor.case import Case
-from grpo_cli.doctor.findings import Finding, error, ok, quoted, warning
+from grpo_cli.doctor.findings import Finding, error, ok, warning
 from grpo_cli.doctor.run_log import (
     FEWEST_STEPS,
     blamed_rate,
@@ -24,6 +24,7 @@ from grpo_cli.doctor.run_log import (
     too_few,
 )
 from grpo_cli.engine.teaching import GUIDE_TEMPERATURE, equal_cures, every, more_to_learn_from, zero_words
+from grpo_cli.foreign_text import quoted
 from grpo_cli.words import plural
 
 HIGH_REWARD = 10.0  # the guide's

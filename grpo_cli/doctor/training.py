@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from grpo_cli.doctor.case import Case
-from grpo_cli.doctor.findings import Finding, error, ok, quoted, skipped, warning
+from grpo_cli.doctor.findings import Finding, error, ok, skipped, warning
 from grpo_cli.doctor.run_log import (
     FEWEST_STEPS,
     blamed_rate,
@@ -20,6 +20,7 @@ from grpo_cli.doctor.run_log import (
     step_number,
     too_few,
 )
+from grpo_cli.foreign_text import quoted
 from grpo_cli.words import plural
 
 HIGH_GRAD_NORM = 10.0  # the guide's; 0.1 to 1.2 where the embedded model learns

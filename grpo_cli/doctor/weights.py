@@ -5,11 +5,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from grpo_cli.doctor.case import Case
-from grpo_cli.doctor.findings import Finding, error, ok, quoted, skipped, warning
+from grpo_cli.doctor.findings import Finding, error, ok, skipped, warning
 from grpo_cli.doctor.model import readable
 from grpo_cli.doctor.model_folder import ADAPTERS, EMBEDDINGS, base_folder, fetch_again
 from grpo_cli.doctor.tokenizer import loaded, reserved_ids
 from grpo_cli.errors import GrpoError
+from grpo_cli.foreign_text import quoted
 from grpo_cli.models.model_files import SHOWN, config_of, some, tensors_in, weight_files
 from grpo_cli.models.safetensors_header import Tensor
 

@@ -8,6 +8,7 @@ run needs to go on, wherever it is copied. A folder of this name is complete.
 """
 
 import json
+import resource
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,17 +75,27 @@ def save_checkpoint(folder: Path, snapshot: Snapshot) -> None:
             _write_files(new, snapshot)
             write_manifest(new, snapshot.state.step)
     except (OSError, RuntimeError) as error:  # mlx reports a failed write as a RuntimeError
-        free = shutil.disk_usage(folder.parent).free / 1e9 if folder.parent.exists() else 0.0
         raise CheckpointError(
-            f"Failed to save checkpoint: {error}",
-            f"check the permissions of {folder.parent} and its disk ({free:.1f} GB free)",
-            trouble="cannot-save",
+            f"Failed to save checkpoint: {error}", cure(folder.parent, snapshot.size), trouble="cannot-save"
         ) from error
+
+
+def cure(parent: Path, size: int) -> str:
+    """What to do about a disk that refused a checkpoint of so many bytes in a folder."""
+    longest = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
+    if resource.RLIM_INFINITY != longest < size:
+        return f"this shell allows files of {longest / 1e6:.1f} MB (`ulimit -f`): open one without that limit"
+    return f"check the permissions of {parent} and its disk ({free_space(parent) / 1e9:.1f} GB free)"
+
+
+def free_space(folder: Path) -> int:
+    """Bytes free on the disk of a folder, which need not be there yet. Raises OSError."""
+    return shutil.disk_usage(next(path for path in (folder, *folder.parents) if path.exists())).free
 
 
 def check_space(parent: Path, needed: int) -> None:
     """Raise CheckpointError where a folder's disk has no room for so many bytes."""
-    free = shutil.disk_usage(parent).free
+    free = free_space(parent)
     if free < needed:
         raise CheckpointError(
             f"Failed to save checkpoint: it needs {needed / 1e9:.2f} GB, "

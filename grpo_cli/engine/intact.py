@@ -7,7 +7,6 @@ without a manifest that fits is not a checkpoint.
 """
 
 import hashlib
-import shlex
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,6 +17,7 @@ from pydantic import Field
 from grpo_cli.errors import CheckpointError
 from grpo_cli.files import open_regular
 from grpo_cli.folders import children
+from grpo_cli.foreign_text import quoted
 from grpo_cli.untrusted_json import DamagedFile, Schema, read_as, shown
 
 MANIFEST = "manifest.json"
@@ -87,7 +87,7 @@ def damage(folder: Path) -> str | None:
             f"{folder} was written by another version of grpo: its manifest is of version "
             f"{manifest.version}, and this one reads {MANIFEST_VERSION}",
             "go on with the version that wrote it, or train from its weights: "
-            f"`--set {shlex.quote(f'model_name={folder}')}` in a new run",
+            f"`--set {quoted(f'model_name={folder}')}` in a new run",
             trouble="resumable",
         )
     return next(_faults(folder, manifest.files), None)

@@ -10,12 +10,12 @@ lock that a killed run leaves behind is taken over. The file `run.lock` holds th
 import contextlib
 import fcntl
 import os
-import shlex
 from io import FileIO
 from pathlib import Path
 
 from grpo_cli.errors import CheckpointError
 from grpo_cli.files import NOT_OURS, from_here, open_log
+from grpo_cli.foreign_text import quoted
 
 LOCK_FILE = "run.lock"
 
@@ -70,11 +70,15 @@ class RunLock:
 
 def refused_by_the_disk(error: OSError, path: Path) -> CheckpointError:
     """The error for what a disk refused in a run's folder."""
-    path = Path(error.filename) if error.errno in NOT_OURS and error.filename else path
+    if error.errno in NOT_OURS:
+        path = Path(error.filename) if error.filename else path
+        return CheckpointError(
+            f"Unusable file in the run's folder: {path}: {error.strerror}",
+            f"no command of grpo made it: look at it, and remove it with `rm -r {quoted(path)}`",
+            trouble="cannot-save",
+        )
     return CheckpointError(
         f"Failed to save checkpoint: {error.strerror}: {path}",
-        f"no command of grpo made it: look at it, and remove it with `rm -r {shlex.quote(str(path))}`"
-        if error.errno in NOT_OURS
-        else "make the folder writable, or set `output_dir` to one that is",
+        "make the folder writable, or set `output_dir` to one that is",
         trouble="cannot-save",
     )

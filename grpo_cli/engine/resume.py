@@ -15,7 +15,6 @@ from contextlib import ExitStack
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
-from shlex import quote
 
 import mlx.core as mx
 
@@ -42,6 +41,7 @@ from grpo_cli.engine.state import read_state
 from grpo_cli.engine.trainer import Trainer
 from grpo_cli.errors import CheckpointError, ConfigError, ModelError
 from grpo_cli.files import copy_file
+from grpo_cli.foreign_text import quoted
 from grpo_cli.words import plural
 
 
@@ -152,7 +152,7 @@ def restored(
         raise CheckpointError(
             f"The training prompts are not those that the run in {checkpoint.parent} was started with",
             f"bring back the dataset {config.dataset} as it was, or start a new run from the weights: "
-            f"`--set {quote(f'model_name={checkpoint}')}`",
+            f"`--set {quoted(f'model_name={checkpoint}')}`",
             trouble="resumable",
         )
     arrays: dict[str, mx.array] = mx.load(str(checkpoint / "optimizer.safetensors"))  # type: ignore[assignment]
@@ -191,7 +191,7 @@ def tell_changes(
             f"The numbers before and after {start.checkpoint.name} could not be compared, for something "
             f"changed since: {', '.join(decisive)}",
             "put it back as it was, or go on all the same: "
-            f"`grpo resume {quote(str(start.run_dir))} --accept-changes`",
+            f"`grpo resume {quoted(start.run_dir)} --accept-changes`",
             trouble="resumable",
         )
 
@@ -231,7 +231,7 @@ def complete(trainer: Trainer, run_dir: Path, listener: events.Listener) -> Path
     listener(
         events.Notice(
             f"{run_dir} is complete, after {plural(trainer.total_steps, 'step')}; "
-            f"`grpo resume {quote(str(run_dir))} --set max_steps={more}` makes more"
+            f"`grpo resume {quoted(run_dir)} --set max_steps={more}` makes more"
         )
     )
     return run_dir / FINAL

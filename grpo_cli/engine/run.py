@@ -6,7 +6,6 @@ line = dry_run(config, listener)      # everything loaded, one tiny step, nothin
 
 import hashlib
 import json
-import shlex
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -48,6 +47,7 @@ from grpo_cli.engine.saver import Saver
 from grpo_cli.engine.stages import scorer_of
 from grpo_cli.engine.trainer import Trainer
 from grpo_cli.errors import ModelError, TrainingError
+from grpo_cli.foreign_text import quoted
 from grpo_cli.models.load import Policy, check_prompts, load_policy, unread_model
 from grpo_cli.models.lora import LoRA, add_adapters
 from grpo_cli.rewards.table import code_files, load_rewards
@@ -288,7 +288,7 @@ def trainable_policy(config: Config, checkpoint: Path | None = None) -> Policy:
             raise ModelError(
                 f"{config.model_name} holds LoRA adapters already",
                 "train its base, or fuse the adapters first: "
-                f"`grpo convert --fuse {shlex.quote(config.model_name)}`",
+                f"`grpo convert --fuse {quoted(config.model_name)}`",
             )
         policy.lora = LoRA(config.lora_rank, config.adapter_scale, config.lora_layers, config.lora_type)
         add_adapters(policy.model, policy.lora)

@@ -4,7 +4,6 @@ import contextlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from shlex import quote
 
 from grpo_cli.config.render import dump_config
 from grpo_cli.config.schema import Config
@@ -12,28 +11,29 @@ from grpo_cli.engine.intact import FINAL, MANIFEST, checkpoints, step_of
 from grpo_cli.engine.lock import LOCK_FILE, RunLock, refused_by_the_disk
 from grpo_cli.engine.runlog import COMPLETIONS, METRICS
 from grpo_cli.errors import CheckpointError
-from grpo_cli.files import write_file
+from grpo_cli.files import from_here, write_file
 from grpo_cli.folders import OLD, TEMPORARY, put_back, remove
+from grpo_cli.foreign_text import quoted
 
 CONFIG_FILE = "config.toml"
 
 
 def refuse_existing_run(folder: Path) -> None:
     """Raise CheckpointError where the folder already holds a run, so that none is ever overwritten."""
-    if not folder.exists():
-        return
-    if not folder.is_dir():
+    there = next(path for path in (folder, *folder.absolute().parents) if os.path.lexists(path))
+    if not there.is_dir():
         raise CheckpointError(
-            f"The run's folder cannot be made: {folder} is a file",
-            "choose another `run_name` or `output_dir`",
+            f"Failed to save checkpoint: Not a directory: {from_here(there)}",
+            f"choose another `{'run_name' if there == folder else 'output_dir'}`",
             trouble="cannot-save",
         )
+    if there != folder:
+        return
     marks = [folder / CONFIG_FILE, folder / METRICS, *checkpoints(folder)]
     if any(os.path.lexists(mark) for mark in marks):
         raise CheckpointError(
             f"The folder {folder} already holds a run",
-            f"`grpo resume {quote(str(folder))}` goes on with it; "
-            "`--set run_name=NAME` starts another beside it",
+            f"`grpo resume {quoted(folder)}` goes on with it; `--set run_name=NAME` starts another beside it",
             trouble="run-exists",
         )
 

@@ -7,7 +7,6 @@ saver.save_final(snapshot)      # nothing comes after it: a failure ends the run
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from shlex import quote
 
 from grpo_cli.engine import events
 from grpo_cli.engine.checkpoint import Snapshot, check_space, save_checkpoint
@@ -17,8 +16,13 @@ from grpo_cli.engine.state import read_state
 from grpo_cli.errors import CheckpointError
 from grpo_cli.files import from_here
 from grpo_cli.folders import remove
+from grpo_cli.foreign_text import quoted
 
 MOST_FAILURES = 3  # saves in a row
+MOVED = (
+    "the run's folder {folder} was moved or deleted: it is made again, and what was written so far stays "
+    "where it is now"
+)
 
 
 @dataclass
@@ -39,7 +43,7 @@ class Saver:
     def __post_init__(self) -> None:
         self.folder = self.folder.absolute()
         self.shown = from_here(self.folder)
-        self.resume_command = f"grpo resume {quote(str(self.shown))}"
+        self.resume_command = f"grpo resume {quoted(self.shown)}"
 
     def save(self, snapshot: Snapshot) -> bool:
         """Save `checkpoint-<step>` and delete what is older; whether it was saved.
@@ -108,6 +112,8 @@ class Saver:
         return path
 
     def _write(self, path: Path, snapshot: Snapshot) -> None:
+        if not self.folder.exists():
+            self.listener(events.Notice(MOVED.format(folder=self.shown)))
         try:
             self.log.sync()  # the checkpoint refers to its lines
         except OSError as error:

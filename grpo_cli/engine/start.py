@@ -5,7 +5,6 @@
 A damaged checkpoint is left out for an older one, and a damaged configuration for the checkpoint's.
 """
 
-import shlex
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -27,6 +26,7 @@ from grpo_cli.engine.run_folder import CONFIG_FILE, existing, locate, tidy
 from grpo_cli.engine.state import read_state
 from grpo_cli.errors import CheckpointError, ConfigError
 from grpo_cli.files import chosen_path, from_here
+from grpo_cli.foreign_text import quoted
 from grpo_cli.rewards.table import code_files
 from grpo_cli.trust import refuse_unnamed_rewards, remember_rewards
 
@@ -81,8 +81,8 @@ def refuse_unnamed_code(config: Config, run_dir: Path, overrides: Sequence[str])
     """Note reward files that a person names now; CheckpointError for those that nobody named before."""
     files = [file for file in code_files(config.reward_functions) if file.is_file()]
     if "reward_functions" not in keys_of(overrides):
-        setting = shlex.quote(f"reward_functions={toml_value(config.reward_functions)}")
-        refuse_unnamed_rewards(files, run_dir, f"grpo resume {shlex.quote(str(run_dir))} --set {setting}")
+        setting = quoted(f"reward_functions={toml_value(config.reward_functions)}")
+        refuse_unnamed_rewards(files, run_dir, f"grpo resume {quoted(run_dir)} --set {setting}")
     remember_rewards(files)
 
 
@@ -117,7 +117,7 @@ def choose(
         if named is not None:
             raise CheckpointError(
                 f"--restart begins again from step 0, and {named} is a checkpoint",
-                f"name the run: `grpo resume {shlex.quote(str(run_dir))} --restart`",
+                f"name the run: `grpo resume {quoted(run_dir)} --restart`",
                 trouble="resumable",
             )
         listener(events.Notice(f"{run_dir} begins again from step 0"))
@@ -140,7 +140,7 @@ def choose(
         raise CheckpointError(
             f"No checkpoint in {run_dir} is intact: {'; '.join(damaged)}",
             "copy one of them again from where it is whole; or begin again from step 0, which keeps the "
-            f"files that are there under other names: `grpo resume {shlex.quote(str(run_dir))} --restart`",
+            f"files that are there under other names: `grpo resume {quoted(run_dir)} --restart`",
             trouble="checkpoint-files",
         )
     if named is None and (run_dir / CONFIG_FILE).exists():

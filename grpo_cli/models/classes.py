@@ -7,7 +7,6 @@ A model of ours carries its source file beside its weights, so that plain mlx-lm
 """
 
 import pkgutil
-import shlex
 import shutil
 from collections.abc import Iterable
 from functools import cache
@@ -21,6 +20,7 @@ from mlx_lm.utils import MODEL_REMAPPING, _get_classes, load_config, load_model
 
 from grpo_cli.errors import ModelError
 from grpo_cli.files import without_pattern
+from grpo_cli.foreign_text import quoted
 from grpo_cli.models import nanochat_v2
 from grpo_cli.models.config_check import check_config
 from grpo_cli.models.model_files import CONFIG, FileProblem, json_problems, tensors_in, weight_problems
@@ -75,7 +75,7 @@ def refuse_problems(problems: Iterable[FileProblem]) -> None:
         if problem.kind == "stale":
             hint = (
                 "a file of an earlier download or conversion: move it away, "
-                f"`mv {shlex.quote(str(problem.path))} {shlex.quote(f'{problem.path}.aside')}`"
+                f"`mv {quoted(problem.path)} {quoted(f'{problem.path}.aside')}`"
             )
         raise ModelError(f"{problem.path} {problem.text}", hint)
 

@@ -6,16 +6,18 @@
 Needs neither MLX nor transformers, so that a missing model is told before they are imported.
 """
 
-import shlex
+import re
 from pathlib import Path
 
 from grpo_cli.config.local_model import check_name
 from grpo_cli.errors import ModelError
 from grpo_cli.files import expanded_name
+from grpo_cli.foreign_text import quoted
 from grpo_cli.models import hub
 from grpo_cli.models.adapter_config import read_adapter_config
 
 TINY = Path(__file__).parent / "tiny"
+UNCONVERTED = re.compile(r"model_\d+\.pt")  # nanochat's weights
 HUB_FILES = ["*.json", "*.safetensors", "tokenizer.model", "*.tiktoken", "*.txt", "*.jinja", "tokenizer.pkl"]
 
 
@@ -33,6 +35,18 @@ def find_model(name: str, on_progress: hub.Progress = hub.no_progress) -> Path:
     return hub.fetch(name, HUB_FILES, on_progress)
 
 
+def check_model_folder(folder: Path) -> None:
+    """Raise ModelError for a folder that holds no model, or one that must be converted first."""
+    if (folder / "config.json").exists():
+        return
+    names = sorted(child.name for child in folder.iterdir())
+    hint = "name the folder that holds config.json and model.safetensors"
+    if any(map(UNCONVERTED.fullmatch, names)):
+        hint = f"it is a nanochat checkpoint: `grpo convert {quoted(folder)}` makes a model of it"
+    found = ", ".join(names[:8]) or "nothing"
+    raise ModelError(f"{folder} is not a model folder: config.json is missing (found: {found})", hint)
+
+
 def adapters_base(folder: Path, base: str = "") -> Path:
     """The folder of the model that a folder's adapters were trained on.
 
@@ -44,7 +58,7 @@ def adapters_base(folder: Path, base: str = "") -> Path:
     except ModelError as error:
         raise ModelError(
             f"{error.message}: the adapters in {folder} were trained on it",
-            f"bring it back, go on with `grpo resume {shlex.quote(str(folder))} --set model_name=DIR` where "
+            f"bring it back, go on with `grpo resume {quoted(folder)} --set model_name=DIR` where "
             f"it is in DIR now, or write that into `model` of {folder / 'adapter_config.json'}",
             trouble=error.trouble,
         ) from error

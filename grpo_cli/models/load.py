@@ -7,7 +7,6 @@ adapter_config.json is a LoRA checkpoint: its base is loaded and the adapters pu
 Weights load strictly: a missing or unknown tensor is an error, never a random layer.
 """
 
-import shlex
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,10 +19,11 @@ from mlx_lm.utils import dequantize_model
 from grpo_cli import device
 from grpo_cli.errors import GrpoError, ModelError
 from grpo_cli.files import expanded_name
+from grpo_cli.foreign_text import quoted
 from grpo_cli.models.adapter_config import read_adapter_config
 from grpo_cli.models.classes import NEWER, UnknownKind, load_weights, model_classes, refuse_problems
 from grpo_cli.models.config_check import check_config
-from grpo_cli.models.find import TINY, adapters_base, find_model
+from grpo_cli.models.find import TINY, adapters_base, check_model_folder, find_model
 from grpo_cli.models.forward_plan import ForwardPlan
 from grpo_cli.models.lora import LoRA, load_adapters
 from grpo_cli.models.model_files import CONFIG, has_tokenizer, json_problems, tensors_in
@@ -119,12 +119,7 @@ def unread_model(name: str) -> nn.Module | None:
 
 def load_model_folder(path: Path) -> tuple[nn.Module, dict[str, Any]]:
     """A folder's model, lazily and strictly, and its config.json; ModelError for what does not fit."""
-    if not (path / "config.json").exists():
-        found = ", ".join(sorted(child.name for child in path.iterdir())[:8]) or "nothing"
-        raise ModelError(
-            f"{path} is not a model folder: config.json is missing (found: {found})",
-            "name the folder that holds config.json and model.safetensors",
-        )
+    check_model_folder(path)
     try:
         return load_weights(path)
     except UnknownKind as error:
@@ -213,7 +208,7 @@ def needs_own_code(path: Path) -> ModelError:
     """The error for a tokenizer that only the folder's own code can make."""
     return ModelError(
         f"The tokenizer in {path} needs code of its own, which is not run",
-        f"read the code in the folder; then `grpo convert {shlex.quote(str(path))} --trust-remote-code` runs "
+        f"read the code in the folder; then `grpo convert {quoted(path)} --trust-remote-code` runs "
         "it once and writes a folder whose tokenizer needs none",
         trouble="own-code",
     )

@@ -4,7 +4,6 @@ The file is run once, as `import` would run it, and may import its neighbours.
 """
 
 import importlib.util
-import shlex
 import sys
 from collections.abc import Callable
 from difflib import get_close_matches
@@ -15,6 +14,7 @@ from types import CodeType, ModuleType
 from typing import Any
 
 from grpo_cli.errors import Interrupted, RewardError
+from grpo_cli.foreign_text import quoted
 from grpo_cli.rewards.user_error import describe, place, trace
 
 
@@ -54,7 +54,7 @@ def import_file(path: Path, shown: str) -> ModuleType:
         where = place(error, path).removeprefix(f"{path.name}, ")
         raise RewardError(
             f"Reward file failed: {', '.join(filter(None, (shown, where)))}: {describe(error)}",
-            f"run it by itself: `python {shlex.quote(shown)}`",
+            f"run it by itself: `python {quoted(shown)}`",
             trace=trace(error),
         ) from error
     return module

@@ -74,6 +74,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (path / "outputs/old").mkdir(parents=True)
     (path / "outputs/old/config.toml").write_text('model_name = "tiny"\n')
     (path / "model").mkdir()
+    (path / "model/config.json").write_text("{}")
+    (path / "file").write_text("")
+    os.mkfifo(path / "pipe.jsonl")
+    (path / "d20").mkdir()
+    (path / "d20/model_000001.pt").write_text("")
     (path / "adapters").mkdir()
     (path / "adapters/adapter_config.json").write_text(
         '{"model": "./gone", "num_layers": 1, "lora_parameters": {"rank": 1, "scale": 1.0}}'
@@ -85,6 +90,10 @@ MISSING = [
     (["train", "prod", "--run-name", "old"], "The folder outputs/old already holds a run"),
     (["train", "--model", "./gone", "--dataset", "arithmetic"], "Model not found: ./gone"),
     (["train", "--model", "owner/gone", "--dataset", "arithmetic"], "owner/gone is not in the local cache"),
+    (["train", "prod", "--output-dir", "file"], "Failed to save checkpoint: Not a directory: file"),
+    (["train", "--model", "tiny", "--dataset", "pipe.jsonl"], "Dataset is neither a file nor a folder: pipe"),
+    (["train", "--model", "tiny", "--dataset", "/dev/null"], "Dataset is neither a file nor a folder: /dev"),
+    (["eval", "tiny", "--compare", "d20"], "d20 is not a model folder: config.json is missing (found: "),
     (["train", "--model", "tiny", "--dataset", "./dta"], "Dataset not found: ./dta"),
     (["train", "prod", "--dry-run", "--dataset", "arithmatic"], "Dataset not found: arithmatic"),
     (["resume", "outputs/gone"], "Checkpoint not found: outputs/gone"),

@@ -11,7 +11,7 @@ from typer.main import get_command
 from typer.testing import CliRunner, Result
 
 from grpo_cli.cli.main import app
-from grpo_cli.cli.terminal import as_started
+from grpo_cli.cli.terminal import as_started, uv
 
 WIDTHS = (60, 80, 120, 200)
 
@@ -105,11 +105,20 @@ def test_the_shell_completes_shipped_configurations() -> None:
 
 
 @pytest.mark.parametrize(
-    ("is_uv", "expected"), [(True, "`uv run grpo resume x`"), (False, "`grpo resume x`")]
+    ("is_uv", "path", "expected"),
+    [
+        (True, "{bin}", "`uv run grpo resume x`"),
+        (True, "", "`python3 -m uv run grpo resume x`"),
+        (False, "", "`grpo resume x`"),
+    ],
 )
 def test_printed_commands_run_as_this_one_was_started(
-    is_uv: bool, expected: str, monkeypatch: pytest.MonkeyPatch
+    is_uv: bool, path: str, expected: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
+    (tmp_path / "uv").write_text("#!/bin/sh\n")
+    (tmp_path / "uv").chmod(0o755)
+    monkeypatch.setenv("PATH", path.format(bin=tmp_path))
+    uv.cache_clear()
     monkeypatch.delenv("UV_RUN_RECURSION_DEPTH", raising=False)
     if is_uv:
         monkeypatch.setenv("UV_RUN_RECURSION_DEPTH", "1")

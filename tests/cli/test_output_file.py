@@ -105,6 +105,14 @@ def test_paths_are_understood_as_a_shell_does(tmp_path: Path, monkeypatch: pytes
         OutputFile(tmp_path, force=False)
 
 
+def test_the_cure_fits_what_stands_in_the_way() -> None:
+    Path("file").write_text("")
+    with pytest.raises(GrpoError, match="No such file or directory\n\nhint: `mkdir -p 'new folder/a'` makes"):
+        OutputFile(Path("new folder/a/all.jsonl"), force=False)
+    with pytest.raises(GrpoError, match="Not a directory\n\nhint: name another file, in a folder that can"):
+        OutputFile(Path("file/a/all.jsonl"), force=False)
+
+
 def test_ctrl_c_in_an_evaluation_ends_with_130_and_leaves_nothing(tmp_path: Path) -> None:
     words = ["eval", "--model", "tiny", "--samples", "0", "--num-generations", "8", "--output", "all.jsonl"]
     process = start(

@@ -11,7 +11,7 @@ from grpo_cli.convert.run import convert
 from grpo_cli.convert.source import find_source
 from grpo_cli.convert.to_nanochat import convert_back
 from grpo_cli.convert.torch_file import TorchFile
-from grpo_cli.models.find import TINY
+from grpo_cli.models.find import TINY, check_model_folder
 from tests.convert.checkpoints import FIXTURES, write_checkpoint
 from tests.cures.applied import Steps, cases_of, command, grpo
 from tests.cures.made import adapters, llama
@@ -111,6 +111,13 @@ def folder_of_something_else() -> Steps:
     assert "with `config.json` and `model*.safetensors`" in (yield lambda: made("x"))
     llama()
     yield lambda: made("m")
+
+
+def nanochat_not_converted() -> Steps:
+    folder = nanochat()
+    hint = yield lambda: check_model_folder(folder)
+    grpo(*command(hint), "--output", "m")
+    yield lambda: check_model_folder(Path("m"))
 
 
 # --- nanochat's files ---------------------------------------------------------------------------------

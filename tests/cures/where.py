@@ -46,7 +46,8 @@ WHERE = {
     "config_with_a_wrong_field": "models/classes.py:load_weights",
     "config_that_transformers_cannot_read": "models/tokenizer_files.py:unread_config",
     "config_that_does_not_run": "models/load.py:load_model_folder",
-    "no_model_folder": "models/load.py:load_model_folder",
+    "no_model_folder": "models/find.py:check_model_folder",
+    "nanochat_not_converted": "models/find.py:check_model_folder",
     "tokenizer_missing": "models/load.py:load_tokenizer",
     "tokenizer_damaged": "models/load.py:unusable",
     "weights_of_another_size": "models/load.py:load_model_folder",
@@ -172,6 +173,7 @@ DAMAGED = (
 
 # beginning of file:function → reason
 NOT_APPLIED = {
+    "cli/main.py:run": DISK,
     "cli/errors.py:": PACKAGES,
     "cli/launch.py:launcher": PACKAGES,
     "rewards/math_equivalence.py:": PACKAGES,

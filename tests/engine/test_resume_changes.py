@@ -230,7 +230,11 @@ def test_nothing_outside_of_a_received_folder_is_written(
     outside.write_text("theirs")
     trap(received.run_dir / name, outside)
     with no_wait_forever(), suppress(GrpoError):
-        resume(received.run_dir, ["max_steps=2"])
+        try:
+            resume(received.run_dir, ["max_steps=2"])
+        except CheckpointError as error:  # named as what it is: no checkpoint failed
+            assert str(error).startswith(f"Unusable file in the run's folder: {received.run_dir / name}: ")
+            raise
     assert outside.read_text() == "theirs"
 
 

@@ -157,6 +157,35 @@ def test_a_disk_that_turns_read_only_in_the_middle_says_so(
     assert log_without_times(config.run_dir) == log_without_times(whole.run_dir)
 
 
+LEAVES = """
+import os
+calls = 0
+
+def leaves(completions, **columns):
+    global calls
+    calls += 1
+    if calls == 3:
+        os.rename("outputs/run", "outputs/moved")
+    return [float(len(text[0]["content"]) % 3) for text in completions]
+"""
+
+
+def test_a_folder_that_is_moved_away_is_made_again_and_the_work_is_saved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("mine.py").write_text(LEAVES)
+    told: list[events.Event] = []
+    config = small(Path("outputs"), reward_functions=["mine.py:leaves"], max_steps=4, save_steps=2)
+    run.train(config, told.append)
+    said = [event.text for event in told if isinstance(event, events.Notice)]
+    assert any(text.startswith("the run's folder outputs/run was moved or deleted") for text in said)
+    assert [path.name for path in checkpoints(Path("outputs/moved"))] == ["checkpoint-2"]
+    assert [path.name for path in checkpoints(Path("outputs/run"))] == ["checkpoint-4", "final"]
+    assert len(lines(Path("outputs/moved"))) == 4
+    assert read_state(resume(Path("outputs/run"), ["max_steps=5"]))[0].step == 5
+
+
 def test_a_reward_that_changes_the_folder_changes_nothing_else(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
