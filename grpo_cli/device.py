@@ -19,7 +19,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Literal
 
-from grpo_cli.blas import BlasReport, use_fast_blas
+from grpo_cli.cpu.blas import BlasReport, use_fast_blas
 from grpo_cli.errors import ConfigError
 
 Kind = Literal["cpu", "metal", "cuda"]

@@ -11,7 +11,7 @@ import mlx.core as mx
 import pytest
 
 from grpo_cli import device
-from grpo_cli.blas import BlasReport
+from grpo_cli.cpu.blas import BlasReport
 from grpo_cli.device import Device
 from grpo_cli.errors import ConfigError
 

@@ -35,14 +35,15 @@ LEVELS = {
     "grpo_cli.models": 3,
     "grpo_cli.config": 2,
     "grpo_cli.rewards": 1,
-    "grpo_cli.device": 2,
+    "grpo_cli.device": 1.5,
     "grpo_cli.distributed": 1,
     "grpo_cli.distributed.facts": 3,  # with ring_test.py a program of its own, run on other machines
     "grpo_cli.distributed.ring_test": 3,
     "grpo_cli.trust": 1,
     "grpo_cli.foreign_text": 0,
-    "grpo_cli.elf": 0,
-    "grpo_cli.blas": 1,
+    "grpo_cli.cpu": 2,
+    "grpo_cli.cpu.elf": 0,
+    "grpo_cli.cpu.blas": 1,
     "grpo_cli.files": 0.5,  # below rewards, above the errors that it raises
     "grpo_cli.folders": 0.7,
     "grpo_cli.ended": 0.5,
@@ -58,7 +59,7 @@ LIGHT_TO_START = {
     "grpo_cli.cli",
     "grpo_cli.doctor",
     "grpo_cli.device",
-    "grpo_cli.blas",
+    "grpo_cli.cpu.blas",
     "grpo_cli.distributed",
 }
 LIGHT = {
@@ -69,7 +70,7 @@ LIGHT = {
     "grpo_cli.engine.teaching",
     "grpo_cli.convert.options",
     "grpo_cli.distributed.hosts",
-    "grpo_cli.elf",
+    "grpo_cli.cpu.elf",
     "grpo_cli.foreign_text",
     "grpo_cli.trust",
     "grpo_cli.ended",

@@ -143,7 +143,7 @@ def perplexity(model: Any, ids: list[int]) -> float:
     """e to the mean negative logprob of ids (T,) but the first, each given those before it."""
     import mlx.core as mx
 
-    from grpo_cli.engine.exact_sums import logsumexp
+    from grpo_cli.cpu.exact_sums import logsumexp
 
     tokens = mx.array(ids)  # (T,)
     logits = model(tokens[None])[0, :-1].astype(mx.float32)  # (T-1, V)

@@ -8,8 +8,8 @@ import math
 
 import mlx.core as mx
 
-from grpo_cli.engine.exact_sums import logsumexp, row_sums
-from grpo_cli.engine.exponential import exp
+from grpo_cli.cpu.exact_sums import logsumexp, row_sums
+from grpo_cli.cpu.fast_exp import exp
 
 
 def token_entropies(logits: mx.array) -> mx.array:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import mlx.core as mx
 
 from grpo_cli.config.schema import Config
-from grpo_cli.engine.exact_sums import total
+from grpo_cli.cpu.exact_sums import total
 from grpo_cli.errors import TrainingError
 
 SAMPLE = 4096  # numbers of each array

@@ -24,10 +24,10 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from grpo_cli import device
+from grpo_cli.cpu.swiglu import lean_activations
 from grpo_cli.engine.agreement import tolerance
 from grpo_cli.engine.allocation import is_allocation_failure
 from grpo_cli.engine.batch import Microbatch
-from grpo_cli.engine.gated import lean_activations
 from grpo_cli.engine.head import Head, chosen_logprobs
 from grpo_cli.engine.layer_checkpoint import replaced
 from grpo_cli.engine.movement import norm

@@ -22,8 +22,8 @@ import mlx.core as mx
 
 from grpo_cli import device
 from grpo_cli.config.schema import Config
-from grpo_cli.engine.exact_sums import BLOCK, block_sums, row_sums, running_sums
-from grpo_cli.engine.exponential import exp
+from grpo_cli.cpu.exact_sums import BLOCK, block_sums, row_sums, running_sums
+from grpo_cli.cpu.fast_exp import exp
 
 LIKELIEST = 1024  # tokens that top_p looks at before it sorts a whole vocabulary
 NO_WEIGHT = -1e4  # a logarithm whose exponential is 0

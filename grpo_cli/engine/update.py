@@ -13,14 +13,14 @@ import mlx.nn as nn
 from mlx.utils import tree_map
 
 from grpo_cli.config.schema import Config
+from grpo_cli.cpu.exact_sums import total as total_of
+from grpo_cli.cpu.swiglu import lean_activations
 from grpo_cli.distributed.world import ALONE, World
 from grpo_cli.engine.allocation import RowLimit, in_parts
 from grpo_cli.engine.batch import Microbatch
 from grpo_cli.engine.correction import Correction, Spread, summed
 from grpo_cli.engine.entropy import token_entropies
-from grpo_cli.engine.exact_sums import total as total_of
 from grpo_cli.engine.footprint import LOGITS_AT_ONCE
-from grpo_cli.engine.gated import lean_activations
 from grpo_cli.engine.head import Head, chosen_logprobs
 from grpo_cli.engine.kl import ESTIMATORS, corrected
 from grpo_cli.engine.losses import LOSSES, Clip, sequence_log_ratio

@@ -8,8 +8,8 @@ import mlx.core as mx
 import pytest
 from mlx_lm.models.cache import BatchKVCache
 
+from grpo_cli.cpu.fast_exp import exp, sigmoid_by_power
 from grpo_cli.engine import decode
-from grpo_cli.engine.exponential import exp, sigmoid_by_power
 from grpo_cli.engine.grouped import GroupCache, grouped_attention, quick_decoding, reads_in_groups
 from grpo_cli.engine.prefix import join, keep, read_prompts
 from grpo_cli.engine.rollout import generate

@@ -20,7 +20,7 @@ from typing import Any
 import mlx.core as mx
 
 from grpo_cli import device
-from grpo_cli.engine.exponential import exp
+from grpo_cli.cpu.fast_exp import exp
 
 BLOCK = 256  # numbers of a row whose sum a draw looks at first
 SHORT = 64  # numbers that are added in one running sum: 64 equal ones lose 1e-6 of it, 1024 lose 1e-5

@@ -12,10 +12,10 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from grpo_cli import blas, elf
-from grpo_cli.blas import Candidate
+from grpo_cli.cpu import blas, elf
+from grpo_cli.cpu.blas import Candidate
+from grpo_cli.cpu.elf import Mapping, Unusable
 from grpo_cli.device import prepare
-from grpo_cli.elf import Mapping, Unusable
 
 linux_cpu = pytest.mark.skipif(
     sys.platform != "linux" or prepare().kind != "cpu" or os.environ.get("GRPO_FAST_BLAS", "") in blas.OFF,
@@ -224,7 +224,8 @@ def test_a_library_that_lacks_a_function_is_refused() -> None:
 
 UNTOUCHED = """
 import mlx.core as mx
-from grpo_cli import blas, elf
+from grpo_cli.cpu import blas
+from grpo_cli.cpu import elf
 slots = elf.libmlx_slots(elf.own_maps())
 before = [elf.read_slot(slot) for found in slots.values() for slot in found]
 report = blas.use_fast_blas()

@@ -21,7 +21,7 @@ import mlx.nn as nn
 from mlx_lm.models import activations
 
 from grpo_cli import device
-from grpo_cli.engine.exponential import has_slow_exp, sigmoid_by_power
+from grpo_cli.cpu.fast_exp import has_slow_exp, sigmoid_by_power
 
 
 def sigmoid(x: mx.array) -> mx.array:

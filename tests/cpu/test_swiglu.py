@@ -8,7 +8,7 @@ import pytest
 from mlx.utils import tree_flatten
 from mlx_lm.models import activations, llama
 
-from grpo_cli.engine.gated import gated, lean_activations
+from grpo_cli.cpu.swiglu import gated, lean_activations
 from tests.engine.small import llama_policy, nanochat_policy
 
 

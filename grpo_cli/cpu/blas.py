@@ -30,7 +30,7 @@ from operator import mul
 from pathlib import Path
 from typing import Any
 
-from grpo_cli.elf import Unusable, libmlx_slots, mapping_of, own_maps, read_slot, write_slots
+from grpo_cli.cpu.elf import Unusable, libmlx_slots, mapping_of, own_maps, read_slot, write_slots
 
 OWN = "mlx"  # the name a report has when MLX keeps the BLAS it came with
 FAST_LIBRARIES = ("openblas", "mkl", "blis", "armpl", "nvpl")
