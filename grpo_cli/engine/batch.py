@@ -25,8 +25,8 @@ from itertools import chain
 import mlx.core as mx
 
 from grpo_cli.config.schema import Config
-from grpo_cli.engine.entropy import high_entropy_threshold
-from grpo_cli.engine.losses import LossType
+from grpo_cli.engine.grpo.entropy import high_entropy_threshold
+from grpo_cli.engine.grpo.losses import LossType
 from grpo_cli.engine.packing import Budget, pack
 from grpo_cli.types import Rollout, RolloutGroup, StopReason
 

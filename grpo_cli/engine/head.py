@@ -17,7 +17,7 @@ import mlx.nn as nn
 from mlx.utils import tree_unflatten
 
 from grpo_cli.cpu.exact_sums import logsumexp
-from grpo_cli.engine.entropy import token_entropies
+from grpo_cli.engine.grpo.entropy import token_entropies
 from grpo_cli.models.tree import flat
 
 SLICE = 1 << 22  # numbers of a slice: larger ones are hardly faster and take several times their size

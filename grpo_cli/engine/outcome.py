@@ -5,8 +5,8 @@ from typing import Any
 
 from grpo_cli.config.schema import Config
 from grpo_cli.engine.batch import Microbatch
-from grpo_cli.engine.correction import Spread
 from grpo_cli.engine.faults import Fault
+from grpo_cli.engine.grpo.importance_sampling import Spread
 from grpo_cli.engine.update import UpdateResult
 
 

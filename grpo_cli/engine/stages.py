@@ -20,25 +20,25 @@ from grpo_cli import device
 from grpo_cli.config.schema import Config
 from grpo_cli.distributed.world import ALONE, World
 from grpo_cli.engine import agreement, events
-from grpo_cli.engine.advantages import compute_advantages
 from grpo_cli.engine.allocation import RowLimit, in_parts
 from grpo_cli.engine.batch import Counting, Microbatch, make_microbatches
 from grpo_cli.engine.compiled import CompiledLoss
 from grpo_cli.engine.decode import BrokenPolicy
 from grpo_cli.engine.faults import Fault, find_fault, first_broken
+from grpo_cli.engine.grpo.advantages import compute_advantages
+from grpo_cli.engine.grpo.losses import LOSSES
+from grpo_cli.engine.grpo.lr_schedule import learning_rate
+from grpo_cli.engine.grpo.overlong import punish_overlong
 from grpo_cli.engine.head import Head
 from grpo_cli.engine.interrupt import Interruption
-from grpo_cli.engine.losses import LOSSES
 from grpo_cli.engine.movement import Proof
 from grpo_cli.engine.optimizer import Optimizer
 from grpo_cli.engine.outcome import has_advantages, nothing, update_numbers
-from grpo_cli.engine.overlong import punish_overlong
 from grpo_cli.engine.packing import Budget
 from grpo_cli.engine.prompts import Prompt, Prompts
 from grpo_cli.engine.quantised import RolloutPolicy
 from grpo_cli.engine.rollout import OnGroup, generate, of_all_ranks
 from grpo_cli.engine.sampling import KeyChain, Sampling
-from grpo_cli.engine.schedule import learning_rate
 from grpo_cli.engine.shares import deal
 from grpo_cli.engine.supply import Draw
 from grpo_cli.engine.update import Objective, UpdateResult, accumulate, token_logprobs

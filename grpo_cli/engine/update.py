@@ -18,12 +18,12 @@ from grpo_cli.cpu.swiglu import lean_activations
 from grpo_cli.distributed.world import ALONE, World
 from grpo_cli.engine.allocation import RowLimit, in_parts
 from grpo_cli.engine.batch import Microbatch
-from grpo_cli.engine.correction import Correction, Spread, summed
-from grpo_cli.engine.entropy import token_entropies
 from grpo_cli.engine.footprint import LOGITS_AT_ONCE
+from grpo_cli.engine.grpo.entropy import token_entropies
+from grpo_cli.engine.grpo.importance_sampling import Correction, Spread, summed
+from grpo_cli.engine.grpo.kl import ESTIMATORS, corrected
+from grpo_cli.engine.grpo.losses import LOSSES, Clip, sequence_log_ratio
 from grpo_cli.engine.head import Head, chosen_logprobs
-from grpo_cli.engine.kl import ESTIMATORS, corrected
-from grpo_cli.engine.losses import LOSSES, Clip, sequence_log_ratio
 from grpo_cli.engine.padded import PaddedBatch
 from grpo_cli.engine.prefix import completion_outputs
 from grpo_cli.models.tree import flat

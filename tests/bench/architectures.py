@@ -20,8 +20,8 @@ import mlx.nn as nn
 
 from grpo_cli import device
 from grpo_cli.engine.batch import make_microbatches
+from grpo_cli.engine.grpo.losses import LOSSES
 from grpo_cli.engine.head import find_head
-from grpo_cli.engine.losses import LOSSES
 from grpo_cli.engine.prefix import carries_gradients
 from grpo_cli.engine.probe import check_kind, training_plan
 from grpo_cli.engine.rollout import generate

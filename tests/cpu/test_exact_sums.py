@@ -9,9 +9,9 @@ from mlx_lm.models import llama
 
 from grpo_cli.cpu.exact_sums import logsumexp, row_sums, running_sums, total
 from grpo_cli.engine.batch import make_microbatches
-from grpo_cli.engine.entropy import token_entropies
+from grpo_cli.engine.grpo.entropy import token_entropies
+from grpo_cli.engine.grpo.losses import LOSSES
 from grpo_cli.engine.head import chosen_logprobs, find_head, in_slices
-from grpo_cli.engine.losses import LOSSES
 from grpo_cli.engine.prefix import keep, read_prompts
 from grpo_cli.engine.sampling import Sampling, draw
 from grpo_cli.engine.update import Objective, accumulate, global_norm, token_logprobs

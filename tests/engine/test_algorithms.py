@@ -10,7 +10,7 @@ import pytest
 from grpo_cli.config.schema import Config
 from grpo_cli.engine.allocation import RowLimit
 from grpo_cli.engine.batch import Counting, Microbatch, make_microbatches
-from grpo_cli.engine.losses import LOSSES
+from grpo_cli.engine.grpo.losses import LOSSES
 from grpo_cli.engine.update import Gradients, Objective, UpdateResult, accumulate, global_norm, token_logprobs
 from grpo_cli.models.load import Policy
 from grpo_cli.types import RolloutGroup, StopReason

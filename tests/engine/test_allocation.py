@@ -9,7 +9,7 @@ import pytest
 from grpo_cli.engine import decode, events, run, update
 from grpo_cli.engine.allocation import RowLimit, is_allocation_failure
 from grpo_cli.engine.batch import make_microbatches
-from grpo_cli.engine.losses import LOSSES
+from grpo_cli.engine.grpo.losses import LOSSES
 from grpo_cli.engine.rollout import generate
 from grpo_cli.engine.sampling import Sampling
 from grpo_cli.engine.update import Objective, accumulate

@@ -20,7 +20,7 @@ from grpo_cli.device import Device
 from grpo_cli.engine import compiled as compiling
 from grpo_cli.engine.batch import Microbatch
 from grpo_cli.engine.compiled import CompiledLoss
-from grpo_cli.engine.correction import Correction
+from grpo_cli.engine.grpo.importance_sampling import Correction
 from grpo_cli.engine.head import find_head
 from grpo_cli.engine.padded import Most
 from grpo_cli.engine.update import Objective, UpdateResult, accumulate

@@ -10,7 +10,7 @@ import pytest
 from grpo_cli.engine import events, run, stages
 from grpo_cli.engine.batch import make_microbatches
 from grpo_cli.engine.faults import Fault, find_fault, first_broken, recorded
-from grpo_cli.engine.losses import LOSSES
+from grpo_cli.engine.grpo.losses import LOSSES
 from grpo_cli.engine.state import read_state
 from grpo_cli.engine.update import Objective, accumulate
 from grpo_cli.errors import RewardError, TrainingError

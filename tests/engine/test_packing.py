@@ -13,7 +13,7 @@ import pytest
 from grpo_cli.config.schema import Config
 from grpo_cli.engine import run
 from grpo_cli.engine.batch import Counting, Microbatch, Sequence, make_microbatches
-from grpo_cli.engine.losses import LOSSES
+from grpo_cli.engine.grpo.losses import LOSSES
 from grpo_cli.engine.packing import Budget, cut, pack
 from grpo_cli.engine.resume import resume
 from grpo_cli.engine.update import Gradients, Objective, UpdateResult, accumulate, global_norm, token_logprobs

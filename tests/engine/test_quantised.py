@@ -11,9 +11,9 @@ from grpo_cli.config.schema import Config
 from grpo_cli.engine import events, run
 from grpo_cli.engine.agreement import Deviation
 from grpo_cli.engine.batch import Sequence, pad
-from grpo_cli.engine.correction import Correction
 from grpo_cli.engine.faults import first_broken
 from grpo_cli.engine.footprint import steps_down
+from grpo_cli.engine.grpo.importance_sampling import Correction
 from grpo_cli.engine.memory import needs_of
 from grpo_cli.engine.quantised import RolloutPolicy
 from grpo_cli.engine.state import read_state, write_state

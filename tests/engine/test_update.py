@@ -9,7 +9,7 @@ from mlx.utils import tree_flatten
 
 from grpo_cli.config.schema import Config
 from grpo_cli.engine.batch import make_microbatches
-from grpo_cli.engine.losses import LOSSES
+from grpo_cli.engine.grpo.losses import LOSSES
 from grpo_cli.engine.optimizer import Optimizer, make_rule
 from grpo_cli.engine.update import (
     Gradients,

@@ -18,7 +18,7 @@ from mlx_lm.utils import load_model
 
 from grpo_cli.config.schema import Config
 from grpo_cli.engine.batch import make_microbatches
-from grpo_cli.engine.losses import LOSSES
+from grpo_cli.engine.grpo.losses import LOSSES
 from grpo_cli.engine.optimizer import make_rule
 from grpo_cli.engine.prefix import carries_gradients, keep, read_prompts
 from grpo_cli.engine.rollout import generate

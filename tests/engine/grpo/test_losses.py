@@ -5,8 +5,8 @@ import math
 import mlx.core as mx
 import pytest
 
-from grpo_cli.engine.averaging import by_budget, by_forward, by_sequence, by_token
-from grpo_cli.engine.losses import (
+from grpo_cli.engine.grpo.averaging import by_budget, by_forward, by_sequence, by_token
+from grpo_cli.engine.grpo.losses import (
     LOSSES,
     Clip,
     TokenLoss,

@@ -2,7 +2,7 @@
 
 import pytest
 
-from grpo_cli.engine.advantages import compute_advantages
+from grpo_cli.engine.grpo.advantages import compute_advantages
 
 REWARDS = [[1.0, 0.0, 0.0, 1.0], [2.0, 2.0, 2.0, 2.0]]
 

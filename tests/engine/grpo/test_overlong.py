@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from grpo_cli.engine import run
-from grpo_cli.engine.overlong import punish_overlong, soft_overlong
+from grpo_cli.engine.grpo.overlong import punish_overlong, soft_overlong
 from tests.engine.small import group, rollout
 from tests.engine.test_trainer import lines, small
 

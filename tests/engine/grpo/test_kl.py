@@ -5,8 +5,8 @@ import math
 import mlx.core as mx
 import pytest
 
-from grpo_cli.engine.entropy import high_entropy_threshold, token_entropies
-from grpo_cli.engine.kl import corrected, k1_divergence, k3_divergence
+from grpo_cli.engine.grpo.entropy import high_entropy_threshold, token_entropies
+from grpo_cli.engine.grpo.kl import corrected, k1_divergence, k3_divergence
 
 # ref − logp = ln 2, 0, −ln 2
 LOGPROBS = mx.array([[-1.0, -1.0, -1.0]])

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import mlx.core as mx
 
-from grpo_cli.engine.averaging import Weights, by_budget, by_forward, by_sequence, by_token
+from grpo_cli.engine.grpo.averaging import Weights, by_budget, by_forward, by_sequence, by_token
 
 
 @dataclass(frozen=True)

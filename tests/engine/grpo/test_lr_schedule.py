@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from grpo_cli.engine.schedule import learning_rate
+from grpo_cli.engine.grpo.lr_schedule import learning_rate
 
 
 def rates(shape: str, warmup: float = 0.2) -> list[float]:

@@ -7,8 +7,8 @@ import pytest
 
 from grpo_cli.config.schema import Config
 from grpo_cli.engine.batch import Counting, Microbatch, Sequence, make_microbatches, pad
-from grpo_cli.engine.correction import Correction, Spread, summed
-from grpo_cli.engine.losses import LOSSES
+from grpo_cli.engine.grpo.importance_sampling import Correction, Spread, summed
+from grpo_cli.engine.grpo.losses import LOSSES
 from grpo_cli.engine.update import Objective, accumulate, microbatch_loss
 from tests.engine.small import nanochat_policy, rollout
 from tests.engine.test_update import TEMPERATURE, largest_difference, sequence_logprobs, step_groups
