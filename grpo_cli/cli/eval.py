@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from grpo_cli.config.schema import Config
     from grpo_cli.distributed.world import World
     from grpo_cli.engine.evaluate import Evaluation
-    from grpo_cli.engine.sampling import Sampling
+    from grpo_cli.engine.rollout.sampling import Sampling
 
 
 def evaluate(
@@ -136,7 +136,7 @@ def sampling_of(config: "Config", num_generations: int, temperature: float | Non
     """Greedy for one completion; several want some temperature to differ."""
     from dataclasses import replace
 
-    from grpo_cli.engine.sampling import Sampling
+    from grpo_cli.engine.rollout.sampling import Sampling
 
     if temperature is None:
         temperature = 0.0 if num_generations == 1 else config.temperature

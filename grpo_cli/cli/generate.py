@@ -20,7 +20,7 @@ HOW_TO_LEAVE = "An empty line, /exit or Ctrl-D ends the chat; Ctrl-C stops an an
 
 if TYPE_CHECKING:
     from grpo_cli.config.schema import Config
-    from grpo_cli.engine.sampling import Sampling
+    from grpo_cli.engine.rollout.sampling import Sampling
     from grpo_cli.models.load import Policy
     from grpo_cli.types import Message
 
@@ -55,7 +55,7 @@ def generate(
         config = config_of_model(model)
         find(model, tell)
         start_device()
-        from grpo_cli.engine.sampling import Sampling
+        from grpo_cli.engine.rollout.sampling import Sampling
         from grpo_cli.models.load import load_policy
 
         policy = load_policy(model)
@@ -112,7 +112,7 @@ def answer(
 
     Ctrl-C ends it; where that is all it is to end (`stoppable`), what there is of it is returned.
     """
-    from grpo_cli.engine.stream import stream
+    from grpo_cli.engine.rollout.stream import stream
 
     prefix = config.completion_prefix
     ids = policy.tokenizer.encode_prompt(messages, prefix)

@@ -212,7 +212,7 @@ def correction_is_by_what_the_ratio_is(config: Config) -> Iterator[Breach]:
 
 
 def sampling_is_whole(config: Config) -> Iterator[Breach]:
-    """A cut tail leaves the ratio exact (see engine/sampling.py), but what is left out is never explored."""
+    """A cut tail leaves the ratio exact (engine/rollout/sampling.py), but what it held is never explored."""
     for key, neutral in (("top_p", 1.0), ("top_k", 0), ("min_p", 0.0)):
         value = getattr(config, key)
         if value != neutral:

@@ -154,8 +154,8 @@ def perplexity(model: Any, ids: list[int]) -> float:
 
 def said(policy: "Policy") -> str:
     """How a model goes on after PROMPT, choosing the likeliest token each time."""
-    from grpo_cli.engine.rollout import generate
-    from grpo_cli.engine.sampling import Sampling
+    from grpo_cli.engine.rollout.generate import generate
+    from grpo_cli.engine.rollout.sampling import Sampling
 
     try:
         ((rollout,),) = generate(

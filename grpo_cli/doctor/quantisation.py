@@ -24,7 +24,7 @@ from grpo_cli.models.model_files import weight_files
 if TYPE_CHECKING:
     import mlx.nn as nn
 
-    from grpo_cli.engine.prompts import Prompt
+    from grpo_cli.engine.rollout.prompts import Prompt
     from grpo_cli.models.load import Policy
 
 BITS = (8, 6, 4, 3, 2)
@@ -172,8 +172,8 @@ def likeliest_tokens(policy: "Policy") -> list[int]:
 
 def rollout_speed(policy: "Policy", prompts: "list[Prompt]") -> float:
     """Tokens a second of a small rollout: the best of two, after one that warms up."""
-    from grpo_cli.engine.rollout import generate
-    from grpo_cli.engine.sampling import Sampling
+    from grpo_cli.engine.rollout.generate import generate
+    from grpo_cli.engine.rollout.sampling import Sampling
 
     ids = prompts[0].ids if prompts else text_ids(policy.tokenizer, PROMPT)
     generate(policy, [ids], ROWS, Sampling(2))
@@ -191,7 +191,7 @@ def accuracy(case: Case, policy: "Policy", prompts: "list[Prompt]") -> float | N
     if case.config is None or not prompts:
         return None
     from grpo_cli.engine.evaluate import evaluate
-    from grpo_cli.engine.sampling import Sampling
+    from grpo_cli.engine.rollout.sampling import Sampling
 
     sampling = Sampling.for_evaluation(case.config)
     return evaluate(policy, prompts, sampling, EXAMPLES, prefix=case.config.completion_prefix).accuracy

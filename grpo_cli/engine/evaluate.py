@@ -15,9 +15,9 @@ from typing import Any
 from grpo_cli.config.schema import Config
 from grpo_cli.distributed.world import ALONE, World
 from grpo_cli.engine.allocation import RowLimit
-from grpo_cli.engine.prompts import Prompt
-from grpo_cli.engine.rollout import Progress, generate, no_progress, of_all_ranks
-from grpo_cli.engine.sampling import Sampling
+from grpo_cli.engine.rollout.generate import Progress, generate, no_progress, of_all_ranks
+from grpo_cli.engine.rollout.prompts import Prompt
+from grpo_cli.engine.rollout.sampling import Sampling
 from grpo_cli.models.load import Policy
 from grpo_cli.rewards.answers import is_right
 from grpo_cli.rewards.builtin import is_strict

@@ -16,7 +16,7 @@ from pathlib import Path
 from grpo_cli.config.schema import Config
 from grpo_cli.engine.alike import reward_files
 from grpo_cli.engine.intact import sha256 as sha256_of_file
-from grpo_cli.engine.prompts import Prompt
+from grpo_cli.engine.rollout.prompts import Prompt
 from grpo_cli.models.model_files import weight_files
 from grpo_cli.types import Example
 

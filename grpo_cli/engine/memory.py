@@ -14,7 +14,7 @@ from grpo_cli.config.fields import toml_value
 from grpo_cli.config.schema import Config
 from grpo_cli.engine import events
 from grpo_cli.engine.footprint import FLOAT32, Batch, Needs, Shape, estimate, parts, steps_down
-from grpo_cli.engine.grouped import reads_in_groups
+from grpo_cli.engine.rollout.shared_prompt import reads_in_groups
 from grpo_cli.engine.stages import Stages
 from grpo_cli.errors import TrainingError
 from grpo_cli.models.tree import flat

@@ -18,7 +18,7 @@ from typing import NamedTuple
 import mlx.core as mx
 
 from grpo_cli.engine.batch import Microbatch
-from grpo_cli.engine.prefix import PaddedPrompts
+from grpo_cli.engine.rollout.prompt_cache import PaddedPrompts
 
 COLUMNS = 32  # the smallest step of a completion's or prompt's length
 ROWS = 4

@@ -31,7 +31,7 @@ from grpo_cli.engine.batch import Microbatch
 from grpo_cli.engine.head import Head, chosen_logprobs
 from grpo_cli.engine.layer_checkpoint import replaced
 from grpo_cli.engine.movement import norm
-from grpo_cli.engine.prefix import keep, own_cache, read_prompts
+from grpo_cli.engine.rollout.prompt_cache import keep, own_cache, read_prompts
 from grpo_cli.engine.update import token_scores
 from grpo_cli.errors import ModelError
 from grpo_cli.models.forward_plan import ForwardPlan, RowsTogether

@@ -31,10 +31,11 @@ from grpo_cli.engine.interrupt import Interruption
 from grpo_cli.engine.layer_checkpoint import can_checkpoint
 from grpo_cli.engine.memory import check_memory
 from grpo_cli.engine.optimizer import Optimizer
-from grpo_cli.engine.prefix import carries_gradients
 from grpo_cli.engine.probe import check_kind, sampling_plan, training_plan
-from grpo_cli.engine.prompts import Prompt, Prompts, encode
-from grpo_cli.engine.rollout import Progress, no_progress
+from grpo_cli.engine.rollout.generate import Progress, no_progress
+from grpo_cli.engine.rollout.prompt_cache import carries_gradients
+from grpo_cli.engine.rollout.prompts import Prompt, Prompts, encode
+from grpo_cli.engine.rollout.sampling import Sampling
 from grpo_cli.engine.run_folder import (
     discard_empty_run,
     new_run_folder,
@@ -42,7 +43,6 @@ from grpo_cli.engine.run_folder import (
     words_for_the_disk,
 )
 from grpo_cli.engine.runlog import RunLog
-from grpo_cli.engine.sampling import Sampling
 from grpo_cli.engine.saver import Saver
 from grpo_cli.engine.stages import scorer_of
 from grpo_cli.engine.trainer import Trainer

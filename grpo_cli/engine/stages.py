@@ -23,7 +23,6 @@ from grpo_cli.engine import agreement, events
 from grpo_cli.engine.allocation import RowLimit, in_parts
 from grpo_cli.engine.batch import Counting, Microbatch, make_microbatches
 from grpo_cli.engine.compiled import CompiledLoss
-from grpo_cli.engine.decode import BrokenPolicy
 from grpo_cli.engine.faults import Fault, find_fault, first_broken
 from grpo_cli.engine.grpo.advantages import compute_advantages
 from grpo_cli.engine.grpo.losses import LOSSES
@@ -35,12 +34,13 @@ from grpo_cli.engine.movement import Proof
 from grpo_cli.engine.optimizer import Optimizer
 from grpo_cli.engine.outcome import has_advantages, nothing, update_numbers
 from grpo_cli.engine.packing import Budget
-from grpo_cli.engine.prompts import Prompt, Prompts
-from grpo_cli.engine.quantised import RolloutPolicy
-from grpo_cli.engine.rollout import OnGroup, generate, of_all_ranks
-from grpo_cli.engine.sampling import KeyChain, Sampling
+from grpo_cli.engine.rollout.buffer import Draw
+from grpo_cli.engine.rollout.continuous_batch import BrokenPolicy
+from grpo_cli.engine.rollout.generate import OnGroup, generate, of_all_ranks
+from grpo_cli.engine.rollout.prompts import Prompt, Prompts
+from grpo_cli.engine.rollout.quantized_policy import RolloutPolicy
+from grpo_cli.engine.rollout.sampling import KeyChain, Sampling
 from grpo_cli.engine.shares import deal
-from grpo_cli.engine.supply import Draw
 from grpo_cli.engine.update import Objective, UpdateResult, accumulate, token_logprobs
 from grpo_cli.errors import TrainingError
 from grpo_cli.models.load import Policy

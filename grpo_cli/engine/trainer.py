@@ -25,15 +25,15 @@ from grpo_cli.engine.faults import first_broken
 from grpo_cli.engine.intact import FINAL
 from grpo_cli.engine.interrupt import Interruption
 from grpo_cli.engine.metrics import SOMETIMES, anomalies, rollout_metrics
-from grpo_cli.engine.prompts import Prompt
 from grpo_cli.engine.rescue import Rescue, exited
+from grpo_cli.engine.rollout.buffer import Draw, Part, Parts
+from grpo_cli.engine.rollout.prompts import Prompt
+from grpo_cli.engine.rollout.sampling import KeyChain, Sampling
 from grpo_cli.engine.runlog import RunLog
-from grpo_cli.engine.sampling import KeyChain, Sampling
 from grpo_cli.engine.saver import Saver
 from grpo_cli.engine.shares import checksum
 from grpo_cli.engine.stages import Stages
 from grpo_cli.engine.state import RunState, random_state, restore_random_state
-from grpo_cli.engine.supply import Draw, Part, Parts
 from grpo_cli.engine.teaching import Teaching
 from grpo_cli.errors import Interrupted, TrainingError
 from grpo_cli.models.tree import flat

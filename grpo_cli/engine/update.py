@@ -25,7 +25,7 @@ from grpo_cli.engine.grpo.kl import ESTIMATORS, corrected
 from grpo_cli.engine.grpo.losses import LOSSES, Clip, sequence_log_ratio
 from grpo_cli.engine.head import Head, chosen_logprobs
 from grpo_cli.engine.padded import PaddedBatch
-from grpo_cli.engine.prefix import completion_outputs
+from grpo_cli.engine.rollout.prompt_cache import completion_outputs
 from grpo_cli.models.tree import flat
 
 Gradients = Any  # a tree of arrays, shaped like the trainable parameters

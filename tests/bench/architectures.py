@@ -22,10 +22,10 @@ from grpo_cli import device
 from grpo_cli.engine.batch import make_microbatches
 from grpo_cli.engine.grpo.losses import LOSSES
 from grpo_cli.engine.head import find_head
-from grpo_cli.engine.prefix import carries_gradients
 from grpo_cli.engine.probe import check_kind, training_plan
-from grpo_cli.engine.rollout import generate
-from grpo_cli.engine.sampling import Sampling
+from grpo_cli.engine.rollout.generate import generate
+from grpo_cli.engine.rollout.prompt_cache import carries_gradients
+from grpo_cli.engine.rollout.sampling import Sampling
 from grpo_cli.engine.update import Objective, accumulate
 from grpo_cli.errors import ModelError
 from grpo_cli.models.forward_plan import ForwardPlan

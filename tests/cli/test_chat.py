@@ -15,7 +15,7 @@ from tests.support.waiting import HANG, wait_until
 # The command with answers that never end; `?` has none, so that it is stopped before its first word.
 ENDLESS = """
 import itertools, sys, time
-import grpo_cli.engine.stream
+import grpo_cli.engine.rollout.stream
 from grpo_cli.cli.main import run
 def stream(policy, ids, sampling, prefix):
     asked = policy.tokenizer.decode(ids)
@@ -23,7 +23,7 @@ def stream(policy, ids, sampling, prefix):
     for number in itertools.count():
         yield f"word{number} ", None
         time.sleep(0.01)
-grpo_cli.engine.stream.stream = stream
+grpo_cli.engine.rollout.stream.stream = stream
 sys.argv = ["grpo", "generate", "--model", "tiny", "--chat"]
 run()
 """

@@ -14,8 +14,8 @@ from typer.testing import CliRunner, Result
 
 from grpo_cli.cli.generate import show
 from grpo_cli.cli.main import app
-from grpo_cli.engine.rollout import generate
-from grpo_cli.engine.sampling import Sampling
+from grpo_cli.engine.rollout.generate import generate
+from grpo_cli.engine.rollout.sampling import Sampling
 from grpo_cli.models.find import TINY
 from grpo_cli.models.load import load_policy
 from tests.support.forked import start

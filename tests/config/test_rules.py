@@ -188,7 +188,7 @@ def test_a_model_in_the_hub_s_cache_is_judged(tmp_path: Path, monkeypatch: pytes
 
 @pytest.mark.parametrize("name", ["models/nanochat-d32-mlx", "karpathy/nanochat-d34"])
 def test_quantised_rollouts_of_a_deep_nanochat_are_like_any_other(name: str, tmp_path: Path) -> None:
-    """The guide forbids them; here they are corrected, as tests/engine/test_quantised.py shows."""
+    """The guide forbids them; here they are corrected, as tests/engine/rollout/test_quantized_policy.py shows."""
     assert local_breaches(model_name=name, quantize_for_rollouts=True) == []
     deep = model(tmp_path / "x", model_type="nanochat", num_hidden_layers=32)
     assert local_breaches(model_name=deep, quantize_for_rollouts=True) == []

@@ -12,8 +12,8 @@ from grpo_cli.engine.batch import make_microbatches
 from grpo_cli.engine.grpo.entropy import token_entropies
 from grpo_cli.engine.grpo.losses import LOSSES
 from grpo_cli.engine.head import chosen_logprobs, find_head, in_slices
-from grpo_cli.engine.prefix import keep, read_prompts
-from grpo_cli.engine.sampling import Sampling, draw
+from grpo_cli.engine.rollout.prompt_cache import keep, read_prompts
+from grpo_cli.engine.rollout.sampling import Sampling, draw
 from grpo_cli.engine.update import Objective, accumulate, global_norm, token_logprobs
 from tests.engine.small import group, rollout
 

@@ -9,7 +9,7 @@ import datasets
 
 from grpo_cli.config.schema import Config
 from grpo_cli.data.load import load_examples
-from grpo_cli.engine.prompts import Prompts
+from grpo_cli.engine.rollout.prompts import Prompts
 from grpo_cli.models.load import load_policy
 from tests.cures.applied import Steps, cases_of, toml
 

@@ -10,8 +10,8 @@ import pytest
 from grpo_cli.engine import run, stages
 from grpo_cli.engine.agreement import Deviation, check, measure, tolerance
 from grpo_cli.engine.batch import Sequence, pad
-from grpo_cli.engine.prefix import read_prompts
 from grpo_cli.engine.resume import resume
+from grpo_cli.engine.rollout.prompt_cache import read_prompts
 from grpo_cli.engine.update import Objective
 from grpo_cli.errors import ModelError, TrainingError
 from grpo_cli.models.forward_plan import ForwardPlan
@@ -100,7 +100,7 @@ def test_a_corrupted_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         cache[0].values = mx.zeros_like(cache[0].values)
         return cache
 
-    monkeypatch.setattr("grpo_cli.engine.decode.read_prompts", forgetful)
+    monkeypatch.setattr("grpo_cli.engine.rollout.continuous_batch.read_prompts", forgetful)
     assert "sampling is off, with its cache" in stopped(small(tmp_path, **TWELVE)).message
 
 

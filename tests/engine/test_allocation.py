@@ -6,12 +6,13 @@ from typing import Any
 import mlx.core as mx
 import pytest
 
-from grpo_cli.engine import decode, events, run, update
+from grpo_cli.engine import events, run, update
 from grpo_cli.engine.allocation import RowLimit, is_allocation_failure
 from grpo_cli.engine.batch import make_microbatches
 from grpo_cli.engine.grpo.losses import LOSSES
-from grpo_cli.engine.rollout import generate
-from grpo_cli.engine.sampling import Sampling
+from grpo_cli.engine.rollout.generate import continuous_batch as decode
+from grpo_cli.engine.rollout.generate import generate
+from grpo_cli.engine.rollout.sampling import Sampling
 from grpo_cli.engine.update import Objective, accumulate
 from grpo_cli.errors import TrainingError
 from tests.engine.small import llama_policy, nanochat_policy

@@ -10,8 +10,8 @@ import pytest
 
 from grpo_cli.engine import events, run
 from grpo_cli.engine.allocation import RowLimit
-from grpo_cli.engine.rollout import generate
-from grpo_cli.engine.sampling import KeyChain, Sampling
+from grpo_cli.engine.rollout.generate import generate
+from grpo_cli.engine.rollout.sampling import KeyChain, Sampling
 from grpo_cli.engine.trainer import Trainer
 from grpo_cli.errors import RewardError, TrainingError
 from grpo_cli.models.load import Policy

@@ -4,8 +4,8 @@ import pytest
 
 from grpo_cli.config.schema import Config
 from grpo_cli.engine.evaluate import Evaluation, completion_lines, evaluate, measure_by_reward
-from grpo_cli.engine.prompts import Prompt
-from grpo_cli.engine.sampling import Sampling
+from grpo_cli.engine.rollout.prompts import Prompt
+from grpo_cli.engine.rollout.sampling import Sampling
 from grpo_cli.engine.scorecard import compare, distribution, scorecard
 from grpo_cli.rewards.answers import is_right
 from grpo_cli.rewards.table import load_rewards

@@ -12,7 +12,6 @@ from mlx_lm.models import llama
 from grpo_cli import device
 from grpo_cli.config.schema import Config
 from grpo_cli.engine import events, run
-from grpo_cli.engine.decode import Decoding, Dice, Row
 from grpo_cli.engine.footprint import (
     FLOAT32,
     Batch,
@@ -23,9 +22,10 @@ from grpo_cli.engine.footprint import (
     update_bytes,
     updated_at_once,
 )
-from grpo_cli.engine.grouped import reads_in_groups
 from grpo_cli.engine.memory import check_memory, needs_of
-from grpo_cli.engine.sampling import Sampling
+from grpo_cli.engine.rollout.continuous_batch import Decoding, Dice, Row
+from grpo_cli.engine.rollout.sampling import Sampling
+from grpo_cli.engine.rollout.shared_prompt import reads_in_groups
 from grpo_cli.errors import TrainingError
 from grpo_cli.models.forward_plan import ForwardPlan
 from tests.engine.test_trainer import small

@@ -12,8 +12,8 @@ from mlx_lm.models import llama
 from grpo_cli.engine import probe, run
 from grpo_cli.engine.allocation import RowLimit
 from grpo_cli.engine.probe import reference, sampling_plan, training_plan
-from grpo_cli.engine.rollout import generate
-from grpo_cli.engine.sampling import Sampling
+from grpo_cli.engine.rollout.generate import generate
+from grpo_cli.engine.rollout.sampling import Sampling
 from grpo_cli.errors import ModelError
 from grpo_cli.models.forward_plan import ForwardPlan
 from grpo_cli.models.load import Policy

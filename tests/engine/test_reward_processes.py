@@ -9,7 +9,7 @@ import pytest
 
 from grpo_cli.engine import run
 from grpo_cli.engine.resume import resume
-from grpo_cli.engine.sampling import Sampling
+from grpo_cli.engine.rollout.sampling import Sampling
 from grpo_cli.errors import RewardError
 from tests.engine.test_resume import SHORT, interrupt_after, log_without_times, weights
 from tests.engine.test_trainer import small

@@ -4,8 +4,8 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from grpo_cli.engine import sampling
-from grpo_cli.engine.sampling import LIKELIEST, keep_top_p, nucleus
+from grpo_cli.engine.rollout.generate import sampling
+from grpo_cli.engine.rollout.sampling import LIKELIEST, keep_top_p, nucleus
 
 VOCABULARY = 6000
 ROUNDING = 2e-6  # of a float32 sum of probabilities

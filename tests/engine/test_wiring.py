@@ -20,7 +20,7 @@ from grpo_cli.engine.batch import Microbatch, Sequence, pad
 from grpo_cli.engine.checkpoint import save_checkpoint
 from grpo_cli.engine.grpo.lr_schedule import learning_rate
 from grpo_cli.engine.optimizer import Optimizer
-from grpo_cli.engine.sampling import Sampling, draw
+from grpo_cli.engine.rollout.sampling import Sampling, draw
 from grpo_cli.engine.trainer import Trainer
 from grpo_cli.engine.update import Objective, accumulate, global_norm
 from grpo_cli.models.tree import flat

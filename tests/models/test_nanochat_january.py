@@ -15,9 +15,9 @@ import pytest
 from mlx_lm.models.cache import make_prompt_cache
 
 from grpo_cli.convert.architecture import ModelConfig, recognise
-from grpo_cli.engine.prefix import carries_gradients, keep, read_prompts
-from grpo_cli.engine.rollout import generate
-from grpo_cli.engine.sampling import Sampling
+from grpo_cli.engine.rollout.generate import generate
+from grpo_cli.engine.rollout.prompt_cache import carries_gradients, keep, read_prompts
+from grpo_cli.engine.rollout.sampling import Sampling
 from grpo_cli.models import nanochat_v2
 from grpo_cli.models.nanochat_v2 import Model, ModelArgs
 from grpo_cli.models.tree import flat

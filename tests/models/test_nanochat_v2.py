@@ -20,9 +20,9 @@ from grpo_cli.config.schema import Config
 from grpo_cli.engine.batch import make_microbatches
 from grpo_cli.engine.grpo.losses import LOSSES
 from grpo_cli.engine.optimizer import make_rule
-from grpo_cli.engine.prefix import carries_gradients, keep, read_prompts
-from grpo_cli.engine.rollout import generate
-from grpo_cli.engine.sampling import Sampling
+from grpo_cli.engine.rollout.generate import generate
+from grpo_cli.engine.rollout.prompt_cache import carries_gradients, keep, read_prompts
+from grpo_cli.engine.rollout.sampling import Sampling
 from grpo_cli.engine.update import Objective, accumulate, token_logprobs
 from grpo_cli.models import nanochat_v2
 from grpo_cli.models.load import Policy

@@ -8,10 +8,10 @@ from collections.abc import Iterator
 
 import mlx.core as mx
 
-from grpo_cli.engine.completion_text import CompletionText
-from grpo_cli.engine.decode import PREFILL_TOKENS, Row, broken_policy, stop_reason
-from grpo_cli.engine.prefix import read_prompts
-from grpo_cli.engine.sampling import Sampling, draw
+from grpo_cli.engine.rollout.completion_text import CompletionText
+from grpo_cli.engine.rollout.continuous_batch import PREFILL_TOKENS, Row, broken_policy, stop_reason
+from grpo_cli.engine.rollout.prompt_cache import read_prompts
+from grpo_cli.engine.rollout.sampling import Sampling, draw
 from grpo_cli.models.load import Policy, check_prompts
 from grpo_cli.types import StopReason
 

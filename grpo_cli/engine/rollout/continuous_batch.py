@@ -18,10 +18,10 @@ from typing import Any
 
 import mlx.core as mx
 
-from grpo_cli.engine.completion_text import CompletionText
-from grpo_cli.engine.grouped import GroupCache, quick_decoding, reads_in_groups
-from grpo_cli.engine.prefix import join, keep, read_prompts, select
-from grpo_cli.engine.sampling import Draw, KeyChain, Sampling, draw, uniforms
+from grpo_cli.engine.rollout.completion_text import CompletionText
+from grpo_cli.engine.rollout.prompt_cache import join, keep, read_prompts, select
+from grpo_cli.engine.rollout.sampling import Draw, KeyChain, Sampling, draw, uniforms
+from grpo_cli.engine.rollout.shared_prompt import GroupCache, quick_decoding, reads_in_groups
 from grpo_cli.errors import TrainingError
 from grpo_cli.models.load import Policy
 from grpo_cli.types import StopReason

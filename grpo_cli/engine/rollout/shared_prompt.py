@@ -26,7 +26,7 @@ from mlx_lm.models.cache import BatchKVCache
 
 from grpo_cli import device
 from grpo_cli.cpu.fast_exp import exp, has_slow_exp, sigmoid_by_power
-from grpo_cli.engine.prefix import carries_gradients, keep, read_prompts
+from grpo_cli.engine.rollout.prompt_cache import carries_gradients, keep, read_prompts
 
 PROBE = [[1, 2, 3], [2]]  # prompts of two lengths
 STEP = 64  # tokens of a completion that memory is taken for at once

@@ -9,11 +9,16 @@ import pytest
 from mlx_lm.models.cache import BatchKVCache
 
 from grpo_cli.cpu.fast_exp import exp, sigmoid_by_power
-from grpo_cli.engine import decode
-from grpo_cli.engine.grouped import GroupCache, grouped_attention, quick_decoding, reads_in_groups
-from grpo_cli.engine.prefix import join, keep, read_prompts
-from grpo_cli.engine.rollout import generate
-from grpo_cli.engine.sampling import Sampling, draw
+from grpo_cli.engine.rollout.generate import continuous_batch as decode
+from grpo_cli.engine.rollout.generate import generate
+from grpo_cli.engine.rollout.prompt_cache import join, keep, read_prompts
+from grpo_cli.engine.rollout.sampling import Sampling, draw
+from grpo_cli.engine.rollout.shared_prompt import (
+    GroupCache,
+    grouped_attention,
+    quick_decoding,
+    reads_in_groups,
+)
 from grpo_cli.models import nanochat_v2
 from grpo_cli.models.load import Policy
 from tests.engine.small import llama_policy, nanochat_policy, sliding_policy

@@ -7,9 +7,9 @@ from mlx_lm.tokenizer_utils import TokenizerWrapper
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers
 from transformers import PreTrainedTokenizerFast
 
-from grpo_cli.engine.completion_text import CompletionText
-from grpo_cli.engine.rollout import generate
-from grpo_cli.engine.sampling import Sampling
+from grpo_cli.engine.rollout.completion_text import CompletionText
+from grpo_cli.engine.rollout.generate import generate
+from grpo_cli.engine.rollout.sampling import Sampling
 from grpo_cli.errors import ModelError
 from grpo_cli.models.tokenizer import ChatTokenizer
 from tests.engine.small import llama_policy

@@ -6,8 +6,8 @@ import pytest
 
 from grpo_cli.config.schema import Config
 from grpo_cli.engine import run
-from grpo_cli.engine.order import DataOrder
-from grpo_cli.engine.prompts import Prompt, Prompts
+from grpo_cli.engine.rollout.prompt_order import DataOrder
+from grpo_cli.engine.rollout.prompts import Prompt, Prompts
 from grpo_cli.errors import DataError, ModelError
 from grpo_cli.types import Example, Message
 from tests.engine.small import ByteTokenizer

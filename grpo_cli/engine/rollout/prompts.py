@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import overload
 
 from grpo_cli.config.schema import Config
-from grpo_cli.engine.order import DataOrder, shuffled
+from grpo_cli.engine.rollout.prompt_order import DataOrder, shuffled
 from grpo_cli.errors import DataError, ModelError
 from grpo_cli.models.tokenizer import Tokenizer
 from grpo_cli.types import Example

@@ -13,9 +13,9 @@ import mlx.core as mx
 
 from grpo_cli.distributed.world import World
 from grpo_cli.engine.allocation import RowLimit, is_allocation_failure, unable
-from grpo_cli.engine.completion_text import CompletionText
-from grpo_cli.engine.decode import Decoding, Dice, Row
-from grpo_cli.engine.sampling import KeyChain, Sampling
+from grpo_cli.engine.rollout.completion_text import CompletionText
+from grpo_cli.engine.rollout.continuous_batch import Decoding, Dice, Row
+from grpo_cli.engine.rollout.sampling import KeyChain, Sampling
 from grpo_cli.errors import ModelError
 from grpo_cli.models.load import Policy, check_prompts
 from grpo_cli.types import Rollout, StopReason

@@ -15,7 +15,7 @@ from grpo_cli.engine.faults import first_broken
 from grpo_cli.engine.footprint import steps_down
 from grpo_cli.engine.grpo.importance_sampling import Correction
 from grpo_cli.engine.memory import needs_of
-from grpo_cli.engine.quantised import RolloutPolicy
+from grpo_cli.engine.rollout.quantized_policy import RolloutPolicy
 from grpo_cli.engine.state import read_state, write_state
 from grpo_cli.engine.update import Gradients, Objective, accumulate, token_logprobs
 from grpo_cli.errors import ModelError, TrainingError
@@ -239,7 +239,9 @@ def test_a_sampler_that_is_wrong_is_found_behind_the_copy(
 
 
 def test_layers_that_cannot_be_rounded_stop_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("grpo_cli.engine.quantised.Rounding", lambda bits, _: Rounding(bits, 1024))
+    monkeypatch.setattr(
+        "grpo_cli.engine.rollout.quantized_policy.Rounding", lambda bits, _: Rounding(bits, 1024)
+    )
     config = small(tmp_path, **{**SHORT, **QUANTISED})
     with pytest.raises(ModelError, match="finds no layer to quantise"):
         run.train(config)

@@ -8,10 +8,10 @@ import mlx.core as mx
 import pytest
 
 from grpo_cli.engine import run
-from grpo_cli.engine.order import DataOrder
 from grpo_cli.engine.resume import resume
+from grpo_cli.engine.rollout.buffer import Draw, Parts, is_informative
+from grpo_cli.engine.rollout.prompt_order import DataOrder
 from grpo_cli.engine.state import read_state
-from grpo_cli.engine.supply import Draw, Parts, is_informative
 from grpo_cli.engine.trainer import Trainer
 from grpo_cli.types import RolloutGroup
 from tests.engine.small import group, rollout

@@ -1,6 +1,6 @@
 """The order of examples: every epoch holds each once, and position alone decides."""
 
-from grpo_cli.engine.order import DataOrder
+from grpo_cli.engine.rollout.prompt_order import DataOrder
 
 
 def test_every_epoch_holds_every_example_once_in_another_order() -> None:
