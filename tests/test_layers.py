@@ -67,7 +67,7 @@ LIGHT = {
     "grpo_cli.rewards",
     "grpo_cli.engine.events",
     "grpo_cli.engine.footprint",
-    "grpo_cli.engine.teaching",
+    "grpo_cli.engine.guards.nothing_learned",
     "grpo_cli.convert.options",
     "grpo_cli.distributed.hosts",
     "grpo_cli.cpu.elf",

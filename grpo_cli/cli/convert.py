@@ -152,7 +152,7 @@ def convert(
 def check_intact(source: str) -> None:
     """Raise ConversionError for a checkpoint of a run that is not what its manifest says."""
     from grpo_cli.convert.errors import ConversionError
-    from grpo_cli.engine.intact import MANIFEST, damage
+    from grpo_cli.engine.run_dir.manifest import MANIFEST, damage
 
     folder = Path(expanded_name(source))
     problem = damage(folder) if (folder / MANIFEST).is_file() else None

@@ -56,7 +56,7 @@ def resume(
                       max_steps=max_steps, seed=seed)  # fmt: skip
     overrides = [*shortcuts, *(set_ or ())]
     with doing(f"looking for the newest checkpoint in {path} …"):
-        from grpo_cli.engine.run_folder import locate
+        from grpo_cli.engine.run_dir.folder import locate
         from grpo_cli.files import chosen_path, from_here
 
     hold_nobody()

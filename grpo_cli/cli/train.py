@@ -49,7 +49,7 @@ def train(
     """
     with doing("reading the configuration …"):
         from grpo_cli.config.load import load_config
-        from grpo_cli.engine.run_folder import refuse_existing_run
+        from grpo_cli.engine.run_dir.folder import refuse_existing_run
 
     name = one_of(config, config_, "--config")
     shortcuts = given(model_name=model, dataset=dataset, output_dir=output_dir, run_name=run_name,

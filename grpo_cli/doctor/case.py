@@ -129,7 +129,7 @@ class Case:
     @cached_property
     def checkpoints(self) -> list[Path]:
         """The checkpoints to examine: the one named, or all of the run."""
-        from grpo_cli.engine.intact import checkpoints
+        from grpo_cli.engine.run_dir.manifest import checkpoints
 
         if self.checkpoint is not None:
             return [self.checkpoint]

@@ -21,7 +21,7 @@ STATE = "trainer_state.json"
 
 def damage_of(folder: Path) -> str | CheckpointError:
     """What is wrong with a checkpoint's files: empty where nothing is, an error for another version's."""
-    from grpo_cli.engine.intact import damage
+    from grpo_cli.engine.run_dir.manifest import damage
 
     try:
         read_object(folder / MANIFEST)  # before what reads it without limits
@@ -79,7 +79,7 @@ def damaged(case: Case, folder: Path, problem: str, intact: list[Path]) -> Findi
 
 def siblings(folder: Path) -> list[Path]:
     """The other checkpoints of a checkpoint's run."""
-    from grpo_cli.engine.intact import checkpoints
+    from grpo_cli.engine.run_dir.manifest import checkpoints
 
     return [other for other in checkpoints(folder.absolute().parent) if other.name != folder.name]
 
@@ -115,7 +115,7 @@ def newest(case: Case) -> Path | None:
 
 def readable_step(folder: Path) -> tuple[int, bool]:
     """The step of a checkpoint by its manifest, else by its name; -1 where neither can be read."""
-    from grpo_cli.engine.intact import step_in_manifest
+    from grpo_cli.engine.run_dir.manifest import step_in_manifest
 
     try:
         return step_in_manifest(folder)

@@ -70,7 +70,7 @@ def age(path: Path) -> float:
 
 def in_use(path: Path) -> bool:
     """Whether a process holds the lock of the run, or of the conversion, that it belongs to."""
-    from grpo_cli.engine.lock import LOCK_FILE
+    from grpo_cli.engine.run_dir.lock import LOCK_FILE
 
     return is_locked(path) or is_locked(path.parent / LOCK_FILE)
 

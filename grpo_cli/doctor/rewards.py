@@ -23,7 +23,13 @@ from grpo_cli.doctor.run_log import (
     step_number,
     too_few,
 )
-from grpo_cli.engine.teaching import GUIDE_TEMPERATURE, equal_cures, every, more_to_learn_from, zero_words
+from grpo_cli.engine.guards.nothing_learned import (
+    GUIDE_TEMPERATURE,
+    equal_cures,
+    every,
+    more_to_learn_from,
+    zero_words,
+)
 from grpo_cli.foreign_text import quoted
 from grpo_cli.words import plural
 

@@ -15,12 +15,12 @@ from typing import Any, TypeVar
 
 from grpo_cli.doctor.case import Case, json_object, texts
 from grpo_cli.doctor.findings import Finding, error, ok, skipped, warning
-from grpo_cli.engine.teaching import ALL_CUT as ALL_CUT
-from grpo_cli.engine.teaching import BEST
-from grpo_cli.engine.teaching import FEWEST_STEPS as FEWEST_STEPS
-from grpo_cli.engine.teaching import GUIDE_NEW_TOKENS as GUIDE_NEW_TOKENS
-from grpo_cli.engine.teaching import SOLVED as SOLVED
-from grpo_cli.engine.teaching import solved as engine_solved
+from grpo_cli.engine.guards.nothing_learned import ALL_CUT as ALL_CUT
+from grpo_cli.engine.guards.nothing_learned import BEST
+from grpo_cli.engine.guards.nothing_learned import FEWEST_STEPS as FEWEST_STEPS
+from grpo_cli.engine.guards.nothing_learned import GUIDE_NEW_TOKENS as GUIDE_NEW_TOKENS
+from grpo_cli.engine.guards.nothing_learned import SOLVED as SOLVED
+from grpo_cli.engine.guards.nothing_learned import solved as engine_solved
 from grpo_cli.foreign_text import quoted
 from grpo_cli.words import plural
 

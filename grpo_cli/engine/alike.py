@@ -15,7 +15,7 @@ from typing import Any
 from grpo_cli.config.fields import toml_value
 from grpo_cli.config.schema import Config
 from grpo_cli.distributed.world import World
-from grpo_cli.engine.intact import sha256
+from grpo_cli.engine.run_dir.manifest import sha256
 from grpo_cli.errors import TrainingError
 from grpo_cli.rewards.spec import RewardSpec
 

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import IO
 
 from grpo_cli.distributed.world import World
-from grpo_cli.engine.intact import MANIFEST, Manifest, damage
-from grpo_cli.engine.run_folder import words_for_the_disk
+from grpo_cli.engine.run_dir.folder import words_for_the_disk
+from grpo_cli.engine.run_dir.manifest import MANIFEST, Manifest, damage
 from grpo_cli.errors import CheckpointError
 from grpo_cli.files import sync
 from grpo_cli.folders import new_in_place_of

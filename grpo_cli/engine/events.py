@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from grpo_cli.engine.teaching import NothingLearnt
+from grpo_cli.engine.guards.nothing_learned import NothingLearnt
 from grpo_cli.types import RolloutGroup
 
 

@@ -4,10 +4,10 @@ import math
 from typing import Any
 
 from grpo_cli.config.schema import Config
-from grpo_cli.engine.batch import Microbatch
-from grpo_cli.engine.faults import Fault
 from grpo_cli.engine.grpo.importance_sampling import Spread
-from grpo_cli.engine.update import UpdateResult
+from grpo_cli.engine.guards.nonfinite import Fault
+from grpo_cli.engine.update.batch import Microbatch
+from grpo_cli.engine.update.objective import UpdateResult
 
 
 def has_advantages(batches: list[Microbatch]) -> bool:

@@ -25,27 +25,27 @@ from grpo_cli.distributed.world import ALONE, World
 from grpo_cli.engine import events
 from grpo_cli.engine.alike import check_alike, loaded, settings
 from grpo_cli.engine.evaluate import Evaluation, evaluate, measure_by_reward
-from grpo_cli.engine.head import find_head
-from grpo_cli.engine.inputs import checksums
 from grpo_cli.engine.interrupt import Interruption
-from grpo_cli.engine.layer_checkpoint import can_checkpoint
 from grpo_cli.engine.memory import check_memory
-from grpo_cli.engine.optimizer import Optimizer
-from grpo_cli.engine.probe import check_kind, sampling_plan, training_plan
 from grpo_cli.engine.rollout.generate import Progress, no_progress
 from grpo_cli.engine.rollout.prompt_cache import carries_gradients
 from grpo_cli.engine.rollout.prompts import Prompt, Prompts, encode
 from grpo_cli.engine.rollout.sampling import Sampling
-from grpo_cli.engine.run_folder import (
+from grpo_cli.engine.run_dir.folder import (
     discard_empty_run,
     new_run_folder,
     refuse_existing_run,
     words_for_the_disk,
 )
-from grpo_cli.engine.runlog import RunLog
-from grpo_cli.engine.saver import Saver
+from grpo_cli.engine.run_dir.inputs import checksums
+from grpo_cli.engine.run_dir.log import RunLog
+from grpo_cli.engine.run_dir.saver import Saver
 from grpo_cli.engine.stages import scorer_of
 from grpo_cli.engine.trainer import Trainer
+from grpo_cli.engine.update.activation_checkpoint import can_checkpoint
+from grpo_cli.engine.update.chunked_logits import find_head
+from grpo_cli.engine.update.forward_probe import check_kind, sampling_plan, training_plan
+from grpo_cli.engine.update.optimizer import Optimizer
 from grpo_cli.errors import ModelError, TrainingError
 from grpo_cli.foreign_text import quoted
 from grpo_cli.models.load import Policy, check_prompts, load_policy, unread_model

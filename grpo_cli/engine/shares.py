@@ -10,7 +10,7 @@ import heapq
 
 import mlx.core as mx
 
-from grpo_cli.engine.batch import Microbatch
+from grpo_cli.engine.update.batch import Microbatch
 
 
 def deal(batches: list[Microbatch], ranks: int) -> list[Microbatch]:

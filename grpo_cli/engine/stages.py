@@ -19,21 +19,17 @@ import mlx.nn as nn
 from grpo_cli import device
 from grpo_cli.config.schema import Config
 from grpo_cli.distributed.world import ALONE, World
-from grpo_cli.engine import agreement, events
+from grpo_cli.engine import events
 from grpo_cli.engine.allocation import RowLimit, in_parts
-from grpo_cli.engine.batch import Counting, Microbatch, make_microbatches
-from grpo_cli.engine.compiled import CompiledLoss
-from grpo_cli.engine.faults import Fault, find_fault, first_broken
 from grpo_cli.engine.grpo.advantages import compute_advantages
 from grpo_cli.engine.grpo.losses import LOSSES
 from grpo_cli.engine.grpo.lr_schedule import learning_rate
 from grpo_cli.engine.grpo.overlong import punish_overlong
-from grpo_cli.engine.head import Head
+from grpo_cli.engine.guards import logprob_mismatch as agreement
+from grpo_cli.engine.guards.frozen_weights import Proof
+from grpo_cli.engine.guards.nonfinite import Fault, find_fault, first_broken
 from grpo_cli.engine.interrupt import Interruption
-from grpo_cli.engine.movement import Proof
-from grpo_cli.engine.optimizer import Optimizer
 from grpo_cli.engine.outcome import has_advantages, nothing, update_numbers
-from grpo_cli.engine.packing import Budget
 from grpo_cli.engine.rollout.buffer import Draw
 from grpo_cli.engine.rollout.continuous_batch import BrokenPolicy
 from grpo_cli.engine.rollout.generate import OnGroup, generate, of_all_ranks
@@ -41,7 +37,12 @@ from grpo_cli.engine.rollout.prompts import Prompt, Prompts
 from grpo_cli.engine.rollout.quantized_policy import RolloutPolicy
 from grpo_cli.engine.rollout.sampling import KeyChain, Sampling
 from grpo_cli.engine.shares import deal
-from grpo_cli.engine.update import Objective, UpdateResult, accumulate, token_logprobs
+from grpo_cli.engine.update.batch import Counting, Microbatch, make_microbatches
+from grpo_cli.engine.update.chunked_logits import Head
+from grpo_cli.engine.update.compiled_loss import CompiledLoss
+from grpo_cli.engine.update.objective import Objective, UpdateResult, accumulate, token_logprobs
+from grpo_cli.engine.update.optimizer import Optimizer
+from grpo_cli.engine.update.packing import Budget
 from grpo_cli.errors import TrainingError
 from grpo_cli.models.load import Policy
 from grpo_cli.models.lora import adapters_off

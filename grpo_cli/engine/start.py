@@ -20,10 +20,10 @@ from grpo_cli.config.schema import Config
 from grpo_cli.distributed.world import World
 from grpo_cli.engine import events
 from grpo_cli.engine.bring import bring
-from grpo_cli.engine.intact import FINAL, damage, newest_intact, step_in_manifest
-from grpo_cli.engine.lock import RunLock
-from grpo_cli.engine.run_folder import CONFIG_FILE, existing, locate, tidy
-from grpo_cli.engine.state import read_state
+from grpo_cli.engine.run_dir.folder import CONFIG_FILE, existing, locate, tidy
+from grpo_cli.engine.run_dir.lock import RunLock
+from grpo_cli.engine.run_dir.manifest import FINAL, damage, newest_intact, step_in_manifest
+from grpo_cli.engine.run_dir.run_state import read_state
 from grpo_cli.errors import CheckpointError, ConfigError
 from grpo_cli.files import chosen_path, from_here
 from grpo_cli.foreign_text import quoted

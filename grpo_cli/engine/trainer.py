@@ -18,23 +18,23 @@ import mlx.core as mx
 
 from grpo_cli import device
 from grpo_cli.engine import events
-from grpo_cli.engine.batch import Counting
-from grpo_cli.engine.checkpoint import Snapshot
 from grpo_cli.engine.evaluate import evaluate, measure_by_reward
-from grpo_cli.engine.faults import first_broken
-from grpo_cli.engine.intact import FINAL
+from grpo_cli.engine.guards.nonfinite import first_broken
+from grpo_cli.engine.guards.nothing_learned import Teaching
 from grpo_cli.engine.interrupt import Interruption
 from grpo_cli.engine.metrics import SOMETIMES, anomalies, rollout_metrics
-from grpo_cli.engine.rescue import Rescue, exited
 from grpo_cli.engine.rollout.buffer import Draw, Part, Parts
 from grpo_cli.engine.rollout.prompts import Prompt
 from grpo_cli.engine.rollout.sampling import KeyChain, Sampling
-from grpo_cli.engine.runlog import RunLog
-from grpo_cli.engine.saver import Saver
+from grpo_cli.engine.run_dir.checkpoint import Snapshot
+from grpo_cli.engine.run_dir.log import RunLog
+from grpo_cli.engine.run_dir.manifest import FINAL
+from grpo_cli.engine.run_dir.rescue import Rescue, exited
+from grpo_cli.engine.run_dir.run_state import RunState, random_state, restore_random_state
+from grpo_cli.engine.run_dir.saver import Saver
 from grpo_cli.engine.shares import checksum
 from grpo_cli.engine.stages import Stages
-from grpo_cli.engine.state import RunState, random_state, restore_random_state
-from grpo_cli.engine.teaching import Teaching
+from grpo_cli.engine.update.batch import Counting
 from grpo_cli.errors import Interrupted, TrainingError
 from grpo_cli.models.tree import flat
 from grpo_cli.rewards.notes import averages

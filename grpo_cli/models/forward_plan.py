@@ -1,4 +1,4 @@
-"""How the rows of a batch are put together for a model: decided once, by trying (engine/probe.py)."""
+"""How the rows of a batch are put together for a model: found by trying (engine/update/forward_probe.py)."""
 
 from dataclasses import dataclass
 from typing import Literal

@@ -19,14 +19,14 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from grpo_cli import device
-from grpo_cli.engine.batch import make_microbatches
 from grpo_cli.engine.grpo.losses import LOSSES
-from grpo_cli.engine.head import find_head
-from grpo_cli.engine.probe import check_kind, training_plan
 from grpo_cli.engine.rollout.generate import generate
 from grpo_cli.engine.rollout.prompt_cache import carries_gradients
 from grpo_cli.engine.rollout.sampling import Sampling
-from grpo_cli.engine.update import Objective, accumulate
+from grpo_cli.engine.update.batch import make_microbatches
+from grpo_cli.engine.update.chunked_logits import find_head
+from grpo_cli.engine.update.forward_probe import check_kind, training_plan
+from grpo_cli.engine.update.objective import Objective, accumulate
 from grpo_cli.errors import ModelError
 from grpo_cli.models.forward_plan import ForwardPlan
 from grpo_cli.models.load import Policy

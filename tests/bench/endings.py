@@ -26,9 +26,11 @@ from unittest import mock
 
 from grpo_cli.cli import live
 from grpo_cli.cli.main import run as grpo
-from grpo_cli.engine import checkpoint, optimizer, runlog, saver
 from grpo_cli.engine.events import RolloutProgress, StepFinished, UpdateProgress
-from grpo_cli.engine.intact import damage
+from grpo_cli.engine.run_dir import checkpoint, saver
+from grpo_cli.engine.run_dir import log as runlog
+from grpo_cli.engine.run_dir.manifest import damage
+from grpo_cli.engine.update.objective import optimizer
 from tests.bench.torture import log
 from tests.support.exceptions import EXCEPTIONS, made
 

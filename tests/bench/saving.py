@@ -29,9 +29,9 @@ def main() -> None:
     from mlx.utils import tree_map
 
     from grpo_cli.config.schema import Config
-    from grpo_cli.engine.checkpoint import Snapshot, save_checkpoint
-    from grpo_cli.engine.optimizer import Optimizer
-    from grpo_cli.engine.state import RunState
+    from grpo_cli.engine.run_dir.checkpoint import Snapshot, save_checkpoint
+    from grpo_cli.engine.run_dir.run_state import RunState
+    from grpo_cli.engine.update.optimizer import Optimizer
     from grpo_cli.models.load import load_policy
 
     config = Config(model_name=chosen.model)

@@ -11,12 +11,12 @@ from rich.console import Console
 from typer import Exit
 
 from grpo_cli.config.schema import Config
-from grpo_cli.engine.batch import Sequence, pad
-from grpo_cli.engine.update import token_logprobs
+from grpo_cli.engine.update.batch import Sequence, pad
+from grpo_cli.engine.update.objective import token_logprobs
 from tests.bench import measure, table, updates
 from tests.bench.__main__ import main
 from tests.engine.small import VOCAB, nanochat_policy
-from tests.engine.test_update import largest_difference
+from tests.engine.update.test_objective import largest_difference
 
 PARTS = ("rollout", "batch_generate", "update", "forward_backward", "step")
 UPDATE_PARTS = ("update", "gradient", "prefix_shared", "whole_sequences")

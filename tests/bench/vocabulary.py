@@ -16,10 +16,10 @@ from mlx_lm.models import nanochat
 
 from grpo_cli import device
 from grpo_cli.config.schema import Config
-from grpo_cli.engine.batch import Microbatch
-from grpo_cli.engine.head import find_head
-from grpo_cli.engine.optimizer import Optimizer
-from grpo_cli.engine.update import Objective, accumulate
+from grpo_cli.engine.update.batch import Microbatch
+from grpo_cli.engine.update.chunked_logits import find_head
+from grpo_cli.engine.update.objective import Objective, accumulate
+from grpo_cli.engine.update.optimizer import Optimizer
 
 VOCABULARY = 65536
 

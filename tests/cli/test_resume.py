@@ -12,7 +12,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from grpo_cli.cli.main import app
-from grpo_cli.engine.intact import checkpoints, damage
+from grpo_cli.engine.run_dir.manifest import checkpoints, damage
 from tests.support.forked import Process, start
 from tests.support.waiting import HANG, wait_until
 

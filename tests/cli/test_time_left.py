@@ -17,7 +17,7 @@ from grpo_cli.engine.events import (
     RunStarted,
     StepFinished,
 )
-from grpo_cli.engine.teaching import NothingLearnt
+from grpo_cli.engine.guards.nothing_learned import NothingLearnt
 
 RUN = Path("outputs/r")
 

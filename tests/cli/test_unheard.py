@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from grpo_cli.engine.intact import checkpoints, damage
-from grpo_cli.engine.state import read_state
+from grpo_cli.engine.run_dir.manifest import checkpoints, damage
+from grpo_cli.engine.run_dir.run_state import read_state
 from tests.engine.test_trainer import lines
 from tests.support import waiting
 from tests.support.forked import Process, start

@@ -19,11 +19,11 @@ from transformers import AutoTokenizer
 from grpo_cli.convert.options import Options
 from grpo_cli.convert.run import convert
 from grpo_cli.convert.to_nanochat import convert_back
-from grpo_cli.engine.batch import make_microbatches
 from grpo_cli.engine.grpo.losses import LOSSES
 from grpo_cli.engine.rollout.generate import generate
 from grpo_cli.engine.rollout.sampling import Sampling
-from grpo_cli.engine.update import Objective, accumulate, token_logprobs
+from grpo_cli.engine.update.batch import make_microbatches
+from grpo_cli.engine.update.objective import Objective, accumulate, token_logprobs
 from grpo_cli.models.load import Policy, load_policy
 from grpo_cli.models.tree import flat
 from tests.convert.checkpoints import GENUINE, tensors_of

@@ -8,13 +8,13 @@ import pytest
 from mlx_lm.models import llama
 
 from grpo_cli.cpu.exact_sums import logsumexp, row_sums, running_sums, total
-from grpo_cli.engine.batch import make_microbatches
 from grpo_cli.engine.grpo.entropy import token_entropies
 from grpo_cli.engine.grpo.losses import LOSSES
-from grpo_cli.engine.head import chosen_logprobs, find_head, in_slices
 from grpo_cli.engine.rollout.prompt_cache import keep, read_prompts
 from grpo_cli.engine.rollout.sampling import Sampling, draw
-from grpo_cli.engine.update import Objective, accumulate, global_norm, token_logprobs
+from grpo_cli.engine.update.batch import make_microbatches
+from grpo_cli.engine.update.chunked_logits import chosen_logprobs, find_head, in_slices
+from grpo_cli.engine.update.objective import Objective, accumulate, global_norm, token_logprobs
 from tests.engine.small import group, rollout
 
 VOCABULARIES = [49_152, 151_936, 262_144]

@@ -12,10 +12,10 @@ prepare()
 import mlx.core as mx  # noqa: E402  (after the device)
 
 from grpo_cli.distributed.world import join  # noqa: E402
-from grpo_cli.engine.batch import Counting, make_microbatches  # noqa: E402
 from grpo_cli.engine.grpo.losses import LOSSES  # noqa: E402
 from grpo_cli.engine.shares import deal  # noqa: E402
-from grpo_cli.engine.update import Objective, accumulate  # noqa: E402
+from grpo_cli.engine.update.batch import Counting, make_microbatches  # noqa: E402
+from grpo_cli.engine.update.objective import Objective, accumulate  # noqa: E402
 from grpo_cli.models.tree import flat  # noqa: E402
 from grpo_cli.types import RolloutGroup  # noqa: E402
 from tests.engine.small import group, llama_policy, rollout  # noqa: E402

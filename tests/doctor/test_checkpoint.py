@@ -54,7 +54,7 @@ def seen(finding: Finding) -> tuple[str, str]:
 
 def rehashed(folder: Path) -> None:
     """The manifest made right for changed files: damage that no checksum tells."""
-    from grpo_cli.engine.checkpoint import write_manifest
+    from grpo_cli.engine.run_dir.checkpoint import write_manifest
 
     step = json.loads((folder / "manifest.json").read_text())["step"]
     (folder / "manifest.json").unlink()

@@ -9,14 +9,21 @@ import pytest
 
 from grpo_cli.config.schema import Config
 from grpo_cli.engine.allocation import RowLimit
-from grpo_cli.engine.batch import Counting, Microbatch, make_microbatches
 from grpo_cli.engine.grpo.losses import LOSSES
-from grpo_cli.engine.update import Gradients, Objective, UpdateResult, accumulate, global_norm, token_logprobs
+from grpo_cli.engine.update.batch import Counting, Microbatch, make_microbatches
+from grpo_cli.engine.update.objective import (
+    Gradients,
+    Objective,
+    UpdateResult,
+    accumulate,
+    global_norm,
+    token_logprobs,
+)
 from grpo_cli.models.load import Policy
 from grpo_cli.types import RolloutGroup, StopReason
 from tests.engine.plain import logits_of, logprobs_of, plain_loss
 from tests.engine.small import group, llama_policy, nanochat_policy, rollout
-from tests.engine.test_update import largest_difference, nearby_reference
+from tests.engine.update.test_objective import largest_difference, nearby_reference
 
 BASE: dict[str, Any] = {
     "temperature": 0.8, "clip_eps": 0.2, "clip_eps_high": 0.3, "batch_size": 2, "max_new_tokens": 6,

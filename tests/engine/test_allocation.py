@@ -6,19 +6,20 @@ from typing import Any
 import mlx.core as mx
 import pytest
 
-from grpo_cli.engine import events, run, update
+from grpo_cli.engine import events, run
 from grpo_cli.engine.allocation import RowLimit, is_allocation_failure
-from grpo_cli.engine.batch import make_microbatches
 from grpo_cli.engine.grpo.losses import LOSSES
 from grpo_cli.engine.rollout.generate import continuous_batch as decode
 from grpo_cli.engine.rollout.generate import generate
 from grpo_cli.engine.rollout.sampling import Sampling
-from grpo_cli.engine.update import Objective, accumulate
+from grpo_cli.engine.update.batch import make_microbatches
+from grpo_cli.engine.update.objective import Objective, accumulate
+from grpo_cli.engine.update.objective import objective as update
 from grpo_cli.errors import TrainingError
 from tests.engine.small import llama_policy, nanochat_policy
 from tests.engine.test_resume import SHORT
 from tests.engine.test_trainer import lines, small
-from tests.engine.test_update import largest_difference, step_groups
+from tests.engine.update.test_objective import largest_difference, step_groups
 
 METAL = (
     "[metal::malloc] Attempting to allocate 48736917632 bytes which is greater than the maximum allowed "

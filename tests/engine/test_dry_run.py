@@ -6,7 +6,7 @@ import pytest
 
 from grpo_cli import device
 from grpo_cli.engine import events, run, stages
-from grpo_cli.engine.faults import Fault
+from grpo_cli.engine.guards.nonfinite import Fault
 from grpo_cli.engine.memory import check_memory, needs_of
 from grpo_cli.errors import TrainingError
 from tests.engine.test_trainer import small

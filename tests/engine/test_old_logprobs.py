@@ -8,10 +8,10 @@ import pytest
 
 from grpo_cli.engine import run
 from grpo_cli.engine.allocation import RowLimit
-from grpo_cli.engine.batch import Microbatch
-from grpo_cli.engine.state import read_state, write_state
+from grpo_cli.engine.run_dir.run_state import read_state, write_state
 from grpo_cli.engine.trainer import Trainer
-from grpo_cli.engine.update import Objective, microbatch_loss, token_logprobs
+from grpo_cli.engine.update.batch import Microbatch
+from grpo_cli.engine.update.objective import Objective, microbatch_loss, token_logprobs
 from tests.engine.test_trainer import lines, small
 from tests.engine.test_wiring import prepared
 

@@ -12,7 +12,7 @@ from grpo_cli.engine import resume as resuming
 from grpo_cli.engine import run
 from grpo_cli.engine.resume import resume
 from grpo_cli.engine.rollout.sampling import KeyChain
-from grpo_cli.engine.state import random_state, read_state
+from grpo_cli.engine.run_dir.run_state import random_state, read_state
 from tests.engine.test_resume import SHORT, Stop, crash_after
 from tests.engine.test_trainer import small
 

@@ -14,9 +14,9 @@ import pytest
 from grpo_cli.config.render import dump_config
 from grpo_cli.config.schema import Config
 from grpo_cli.engine import events, run
-from grpo_cli.engine.intact import MANIFEST
 from grpo_cli.engine.resume import resume
-from grpo_cli.engine.state import read_state
+from grpo_cli.engine.run_dir.manifest import MANIFEST
+from grpo_cli.engine.run_dir.run_state import read_state
 from grpo_cli.errors import CheckpointError, ConfigError
 from tests.engine.test_trainer import lines, small
 

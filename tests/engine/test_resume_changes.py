@@ -14,10 +14,10 @@ import pytest
 
 from grpo_cli.config.schema import Config
 from grpo_cli.engine import events, run
-from grpo_cli.engine.checkpoint import write_manifest
 from grpo_cli.engine.resume import as_before, resume
 from grpo_cli.engine.rollout.prompt_order import DataOrder
-from grpo_cli.engine.state import read_state
+from grpo_cli.engine.run_dir.checkpoint import write_manifest
+from grpo_cli.engine.run_dir.run_state import read_state
 from grpo_cli.errors import CheckpointError, GrpoError, ModelError
 from grpo_cli.models.find import TINY
 from tests.engine.test_resume import log_without_times, notices

@@ -14,10 +14,11 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from grpo_cli.engine import events, run, runlog
-from grpo_cli.engine.intact import checkpoints
+from grpo_cli.engine import events, run
 from grpo_cli.engine.resume import resume
-from grpo_cli.engine.state import RunState, read_state, write_state
+from grpo_cli.engine.run_dir import log as runlog
+from grpo_cli.engine.run_dir.manifest import checkpoints
+from grpo_cli.engine.run_dir.run_state import RunState, read_state, write_state
 from grpo_cli.errors import CheckpointError
 from grpo_cli.models.find import TINY
 from grpo_cli.types import Example, Rollout, RolloutGroup, StopReason

@@ -3,9 +3,9 @@
 import mlx.core as mx
 import pytest
 
-from grpo_cli.engine.batch import make_microbatches
 from grpo_cli.engine.grpo.losses import LOSSES
 from grpo_cli.engine.shares import checksum, cost, deal
+from grpo_cli.engine.update.batch import make_microbatches
 from tests.engine.small import group, rollout
 
 

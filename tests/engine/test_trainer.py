@@ -13,8 +13,8 @@ from mlx.utils import tree_flatten
 from grpo_cli.config.load import load_config
 from grpo_cli.config.schema import Config
 from grpo_cli.engine import events, run
-from grpo_cli.engine.batch import Sequence, pad
-from grpo_cli.engine.update import token_logprobs
+from grpo_cli.engine.update.batch import Sequence, pad
+from grpo_cli.engine.update.objective import token_logprobs
 from grpo_cli.errors import CheckpointError, DataError, RewardError
 from grpo_cli.models.load import load_policy
 from grpo_cli.models.lora import adapters_off

@@ -17,13 +17,13 @@ from mlx_lm.models.cache import make_prompt_cache
 from mlx_lm.utils import load_model
 
 from grpo_cli.config.schema import Config
-from grpo_cli.engine.batch import make_microbatches
 from grpo_cli.engine.grpo.losses import LOSSES
-from grpo_cli.engine.optimizer import make_rule
 from grpo_cli.engine.rollout.generate import generate
 from grpo_cli.engine.rollout.prompt_cache import carries_gradients, keep, read_prompts
 from grpo_cli.engine.rollout.sampling import Sampling
-from grpo_cli.engine.update import Objective, accumulate, token_logprobs
+from grpo_cli.engine.update.batch import make_microbatches
+from grpo_cli.engine.update.objective import Objective, accumulate, token_logprobs
+from grpo_cli.engine.update.optimizer import make_rule
 from grpo_cli.models import nanochat_v2
 from grpo_cli.models.load import Policy
 from grpo_cli.models.lora import LoRA, add_adapters
@@ -31,7 +31,7 @@ from grpo_cli.models.nanochat_v2 import Model, ModelArgs
 from grpo_cli.models.tree import flat
 from grpo_cli.types import RolloutGroup
 from tests.engine.small import ByteTokenizer, group, rollout
-from tests.engine.test_update import largest_difference
+from tests.engine.update.test_objective import largest_difference
 
 GENUINE = Path(__file__).parents[2] / "../shared/fixtures/nanochat/head-sft-small"
 needs_genuine = pytest.mark.skipif(not GENUINE.exists(), reason="needs ../shared/fixtures/nanochat")

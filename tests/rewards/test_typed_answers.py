@@ -7,7 +7,7 @@ import pytest
 
 from grpo_cli.config.schema import Config
 from grpo_cli.data.rows import Row, examples_from
-from grpo_cli.engine.teaching import Teaching
+from grpo_cli.engine.guards.nothing_learned import Teaching
 from grpo_cli.errors import RewardError
 from grpo_cli.rewards.call import call
 from grpo_cli.rewards.notes import Notes

@@ -100,9 +100,9 @@ def header_only(content: bytes, chance: random.Random) -> bytes:
 
 def checkpoint(folder: Path) -> None:
     from grpo_cli.config.schema import Config
-    from grpo_cli.engine.checkpoint import Snapshot, save_checkpoint
-    from grpo_cli.engine.optimizer import Optimizer
-    from grpo_cli.engine.state import RunState
+    from grpo_cli.engine.run_dir.checkpoint import Snapshot, save_checkpoint
+    from grpo_cli.engine.run_dir.run_state import RunState
+    from grpo_cli.engine.update.optimizer import Optimizer
     from grpo_cli.types import Example, Rollout, RolloutGroup, StopReason
 
     policy = load_policy("tiny")
@@ -127,7 +127,7 @@ def checkpoint(folder: Path) -> None:
 
 
 def examine_manifest(folder: Path) -> None:
-    from grpo_cli.engine.intact import damage, step_in_manifest
+    from grpo_cli.engine.run_dir.manifest import damage, step_in_manifest
 
     if problem := damage(folder):
         raise CheckpointError(problem)
@@ -136,7 +136,7 @@ def examine_manifest(folder: Path) -> None:
 
 
 def examine_state(folder: Path) -> None:
-    from grpo_cli.engine.state import read_state
+    from grpo_cli.engine.run_dir.run_state import read_state
 
     state, groups = read_state(folder)
     json.dumps([asdict(state), *(asdict(group) for group in groups)])

@@ -18,7 +18,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
-from grpo_cli.engine.batch import Microbatch
+from grpo_cli.engine.update.batch import Microbatch
 from grpo_cli.rewards.notes import Metrics, together
 from grpo_cli.types import RolloutGroup
 

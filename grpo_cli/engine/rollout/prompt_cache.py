@@ -18,7 +18,7 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx_lm.models.cache import BatchKVCache, KVCache, RotatingKVCache, make_prompt_cache
 
-from grpo_cli.engine.layer_checkpoint import RepeatedRows, checkpointed
+from grpo_cli.engine.update.activation_checkpoint import RepeatedRows, checkpointed
 from grpo_cli.errors import ModelError
 
 BATCHING = (KVCache, RotatingKVCache)  # caches that know where a left-padded row begins

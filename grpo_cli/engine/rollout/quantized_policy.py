@@ -14,7 +14,7 @@ from dataclasses import replace
 from grpo_cli import device
 from grpo_cli.config.schema import Config
 from grpo_cli.engine import events
-from grpo_cli.engine.agreement import Deviation
+from grpo_cli.engine.guards.logprob_mismatch import Deviation
 from grpo_cli.errors import TrainingError
 from grpo_cli.models.load import Policy
 from grpo_cli.models.quantised import QuantisedCopy, Rounding, copy_bytes

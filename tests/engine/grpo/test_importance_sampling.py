@@ -6,12 +6,12 @@ import mlx.core as mx
 import pytest
 
 from grpo_cli.config.schema import Config
-from grpo_cli.engine.batch import Counting, Microbatch, Sequence, make_microbatches, pad
 from grpo_cli.engine.grpo.importance_sampling import Correction, Spread, summed
 from grpo_cli.engine.grpo.losses import LOSSES
-from grpo_cli.engine.update import Objective, accumulate, microbatch_loss
+from grpo_cli.engine.update.batch import Counting, Microbatch, Sequence, make_microbatches, pad
+from grpo_cli.engine.update.objective import Objective, accumulate, microbatch_loss
 from tests.engine.small import nanochat_policy, rollout
-from tests.engine.test_update import TEMPERATURE, largest_difference, sequence_logprobs, step_groups
+from tests.engine.update.test_objective import TEMPERATURE, largest_difference, sequence_logprobs, step_groups
 
 # Two completions of 3 and 2 tokens, π_old / π_rollout:  2.5, 1, 0.25   and   0.5, 3 (and padding)
 MASK = mx.array([[True, True, True], [True, True, False]])

@@ -11,7 +11,7 @@ from grpo_cli.engine import run
 from grpo_cli.engine.resume import resume
 from grpo_cli.engine.rollout.buffer import Draw, Parts, is_informative
 from grpo_cli.engine.rollout.prompt_order import DataOrder
-from grpo_cli.engine.state import read_state
+from grpo_cli.engine.run_dir.run_state import read_state
 from grpo_cli.engine.trainer import Trainer
 from grpo_cli.types import RolloutGroup
 from tests.engine.small import group, rollout

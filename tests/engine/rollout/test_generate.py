@@ -7,12 +7,12 @@ import mlx.core as mx
 import pytest
 
 from grpo_cli.engine.allocation import RowLimit
-from grpo_cli.engine.batch import Sequence, pad
 from grpo_cli.engine.metrics import rollout_metrics
 from grpo_cli.engine.rollout.generate import continuous_batch as decode
 from grpo_cli.engine.rollout.generate import generate
 from grpo_cli.engine.rollout.sampling import Sampling, draw, narrow
-from grpo_cli.engine.update import token_logprobs
+from grpo_cli.engine.update.batch import Sequence, pad
+from grpo_cli.engine.update.objective import token_logprobs
 from grpo_cli.errors import ModelError
 from grpo_cli.models.load import Policy
 from grpo_cli.types import StopReason

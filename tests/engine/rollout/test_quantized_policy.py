@@ -9,15 +9,15 @@ import pytest
 
 from grpo_cli.config.schema import Config
 from grpo_cli.engine import events, run
-from grpo_cli.engine.agreement import Deviation
-from grpo_cli.engine.batch import Sequence, pad
-from grpo_cli.engine.faults import first_broken
 from grpo_cli.engine.footprint import steps_down
 from grpo_cli.engine.grpo.importance_sampling import Correction
+from grpo_cli.engine.guards.logprob_mismatch import Deviation
+from grpo_cli.engine.guards.nonfinite import first_broken
 from grpo_cli.engine.memory import needs_of
 from grpo_cli.engine.rollout.quantized_policy import RolloutPolicy
-from grpo_cli.engine.state import read_state, write_state
-from grpo_cli.engine.update import Gradients, Objective, accumulate, token_logprobs
+from grpo_cli.engine.run_dir.run_state import read_state, write_state
+from grpo_cli.engine.update.batch import Sequence, pad
+from grpo_cli.engine.update.objective import Gradients, Objective, accumulate, token_logprobs
 from grpo_cli.errors import ModelError, TrainingError
 from grpo_cli.models.load import load_policy
 from grpo_cli.models.quantised import QuantisedCopy, Rounding, copy_bytes, rounded

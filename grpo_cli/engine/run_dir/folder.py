@@ -1,0 +1,108 @@
+"""A run's folder, `<output_dir>/<run_name>/`: made once, never shared by two runs."""
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from grpo_cli.config.render import dump_config
+from grpo_cli.config.schema import Config
+from grpo_cli.engine.run_dir.lock import LOCK_FILE, RunLock, refused_by_the_disk
+from grpo_cli.engine.run_dir.log import COMPLETIONS, METRICS
+from grpo_cli.engine.run_dir.manifest import FINAL, MANIFEST, checkpoints, step_of
+from grpo_cli.errors import CheckpointError
+from grpo_cli.files import from_here, write_file
+from grpo_cli.folders import OLD, TEMPORARY, put_back, remove
+from grpo_cli.foreign_text import quoted
+
+CONFIG_FILE = "config.toml"
+
+
+def refuse_existing_run(folder: Path) -> None:
+    """Raise CheckpointError where the folder already holds a run, so that none is ever overwritten."""
+    there = next(path for path in (folder, *folder.absolute().parents) if os.path.lexists(path))
+    if not there.is_dir():
+        raise CheckpointError(
+            f"Failed to save checkpoint: Not a directory: {from_here(there)}",
+            f"choose another `{'run_name' if there == folder else 'output_dir'}`",
+            trouble="cannot-save",
+        )
+    if there != folder:
+        return
+    marks = [folder / CONFIG_FILE, folder / METRICS, *checkpoints(folder)]
+    if any(os.path.lexists(mark) for mark in marks):
+        raise CheckpointError(
+            f"The folder {folder} already holds a run",
+            f"`grpo resume {quoted(folder)}` goes on with it; `--set run_name=NAME` starts another beside it",
+            trouble="run-exists",
+        )
+
+
+def locate(path: Path) -> tuple[Path, Path | None]:
+    """The run's folder, and the checkpoint if one was named. Raises CheckpointError for neither."""
+    if path.name in ("", ".", ".."):
+        path = path.resolve()
+    if path.is_dir():
+        is_checkpoint = (path / MANIFEST).exists() or step_of(path) is not None or path.name == FINAL
+        if is_checkpoint:
+            return path.absolute().parent, path.absolute()
+        if (path / CONFIG_FILE).exists() or checkpoints(path):
+            return path, None
+    raise CheckpointError(f"Checkpoint not found: {path}", existing(path), trouble="checkpoint-not-found")
+
+
+def existing(path: Path) -> str:
+    """Which checkpoints there are near a path that is none."""
+    parent = path if path.is_dir() else path.parent
+    found = [str(folder) for run in (parent, *sorted(parent.glob("*/"))) for folder in checkpoints(run)]
+    if found:
+        return f"there are {', '.join(found[:8])}" + (f" and {len(found) - 8} more" if len(found) > 8 else "")
+    return f"{parent} holds none; a run's folder is `<output_dir>/<run_name>`"
+
+
+@contextlib.contextmanager
+def new_run_folder(config: Config) -> Iterator[Path]:
+    """Make the run's folder with the resolved configuration in it, and hold it while the block lasts.
+
+    Raises CheckpointError where the folder cannot be written, or another process has it.
+    """
+    folder = config.run_dir
+    with words_for_the_disk(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    with RunLock(folder):
+        refuse_existing_run(folder)  # again: another process may have been quicker
+        with words_for_the_disk(folder):
+            write_config(folder, config)
+        yield folder.absolute()
+
+
+@contextlib.contextmanager
+def words_for_the_disk(folder: Path) -> Iterator[None]:
+    """Raise CheckpointError for what the disk refuses within the block."""
+    try:
+        yield
+    except OSError as error:
+        raise refused_by_the_disk(error, folder) from error
+
+
+def write_config(folder: Path, config: Config) -> None:
+    """Write the resolved configuration; the file is the old one or the new one, never a part."""
+    write_file(folder / CONFIG_FILE, dump_config(config))
+
+
+def tidy(folder: Path) -> None:
+    """Remove what a killed process left of a checkpoint; where a renaming was left half done, finish it."""
+    for path in list(folder.iterdir()):
+        if path.name.startswith(".") and path.name.endswith(OLD):
+            put_back(folder / path.name.removeprefix(".").removesuffix(OLD))
+        elif path.name.startswith(".") and TEMPORARY in path.name:
+            remove(path)
+
+
+def discard_empty_run(folder: Path) -> None:
+    """Remove the files of a run that made no step; others that lie in the folder stay."""
+    with contextlib.suppress(OSError):  # a disk that is read-only by now must not hide why the run ends
+        for name in (CONFIG_FILE, METRICS, COMPLETIONS, LOCK_FILE):
+            (folder / name).unlink(missing_ok=True)
+        if not any(folder.iterdir()):
+            folder.rmdir()

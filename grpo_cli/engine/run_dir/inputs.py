@@ -1,0 +1,93 @@
+"""What rewards and scores of a run rest on, as checksums by name, kept in its state.
+
+    inputs = checksums(config, train_examples, eval_prompts, base)  # {"reward file math.py": "3f9a…", …}
+    changed(state.inputs, inputs)                                 # ["reward file math.py"]
+
+A run whose inputs changed between its parts has numbers that cannot be compared.
+"""
+
+import functools
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from hashlib import sha256
+from pathlib import Path
+
+from grpo_cli.config.schema import Config
+from grpo_cli.engine.alike import reward_files
+from grpo_cli.engine.rollout.prompts import Prompt
+from grpo_cli.engine.run_dir.manifest import sha256 as sha256_of_file
+from grpo_cli.models.model_files import weight_files
+from grpo_cli.types import Example
+
+EVALUATION = "evaluation examples"
+BLOCKS, BLOCK_BYTES = 16, 1 << 16  # of a weights file: another training changed every block of it
+
+
+def checksums(
+    config: Config, train: Sequence[Example], held_out: Sequence[Prompt], base: Path | None = None
+) -> dict[str, str]:
+    """A checksum for each input by its name; of rewards that are loaded already.
+
+    `base`: the folder of weights that the run uses as they are, under its adapters or as its reference.
+    """
+    found = {f"reward file {path.name}": sha256_of_file(path) for path in sorted(code_of_rewards(config))}
+    found["training examples"] = _digest([example.answer, example.columns] for example in train)
+    if held_out:
+        found[EVALUATION] = _digest(
+            [prompt.ids, prompt.example.answer, prompt.example.columns] for prompt in held_out
+        )
+    if base:
+        found["base weights"] = _digest([path.name, _digest_of_blocks(path)] for path in weight_files(base))
+    return found
+
+
+def changed(before: dict[str, str], now: dict[str, str]) -> list[str]:
+    """The names whose checksums differ; what only one of the two knows is not compared."""
+    return [name for name in before if name in now and before[name] != now[name]]
+
+
+def is_measure(key: str) -> bool:
+    """Rewards or scores follow from a key: another value in a file needs a yes, as a changed input does."""
+    return key in ("reward_functions", "reward_weights") or (key.startswith("eval_") and key != "eval_steps")
+
+
+def code_of_rewards(config: Config) -> set[Path]:
+    """The files of rewards, and the modules beside them that are imported by now."""
+    files = {path.resolve() for path in reward_files(config)}
+    identity = functools.cache(_identity)  # thousands of modules share a few hundred folders
+    folders = {identity(path.parent) for path in files} - {None}
+    others = [module for name, module in list(sys.modules.items()) if not name.startswith("grpo_cli")]
+    names = [getattr(module, "__file__", None) for module in others]
+    paths = [path for name in names if name and (path := Path(name)).suffix == ".py"]
+    real = [path.resolve() if path.is_symlink() else path for path in paths]
+    beside = [path for path in real if folders & {identity(path.parent), identity(path.parent.parent)}]
+    return files | {path.resolve() for path in beside}
+
+
+def _identity(folder: Path) -> tuple[int, int] | None:
+    """A folder by its number on its disk, whatever links lead to it; None where there is none."""
+    try:
+        found = folder.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def _digest(rows: Iterator[list[object]]) -> str:
+    digest = sha256()
+    encode = json.JSONEncoder(sort_keys=True, default=repr).encode  # json.dumps makes one for every row
+    for row in rows:
+        digest.update(encode(row).encode())
+    return digest.hexdigest()
+
+
+def _digest_of_blocks(path: Path) -> str:
+    """A checksum of a file's size and of blocks spread over all of it: gigabytes are not read for it."""
+    size = path.stat().st_size
+    digest = sha256(str(size).encode())
+    with path.open("rb") as file:
+        for number in range(BLOCKS):
+            file.seek(max(0, size - BLOCK_BYTES) * number // (BLOCKS - 1))
+            digest.update(file.read(BLOCK_BYTES))
+    return digest.hexdigest()

@@ -1,0 +1,149 @@
+"""When a save fails the run goes on; old checkpoints go when a newer one is complete.
+
+saver.save(snapshot)            # checkpoint-<step>; False: it failed, and a notice says why
+saver.save_final(snapshot)      # nothing comes after it: a failure ends the run
+"""
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from grpo_cli.engine import events
+from grpo_cli.engine.run_dir.checkpoint import Snapshot, check_space, save_checkpoint
+from grpo_cli.engine.run_dir.log import RunLog
+from grpo_cli.engine.run_dir.manifest import FINAL, checkpoints
+from grpo_cli.engine.run_dir.run_state import read_state
+from grpo_cli.errors import CheckpointError
+from grpo_cli.files import from_here
+from grpo_cli.folders import remove
+from grpo_cli.foreign_text import quoted
+
+MOST_FAILURES = 3  # saves in a row
+MOVED = (
+    "the run's folder {folder} was moved or deleted: it is made again, and what was written so far stays "
+    "where it is now"
+)
+
+
+@dataclass
+class Saver:
+    """Saves the checkpoints of the run in `folder` and keeps the newest `keep` and the best.
+
+    A reward may change the current folder: the run's own is absolute, and `shown` is how people see it.
+    """
+
+    folder: Path
+    keep: int
+    log: RunLog
+    listener: events.Listener
+    failures: int = 0  # in a row
+    saved_step: int = -1  # of the latest checkpoint that was saved
+    writes: bool = True  # False: another rank does
+
+    def __post_init__(self) -> None:
+        self.folder = self.folder.absolute()
+        self.shown = from_here(self.folder)
+        self.resume_command = f"grpo resume {quoted(self.shown)}"
+
+    def save(self, snapshot: Snapshot) -> bool:
+        """Save `checkpoint-<step>` and delete what is older; whether it was saved.
+
+        A failure is told as a notice. Raises CheckpointError for the third in a row.
+        """
+        if not self.writes:
+            return True
+        path = self.folder / f"checkpoint-{snapshot.state.step}"
+        try:
+            self._write(path, snapshot)
+        except CheckpointError as error:
+            self.failures += 1
+            if self.failures == MOST_FAILURES:
+                raise CheckpointError(
+                    f"{error.message}; that is {MOST_FAILURES} times in a row",
+                    f"{error.hint}; then `{self.resume_command}`",
+                    trouble="cannot-save",
+                ) from error
+            self.listener(
+                events.Notice(f"{error.message}. Training goes on and tries again at the next checkpoint.")
+            )
+            return False
+        self.failures = 0
+        self.remove_old()
+        return True
+
+    def check_room(self, snapshot: Snapshot) -> None:
+        """Compare the disk with what the run will write, before its first step.
+
+        Raises CheckpointError where not one checkpoint fits; tells of it where not all will.
+        """
+        if not self.writes:
+            return
+        check_space(self.folder, snapshot.size)
+        config = snapshot.config
+        # The best by evaluation is kept too, and a new one is written before an old one goes.
+        more = self.keep + 2 if config.save_steps else 0
+        needed = (more + 1) * snapshot.size
+        free = shutil.disk_usage(self.folder).free
+        if free < needed:
+            self.listener(
+                events.Notice(
+                    f"the run will keep up to {needed / 1e9:.2f} GB of checkpoints, and {self.shown} has "
+                    f"{free / 1e9:.2f} GB free: lower `keep_checkpoints` or choose another `output_dir`"
+                )
+            )
+
+    def save_final(self, snapshot: Snapshot) -> Path:
+        """Save `final`. Raises CheckpointError where that fails: there is no later point to try again."""
+        path = self.folder / FINAL
+        if not self.writes:
+            return path
+        try:
+            self._write(path, snapshot)
+        except CheckpointError as error:
+            error.hint += f"; then `{self.resume_command}` saves it"
+            raise
+        return path
+
+    def rescue(self, snapshot: Snapshot) -> Path:
+        """Save `checkpoint-<step>` of a run that ends. Raises CheckpointError."""
+        path = self.folder / f"checkpoint-{snapshot.state.step}"
+        if self.writes:
+            self._write(path, snapshot)
+        return path
+
+    def _write(self, path: Path, snapshot: Snapshot) -> None:
+        if not self.folder.exists():
+            self.listener(events.Notice(MOVED.format(folder=self.shown)))
+        try:
+            self.log.sync()  # the checkpoint refers to its lines
+        except OSError as error:
+            raise CheckpointError(
+                f"Failed to save checkpoint: the log: {self.log.refusal or error.strerror}",
+                f"check the disk of {self.shown}",
+                trouble="cannot-save",
+            ) from error
+        save_checkpoint(path, snapshot)
+        self.saved_step = snapshot.state.step
+        self.listener(events.CheckpointSaved(snapshot.state.step, self.shown / path.name))
+
+    def remove_old(self) -> None:
+        """Delete all but the newest checkpoints and the best by evaluation; `final` always stays."""
+        numbered = [path for path in checkpoints(self.folder) if path.name != FINAL]
+        best = best_of(numbered)
+        for path in numbered[: -self.keep]:
+            if path != best:
+                remove(path)
+
+
+def best_of(folders: list[Path]) -> Path | None:
+    """The checkpoint with the highest accuracy in the evaluation after its own step; the newest of equals."""
+    best: tuple[float, Path] | None = None
+    for folder in folders:
+        try:
+            evaluation = read_state(folder)[0].evaluation
+        except CheckpointError:  # a damaged one is nobody's best
+            continue
+        accuracy = evaluation.get("eval_accuracy") if evaluation else None
+        if accuracy is not None and (best is None or accuracy >= best[0]):
+            best = (accuracy, folder)
+    return best[1] if best else None

@@ -1,0 +1,204 @@
+"""Gradient checkpointing by layers: what a layer computes is not kept for the backward but computed again.
+
+    with checkpointed(model):
+        hidden = model(ids, cache=cache)        # as ever, whatever the layers are called with
+
+Of every layer only its input is kept (Chen et al. 2016, arXiv:1604.06174, section 4, with a segment per
+layer), and memory falls from layers × (all that a layer computes) to layers × hidden + one layer. A layer is
+called as `layer(hidden, mask, cache)`; within the block each stands behind a function that is pure:
+
+    parameters, hidden, the cache's keys and values → hidden', the keys and values of the new tokens
+
+The cache itself is filled outside of it, once, so that computing again is without effect and gradients flow
+through a shared prompt (prefix.py) as they do without. Unlike mlx-lm's `grad_checkpoint` no class is changed.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from copy import copy
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+from mlx.utils import tree_unflatten
+
+from grpo_cli.engine.update.chunked_logits import PROBE
+from grpo_cli.models.tree import flat
+
+Arrays = list[mx.array]
+
+
+class RepeatedRows:
+    """A layer's cache with some rows of another, which are repeated where the layer reads them.
+
+    `prefix.keep` would do it at once, and G copies of a prompt's keys would wait for the backward in every
+    layer.
+    """
+
+    def __init__(self, source: Any, rows: mx.array) -> None:
+        self.source, self.rows = source, rows
+        self.kept = copy(source)
+        self.kept.filter(rows)  # lazy: of this only lengths and paddings are asked for
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.kept, name)
+
+
+class _Recorder:
+    """A cache that also notes what was put into it."""
+
+    def __init__(self, cache: Any) -> None:
+        self._cache = cache
+        self.added: Arrays = []  # keys and values in turn
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._cache, name)
+
+    def update_and_fetch(self, keys: mx.array, values: mx.array) -> Any:
+        self.added += [keys, values]
+        return self._cache.update_and_fetch(keys, values)
+
+
+class CheckpointedLayer:
+    """Stands for a layer while a loss is computed."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        self.layer = layer
+        self.calls = 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.layer, name)
+
+    def __call__(self, *arguments: Any, **named: Any) -> mx.array:
+        """What the layer returns. Raises TypeError where that is not one array."""
+        self.calls += 1
+        given = [*arguments, *named.values()]
+        places = [place for place, value in enumerate(given) if is_differentiable(value)]
+        cache: Any = next((value for value in given if hasattr(value, "update_and_fetch")), None)
+        before = Past(cache)
+        trained = flat(self.layer.trainable_parameters())
+
+        def compute(arrays: Arrays) -> Arrays:
+            weights = dict(zip(trained, arrays, strict=False))
+            inputs = arrays[len(trained) : len(trained) + len(places)]
+            recorder = _Recorder(before.with_arrays(arrays[len(trained) + len(places) :]))
+            values = [recorder if cache is not None and value is cache else value for value in given]
+            for place, array in zip(places, inputs, strict=True):
+                values[place] = array
+            options = dict(zip(named, values[len(arguments) :], strict=True))
+            with replaced(self.layer, weights):
+                output: Any = self.layer(*values[: len(arguments)], **options)
+            if not isinstance(output, mx.array):
+                raise TypeError(f"a layer that returns {type(output).__name__} cannot be checkpointed")
+            return [output, *recorder.added]
+
+        inputs = [given[place] for place in places]
+        output, *added = recomputed(compute)([*trained.values(), *inputs, *before.arrays])
+        for keys, values in zip(added[::2], added[1::2], strict=True):
+            cache.update_and_fetch(keys, values)
+        return output
+
+
+def is_differentiable(value: Any) -> bool:
+    """Whether a gradient can flow through what a layer is called with; masks and ids are constants."""
+    return isinstance(value, mx.array) and mx.issubdtype(value.dtype, mx.floating)
+
+
+class Past:
+    """What a layer's cache, or none, holds before a call of the layer."""
+
+    def __init__(self, cache: Any) -> None:
+        source = cache.source if isinstance(cache, RepeatedRows) else cache
+        self.rows = cache.rows if isinstance(cache, RepeatedRows) else None
+        self.state = copy(source)  # the cache itself goes on before the backward
+        empty = source is None or source.empty()
+        self.arrays: Arrays = [] if empty else list(source.keys_and_values())  # each (P, KV, T, D)
+
+    def with_arrays(self, arrays: Arrays) -> Any:
+        """Such a cache with these keys and values, to be read and written to by one call of the layer."""
+        cache = copy(self.state)
+        if arrays:
+            cache.keys, cache.values = arrays
+        if self.rows is not None:
+            cache.filter(self.rows)
+        return cache
+
+
+@contextmanager
+def replaced(module: nn.Module, weights: dict[str, mx.array]) -> Iterator[None]:
+    """Within the block the module computes with these weights."""
+    kept = [(name, array) for name, array in flat(module.parameters()).items() if name in weights]
+    module.update(tree_unflatten(list(weights.items())))
+    try:
+        yield
+    finally:
+        module.update(tree_unflatten(kept))
+
+
+def recomputed(function: Callable[[Arrays], Arrays]) -> Callable[[Arrays], Arrays]:
+    """A function of arrays of which only the inputs are kept: its inside is computed again in the backward.
+
+    That begins when the gradient of its outputs is there, so that one function's inside is in memory at a
+    time; `mx.checkpoint` may begin with all of them at once.
+    """
+
+    @mx.custom_function
+    def forward(*arrays: mx.array) -> Arrays:
+        return function(list(arrays))
+
+    def backward(primals: Any, cotangents: Any, outputs: Any) -> tuple[mx.array, ...]:
+        del outputs
+        gradients_of = as_list(cotangents)
+        inputs: Any = mx.depends(as_list(primals), gradients_of)
+        _, gradients = mx.vjp(lambda *arrays: function(list(arrays)), inputs, gradients_of)
+        return tuple(gradients)
+
+    forward.vjp(backward)
+    traced: Any = forward
+    return lambda arrays: as_list(traced(*arrays))
+
+
+def as_list(arrays: mx.array | Sequence[mx.array]) -> Arrays:
+    """MLX gives an array where there is one, and a tuple or list of several."""
+    return [arrays] if isinstance(arrays, mx.array) else list(arrays)
+
+
+def layers_of(model: Any) -> list[Any]:
+    """The list that a model runs through; `model.layers` may be a part of it, copied.
+
+    Empty where the model has none that can be found.
+    """
+    wanted = {id(layer) for layer in getattr(model, "layers", [])}
+    for module in model.modules():
+        for value in module.values():
+            if isinstance(value, list) and wanted and wanted <= {id(item) for item in value}:
+                return value
+    return []
+
+
+@contextmanager
+def checkpointed(model: Any) -> Iterator[list[CheckpointedLayer]]:
+    """Within the block the model's layers are computed again in the backward; gives what stands for them."""
+    layers = layers_of(model)
+    originals = list(layers)
+    stand_ins = [CheckpointedLayer(layer) for layer in originals]
+    layers[:] = stand_ins
+    try:
+        yield stand_ins
+    finally:
+        layers[:] = originals
+
+
+def can_checkpoint(model: Any) -> bool:
+    """Whether a model runs its layers in a way that they can be stood for, tried on a few tokens."""
+    if not layers_of(model):
+        return False
+    ids = mx.array(PROBE)
+    expected = model(ids)
+    try:
+        with checkpointed(model) as layers:
+            found = model(ids)
+    except (TypeError, ValueError, AttributeError, KeyError):  # its layers are called in another way
+        return False
+    once = all(layer.calls == 1 for layer in layers)
+    return once and bool(mx.allclose(found, expected, rtol=1e-4, atol=1e-4).item())

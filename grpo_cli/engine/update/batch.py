@@ -1,0 +1,244 @@
+"""Rollouts to arrays: the microbatches of one optimizer step.
+
+A microbatch holds whole groups, so that each prompt is read once for all of its completions; or, under a
+budget of tokens, completions of alike lengths (packing.py). For prompts "ab" and "c" with completions "XY"
+of the first and "Z" of the second:
+
+    prompts  [ab, c]    rows  0    inputs  b X    targets  X Y    completion_mask  1 1
+                              1            c ·             Z ·                     1 0
+
+Weights are those of the whole step, so how it is cut into microbatches changes no gradient.
+
+The old logprobs are the sampler's where each rollout serves one update. Where it serves several, they are
+those of the first update's own forward (as in TRL), whose ratio is then exactly 1: `old_is_current` says so
+until `remember` has them. With steps_per_generation > 1 they are the sampler's again: when a later part comes
+to its first update, the policy is no longer the one that sampled it.
+
+Where a quantised copy was sampled from, the old logprobs are always the policy's own: the first update's, and
+for later parts those of a forward made at once (stages.py). The sampler's stand beside them, for the
+correction (correction.py).
+"""
+
+from dataclasses import dataclass, field
+from itertools import chain
+
+import mlx.core as mx
+
+from grpo_cli.config.schema import Config
+from grpo_cli.engine.grpo.entropy import high_entropy_threshold
+from grpo_cli.engine.grpo.losses import LossType
+from grpo_cli.engine.update.packing import Budget, pack
+from grpo_cli.types import Rollout, RolloutGroup, StopReason
+
+
+@dataclass
+class Microbatch:
+    """The completions of one forward and backward: B rows of S tokens, right-padded."""
+
+    prompts: list[list[int]]  # the distinct prompts, each with its own length
+    rows: list[int]  # (B,) which prompt each row continues
+    targets: mx.array  # (B, S) int32, the completions' tokens
+    completion_mask: mx.array  # (B, S) bool, false on padding
+    old_logprobs: mx.array  # (B, S) float32, before the first update
+    advantages: mx.array  # (B, 1) float32
+    weights: mx.array  # (B, 1) float32, of each token of the row in the step's loss
+    ref_logprobs: mx.array | None = None  # (B, S) float32, where there is a reference
+    policy_mask: mx.array | None = None  # (B, S) bool, tokens with a policy loss; None: all
+    rollouts: list[Rollout] = field(default_factory=list)  # (B,) where the rows come from
+    old_is_current: bool = False  # the old logprobs are those of the coming forward
+    # (B, S) float32, of the policy that was sampled from, where it is another: the loss corrects for it
+    sampler_logprobs: mx.array | None = None
+    rank: int = 0  # which rank computes it
+
+    @property
+    def inputs(self) -> mx.array:
+        """The token before each target: the prompt's last one, then the completion's. (B, S)"""
+        last = mx.array([[self.prompts[row][-1]] for row in self.rows], dtype=mx.int32)
+        return mx.concatenate([last, self.targets[:, :-1]], axis=1)
+
+    @property
+    def token_count(self) -> int:
+        """Completion tokens."""
+        return int(self.completion_mask.sum())
+
+    def in_rows(self, most: int | None) -> "list[Microbatch]":
+        """The batch in parts of at most so many rows; None: as it is."""
+        if most is None or len(self.rows) <= most:
+            return [self]
+        starts = range(0, len(self.rows), most)
+        return [self.part(start, min(start + most, len(self.rows))) for start in starts]
+
+    def halves(self) -> "tuple[Microbatch, Microbatch] | None":
+        """The first and the second half of the rows; None for a single row."""
+        middle = len(self.rows) // 2
+        return (self.part(0, middle), self.part(middle, len(self.rows))) if middle else None
+
+    def remember(self, logprobs: mx.array) -> None:
+        """Keep the first update's logprobs (B, S) as the old ones, in the rollouts, too."""
+        self.old_logprobs, self.old_is_current = logprobs, False
+        rows: list[list[float]] = logprobs.tolist()  # type: ignore[assignment]
+        for rollout, row in zip(self.rollouts, rows, strict=True):
+            rollout.old_logprobs = row[: len(rollout.token_ids)]
+
+    def part(self, start: int, end: int) -> "Microbatch":
+        """Some of the rows, with the prompts that they continue."""
+        kept = sorted(set(self.rows[start:end]))
+        reference, policy, sampler = self.ref_logprobs, self.policy_mask, self.sampler_logprobs
+        return Microbatch(
+            [self.prompts[row] for row in kept],
+            [kept.index(row) for row in self.rows[start:end]],
+            self.targets[start:end],
+            self.completion_mask[start:end],
+            self.old_logprobs[start:end],
+            self.advantages[start:end],
+            self.weights[start:end],
+            None if reference is None else reference[start:end],
+            None if policy is None else policy[start:end],
+            self.rollouts[start:end],
+            self.old_is_current,
+            None if sampler is None else sampler[start:end],
+            self.rank,
+        )
+
+
+@dataclass(frozen=True)
+class Counting:
+    """Which tokens of a step count, beyond what the loss type says of their weights."""
+
+    prompts_per_forward: int = 0  # of the configured forward, which bnpo averages over; 0: a microbatch's
+    mask_truncated: bool = False  # truncated completions do not count at all
+    top_entropy_quantile: float = 1.0  # share of the tokens, by entropy, that have a policy loss
+    has_bonus: bool = False  # an entropy bonus gives every token a gradient
+    recompute_old: bool = False  # the old logprobs are the first update's, not the sampler's
+    has_other_sampler: bool = False  # another policy was sampled from
+
+    @staticmethod
+    def of(config: Config) -> "Counting":
+        """The configured counting."""
+        return Counting(
+            config.batch_size,
+            config.mask_truncated_completions,
+            config.top_entropy_quantile,
+            config.entropy_coeff > 0,
+            config.quantize_for_rollouts or (config.num_iterations > 1 and config.steps_per_generation == 1),
+            config.quantize_for_rollouts,
+        )
+
+    def length(self, rollout: Rollout) -> int:
+        """Tokens of a completion that count."""
+        masked = self.mask_truncated and rollout.stop_reason is StopReason.LENGTH
+        return 0 if masked else len(rollout.token_ids)
+
+    def entropy_threshold(self, groups: list[RolloutGroup]) -> float | None:
+        """The sampler's entropy that a token of the step must reach for a policy loss; None: any."""
+        if self.top_entropy_quantile >= 1.0:
+            return None
+        counting = [rollout for group in groups for rollout in group.rollouts if self.length(rollout)]
+        entropies = [entropy for rollout in counting for entropy in rollout.entropies]
+        return high_entropy_threshold(entropies, self.top_entropy_quantile)
+
+
+@dataclass(frozen=True)
+class Sequence:
+    """One rollout with what the loss needs to know of its step."""
+
+    prompt_ids: list[int]
+    rollout: Rollout
+    weight: float
+    entropy_threshold: float | None = None  # tokens below it have no policy loss
+
+    @property
+    def length(self) -> int:
+        """T, the tokens of the completion."""
+        return len(self.rollout.token_ids)
+
+    @property
+    def policy_mask(self) -> list[bool]:
+        """Which tokens have a policy loss: (T,)."""
+        threshold = self.entropy_threshold
+        return [threshold is None or entropy >= threshold for entropy in self.rollout.entropies]
+
+    def has_gradient(self, everywhere: bool) -> bool:
+        """Whether anything is learnt from it; `everywhere`: from every token that counts."""
+        learns = everywhere or (self.rollout.advantage != 0.0 and any(self.policy_mask))
+        return self.weight > 0.0 and learns
+
+
+def make_microbatches(
+    groups: list[RolloutGroup],
+    loss_type: LossType,
+    max_new_tokens: int,
+    size: int,
+    has_reference: bool,
+    counting: Counting | None = None,
+    budget: Budget | None = None,
+) -> list[Microbatch]:
+    """Cut a step's rollouts into microbatches of `size` groups, or as a `budget` of tokens allows.
+
+    Completions of advantage 0 have no gradient unless a KL term or an entropy bonus gives them one: without
+    they are left out, after they counted for the weights. So are those whose tokens do not count.
+    """
+    counting = counting or Counting()
+    weights = iter(loss_type.weights(counted_lengths(groups, counting, size), max_new_tokens))
+    threshold = counting.entropy_threshold(groups)
+    by_group = [
+        [Sequence(g.prompt_ids, rollout, next(weights), threshold) for rollout in g.rollouts] for g in groups
+    ]
+    everywhere = has_reference or counting.has_bonus
+    kept = [[sequence for sequence in group if sequence.has_gradient(everywhere)] for group in by_group]
+    if budget is not None:
+        chunks = pack(kept, budget)
+    else:
+        chunks = [list(chain(*kept[start : start + size])) for start in range(0, len(kept), size)]
+    return [pad(chunk, counting.recompute_old, counting.has_other_sampler) for chunk in chunks if chunk]
+
+
+def counted_lengths(groups: list[RolloutGroup], counting: Counting, size: int) -> list[list[int]]:
+    """Tokens that count of every completion of a step, a list for each forward as configured."""
+    prompts = counting.prompts_per_forward or size
+    return [
+        [counting.length(rollout) for group in groups[start : start + prompts] for rollout in group.rollouts]
+        for start in range(0, len(groups), prompts)
+    ]
+
+
+def pad(
+    sequences: list[Sequence], recompute_old: bool = False, has_other_sampler: bool = False
+) -> Microbatch:
+    """Arrays of some sequences. Padding is never looked at: attention is causal, the loss masked.
+
+    `recompute_old`: unless the first update was made already, its forward gives the old logprobs.
+    `has_other_sampler`: the sampler's logprobs are those of another policy.
+    """
+    prompts: list[list[int]] = []
+    rows = []
+    for sequence in sequences:
+        if sequence.prompt_ids not in prompts:
+            prompts.append(sequence.prompt_ids)
+        rows.append(prompts.index(sequence.prompt_ids))
+    width = max(len(sequence.rollout.token_ids) for sequence in sequences)
+
+    def padded(values: list[float] | list[int] | list[bool]) -> list[float] | list[int] | list[bool]:
+        return values + [0] * (width - len(values))
+
+    rollouts = [sequence.rollout for sequence in sequences]
+    filtered = any(sequence.entropy_threshold is not None for sequence in sequences)
+    return Microbatch(
+        prompts,
+        rows,
+        mx.array([padded(rollout.token_ids) for rollout in rollouts], dtype=mx.int32),
+        mx.array([padded([1] * len(rollout.token_ids)) for rollout in rollouts]).astype(mx.bool_),
+        mx.array(
+            [padded(rollout.old_logprobs or rollout.logprobs) for rollout in rollouts], dtype=mx.float32
+        ),
+        mx.array([[rollout.advantage] for rollout in rollouts], dtype=mx.float32),
+        mx.array([[sequence.weight] for sequence in sequences], dtype=mx.float32),
+        policy_mask=mx.array([padded(s.policy_mask) for s in sequences]).astype(mx.bool_)
+        if filtered
+        else None,
+        rollouts=rollouts,
+        old_is_current=recompute_old and not any(rollout.old_logprobs for rollout in rollouts),
+        sampler_logprobs=mx.array([padded(rollout.logprobs) for rollout in rollouts], dtype=mx.float32)
+        if has_other_sampler
+        else None,
+    )

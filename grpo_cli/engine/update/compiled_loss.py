@@ -1,0 +1,142 @@
+"""The loss and gradient of a microbatch, compiled by MLX once for each bucket of shapes.
+
+    compiled = CompiledLoss.of(config, model, share_prefix, listener)      # None where it does not pay
+    accumulate(model, batches, objective, compiled=compiled)
+
+`mx.compile` traces a function of arrays, fuses what is elementwise and uses the graph again. So a microbatch
+is padded to its bucket (padded.py), and the model's weights go in as arguments. It was run on a CPU only,
+where it does not pay. Therefore the first gradient of a run is computed plainly, too, and compared; and
+whatever goes wrong, then or later, ends compiling and not the run.
+"""
+
+import math
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+from mlx.utils import tree_map_with_path
+
+from grpo_cli import device
+from grpo_cli.config.schema import Config
+from grpo_cli.engine import events
+from grpo_cli.engine.update.activation_checkpoint import replaced
+from grpo_cli.engine.update.batch import Microbatch
+from grpo_cli.engine.update.objective import (
+    Found,
+    LossAndGradient,
+    Measured,
+    Objective,
+    global_norm,
+    microbatch_loss,
+)
+from grpo_cli.engine.update.shape_buckets import Bucket, Most, PaddedBatch, pad_to_bucket
+from grpo_cli.models.tree import flat
+
+KEPT = 32  # compiled functions, beyond which that longest unused is dropped
+EXACT, ROUNDED = 1e-2, 0.25  # how far gradients may be apart, of their norm: in float32, in half precision
+Arrays = dict[str, mx.array]
+Compiled = Callable[[Arrays, Arrays, Arrays], tuple[list[mx.array], Arrays]]
+
+
+class CompiledLoss:
+    """Loss, measurements and gradient of a microbatch, as those of microbatch_loss by `nn.value_and_grad`."""
+
+    def __init__(self, model: nn.Module, most: Most, listener: events.Listener) -> None:
+        self.model, self.most, self.listener = model, most, listener
+        self.functions: OrderedDict[tuple[Bucket, Objective], Compiled] = OrderedDict()
+        self.compilations = 0
+        self.is_off = self.was_compared = False
+
+    @staticmethod
+    def of(
+        config: Config, model: nn.Module, share_prefix: bool, listener: events.Listener
+    ) -> "CompiledLoss | None":
+        """For a run; None on a CPU, with use_compile = false, and for models whose prompts are not shared."""
+        if not (config.use_compile and device.prepare().compile and share_prefix):
+            return None
+        rows = config.prompts_per_step * config.num_generations
+        return CompiledLoss(model, Most(config.max_new_tokens, config.max_prompt_length - 1, rows), listener)
+
+    def __call__(self, model: nn.Module, batch: Microbatch, objective: Objective) -> Found:
+        """((loss, measured), gradients), evaluated where they are from the compiled function."""
+        plainly: LossAndGradient = nn.value_and_grad(model, microbatch_loss)
+        if self.is_off:
+            return plainly(model, batch, objective)
+        try:
+            found = self.compute(batch, objective)
+        except (RuntimeError, ValueError, TypeError) as error:  # memory that ran out, too: buckets take more
+            self.give_up(str(error).strip().partition("\n")[0] or type(error).__name__)
+            return plainly(model, batch, objective)
+        if self.was_compared:
+            return found
+        plain = plainly(model, batch, objective)
+        self.compare(found, plain)
+        return found if self.was_compared and not self.is_off else plain
+
+    def compute(self, batch: Microbatch, objective: Objective) -> Found:
+        """By the function of the batch's bucket, evaluated."""
+        padded = pad_to_bucket(batch, self.most)
+        trained = flat(self.model.trainable_parameters())
+        frozen = {name: array for name, array in flat(self.model.parameters()).items() if name not in trained}
+        function = self.function_for(padded, objective)
+        (loss, *measured), gradients = function(trained, frozen, padded.arrays)
+        mx.eval(loss, measured, gradients)
+        cuts, divergence, logprobs, importance = measured
+        rows, width = batch.targets.shape
+        tree: Any = tree_map_with_path(lambda name, _: gradients[name], self.model.trainable_parameters())
+        return (loss, Measured(cuts, divergence, logprobs[:rows, :width], importance)), tree
+
+    def function_for(self, padded: PaddedBatch, objective: Objective) -> Compiled:
+        """The compiled function of a bucket, made where there is none."""
+        key = (padded.bucket, objective)
+        if key not in self.functions:
+            self.functions[key] = compiled(self.model, padded.old_is_current, objective)
+            self.compilations += 1
+            if len(self.functions) > KEPT:
+                self.functions.popitem(last=False)
+        self.functions.move_to_end(key)
+        return self.functions[key]
+
+    def compare(self, found: Found, plain: Found) -> None:
+        """Give up where the compiled gradient is another than the plain one; NaNs say nothing of that."""
+        expected, gradients = flat(plain[1]), flat(found[1])
+        norm = global_norm(expected)
+        off = global_norm({name: gradients[name] - expected[name] for name in expected})
+        if not 0.0 < norm < math.inf:
+            return
+        self.was_compared = True
+        exact = all(array.dtype == mx.float32 for array in flat(self.model.parameters()).values())
+        if not off <= (EXACT if exact else ROUNDED) * norm:
+            self.give_up(f"its gradient differs from the plain one by {off / norm:.2g} of its norm")
+
+    def give_up(self, reason: str) -> None:
+        """Compile no more, and say so."""
+        self.is_off = True
+        self.functions.clear()
+        mx.clear_cache()
+        self.listener(
+            events.Notice(
+                f"the compiled update is not used: {reason}. The run goes on without it, to the same result; "
+                "`use_compile = false` does not try it"
+            )
+        )
+
+
+def compiled(model: nn.Module, old_is_current: bool, objective: Objective) -> Compiled:
+    """A function of weights, frozen ones and a padded batch: ([loss, *measured], gradients by name)."""
+
+    def compute(trained: Arrays, frozen: Arrays, arrays: Arrays) -> tuple[list[mx.array], Arrays]:
+        batch = PaddedBatch(**arrays, old_is_current=old_is_current)
+
+        def loss_of(weights: Arrays) -> tuple[mx.array, list[mx.array]]:
+            with replaced(model, {**weights, **frozen}):
+                loss, measured = microbatch_loss(model, batch, objective)
+            return loss, list(measured)
+
+        (loss, measured), gradients = mx.value_and_grad(loss_of)(trained)
+        return [loss, *measured], gradients
+
+    function: Any = mx.compile(compute)
+    return function

@@ -1,0 +1,248 @@
+"""A model is tried before it is trained or sampled: which ways of computing rows together are right for it?
+
+    policy.plan = training_plan(policy.model, share_prefix=True)      # raises ModelError where none is
+
+Two short prompts of unlike length are completed by each way and compared with single rows, read whole,
+without a cache: logprobs, and in training the gradient. Some of mlx-lm's models go wrong where prompts are
+padded on the left to one length:
+
+    gemma2         fewer key heads than heads: the mask of one row meets the heads of another
+    gpt_bigcode    a mask of several rows does not fit its scores
+    ministral3     scales queries by the logarithm of their position, which padding makes negative: NaN
+    afm7           its last layers turn keys by the column and not by the position
+
+Others do not compute with their cache what they compute without (gemma3n's shared layers). The quickest way
+that is right is taken; where none is, the numbers say so before anything is trained. How far apart right
+forwards may be follows from the weights' precision, as in agreement.py.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import mlx.core as mx
+import mlx.nn as nn
+
+from grpo_cli import device
+from grpo_cli.cpu.swiglu import lean_activations
+from grpo_cli.engine.allocation import is_allocation_failure
+from grpo_cli.engine.guards.frozen_weights import norm
+from grpo_cli.engine.guards.logprob_mismatch import tolerance
+from grpo_cli.engine.rollout.prompt_cache import keep, own_cache, read_prompts
+from grpo_cli.engine.update.activation_checkpoint import replaced
+from grpo_cli.engine.update.batch import Microbatch
+from grpo_cli.engine.update.chunked_logits import Head, chosen_logprobs
+from grpo_cli.engine.update.objective import token_scores
+from grpo_cli.errors import ModelError
+from grpo_cli.models.forward_plan import ForwardPlan, RowsTogether
+from grpo_cli.models.tree import flat
+
+LENGTHS = (9, 4)  # tokens of the prompts
+WORDS = 40  # ids that every vocabulary has
+ROWS = (0, 0, 1)  # three, which is no model's number of heads: a mask that meets them by mistake shows
+WAYS: tuple[RowsTogether, ...] = ("mixed", "equal", "single")  # of sampling, the quickest first
+RANDOM = 0.01  # of logprobs: above what a device that adds up in another order each time changes
+NEW_TOKENS = 3
+GRADIENT_NUMBERS = 1 << 20  # of the smallest arrays, one at least: a whole gradient may not fit
+EXACT, ROUNDED = 1e-2, 0.25  # how far gradients may be apart, of their norm: in float32, in half precision
+# What ends the process rather than raising, so that it cannot be tried.
+DAMAGING = {"phi3small": "its block-sparse attention writes outside of MLX's arrays (seen with mlx 0.32.4)"}
+# How a model says that it was not written for a batch.
+REFUSALS = (ValueError, TypeError, AttributeError, IndexError, KeyError, RuntimeError)
+
+Arrays = dict[str, mx.array]
+Logprobs = Callable[[], mx.array]
+
+
+class Outcome(NamedTuple):
+    """What a way of computing gave, beside single rows."""
+
+    is_right: bool
+    words: str  # its numbers, or what it raised
+
+
+def training_plan(
+    model: nn.Module, share_prefix: bool, head: Head | None = None, checkpoint: bool = False
+) -> ForwardPlan:
+    """The quickest plan that is right in sampling and in training. Raises ModelError where none is.
+
+    `share_prefix`: whether prompts may be shared at all; `head`, `checkpoint`: as the updates will use them.
+    """
+    check_kind(model)
+    batch = probe_batch()
+    expected, gradient = with_gradient(model, lambda: reference(model, batch))
+    plan = sampling_plan(model, expected)
+    tried = {}
+    for share, parts in ((True, [batch]), (False, [batch]), (False, batch.in_rows(1))):
+        if share and not share_prefix:
+            continue
+
+        def logprobs(share: bool = share, parts: Sequence[Microbatch] = parts) -> mx.array:
+            scores = [token_scores(model, part, 1.0, share, head, False, checkpoint)[0] for part in parts]
+            return mx.concatenate(scores)
+
+        outcome = compared(model, logprobs, expected, gradient)
+        if outcome.is_right:
+            trained: Any = "mixed" if len(parts) == 1 else "single"
+            return replace(plan, share_prefix=share, trained=trained)
+        tried["a shared prompt" if share else f"rows of {len(parts[0].rows)}"] = outcome.words
+    raise refusal(model, "the update", tried, expected, reference(model, batch))
+
+
+def check_kind(model: nn.Module) -> None:
+    """Refuse what a model's class alone rules out, before it computes anything and without its weights."""
+    if name_of(model) in DAMAGING and device.prepare().kind == "cpu":
+        raise ModelError(
+            f"{name_of(model)} is not run on a CPU: {DAMAGING[name_of(model)]}",
+            "choose another model, or a machine with Metal or CUDA",
+            trouble="model-forward",
+        )
+    own_cache(model)
+
+
+def sampling_plan(model: nn.Module, expected: mx.array | None = None) -> ForwardPlan:
+    """The quickest way of sampling that is right. Raises ModelError where none is.
+
+    `expected`: what `reference` gave, where that is known.
+    """
+    check_kind(model)
+    batch = probe_batch()
+    expected = reference(model, batch) if expected is None else expected
+    tried = {}
+    for way in WAYS:
+
+        def logprobs(way: RowsTogether = way) -> mx.array:
+            return cached(model, batch, way)
+
+        outcome = compared(model, logprobs, expected, None)
+        if outcome.is_right:
+            return ForwardPlan(sampled=way)
+        tried[f"{way} rows"] = outcome.words
+    raise refusal(model, "sampling", tried, expected, reference(model, batch))
+
+
+def refusal(
+    model: nn.Module, where: str, tried: dict[str, str], expected: mx.array, again: mx.array
+) -> ModelError:
+    """The error for a model that no way is right for; `expected` and `again` are of the same forward."""
+    change: Any = mx.abs(expected - again).max().item()
+    told = "; ".join(f"{way}: {words}" for way, words in tried.items())
+    if change > RANDOM:
+        told = f"something in it is random (dropout), the same forward twice differs by {change:.2g}; {told}"
+    return ModelError(
+        f"{name_of(model)} cannot be tuned here: in {where} its logprobs are not those of single rows read "
+        f"without a cache ({told})",
+        "choose another model; llama, qwen2, qwen3, gemma3, mistral and smollm3 are right. mlx-lm's class of "
+        "this one computes something else with its cache, or in a batch, than without",
+        trouble="model-forward",
+    )
+
+
+def name_of(model: nn.Module) -> str:
+    """The model_type that config.json has, as mlx-lm's module is called."""
+    return type(model).__module__.rpartition(".")[2]
+
+
+# --- what is computed ------------------------------------------------------------------------------------
+
+
+def probe_batch() -> Microbatch:
+    """Three completions of two prompts; the first two are the same, which saves a forward."""
+    ids = [[1 + (7 + 11 * place * (row + 3)) % WORDS for place in range(13)] for row in range(3)]
+    targets = mx.array([ids[row][:NEW_TOKENS] for row in ROWS], dtype=mx.int32)
+    prompts = [ids[1 + row][-length:] for row, length in enumerate(LENGTHS)]
+    zeros = mx.zeros(targets.shape)
+    mask = mx.ones(targets.shape, dtype=mx.bool_)
+    return Microbatch(prompts, list(ROWS), targets, mask, zeros, zeros[:, :1], zeros[:, :1])
+
+
+def reference(model: Any, batch: Microbatch) -> mx.array:
+    """Logprobs (B, S) of single rows, read whole. Raises ModelError where the model cannot read them."""
+    found: dict[int, mx.array] = {}
+    for row, targets in zip(batch.rows, batch.targets, strict=True):
+        if row in found:
+            continue
+        ids = mx.concatenate([mx.array(batch.prompts[row], dtype=mx.int32), targets])
+        try:
+            logits = model(ids[None])[:, len(batch.prompts[row]) - 1 : -1].astype(mx.float32)
+        except REFUSALS as error:
+            if is_allocation_failure(error):
+                raise
+            raise ModelError(
+                f"{name_of(model)} cannot read a sequence: {type(error).__name__}: {str(error)[:200]}",
+                "config.json may have fields that mlx-lm's class of this model does not expect",
+                trouble="model-forward",
+            ) from error
+        found[row] = chosen_logprobs(logits, targets[None])
+    return mx.concatenate([found[row] for row in batch.rows])
+
+
+def cached(model: Any, batch: Microbatch, way: RowsTogether) -> mx.array:
+    """The same as sampling computes them: token by token, with a cache."""
+    runs = {"mixed": [[0, 1, 2]], "equal": [[0, 1], [2]], "single": [[0], [1], [2]]}[way]
+    found = []
+    for rows in runs:
+        some = batch.part(rows[0], rows[-1] + 1)
+        cache = read_prompts(model, some.prompts, padded=way == "mixed")
+        keep(cache, some.rows)
+        logits = [model(some.inputs[:, at : at + 1], cache=cache) for at in range(NEW_TOKENS)]
+        found.append(chosen_logprobs(mx.concatenate(logits, axis=1).astype(mx.float32), some.targets))
+    return mx.concatenate(found)
+
+
+def with_gradient(model: nn.Module, logprobs: Logprobs) -> tuple[mx.array, Arrays]:
+    """The logprobs, and the gradient of their sum for about a million numbers of the weights."""
+    trained = sorted(flat(model.trainable_parameters()).items(), key=lambda item: item[1].size)
+    chosen: Arrays = {}
+    numbers = 0
+    for name, array in trained:
+        numbers += array.size
+        if chosen and numbers > GRADIENT_NUMBERS:
+            break
+        chosen[name] = array
+
+    if not chosen:  # nothing is trained: the run says so after its first update
+        return logprobs(), {}
+
+    def loss(weights: Arrays) -> tuple[mx.array, mx.array]:
+        with replaced(model, weights), lean_activations(model):
+            found = logprobs()
+        return found.sum(), found
+
+    (_, value), gradient = mx.value_and_grad(loss)(chosen)
+    mx.eval(value, gradient)
+    return value, gradient
+
+
+# --- comparing -------------------------------------------------------------------------------------------
+
+
+def compared(model: nn.Module, logprobs: Logprobs, expected: mx.array, gradient: Arrays | None) -> Outcome:
+    """A way's logprobs, and with a `gradient` its gradient, beside those of single rows."""
+    arrays = list(flat(model.parameters()).values())
+    allowed = tolerance(arrays, 1.0, device.prepare().kind == "cpu")
+    try:
+        found, slope = (logprobs(), None) if gradient is None else with_gradient(model, logprobs)
+        gaps = mx.abs(found - expected)
+        mean: Any = gaps.mean().item()
+        most: Any = gaps.max().item()
+        words = f"off by {most:.2g}"
+        if not (mean <= allowed.mean and most <= allowed.most):
+            return Outcome(False, words)
+        if gradient is None or slope is None:
+            return Outcome(True, words)
+        apart = distance(slope, gradient)
+    except REFUSALS as error:
+        if is_allocation_failure(error):
+            raise
+        return Outcome(
+            False, f"{type(error).__name__}: {str(error).splitlines()[0][:100] if str(error) else ''}"
+        )
+    enough = EXACT if allowed.precision == "float32" else ROUNDED
+    return Outcome(apart <= enough, f"{words}, its gradient by {apart:.2g} of its norm")
+
+
+def distance(found: Arrays, expected: Arrays) -> float:
+    """‖found − expected‖ / ‖expected‖; NaN where one is NaN."""
+    size = norm(expected)
+    return norm({name: found[name] - expected[name] for name in expected}) / (size or 1.0)

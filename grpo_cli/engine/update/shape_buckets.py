@@ -1,0 +1,114 @@
+"""Microbatches padded to a few shapes, for what is compiled once a shape.
+
+    padded = pad_to_bucket(batch, Most(completion=512, prompt=511, rows=8))
+    padded.targets.shape                                 # (8, 384), of 7 rows of 330 tokens
+
+Columns and rows are rounded up to steps of a quarter of the power of two below them: 32, 64, 96, 128, 160, …,
+256, 320, 384, 448, 512, 640. So there are four buckets for each doubling, and beyond the smallest step a
+fifth of a bucket is padding at most.
+
+Padding is exact. Rows that are added continue the first prompt, with a mask that is false and a weight of 0;
+prompts that are added are the first one again, and no row continues them; columns that are added are masked,
+left of a prompt and right of a completion.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import mlx.core as mx
+
+from grpo_cli.engine.rollout.prompt_cache import PaddedPrompts
+from grpo_cli.engine.update.batch import Microbatch
+
+COLUMNS = 32  # the smallest step of a completion's or prompt's length
+ROWS = 4
+BY_ROW = ("advantages", "weights")  # (B, 1)
+BY_TOKEN = ("targets", "completion_mask", "old_logprobs")  # (B, S)
+OPTIONAL = ("ref_logprobs", "policy_mask", "sampler_logprobs")  # (B, S), where the loss has them
+
+
+class Most(NamedTuple):
+    """Sizes that nothing is padded beyond: what memory was reckoned for."""
+
+    completion: int
+    prompt: int  # tokens, without the last one
+    rows: int
+
+
+class Bucket(NamedTuple):
+    """What a compiled function is for: P prompts of T tokens, B rows of S."""
+
+    prompts: int
+    prompt_length: int
+    rows: int
+    width: int
+    names: tuple[str, ...]  # of the arrays that are there
+    old_is_current: bool
+
+
+@dataclass(frozen=True)
+class PaddedBatch:
+    """What the loss asks of a Microbatch, as nothing but arrays."""
+
+    prompt_ids: mx.array  # (P, T) int32, all but the last token of the distinct prompts
+    prompt_padding: mx.array  # (P,) int32, columns on the left
+    rows: mx.array  # (B,) int32, which prompt each row continues
+    inputs: mx.array  # (B, S) int32, the token before each target
+    targets: mx.array  # (B, S) int32
+    completion_mask: mx.array  # (B, S) bool
+    old_logprobs: mx.array  # (B, S)
+    advantages: mx.array  # (B, 1)
+    weights: mx.array  # (B, 1)
+    ref_logprobs: mx.array | None = None  # (B, S)
+    policy_mask: mx.array | None = None  # (B, S) bool
+    sampler_logprobs: mx.array | None = None  # (B, S)
+    old_is_current: bool = False
+
+    @property
+    def prompts(self) -> PaddedPrompts:
+        """The distinct prompts."""
+        return PaddedPrompts(self.prompt_ids, self.prompt_padding)
+
+    @property
+    def arrays(self) -> dict[str, mx.array]:
+        """Those that are there, by name."""
+        return {name: value for name, value in vars(self).items() if isinstance(value, mx.array)}
+
+    @property
+    def bucket(self) -> Bucket:
+        """Its shapes."""
+        (prompts, length), (rows, width) = self.prompt_ids.shape, self.targets.shape
+        return Bucket(prompts, length, rows, width, tuple(sorted(self.arrays)), self.old_is_current)
+
+
+def rounded_up(size: int, step: int, most: int) -> int:
+    """The bucket of a size: at least `step`, never beyond `most` unless the size itself is."""
+    quarter = 1 << max(0, (size - 1).bit_length() - 3)  # of the largest power of two below the size
+    unit = max(step, quarter)
+    return max(size, min(-(-size // unit) * unit, most))
+
+
+def pad_to_bucket(batch: Microbatch, most: Most) -> PaddedBatch:
+    """The same microbatch in the shape of its bucket."""
+    rows, width = batch.targets.shape
+    more_rows = rounded_up(rows, ROWS, most.rows) - rows
+    more_columns = rounded_up(width, COLUMNS, most.completion) - width
+    found = {name: getattr(batch, name) for name in (*BY_ROW, *BY_TOKEN, *OPTIONAL)}
+    arrays = {
+        name: mx.pad(array, [(0, more_rows), (0, 0 if name in BY_ROW else more_columns)])
+        for name, array in {**found, "inputs": batch.inputs}.items()
+        if array is not None
+    }
+    arrays["rows"] = mx.array(batch.rows + [0] * more_rows, dtype=mx.int32)
+    arrays["prompt_ids"], arrays["prompt_padding"] = padded_prompts(batch.prompts, most)
+    return PaddedBatch(**arrays, old_is_current=batch.old_is_current)
+
+
+def padded_prompts(prompts: list[list[int]], most: Most) -> tuple[mx.array, mx.array]:
+    """All but the last token of every prompt, left-padded: (P, T), and how much: (P,)."""
+    number = rounded_up(len(prompts), 1, most.rows)
+    length = rounded_up(max(len(prompt) for prompt in prompts) - 1, COLUMNS, most.prompt)
+    all_prompts = prompts + [prompts[0]] * (number - len(prompts))
+    padding = [length - (len(prompt) - 1) for prompt in all_prompts]
+    ids = [[0] * pad + prompt[:-1] for pad, prompt in zip(padding, all_prompts, strict=True)]
+    return mx.array(ids, dtype=mx.int32).reshape(number, length), mx.array(padding, dtype=mx.int32)

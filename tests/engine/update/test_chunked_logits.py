@@ -1,0 +1,147 @@
+"""Logits in slices: the same numbers and gradients as all at once, for models of every kind."""
+
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+import pytest
+from mlx.utils import tree_flatten
+from mlx_lm.models import gemma2, llama, nanochat, qwen2
+
+from grpo_cli.engine.update.batch import Microbatch
+from grpo_cli.engine.update.chunked_logits import find_head
+from grpo_cli.engine.update.objective import Objective, accumulate, token_logprobs
+from grpo_cli.engine.update.objective import chunked_logits as heads
+from grpo_cli.models import nanochat_v2
+from grpo_cli.models.lora import LoRA, add_adapters
+
+COMMON = {"hidden_size": 16, "num_hidden_layers": 2, "intermediate_size": 32, "num_attention_heads": 2,
+          "num_key_value_heads": 2, "vocab_size": 48, "rms_norm_eps": 1e-5}  # fmt: skip
+
+
+def llama_of(tied: bool) -> nn.Module:
+    return llama.Model(llama.ModelArgs(model_type="llama", tie_word_embeddings=tied, **COMMON))
+
+
+def nanochat_v2_model(kind: type[nanochat_v2.Model] = nanochat_v2.Model) -> nn.Module:
+    """With rows that stand for no token, and scalars that are not neutral."""
+    model = kind(
+        nanochat_v2.ModelArgs(
+            hidden_size=32, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=2,
+            intermediate_size=64, vocab_size=48, padded_vocab_size=64,
+        )
+    )  # fmt: skip
+    model.smear_lambda, model.backout_lambda, model.x0_lambdas = mx.ones(1), mx.full(1, 0.2), mx.full(2, 0.3)
+    return model
+
+
+MODELS = {
+    "llama": lambda: llama_of(False),
+    "llama, tied": lambda: llama_of(True),
+    "qwen2": lambda: qwen2.Model(qwen2.ModelArgs(model_type="qwen2", **COMMON)),
+    "gemma2": lambda: gemma2.Model(
+        gemma2.ModelArgs(model_type="gemma2", head_dim=8, query_pre_attn_scalar=8.0, **COMMON)
+    ),
+    "nanochat": lambda: nanochat.Model(
+        nanochat.ModelArgs(model_type="nanochat", **{k: v for k, v in COMMON.items() if k != "rms_norm_eps"})
+    ),
+    "nanochat_v2": nanochat_v2_model,
+}
+
+
+def model_of(kind: str) -> nn.Module:
+    mx.random.seed(3)
+    model = MODELS[kind]()
+    mx.eval(model.parameters())
+    return model
+
+
+def batch() -> Microbatch:
+    mx.random.seed(4)
+    targets = mx.random.randint(0, 48, (4, 5))
+    mask = mx.array([[1, 1, 1, 1, 1], [1, 1, 0, 0, 0], [1, 1, 1, 0, 0], [1, 1, 1, 1, 0]]).astype(mx.bool_)
+    return Microbatch(
+        [[3, 4, 5], [6, 7]],
+        [0, 0, 1, 1],
+        targets,
+        mask,
+        mx.full((4, 5), -3.0),
+        mx.array([[1.0], [-1.0], [0.5], [-0.5]]),
+        mx.full((4, 1), 1 / 14),
+    )
+
+
+def gradients(model: nn.Module, objective: Objective) -> tuple[dict[str, mx.array], float]:
+    found, result = accumulate(model, [batch()], objective)
+    return dict(tree_flatten(found)), result.loss
+
+
+@pytest.mark.parametrize("kind", MODELS)
+@pytest.mark.parametrize("share_prefix", [True, False])
+def test_slices_change_no_gradient(kind: str, share_prefix: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = model_of(kind)
+    head = find_head(model)
+    assert head is not None
+    settings: dict[str, Any] = {"share_prefix": share_prefix, "entropy_coeff": 0.3}
+    whole, loss = gradients(model, Objective("dapo", 0.7, 0.2, 0.2, 0.0, **settings))
+    monkeypatch.setattr(heads, "SLICE", 3 * 48)  # three tokens of the twenty at once
+    monkeypatch.setattr("grpo_cli.engine.update.objective.LOGITS_AT_ONCE", 3 * 48)
+    sliced, sliced_loss = gradients(model, Objective("dapo", 0.7, 0.2, 0.2, 0.0, head=head, **settings))
+    assert sliced_loss == pytest.approx(loss, rel=1e-5)
+    assert sliced.keys() == whole.keys()
+    norm = sum(value.square().sum().item() for value in whole.values()) ** 0.5
+    off = sum((sliced[name] - whole[name]).square().sum().item() for name in whole) ** 0.5
+    assert norm > 0.01
+    assert off < (1e-6 if kind == "nanochat_v2" else 1e-5) * norm
+
+
+def test_slices_with_adapters_have_their_gradient_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = model_of("llama, tied")
+    add_adapters(model, LoRA(2))
+    head = find_head(model)
+    plain, _ = gradients(model, Objective("dapo", 1.0, 0.2, 0.2, 0.0))
+    monkeypatch.setattr("grpo_cli.engine.update.objective.LOGITS_AT_ONCE", 48)
+    monkeypatch.setattr(heads, "SLICE", 48)
+    sliced, _ = gradients(model, Objective("dapo", 1.0, 0.2, 0.2, 0.0, head=head))
+    assert sliced.keys() == plain.keys()
+    assert all("lora" in name for name in sliced)
+    for name in plain:
+        assert mx.allclose(sliced[name], plain[name], rtol=1e-4, atol=1e-7).item(), name
+    assert max(mx.abs(value).max().item() for value in sliced.values()) > 1e-4
+
+
+@pytest.mark.parametrize("kind", ["nanochat", "nanochat_v2"])
+def test_sliced_logprobs_are_those_of_the_whole(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = model_of(kind)
+    whole = token_logprobs(model, batch(), 0.7)
+    monkeypatch.setattr("grpo_cli.engine.update.objective.LOGITS_AT_ONCE", 0)
+    monkeypatch.setattr(heads, "SLICE", 7 * 48)
+    sliced = token_logprobs(model, batch(), 0.7, head=find_head(model))
+    assert mx.abs(sliced - whole).max().item() < 1e-5
+
+
+def test_the_head_s_weights() -> None:
+    assert find_head(llama_of(False)).weights == ("lm_head.weight",)  # type: ignore[union-attr]
+    assert find_head(llama_of(True)).weights == ("model.embed_tokens.weight",)  # type: ignore[union-attr]
+
+
+def test_the_current_nanochat_s_trunk_is_a_method() -> None:
+    model: Any = model_of("nanochat_v2")
+    head = find_head(model)
+    assert head is not None
+    ids = mx.array([[5, 6, 7, 8], [9, 1, 2, 3]])
+    hidden = model.hidden_states(ids)
+    assert hidden.shape == (2, 4, 32)
+    assert mx.abs(head.logits(model, hidden) - model(ids)).max().item() < 1e-6
+    assert (head.trunk, head.weights, head.vocabulary) == ("hidden_states", ("lm_head.weight",), 48)
+
+
+class Elsewhere(nanochat_v2.Model):
+    """A model that does something between its trunk and its head."""
+
+    def __call__(self, inputs: mx.array, cache: list[Any] | None = None) -> mx.array:
+        return self.logits_of(2.0 * self.lm_head.weight[inputs] + self.hidden_states(inputs, cache))
+
+
+def test_a_model_that_does_not_come_apart_has_none() -> None:
+    assert find_head(nanochat_v2_model(Elsewhere)) is None

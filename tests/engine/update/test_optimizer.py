@@ -1,0 +1,146 @@
+"""Weights renewed some arrays after the other: byte for byte what the rule makes of all at once."""
+
+from typing import Any
+
+import mlx.core as mx
+import pytest
+from mlx.utils import tree_map
+
+from grpo_cli.config.schema import Config
+from grpo_cli.engine.update.objective import optimizer as optimizers
+from grpo_cli.engine.update.optimizer import Optimizer, at, handfuls, make_rule
+from grpo_cli.models.load import Policy
+from grpo_cli.models.lora import LoRA, add_adapters
+from grpo_cli.models.tree import flat
+from tests.engine.small import llama_policy, nanochat_policy
+
+STEPS = 3
+RULES = ["adamw", "adam", "lion", "sgd"]
+
+
+def random_gradients(policy: Policy, step: int) -> Any:
+    """Some gradients, the same for the same step, in the weights' dtype."""
+    mx.random.seed(100 + step)
+    return tree_map(
+        lambda array: mx.random.normal(array.shape).astype(array.dtype), policy.model.trainable_parameters()
+    )
+
+
+def all_at_once(policy: Policy, config: Config, scale: float) -> dict[str, mx.array]:
+    """Weights, state and float32 copies after some steps of MLX's rule on the whole tree."""
+    model, rule = policy.model, make_rule(config)
+    master = tree_map(lambda array: array.astype(mx.float32), model.trainable_parameters())
+    for step in range(STEPS):
+        rule.learning_rate = 0.01 * (step + 1)
+        gradients = random_gradients(policy, step)
+        if scale != 1.0:
+            gradients = tree_map(lambda gradient: gradient * scale, gradients)
+        gradients = tree_map(lambda gradient: gradient.astype(mx.float32), gradients)
+        master = rule.apply_gradients(gradients, master)
+        model.update(tree_map(lambda new, old: new.astype(old.dtype), master, model.trainable_parameters()))
+    return flat({"weights": model.trainable_parameters(), "rule": rule.state, "master": master})
+
+
+def one_after_the_other(policy: Policy, config: Config, scale: float) -> dict[str, mx.array]:
+    """The same by our step; without copies the weights stand for them."""
+    model = policy.model
+    optimizer = Optimizer(config, model)
+    for step in range(STEPS):
+        norm = config.max_grad_norm / scale
+        optimizer.step(model, random_gradients(policy, step), norm, 0.01 * (step + 1))
+    master = optimizer.master or model.trainable_parameters()
+    return flat({"weights": model.trainable_parameters(), "rule": optimizer.rule.state, "master": master})
+
+
+def assert_same_bytes(found: dict[str, mx.array], expected: dict[str, mx.array]) -> None:
+    assert list(found) == list(expected)
+    for name, array in expected.items():
+        assert found[name].dtype == array.dtype, name
+        assert as_bytes(found[name]) == as_bytes(array), name
+
+
+def as_bytes(array: mx.array) -> bytes:
+    return bytes(memoryview(array.reshape(-1).view(mx.uint8)))
+
+
+@pytest.mark.parametrize("at_once", [1, 3000, 1 << 20])  # each array alone, some, all of this model
+@pytest.mark.parametrize("scale", [1.0, 0.25])
+@pytest.mark.parametrize("rule", RULES)
+def test_arrays_one_after_the_other_are_all_at_once(
+    rule: str, scale: float, at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(optimizers, "AT_ONCE", at_once)
+    config = Config(optimizer=rule, weight_decay=0.1, max_grad_norm=0.5)
+    expected = all_at_once(llama_policy(), config, scale)
+    found = one_after_the_other(llama_policy(), config, scale)
+    assert_same_bytes(found, expected)
+    before = flat(llama_policy().model.trainable_parameters())
+    assert all((found[f"weights.{name}"] != array).any().item() for name, array in before.items())
+
+
+@pytest.mark.parametrize("dtype", [mx.bfloat16, mx.float16])
+@pytest.mark.parametrize("rule", RULES)
+def test_with_float32_copies_too(rule: str, dtype: mx.Dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(optimizers, "AT_ONCE", 3000)
+
+    def half() -> Policy:
+        policy = nanochat_policy()
+        policy.model.set_dtype(dtype)
+        return policy
+
+    config = Config(optimizer=rule, weight_decay=0.1, max_grad_norm=0.5)
+    expected = all_at_once(half(), config, 0.25)
+    found = one_after_the_other(half(), config, 0.25)
+    assert found["weights.lm_head.weight"].dtype == dtype
+    assert found["master.lm_head.weight"].dtype == mx.float32
+    assert_same_bytes(found, expected)
+
+
+def test_adapters_only() -> None:
+    def adapted() -> Policy:
+        policy = llama_policy()
+        mx.random.seed(1)
+        add_adapters(policy.model, LoRA(2))
+        return policy
+
+    config = Config(weight_decay=0.1, max_grad_norm=0.5)
+    found = one_after_the_other(adapted(), config, 0.25)
+    assert_same_bytes(found, all_at_once(adapted(), config, 0.25))
+    assert all("lora" in name for name in found if name.startswith("weights."))
+
+
+def test_the_gradients_are_used_up() -> None:
+    policy = llama_policy()
+    gradients = random_gradients(policy, 0)
+    Optimizer(Config(), policy.model).step(policy.model, gradients, 1.0, 0.1)
+    assert gradients == {}
+
+
+def test_of_the_step_only_a_few_arrays_are_in_memory() -> None:
+    """12 arrays of 4 MB: the step needs less than five of them beside weights, state and gradient."""
+    policy = llama_policy(hidden_size=1024, num_attention_heads=8, intermediate_size=1024)
+    optimizer = Optimizer(Config(), policy.model)
+    gradients = random_gradients(policy, 0)
+    mx.eval(gradients, optimizer.rule.state)
+    mx.reset_peak_memory()
+    before = mx.get_active_memory()
+    optimizer.step(policy.model, gradients, 10.0, 0.1)
+    array = 4 * 1024 * 1024
+    assert sum(a.nbytes for a in flat(policy.model.trainable_parameters()).values()) > 10 * array
+    assert mx.get_peak_memory() - before < 5 * array
+    assert mx.get_active_memory() < before - 9 * array  # the gradient is gone
+
+
+def test_handfuls_are_small_arrays_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(optimizers, "AT_ONCE", 10)
+    sizes = {"a": 50, "b": 4, "c": 7, "d": 3, "e": 10}
+    arrays = {name: mx.zeros(size) for name, size in sizes.items()}
+    assert list(handfuls(arrays)) == [["d", "b", "c"], ["e"], ["a"]]
+    assert list(handfuls({})) == []
+    assert list(handfuls({"b": arrays["b"]})) == [["b"]]
+
+
+def test_an_array_by_its_name() -> None:
+    model = llama_policy().model
+    for name, array in flat(model.parameters()).items():
+        assert at(model, name) is array
