@@ -26,8 +26,8 @@ LEVELS = {
     "grpo_cli.engine.stages": 5,
     "grpo_cli.engine.memory": 5,
     "grpo_cli.engine.trainer": 5,
-    "grpo_cli.engine.evaluate": 5,
-    "grpo_cli.engine.scorecard": 5,
+    "grpo_cli.engine.evaluation.evaluate": 5,
+    "grpo_cli.engine.evaluation.scorecard": 5,
     "grpo_cli.models.tiny": 5,  # scripts that make the embedded model: the program imports none of them
     "grpo_cli.engine": 4,
     "grpo_cli.convert": 4,
@@ -237,7 +237,10 @@ def test_the_checker_catches(module: str, source: str, broken: str) -> None:
         ("grpo_cli.cli.train", "def f():\n  import mlx.core\n  from grpo_cli.engine.trainer import Trainer"),
         ("grpo_cli.cli.train", "from grpo_cli.engine.events import RunStarted\nimport rich.console"),
         ("grpo_cli.cli.x", "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n  import mlx.core"),
-        ("grpo_cli.engine.trainer", "from grpo_cli.engine.evaluate import evaluate\nimport mlx.core"),
+        (
+            "grpo_cli.engine.trainer",
+            "from grpo_cli.engine.evaluation.evaluate import x\nimport mlx.core",
+        ),
         ("grpo_cli.models.tiny.build", "from grpo_cli.models.load import x\nimport numpy"),
         ("grpo_cli.models.tiny.build", "from grpo_cli.data.arithmetic import x"),
     ],

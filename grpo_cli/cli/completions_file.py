@@ -14,7 +14,7 @@ from grpo_cli.foreign_text import safe_json
 
 if TYPE_CHECKING:
     from grpo_cli.config.schema import Config
-    from grpo_cli.engine.evaluate import Evaluation
+    from grpo_cli.engine.evaluation.evaluate import Evaluation
 
 KEYS = {"model", "item", "prompt", "answer", "completion", "correct", "rewards", "stop_reason", "tokens"}
 
@@ -49,7 +49,7 @@ def _is_ours(line: bytes) -> bool:
 
 def completions_text(evaluations: "dict[str, Evaluation]") -> str:
     """The file's content."""
-    from grpo_cli.engine.evaluate import completion_lines
+    from grpo_cli.engine.evaluation.evaluate import completion_lines
 
     return "".join(
         safe_json({"model": name, **line}) + "\n"

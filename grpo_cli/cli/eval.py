@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from grpo_cli.config.schema import Config
     from grpo_cli.distributed.world import World
-    from grpo_cli.engine.evaluate import Evaluation
+    from grpo_cli.engine.evaluation.evaluate import Evaluation
     from grpo_cli.engine.rollout.sampling import Sampling
 
 
@@ -121,8 +121,8 @@ def document_of(
     told: dict[str, Any], evaluation: "Evaluation", compare: str | None, other: "Evaluation | None"
 ) -> dict[str, Any]:
     """The scores of a model, and beside those of another one, as plain data."""
-    from grpo_cli.engine.scorecard import compare as compare_evaluations
-    from grpo_cli.engine.scorecard import scorecard
+    from grpo_cli.engine.evaluation.scorecard import compare as compare_evaluations
+    from grpo_cli.engine.evaluation.scorecard import scorecard
 
     document = {**told, **scorecard(evaluation)}
     if compare and other:

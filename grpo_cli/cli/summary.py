@@ -106,7 +106,7 @@ def certainty(before: dict[str, Any], after: dict[str, Any]) -> str:
     old, new = before.get("eval_right"), after.get("eval_right")
     if not (isinstance(old, str) and isinstance(new, str) and len(old) == len(new) > 0):
         return ""
-    from grpo_cli.engine.statistics import compare_pairs
+    from grpo_cli.engine.evaluation.intervals import compare_pairs
 
     result = compare_pairs([int(b) - int(a) for a, b in zip(old, new, strict=True)])
     low, high = (100 * end for end in result.interval)

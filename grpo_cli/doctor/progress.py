@@ -71,7 +71,7 @@ def below_the_start(evaluated: Sequence[tuple[int, float, int]]) -> bool:
 
 def interval(one: tuple[int, float, int]) -> tuple[float, float]:
     """Wilson's interval of an evaluation's accuracy."""
-    from grpo_cli.engine.statistics import wilson_interval
+    from grpo_cli.engine.evaluation.intervals import wilson_interval
 
     _, accuracy, samples = one
     return wilson_interval(round(accuracy * samples), samples)

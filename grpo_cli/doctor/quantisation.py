@@ -190,7 +190,7 @@ def accuracy(case: Case, policy: "Policy", prompts: "list[Prompt]") -> float | N
     """Share of the examples that are answered right; None without examples."""
     if case.config is None or not prompts:
         return None
-    from grpo_cli.engine.evaluate import evaluate
+    from grpo_cli.engine.evaluation.evaluate import evaluate
     from grpo_cli.engine.rollout.sampling import Sampling
 
     sampling = Sampling.for_evaluation(case.config)

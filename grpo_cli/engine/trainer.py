@@ -18,7 +18,7 @@ import mlx.core as mx
 
 from grpo_cli import device
 from grpo_cli.engine import events
-from grpo_cli.engine.evaluate import evaluate, measure_by_reward
+from grpo_cli.engine.evaluation.evaluate import evaluate, measure_by_reward
 from grpo_cli.engine.guards.nonfinite import first_broken
 from grpo_cli.engine.guards.nothing_learned import Teaching
 from grpo_cli.engine.interrupt import Interruption

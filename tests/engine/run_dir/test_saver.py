@@ -50,7 +50,9 @@ def test_an_evaluation_of_an_earlier_step_is_not_a_checkpoints_own() -> None:
 
 def test_the_newest_and_the_best_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     accuracies = iter([0.0, 0.2, 0.9, 0.3, 0.1, 0.4, 0.2])
-    monkeypatch.setattr("grpo_cli.engine.evaluate.Evaluation.accuracy", property(lambda _: next(accuracies)))
+    monkeypatch.setattr(
+        "grpo_cli.engine.evaluation.evaluate.Evaluation.accuracy", property(lambda _: next(accuracies))
+    )
     config = small(
         tmp_path, **{**SHORT, "eval_steps": 1, "eval_samples": 2, "save_steps": 1, "keep_checkpoints": 2}
     )

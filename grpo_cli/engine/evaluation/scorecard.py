@@ -9,15 +9,15 @@ Everything is plain data, so that `--json` prints what the tables show.
 import statistics
 from typing import Any
 
-from grpo_cli.engine.evaluate import Evaluation
-from grpo_cli.engine.metrics import mean
-from grpo_cli.engine.statistics import (
+from grpo_cli.engine.evaluation.evaluate import Evaluation
+from grpo_cli.engine.evaluation.intervals import (
     bootstrap,
     compare_pairs,
     histogram,
     pass_at_k,
     wilson_interval,
 )
+from grpo_cli.engine.metrics import mean
 
 REWARD_BINS = 8
 

@@ -5,7 +5,7 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from grpo_cli.engine.statistics import (
+from grpo_cli.engine.evaluation.intervals import (
     bootstrap,
     compare_pairs,
     histogram,
@@ -85,7 +85,7 @@ def test_bootstrap_is_decided_by_its_seed_and_not_by_its_blocks(monkeypatch: pyt
     whole = bootstrap(differences, samples=500, seed=3)
     assert whole == bootstrap(differences, samples=500, seed=3)
     assert whole != bootstrap(differences, samples=500, seed=4)
-    monkeypatch.setattr("grpo_cli.engine.statistics.RESAMPLE_BLOCK", 50)
+    monkeypatch.setattr("grpo_cli.engine.evaluation.intervals.RESAMPLE_BLOCK", 50)
     in_blocks = bootstrap(differences, samples=500, seed=3)
     assert in_blocks == pytest.approx(whole, abs=0.06)
 

@@ -3,10 +3,10 @@
 import pytest
 
 from grpo_cli.config.schema import Config
-from grpo_cli.engine.evaluate import Evaluation, completion_lines, evaluate, measure_by_reward
+from grpo_cli.engine.evaluation.evaluate import Evaluation, completion_lines, evaluate, measure_by_reward
+from grpo_cli.engine.evaluation.scorecard import compare, distribution, scorecard
 from grpo_cli.engine.rollout.prompts import Prompt
 from grpo_cli.engine.rollout.sampling import Sampling
-from grpo_cli.engine.scorecard import compare, distribution, scorecard
 from grpo_cli.rewards.answers import is_right
 from grpo_cli.rewards.table import load_rewards
 from grpo_cli.types import Example, Rollout, RolloutGroup, StopReason
