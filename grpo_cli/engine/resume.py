@@ -23,9 +23,9 @@ from grpo_cli.config.resumable import is_gone
 from grpo_cli.config.schema import Config
 from grpo_cli.distributed.world import ALONE, World
 from grpo_cli.engine import events
-from grpo_cli.engine.alike import check_alike, settings
 from grpo_cli.engine.interrupt import Interruption
 from grpo_cli.engine.memory import check_memory
+from grpo_cli.engine.ranks.same_setup import check_alike, settings
 from grpo_cli.engine.run import prepare
 from grpo_cli.engine.run_dir.folder import CONFIG_FILE, words_for_the_disk, write_config
 from grpo_cli.engine.run_dir.inputs import EVALUATION, changed, is_measure

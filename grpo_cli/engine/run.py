@@ -23,10 +23,10 @@ from grpo_cli.config.schema import Config
 from grpo_cli.data.load import load_examples
 from grpo_cli.distributed.world import ALONE, World
 from grpo_cli.engine import events
-from grpo_cli.engine.alike import check_alike, loaded, settings
 from grpo_cli.engine.evaluation.evaluate import Evaluation, evaluate, measure_by_reward
 from grpo_cli.engine.interrupt import Interruption
 from grpo_cli.engine.memory import check_memory
+from grpo_cli.engine.ranks.same_setup import check_alike, loaded, settings
 from grpo_cli.engine.rollout.generate import Progress, no_progress
 from grpo_cli.engine.rollout.prompt_cache import carries_gradients
 from grpo_cli.engine.rollout.prompts import Prompt, Prompts, encode

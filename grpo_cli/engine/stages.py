@@ -30,13 +30,13 @@ from grpo_cli.engine.guards.frozen_weights import Proof
 from grpo_cli.engine.guards.nonfinite import Fault, find_fault, first_broken
 from grpo_cli.engine.interrupt import Interruption
 from grpo_cli.engine.outcome import has_advantages, nothing, update_numbers
+from grpo_cli.engine.ranks.balance import deal
 from grpo_cli.engine.rollout.buffer import Draw
 from grpo_cli.engine.rollout.continuous_batch import BrokenPolicy
 from grpo_cli.engine.rollout.generate import OnGroup, generate, of_all_ranks
 from grpo_cli.engine.rollout.prompts import Prompt, Prompts
 from grpo_cli.engine.rollout.quantized_policy import RolloutPolicy
 from grpo_cli.engine.rollout.sampling import KeyChain, Sampling
-from grpo_cli.engine.shares import deal
 from grpo_cli.engine.update.batch import Counting, Microbatch, make_microbatches
 from grpo_cli.engine.update.chunked_logits import Head
 from grpo_cli.engine.update.compiled_loss import CompiledLoss

@@ -19,7 +19,7 @@ from grpo_cli.config.resumable import check_changes
 from grpo_cli.config.schema import Config
 from grpo_cli.distributed.world import World
 from grpo_cli.engine import events
-from grpo_cli.engine.bring import bring
+from grpo_cli.engine.ranks.broadcast_checkpoint import bring
 from grpo_cli.engine.run_dir.folder import CONFIG_FILE, existing, locate, tidy
 from grpo_cli.engine.run_dir.lock import RunLock
 from grpo_cli.engine.run_dir.manifest import FINAL, damage, newest_intact, step_in_manifest

@@ -13,7 +13,7 @@ import mlx.core as mx  # noqa: E402  (after the device)
 
 from grpo_cli.distributed.world import join  # noqa: E402
 from grpo_cli.engine.grpo.losses import LOSSES  # noqa: E402
-from grpo_cli.engine.shares import deal  # noqa: E402
+from grpo_cli.engine.ranks.balance import deal  # noqa: E402
 from grpo_cli.engine.update.batch import Counting, make_microbatches  # noqa: E402
 from grpo_cli.engine.update.objective import Objective, accumulate  # noqa: E402
 from grpo_cli.models.tree import flat  # noqa: E402

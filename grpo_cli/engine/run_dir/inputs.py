@@ -14,7 +14,7 @@ from hashlib import sha256
 from pathlib import Path
 
 from grpo_cli.config.schema import Config
-from grpo_cli.engine.alike import reward_files
+from grpo_cli.engine.ranks.same_setup import reward_files
 from grpo_cli.engine.rollout.prompts import Prompt
 from grpo_cli.engine.run_dir.manifest import sha256 as sha256_of_file
 from grpo_cli.models.model_files import weight_files

@@ -4,7 +4,7 @@ import mlx.core as mx
 import pytest
 
 from grpo_cli.engine.grpo.losses import LOSSES
-from grpo_cli.engine.shares import checksum, cost, deal
+from grpo_cli.engine.ranks.balance import checksum, cost, deal
 from grpo_cli.engine.update.batch import make_microbatches
 from tests.engine.small import group, rollout
 
