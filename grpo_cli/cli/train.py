@@ -70,7 +70,7 @@ def train(
             say(stderr_console(), Text(f"loading {loaded.config.model_name} …", style="dim"))
         start_device()
         from grpo_cli.cli.live import training_display
-        from grpo_cli.engine import run
+        from grpo_cli.engine import setup as run
 
         if dry_run:
             with training_display(quiet=True, is_first=world.is_first) as listener:

@@ -18,7 +18,7 @@ from grpo_cli.config.schema import Config
 from grpo_cli.doctor.run_log import series
 
 if TYPE_CHECKING:
-    from grpo_cli.engine.run import Trainer
+    from grpo_cli.engine.setup import Trainer
 
 FEWEST_LOGGED = 3  # steps whose median is worth more than a measurement
 MEASURED_TOKENS = 32
@@ -79,7 +79,7 @@ def measured_pace(config: Config, folder: Path) -> Pace:
     Built-in rewards are used, whatever is configured: no code is run that nobody asked to run. Raises
     what loading raises.
     """
-    from grpo_cli.engine.run import prepare
+    from grpo_cli.engine.setup import prepare
 
     tokens = min(MEASURED_TOKENS, config.max_new_tokens)
     small = config.model_copy(
@@ -137,7 +137,7 @@ class Measured:
 
 def one_step(trainer: "Trainer") -> Measured:
     """Sample, and make an update of what came, in a model that is thrown away."""
-    from grpo_cli.engine.run import tiny_step
+    from grpo_cli.engine.setup import tiny_step
 
     groups, update = tiny_step(trainer)
     rollouts = [rollout for group in groups for rollout in group.rollouts]

@@ -20,7 +20,6 @@ from grpo_cli import device
 from grpo_cli.config.schema import Config
 from grpo_cli.distributed.world import ALONE, World
 from grpo_cli.engine import events
-from grpo_cli.engine.allocation import RowLimit, in_parts
 from grpo_cli.engine.grpo.advantages import compute_advantages
 from grpo_cli.engine.grpo.losses import LOSSES
 from grpo_cli.engine.grpo.lr_schedule import learning_rate
@@ -28,7 +27,7 @@ from grpo_cli.engine.grpo.overlong import punish_overlong
 from grpo_cli.engine.guards import logprob_mismatch as agreement
 from grpo_cli.engine.guards.frozen_weights import Proof
 from grpo_cli.engine.guards.nonfinite import Fault, find_fault, first_broken
-from grpo_cli.engine.interrupt import Interruption
+from grpo_cli.engine.out_of_memory import RowLimit, in_parts
 from grpo_cli.engine.outcome import has_advantages, nothing, update_numbers
 from grpo_cli.engine.ranks.balance import deal
 from grpo_cli.engine.rollout.buffer import Draw
@@ -37,6 +36,7 @@ from grpo_cli.engine.rollout.generate import OnGroup, generate, of_all_ranks
 from grpo_cli.engine.rollout.prompts import Prompt, Prompts
 from grpo_cli.engine.rollout.quantized_policy import RolloutPolicy
 from grpo_cli.engine.rollout.sampling import KeyChain, Sampling
+from grpo_cli.engine.signals import Interruption
 from grpo_cli.engine.update.batch import Counting, Microbatch, make_microbatches
 from grpo_cli.engine.update.chunked_logits import Head
 from grpo_cli.engine.update.compiled_loss import CompiledLoss

@@ -51,7 +51,7 @@ class Watch:
 
 def learn(loss_type: str, overrides: list[str], target: float) -> dict[str, Any]:
     """Train until the accuracy is reached, or to the end of the configuration; what came out."""
-    from grpo_cli.engine import run  # heavy: after the device is prepared
+    from grpo_cli.engine import setup as run  # heavy: after the device is prepared
 
     watch, started = Watch(target), time.perf_counter()
     reached = False

@@ -21,8 +21,8 @@ from grpo_cli import device
 from grpo_cli.config.schema import Config
 from grpo_cli.engine.rollout.generate import generate
 from grpo_cli.engine.rollout.sampling import Sampling
-from grpo_cli.engine.run import prepare
-from grpo_cli.engine.trainer import Trainer
+from grpo_cli.engine.setup import prepare
+from grpo_cli.engine.train import Trainer
 from grpo_cli.engine.update.batch import Microbatch
 from grpo_cli.models.tokenizer import Tokenizer
 from grpo_cli.types import RolloutGroup

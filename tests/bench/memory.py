@@ -29,8 +29,8 @@ def measure(model: str, changes: dict[str, float | str]) -> dict[str, float]:
 
     device.prepare()
     from grpo_cli.config.schema import Config
-    from grpo_cli.engine import run
-    from grpo_cli.engine.memory import needs_of
+    from grpo_cli.engine import setup as run
+    from grpo_cli.engine.memory_verdict import needs_of
 
     config = Config(
         model_name=model, dataset="arithmetic", system_prompt="Think. " * 10, completion_prefix="",

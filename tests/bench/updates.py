@@ -21,8 +21,8 @@ import mlx.nn as nn
 from mlx_lm.models.cache import make_prompt_cache
 
 from grpo_cli.config.schema import Config
-from grpo_cli.engine.run import prepare
-from grpo_cli.engine.trainer import Trainer
+from grpo_cli.engine.setup import prepare
+from grpo_cli.engine.train import Trainer
 from grpo_cli.engine.update.batch import Microbatch
 from grpo_cli.engine.update.objective import Objective, accumulate
 from grpo_cli.types import Example, Rollout, RolloutGroup, StopReason

@@ -11,9 +11,9 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from grpo_cli.cli.main import app
-from grpo_cli.engine.run import train
+from grpo_cli.engine.setup import train
 from tests.convert.checkpoints import write_checkpoint
-from tests.engine.test_trainer import small
+from tests.engine.test_train import small
 from tests.hub_server import HubServer
 from tests.support.forked import start
 from tests.support.waiting import HANG

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from grpo_cli.cli.output_file import OutputFile
-from grpo_cli.engine import run
+from grpo_cli.engine import setup as run
 from grpo_cli.errors import ConfigError, GrpoError
 from tests.cli.test_run_commands import grpo
 from tests.support.forked import start
@@ -126,7 +126,7 @@ def test_ctrl_c_in_an_evaluation_ends_with_130_and_leaves_nothing(tmp_path: Path
 # The evaluation interrupts itself at its first progress: no test waits for a number of seconds.
 INTERRUPTED = """
 import os, signal
-from grpo_cli.engine import run
+from grpo_cli.engine import setup as run
 real = run.evaluate_model
 def evaluate_model(name, config, sampling, num_generations, on_progress, world):
     def progress(*numbers):

@@ -13,7 +13,7 @@ import pytest
 
 from grpo_cli.engine.run_dir.manifest import checkpoints, damage
 from grpo_cli.engine.run_dir.run_state import read_state
-from tests.engine.test_trainer import lines
+from tests.engine.test_train import lines
 from tests.support import waiting
 from tests.support.forked import Process, start
 from tests.support.waiting import HANG

@@ -127,7 +127,7 @@ WHERE = {
     "code_of_a_received_run": "trust.py:refuse_unnamed_rewards",
     "step_of_another_size": "config/resumable.py:check_changes",
     "key_that_cannot_change": "config/resumable.py:check_changes",
-    "model_with_adapters_is_trained_on": "engine/run.py:trainable_policy",
+    "model_with_adapters_is_trained_on": "engine/setup.py:trainable_policy",
     "checkpoint_to_convert_is_damaged": "cli/convert.py:check_intact",
     "no_configuration": "config/resolve.py:required_name",
     "configuration_elsewhere": "config/resolve.py:find_config",
@@ -164,7 +164,9 @@ HUB = (
 )
 MACHINES = "needs another machine, its ssh, or a port that is freed; tests/distributed shows the errors"
 DISK = "needs a disk with room, or one that can be written again"
-MEMORY = "needs less memory than there is; tests/engine/test_memory.py applies its keys to the estimate"
+MEMORY = (
+    "needs less memory than there is; tests/engine/test_memory_verdict.py applies its keys"
+)
 OTHER_MODEL = "is another model, which only a person can choose"
 LEARNING = "is a choice of training (rate, precision, earlier checkpoint); the errors' own tests show them"
 DAMAGED = (
@@ -196,8 +198,8 @@ NOT_APPLIED = {
     "data/readers.py:read_file": DISK,
     "engine/run_dir/checkpoint.py:": DISK,
     "engine/run_dir/saver.py:": DISK,
-    "engine/allocation.py:": MEMORY,
-    "engine/memory.py:": MEMORY,
+    "engine/out_of_memory.py:": MEMORY,
+    "engine/memory_verdict.py:": MEMORY,
     "engine/rollout/prompt_cache.py:": OTHER_MODEL,
     "engine/update/forward_probe.py:": OTHER_MODEL,
     "models/lora.py:_check_dora": OTHER_MODEL,
@@ -208,9 +210,9 @@ NOT_APPLIED = {
     "engine/guards/frozen_weights.py:": LEARNING,
     "engine/update/optimizer.py:": LEARNING,
     "engine/rollout/quantized_policy.py:": LEARNING,
-    "engine/run.py:dry_run": LEARNING,
+    "engine/setup.py:dry_run": LEARNING,
     "engine/stages.py:": LEARNING,
-    "engine/trainer.py:": LEARNING,
+    "engine/train.py:": LEARNING,
     "convert/torch_file.py:_check_record": DAMAGED,
     "convert/torch_file.py:_damaged": DAMAGED,
     "convert/torch_zip.py:_record": DAMAGED,

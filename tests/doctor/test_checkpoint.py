@@ -12,7 +12,7 @@ import pytest
 
 from grpo_cli.config.schema import Config
 from grpo_cli.doctor.findings import Finding
-from grpo_cli.engine.run import train
+from grpo_cli.engine.setup import train
 from tests.doctor.looking import Here, look
 
 SUBJECT = ("checkpoint-files", "optimizer-state", "resumable")

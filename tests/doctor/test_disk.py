@@ -85,8 +85,8 @@ def test_no_checkpoint_is_reckoned_that_is_never_written(
 
 def test_a_checkpoint_takes_what_was_reckoned(tmp_path: Path) -> None:
     """Against a real one."""
-    from grpo_cli.engine import run
-    from tests.engine.test_trainer import small
+    from grpo_cli.engine import setup as run
+    from tests.engine.test_train import small
 
     run.train(small(tmp_path, run_name="real", max_steps=1))
     final = tmp_path / "outputs/real/final"

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from grpo_cli.engine import run
+from grpo_cli.engine import setup as run
 from tests.doctor.logs import NAMES, examine, troubles
-from tests.engine.test_trainer import small
+from tests.engine.test_train import small
 
 
 @pytest.fixture(scope="session")

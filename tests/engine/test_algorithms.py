@@ -8,8 +8,8 @@ import mlx.nn as nn
 import pytest
 
 from grpo_cli.config.schema import Config
-from grpo_cli.engine.allocation import RowLimit
 from grpo_cli.engine.grpo.losses import LOSSES
+from grpo_cli.engine.out_of_memory import RowLimit
 from grpo_cli.engine.update.batch import Counting, Microbatch, make_microbatches
 from grpo_cli.engine.update.objective import (
     Gradients,

@@ -5,11 +5,12 @@ from pathlib import Path
 import pytest
 
 from grpo_cli import device
-from grpo_cli.engine import events, run, stages
+from grpo_cli.engine import events, stages
+from grpo_cli.engine import setup as run
 from grpo_cli.engine.guards.nonfinite import Fault
-from grpo_cli.engine.memory import check_memory, needs_of
+from grpo_cli.engine.memory_verdict import check_memory, needs_of
 from grpo_cli.errors import TrainingError
-from tests.engine.test_trainer import small
+from tests.engine.test_train import small
 
 
 def test_completions_that_are_cut_off_give_a_gradient(tmp_path: Path) -> None:

@@ -8,11 +8,12 @@ from typing import Any
 import mlx.core as mx
 import pytest
 
-from grpo_cli.engine import events, run
-from grpo_cli.engine.allocation import RowLimit
+from grpo_cli.engine import events
+from grpo_cli.engine import setup as run
+from grpo_cli.engine.out_of_memory import RowLimit
 from grpo_cli.engine.rollout.generate import generate
 from grpo_cli.engine.rollout.sampling import KeyChain, Sampling
-from grpo_cli.engine.trainer import Trainer
+from grpo_cli.engine.train import Trainer
 from grpo_cli.errors import RewardError, TrainingError
 from grpo_cli.models.load import Policy
 from grpo_cli.rewards.request import RewardRequest
@@ -20,7 +21,7 @@ from grpo_cli.rewards.score import PendingScores, Scorer
 from grpo_cli.types import Rollout
 from tests.engine.small import nanochat_policy
 from tests.engine.test_reward_processes import left
-from tests.engine.test_trainer import small
+from tests.engine.test_train import small
 from tests.rewards.test_score import group
 from tests.support.waiting import HANG, NEVER
 

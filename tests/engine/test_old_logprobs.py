@@ -6,13 +6,13 @@ from pathlib import Path
 import mlx.core as mx
 import pytest
 
-from grpo_cli.engine import run
-from grpo_cli.engine.allocation import RowLimit
+from grpo_cli.engine import setup as run
+from grpo_cli.engine.out_of_memory import RowLimit
 from grpo_cli.engine.run_dir.run_state import read_state, write_state
-from grpo_cli.engine.trainer import Trainer
+from grpo_cli.engine.train import Trainer
 from grpo_cli.engine.update.batch import Microbatch
 from grpo_cli.engine.update.objective import Objective, microbatch_loss, token_logprobs
-from tests.engine.test_trainer import lines, small
+from tests.engine.test_train import lines, small
 from tests.engine.test_wiring import prepared
 
 

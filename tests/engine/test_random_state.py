@@ -9,12 +9,12 @@ import mlx.core as mx
 import pytest
 
 from grpo_cli.engine import resume as resuming
-from grpo_cli.engine import run
+from grpo_cli.engine import setup as run
 from grpo_cli.engine.resume import resume
 from grpo_cli.engine.rollout.sampling import KeyChain
 from grpo_cli.engine.run_dir.run_state import random_state, read_state
 from tests.engine.test_resume import SHORT, Stop, crash_after
-from tests.engine.test_trainer import small
+from tests.engine.test_train import small
 
 REWARDS = Path(__file__).parent / "letter_reward.py"
 SETTINGS = {**SHORT, "max_train_samples": 1, "batch_size": 1, "num_epochs": 4, "max_steps": 4}

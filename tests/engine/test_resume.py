@@ -13,12 +13,13 @@ import pytest
 
 from grpo_cli.config.render import dump_config
 from grpo_cli.config.schema import Config
-from grpo_cli.engine import events, run
+from grpo_cli.engine import events
+from grpo_cli.engine import setup as run
 from grpo_cli.engine.resume import resume
 from grpo_cli.engine.run_dir.manifest import MANIFEST
 from grpo_cli.engine.run_dir.run_state import read_state
 from grpo_cli.errors import CheckpointError, ConfigError
-from tests.engine.test_trainer import lines, small
+from tests.engine.test_train import lines, small
 
 TIMES = {"rollout_seconds", "update_seconds", "step_seconds", "rollout_tokens_per_second", "eval_seconds"}
 # Few examples, so that epochs end inside the run.

@@ -13,7 +13,8 @@ import mlx.core as mx
 import pytest
 
 from grpo_cli.config.schema import Config
-from grpo_cli.engine import events, run
+from grpo_cli.engine import events
+from grpo_cli.engine import setup as run
 from grpo_cli.engine.resume import as_before, resume
 from grpo_cli.engine.rollout.prompt_order import DataOrder
 from grpo_cli.engine.run_dir.checkpoint import write_manifest
@@ -21,7 +22,7 @@ from grpo_cli.engine.run_dir.run_state import read_state
 from grpo_cli.errors import CheckpointError, GrpoError, ModelError
 from grpo_cli.models.find import TINY
 from tests.engine.test_resume import log_without_times, notices
-from tests.engine.test_trainer import lines, small
+from tests.engine.test_train import lines, small
 from tests.test_files import no_wait_forever
 
 QUICK = {

@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from grpo_cli.engine import run
+from grpo_cli.engine import setup as run
 from grpo_cli.engine.resume import resume
 from grpo_cli.engine.rollout.sampling import Sampling
 from grpo_cli.errors import RewardError
 from tests.engine.test_resume import SHORT, interrupt_after, log_without_times, weights
-from tests.engine.test_trainer import small
+from tests.engine.test_train import small
 
 SOURCE = """
 import asyncio, time

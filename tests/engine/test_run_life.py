@@ -14,7 +14,8 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from grpo_cli.engine import events, run
+from grpo_cli.engine import events
+from grpo_cli.engine import setup as run
 from grpo_cli.engine.resume import resume
 from grpo_cli.engine.run_dir import log as runlog
 from grpo_cli.engine.run_dir.manifest import checkpoints
@@ -23,7 +24,7 @@ from grpo_cli.errors import CheckpointError
 from grpo_cli.models.find import TINY
 from grpo_cli.types import Example, Rollout, RolloutGroup, StopReason
 from tests.engine.test_resume import SHORT, log_without_times, notices
-from tests.engine.test_trainer import lines, small
+from tests.engine.test_train import lines, small
 
 TYPED = """
 import datetime, decimal

@@ -15,17 +15,18 @@ import mlx.nn as nn
 import pytest
 
 from grpo_cli.config.schema import Config
-from grpo_cli.engine import events, run
+from grpo_cli.engine import events
+from grpo_cli.engine import setup as run
 from grpo_cli.engine.grpo.lr_schedule import learning_rate
 from grpo_cli.engine.rollout.sampling import Sampling, draw
 from grpo_cli.engine.run_dir.checkpoint import save_checkpoint
-from grpo_cli.engine.trainer import Trainer
+from grpo_cli.engine.train import Trainer
 from grpo_cli.engine.update.batch import Microbatch, Sequence, pad
 from grpo_cli.engine.update.objective import Objective, accumulate, global_norm
 from grpo_cli.engine.update.optimizer import Optimizer
 from grpo_cli.models.tree import flat
 from tests.engine.small import group, rollout
-from tests.engine.test_trainer import lines, small
+from tests.engine.test_train import lines, small
 
 Weights = dict[str, mx.array]
 

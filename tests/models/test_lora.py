@@ -17,7 +17,7 @@ from mlx_lm.utils import quantize_model
 
 from grpo_cli import device
 from grpo_cli.config.schema import Config
-from grpo_cli.engine import run
+from grpo_cli.engine import setup as run
 from grpo_cli.errors import ModelError
 from grpo_cli.models.find import TINY
 from grpo_cli.models.load import load_policy
@@ -32,7 +32,7 @@ from grpo_cli.models.lora import (
 )
 from grpo_cli.models.tree import flat
 from tests.engine.small import llama_policy, nanochat_policy
-from tests.engine.test_trainer import small
+from tests.engine.test_train import small
 
 KINDS: tuple[Kind, ...] = ("lora", "dora")
 IDS = mx.array([[5, 7, 11, 13, 17]])

@@ -49,7 +49,7 @@ def test_whatever_leads_a_forked_process_out_of_its_reward_ends_it() -> None:
 def test_a_forked_process_ends_by_a_signal_as_it_would_without_a_run() -> None:
     program = """
 import os, signal
-from grpo_cli.engine.interrupt import SIGNALS, Interruption
+from grpo_cli.engine.signals import SIGNALS, Interruption
 
 with Interruption() as interruption:
     for number in SIGNALS:

@@ -201,8 +201,8 @@ if __name__ == "__main__":
     import mlx_lm  # noqa: F401
 
     import grpo_cli.cli.main
-    import grpo_cli.engine.run
-    import grpo_cli.engine.trainer  # noqa: F401
+    import grpo_cli.engine.setup
+    import grpo_cli.engine.train  # noqa: F401
 
     gc.freeze()  # what was imported is neither searched nor copied in the forked processes
     assert len([*Path("/proc/self/task").iterdir()]) == 1, "a thread would be lost in a fork"

@@ -16,12 +16,12 @@ from grpo_cli.config.schema import Config
 from grpo_cli.cpu.exact_sums import total as total_of
 from grpo_cli.cpu.swiglu import lean_activations
 from grpo_cli.distributed.world import ALONE, World
-from grpo_cli.engine.allocation import RowLimit, in_parts
-from grpo_cli.engine.footprint import LOGITS_AT_ONCE
 from grpo_cli.engine.grpo.entropy import token_entropies
 from grpo_cli.engine.grpo.importance_sampling import Correction, Spread, summed
 from grpo_cli.engine.grpo.kl import ESTIMATORS, corrected
 from grpo_cli.engine.grpo.losses import LOSSES, Clip, sequence_log_ratio
+from grpo_cli.engine.memory_estimate import LOGITS_AT_ONCE
+from grpo_cli.engine.out_of_memory import RowLimit, in_parts
 from grpo_cli.engine.rollout.prompt_cache import completion_outputs
 from grpo_cli.engine.update.batch import Microbatch
 from grpo_cli.engine.update.chunked_logits import Head, chosen_logprobs

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from grpo_cli.engine import run
+from grpo_cli.engine import setup as run
 from grpo_cli.engine.grpo.overlong import punish_overlong, soft_overlong
 from tests.engine.small import group, rollout
-from tests.engine.test_trainer import lines, small
+from tests.engine.test_train import lines, small
 
 
 @pytest.mark.parametrize(

@@ -9,15 +9,16 @@ import pytest
 from mlx.utils import tree_map
 
 from grpo_cli.config.schema import Config
-from grpo_cli.engine import run, stages
+from grpo_cli.engine import setup as run
+from grpo_cli.engine import stages
 from grpo_cli.engine.guards.frozen_weights import NOISE, Proof, moved, sample
 from grpo_cli.engine.resume import resume
-from grpo_cli.engine.trainer import Trainer
+from grpo_cli.engine.train import Trainer
 from grpo_cli.engine.update.optimizer import Optimizer
 from grpo_cli.errors import TrainingError
 from grpo_cli.models.tree import flat
 from tests.engine.test_resume import SHORT
-from tests.engine.test_trainer import lines, small
+from tests.engine.test_train import lines, small
 
 ONE: dict[str, Any] = {**SHORT, "max_steps": 1, "warmup_ratio": 0.0}
 FLAT = "def flat(completions, **columns):\n    return [1.0] * len(completions)\n"

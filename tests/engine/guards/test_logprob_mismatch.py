@@ -7,7 +7,8 @@ import mlx.core as mx
 import mlx.nn as nn
 import pytest
 
-from grpo_cli.engine import run, stages
+from grpo_cli.engine import setup as run
+from grpo_cli.engine import stages
 from grpo_cli.engine.guards.logprob_mismatch import Deviation, check, measure, tolerance
 from grpo_cli.engine.resume import resume
 from grpo_cli.engine.rollout.prompt_cache import read_prompts
@@ -17,7 +18,7 @@ from grpo_cli.errors import ModelError, TrainingError
 from grpo_cli.models.forward_plan import ForwardPlan
 from tests.engine.small import ByteTokenizer, rollout
 from tests.engine.test_resume import SHORT
-from tests.engine.test_trainer import lines, small
+from tests.engine.test_train import lines, small
 
 F32 = [mx.zeros(1)]
 TWELVE = {**SHORT, "max_steps": 1, "temperature": 2.0}

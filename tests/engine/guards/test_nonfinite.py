@@ -7,7 +7,8 @@ from typing import Any
 import mlx.core as mx
 import pytest
 
-from grpo_cli.engine import events, run, stages
+from grpo_cli.engine import events, stages
+from grpo_cli.engine import setup as run
 from grpo_cli.engine.grpo.losses import LOSSES
 from grpo_cli.engine.guards.nonfinite import Fault, find_fault, first_broken, recorded
 from grpo_cli.engine.run_dir.run_state import read_state
@@ -17,7 +18,7 @@ from grpo_cli.errors import RewardError, TrainingError
 from grpo_cli.models.tree import flat
 from tests.engine.small import nanochat_policy
 from tests.engine.test_resume import SHORT, weights
-from tests.engine.test_trainer import lines, small
+from tests.engine.test_train import lines, small
 from tests.engine.update.test_objective import step_groups
 
 NAN, INF = float("nan"), float("inf")

@@ -9,9 +9,10 @@ import pytest
 
 from grpo_cli.cli.summary import heading
 from grpo_cli.config.schema import Config
-from grpo_cli.engine import events, run
+from grpo_cli.engine import events
+from grpo_cli.engine import setup as run
 from grpo_cli.engine.guards.nothing_learned import FEWEST_STEPS, Teaching
-from tests.engine.test_trainer import lines, small
+from tests.engine.test_train import lines, small
 from tests.rewards.test_score import group
 
 REWARDS = """

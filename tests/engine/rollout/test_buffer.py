@@ -7,17 +7,17 @@ from typing import Any
 import mlx.core as mx
 import pytest
 
-from grpo_cli.engine import run
+from grpo_cli.engine import setup as run
 from grpo_cli.engine.resume import resume
 from grpo_cli.engine.rollout.buffer import Draw, Parts, is_informative
 from grpo_cli.engine.rollout.prompt_order import DataOrder
 from grpo_cli.engine.run_dir.run_state import read_state
-from grpo_cli.engine.trainer import Trainer
+from grpo_cli.engine.train import Trainer
 from grpo_cli.types import RolloutGroup
 from tests.engine.small import group, rollout
 from tests.engine.test_resume import SHORT, crash, interrupt_after, log_without_times
 from tests.engine.test_resume import weights as weight_bytes
-from tests.engine.test_trainer import lines, small
+from tests.engine.test_train import lines, small
 
 
 def scored(*rewards: float, name: int = 0) -> RolloutGroup:

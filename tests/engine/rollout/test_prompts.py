@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from grpo_cli.config.schema import Config
-from grpo_cli.engine import run
+from grpo_cli.engine import setup as run
 from grpo_cli.engine.rollout.prompt_order import DataOrder
 from grpo_cli.engine.rollout.prompts import Prompt, Prompts
 from grpo_cli.errors import DataError, ModelError

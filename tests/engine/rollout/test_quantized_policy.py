@@ -8,12 +8,13 @@ import mlx.core as mx
 import pytest
 
 from grpo_cli.config.schema import Config
-from grpo_cli.engine import events, run
-from grpo_cli.engine.footprint import steps_down
+from grpo_cli.engine import events
+from grpo_cli.engine import setup as run
 from grpo_cli.engine.grpo.importance_sampling import Correction
 from grpo_cli.engine.guards.logprob_mismatch import Deviation
 from grpo_cli.engine.guards.nonfinite import first_broken
-from grpo_cli.engine.memory import needs_of
+from grpo_cli.engine.memory_estimate import steps_down
+from grpo_cli.engine.memory_verdict import needs_of
 from grpo_cli.engine.rollout.quantized_policy import RolloutPolicy
 from grpo_cli.engine.run_dir.run_state import read_state, write_state
 from grpo_cli.engine.update.batch import Sequence, pad
@@ -26,7 +27,7 @@ from grpo_cli.types import RolloutGroup
 from tests.engine.deep import VOCABULARY, deep_nanochat
 from tests.engine.small import rollout
 from tests.engine.test_resume import SHORT
-from tests.engine.test_trainer import STEP_KEYS, lines, small
+from tests.engine.test_train import STEP_KEYS, lines, small
 from tests.engine.test_wiring import movement, prepared
 
 QUANTISED: dict[str, Any] = {"quantize_for_rollouts": True, "bits": 3, "group_size": 32}

@@ -9,8 +9,8 @@ import mlx.nn as nn
 import pytest
 from mlx_lm.models import llama
 
-from grpo_cli.engine import run
-from grpo_cli.engine.allocation import RowLimit
+from grpo_cli.engine import setup as run
+from grpo_cli.engine.out_of_memory import RowLimit
 from grpo_cli.engine.rollout.generate import generate
 from grpo_cli.engine.rollout.sampling import Sampling
 from grpo_cli.engine.update.forward_probe import reference, sampling_plan, training_plan
@@ -21,7 +21,7 @@ from grpo_cli.models.load import Policy
 from grpo_cli.models.tree import flat
 from tests.bench.architectures import PROMPTS, Endless, deviation, make, planned
 from tests.engine.small import llama_policy
-from tests.engine.test_trainer import small
+from tests.engine.test_train import small
 
 WHOLE = ForwardPlan(share_prefix=False)
 EQUAL = ForwardPlan(share_prefix=False, sampled="equal")

@@ -11,7 +11,7 @@ import mlx.nn as nn
 import pytest
 
 from grpo_cli.config.schema import Config
-from grpo_cli.engine import run
+from grpo_cli.engine import setup as run
 from grpo_cli.engine.grpo.losses import LOSSES
 from grpo_cli.engine.resume import resume
 from grpo_cli.engine.update.batch import Counting, Microbatch, Sequence, make_microbatches
@@ -29,7 +29,7 @@ from tests.engine.plain import plain_loss
 from tests.engine.small import nanochat_policy, rollout
 from tests.engine.test_algorithms import BASE, KL, OPTIONS, step_groups
 from tests.engine.test_resume import SHORT, interrupt_after, log_without_times, weights
-from tests.engine.test_trainer import small
+from tests.engine.test_train import small
 from tests.engine.update.test_objective import largest_difference, nearby_reference
 
 

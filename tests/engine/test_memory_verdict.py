@@ -11,8 +11,9 @@ from mlx_lm.models import llama
 
 from grpo_cli import device
 from grpo_cli.config.schema import Config
-from grpo_cli.engine import events, run
-from grpo_cli.engine.footprint import (
+from grpo_cli.engine import events
+from grpo_cli.engine import setup as run
+from grpo_cli.engine.memory_estimate import (
     FLOAT32,
     Batch,
     Shape,
@@ -22,13 +23,13 @@ from grpo_cli.engine.footprint import (
     update_bytes,
     updated_at_once,
 )
-from grpo_cli.engine.memory import check_memory, needs_of
+from grpo_cli.engine.memory_verdict import check_memory, needs_of
 from grpo_cli.engine.rollout.continuous_batch import Decoding, Dice, Row
 from grpo_cli.engine.rollout.sampling import Sampling
 from grpo_cli.engine.rollout.shared_prompt import reads_in_groups
 from grpo_cli.errors import TrainingError
 from grpo_cli.models.forward_plan import ForwardPlan
-from tests.engine.test_trainer import small
+from tests.engine.test_train import small
 
 SHAPE = Shape(layers=2, hidden=8, intermediate=16, heads=2, kv_width=4, vocabulary=100)
 BATCH = Batch(rollout_rows=6, update_prompts=1, update_rows=3, prompt_length=5, new_tokens=10)

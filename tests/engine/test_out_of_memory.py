@@ -6,9 +6,10 @@ from typing import Any
 import mlx.core as mx
 import pytest
 
-from grpo_cli.engine import events, run
-from grpo_cli.engine.allocation import RowLimit, is_allocation_failure
+from grpo_cli.engine import events
+from grpo_cli.engine import setup as run
 from grpo_cli.engine.grpo.losses import LOSSES
+from grpo_cli.engine.out_of_memory import RowLimit, is_allocation_failure
 from grpo_cli.engine.rollout.generate import continuous_batch as decode
 from grpo_cli.engine.rollout.generate import generate
 from grpo_cli.engine.rollout.sampling import Sampling
@@ -18,7 +19,7 @@ from grpo_cli.engine.update.objective import objective as update
 from grpo_cli.errors import TrainingError
 from tests.engine.small import llama_policy, nanochat_policy
 from tests.engine.test_resume import SHORT
-from tests.engine.test_trainer import lines, small
+from tests.engine.test_train import lines, small
 from tests.engine.update.test_objective import largest_difference, step_groups
 
 METAL = (

@@ -12,7 +12,8 @@ from mlx.utils import tree_flatten
 
 from grpo_cli.config.load import load_config
 from grpo_cli.config.schema import Config
-from grpo_cli.engine import events, run
+from grpo_cli.engine import events
+from grpo_cli.engine import setup as run
 from grpo_cli.engine.update.batch import Sequence, pad
 from grpo_cli.engine.update.objective import token_logprobs
 from grpo_cli.errors import CheckpointError, DataError, RewardError

@@ -13,7 +13,7 @@ from typing import Any
 from grpo_cli.config.fields import toml_value
 from grpo_cli.config.schema import Config
 from grpo_cli.engine import events
-from grpo_cli.engine.footprint import FLOAT32, Batch, Needs, Shape, estimate, parts, steps_down
+from grpo_cli.engine.memory_estimate import FLOAT32, Batch, Needs, Shape, estimate, parts, steps_down
 from grpo_cli.engine.rollout.shared_prompt import reads_in_groups
 from grpo_cli.engine.stages import Stages
 from grpo_cli.errors import TrainingError

@@ -24,8 +24,7 @@ from grpo_cli.data.load import load_examples
 from grpo_cli.distributed.world import ALONE, World
 from grpo_cli.engine import events
 from grpo_cli.engine.evaluation.evaluate import Evaluation, evaluate, measure_by_reward
-from grpo_cli.engine.interrupt import Interruption
-from grpo_cli.engine.memory import check_memory
+from grpo_cli.engine.memory_verdict import check_memory
 from grpo_cli.engine.ranks.same_setup import check_alike, loaded, settings
 from grpo_cli.engine.rollout.generate import Progress, no_progress
 from grpo_cli.engine.rollout.prompt_cache import carries_gradients
@@ -40,8 +39,9 @@ from grpo_cli.engine.run_dir.folder import (
 from grpo_cli.engine.run_dir.inputs import checksums
 from grpo_cli.engine.run_dir.log import RunLog
 from grpo_cli.engine.run_dir.saver import Saver
+from grpo_cli.engine.signals import Interruption
 from grpo_cli.engine.stages import scorer_of
-from grpo_cli.engine.trainer import Trainer
+from grpo_cli.engine.train import Trainer
 from grpo_cli.engine.update.activation_checkpoint import can_checkpoint
 from grpo_cli.engine.update.chunked_logits import find_head
 from grpo_cli.engine.update.forward_probe import check_kind, sampling_plan, training_plan

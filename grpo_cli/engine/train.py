@@ -21,7 +21,6 @@ from grpo_cli.engine import events
 from grpo_cli.engine.evaluation.evaluate import evaluate, measure_by_reward
 from grpo_cli.engine.guards.nonfinite import first_broken
 from grpo_cli.engine.guards.nothing_learned import Teaching
-from grpo_cli.engine.interrupt import Interruption
 from grpo_cli.engine.metrics import SOMETIMES, anomalies, rollout_metrics
 from grpo_cli.engine.ranks.balance import checksum
 from grpo_cli.engine.rollout.buffer import Draw, Part, Parts
@@ -33,6 +32,7 @@ from grpo_cli.engine.run_dir.manifest import FINAL
 from grpo_cli.engine.run_dir.rescue import Rescue, exited
 from grpo_cli.engine.run_dir.run_state import RunState, random_state, restore_random_state
 from grpo_cli.engine.run_dir.saver import Saver
+from grpo_cli.engine.signals import Interruption
 from grpo_cli.engine.stages import Stages
 from grpo_cli.engine.update.batch import Counting
 from grpo_cli.errors import Interrupted, TrainingError
