@@ -117,7 +117,7 @@ class Launch:
     """MLX's launcher at work, and how its ranks ended."""
 
     def __init__(self, words: list[str], silence: contextlib.ExitStack | None = None) -> None:
-        from grpo_cli.distributed.place import LAUNCHER
+        from grpo_cli.distributed.topology import LAUNCHER
 
         # A session of its own: Ctrl-C is for the ranks, which save first; the launcher would leave them.
         self.process = subprocess.Popen(

@@ -17,7 +17,7 @@ from grpo_cli.cli.terminal import say, stderr_console
 from grpo_cli.errors import GrpoError
 
 if TYPE_CHECKING:  # what ranks say to one another is checked by pydantic: too slow for `grpo --help`
-    from grpo_cli.distributed.place import Place
+    from grpo_cli.distributed.topology import Place
     from grpo_cli.distributed.world import World
 
 
@@ -27,7 +27,7 @@ def ranks() -> "Iterator[World]":
 
     An error that another rank tells of, too, ends this one without a word.
     """
-    from grpo_cli.distributed.place import find_place
+    from grpo_cli.distributed.topology import find_place
     from grpo_cli.distributed.world import join
 
     place = find_place(os.environ)

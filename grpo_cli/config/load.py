@@ -12,7 +12,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from grpo_cli.config.document import Document, Entry, read_document
 from grpo_cli.config.fields import nearest_key, short, toml_value
 from grpo_cli.config.foreign_keys import RENAMED, own_value, translated
 from grpo_cli.config.meant import is_valid, meant
@@ -21,7 +20,8 @@ from grpo_cli.config.problems import COMMAND_LINE, Problem, config_error
 from grpo_cli.config.resolve import configured_name, find_config, required_name
 from grpo_cli.config.rules import breaches
 from grpo_cli.config.schema import SUPERSEDED, Config
-from grpo_cli.config.values import assignment, check_values
+from grpo_cli.config.toml_source import Document, Entry, read_document
+from grpo_cli.config.validation import assignment, check_values
 from grpo_cli.errors import ConfigError
 
 Layer = Mapping[str, Entry]  # by current key; an entry keeps the name it was written under

@@ -7,11 +7,11 @@ same slip in a file.
 from collections.abc import Sequence
 from typing import Any
 
-from grpo_cli.config.document import Document, Entry
 from grpo_cli.config.fields import element_type, parse_toml_value, value_type
 from grpo_cli.config.meant import BOOLEANS
 from grpo_cli.config.problems import COMMAND_LINE, Place, Problem
 from grpo_cli.config.schema import SUPERSEDED, Config
+from grpo_cli.config.toml_source import Document, Entry
 
 
 def read_overrides(overrides: Sequence[str]) -> Document:

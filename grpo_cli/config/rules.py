@@ -3,7 +3,7 @@
 Each rule looks at a whole configuration and yields what breaks it. A `Breach` names every key it
 rests on, so that the loader can drop it when one of those was invalid anyway, and can point at
 the line of the first one that was written. To add a rule, write it and put it in `RULES`; one that looks
-at files goes into rules_of_this_machine.py.
+at files goes into local_rules.py.
 """
 
 from collections.abc import Iterator
@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from grpo_cli.config import rules_of_data, rules_of_the_run
 from grpo_cli.config.breach import Breach, Rule, is_meant
 from grpo_cli.config.fields import nearest, short, toml_value
+from grpo_cli.config.local_rules import LOCAL_RULES
 from grpo_cli.config.meant import meant
-from grpo_cli.config.rules_of_this_machine import LOCAL_RULES
 from grpo_cli.config.schema import Config
 from grpo_cli.rewards.spec import RewardSpec
 from grpo_cli.rewards.table import REWARDS, is_builtin, unknown_hint

@@ -33,10 +33,10 @@ from grpo_cli.convert.source import short_name
 from grpo_cli.convert.staging import check_output, check_space, staged
 from grpo_cli.convert.through_mlx_lm import convert_folder
 from grpo_cli.foreign_text import quoted
+from grpo_cli.models.adapters import fuse_adapters, load_adapters
 from grpo_cli.models.classes import save_code
 from grpo_cli.models.find import adapters_base, find_model
 from grpo_cli.models.load import check_vocabulary, dequantised, load_model_folder, load_tokenizer
-from grpo_cli.models.lora import fuse_adapters, load_adapters
 from grpo_cli.models.nanochat_tokenizer import NanochatTokenizer
 from grpo_cli.models.tokenizer import Tokenizer
 from grpo_cli.models.tree import count_parameters

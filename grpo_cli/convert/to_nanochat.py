@@ -27,9 +27,9 @@ from grpo_cli.convert.staging import check_output, check_space, staged
 from grpo_cli.convert.torch_file import TorchFile
 from grpo_cli.convert.torch_writer import write_torch_file
 from grpo_cli.convert.verify import approve
+from grpo_cli.models.adapters import fuse_adapters, load_adapters
 from grpo_cli.models.find import adapters_base, find_model
 from grpo_cli.models.load import dequantised, load_model_folder
-from grpo_cli.models.lora import fuse_adapters, load_adapters
 from grpo_cli.models.tree import flat, read_json
 
 TRAINING_STATE = "trainer_state.json"

@@ -5,8 +5,8 @@
 
 mlx-lm's `swiglu` is compiled to one kernel on Metal and CUDA. Uncompiled, its forward keeps σ(gate) and
 silu(gate) for the backward, of each layer's intermediate size, beside gate, x and the product; here they are
-computed again, elementwise and without a matrix product. The sigmoid is the quicker one of exponential.py
-where MLX's is slow, the one that the sampler has (grouped.py): results differ from MLX's by rounding.
+computed again, elementwise and without a matrix product. The sigmoid is the quicker one of fast_exp.py
+where MLX's is slow, the one that the sampler has (shared_prompt.py): results differ from MLX's by rounding.
 
 Source: Shazeer 2020, "GLU Variants Improve Transformer", arXiv:2002.05202, eq. 6 (SwiGLU, β = 1).
 """

@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from grpo_cli.distributed.place import Address, Place
+from grpo_cli.distributed.topology import Address, Place
 from grpo_cli.errors import TrainingError
 from grpo_cli.untrusted_json import DamagedFile, Schema, parse, parse_as
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import mlx.core as mx
 
 from grpo_cli.distributed.links import listen, open_links
-from grpo_cli.distributed.place import LAUNCHER, Place, find_place
+from grpo_cli.distributed.topology import LAUNCHER, Place, find_place
 from grpo_cli.distributed.watch import WAITING, Watch
 from grpo_cli.errors import GrpoError, TrainingError
 from grpo_cli.foreign_text import visible

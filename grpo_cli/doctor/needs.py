@@ -112,7 +112,7 @@ def needed(config: Config, folder: Path, on_cpu: bool, rows: int | None = None) 
 
 
 def shares_prompts(facts: dict[str, Any]) -> bool:
-    """Whether a CPU samples a model's completions with one copy of their prompt (grouped.py).
+    """Whether a CPU samples a model's completions with one copy of their prompt (shared_prompt.py).
 
     Not with sliding windows, whose caches rotate, nor with nanochat_v2, whose cache holds token ids.
     """

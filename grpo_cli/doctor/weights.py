@@ -47,8 +47,8 @@ def strictly_loaded(case: Case, folder: Path) -> "dict[str, mx.array]":
     from grpo_cli import device
 
     device.prepare()
+    from grpo_cli.models.adapters import load_adapters
     from grpo_cli.models.load import load_model_folder
-    from grpo_cli.models.lora import load_adapters
     from grpo_cli.models.tree import flat
 
     model, _ = load_model_folder(folder)

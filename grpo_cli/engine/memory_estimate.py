@@ -16,13 +16,15 @@ FLOAT32 = 4  # bytes
 HIDDEN_KEPT, INTERMEDIATE_KEPT, SCORES_KEPT = 7.0, 2.5, 2.0
 LAYERS_AT_ONCE = 2  # of checkpointed ones: its forward and its gradients
 LOGITS_KEPT = 3.0  # the logits, scaled, and their gradient
-LOGITS_AT_ONCE = 1 << 25  # numbers, beyond which they are made in slices (head.py): 134 MB in float32
+LOGITS_AT_ONCE = (
+    1 << 25
+)  # numbers, beyond which they are made in slices (chunked_logits.py): 134 MB in float32
 ENTROPY_KEPT = 4.5  # more of them with an entropy bonus
 SAMPLING_COPIES = 4.0  # of the logits while a token is drawn
 CACHE_COPIES = 2.0  # rows are copied when some leave the batch
 OWN_COPIES = 1.3  # of what rows hold beside their prompts, which grows layer by layer
-OWN_STEP = 64  # tokens that a row's own keys and values grow by (grouped.py)
-PROMPT_TOKENS = 2048  # read in one forward (decode.py)
+OWN_STEP = 64  # tokens that a row's own keys and values grow by (shared_prompt.py)
+PROMPT_TOKENS = 2048  # read in one forward (continuous_batch.py)
 READING_KEPT = 2.0  # scores and feed-forward arrays of a layer while prompts are read
 LEAST_BUDGET = 512  # tokens of a microbatch, below which fewer save little
 STEP_COPIES = 1.5  # of the trained weights: their gradient, and the largest array while it is renewed
@@ -73,7 +75,7 @@ class Batch:
     slices: bool = True  # logits beyond LOGITS_AT_ONCE are made in slices, and of completions only
     checkpoint: bool = False  # layers are computed again, one at a time
     rollout_prompts: int = (
-        0  # held once for all of their completions (grouped.py); 0: every row holds its own
+        0  # held once for all of their completions (shared_prompt.py); 0: every row holds its own
     )
 
     @staticmethod
@@ -86,7 +88,7 @@ class Batch:
         in_groups: bool = False,
     ) -> "Batch":
         """What a configuration computes at once; `rows`: completions at once, at most; `in_groups`: rows
-        are sampled with one copy of their prompt (grouped.py)."""
+        are sampled with one copy of their prompt (shared_prompt.py)."""
         at_once = config.prompts_per_generation * config.num_generations
         update_prompts, update_rows = updated_at_once(config, prompt_length, shared_prefix)
         is_cut = rows or update_rows < config.prompts_per_step * config.num_generations

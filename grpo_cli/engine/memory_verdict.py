@@ -4,7 +4,7 @@
     check_memory(trainer, budget)           # a notice, or an error where not a single completion fits
 
 On a Mac too much memory ends in swapping, on a CUDA card in an error after the first long completion, on a
-CPU in a killed process: so it is reckoned from the model's shape (footprint.py) and compared with what the
+CPU in a killed process: so it is reckoned from the model's shape (memory_estimate.py) and compared with what the
 device has.
 """
 

@@ -48,8 +48,8 @@ from grpo_cli.engine.update.forward_probe import check_kind, sampling_plan, trai
 from grpo_cli.engine.update.optimizer import Optimizer
 from grpo_cli.errors import ModelError, TrainingError
 from grpo_cli.foreign_text import quoted
+from grpo_cli.models.adapters import LoRA, add_adapters
 from grpo_cli.models.load import Policy, check_prompts, load_policy, unread_model
-from grpo_cli.models.lora import LoRA, add_adapters
 from grpo_cli.rewards.table import code_files, load_rewards
 from grpo_cli.trust import remember_rewards
 from grpo_cli.types import Example, RolloutGroup

@@ -44,8 +44,8 @@ from grpo_cli.engine.update.objective import Objective, UpdateResult, accumulate
 from grpo_cli.engine.update.optimizer import Optimizer
 from grpo_cli.engine.update.packing import Budget
 from grpo_cli.errors import TrainingError
+from grpo_cli.models.adapters import adapters_off
 from grpo_cli.models.load import Policy
-from grpo_cli.models.lora import adapters_off
 from grpo_cli.models.tree import flat
 from grpo_cli.rewards.notes import together
 from grpo_cli.rewards.score import Scorer

@@ -1,9 +1,9 @@
 """The training loop: prompt → rollout → reward → advantage → batch → loss → update.
 
-    trainer.run(log, saver, interruption)      # run.py and resume.py make the trainer, its log and its saver
+    trainer.run(log, saver, interruption)      # setup.py and resume.py make the trainer, its log and its saver
 
 One step is one optimizer update on batch_size × gradient_accumulation_steps prompts with
-num_generations completions each; which they are is decided in supply.py. Departs from DeepSeekMath's
+num_generations completions each; which they are is decided in rollout/buffer.py. Departs from DeepSeekMath's
 Algorithm 1 (arXiv:2402.03300) in that the reference stays the initial policy, as everyone does since, and
 that nothing is computed twice: the old logprobs are the sampler's own, or, where one step's rollouts serve
 several updates, those of the first one's forward.

@@ -16,11 +16,11 @@ from grpo_cli.convert.options import Check, Conversion, Options
 from grpo_cli.convert.run import convert
 from grpo_cli.engine import setup as run
 from grpo_cli.errors import ModelError
+from grpo_cli.models.adapters import LoRA, add_adapters, save_adapters
 from grpo_cli.models.load import load_policy
-from grpo_cli.models.lora import LoRA, add_adapters, save_adapters
 from tests.convert.test_run_folders import elsewhere, llama
 from tests.engine.test_train import small
-from tests.models.test_lora import shaken
+from tests.models.test_adapters import shaken
 
 CHECKS = ["fused", "strict load", "finite", "tokenizer", "generation"]
 IDS = mx.array([[5, 7, 11, 13, 17]])

@@ -6,8 +6,8 @@ from typing import Any
 
 import mlx.core as mx
 
+from grpo_cli.models.adapters import LoRA, add_adapters, save_adapters
 from grpo_cli.models.load import load_policy
-from grpo_cli.models.lora import LoRA, add_adapters, save_adapters
 from tests.support.llama import write_llama
 
 WEIGHTS = "model.safetensors"

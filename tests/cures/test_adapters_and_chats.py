@@ -7,8 +7,8 @@ from typing import Any
 import mlx.core as mx
 
 from grpo_cli.config.schema import Config
+from grpo_cli.models.adapters import LoRA, add_adapters
 from grpo_cli.models.load import load_policy
-from grpo_cli.models.lora import LoRA, add_adapters
 from grpo_cli.models.quantised import QuantisedCopy, Rounding
 from grpo_cli.models.tree import read_json
 from tests.cures.applied import Steps, cases_of, toml

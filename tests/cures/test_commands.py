@@ -11,7 +11,7 @@ from grpo_cli.config.resolve import find_config
 from grpo_cli.config.schema import Config
 from grpo_cli.device import choose_kind
 from grpo_cli.distributed.hosts import read_hosts
-from grpo_cli.distributed.place import find_place
+from grpo_cli.distributed.topology import find_place
 from grpo_cli.doctor.case import Case
 from grpo_cli.doctor.model_folder import base_folder
 from grpo_cli.doctor.run import chosen

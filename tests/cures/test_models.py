@@ -8,9 +8,9 @@ import mlx.core as mx
 
 from grpo_cli.config.local_model import check_name
 from grpo_cli.config.schema import Config
+from grpo_cli.models.adapters import LoRA, add_adapters
 from grpo_cli.models.find import TINY
 from grpo_cli.models.load import check_prompts, load_policy
-from grpo_cli.models.lora import LoRA, add_adapters
 from tests.cures.applied import Steps, cases_of, command, grpo, toml
 from tests.cures.made import WEIGHTS, adapters, change, llama, tensors
 

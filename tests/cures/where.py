@@ -55,9 +55,9 @@ WHERE = {
     "nanochat_tokenizer_damaged": "models/nanochat_tokenizer.py:_failure",
     "tokenizer_with_more_ids_than_rows": "models/load.py:check_vocabulary",
     "prompt_with_an_id_beyond_the_rows": "models/load.py:check_prompts",
-    "adapters_on_another_model": "models/lora.py:_misfit",
-    "adapters_cut_off": "models/lora.py:load_adapters",
-    "more_layers_than_there_are": "models/lora.py:add_adapters",
+    "adapters_on_another_model": "models/adapters.py:_misfit",
+    "adapters_cut_off": "models/adapters.py:load_adapters",
+    "more_layers_than_there_are": "models/adapters.py:add_adapters",
     "message_that_is_no_text": "models/nanochat_chat.py:_parts",
     "part_that_nanochat_lacks": "models/nanochat_chat.py:_parts",
     "system_message_alone": "models/nanochat_chat.py:turns",
@@ -136,8 +136,8 @@ WHERE = {
     "path_with_a_nul": "files.py:_refuse_impossible",
     "device_that_is_not_there": "device.py:choose_kind",
     "host_file_that_is_none": "distributed/hosts.py:bad_file",
-    "rank_that_cannot_be_told": "distributed/place.py:find_place",
-    "launcher_that_is_not_ours": "distributed/place.py:refuse_others",
+    "rank_that_cannot_be_told": "distributed/topology.py:find_place",
+    "launcher_that_is_not_ours": "distributed/topology.py:refuse_others",
     "completions_over_the_dataset": "cli/completions_file.py:completions_file",
     "output_that_exists": "cli/output_file.py:__init__",
     "doctor_of_a_run_that_is_not_there": "cli/doctor.py:examined_case",
@@ -164,9 +164,7 @@ HUB = (
 )
 MACHINES = "needs another machine, its ssh, or a port that is freed; tests/distributed shows the errors"
 DISK = "needs a disk with room, or one that can be written again"
-MEMORY = (
-    "needs less memory than there is; tests/engine/test_memory_verdict.py applies its keys"
-)
+MEMORY = "needs less memory than there is; tests/engine/test_memory_verdict.py applies its keys"
 OTHER_MODEL = "is another model, which only a person can choose"
 LEARNING = "is a choice of training (rate, precision, earlier checkpoint); the errors' own tests show them"
 DAMAGED = (
@@ -202,7 +200,7 @@ NOT_APPLIED = {
     "engine/memory_verdict.py:": MEMORY,
     "engine/rollout/prompt_cache.py:": OTHER_MODEL,
     "engine/update/forward_probe.py:": OTHER_MODEL,
-    "models/lora.py:_check_dora": OTHER_MODEL,
+    "models/adapters.py:_check_dora": OTHER_MODEL,
     "convert/run.py:_write_tokenizer": OTHER_MODEL,
     "convert/architecture.py:recognise": "is a program of nanochat's",
     "engine/guards/logprob_mismatch.py:": LEARNING,

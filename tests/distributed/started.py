@@ -7,7 +7,7 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-from grpo_cli.distributed.place import WATCH_PORTS
+from grpo_cli.distributed.topology import WATCH_PORTS
 from tests.support.forked import start
 from tests.support.waiting import HANG
 

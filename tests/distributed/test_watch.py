@@ -9,7 +9,7 @@ import pytest
 from grpo_cli.distributed import links as links_module
 from grpo_cli.distributed import watch as watch_module
 from grpo_cli.distributed.links import Patience, open_links
-from grpo_cli.distributed.place import Address, Place
+from grpo_cli.distributed.topology import Address, Place
 from grpo_cli.distributed.watch import WAITING, Status, Watch, find_trouble
 from grpo_cli.errors import TrainingError
 from tests.distributed.started import free_ports

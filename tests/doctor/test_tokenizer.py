@@ -14,7 +14,7 @@ from tokenizers.decoders import WordPiece
 from grpo_cli.doctor.findings import Finding
 from grpo_cli.doctor.model_folder import expected_tokens, repository_of
 from grpo_cli.doctor.tokenizer import letters, too_few, where_it_differs
-from grpo_cli.models.lora import LoRA, add_adapters, save_adapters
+from grpo_cli.models.adapters import LoRA, add_adapters, save_adapters
 from tests.convert.checkpoints import FIXTURES
 from tests.doctor.looking import TINY, Here, at, look, tiny_copy
 

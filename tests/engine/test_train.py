@@ -17,8 +17,8 @@ from grpo_cli.engine import setup as run
 from grpo_cli.engine.update.batch import Sequence, pad
 from grpo_cli.engine.update.objective import token_logprobs
 from grpo_cli.errors import CheckpointError, DataError, RewardError
+from grpo_cli.models.adapters import adapters_off
 from grpo_cli.models.load import load_policy
-from grpo_cli.models.lora import adapters_off
 
 STEP_KEYS = {
     "step", "epoch", "lr", "loss", "grad_norm", "kl", "entropy", "ratio_deviation", "clip_ratio",

@@ -25,8 +25,8 @@ from grpo_cli.engine.update.batch import make_microbatches
 from grpo_cli.engine.update.objective import Objective, accumulate, token_logprobs
 from grpo_cli.engine.update.optimizer import make_rule
 from grpo_cli.models import nanochat_v2
+from grpo_cli.models.adapters import LoRA, add_adapters
 from grpo_cli.models.load import Policy
-from grpo_cli.models.lora import LoRA, add_adapters
 from grpo_cli.models.nanochat_v2 import Model, ModelArgs
 from grpo_cli.models.tree import flat
 from grpo_cli.types import RolloutGroup

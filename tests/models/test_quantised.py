@@ -8,7 +8,7 @@ import pytest
 from mlx.utils import tree_map
 
 from grpo_cli.errors import ModelError
-from grpo_cli.models.lora import LoRA, add_adapters
+from grpo_cli.models.adapters import LoRA, add_adapters
 from grpo_cli.models.quantised import QuantisedCopy, Rounding, copy_bytes, quantisable, rounded
 from grpo_cli.models.tree import flat
 from tests.engine.small import llama_policy, nanochat_policy

@@ -18,9 +18,9 @@ from typing import Any
 import mlx.core as mx
 
 from grpo_cli.errors import CheckpointError, GrpoError
+from grpo_cli.models.adapters import LoRA, add_adapters, save_adapters
 from grpo_cli.models.find import TINY
 from grpo_cli.models.load import load_policy
-from grpo_cli.models.lora import LoRA, add_adapters, save_adapters
 from grpo_cli.models.tree import flat
 from tests.support.llama import write_llama
 from tests.support.mutations import CANARY_MODULE, mutated_bytes, mutated_json, mutated_lines

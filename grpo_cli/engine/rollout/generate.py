@@ -3,7 +3,7 @@
     rollouts = generate(policy, prompts, num_generations=8, sampling=sampling)   # P lists of G
 
 The ids and logprobs that come out are the ones the loss trains on, the end token included. How the rows
-are computed together is decode.py's; what comes out does not depend on it.
+are computed together is continuous_batch.py's; what comes out does not depend on it.
 """
 
 from collections.abc import Callable, Sequence

@@ -59,7 +59,7 @@ def read_prompts(
 
     `chunk`: evaluate after so many columns, which bounds memory where no gradient is wanted. Without `padded`
     prompts are of one length and the cache is the model's own, which knows of no padding: for models that are
-    wrong with it (probe.py). Rows of such a cache stay together; none joins it.
+    wrong with it (forward_probe.py). Rows of such a cache stay together; none joins it.
     """
     length = max(len(prompt) for prompt in prompts) - 1
     padding = [length - (len(prompt) - 1) for prompt in prompts]

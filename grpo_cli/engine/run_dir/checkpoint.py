@@ -24,9 +24,9 @@ from grpo_cli.engine.update.optimizer import Optimizer
 from grpo_cli.errors import CheckpointError
 from grpo_cli.files import sync
 from grpo_cli.folders import new_in_place_of
+from grpo_cli.models.adapters import save_adapters
 from grpo_cli.models.classes import save_code
 from grpo_cli.models.load import Policy
-from grpo_cli.models.lora import save_adapters
 from grpo_cli.models.tree import flat
 from grpo_cli.types import RolloutGroup
 

@@ -16,7 +16,7 @@ to its first update, the policy is no longer the one that sampled it.
 
 Where a quantised copy was sampled from, the old logprobs are always the policy's own: the first update's, and
 for later parts those of a forward made at once (stages.py). The sampler's stand beside them, for the
-correction (correction.py).
+correction (importance_sampling.py).
 """
 
 from dataclasses import dataclass, field

@@ -13,7 +13,7 @@ padded on the left to one length:
 
 Others do not compute with their cache what they compute without (gemma3n's shared layers). The quickest way
 that is right is taken; where none is, the numbers say so before anything is trained. How far apart right
-forwards may be follows from the weights' precision, as in agreement.py.
+forwards may be follows from the weights' precision, as in logprob_mismatch.py.
 """
 
 from collections.abc import Callable, Sequence

@@ -154,7 +154,7 @@ LossAndGradient = Callable[[nn.Module, Microbatch, Objective], Found]
 def microbatch_loss(model: nn.Module, batch: Batch, objective: Objective) -> tuple[mx.array, Measured]:
     """Weighted loss of a microbatch: Σ weight · (w · policy loss + kl_coeff · KL − entropy_coeff · entropy).
 
-    w is 1 but where another policy was sampled from (correction.py).
+    w is 1 but where another policy was sampled from (importance_sampling.py).
     The token filter by entropy (`policy_mask`) takes the policy loss only, neither KL nor bonus, and no
     weight: the averages are those over all tokens (arXiv:2506.01939, eq. 5, and TRL). The mean entropy is
     averaged as the loss is, by its weights.
@@ -241,7 +241,7 @@ def accumulate(
     Each rank of a `world` computes its microbatches, and all get the sum. With no microbatch (every advantage
     was 0) the gradient is exactly 0. A microbatch that memory cannot hold is halved, as often as needed, and
     `limit` remembers it: the sum is the same. `compiled`: what computes a microbatch instead of the plain
-    forward and backward (compiled.py).
+    forward and backward (compiled_loss.py).
     """
     loss_and_grad: Any = compiled or nn.value_and_grad(model, microbatch_loss)
     limit = limit or RowLimit()

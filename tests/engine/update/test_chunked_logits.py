@@ -13,7 +13,7 @@ from grpo_cli.engine.update.chunked_logits import find_head
 from grpo_cli.engine.update.objective import Objective, accumulate, token_logprobs
 from grpo_cli.engine.update.objective import chunked_logits as heads
 from grpo_cli.models import nanochat_v2
-from grpo_cli.models.lora import LoRA, add_adapters
+from grpo_cli.models.adapters import LoRA, add_adapters
 
 COMMON = {"hidden_size": 16, "num_hidden_layers": 2, "intermediate_size": 32, "num_attention_heads": 2,
           "num_key_value_heads": 2, "vocab_size": 48, "rms_norm_eps": 1e-5}  # fmt: skip

@@ -24,7 +24,7 @@ from grpo_cli.engine.update.compiled_loss import CompiledLoss
 from grpo_cli.engine.update.objective import Objective, UpdateResult, accumulate
 from grpo_cli.engine.update.objective import compiled_loss as compiling
 from grpo_cli.engine.update.shape_buckets import Most
-from grpo_cli.models.lora import LoRA, add_adapters
+from grpo_cli.models.adapters import LoRA, add_adapters
 from grpo_cli.models.tree import flat
 from tests.engine.update.test_chunked_logits import MODELS, model_of
 from tests.engine.update.test_shape_buckets import microbatch

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from grpo_cli.config import document
-from grpo_cli.config.document import Document, key_lines, read_document
+from grpo_cli.config import toml_source as document
+from grpo_cli.config.toml_source import Document, key_lines, read_document
 
 
 def read(tmp_path: Path, content: str | bytes) -> Document:

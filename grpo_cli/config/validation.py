@@ -6,7 +6,6 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from grpo_cli.config.document import Entry
 from grpo_cli.config.fields import (
     choices,
     default,
@@ -22,6 +21,7 @@ from grpo_cli.config.meant import meant
 from grpo_cli.config.paths import PATH_KEYS, expanded
 from grpo_cli.config.problems import COMMAND_LINE, Problem
 from grpo_cli.config.schema import Config
+from grpo_cli.config.toml_source import Entry
 from grpo_cli.errors import ConfigError
 from grpo_cli.foreign_text import quoted
 

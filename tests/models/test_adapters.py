@@ -19,9 +19,7 @@ from grpo_cli import device
 from grpo_cli.config.schema import Config
 from grpo_cli.engine import setup as run
 from grpo_cli.errors import ModelError
-from grpo_cli.models.find import TINY
-from grpo_cli.models.load import load_policy
-from grpo_cli.models.lora import (
+from grpo_cli.models.adapters import (
     Kind,
     LoRA,
     adapters_off,
@@ -30,6 +28,8 @@ from grpo_cli.models.lora import (
     load_adapters,
     save_adapters,
 )
+from grpo_cli.models.find import TINY
+from grpo_cli.models.load import load_policy
 from grpo_cli.models.tree import flat
 from tests.engine.small import llama_policy, nanochat_policy
 from tests.engine.test_train import small

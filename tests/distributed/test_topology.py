@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from grpo_cli.distributed.place import Address, Place, find_place, parse_address
+from grpo_cli.distributed.topology import Address, Place, find_place, parse_address
 from grpo_cli.errors import ConfigError
 
 
