@@ -4,8 +4,8 @@
     check_memory(trainer, budget)           # a notice, or an error where not a single completion fits
 
 On a Mac too much memory ends in swapping, on a CUDA card in an error after the first long completion, on a
-CPU in a killed process: so it is reckoned from the model's shape (memory_estimate.py) and compared with what the
-device has.
+CPU in a killed process: so it is estimated from the model's shape (memory_estimate.py) and compared with what
+the device has.
 """
 
 from typing import Any

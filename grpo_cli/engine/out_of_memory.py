@@ -2,7 +2,7 @@
 
     for result in in_parts(batch, compute, Microbatch.halves, limit.lower): ...
 
-Metal and CUDA raise; a failed allocation on a CPU kills the process, which memory_verdict.py is there to prevent.
+Metal and CUDA raise; a failed allocation on a CPU kills the process, which memory_verdict.py prevents.
 """
 
 from collections.abc import Callable, Iterator

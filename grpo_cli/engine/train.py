@@ -1,6 +1,6 @@
 """The training loop: prompt → rollout → reward → advantage → batch → loss → update.
 
-    trainer.run(log, saver, interruption)      # setup.py and resume.py make the trainer, its log and its saver
+    trainer.run(log, saver, interruption)      # setup.py and resume.py make all four
 
 One step is one optimizer update on batch_size × gradient_accumulation_steps prompts with
 num_generations completions each; which they are is decided in rollout/buffer.py. Departs from DeepSeekMath's

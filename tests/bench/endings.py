@@ -30,7 +30,7 @@ from grpo_cli.engine.events import RolloutProgress, StepFinished, UpdateProgress
 from grpo_cli.engine.run_dir import checkpoint, saver
 from grpo_cli.engine.run_dir import log as runlog
 from grpo_cli.engine.run_dir.manifest import damage
-from grpo_cli.engine.update.objective import optimizer
+from grpo_cli.engine.update import optimizer
 from tests.bench.torture import log
 from tests.support.exceptions import EXCEPTIONS, made
 

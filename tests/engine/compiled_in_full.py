@@ -5,10 +5,10 @@ from typing import Any
 import mlx.core as mx
 
 from grpo_cli import device
+from grpo_cli.engine.update import chunked_logits as head
+from grpo_cli.engine.update import objective as update
 from grpo_cli.engine.update.compiled_loss import CompiledLoss
 from grpo_cli.engine.update.objective import Objective, accumulate
-from grpo_cli.engine.update.objective import chunked_logits as head
-from grpo_cli.engine.update.objective import objective as update
 from grpo_cli.engine.update.shape_buckets import Most
 from grpo_cli.models.tree import flat
 from tests.engine.small import llama_policy

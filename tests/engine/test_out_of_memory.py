@@ -10,12 +10,12 @@ from grpo_cli.engine import events
 from grpo_cli.engine import setup as run
 from grpo_cli.engine.grpo.losses import LOSSES
 from grpo_cli.engine.out_of_memory import RowLimit, is_allocation_failure
-from grpo_cli.engine.rollout.generate import continuous_batch as decode
+from grpo_cli.engine.rollout import continuous_batch as decode
 from grpo_cli.engine.rollout.generate import generate
 from grpo_cli.engine.rollout.sampling import Sampling
+from grpo_cli.engine.update import objective as update
 from grpo_cli.engine.update.batch import make_microbatches
 from grpo_cli.engine.update.objective import Objective, accumulate
-from grpo_cli.engine.update.objective import objective as update
 from grpo_cli.errors import TrainingError
 from tests.engine.small import llama_policy, nanochat_policy
 from tests.engine.test_resume import SHORT

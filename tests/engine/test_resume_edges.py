@@ -11,7 +11,7 @@ from grpo_cli.engine import setup as run
 from grpo_cli.engine.resume import resume
 from grpo_cli.engine.run_dir import manifest as intact
 from grpo_cli.engine.run_dir.run_state import read_state
-from grpo_cli.engine.update.objective import optimizer
+from grpo_cli.engine.update import optimizer
 from grpo_cli.errors import ConfigError
 from tests.engine.test_resume import SHORT, finished, notices
 from tests.engine.test_train import lines, small

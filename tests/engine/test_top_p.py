@@ -4,7 +4,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from grpo_cli.engine.rollout.generate import sampling
+from grpo_cli.engine.rollout import sampling
 from grpo_cli.engine.rollout.sampling import LIKELIEST, keep_top_p, nucleus
 
 VOCABULARY = 6000

@@ -4,9 +4,10 @@
     generate(sampler.current(), prompts, …)     # the copy is made now, or made anew after an update
     sampler.outdate()                           # the policy's weights were changed
 
-The copy is another policy than the one that is trained; importance_sampling.py weights its tokens accordingly. What
-one update's forward costs shows that all is well: the copy's logprobs of the sampled tokens by the loss's
-forward are those of the sampler (as logprob_mismatch.py demands of any policy), and the policy is near its copy.
+The copy is another policy than the one that is trained; importance_sampling.py weights its tokens.
+What one update's forward costs shows that all is well: the copy's logprobs of the sampled tokens by the
+loss's forward are those of the sampler (as logprob_mismatch.py demands of any policy), and the policy is near
+its copy.
 """
 
 from dataclasses import replace

@@ -10,7 +10,8 @@ called as `layer(hidden, mask, cache)`; within the block each stands behind a fu
     parameters, hidden, the cache's keys and values → hidden', the keys and values of the new tokens
 
 The cache itself is filled outside of it, once, so that computing again is without effect and gradients flow
-through a shared prompt (prompt_cache.py) as they do without. Unlike mlx-lm's `grad_checkpoint` no class is changed.
+through a shared prompt (prompt_cache.py) as they do without. Unlike mlx-lm's `grad_checkpoint` this changes
+no class.
 """
 
 from collections.abc import Callable, Iterator, Sequence

@@ -4,8 +4,8 @@
     accumulate(model, batches, objective, compiled=compiled)
 
 `mx.compile` traces a function of arrays, fuses what is elementwise and uses the graph again. So a microbatch
-is padded to its bucket (shape_buckets.py), and the model's weights go in as arguments. It was run on a CPU only,
-where it does not pay. Therefore the first gradient of a run is computed plainly, too, and compared; and
+is padded to its bucket (shape_buckets.py), and the model's weights go in as arguments. It was run on a CPU
+only, where it does not pay. Therefore the first gradient of a run is computed plainly, too, and compared; and
 whatever goes wrong, then or later, ends compiling and not the run.
 """
 

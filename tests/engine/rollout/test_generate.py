@@ -8,7 +8,7 @@ import pytest
 
 from grpo_cli.engine.metrics import rollout_metrics
 from grpo_cli.engine.out_of_memory import RowLimit
-from grpo_cli.engine.rollout.generate import continuous_batch as decode
+from grpo_cli.engine.rollout import continuous_batch as decode
 from grpo_cli.engine.rollout.generate import generate
 from grpo_cli.engine.rollout.sampling import Sampling, draw, narrow
 from grpo_cli.engine.update.batch import Sequence, pad

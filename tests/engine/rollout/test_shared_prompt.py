@@ -9,7 +9,7 @@ import pytest
 from mlx_lm.models.cache import BatchKVCache
 
 from grpo_cli.cpu.fast_exp import exp, sigmoid_by_power
-from grpo_cli.engine.rollout.generate import continuous_batch as decode
+from grpo_cli.engine.rollout import continuous_batch as decode
 from grpo_cli.engine.rollout.generate import generate
 from grpo_cli.engine.rollout.prompt_cache import join, keep, read_prompts
 from grpo_cli.engine.rollout.sampling import Sampling, draw

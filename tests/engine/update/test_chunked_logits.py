@@ -8,10 +8,10 @@ import pytest
 from mlx.utils import tree_flatten
 from mlx_lm.models import gemma2, llama, nanochat, qwen2
 
+from grpo_cli.engine.update import chunked_logits as heads
 from grpo_cli.engine.update.batch import Microbatch
 from grpo_cli.engine.update.chunked_logits import find_head
 from grpo_cli.engine.update.objective import Objective, accumulate, token_logprobs
-from grpo_cli.engine.update.objective import chunked_logits as heads
 from grpo_cli.models import nanochat_v2
 from grpo_cli.models.adapters import LoRA, add_adapters
 

@@ -18,11 +18,11 @@ import pytest
 from grpo_cli.config.schema import Config
 from grpo_cli.device import Device
 from grpo_cli.engine.grpo.importance_sampling import Correction
+from grpo_cli.engine.update import compiled_loss as compiling
 from grpo_cli.engine.update.batch import Microbatch
 from grpo_cli.engine.update.chunked_logits import find_head
 from grpo_cli.engine.update.compiled_loss import CompiledLoss
 from grpo_cli.engine.update.objective import Objective, UpdateResult, accumulate
-from grpo_cli.engine.update.objective import compiled_loss as compiling
 from grpo_cli.engine.update.shape_buckets import Most
 from grpo_cli.models.adapters import LoRA, add_adapters
 from grpo_cli.models.tree import flat

@@ -13,8 +13,8 @@ from grpo_cli.engine import setup as run
 from grpo_cli.engine.out_of_memory import RowLimit
 from grpo_cli.engine.rollout.generate import generate
 from grpo_cli.engine.rollout.sampling import Sampling
+from grpo_cli.engine.update import forward_probe as probe
 from grpo_cli.engine.update.forward_probe import reference, sampling_plan, training_plan
-from grpo_cli.engine.update.objective import forward_probe as probe
 from grpo_cli.errors import ModelError
 from grpo_cli.models.forward_plan import ForwardPlan
 from grpo_cli.models.load import Policy

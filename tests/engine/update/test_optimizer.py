@@ -7,7 +7,7 @@ import pytest
 from mlx.utils import tree_map
 
 from grpo_cli.config.schema import Config
-from grpo_cli.engine.update.objective import optimizer as optimizers
+from grpo_cli.engine.update import optimizer as optimizers
 from grpo_cli.engine.update.optimizer import Optimizer, at, handfuls, make_rule
 from grpo_cli.models.adapters import LoRA, add_adapters
 from grpo_cli.models.load import Policy
