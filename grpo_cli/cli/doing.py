@@ -1,7 +1,7 @@
 """A line on the terminal while a command has nothing else to show: the first word comes before the wait.
 
     with doing("loading tiny …"):
-        from grpo_cli.engine import setup as run        # seconds
+        from grpo_cli.engine import setup        # seconds
 
 Erased at the end of the block, so that nothing of it stays among the results.
 """

@@ -1,7 +1,7 @@
 """A command that may be one of several ranks: the first one speaks, the others only where it cannot.
 
 with ranks() as world:
-    run.train(config, listener, world)
+    setup.train(config, listener, world)
 """
 
 import os

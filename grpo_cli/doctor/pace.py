@@ -18,7 +18,7 @@ from grpo_cli.config.schema import Config
 from grpo_cli.doctor.run_log import series
 
 if TYPE_CHECKING:
-    from grpo_cli.engine.setup import Trainer
+    from grpo_cli.engine.run import Run
 
 FEWEST_LOGGED = 3  # steps whose median is worth more than a measurement
 MEASURED_TOKENS = 32
@@ -44,7 +44,7 @@ class Pace:
 
 
 def total_steps(config: Config, examples: int) -> int:
-    """Updates of the whole run, as stages.py counts them."""
+    """Updates of the whole run, as engine/run.py counts them."""
     batches = max(1, config.num_epochs * examples // config.prompts_per_step)
     steps = batches * config.num_iterations
     return min(steps, config.max_steps) if config.max_steps else steps
@@ -95,25 +95,25 @@ def measured_pace(config: Config, folder: Path) -> Pace:
             "eval_steps": 0,
         }
     )
-    trainer = prepare(small)
-    one_step(trainer)  # the first is slower: kernels and caches are made
-    measured = quickest(trainer)
+    run = prepare(small)
+    one_step(run)  # the first is slower: kernels and caches are made
+    measured = quickest(run)
     if measured.seconds * config.prompts_per_step <= PATIENCE:
-        trainer.config = small.model_copy(
+        run.config = small.model_copy(
             update={
                 "batch_size": config.batch_size,
                 "gradient_accumulation_steps": config.gradient_accumulation_steps,
             }
         )
-        measured = quickest(trainer)
+        measured = quickest(run)
     return scaled(config, measured)
 
 
-def quickest(trainer: "Trainer") -> "Measured":
+def quickest(run: "Run") -> "Measured":
     """The best of some steps, which is the least disturbed by what else the machine does."""
-    started, steps = time.perf_counter(), [one_step(trainer)]
+    started, steps = time.perf_counter(), [one_step(run)]
     while len(steps) < TRIES and time.perf_counter() - started < PATIENCE / 4:
-        steps.append(one_step(trainer))
+        steps.append(one_step(run))
     return min(steps, key=lambda step: step.seconds)
 
 
@@ -135,21 +135,21 @@ class Measured:
         return self.rollout + self.update
 
 
-def one_step(trainer: "Trainer") -> Measured:
+def one_step(run: "Run") -> Measured:
     """Sample, and make an update of what came, in a model that is thrown away."""
     from grpo_cli.engine.setup import tiny_step
 
-    groups, update = tiny_step(trainer)
+    drawn, groups, update = tiny_step(run)
     rollouts = [rollout for group in groups for rollout in group.rollouts]
     lengths = [len(rollout.token_ids) for rollout in rollouts]
     return Measured(
-        trainer.rollout_seconds,
+        drawn.seconds,
         update["update_seconds"],
         len(groups),
         sum(len(group.prompt_ids) for group in groups),
         sum(lengths),
         max(lengths),
-        sum(length for length in lengths if length >= trainer.config.max_new_tokens),
+        sum(length for length in lengths if length >= run.config.max_new_tokens),
     )
 
 

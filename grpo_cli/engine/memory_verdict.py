@@ -1,7 +1,7 @@
 """Whether a run fits, before its first step, and which keys to change where it does not.
 
-    needs_of(trainer).peak / 1e9            # GB
-    check_memory(trainer, budget)           # a notice, or an error where not a single completion fits
+    needs_of(run).peak / 1e9            # GB
+    check_memory(run, budget)               # a notice, or an error where not a single completion fits
 
 On a Mac too much memory ends in swapping, on a CUDA card in an error after the first long completion, on a
 CPU in a killed process: so it is estimated from the model's shape (memory_estimate.py) and compared with what
@@ -15,58 +15,58 @@ from grpo_cli.config.schema import Config
 from grpo_cli.engine import events
 from grpo_cli.engine.memory_estimate import FLOAT32, Batch, Needs, Shape, estimate, parts, steps_down
 from grpo_cli.engine.rollout.shared_prompt import reads_in_groups
-from grpo_cli.engine.stages import Stages
+from grpo_cli.engine.run import Run
 from grpo_cli.errors import TrainingError
 from grpo_cli.models.tree import flat
 
 SURELY = 1.25  # an estimate so far above what there is is beyond its own error
 
 
-def needs_of(stages: Stages) -> Needs | None:
+def needs_of(run: Run) -> Needs | None:
     """What a run's configuration needs, or None for a model whose shape is not known."""
-    shape = Shape.of(stages.policy.config)
-    return needs_with(stages, shape, stages.config) if shape else None
+    shape = Shape.of(run.policy.config)
+    return needs_with(run, shape, run.config) if shape else None
 
 
-def needs_with(stages: Stages, shape: Shape, config: Config, rows: int | None = None) -> Needs:
+def needs_with(run: Run, shape: Shape, config: Config, rows: int | None = None) -> Needs:
     """What another configuration of the same run would need; `rows`: completions at once, at most."""
-    model = stages.policy.model
+    model = run.policy.model
     parameters = list(flat(model.parameters()).values())
-    copied = stages.sampler.size if config.quantize_for_rollouts else 0
+    copied = run.sampler.size if config.quantize_for_rollouts else 0
     weights = sum(array.nbytes for array in parameters) + copied
-    if stages.reference:
-        weights += sum(array.nbytes for array in flat(stages.reference.model.parameters()).values())
-    longest = stages.train_prompts.longest()
-    slices = stages.head is not None
-    in_groups = stages.policy.plan.sampled == "mixed" and reads_in_groups(model)
-    batch = Batch.of(config, longest, stages.share_prefix, slices, rows, in_groups)
+    if run.reference:
+        weights += sum(array.nbytes for array in flat(run.reference.model.parameters()).values())
+    longest = run.train_prompts.longest()
+    slices = run.head is not None
+    in_groups = run.policy.plan.sampled == "mixed" and reads_in_groups(model)
+    batch = Batch.of(config, longest, run.share_prefix, slices, rows, in_groups)
     width = max((array.dtype.size for array in parameters), default=FLOAT32)
-    return estimate(shape, batch, weights, stages.optimizer.size, stages.policy.trainable_count, width)
+    return estimate(shape, batch, weights, run.optimizer.size, run.policy.trainable_count, width)
 
 
-def check_memory(stages: Stages, budget: int | None, config: Config | None = None) -> None:
+def check_memory(run: Run, budget: int | None, config: Config | None = None) -> None:
     """Compare what the run needs with what there is (bytes), before its first step.
 
     Over it, a notice says which keys to change to what. Raises TrainingError (`Unable to allocate
     memory …`) where not even a single completion fits.
-    `config`: the run's, where the stages have a smaller one.
+    `config`: the run's, where `run` is a smaller one.
     """
-    config = config or stages.config
-    shape = Shape.of(stages.policy.config)
+    config = config or run.config
+    shape = Shape.of(run.policy.config)
     if shape is None or budget is None:
         return
-    needs = needs_with(stages, shape, config)
+    needs = needs_with(run, shape, config)
     if needs.peak <= budget:
         return
-    least = needs_with(stages, shape, config, rows=1)
-    cures = cures_for(stages, shape, budget, config)
+    least = needs_with(run, shape, config, rows=1)
+    cures = cures_for(run, shape, budget, config)
     if least.peak > SURELY * budget:
         raise TrainingError(
             f"Unable to allocate memory: a single completion needs about {least.peak / 1e9:.1f} GB "
             f"({parts(least)}), and there are {budget / 1e9:.1f} GB",
             cures,
         )
-    stages.listener(
+    run.listener(
         events.Notice(
             f"this run needs about {needs.peak / 1e9:.1f} GB ({parts(needs)}), and there are "
             f"{budget / 1e9:.1f} GB; {cures}"
@@ -74,7 +74,7 @@ def check_memory(stages: Stages, budget: int | None, config: Config | None = Non
     )
 
 
-def cures_for(stages: Stages, shape: Shape, budget: int, config: Config) -> str:
+def cures_for(run: Run, shape: Shape, budget: int, config: Config) -> str:
     """The keys to change, one after the other until it fits, and what it needs then."""
     changes: dict[str, Any] = {}
     for step in steps_down(config):
@@ -82,7 +82,7 @@ def cures_for(stages: Stages, shape: Shape, budget: int, config: Config) -> str:
         if "lora_rank" in step:
             break  # what adapters need is not known before they are made, but it is far less
         smaller = config.model_copy(update=changes)
-        if needs_with(stages, shape, smaller).peak <= budget:
+        if needs_with(run, shape, smaller).peak <= budget:
             break
     told = ", ".join(f"`{key} = {toml_value(value)}`" for key, value in changes.items())
     return f"set {told}, or choose a smaller model" if told else "choose a smaller model"

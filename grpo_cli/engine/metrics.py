@@ -5,6 +5,10 @@ import statistics
 from collections.abc import Hashable, Iterable, Sequence
 from typing import Any
 
+from grpo_cli import device
+from grpo_cli.engine.rollout.buffer import Draw
+from grpo_cli.rewards.notes import averages
+from grpo_cli.rewards.table import unique
 from grpo_cli.types import RolloutGroup, StopReason
 
 HIGH_REWARD, HIGH_GRAD_NORM = 10.0, 10.0  # above them something is wrong more often than not
@@ -36,6 +40,33 @@ def anomalies(line: dict[str, Any]) -> dict[str, str]:
     if "skipped" in line:
         found["skipped update"] = f"NaN or infinite {line['skipped']}: the update is skipped"
     return found
+
+
+def step_metrics(
+    step: int,
+    epoch: float,
+    groups: list[RolloutGroup],
+    update: dict[str, Any],
+    drawn: Draw,
+    dynamic_sampling: bool,
+    seconds: float,
+) -> dict[str, Any]:
+    """The log's line of a step. Its seconds also hold rewards and the reference's logprobs."""
+    line = {
+        "step": step,
+        "epoch": epoch,
+        **update,
+        **rollout_metrics(groups),
+        **(drawn.numbers() if dynamic_sampling else {}),
+        "rollout_seconds": drawn.seconds,
+        "step_seconds": seconds,
+        "rollout_tokens_per_second": drawn.tokens / drawn.seconds if drawn.seconds > 0 else None,
+        "peak_memory_gb": device.peak_memory_gb(),
+    }
+    for name, value in averages(drawn.metrics).items():
+        line[unique(name, {*line, *SOMETIMES})] = value
+    found = anomalies(line)
+    return {**line, "flags": list(found)} if found else line
 
 
 def rollout_metrics(groups: list[RolloutGroup]) -> dict[str, Any]:

@@ -25,6 +25,7 @@ from grpo_cli.distributed.world import ALONE, World
 from grpo_cli.engine import events
 from grpo_cli.engine.memory_verdict import check_memory
 from grpo_cli.engine.ranks.same_setup import check_alike, settings
+from grpo_cli.engine.run import Run
 from grpo_cli.engine.run_dir.folder import CONFIG_FILE, words_for_the_disk, write_config
 from grpo_cli.engine.run_dir.inputs import EVALUATION, changed, is_measure
 from grpo_cli.engine.run_dir.log import COMPLETIONS, METRICS, RunLog
@@ -38,7 +39,7 @@ from grpo_cli.engine.run_dir.saver import Saver
 from grpo_cli.engine.setup import prepare
 from grpo_cli.engine.signals import Interruption
 from grpo_cli.engine.start import Start, agreed, find_start, keys_of
-from grpo_cli.engine.train import Trainer
+from grpo_cli.engine.train import train_to_the_end
 from grpo_cli.errors import CheckpointError, ConfigError, ModelError
 from grpo_cli.files import copy_file
 from grpo_cli.foreign_text import quoted
@@ -71,42 +72,42 @@ def resume(
         check_alike(world, settings(start.config))
         world.expect(start.config.rank_timeout)
         world.at("loading")
-        trainer = restored(start.config, start.checkpoint, listener, world)
-        tell_changes(trainer, start, keys_of(overrides), accept_changes, listener)
-        refuse_shorter(trainer)
+        run = restored(start.config, start.checkpoint, listener, world)
+        tell_changes(run, start, keys_of(overrides), accept_changes, listener)
+        refuse_shorter(run)
         is_final = start.checkpoint is not None and start.checkpoint.name == FINAL
-        if trainer.state.step == trainer.total_steps and is_final:
-            return complete(trainer, start.run_dir, listener)
-        check_memory(trainer, device.memory_budget(device.prepare()))
-        log = reopened_log(start, trainer, listener) if world.is_first else RunLog(start.run_dir, False)
+        if run.state.step == run.total_steps and is_final:
+            return complete(run, start.run_dir, listener)
+        check_memory(run, device.memory_budget(device.prepare()))
+        log = reopened_log(start, run, listener) if world.is_first else RunLog(start.run_dir, False)
         saver = Saver(
             start.run_dir,
             start.config.keep_checkpoints,
             log,
             listener,
-            saved_step=trainer.state.step,
+            saved_step=run.state.step,
             writes=world.is_first,
         )
         try:
             with Interruption() as interruption:
-                return trainer.run(log, saver, interruption)
+                return train_to_the_end(run, log, saver, interruption)
         finally:
-            trainer.close()
+            run.close()
             log.close()
 
 
-def reopened_log(start: Start, trainer: Trainer, listener: events.Listener) -> RunLog:
+def reopened_log(start: Start, run: Run, listener: events.Listener) -> RunLog:
     """The run's log, cut where the checkpoint was; what is newer than that is set aside."""
     with words_for_the_disk(start.run_dir):
-        set_aside_newer(start.run_dir, start.checkpoint, trainer.state.step, listener)
+        set_aside_newer(start.run_dir, start.checkpoint, run.state.step, listener)
         write_config(start.run_dir, start.config)
-        positions = log_positions(start.run_dir, trainer, listener)
+        positions = log_positions(start.run_dir, run, listener)
         return RunLog(start.run_dir, start.config.log_jsonl, positions)
 
 
-def refuse_shorter(trainer: Trainer) -> None:
+def refuse_shorter(run: Run) -> None:
     """Raise ConfigError where the run is to end before where it is."""
-    step, total = trainer.state.step, trainer.total_steps
+    step, total = run.state.step, run.total_steps
     if step > total:
         raise ConfigError(
             f"the run has made {step} steps already, and is to end after {total}",
@@ -115,30 +116,26 @@ def refuse_shorter(trainer: Trainer) -> None:
         )
 
 
-def log_positions(run_dir: Path, trainer: Trainer, listener: events.Listener) -> dict[str, int]:
+def log_positions(run_dir: Path, run: Run, listener: events.Listener) -> dict[str, int]:
     """Where to cut the logs: where the checkpoint was, or at their beginning where the run begins again."""
-    if trainer.state.step == 0:
+    if run.state.step == 0:
         return {METRICS: 0, COMPLETIONS: 0}
-    for name, position in trainer.state.log_positions.items():
+    for name, position in run.state.log_positions.items():
         path = run_dir / name
         if path.exists() and path.stat().st_size < position:
             listener(
-                events.Notice(
-                    f"{path} lacks lines of steps before {trainer.state.step}: it was cut or replaced"
-                )
+                events.Notice(f"{path} lacks lines of steps before {run.state.step}: it was cut or replaced")
             )
-    return trainer.state.log_positions
+    return run.state.log_positions
 
 
-def restored(
-    config: Config, checkpoint: Path | None, listener: events.Listener, world: World = ALONE
-) -> Trainer:
-    """The trainer as it was when the checkpoint was saved."""
+def restored(config: Config, checkpoint: Path | None, listener: events.Listener, world: World = ALONE) -> Run:
+    """The run as it was when the checkpoint was saved."""
     if checkpoint is None:
         return prepare(config, listener, world=world)
     state, groups = read_state(checkpoint)
     try:
-        trainer = prepare(config, listener, checkpoint, world, state.started_at)
+        run = prepare(config, listener, checkpoint, world, state.started_at)
     except ModelError as error:
         if is_gone("model_name", config.model_name):
             error.hint += (
@@ -147,8 +144,8 @@ def restored(
             )
         raise
     if not state.started_at:
-        as_before(trainer)
-    if state.data != trainer.state.data:
+        as_before(run)
+    if state.data != run.state.data:
         raise CheckpointError(
             f"The training prompts are not those that the run in {checkpoint.parent} was started with",
             f"bring back the dataset {config.dataset} as it was, or start a new run from the weights: "
@@ -156,31 +153,29 @@ def restored(
             trouble="resumable",
         )
     arrays: dict[str, mx.array] = mx.load(str(checkpoint / "optimizer.safetensors"))  # type: ignore[assignment]
-    trainer.optimizer.restore(arrays)
-    trainer.state = replace(state, started_at=trainer.state.started_at, inputs=trainer.state.inputs)
-    trainer.parts.fill(groups)
-    return trainer
+    run.optimizer.restore(arrays)
+    run.state = replace(state, started_at=run.state.started_at, inputs=run.state.inputs)
+    run.buffer.fill(groups)
+    return run
 
 
-def as_before(trainer: Trainer) -> None:
+def as_before(run: Run) -> None:
     """Give a run of an earlier version, whose state has no `started_at`, its own stream and checksum."""
-    trainer.train_prompts = trainer.train_prompts.fitting()
+    run.train_prompts = run.train_prompts.fitting()
     digest = hashlib.sha256()
-    for prompt in trainer.train_prompts:
+    for prompt in run.train_prompts:
         digest.update(json.dumps([prompt.ids, prompt.example.answer]).encode())
-    trainer.state.data = digest.hexdigest()
+    run.state.data = digest.hexdigest()
 
 
-def tell_changes(
-    trainer: Trainer, start: Start, given: set[str], accept: bool, listener: events.Listener
-) -> None:
+def tell_changes(run: Run, start: Start, given: set[str], accept: bool, listener: events.Listener) -> None:
     """Say what is not as it was at the checkpoint, besides what `--set` gives.
 
     Raises CheckpointError, unless it is accepted, for what makes rewards or scores incomparable.
     """
     if start.checkpoint is None:
         return
-    inputs = changed(read_state(start.checkpoint)[0].inputs, trainer.state.inputs)
+    inputs = changed(read_state(start.checkpoint)[0].inputs, run.state.inputs)
     for key, values in start.edited.items():
         listener(events.Notice(f"{CONFIG_FILE} was edited: {key} = {values}"))
     for name in inputs:
@@ -225,12 +220,12 @@ def unused(path: Path) -> Path:
     return next(other for other in chain([path], tries) if not os.path.lexists(other))
 
 
-def complete(trainer: Trainer, run_dir: Path, listener: events.Listener) -> Path:
+def complete(run: Run, run_dir: Path, listener: events.Listener) -> Path:
     """Nothing is left to do: say so."""
-    more = 2 * trainer.total_steps
+    more = 2 * run.total_steps
     listener(
         events.Notice(
-            f"{run_dir} is complete, after {plural(trainer.total_steps, 'step')}; "
+            f"{run_dir} is complete, after {plural(run.total_steps, 'step')}; "
             f"`grpo resume {quoted(run_dir)} --set max_steps={more}` makes more"
         )
     )

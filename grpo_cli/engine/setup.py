@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
-from mlx_lm.tuner.trainer import grad_checkpoint
+from mlx_lm.tuner.run import grad_checkpoint
 
 from grpo_cli import device
 from grpo_cli.config.local_model import check_name
@@ -23,13 +23,17 @@ from grpo_cli.config.schema import Config
 from grpo_cli.data.load import load_examples
 from grpo_cli.distributed.world import ALONE, World
 from grpo_cli.engine import events
+from grpo_cli.engine.collect_rollouts import collect_rollouts
 from grpo_cli.engine.evaluation.evaluate import Evaluation, evaluate, measure_by_reward
 from grpo_cli.engine.memory_verdict import check_memory
+from grpo_cli.engine.metrics import step_metrics
 from grpo_cli.engine.ranks.same_setup import check_alike, loaded, settings
+from grpo_cli.engine.rollout.buffer import Draw
 from grpo_cli.engine.rollout.generate import Progress, no_progress
 from grpo_cli.engine.rollout.prompt_cache import carries_gradients
 from grpo_cli.engine.rollout.prompts import Prompt, Prompts, encode
 from grpo_cli.engine.rollout.sampling import Sampling
+from grpo_cli.engine.run import Run, scorer_of
 from grpo_cli.engine.run_dir.folder import (
     discard_empty_run,
     new_run_folder,
@@ -40,12 +44,12 @@ from grpo_cli.engine.run_dir.inputs import checksums
 from grpo_cli.engine.run_dir.log import RunLog
 from grpo_cli.engine.run_dir.saver import Saver
 from grpo_cli.engine.signals import Interruption
-from grpo_cli.engine.stages import scorer_of
-from grpo_cli.engine.train import Trainer
+from grpo_cli.engine.train import train_to_the_end
 from grpo_cli.engine.update.activation_checkpoint import can_checkpoint
 from grpo_cli.engine.update.chunked_logits import find_head
 from grpo_cli.engine.update.forward_probe import check_kind, sampling_plan, training_plan
 from grpo_cli.engine.update.optimizer import Optimizer
+from grpo_cli.engine.update_policy import make_batches, update_policy
 from grpo_cli.errors import ModelError, TrainingError
 from grpo_cli.foreign_text import quoted
 from grpo_cli.models.adapters import LoRA, add_adapters
@@ -74,8 +78,8 @@ def train(config: Config, listener: events.Listener = events.silent, world: Worl
     check_alike(world, settings(config))
     world.expect(config.rank_timeout)
     world.at("loading")
-    trainer = prepare(config, listener, world=world)
-    check_memory(trainer, device.memory_budget(device.prepare()))
+    run = prepare(config, listener, world=world)
+    check_memory(run, device.memory_budget(device.prepare()))
     place = config.run_dir.absolute()  # a reward may change the current folder
     with folder_for(config, world) as folder:
         with words_for_the_disk(folder):
@@ -83,11 +87,11 @@ def train(config: Config, listener: events.Listener = events.silent, world: Worl
         saver = Saver(folder, config.keep_checkpoints, log, listener, writes=world.is_first)
         try:
             with Interruption() as interruption:
-                return trainer.run(log, saver, interruption)
+                return train_to_the_end(run, log, saver, interruption)
         finally:
-            trainer.close()
+            run.close()
             log.close()
-            if trainer.state.step == 0 and world.is_first:
+            if run.state.step == 0 and world.is_first:
                 discard_empty_run(place)
 
 
@@ -112,13 +116,13 @@ def dry_run(
     if world.is_first:
         refuse_existing_run(config.run_dir)
     check_alike(world, settings(config))
-    trainer = prepare(config.model_copy(update=tiny(config)), listener, world=world)
-    check_memory(trainer, device.memory_budget(device.prepare()), config)
+    run = prepare(config.model_copy(update=tiny(config)), listener, world=world)
+    check_memory(run, device.memory_budget(device.prepare()), config)
     started = time.perf_counter()
     try:
-        groups, update = tiny_step(trainer, is_fresh=True)
+        drawn, groups, update = tiny_step(run, is_on_policy=True)
     finally:
-        trainer.close()
+        run.close()
     if "skipped" in update:
         raise TrainingError(
             f"NaN gradient encountered in the dry run: NaN or infinite {update['skipped']}",
@@ -131,7 +135,8 @@ def dry_run(
             "look at `lora_layers` and what else decides which weights are trained",
             trouble="nothing-to-learn",
         )
-    return trainer.step_line(1, groups, update, time.perf_counter() - started)
+    epoch = drawn.position / len(run.train_prompts)
+    return step_metrics(1, epoch, groups, update, drawn, False, time.perf_counter() - started)
 
 
 def tiny(config: Config) -> dict[str, Any]:
@@ -151,17 +156,18 @@ def tiny(config: Config) -> dict[str, Any]:
     }
 
 
-def tiny_step(trainer: Trainer, is_fresh: bool = False) -> tuple[list[RolloutGroup], dict[str, Any]]:
-    """Sample, score and update once: the groups, and the update's numbers.
+def tiny_step(run: Run, is_on_policy: bool = False) -> tuple[Draw, list[RolloutGroup], dict[str, Any]]:
+    """Sample, score and update once: what was drawn, its groups, and the update's numbers.
 
     Advantages are made up, so that there is a gradient whatever the rewards of so short completions; they do
     not cancel where two completions are the same.
     """
-    groups = trainer.rollout(0)
+    drawn = collect_rollouts(run, position=0)
+    groups = drawn.chosen()
     for group in groups:
         for index, rollout in enumerate(group.rollouts):
             rollout.advantage = 1.0 if index % 2 == 0 else -0.5
-    return groups, trainer.update(1, trainer.batch(groups), is_fresh)
+    return drawn, groups, update_policy(run, 1, make_batches(run, groups), is_on_policy)
 
 
 def prepare(
@@ -170,7 +176,7 @@ def prepare(
     checkpoint: Path | None = None,
     world: World = ALONE,
     started_at: str = "",
-) -> Trainer:
+) -> Run:
     """Load rewards, data and models, cheapest first, so that a mistake shows before the wait.
 
     `checkpoint`: where weights, optimizer and state come from, for a run that goes on. `started_at`: when the
@@ -199,7 +205,7 @@ def prepare(
     policy.plan = training_plan(policy.model, may_share, head, by_layer)
     train_prompts = Prompts(examples, policy.tokenizer, config, encoding(listener))
     eval_prompts = evaluation_prompts(held_out, policy, config)
-    trainer = Trainer(
+    run = Run(
         config=config,
         policy=policy,
         reference=load_policy(config.model_name, config.dtype, for_training=True) if needs_copy else None,
@@ -213,18 +219,18 @@ def prepare(
         head=head,
         checkpoint=by_layer,
     )
-    train_prompts.count(trainer.prompts_wanted)  # only these are looked at before the first step
+    train_prompts.count(run.prompts_wanted)  # only these are looked at before the first step
     check_prompts(policy, train_prompts.ids)
     if train_prompts.left_out:
-        trainer.skipped_prompts = train_prompts.left_out
+        run.skipped_prompts = train_prompts.left_out
         listener(events.Notice(skipped_notice(train_prompts, config)))
-    trainer.state.data, trainer.state.started_in = fingerprint(examples), str(Path.cwd())
-    trainer.state.started_at = started_at
-    frozen = trainer.reference or (policy if policy.lora else None)
-    trainer.state.inputs = checksums(config, examples, eval_prompts, frozen.path if frozen else None)
+    run.state.data, run.state.started_in = fingerprint(examples), str(Path.cwd())
+    run.state.started_at = started_at
+    frozen = run.reference or (policy if policy.lora else None)
+    run.state.inputs = checksums(config, examples, eval_prompts, frozen.path if frozen else None)
     if world.size > 1:
-        check_alike(world, loaded(policy.path, checkpoint, trainer.state.data))
-    return trainer
+        check_alike(world, loaded(policy.path, checkpoint, run.state.data))
+    return run
 
 
 def check_unread(name: str) -> None:

@@ -21,11 +21,13 @@ from grpo_cli import device
 from grpo_cli.config.schema import Config
 from grpo_cli.engine.rollout.generate import generate
 from grpo_cli.engine.rollout.sampling import Sampling
+from grpo_cli.engine.run import Run
 from grpo_cli.engine.setup import prepare
-from grpo_cli.engine.train import Trainer
 from grpo_cli.engine.update.batch import Microbatch
+from grpo_cli.engine.update_policy import make_batches, update_policy
 from grpo_cli.models.tokenizer import Tokenizer
 from grpo_cli.types import RolloutGroup
+from tests.support.steps import scored_groups
 
 
 @dataclass(frozen=True)
@@ -79,28 +81,28 @@ def timed(parts: dict[str, Callable[[], Any]], repeats: int) -> dict[str, tuple[
 
 def run(config: Config, repeats: int, rollouts_only: bool = False) -> dict[str, Any]:
     """Measure all parts, or the first two; the result is ready for JSON."""
-    trainer = prepare(config)
-    trainer.policy.tokenizer = Endless(trainer.policy.tokenizer)
+    run = prepare(config)
+    run.policy.tokenizer = Endless(run.policy.tokenizer)
     mx.random.seed(config.seed)
-    groups = balanced(trainer.rollout(0))
-    batches = trainer.batch(groups)
+    groups = balanced(scored_groups(run))
+    batches = make_batches(run, groups)
     sampled = sum(len(rollout.token_ids) for group in groups for rollout in group.rollouts)
     whole = [whole_sequences(batch) for batch in batches]
     trained = sum(ids[:, :-1].size for ids, _ in whole)
-    model = trainer.policy.model
+    model = run.policy.model
     work: dict[str, tuple[int, Callable[[], Any]]] = {
-        "rollout": (sampled, lambda: sample(trainer, groups)),
-        "batch_generate": (sampled, lambda: sample_with_mlx_lm(trainer, groups)),
-        "update": (trained, lambda: trainer.update(1, batches)),
+        "rollout": (sampled, lambda: sample(run, groups)),
+        "batch_generate": (sampled, lambda: sample_with_mlx_lm(run, groups)),
+        "update": (trained, lambda: update_policy(run, 1, batches)),
         "forward_backward": (trained, lambda: bare_gradients(model, whole)),
-        "step": (sampled, lambda: step(trainer)),
+        "step": (sampled, lambda: step(run)),
     }
     if rollouts_only:
         work = {name: work[name] for name in ("rollout", "batch_generate")}
     times = timed({name: function for name, (_, function) in work.items()}, repeats)
     parts = {name: Measurement(times[name][0], tokens, times[name][1]) for name, (tokens, _) in work.items()}
     return {
-        **facts(trainer, groups, repeats),
+        **facts(run, groups, repeats),
         **{name: part.as_dict() for name, part in parts.items()},
         "rollout_speedup": parts["batch_generate"].seconds / parts["rollout"].seconds,
         **update_overhead(parts),
@@ -115,11 +117,11 @@ def update_overhead(parts: dict[str, Measurement]) -> dict[str, float]:
     return {"update_overhead": parts["update"].seconds / parts["forward_backward"].seconds}
 
 
-def facts(trainer: Trainer, groups: list[RolloutGroup], repeats: int) -> dict[str, Any]:
+def facts(run: Run, groups: list[RolloutGroup], repeats: int) -> dict[str, Any]:
     """What was measured, and on what."""
-    config = trainer.config
+    config = run.config
     return {
-        **machine(trainer, repeats),
+        **machine(run, repeats),
         "dataset": config.dataset,
         "prompts": len(groups),
         "generations": config.num_generations,
@@ -128,13 +130,13 @@ def facts(trainer: Trainer, groups: list[RolloutGroup], repeats: int) -> dict[st
     }
 
 
-def machine(trainer: Trainer, repeats: int) -> dict[str, Any]:
+def machine(run: Run, repeats: int) -> dict[str, Any]:
     """On what it was measured, with which model, how often."""
     return {
         "device": asdict(device.prepare()),
         "versions": {name: metadata.version(name) for name in ("grpo-cli", "mlx", "mlx-lm") if has(name)},
-        "model": trainer.config.model_name,
-        "parameters": trainer.policy.parameter_count,
+        "model": run.config.model_name,
+        "parameters": run.policy.parameter_count,
         "repeats": repeats,
     }
 
@@ -159,19 +161,19 @@ def balanced(groups: list[RolloutGroup]) -> list[RolloutGroup]:
 # --- the parts -----------------------------------------------------------------------------------
 
 
-def sample(trainer: Trainer, groups: list[RolloutGroup]) -> None:
+def sample(run: Run, groups: list[RolloutGroup]) -> None:
     """Our rollouts of the groups' prompts, logprobs and entropies included."""
     prompts = [group.prompt_ids for group in groups]
-    generate(trainer.policy, prompts, trainer.config.num_generations, Sampling.for_training(trainer.config))
+    generate(run.policy, prompts, run.config.num_generations, Sampling.for_training(run.config))
 
 
-def sample_with_mlx_lm(trainer: Trainer, groups: list[RolloutGroup]) -> None:
+def sample_with_mlx_lm(run: Run, groups: list[RolloutGroup]) -> None:
     """mlx-lm's completions of the same prompts, all in one batch, without logprobs."""
-    config = trainer.config
+    config = run.config
     prompts = [list(group.prompt_ids) for group in groups for _ in range(config.num_generations)]
     batch_generate(
-        trainer.policy.model,
-        trainer.policy.tokenizer,
+        run.policy.model,
+        run.policy.tokenizer,
         prompts,
         max_tokens=config.max_new_tokens,
         sampler=make_sampler(temp=config.temperature),
@@ -204,7 +206,7 @@ def cross_entropy(model: nn.Module, ids: mx.array, width: int) -> mx.array:
     return nn.losses.cross_entropy(logits, ids[:, -width:], reduction="mean")
 
 
-def step(trainer: Trainer) -> None:
+def step(run: Run) -> None:
     """One whole training step: rollouts, rewards, advantages, batch, update."""
-    groups = balanced(trainer.rollout(0))
-    trainer.update(1, trainer.batch(groups))
+    groups = balanced(scored_groups(run))
+    update_policy(run, 1, make_batches(run, groups))

@@ -10,6 +10,9 @@ import json
 import subprocess
 import sys
 
+from grpo_cli.engine.update_policy import make_batches, update_policy
+from tests.support.steps import scored_groups
+
 CASES = [
     {"batch_size": 1, "num_generations": 4, "max_new_tokens": 16},
     {"batch_size": 1, "num_generations": 8, "max_new_tokens": 64},
@@ -29,7 +32,7 @@ def measure(model: str, changes: dict[str, float | str]) -> dict[str, float]:
 
     device.prepare()
     from grpo_cli.config.schema import Config
-    from grpo_cli.engine import setup as run
+    from grpo_cli.engine import setup
     from grpo_cli.engine.memory_verdict import needs_of
 
     config = Config(
@@ -37,23 +40,23 @@ def measure(model: str, changes: dict[str, float | str]) -> dict[str, float]:
         gradient_accumulation_steps=1, eval_steps=0, reward_functions=["last_number"], temperature=1.5,
         max_train_samples=64, **changes,
     )  # fmt: skip
-    trainer = run.prepare(config)
-    trainer.policy.tokenizer = Endless(trainer.policy.tokenizer)  # type: ignore[assignment]
-    needs = needs_of(trainer)
+    run = setup.prepare(config)
+    run.policy.tokenizer = Endless(run.policy.tokenizer)  # type: ignore[assignment]
+    needs = needs_of(run)
     assert needs is not None
     mx.random.seed(0)
     peaks = {}
     for step in (1, 2):  # the second one has the optimizer's state from the beginning
         mx.clear_cache()
         mx.reset_peak_memory()
-        groups = trainer.rollout(step * trainer.config.prompts_per_step)
+        groups = scored_groups(run, step * run.config.prompts_per_step)
         peaks["rollouts"] = mx.get_peak_memory()
         for group in groups:
             for index, rollout in enumerate(group.rollouts):
                 rollout.advantage = 1.0 if index % 2 else -1.0
         mx.clear_cache()
         mx.reset_peak_memory()
-        trainer.update(step, trainer.batch(groups))
+        update_policy(run, step, make_batches(run, groups))
         peaks["update"] = mx.get_peak_memory()
     return {
         **peaks,

@@ -4,7 +4,7 @@
 
 For each case, a prompt and its completions of random tokens, four things take turns:
 
-    update              the trainer's: gradient, its norm, clipping, the optimizer's step
+    update              the run's: gradient, its norm, clipping, the optimizer's step
     gradient            the same without the optimizer
     prefix_shared       written out below: the prompt read once for all completions, cross entropy
     whole_sequences     as most trainers do: every completion with its own prompt, cross entropy
@@ -21,10 +21,11 @@ import mlx.nn as nn
 from mlx_lm.models.cache import make_prompt_cache
 
 from grpo_cli.config.schema import Config
+from grpo_cli.engine.run import Run
 from grpo_cli.engine.setup import prepare
-from grpo_cli.engine.train import Trainer
 from grpo_cli.engine.update.batch import Microbatch
 from grpo_cli.engine.update.objective import Objective, accumulate
+from grpo_cli.engine.update_policy import make_batches, update_policy
 from grpo_cli.types import Example, Rollout, RolloutGroup, StopReason
 from tests.bench.measure import Measurement, cross_entropy, machine, timed, whole_sequences
 
@@ -38,22 +39,22 @@ RATIOS = {  # name → (what is timed, its yardstick)
 
 def run(config: Config, repeats: int) -> dict[str, Any]:
     """Every case, ready for JSON."""
-    trainer = prepare(config)
-    return {**machine(trainer, repeats), "updates": cases(trainer, repeats)}
+    run = prepare(config)
+    return {**machine(run, repeats), "updates": cases(run, repeats)}
 
 
-def cases(trainer: Trainer, repeats: int) -> list[dict[str, Any]]:
+def cases(run: Run, repeats: int) -> list[dict[str, Any]]:
     """The configured G and completion length, at each of the prompts' lengths."""
-    return [case(trainer, length, repeats) for length in PROMPTS]
+    return [case(run, length, repeats) for length in PROMPTS]
 
 
-def case(trainer: Trainer, prompt_tokens: int, repeats: int) -> dict[str, Any]:
+def case(run: Run, prompt_tokens: int, repeats: int) -> dict[str, Any]:
     """One prompt of so many tokens, with all that is computed on it."""
-    config, model = trainer.config, trainer.policy.model
-    (batch,) = trainer.batch([random_group(config, prompt_tokens, trainer.policy.config["vocab_size"])])
-    objective = Objective.of(config, trainer.share_prefix, trainer.head)
+    config, model = run.config, run.policy.model
+    (batch,) = make_batches(run, [random_group(config, prompt_tokens, run.policy.config["vocab_size"])])
+    objective = Objective.of(config, run.share_prefix, run.head)
     work: dict[str, Callable[[], Any]] = {
-        "update": lambda: trainer.update(1, [batch]),
+        "update": lambda: update_policy(run, 1, [batch]),
         "gradient": lambda: accumulate(model, [batch], objective),
         "prefix_shared": lambda: mx.eval(prefix_shared(model, batch)),
         "whole_sequences": lambda: mx.eval(whole(model, batch)),

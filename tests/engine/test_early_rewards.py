@@ -8,12 +8,11 @@ from typing import Any
 import mlx.core as mx
 import pytest
 
-from grpo_cli.engine import events
-from grpo_cli.engine import setup as run
+from grpo_cli.engine import events, setup
 from grpo_cli.engine.out_of_memory import RowLimit
 from grpo_cli.engine.rollout.generate import generate
 from grpo_cli.engine.rollout.sampling import KeyChain, Sampling
-from grpo_cli.engine.train import Trainer
+from grpo_cli.engine.run import Run
 from grpo_cli.errors import RewardError, TrainingError
 from grpo_cli.models.load import Policy
 from grpo_cli.rewards.request import RewardRequest
@@ -23,6 +22,7 @@ from tests.engine.small import nanochat_policy
 from tests.engine.test_reward_processes import left
 from tests.engine.test_train import small
 from tests.rewards.test_score import group
+from tests.support.steps import scored_groups
 from tests.support.waiting import HANG, NEVER
 
 PROMPTS = [list(b"one"), list(b"a much longer prompt"), list(b"z"), list(b"four")]
@@ -87,12 +87,12 @@ def test_a_group_that_had_ended_is_not_handed_over_again_when_memory_runs_out(
 # --- and their rewards begin -----------------------------------------------------------------------
 
 
-def trainer_of(tmp_path: Path, listener: Any = events.silent, **changes: Any) -> Trainer:
+def trainer_of(tmp_path: Path, listener: Any = events.silent, **changes: Any) -> Run:
     """Four groups of two completions of a sampler that ends some early."""
     settings = {"num_generations": 2, "batch_size": 4, "temperature": 2.0, "max_new_tokens": 120}
-    trainer = run.prepare(small(tmp_path, **{**settings, **changes}), listener)
-    trainer.random = KeyChain.of_seed(1)  # with which groups end at different tokens
-    return trainer
+    run = setup.prepare(small(tmp_path, **{**settings, **changes}), listener)
+    run.random = KeyChain.of_seed(1)  # with which groups end at different tokens
+    return run
 
 
 def test_a_reward_begins_before_the_last_token_of_the_others(tmp_path: Path) -> None:
@@ -113,10 +113,10 @@ def test_a_reward_begins_before_the_last_token_of_the_others(tmp_path: Path) -> 
                 assert begun.wait(HANG)
             order.append(f"{event.finished} of {event.total}")
 
-    trainer = trainer_of(tmp_path, listen)
-    trainer.scorer = Scorer([("judge", judge)], [1.0])
-    groups = trainer.rollout(0)
-    trainer.close()
+    run = trainer_of(tmp_path, listen)
+    run.scorer = Scorer([("judge", judge)], [1.0])
+    groups = scored_groups(run)
+    run.close()
     assert order.count("reward of 2") == 4  # whole groups
     assert order.index("reward of 2") < order.index("8 of 8")
     for one in groups:
@@ -135,9 +135,9 @@ def test_plain_rewards_see_the_whole_batch_at_the_end(tmp_path: Path) -> None:
         order.append(f"reward of {len(completions)}")
         return [0.0] * len(completions)
 
-    trainer = trainer_of(tmp_path, listen)
-    trainer.scorer = Scorer([("plain", plain)], [1.0])
-    trainer.rollout(0)
+    run = trainer_of(tmp_path, listen)
+    run.scorer = Scorer([("plain", plain)], [1.0])
+    scored_groups(run)
     assert order[-2:] == ["8 of 8", "reward of 8"]
 
 
@@ -154,13 +154,13 @@ def test_nothing_is_left_after_an_error_in_sampling(tmp_path: Path) -> None:
     def listen(event: events.Event) -> None:
         if isinstance(event, events.RolloutProgress) and event.finished > event.total // 2:
             assert begun.wait(HANG)
-            weight = trainer.policy.model.parameters()["lm_head"]["weight"]
-            trainer.policy.model.load_weights([("lm_head.weight", weight * float("nan"))], strict=False)
+            weight = run.policy.model.parameters()["lm_head"]["weight"]
+            run.policy.model.load_weights([("lm_head.weight", weight * float("nan"))], strict=False)
 
-    trainer = trainer_of(tmp_path, listen)
-    trainer.scorer = Scorer([("forever", forever)], [1.0])
+    run = trainer_of(tmp_path, listen)
+    run.scorer = Scorer([("forever", forever)], [1.0])
     with pytest.raises(TrainingError, match=r"NaN in the weight lm_head\.weight"):
-        trainer.rollout(0)
+        scored_groups(run)
     assert left() == []
 
 
@@ -170,10 +170,10 @@ def test_what_an_early_reward_prints_is_no_result(tmp_path: Path, capsys: pytest
         print("hello")
         return [0.0] * len(completions)
 
-    trainer = trainer_of(tmp_path)
-    trainer.scorer = Scorer([("chatty", chatty)], [1.0])
-    trainer.rollout(0)
-    trainer.close()
+    run = trainer_of(tmp_path)
+    run.scorer = Scorer([("chatty", chatty)], [1.0])
+    scored_groups(run)
+    run.close()
     captured = capsys.readouterr()
     assert captured.out == ""
     assert captured.err.count("hello") == 4

@@ -11,8 +11,7 @@ from mlx_lm.models import llama
 
 from grpo_cli import device
 from grpo_cli.config.schema import Config
-from grpo_cli.engine import events
-from grpo_cli.engine import setup as run
+from grpo_cli.engine import events, setup
 from grpo_cli.engine.memory_estimate import (
     FLOAT32,
     Batch,
@@ -27,9 +26,11 @@ from grpo_cli.engine.memory_verdict import check_memory, needs_of
 from grpo_cli.engine.rollout.continuous_batch import Decoding, Dice, Row
 from grpo_cli.engine.rollout.sampling import Sampling
 from grpo_cli.engine.rollout.shared_prompt import reads_in_groups
+from grpo_cli.engine.update_policy import make_batches, update_policy
 from grpo_cli.errors import TrainingError
 from grpo_cli.models.forward_plan import ForwardPlan
 from tests.engine.test_train import small
+from tests.support.steps import scored_groups
 
 SHAPE = Shape(layers=2, hidden=8, intermediate=16, heads=2, kv_width=4, vocabulary=100)
 BATCH = Batch(rollout_rows=6, update_prompts=1, update_rows=3, prompt_length=5, new_tokens=10)
@@ -162,18 +163,18 @@ def test_the_peak_is_the_larger_of_what_comes_in_turn() -> None:
 def test_the_estimate_is_near_what_is_measured(tmp_path: Path, changes: dict[str, Any]) -> None:
     """From half to twice as much; `python -m tests.bench.memory` prints the ratios of larger models."""
     settings = {"batch_size": 4, "max_new_tokens": 32, "temperature": 2.0}
-    trainer = run.prepare(small(tmp_path, **{**settings, **changes}))
-    needs = needs_of(trainer)
+    run = setup.prepare(small(tmp_path, **{**settings, **changes}))
+    needs = needs_of(run)
     assert needs is not None
     mx.random.seed(0)
-    groups = trainer.rollout(0)
+    groups = scored_groups(run)
     for group in groups:
         for index, rollout in enumerate(group.rollouts):
             rollout.advantage = 1.0 if index % 2 else -1.0
-    trainer.update(1, trainer.batch(groups))
+    update_policy(run, 1, make_batches(run, groups))
     mx.clear_cache()
     mx.reset_peak_memory()
-    trainer.update(2, trainer.batch(groups))
+    update_policy(run, 2, make_batches(run, groups))
     assert 0.5 < needs.update_peak / mx.get_peak_memory() < 2
 
 
@@ -185,10 +186,10 @@ def told(tmp_path: Path, share: float, **changes: Any) -> list[str]:
         if isinstance(event, events.Notice):
             seen.append(event.text)
 
-    trainer = run.prepare(small(tmp_path, **changes), listen)
-    needs = needs_of(trainer)
+    run = setup.prepare(small(tmp_path, **changes), listen)
+    needs = needs_of(run)
     assert needs is not None
-    check_memory(trainer, int(share * needs.peak))
+    check_memory(run, int(share * needs.peak))
     return seen
 
 
@@ -213,7 +214,7 @@ def test_a_single_completion_that_does_not_fit_is_an_error(tmp_path: Path) -> No
 
 
 def test_without_a_budget_or_a_shape_nothing_is_said(tmp_path: Path) -> None:
-    trainer = run.prepare(small(tmp_path))
-    check_memory(trainer, None)
-    trainer.policy.config = {"model_type": "unusual"}
-    check_memory(trainer, 1)
+    run = setup.prepare(small(tmp_path))
+    check_memory(run, None)
+    run.policy.config = {"model_type": "unusual"}
+    check_memory(run, 1)

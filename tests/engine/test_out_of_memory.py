@@ -6,8 +6,7 @@ from typing import Any
 import mlx.core as mx
 import pytest
 
-from grpo_cli.engine import events
-from grpo_cli.engine import setup as run
+from grpo_cli.engine import events, setup
 from grpo_cli.engine.grpo.losses import LOSSES
 from grpo_cli.engine.out_of_memory import RowLimit, is_allocation_failure
 from grpo_cli.engine.rollout import continuous_batch as decode
@@ -148,11 +147,11 @@ def test_rollouts_that_ran_out_of_memory_come_out_the_same(monkeypatch: pytest.M
 def test_a_run_goes_on_with_less_at_once_and_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = {**SHORT, "max_steps": 2, "kl_coeff": 0.1}
     whole = small(tmp_path, run_name="whole", **settings)
-    run.train(whole)
+    setup.train(whole)
     few_rows(monkeypatch, 4)
     seen: list[str] = []
     harmed = small(tmp_path, run_name="harmed", **settings)
-    run.train(harmed, lambda event: seen.append(event.text) if isinstance(event, events.Notice) else None)
+    setup.train(harmed, lambda event: seen.append(event.text) if isinstance(event, events.Notice) else None)
     assert seen == [
         "memory was short in the update: from now on at most 4 completions at once, to the same result. "
         "`batch_size = 1` with more `gradient_accumulation_steps` needs less"

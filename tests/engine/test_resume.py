@@ -13,8 +13,7 @@ import pytest
 
 from grpo_cli.config.render import dump_config
 from grpo_cli.config.schema import Config
-from grpo_cli.engine import events
-from grpo_cli.engine import setup as run
+from grpo_cli.engine import events, setup
 from grpo_cli.engine.resume import resume
 from grpo_cli.engine.run_dir.manifest import MANIFEST
 from grpo_cli.engine.run_dir.run_state import read_state
@@ -125,7 +124,7 @@ def crash_after(step: int) -> events.Listener:
 def crash(config: Config, step: int) -> None:
     """Kill a run in the step after this one: what a rescue saves of it is gone."""
     with pytest.raises(Stop):
-        run.train(config, crash_after(step))
+        setup.train(config, crash_after(step))
     if not config.save_steps or step % config.save_steps:
         shutil.rmtree(config.run_dir / f"checkpoint-{step}")
 
@@ -149,7 +148,7 @@ def check_resumed(variant: str, tmp_path: Path) -> None:
     """Interrupt twice: by a crash inside a step, which loses it, and by Ctrl-C, which does not."""
     settings = {**SHORT, **VARIANTS[variant]}
     whole = small(tmp_path, run_name="whole", save_steps=2, **settings)
-    run.train(whole)
+    setup.train(whole)
     broken = small(tmp_path, run_name="broken", save_steps=2, **settings)
     crash(broken, 3)
     assert read_state(broken.run_dir / "checkpoint-2")[0].step == 2
@@ -184,7 +183,7 @@ def four_steps(folder: Path) -> Config:
 def made_once() -> Config:
     """The run that is copied."""
     config = four_steps(Path(tempfile.mkdtemp()))
-    run.train(config)
+    setup.train(config)
     return config
 
 
@@ -212,9 +211,9 @@ def test_a_longer_run_is_the_same_as_one_that_was_planned_so(tmp_path: Path) -> 
     """With a constant learning rate, whose schedule does not depend on the length."""
     settings = {**SHORT, "lr_scheduler_type": "constant", "warmup_ratio": 0.0}
     planned = small(tmp_path, run_name="planned", **settings)
-    run.train(planned)
+    setup.train(planned)
     grown = small(tmp_path, run_name="grown", **{**settings, "max_steps": 3})
-    run.train(grown)
+    setup.train(grown)
     resume(grown.run_dir, ["max_steps=6"])
     assert weights(planned.run_dir) == weights(grown.run_dir)
 
@@ -300,7 +299,7 @@ def test_no_checkpoint_yet_begins_again(tmp_path: Path) -> None:
     said, _ = notices(config.run_dir)
     assert said == [f"{config.run_dir} holds no checkpoint yet: the run begins again"]
     whole = small(tmp_path, run_name="whole", **SHORT)
-    run.train(whole)
+    setup.train(whole)
     assert log_without_times(config.run_dir) == log_without_times(whole.run_dir)
     assert weights(config.run_dir) == weights(whole.run_dir)
 
@@ -380,7 +379,7 @@ def test_other_training_data_is_refused(tmp_path: Path) -> None:
     rows = ['{"question": "1 + 1?", "answer": "2"}\n', '{"question": "2 + 2?", "answer": "4"}\n']
     (tmp_path / "train.jsonl").write_text("".join(rows))
     config = small(tmp_path / "out", **{**SHORT, "dataset": str(tmp_path / "train.jsonl"), "max_steps": 2})
-    run.train(config)
+    setup.train(config)
     (tmp_path / "train.jsonl").write_text("".join(reversed(rows)))
     with pytest.raises(CheckpointError, match="The training prompts are not those"):
         resume(config.run_dir, ["max_steps=3"])
@@ -419,7 +418,7 @@ def test_an_interruption_is_told_with_the_command_that_goes_on(tmp_path: Path) -
 
     config = small(tmp_path, **SHORT)
     with pytest.raises(KeyboardInterrupt) as ended:
-        run.train(config, listen)
+        setup.train(config, listen)
     folder = config.run_dir
     assert seen == ["Stopping after step 2 (saving…). Press Ctrl-C again to quit now."]
     assert str(ended.value) == "Stopped after step 2."

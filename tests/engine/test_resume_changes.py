@@ -13,8 +13,7 @@ import mlx.core as mx
 import pytest
 
 from grpo_cli.config.schema import Config
-from grpo_cli.engine import events
-from grpo_cli.engine import setup as run
+from grpo_cli.engine import events, setup
 from grpo_cli.engine.resume import as_before, resume
 from grpo_cli.engine.rollout.prompt_order import DataOrder
 from grpo_cli.engine.run_dir.checkpoint import write_manifest
@@ -57,7 +56,7 @@ def trained(place: Path, **changes: Any) -> Path:
     config = small(
         place.parent / "out *", **{**QUICK, **names, "eval_steps": 1, "eval_samples": 2, **changes}
     )
-    run.train(config)
+    setup.train(config)
     return config.run_dir
 
 
@@ -66,7 +65,7 @@ def trained(place: Path, **changes: Any) -> Path:
 
 def test_where_every_checkpoint_is_damaged_nothing_begins_again_unasked(tmp_path: Path) -> None:
     config = small(tmp_path, **QUICK)
-    run.train(config)
+    setup.train(config)
     whole = (config.run_dir / "final/model.safetensors").read_bytes()
     (config.run_dir / "final/model.safetensors").write_bytes(whole[:-1])
     log = (config.run_dir / "training_log.jsonl").read_bytes()
@@ -195,13 +194,13 @@ def test_a_run_without_checksums_goes_on_and_has_them_then(
 
 def test_the_date_of_the_start_is_kept(tmp_path: Path) -> None:
     config = small(tmp_path, **QUICK)
-    final = run.train(config)
+    final = setup.train(config)
     state = json.loads((final / "trainer_state.json").read_text())
     assert state["started_at"]
     assert read_state(resume(config.run_dir, ["max_steps=2"]))[0].started_at == state["started_at"]
-    trainer = run.prepare(config, checkpoint=final, started_at="2021-02-03T04:05:06")
-    assert trainer.policy.tokenizer.now is not None
-    assert trainer.policy.tokenizer.now.year == 2021
+    run = setup.prepare(config, checkpoint=final, started_at="2021-02-03T04:05:06")
+    assert run.policy.tokenizer.now is not None
+    assert run.policy.tokenizer.now.year == 2021
 
 
 # --- a folder that was received -----------------------------------------------------------------------
@@ -266,7 +265,7 @@ def test_a_checkpoint_that_is_a_link_is_read_and_replaced(tmp_path: Path, receiv
 def received(tmp_path: Path) -> Config:
     """A run of one step."""
     config = small(tmp_path, **QUICK)
-    run.train(config)
+    setup.train(config)
     return config
 
 
@@ -281,7 +280,7 @@ def test_a_reward_that_leaves_the_folder_loses_nothing(
     )
     config = small(Path("out"), **{**QUICK, "reward_functions": ["r.py:leave"], "save_steps": 1})
     seen: list[events.Event] = []
-    run.train(config, seen.append)
+    setup.train(config, seen.append)
     names = sorted(path.name for path in (tmp_path / "out/run").iterdir())
     assert names == ["checkpoint-1", "completions.jsonl", "config.toml", "final", "training_log.jsonl"]
     assert list((tmp_path / "far").iterdir()) == []
@@ -293,14 +292,12 @@ def test_a_run_of_an_earlier_version_has_its_own_stream_of_prompts(tmp_path: Pat
     (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     data = {"dataset": str(tmp_path / "train.jsonl"), "eval_steps": 0, "max_train_samples": 0}
     config = small(tmp_path, **{**QUICK, **data, "max_prompt_length": 18})
-    trainer = run.prepare(config)
-    fitting = [prompt for prompt in trainer.train_prompts if len(prompt.ids) <= 18]
+    run = setup.prepare(config)
+    fitting = [prompt for prompt in run.train_prompts if len(prompt.ids) <= 18]
     assert 0 < len(fitting) < len(rows)
-    as_before(trainer)
+    as_before(run)
     ids = [[prompt.ids, prompt.example.answer] for prompt in fitting]
-    assert (
-        trainer.state.data == hashlib.sha256("".join(json.dumps(pair) for pair in ids).encode()).hexdigest()
-    )
+    assert run.state.data == hashlib.sha256("".join(json.dumps(pair) for pair in ids).encode()).hexdigest()
     order = DataOrder(len(fitting), config.seed).take(3, 5)
-    taken, left_out = trainer.train_prompts.take(3, 5)
+    taken, left_out = run.train_prompts.take(3, 5)
     assert ([prompt.ids for prompt in taken], left_out) == ([fitting[place].ids for place in order], 0)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from grpo_cli.engine import setup as run
+from grpo_cli.engine import setup
 from grpo_cli.engine.resume import resume
 from grpo_cli.engine.rollout.sampling import Sampling
 from grpo_cli.errors import RewardError
@@ -50,7 +50,7 @@ def test_where_a_reward_runs_changes_nothing(mine: str, tmp_path: Path) -> None:
     for name, (reward, workers) in runs.items():
         settings = {**SHORT, "max_steps": 2, "reward_functions": [f"{mine}:{reward}"]}
         configs[name] = small(tmp_path, run_name=name, reward_workers=workers, **settings)
-        run.train(configs[name])
+        setup.train(configs[name])
         assert left() == []
     here, there, later = (config.run_dir for config in configs.values())
     assert weights(there) == weights(here)
@@ -65,7 +65,7 @@ def test_an_interrupted_run_leaves_no_process(reward: str, mine: str, tmp_path: 
     settings = {**SHORT, "reward_functions": [f"{mine}:{reward}"], "reward_workers": workers}
     config = small(tmp_path, **settings)
     with pytest.raises(KeyboardInterrupt):
-        run.train(config, interrupt_after(2))
+        setup.train(config, interrupt_after(2))
     assert left() == []
     resume(config.run_dir, ["max_steps=3"])
     assert left() == []
@@ -77,7 +77,7 @@ def test_a_reward_that_takes_too_long_ends_the_run(
 ) -> None:
     settings = {"reward_functions": [f"{mine}:{reward}"], "reward_workers": workers, "reward_timeout": 0.5}
     with pytest.raises(RewardError) as error:
-        run.train(small(tmp_path, **{**SHORT, **settings}))
+        setup.train(small(tmp_path, **{**SHORT, **settings}))
     assert error.value.message == f"Reward `{reward}` did not answer within reward_timeout = 0.5 s"
     assert left() == []
 
@@ -85,7 +85,7 @@ def test_a_reward_that_takes_too_long_ends_the_run(
 def test_a_dry_run_and_an_evaluation_leave_nothing(mine: str, tmp_path: Path) -> None:
     settings = {"reward_functions": [f"{mine}:plain", f"{mine}:later"], "reward_workers": 1}
     config = small(tmp_path, eval_samples=2, **{**SHORT, **settings})
-    run.dry_run(config)
+    setup.dry_run(config)
     assert left() == []
-    run.evaluate_model("tiny", config, Sampling(4))
+    setup.evaluate_model("tiny", config, Sampling(4))
     assert left() == []

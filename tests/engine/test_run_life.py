@@ -14,8 +14,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from grpo_cli.engine import events
-from grpo_cli.engine import setup as run
+from grpo_cli.engine import events, setup
 from grpo_cli.engine.resume import resume
 from grpo_cli.engine.run_dir import log as runlog
 from grpo_cli.engine.run_dir.manifest import checkpoints
@@ -75,7 +74,7 @@ def test_rewards_get_the_same_values_after_a_resume_in_the_middle_of_rollouts(tm
         "reward_functions": [f"{tmp_path}/mine.py:typed"],
     }
     config = small(tmp_path, **{**SHORT, **settings})
-    final = run.train(config)
+    final = setup.train(config)
     weights, log = (final / "model.safetensors").read_bytes(), log_without_times(config.run_dir)
     assert read_state(config.run_dir / "checkpoint-1")[1]  # rollouts that the next step learns from
     resume(config.run_dir / "checkpoint-1")
@@ -147,11 +146,11 @@ def test_a_disk_that_turns_read_only_in_the_middle_says_so(
 
     config = small(tmp_path, **{**SHORT, "save_steps": 1})
     whole = small(tmp_path, run_name="whole", **SHORT)
-    run.train(whole)
+    setup.train(whole)
     with pytest.raises(
         CheckpointError, match=r"^Failed to save checkpoint: .*Read-only file system.*3 times"
     ):
-        run.train(config, listen)
+        setup.train(config, listen)
     assert any(f"the log cannot be written: Read-only file system: {config.run_dir}" in text for text in said)
     monkeypatch.undo()  # the disk is mended
     assert checkpoints(config.run_dir) == []  # the step before it was not due to be saved
@@ -179,7 +178,7 @@ def test_a_folder_that_is_moved_away_is_made_again_and_the_work_is_saved(
     Path("mine.py").write_text(LEAVES)
     told: list[events.Event] = []
     config = small(Path("outputs"), reward_functions=["mine.py:leaves"], max_steps=4, save_steps=2)
-    run.train(config, told.append)
+    setup.train(config, told.append)
     said = [event.text for event in told if isinstance(event, events.Notice)]
     assert any(text.startswith("the run's folder outputs/run was moved or deleted") for text in said)
     assert [path.name for path in checkpoints(Path("outputs/moved"))] == ["checkpoint-2"]
@@ -199,7 +198,7 @@ def test_a_reward_that_changes_the_folder_changes_nothing_else(
     settings |= {"reward_functions": ["mine.py:moves"], "lora_rank": 2}
     config = small(Path("out"), **{**SHORT, **settings})
     seen: list[events.Event] = []
-    assert run.train(config, seen.append) == tmp_path / "out/run/final"
+    assert setup.train(config, seen.append) == tmp_path / "out/run/final"
     assert Path.cwd() == tmp_path / "elsewhere"
     assert list(Path.cwd().iterdir()) == []
     names = ["checkpoint-1", "checkpoint-2", "checkpoint-3", "completions.jsonl", "config.toml", "final"]

@@ -12,13 +12,13 @@ from mlx.utils import tree_flatten
 
 from grpo_cli.config.load import load_config
 from grpo_cli.config.schema import Config
-from grpo_cli.engine import events
-from grpo_cli.engine import setup as run
+from grpo_cli.engine import events, setup
 from grpo_cli.engine.update.batch import Sequence, pad
 from grpo_cli.engine.update.objective import token_logprobs
 from grpo_cli.errors import CheckpointError, DataError, RewardError
 from grpo_cli.models.adapters import adapters_off
 from grpo_cli.models.load import load_policy
+from tests.support.steps import scored_groups
 
 STEP_KEYS = {
     "step", "epoch", "lr", "loss", "grad_norm", "kl", "entropy", "ratio_deviation", "clip_ratio",
@@ -70,7 +70,7 @@ def largest_change(a: dict[str, mx.array], b: dict[str, mx.array]) -> float:
 def test_a_run_writes_its_log_completions_and_checkpoints(tmp_path: Path) -> None:
     seen: list[events.Event] = []
     config = small(tmp_path, eval_steps=1, eval_samples=8, save_steps=1, log_completions=3)
-    final = run.train(config, seen.append)
+    final = setup.train(config, seen.append)
     folder = config.run_dir
     log = lines(folder)
     assert [line["step"] for line in log] == [0, 1, 1, 2, 2]
@@ -91,7 +91,7 @@ def test_a_run_writes_its_log_completions_and_checkpoints(tmp_path: Path) -> Non
 
 
 def test_a_checkpoint_is_what_plain_mlx_lm_loads_and_its_manifest_is_true(tmp_path: Path) -> None:
-    final = run.train(small(tmp_path))
+    final = setup.train(small(tmp_path))
     manifest = json.loads((final / "manifest.json").read_text())
     files = {path.name for path in final.iterdir()} - {"manifest.json"}
     assert set(manifest["files"]) == files
@@ -111,7 +111,7 @@ def test_a_checkpoint_is_what_plain_mlx_lm_loads_and_its_manifest_is_true(tmp_pa
 
 def test_a_seed_decides_everything(tmp_path: Path) -> None:
     runs = [
-        weights(run.train(small(tmp_path, run_name=name, seed=seed)))
+        weights(setup.train(small(tmp_path, run_name=name, seed=seed)))
         for name, seed in (("a", 0), ("b", 0), ("c", 1))
     ]
     assert largest_change(runs[0], runs[1]) == 0.0
@@ -122,8 +122,8 @@ def test_a_seed_decides_everything(tmp_path: Path) -> None:
 def test_gradient_accumulation_is_the_big_batch(tmp_path: Path, loss_type: str) -> None:
     """Same prompts and completions, cut into one microbatch or four. SGD shows the gradient itself."""
     settings = {"loss_type": loss_type, "optimizer": "sgd", "learning_rate": 1.0, "max_steps": 1}
-    one = run.train(small(tmp_path, run_name="one", **settings))
-    four = run.train(
+    one = setup.train(small(tmp_path, run_name="one", **settings))
+    four = setup.train(
         small(tmp_path, run_name="four", batch_size=1, gradient_accumulation_steps=4, **settings)
     )
     before = dict(tree_flatten(load_policy("tiny").model.parameters()))
@@ -134,7 +134,7 @@ def test_gradient_accumulation_is_the_big_batch(tmp_path: Path, loss_type: str) 
 
 def test_several_updates_per_rollout_reuse_its_completions(tmp_path: Path) -> None:
     config = small(tmp_path, num_iterations=2, max_steps=4)
-    run.train(config)
+    setup.train(config)
     log = lines(config.run_dir)
     assert [line["rollout_tokens_per_second"] is None for line in log] == [False, True, False, True]
     assert log[0]["reward_mean"] == log[1]["reward_mean"]
@@ -144,7 +144,7 @@ def test_several_updates_per_rollout_reuse_its_completions(tmp_path: Path) -> No
 
 def test_lora_trains_adapters_only_and_its_reference_is_the_base(tmp_path: Path) -> None:
     config = small(tmp_path, lora_rank=4, kl_coeff=0.1, learning_rate=1e-3)
-    final = run.train(config)
+    final = setup.train(config)
     log = lines(config.run_dir)
     assert log[0]["kl"] == pytest.approx(0.0, abs=1e-6)  # the adapters begin as zero
     assert log[1]["kl"] > 1e-7
@@ -161,26 +161,26 @@ def test_lora_trains_adapters_only_and_its_reference_is_the_base(tmp_path: Path)
 
 def test_a_full_run_with_kl_compares_with_the_initial_policy(tmp_path: Path) -> None:
     config = small(tmp_path, kl_coeff=0.5, learning_rate=1e-3)
-    run.train(config)
+    setup.train(config)
     log = lines(config.run_dir)
     assert log[0]["kl"] == pytest.approx(0.0, abs=1e-6)
     assert log[1]["kl"] > 1e-4
 
 
 def test_on_policy_ratios_are_one_with_the_real_model_and_prefix(tmp_path: Path) -> None:
-    trainer = run.prepare(small(tmp_path, temperature=0.8, completion_prefix="<reasoning>"))
-    groups = trainer.rollout(0)
+    run = setup.prepare(small(tmp_path, temperature=0.8, completion_prefix="<reasoning>"))
+    groups = scored_groups(run)
     assert all(rollout.text.startswith("<reasoning>") for group in groups for rollout in group.rollouts)
     batch = pad([Sequence(group.prompt_ids, rollout, 1.0) for group in groups for rollout in group.rollouts])
-    trained = token_logprobs(trainer.policy.model, batch, 0.8)
+    trained = token_logprobs(run.policy.model, batch, 0.8)
     assert mx.abs(mx.where(batch.completion_mask, trained - batch.old_logprobs, 0.0)).max().item() < 1e-4
 
 
 def test_a_folder_that_holds_a_run_is_refused(tmp_path: Path) -> None:
-    run.train(small(tmp_path, max_steps=1))
+    setup.train(small(tmp_path, max_steps=1))
     before = (tmp_path / "run" / "training_log.jsonl").read_bytes()
     with pytest.raises(CheckpointError, match="already holds a run") as error:
-        run.train(small(tmp_path, max_steps=1))
+        setup.train(small(tmp_path, max_steps=1))
     assert f"grpo resume {tmp_path / 'run'}" in error.value.hint
     assert (tmp_path / "run" / "training_log.jsonl").read_bytes() == before
 
@@ -188,14 +188,14 @@ def test_a_folder_that_holds_a_run_is_refused(tmp_path: Path) -> None:
 def test_an_output_folder_that_cannot_be_made_is_said_so(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(CheckpointError, match=r"^Failed to save checkpoint: Not a dir.*/file") as error:
-        run.train(small(tmp_path / "file"))
+        setup.train(small(tmp_path / "file"))
     assert error.value.hint == "choose another `output_dir`"
 
 
 def test_a_reward_that_fails_stops_the_run_and_shows_the_completion(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text("def broken(completions, **columns):\n    raise KeyError('gold')\n")
     with pytest.raises(RewardError, match="broken") as error:
-        run.train(small(tmp_path, reward_functions=[f"{tmp_path}/mine.py:broken"]))
+        setup.train(small(tmp_path, reward_functions=[f"{tmp_path}/mine.py:broken"]))
     assert "gold" in str(error.value)
     assert "<reasoning>" in str(error.value)
 
@@ -208,37 +208,37 @@ def test_long_prompts_are_skipped_counted_and_never_cut(tmp_path: Path) -> None:
     )
     seen: list[events.Event] = []
     settings = {"dataset": str(tmp_path), "max_prompt_length": 40, "batch_size": 2, "max_steps": 0}
-    trainer = run.prepare(small(tmp_path, **settings), seen.append)
-    taken, left_out = trainer.train_prompts.take(0, 4)  # two epochs
+    run = setup.prepare(small(tmp_path, **settings), seen.append)
+    taken, left_out = run.train_prompts.take(0, 4)  # two epochs
     assert [prompt.example.answer for prompt in taken[:2]] in (["3", "4"], ["4", "3"])
-    assert trainer.total_steps == 1 and left_out <= 2
+    assert run.total_steps == 1 and left_out <= 2
     assert all(len(prompt.ids) <= 40 for prompt in taken)
     (notice,) = [event for event in seen if isinstance(event, events.Notice)]
     assert notice.text.startswith(
         "1 of 3 training prompts left out: longer than max_prompt_length = 40 tokens"
     )
     with pytest.raises(DataError, match="No prompt has 3 tokens or fewer"):
-        run.prepare(small(tmp_path, **(settings | {"max_prompt_length": 3})))
+        setup.prepare(small(tmp_path, **(settings | {"max_prompt_length": 3})))
 
 
 def test_a_dry_run_saves_nothing(tmp_path: Path) -> None:
-    line = run.dry_run(small(tmp_path))
+    line = setup.dry_run(small(tmp_path))
     assert set(line) == STEP_KEYS
     assert list(tmp_path.iterdir()) == []
 
 
 def test_old_checkpoints_go_and_final_stays(tmp_path: Path) -> None:
     config = small(tmp_path, max_steps=4, save_steps=1, keep_checkpoints=2, num_generations=2, batch_size=1)
-    run.train(config)
+    setup.train(config)
     kept = sorted(path.name for path in config.run_dir.iterdir() if path.is_dir())
     assert kept == ["checkpoint-3", "checkpoint-4", "final"]
 
 
 def test_evaluation_uses_the_test_split_and_the_same_items(tmp_path: Path) -> None:
-    trainer = run.prepare(small(tmp_path, eval_steps=1, eval_samples=16))
-    other = run.prepare(small(tmp_path, eval_steps=1, eval_samples=16, seed=5))
-    asked = [prompt.example.messages for prompt in trainer.eval_prompts]
+    run = setup.prepare(small(tmp_path, eval_steps=1, eval_samples=16))
+    other = setup.prepare(small(tmp_path, eval_steps=1, eval_samples=16, seed=5))
+    asked = [prompt.example.messages for prompt in run.eval_prompts]
     assert asked == [prompt.example.messages for prompt in other.eval_prompts]
     assert len(asked) == 16
-    trained = {str(prompt.example.messages) for prompt in trainer.train_prompts}
+    trained = {str(prompt.example.messages) for prompt in run.train_prompts}
     assert not trained & {str(messages) for messages in asked}

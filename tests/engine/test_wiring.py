@@ -15,24 +15,26 @@ import mlx.nn as nn
 import pytest
 
 from grpo_cli.config.schema import Config
-from grpo_cli.engine import events
-from grpo_cli.engine import setup as run
+from grpo_cli.engine import events, setup
+from grpo_cli.engine.collect_rollouts import set_advantages
 from grpo_cli.engine.grpo.lr_schedule import learning_rate
 from grpo_cli.engine.rollout.sampling import Sampling, draw
+from grpo_cli.engine.run import Run
 from grpo_cli.engine.run_dir.checkpoint import save_checkpoint
-from grpo_cli.engine.train import Trainer
 from grpo_cli.engine.update.batch import Microbatch, Sequence, pad
 from grpo_cli.engine.update.objective import Objective, accumulate, global_norm
 from grpo_cli.engine.update.optimizer import Optimizer
+from grpo_cli.engine.update_policy import make_batches, update_policy
 from grpo_cli.models.tree import flat
 from tests.engine.small import group, rollout
 from tests.engine.test_train import lines, small
+from tests.support.steps import scored_groups
 
 Weights = dict[str, mx.array]
 
 
-def prepared(folder: Path, **changes: Any) -> tuple[Trainer, list[Microbatch]]:
-    """A trainer of the embedded model before its first update, and that update's microbatches.
+def prepared(folder: Path, **changes: Any) -> tuple[Run, list[Microbatch]]:
+    """A run of the embedded model before its first update, and that update's microbatches.
 
     Plain SGD without schedule, so that weights move by rate · gradient; hot, so that there is one;
     advantages are 1 and −1.
@@ -51,20 +53,20 @@ def prepared(folder: Path, **changes: Any) -> tuple[Trainer, list[Microbatch]]:
         "warmup_ratio": 0.0,
         "max_steps": 4,
     }
-    trainer = run.prepare(small(folder, **(settings | changes)))
+    run = setup.prepare(small(folder, **(settings | changes)))
     mx.random.seed(7)
-    groups = trainer.rollout(0)
+    groups = scored_groups(run)
     for one in groups:
         for index, item in enumerate(one.rollouts):
             item.advantage = 1.0 if index % 2 == 0 else -1.0
-    return trainer, trainer.batch(groups)
+    return run, make_batches(run, groups)
 
 
-def movement(trainer: Trainer, batches: list[Microbatch], step: int = 1) -> Weights:
+def movement(run: Run, batches: list[Microbatch], step: int = 1) -> Weights:
     """How far one update moves every weight."""
-    before = flat(trainer.policy.model.trainable_parameters())
-    trainer.update(step, batches)
-    after = flat(trainer.policy.model.trainable_parameters())
+    before = flat(run.policy.model.trainable_parameters())
+    update_policy(run, step, batches)
+    after = flat(run.policy.model.trainable_parameters())
     return {name: after[name] - before[name] for name in before}
 
 
@@ -101,8 +103,8 @@ def test_left_out_tokens_are_never_drawn_and_the_others_keep_their_odds(sampling
 
 def test_rollouts_are_drawn_with_the_configured_sampling(tmp_path: Path) -> None:
     """Of one token to choose from there is one completion, at any temperature."""
-    trainer, _ = prepared(tmp_path, temperature=5.0, top_k=1, num_generations=3, max_new_tokens=6)
-    for one in trainer.rollout(0):
+    run, _ = prepared(tmp_path, temperature=5.0, top_k=1, num_generations=3, max_new_tokens=6)
+    for one in scored_groups(run):
         first, *others = [item.token_ids for item in one.rollouts]
         assert others == [first, first]
         assert len(first) <= 6
@@ -141,18 +143,18 @@ SCALES = {
 
 
 @pytest.fixture(scope="module")
-def trainer(tmp_path_factory: pytest.TempPathFactory) -> Trainer:
-    return run.prepare(small(tmp_path_factory.mktemp("wiring"), dtype="float32"))
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    return setup.prepare(small(tmp_path_factory.mktemp("wiring"), dtype="float32"))
 
 
 @pytest.mark.parametrize(("loss_type", "scale_rewards"), list(SCALES))
-def test_advantages_are_scaled_as_configured(trainer: Trainer, loss_type: str, scale_rewards: str) -> None:
-    config = trainer.config.model_copy(update={"loss_type": loss_type, "scale_rewards": scale_rewards})
+def test_advantages_are_scaled_as_configured(run: Run, loss_type: str, scale_rewards: str) -> None:
+    config = run.config.model_copy(update={"loss_type": loss_type, "scale_rewards": scale_rewards})
     groups = [group([1], [rollout([2]) for _ in range(4)]) for _ in range(2)]
     for one, rewards in zip(groups, [[1.0, 0.0, 0.0, 1.0], [0.0, 0.0, 0.0, 1.0]], strict=True):
         for item, reward in zip(one.rollouts, rewards, strict=True):
             item.reward = reward
-    dataclasses.replace(trainer, config=config).set_advantages(groups)
+    set_advantages(groups, config)
     for one, centered, scale in zip(groups, CENTERED, SCALES[loss_type, scale_rewards], strict=True):
         expected = [value / scale for value in centered]
         assert [item.advantage for item in one.rollouts] == pytest.approx(expected, rel=1e-6)
@@ -170,10 +172,10 @@ def test_advantages_are_scaled_as_configured(trainer: Trainer, loss_type: str, s
         ("dr_grpo", [1 / 80, 1 / 80]),  # 2 · max_new_tokens
     ],
 )
-def test_tokens_are_averaged_as_configured(trainer: Trainer, loss_type: str, weights: list[float]) -> None:
-    config = trainer.config.model_copy(update={"loss_type": loss_type, "max_new_tokens": 40})
+def test_tokens_are_averaged_as_configured(run: Run, loss_type: str, weights: list[float]) -> None:
+    config = run.config.model_copy(update={"loss_type": loss_type, "max_new_tokens": 40})
     groups = [group([1], [rollout([2], 1.0), rollout([2, 3, 4], -1.0)])]
-    (batch,) = dataclasses.replace(trainer, config=config).batch(groups)
+    (batch,) = make_batches(dataclasses.replace(run, config=config), groups)
     assert batch.weights.squeeze(-1).tolist() == pytest.approx(weights)
 
 
@@ -181,11 +183,11 @@ def test_the_kl_term_pulls_as_hard_as_configured(tmp_path: Path) -> None:
     """Gradient = policy gradient + kl_coeff · gradient of the KL: its share doubles with kl_coeff."""
     moved = {}
     for kl_coeff in (0.0, 0.5, 1.0):
-        trainer, batches = prepared(tmp_path, kl_coeff=kl_coeff)
+        run, batches = prepared(tmp_path, kl_coeff=kl_coeff)
         for batch in batches if kl_coeff else []:
             assert batch.ref_logprobs is not None
             batch.ref_logprobs = batch.ref_logprobs * 1.5
-        moved[kl_coeff] = movement(trainer, batches)
+        moved[kl_coeff] = movement(run, batches)
     half, whole = [
         {name: moved[kl_coeff][name] - moved[0.0][name] for name in moved[0.0]} for kl_coeff in (0.5, 1.0)
     ]
@@ -203,9 +205,9 @@ def test_the_first_kl_is_zero_at_any_temperature(tmp_path: Path, kind: str) -> N
         save_checkpoint(tmp_path / "adapters", earlier.snapshot())
         changes = {"model_name": str(tmp_path / "adapters")}
     settings = {"temperature": 0.7, "completion_prefix": "It is ", "optimizer": "adam"}
-    trainer, batches = prepared(tmp_path, kl_coeff=0.1, **(settings | changes))
-    assert trainer.update(1, batches)["kl"] == pytest.approx(0.0, abs=1e-6)
-    assert trainer.update(2, batches)["kl"] > 1e-5  # the reference stays where the policy began
+    run, batches = prepared(tmp_path, kl_coeff=0.1, **(settings | changes))
+    assert update_policy(run, 1, batches)["kl"] == pytest.approx(0.0, abs=1e-6)
+    assert update_policy(run, 2, batches)["kl"] > 1e-5  # the reference stays where the policy began
 
 
 # --- update ---------------------------------------------------------------------------------------
@@ -220,26 +222,26 @@ def test_the_first_kl_is_zero_at_any_temperature(tmp_path: Path, kind: str) -> N
     ],
 )
 def test_the_optimizer_steps_at_the_rate_of_the_schedule(
-    trainer: Trainer, shape: str, expected: list[float], monkeypatch: pytest.MonkeyPatch
+    run: Run, shape: str, expected: list[float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rates: list[float] = []
-    monkeypatch.setattr(trainer.optimizer, "step", lambda _model, _gradients, _norm, rate: rates.append(rate))
+    monkeypatch.setattr(run.optimizer, "step", lambda _model, _gradients, _norm, rate: rates.append(rate))
     batch = pad([Sequence([1, 2], rollout([3], 1.0), 1.0)])
     settings = {"learning_rate": 0.08, "warmup_ratio": 0.5, "max_steps": 4, "lr_scheduler_type": shape}
-    one = dataclasses.replace(trainer, config=trainer.config.model_copy(update=settings))
+    one = dataclasses.replace(run, config=run.config.model_copy(update=settings))
     for step, rate in enumerate(expected, start=1):
-        assert one.update(step, [batch])["lr"] == pytest.approx(rate)
+        assert update_policy(one, step, [batch])["lr"] == pytest.approx(rate)
         assert rates[-1] == pytest.approx(rate)
-        assert one.update(step, [])["lr"] == rates[-1]
+        assert update_policy(one, step, [])["lr"] == rates[-1]
     thirds = dataclasses.replace(one, config=one.config.model_copy(update={"warmup_ratio": 0.25}))
     falls = {"constant": 1.0, "linear": 2 / 3, "cosine": 0.75}  # one third of the way down
-    assert thirds.update(3, [])["lr"] == pytest.approx(0.08 * falls[shape])
+    assert update_policy(thirds, 3, [])["lr"] == pytest.approx(0.08 * falls[shape])
 
 
 def test_the_log_has_the_rate_of_the_schedule(tmp_path: Path) -> None:
     settings = {"max_steps": 3, "lr_scheduler_type": "linear", "warmup_ratio": 0.34, "learning_rate": 0.01}
     config = small(tmp_path, max_new_tokens=4, batch_size=1, num_generations=2, **settings)
-    run.train(config)
+    setup.train(config)
     rates = [line["lr"] for line in lines(config.run_dir)]
     assert rates == pytest.approx([0.01, 0.01, 0.005])
     assert rates == [learning_rate(step, 3, 0.01, 0.34, "linear") for step in (1, 2, 3)]
@@ -248,22 +250,22 @@ def test_the_log_has_the_rate_of_the_schedule(tmp_path: Path) -> None:
 def test_weights_move_by_the_scheduled_rate_times_the_gradient(tmp_path: Path) -> None:
     moved = []
     for step, rate in ((1, 0.05), (2, 0.1)):  # the first update of a warmup of two is at half the peak
-        trainer, batches = prepared(tmp_path, warmup_ratio=0.5)
-        gradients, _ = accumulate(trainer.policy.model, batches, Objective.of(trainer.config))
-        moved.append(movement(trainer, batches, step))
+        run, batches = prepared(tmp_path, warmup_ratio=0.5)
+        gradients, _ = accumulate(run.policy.model, batches, Objective.of(run.config))
+        moved.append(movement(run, batches, step))
         assert distance(moved[-1], flat(gradients), scale=-rate) < 1e-3
     assert distance(moved[1], moved[0], scale=2.0) < 1e-3
 
 
 def test_the_gradient_is_clipped_to_max_grad_norm(tmp_path: Path) -> None:
-    trainer, batches = prepared(tmp_path)
-    free = movement(trainer, batches)
+    run, batches = prepared(tmp_path)
+    free = movement(run, batches)
     norm = global_norm(free) / 0.1  # moved by 0.1 · gradient
-    trainer, batches = prepared(tmp_path, max_grad_norm=norm / 3)
-    clipped = movement(trainer, batches)
+    run, batches = prepared(tmp_path, max_grad_norm=norm / 3)
+    clipped = movement(run, batches)
     assert distance(free, clipped, scale=3.0) < 1e-3
-    trainer, batches = prepared(tmp_path, max_grad_norm=norm * 3)
-    assert distance(free, movement(trainer, batches)) < 1e-6
+    run, batches = prepared(tmp_path, max_grad_norm=norm * 3)
+    assert distance(free, movement(run, batches)) < 1e-6
 
 
 # Two updates of the weight 2 at rate 0.1 with gradients 1 and −0.5, betas 0.6 and 0.8, decay 0.5.
@@ -299,10 +301,10 @@ def test_two_steps_of_every_optimizer_by_hand(name: str) -> None:
 
 
 @pytest.fixture
-def layer_calls(trainer: Trainer, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[None]]:
+def layer_calls(run: Run, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[None]]:
     """Grows with every forward of a layer. mlx-lm's checkpointing changes the class: undone at the end."""
     calls: list[None] = []
-    layer_class = type(trainer.policy.model.layers[0])
+    layer_class = type(run.policy.model.layers[0])
     original = layer_class.__call__
 
     def counted(self: nn.Module, *inputs: Any, **options: Any) -> Any:
@@ -318,13 +320,13 @@ def test_a_checkpointed_step_computes_layers_twice_and_moves_the_same(
 ) -> None:
     moved = []
     for grad_checkpoint in (False, True):
-        trainer, batches = prepared(tmp_path, grad_checkpoint=grad_checkpoint)
-        assert trainer.share_prefix
-        assert trainer.checkpoint is grad_checkpoint
+        run, batches = prepared(tmp_path, grad_checkpoint=grad_checkpoint)
+        assert run.share_prefix
+        assert run.checkpoint is grad_checkpoint
         layer_calls.clear()
-        moved.append(movement(trainer, batches))
+        moved.append(movement(run, batches))
     # forward and backward, each for the prompts and for the completions
-    assert len(layer_calls) == 2 * 2 * len(trainer.policy.model.layers) * len(batches)
+    assert len(layer_calls) == 2 * 2 * len(run.policy.model.layers) * len(batches)
     assert distance(moved[0], moved[1]) < 1e-5
 
 
@@ -334,11 +336,11 @@ def test_a_model_whose_layers_cannot_be_stood_for_is_checkpointed_without_a_shar
     """As mlx-lm does it, which changes the layers' class: `layer_calls` undoes that at the end."""
     plain, batches = prepared(tmp_path)
     expected = movement(plain, batches)
-    monkeypatch.setattr(run, "can_checkpoint", lambda _: False)
+    monkeypatch.setattr(setup, "can_checkpoint", lambda _: False)
     told: list[events.Event] = []
-    trainer = run.prepare(plain.config.model_copy(update={"grad_checkpoint": True}), told.append)
-    assert (trainer.share_prefix, trainer.checkpoint) == (False, False)
+    run = setup.prepare(plain.config.model_copy(update={"grad_checkpoint": True}), told.append)
+    assert (run.share_prefix, run.checkpoint) == (False, False)
     assert told == [events.Notice(run.NO_LAYERS)]
     layer_calls.clear()
-    assert distance(expected, movement(trainer, batches)) < 1e-5
-    assert len(layer_calls) == 2 * len(trainer.policy.model.layers) * len(batches)
+    assert distance(expected, movement(run, batches)) < 1e-5
+    assert len(layer_calls) == 2 * len(run.policy.model.layers) * len(batches)

@@ -17,7 +17,8 @@ from mlx_lm.utils import quantize_model
 
 from grpo_cli import device
 from grpo_cli.config.schema import Config
-from grpo_cli.engine import setup as run
+from grpo_cli.engine import setup
+from grpo_cli.engine.update_policy import make_batches, update_policy
 from grpo_cli.errors import ModelError
 from grpo_cli.models.adapters import (
     Kind,
@@ -33,6 +34,7 @@ from grpo_cli.models.load import load_policy
 from grpo_cli.models.tree import flat
 from tests.engine.small import llama_policy, nanochat_policy
 from tests.engine.test_train import small
+from tests.support.steps import scored_groups
 
 KINDS: tuple[Kind, ...] = ("lora", "dora")
 IDS = mx.array([[5, 7, 11, 13, 17]])
@@ -204,7 +206,7 @@ def test_rslora_divides_by_the_root_of_the_rank() -> None:
 
 
 def test_rslora_reaches_the_adapters_and_their_file(tmp_path: Path) -> None:
-    final = run.train(small(tmp_path, lora_rank=2, lora_scale=5.0, use_rslora=True, max_steps=1))
+    final = setup.train(small(tmp_path, lora_rank=2, lora_scale=5.0, use_rslora=True, max_steps=1))
     written = json.loads((final / "adapter_config.json").read_text())["lora_parameters"]
     assert written == {"rank": 2, "scale": 5.0 / math.sqrt(2), "dropout": 0.0}
     adapters = [m for m in load_policy(str(final)).model.modules() if isinstance(m, LoRALinear)]
@@ -243,19 +245,19 @@ def qlora(folder: Path, base: Path, kind: Kind, **changes: Any) -> Config:
 def test_a_quantised_base_stays_quantised_and_only_adapters_learn(
     quantised: Path, kind: Kind, tmp_path: Path
 ) -> None:
-    trainer = run.prepare(qlora(tmp_path, quantised, kind, kl_coeff=0.1, temperature=1.5, max_new_tokens=12))
-    model = trainer.policy.model
+    run = setup.prepare(qlora(tmp_path, quantised, kind, kl_coeff=0.1, temperature=1.5, max_new_tokens=12))
+    model = run.policy.model
     stored: dict[str, mx.array] = mx.load(str(quantised / "model.safetensors"))  # type: ignore[assignment]
     assert any(array.dtype == mx.uint32 for array in stored.values())
-    groups = trainer.rollout(0)
+    groups = scored_groups(run)
     for group in groups:
         for index, rollout in enumerate(group.rollouts):
             rollout.advantage = 1.0 if index % 2 == 0 else -1.0
     before = {name: mx.array(array) for name, array in flat(model.trainable_parameters()).items()}
-    numbers = trainer.update(1, trainer.batch(groups))
+    numbers = update_policy(run, 1, make_batches(run, groups))
     assert numbers["grad_norm"] > 0
     assert numbers["kl"] == pytest.approx(0.0, abs=1e-6)
-    trainer.update(2, trainer.batch(groups))
+    update_policy(run, 2, make_batches(run, groups))
     after = flat(model.trainable_parameters())
     assert all(not same(after[name], before[name]) for name in before)
     assert len(base_of(model, stored)) == len(stored)
@@ -274,7 +276,7 @@ def test_a_qlora_checkpoint_is_adapters_that_name_the_quantised_base(
     quantised: Path, kind: Kind, tmp_path: Path
 ) -> None:
     seen = (quantised / "model.safetensors").read_bytes()
-    final = run.train(qlora(tmp_path, quantised, kind, max_steps=1))
+    final = setup.train(qlora(tmp_path, quantised, kind, max_steps=1))
     assert not list(final.glob("model*"))
     assert (quantised / "model.safetensors").read_bytes() == seen
     written = json.loads((final / "adapter_config.json").read_text())
@@ -287,7 +289,7 @@ def test_a_qlora_checkpoint_is_adapters_that_name_the_quantised_base(
 
 
 def test_on_a_cpu_the_base_is_dequantised(quantised: Path, tmp_path: Path) -> None:
-    final = run.train(qlora(tmp_path, quantised, "dora", max_steps=1))
+    final = setup.train(qlora(tmp_path, quantised, "dora", max_steps=1))
     policy = load_policy(str(final))
     assert "quantization" not in policy.config
     assert {array.dtype for array in flat(policy.model.parameters()).values()} == {mx.float32}

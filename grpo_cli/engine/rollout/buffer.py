@@ -121,6 +121,11 @@ class Parts:
             self.waiting.append(part)
 
     @property
+    def is_empty(self) -> bool:
+        """Whether new completions are needed."""
+        return not self.waiting
+
+    @property
     def groups(self) -> list[RolloutGroup]:
         """What is still to be learnt from, in the order it will be: `fill` makes the same parts of it."""
         return [group for part in self.waiting for group in part.groups]

@@ -15,7 +15,7 @@ until `remember` has them. With steps_per_generation > 1 they are the sampler's 
 to its first update, the policy is no longer the one that sampled it.
 
 Where a quantised copy was sampled from, the old logprobs are always the policy's own: the first update's, and
-for later parts those of a forward made at once (stages.py). The sampler's stand beside them, for the
+for later parts those of a forward made at once (update_policy.py). The sampler's stand beside them, for the
 correction (importance_sampling.py).
 """
 
@@ -136,6 +136,13 @@ class Counting:
         counting = [rollout for group in groups for rollout in group.rollouts if self.length(rollout)]
         entropies = [entropy for rollout in counting for entropy in rollout.entropies]
         return high_entropy_threshold(entropies, self.top_entropy_quantile)
+
+
+def can_teach(groups: list[RolloutGroup], config: Config) -> bool:
+    """Whether some completion that counts is better or worse than its group."""
+    counting = Counting.of(config)
+    rollouts = [rollout for group in groups for rollout in group.rollouts]
+    return any(rollout.advantage != 0.0 and counting.length(rollout) for rollout in rollouts)
 
 
 @dataclass(frozen=True)

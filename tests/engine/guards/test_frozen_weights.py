@@ -9,16 +9,19 @@ import pytest
 from mlx.utils import tree_map
 
 from grpo_cli.config.schema import Config
-from grpo_cli.engine import setup as run
-from grpo_cli.engine import stages
+from grpo_cli.engine import setup
+from grpo_cli.engine.collect_rollouts import set_advantages
 from grpo_cli.engine.guards.frozen_weights import NOISE, Proof, moved, sample
 from grpo_cli.engine.resume import resume
-from grpo_cli.engine.train import Trainer
+from grpo_cli.engine.run import Run
+from grpo_cli.engine.update import objective
 from grpo_cli.engine.update.optimizer import Optimizer
+from grpo_cli.engine.update_policy import make_batches, update_policy
 from grpo_cli.errors import TrainingError
 from grpo_cli.models.tree import flat
 from tests.engine.test_resume import SHORT
 from tests.engine.test_train import lines, small
+from tests.support.steps import scored_groups
 
 ONE: dict[str, Any] = {**SHORT, "max_steps": 1, "warmup_ratio": 0.0}
 FLAT = "def flat(completions, **columns):\n    return [1.0] * len(completions)\n"
@@ -84,20 +87,20 @@ def test_a_proof_by_hand() -> None:
 
 def stopped(config: Config) -> TrainingError:
     with pytest.raises(TrainingError) as error:
-        run.train(config)
+        setup.train(config)
     assert error.value.hint
     return error.value
 
 
 def patched_policy(monkeypatch: pytest.MonkeyPatch, change: Any) -> None:
-    real = run.trainable_policy
+    real = setup.trainable_policy
 
     def policy(*arguments: Any) -> Any:
         made = real(*arguments)
         change(made.model)
         return made
 
-    monkeypatch.setattr(run, "trainable_policy", policy)
+    monkeypatch.setattr(setup, "trainable_policy", policy)
 
 
 def test_a_frozen_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -175,7 +178,7 @@ def test_an_update_that_does_not_arrive(tmp_path: Path, monkeypatch: pytest.Monk
 )
 def test_a_sound_run_goes_on(tmp_path: Path, changes: dict[str, Any]) -> None:
     config = small(tmp_path, **{**ONE, **changes})
-    run.train(config)
+    setup.train(config)
     assert len(lines(config.run_dir)) == config.max_steps
 
 
@@ -184,20 +187,22 @@ def test_the_end_of_a_schedule_after_a_resume(tmp_path: Path) -> None:
     config = small(
         tmp_path, **{**ONE, "max_steps": 3, "save_steps": 1, "learning_rate": 2e-7, "optimizer": "lion"}
     )
-    run.train(config)
+    setup.train(config)
     resume(config.run_dir / "checkpoint-2")
     assert len(lines(config.run_dir)) == 3
 
 
 def test_a_warmup_that_begins_at_zero(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stages, "learning_rate", lambda step, *_arguments: 1e-5 * (step > 1))
+    monkeypatch.setattr(
+        "grpo_cli.engine.update_policy.learning_rate", lambda step, *_arguments: 1e-5 * (step > 1)
+    )
     config = small(tmp_path, **{**ONE, "max_steps": 2, "learning_rate": 1e-5})
-    run.train(config)
+    setup.train(config)
     assert [line["lr"] for line in lines(config.run_dir)] == [0.0, 1e-5]
 
 
 def test_skipped_updates_prove_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real, step = stages.accumulate, 0
+    real, step = objective.accumulate, 0
 
     def broken_once(*arguments: Any, **options: Any) -> Any:
         nonlocal step
@@ -206,17 +211,17 @@ def test_skipped_updates_prove_nothing(tmp_path: Path, monkeypatch: pytest.Monke
         result.grad_norm = float("nan") if step == 1 else result.grad_norm
         return gradients, result
 
-    monkeypatch.setattr(stages, "accumulate", broken_once)
+    monkeypatch.setattr("grpo_cli.engine.update_policy.accumulate", broken_once)
     config = small(tmp_path, **{**ONE, "max_steps": 2})
-    run.train(config)
+    setup.train(config)
     assert ["skipped" in line for line in lines(config.run_dir)] == [True, False]
 
 
 # --- a step that cannot teach ------------------------------------------------------------------------------
 
 
-def state_of(trainer: Trainer) -> dict[str, list[Any]]:
-    arrays = {**flat(trainer.policy.model.parameters()), **trainer.optimizer.arrays()}
+def state_of(run: Run) -> dict[str, list[Any]]:
+    arrays = {**flat(run.policy.model.parameters()), **run.optimizer.arrays()}
     return {name: array.tolist() for name, array in arrays.items()}
 
 
@@ -227,17 +232,19 @@ def test_a_step_without_an_informative_group_changes_nothing(
 ) -> None:
     """After a real one, so that there are moments that momentum would go on by."""
     settings = {**SHORT, "optimizer": optimizer, "weight_decay": weight_decay, "learning_rate": 1e-2}
-    trainer = run.prepare(small(tmp_path, **settings))
-    groups = trainer.rollout(0)
-    trainer.update(1, trainer.batch(groups), is_fresh=True)
+    run = setup.prepare(small(tmp_path, **settings))
+    groups = scored_groups(run)
+    update_policy(run, 1, make_batches(run, groups), is_on_policy=True)
     for one in groups:
         for item in one.rollouts:
             item.reward = 1.0
-    trainer.set_advantages(groups)
-    before = state_of(trainer)
-    monkeypatch.setattr(stages, "accumulate", None)  # no forward and no backward is made
-    line = trainer.update(2, trainer.batch(groups), is_fresh=True)
-    assert state_of(trainer) == before
+    set_advantages(groups, run.config)
+    before = state_of(run)
+    monkeypatch.setattr(
+        "grpo_cli.engine.update_policy.accumulate", None
+    )  # no forward and no backward is made
+    line = update_policy(run, 2, make_batches(run, groups), is_on_policy=True)
+    assert state_of(run) == before
     assert (line["loss"], line["grad_norm"], line["ratio_deviation"]) == (0.0, 0.0, None)
     assert "skipped" not in line
 
@@ -247,7 +254,7 @@ def test_a_run_of_equal_rewards_goes_through_and_learns_nothing(tmp_path: Path) 
     config = small(
         tmp_path, **{**ONE, "max_steps": 2, "reward_functions": [f"{tmp_path}/mine.py:flat"], "save_steps": 1}
     )
-    run.train(config)
+    setup.train(config)
     first, last = (config.run_dir / name / "model.safetensors" for name in ("checkpoint-1", "final"))
     assert first.read_bytes() == last.read_bytes()
     log = lines(config.run_dir)

@@ -7,11 +7,11 @@ import mlx.core as mx
 import mlx.nn as nn
 import pytest
 
-from grpo_cli.engine import setup as run
-from grpo_cli.engine import stages
+from grpo_cli.engine import setup
 from grpo_cli.engine.guards.logprob_mismatch import Deviation, check, measure, tolerance
 from grpo_cli.engine.resume import resume
 from grpo_cli.engine.rollout.prompt_cache import read_prompts
+from grpo_cli.engine.update import objective
 from grpo_cli.engine.update.batch import Sequence, pad
 from grpo_cli.engine.update.objective import Objective
 from grpo_cli.errors import ModelError, TrainingError
@@ -69,14 +69,14 @@ def test_the_error_says_how_much_and_where(mean: float, most: float) -> None:
                                      {"top_p": 0.9}], ids=str)  # fmt: skip
 def test_what_is_right_passes(dtype: str, changes: dict[str, Any], tmp_path: Path) -> None:
     config = small(tmp_path, **{**TWELVE, **changes, "dtype": dtype})
-    run.train(config)
+    setup.train(config)
     (line,) = lines(config.run_dir)
     assert 0.0 <= line["ratio_deviation"] < (1e-4 if dtype == "float32" else 0.03)
 
 
 def stopped(config: Any) -> TrainingError:
     with pytest.raises(TrainingError, match=r"^The sampler and the loss disagree") as error:
-        run.train(config)
+        setup.train(config)
     assert not config.run_dir.exists()  # no update was made
     return error.value
 
@@ -90,7 +90,7 @@ def test_a_wrong_temperature_in_the_loss(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(Objective, "of", of)
     assert "the update is off" in stopped(small(tmp_path, **TWELVE)).message
     with pytest.raises(TrainingError, match=r"^The sampler and the loss disagree"):
-        run.dry_run(small(tmp_path, run_name="dry", **TWELVE))
+        setup.dry_run(small(tmp_path, run_name="dry", **TWELVE))
 
 
 def test_a_corrupted_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -111,7 +111,7 @@ def test_dropout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dtype: str) ->
 
     The probe before the run sees it, and without a probe the first update does.
     """
-    real = run.trainable_policy
+    real = setup.trainable_policy
 
     def with_dropout(*arguments: Any) -> Any:
         policy = real(*arguments)
@@ -121,10 +121,10 @@ def test_dropout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dtype: str) ->
         monkeypatch.setattr(kind, "__call__", lambda self, x: dropout(forward(self, x)))
         return policy
 
-    monkeypatch.setattr(run, "trainable_policy", with_dropout)
+    monkeypatch.setattr(setup, "trainable_policy", with_dropout)
     with pytest.raises(ModelError, match=r"something in it is random \(dropout\)"):
-        run.train(small(tmp_path, **{**TWELVE, "dtype": dtype}))
-    monkeypatch.setattr(run, "training_plan", lambda *_: ForwardPlan())
+        setup.train(small(tmp_path, **{**TWELVE, "dtype": dtype}))
+    monkeypatch.setattr(setup, "training_plan", lambda *_: ForwardPlan())
     error = stopped(small(tmp_path, **{**TWELVE, "dtype": dtype}))
     assert "something in the model is random (dropout)" in error.message
 
@@ -132,7 +132,7 @@ def test_dropout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dtype: str) ->
 def test_later_updates_are_measured_and_do_not_stop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Once is enough: the rare token that half precision gets wrong must not end a run after hours."""
     step = 0
-    real = stages.accumulate
+    real = objective.accumulate
 
     def drifting(*arguments: Any, **options: Any) -> Any:
         nonlocal step
@@ -141,9 +141,9 @@ def test_later_updates_are_measured_and_do_not_stop(tmp_path: Path, monkeypatch:
         result.logprobs = [logprobs + 0.5 * (step > 1) for logprobs in result.logprobs]
         return gradients, result
 
-    monkeypatch.setattr(stages, "accumulate", drifting)
+    monkeypatch.setattr("grpo_cli.engine.update_policy.accumulate", drifting)
     config = small(tmp_path, **{**TWELVE, "max_steps": 2})
-    run.train(config)
+    setup.train(config)
     first, second = (line["ratio_deviation"] for line in lines(config.run_dir))
     assert first < 1e-4
     assert second == pytest.approx(0.5, abs=1e-3)
@@ -151,7 +151,7 @@ def test_later_updates_are_measured_and_do_not_stop(tmp_path: Path, monkeypatch:
 
 def test_the_first_update_after_a_resume_is_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = small(tmp_path, **TWELVE)
-    run.train(config)
+    setup.train(config)
     real = Objective.of
     monkeypatch.setattr(
         Objective, "of", lambda c, *rest: real(c.model_copy(update={"temperature": 1.8}), *rest)

@@ -7,11 +7,11 @@ from typing import Any
 import mlx.core as mx
 import pytest
 
-from grpo_cli.engine import events, stages
-from grpo_cli.engine import setup as run
+from grpo_cli.engine import events, setup
 from grpo_cli.engine.grpo.losses import LOSSES
 from grpo_cli.engine.guards.nonfinite import Fault, find_fault, first_broken, recorded
 from grpo_cli.engine.run_dir.run_state import read_state
+from grpo_cli.engine.update import objective
 from grpo_cli.engine.update.batch import make_microbatches
 from grpo_cli.engine.update.objective import Objective, accumulate
 from grpo_cli.errors import RewardError, TrainingError
@@ -111,8 +111,8 @@ class Injected:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, steps: set[int]) -> None:
         self.step, self.steps = 0, steps
-        self.real = stages.accumulate
-        monkeypatch.setattr(stages, "accumulate", self)
+        self.real = objective.accumulate
+        monkeypatch.setattr("grpo_cli.engine.update_policy.accumulate", self)
 
     def __call__(self, *arguments: Any, **options: Any) -> Any:
         self.step += 1
@@ -129,7 +129,7 @@ def test_one_nan_gradient_skips_its_update_and_training_goes_on(
     Injected(monkeypatch, {2})
     seen: list[str] = []
     config = small(tmp_path, **{**SHORT, "max_steps": 3, "save_steps": 1})
-    run.train(config, lambda event: seen.append(event.text) if isinstance(event, events.Notice) else None)
+    setup.train(config, lambda event: seen.append(event.text) if isinstance(event, events.Notice) else None)
     one, two, three = lines(config.run_dir)
     assert two["skipped"] == "gradient of lm_head.weight"
     assert two["grad_norm"] is None
@@ -148,11 +148,11 @@ def test_three_in_a_row_stop_the_run_with_the_last_good_state(
 ) -> None:
     settings = {**SHORT, "lr_scheduler_type": "constant", "warmup_ratio": 0.0}
     whole = small(tmp_path, run_name="whole", **{**settings, "max_steps": 2})
-    run.train(whole)
+    setup.train(whole)
     Injected(monkeypatch, {3, 4, 5})
     config = small(tmp_path, **settings)
     with pytest.raises(TrainingError) as error:
-        run.train(config)
+        setup.train(config)
     assert error.value.message == (
         "NaN gradient encountered in 3 updates in a row, at steps 3 to 5: "
         "NaN or infinite gradient of lm_head.weight"
@@ -174,21 +174,21 @@ def test_a_nan_weight_is_told_as_one_and_is_not_saved(
 
     def poison(event: events.Event) -> None:
         if isinstance(event, events.StepFinished) and event.step == 3:
-            array = trainer.policy.model.lm_head.weight
+            array = run.policy.model.lm_head.weight
             array[0, 0] = NAN
-            trainer.policy.model.lm_head.weight = array
+            run.policy.model.lm_head.weight = array
 
-    prepare = run.prepare
-    trainer: Any = None
+    prepare = setup.prepare
+    run: Any = None
 
     def prepared(*arguments: Any, **named: Any) -> Any:
-        nonlocal trainer
-        trainer = prepare(*arguments, **named)
-        return trainer
+        nonlocal run
+        run = prepare(*arguments, **named)
+        return run
 
-    monkeypatch.setattr(run, "prepare", prepared)
+    monkeypatch.setattr(setup, "prepare", prepared)
     with pytest.raises(TrainingError) as error:
-        run.train(config, poison)
+        setup.train(config, poison)
     assert error.value.message.startswith("The policy's logits are NaN or infinite after 0 tokens")
     assert error.value.message.endswith("; NaN in the weight lm_head.weight")
     assert sorted(path.name for path in config.run_dir.glob("checkpoint-*")) == ["checkpoint-2"]
@@ -201,7 +201,7 @@ def test_weights_that_an_update_made_infinite_are_not_saved(tmp_path: Path) -> N
         tmp_path, **{**SHORT, **settings, "lr_scheduler_type": "constant", "save_steps": 1, "max_steps": 30}
     )
     with pytest.raises(TrainingError) as error:
-        run.train(config)
+        setup.train(config)
     assert "NaN" in error.value.message
     for folder in config.run_dir.glob("checkpoint-*"):
         loaded: Any = mx.load(str(folder / "model.safetensors"))
@@ -218,7 +218,7 @@ def test_a_nan_reward_is_told_as_one_and_what_was_done_is_saved(tmp_path: Path) 
     )
     config = small(tmp_path, **{**SHORT, "reward_functions": [f"{tmp_path}/mine.py:reward"]})
     with pytest.raises(RewardError, match="nan"):
-        run.train(config)
+        setup.train(config)
     assert read_state(config.run_dir / "checkpoint-2")[0].step == 2
     assert [line["step"] for line in lines(config.run_dir)] == [1, 2]
 
@@ -230,6 +230,6 @@ def test_high_rewards_and_gradients_are_flagged_once(tmp_path: Path) -> None:
     seen: list[str] = []
     names = [f"{tmp_path}/mine.py:reward", "int"]
     config = small(tmp_path, **{**SHORT, "reward_functions": names, "max_steps": 3})
-    run.train(config, lambda event: seen.append(event.text) if isinstance(event, events.Notice) else None)
+    setup.train(config, lambda event: seen.append(event.text) if isinstance(event, events.Notice) else None)
     assert all("reward_mean > 10" in line["flags"] for line in lines(config.run_dir))
     assert len([text for text in seen if "the mean reward is 2" in text]) == 1

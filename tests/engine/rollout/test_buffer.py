@@ -7,17 +7,20 @@ from typing import Any
 import mlx.core as mx
 import pytest
 
-from grpo_cli.engine import setup as run
+from grpo_cli.engine import setup
+from grpo_cli.engine.collect_rollouts import collect_rollouts, sample_and_score, set_advantages
 from grpo_cli.engine.resume import resume
 from grpo_cli.engine.rollout.buffer import Draw, Parts, is_informative
 from grpo_cli.engine.rollout.prompt_order import DataOrder
+from grpo_cli.engine.run import Run
 from grpo_cli.engine.run_dir.run_state import read_state
-from grpo_cli.engine.train import Trainer
+from grpo_cli.engine.update_policy import make_batches
 from grpo_cli.types import RolloutGroup
 from tests.engine.small import group, rollout
 from tests.engine.test_resume import SHORT, crash, interrupt_after, log_without_times
 from tests.engine.test_resume import weights as weight_bytes
 from tests.engine.test_train import lines, small
+from tests.support.steps import scored_groups
 
 
 def scored(*rewards: float, name: int = 0) -> RolloutGroup:
@@ -125,31 +128,30 @@ def settings(folder: Path, **changes: Any) -> dict[str, Any]:
     return {**SHORT, "reward_functions": [f"{folder}/mine.py:selective"], "dynamic_sampling": True, **changes}
 
 
-def recorded_rollouts(trainer: Trainer, monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+def recorded_rollouts(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     """The answers of the prompts of every batch that is sampled."""
     batches: list[list[str]] = []
-    real = trainer.sampled
 
-    def sampled(prompts: Any) -> Any:
+    def recorded(run: Run, prompts: Any) -> Any:
         batches.append([prompt.example.answer for prompt in prompts])
-        return real(prompts)
+        return sample_and_score(run, prompts)
 
-    monkeypatch.setattr(trainer, "sampled", sampled)
+    monkeypatch.setattr("grpo_cli.engine.collect_rollouts.sample_and_score", recorded)
     return batches
 
 
 def test_uninformative_groups_are_replaced_by_new_prompts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    trainer = run.prepare(small(tmp_path, **settings(tmp_path, max_train_samples=30)))
-    batches = recorded_rollouts(trainer, monkeypatch)
-    groups = trainer.rollout(0)
+    run = setup.prepare(small(tmp_path, **settings(tmp_path, max_train_samples=30)))
+    batches = recorded_rollouts(monkeypatch)
+    drawn = collect_rollouts(run, 0)
+    groups = drawn.chosen()
+    set_advantages(groups, run.config)
     order = DataOrder(30, 0).take(0, sum(map(len, batches)))
-    stream = [trainer.train_prompts[index].example.answer for index in order]
+    stream = [run.train_prompts[index].example.answer for index in order]
     assert [answer for batch in batches for answer in batch] == stream  # no prompt twice, none left out
     teaching = [answer for answer in stream if int(answer) % 3 == 0]
-    drawn = trainer.drawn
-    assert drawn is not None
     assert drawn.position == len(stream)
     if drawn.batches < 3:
         assert [one.example.answer for one in groups] == teaching[:2]
@@ -160,18 +162,18 @@ def test_uninformative_groups_are_replaced_by_new_prompts(
 
 def test_a_spent_budget_fills_the_step_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     changes = {"reward_functions": [f"{tmp_path}/mine.py:never"], "dynamic_sampling_budget": 4}
-    trainer = run.prepare(small(tmp_path, **settings(tmp_path, **changes)))
-    batches = recorded_rollouts(trainer, monkeypatch)
-    groups = trainer.rollout(0)
+    run = setup.prepare(small(tmp_path, **settings(tmp_path, **changes)))
+    batches = recorded_rollouts(monkeypatch)
+    groups = scored_groups(run)
     assert [len(batch) for batch in batches] == [2, 2, 2, 2]
     assert [one.example.answer for one in groups] == batches[0]
-    assert trainer.batch(groups) == []
+    assert make_batches(run, groups) == []
 
 
 def test_the_log_counts_what_was_drawn_and_the_state_where_the_stream_is(tmp_path: Path) -> None:
     """Ten examples: epochs end inside the run, and inside a step. The steps stay as many as planned."""
     config = small(tmp_path, **settings(tmp_path))
-    run.train(config)
+    setup.train(config)
     log = lines(config.run_dir)
     assert len(log) == 6
     drawn = [line["groups_drawn"] for line in log]
@@ -186,7 +188,7 @@ def test_the_log_counts_what_was_drawn_and_the_state_where_the_stream_is(tmp_pat
 
 def plain_log(folder: Path) -> list[dict[str, Any]]:
     config = small(folder, run_name="plain", **{**SHORT, "max_steps": 1})
-    run.train(config)
+    setup.train(config)
     return lines(config.run_dir)
 
 
@@ -204,7 +206,7 @@ def test_interrupted_and_resumed_is_uninterrupted(variant: str, tmp_path: Path) 
     """By a crash inside a step, and by Ctrl-C: in the middle of parts, and with prompts that were skipped."""
     wanted = settings(tmp_path, **VARIANTS[variant])
     whole = small(tmp_path, run_name="whole", save_steps=2, **wanted)
-    run.train(whole)
+    setup.train(whole)
     broken = small(tmp_path, run_name="broken", save_steps=2, **wanted)
     crash(broken, 2 if "dynamic" in variant else 3)
     with pytest.raises(KeyboardInterrupt):
@@ -219,7 +221,7 @@ def test_interrupted_and_resumed_is_uninterrupted(variant: str, tmp_path: Path) 
 
 def test_a_checkpoint_between_the_parts_holds_those_that_are_left(tmp_path: Path) -> None:
     config = small(tmp_path, **{**SHORT, "steps_per_generation": 3, "save_steps": 1, "keep_checkpoints": 6})
-    run.train(config)
+    setup.train(config)
     kept = [read_state(config.run_dir / f"checkpoint-{step}") for step in range(1, 7)]
     assert [len(groups) for _, groups in kept] == [4, 2, 0, 4, 2, 0]
     assert [state.prompts_used for state, _ in kept] == [6, 6, 6, 12, 12, 12]
@@ -230,20 +232,20 @@ def test_a_checkpoint_between_the_parts_holds_those_that_are_left(tmp_path: Path
     answers = [
         json.loads(text)["answer"] for text in (config.run_dir / "completions.jsonl").read_text().splitlines()
     ]
-    trainer = run.prepare(small(tmp_path, run_name="other", **SHORT))
+    run = setup.prepare(small(tmp_path, run_name="other", **SHORT))
     order = DataOrder(10, 0).take(0, 12)
-    assert answers == [trainer.train_prompts[index].example.answer for index in order]
+    assert answers == [run.train_prompts[index].example.answer for index in order]
 
 
 def test_later_parts_keep_the_samplers_logprobs_as_the_old_ones(tmp_path: Path) -> None:
     """The policy has moved when a later part comes to its first update: its ratio is not 1 any more."""
-    trainer = run.prepare(
+    run = setup.prepare(
         small(tmp_path, **{**SHORT, "steps_per_generation": 2, "num_iterations": 2, "learning_rate": 1e-2})
     )
     mx.random.seed(0)
-    trainer.parts.fill(trainer.rollout(0))
-    later = trainer.parts.waiting[1].groups
-    batches = trainer.batch(later)
+    run.buffer.fill(scored_groups(run))
+    later = run.buffer.waiting[1].groups
+    batches = make_batches(run, later)
     assert not any(batch.old_is_current for batch in batches)
     for batch in batches:
         for row, item in enumerate(batch.rollouts):

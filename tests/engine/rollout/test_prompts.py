@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from grpo_cli.config.schema import Config
-from grpo_cli.engine import setup as run
+from grpo_cli.engine import setup
 from grpo_cli.engine.rollout.prompt_order import DataOrder
 from grpo_cli.engine.rollout.prompts import Prompt, Prompts
 from grpo_cli.errors import DataError, ModelError
@@ -117,6 +117,6 @@ def test_the_checksum_of_the_data_encodes_nothing_and_sees_every_change() -> Non
         [example(0), Example(example(1).messages, "2")],
         [example(0), example(2)],
     ]
-    sums = [run.fingerprint(rows) for rows in (examples, *others)]
+    sums = [setup.fingerprint(rows) for rows in (examples, *others)]
     assert len({*sums}) == 5
-    assert run.fingerprint([example(0), example(1)]) == sums[0]
+    assert setup.fingerprint([example(0), example(1)]) == sums[0]

@@ -8,17 +8,20 @@ import mlx.core as mx
 import pytest
 
 from grpo_cli.config.schema import Config
-from grpo_cli.engine import events
-from grpo_cli.engine import setup as run
+from grpo_cli.engine import events, setup
+from grpo_cli.engine.collect_rollouts import collect_rollouts
 from grpo_cli.engine.grpo.importance_sampling import Correction
 from grpo_cli.engine.guards.logprob_mismatch import Deviation
 from grpo_cli.engine.guards.nonfinite import first_broken
 from grpo_cli.engine.memory_estimate import steps_down
 from grpo_cli.engine.memory_verdict import needs_of
+from grpo_cli.engine.rollout import generate
 from grpo_cli.engine.rollout.quantized_policy import RolloutPolicy
 from grpo_cli.engine.run_dir.run_state import read_state, write_state
+from grpo_cli.engine.train import fill_buffer
 from grpo_cli.engine.update.batch import Sequence, pad
 from grpo_cli.engine.update.objective import Gradients, Objective, accumulate, token_logprobs
+from grpo_cli.engine.update_policy import make_batches, remember_old, update_policy
 from grpo_cli.errors import ModelError, TrainingError
 from grpo_cli.models.load import load_policy
 from grpo_cli.models.quantised import QuantisedCopy, Rounding, copy_bytes, rounded
@@ -29,6 +32,7 @@ from tests.engine.small import rollout
 from tests.engine.test_resume import SHORT
 from tests.engine.test_train import STEP_KEYS, lines, small
 from tests.engine.test_wiring import movement, prepared
+from tests.support.steps import scored_groups
 
 QUANTISED: dict[str, Any] = {"quantize_for_rollouts": True, "bits": 3, "group_size": 32}
 IMPORTANCE = {"importance_sampling_ratio_mean", "importance_sampling_ratio_max", "importance_sampling_capped"}
@@ -50,7 +54,7 @@ def everyone_counts(groups: list[RolloutGroup]) -> list[RolloutGroup]:
 
 def test_completions_are_sampled_from_the_rounded_weights(tmp_path: Path) -> None:
     """Their logprobs are those of a policy whose every matrix was rounded here, and not the policy's."""
-    trainer, batches = prepared(tmp_path, **QUANTISED)
+    run, batches = prepared(tmp_path, **QUANTISED)
     rounding = Rounding(3, 32).settings
     mine = load_policy("tiny", "float32")
     mine.model.load_weights(
@@ -59,22 +63,22 @@ def test_completions_are_sampled_from_the_rounded_weights(tmp_path: Path) -> Non
     for batch in batches:
         assert batch.sampler_logprobs is not None
         theirs = token_logprobs(mine.model, batch, 3.0)
-        own = token_logprobs(trainer.policy.model, batch, 3.0)
+        own = token_logprobs(run.policy.model, batch, 3.0)
         gap = mx.where(batch.completion_mask, mx.abs(theirs - batch.sampler_logprobs), 0.0)
         assert gap.max().item() < 1e-4
         assert mx.where(batch.completion_mask, mx.abs(own - batch.sampler_logprobs), 0.0).max().item() > 1e-3
 
 
 def test_the_first_ratio_is_one_and_the_log_has_the_weights(tmp_path: Path) -> None:
-    trainer, batches = prepared(tmp_path, **QUANTISED, clip_eps=1e-6)
-    own = [token_logprobs(trainer.policy.model, batch, 3.0) for batch in batches]
+    run, batches = prepared(tmp_path, **QUANTISED, clip_eps=1e-6)
+    own = [token_logprobs(run.policy.model, batch, 3.0) for batch in batches]
     weights = [
         math.exp(float(mine - theirs))
         for batch, logprobs in zip(batches, own, strict=True)
         for item, row in zip(batch.rollouts, logprobs.tolist(), strict=True)  # type: ignore[arg-type]
         for theirs, mine in zip(item.logprobs, row, strict=False)  # type: ignore[arg-type]
     ]
-    line = trainer.update(1, batches, is_fresh=True)
+    line = update_policy(run, 1, batches, is_on_policy=True)
     assert line["clip_ratio"] == 0.0  # a ratio of anything but exactly 1 would be clipped
     assert line["importance_sampling_ratio_mean"] == pytest.approx(sum(weights) / len(weights), rel=1e-4)
     assert line["importance_sampling_ratio_max"] == pytest.approx(max(weights), rel=1e-4)
@@ -87,51 +91,51 @@ def test_the_first_ratio_is_one_and_the_log_has_the_weights(tmp_path: Path) -> N
 def test_the_log_of_a_run(tmp_path: Path) -> None:
     seen: list[events.Event] = []
     config = small(tmp_path, **{**SHORT, **QUANTISED, "max_steps": 2})
-    run.train(config, seen.append)
+    setup.train(config, seen.append)
     for line in lines(config.run_dir):
         assert set(line) == STEP_KEYS - {"rewards/correctness"} | IMPORTANCE | {"rewards/mean_letter"}
         assert line["ratio_deviation"] > 1e-4
     assert sum("this CPU computes with the rounded weights" in text for text in notices(seen)) == 1
     plain = small(tmp_path, run_name="plain", **{**SHORT, "max_steps": 1})
-    run.train(plain)
+    setup.train(plain)
     assert not IMPORTANCE & set(lines(plain.run_dir)[0])
 
 
 def test_a_step_that_teaches_nothing_has_its_keys(tmp_path: Path) -> None:
-    trainer, _ = prepared(tmp_path, **QUANTISED)
-    line = trainer.update(1, [])
+    run, _ = prepared(tmp_path, **QUANTISED)
+    line = update_policy(run, 1, [])
     assert {line[name] for name in IMPORTANCE} == {None}
 
 
 def test_the_copy_follows_every_update(tmp_path: Path) -> None:
-    trainer, batches = prepared(tmp_path, **QUANTISED)
-    first = trainer.sampler.current().model
+    run, batches = prepared(tmp_path, **QUANTISED)
+    first = run.sampler.current().model
     before = first(mx.array([[1, 2, 3]]))
-    assert mx.array_equal(trainer.sampler.current().model(mx.array([[1, 2, 3]])), before)
-    trainer.update(1, batches)
-    now = trainer.sampler.current().model(mx.array([[1, 2, 3]]))
-    fresh = QuantisedCopy(trainer.policy.model, Rounding(3, 32), dequantise=True).model
+    assert mx.array_equal(run.sampler.current().model(mx.array([[1, 2, 3]])), before)
+    update_policy(run, 1, batches)
+    now = run.sampler.current().model(mx.array([[1, 2, 3]]))
+    fresh = QuantisedCopy(run.policy.model, Rounding(3, 32), dequantise=True).model
     assert mx.array_equal(now, fresh(mx.array([[1, 2, 3]])))
     assert not mx.array_equal(now, before)
 
 
 def test_weights_are_the_same_in_every_update_on_the_same_rollouts(tmp_path: Path) -> None:
     """w is of the policy as it was; only the ratio follows the policy."""
-    trainer, batches = prepared(tmp_path, **QUANTISED, num_iterations=2, learning_rate=0.5)
-    first, second = trainer.update(1, batches, is_fresh=True), trainer.update(2, batches)
+    run, batches = prepared(tmp_path, **QUANTISED, num_iterations=2, learning_rate=0.5)
+    first, second = update_policy(run, 1, batches, is_on_policy=True), update_policy(run, 2, batches)
     assert first["importance_sampling_ratio_mean"] == pytest.approx(second["importance_sampling_ratio_mean"])
     assert first["importance_sampling_ratio_max"] == second["importance_sampling_ratio_max"]
     assert (first["clip_ratio"], second["clip_ratio"] > 0) == (0.0, True)
 
 
 def test_weights_survive_a_checkpoint_to_the_bit(tmp_path: Path) -> None:
-    trainer, _ = prepared(tmp_path, **QUANTISED, num_iterations=2)
-    groups = everyone_counts(trainer.rollout(0))
-    batches = trainer.batch(groups)
-    trainer.update(1, batches)
-    trainer.state.random_state = [1, 2]
-    write_state(tmp_path, trainer.state, groups)
-    for batch, other in zip(trainer.batch(read_state(tmp_path)[1]), batches, strict=True):
+    run, _ = prepared(tmp_path, **QUANTISED, num_iterations=2)
+    groups = everyone_counts(scored_groups(run))
+    batches = make_batches(run, groups)
+    update_policy(run, 1, batches)
+    run.state.random_state = [1, 2]
+    write_state(tmp_path, run.state, groups)
+    for batch, other in zip(make_batches(run, read_state(tmp_path)[1]), batches, strict=True):
         assert batch.sampler_logprobs is not None
         assert other.sampler_logprobs is not None
         assert mx.array_equal(batch.sampler_logprobs, other.sampler_logprobs)
@@ -141,21 +145,19 @@ def test_weights_survive_a_checkpoint_to_the_bit(tmp_path: Path) -> None:
 
 def test_later_parts_of_a_generation_remember_the_policy_that_was_copied(tmp_path: Path) -> None:
     """steps_per_generation = 2: the second part's old logprobs are those of before the first update."""
-    trainer, _ = prepared(tmp_path, **QUANTISED, steps_per_generation=2, learning_rate=0.5)
-    part, is_fresh = trainer.next_part()
-    assert is_fresh
-    first, second = trainer.parts.waiting
-    assert part is first
+    run, _ = prepared(tmp_path, **QUANTISED, steps_per_generation=2, learning_rate=0.5)
+    fill_buffer(run, collect_rollouts(run, 0))
+    first, second = run.buffer.waiting
     assert first.batches is None  # its own forward gives them
     if not second.batches:  # no group that teaches: give it some
-        second.batches = trainer.batch(everyone_counts(second.groups))
-        trainer.remember_old(second.batches)
-    before = [token_logprobs(trainer.policy.model, batch, 3.0) for batch in second.batches]
-    trainer.update(1, trainer.batch(everyone_counts(first.groups)))
+        second.batches = make_batches(run, everyone_counts(second.groups))
+        remember_old(run, second.batches)
+    before = [token_logprobs(run.policy.model, batch, 3.0) for batch in second.batches]
+    update_policy(run, 1, make_batches(run, everyone_counts(first.groups)))
     for batch, logprobs in zip(second.batches, before, strict=True):
         assert not batch.old_is_current
         assert mx.allclose(batch.old_logprobs, mx.where(batch.completion_mask, logprobs, 0.0), atol=1e-6)
-        moved = token_logprobs(trainer.policy.model, batch, 3.0)
+        moved = token_logprobs(run.policy.model, batch, 3.0)
         assert mx.where(batch.completion_mask, mx.abs(moved - logprobs), 0.0).max().item() > 1e-4
         assert [item.old_logprobs != [] for item in batch.rollouts] == [True] * len(batch.rollouts)
 
@@ -164,10 +166,10 @@ def test_later_parts_of_a_generation_remember_the_policy_that_was_copied(tmp_pat
 def test_only_the_sampling_is_rounded(tmp_path: Path, lora: int) -> None:
     """With weights of 1 (the sampler is the policy): the update of a run without a copy."""
     changes = {"num_iterations": 2, "lora_rank": lora}
-    trainer, batches = prepared(tmp_path, **changes)
+    run, batches = prepared(tmp_path, **changes)
     mine, _ = prepared(tmp_path, **QUANTISED, **changes)
     groups = [RolloutGroup(*[getattr(g, name) for name in ("example", "prompt_ids", "rollouts")])
-              for g in trainer.rollout(0)]  # fmt: skip
+              for g in scored_groups(run)]  # fmt: skip
     everyone_counts(groups)
     batches = mine.batch(groups)
     for batch in batches:
@@ -175,7 +177,7 @@ def test_only_the_sampling_is_rounded(tmp_path: Path, lora: int) -> None:
     found = movement(mine, batches)
     for item in [item for one in groups for item in one.rollouts]:
         item.old_logprobs = []
-    expected = movement(trainer, trainer.batch(groups))
+    expected = movement(run, make_batches(run, groups))
     assert all(mx.allclose(found[name], expected[name], atol=1e-7) for name in expected)
     assert any(mx.abs(array).max().item() > 1e-5 for array in expected.values())
 
@@ -216,7 +218,7 @@ def test_a_run_with_a_broken_copy_stops_before_its_first_update(
     )
     config = small(tmp_path, **{**SHORT, **QUANTISED, "temperature": 0.5})
     with pytest.raises(TrainingError, match=r"^The quantised copy is another model"):
-        run.train(config)
+        setup.train(config)
     assert not config.run_dir.exists()
 
 
@@ -224,9 +226,8 @@ def test_a_sampler_that_is_wrong_is_found_behind_the_copy(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The copy explains a deviation of the policy, not one of the copy's own logprobs."""
-    from grpo_cli.engine import stages
 
-    real = stages.generate
+    real = generate.generate
 
     def shifted(*arguments: Any) -> Any:
         completions = real(*arguments)
@@ -234,9 +235,9 @@ def test_a_sampler_that_is_wrong_is_found_behind_the_copy(
             item.logprobs = [value - 0.02 for value in item.logprobs]
         return completions
 
-    monkeypatch.setattr(stages, "generate", shifted)
+    monkeypatch.setattr("grpo_cli.engine.collect_rollouts.generate", shifted)
     with pytest.raises(TrainingError, match=r"^The sampler and the loss disagree"):
-        run.train(small(tmp_path, **{**SHORT, **QUANTISED}))
+        setup.train(small(tmp_path, **{**SHORT, **QUANTISED}))
 
 
 def test_layers_that_cannot_be_rounded_stop_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -245,12 +246,12 @@ def test_layers_that_cannot_be_rounded_stop_the_run(tmp_path: Path, monkeypatch:
     )
     config = small(tmp_path, **{**SHORT, **QUANTISED})
     with pytest.raises(ModelError, match="finds no layer to quantise"):
-        run.train(config)
+        setup.train(config)
     assert not config.run_dir.exists()
 
 
 def test_a_dry_run_samples_from_the_copy(tmp_path: Path) -> None:
-    line = run.dry_run(small(tmp_path, **{**SHORT, **QUANTISED, "steps_per_generation": 2}))
+    line = setup.dry_run(small(tmp_path, **{**SHORT, **QUANTISED, "steps_per_generation": 2}))
     assert line["ratio_deviation"] > 1e-4
     assert set(line) >= IMPORTANCE
 
@@ -259,19 +260,19 @@ def test_a_dry_run_samples_from_the_copy(tmp_path: Path) -> None:
 
 
 def test_the_copy_is_part_of_the_estimate_before_it_is_made(tmp_path: Path) -> None:
-    plain, trainer = (run.prepare(small(tmp_path, **changes)) for changes in ({}, QUANTISED))
-    assert trainer.sampler.copy is None
-    needs, without = needs_of(trainer), needs_of(plain)
+    plain, run = (setup.prepare(small(tmp_path, **changes)) for changes in ({}, QUANTISED))
+    assert run.sampler.copy is None
+    needs, without = needs_of(run), needs_of(plain)
     assert needs is not None
     assert without is not None
-    own = copy_bytes(trainer.policy.model, Rounding(3, 32), dequantise=True)
+    own = copy_bytes(run.policy.model, Rounding(3, 32), dequantise=True)
     assert own > 1e6
     assert needs.weights - without.weights == own
     mx.clear_cache()
     before = mx.get_active_memory()
-    trainer.sampler.current()
+    run.sampler.current()
     assert mx.get_active_memory() - before == pytest.approx(own, rel=0.1)
-    assert next(steps_down(trainer.config)) == {"quantize_for_rollouts": False}
+    assert next(steps_down(run.config)) == {"quantize_for_rollouts": False}
 
 
 # --- a model of 32 layers ----------------------------------------------------------------------------------
@@ -325,7 +326,7 @@ def test_a_deep_nanochat_learns_from_rollouts_of_4_bits(deep: str, tmp_path: Pat
     changes = {"temperature": 1.0, "learning_rate": 1e-3, "num_generations": 8, "clip_eps": 1e-4}
     copied = {"model_name": deep, "quantize_for_rollouts": True, "bits": 4, "group_size": 32}
     config = small(tmp_path, **{**SHORT, **changes, **copied})
-    run.train(config)
+    setup.train(config)
     log = lines(config.run_dir)
     assert len(log) == 6
     for line in log:

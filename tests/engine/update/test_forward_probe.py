@@ -9,7 +9,7 @@ import mlx.nn as nn
 import pytest
 from mlx_lm.models import llama
 
-from grpo_cli.engine import setup as run
+from grpo_cli.engine import setup
 from grpo_cli.engine.out_of_memory import RowLimit
 from grpo_cli.engine.rollout.generate import generate
 from grpo_cli.engine.rollout.sampling import Sampling
@@ -79,9 +79,9 @@ def test_they_are_refused_before_anything_loads(tmp_path: Path, monkeypatch: pyt
     config = {"model_type": "mamba2", **vars(model.args)}
     mx.save_safetensors(str(tmp_path / "model.safetensors"), flat(model.parameters()))
     (tmp_path / "config.json").write_text(json.dumps(config))
-    monkeypatch.setattr(run, "load_rewards", lambda *_: pytest.fail("rewards were loaded"))
+    monkeypatch.setattr(setup, "load_rewards", lambda *_: pytest.fail("rewards were loaded"))
     settings = small(tmp_path, model_name=str(tmp_path))
-    for begin in (run.train, lambda config: run.evaluate_model(str(tmp_path), config, Sampling(4))):
+    for begin in (setup.train, lambda config: setup.evaluate_model(str(tmp_path), config, Sampling(4))):
         with pytest.raises(ModelError, match="has layers that keep a state"):
             begin(settings)
 

@@ -11,7 +11,7 @@ import mlx.nn as nn
 import pytest
 
 from grpo_cli.config.schema import Config
-from grpo_cli.engine import setup as run
+from grpo_cli.engine import setup
 from grpo_cli.engine.grpo.losses import LOSSES
 from grpo_cli.engine.resume import resume
 from grpo_cli.engine.update.batch import Counting, Microbatch, Sequence, make_microbatches
@@ -24,6 +24,7 @@ from grpo_cli.engine.update.objective import (
     token_logprobs,
 )
 from grpo_cli.engine.update.packing import Budget, cut, pack
+from grpo_cli.engine.update_policy import make_batches
 from grpo_cli.models.load import Policy
 from tests.engine.plain import plain_loss
 from tests.engine.small import nanochat_policy, rollout
@@ -31,6 +32,7 @@ from tests.engine.test_algorithms import BASE, KL, OPTIONS, step_groups
 from tests.engine.test_resume import SHORT, interrupt_after, log_without_times, weights
 from tests.engine.test_train import small
 from tests.engine.update.test_objective import largest_difference, nearby_reference
+from tests.support.steps import scored_groups
 
 
 def rows(prompt: int, lengths: list[int], name: int = 1) -> list[Sequence]:
@@ -206,12 +208,12 @@ def test_a_run_learns_the_same_and_goes_on_bit_for_bit(tmp_path: Path) -> None:
     plain = small(tmp_path, run_name="plain", **settings)
     tight = small(tmp_path, run_name="tight", microbatch_tokens=100, **settings)
     broken = small(tmp_path, run_name="broken", microbatch_tokens=100, **settings)
-    run.train(plain)
-    run.train(tight)
+    setup.train(plain)
+    setup.train(tight)
     for a, b in zip(numbers(plain.run_dir), numbers(tight.run_dir), strict=True):
         assert a == pytest.approx(b, rel=1e-3, abs=1e-5)
     with pytest.raises(KeyboardInterrupt):
-        run.train(broken, interrupt_after(1))
+        setup.train(broken, interrupt_after(1))
     resume(broken.run_dir)
     assert weights(broken.run_dir) == weights(tight.run_dir)
     assert weights(plain.run_dir) != weights(tight.run_dir)  # the key was at work: sums in another order
@@ -221,10 +223,10 @@ def test_a_budget_without_a_shared_prefix_knows_it(tmp_path: Path) -> None:
     """Each row reads its prompt itself there, which counts."""
     made = {}
     for shared in (False, True):
-        trainer = run.prepare(small(tmp_path, microbatch_tokens=120, batch_size=1, kl_coeff=0.1))
-        trainer.share_prefix = shared
+        run = setup.prepare(small(tmp_path, microbatch_tokens=120, batch_size=1, kl_coeff=0.1))
+        run.share_prefix = shared
         mx.random.seed(0)
-        made[shared] = trainer.batch(trainer.rollout(0))
+        made[shared] = make_batches(run, scored_groups(run))
         for batch in made[shared]:
             part = [
                 Sequence(batch.prompts[row], item, 1.0)

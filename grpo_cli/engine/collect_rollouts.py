@@ -1,0 +1,106 @@
+"""Sample completions of the next prompts and score them.
+
+    drawn = collect_rollouts(run, position=0)       # the stream's first prompts → completions → rewards
+    groups = drawn.chosen()                         # P groups of G completions
+    set_advantages(groups, run.config)              # each completion beside its group
+
+Each rank samples and scores its share, and knows all.
+"""
+
+import time
+from collections.abc import Sequence
+
+from grpo_cli.config.schema import Config
+from grpo_cli.engine import events
+from grpo_cli.engine.grpo.advantages import compute_advantages
+from grpo_cli.engine.grpo.losses import LOSSES
+from grpo_cli.engine.grpo.overlong import punish_overlong
+from grpo_cli.engine.guards.nonfinite import first_broken
+from grpo_cli.engine.rollout.buffer import Draw
+from grpo_cli.engine.rollout.continuous_batch import BrokenPolicy
+from grpo_cli.engine.rollout.generate import OnGroup, generate, of_all_ranks
+from grpo_cli.engine.rollout.prompts import Prompt
+from grpo_cli.engine.rollout.sampling import Sampling
+from grpo_cli.engine.run import Run
+from grpo_cli.errors import TrainingError
+from grpo_cli.models.tree import flat
+from grpo_cli.rewards.notes import together
+from grpo_cli.types import Rollout, RolloutGroup
+
+Scored = tuple[list[RolloutGroup], float, dict[str, list[float]]]  # groups, seconds, logged by rewards
+
+
+def collect_rollouts(run: Run, position: int) -> Draw:
+    """Sample and score completions of the stream's prompts from `position` on.
+
+    As many groups as the coming steps need; with dynamic sampling, while the budget lasts, as many batches
+    of them as it takes to have so many that can teach (DAPO, arXiv:2503.14476, section 3.2).
+    """
+    config = run.config
+    drawn = Draw(config.prompts_per_generation, position)
+    budget = config.dynamic_sampling_budget if config.dynamic_sampling else 1
+    while drawn.missing and drawn.batches < budget:
+        prompts, left_out = run.train_prompts.take(drawn.position, drawn.next_count)
+        drawn.take(*sample_and_score(run, prompts), left_out)
+    return drawn
+
+
+def sample_and_score(run: Run, prompts: list[Prompt]) -> Scored:
+    """The scored completions of some prompts, seconds of sampling, and what rewards logged by name.
+
+    Rewards that need not this thread begin with a group as soon as it is there, beside the sampling.
+    """
+    groups = [RolloutGroup(prompt.example, prompt.ids, []) for prompt in prompts]
+    own = run.world.share(range(len(groups)))
+    mine, size = [groups[place] for place in own], run.config.num_generations
+    with run.scorer.beside(mine, size, run.trainer_state) as pending:
+
+        def score(place: int, rollouts: list[Rollout]) -> None:
+            groups[place].rollouts = rollouts
+            pending.begin(own.index(place))
+
+        started = time.perf_counter()
+        run.world.at("sampling")
+        sample(run, prompts, own, score)
+        seconds = time.perf_counter() - started
+        run.world.at("scoring")
+    punish_overlong(groups, run.config.max_new_tokens, run.config.soft_overlong_tokens)
+    found = of_all_ranks([groups[place].rollouts for place in own], run.world)
+    for group, rollouts in zip(groups, found, strict=True):
+        group.rollouts = rollouts
+    all_seconds, metrics = zip(*run.world.gather([seconds, pending.metrics]), strict=True)
+    return groups, max(all_seconds), together(metrics)
+
+
+def sample(run: Run, prompts: list[Prompt], own: Sequence[int], on_group: OnGroup) -> None:
+    """Sample G completions of the prompts at some places. Raises TrainingError where the policy is broken."""
+    try:
+        generate(
+            run.sampler.current(),
+            [prompt.ids for prompt in prompts],
+            run.config.num_generations,
+            Sampling.for_training(run.config),
+            lambda *progress: run.progress(events.RolloutProgress("rollout", *progress)),
+            run.config.completion_prefix,
+            run.rollout_limit,
+            on_group,
+            own,
+            run.random,
+        )
+    except BrokenPolicy as error:
+        weight = first_broken(flat(run.policy.model.parameters()))
+        copied = ", which come from its quantised copy" if run.sampler.copy and not weight else ""
+        raise TrainingError(
+            error.message + (f"; NaN in the weight {weight}" if weight else copied),
+            error.hint,
+            trouble="nan-gradient",
+        ) from error
+
+
+def set_advantages(groups: list[RolloutGroup], config: Config) -> None:
+    """Give every completion its advantage over its group, from their rewards (P, G)."""
+    scale = config.scale_rewards if LOSSES[config.loss_type].scales_rewards else "none"
+    rewards = [[rollout.score for rollout in group.rollouts] for group in groups]  # (P, G)
+    for group, advantages in zip(groups, compute_advantages(rewards, scale), strict=True):
+        for rollout, advantage in zip(group.rollouts, advantages, strict=True):
+            rollout.advantage = advantage

@@ -1,0 +1,68 @@
+"""What listeners and the log are told of a run: its beginning, each step, its end."""
+
+from pathlib import Path
+from typing import Any
+
+from grpo_cli import device
+from grpo_cli.engine import events
+from grpo_cli.engine.metrics import anomalies
+from grpo_cli.engine.run import Run
+from grpo_cli.engine.run_dir.log import RunLog
+from grpo_cli.engine.run_dir.manifest import FINAL
+from grpo_cli.types import RolloutGroup
+
+
+def announce(run: Run, folder: Path) -> None:
+    """Tell the listener what is about to run."""
+    config = run.config
+    run.listener(
+        events.RunStarted(
+            folder,
+            run.total_steps,
+            config.model_name,
+            run.policy.parameter_count,
+            run.policy.trainable_count,
+            device.prepare().name + (f", {run.world.size} ranks" if run.world.size > 1 else ""),
+            len(run.train_prompts),
+            run.skipped_prompts,
+            run.state.step,
+            tuple(run.state.evaluations),
+            config.logging_steps,
+            config.eval_steps if run.eval_prompts else 0,
+            config.save_steps,
+        )
+    )
+
+
+def log_step(run: Run, metrics: dict[str, Any], groups: list[RolloutGroup], log: RunLog) -> None:
+    """Write the log of every logging_steps-th step and of the last."""
+    if run.is_due(metrics["step"], run.config.logging_steps, last=True):
+        run.rescue.log(log.step, metrics, groups, run.config.log_completions)
+    run.keep(log.positions())
+
+
+def report_step(run: Run, metrics: dict[str, Any], groups: list[RolloutGroup], log: RunLog) -> None:
+    """Tell the listener of a step, of what is not as it should be in it, and of a log that is refused."""
+    step = metrics["step"]
+    run.listener(events.StepFinished(step, metrics, groups))
+    for text in run.teaching.notices(step == run.total_steps):
+        run.listener(events.Notice(text))
+    found = anomalies(metrics)
+    if log.refusal:
+        found["log"] = f"the log cannot be written: {log.refusal}; its lines are kept until it can"
+    for kind, text in found.items():
+        if kind not in run.told:
+            run.told.add(kind)
+            run.listener(events.Notice(f"step {step}: {text}"))
+
+
+def finish(run: Run, folder: Path, seconds: float) -> None:
+    """Tell the listener of the end."""
+    evaluations = run.state.evaluations
+    first, last = (evaluations[0], evaluations[-1]) if evaluations else (None, None)
+    base = str(run.policy.path) if run.policy.lora else None
+    own_code = "model_file" in run.policy.config
+    run.teaching.accuracy = last["eval_accuracy"] if last else None
+    nothing = run.teaching.explain()
+    steps, final = run.total_steps, folder / FINAL
+    run.listener(events.RunFinished(folder, final, steps, seconds, first, last, base, own_code, nothing))

@@ -1,0 +1,214 @@
+"""One update of the policy from scored completions: microbatches, gradient, guards, optimizer.
+
+    batches = make_batches(run, groups)                         # with the reference's logprobs
+    numbers = update_policy(run, 1, batches, is_on_policy=True)
+
+Memory that runs short halves what is computed at once, to the same result.
+"""
+
+import math
+import time
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+
+from grpo_cli import device
+from grpo_cli.config.schema import Config
+from grpo_cli.engine import events
+from grpo_cli.engine.grpo.importance_sampling import Spread
+from grpo_cli.engine.grpo.losses import LOSSES
+from grpo_cli.engine.grpo.lr_schedule import learning_rate
+from grpo_cli.engine.guards import logprob_mismatch
+from grpo_cli.engine.guards.nonfinite import Fault, find_fault
+from grpo_cli.engine.out_of_memory import in_parts
+from grpo_cli.engine.ranks.balance import deal
+from grpo_cli.engine.run import Run
+from grpo_cli.engine.update.batch import Counting, Microbatch, make_microbatches
+from grpo_cli.engine.update.objective import Gradients, Objective, UpdateResult, accumulate, token_logprobs
+from grpo_cli.engine.update.packing import Budget
+from grpo_cli.models.adapters import adapters_off
+from grpo_cli.models.tree import flat
+from grpo_cli.types import RolloutGroup
+
+
+def make_batches(run: Run, groups: list[RolloutGroup]) -> list[Microbatch]:
+    """The step's microbatches, dealt to the ranks, with the reference's logprobs where there is a KL term."""
+    config, has_reference = run.config, run.config.kl_coeff > 0
+    made = make_microbatches(
+        groups,
+        LOSSES[config.loss_type],
+        config.max_new_tokens,
+        config.batch_size,
+        has_reference,
+        Counting.of(config),
+        Budget(config.microbatch_tokens, run.share_prefix) if config.microbatch_tokens else None,
+    )
+    batches = deal(made, run.world.size)
+    for batch in own_batches(run, batches) if has_reference else []:
+        parts = batch.in_rows(run.update_limit.rows)
+        batch.ref_logprobs = mx.concatenate([reference_logprobs(run, part) for part in parts])  # (B, S)
+    return batches
+
+
+def own_batches(run: Run, batches: list[Microbatch]) -> list[Microbatch]:
+    """Those that this rank computes."""
+    return [batch for batch in batches if batch.rank == run.world.rank]
+
+
+def update_policy(
+    run: Run, step: int, batches: list[Microbatch], is_on_policy: bool = False
+) -> dict[str, Any]:
+    """One optimizer update, or none where something is NaN; returns its numbers for the log.
+
+    Without a microbatch, since no group can teach, nothing changes: neither weights nor the optimizer's
+    moments, and no weight decays. (PyTorch's AdamW, and TRL with it, would go on by its momentum.)
+    `is_on_policy`: the completions are of the weights as they are, so that sampler and loss can be compared.
+    Raises TrainingError where they disagree, or where the weights do not move.
+    """
+    config, started = run.config, time.perf_counter()
+    rate = learning_rate(
+        step, run.total_steps, config.learning_rate, config.warmup_ratio, config.lr_scheduler_type
+    )
+    result, fault, deviation = nothing(config), None, None
+    if batches:
+        run.world.at("updating")
+        proves = is_on_policy and not run.weights_moved.is_given and has_advantages(batches)
+        if proves:
+            run.weights_moved.begin(run.trained_weights())
+        with run.interruption.breakable():
+            gradients, result = compute_gradient(run, batches)
+            fault = find_fault(
+                run.policy.model, own_batches(run, batches), objective_of(run), result, gradients
+            )
+            if fault is None and is_on_policy:
+                deviation = compare_with_sampler(run, batches, result)
+        if fault is None:
+            run.sampler.outdate()
+            run.optimizer.step(run.policy.model, gradients, result.grad_norm, rate)
+            if proves:
+                run.weights_moved.end(run.trained_weights(), result.grad_norm, rate)
+            remember_first(batches, result)
+    return {
+        "lr": rate,
+        **update_numbers(result, fault),
+        "ratio_deviation": deviation,
+        "update_seconds": time.perf_counter() - started,
+    }
+
+
+def objective_of(run: Run) -> Objective:
+    """The run's loss, and how its forward is computed."""
+    return Objective.of(run.config, run.share_prefix, run.head, run.checkpoint)
+
+
+def compute_gradient(run: Run, batches: list[Microbatch]) -> tuple[Gradients, UpdateResult]:
+    """The gradient of the step's loss, summed over microbatches and ranks."""
+    return accumulate(
+        run.policy.model,
+        batches,
+        objective_of(run),
+        lambda *progress: run.progress(events.UpdateProgress(*progress)),
+        run.update_limit,
+        run.world,
+        compiled=run.compiled,
+    )
+
+
+def has_advantages(batches: list[Microbatch]) -> bool:
+    """Whether some completion is better or worse than its group."""
+    return any(rollout.advantage != 0.0 for batch in batches for rollout in batch.rollouts)
+
+
+def nothing(config: Config) -> UpdateResult:
+    """The result of an update without a single token."""
+    result = UpdateResult(0.0, 0.0, 0.0, 0.0, 0.0, 0.0 if config.kl_coeff > 0 else None)
+    result.importance = Spread() if config.quantize_for_rollouts else None
+    return result
+
+
+def update_numbers(result: UpdateResult, fault: Fault | None) -> dict[str, Any]:
+    """Log metrics of one update: applied, empty, or skipped, where NaN is null and `skipped` says why."""
+    numbers = {
+        "loss": result.loss,
+        "grad_norm": result.grad_norm,
+        "kl": result.kl,
+        "clip_ratio": result.clip_ratio,
+        "clip_ratio_low": result.clip_ratio_low,
+        "clip_ratio_high": result.clip_ratio_high,
+        **(result.importance.numbers() if result.importance else {}),
+    }
+    if fault is None:
+        return numbers
+    finite = {
+        name: value if value is not None and math.isfinite(value) else None for name, value in numbers.items()
+    }
+    return {**finite, "skipped": str(fault)}
+
+
+def remember_first(batches: list[Microbatch], result: UpdateResult) -> None:
+    """Keep the logprobs of a first update's own forward, for the later ones on the same completions."""
+    for batch, logprobs in zip(batches, result.logprobs, strict=True):
+        if batch.old_is_current:
+            batch.remember(logprobs)
+
+
+def remember_old(run: Run, batches: list[Microbatch]) -> None:
+    """Keep the policy's logprobs as it is now, for microbatches that are learnt from after an update."""
+    found = [
+        mx.where(batch.completion_mask, logprobs_by(run, run.policy.model, batch), 0.0)
+        if batch.rank == run.world.rank
+        else mx.zeros(batch.targets.shape)
+        for batch in batches
+    ]
+    for batch, logprobs in zip(batches, run.world.sum(found), strict=True):
+        batch.remember(logprobs)
+
+
+def reference_logprobs(run: Run, batch: Microbatch) -> mx.array:
+    """Logprobs (B, S) of the initial policy."""
+    if run.reference:  # full fine-tuning, or adapters that were trained before
+        return logprobs_by(run, run.reference.model, batch)
+    with adapters_off(run.policy.model):
+        return logprobs_by(run, run.policy.model, batch)
+
+
+def logprobs_by(run: Run, model: nn.Module, batch: Microbatch) -> mx.array:
+    """A model's logprobs (B, S) by the loss's forward, evaluated; in parts where memory is short."""
+
+    def compute(part: Microbatch) -> mx.array:
+        logprobs = token_logprobs(model, part, run.config.temperature, run.share_prefix, run.head)
+        mx.eval(logprobs)
+        return logprobs
+
+    return mx.concatenate(list(in_parts(batch, compute, Microbatch.halves, run.update_limit.lower)))
+
+
+def compare_with_sampler(run: Run, batches: list[Microbatch], result: UpdateResult) -> float | None:
+    """Mean |Δ logp| of loss and sampler; the first time, TrainingError where it is too large."""
+    deviation = logprob_mismatch.measure(batches, result.logprobs)
+    if deviation is None:
+        return None
+    if not run.sampler_agrees:
+        check_sampler(run, batches, deviation)
+        run.sampler_agrees = True
+    return deviation.mean
+
+
+def check_sampler(run: Run, batches: list[Microbatch], deviation: logprob_mismatch.Deviation) -> None:
+    """Raise TrainingError where the sampler's logprobs are not those of a forward of its model."""
+    model, own, temperature = run.policy.model, deviation, run.config.temperature
+    if run.sampler.copy:
+        model = run.sampler.copy.model
+        again = logprob_mismatch.measure(batches, [logprobs_by(run, model, batch) for batch in batches])
+        own = again or deviation
+    logprob_mismatch.check(
+        own,
+        logprob_mismatch.tolerance(
+            list(flat(model.parameters()).values()), temperature, device.prepare().kind == "cpu"
+        ),
+        run.policy.tokenizer,
+        lambda: logprob_mismatch.cause(model, batches, own, temperature),
+    )
+    if run.sampler.copy:
+        run.sampler.check(deviation)
