@@ -37,9 +37,9 @@ def needs_with(run: Run, shape: Shape, config: Config, rows: int | None = None) 
     if run.reference:
         weights += sum(array.nbytes for array in flat(run.reference.model.parameters()).values())
     longest = run.train_prompts.longest()
-    slices = run.head is not None
+    slices = run.plan.head is not None
     in_groups = run.policy.plan.sampled == "mixed" and reads_in_groups(model)
-    batch = Batch.of(config, longest, run.share_prefix, slices, rows, in_groups)
+    batch = Batch.of(config, longest, run.plan.share_prefix, slices, rows, in_groups)
     width = max((array.dtype.size for array in parameters), default=FLOAT32)
     return estimate(shape, batch, weights, run.optimizer.size, run.policy.trainable_count, width)
 

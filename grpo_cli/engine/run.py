@@ -26,8 +26,9 @@ from grpo_cli.engine.run_dir.checkpoint import Snapshot
 from grpo_cli.engine.run_dir.rescue import Rescue
 from grpo_cli.engine.run_dir.run_state import RunState, random_state, restore_random_state
 from grpo_cli.engine.signals import Interruption
-from grpo_cli.engine.update.chunked_logits import Head
 from grpo_cli.engine.update.compiled_loss import CompiledLoss
+from grpo_cli.engine.update.forward import PLAIN, ForwardPlan
+from grpo_cli.engine.update.objective import Objective
 from grpo_cli.engine.update.optimizer import Optimizer
 from grpo_cli.models.load import Policy
 from grpo_cli.models.tree import flat
@@ -49,9 +50,7 @@ class Run:
     eval_prompts: list[Prompt] = field(default_factory=list)
     skipped_prompts: int = 0  # longer than max_prompt_length
     optimizer: Optimizer
-    share_prefix: bool = True  # read each prompt once for its group
-    head: Head | None = None  # how to make logits in slices, where the model comes apart
-    checkpoint: bool = False  # compute layers again in the backward
+    plan: ForwardPlan = PLAIN
     listener: events.Listener
     world: World = ALONE  # the ranks that the step's work is shared out to
     state: RunState = field(default_factory=RunState)
@@ -61,8 +60,9 @@ class Run:
         self.random = KeyChain.of_seed(config.seed)  # of rollouts
         self.buffer = Parts(config.prompts_per_step, config.steps_per_generation, config.num_iterations)
         self.scorer = scorer_of(config, self.rewards)
+        self.objective = Objective(config, self.plan)
         self.sampler = RolloutPolicy(config, self.policy, self.listener)
-        self.compiled = CompiledLoss.of(config, self.policy.model, self.share_prefix, self.listener)
+        self.compiled = CompiledLoss.of(config, self.policy.model, self.plan, self.listener)
         self.rollout_limit = RowLimit(on_lowering=self.tell_of_memory("rollouts"))
         self.update_limit = RowLimit(on_lowering=self.tell_of_memory("the update"))
         if self.policy.plan.trained == "single":

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
-from mlx_lm.tuner.run import grad_checkpoint
+from mlx_lm.tuner.trainer import grad_checkpoint
 
 from grpo_cli import device
 from grpo_cli.config.local_model import check_name
@@ -47,6 +47,7 @@ from grpo_cli.engine.signals import Interruption
 from grpo_cli.engine.train import train_to_the_end
 from grpo_cli.engine.update.activation_checkpoint import can_checkpoint
 from grpo_cli.engine.update.chunked_logits import find_head
+from grpo_cli.engine.update.forward import ForwardPlan
 from grpo_cli.engine.update.forward_probe import check_kind, sampling_plan, training_plan
 from grpo_cli.engine.update.optimizer import Optimizer
 from grpo_cli.engine.update_policy import make_batches, update_policy
@@ -215,9 +216,7 @@ def prepare(
         optimizer=Optimizer(config, policy.model),
         listener=listener,
         world=world,
-        share_prefix=policy.plan.share_prefix,
-        head=head,
-        checkpoint=by_layer,
+        plan=ForwardPlan(policy.plan.share_prefix, head, by_layer),
     )
     train_prompts.count(run.prompts_wanted)  # only these are looked at before the first step
     check_prompts(policy, train_prompts.ids)

@@ -25,7 +25,8 @@ from grpo_cli.engine.out_of_memory import in_parts
 from grpo_cli.engine.ranks.balance import deal
 from grpo_cli.engine.run import Run
 from grpo_cli.engine.update.batch import Counting, Microbatch, make_microbatches
-from grpo_cli.engine.update.objective import Gradients, Objective, UpdateResult, accumulate, token_logprobs
+from grpo_cli.engine.update.forward import token_logprobs
+from grpo_cli.engine.update.gradient import Gradients, UpdateResult, accumulate
 from grpo_cli.engine.update.packing import Budget
 from grpo_cli.models.adapters import adapters_off
 from grpo_cli.models.tree import flat
@@ -42,7 +43,7 @@ def make_batches(run: Run, groups: list[RolloutGroup]) -> list[Microbatch]:
         config.batch_size,
         has_reference,
         Counting.of(config),
-        Budget(config.microbatch_tokens, run.share_prefix) if config.microbatch_tokens else None,
+        Budget(config.microbatch_tokens, run.plan.share_prefix) if config.microbatch_tokens else None,
     )
     batches = deal(made, run.world.size)
     for batch in own_batches(run, batches) if has_reference else []:
@@ -78,9 +79,7 @@ def update_policy(
             run.weights_moved.begin(run.trained_weights())
         with run.interruption.breakable():
             gradients, result = compute_gradient(run, batches)
-            fault = find_fault(
-                run.policy.model, own_batches(run, batches), objective_of(run), result, gradients
-            )
+            fault = find_fault(run.policy.model, own_batches(run, batches), run.objective, result, gradients)
             if fault is None and is_on_policy:
                 deviation = compare_with_sampler(run, batches, result)
         if fault is None:
@@ -97,17 +96,12 @@ def update_policy(
     }
 
 
-def objective_of(run: Run) -> Objective:
-    """The run's loss, and how its forward is computed."""
-    return Objective.of(run.config, run.share_prefix, run.head, run.checkpoint)
-
-
 def compute_gradient(run: Run, batches: list[Microbatch]) -> tuple[Gradients, UpdateResult]:
     """The gradient of the step's loss, summed over microbatches and ranks."""
     return accumulate(
         run.policy.model,
         batches,
-        objective_of(run),
+        run.objective,
         lambda *progress: run.progress(events.UpdateProgress(*progress)),
         run.update_limit,
         run.world,
@@ -177,7 +171,7 @@ def logprobs_by(run: Run, model: nn.Module, batch: Microbatch) -> mx.array:
     """A model's logprobs (B, S) by the loss's forward, evaluated; in parts where memory is short."""
 
     def compute(part: Microbatch) -> mx.array:
-        logprobs = token_logprobs(model, part, run.config.temperature, run.share_prefix, run.head)
+        logprobs = token_logprobs(model, part, run.config.temperature, run.plan)
         mx.eval(logprobs)
         return logprobs
 

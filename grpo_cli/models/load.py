@@ -22,10 +22,10 @@ from grpo_cli.files import expanded_name
 from grpo_cli.foreign_text import quoted
 from grpo_cli.models.adapter_config import read_adapter_config
 from grpo_cli.models.adapters import LoRA, load_adapters
+from grpo_cli.models.batch_plan import BatchPlan
 from grpo_cli.models.classes import NEWER, UnknownKind, load_weights, model_classes, refuse_problems
 from grpo_cli.models.config_check import check_config
 from grpo_cli.models.find import TINY, adapters_base, check_model_folder, find_model
-from grpo_cli.models.forward_plan import ForwardPlan
 from grpo_cli.models.model_files import CONFIG, has_tokenizer, json_problems, tensors_in
 from grpo_cli.models.nanochat_tokenizer import NanochatTokenizer
 from grpo_cli.models.tokenizer import ChatTokenizer, Tokenizer
@@ -51,7 +51,7 @@ class Policy:
     source: str  # the name they were asked for by: a folder, a repository, or "tiny"
     lora: LoRA | None = None  # the adapters on it, if any
     generation_config: bytes | None = None  # generation_config.json, where the folder has one
-    plan: ForwardPlan = field(default_factory=ForwardPlan)  # how its rows are put together
+    plan: BatchPlan = field(default_factory=BatchPlan)  # how its rows are put together
 
     @property
     def portable_source(self) -> str:

@@ -26,11 +26,12 @@ from grpo_cli.engine.rollout.sampling import Sampling
 from grpo_cli.engine.update.batch import make_microbatches
 from grpo_cli.engine.update.chunked_logits import find_head
 from grpo_cli.engine.update.forward_probe import check_kind, training_plan
-from grpo_cli.engine.update.objective import Objective, accumulate
+from grpo_cli.engine.update.gradient import accumulate
 from grpo_cli.errors import ModelError
-from grpo_cli.models.forward_plan import ForwardPlan
+from grpo_cli.models.batch_plan import BatchPlan
 from grpo_cli.models.load import Policy
 from tests.engine.small import ByteTokenizer, group
+from tests.support.steps import objective_of
 
 V = 300
 BASE = {
@@ -158,13 +159,13 @@ def make(name: str) -> nn.Module:
     return model
 
 
-def planned(model: nn.Module) -> ForwardPlan:
+def planned(model: nn.Module) -> BatchPlan:
     """As a run decides it. Raises ModelError where it refuses."""
     check_kind(model)
     return training_plan(model, carries_gradients(model), find_head(model))
 
 
-def deviation(model: nn.Module, plan: ForwardPlan) -> float:
+def deviation(model: nn.Module, plan: BatchPlan) -> float:
     """Sample completions of prompts of unlike length, make one update of them: the largest |Δ logp|."""
     policy = Policy(model, Endless(), {}, Path(), "random", plan=plan)  # type: ignore[arg-type]
     groups = [
@@ -175,7 +176,7 @@ def deviation(model: nn.Module, plan: ForwardPlan) -> float:
         for rollout, advantage in zip(one.rollouts, (1.0, -0.4, -0.6), strict=True):
             rollout.advantage = advantage
     batches = make_microbatches(groups, LOSSES["grpo"], NEW_TOKENS, len(groups), has_reference=False)
-    objective = Objective("grpo", 1.0, 0.2, 0.2, 0.0, plan.share_prefix, head=find_head(model))
+    objective = objective_of("grpo", 1.0, 0.2, 0.2, 0.0, plan.share_prefix, head=find_head(model))
     parts = [part for batch in batches for part in batch.in_rows(1 if plan.trained == "single" else None)]
     _, result = accumulate(model, parts, objective)
     if not 0.0 < result.grad_norm < float("inf"):

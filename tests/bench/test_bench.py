@@ -12,7 +12,7 @@ from typer import Exit
 
 from grpo_cli.config.schema import Config
 from grpo_cli.engine.update.batch import Sequence, pad
-from grpo_cli.engine.update.objective import token_logprobs
+from grpo_cli.engine.update.forward import token_logprobs
 from tests.bench import measure, table, updates
 from tests.bench.__main__ import main
 from tests.engine.small import VOCAB, nanochat_policy

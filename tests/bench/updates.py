@@ -24,7 +24,7 @@ from grpo_cli.config.schema import Config
 from grpo_cli.engine.run import Run
 from grpo_cli.engine.setup import prepare
 from grpo_cli.engine.update.batch import Microbatch
-from grpo_cli.engine.update.objective import Objective, accumulate
+from grpo_cli.engine.update.gradient import accumulate
 from grpo_cli.engine.update_policy import make_batches, update_policy
 from grpo_cli.types import Example, Rollout, RolloutGroup, StopReason
 from tests.bench.measure import Measurement, cross_entropy, machine, timed, whole_sequences
@@ -52,7 +52,7 @@ def case(run: Run, prompt_tokens: int, repeats: int) -> dict[str, Any]:
     """One prompt of so many tokens, with all that is computed on it."""
     config, model = run.config, run.policy.model
     (batch,) = make_batches(run, [random_group(config, prompt_tokens, run.policy.config["vocab_size"])])
-    objective = Objective.of(config, run.share_prefix, run.head)
+    objective = run.objective
     work: dict[str, Callable[[], Any]] = {
         "update": lambda: update_policy(run, 1, [batch]),
         "gradient": lambda: accumulate(model, [batch], objective),

@@ -18,7 +18,9 @@ from grpo_cli import device
 from grpo_cli.config.schema import Config
 from grpo_cli.engine.update.batch import Microbatch
 from grpo_cli.engine.update.chunked_logits import find_head
-from grpo_cli.engine.update.objective import Objective, accumulate
+from grpo_cli.engine.update.forward import ForwardPlan
+from grpo_cli.engine.update.gradient import accumulate
+from grpo_cli.engine.update.objective import Objective
 from grpo_cli.engine.update.optimizer import Optimizer
 
 VOCABULARY = 65536
@@ -50,7 +52,7 @@ def main(
     for count in generations:
         batch = made(count, new_tokens)
         for name, head in heads.items():
-            objective = Objective.of(config, head=head)
+            objective = Objective(config, ForwardPlan(head=head))
             measured[name][count] = best(
                 lambda batch=batch, of=objective: update(model, optimizer, batch, of)
             )

@@ -23,11 +23,13 @@ from grpo_cli.engine.grpo.losses import LOSSES
 from grpo_cli.engine.rollout.generate import generate
 from grpo_cli.engine.rollout.sampling import Sampling
 from grpo_cli.engine.update.batch import make_microbatches
-from grpo_cli.engine.update.objective import Objective, accumulate, token_logprobs
+from grpo_cli.engine.update.forward import ForwardPlan, token_logprobs
+from grpo_cli.engine.update.gradient import accumulate
 from grpo_cli.models.load import Policy, load_policy
 from grpo_cli.models.tree import flat
 from tests.convert.checkpoints import GENUINE, tensors_of
 from tests.engine.small import group, rollout
+from tests.support.steps import objective_of
 from tests.support.waiting import HANG
 
 pytestmark = pytest.mark.skipif(not GENUINE.exists(), reason="needs ../shared/fixtures/nanochat")
@@ -162,12 +164,14 @@ def test_losses_and_gradients_of_chat_rl(october: Policy, share_prefix: bool) ->
     passes = [group(prompt, rollouts[start : start + size]) for start in range(0, len(rollouts), size)]
     batches = make_microbatches(passes, LOSSES["reinforce"], 40, 1, has_reference=False)
     assert [batch.token_count for batch in batches] == recorded["num_valid_per_pass"]
-    objective = Objective("reinforce", 1.0, 0.2, 0.2, 0.0, share_prefix)
+    objective = objective_of("reinforce", 1.0, 0.2, 0.2, 0.0, share_prefix)
 
     sums = [
         value
         for batch in batches
-        for value in (token_logprobs(october.model, batch, 1.0, share_prefix) * batch.completion_mask)
+        for value in (
+            token_logprobs(october.model, batch, 1.0, ForwardPlan(share_prefix)) * batch.completion_mask
+        )
         .sum(axis=1)
         .tolist()
     ]

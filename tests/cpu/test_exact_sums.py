@@ -14,8 +14,10 @@ from grpo_cli.engine.rollout.prompt_cache import keep, read_prompts
 from grpo_cli.engine.rollout.sampling import Sampling, draw
 from grpo_cli.engine.update.batch import make_microbatches
 from grpo_cli.engine.update.chunked_logits import chosen_logprobs, find_head, in_slices
-from grpo_cli.engine.update.objective import Objective, accumulate, global_norm, token_logprobs
+from grpo_cli.engine.update.forward import ForwardPlan, token_logprobs
+from grpo_cli.engine.update.gradient import accumulate, global_norm
 from tests.engine.small import group, rollout
+from tests.support.steps import objective_of
 
 VOCABULARIES = [49_152, 151_936, 262_144]
 SPREADS = [0.0, 0.02, 3.0]  # of the logits: all equal, an untrained model, a trained one
@@ -97,13 +99,16 @@ def test_no_completion_is_dropped_at_the_first_update_of_gspo() -> None:
     ]  # fmt: skip
     for head in (None, find_head(model)):
         batches = make_microbatches(groups, LOSSES["gspo"], 1, 2, has_reference=False)
-        objective = Objective("gspo", 1.0, 3e-4, 3e-4, 0.0, head=head)
+        objective = objective_of("gspo", 1.0, 3e-4, 3e-4, 0.0, head=head)
         _, result = accumulate(model, batches, objective)
         assert result.clip_ratio == 0.0
         found = mx.concatenate(result.logprobs) - batches[0].old_logprobs
         assert mx.abs(found).max().item() < 5e-6
         assert (
-            mx.abs(token_logprobs(model, batches[0], 1.0, head=head) - batches[0].old_logprobs).max() < 5e-6
+            mx.abs(
+                token_logprobs(model, batches[0], 1.0, ForwardPlan(head=head)) - batches[0].old_logprobs
+            ).max()
+            < 5e-6
         )
 
 

@@ -15,10 +15,11 @@ from grpo_cli.distributed.world import join  # noqa: E402
 from grpo_cli.engine.grpo.losses import LOSSES  # noqa: E402
 from grpo_cli.engine.ranks.balance import deal  # noqa: E402
 from grpo_cli.engine.update.batch import Counting, make_microbatches  # noqa: E402
-from grpo_cli.engine.update.objective import Objective, accumulate  # noqa: E402
+from grpo_cli.engine.update.gradient import accumulate  # noqa: E402
 from grpo_cli.models.tree import flat  # noqa: E402
 from grpo_cli.types import RolloutGroup  # noqa: E402
 from tests.engine.small import group, llama_policy, rollout  # noqa: E402
+from tests.support.steps import objective_of  # noqa: E402
 
 TYPES = ("grpo", "bnpo", "dapo", "gspo")
 
@@ -47,7 +48,7 @@ def main(file: str, prompts: int) -> None:
         for name in TYPES:
             batches = make_microbatches(groups(prompts), LOSSES[name], 32, 1, False, Counting(2))
             gradients, result = accumulate(
-                model, deal(batches, world.size), Objective(name, 1.0, 0.2, 0.2, 0.0), world=world
+                model, deal(batches, world.size), objective_of(name, 1.0, 0.2, 0.2, 0.0), world=world
             )
             found |= {f"{name}.{key}": value for key, value in flat(gradients).items()}
             found |= {

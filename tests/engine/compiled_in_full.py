@@ -5,14 +5,14 @@ from typing import Any
 import mlx.core as mx
 
 from grpo_cli import device
-from grpo_cli.engine.update import chunked_logits as head
-from grpo_cli.engine.update import objective as update
+from grpo_cli.engine.update import chunked_logits, forward
 from grpo_cli.engine.update.compiled_loss import CompiledLoss
-from grpo_cli.engine.update.objective import Objective, accumulate
+from grpo_cli.engine.update.gradient import accumulate
 from grpo_cli.engine.update.shape_buckets import Most
 from grpo_cli.models.tree import flat
 from tests.engine.small import llama_policy
 from tests.engine.update.test_shape_buckets import microbatch
+from tests.support.steps import objective_of
 
 
 def main() -> None:
@@ -23,8 +23,8 @@ def main() -> None:
     batches = [microbatch([[7, 8, 9], [5, 6]], [0, 0, 1], [3, 2, 1]), microbatch([[4, 3]], [0, 0], [4, 2])]
     told: list[Any] = []
     compiled = CompiledLoss(model, Most(8, 4, 4), told.append)
-    update.LOGITS_AT_ONCE, head.SLICE = 48, 48 * 16  # two slices of the 32 tokens
-    objective = Objective("dapo", 0.9, 0.2, 0.2, 0.0, head=head.find_head(model), checkpoint=True)
+    forward.LOGITS_AT_ONCE, chunked_logits.SLICE = 48, 48 * 16  # two slices of the 32 tokens
+    objective = objective_of("dapo", 0.9, 0.2, 0.2, 0.0, head=chunked_logits.find_head(model), recompute=True)
     for _ in range(2):  # with other weights the second time
         plain, expected = accumulate(model, batches, objective)
         found, result = accumulate(model, batches, objective, compiled=compiled)

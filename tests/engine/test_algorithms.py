@@ -11,14 +11,9 @@ from grpo_cli.config.schema import Config
 from grpo_cli.engine.grpo.losses import LOSSES
 from grpo_cli.engine.out_of_memory import RowLimit
 from grpo_cli.engine.update.batch import Counting, Microbatch, make_microbatches
-from grpo_cli.engine.update.objective import (
-    Gradients,
-    Objective,
-    UpdateResult,
-    accumulate,
-    global_norm,
-    token_logprobs,
-)
+from grpo_cli.engine.update.forward import ForwardPlan, token_logprobs
+from grpo_cli.engine.update.gradient import Gradients, UpdateResult, accumulate, global_norm
+from grpo_cli.engine.update.objective import Objective
 from grpo_cli.models.load import Policy
 from grpo_cli.types import RolloutGroup, StopReason
 from tests.engine.plain import logits_of, logprobs_of, plain_loss
@@ -93,7 +88,7 @@ def computed(
 ) -> tuple[Gradients, UpdateResult]:  # fmt: skip
     """The engine's gradient in microbatches of `size` groups, at most `rows` completions at once."""
     batches = microbatches(config, groups, size, reference)
-    objective = Objective.of(config, share_prefix)
+    objective = Objective(config, ForwardPlan(share_prefix))
     return accumulate(policy.model, batches, objective, limit=RowLimit(rows))
 
 

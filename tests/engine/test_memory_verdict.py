@@ -28,7 +28,7 @@ from grpo_cli.engine.rollout.sampling import Sampling
 from grpo_cli.engine.rollout.shared_prompt import reads_in_groups
 from grpo_cli.engine.update_policy import make_batches, update_policy
 from grpo_cli.errors import TrainingError
-from grpo_cli.models.forward_plan import ForwardPlan
+from grpo_cli.models.batch_plan import BatchPlan
 from tests.engine.test_train import small
 from tests.support.steps import scored_groups
 
@@ -89,7 +89,7 @@ def test_the_estimate_of_grouped_rollouts_is_near_what_is_measured(rows: int, pr
     assert shape is not None
     assert reads_in_groups(model)
     policy: Any = SimpleNamespace(
-        model=model, plan=ForwardPlan(), tokenizer=SimpleNamespace(eos_ids=frozenset())
+        model=model, plan=BatchPlan(), tokenizer=SimpleNamespace(eos_ids=frozenset())
     )
     sampling = Sampling(new)
     prompts = [Row(index, [1 + index // (rows // 2)] * prompt) for index in range(rows)]

@@ -11,7 +11,8 @@ from grpo_cli.engine.out_of_memory import RowLimit
 from grpo_cli.engine.run import Run
 from grpo_cli.engine.run_dir.run_state import read_state, write_state
 from grpo_cli.engine.update.batch import Microbatch
-from grpo_cli.engine.update.objective import Objective, microbatch_loss, token_logprobs
+from grpo_cli.engine.update.forward import token_logprobs
+from grpo_cli.engine.update.objective import Objective, microbatch_loss
 from grpo_cli.engine.update_policy import make_batches, update_policy
 from tests.engine.test_train import lines, small
 from tests.engine.test_wiring import prepared
@@ -20,7 +21,7 @@ from tests.support.steps import scored_groups
 
 def ratios(run: Run, batch: Microbatch) -> mx.array:
     """(B, S) π/π_old of the loss; 1 on padding."""
-    logprobs = microbatch_loss(run.policy.model, batch, Objective.of(run.config))[1].logprobs
+    logprobs = microbatch_loss(run.policy.model, batch, Objective(run.config))[1].logprobs
     old = logprobs if batch.old_is_current else batch.old_logprobs
     return mx.exp(mx.where(batch.completion_mask, logprobs - old, 0.0))
 

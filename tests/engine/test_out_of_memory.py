@@ -12,20 +12,21 @@ from grpo_cli.engine.out_of_memory import RowLimit, is_allocation_failure
 from grpo_cli.engine.rollout import continuous_batch as decode
 from grpo_cli.engine.rollout.generate import generate
 from grpo_cli.engine.rollout.sampling import Sampling
-from grpo_cli.engine.update import objective as update
+from grpo_cli.engine.update import gradient
 from grpo_cli.engine.update.batch import make_microbatches
-from grpo_cli.engine.update.objective import Objective, accumulate
+from grpo_cli.engine.update.gradient import accumulate
 from grpo_cli.errors import TrainingError
 from tests.engine.small import llama_policy, nanochat_policy
 from tests.engine.test_resume import SHORT
 from tests.engine.test_train import lines, small
 from tests.engine.update.test_objective import largest_difference, step_groups
+from tests.support.steps import objective_of
 
 METAL = (
     "[metal::malloc] Attempting to allocate 48736917632 bytes which is greater than the maximum allowed "
     "buffer size of 30150672384 bytes."
 )
-OBJECTIVE = Objective("dapo", 0.8, 0.2, 0.2, 0.1)
+OBJECTIVE = objective_of("dapo", 0.8, 0.2, 0.2, 0.1)
 
 
 @pytest.mark.parametrize(
@@ -49,7 +50,7 @@ def test_other_errors_are_not_taken_for_one(error: Exception) -> None:
 
 def few_rows(monkeypatch: pytest.MonkeyPatch, most: int) -> list[int]:
     """A device on which forward and backward of more than so many rows do not fit; returns what was tried."""
-    real, tried = update.microbatch_loss, []
+    real, tried = gradient.microbatch_loss, []
 
     def loss(model: Any, batch: Any, objective: Any) -> Any:
         tried.append(len(batch.rows))
@@ -57,7 +58,7 @@ def few_rows(monkeypatch: pytest.MonkeyPatch, most: int) -> list[int]:
             raise RuntimeError(METAL)
         return real(model, batch, objective)
 
-    monkeypatch.setattr(update, "microbatch_loss", loss)
+    monkeypatch.setattr(gradient, "microbatch_loss", loss)
     return tried
 
 
@@ -91,7 +92,7 @@ def test_one_sequence_that_does_not_fit_ends_the_run(monkeypatch: pytest.MonkeyP
     with pytest.raises(
         TrainingError, match=r"^Unable to allocate memory for a single sequence: .metal::malloc"
     ) as error:
-        accumulate(nanochat_policy().model, batches, Objective("dapo", 1.0, 0.2, 0.2, 0.0))
+        accumulate(nanochat_policy().model, batches, objective_of("dapo", 1.0, 0.2, 0.2, 0.0))
     assert "max_new_tokens" in error.value.hint
 
 
@@ -99,7 +100,7 @@ def test_another_error_is_not_retried(monkeypatch: pytest.MonkeyPatch) -> None:
     def loss(*_: Any) -> Any:
         raise RuntimeError("shapes do not match")
 
-    monkeypatch.setattr(update, "microbatch_loss", loss)
+    monkeypatch.setattr(gradient, "microbatch_loss", loss)
     batches = make_microbatches(step_groups(), LOSSES["dapo"], 6, 9, has_reference=False)
     with pytest.raises(RuntimeError, match="shapes do not match"):
         accumulate(nanochat_policy().model, batches, OBJECTIVE)

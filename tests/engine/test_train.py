@@ -14,7 +14,7 @@ from grpo_cli.config.load import load_config
 from grpo_cli.config.schema import Config
 from grpo_cli.engine import events, setup
 from grpo_cli.engine.update.batch import Sequence, pad
-from grpo_cli.engine.update.objective import token_logprobs
+from grpo_cli.engine.update.forward import token_logprobs
 from grpo_cli.errors import CheckpointError, DataError, RewardError
 from grpo_cli.models.adapters import adapters_off
 from grpo_cli.models.load import load_policy

@@ -17,12 +17,14 @@ import pytest
 from grpo_cli.config.schema import Config
 from grpo_cli.engine import events, setup
 from grpo_cli.engine.collect_rollouts import set_advantages
+from grpo_cli.engine.grpo.losses import Clip
 from grpo_cli.engine.grpo.lr_schedule import learning_rate
 from grpo_cli.engine.rollout.sampling import Sampling, draw
 from grpo_cli.engine.run import Run
 from grpo_cli.engine.run_dir.checkpoint import save_checkpoint
 from grpo_cli.engine.update.batch import Microbatch, Sequence, pad
-from grpo_cli.engine.update.objective import Objective, accumulate, global_norm
+from grpo_cli.engine.update.gradient import accumulate, global_norm
+from grpo_cli.engine.update.objective import Objective
 from grpo_cli.engine.update.optimizer import Optimizer
 from grpo_cli.engine.update_policy import make_batches, update_policy
 from grpo_cli.models.tree import flat
@@ -114,18 +116,13 @@ def test_rollouts_are_drawn_with_the_configured_sampling(tmp_path: Path) -> None
 
 
 def test_the_configured_objective() -> None:
-    config = Config(loss_type="grpo", temperature=0.6, clip_eps=0.1, clip_eps_high=0.3, kl_coeff=0.05)
-    assert Objective.of(config, share_prefix=False) == Objective("grpo", 0.6, 0.1, 0.3, 0.05, False)
-    assert Objective.of(config, share_prefix=True).share_prefix
-    config = Config(
-        importance_sampling_level="sequence", delta=3.0, kl_estimator="k1", use_bias_correction_kl=True,
-        entropy_coeff=0.01,
-    )  # fmt: skip
-    assert Objective.of(config) == Objective(
-        "dapo", 0.7, 0.2, 0.2, 0.0, True, "sequence", 3.0, "k1", True, 0.01
-    )
-    symmetric = Objective.of(Config(clip_eps=0.1, clip_eps_high=0.0))
-    assert (symmetric.clip_low, symmetric.clip_high) == (0.1, 0.1)
+    config = Config(clip_eps=0.1, clip_eps_high=0.3, delta=3.0)
+    objective = Objective(config)
+    assert (objective.clip, objective.by_sequence, objective.correction) == (Clip(0.1, 0.3, 3.0), False, None)
+    assert Objective(Config(importance_sampling_level="sequence")).by_sequence
+    assert Objective(Config(loss_type="gspo")).by_sequence
+    symmetric = Objective(Config(clip_eps=0.1, clip_eps_high=0.0))
+    assert symmetric.clip == Clip(0.1, 0.1, 0.0)
 
 
 # Rewards [1, 0, 0, 1] and [0, 0, 0, 1]: means 1/2 and 1/4, standard deviations √(1/3) and 1/2,
@@ -251,7 +248,7 @@ def test_weights_move_by_the_scheduled_rate_times_the_gradient(tmp_path: Path) -
     moved = []
     for step, rate in ((1, 0.05), (2, 0.1)):  # the first update of a warmup of two is at half the peak
         run, batches = prepared(tmp_path, warmup_ratio=0.5)
-        gradients, _ = accumulate(run.policy.model, batches, Objective.of(run.config))
+        gradients, _ = accumulate(run.policy.model, batches, Objective(run.config))
         moved.append(movement(run, batches, step))
         assert distance(moved[-1], flat(gradients), scale=-rate) < 1e-3
     assert distance(moved[1], moved[0], scale=2.0) < 1e-3
@@ -321,8 +318,8 @@ def test_a_checkpointed_step_computes_layers_twice_and_moves_the_same(
     moved = []
     for grad_checkpoint in (False, True):
         run, batches = prepared(tmp_path, grad_checkpoint=grad_checkpoint)
-        assert run.share_prefix
-        assert run.checkpoint is grad_checkpoint
+        assert run.plan.share_prefix
+        assert run.plan.recompute is grad_checkpoint
         layer_calls.clear()
         moved.append(movement(run, batches))
     # forward and backward, each for the prompts and for the completions
@@ -339,8 +336,8 @@ def test_a_model_whose_layers_cannot_be_stood_for_is_checkpointed_without_a_shar
     monkeypatch.setattr(setup, "can_checkpoint", lambda _: False)
     told: list[events.Event] = []
     run = setup.prepare(plain.config.model_copy(update={"grad_checkpoint": True}), told.append)
-    assert (run.share_prefix, run.checkpoint) == (False, False)
-    assert told == [events.Notice(run.NO_LAYERS)]
+    assert (run.plan.share_prefix, run.plan.recompute) == (False, False)
+    assert told == [events.Notice(setup.NO_LAYERS)]
     layer_calls.clear()
     assert distance(expected, movement(run, batches)) < 1e-5
     assert len(layer_calls) == 2 * len(run.policy.model.layers) * len(batches)

@@ -22,7 +22,8 @@ from grpo_cli.engine.rollout.generate import generate
 from grpo_cli.engine.rollout.prompt_cache import carries_gradients, keep, read_prompts
 from grpo_cli.engine.rollout.sampling import Sampling
 from grpo_cli.engine.update.batch import make_microbatches
-from grpo_cli.engine.update.objective import Objective, accumulate, token_logprobs
+from grpo_cli.engine.update.forward import ForwardPlan, token_logprobs
+from grpo_cli.engine.update.gradient import accumulate
 from grpo_cli.engine.update.optimizer import make_rule
 from grpo_cli.models import nanochat_v2
 from grpo_cli.models.adapters import LoRA, add_adapters
@@ -32,6 +33,7 @@ from grpo_cli.models.tree import flat
 from grpo_cli.types import RolloutGroup
 from tests.engine.small import ByteTokenizer, group, rollout
 from tests.engine.update.test_objective import largest_difference
+from tests.support.steps import objective_of
 
 GENUINE = Path(__file__).parents[2] / "../shared/fixtures/nanochat/head-sft-small"
 needs_genuine = pytest.mark.skipif(not GENUINE.exists(), reason="needs ../shared/fixtures/nanochat")
@@ -285,7 +287,7 @@ def sampled_groups(model: Model) -> list[RolloutGroup]:
 def test_sampled_logprobs_equal_those_of_training(model: Model) -> None:
     (batch,) = make_microbatches(sampled_groups(model), LOSSES["grpo"], 4, 12, has_reference=False)
     for share_prefix in (True, False):
-        logprobs = token_logprobs(model, batch, 0.8, share_prefix)
+        logprobs = token_logprobs(model, batch, 0.8, ForwardPlan(share_prefix))
         assert batch.token_count == 48
         assert (mx.abs(logprobs - batch.old_logprobs) * batch.completion_mask).max().item() < 1e-4
 
@@ -316,7 +318,7 @@ def test_gradient_through_the_shared_prompt_equals_that_of_whole_sequences(model
     ):
         batches = make_microbatches(groups, LOSSES["reinforce"], 4, size, has_reference=False)
         gradients, result = accumulate(
-            model, batches, Objective("reinforce", 0.8, 0.2, 0.2, 0.0, share_prefix, checkpoint=again)
+            model, batches, objective_of("reinforce", 0.8, 0.2, 0.2, 0.0, share_prefix, recompute=again)
         )
         assert result.loss == pytest.approx(loss.item(), rel=1e-5, abs=1e-6)
         assert largest_difference(expected, gradients) < 1e-5

@@ -16,7 +16,8 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from grpo_cli.engine.update.batch import Microbatch
-from grpo_cli.engine.update.objective import Gradients, Objective, UpdateResult, microbatch_loss
+from grpo_cli.engine.update.gradient import Gradients, UpdateResult
+from grpo_cli.engine.update.objective import Objective, microbatch_loss
 from grpo_cli.models.tree import flat
 
 

@@ -140,21 +140,22 @@ def completion_outputs(
     prompts: list[list[int]] | PaddedPrompts,
     rows: list[int] | mx.array,
     inputs: mx.array,
+    *,
     share_prefix: bool,
     part: nn.Module | None = None,
-    checkpoint: bool = False,
+    recompute: bool = False,
 ) -> mx.array:
     """What the model (or a `part` of it: its trunk) gives after each of `inputs` (B, S): (B, S, V or H).
 
     Row b continues prompt rows[b]; the first column of inputs is the prompt's last token. Without
     `share_prefix` every row reads its prompt itself, which any model can do; prompts and rows are lists then.
-    With `checkpoint` layers are computed again in the backward.
+    With `recompute` layers are computed again in the backward.
     """
     forward: Any = part or model
-    with checkpointed(model) if checkpoint else nullcontext():
+    with checkpointed(model) if recompute else nullcontext():
         if isinstance(prompts, PaddedPrompts) or share_prefix:
             cache = read_for_gradients(model, prompts)
-            if checkpoint:
+            if recompute:
                 cache = [RepeatedRows(layer, mx.array(rows)) for layer in cache]
             else:
                 keep(cache, rows)

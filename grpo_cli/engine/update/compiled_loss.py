@@ -1,6 +1,6 @@
 """The loss and gradient of a microbatch, compiled by MLX once for each bucket of shapes.
 
-    compiled = CompiledLoss.of(config, model, share_prefix, listener)      # None where it does not pay
+    compiled = CompiledLoss.of(config, model, plan, listener)      # None where it does not pay
     accumulate(model, batches, objective, compiled=compiled)
 
 `mx.compile` traces a function of arrays, fuses what is elementwise and uses the graph again. So a microbatch
@@ -23,14 +23,9 @@ from grpo_cli.config.schema import Config
 from grpo_cli.engine import events
 from grpo_cli.engine.update.activation_checkpoint import replaced
 from grpo_cli.engine.update.batch import Microbatch
-from grpo_cli.engine.update.objective import (
-    Found,
-    LossAndGradient,
-    Measured,
-    Objective,
-    global_norm,
-    microbatch_loss,
-)
+from grpo_cli.engine.update.forward import ForwardPlan
+from grpo_cli.engine.update.gradient import Found, LossAndGradient, global_norm
+from grpo_cli.engine.update.objective import Measured, Objective, microbatch_loss
 from grpo_cli.engine.update.shape_buckets import Bucket, Most, PaddedBatch, pad_to_bucket
 from grpo_cli.models.tree import flat
 
@@ -51,10 +46,10 @@ class CompiledLoss:
 
     @staticmethod
     def of(
-        config: Config, model: nn.Module, share_prefix: bool, listener: events.Listener
+        config: Config, model: nn.Module, plan: ForwardPlan, listener: events.Listener
     ) -> "CompiledLoss | None":
         """For a run; None on a CPU, with use_compile = false, and for models whose prompts are not shared."""
-        if not (config.use_compile and device.prepare().compile and share_prefix):
+        if not (config.use_compile and device.prepare().compile and plan.share_prefix):
             return None
         rows = config.prompts_per_step * config.num_generations
         return CompiledLoss(model, Most(config.max_new_tokens, config.max_prompt_length - 1, rows), listener)

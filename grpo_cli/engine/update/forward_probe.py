@@ -32,9 +32,9 @@ from grpo_cli.engine.rollout.prompt_cache import keep, own_cache, read_prompts
 from grpo_cli.engine.update.activation_checkpoint import replaced
 from grpo_cli.engine.update.batch import Microbatch
 from grpo_cli.engine.update.chunked_logits import Head, chosen_logprobs
-from grpo_cli.engine.update.objective import token_scores
+from grpo_cli.engine.update.forward import ForwardPlan, token_scores
 from grpo_cli.errors import ModelError
-from grpo_cli.models.forward_plan import ForwardPlan, RowsTogether
+from grpo_cli.models.batch_plan import BatchPlan, RowsTogether
 from grpo_cli.models.tree import flat
 
 LENGTHS = (9, 4)  # tokens of the prompts
@@ -62,11 +62,11 @@ class Outcome(NamedTuple):
 
 
 def training_plan(
-    model: nn.Module, share_prefix: bool, head: Head | None = None, checkpoint: bool = False
-) -> ForwardPlan:
+    model: nn.Module, share_prefix: bool, head: Head | None = None, recompute: bool = False
+) -> BatchPlan:
     """The quickest plan that is right in sampling and in training. Raises ModelError where none is.
 
-    `share_prefix`: whether prompts may be shared at all; `head`, `checkpoint`: as the updates will use them.
+    `share_prefix`: whether prompts may be shared at all; `head`, `recompute`: as the updates will use them.
     """
     check_kind(model)
     batch = probe_batch()
@@ -78,8 +78,10 @@ def training_plan(
             continue
 
         def logprobs(share: bool = share, parts: Sequence[Microbatch] = parts) -> mx.array:
-            scores = [token_scores(model, part, 1.0, share, head, False, checkpoint)[0] for part in parts]
-            return mx.concatenate(scores)
+            forward = ForwardPlan(share, head, recompute)
+            return mx.concatenate(
+                [token_scores(model, part, 1.0, forward, entropy=False)[0] for part in parts]
+            )
 
         outcome = compared(model, logprobs, expected, gradient)
         if outcome.is_right:
@@ -100,7 +102,7 @@ def check_kind(model: nn.Module) -> None:
     own_cache(model)
 
 
-def sampling_plan(model: nn.Module, expected: mx.array | None = None) -> ForwardPlan:
+def sampling_plan(model: nn.Module, expected: mx.array | None = None) -> BatchPlan:
     """The quickest way of sampling that is right. Raises ModelError where none is.
 
     `expected`: what `reference` gave, where that is known.
@@ -116,7 +118,7 @@ def sampling_plan(model: nn.Module, expected: mx.array | None = None) -> Forward
 
         outcome = compared(model, logprobs, expected, None)
         if outcome.is_right:
-            return ForwardPlan(sampled=way)
+            return BatchPlan(sampled=way)
         tried[f"{way} rows"] = outcome.words
     raise refusal(model, "sampling", tried, expected, reference(model, batch))
 

@@ -9,9 +9,11 @@ from grpo_cli.config.schema import Config
 from grpo_cli.engine.grpo.importance_sampling import Correction, Spread, summed
 from grpo_cli.engine.grpo.losses import LOSSES
 from grpo_cli.engine.update.batch import Counting, Microbatch, Sequence, make_microbatches, pad
-from grpo_cli.engine.update.objective import Objective, accumulate, microbatch_loss
+from grpo_cli.engine.update.gradient import accumulate
+from grpo_cli.engine.update.objective import Objective, microbatch_loss
 from tests.engine.small import nanochat_policy, rollout
 from tests.engine.update.test_objective import TEMPERATURE, largest_difference, sequence_logprobs, step_groups
+from tests.support.steps import objective_of
 
 # Two completions of 3 and 2 tokens, π_old / π_rollout:  2.5, 1, 0.25   and   0.5, 3 (and padding)
 MASK = mx.array([[True, True, True], [True, True, False]])
@@ -104,7 +106,7 @@ def test_the_first_update_by_hand(mode: str, loss_type: str) -> None:
     own = sequence_logprobs(policy.model, [1, 2], [5, 6, 7])
     shifts = [0.1, -2.0, 1.0]  # of the sampler's logprobs: w = e^−0.1, e^2 > cap, e^−1
     batch = one_token_batch([x + s for x, s in zip(own.tolist(), shifts, strict=True)], [], True)  # type: ignore[arg-type]
-    objective = Objective(loss_type, TEMPERATURE, 0.2, 0.2, 0.0, correction=Correction(mode, 2.0))
+    objective = objective_of(loss_type, TEMPERATURE, 0.2, 0.2, 0.0, correction=Correction(mode, 2.0))
     weights = [math.exp(-0.1), 2.0 if mode == "token_truncate" else 0.0, math.exp(-1.0)]
     gradients, result = accumulate(policy.model, [batch], objective)
     expected = sum(weights) * 0.5 * -1.5
@@ -133,7 +135,7 @@ def test_a_later_update_has_the_old_policys_weight_and_its_own_ratio() -> None:
     old = [own[0] - math.log(1.5), own[1] - math.log(1.1), own[2] - math.log(0.5)]  # r: 1.5, 1.1, 0.5
     sampler = [old[0] - math.log(0.5), old[1] - math.log(1.5), old[2] - math.log(4.0)]  # w: 0.5, 1.5, 4 → 2
     batch = one_token_batch(sampler, old, is_current=False)
-    objective = Objective("dapo", TEMPERATURE, 0.2, 0.2, 0.0, correction=Correction())
+    objective = objective_of("dapo", TEMPERATURE, 0.2, 0.2, 0.0, correction=Correction())
     _, result = accumulate(policy.model, [batch], objective)
     assert result.loss == pytest.approx(0.5 * -1.5 * (0.5 * 1.2 + 1.5 * 1.1 + 2.0 * 0.5), rel=1e-5)
     assert result.clip_ratio_high == pytest.approx(1 / 3)
@@ -148,7 +150,7 @@ def test_kl_and_entropy_are_not_weighted() -> None:
     for correction in (None, Correction()):
         for advantage in (0.0, 1.5):
             batch.advantages = mx.array([[advantage]])
-            objective = Objective(
+            objective = objective_of(
                 "dapo", TEMPERATURE, 0.2, 0.2, 0.7, entropy_coeff=0.3, correction=correction
             )
             losses[correction, advantage] = microbatch_loss(policy.model, batch, objective)[0].item()
@@ -192,7 +194,7 @@ def test_the_gradient_is_that_of_a_plain_loop(loss_type: str, mode: str, size: i
 
     counting = Counting(prompts_per_forward=2, recompute_old=True, has_other_sampler=True)
     batches = make_microbatches(groups, LOSSES[loss_type], 6, size, False, counting)
-    objective = Objective(loss_type, TEMPERATURE, 0.2, 0.2, 0.0, correction=Correction(mode, cap))
+    objective = objective_of(loss_type, TEMPERATURE, 0.2, 0.2, 0.0, correction=Correction(mode, cap))
     gradients, result = accumulate(policy.model, batches, objective)
     expected = mx.grad(plain)(policy.model.trainable_parameters())
     assert largest_difference(expected, gradients) < 1e-5
@@ -211,7 +213,7 @@ def test_halves_have_their_own_rows() -> None:
 
 def test_the_configuration_arrives() -> None:
     assert Correction.of(Config()) is None
-    assert Objective.of(Config()).correction is None
+    assert Objective(Config()).correction is None
     assert not Counting.of(Config()).recompute_old
     config = Config(
         quantize_for_rollouts=True,
@@ -219,7 +221,7 @@ def test_the_configuration_arrives() -> None:
         importance_sampling_cap=3.0,
         steps_per_generation=2,
     )
-    assert Objective.of(config).correction == Correction("sequence_mask", 3.0)
+    assert Objective(config).correction == Correction("sequence_mask", 3.0)
     assert Counting.of(config).recompute_old
     assert Counting.of(config).has_other_sampler
 
@@ -228,5 +230,5 @@ def test_without_another_sampler_nothing_is_weighted() -> None:
     """A correction in the objective, and rollouts of the policy itself (before a resume): no w."""
     policy = nanochat_policy()
     batch = pad([Sequence([1, 2], rollout([5, 6], 1.0, [-9.0, -9.0]), 1.0)], recompute_old=True)
-    with_correction = Objective("dapo", 1.0, 0.2, 0.2, 0.0, correction=Correction())
+    with_correction = objective_of("dapo", 1.0, 0.2, 0.2, 0.0, correction=Correction())
     assert microbatch_loss(policy.model, batch, with_correction)[0].item() == -2.0

@@ -28,7 +28,7 @@ CLIP = Clip(0.2, 0.2)
 
 
 def step_loss(loss_type: str, logprobs: mx.array, max_new_tokens: int = 4) -> mx.array:
-    """Σ weight · token loss, as update.microbatch_loss adds it up."""
+    """Σ weight · token loss, as microbatch_loss adds it up."""
     loss = LOSSES[loss_type]
     weights = mx.array(loss.weights(FORWARDS, max_new_tokens))[:, None]
     log_ratio = logprobs - OLD

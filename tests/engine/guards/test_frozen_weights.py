@@ -14,7 +14,7 @@ from grpo_cli.engine.collect_rollouts import set_advantages
 from grpo_cli.engine.guards.frozen_weights import NOISE, Proof, moved, sample
 from grpo_cli.engine.resume import resume
 from grpo_cli.engine.run import Run
-from grpo_cli.engine.update import objective
+from grpo_cli.engine.update import gradient
 from grpo_cli.engine.update.optimizer import Optimizer
 from grpo_cli.engine.update_policy import make_batches, update_policy
 from grpo_cli.errors import TrainingError
@@ -202,7 +202,7 @@ def test_a_warmup_that_begins_at_zero(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def test_skipped_updates_prove_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real, step = objective.accumulate, 0
+    real, step = gradient.accumulate, 0
 
     def broken_once(*arguments: Any, **options: Any) -> Any:
         nonlocal step

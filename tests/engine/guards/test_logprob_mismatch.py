@@ -7,15 +7,17 @@ import mlx.core as mx
 import mlx.nn as nn
 import pytest
 
+from grpo_cli.config.schema import Config
 from grpo_cli.engine import setup
 from grpo_cli.engine.guards.logprob_mismatch import Deviation, check, measure, tolerance
 from grpo_cli.engine.resume import resume
 from grpo_cli.engine.rollout.prompt_cache import read_prompts
-from grpo_cli.engine.update import objective
+from grpo_cli.engine.update import gradient
 from grpo_cli.engine.update.batch import Sequence, pad
+from grpo_cli.engine.update.forward import ForwardPlan
 from grpo_cli.engine.update.objective import Objective
 from grpo_cli.errors import ModelError, TrainingError
-from grpo_cli.models.forward_plan import ForwardPlan
+from grpo_cli.models.batch_plan import BatchPlan
 from tests.engine.small import ByteTokenizer, rollout
 from tests.engine.test_resume import SHORT
 from tests.engine.test_train import lines, small
@@ -81,13 +83,13 @@ def stopped(config: Any) -> TrainingError:
     return error.value
 
 
+def too_warm(config: Config, plan: ForwardPlan) -> Objective:
+    """An objective whose logits are divided by another temperature than the sampler's."""
+    return Objective(config.model_copy(update={"temperature": 1.8}), plan)
+
+
 def test_a_wrong_temperature_in_the_loss(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = Objective.of
-
-    def of(config: Any, *rest: Any) -> Objective:
-        return real(config.model_copy(update={"temperature": 1.8}), *rest)
-
-    monkeypatch.setattr(Objective, "of", of)
+    monkeypatch.setattr("grpo_cli.engine.run.Objective", too_warm)
     assert "the update is off" in stopped(small(tmp_path, **TWELVE)).message
     with pytest.raises(TrainingError, match=r"^The sampler and the loss disagree"):
         setup.dry_run(small(tmp_path, run_name="dry", **TWELVE))
@@ -124,7 +126,7 @@ def test_dropout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dtype: str) ->
     monkeypatch.setattr(setup, "trainable_policy", with_dropout)
     with pytest.raises(ModelError, match=r"something in it is random \(dropout\)"):
         setup.train(small(tmp_path, **{**TWELVE, "dtype": dtype}))
-    monkeypatch.setattr(setup, "training_plan", lambda *_: ForwardPlan())
+    monkeypatch.setattr(setup, "training_plan", lambda *_: BatchPlan())
     error = stopped(small(tmp_path, **{**TWELVE, "dtype": dtype}))
     assert "something in the model is random (dropout)" in error.message
 
@@ -132,7 +134,7 @@ def test_dropout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dtype: str) ->
 def test_later_updates_are_measured_and_do_not_stop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Once is enough: the rare token that half precision gets wrong must not end a run after hours."""
     step = 0
-    real = objective.accumulate
+    real = gradient.accumulate
 
     def drifting(*arguments: Any, **options: Any) -> Any:
         nonlocal step
@@ -152,9 +154,6 @@ def test_later_updates_are_measured_and_do_not_stop(tmp_path: Path, monkeypatch:
 def test_the_first_update_after_a_resume_is_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = small(tmp_path, **TWELVE)
     setup.train(config)
-    real = Objective.of
-    monkeypatch.setattr(
-        Objective, "of", lambda c, *rest: real(c.model_copy(update={"temperature": 1.8}), *rest)
-    )
+    monkeypatch.setattr("grpo_cli.engine.run.Objective", too_warm)
     with pytest.raises(TrainingError, match=r"^The sampler and the loss disagree"):
         resume(config.run_dir, ["max_steps=2"])

@@ -11,18 +11,19 @@ from grpo_cli.engine import events, setup
 from grpo_cli.engine.grpo.losses import LOSSES
 from grpo_cli.engine.guards.nonfinite import Fault, find_fault, first_broken, recorded
 from grpo_cli.engine.run_dir.run_state import read_state
-from grpo_cli.engine.update import objective
+from grpo_cli.engine.update import gradient
 from grpo_cli.engine.update.batch import make_microbatches
-from grpo_cli.engine.update.objective import Objective, accumulate
+from grpo_cli.engine.update.gradient import accumulate
 from grpo_cli.errors import RewardError, TrainingError
 from grpo_cli.models.tree import flat
 from tests.engine.small import nanochat_policy
 from tests.engine.test_resume import SHORT, weights
 from tests.engine.test_train import lines, small
 from tests.engine.update.test_objective import step_groups
+from tests.support.steps import objective_of
 
 NAN, INF = float("nan"), float("inf")
-OBJECTIVE = Objective("dapo", 1.0, 0.2, 0.2, 0.0)
+OBJECTIVE = objective_of("dapo", 1.0, 0.2, 0.2, 0.0)
 
 
 def batches() -> Any:
@@ -63,9 +64,9 @@ def test_a_gradient_is_located_from_the_end_on() -> None:
     """A NaN in the backward of a layer is in the gradients of all that come before it."""
     policy, made = nanochat_policy(), batches()
     gradients, result = accumulate(policy.model, made, OBJECTIVE)
-    for name, gradient in flat(gradients).items():
+    for name, found in flat(gradients).items():
         if name.startswith("transformer.wte") or name.startswith("transformer.h.0"):
-            gradient[0, 0] = NAN
+            found[0, 0] = NAN
     result.grad_norm = NAN
     last = [name for name in flat(gradients) if name.startswith("transformer.h.0")][-1]
     assert find_fault(policy.model, made, OBJECTIVE, result, gradients) == Fault("gradient", last)
@@ -111,7 +112,7 @@ class Injected:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, steps: set[int]) -> None:
         self.step, self.steps = 0, steps
-        self.real = objective.accumulate
+        self.real = gradient.accumulate
         monkeypatch.setattr("grpo_cli.engine.update_policy.accumulate", self)
 
     def __call__(self, *arguments: Any, **options: Any) -> Any:

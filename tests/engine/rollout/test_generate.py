@@ -12,7 +12,7 @@ from grpo_cli.engine.rollout import continuous_batch as decode
 from grpo_cli.engine.rollout.generate import generate
 from grpo_cli.engine.rollout.sampling import Sampling, draw, narrow
 from grpo_cli.engine.update.batch import Sequence, pad
-from grpo_cli.engine.update.objective import token_logprobs
+from grpo_cli.engine.update.forward import token_logprobs
 from grpo_cli.errors import ModelError
 from grpo_cli.models.load import Policy
 from grpo_cli.types import StopReason

@@ -20,7 +20,8 @@ from grpo_cli.engine.rollout.quantized_policy import RolloutPolicy
 from grpo_cli.engine.run_dir.run_state import read_state, write_state
 from grpo_cli.engine.train import fill_buffer
 from grpo_cli.engine.update.batch import Sequence, pad
-from grpo_cli.engine.update.objective import Gradients, Objective, accumulate, token_logprobs
+from grpo_cli.engine.update.forward import token_logprobs
+from grpo_cli.engine.update.gradient import Gradients, accumulate
 from grpo_cli.engine.update_policy import make_batches, remember_old, update_policy
 from grpo_cli.errors import ModelError, TrainingError
 from grpo_cli.models.load import load_policy
@@ -32,7 +33,7 @@ from tests.engine.small import rollout
 from tests.engine.test_resume import SHORT
 from tests.engine.test_train import STEP_KEYS, lines, small
 from tests.engine.test_wiring import movement, prepared
-from tests.support.steps import scored_groups
+from tests.support.steps import objective_of, scored_groups
 
 QUANTISED: dict[str, Any] = {"quantize_for_rollouts": True, "bits": 3, "group_size": 32}
 IMPORTANCE = {"importance_sampling_ratio_mean", "importance_sampling_ratio_max", "importance_sampling_capped"}
@@ -303,7 +304,7 @@ def expected_gradient(name: str, bits: int, correction: Correction | None) -> Gr
         Sequence(PROMPT, rollout([token], float(advantages[token].item()), [math.log(share)]), share)
         for token, share in enumerate(sampled)
     ]
-    objective = Objective("dapo", 1.0, 0.2, 0.2, 0.0, correction=correction)
+    objective = objective_of("dapo", 1.0, 0.2, 0.2, 0.0, correction=correction)
     batch = pad(rows, recompute_old=True, has_other_sampler=correction is not None)
     return accumulate(model, [batch], objective)[0]
 

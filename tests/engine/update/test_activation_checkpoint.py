@@ -11,9 +11,10 @@ from mlx_lm.models import gemma2, llama, nanochat, qwen2, qwen3
 from grpo_cli.engine.update.activation_checkpoint import CheckpointedLayer, can_checkpoint, checkpointed
 from grpo_cli.engine.update.batch import Microbatch
 from grpo_cli.engine.update.chunked_logits import find_head
-from grpo_cli.engine.update.objective import Objective, accumulate
+from grpo_cli.engine.update.gradient import accumulate
 from grpo_cli.models import nanochat_v2
 from grpo_cli.models.adapters import LoRA, add_adapters
+from tests.support.steps import objective_of
 
 COMMON = {"hidden_size": 16, "num_hidden_layers": 3, "intermediate_size": 32, "num_attention_heads": 2,
           "num_key_value_heads": 1, "vocab_size": 48, "rms_norm_eps": 1e-5}  # fmt: skip
@@ -73,7 +74,7 @@ def batch() -> Microbatch:
 
 
 def gradients(model: nn.Module, **settings: Any) -> dict[str, mx.array]:
-    found, _ = accumulate(model, [batch()], Objective("reinforce", 0.7, 0.2, 0.2, 0.0, **settings))
+    found, _ = accumulate(model, [batch()], objective_of("reinforce", 0.7, 0.2, 0.2, 0.0, **settings))
     return dict(tree_flatten(found))
 
 
@@ -101,9 +102,9 @@ def test_gradients_are_those_of_a_plain_backward(kind: str, adapters: bool) -> N
     plain = gradients(model, share_prefix=False)
     shared = gradients(model, share_prefix=True)
     assert relative(plain, shared) < 1e-5
-    assert relative(plain, gradients(model, share_prefix=False, checkpoint=True)) < 1e-6
-    assert relative(shared, gradients(model, share_prefix=True, checkpoint=True)) < 1e-6
-    assert relative(shared, gradients(model, share_prefix=True, checkpoint=True, head=head)) < 1e-6
+    assert relative(plain, gradients(model, share_prefix=False, recompute=True)) < 1e-6
+    assert relative(shared, gradients(model, share_prefix=True, recompute=True)) < 1e-6
+    assert relative(shared, gradients(model, share_prefix=True, recompute=True, head=head)) < 1e-6
 
 
 def test_the_block_leaves_the_model_as_it_was() -> None:
@@ -116,7 +117,7 @@ def test_the_block_leaves_the_model_as_it_was() -> None:
     assert all(now is before for now, before in zip(model.layers, layers, strict=True))
     assert type(model.layers[0]).__call__ is plain
     before = [array for _, array in tree_flatten(model.parameters())]
-    gradients(model, checkpoint=True)
+    gradients(model, recompute=True)
     assert [name for name, _ in tree_flatten(model.parameters())] == names
     assert all(
         mx.array_equal(a, b) for (_, a), b in zip(tree_flatten(model.parameters()), before, strict=True)
@@ -130,10 +131,10 @@ def test_each_layer_is_computed_twice_for_a_gradient(monkeypatch: pytest.MonkeyP
     kind = type(model.layers[0])
     original = kind.__call__
     monkeypatch.setattr(kind, "__call__", lambda self, *a, **k: calls.append(1) or original(self, *a, **k))
-    gradients(model, share_prefix=True, checkpoint=True)
+    gradients(model, share_prefix=True, recompute=True)
     assert len(calls) == 2 * 2 * 3
     calls.clear()
-    gradients(model, share_prefix=False, checkpoint=True)
+    gradients(model, share_prefix=False, recompute=True)
     assert len(calls) == 2 * 3
 
 
@@ -184,7 +185,7 @@ def peak_of_a_gradient(layers: int, tokens: int, **settings: Any) -> int:
         mx.ones((rows, tokens), dtype=mx.bool_), mx.full((rows, tokens), -3.0),
         mx.array([[1.0], [-1.0]] * (rows // 2)), mx.full((rows, 1), 1 / rows / tokens),
     )  # fmt: skip
-    objective = Objective("reinforce", 1.0, 0.2, 0.2, 0.0, **settings)
+    objective = objective_of("reinforce", 1.0, 0.2, 0.2, 0.0, **settings)
     accumulate(model, [part], objective)
     mx.clear_cache()
     mx.reset_peak_memory()
@@ -202,8 +203,8 @@ def test_a_layer_more_keeps_one_hidden_state_more(share_prefix: bool) -> None:
     hidden = 4 * 64 * columns
     growth = {
         checkpoint: (
-            peak_of_a_gradient(32, tokens, share_prefix=share_prefix, checkpoint=checkpoint)
-            - peak_of_a_gradient(2, tokens, share_prefix=share_prefix, checkpoint=checkpoint)
+            peak_of_a_gradient(32, tokens, share_prefix=share_prefix, recompute=checkpoint)
+            - peak_of_a_gradient(2, tokens, share_prefix=share_prefix, recompute=checkpoint)
         )
         / 30
         / hidden

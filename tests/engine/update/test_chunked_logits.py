@@ -11,9 +11,12 @@ from mlx_lm.models import gemma2, llama, nanochat, qwen2
 from grpo_cli.engine.update import chunked_logits as heads
 from grpo_cli.engine.update.batch import Microbatch
 from grpo_cli.engine.update.chunked_logits import find_head
-from grpo_cli.engine.update.objective import Objective, accumulate, token_logprobs
+from grpo_cli.engine.update.forward import ForwardPlan, token_logprobs
+from grpo_cli.engine.update.gradient import accumulate
+from grpo_cli.engine.update.objective import Objective
 from grpo_cli.models import nanochat_v2
 from grpo_cli.models.adapters import LoRA, add_adapters
+from tests.support.steps import objective_of
 
 COMMON = {"hidden_size": 16, "num_hidden_layers": 2, "intermediate_size": 32, "num_attention_heads": 2,
           "num_key_value_heads": 2, "vocab_size": 48, "rms_norm_eps": 1e-5}  # fmt: skip
@@ -83,10 +86,10 @@ def test_slices_change_no_gradient(kind: str, share_prefix: bool, monkeypatch: p
     head = find_head(model)
     assert head is not None
     settings: dict[str, Any] = {"share_prefix": share_prefix, "entropy_coeff": 0.3}
-    whole, loss = gradients(model, Objective("dapo", 0.7, 0.2, 0.2, 0.0, **settings))
+    whole, loss = gradients(model, objective_of("dapo", 0.7, 0.2, 0.2, 0.0, **settings))
     monkeypatch.setattr(heads, "SLICE", 3 * 48)  # three tokens of the twenty at once
-    monkeypatch.setattr("grpo_cli.engine.update.objective.LOGITS_AT_ONCE", 3 * 48)
-    sliced, sliced_loss = gradients(model, Objective("dapo", 0.7, 0.2, 0.2, 0.0, head=head, **settings))
+    monkeypatch.setattr("grpo_cli.engine.update.forward.LOGITS_AT_ONCE", 3 * 48)
+    sliced, sliced_loss = gradients(model, objective_of("dapo", 0.7, 0.2, 0.2, 0.0, head=head, **settings))
     assert sliced_loss == pytest.approx(loss, rel=1e-5)
     assert sliced.keys() == whole.keys()
     norm = sum(value.square().sum().item() for value in whole.values()) ** 0.5
@@ -99,10 +102,10 @@ def test_slices_with_adapters_have_their_gradient_only(monkeypatch: pytest.Monke
     model = model_of("llama, tied")
     add_adapters(model, LoRA(2))
     head = find_head(model)
-    plain, _ = gradients(model, Objective("dapo", 1.0, 0.2, 0.2, 0.0))
-    monkeypatch.setattr("grpo_cli.engine.update.objective.LOGITS_AT_ONCE", 48)
+    plain, _ = gradients(model, objective_of("dapo", 1.0, 0.2, 0.2, 0.0))
+    monkeypatch.setattr("grpo_cli.engine.update.forward.LOGITS_AT_ONCE", 48)
     monkeypatch.setattr(heads, "SLICE", 48)
-    sliced, _ = gradients(model, Objective("dapo", 1.0, 0.2, 0.2, 0.0, head=head))
+    sliced, _ = gradients(model, objective_of("dapo", 1.0, 0.2, 0.2, 0.0, head=head))
     assert sliced.keys() == plain.keys()
     assert all("lora" in name for name in sliced)
     for name in plain:
@@ -114,9 +117,9 @@ def test_slices_with_adapters_have_their_gradient_only(monkeypatch: pytest.Monke
 def test_sliced_logprobs_are_those_of_the_whole(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     model = model_of(kind)
     whole = token_logprobs(model, batch(), 0.7)
-    monkeypatch.setattr("grpo_cli.engine.update.objective.LOGITS_AT_ONCE", 0)
+    monkeypatch.setattr("grpo_cli.engine.update.forward.LOGITS_AT_ONCE", 0)
     monkeypatch.setattr(heads, "SLICE", 7 * 48)
-    sliced = token_logprobs(model, batch(), 0.7, head=find_head(model))
+    sliced = token_logprobs(model, batch(), 0.7, ForwardPlan(head=find_head(model)))
     assert mx.abs(sliced - whole).max().item() < 1e-5
 
 

@@ -22,16 +22,19 @@ from grpo_cli.engine.update import compiled_loss as compiling
 from grpo_cli.engine.update.batch import Microbatch
 from grpo_cli.engine.update.chunked_logits import find_head
 from grpo_cli.engine.update.compiled_loss import CompiledLoss
-from grpo_cli.engine.update.objective import Objective, UpdateResult, accumulate
+from grpo_cli.engine.update.forward import ForwardPlan
+from grpo_cli.engine.update.gradient import UpdateResult, accumulate
+from grpo_cli.engine.update.objective import Objective
 from grpo_cli.engine.update.shape_buckets import Most
 from grpo_cli.models.adapters import LoRA, add_adapters
 from grpo_cli.models.tree import flat
 from tests.engine.update.test_chunked_logits import MODELS, model_of
 from tests.engine.update.test_shape_buckets import microbatch
+from tests.support.steps import objective_of
 from tests.support.waiting import HANG
 
 MOST = Most(completion=40, prompt=12, rows=16)
-PLAIN = Objective("dapo", 0.7, 0.2, 0.2, 0.0)
+PLAIN = objective_of("dapo", 0.7, 0.2, 0.2, 0.0)
 
 
 def batches(**more: Any) -> list[Microbatch]:
@@ -98,19 +101,19 @@ def test_every_model_has_the_plain_gradient(kind: str) -> None:
 
 
 CASES: dict[str, tuple[Objective, list[Microbatch]]] = {
-    "kl": (Objective("grpo", 0.7, 0.2, 0.2, 0.1), logprobs_for(batches(), "ref_logprobs")),
+    "kl": (objective_of("grpo", 0.7, 0.2, 0.2, 0.1), logprobs_for(batches(), "ref_logprobs")),
     "corrected kl": (
-        Objective("grpo", 0.7, 0.2, 0.2, 0.1, kl_estimator="k1", corrects_kl=True),
+        objective_of("grpo", 0.7, 0.2, 0.2, 0.1, kl_estimator="k1", use_bias_correction_kl=True),
         logprobs_for(batches(), "ref_logprobs"),
     ),
-    "by sequence": (Objective("gspo", 0.7, 0.2, 0.2, 0.0), batches()),
-    "cispo": (Objective("cispo", 0.7, 0.2, 0.2, 0.0), batches()),
-    "entropy": (Objective("dapo", 0.7, 0.2, 0.2, 0.0, entropy_coeff=0.3), batches()),
+    "by sequence": (objective_of("gspo", 0.7, 0.2, 0.2, 0.0), batches()),
+    "cispo": (objective_of("cispo", 0.7, 0.2, 0.2, 0.0), batches()),
+    "entropy": (objective_of("dapo", 0.7, 0.2, 0.2, 0.0, entropy_coeff=0.3), batches()),
     "policy mask": (PLAIN, masked(batches())),
     "first update": (PLAIN, batches(old_is_current=True)),
-    "checkpointed": (Objective("dapo", 0.7, 0.2, 0.2, 0.0, checkpoint=True), batches()),
+    "checkpointed": (objective_of("dapo", 0.7, 0.2, 0.2, 0.0, recompute=True), batches()),
     "another sampler": (
-        Objective("dapo", 0.7, 0.2, 0.2, 0.0, correction=Correction("token_truncate", 2.0)),
+        objective_of("dapo", 0.7, 0.2, 0.2, 0.0, correction=Correction("token_truncate", 2.0)),
         logprobs_for(batches(), "sampler_logprobs"),
     ),
 }
@@ -130,9 +133,9 @@ def test_every_option_has_the_plain_gradient(name: str) -> None:
 @pytest.mark.parametrize("checkpoint", [False, True])
 def test_logits_in_slices(checkpoint: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     model = model_of("nanochat_v2")
-    monkeypatch.setattr("grpo_cli.engine.update.objective.LOGITS_AT_ONCE", 48)
+    monkeypatch.setattr("grpo_cli.engine.update.forward.LOGITS_AT_ONCE", 48)
     monkeypatch.setattr("grpo_cli.engine.update.chunked_logits.SLICE", 48 * 20)
-    objective = Objective("dapo", 0.7, 0.2, 0.2, 0.0, head=find_head(model), checkpoint=checkpoint)
+    objective = objective_of("dapo", 0.7, 0.2, 0.2, 0.0, head=find_head(model), recompute=checkpoint)
     _, found, expected = both(model, batches(), objective)
     check(found, expected)
 
@@ -240,7 +243,7 @@ def test_a_gradient_without_a_number_says_nothing() -> None:
 
 def of(monkeypatch: pytest.MonkeyPatch, compiles: bool, share_prefix: bool = True, **changes: Any) -> Any:
     monkeypatch.setattr(compiling.device, "prepare", lambda: Device("metal", "M4", None, compile=compiles))
-    return CompiledLoss.of(Config(**changes), model_of("llama"), share_prefix, never)
+    return CompiledLoss.of(Config(**changes), model_of("llama"), ForwardPlan(share_prefix), never)
 
 
 def test_it_is_used_where_the_device_compiles(monkeypatch: pytest.MonkeyPatch) -> None:

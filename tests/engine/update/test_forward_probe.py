@@ -16,23 +16,23 @@ from grpo_cli.engine.rollout.sampling import Sampling
 from grpo_cli.engine.update import forward_probe as probe
 from grpo_cli.engine.update.forward_probe import reference, sampling_plan, training_plan
 from grpo_cli.errors import ModelError
-from grpo_cli.models.forward_plan import ForwardPlan
+from grpo_cli.models.batch_plan import BatchPlan
 from grpo_cli.models.load import Policy
 from grpo_cli.models.tree import flat
 from tests.bench.architectures import PROMPTS, Endless, deviation, make, planned
 from tests.engine.small import llama_policy
 from tests.engine.test_train import small
 
-WHOLE = ForwardPlan(share_prefix=False)
-EQUAL = ForwardPlan(share_prefix=False, sampled="equal")
+WHOLE = BatchPlan(share_prefix=False)
+EQUAL = BatchPlan(share_prefix=False, sampled="equal")
 
 
 @pytest.mark.parametrize(
     ("kind", "plan"),
     [
-        ("llama", ForwardPlan()),
-        ("qwen3_moe", ForwardPlan()),
-        ("gemma2, as many keys as queries", ForwardPlan()),
+        ("llama", BatchPlan()),
+        ("qwen3_moe", BatchPlan()),
+        ("gemma2, as many keys as queries", BatchPlan()),
         ("llama, sliding", WHOLE),
         ("ministral3", WHOLE),  # sampled with padding rightly; a shared prompt's gradient is NaN
         ("gemma2", EQUAL),
@@ -40,7 +40,7 @@ EQUAL = ForwardPlan(share_prefix=False, sampled="equal")
         ("afm7", EQUAL),
     ],
 )
-def test_the_quickest_way_that_is_right(kind: str, plan: ForwardPlan) -> None:
+def test_the_quickest_way_that_is_right(kind: str, plan: BatchPlan) -> None:
     model = make(kind)
     assert planned(model) == plan
     assert deviation(model, plan) < 1e-4
@@ -103,8 +103,8 @@ def test_rows_one_by_one_where_nothing_else_is_right() -> None:
     model = llama_policy().model
     alone = Padless(model.args)
     alone.update(model.parameters())
-    assert training_plan(alone, share_prefix=True) == ForwardPlan(False, "single", "single")
-    policy = Policy(alone, Endless(), {}, Path(), "random", plan=ForwardPlan(False, "single", "single"))  # type: ignore[arg-type]
+    assert training_plan(alone, share_prefix=True) == BatchPlan(False, "single", "single")
+    policy = Policy(alone, Endless(), {}, Path(), "random", plan=BatchPlan(False, "single", "single"))  # type: ignore[arg-type]
     assert deviation(alone, policy.plan) < 1e-4
 
 
@@ -114,7 +114,7 @@ def test_rows_of_equal_length_are_sampled_as_rows_of_any(sampled: Any, capacity:
     """The same numbers give the same completions, however the rows are put together."""
     model = make("llama")
     found = []
-    for plan in (ForwardPlan(), ForwardPlan(sampled=sampled)):
+    for plan in (BatchPlan(), BatchPlan(sampled=sampled)):
         mx.random.seed(5)
         policy = Policy(model, Endless(), {}, Path(), "random", plan=plan)  # type: ignore[arg-type]
         prompts = [*PROMPTS, [3], PROMPTS[0]]

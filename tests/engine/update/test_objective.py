@@ -10,18 +10,14 @@ from mlx.utils import tree_flatten
 from grpo_cli.config.schema import Config
 from grpo_cli.engine.grpo.losses import LOSSES
 from grpo_cli.engine.update.batch import make_microbatches
-from grpo_cli.engine.update.objective import (
-    Gradients,
-    Objective,
-    accumulate,
-    global_norm,
-    token_logprobs,
-)
+from grpo_cli.engine.update.forward import token_logprobs
+from grpo_cli.engine.update.gradient import Gradients, accumulate, global_norm
 from grpo_cli.engine.update.optimizer import Optimizer, make_rule
 from grpo_cli.models.load import Policy
 from grpo_cli.models.tree import flat
 from grpo_cli.types import RolloutGroup
 from tests.engine.small import group, nanochat_policy, rollout
+from tests.support.steps import objective_of
 
 TEMPERATURE = 0.8
 
@@ -77,7 +73,7 @@ def test_a_step_of_equal_rewards_has_a_gradient_of_exactly_zero() -> None:
     policy = nanochat_policy()
     groups = step_groups()[2:]
     batches = make_microbatches(groups, LOSSES["dapo"], 6, 4, has_reference=False)
-    gradients, result = accumulate(policy.model, batches, Objective("dapo", 1.0, 0.2, 0.2, 0.0))
+    gradients, result = accumulate(policy.model, batches, objective_of("dapo", 1.0, 0.2, 0.2, 0.0))
     assert result.grad_norm == 0.0
     assert result.loss == 0.0
     assert all(mx.all(gradient == 0).item() for _, gradient in tree_flatten(gradients))
@@ -91,7 +87,7 @@ def test_clip_ratio_and_kl_are_means_over_tokens() -> None:
     batches = make_microbatches(groups, LOSSES["dapo"], 6, 1, has_reference=True)
     for batch in batches:
         batch.ref_logprobs = token_logprobs(reference.model, batch, 1.0)
-    _, result = accumulate(policy.model, batches, Objective("dapo", TEMPERATURE, 0.2, 0.2, 0.1))
+    _, result = accumulate(policy.model, batches, objective_of("dapo", TEMPERATURE, 0.2, 0.2, 0.1))
     assert result.clip_ratio == 1.0  # 3 tokens above with A > 0, 1 token below with A < 0
     assert result.kl is not None
     assert result.kl > 0

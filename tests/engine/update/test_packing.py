@@ -15,14 +15,9 @@ from grpo_cli.engine import setup
 from grpo_cli.engine.grpo.losses import LOSSES
 from grpo_cli.engine.resume import resume
 from grpo_cli.engine.update.batch import Counting, Microbatch, Sequence, make_microbatches
-from grpo_cli.engine.update.objective import (
-    Gradients,
-    Objective,
-    UpdateResult,
-    accumulate,
-    global_norm,
-    token_logprobs,
-)
+from grpo_cli.engine.update.forward import ForwardPlan, token_logprobs
+from grpo_cli.engine.update.gradient import Gradients, UpdateResult, accumulate, global_norm
+from grpo_cli.engine.update.objective import Objective
 from grpo_cli.engine.update.packing import Budget, cut, pack
 from grpo_cli.engine.update_policy import make_batches
 from grpo_cli.models.load import Policy
@@ -135,7 +130,7 @@ def computed(
     config: Config, policy: Policy, reference: Policy, budget: Budget | None
 ) -> tuple[Gradients, UpdateResult, int]:
     batches = packed(config, policy, reference, budget)
-    objective = Objective.of(config, budget is None or budget.share_prefix)
+    objective = Objective(config, ForwardPlan(budget is None or budget.share_prefix))
     return *accumulate(policy.model, batches, objective), len(batches)
 
 
@@ -172,13 +167,13 @@ def test_several_updates_learn_from_the_first_ones_logprobs_whatever_the_budget(
         policy = nanochat_policy()
         batches = packed(config, policy, nearby_reference(policy), budget)
         assert all(batch.old_is_current for batch in batches)
-        _, result = accumulate(policy.model, batches, Objective.of(config))
+        _, result = accumulate(policy.model, batches, Objective(config))
         assert result.clip_ratio == 0.0
         for batch, logprobs in zip(batches, result.logprobs, strict=True):
             batch.remember(logprobs)
         head = policy.model.lm_head
         head.weight = head.weight * 1.1
-        gradients, second = accumulate(policy.model, batches, Objective.of(config))
+        gradients, second = accumulate(policy.model, batches, Objective(config))
         assert second.clip_ratio > 0.1
         norms.append(global_norm(gradients))
         losses.append(second.loss)
@@ -224,7 +219,7 @@ def test_a_budget_without_a_shared_prefix_knows_it(tmp_path: Path) -> None:
     made = {}
     for shared in (False, True):
         run = setup.prepare(small(tmp_path, microbatch_tokens=120, batch_size=1, kl_coeff=0.1))
-        run.share_prefix = shared
+        run.plan = ForwardPlan(shared)
         mx.random.seed(0)
         made[shared] = make_batches(run, scored_groups(run))
         for batch in made[shared]:

@@ -7,7 +7,7 @@ RowsTogether = Literal["mixed", "equal", "single"]
 
 
 @dataclass(frozen=True)
-class ForwardPlan:
+class BatchPlan:
     """What a model may be asked for at once. The default is the quickest way, which most models take.
 
     `sampled`: completions that are sampled together: of prompts of any length, left-padded; of prompts of

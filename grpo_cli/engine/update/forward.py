@@ -1,0 +1,69 @@
+"""The loss's forward: logprobs and entropies of the completions' tokens, at the sampling temperature.
+
+    plan = ForwardPlan(share_prefix=True, head=find_head(model))
+    logprobs = token_logprobs(model, batch, temperature=1.0, plan)      # (B, S) float32
+
+How it is computed changes no result: a prompt read once for its group or by every row, logits made at once or
+in slices, layers kept for the backward or computed again.
+"""
+
+from dataclasses import dataclass
+
+import mlx.core as mx
+import mlx.nn as nn
+
+from grpo_cli.cpu.swiglu import lean_activations
+from grpo_cli.engine.grpo.entropy import token_entropies
+from grpo_cli.engine.memory_estimate import LOGITS_AT_ONCE
+from grpo_cli.engine.rollout.prompt_cache import completion_outputs
+from grpo_cli.engine.update.batch import Microbatch
+from grpo_cli.engine.update.chunked_logits import Head, chosen_logprobs
+from grpo_cli.engine.update.shape_buckets import PaddedBatch
+
+Batch = Microbatch | PaddedBatch
+
+
+@dataclass(frozen=True)
+class ForwardPlan:
+    """How a run computes its forwards, decided once from its model and configuration."""
+
+    share_prefix: bool = True  # read each prompt once for its group
+    head: Head | None = None  # how to make logits in slices, where the model comes apart
+    recompute: bool = False  # compute layers again in the backward
+
+
+PLAIN = ForwardPlan()
+
+
+def token_logprobs(
+    model: nn.Module, batch: Microbatch, temperature: float, plan: ForwardPlan = PLAIN
+) -> mx.array:
+    """log π(target) at the sampling temperature: (B, S) float32."""
+    with lean_activations(model):
+        return token_scores(model, batch, temperature, plan, entropy=False)[0]
+
+
+def token_scores(
+    model: nn.Module, batch: Batch, temperature: float, plan: ForwardPlan, *, entropy: bool
+) -> tuple[mx.array, mx.array | None]:
+    """Logprobs of the targets and, with `entropy`, entropies, at the sampling temperature: (B, S) float32.
+
+    With a head, logits are made of completion positions only, and in slices where they are too many to be
+    there at once.
+    """
+    head = plan.head
+    outputs = completion_outputs(
+        model,
+        batch.prompts,
+        batch.rows,
+        batch.inputs,
+        share_prefix=plan.share_prefix,
+        part=getattr(model, head.trunk) if head else None,
+        recompute=plan.recompute,
+    )  # (B, S, V), or of the trunk (B, S, H)
+    if head is not None and batch.targets.size * head.vocabulary > LOGITS_AT_ONCE:
+        scores = head.scores(model, outputs, batch.targets, temperature, entropy)
+        return scores[0], scores[1] if entropy else None
+    logits = head.logits(model, outputs) if head else outputs
+    logits = logits.astype(mx.float32) / temperature  # (B, S, V)
+    return chosen_logprobs(logits, batch.targets), token_entropies(logits) if entropy else None

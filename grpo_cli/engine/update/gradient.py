@@ -1,0 +1,146 @@
+"""The gradient of one step: forward, loss and backward over its microbatches.
+
+The loss of a microbatch is Σ weight · token loss; adding the microbatches' gradients gives the
+gradient of the whole step. Each microbatch is evaluated before the next begins, so memory is that of one.
+"""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+from mlx.utils import tree_map
+
+from grpo_cli.cpu.exact_sums import total as total_of
+from grpo_cli.cpu.swiglu import lean_activations
+from grpo_cli.distributed.world import ALONE, World
+from grpo_cli.engine.grpo.importance_sampling import Spread
+from grpo_cli.engine.out_of_memory import RowLimit, in_parts
+from grpo_cli.engine.update.batch import Microbatch
+from grpo_cli.engine.update.objective import Measured, Objective, microbatch_loss
+from grpo_cli.models.tree import flat
+
+Gradients = Any  # a tree of arrays, shaped like the trainable parameters
+Progress = Callable[[int, int], None]
+Found = tuple[tuple[mx.array, Measured], Gradients]  # ((loss, measured), gradients) of a microbatch
+LossAndGradient = Callable[[nn.Module, Microbatch, Objective], Found]
+
+
+@dataclass
+class UpdateResult:
+    """What one update did."""
+
+    loss: float
+    grad_norm: float  # before clipping
+    clip_ratio: float  # share of trained tokens whose ratio was clipped
+    clip_ratio_low: float  # of them those below, with a negative advantage
+    clip_ratio_high: float  # those above, with a positive advantage
+    kl: float | None  # mean by token against the reference, as the loss has it; None without one
+    logprobs: list[mx.array] = field(default_factory=list)  # (B, S) of every microbatch, before the update
+    importance: Spread | None = None  # the weights of a correction for another sampler; None without one
+
+
+@dataclass
+class Sums:
+    """What is added up over the microbatches of a step."""
+
+    gradients: Gradients = None  # those of all microbatches so far
+    loss: float = 0.0
+    cuts: list[int] = field(default_factory=lambda: [0, 0, 0])  # as Measured has them
+    divergence: float = 0.0
+    tokens: int = 0
+    importance: Spread = field(default_factory=Spread)
+
+    def add(self, part: "Sums") -> None:
+        """Take in a microbatch, whose gradients hold the sum already."""
+        self.gradients = part.gradients
+        self.loss += part.loss
+        self.cuts = [a + b for a, b in zip(self.cuts, part.cuts, strict=True)]
+        self.divergence += part.divergence
+        self.tokens += part.tokens
+        self.importance.add(part.importance)
+
+    def result(self, model: nn.Module, objective: Objective) -> tuple[Gradients, UpdateResult]:
+        """The gradient, exactly 0 where no token was trained, and the numbers for the log."""
+        gradients = self.gradients
+        if gradients is None:
+            gradients = tree_map(mx.zeros_like, model.trainable_parameters())
+        tokens = max(self.tokens, 1)
+        kl = self.divergence / tokens if objective.config.kl_coeff > 0 else None
+        clipped, low, high = (cut / tokens for cut in self.cuts)
+        result = UpdateResult(self.loss, global_norm(gradients), clipped, low, high, kl)
+        result.importance = self.importance if objective.correction else None
+        return gradients, result
+
+
+def accumulate(
+    model: nn.Module,
+    batches: list[Microbatch],
+    objective: Objective,
+    on_progress: Progress | None = None,
+    limit: RowLimit | None = None,
+    world: World = ALONE,
+    compiled: LossAndGradient | None = None,
+) -> tuple[Gradients, UpdateResult]:
+    """Gradient of the whole step, summed over its microbatches, and the numbers for the log.
+
+    Each rank of a `world` computes its microbatches, and all get the sum. With no microbatch (every advantage
+    was 0) the gradient is exactly 0. A microbatch that memory cannot hold is halved, as often as needed, and
+    `limit` remembers it: the sum is the same. `compiled`: what computes a microbatch instead of the plain
+    forward and backward (compiled_loss.py).
+    """
+    loss_and_grad: Any = compiled or nn.value_and_grad(model, microbatch_loss)
+    limit = limit or RowLimit()
+    total = Sums()
+    logprobs: list[list[mx.array]] = []  # of every microbatch, in parts
+
+    def compute(batch: Microbatch) -> Sums:
+        with lean_activations(model):
+            (loss, measured), gradients = loss_and_grad(model, batch, objective)
+        gradients = tree_map(lambda gradient: gradient.astype(mx.float32), gradients)
+        if total.gradients is not None:
+            gradients = tree_map(mx.add, total.gradients, gradients)
+        mx.eval(gradients, loss, *measured)
+        logprobs[-1].append(measured.logprobs)
+        cuts: list[int] = measured.cuts.tolist()
+        total_weight, most, capped = measured.importance.tolist()
+        divergence = float(measured.divergence.item())
+        spread = Spread(total_weight, most, capped, batch.token_count)
+        return Sums(gradients, float(loss.item()), cuts, divergence, batch.token_count, spread)
+
+    own = [batch for batch in batches if batch.rank == world.rank]
+    for index, batch in enumerate(own):
+        logprobs.append([])
+        for rows in batch.in_rows(limit.rows):
+            for part in in_parts(rows, compute, Microbatch.halves, limit.lower):
+                total.add(part)
+        if on_progress:
+            on_progress(index + 1, len(own))
+    found = [mx.concatenate(parts) for parts in logprobs]
+    if world.size > 1:
+        total, found = of_all_ranks(total, found, model, batches, world)
+    gradients, result = total.result(model, objective)
+    result.logprobs = found
+    return gradients, result
+
+
+def of_all_ranks(
+    own: Sums, logprobs: list[mx.array], model: nn.Module, batches: list[Microbatch], world: World
+) -> tuple[Sums, list[mx.array]]:
+    """What all ranks found together, the same on each: the sums, and the logprobs of every microbatch."""
+    zeros = tree_map(lambda array: mx.zeros(array.shape), model.trainable_parameters())
+    of_own = iter(logprobs)
+    shown = [next(of_own) if batch.rank == world.rank else mx.zeros(batch.targets.shape) for batch in batches]
+    gradients, shown = world.sum((own.gradients if own.gradients is not None else zeros, shown))
+    numbers = world.gather([own.loss, own.cuts, own.divergence, own.tokens, asdict(own.importance)])
+    total = Sums(gradients)
+    for loss, cuts, divergence, tokens, spread in numbers:
+        total.add(Sums(gradients, loss, cuts, divergence, tokens, Spread(**spread)))
+    return total, shown
+
+
+def global_norm(gradients: Gradients) -> float:
+    """Euclidean norm of all gradients together, in float32."""
+    squares = [total_of(gradient.square()) for gradient in flat(gradients).values()]
+    return float(mx.sqrt(mx.stack(squares).sum()))
