@@ -1,20 +1,15 @@
 """What the schema says of a key: its Python type, its choices, its group, its TOML spelling."""
 
 import difflib
-import inspect
-import re
 import tomllib
 from collections.abc import Iterable
 from typing import Annotated, Any, Literal, get_args, get_origin
 
 import tomli_w
 
-from grpo_cli.config import schema
 from grpo_cli.config.schema import SUPERSEDED, Config
 
 LONGEST = 120  # characters of what was written that a message shows
-
-_GROUP = re.compile(r"^    # --- (.+?) -+$|^    (\w+):", re.MULTILINE)
 
 
 def value_type(key: str) -> type:
@@ -53,14 +48,8 @@ def default(key: str) -> Any:
 
 
 def groups() -> dict[str, list[str]]:
-    """The keys under the headings that stand in schema.py, in its order."""
-    grouped: dict[str, list[str]] = {}
-    for heading, key in _GROUP.findall(inspect.getsource(schema.Config)):
-        if heading:
-            grouped[heading] = []
-        elif key in Config.model_fields:
-            grouped[list(grouped)[-1]].append(key)
-    return grouped
+    """The keys under the headings of their groups, in the order of schema.py."""
+    return {group.__doc__ or "": list(group.__annotations__) for group in reversed(Config.__bases__)}
 
 
 def nearest(word: str, candidates: Iterable[str]) -> str | None:

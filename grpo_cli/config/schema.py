@@ -4,7 +4,7 @@ The description under a key is the only one there is: `grpo config init`, the JS
 README show it. Defaults are MLX-GRPO's, so that its files keep their meaning, except
 `num_generations` (8, not 64: sixty-four do not fit a laptop).
 
-To add a key, add one field in its group below. Rules between keys are in rules.py.
+To add a key, add one field to its group below. Rules between keys are in rules.py.
 """
 
 import math
@@ -29,8 +29,8 @@ Count = Annotated[int, Field(ge=0, le=10**9)]
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 
 
-class Config(BaseModel):
-    """A resolved configuration. Frozen: what a run was started with is what it runs with."""
+class Keys(BaseModel):
+    """A group of keys; the docstring is its heading in files and tables."""
 
     model_config = ConfigDict(
         extra="forbid",
@@ -41,7 +41,10 @@ class Config(BaseModel):
         protected_namespaces=(),  # model_name is MLX-GRPO's own key
     )
 
-    # --- run -------------------------------------------------------------------------------------
+
+class RunKeys(Keys):
+    """run"""
+
     model_name: str = Field("Qwen/Qwen2.5-1.5B-Instruct", min_length=1)
     """The policy: a folder, a hub repository (owner/name), or `tiny`, the embedded model."""
     output_dir: str = Field("outputs", min_length=1)
@@ -56,7 +59,10 @@ class Config(BaseModel):
     """Compile the update on Metal and CUDA, once for each of a few shapes that microbatches are padded to;
     where that fails or gives another gradient, the run goes on without. On a CPU without effect."""
 
-    # --- data ------------------------------------------------------------------------------------
+
+class DataKeys(Keys):
+    """data"""
+
     dataset: str = Field("openai/gsm8k", min_length=1)
     """`arithmetic` (embedded), a hub name, a file (JSON, JSONL, CSV, TSV, Parquet, Arrow; compressed or not),
     or a folder: of such files, what `save_to_disk` wrote, or a cloned repository of the hub."""
@@ -88,7 +94,10 @@ class Config(BaseModel):
     max_prompt_length: PositiveInt = 512
     """Longer prompts, in tokens, are skipped and counted, never cut."""
 
-    # --- rewards ---------------------------------------------------------------------------------
+
+class RewardKeys(Keys):
+    """rewards"""
+
     reward_functions: list[str] = Field(
         ["correctness", "int", "strict_format", "soft_format", "xmlcount"], min_length=1
     )
@@ -105,7 +114,10 @@ class Config(BaseModel):
     """Processes that compute plain rewards, each given whole groups of completions; 0: this process.
     These and `async def` rewards begin with a group while others are still sampled."""
 
-    # --- rollouts --------------------------------------------------------------------------------
+
+class RolloutKeys(Keys):
+    """rollouts"""
+
     num_generations: PositiveInt = 8
     """Completions per prompt (G): the group whose rewards are compared."""
     max_new_tokens: PositiveInt = 512
@@ -124,7 +136,10 @@ class Config(BaseModel):
     stop: list[Annotated[str, Field(min_length=1)]] = []
     """Texts that end a completion, as `["</answer>"]`."""
 
-    # --- quantised rollouts ----------------------------------------------------------------------
+
+class QuantizedRolloutKeys(Keys):
+    """quantised rollouts"""
+
     quantize_for_rollouts: bool = False
     """Sample from a copy of the policy whose weights are rounded to `bits`: faster on Metal and CUDA. The
     loss corrects for it by truncated importance sampling; evaluation and checkpoints are unrounded."""
@@ -140,7 +155,10 @@ class Config(BaseModel):
     importance_sampling_cap: float = Field(2.0, ge=1.0, le=1e6)
     """The most that the weight policy/quantised copy counts."""
 
-    # --- loss ------------------------------------------------------------------------------------
+
+class LossKeys(Keys):
+    """loss"""
+
     loss_type: Literal["grpo", "bnpo", "dapo", "dr_grpo", "cispo", "gspo", "reinforce"] = "dapo"
     """How token losses are averaged: grpo (by sequence), bnpo (by forward), dapo (over all tokens of the
     step), dr_grpo (by max_new_tokens); or another loss: cispo (MiniMax-M1's: no token is cut off), gspo
@@ -169,7 +187,10 @@ class Config(BaseModel):
     mask_truncated_completions: bool = False
     """Completions cut off at max_new_tokens count neither in the loss nor in its averages."""
 
-    # --- from rollouts to steps ------------------------------------------------------------------
+
+class ReuseKeys(Keys):
+    """from rollouts to steps"""
+
     num_iterations: PositiveInt = 1
     """Optimizer updates made on each batch of rollouts (μ)."""
     steps_per_generation: int = Field(1, ge=1, le=1024)
@@ -181,7 +202,10 @@ class Config(BaseModel):
     """The most batches of rollouts that are drawn for one generation; then groups of equal rewards fill
     what is missing."""
 
-    # --- optimisation ----------------------------------------------------------------------------
+
+class OptimizerKeys(Keys):
+    """optimisation"""
+
     learning_rate: float = Field(1e-6, ge=0.0, le=100.0)
     """Peak learning rate."""
     optimizer: Literal["adamw", "adam", "sgd", "lion"] = "adamw"
@@ -199,7 +223,10 @@ class Config(BaseModel):
     warmup_ratio: Fraction = 0.1
     """Share of all updates over which the learning rate rises from 0."""
 
-    # --- steps and their memory ------------------------------------------------------------------
+
+class StepKeys(Keys):
+    """steps and their memory"""
+
     batch_size: PositiveInt = 1
     """Prompts in one forward and backward."""
     gradient_accumulation_steps: PositiveInt = 4
@@ -215,7 +242,10 @@ class Config(BaseModel):
     """Recompute each layer in the backward, of which only its input is kept: less memory for a second
     forward, to the same gradient."""
 
-    # --- LoRA ------------------------------------------------------------------------------------
+
+class LoraKeys(Keys):
+    """LoRA"""
+
     lora_rank: Count = 0
     """Rank of LoRA adapters; 0: full fine-tuning."""
     lora_type: Literal["lora", "dora"] = "lora"
@@ -230,7 +260,10 @@ class Config(BaseModel):
     lora_layers: Count = 0
     """Adapt this many of the last layers; 0: all."""
 
-    # --- log, evaluation, checkpoints --------------------------------------------------------------
+
+class OutputKeys(Keys):
+    """log, evaluation, checkpoints"""
+
     logging_steps: PositiveInt = 1
     """Write a line to the log every so many steps."""
     log_jsonl: bool = True
@@ -253,10 +286,31 @@ class Config(BaseModel):
     keep_checkpoints: PositiveInt = 3
     """How many of the newest checkpoints to keep, besides final and the best by evaluation."""
 
-    # --- several ranks ---------------------------------------------------------------------------
+
+class RankKeys(Keys):
+    """several ranks"""
+
     rank_timeout: float = Field(0.0, ge=0.0)
     """Of a run on several ranks: seconds without a sign of work after which a rank hangs, and the run ends;
     0: five times the longest pause so far in the same kind of work, at least 60."""
+
+
+# Pydantic takes the fields of the last base first: the groups stand here from the last to the first.
+class Config(
+    RankKeys,
+    OutputKeys,
+    LoraKeys,
+    StepKeys,
+    OptimizerKeys,
+    ReuseKeys,
+    LossKeys,
+    QuantizedRolloutKeys,
+    RolloutKeys,
+    RewardKeys,
+    DataKeys,
+    RunKeys,
+):
+    """A resolved configuration. Frozen: what a run was started with is what it runs with."""
 
     @property
     def run_dir(self) -> Path:
