@@ -32,7 +32,7 @@ WIRED_SINCE = 15  # the first macOS that lets a process wire its memory
 CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Device:
     """The device that computes, and what follows from it."""
 
@@ -124,11 +124,11 @@ def describe(kind: Kind, info: Info, ram_bytes: int | None, blas: BlasReport | N
     """The Device from what MLX reports of it and the machine's memory in bytes."""
     name = str(info.get("device_name") or info.get("architecture") or kind)
     if kind == "cpu":
-        return Device("cpu", name, ram_bytes, upcast=True, compile=False, blas=blas)
+        return Device(kind="cpu", name=name, memory_bytes=ram_bytes, upcast=True, compile=False, blas=blas)
     own = int(info.get("memory_size") or info.get("total_memory") or 0)
     recommended = int(info.get("max_recommended_working_set_size") or 0)
     memory = own or (ram_bytes if kind == "metal" else None)  # a card's memory is not the machine's
-    return Device(kind, name, memory, recommended or None)
+    return Device(kind=kind, name=name, memory_bytes=memory, working_set_bytes=recommended or None)
 
 
 def wired_limit(info: Info, macos: str) -> int | None:

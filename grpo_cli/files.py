@@ -148,12 +148,17 @@ def _mode_of(path: Path) -> int | None:
 
 
 def sync(path: Path) -> None:
-    """Have the disk hold what was written, so that a rename never outlives its contents."""
+    """Have the disk hold what was written to a file, or the names in a folder: the one way to ask for it."""
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        os.fsync(descriptor)
+        sync_open(descriptor)
     finally:
         os.close(descriptor)
+
+
+def sync_open(descriptor: int) -> None:
+    """The same for a file that is open. Raises OSError where the disk refuses it."""
+    os.fsync(descriptor)
 
 
 def copy_file(source: Path, path: Path) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 Message = dict[str, Any]  # {"role": "system" | "user" | "assistant" | "tool", "content": text, …}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Example:
     """One problem of a dataset: the conversation that asks it and the answer that is right."""
 
@@ -45,7 +45,7 @@ class StopReason(StrEnum):
     LENGTH = "length"  # max_new_tokens were used up: the completion is truncated
 
 
-@dataclass
+@dataclass(kw_only=True)
 class Rollout:
     """One completion as the policy sampled it, and what the rewards said of it."""
 

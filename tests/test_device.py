@@ -37,7 +37,9 @@ LINUX_CPU: device.Info = {"architecture": "x86_64", "device_name": "AMD EPYC"}
 
 
 def test_a_mac_keeps_the_dtype_and_compiles() -> None:
-    expected = Device("metal", "Apple M1", 17_179_869_184, working_set_bytes=11_453_251_584)
+    expected = Device(
+        kind="metal", name="Apple M1", memory_bytes=17_179_869_184, working_set_bytes=11_453_251_584
+    )
     assert device.describe("metal", M1, 16 * GIB, None) == expected
     assert (expected.upcast, expected.compile, expected.blas) == (False, True, None)
     assert device.describe("metal", M3_MAX, 64 * GIB, None).name == "applegpu_g15s"
@@ -45,15 +47,15 @@ def test_a_mac_keeps_the_dtype_and_compiles() -> None:
 
 def test_a_card_has_its_own_memory_not_the_machines() -> None:
     assert device.describe("cuda", CUDA, 128 * GIB, None) == Device(
-        "cuda", "NVIDIA H100 80GB HBM3", 84_929_347_584, upcast=False, compile=True
+        kind="cuda", name="NVIDIA H100 80GB HBM3", memory_bytes=84_929_347_584, upcast=False, compile=True
     )
-    assert device.describe("cuda", {}, 128 * GIB, None) == Device("cuda", "cuda", None)
+    assert device.describe("cuda", {}, 128 * GIB, None) == Device(kind="cuda", name="cuda", memory_bytes=None)
 
 
 def test_a_cpu_upcasts_and_does_not_compile() -> None:
-    report = BlasReport("openblas", "/usr/lib/libopenblas.so.0", 2, 140.0)
+    report = BlasReport(name="openblas", path="/usr/lib/libopenblas.so.0", threads=2, gflops=140.0)
     assert device.describe("cpu", LINUX_CPU, 8 * GIB, report) == Device(
-        "cpu", "AMD EPYC", 8 * GIB, upcast=True, compile=False, blas=report
+        kind="cpu", name="AMD EPYC", memory_bytes=8 * GIB, upcast=True, compile=False, blas=report
     )
 
 
@@ -202,9 +204,15 @@ def test_the_budget_of_each_kind_of_device(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(mx, "get_active_memory", lambda: 3 * GIB)
     monkeypatch.setattr(device, "available_memory", lambda _: 10 * GIB)
     assert device.memory_budget(device.describe("metal", M1, 16 * GIB, None)) == 11_453_251_584
-    assert device.memory_budget(Device("cpu", "EPYC", 24 * GIB, upcast=True)) == 13 * GIB
-    assert device.memory_budget(Device("cpu", "EPYC", 8 * GIB, upcast=True)) == 8 * GIB  # a container's limit
+    assert (
+        device.memory_budget(Device(kind="cpu", name="EPYC", memory_bytes=24 * GIB, upcast=True)) == 13 * GIB
+    )
+    assert (
+        device.memory_budget(Device(kind="cpu", name="EPYC", memory_bytes=8 * GIB, upcast=True)) == 8 * GIB
+    )  # a container's limit
     monkeypatch.setattr(mx, "device_info", lambda: CUDA)
     assert device.memory_budget(device.describe("cuda", CUDA, 64 * GIB, None)) == 84_000_000_000 + 3 * GIB
     monkeypatch.setattr(device, "available_memory", lambda _: None)
-    assert device.memory_budget(Device("cpu", "other", 24 * GIB, upcast=True)) == 24 * GIB
+    assert (
+        device.memory_budget(Device(kind="cpu", name="other", memory_bytes=24 * GIB, upcast=True)) == 24 * GIB
+    )

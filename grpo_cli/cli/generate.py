@@ -59,7 +59,7 @@ def generate(
         from grpo_cli.models.load import load_policy
 
         policy = load_policy(model)
-    sampling = Sampling(max_tokens, temperature, stop=tuple(config.stop))
+    sampling = Sampling(max_new_tokens=max_tokens, temperature=temperature, stop=tuple(config.stop))
     messages: list[Message] = []
     text = config.system_prompt if system is None else system
     if text:

@@ -19,7 +19,7 @@ from grpo_cli.engine.events import (
 from grpo_cli.types import RolloutGroup
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Sample:
     """One completion to look at."""
 
@@ -31,7 +31,7 @@ class Sample:
     stop_reason: str
 
 
-@dataclass
+@dataclass(kw_only=True)
 class RunProgress:
     """The state of a run: `take` every event in order, read the rest. `clock` counts seconds."""
 

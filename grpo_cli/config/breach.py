@@ -7,7 +7,7 @@ from typing import Literal
 from grpo_cli.config.schema import Config
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Breach:
     """A rule that a configuration breaks: the keys it rests on, what is wrong, what to write.
 

@@ -99,7 +99,7 @@ def _read(name: str | None) -> Document:
     try:
         path, shown = find_config(name)
     except ConfigError as error:
-        return Document([], [Problem(error.message, error.hint, trouble=error.trouble)])
+        return Document([], [Problem(message=error.message, cure=error.hint, trouble=error.trouble)])
     return read_document(path, shown)
 
 
@@ -128,7 +128,14 @@ def _superseded(entry: Entry, successor: str, winner: Entry | None) -> Problem:
     if winner:
         message += f", which is given too: {successor} = {short(toml_value(winner.value))} is used"
         cure = f"leave {entry.key} out"
-    return Problem(message, cure, entry.key, entry.place, "warning", trouble="superseded-key")
+    return Problem(
+        message=message,
+        cure=cure,
+        key=entry.key,
+        place=entry.place,
+        severity="warning",
+        trouble="superseded-key",
+    )
 
 
 def _unknown(entry: Entry, written: Mapping[str, Any]) -> Problem:
@@ -141,7 +148,7 @@ def _unknown(entry: Entry, written: Mapping[str, Any]) -> Problem:
         cure = f"did you mean `{near}`?"
     else:
         cure = "no key has a name like it; `grpo config init` prints them all"
-    return Problem(message, cure, entry.key, entry.place, trouble="unknown-key")
+    return Problem(message=message, cure=cure, key=entry.key, place=entry.place, trouble="unknown-key")
 
 
 def _of_another_program(entry: Entry, written: Mapping[str, Any]) -> str | None:
@@ -167,7 +174,14 @@ def _broken_rules(config: Config, layer: Layer, invalid: set[str], on_this_machi
         if invalid.intersection(breach.keys):
             continue  # the value it rests on is reported already
         written = next((layer[key] for key in breach.keys if key in layer), None)
-        problem = Problem(breach.message, breach.cure, breach.keys[0], None, breach.severity, breach.trouble)
+        problem = Problem(
+            message=breach.message,
+            cure=breach.cure,
+            key=breach.keys[0],
+            place=None,
+            severity=breach.severity,
+            trouble=breach.trouble,
+        )
         problems.append(replace(problem, key=written.key, place=written.place) if written else problem)
     return problems
 

@@ -21,7 +21,7 @@ def reward_files_exist(config: Config) -> Iterator[Breach]:
         if spec.is_file and spec.name and not _is_file(spec):
             message = f"Reward file not found: {spec.file}"
             cure = f"write the path from the current folder, {Path.cwd()}"
-            yield Breach(("reward_functions",), message, cure, trouble="rewards")
+            yield Breach(keys=("reward_functions",), message=message, cure=cure, trouble="rewards")
 
 
 def _is_file(spec: RewardSpec) -> bool:
@@ -47,7 +47,13 @@ def rows_fit_the_model(config: Config) -> Iterator[Breach]:
             f"prompt and completion share them, beyond them a model writes noise; write `max_new_tokens = "
             f"{max(1, most // 2)}` and `max_prompt_length = {max(1, most - most // 2)}`"
         )
-        yield Breach(("max_new_tokens", "model_name"), message, cure, "warning", trouble="row-too-long")
+        yield Breach(
+            keys=("max_new_tokens", "model_name"),
+            message=message,
+            cure=cure,
+            severity="warning",
+            trouble="row-too-long",
+        )
     elif new + prompt > most and (prompt < most or is_meant(config, "max_prompt_length")):
         message = (
             f"max_prompt_length = {prompt} and max_new_tokens = {new} make rows of up to {new + prompt} "
@@ -55,7 +61,7 @@ def rows_fit_the_model(config: Config) -> Iterator[Breach]:
         )
         cure = f"write `max_prompt_length = {most - new}`: longer prompts are then left out"
         keys = ("max_prompt_length", "max_new_tokens", "model_name")
-        yield Breach(keys, message, cure, "warning", trouble="row-too-long")
+        yield Breach(keys=keys, message=message, cure=cure, severity="warning", trouble="row-too-long")
 
 
 LOCAL_RULES: tuple[Rule, ...] = (reward_files_exist, rows_fit_the_model)

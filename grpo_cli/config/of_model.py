@@ -55,9 +55,9 @@ def without_file_rewards(loaded: LoadedConfig, path: str) -> LoadedConfig:
         return loaded
     left_out = ", ".join(reward for reward, _ in pairs if not is_builtin(reward))
     warning = Problem(
-        f"{left_out} is left out: code beside a model is not run unasked",
-        f"name the configuration to run it: `--config {quoted(path)}`",
-        "reward_functions",
+        message=f"{left_out} is left out: code beside a model is not run unasked",
+        cure=f"name the configuration to run it: `--config {quoted(path)}`",
+        key="reward_functions",
         severity="warning",
     )
     rewards, weights = zip(*(kept or [("correctness", 1.0)]), strict=True)

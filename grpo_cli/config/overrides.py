@@ -24,13 +24,22 @@ def read_overrides(overrides: Sequence[str]) -> Document:
             message = f"Failed to parse --set: {text!r}"
             problems.append(
                 Problem(
-                    message, "write `--set KEY=VALUE`", place=Place(COMMAND_LINE), trouble="config-syntax"
+                    message=message,
+                    cure="write `--set KEY=VALUE`",
+                    place=Place(COMMAND_LINE),
+                    trouble="config-syntax",
                 )
             )
         elif not value.isascii() and not _is_unicode(value):
             message = f"Failed to parse --set: {text!r} is not UTF-8"
             problems.append(
-                Problem(message, "pass the value in UTF-8", key, Place(COMMAND_LINE), trouble="config-syntax")
+                Problem(
+                    message=message,
+                    cure="pass the value in UTF-8",
+                    key=key,
+                    place=Place(COMMAND_LINE),
+                    trouble="config-syntax",
+                )
             )
         else:
             entries[key] = Entry(key, typed(SUPERSEDED.get(key, key), value), Place(COMMAND_LINE))

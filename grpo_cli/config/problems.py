@@ -21,7 +21,7 @@ class Place:
         return f"{self.source}:{self.line}" if self.line else self.source
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Problem:
     """One thing to mend. `message` is one line that people search for; `cure` says what to write."""
 

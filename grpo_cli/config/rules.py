@@ -26,7 +26,12 @@ def group_has_a_spread(config: Config) -> Iterator[Breach]:
         message = (
             f"num_generations = {config.num_generations} cannot learn: a group needs at least 2 completions"
         )
-        yield Breach(("num_generations",), message, "write `num_generations = 8`", trouble="out-of-range")
+        yield Breach(
+            keys=("num_generations",),
+            message=message,
+            cure="write `num_generations = 8`",
+            trouble="out-of-range",
+        )
 
 
 def rewards_exist(config: Config) -> Iterator[Breach]:
@@ -42,7 +47,7 @@ def rewards_exist(config: Config) -> Iterator[Breach]:
                 cure = f"write `reward_functions = {toml_value(known)}`; {cure}"
         else:
             continue
-        yield Breach(("reward_functions",), message, cure, trouble="rewards")
+        yield Breach(keys=("reward_functions",), message=message, cure=cure, trouble="rewards")
 
 
 def meant_rewards(names: list[str]) -> list[str] | None:
@@ -61,7 +66,7 @@ def eval_reward_is_known(config: Config) -> Iterator[Breach]:
     if name and name not in config.reward_functions and not is_builtin(name):
         message = f"eval_reward = {short(name)!r} is neither built in nor one of reward_functions"
         cure = f'write `eval_reward = "{config.reward_functions[0]}"`, or add yours to `reward_functions`'
-        yield Breach(("eval_reward", "reward_functions"), message, cure, trouble="rewards")
+        yield Breach(keys=("eval_reward", "reward_functions"), message=message, cure=cure, trouble="rewards")
 
 
 def one_weight_per_reward(config: Config) -> Iterator[Breach]:
@@ -73,7 +78,7 @@ def one_weight_per_reward(config: Config) -> Iterator[Breach]:
         cure = (
             f"write `reward_weights = [{ones}]`, one weight for each of {', '.join(config.reward_functions)}"
         )
-        yield Breach(("reward_weights", "reward_functions"), message, cure)
+        yield Breach(keys=("reward_weights", "reward_functions"), message=message, cure=cure)
 
 
 def some_weight_counts(config: Config) -> Iterator[Breach]:
@@ -81,7 +86,9 @@ def some_weight_counts(config: Config) -> Iterator[Breach]:
     if config.reward_weights and not any(config.reward_weights):
         ones = toml_value([1.0] * len(config.reward_weights))
         cure = f"write `reward_weights = {ones}`, or leave reward_weights out: then all count 1"
-        yield Breach(("reward_weights",), "reward_weights are all 0: nothing would be rewarded", cure)
+        yield Breach(
+            keys=("reward_weights",), message="reward_weights are all 0: nothing would be rewarded", cure=cure
+        )
 
 
 def policy_is_what_was_sampled(config: Config) -> Iterator[Breach]:
@@ -92,11 +99,11 @@ def policy_is_what_was_sampled(config: Config) -> Iterator[Breach]:
             "the loss would see another distribution than the one sampled; write `repetition_penalty = 1.0` "
             "and steer with `temperature` or `min_p`"
         )
-        yield Breach(("repetition_penalty",), message, cure)
+        yield Breach(keys=("repetition_penalty",), message=message, cure=cure)
     if config.lora_dropout > 0:
         message = f"lora_dropout = {config.lora_dropout} is refused in training"
         cure = "rollouts are sampled without dropout, the loss would have it; write `lora_dropout = 0.0`"
-        yield Breach(("lora_dropout",), message, cure)
+        yield Breach(keys=("lora_dropout",), message=message, cure=cure)
 
 
 def adapter_keys_need_adapters(config: Config) -> Iterator[Breach]:
@@ -106,7 +113,9 @@ def adapter_keys_need_adapters(config: Config) -> Iterator[Breach]:
             message = (
                 f"{key} = {toml_value(getattr(config, key))} has no effect: lora_rank is 0, full fine-tuning"
             )
-            yield Breach((key, "lora_rank"), message, "write `lora_rank = 8`", "warning")
+            yield Breach(
+                keys=(key, "lora_rank"), message=message, cure="write `lora_rank = 8`", severity="warning"
+            )
 
 
 def evaluation_is_held_out(config: Config) -> Iterator[Breach]:
@@ -114,7 +123,7 @@ def evaluation_is_held_out(config: Config) -> Iterator[Breach]:
     if config.eval_steps and config.eval_split == config.train_split:
         message = f'eval_split = "{config.eval_split}" is the training split'
         cure = 'write `eval_split = "test"`, or `eval_steps = 0` to evaluate never'
-        yield Breach(("eval_split", "train_split", "eval_steps"), message, cure)
+        yield Breach(keys=("eval_split", "train_split", "eval_steps"), message=message, cure=cure)
 
 
 def reinforce_has_no_ratio(config: Config) -> Iterator[Breach]:
@@ -126,10 +135,15 @@ def reinforce_has_no_ratio(config: Config) -> Iterator[Breach]:
         if value > 1:
             message = f'{key} = {value} does not go with loss_type = "reinforce"'
             cure = f'it has no ratio to correct a second update; write `{key} = 1`, or `loss_type = "dapo"`'
-            yield Breach((key, "loss_type"), message, cure)
+            yield Breach(keys=(key, "loss_type"), message=message, cure=cure)
     if is_meant(config, "scale_rewards") and config.scale_rewards != "none":
         message = f'scale_rewards = "{config.scale_rewards}" has no effect: reinforce divides by no deviation'
-        yield Breach(("scale_rewards", "loss_type"), message, 'write `scale_rewards = "none"`', "warning")
+        yield Breach(
+            keys=("scale_rewards", "loss_type"),
+            message=message,
+            cure='write `scale_rewards = "none"`',
+            severity="warning",
+        )
 
 
 def sequences_have_a_ratio(config: Config) -> Iterator[Breach]:
@@ -137,7 +151,7 @@ def sequences_have_a_ratio(config: Config) -> Iterator[Breach]:
     if config.loss_type == "reinforce" and config.importance_sampling_level == "sequence":
         message = 'importance_sampling_level = "sequence" does not go with loss_type = "reinforce"'
         cure = 'it has no ratio; write `importance_sampling_level = "token"`, or `loss_type = "gspo"`'
-        yield Breach(("importance_sampling_level", "loss_type"), message, cure)
+        yield Breach(keys=("importance_sampling_level", "loss_type"), message=message, cure=cure)
 
 
 def delta_is_beyond_the_clip(config: Config) -> Iterator[Breach]:
@@ -146,12 +160,14 @@ def delta_is_beyond_the_clip(config: Config) -> Iterator[Breach]:
         return
     if config.loss_type in ("reinforce", "cispo"):
         message = f'delta = {config.delta} has no effect: loss_type = "{config.loss_type}" has no clip'
-        yield Breach(("delta", "loss_type"), message, "write `delta = 0.0`", "warning")
+        yield Breach(
+            keys=("delta", "loss_type"), message=message, cure="write `delta = 0.0`", severity="warning"
+        )
     elif config.delta <= 1.0 + (config.clip_eps_high or config.clip_eps):
         high = 1.0 + (config.clip_eps_high or config.clip_eps)
         message = f"delta = {config.delta} is not above the upper clip, {high:g}"
         cure = "it bounds ratios that the clip leaves free; write `delta = 4.0`, or `delta = 0.0` for none"
-        yield Breach(("delta", "clip_eps_high", "clip_eps"), message, cure)
+        yield Breach(keys=("delta", "clip_eps_high", "clip_eps"), message=message, cure=cure)
 
 
 def kl_options_need_kl(config: Config) -> Iterator[Breach]:
@@ -159,7 +175,9 @@ def kl_options_need_kl(config: Config) -> Iterator[Breach]:
     for key in ("kl_estimator", "use_bias_correction_kl"):
         if is_meant(config, key) and not config.kl_coeff:
             message = f"{key} = {toml_value(getattr(config, key))} has no effect: kl_coeff is 0"
-            yield Breach((key, "kl_coeff"), message, "write `kl_coeff = 0.001`", "warning")
+            yield Breach(
+                keys=(key, "kl_coeff"), message=message, cure="write `kl_coeff = 0.001`", severity="warning"
+            )
 
 
 def penalty_fits_the_completion(config: Config) -> Iterator[Breach]:
@@ -170,7 +188,7 @@ def penalty_fits_the_completion(config: Config) -> Iterator[Breach]:
             f"{config.max_new_tokens}"
         )
         cure = f"write `soft_overlong_tokens = {max(1, config.max_new_tokens // 5)}`"
-        yield Breach(("soft_overlong_tokens", "max_new_tokens"), message, cure)
+        yield Breach(keys=("soft_overlong_tokens", "max_new_tokens"), message=message, cure=cure)
 
 
 def budget_needs_dynamic_sampling(config: Config) -> Iterator[Breach]:
@@ -181,10 +199,10 @@ def budget_needs_dynamic_sampling(config: Config) -> Iterator[Breach]:
             "dynamic_sampling is false"
         )
         yield Breach(
-            ("dynamic_sampling_budget", "dynamic_sampling"),
-            message,
-            "write `dynamic_sampling = true`",
-            "warning",
+            keys=("dynamic_sampling_budget", "dynamic_sampling"),
+            message=message,
+            cure="write `dynamic_sampling = true`",
+            severity="warning",
         )
 
 
@@ -196,7 +214,7 @@ def correction_needs_another_sampler(config: Config) -> Iterator[Breach]:
                 f"{key} = {toml_value(getattr(config, key))} has no effect: quantize_for_rollouts is false"
             )
             cure = "write `quantize_for_rollouts = true`"
-            yield Breach((key, "quantize_for_rollouts"), message, cure, "warning")
+            yield Breach(keys=(key, "quantize_for_rollouts"), message=message, cure=cure, severity="warning")
 
 
 def correction_is_by_what_the_ratio_is(config: Config) -> Iterator[Breach]:
@@ -208,7 +226,7 @@ def correction_is_by_what_the_ratio_is(config: Config) -> Iterator[Breach]:
         message = f'importance_sampling_mode = "{mode}" is by sequence here, as the ratio of the loss is'
         cure = f'write `importance_sampling_mode = "{mode.replace("token", "sequence")}"`'
         keys = ("importance_sampling_mode", "importance_sampling_level", "loss_type")
-        yield Breach(keys, message, cure, "warning")
+        yield Breach(keys=keys, message=message, cure=cure, severity="warning")
 
 
 def sampling_is_whole(config: Config) -> Iterator[Breach]:
@@ -222,7 +240,7 @@ def sampling_is_whole(config: Config) -> Iterator[Breach]:
                 "gradient is that of the uncut distribution; to sample from that one "
                 f"write `{key} = {neutral}`"
             )
-            yield Breach((key,), message, cure, "warning", trouble="sampling-cut")
+            yield Breach(keys=(key,), message=message, cure=cure, severity="warning", trouble="sampling-cut")
 
 
 def groups_can_differ(config: Config) -> Iterator[Breach]:
@@ -230,7 +248,13 @@ def groups_can_differ(config: Config) -> Iterator[Breach]:
     if config.temperature < COLD:
         message = f"temperature = {config.temperature} makes the completions of a group identical"
         cure = "write `temperature = 0.7` or more"
-        yield Breach(("temperature",), message, cure, "warning", trouble="identical-completions")
+        yield Breach(
+            keys=("temperature",),
+            message=message,
+            cure=cure,
+            severity="warning",
+            trouble="identical-completions",
+        )
 
 
 RULES: tuple[Rule, ...] = (

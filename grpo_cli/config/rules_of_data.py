@@ -19,11 +19,15 @@ def rewards_have_their_answers(config: Config) -> Iterator[Breach]:
             others = [other for other in config.reward_functions if other != name]
             without = f", or `reward_functions = {toml_value(others)}`" if others else ""
             cure = f'write `answer_column = "answer"`, the name of the column that holds them{without}'
-            yield Breach(("answer_column", "reward_functions"), message, cure, trouble="dataset")
+            yield Breach(
+                keys=("answer_column", "reward_functions"), message=message, cure=cure, trouble="dataset"
+            )
     if config.eval_steps and not config.eval_reward:
         message = 'Accuracy needs answers, and answer_column is ""'
         cure = f'write `eval_reward = "{config.reward_functions[0]}"` as its measure, or `eval_steps = 0`'
-        yield Breach(("answer_column", "eval_steps", "eval_reward"), message, cure, trouble="dataset")
+        yield Breach(
+            keys=("answer_column", "eval_steps", "eval_reward"), message=message, cure=cure, trouble="dataset"
+        )
 
 
 RULES: tuple[Rule, ...] = (rewards_have_their_answers,)

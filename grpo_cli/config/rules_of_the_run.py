@@ -20,12 +20,12 @@ def learning_rate_trains(config: Config) -> Iterator[Breach]:
     if rate == 0:
         message = "learning_rate = 0.0 trains nothing: the model stays as it is"
         cure = f"write `learning_rate = {usual}`"
-        yield Breach(keys, message, cure, "warning", trouble="learning-rate")
+        yield Breach(keys=keys, message=message, cure=cure, severity="warning", trouble="learning-rate")
     elif rate > (HIGH_LORA_RATE if lora else HIGH_RATE) and config.optimizer != "sgd":
         what = "LoRA" if lora else "full fine-tuning"
         message = f"learning_rate = {rate:g} is very high for {what} with {config.optimizer}"
         cure = f"begin with `learning_rate = {usual}`, and raise it while grad_norm and kl stay quiet"
-        yield Breach(keys, message, cure, "warning", trouble="learning-rate")
+        yield Breach(keys=keys, message=message, cure=cure, severity="warning", trouble="learning-rate")
 
 
 def warmup_ends(config: Config) -> Iterator[Breach]:
@@ -36,7 +36,13 @@ def warmup_ends(config: Config) -> Iterator[Breach]:
         told = f"all {steps} steps of max_steps" if steps else "the whole run"
         message = f"warmup_ratio = {config.warmup_ratio:g} makes {told} warmup"
         cure = "the learning rate reaches its peak at the last update only; write `warmup_ratio = 0.1`"
-        yield Breach(("warmup_ratio", "max_steps"), message, cure, "warning", trouble="schedule")
+        yield Breach(
+            keys=("warmup_ratio", "max_steps"),
+            message=message,
+            cure=cure,
+            severity="warning",
+            trouble="schedule",
+        )
 
 
 def saves_come(config: Config) -> Iterator[Breach]:
@@ -46,7 +52,13 @@ def saves_come(config: Config) -> Iterator[Breach]:
         late = f"save_steps = {every} is beyond the last step, max_steps = {last}"
         message = f"{late}: nothing is saved before the end"
         cure = f"write `save_steps = {max(1, last // 4)}`, or `save_steps = 0` where that is meant"
-        yield Breach(("save_steps", "max_steps"), message, cure, "warning", trouble="schedule")
+        yield Breach(
+            keys=("save_steps", "max_steps"),
+            message=message,
+            cure=cure,
+            severity="warning",
+            trouble="schedule",
+        )
 
 
 def examples_fill_a_step(config: Config) -> Iterator[Breach]:
@@ -59,7 +71,7 @@ def examples_fill_a_step(config: Config) -> Iterator[Breach]:
         )
         cure = f"write `max_train_samples = {prompts}` or more, or `gradient_accumulation_steps = 1`"
         keys = ("max_train_samples", "batch_size", "gradient_accumulation_steps")
-        yield Breach(keys, message, cure, "warning", trouble="schedule")
+        yield Breach(keys=keys, message=message, cure=cure, severity="warning", trouble="schedule")
 
 
 def budget_holds_a_completion(config: Config) -> Iterator[Breach]:
@@ -72,7 +84,11 @@ def budget_holds_a_completion(config: Config) -> Iterator[Breach]:
         )
         cure = f"write `microbatch_tokens = {8 * most}`, or `microbatch_tokens = 0` to go by batch_size"
         yield Breach(
-            ("microbatch_tokens", "max_new_tokens"), message, cure, "warning", trouble="memory-needed"
+            keys=("microbatch_tokens", "max_new_tokens"),
+            message=message,
+            cure=cure,
+            severity="warning",
+            trouble="memory-needed",
         )
 
 

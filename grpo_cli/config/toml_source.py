@@ -65,7 +65,10 @@ def read_document(path: Path, shown: str) -> Document:
         line = error.object[: error.start].count(b"\n") + 1
         cure = "save the file in the encoding UTF-8"
         problem = Problem(
-            f"Config file is not UTF-8: {shown}", cure, place=Place(shown, line), trouble="config-syntax"
+            message=f"Config file is not UTF-8: {shown}",
+            cure=cure,
+            place=Place(shown, line),
+            trouble="config-syntax",
         )
         return Document([], [problem])
     try:
@@ -74,7 +77,9 @@ def read_document(path: Path, shown: str) -> Document:
         return Document([], [_other_format(text, shown) or _syntax_problem(text, shown, error)])
     if not table:
         cure = f"write a starting file with `grpo config init --force {quoted(shown)}`"
-        return Document([], [Problem(f"Config file is empty: {shown}", cure, trouble="config-syntax")])
+        return Document(
+            [], [Problem(message=f"Config file is empty: {shown}", cure=cure, trouble="config-syntax")]
+        )
     return _collect(table, key_lines(text.replace("\r\n", "\n")), shown)
 
 
@@ -90,10 +95,12 @@ def _unreadable(path: Path, shown: str, error: OSError) -> Document:
     if path.is_dir():
         inside = path / "config.toml"
         cure = f"name the file in it: `{inside}`" if inside.is_file() else "name a TOML file"
-        return Document([], [Problem(f"Config file is a folder: {shown}", cure, trouble="config-not-found")])
+        return Document(
+            [], [Problem(message=f"Config file is a folder: {shown}", cure=cure, trouble="config-not-found")]
+        )
     message = f"Cannot read config file: {shown}: {error.strerror}"
     cure = f"make it readable: `chmod u+r {shown}`"
-    return Document([], [Problem(message, cure, trouble="config-not-found")])
+    return Document([], [Problem(message=message, cure=cure, trouble="config-not-found")])
 
 
 def _other_format(text: str, shown: str) -> Problem | None:
@@ -104,8 +111,8 @@ def _other_format(text: str, shown: str) -> Problem | None:
     target = Path(shown).with_suffix(".toml").name
     cure = f"the same in TOML, to be saved as {target}:\n\n{as_toml(table)}\n"
     return Problem(
-        f"This is {kind}, and a configuration is TOML: {shown}",
-        cure,
+        message=f"This is {kind}, and a configuration is TOML: {shown}",
+        cure=cure,
         place=Place(shown),
         trouble="config-syntax",
     )
@@ -119,12 +126,12 @@ def _syntax_problem(text: str, shown: str, error: Exception) -> Problem:
         reason = detail.partition(":")[0]  # of a number too long to read, for instance
         cure = "a value is too large or too deep for any key: see `grpo config init`"
         place = Place(shown, _largest_line(text))
-        return Problem(f"Invalid TOML: {reason}", cure, place=place, trouble="config-syntax")
+        return Problem(message=f"Invalid TOML: {reason}", cure=cure, place=place, trouble="config-syntax")
     line = int(found[1]) if found[1] else text.count("\n") + 1
     column = f"column {found[2]}" if found[2] else "the end of the file"
     cure = f"{column}; {_syntax_cure(text, line, detail)}"
     message = f"Invalid TOML: {detail[: found.start()]}"
-    return Problem(message, cure, place=Place(shown, line), trouble="config-syntax")
+    return Problem(message=message, cure=cure, place=Place(shown, line), trouble="config-syntax")
 
 
 def _largest_line(text: str) -> int:
@@ -195,7 +202,11 @@ def _collect(table: dict[str, Any], lines: dict[str, int], shown: str) -> Docume
     if not isinstance(inner, dict):
         message = f"Failed to coerce value: {short(repr(inner))} to {dict}"
         place = Place(shown, lines.get(TABLE))
-        problems.append(Problem(message, f"`[{TABLE}]` is a table", TABLE, place, trouble="wrong-type"))
+        problems.append(
+            Problem(
+                message=message, cure=f"`[{TABLE}]` is a table", key=TABLE, place=place, trouble="wrong-type"
+            )
+        )
         inner = {}
     flat = [Entry(key, value, Place(shown, _line_of(key, lines))) for key, value in table.items()]
     nested = [
@@ -205,7 +216,9 @@ def _collect(table: dict[str, Any], lines: dict[str, int], shown: str) -> Docume
         if entry.key in table:
             cure = f"keep one of lines {lines.get(entry.key)} and {entry.place.line}"
             message = f"Config key given twice: {short(entry.key)}"
-            problems.append(Problem(message, cure, entry.key, entry.place, trouble="config-syntax"))
+            problems.append(
+                Problem(message=message, cure=cure, key=entry.key, place=entry.place, trouble="config-syntax")
+            )
     return Document([*flat, *nested], problems)
 
 

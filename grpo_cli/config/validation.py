@@ -50,7 +50,15 @@ def check_values(layer: Mapping[str, Entry]) -> tuple[Config, list[Problem], set
         try:
             kept[key] = expanded(key, kept[key])
         except ConfigError as error:
-            problems.append(Problem(error.message, error.hint, key, layer[key].place, trouble=error.trouble))
+            problems.append(
+                Problem(
+                    message=error.message,
+                    cure=error.hint,
+                    key=key,
+                    place=layer[key].place,
+                    trouble=error.trouble,
+                )
+            )
             invalid.add(key)
             del kept[key]
     config = Config.model_validate(kept)
@@ -88,7 +96,9 @@ def _problem(layer: Mapping[str, Entry], finding: Any) -> Problem:
         trouble = "out-of-range"
         message = f"Invalid value: {entry.key} = {short(toml_value(entry.value))}"
         cure = _bound(entry, key, finding)
-    return Problem(message, f"{cure}; {description(key)}", entry.key, entry.place, trouble=trouble)
+    return Problem(
+        message=message, cure=f"{cure}; {description(key)}", key=entry.key, place=entry.place, trouble=trouble
+    )
 
 
 def assignment(entry: Entry, spelled: str) -> str:

@@ -39,7 +39,7 @@ def verify_equal(folder: Path, tensors: Sequence[OutgoingTensor], on_progress: P
     return Check("weights", True, f"{len(tensors)} of {len(tensors)} tensors equal the original's, {how}")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Place:
     """Where a tensor lies in a safetensors file."""
 
@@ -55,7 +55,13 @@ def tensor_places(path: Path) -> dict[str, Place]:
     with path.open("rb") as file:
         begin = 8 + int.from_bytes(file.read(8), "little")
     return {
-        name: Place(path, tensor.dtype, tensor.shape, begin + tensor.begin, begin + tensor.end)
+        name: Place(
+            path=path,
+            dtype=tensor.dtype,
+            shape=tensor.shape,
+            begin=begin + tensor.begin,
+            end=begin + tensor.end,
+        )
         for name, tensor in read_header(path).items()
     }
 
@@ -101,7 +107,7 @@ def verify_like(folder: Path, source: Path, on_progress: Progress) -> Check:
     return Check("weights", True, tally.told())
 
 
-@dataclass
+@dataclass(kw_only=True)
 class Tally:
     """What was compared so far."""
 

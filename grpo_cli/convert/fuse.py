@@ -94,7 +94,12 @@ def fuse(
             verify.approve(checks(folder, on_progress), on_check)
         parameters, layers, size = measure(folder)
     return Conversion(
-        output, weights_size(adapted.base), size, parameters, layers, is_nanochat=adapted.is_nanochat
+        output=output,
+        source_bytes=weights_size(adapted.base),
+        output_bytes=size,
+        parameters=parameters,
+        layers=layers,
+        is_nanochat=adapted.is_nanochat,
     )
 
 

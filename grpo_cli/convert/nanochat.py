@@ -48,7 +48,7 @@ class Provenance(BaseModel):
     stored_as: dict[str, Literal["bfloat16", "float16"]] | None = None  # None: as a CUDA run stores
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Checkpoint:
     """An open checkpoint whose parts fit each other."""
 
@@ -83,14 +83,14 @@ def open_checkpoint(source: Source, renames: Sequence[str]) -> Iterator[Checkpoi
         shapes = {tensor.name: tensor.shape for tensor in tensors}
         architecture = recognise(shapes, model_config, str(source.model_file))
         yield Checkpoint(
-            source,
-            meta,
-            architecture,
-            forward(architecture.operations, tensors),
-            {tensor.name: tensor.dtype.name for tensor in tensors},
-            shapes["transformer.wte.weight"][0],
-            tokenizer_file,
-            tokenizer,
+            source=source,
+            meta=meta,
+            architecture=architecture,
+            tensors=forward(architecture.operations, tensors),
+            stored={tensor.name: tensor.dtype.name for tensor in tensors},
+            rows=shapes["transformer.wte.weight"][0],
+            tokenizer_file=tokenizer_file,
+            tokenizer=tokenizer,
         )
 
 
@@ -193,7 +193,7 @@ def _tensors(file: TorchFile) -> list[OutgoingTensor]:
 
     def outgoing(name: str) -> OutgoingTensor:
         info = file.tensors[name]
-        return OutgoingTensor(name, info.dtype, info.shape, lambda: file.view(name))
+        return OutgoingTensor(name=name, dtype=info.dtype, shape=info.shape, read=lambda: file.view(name))
 
     return [outgoing(name) for name in file.tensors]
 

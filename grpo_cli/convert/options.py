@@ -15,7 +15,7 @@ def no_progress(stage: str, done: int, total: int) -> None:
     """For those who do not watch."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Options:
     """The options of `grpo convert`."""
 
@@ -40,7 +40,7 @@ class Check:
     seen: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Conversion:
     """A conversion that was done."""
 

@@ -7,11 +7,9 @@ So memory holds one tensor and not the model, and a cast adds a piece of it and 
 """
 
 import math
-import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import IO
 
 import numpy as np
@@ -22,7 +20,7 @@ from grpo_cli.convert.options import Progress
 PIECE = 1 << 18  # numbers cast and written at a time
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class OutgoingTensor:
     """A tensor to write. `read` gives its numbers, of the format `dtype` and in this shape, when asked.
 
@@ -99,12 +97,3 @@ def check_distinct(tensors: Iterable[OutgoingTensor], reserved: Iterable[str] = 
     twice = [name for name, count in times.items() if count > 1]
     if twice:
         raise ValueError(f"several tensors are named {', '.join(twice)}")
-
-
-def sync_folder(folder: Path) -> None:
-    """Make new names in a folder durable, as fsync does files' contents."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -69,7 +69,13 @@ def _convert_nanochat(
             if options.verify:
                 verify.approve(nanochat_checks(folder, on_progress), on_check)
             parameters, layers, size = measure(folder)
-    return Conversion(output, source.model_file.stat().st_size, size, parameters, layers)
+    return Conversion(
+        output=output,
+        source_bytes=source.model_file.stat().st_size,
+        output_bytes=size,
+        parameters=parameters,
+        layers=layers,
+    )
 
 
 def _unless(options: Options, on_check: OnCheck) -> OnCheck:
@@ -117,7 +123,14 @@ def _convert_folder(
             checks = nanochat_checks if ours else checks_against(source.folder, options.trust_remote_code)
             verify.approve(checks(folder, on_progress), on_check)
         parameters, layers, size = measure(folder)
-    return Conversion(output, original, size, parameters, layers, is_nanochat=ours)
+    return Conversion(
+        output=output,
+        source_bytes=original,
+        output_bytes=size,
+        parameters=parameters,
+        layers=layers,
+        is_nanochat=ours,
+    )
 
 
 def _refuse_options(source: Source, config: dict[str, Any], options: Options) -> None:

@@ -8,13 +8,13 @@ and of the index are those of transformers and mlx-lm.
 """
 
 import json
-import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from grpo_cli.convert.errors import ConversionError
-from grpo_cli.convert.outgoing import OutgoingTensor, check_distinct, sync_folder
+from grpo_cli.convert.outgoing import OutgoingTensor, check_distinct
+from grpo_cli.files import sync, write_file
 
 MAX_SHARD_BYTES = 5_000_000_000
 ALIGNMENT = 8  # of the first number, as the format asks
@@ -43,7 +43,7 @@ def write_shards(
             _write_shard(folder / name, shard)
         if count > 1:
             _write_index(folder / "model.safetensors.index.json", names, shards)
-        sync_folder(folder)
+        sync(folder)
     except OSError as error:
         raise ConversionError(
             f"cannot write {folder}: {error.strerror}", "choose another folder with `--output`"
@@ -69,8 +69,7 @@ def _write_shard(path: Path, tensors: Sequence[OutgoingTensor]) -> None:
         file.write(_header(tensors))
         for tensor in tensors:
             tensor.write(file)
-        file.flush()
-        os.fsync(file.fileno())
+    sync(path)
 
 
 def _header(tensors: Sequence[OutgoingTensor]) -> bytes:
@@ -99,7 +98,4 @@ def _write_index(path: Path, names: Sequence[str], shards: Sequence[Sequence[Out
             tensor.name: name for name, shard in zip(names, shards, strict=True) for tensor in shard
         },
     }
-    with path.open("w", encoding="utf-8") as file:
-        file.write(json.dumps(index, indent=2) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
+    write_file(path, json.dumps(index, indent=2) + "\n")

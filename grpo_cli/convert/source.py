@@ -34,7 +34,7 @@ PICKLED_WEIGHTS = re.compile(r"pytorch_model.*\.bin|consolidated.*\.pth|.*\.pth|
 Kind = Literal["nanochat", "transformers"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Source:
     """A checkpoint on this machine. `step`: which one of a nanochat folder's, else None."""
 
@@ -119,7 +119,7 @@ def _local(name: str, folder: Path, step: int | None) -> Source:
     if kind is None:
         raise _nothing(str(folder), names)
     if kind == "transformers":
-        return Source(name, kind, folder)
+        return Source(name=name, kind=kind, folder=folder)
     return _nanochat(name, folder, None, names, step)
 
 
@@ -130,14 +130,14 @@ def _fetched(name: str, repository: str, step: int | None, on_progress: hub.Prog
         raise _nothing(repository, names)
     if kind == "transformers":
         folder = hub.fetch(repository, HUB_FILES, on_progress, check=True)
-        return Source(name, kind, folder, repository)
+        return Source(name=name, kind=kind, folder=folder, repository=repository)
     source = _nanochat(name, Path(), repository, names, step)
     needed = [source.model_file.name, source.meta_file.name, "tokenizer.pkl"]
     for file in needed:
         if file not in names:
             raise hub.missing_file(repository, file, names)
     folder = hub.fetch(repository, needed, on_progress, check=True)
-    return Source(name, kind, folder, repository, source.step)
+    return Source(name=name, kind=kind, folder=folder, repository=repository, step=source.step)
 
 
 def _nanochat(
@@ -151,7 +151,7 @@ def _nanochat(
     if chosen not in spelt:
         steps = ", ".join(str(number) for number in sorted(spelt))
         raise ConversionError(f"{name} has no step {step}", f"it has {steps}: choose one with `--step`")
-    return Source(name, "nanochat", folder, repository, spelt[chosen])
+    return Source(name=name, kind="nanochat", folder=folder, repository=repository, step=spelt[chosen])
 
 
 def _kind(names: Sequence[str]) -> Kind | None:

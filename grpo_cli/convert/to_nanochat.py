@@ -72,7 +72,13 @@ def convert_back(name: str, options: Options, on_progress: Progress, on_check: O
             approve(iter([verify_file(file, meta, again, on_progress)]), on_check)
     original = sum(path.stat().st_size for path in base.glob("model*.safetensors"))
     numbers = sum(tensor.count for tensor in tensors)
-    return Conversion(output, original, size, numbers, meta["model_config"]["n_layer"])
+    return Conversion(
+        output=output,
+        source_bytes=original,
+        output_bytes=size,
+        parameters=numbers,
+        layers=meta["model_config"]["n_layer"],
+    )
 
 
 def _refuse_foreign(name: str, base: Path, config: dict[str, Any]) -> None:
@@ -102,7 +108,13 @@ def outgoing(folder: Path, config: dict[str, Any], kept: Provenance) -> list[Out
 
     def tensor(name: str) -> OutgoingTensor:
         shape, stored = arrays[name].shape, DTYPES[stored_format(name, kept)]
-        return OutgoingTensor(name, DTYPES["float32"], shape, lambda: numbers(arrays.pop(name)), stored)
+        return OutgoingTensor(
+            name=name,
+            dtype=DTYPES["float32"],
+            shape=shape,
+            read=lambda: numbers(arrays.pop(name)),
+            save_as=stored,
+        )
 
     operations: list[Operation] = []
     if config["model_type"] == "nanochat" and kept.rows is not None and kept.rows > config["vocab_size"]:

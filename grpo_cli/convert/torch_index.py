@@ -28,7 +28,7 @@ class Storage:
     count: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class TensorInfo:
     """A tensor as a view of its storage; offset and stride count elements, as torch does."""
 
@@ -74,7 +74,7 @@ def _tensor(
         raise RefusedPickle(f"it builds a tensor of {len(shape)} sizes and {len(stride)} strides")
     if metadata:  # says that the numbers are negated or conjugated
         raise RefusedPickle("it builds a tensor with lazy operations, which only torch can do")
-    info = TensorInfo(storage.dtype, shape, stride, offset, storage)
+    info = TensorInfo(dtype=storage.dtype, shape=shape, stride=stride, offset=offset, storage=storage)
     if math.prod(size for size in shape if size) > LARGEST_NUMBER:
         raise RefusedPickle("it builds a tensor whose shape, stride or offset is impossible")
     if info.count > storage.count and info.count * info.dtype.size > LARGEST_EXPANSION:

@@ -8,7 +8,6 @@ Every record begins at a multiple of 64 bytes, so that torch can map it into mem
 give the same bytes. Source: torch/serialization.py and caffe2/serialize/inline_container.cc of PyTorch 2.
 """
 
-import os
 import struct
 import zipfile
 from collections.abc import Callable, Sequence
@@ -16,7 +15,8 @@ from pathlib import Path
 from typing import IO
 
 from grpo_cli.convert.errors import ConversionError
-from grpo_cli.convert.outgoing import OutgoingTensor, check_distinct, sync_folder
+from grpo_cli.convert.outgoing import OutgoingTensor, check_distinct
+from grpo_cli.files import sync
 
 ALIGNMENT = 64  # of a record's first byte
 LOCAL_HEADER = 30  # bytes in front of the name
@@ -41,12 +41,10 @@ def write_torch_file(path: Path, tensors: Sequence[OutgoingTensor]) -> None:
     # torch itself names the folder so where its own file name does not do.
     root = path.stem if path.stem.isascii() else "archive"
     try:
-        with path.open("wb") as file:
-            with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
-                _write_records(archive, file, root, tensors)
-            file.flush()
-            os.fsync(file.fileno())
-        sync_folder(path.parent)
+        with path.open("wb") as file, zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
+            _write_records(archive, file, root, tensors)
+        sync(path)
+        sync(path.parent)
     except OSError as error:
         raise ConversionError(
             f"cannot write {path}: {error.strerror or error}", "choose another folder with `--output`"

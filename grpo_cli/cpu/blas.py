@@ -38,7 +38,7 @@ OFF = ("0", "false", "no", "off")
 TOLERANCE = 1e-5
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class BlasReport:
     """Which BLAS MLX's products on the CPU use, and why not a better one if it is MLX's own."""
 
@@ -52,7 +52,7 @@ class BlasReport:
 # --- which library -------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Candidate:
     """A library that offers CBLAS with 32-bit integers: how it is found, and how its names begin."""
 
@@ -70,11 +70,13 @@ def candidates() -> tuple[Candidate, ...]:
     spec = importlib.util.find_spec("scipy_openblas32")
     folders = (spec.submodule_search_locations or []) if spec else []
     return (
-        Candidate("openblas", ("libopenblas.so.0", str(beside / "libopenblas.so.0"))),
-        Candidate("mkl", mkl + tuple(str(beside / name) for name in mkl), threads="MKL_Get_Max_Threads"),
+        Candidate(name="openblas", paths=("libopenblas.so.0", str(beside / "libopenblas.so.0"))),
         Candidate(
-            "scipy-openblas32",
-            tuple(
+            name="mkl", paths=mkl + tuple(str(beside / name) for name in mkl), threads="MKL_Get_Max_Threads"
+        ),
+        Candidate(
+            name="scipy-openblas32",
+            paths=tuple(
                 str(path) for folder in folders for path in Path(folder, "lib").glob("libscipy_openblas*.so")
             ),
             prefix="scipy_",
@@ -237,7 +239,7 @@ def adopt(candidate: Candidate, slots: dict[str, list[int]]) -> BlasReport | Non
     home = mapping_of(functions["cblas_sgemm"], own_maps())
     threads = getattr(library, candidate.prefix + candidate.threads, None)
     return BlasReport(
-        candidate.name,
+        name=candidate.name,
         path=home.path if home else candidate.paths[0],
         threads=int(threads()) if threads is not None else None,
         gflops=round(measure_gflops(512), 1),
@@ -261,18 +263,18 @@ def use_fast_blas() -> BlasReport:
     Imports mlx.core. Never raises for the sake of a library: the report's note tells what happened.
     """
     if os.environ.get("GRPO_FAST_BLAS", "").lower() in OFF:
-        return BlasReport(OWN, note="turned off by GRPO_FAST_BLAS")
+        return BlasReport(name=OWN, note="turned off by GRPO_FAST_BLAS")
     if sys.platform != "linux":
-        return BlasReport(OWN, note=f"nothing to do on {sys.platform}")
+        return BlasReport(name=OWN, note=f"nothing to do on {sys.platform}")
     import mlx.core  # noqa: F401  (loads libmlx.so)
 
     try:
         slots = libmlx_slots(own_maps())
     except Unusable as error:
-        return BlasReport(OWN, note=str(error))
+        return BlasReport(name=OWN, note=str(error))
     bound = bound_library(slots["cblas_sgemm"][0])
     if any(name in Path(bound).name.lower() for name in FAST_LIBRARIES):
-        return BlasReport(Path(bound).name, bound, note="mlx is bound to it already")
+        return BlasReport(name=Path(bound).name, path=bound, note="mlx is bound to it already")
     return first_usable(candidates(), slots)
 
 
@@ -286,6 +288,12 @@ def first_usable(choices: tuple[Candidate, ...], slots: dict[str, list[int]]) ->
             notes.append(f"{candidate.name} was not taken: {error}")
             continue
         if report:
-            return BlasReport(report.name, report.path, report.threads, report.gflops, "; ".join(notes))
+            return BlasReport(
+                name=report.name,
+                path=report.path,
+                threads=report.threads,
+                gflops=report.gflops,
+                note="; ".join(notes),
+            )
     notes.append("products run on mlx's slow BLAS; `pip install scipy-openblas32` makes them fast")
-    return BlasReport(OWN, note="; ".join(notes))
+    return BlasReport(name=OWN, note="; ".join(notes))

@@ -81,4 +81,9 @@ def example(a: int, b: int) -> Example:
     """The problem a + b as a conversation of one user message."""
     question = f"What is {a} + {b}?"
     columns = {"question": question, "answer": a + b}
-    return Example([{"role": "user", "content": question}], str(a + b), columns, prompt_text=question)
+    return Example(
+        messages=[{"role": "user", "content": question}],
+        answer=str(a + b),
+        columns=columns,
+        prompt_text=question,
+    )

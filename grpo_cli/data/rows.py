@@ -123,11 +123,11 @@ class Columns:
             messages, last = conversation_from(prompt, place)
             messages = self.with_system(messages, row)
         return Example(
-            messages,
-            self.answer(row, last),
-            self.existing | row.values,
-            f"{row.place}, split `{self.split}`",
-            prompt if isinstance(prompt, str) else None,
+            messages=messages,
+            answer=self.answer(row, last),
+            columns=self.existing | row.values,
+            place=f"{row.place}, split `{self.split}`",
+            prompt_text=prompt if isinstance(prompt, str) else None,
         )
 
     def answer(self, row: Row, last: str | None) -> str:

@@ -33,7 +33,7 @@ class Address:
         return f"{self.host}:{self.port}"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Place:
     """One rank of several, and where those are that it talks to itself.
 
@@ -106,13 +106,15 @@ def read_place(environment: Mapping[str, str]) -> Place:
     if "MLX_HOSTFILE" in environment:
         text = read_bytes(Path(environment["MLX_HOSTFILE"])).strip()
         ring = tuple(parse_address(addresses[0]) for addresses in parse_as(list[list[str]], text or b"[]"))
-        return within(Place(rank, len(ring) or 1, "ring", ring))
+        return within(Place(rank=rank, size=len(ring) or 1, backend="ring", ring=ring))
     if "MLX_JACCL_COORDINATOR" in environment:
         devices = read_as(list[Any], Path(environment["MLX_IBV_DEVICES"]))
         address = parse_address(environment["MLX_JACCL_COORDINATOR"], JACCL_PORT)
-        return within(Place(rank, len(devices), "jaccl", coordinator=address))
+        return within(Place(rank=rank, size=len(devices), backend="jaccl", coordinator=address))
     address = Address(environment["NCCL_HOST_IP"], int(environment.get("NCCL_PORT", NCCL_PORT)))
-    return within(Place(rank, int(environment["MLX_WORLD_SIZE"]), "nccl", coordinator=address))
+    return within(
+        Place(rank=rank, size=int(environment["MLX_WORLD_SIZE"]), backend="nccl", coordinator=address)
+    )
 
 
 def within(place: Place) -> Place:

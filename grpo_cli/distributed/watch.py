@@ -35,7 +35,7 @@ WAITING = "waiting for the others"
 STARTING, CONNECTING = "starting", "connecting"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Status:
     """What a rank says of itself; the higher `beat` is the newer one."""
 
@@ -70,7 +70,9 @@ class Watch:
         self.trouble: str | None = None
         self.is_noticed = False  # the main thread knows of the trouble: it saves, and ends by itself
         self._lock = threading.RLock()
-        self._table = {other: Status(other, "?" if other != rank else host) for other in range(size)}
+        self._table = {
+            other: Status(rank=other, host="?" if other != rank else host) for other in range(size)
+        }
         self._heard = dict.fromkeys(self._table, time.monotonic())
         self._longest: dict[str, float] = {}  # pause by kind of work
         self._last_sign = time.monotonic()

@@ -25,7 +25,7 @@ STARTING_PORT = 32323  # what mlx.launch takes, and so what a firewall was opene
 MOST_BYTES = 256_000_000  # of a log: more than 300,000 steps
 
 
-@dataclass
+@dataclass(kw_only=True)
 class Case:
     """One examination. `Path`s are what the person named; None: not asked for."""
 

@@ -14,7 +14,7 @@ from typing import Any, Literal
 Severity = Literal["ok", "warning", "error", "skipped"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Finding:
     """One thing that a check found. `skipped` says what kept a check from looking."""
 
@@ -58,22 +58,22 @@ def plain(value: Any) -> Any:
 
 def ok(seen: str, **numbers: Any) -> Finding:
     """All is as it should be."""
-    return Finding("ok", seen, numbers=numbers)
+    return Finding(severity="ok", seen=seen, numbers=numbers)
 
 
 def warning(seen: str, cure: str, *commands: str, **numbers: Any) -> Finding:
     """Something that will cost time, memory or results, though a run is possible."""
-    return Finding("warning", seen, cure, commands, numbers)
+    return Finding(severity="warning", seen=seen, cure=cure, commands=commands, numbers=numbers)
 
 
 def error(seen: str, cure: str, *commands: str, **numbers: Any) -> Finding:
     """Something that a run fails of, or that makes its result worthless."""
-    return Finding("error", seen, cure, commands, numbers)
+    return Finding(severity="error", seen=seen, cure=cure, commands=commands, numbers=numbers)
 
 
 def skipped(reason: str, **numbers: Any) -> Finding:
     """The check could not look, for a reason that is no trouble of its own."""
-    return Finding("skipped", reason, numbers=numbers)
+    return Finding(severity="skipped", seen=reason, numbers=numbers)
 
 
 def gigabytes(size: float) -> str:

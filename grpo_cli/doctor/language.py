@@ -159,7 +159,10 @@ def said(policy: "Policy") -> str:
 
     try:
         ((rollout,),) = generate(
-            policy, [text_ids(policy.tokenizer, PROMPT)], 1, Sampling(NEW_TOKENS, temperature=0.0)
+            policy,
+            [text_ids(policy.tokenizer, PROMPT)],
+            1,
+            Sampling(max_new_tokens=NEW_TOKENS, temperature=0.0),
         )
     except GrpoError as failure:  # logits that are no numbers
         return failure.message

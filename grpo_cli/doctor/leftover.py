@@ -21,7 +21,7 @@ FRESH_SECONDS = 3600
 MEASURE_SECONDS = 1.0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Leftover:
     """A file or folder of ours that is no result."""
 
@@ -47,7 +47,13 @@ def found_in(folders: Iterable[Path]) -> Iterator[Leftover]:
             is_temporary, is_aside = bool(TEMPORARY.fullmatch(path.name)), bool(ASIDE.fullmatch(path.name))
             if is_temporary or is_aside:
                 abandoned = is_temporary and age(path) > FRESH_SECONDS and not in_use(path)
-                yield Leftover(path, measured(path)[0], abandoned, is_aside, original_of(path))
+                yield Leftover(
+                    path=path,
+                    size=measured(path)[0],
+                    is_abandoned=abandoned,
+                    is_aside=is_aside,
+                    original=original_of(path),
+                )
 
 
 def original_of(path: Path) -> Path | None:

@@ -26,7 +26,7 @@ TRIES = 3
 PATIENCE = 20.0  # seconds that measuring a whole step may take; above it one prompt's are multiplied
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Pace:
     """Seconds of one step of the configuration, and of one round of its evaluation (0: not known)."""
 
@@ -70,7 +70,14 @@ def logged_pace(steps: Sequence[dict[str, Any]], evaluated: Sequence[dict[str, A
     rounds = series(evaluated, "eval_seconds")
     basis = f"{len(seconds)} logged steps of {statistics.median(seconds):.3g} s"
     evaluation = statistics.median(rounds) if rounds else 0.0
-    return Pace(0.0, 0.0, statistics.fmean(seconds), evaluation, 0, basis)
+    return Pace(
+        rollout=0.0,
+        update=0.0,
+        other=statistics.fmean(seconds),
+        evaluation=evaluation,
+        prompts=0,
+        basis=basis,
+    )
 
 
 def measured_pace(config: Config, folder: Path) -> Pace:
@@ -117,7 +124,7 @@ def quickest(run: "Run") -> "Measured":
     return min(steps, key=lambda step: step.seconds)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Measured:
     """One step that was made: seconds, and what was computed in them."""
 
@@ -143,13 +150,13 @@ def one_step(run: "Run") -> Measured:
     rollouts = [rollout for group in groups for rollout in group.rollouts]
     lengths = [len(rollout.token_ids) for rollout in rollouts]
     return Measured(
-        drawn.seconds,
-        update["update_seconds"],
-        len(groups),
-        sum(len(group.prompt_ids) for group in groups),
-        sum(lengths),
-        max(lengths),
-        sum(length for length in lengths if length >= run.config.max_new_tokens),
+        rollout=drawn.seconds,
+        update=update["update_seconds"],
+        prompts=len(groups),
+        prompt_tokens=sum(len(group.prompt_ids) for group in groups),
+        completion_tokens=sum(lengths),
+        longest=max(lengths),
+        cut_off=sum(length for length in lengths if length >= run.config.max_new_tokens),
     )
 
 
@@ -171,10 +178,10 @@ def scaled(config: Config, measured: Measured) -> Pace:
         f"{measured.seconds:.3g} s"
     )
     return Pace(
-        rollout / config.num_iterations,
-        measured.update * more * update,
-        0.0,
-        rollout * rounds * longer_there,
-        measured.prompts,
-        basis,
+        rollout=rollout / config.num_iterations,
+        update=measured.update * more * update,
+        other=0.0,
+        evaluation=rollout * rounds * longer_there,
+        prompts=measured.prompts,
+        basis=basis,
     )

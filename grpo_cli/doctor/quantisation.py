@@ -37,7 +37,7 @@ LOST_EXAMPLES = 1  # of EXAMPLES
 OTHER_TOKENS = 0.1  # share, where neither of the others can be measured
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Row:
     """What was measured with one number of bits; 0: the weights as they are. None: cannot be measured."""
 
@@ -152,12 +152,12 @@ def measured(
         pairs = zip(likeliest, likeliest_tokens(policy), strict=True)
         same = sum(a == b for a, b in pairs) / len(likeliest)
     return Row(
-        bits,
-        megabytes,
-        rollout_speed(policy, prompts),
-        perplexity(policy.model, text_ids(policy.tokenizer)) if is_language else None,
-        same,
-        accuracy(case, policy, prompts),
+        bits=bits,
+        megabytes=megabytes,
+        tokens_per_second=rollout_speed(policy, prompts),
+        perplexity=perplexity(policy.model, text_ids(policy.tokenizer)) if is_language else None,
+        same_tokens=same,
+        accuracy=accuracy(case, policy, prompts),
     )
 
 
@@ -176,11 +176,11 @@ def rollout_speed(policy: "Policy", prompts: "list[Prompt]") -> float:
     from grpo_cli.engine.rollout.sampling import Sampling
 
     ids = prompts[0].ids if prompts else text_ids(policy.tokenizer, PROMPT)
-    generate(policy, [ids], ROWS, Sampling(2))
+    generate(policy, [ids], ROWS, Sampling(max_new_tokens=2))
     speeds = []
     for _ in range(2):
         started = time.perf_counter()
-        (rollouts,) = generate(policy, [ids], ROWS, Sampling(NEW_TOKENS))
+        (rollouts,) = generate(policy, [ids], ROWS, Sampling(max_new_tokens=NEW_TOKENS))
         tokens = sum(len(rollout.token_ids) for rollout in rollouts)
         speeds.append(tokens / (time.perf_counter() - started))
     return max(speeds)

@@ -37,7 +37,7 @@ def collect_rollouts(run: Run, position: int) -> Draw:
     of them as it takes to have so many that can teach (DAPO, arXiv:2503.14476, section 3.2).
     """
     config = run.config
-    drawn = Draw(config.prompts_per_generation, position)
+    drawn = Draw(wanted=config.prompts_per_generation, position=position)
     budget = config.dynamic_sampling_budget if config.dynamic_sampling else 1
     while drawn.missing and drawn.batches < budget:
         prompts, left_out = run.train_prompts.take(drawn.position, drawn.next_count)

@@ -14,7 +14,7 @@ from grpo_cli.engine.guards.nothing_learned import NothingLearnt
 from grpo_cli.types import RolloutGroup
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class RunStarted:
     """Everything is loaded; the first step or evaluation comes next."""
 
@@ -90,7 +90,7 @@ class Notice:
     text: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class RunFinished:
     """The run is over; `first` and `last` are the evaluations before and after, if any were made."""
 

@@ -30,7 +30,7 @@ LEAST_BUDGET = 512  # tokens of a microbatch, below which fewer save little
 STEP_COPIES = 1.5  # of the trained weights: their gradient, and the largest array while it is renewed
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Shape:
     """What of a model's config.json its memory follows from."""
 
@@ -49,18 +49,18 @@ class Shape:
             heads, hidden = int(config["num_attention_heads"]), int(config["hidden_size"])
             head_width = int(config.get("head_dim") or hidden // heads)
             return Shape(
-                int(config["num_hidden_layers"]),
-                hidden,
-                int(config["intermediate_size"]),
-                heads,
-                int(config.get("num_key_value_heads") or heads) * head_width,
-                int(config["vocab_size"]),
+                layers=int(config["num_hidden_layers"]),
+                hidden=hidden,
+                intermediate=int(config["intermediate_size"]),
+                heads=heads,
+                kv_width=int(config.get("num_key_value_heads") or heads) * head_width,
+                vocabulary=int(config["vocab_size"]),
             )
         except (KeyError, TypeError, ValueError):
             return None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Batch:
     """What is computed at once, in tokens and rows."""
 
@@ -94,17 +94,17 @@ class Batch:
         is_cut = rows or update_rows < config.prompts_per_step * config.num_generations
         rollout_rows = min(at_once, rows or at_once)
         return Batch(
-            rollout_rows,
-            1 if rows == 1 else update_prompts,
-            min(update_rows, rows or update_rows),
-            prompt_length,
-            config.max_new_tokens,
-            shared_prefix,
-            2 if is_cut else 1,
-            config.entropy_coeff > 0,
-            slices,
-            config.grad_checkpoint,
-            -(-rollout_rows // config.num_generations) if in_groups else 0,
+            rollout_rows=rollout_rows,
+            update_prompts=1 if rows == 1 else update_prompts,
+            update_rows=min(update_rows, rows or update_rows),
+            prompt_length=prompt_length,
+            new_tokens=config.max_new_tokens,
+            shared_prefix=shared_prefix,
+            microbatches=2 if is_cut else 1,
+            entropy_bonus=config.entropy_coeff > 0,
+            slices=slices,
+            checkpoint=config.grad_checkpoint,
+            rollout_prompts=-(-rollout_rows // config.num_generations) if in_groups else 0,
         )
 
 
@@ -126,7 +126,7 @@ def updated_at_once(config: Config, prompt_length: int, shared_prefix: bool) -> 
     return min(prompts, rows), rows
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Needs:
     """Bytes by what they are for."""
 
@@ -157,12 +157,14 @@ def estimate(shape: Shape, batch: Batch, weights: int, optimizer: int, trained: 
     """What training takes. `weights`, `optimizer`: bytes; `trained`: numbers that an update changes;
     `width`: bytes of a number that the model computes with."""
     return Needs(
-        weights,
-        optimizer,
-        (2 if batch.microbatches > 1 else 1) * FLOAT32 * trained,  # the sum, and what is added to it
-        int(STEP_COPIES * FLOAT32 * trained),
-        rollout_bytes(shape, batch, width),
-        update_bytes(shape, batch, width),
+        weights=weights,
+        optimizer=optimizer,
+        gradients=(2 if batch.microbatches > 1 else 1)
+        * FLOAT32
+        * trained,  # the sum, and what is added to it
+        step=int(STEP_COPIES * FLOAT32 * trained),
+        rollouts=rollout_bytes(shape, batch, width),
+        update=update_bytes(shape, batch, width),
     )
 
 

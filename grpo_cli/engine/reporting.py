@@ -17,19 +17,19 @@ def announce(run: Run, folder: Path) -> None:
     config = run.config
     run.listener(
         events.RunStarted(
-            folder,
-            run.total_steps,
-            config.model_name,
-            run.policy.parameter_count,
-            run.policy.trainable_count,
-            device.prepare().name + (f", {run.world.size} ranks" if run.world.size > 1 else ""),
-            len(run.train_prompts),
-            run.skipped_prompts,
-            run.state.step,
-            tuple(run.state.evaluations),
-            config.logging_steps,
-            config.eval_steps if run.eval_prompts else 0,
-            config.save_steps,
+            run_dir=folder,
+            total_steps=run.total_steps,
+            model=config.model_name,
+            parameters=run.policy.parameter_count,
+            trainable_parameters=run.policy.trainable_count,
+            device=device.prepare().name + (f", {run.world.size} ranks" if run.world.size > 1 else ""),
+            train_examples=len(run.train_prompts),
+            skipped_prompts=run.skipped_prompts,
+            resumed_at=run.state.step,
+            evaluations=tuple(run.state.evaluations),
+            logging_steps=config.logging_steps,
+            eval_steps=config.eval_steps if run.eval_prompts else 0,
+            save_steps=config.save_steps,
         )
     )
 
@@ -65,4 +65,16 @@ def finish(run: Run, folder: Path, seconds: float) -> None:
     run.teaching.accuracy = last["eval_accuracy"] if last else None
     nothing = run.teaching.explain()
     steps, final = run.total_steps, folder / FINAL
-    run.listener(events.RunFinished(folder, final, steps, seconds, first, last, base, own_code, nothing))
+    run.listener(
+        events.RunFinished(
+            run_dir=folder,
+            final=final,
+            steps=steps,
+            seconds=seconds,
+            first=first,
+            last=last,
+            adapters_on=base,
+            own_code=own_code,
+            nothing_learnt=nothing,
+        )
+    )

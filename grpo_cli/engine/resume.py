@@ -81,10 +81,10 @@ def resume(
         check_memory(run, device.memory_budget(device.prepare()))
         log = reopened_log(start, run, listener) if world.is_first else RunLog(start.run_dir, False)
         saver = Saver(
-            start.run_dir,
-            start.config.keep_checkpoints,
-            log,
-            listener,
+            folder=start.run_dir,
+            keep=start.config.keep_checkpoints,
+            log=log,
+            listener=listener,
             saved_step=run.state.step,
             writes=world.is_first,
         )

@@ -73,7 +73,7 @@ class Run:
         self.weights_moved = Proof(config)
         self.sampler_agrees = False  # whether sampler and loss were seen to be of one policy
         own_rewards = {name for name, function in self.rewards if function not in REWARDS.values()}
-        self.teaching = Teaching(config, own_rewards)
+        self.teaching = Teaching(config=config, own=own_rewards)
         self.told: set[str] = set()  # anomalies that a notice was given of
 
     @property
@@ -120,7 +120,13 @@ class Run:
     def snapshot(self) -> Snapshot:
         """The run as it stands, for a checkpoint."""
         self.state.total_steps = self.total_steps
-        return Snapshot(self.policy, self.optimizer, self.config, self.state.copy(), self.buffer.groups)
+        return Snapshot(
+            policy=self.policy,
+            optimizer=self.optimizer,
+            config=self.config,
+            state=self.state.copy(),
+            groups=self.buffer.groups,
+        )
 
     def seed(self) -> None:
         """Seed what is random, or go on with it where the checkpoint was."""

@@ -85,7 +85,9 @@ def train(config: Config, listener: events.Listener = events.silent, world: Worl
     with folder_for(config, world) as folder:
         with words_for_the_disk(folder):
             log = RunLog(folder, config.log_jsonl and world.is_first)
-        saver = Saver(folder, config.keep_checkpoints, log, listener, writes=world.is_first)
+        saver = Saver(
+            folder=folder, keep=config.keep_checkpoints, log=log, listener=listener, writes=world.is_first
+        )
         try:
             with Interruption() as interruption:
                 return train_to_the_end(run, log, saver, interruption)
@@ -295,7 +297,12 @@ def trainable_policy(config: Config, checkpoint: Path | None = None) -> Policy:
                 "train its base, or fuse the adapters first: "
                 f"`grpo convert --fuse {quoted(config.model_name)}`",
             )
-        policy.lora = LoRA(config.lora_rank, config.adapter_scale, config.lora_layers, config.lora_type)
+        policy.lora = LoRA(
+            rank=config.lora_rank,
+            scale=config.adapter_scale,
+            layers=config.lora_layers,
+            kind=config.lora_type,
+        )
         add_adapters(policy.model, policy.lora)
     elif policy.lora is None:
         policy.model.unfreeze()

@@ -63,7 +63,7 @@ def train_step(run: Run, step: int, log: RunLog) -> None:
     used = drawn.position if drawn else run.state.prompts_used
     run.advance(step, used, update.get("skipped"), log.positions())  # before anything is told: that may fail
     seconds = time.perf_counter() - started
-    drawn = drawn or Draw(0, used)
+    drawn = drawn or Draw(wanted=0, position=used)
     epoch = used / len(run.train_prompts)
     metrics = step_metrics(step, epoch, part.groups, update, drawn, run.config.dynamic_sampling, seconds)
     run.teaching.take(metrics, part.groups, taught)

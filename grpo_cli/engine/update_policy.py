@@ -116,7 +116,14 @@ def has_advantages(batches: list[Microbatch]) -> bool:
 
 def nothing(config: Config) -> UpdateResult:
     """The result of an update without a single token."""
-    result = UpdateResult(0.0, 0.0, 0.0, 0.0, 0.0, 0.0 if config.kl_coeff > 0 else None)
+    result = UpdateResult(
+        loss=0.0,
+        grad_norm=0.0,
+        clip_ratio=0.0,
+        clip_ratio_low=0.0,
+        clip_ratio_high=0.0,
+        kl=0.0 if config.kl_coeff > 0 else None,
+    )
     result.importance = Spread() if config.quantize_for_rollouts else None
     return result
 

@@ -37,7 +37,7 @@ EMBEDDINGS = (LoRAEmbedding, DoRAEmbedding)
 ADAPTER_LAYERS = (LoRALinear, LoRASwitchLinear, DoRALinear, *EMBEDDINGS)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class LoRA:
     """The adapters' shape: rank, factor s on their output, and how many of the last layers have them."""
 
@@ -125,11 +125,11 @@ def load_adapters(model: nn.Module, folder: Path) -> LoRA:
     config = read_adapter_config(folder)
     parameters = config.lora_parameters
     lora = LoRA(
-        parameters.rank,
-        parameters.scale,
-        max(config.num_layers, 0),  # mlx-lm writes −1 for all
-        config.fine_tune_type,
-        tuple(parameters.keys or ()),
+        rank=parameters.rank,
+        scale=parameters.scale,
+        layers=max(config.num_layers, 0),  # mlx-lm writes −1 for all
+        kind=config.fine_tune_type,
+        keys=tuple(parameters.keys or ()),
     )
     problem = header_problem(folder / ADAPTERS)
     if problem:

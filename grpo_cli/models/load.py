@@ -40,7 +40,7 @@ EMBEDDINGS = ("wte.weight", "embed_tokens.weight", "lm_head.weight")  # a row pe
 DTYPES = {"float32": mx.float32, "bfloat16": mx.bfloat16, "float16": mx.float16}
 
 
-@dataclass
+@dataclass(kw_only=True)
 class Policy:
     """A model that can be sampled and trained, with everything its folder needs to load again."""
 
@@ -87,7 +87,15 @@ def load_policy(name: str, dtype: str = "auto", for_training: bool = False, base
     lora = load_adapters(model, path) if is_adapter else None
     mx.eval(model.parameters())
     try_out(model, path)
-    return Policy(model, tokenizer, config, folder, source, lora, generation_config(folder))
+    return Policy(
+        model=model,
+        tokenizer=tokenizer,
+        config=config,
+        path=folder,
+        source=source,
+        lora=lora,
+        generation_config=generation_config(folder),
+    )
 
 
 def generation_config(folder: Path) -> bytes | None:

@@ -79,7 +79,7 @@ class Scorer:
     def start(self, groups: list[RolloutGroup]) -> "PendingScores":
         """Begin with the rewards that need not this thread."""
         request = RewardRequest.of(groups)
-        pending = PendingScores(self, groups)
+        pending = PendingScores(scorer=self, groups=groups)
         for place, (name, function) in enumerate(self.rewards if request.samples else ()):
             if is_async(function):
                 pending.add(name, request, self._begin_async(name, function, request))
@@ -99,7 +99,7 @@ class Scorer:
         Raises RewardError as `score` above does.
         """
         with contextlib.redirect_stdout(sys.stderr):
-            pending = PendingScores(self, groups, size, state)
+            pending = PendingScores(scorer=self, groups=groups, size=size, state=state)
             try:
                 yield pending
             except BaseException:  # Ctrl-C, too: nobody will ask for the rewards
@@ -150,7 +150,7 @@ class Running(NamedTuple):
     future: Future[Scores]
 
 
-@dataclass
+@dataclass(kw_only=True)
 class PendingScores:
     """Rewards of a batch that are being computed."""
 

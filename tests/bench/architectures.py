@@ -167,10 +167,12 @@ def planned(model: nn.Module) -> BatchPlan:
 
 def deviation(model: nn.Module, plan: BatchPlan) -> float:
     """Sample completions of prompts of unlike length, make one update of them: the largest |Δ logp|."""
-    policy = Policy(model, Endless(), {}, Path(), "random", plan=plan)  # type: ignore[arg-type]
+    policy = Policy(model=model, tokenizer=Endless(), config={}, path=Path(), source="random", plan=plan)  # type: ignore[arg-type]
     groups = [
         group(prompt, rollouts)
-        for prompt, rollouts in zip(PROMPTS, generate(policy, PROMPTS, 3, Sampling(NEW_TOKENS)), strict=True)
+        for prompt, rollouts in zip(
+            PROMPTS, generate(policy, PROMPTS, 3, Sampling(max_new_tokens=NEW_TOKENS)), strict=True
+        )
     ]
     for one in groups:
         for rollout, advantage in zip(one.rollouts, (1.0, -0.4, -0.6), strict=True):

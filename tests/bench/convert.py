@@ -73,7 +73,9 @@ def tensors(size: Size) -> Iterator[OutgoingTensor]:
         def read() -> Array:
             return numbers.standard_normal((rows, columns), dtype=np.float32) * np.float32(0.02)
 
-        return OutgoingTensor(name, DTYPES["float32"], (rows, columns), read, DTYPES[stored])
+        return OutgoingTensor(
+            name=name, dtype=DTYPES["float32"], shape=(rows, columns), read=read, save_as=DTYPES[stored]
+        )
 
     yield tensor("transformer.wte.weight", size.vocabulary, width, "bfloat16")
     for layer in range(size.layers):

@@ -40,7 +40,7 @@ def main() -> None:
     optimizer = Optimizer(config, policy.model)
     optimizer.rule.state = tree_map(noise, optimizer.rule.state)  # zeros might be written faster
     mx.eval(optimizer.rule.state)
-    snapshot = Snapshot(policy, optimizer, config, RunState(step=1), [])
+    snapshot = Snapshot(policy=policy, optimizer=optimizer, config=config, state=RunState(step=1), groups=[])
     ratios = []
     with tempfile.TemporaryDirectory(dir=chosen.folder) as name:
         folder = Path(name) / "checkpoint-1"

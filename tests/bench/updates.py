@@ -82,10 +82,17 @@ def random_group(config: Config, prompt_tokens: int, vocabulary: int) -> Rollout
         return [dice.randrange(vocabulary) for _ in range(count)]
 
     rollouts = [
-        Rollout(tokens(length), [-10.0] * length, [0.0] * length, StopReason.LENGTH, "", advantage=advantage)
+        Rollout(
+            token_ids=tokens(length),
+            logprobs=[-10.0] * length,
+            entropies=[0.0] * length,
+            stop_reason=StopReason.LENGTH,
+            text="",
+            advantage=advantage,
+        )
         for advantage in alternating(config.num_generations)
     ]
-    return RolloutGroup(Example([], ""), tokens(prompt_tokens), rollouts)
+    return RolloutGroup(Example(messages=[], answer=""), tokens(prompt_tokens), rollouts)
 
 
 def alternating(count: int) -> list[float]:

@@ -85,7 +85,15 @@ def made(count: int, new_tokens: int) -> Microbatch:
     mask = mx.ones((count, new_tokens), dtype=mx.bool_)
     old = mx.full((count, new_tokens), -11.0)
     weights = mx.full((count, 1), 1 / (count * new_tokens))
-    return Microbatch([list(range(1, 101))], [0] * count, targets, mask, old, advantages, weights)
+    return Microbatch(
+        prompts=[list(range(1, 101))],
+        rows=[0] * count,
+        targets=targets,
+        completion_mask=mask,
+        old_logprobs=old,
+        advantages=advantages,
+        weights=weights,
+    )
 
 
 def growth(measured: dict[int, Any]) -> float:

@@ -172,12 +172,12 @@ def test_a_report_is_written_beside_the_findings(tmp_path: Path) -> None:
 
 
 def test_how_findings_look() -> None:
-    fine = Finding("ok", "3.12.3", name="python", subject="environment")
+    fine = Finding(severity="ok", seen="3.12.3", name="python", subject="environment")
     near = Finding(
-        "warning",
-        "10.7 GB allowed\nof 16.0",
-        "raise it until the next reboot",
-        ("sudo sysctl iogpu.wired_limit_mb=12288",),
+        severity="warning",
+        seen="10.7 GB allowed\nof 16.0",
+        cure="raise it until the next reboot",
+        commands=("sudo sysctl iogpu.wired_limit_mb=12288",),
         name="wired-limit",
         subject="memory",
         why="What is beyond it is swapped.",
@@ -195,12 +195,12 @@ def test_how_findings_look() -> None:
 
 
 def test_the_verdict_in_a_line() -> None:
-    fine, near, bad = (Finding(kind, "x", name="n") for kind in ("ok", "warning", "error"))
+    fine, near, bad = (Finding(severity=kind, seen="x", name="n") for kind in ("ok", "warning", "error"))
     assert verdict([fine, bad, bad, bad, near]).plain == "3 problems, 1 in the way"
     assert verdict([bad]).plain == "1 problem"
     assert verdict([fine, near, near]).plain == "Nothing is broken, 2 in the way"
     assert verdict([fine, fine]).plain == "Everything is well"
-    assert verdict([Finding("skipped", "x")]).plain == verdict([]).plain == "Nothing to look at"
+    assert verdict([Finding(severity="skipped", seen="x")]).plain == verdict([]).plain == "Nothing to look at"
 
 
 def test_the_verdict_stands_first_and_problems_alone_can_be_shown(tmp_path: Path) -> None:
@@ -237,7 +237,9 @@ def test_a_check_that_is_called_after_a_trouble_has_a_name_for_good_news(check: 
 def test_no_word_is_broken_on_a_terminal(width: int) -> None:
     words = "the_policy_moves " * 30 + "https://huggingface.co/settings/tokens"
     commands = ("hf download Qwen/Qwen2.5-0.5B-Instruct --repo-type dataset",)
-    finding = Finding("warning", words, words, commands, name="n", subject="s", why=words)
+    finding = Finding(
+        severity="warning", seen=words, cure=words, commands=commands, name="n", subject="s", why=words
+    )
     lines = described(finding, width).plain.splitlines()
     assert max(map(len, lines)) <= width
     shown = [word for line in lines for word in line.split()]
@@ -257,6 +259,14 @@ def test_lines_of_people_break_between_words(width: int) -> None:
 
 
 def test_what_a_file_says_cannot_steer_the_terminal() -> None:
-    evil = Finding("error", "a\x1b[2Jb", "c\x07", ("rm \x1b[31m",), name="n", subject="s", why="w\x1b")
+    evil = Finding(
+        severity="error",
+        seen="a\x1b[2Jb",
+        cure="c\x07",
+        commands=("rm \x1b[31m",),
+        name="n",
+        subject="s",
+        why="w\x1b",
+    )
     assert "\x1b" not in described(evil).plain
     assert "\x07" not in described(evil).plain

@@ -30,7 +30,16 @@ from grpo_cli.foreign_text import guarded_output, one_line
 from grpo_cli.types import Example, Rollout, RolloutGroup, StopReason
 
 RUN = Path("outputs/smoke-test")
-STARTED = RunStarted(RUN, 3, "tiny", 847_872, 847_872, "cpu", 10_000, 2)
+STARTED = RunStarted(
+    run_dir=RUN,
+    total_steps=3,
+    model="tiny",
+    parameters=847_872,
+    trainable_parameters=847_872,
+    device="cpu",
+    train_examples=10_000,
+    skipped_prompts=2,
+)
 BEFORE = {
     "step": 0,
     "eval_accuracy": 0.42,
@@ -45,7 +54,7 @@ AFTER = {
     "eval_format": 1.0,
     "eval_length_mean": 43.04,
 }
-FINISHED = RunFinished(RUN, RUN / "final", 3, 84.2, BEFORE, AFTER)
+FINISHED = RunFinished(run_dir=RUN, final=RUN / "final", steps=3, seconds=84.2, first=BEFORE, last=AFTER)
 HOSTILE = "[bold]x[/bold]\x1b[2J\x1b]0;title\x07\rfake\u202e\u2066\x9b31m\tend\n<answer>[/]</answer>"
 
 RESULT = """
@@ -104,8 +113,16 @@ def step(number: int, reward: float, completion: str = "<answer>3</answer>", **m
         "rollout_tokens_per_second": 1204.4,
         "peak_memory_gb": 0.61,
     }
-    example = Example([{"role": "user", "content": "What is 1 + 2?"}], "3")
-    rollout = Rollout([5], [-0.1], [0.3], StopReason.EOS, completion, {"correctness": 1.0, "int": 0.5}, 1.5)
+    example = Example(messages=[{"role": "user", "content": "What is 1 + 2?"}], answer="3")
+    rollout = Rollout(
+        token_ids=[5],
+        logprobs=[-0.1],
+        entropies=[0.3],
+        stop_reason=StopReason.EOS,
+        text=completion,
+        rewards={"correctness": 1.0, "int": 0.5},
+        reward=1.5,
+    )
     return StepFinished(number, metrics | more, [RolloutGroup(example, [1, 2], [rollout])])
 
 
@@ -156,7 +173,7 @@ def terminal_console(color: bool = False) -> tuple[Console, FakeTerminal]:
 
 def after(events: list[Event], clock: Callable[[], float]) -> RunProgress:
     """The state after the events."""
-    progress = RunProgress(clock)
+    progress = RunProgress(clock=clock)
     for event in events:
         progress.take(event)
     return progress
@@ -209,7 +226,16 @@ def test_quiet_shows_notices_and_the_result() -> None:
 
 def test_result_without_evaluations() -> None:
     console, stream = plain_console()
-    played(console, [STARTED, RunFinished(RUN, Path("my runs/final"), 3, 5.0, None, None)], quiet=True)
+    played(
+        console,
+        [
+            STARTED,
+            RunFinished(
+                run_dir=RUN, final=Path("my runs/final"), steps=3, seconds=5.0, first=None, last=None
+            ),
+        ],
+        quiet=True,
+    )
     assert stream.getvalue() == (
         "\nDone: 3 steps in 5s.\n\nThe model is in my runs/final. To use it:\n"
         "  grpo eval --model 'my runs/final'\n"
@@ -219,13 +245,23 @@ def test_result_without_evaluations() -> None:
 
 
 def test_adapters_are_used_with_their_base() -> None:
-    finished = RunFinished(RUN, Path("runs/final"), 3, 5.0, None, None, adapters_on="Qwen/Qwen2.5-0.5B")
+    finished = RunFinished(
+        run_dir=RUN,
+        final=Path("runs/final"),
+        steps=3,
+        seconds=5.0,
+        first=None,
+        last=None,
+        adapters_on="Qwen/Qwen2.5-0.5B",
+    )
     last = commands(finished, "Hi")[-1]
     assert last == 'mlx_lm.generate --model Qwen/Qwen2.5-0.5B --adapter-path runs/final --prompt "Hi"'
 
 
 def test_a_model_of_ours_brings_its_code_to_plain_mlx_lm() -> None:
-    finished = RunFinished(RUN, Path("runs/final"), 3, 5.0, None, None, own_code=True)
+    finished = RunFinished(
+        run_dir=RUN, final=Path("runs/final"), steps=3, seconds=5.0, first=None, last=None, own_code=True
+    )
     assert commands(finished, "Hi")[-1] == (
         'mlx_lm.generate --model runs/final --trust-remote-code --prompt "Hi"'
     )

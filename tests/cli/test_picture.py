@@ -135,7 +135,9 @@ def test_the_result_is_whole_in_a_narrow_window(width: int, monkeypatch: pytest.
     monkeypatch.delenv("UV_RUN_RECURSION_DEPTH", raising=False)
     progress = RunProgress()
     final = Path("outputs/a run of mine, a rather long one/final")
-    progress.finished = RunFinished(final.parent, final, 4000, 9.0, BEFORE, AFTER)
+    progress.finished = RunFinished(
+        run_dir=final.parent, final=final, steps=4000, seconds=9.0, first=BEFORE, last=AFTER
+    )
     terminal = console(width)
     print_summary(terminal, progress)
     shown = terminal.file.getvalue().splitlines()  # type: ignore[attr-defined]

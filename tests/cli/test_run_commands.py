@@ -95,7 +95,7 @@ def test_generate_streams_what_a_rollout_samples() -> None:
     result = grpo("generate", "--model", "tiny", "--prompt", question)
     policy = load_policy("tiny")
     ids = policy.tokenizer.encode_prompt([{"role": "user", "content": question}])
-    expected = generate(policy, [ids], 1, Sampling(512, temperature=0.0))[0][0].text
+    expected = generate(policy, [ids], 1, Sampling(max_new_tokens=512, temperature=0.0))[0][0].text
     assert (result.stdout, result.stderr) == (expected + "\n", "")  # it was not cut off
 
 

@@ -27,8 +27,20 @@ class Watched:
 
     def __init__(self, total: int, **more: Any) -> None:
         self.now = 100.0
-        self.progress = RunProgress(lambda: self.now)
-        self.progress.take(RunStarted(RUN, total, "tiny", 1, 1, "cpu", 1, 0, **more))
+        self.progress = RunProgress(clock=lambda: self.now)
+        self.progress.take(
+            RunStarted(
+                run_dir=RUN,
+                total_steps=total,
+                model="tiny",
+                parameters=1,
+                trainable_parameters=1,
+                device="cpu",
+                train_examples=1,
+                skipped_prompts=0,
+                **more,
+            )
+        )
 
     def step(self, number: int, seconds: float = 0.0) -> None:
         self.now += seconds
@@ -171,11 +183,19 @@ def test_the_right_end_of_the_curve_is_named(total: int, end: str) -> None:
 
 
 def test_the_closing_line_counts_this_part_and_all() -> None:
-    finished = RunFinished(RUN, RUN / "final", 40, 270.0, None, None)
+    finished = RunFinished(run_dir=RUN, final=RUN / "final", steps=40, seconds=270.0, first=None, last=None)
     assert heading(finished, 32)[0].plain == "\nDone: 8 steps in 4m 30s after step 32, 40 in all."
     assert heading(finished, 39)[0].plain == "\nDone: 1 step in 4m 30s after step 39, 40 in all."
     assert heading(finished)[0].plain == "\nDone: 40 steps in 4m 30s."
-    nothing = RunFinished(RUN, RUN / "final", 1, 2.0, None, None, nothing_learnt=NothingLearnt("x", []))
+    nothing = RunFinished(
+        run_dir=RUN,
+        final=RUN / "final",
+        steps=1,
+        seconds=2.0,
+        first=None,
+        last=None,
+        nothing_learnt=NothingLearnt("x", []),
+    )
     assert heading(nothing)[0].plain == (
         "\nNothing was learnt: 1 step in 2s, without a group that could teach."
     )

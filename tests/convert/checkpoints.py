@@ -73,7 +73,13 @@ def write_checkpoint(
     def tensor(name: str, shape: tuple[int, ...]) -> OutgoingTensor:
         values = numbers.normal(0, 0.3, shape).astype("<f4")
         stored = "bfloat16" if "wte" in name or "value_embeds" in name else "float32"
-        return OutgoingTensor(prefix + name, DTYPES["float32"], shape, lambda: values, DTYPES[stored])
+        return OutgoingTensor(
+            name=prefix + name,
+            dtype=DTYPES["float32"],
+            shape=shape,
+            read=lambda: values,
+            save_as=DTYPES[stored],
+        )
 
     wanted = shapes_of(version, rows) if shapes is None else shapes
     write_torch_file(folder / f"model_{step:06d}.pt", [tensor(*item) for item in wanted.items()])

@@ -74,7 +74,12 @@ def load_arrays(folder: Path) -> dict[str, mx.array]:
 
 
 @pytest.mark.parametrize(
-    "lora", [LoRA(4, 2.0), LoRA(4, 2.0, 1, "dora"), LoRA(4, 2.0, 0, "dora", ("self_attn.q_proj",))]
+    "lora",
+    [
+        LoRA(rank=4, scale=2.0),
+        LoRA(rank=4, scale=2.0, layers=1, kind="dora"),
+        LoRA(rank=4, scale=2.0, layers=0, kind="dora", keys=("self_attn.q_proj",)),
+    ],
 )
 def test_adapters_of_mlx_lm_on_a_model_in_transformers_format(
     lora: LoRA,
@@ -96,7 +101,7 @@ def test_adapters_of_mlx_lm_on_a_model_in_transformers_format(
 def test_onto_a_quantised_base(kind: Any, scales: str, llama: Path, tmp_path: Path) -> None:
     """It is dequantised, to the bit what its integers and scales say, and not quantised again by itself."""
     base = convert(str(llama), Options(quantize=True, dtype=scales)).output.resolve()  # type: ignore[arg-type]
-    source = adapters(base, tmp_path / "mine", LoRA(4, 2.0, 0, kind))
+    source = adapters(base, tmp_path / "mine", LoRA(rank=4, scale=2.0, layers=0, kind=kind))
     done, _ = fused(source)
     assert "quantization" not in json.loads((done.output / "config.json").read_text())
     assert {array.dtype for array in load_arrays(done.output).values()} == {mx.float32}
@@ -105,7 +110,7 @@ def test_onto_a_quantised_base(kind: Any, scales: str, llama: Path, tmp_path: Pa
 
 def test_quantised_again(llama: Path, tmp_path: Path) -> None:
     base = convert(str(llama), Options(quantize=True, bits=8)).output.resolve()
-    source = adapters(base, tmp_path / "mine", LoRA(4, 2.0))
+    source = adapters(base, tmp_path / "mine", LoRA(rank=4, scale=2.0))
     done, checks = fused(source, quantize=True, bits=8, group_size=32)
     assert [check.name for check in checks] == [CHECKS[0], "weights", *CHECKS[1:]]
     config = json.loads((done.output / "config.json").read_text())
@@ -116,7 +121,7 @@ def test_quantised_again(llama: Path, tmp_path: Path) -> None:
 
 
 def test_in_half_precision(tmp_path: Path) -> None:
-    source = adapters("tiny", tmp_path / "mine", LoRA(4, 2.0))
+    source = adapters("tiny", tmp_path / "mine", LoRA(rank=4, scale=2.0))
     done, _ = fused(source, dtype="bfloat16", output=tmp_path / "half")
     assert {array.dtype for array in load_arrays(done.output).values()} == {mx.bfloat16}
     assert 1e-5 < far(logits(done.output), logits(source)) < 0.05
@@ -138,7 +143,7 @@ def test_a_sum_that_is_not_the_adapted_model_leaves_nothing(
 
     module_fuse = module.fuse_adapters
     monkeypatch.setattr(module, "fuse_adapters", forgets)
-    source = adapters("tiny", tmp_path / "mine", LoRA(4, 2.0))
+    source = adapters("tiny", tmp_path / "mine", LoRA(rank=4, scale=2.0))
     with pytest.raises(ConversionError, match=r"is not right \(fused: logits differ"):
         fused(source)
     assert not Path("models").exists() or not list(Path("models").iterdir())
@@ -149,7 +154,7 @@ def test_refusals(llama: Path, tmp_path: Path) -> None:
         fused(llama)
     assert error.value.message.endswith(f"{llama} holds no adapters to fuse: adapter_config.json is missing")
     assert error.value.hint == f"it is a model by itself: `grpo convert {llama}`"
-    source = adapters(llama, tmp_path / "mine", LoRA(2))
+    source = adapters(llama, tmp_path / "mine", LoRA(rank=2))
     with pytest.raises(ConversionError, match="holds the source itself"):
         fused(source, output=llama, force=True)
     with pytest.raises(ConversionError) as error:
@@ -161,7 +166,7 @@ def test_refusals(llama: Path, tmp_path: Path) -> None:
 
 
 def test_other_shapes_are_refused(llama: Path, tmp_path: Path) -> None:
-    source = adapters(llama, tmp_path / "mine", LoRA(2))
+    source = adapters(llama, tmp_path / "mine", LoRA(rank=2))
     file = source / "adapter_config.json"
     config = json.loads(file.read_text())
     file.write_text(json.dumps({**config, "lora_parameters": {**config["lora_parameters"], "rank": 3}}))

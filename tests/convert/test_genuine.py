@@ -85,8 +85,10 @@ def test_greedy_ids_through_the_cache(name: str, policy: Policy, together: bool)
     entries = list(stored_json(name, "greedy.json")["prompts"].values())
     prompts = [entry["prompt_ids"] for entry in entries]
     assert len({len(prompt) for prompt in prompts}) == 3
-    endless = Policy(policy.model, Endless(policy.tokenizer), {}, policy.path, "")  # type: ignore[arg-type]
-    sampling = Sampling(24, temperature=0.0)
+    endless = Policy(
+        model=policy.model, tokenizer=Endless(policy.tokenizer), config={}, path=policy.path, source=""
+    )  # type: ignore[arg-type]
+    sampling = Sampling(max_new_tokens=24, temperature=0.0)
     if together:
         rollouts = generate(endless, prompts, 2, sampling)
     else:
@@ -249,7 +251,7 @@ def test_mlx_lms_server_answers_two_at_once(folder: Path, tmp_path: Path) -> Non
     ours = load_policy(str(folder))
     for question, answer in zip(questions, answers, strict=True):
         ids = ours.tokenizer.encode_prompt([{"role": "user", "content": question}])
-        (expected,) = generate(ours, [ids], 1, Sampling(16, temperature=0.0))[0]
+        (expected,) = generate(ours, [ids], 1, Sampling(max_new_tokens=16, temperature=0.0))[0]
         assert answer == expected.text
 
 

@@ -21,7 +21,7 @@ from grpo_cli.convert.outgoing import OutgoingTensor
 
 def tensor(name: str, rows: int = 3) -> OutgoingTensor:
     values = np.arange(2 * rows, dtype="<f4").reshape(rows, 2)
-    return OutgoingTensor(name, DTYPES["float32"], values.shape, lambda: values)
+    return OutgoingTensor(name=name, dtype=DTYPES["float32"], shape=values.shape, read=lambda: values)
 
 
 def names(tensors: list[OutgoingTensor]) -> list[str]:

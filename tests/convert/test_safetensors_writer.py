@@ -18,7 +18,9 @@ FIXTURES = Path(__file__).parents[1] / "fixtures" / "nanochat"
 
 def outgoing(name: str, array: np.ndarray, dtype: str = "float32", save_as: str = "") -> OutgoingTensor:
     target = DTYPES[save_as] if save_as else None
-    return OutgoingTensor(name, DTYPES[dtype], array.shape, lambda: array, target)
+    return OutgoingTensor(
+        name=name, dtype=DTYPES[dtype], shape=array.shape, read=lambda: array, save_as=target
+    )
 
 
 def test_the_bytes_of_a_file(tmp_path: Path) -> None:
@@ -102,7 +104,13 @@ def test_tensors_are_read_one_after_the_other(tmp_path: Path) -> None:
         sizes.append((tmp_path / "model.safetensors").stat().st_size)
         return array
 
-    write_shards(tmp_path, [OutgoingTensor(f"w{n}", DTYPES["float32"], array.shape, read) for n in range(3)])
+    write_shards(
+        tmp_path,
+        [
+            OutgoingTensor(name=f"w{n}", dtype=DTYPES["float32"], shape=array.shape, read=read)
+            for n in range(3)
+        ],
+    )
     assert [size >> 20 for size in sizes] == [0, 1, 2]
 
 
@@ -110,7 +118,9 @@ def test_from_a_torch_file_to_mlx(tmp_path: Path) -> None:
     with TorchFile(FIXTURES / "archive_root.pt") as file:
         info = file.tensors["lm_head.weight"]
         original = file.read("lm_head.weight")
-        tensor = OutgoingTensor("head", info.dtype, info.shape, lambda: file.view("lm_head.weight"))
+        tensor = OutgoingTensor(
+            name="head", dtype=info.dtype, shape=info.shape, read=lambda: file.view("lm_head.weight")
+        )
         (path,) = write_shards(tmp_path, [tensor])
     np.testing.assert_array_equal(np.array(mx.load(str(path))["head"]), original, strict=True)
 
@@ -120,7 +130,9 @@ def test_names_and_numbers_that_do_not_fit(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="several tensors are named w"):
         write_shards(tmp_path, [outgoing("w", one), outgoing("w", one)])
     with pytest.raises(ValueError, match=r"w is float32 \(2,\), not float32 \(3,\)"):
-        write_shards(tmp_path, [OutgoingTensor("w", DTYPES["float32"], (3,), lambda: one)])
+        write_shards(
+            tmp_path, [OutgoingTensor(name="w", dtype=DTYPES["float32"], shape=(3,), read=lambda: one)]
+        )
     with pytest.raises(ValueError, match=r"w is float32 \(2,\), not bfloat16 \(2,\)"):
         write_shards(tmp_path, [outgoing("w", one, "bfloat16")])
 

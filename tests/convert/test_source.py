@@ -28,7 +28,9 @@ def refusal(name: object, step: int | None = None) -> ModelError:
 def test_the_newest_step_unless_another_is_asked_for(tmp_path: Path) -> None:
     touched(tmp_path, "model_000650.pt", "meta_000650.json", "model_021400.pt", "model_x.pt", "optim_9.pt")
     source = find_source(str(tmp_path))
-    assert source == Source(str(tmp_path), "nanochat", tmp_path, None, "021400")
+    assert source == Source(
+        name=str(tmp_path), kind="nanochat", folder=tmp_path, repository=None, step="021400"
+    )
     assert source.model_file == tmp_path / "model_021400.pt"
     assert find_source(str(tmp_path), 650).meta_file == tmp_path / "meta_000650.json"
     error = refusal(tmp_path, 651)

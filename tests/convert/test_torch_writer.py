@@ -23,7 +23,9 @@ FIXTURES = Path(__file__).parents[1] / "fixtures" / "nanochat"
 
 def outgoing(name: str, array: np.ndarray, dtype: str = "float32", save_as: str = "") -> OutgoingTensor:
     target = DTYPES[save_as] if save_as else None
-    return OutgoingTensor(name, DTYPES[dtype], array.shape, lambda: array, target)
+    return OutgoingTensor(
+        name=name, dtype=DTYPES[dtype], shape=array.shape, read=lambda: array, save_as=target
+    )
 
 
 def every_format() -> list[OutgoingTensor]:
@@ -96,7 +98,9 @@ def test_the_records_are_torchs(tmp_path: Path) -> None:
 def test_a_genuine_file_comes_back(tmp_path: Path) -> None:
     with TorchFile(FIXTURES / "strided_shared.pt") as file:
         tensors = [
-            OutgoingTensor(name, info.dtype, info.shape, lambda name=name: file.view(name))
+            OutgoingTensor(
+                name=name, dtype=info.dtype, shape=info.shape, read=lambda name=name: file.view(name)
+            )
             for name, info in file.tensors.items()
         ]
         write_torch_file(tmp_path / "x.pt", tensors)
@@ -130,7 +134,9 @@ class StandIns(pickle._Unpickler):
 def test_the_index_is_what_torch_calls() -> None:
     tensors = [
         outgoing("w", np.empty((2, 0, 3), "<f4"), save_as="bfloat16"),
-        OutgoingTensor("large", DTYPES["int8"], (1 << 20, 1 << 15), lambda: np.empty(0)),
+        OutgoingTensor(
+            name="large", dtype=DTYPES["int8"], shape=(1 << 20, 1 << 15), read=lambda: np.empty(0)
+        ),
     ]
 
     def tensor(kind: str, key: str, count: int, shape: tuple[int, ...], stride: tuple[int, ...]) -> Any:
@@ -176,7 +182,10 @@ def test_memory_holds_one_tensor(tmp_path: Path) -> None:
         alive.append(weakref.ref(array))
         return array
 
-    tensors = [OutgoingTensor(f"w{number}", DTYPES["float32"], (1 << 10,), read) for number in range(3)]
+    tensors = [
+        OutgoingTensor(name=f"w{number}", dtype=DTYPES["float32"], shape=(1 << 10,), read=read)
+        for number in range(3)
+    ]
     write_torch_file(tmp_path / "x.pt", tensors)
     assert len(alive) == 3
 
@@ -189,7 +198,10 @@ def test_names_and_numbers_that_do_not_fit(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="several tensors are named w"):
         write_torch_file(tmp_path / "x.pt", [outgoing("w", one), outgoing("w", one)])
     with pytest.raises(ValueError, match=r"w is float32 \(2,\), not float32 \(3,\)"):
-        write_torch_file(tmp_path / "x.pt", [OutgoingTensor("w", DTYPES["float32"], (3,), lambda: one)])
+        write_torch_file(
+            tmp_path / "x.pt",
+            [OutgoingTensor(name="w", dtype=DTYPES["float32"], shape=(3,), read=lambda: one)],
+        )
 
 
 def test_a_folder_that_is_not_there(tmp_path: Path) -> None:

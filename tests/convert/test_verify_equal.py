@@ -31,7 +31,9 @@ def outgoing_of(arrays: Arrays, dtype: str, written: str) -> list[OutgoingTensor
 
     def tensor(name: str, array: mx.array) -> OutgoingTensor:
         values = np.array(array.view(mx.uint16) if dtype == "bfloat16" else array)
-        return OutgoingTensor(name, DTYPES[dtype], array.shape, lambda: values, DTYPES[written])
+        return OutgoingTensor(
+            name=name, dtype=DTYPES[dtype], shape=array.shape, read=lambda: values, save_as=DTYPES[written]
+        )
 
     return [tensor(*item) for item in arrays.items()]
 

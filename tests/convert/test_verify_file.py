@@ -27,7 +27,9 @@ def tensors() -> Tensors:
     def tensor(index: int, name: str, shape: tuple[int, ...]) -> OutgoingTensor:
         values = np.random.default_rng(index).normal(size=shape).astype("<f4")
         stored = "bfloat16" if "wte" in name else "float32"
-        return OutgoingTensor(name, DTYPES["float32"], shape, lambda: values, DTYPES[stored])
+        return OutgoingTensor(
+            name=name, dtype=DTYPES["float32"], shape=shape, read=lambda: values, save_as=DTYPES[stored]
+        )
 
     return {name: tensor(i, name, shape) for i, (name, shape) in enumerate(shapes_of("october").items())}
 

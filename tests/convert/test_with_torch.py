@@ -123,7 +123,7 @@ def test_through_a_file_object(tmp_path: Path) -> None:
 def outgoing(state: dict[str, Any]) -> list[OutgoingTensor]:
     def tensor(name: str, dtype: str, shape: tuple[int, ...], content: bytes) -> OutgoingTensor:
         array = np.frombuffer(content, DTYPES[dtype].bits).reshape(shape)
-        return OutgoingTensor(name, DTYPES[dtype], shape, lambda: array)
+        return OutgoingTensor(name=name, dtype=DTYPES[dtype], shape=shape, read=lambda: array)
 
     return [tensor(name, *content) for name, content in of_torch(state).items()]
 
@@ -167,7 +167,9 @@ def test_there_and_back_again(tmp_path: Path) -> None:
     torch.save(module.state_dict(), tmp_path / "theirs.pt")
     with TorchFile(tmp_path / "theirs.pt") as file:
         tensors = [
-            OutgoingTensor(name, info.dtype, info.shape, lambda name=name: file.read(name))
+            OutgoingTensor(
+                name=name, dtype=info.dtype, shape=info.shape, read=lambda name=name: file.read(name)
+            )
             for name, info in file.tensors.items()
         ]
         write_torch_file(tmp_path / "ours.pt", tensors)

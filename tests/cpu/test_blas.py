@@ -202,8 +202,8 @@ def test_a_check_that_raises_restores_the_slots() -> None:
 def test_the_report_tells_which_library_was_not_taken_and_why(monkeypatch: pytest.MonkeyPatch) -> None:
     slots = own_slots()
     before = values(slots)
-    libm = Candidate("libm", ("libm.so.6",))  # a library without a BLAS
-    absent = Candidate("absent", ("libthere-is-no-such-blas.so.0",))
+    libm = Candidate(name="libm", paths=("libm.so.6",))  # a library without a BLAS
+    absent = Candidate(name="absent", paths=("libthere-is-no-such-blas.so.0",))
     idle = blas.function_address(ctypes.CDLL(None).getpid)
     monkeypatch.setattr(blas, "addresses", lambda *_: dict.fromkeys(slots, idle))
     package = blas.candidates()[-1]  # passes the child's product, then is exchanged for one that idles

@@ -58,7 +58,9 @@ def test_everything_made_of_logits_is_of_one_normalizer(vocabulary: int, spread:
     """Sampler, loss, loss in slices, and the entropies of both."""
     logits = logits_of(vocabulary, spread)
     exact = plain_logsumexp(logits)
-    sampled = draw(mx.array(logits), Sampling(1), mx.array([[0.3, 0.6], [0.9, 0.1], [0.5, 0.5]]))
+    sampled = draw(
+        mx.array(logits), Sampling(max_new_tokens=1), mx.array([[0.3, 0.6], [0.9, 0.1], [0.5, 0.5]])
+    )
     tokens = np.array(sampled.tokens)
     logprobs = logits.astype(np.float64)[range(3), tokens] - exact
     of_slices = in_slices(lambda start, x: chosen_logprobs(x, sampled.tokens[start : start + 2]), 2)
@@ -90,7 +92,7 @@ def test_no_completion_is_dropped_at_the_first_update_of_gspo() -> None:
     for prompt in ([5, 6, 7], [8]):
         cache = read_prompts(model, [prompt])
         keep(cache, [0, 0])
-        drawn = draw(model(mx.array([prompt[-1:]] * 2), cache=cache)[:, -1], Sampling(1))
+        drawn = draw(model(mx.array([prompt[-1:]] * 2), cache=cache)[:, -1], Sampling(max_new_tokens=1))
         rows.append((prompt, drawn.tokens.tolist(), drawn.logprobs.tolist()))
     groups = [
         group(prompt, [rollout([token], advantage, [logprob])

@@ -31,7 +31,7 @@ def tensors(path: Path) -> dict[str, mx.array]:
 def adapters(name: str = "a", base: str = "tiny", layers: int = 0) -> Path:
     """A folder of adapters on a model."""
     policy = load_policy(base)
-    lora = LoRA(2, layers=layers)
+    lora = LoRA(rank=2, layers=layers)
     add_adapters(policy.model, lora)
     Path(name).mkdir()
     save_adapters(policy.model, lora, base, Path(name))

@@ -34,9 +34,9 @@ def adapters_cut_off() -> Steps:
 
 def more_layers_than_there_are() -> Steps:
     policy = load_policy("tiny")
-    hint = yield lambda: add_adapters(policy.model, LoRA(2, layers=99))
+    hint = yield lambda: add_adapters(policy.model, LoRA(rank=2, layers=99))
     layers = int(hint.partition(",")[0].rpartition("=")[2])
-    yield lambda: add_adapters(policy.model, LoRA(2, layers=layers))
+    yield lambda: add_adapters(policy.model, LoRA(rank=2, layers=layers))
 
 
 def chat(*messages: Mapping[str, Any]) -> object:

@@ -180,7 +180,9 @@ def tensor_of_whole_numbers() -> Steps:
     file = weights(nanochat())
     kept = file.read_bytes()
     whole = DTYPES["int64"]
-    write_torch_file(file, [OutgoingTensor("a", whole, (2,), lambda: np.zeros(2, np.int64))])
+    write_torch_file(
+        file, [OutgoingTensor(name="a", dtype=whole, shape=(2,), read=lambda: np.zeros(2, np.int64))]
+    )
     assert "`model_<step>.pt`" in (yield lambda: made("d3"))
     file.write_bytes(kept)
 

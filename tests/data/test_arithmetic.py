@@ -11,7 +11,9 @@ from grpo_cli.types import Example
 def test_an_example() -> None:
     question = "What is 247 + 538?"
     row = {"question": question, "answer": 785}
-    assert example(247, 538) == Example([{"role": "user", "content": question}], "785", row)
+    assert example(247, 538) == Example(
+        messages=[{"role": "user", "content": question}], answer="785", columns=row
+    )
 
 
 @pytest.mark.parametrize(

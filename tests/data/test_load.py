@@ -41,10 +41,14 @@ def error_of(config: Config, split: str = "train") -> DataError:
 def test_a_folder(tmp_path: Path) -> None:
     config = sums(tmp_path)
     assert load_examples(config, "train") == [
-        Example([user(f"{n} + {n}?")], str(2 * n), {"question": f"{n} + {n}?", "answer": 2 * n})
+        Example(
+            messages=[user(f"{n} + {n}?")],
+            answer=str(2 * n),
+            columns={"question": f"{n} + {n}?", "answer": 2 * n},
+        )
         for n in (1, 2, 3)
     ]
-    ten = Example([user("10 + 10?")], "20", {"question": "10 + 10?", "answer": 20})
+    ten = Example(messages=[user("10 + 10?")], answer="20", columns={"question": "10 + 10?", "answer": 20})
     assert load_examples(config, "test") == [ten] * 2
     assert load_examples(config, "test")[1].place == f"line 2 of {tmp_path}/test.jsonl, split `test`"
 
@@ -116,9 +120,12 @@ def test_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
     rows = [{"question": "a", "answer": "x\n#### 1,000"}, {"question": "b", "answer": "#### -3"}]
     calls = on_the_hub(monkeypatch, rows)
     config = Config(dataset="openai/gsm8k", system_prompt="", max_train_samples=1)
-    first = Example([user("a")], "1,000", rows[0])
+    first = Example(messages=[user("a")], answer="1,000", columns=rows[0])
     assert load_examples(config, "train") == [first]
-    assert load_examples(config, "test") == [first, Example([user("b")], "-3", rows[1])]
+    assert load_examples(config, "test") == [
+        first,
+        Example(messages=[user("b")], answer="-3", columns=rows[1]),
+    ]
     load_examples(config.model_copy(update={"dataset_config": "socratic"}), "test")
     load_examples(config.model_copy(update={"dataset": "owner/sums", "max_train_samples": 9}), "train")
     assert calls == [

@@ -125,8 +125,12 @@ def test_all_columns_go_to_the_rewards_as_they_are_and_none_for_those_a_row_lack
         {"question": "1?", "answer": 1},
     ]
     assert examples_from(rows, Config()) == [
-        Example([{"role": "user", "content": "9 + 9?"}], "18", rows[0]),
-        Example([{"role": "user", "content": "1?"}], "1", {**rows[1], "level": None, "tags": None}),
+        Example(messages=[{"role": "user", "content": "9 + 9?"}], answer="18", columns=rows[0]),
+        Example(
+            messages=[{"role": "user", "content": "1?"}],
+            answer="1",
+            columns={**rows[1], "level": None, "tags": None},
+        ),
     ]
 
 
@@ -141,7 +145,9 @@ def test_only_a_text_is_a_text_prompt() -> None:
 def test_named_columns() -> None:
     rows = [{"problem": "9 + 9?", "solution": "#### 18", "answer": "long"}]
     config = Config(prompt_column="problem", answer_column="solution")
-    assert examples_from(rows, config) == [Example([{"role": "user", "content": "9 + 9?"}], "18", rows[0])]
+    assert examples_from(rows, config) == [
+        Example(messages=[{"role": "user", "content": "9 + 9?"}], answer="18", columns=rows[0])
+    ]
 
 
 @pytest.mark.parametrize(

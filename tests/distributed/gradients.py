@@ -46,7 +46,9 @@ def main(file: str, prompts: int) -> None:
     with join() as world:
         model = llama_policy().model
         for name in TYPES:
-            batches = make_microbatches(groups(prompts), LOSSES[name], 32, 1, False, Counting(2))
+            batches = make_microbatches(
+                groups(prompts), LOSSES[name], 32, 1, False, Counting(prompts_per_forward=2)
+            )
             gradients, result = accumulate(
                 model, deal(batches, world.size), objective_of(name, 1.0, 0.2, 0.2, 0.0), world=world
             )

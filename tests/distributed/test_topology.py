@@ -61,7 +61,7 @@ def test_with_a_coordinator_all_call_rank_0(tmp_path: Path) -> None:
 
 def test_nccl() -> None:
     place = find_place({"MLX_RANK": "1", "NCCL_HOST_IP": "10.0.0.7", "MLX_WORLD_SIZE": "2"})
-    assert place == Place(1, 2, "nccl", coordinator=Address("10.0.0.7", 12345))
+    assert place == Place(rank=1, size=2, backend="nccl", coordinator=Address("10.0.0.7", 12345))
 
 
 @pytest.mark.parametrize(

@@ -15,8 +15,8 @@ from grpo_cli.errors import TrainingError
 from tests.distributed.started import free_ports
 from tests.support.waiting import HANG, NEVER, wait_until
 
-WORKING = Status(0, "a", 9, "sampling", idle=1.0, limit=60.0)
-OTHER = Status(1, "b", 9, "updating", idle=1.0, limit=60.0)
+WORKING = Status(rank=0, host="a", beat=9, doing="sampling", idle=1.0, limit=60.0)
+OTHER = Status(rank=1, host="b", beat=9, doing="updating", idle=1.0, limit=60.0)
 
 
 def judged(*table: Status, silences: dict[int, float] | None = None) -> str | None:
@@ -57,7 +57,7 @@ def test_a_silent_rank_is_stopped_or_its_network_failed() -> None:
 
 def ring(size: int) -> list[Place]:
     addresses = tuple(Address("127.0.0.1", port) for port in free_ports(size))
-    return [Place(rank, size, "ring", addresses) for rank in range(size)]
+    return [Place(rank=rank, size=size, backend="ring", ring=addresses) for rank in range(size)]
 
 
 def opened(places: list[Place]) -> list[Watch]:
@@ -159,7 +159,7 @@ def test_a_port_in_use_is_named() -> None:
 
 def test_a_rank_of_another_run_is_turned_away() -> None:
     ours = ring(2)
-    stranger = Place(1, 3, "ring", (*ours[0].ring, Address("127.0.0.1", 1)))
+    stranger = Place(rank=1, size=3, backend="ring", ring=(*ours[0].ring, Address("127.0.0.1", 1)))
     link = None
 
     def call() -> None:

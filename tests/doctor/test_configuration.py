@@ -58,7 +58,7 @@ def in_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def case(text: str, machine: Machine | None = None, **more: Any) -> Case:
     Path("c.toml").write_text(text)
-    return Case(machine or Recorded(), config_name="c.toml", **more)
+    return Case(machine=machine or Recorded(), config_name="c.toml", **more)
 
 
 def one(findings: Iterator[Finding]) -> Finding:
@@ -96,7 +96,7 @@ def test_every_problem_and_warning_is_a_finding_with_its_line_under_its_trouble(
 
 
 def test_a_file_that_is_not_there() -> None:
-    finding = one(configuration.validity(Case(Recorded(), config_name="configs/custom.toml")))
+    finding = one(configuration.validity(Case(machine=Recorded(), config_name="configs/custom.toml")))
     assert (finding.name, finding.seen) == (
         "config-not-found",
         "Config file not found: configs/custom.toml",
@@ -105,7 +105,7 @@ def test_a_file_that_is_not_there() -> None:
 
 def test_a_run_s_own_file_is_not_held_against_what_is_here_now(tmp_path: Path) -> None:
     (tmp_path / "config.toml").write_text("reward_functions = ['gone.py:f']\n")
-    assert one(configuration.validity(Case(Recorded(), run=tmp_path))).severity == "ok"
+    assert one(configuration.validity(Case(machine=Recorded(), run=tmp_path))).severity == "ok"
 
 
 # --- memory-needed ----------------------------------------------------------------------------------
@@ -254,7 +254,9 @@ def test_steps_and_evaluations_are_counted_as_the_trainer_counts_them() -> None:
 def test_a_step_is_scaled_by_prompts_and_tokens() -> None:
     config = Config(batch_size=4, gradient_accumulation_steps=1, num_generations=2, max_new_tokens=64,
                     eval_samples=16, eval_max_new_tokens=32, eval_steps=10)  # fmt: skip
-    measured = Measured(2.0, 3.0, prompts=1, prompt_tokens=36, completion_tokens=64, longest=32, cut_off=64)
+    measured = Measured(
+        rollout=2.0, update=3.0, prompts=1, prompt_tokens=36, completion_tokens=64, longest=32, cut_off=64
+    )
     pace = scaled(config, measured)
     assert pace.rollout == 2.0 * 4 * 2
     assert pace.update == 3.0 * 4 * (36 + 128) / 100
@@ -312,7 +314,7 @@ def test_times_in_words(seconds: float, words: str) -> None:
 
 
 def test_a_pace_adds_up() -> None:
-    assert Pace(1.0, 2.0, 3.0, 9.0, 1, "").step == 6.0
+    assert Pace(rollout=1.0, update=2.0, other=3.0, evaluation=9.0, prompts=1, basis="").step == 6.0
 
 
 def test_a_configuration_that_does_not_fit_is_not_tried(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -332,5 +334,5 @@ def test_the_log_of_a_run_is_not_taken_for_another_configuration_s(tmp_path: Pat
     named = case("model_name = 'a/b'\noutput_dir = 'elsewhere'\n", run=run)
     assert configuration.pace_of(named, named.config, None) is None
     (run / "config.toml").write_text("model_name = 'a/b'\n")
-    own = Case(Recorded(), run=run)
+    own = Case(machine=Recorded(), run=run)
     assert configuration.pace_of(own, own.config, None).step == 100.0  # type: ignore[union-attr]

@@ -5,20 +5,38 @@ import pytest
 from grpo_cli.doctor.quantisation import Row, recommendation, smallest, told
 from tests.doctor.looking import TINY, Here, look
 
-PLAIN = Row(0, 538.1, 94.0, 15.04, 1.0, 0.375)
+PLAIN = Row(
+    bits=0, megabytes=538.1, tokens_per_second=94.0, perplexity=15.04, same_tokens=1.0, accuracy=0.375
+)
 ROWS = [
     PLAIN,
-    Row(8, 143.0, 97.0, 15.05, 0.99, 0.375),
-    Row(6, 109.4, 96.0, 15.46, 0.97, 0.34375),
-    Row(4, 75.8, 95.0, 18.74, 0.85, 0.375),
-    Row(2, 42.1, 93.0, 1240033.1, 0.02, 0.0),
+    Row(bits=8, megabytes=143.0, tokens_per_second=97.0, perplexity=15.05, same_tokens=0.99, accuracy=0.375),
+    Row(
+        bits=6, megabytes=109.4, tokens_per_second=96.0, perplexity=15.46, same_tokens=0.97, accuracy=0.34375
+    ),
+    Row(bits=4, megabytes=75.8, tokens_per_second=95.0, perplexity=18.74, same_tokens=0.85, accuracy=0.375),
+    Row(bits=2, megabytes=42.1, tokens_per_second=93.0, perplexity=1240033.1, same_tokens=0.02, accuracy=0.0),
 ]
 
 
 def test_the_fewest_bits_that_are_as_good() -> None:
     assert smallest(ROWS) == 6
-    assert smallest([PLAIN, Row(8, 1, 1, 15.0, 1.0, 0.25)]) is None  # 4 of 32 answers lost
-    without = [Row(0, 1, 1, None, 1.0, None), Row(8, 1, 1, None, 0.95, None), Row(4, 1, 1, None, 0.89, None)]
+    assert (
+        smallest(
+            [
+                PLAIN,
+                Row(
+                    bits=8, megabytes=1, tokens_per_second=1, perplexity=15.0, same_tokens=1.0, accuracy=0.25
+                ),
+            ]
+        )
+        is None
+    )  # 4 of 32 answers lost
+    without = [
+        Row(bits=0, megabytes=1, tokens_per_second=1, perplexity=None, same_tokens=1.0, accuracy=None),
+        Row(bits=8, megabytes=1, tokens_per_second=1, perplexity=None, same_tokens=0.95, accuracy=None),
+        Row(bits=4, megabytes=1, tokens_per_second=1, perplexity=None, same_tokens=0.89, accuracy=None),
+    ]
     assert smallest(without) == 8
 
 

@@ -146,7 +146,7 @@ def test_a_report_has_everything_that_is_asked_for(run: Path, monkeypatch: pytes
     monkeypatch.setattr(last_error, "error_file", lambda: run / "last_error.txt")
     monkeypatch.setattr(sys, "argv", ["grpo", "train", "--config", "hf_secretsecret"])
     last_error.keep_last_error(ConfigError("Config file not found: x", "look again"))
-    findings = [Finding("warning", "it is near", "move it", name="swap", subject="memory")]
+    findings = [Finding(severity="warning", seen="it is near", cure="move it", name="swap", subject="memory")]
     text = bug_report(Case(machine=Recorded(), run=run), findings)
     assert "| system | Darwin arm64 |\n| Python | 3.12.3 |\n| memory | 17.2 GB |" in text
     assert "| device | metal Apple M1 |" in text
@@ -182,5 +182,5 @@ def test_users_and_names_of_other_machines_are_taken_out(tmp_path: Path) -> None
     case = Case(machine=Recorded(), hosts=path)
     case.__dict__["visits"] = {"10.0.0.2": Visit("10.0.0.2", {"host": "Graces-MacBook.local"})}
     seen = "grace@mac1: Permission denied; 10.0.0.2: Graces-MacBook.local; Graces-MacBook, mac1 and 10.0.0.2"
-    text = bug_report(case, [Finding("error", seen, name="hosts", subject="hosts")])
+    text = bug_report(case, [Finding(severity="error", seen=seen, name="hosts", subject="hosts")])
     assert "`hosts` USER@HOST: Permission denied; 10.0.0.2: HOST; HOST, HOST and 10.0.0.2" in text

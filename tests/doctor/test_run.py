@@ -43,12 +43,12 @@ def failing(_: Case) -> Iterator[Finding]:
     yield
 
 
-FINE = Check("wired-limit", "memory", fine)
-CAREFUL = Check("swap", "memory", careful)
-CRASHING = Check("hub", "hub", crashing)
-FAILING = Check("resumable", "checkpoint", failing, needs="run")
-ON_MLX = Check("tokenizer", "tokenizer", fine, needs="model", on_mlx=True)
-SLOW = Check("quantisation", "model", fine, on_request=True)
+FINE = Check(name="wired-limit", subject="memory", look=fine)
+CAREFUL = Check(name="swap", subject="memory", look=careful)
+CRASHING = Check(name="hub", subject="hub", look=crashing)
+FAILING = Check(name="resumable", subject="checkpoint", look=failing, needs="run")
+ON_MLX = Check(name="tokenizer", subject="tokenizer", look=fine, needs="model", on_mlx=True)
+SLOW = Check(name="quantisation", subject="model", look=fine, on_request=True)
 ALL = (FINE, CAREFUL, CRASHING, FAILING, ON_MLX, SLOW)
 
 

@@ -111,8 +111,8 @@ def test_adapters_have_the_tokenizer_of_their_base(tmp_path: Path) -> None:
 
     base = tiny_copy(tmp_path / "base")
     model = load_policy(str(base)).model
-    add_adapters(model, LoRA(2))
-    save_adapters(model, LoRA(2), str(base), folder)
+    add_adapters(model, LoRA(rank=2))
+    save_adapters(model, LoRA(rank=2), str(base), folder)
     assert at(folder, "tokenizer").seen == "nanochat's tokenizer.pkl, read as data: 316 tokens"
     shutil.rmtree(base)
     finding = at(folder, "tokenizer")

@@ -53,7 +53,9 @@ def nanochat_policy(seed: int = 0, tmp_path=None) -> Policy:  # type: ignore[no-
     model = nanochat.Model(nanochat.ModelArgs.from_dict(NANOCHAT))
     model.lm_head.weight = model.lm_head.weight * 8
     mx.eval(model.parameters())
-    return Policy(model, ByteTokenizer(), dict(NANOCHAT), tmp_path, "random")
+    return Policy(
+        model=model, tokenizer=ByteTokenizer(), config=dict(NANOCHAT), path=tmp_path, source="random"
+    )
 
 
 def llama_policy(seed: int = 0, **changes: Any) -> Policy:
@@ -74,7 +76,7 @@ def llama_policy(seed: int = 0, **changes: Any) -> Policy:
     }
     model = llama.Model(llama.ModelArgs.from_dict(config))
     mx.eval(model.parameters())
-    return Policy(model, ByteTokenizer(), config, None, "random")  # type: ignore[arg-type]
+    return Policy(model=model, tokenizer=ByteTokenizer(), config=config, path=None, source="random")  # type: ignore[arg-type]
 
 
 def sliding_policy(seed: int = 0) -> Policy:
@@ -85,9 +87,18 @@ def sliding_policy(seed: int = 0) -> Policy:
 def rollout(token_ids: list[int], advantage: float = 0.0, logprobs: list[float] | None = None) -> Rollout:
     """A rollout with given tokens."""
     logprobs = logprobs if logprobs is not None else [-1.0] * len(token_ids)
-    return Rollout(token_ids, logprobs, [0.0] * len(token_ids), StopReason.LENGTH, "", advantage=advantage)
+    return Rollout(
+        token_ids=token_ids,
+        logprobs=logprobs,
+        entropies=[0.0] * len(token_ids),
+        stop_reason=StopReason.LENGTH,
+        text="",
+        advantage=advantage,
+    )
 
 
 def group(prompt_ids: list[int], rollouts: list[Rollout]) -> RolloutGroup:
     """A group of one prompt."""
-    return RolloutGroup(Example([{"role": "user", "content": "?"}], "1"), prompt_ids, rollouts)
+    return RolloutGroup(
+        Example(messages=[{"role": "user", "content": "?"}], answer="1"), prompt_ids, rollouts
+    )

@@ -50,7 +50,7 @@ def test_each_group_is_handed_over_once_with_its_last_token(rows: int | None) ->
 
     mx.random.seed(5)
     groups = generate(
-        early_ending(), PROMPTS, 3, Sampling(60), progress, limit=RowLimit(rows),
+        early_ending(), PROMPTS, 3, Sampling(max_new_tokens=60), progress, limit=RowLimit(rows),
         on_group=lambda place, rollouts: handed.append((place, tokens, rollouts)),
     )  # fmt: skip
     assert sorted(place for place, _, _ in handed) == [0, 1, 2, 3]
@@ -74,10 +74,12 @@ def test_a_group_that_had_ended_is_not_handed_over_again_when_memory_runs_out(
         return call(self, ids, cache=cache)
 
     mx.random.seed(5)
-    expected = generate(policy, PROMPTS, 3, Sampling(60))
+    expected = generate(policy, PROMPTS, 3, Sampling(max_new_tokens=60))
     monkeypatch.setattr(type(policy.model), "__call__", short_of_memory)
     mx.random.seed(5)
-    groups = generate(policy, PROMPTS, 3, Sampling(60), on_group=lambda place, _: handed.append(place))
+    groups = generate(
+        policy, PROMPTS, 3, Sampling(max_new_tokens=60), on_group=lambda place, _: handed.append(place)
+    )
     assert len(failed) == 1
     assert sorted(handed) == [0, 1, 2, 3]
     ids = [[item.token_ids for item in group] for group in groups]
@@ -222,5 +224,5 @@ def test_an_early_error_names_the_completion_of_the_batch() -> None:
 
 def test_a_part_knows_its_place() -> None:
     groups = three_groups()
-    pending = PendingScores(Scorer([], []), groups, 2)
+    pending = PendingScores(scorer=Scorer([], []), groups=groups, size=2)
     assert pending.request_of(1) == RewardRequest.of(groups).part(2, 4)

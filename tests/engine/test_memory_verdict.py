@@ -41,9 +41,15 @@ def test_a_shape_from_config_json() -> None:
         "num_hidden_layers": 30, "hidden_size": 576, "intermediate_size": 1536, "num_attention_heads": 9,
         "num_key_value_heads": 3, "vocab_size": 49152,
     }  # fmt: skip
-    assert Shape.of(config) == Shape(30, 576, 1536, 9, 192, 49152)
-    assert Shape.of({**config, "head_dim": 128}) == Shape(30, 576, 1536, 9, 384, 49152)
-    assert Shape.of({"text_config": config, "vocab_size": 1}) == Shape(30, 576, 1536, 9, 192, 49152)
+    assert Shape.of(config) == Shape(
+        layers=30, hidden=576, intermediate=1536, heads=9, kv_width=192, vocabulary=49152
+    )
+    assert Shape.of({**config, "head_dim": 128}) == Shape(
+        layers=30, hidden=576, intermediate=1536, heads=9, kv_width=384, vocabulary=49152
+    )
+    assert Shape.of({"text_config": config, "vocab_size": 1}) == Shape(
+        layers=30, hidden=576, intermediate=1536, heads=9, kv_width=192, vocabulary=49152
+    )
     assert Shape.of({"hidden_size": 576}) is None
 
 
@@ -91,8 +97,8 @@ def test_the_estimate_of_grouped_rollouts_is_near_what_is_measured(rows: int, pr
     policy: Any = SimpleNamespace(
         model=model, plan=BatchPlan(), tokenizer=SimpleNamespace(eos_ids=frozenset())
     )
-    sampling = Sampling(new)
-    prompts = [Row(index, [1 + index // (rows // 2)] * prompt) for index in range(rows)]
+    sampling = Sampling(max_new_tokens=new)
+    prompts = [Row(index=index, prompt=[1 + index // (rows // 2)] * prompt) for index in range(rows)]
     dice = Dice(rows, sampling)
     text: Any = SimpleNamespace(tokenizer=policy.tokenizer, stops=())  # nothing stops on a text
     mx.clear_cache()
@@ -100,7 +106,14 @@ def test_the_estimate_of_grouped_rollouts_is_near_what_is_measured(rows: int, pr
     mx.reset_peak_memory()
     Decoding(policy, sampling, dice, prompts, rows, lambda: None, text).run()
     measured = mx.get_peak_memory() - before
-    batch = Batch(rows, 1, rows, prompt, new, rollout_prompts=2)
+    batch = Batch(
+        rollout_rows=rows,
+        update_prompts=1,
+        update_rows=rows,
+        prompt_length=prompt,
+        new_tokens=new,
+        rollout_prompts=2,
+    )
     assert 0.85 < rollout_bytes(shape, batch, FLOAT32) / measured < 1.4
 
 

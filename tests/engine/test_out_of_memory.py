@@ -115,7 +115,7 @@ def sampled(limit: RowLimit | None = None, progress: Any = None) -> list[list[in
         nanochat_policy(),
         PROMPTS,
         4,
-        Sampling(12, temperature=1.0),
+        Sampling(max_new_tokens=12, temperature=1.0),
         progress or (lambda *_: None),
         limit=limit,
     )

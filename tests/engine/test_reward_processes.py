@@ -87,5 +87,5 @@ def test_a_dry_run_and_an_evaluation_leave_nothing(mine: str, tmp_path: Path) ->
     config = small(tmp_path, eval_samples=2, **{**SHORT, **settings})
     setup.dry_run(config)
     assert left() == []
-    setup.evaluate_model("tiny", config, Sampling(4))
+    setup.evaluate_model("tiny", config, Sampling(max_new_tokens=4))
     assert left() == []

@@ -84,8 +84,16 @@ def test_rewards_get_the_same_values_after_a_resume_in_the_middle_of_rollouts(tm
 
 def test_half_a_surrogate_pair_ends_neither_log_nor_checkpoint(tmp_path: Path) -> None:
     text = "half an emoji: \ud83d"
-    rollout = Rollout([5], [-0.5], [0.1], StopReason.EOS, text, {"a": 1.0}, float("nan"))
-    group = RolloutGroup(Example([{"role": "user", "content": text}], text), [1], [rollout])
+    rollout = Rollout(
+        token_ids=[5],
+        logprobs=[-0.5],
+        entropies=[0.1],
+        stop_reason=StopReason.EOS,
+        text=text,
+        rewards={"a": 1.0},
+        reward=float("nan"),
+    )
+    group = RolloutGroup(Example(messages=[{"role": "user", "content": text}], answer=text), [1], [rollout])
     log = runlog.RunLog(tmp_path)
     log.step({"step": 1, "loss": float("inf"), text: text}, [group], 1)
     log.sync()
@@ -101,10 +109,17 @@ def test_half_a_surrogate_pair_ends_neither_log_nor_checkpoint(tmp_path: Path) -
 
 
 def test_a_step_is_in_both_logs_or_in_none(tmp_path: Path) -> None:
-    rollout = Rollout([5], [-0.5], [0.1], StopReason.EOS, "", {"a": object()})  # type: ignore[dict-item]
+    rollout = Rollout(
+        token_ids=[5],
+        logprobs=[-0.5],
+        entropies=[0.1],
+        stop_reason=StopReason.EOS,
+        text="",
+        rewards={"a": object()},
+    )  # type: ignore[dict-item]
     log = runlog.RunLog(tmp_path)
     with pytest.raises(TypeError):
-        log.step({"step": 1}, [RolloutGroup(Example([], ""), [1], [rollout])], 1)
+        log.step({"step": 1}, [RolloutGroup(Example(messages=[], answer=""), [1], [rollout])], 1)
     assert log.positions() == {"training_log.jsonl": 0, "completions.jsonl": 0}
 
 

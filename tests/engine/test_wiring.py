@@ -87,11 +87,22 @@ def test_the_configured_sampling() -> None:
         eval_max_new_tokens=44,
     )  # fmt: skip
     stop = ("</answer>", "\n\n")
-    assert Sampling.for_training(config) == Sampling(33, 0.6, top_p=0.9, top_k=7, min_p=0.05, stop=stop)
-    assert Sampling.for_evaluation(config) == Sampling(44, 0.0, top_p=1.0, top_k=0, min_p=0.0, stop=stop)
+    assert Sampling.for_training(config) == Sampling(
+        max_new_tokens=33, temperature=0.6, top_p=0.9, top_k=7, min_p=0.05, stop=stop
+    )
+    assert Sampling.for_evaluation(config) == Sampling(
+        max_new_tokens=44, temperature=0.0, top_p=1.0, top_k=0, min_p=0.0, stop=stop
+    )
 
 
-@pytest.mark.parametrize("sampling", [Sampling(1, top_k=2), Sampling(1, top_p=0.7), Sampling(1, min_p=0.4)])
+@pytest.mark.parametrize(
+    "sampling",
+    [
+        Sampling(max_new_tokens=1, top_k=2),
+        Sampling(max_new_tokens=1, top_p=0.7),
+        Sampling(max_new_tokens=1, min_p=0.4),
+    ],
+)
 def test_left_out_tokens_are_never_drawn_and_the_others_keep_their_odds(sampling: Sampling) -> None:
     logits = mx.log(mx.array([[0.1, 0.5, 0.15, 0.25]] * 1000))
     mx.random.seed(0)

@@ -94,7 +94,7 @@ def test_adapters_begin_as_nothing_and_off_they_are_the_base_to_the_bit(
     model = policy().model
     base = model(IDS)
     mx.eval(base)
-    add_adapters(model, LoRA(2, 10.0, layers, kind))
+    add_adapters(model, LoRA(rank=2, scale=10.0, layers=layers, kind=kind))
     assert mx.allclose(model(IDS), base, atol=1e-5)
     shaken(model)
     adapted = model(IDS)
@@ -110,7 +110,7 @@ def test_adapters_begin_as_nothing_and_off_they_are_the_base_to_the_bit(
 
 def test_adapters_come_back_after_an_error() -> None:
     model = nanochat_policy().model
-    add_adapters(model, LoRA(2))
+    add_adapters(model, LoRA(rank=2))
     with pytest.raises(ZeroDivisionError), adapters_off(model):
         assert 1 / 0
     assert any(isinstance(module, LoRALinear) for module in model.modules())
@@ -119,7 +119,7 @@ def test_adapters_come_back_after_an_error() -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_fused_is_adapted(kind: Kind) -> None:
     model = nanochat_policy().model
-    add_adapters(model, LoRA(2, 10.0, 0, kind))
+    add_adapters(model, LoRA(rank=2, scale=10.0, layers=0, kind=kind))
     adapted = shaken(model)(IDS)
     names = set(flat(nanochat_policy().model.parameters()))
     fuse_adapters(model)
@@ -133,10 +133,10 @@ def test_fused_is_adapted(kind: Kind) -> None:
 @pytest.mark.parametrize(
     "lora",
     [
-        LoRA(3, 2.5),
-        LoRA(3, 2.5, 1, "dora"),
-        LoRA(2, 4.0, 0, "dora", ("attn.c_q",)),
-        LoRA(2, 4.0, 2, "lora", ("mlp.c_proj", "attn.c_v")),
+        LoRA(rank=3, scale=2.5),
+        LoRA(rank=3, scale=2.5, layers=1, kind="dora"),
+        LoRA(rank=2, scale=4.0, layers=0, kind="dora", keys=("attn.c_q",)),
+        LoRA(rank=2, scale=4.0, layers=2, kind="lora", keys=("mlp.c_proj", "attn.c_v")),
     ],
 )
 def test_what_is_saved_is_what_plain_mlx_lm_loads_and_what_we_load(lora: LoRA, tmp_path: Path) -> None:
@@ -157,18 +157,18 @@ def test_what_is_saved_is_what_plain_mlx_lm_loads_and_what_we_load(lora: LoRA, t
 
 def test_minus_one_is_all_layers_as_in_mlx_lm(tmp_path: Path) -> None:
     tiny = load_policy("tiny")
-    add_adapters(tiny.model, LoRA(2))
-    save_adapters(tiny.model, LoRA(2), "tiny", tmp_path)
+    add_adapters(tiny.model, LoRA(rank=2))
+    save_adapters(tiny.model, LoRA(rank=2), "tiny", tmp_path)
     file = tmp_path / "adapter_config.json"
     file.write_text(json.dumps({**json.loads(file.read_text()), "num_layers": -1}))
-    assert load_policy(str(tmp_path)).lora == LoRA(2)
+    assert load_policy(str(tmp_path)).lora == LoRA(rank=2)
 
 
 @pytest.mark.parametrize("kind", ["full", "ia3"])
 def test_adapters_of_another_kind_are_refused(kind: str, tmp_path: Path) -> None:
     tiny = load_policy("tiny")
-    add_adapters(tiny.model, LoRA(2))
-    save_adapters(tiny.model, LoRA(2), "tiny", tmp_path)
+    add_adapters(tiny.model, LoRA(rank=2))
+    save_adapters(tiny.model, LoRA(rank=2), "tiny", tmp_path)
     file = tmp_path / "adapter_config.json"
     file.write_text(json.dumps({**json.loads(file.read_text()), "fine_tune_type": kind}))
     with pytest.raises(ModelError) as error:
@@ -179,7 +179,7 @@ def test_adapters_of_another_kind_are_refused(kind: str, tmp_path: Path) -> None
 
 def test_dora_adapters_do_not_load_as_lora(tmp_path: Path) -> None:
     tiny = load_policy("tiny")
-    lora = LoRA(2, kind="dora")
+    lora = LoRA(rank=2, kind="dora")
     add_adapters(tiny.model, lora)
     save_adapters(tiny.model, lora, "tiny", tmp_path)
     file = tmp_path / "adapter_config.json"
@@ -192,9 +192,9 @@ def test_dora_refuses_a_layer_that_it_cannot_adapt() -> None:
     model = nanochat_policy().model
     model.layers[1].experts = SwitchLinear(8, 8, 2)
     with pytest.raises(ModelError) as error:
-        add_adapters(model, LoRA(2, kind="dora"))
+        add_adapters(model, LoRA(rank=2, kind="dora"))
     assert error.value.message == ('lora_type = "dora" cannot adapt `experts` of this model, a SwitchLinear')
-    add_adapters(model, LoRA(2))
+    add_adapters(model, LoRA(rank=2))
 
 
 # --- rsLoRA -------------------------------------------------------------------------------------------

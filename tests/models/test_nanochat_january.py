@@ -179,7 +179,7 @@ def test_rows_of_a_mixed_batch_equal_the_plain_loop(chunk: int | None) -> None:
 
 
 def test_greedy_ids_are_the_plain_loops() -> None:
-    rollouts = generate(policy(january_model()), PROMPTS, 2, Sampling(15, temperature=0.0))
+    rollouts = generate(policy(january_model()), PROMPTS, 2, Sampling(max_new_tokens=15, temperature=0.0))
     for prompt, twins in zip(PROMPTS, rollouts, strict=True):
         ids = twins[0].token_ids
         assert len(ids) == 15

@@ -91,7 +91,7 @@ def genuine_model() -> Model:
 
 def policy(model: Model) -> Policy:
     """A policy that never ends by itself."""
-    return Policy(model, Endless(), {}, Path(), "random")  # type: ignore[arg-type]
+    return Policy(model=model, tokenizer=Endless(), config={}, path=Path(), source="random")  # type: ignore[arg-type]
 
 
 @pytest.fixture(params=["random", "beyond", pytest.param("genuine", marks=needs_genuine)])
@@ -126,7 +126,7 @@ def test_greedy_ids_equal_the_originals_through_the_cache(together: bool) -> Non
     stored = json.loads((GENUINE / "greedy.json").read_text())["prompts"].values()
     prompts = [entry["prompt_ids"] for entry in stored]
     assert len({len(prompt) for prompt in prompts}) == 3
-    who, sampling = policy(genuine_model()), Sampling(24, temperature=0.0)
+    who, sampling = policy(genuine_model()), Sampling(max_new_tokens=24, temperature=0.0)
     if together:
         rollouts = generate(who, prompts, 2, sampling)
     else:
@@ -277,7 +277,7 @@ def test_a_cache_can_be_taken_back(model: Model) -> None:
 def sampled_groups(model: Model) -> list[RolloutGroup]:
     """Three sampled completions of each prompt, of 4 tokens, with advantages."""
     mx.random.seed(3)
-    rollouts = generate(policy(model), some_prompts(), 3, Sampling(4, temperature=0.8))
+    rollouts = generate(policy(model), some_prompts(), 3, Sampling(max_new_tokens=4, temperature=0.8))
     for one in rollouts:
         for item, advantage in zip(one, (1.1, -0.4, -0.7), strict=True):
             item.advantage = advantage

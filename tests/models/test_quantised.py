@@ -66,7 +66,7 @@ def test_the_copy_computes_with_rounded_weights_and_the_model_stays(policy: Any)
 def test_packed_and_unpacked_are_the_same_policy(kind: Any) -> None:
     model = nanochat_policy().model
     if kind:
-        add_adapters(model, LoRA(2, kind=kind))
+        add_adapters(model, LoRA(rank=2, kind=kind))
         model.update(tree_map(lambda array: array + 0.02, model.trainable_parameters()))
     packed, unpacked = (QuantisedCopy(model, FOUR, dequantise) for dequantise in (False, True))
     assert any("scales" in name for name in flat(packed.model.parameters()))
@@ -93,7 +93,7 @@ def test_adapters_are_shared_and_their_base_is_rounded_once(
     kind: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = nanochat_policy().model
-    add_adapters(model, LoRA(2, kind=kind))
+    add_adapters(model, LoRA(rank=2, kind=kind))
     copy = QuantisedCopy(model, FOUR, dequantise=True)
     first = {name: array for name, array in flat(copy.model.parameters()).items() if "weight" in name}
     model.update(tree_map(lambda array: array + 0.1, model.trainable_parameters()))

@@ -40,8 +40,11 @@ def expects(table: dict[Function, list[float]], values: list[float]) -> Callable
 
 def request(is_text: bool, texts: list[str] = TEXTS) -> RewardRequest:
     messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": QUESTION}]
-    example = Example(messages, "18", ROW, prompt_text=QUESTION if is_text else None)
-    rollouts = [Rollout([5] * len(text), [], [], StopReason.EOS, text) for text in texts]
+    example = Example(messages=messages, answer="18", columns=ROW, prompt_text=QUESTION if is_text else None)
+    rollouts = [
+        Rollout(token_ids=[5] * len(text), logprobs=[], entropies=[], stop_reason=StopReason.EOS, text=text)
+        for text in texts
+    ]
     return RewardRequest.of([RolloutGroup(example, [1, 2, 3], rollouts)])
 
 

@@ -17,8 +17,15 @@ from grpo_cli.types import Example, Rollout, RolloutGroup, StopReason, TrainerSt
 
 def group(question: str, answer: str, texts: list[str], **columns: Any) -> RolloutGroup:
     """A group of rollouts with these texts."""
-    rollouts = [Rollout([1], [0.0], [0.0], StopReason.EOS, text) for text in texts]
-    return RolloutGroup(Example([{"role": "user", "content": question}], answer, columns), [1, 2], rollouts)
+    rollouts = [
+        Rollout(token_ids=[1], logprobs=[0.0], entropies=[0.0], stop_reason=StopReason.EOS, text=text)
+        for text in texts
+    ]
+    return RolloutGroup(
+        Example(messages=[{"role": "user", "content": question}], answer=answer, columns=columns),
+        [1, 2],
+        rollouts,
+    )
 
 
 def two_groups() -> list[RolloutGroup]:

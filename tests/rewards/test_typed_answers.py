@@ -20,7 +20,17 @@ SOLUTION = "2 + 3 = <<2+3=5>>5\n#### 5"
 def groups(column: str, value: Any) -> list[RolloutGroup]:
     config = Config(dataset="sums.jsonl", answer_column=column)
     row = Row({"question": "2 + 3 = ?", column: value}, "line", 1, "sums.jsonl")
-    rollouts = [Rollout([5], [], [], StopReason.EOS, text, {"mine": 0.0}) for text in ("5", "6")]
+    rollouts = [
+        Rollout(
+            token_ids=[5],
+            logprobs=[],
+            entropies=[],
+            stop_reason=StopReason.EOS,
+            text=text,
+            rewards={"mine": 0.0},
+        )
+        for text in ("5", "6")
+    ]
     return [RolloutGroup(examples_from([row], config, "train")[0], [1], rollouts)]
 
 
@@ -61,7 +71,7 @@ def test_a_reward_that_takes_answer_for_the_raw_column_is_told_the_name_of_that(
 
 def test_a_constant_reward_of_ones_own_is_told_what_answer_is() -> None:
     for value, is_said in ((5, True), ("5", False)):
-        teaching = Teaching(Config(), own={"mine"})
+        teaching = Teaching(config=Config(), own={"mine"})
         teaching.take({"reward_mean": 0.0}, groups("answer", value), taught=False)
         nothing = teaching.explain()
         assert nothing and "reward `mine` is constant: 0" in nothing.seen

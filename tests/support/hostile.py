@@ -65,8 +65,8 @@ def shards(folder: Path) -> None:
 def adapters(folder: Path) -> None:
     folder.mkdir()
     policy = load_policy("tiny")
-    add_adapters(policy.model, LoRA(2))
-    save_adapters(policy.model, LoRA(2), "tiny", folder)
+    add_adapters(policy.model, LoRA(rank=2))
+    save_adapters(policy.model, LoRA(rank=2), "tiny", folder)
 
 
 def load(folder: Path) -> Any:
@@ -106,12 +106,19 @@ def checkpoint(folder: Path) -> None:
     from grpo_cli.types import Example, Rollout, RolloutGroup, StopReason
 
     policy = load_policy("tiny")
-    add_adapters(policy.model, LoRA(2))
-    policy.lora = LoRA(2)
+    add_adapters(policy.model, LoRA(rank=2))
+    policy.lora = LoRA(rank=2)
     rollout = Rollout(
-        [5, 311], [-0.5, -0.25], [0.5, 0.25], StopReason.EOS, "4", {"correctness": 1.0}, 1.0, 1.0
+        token_ids=[5, 311],
+        logprobs=[-0.5, -0.25],
+        entropies=[0.5, 0.25],
+        stop_reason=StopReason.EOS,
+        text="4",
+        rewards={"correctness": 1.0},
+        reward=1.0,
+        advantage=1.0,
     )
-    example = Example([{"role": "user", "content": "2 + 2?"}], "4", {"level": 3})
+    example = Example(messages=[{"role": "user", "content": "2 + 2?"}], answer="4", columns={"level": 3})
     state = RunState(
         step=3,
         total_steps=9,
@@ -123,7 +130,16 @@ def checkpoint(folder: Path) -> None:
         started_in="/tmp",
     )
     group = RolloutGroup(example, [1, 2, 3], [rollout, rollout])
-    save_checkpoint(folder, Snapshot(policy, Optimizer(Config(), policy.model), Config(), state, [group]))
+    save_checkpoint(
+        folder,
+        Snapshot(
+            policy=policy,
+            optimizer=Optimizer(Config(), policy.model),
+            config=Config(),
+            state=state,
+            groups=[group],
+        ),
+    )
 
 
 def examine_manifest(folder: Path) -> None:

@@ -31,7 +31,7 @@ EPSILON = {mx.bfloat16: 2.0**-7, mx.float16: 2.0**-10}
 TENSOR_FLOAT32 = 2.0**-10  # what a GPU's matrix units keep of float32 (MLX_ENABLE_TF32)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Deviation:
     """|logp of the loss − logp of the sampler| over the trained tokens of a step."""
 
@@ -88,13 +88,13 @@ def _measure(batch: Microbatch, trained: mx.array) -> Deviation:
     most: Any = gaps[row, place].item()
     logprob: Any = trained[row, place].item()
     return Deviation(
-        total / tokens,
-        most,
-        tokens,
-        place,
-        batch.rollouts[row].token_ids[place],
-        batch.rollouts[row].logprobs[place],
-        logprob,
+        mean=total / tokens,
+        most=most,
+        tokens=tokens,
+        place=place,
+        token_id=batch.rollouts[row].token_ids[place],
+        sampled=batch.rollouts[row].logprobs[place],
+        trained=logprob,
         row=row,
     )
 

@@ -38,7 +38,7 @@ class NothingLearnt(NamedTuple):
     is_solved: bool = False
 
 
-@dataclass
+@dataclass(kw_only=True)
 class Teaching:
     """What the steps of a run could teach so far."""
 

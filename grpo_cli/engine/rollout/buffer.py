@@ -28,7 +28,7 @@ def is_informative(group: RolloutGroup) -> bool:
     return len(set(group.scores)) > 1
 
 
-@dataclass
+@dataclass(kw_only=True)
 class Draw:
     """What was sampled for one generation, of prompts at `position` and after."""
 

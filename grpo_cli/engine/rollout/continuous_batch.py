@@ -36,7 +36,7 @@ class BrokenPolicy(TrainingError):
     trouble = "nan-gradient"
 
 
-@dataclass
+@dataclass(kw_only=True)
 class Row:
     """A completion that is being sampled."""
 

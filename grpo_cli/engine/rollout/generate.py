@@ -63,7 +63,7 @@ def generate(
     limit = limit or RowLimit()
     own = range(len(prompts)) if own is None else own
     groups = [
-        [Row(place * num_generations + turn, prompts[place]) for turn in range(num_generations)]
+        [Row(index=place * num_generations + turn, prompt=prompts[place]) for turn in range(num_generations)]
         for place in own
     ]
     rows = [row for group in groups for row in group]
@@ -115,5 +115,10 @@ def finish(row: Row, text: CompletionText) -> Rollout:
     assert row.stop_reason is not None
     body = row.token_ids[:-1] if row.stop_reason is StopReason.EOS else row.token_ids
     return Rollout(
-        row.token_ids, row.logprobs, row.entropies, row.stop_reason, text.of(body), log_kept=row.log_kept
+        token_ids=row.token_ids,
+        logprobs=row.logprobs,
+        entropies=row.entropies,
+        stop_reason=row.stop_reason,
+        text=text.of(body),
+        log_kept=row.log_kept,
     )

@@ -29,7 +29,7 @@ LIKELIEST = 1024  # tokens that top_p looks at before it sorts a whole vocabular
 NO_WEIGHT = -1e4  # a logarithm whose exponential is 0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Sampling:
     """How completions are drawn and when they end. temperature 0 is greedy."""
 
@@ -49,18 +49,18 @@ class Sampling:
     def for_training(config: Config) -> "Sampling":
         """The configured sampling of rollouts."""
         return Sampling(
-            config.max_new_tokens,
-            config.temperature,
-            config.top_p,
-            config.top_k,
-            config.min_p,
-            tuple(config.stop),
+            max_new_tokens=config.max_new_tokens,
+            temperature=config.temperature,
+            top_p=config.top_p,
+            top_k=config.top_k,
+            min_p=config.min_p,
+            stop=tuple(config.stop),
         )
 
     @staticmethod
     def for_evaluation(config: Config) -> "Sampling":
         """Greedy, with the evaluation's own length."""
-        return Sampling(config.eval_max_new_tokens, temperature=0.0, stop=tuple(config.stop))
+        return Sampling(max_new_tokens=config.eval_max_new_tokens, temperature=0.0, stop=tuple(config.stop))
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ def stream(
 
     Together they are the completion after its prefix.
     """
-    row, shown, whole = Row(0, prompt_ids), "", CompletionText(policy.tokenizer, prefix)
+    row, shown, whole = Row(index=0, prompt=prompt_ids), "", CompletionText(policy.tokenizer, prefix)
     check_prompts(policy, [prompt_ids])
     cache = read_prompts(policy.model, [prompt_ids], PREFILL_TOKENS)
     token = prompt_ids[-1]

@@ -33,7 +33,7 @@ from grpo_cli.types import RolloutGroup
 SMALL_FILES = 16 << 20  # bytes allowed for tokenizer, state and configuration
 
 
-@dataclass
+@dataclass(kw_only=True)
 class Snapshot:
     """Everything that a checkpoint holds. `groups`: rollouts that later updates still need.
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from grpo_cli.files import open_log
+from grpo_cli.files import open_log, sync_open
 from grpo_cli.foreign_text import safe_json
 from grpo_cli.rewards.table import unique
 from grpo_cli.types import Rollout, RolloutGroup
@@ -59,7 +59,7 @@ class LogFile:
         self.flush()
         if self.refusal is not None:
             raise self.refusal
-        os.fsync(self._file.fileno())
+        sync_open(self._file.fileno())
 
     def close(self) -> None:
         """Let go of the file. A disk that refuses now was told of: it must not hide what ends a run."""

@@ -21,7 +21,7 @@ ROLLOUTS_FILE = "rollouts.json"
 LARGEST_ROLLOUTS = 4 << 30  # bytes; a token takes about 60
 
 
-@dataclass
+@dataclass(kw_only=True)
 class RunState:
     """A run after `step` optimizer updates."""
 

@@ -25,7 +25,7 @@ MOVED = (
 )
 
 
-@dataclass
+@dataclass(kw_only=True)
 class Saver:
     """Saves the checkpoints of the run in `folder` and keeps the newest `keep` and the best.
 

@@ -31,7 +31,7 @@ from grpo_cli.engine.update.packing import Budget, pack
 from grpo_cli.types import Rollout, RolloutGroup, StopReason
 
 
-@dataclass
+@dataclass(kw_only=True)
 class Microbatch:
     """The completions of one forward and backward: B rows of S tokens, right-padded."""
 
@@ -85,23 +85,23 @@ class Microbatch:
         kept = sorted(set(self.rows[start:end]))
         reference, policy, sampler = self.ref_logprobs, self.policy_mask, self.sampler_logprobs
         return Microbatch(
-            [self.prompts[row] for row in kept],
-            [kept.index(row) for row in self.rows[start:end]],
-            self.targets[start:end],
-            self.completion_mask[start:end],
-            self.old_logprobs[start:end],
-            self.advantages[start:end],
-            self.weights[start:end],
-            None if reference is None else reference[start:end],
-            None if policy is None else policy[start:end],
-            self.rollouts[start:end],
-            self.old_is_current,
-            None if sampler is None else sampler[start:end],
-            self.rank,
+            prompts=[self.prompts[row] for row in kept],
+            rows=[kept.index(row) for row in self.rows[start:end]],
+            targets=self.targets[start:end],
+            completion_mask=self.completion_mask[start:end],
+            old_logprobs=self.old_logprobs[start:end],
+            advantages=self.advantages[start:end],
+            weights=self.weights[start:end],
+            ref_logprobs=None if reference is None else reference[start:end],
+            policy_mask=None if policy is None else policy[start:end],
+            rollouts=self.rollouts[start:end],
+            old_is_current=self.old_is_current,
+            sampler_logprobs=None if sampler is None else sampler[start:end],
+            rank=self.rank,
         )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Counting:
     """Which tokens of a step count, beyond what the loss type says of their weights."""
 
@@ -116,12 +116,13 @@ class Counting:
     def of(config: Config) -> "Counting":
         """The configured counting."""
         return Counting(
-            config.batch_size,
-            config.mask_truncated_completions,
-            config.top_entropy_quantile,
-            config.entropy_coeff > 0,
-            config.quantize_for_rollouts or (config.num_iterations > 1 and config.steps_per_generation == 1),
-            config.quantize_for_rollouts,
+            prompts_per_forward=config.batch_size,
+            mask_truncated=config.mask_truncated_completions,
+            top_entropy_quantile=config.top_entropy_quantile,
+            has_bonus=config.entropy_coeff > 0,
+            recompute_old=config.quantize_for_rollouts
+            or (config.num_iterations > 1 and config.steps_per_generation == 1),
+            has_other_sampler=config.quantize_for_rollouts,
         )
 
     def length(self, rollout: Rollout) -> int:
@@ -231,15 +232,17 @@ def pad(
     rollouts = [sequence.rollout for sequence in sequences]
     filtered = any(sequence.entropy_threshold is not None for sequence in sequences)
     return Microbatch(
-        prompts,
-        rows,
-        mx.array([padded(rollout.token_ids) for rollout in rollouts], dtype=mx.int32),
-        mx.array([padded([1] * len(rollout.token_ids)) for rollout in rollouts]).astype(mx.bool_),
-        mx.array(
+        prompts=prompts,
+        rows=rows,
+        targets=mx.array([padded(rollout.token_ids) for rollout in rollouts], dtype=mx.int32),
+        completion_mask=mx.array([padded([1] * len(rollout.token_ids)) for rollout in rollouts]).astype(
+            mx.bool_
+        ),
+        old_logprobs=mx.array(
             [padded(rollout.old_logprobs or rollout.logprobs) for rollout in rollouts], dtype=mx.float32
         ),
-        mx.array([[rollout.advantage] for rollout in rollouts], dtype=mx.float32),
-        mx.array([[sequence.weight] for sequence in sequences], dtype=mx.float32),
+        advantages=mx.array([[rollout.advantage] for rollout in rollouts], dtype=mx.float32),
+        weights=mx.array([[sequence.weight] for sequence in sequences], dtype=mx.float32),
         policy_mask=mx.array([padded(s.policy_mask) for s in sequences]).astype(mx.bool_)
         if filtered
         else None,

@@ -155,7 +155,15 @@ def probe_batch() -> Microbatch:
     prompts = [ids[1 + row][-length:] for row, length in enumerate(LENGTHS)]
     zeros = mx.zeros(targets.shape)
     mask = mx.ones(targets.shape, dtype=mx.bool_)
-    return Microbatch(prompts, list(ROWS), targets, mask, zeros, zeros[:, :1], zeros[:, :1])
+    return Microbatch(
+        prompts=prompts,
+        rows=list(ROWS),
+        targets=targets,
+        completion_mask=mask,
+        old_logprobs=zeros,
+        advantages=zeros[:, :1],
+        weights=zeros[:, :1],
+    )
 
 
 def reference(model: Any, batch: Microbatch) -> mx.array:

@@ -27,7 +27,7 @@ Found = tuple[tuple[mx.array, Measured], Gradients]  # ((loss, measured), gradie
 LossAndGradient = Callable[[nn.Module, Microbatch, Objective], Found]
 
 
-@dataclass
+@dataclass(kw_only=True)
 class UpdateResult:
     """What one update did."""
 
@@ -41,7 +41,7 @@ class UpdateResult:
     importance: Spread | None = None  # the weights of a correction for another sampler; None without one
 
 
-@dataclass
+@dataclass(kw_only=True)
 class Sums:
     """What is added up over the microbatches of a step."""
 
@@ -69,7 +69,14 @@ class Sums:
         tokens = max(self.tokens, 1)
         kl = self.divergence / tokens if objective.config.kl_coeff > 0 else None
         clipped, low, high = (cut / tokens for cut in self.cuts)
-        result = UpdateResult(self.loss, global_norm(gradients), clipped, low, high, kl)
+        result = UpdateResult(
+            loss=self.loss,
+            grad_norm=global_norm(gradients),
+            clip_ratio=clipped,
+            clip_ratio_low=low,
+            clip_ratio_high=high,
+            kl=kl,
+        )
         result.importance = self.importance if objective.correction else None
         return gradients, result
 
@@ -107,7 +114,14 @@ def accumulate(
         total_weight, most, capped = measured.importance.tolist()
         divergence = float(measured.divergence.item())
         spread = Spread(total_weight, most, capped, batch.token_count)
-        return Sums(gradients, float(loss.item()), cuts, divergence, batch.token_count, spread)
+        return Sums(
+            gradients=gradients,
+            loss=float(loss.item()),
+            cuts=cuts,
+            divergence=divergence,
+            tokens=batch.token_count,
+            importance=spread,
+        )
 
     own = [batch for batch in batches if batch.rank == world.rank]
     for index, batch in enumerate(own):
@@ -134,9 +148,18 @@ def of_all_ranks(
     shown = [next(of_own) if batch.rank == world.rank else mx.zeros(batch.targets.shape) for batch in batches]
     gradients, shown = world.sum((own.gradients if own.gradients is not None else zeros, shown))
     numbers = world.gather([own.loss, own.cuts, own.divergence, own.tokens, asdict(own.importance)])
-    total = Sums(gradients)
+    total = Sums(gradients=gradients)
     for loss, cuts, divergence, tokens, spread in numbers:
-        total.add(Sums(gradients, loss, cuts, divergence, tokens, Spread(**spread)))
+        total.add(
+            Sums(
+                gradients=gradients,
+                loss=loss,
+                cuts=cuts,
+                divergence=divergence,
+                tokens=tokens,
+                importance=Spread(**spread),
+            )
+        )
     return total, shown
 
 

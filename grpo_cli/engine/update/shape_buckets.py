@@ -46,7 +46,7 @@ class Bucket(NamedTuple):
     old_is_current: bool
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class PaddedBatch:
     """What the loss asks of a Microbatch, as nothing but arrays."""
 

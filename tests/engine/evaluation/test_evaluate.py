@@ -31,9 +31,17 @@ def test_what_is_right(text: str, answer: str, right: bool) -> None:
 
 
 def item(answer: str, *texts: str) -> RolloutGroup:
-    example = Example([{"role": "user", "content": "?"}], answer)
+    example = Example(messages=[{"role": "user", "content": "?"}], answer=answer)
     rollouts = [
-        Rollout([1] * len(text), [], [], StopReason.EOS, text, {"r": float(len(text))}) for text in texts
+        Rollout(
+            token_ids=[1] * len(text),
+            logprobs=[],
+            entropies=[],
+            stop_reason=StopReason.EOS,
+            text=text,
+            rewards={"r": float(len(text))},
+        )
+        for text in texts
     ]
     return RolloutGroup(example, [1], rollouts)
 
@@ -75,11 +83,11 @@ def test_items_come_back_in_their_own_order_whatever_the_batch() -> None:
     policy = nanochat_policy()
     texts = ["a rather long question", "short", "of middle length", "x"]
     prompts = [
-        Prompt(Example([{"role": "user", "content": text}], str(n)), list(text.encode()))
+        Prompt(Example(messages=[{"role": "user", "content": text}], answer=str(n)), list(text.encode()))
         for n, text in enumerate(texts)
     ]
-    whole = evaluate(policy, prompts, Sampling(8, temperature=0.0), rows=100)
-    parts = evaluate(policy, prompts, Sampling(8, temperature=0.0), rows=2)
+    whole = evaluate(policy, prompts, Sampling(max_new_tokens=8, temperature=0.0), rows=100)
+    parts = evaluate(policy, prompts, Sampling(max_new_tokens=8, temperature=0.0), rows=2)
     assert [group.example.answer for group in whole.groups] == ["0", "1", "2", "3"]
     assert [r.token_ids for r in whole.rollouts] == [r.token_ids for r in parts.rollouts]
     assert [line["item"] for line in completion_lines(whole)] == [0, 1, 2, 3]

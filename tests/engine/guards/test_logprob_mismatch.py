@@ -53,13 +53,13 @@ def test_what_precision_allows() -> None:
 
 @pytest.mark.parametrize(("mean", "most"), [(2e-3, 2e-3), (1e-6, 2e-3)])
 def test_the_error_says_how_much_and_where(mean: float, most: float) -> None:
-    found = Deviation(mean, most, 40, place=3, token_id=65, sampled=-1.25, trained=-1.5)
+    found = Deviation(mean=mean, most=most, tokens=40, place=3, token_id=65, sampled=-1.25, trained=-1.5)
     with pytest.raises(TrainingError) as error:
         check(found, tolerance(F32, 1.0, True), ByteTokenizer(), lambda: "sampling is off")  # type: ignore[arg-type]
     assert error.value.message.endswith("; sampling is off")
     assert error.value.message.startswith("The sampler and the loss disagree: over 40 tokens")
     assert "at token 4 of a completion, 'A' (65): -1.2500 when it was sampled, -1.5000" in error.value.message
-    right = Deviation(9e-4, 9e-4, 40, 3, 65, -1.25, -1.5)
+    right = Deviation(mean=9e-4, most=9e-4, tokens=40, place=3, token_id=65, sampled=-1.25, trained=-1.5)
     check(right, tolerance(F32, 1.0, True), ByteTokenizer(), lambda: pytest.fail())  # type: ignore[arg-type]
 
 

@@ -41,7 +41,7 @@ def after(
     count: int, taught: bool = False, own: Collection[str] = (), **numbers: Any
 ) -> tuple[Teaching, list[str]]:
     """What is known, and was told, after some steps of two completions each."""
-    teaching, said = Teaching(Config(), own), []
+    teaching, said = Teaching(config=Config(), own=own), []
     for number in range(count):
         texts = [f"{number} a", f"{number} b"]
         teaching.take(*step(texts, [{"zero": 0.0}, {"zero": 0.0}], **numbers), taught)
@@ -93,7 +93,7 @@ def test_a_run_that_learns_hears_nothing_but_of_a_constant_reward_of_its_own() -
     teaching, said = after(12, taught=True)
     assert (teaching.explain(), said) == (None, [])
     texts = [f"{number}" for number in range(10)]
-    teaching, said = Teaching(Config(), {"mine"}), []
+    teaching, said = Teaching(config=Config(), own={"mine"}), []
     for _ in range(FEWEST_STEPS):
         texts = [f"{text}." for text in texts]
         teaching.take(*step(texts, [{"mine": -19.0, "built_in": 0.0}] * 10), taught=True)

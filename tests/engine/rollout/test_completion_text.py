@@ -111,7 +111,7 @@ def test_looking_for_a_stop_costs_the_same_for_every_token() -> None:
 def test_a_prompt_with_a_token_that_the_model_has_no_row_for_is_refused() -> None:
     policy = llama_policy()  # 257 rows
     with pytest.raises(ModelError, match=r"\(257\) occurs in a prompt, but the model has only 257 rows"):
-        generate(policy, [[1, 2], [3, 257]], 1, Sampling(2))
+        generate(policy, [[1, 2], [3, 257]], 1, Sampling(max_new_tokens=2))
 
 
 def test_ids_that_no_text_uses_are_not_needed() -> None:

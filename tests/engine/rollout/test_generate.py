@@ -32,7 +32,7 @@ def policy(request: pytest.FixtureRequest) -> Policy:
 def test_sampled_logprobs_equal_the_training_forward(policy: Policy, temperature: float) -> None:
     policy.tokenizer.eos_ids = frozenset(range(230, 257))  # type: ignore[misc]
     mx.random.seed(1)
-    groups = generate(policy, PROMPTS, 4, Sampling(24, temperature))
+    groups = generate(policy, PROMPTS, 4, Sampling(max_new_tokens=24, temperature=temperature))
     rollouts = [(prompt, rollout) for prompt, group in zip(PROMPTS, groups, strict=True) for rollout in group]
     assert len({len(rollout.token_ids) for _, rollout in rollouts}) > 1  # some left the batch early
     batch = pad([Sequence(prompt, rollout, 1.0) for prompt, rollout in rollouts])
@@ -43,7 +43,7 @@ def test_sampled_logprobs_equal_the_training_forward(policy: Policy, temperature
 
 
 def test_greedy_follows_the_argmax_of_an_unbatched_unpadded_forward(policy: Policy) -> None:
-    groups = generate(policy, PROMPTS, 2, Sampling(10, temperature=0.0))
+    groups = generate(policy, PROMPTS, 2, Sampling(max_new_tokens=10, temperature=0.0))
     for prompt, group in zip(PROMPTS, groups, strict=True):
         ids = list(prompt)
         for token in group[0].token_ids:
@@ -53,7 +53,7 @@ def test_greedy_follows_the_argmax_of_an_unbatched_unpadded_forward(policy: Poli
 
 
 def test_prompts_of_one_token_need_no_prefill(policy: Policy) -> None:
-    (group,) = generate(policy, [[65]], 2, Sampling(6, temperature=0.0))
+    (group,) = generate(policy, [[65]], 2, Sampling(max_new_tokens=6, temperature=0.0))
     ids = [65]
     for token in group[0].token_ids:
         assert policy.model(mx.array([ids]))[0, -1].argmax().item() == token
@@ -64,7 +64,7 @@ def test_the_end_token_is_kept_with_its_logprob_and_left_out_of_the_text() -> No
     policy = nanochat_policy()
     policy.model.lm_head.weight[EOS] = policy.model.lm_head.weight[EOS] * 4
     mx.random.seed(0)
-    rollouts = generate(policy, PROMPTS, 16, Sampling(40))[0]
+    rollouts = generate(policy, PROMPTS, 16, Sampling(max_new_tokens=40))[0]
     ended = [rollout for rollout in rollouts if rollout.stop_reason is StopReason.EOS]
     assert ended
     for rollout in ended:
@@ -80,11 +80,11 @@ def test_the_end_token_is_kept_with_its_logprob_and_left_out_of_the_text() -> No
 def test_a_stop_string_that_spans_tokens_ends_the_completion() -> None:
     policy = nanochat_policy()
     mx.random.seed(3)
-    free = generate(policy, [PROMPTS[0]], 1, Sampling(40))[0][0]
+    free = generate(policy, [PROMPTS[0]], 1, Sampling(max_new_tokens=40))[0][0]
     text = policy.tokenizer.decode(free.token_ids)
     stop = text[5:8]
     mx.random.seed(3)
-    stopped = generate(policy, [PROMPTS[0]], 1, Sampling(40, stop=(stop,)))[0][0]
+    stopped = generate(policy, [PROMPTS[0]], 1, Sampling(max_new_tokens=40, stop=(stop,)))[0][0]
     assert stopped.stop_reason is StopReason.STOP
     assert stopped.text == text[: len(stopped.text)]
     assert stopped.text.endswith(stop)
@@ -94,37 +94,39 @@ def test_a_stop_string_that_spans_tokens_ends_the_completion() -> None:
 def test_the_prefix_begins_the_text_and_is_no_token_of_the_completion() -> None:
     policy = nanochat_policy()
     mx.random.seed(0)
-    plain = generate(policy, [PROMPTS[0]], 1, Sampling(5))[0][0]
+    plain = generate(policy, [PROMPTS[0]], 1, Sampling(max_new_tokens=5))[0][0]
     mx.random.seed(0)
-    prefixed = generate(policy, [PROMPTS[0]], 1, Sampling(5), prefix="<reasoning>")[0][0]
+    prefixed = generate(policy, [PROMPTS[0]], 1, Sampling(max_new_tokens=5), prefix="<reasoning>")[0][0]
     assert prefixed.text == "<reasoning>" + plain.text
     assert prefixed.token_ids == plain.token_ids
 
 
 def test_progress_counts_to_the_end() -> None:
     seen: list[tuple[int, int, int]] = []
-    groups = generate(nanochat_policy(), PROMPTS, 2, Sampling(6), lambda *counts: seen.append(counts))
+    groups = generate(
+        nanochat_policy(), PROMPTS, 2, Sampling(max_new_tokens=6), lambda *counts: seen.append(counts)
+    )
     assert seen[-1] == (6, 6, sum(len(rollout.token_ids) for group in groups for rollout in group))
 
 
 def test_an_empty_prompt_is_refused() -> None:
     with pytest.raises(ModelError, match="A prompt of 0 tokens"):
-        generate(nanochat_policy(), [[]], 1, Sampling(4))
+        generate(nanochat_policy(), [[]], 1, Sampling(max_new_tokens=4))
 
 
 def test_draw_by_hand() -> None:
     # logits [ln 1, ln 3] at temperature 1: probabilities 0.25, 0.75; entropy 0.5623 nats
     logits = mx.log(mx.array([[1.0, 3.0]] * 4000))
     mx.random.seed(0)
-    drawn = draw(logits, Sampling(1))
+    drawn = draw(logits, Sampling(max_new_tokens=1))
     assert drawn.tokens.sum().item() / 4000 == pytest.approx(0.75, abs=0.03)
     chosen = mx.where(drawn.tokens == 1, mx.log(mx.array(0.75)), mx.log(mx.array(0.25)))
     assert mx.allclose(drawn.logprobs, chosen, atol=1e-6)
     assert drawn.entropies[0].item() == pytest.approx(0.562335, abs=1e-5)
     # temperature 0.5 squares the odds: 0.1, 0.9
-    colder = draw(logits, Sampling(1, temperature=0.5))
+    colder = draw(logits, Sampling(max_new_tokens=1, temperature=0.5))
     assert colder.tokens.sum().item() / 4000 == pytest.approx(0.9, abs=0.03)
-    assert draw(logits, Sampling(1, temperature=0.0)).tokens.tolist() == [1] * 4000
+    assert draw(logits, Sampling(max_new_tokens=1, temperature=0.0)).tokens.tolist() == [1] * 4000
 
 
 def kept(sampling: Sampling, probabilities: list[float]) -> list[bool]:
@@ -134,21 +136,21 @@ def kept(sampling: Sampling, probabilities: list[float]) -> list[bool]:
 
 def test_top_k_top_p_and_min_p_by_hand() -> None:
     probabilities = [0.1, 0.5, 0.15, 0.25]
-    assert kept(Sampling(1, top_k=2), probabilities) == [False, True, False, True]
-    assert kept(Sampling(1, top_p=0.7), probabilities) == [False, True, False, True]
-    assert kept(Sampling(1, top_p=0.8), probabilities) == [False, True, True, True]
-    assert kept(Sampling(1, top_p=0.01), probabilities) == [False, True, False, False]
-    assert kept(Sampling(1, min_p=0.25), probabilities) == [False, True, True, True]
-    assert kept(Sampling(1, top_k=100), probabilities) == [True] * 4
+    assert kept(Sampling(max_new_tokens=1, top_k=2), probabilities) == [False, True, False, True]
+    assert kept(Sampling(max_new_tokens=1, top_p=0.7), probabilities) == [False, True, False, True]
+    assert kept(Sampling(max_new_tokens=1, top_p=0.8), probabilities) == [False, True, True, True]
+    assert kept(Sampling(max_new_tokens=1, top_p=0.01), probabilities) == [False, True, False, False]
+    assert kept(Sampling(max_new_tokens=1, min_p=0.25), probabilities) == [False, True, True, True]
+    assert kept(Sampling(max_new_tokens=1, top_k=100), probabilities) == [True] * 4
 
 
 # --- the kept mass --------------------------------------------------------------------------------
 
 CUT = [
-    (Sampling(1, top_k=2), 0.75),  # 0.5 + 0.25
-    (Sampling(1, top_p=0.8), 0.9),  # 0.5 + 0.25 + 0.15
-    (Sampling(1, min_p=0.25), 0.9),  # all above 0.125
-    (Sampling(1, top_k=3, top_p=0.5), 0.5),
+    (Sampling(max_new_tokens=1, top_k=2), 0.75),  # 0.5 + 0.25
+    (Sampling(max_new_tokens=1, top_p=0.8), 0.9),  # 0.5 + 0.25 + 0.15
+    (Sampling(max_new_tokens=1, min_p=0.25), 0.9),  # all above 0.125
+    (Sampling(max_new_tokens=1, top_k=3, top_p=0.5), 0.5),
 ]
 
 
@@ -166,11 +168,17 @@ def test_the_kept_mass_by_hand(sampling: Sampling, mass: float) -> None:
 
 
 def test_the_whole_vocabulary_has_no_kept_mass() -> None:
-    assert draw(mx.zeros((2, 5)), Sampling(1)).log_kept is None
-    assert draw(mx.zeros((2, 5)), Sampling(1, temperature=0.0, top_k=2)).log_kept is None
+    assert draw(mx.zeros((2, 5)), Sampling(max_new_tokens=1)).log_kept is None
+    assert draw(mx.zeros((2, 5)), Sampling(max_new_tokens=1, temperature=0.0, top_k=2)).log_kept is None
 
 
-@pytest.mark.parametrize("sampling", [Sampling(12, 0.8, top_k=5), Sampling(12, 1.3, top_p=0.7, min_p=0.02)])
+@pytest.mark.parametrize(
+    "sampling",
+    [
+        Sampling(max_new_tokens=12, temperature=0.8, top_k=5),
+        Sampling(max_new_tokens=12, temperature=1.3, top_p=0.7, min_p=0.02),
+    ],
+)
 def test_the_recorded_mass_is_that_of_the_training_forward(policy: Policy, sampling: Sampling) -> None:
     """Of a plain forward over the whole sequence: π and the mass of the tokens that the cut leaves."""
     mx.random.seed(4)
@@ -213,7 +221,7 @@ def early_ending(policy: Policy) -> Policy:
 @pytest.mark.parametrize("rows", [1, 2, 4, 7])
 @pytest.mark.parametrize("cut", [{}, {"top_k": 20}])
 def test_rows_that_enter_later_come_out_as_in_one_batch(make: Any, rows: int, cut: Any) -> None:
-    policy, sampling = early_ending(make()), Sampling(30, 1.0, **cut)
+    policy, sampling = early_ending(make()), Sampling(max_new_tokens=30, temperature=1.0, **cut)
     whole, few = sampled(policy, None, sampling), sampled(policy, rows, sampling)
     lengths = {len(one.token_ids) for group in whole for one in group}
     assert len(lengths) > 4  # rows do leave at different times
@@ -238,7 +246,9 @@ def test_the_batch_is_never_wider_than_its_limit_and_stays_full(monkeypatch: pyt
 
     monkeypatch.setattr(type(policy.model), "__call__", counted)
     mx.random.seed(3)
-    groups = generate(policy, [list(b"abc"), list(b"defg")], 12, Sampling(40), limit=RowLimit(4))
+    groups = generate(
+        policy, [list(b"abc"), list(b"defg")], 12, Sampling(max_new_tokens=40), limit=RowLimit(4)
+    )
     assert max(widths) == 4
     lengths = [len(one.token_ids) for group in groups for one in group]
     one_after_the_other = sum(max(lengths[start : start + 4]) for start in range(0, 24, 4))
@@ -260,7 +270,7 @@ def test_a_prompt_is_read_once_for_all_rows_whenever_they_enter(
         return real(model, prompts, chunk, padded)
 
     monkeypatch.setattr(decode, "read_prompts", counted)
-    generate(early_ending(nanochat_policy()), PROMPTS, 4, Sampling(10), limit=RowLimit(rows))
+    generate(early_ending(nanochat_policy()), PROMPTS, 4, Sampling(max_new_tokens=10), limit=RowLimit(rows))
     assert read == PROMPTS
 
 
@@ -274,5 +284,5 @@ def test_no_forward_is_made_past_the_longest_completion(monkeypatch: pytest.Monk
         return call(self, ids, cache=cache)
 
     monkeypatch.setattr(type(policy.model), "__call__", counted)
-    generate(policy, [[1, 2, 3]], 4, Sampling(7))
+    generate(policy, [[1, 2, 3]], 4, Sampling(max_new_tokens=7))
     assert calls == [(1, 2), *[(4, 1)] * 7]

@@ -34,7 +34,10 @@ class CountingTokenizer(ByteTokenizer):
 def example(number: int, length: int = 4, role: str = "user") -> Example:
     """A prompt of `length` bytes and a line break."""
     return Example(
-        [{"role": role, "content": f"{number:0{length}d}"}], "1", {}, f"line {number + 1} of a.jsonl"
+        messages=[{"role": role, "content": f"{number:0{length}d}"}],
+        answer="1",
+        columns={},
+        place=f"line {number + 1} of a.jsonl",
     )
 
 
@@ -114,7 +117,7 @@ def test_the_checksum_of_the_data_encodes_nothing_and_sees_every_change() -> Non
     others = [
         examples[:1],
         examples[::-1],
-        [example(0), Example(example(1).messages, "2")],
+        [example(0), Example(messages=example(1).messages, answer="2")],
         [example(0), example(2)],
     ]
     sums = [setup.fingerprint(rows) for rows in (examples, *others)]

@@ -192,7 +192,7 @@ def rollout_policy(seen: list[events.Event]) -> RolloutPolicy:
 
 
 def far(mean: float) -> Deviation:
-    return Deviation(mean, 9.0, 40, place=3, token_id=65, sampled=-1.25, trained=-1.5)
+    return Deviation(mean=mean, most=9.0, tokens=40, place=3, token_id=65, sampled=-1.25, trained=-1.5)
 
 
 def test_a_copy_that_is_far_away() -> None:

@@ -110,10 +110,10 @@ def test_rollouts_are_those_of_plain_decoding(policy: Policy, monkeypatch: pytes
     policy.tokenizer.eos_ids = frozenset(range(230, 257))  # type: ignore[misc]
     assert reads_in_groups(policy.model)
     mx.random.seed(1)
-    grouped = generate(policy, PROMPTS, 5, Sampling(24))
+    grouped = generate(policy, PROMPTS, 5, Sampling(max_new_tokens=24))
     monkeypatch.setattr(decode, "reads_in_groups", lambda _: False)
     mx.random.seed(1)
-    plain = generate(policy, PROMPTS, 5, Sampling(24))
+    plain = generate(policy, PROMPTS, 5, Sampling(max_new_tokens=24))
     pairs = zip(chain.from_iterable(grouped), chain.from_iterable(plain), strict=True)
     for one, other in pairs:
         assert one.token_ids == other.token_ids
@@ -167,7 +167,7 @@ def test_logprob_and_entropy_of_a_large_vocabulary_are_exact(temperature: float)
     """V equal logits but for some ruled out: log π = −ln n and the entropy is ln n nats, n = 49,003 left."""
     count = 49_003
     logits = mx.concatenate([mx.full((2, count), 3.0), mx.full((2, 149), -mx.inf)], axis=1)
-    drawn = draw(logits, Sampling(1, temperature))
+    drawn = draw(logits, Sampling(max_new_tokens=1, temperature=temperature))
     assert mx.allclose(drawn.logprobs, mx.array(-math.log(count)), atol=2e-6, rtol=0)
     assert mx.allclose(drawn.entropies, mx.array(math.log(count)), atol=2e-6, rtol=0)
     assert drawn.tokens.max().item() < count

@@ -19,7 +19,13 @@ from grpo_cli.models.load import load_policy
 def snapshot(step: int) -> Snapshot:
     """The embedded model after a step."""
     policy = load_policy("tiny")
-    return Snapshot(policy, Optimizer(Config(), policy.model), Config(), RunState(step=step), [])
+    return Snapshot(
+        policy=policy,
+        optimizer=Optimizer(Config(), policy.model),
+        config=Config(),
+        state=RunState(step=step),
+        groups=[],
+    )
 
 
 @pytest.fixture

@@ -63,13 +63,13 @@ def batch() -> Microbatch:
     mx.random.seed(4)
     mask = mx.array([[1, 1, 1, 1, 1], [1, 1, 0, 0, 0], [1, 1, 1, 0, 0], [1, 1, 1, 1, 0]]).astype(mx.bool_)
     return Microbatch(
-        [[3, 4, 5, 9, 11, 2, 7], [6, 7]],
-        [0, 0, 1, 1],
-        mx.random.randint(0, 48, (4, 5)),
-        mask,
-        mx.full((4, 5), -3.0),
-        mx.array([[1.0], [-1.0], [0.5], [-0.5]]),
-        mx.full((4, 1), 1 / 14),
+        prompts=[[3, 4, 5, 9, 11, 2, 7], [6, 7]],
+        rows=[0, 0, 1, 1],
+        targets=mx.random.randint(0, 48, (4, 5)),
+        completion_mask=mask,
+        old_logprobs=mx.full((4, 5), -3.0),
+        advantages=mx.array([[1.0], [-1.0], [0.5], [-0.5]]),
+        weights=mx.full((4, 1), 1 / 14),
     )
 
 
@@ -95,7 +95,7 @@ def test_gradients_are_those_of_a_plain_backward(kind: str, adapters: bool) -> N
     """Not shared, shared, and both with layers computed again: one gradient."""
     model = model_of(kind)
     if adapters:
-        add_adapters(model, LoRA(2))
+        add_adapters(model, LoRA(rank=2))
         assert all("lora" in name for name, _ in tree_flatten(model.trainable_parameters()))
     head = find_head(model)
     assert can_checkpoint(model)
@@ -181,9 +181,9 @@ def peak_of_a_gradient(layers: int, tokens: int, **settings: Any) -> int:
     mx.eval(model.parameters())
     rows = 8
     part = Microbatch(
-        [list(range(40))], [0] * rows, mx.random.randint(0, 48, (rows, tokens)),
-        mx.ones((rows, tokens), dtype=mx.bool_), mx.full((rows, tokens), -3.0),
-        mx.array([[1.0], [-1.0]] * (rows // 2)), mx.full((rows, 1), 1 / rows / tokens),
+        prompts=[list(range(40))], rows=[0] * rows, targets=mx.random.randint(0, 48, (rows, tokens)),
+        completion_mask=mx.ones((rows, tokens), dtype=mx.bool_), old_logprobs=mx.full((rows, tokens), -3.0),
+        advantages=mx.array([[1.0], [-1.0]] * (rows // 2)), weights=mx.full((rows, 1), 1 / rows / tokens),
     )  # fmt: skip
     objective = objective_of("reinforce", 1.0, 0.2, 0.2, 0.0, **settings)
     accumulate(model, [part], objective)

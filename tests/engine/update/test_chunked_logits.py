@@ -64,13 +64,13 @@ def batch() -> Microbatch:
     targets = mx.random.randint(0, 48, (4, 5))
     mask = mx.array([[1, 1, 1, 1, 1], [1, 1, 0, 0, 0], [1, 1, 1, 0, 0], [1, 1, 1, 1, 0]]).astype(mx.bool_)
     return Microbatch(
-        [[3, 4, 5], [6, 7]],
-        [0, 0, 1, 1],
-        targets,
-        mask,
-        mx.full((4, 5), -3.0),
-        mx.array([[1.0], [-1.0], [0.5], [-0.5]]),
-        mx.full((4, 1), 1 / 14),
+        prompts=[[3, 4, 5], [6, 7]],
+        rows=[0, 0, 1, 1],
+        targets=targets,
+        completion_mask=mask,
+        old_logprobs=mx.full((4, 5), -3.0),
+        advantages=mx.array([[1.0], [-1.0], [0.5], [-0.5]]),
+        weights=mx.full((4, 1), 1 / 14),
     )
 
 
@@ -100,7 +100,7 @@ def test_slices_change_no_gradient(kind: str, share_prefix: bool, monkeypatch: p
 
 def test_slices_with_adapters_have_their_gradient_only(monkeypatch: pytest.MonkeyPatch) -> None:
     model = model_of("llama, tied")
-    add_adapters(model, LoRA(2))
+    add_adapters(model, LoRA(rank=2))
     head = find_head(model)
     plain, _ = gradients(model, objective_of("dapo", 1.0, 0.2, 0.2, 0.0))
     monkeypatch.setattr("grpo_cli.engine.update.forward.LOGITS_AT_ONCE", 48)

@@ -142,7 +142,7 @@ def test_logits_in_slices(checkpoint: bool, monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_adapters_only() -> None:
     model = model_of("llama, tied")
-    add_adapters(model, LoRA(2))
+    add_adapters(model, LoRA(rank=2))
     moved = [
         (name, mx.random.normal(array.shape) * 0.1)
         for name, array in flat(model.trainable_parameters()).items()
@@ -242,7 +242,11 @@ def test_a_gradient_without_a_number_says_nothing() -> None:
 
 
 def of(monkeypatch: pytest.MonkeyPatch, compiles: bool, share_prefix: bool = True, **changes: Any) -> Any:
-    monkeypatch.setattr(compiling.device, "prepare", lambda: Device("metal", "M4", None, compile=compiles))
+    monkeypatch.setattr(
+        compiling.device,
+        "prepare",
+        lambda: Device(kind="metal", name="M4", memory_bytes=None, compile=compiles),
+    )
     return CompiledLoss.of(Config(**changes), model_of("llama"), ForwardPlan(share_prefix), never)
 
 

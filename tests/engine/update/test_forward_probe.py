@@ -81,7 +81,10 @@ def test_they_are_refused_before_anything_loads(tmp_path: Path, monkeypatch: pyt
     (tmp_path / "config.json").write_text(json.dumps(config))
     monkeypatch.setattr(setup, "load_rewards", lambda *_: pytest.fail("rewards were loaded"))
     settings = small(tmp_path, model_name=str(tmp_path))
-    for begin in (setup.train, lambda config: setup.evaluate_model(str(tmp_path), config, Sampling(4))):
+    for begin in (
+        setup.train,
+        lambda config: setup.evaluate_model(str(tmp_path), config, Sampling(max_new_tokens=4)),
+    ):
         with pytest.raises(ModelError, match="has layers that keep a state"):
             begin(settings)
 
@@ -104,7 +107,14 @@ def test_rows_one_by_one_where_nothing_else_is_right() -> None:
     alone = Padless(model.args)
     alone.update(model.parameters())
     assert training_plan(alone, share_prefix=True) == BatchPlan(False, "single", "single")
-    policy = Policy(alone, Endless(), {}, Path(), "random", plan=BatchPlan(False, "single", "single"))  # type: ignore[arg-type]
+    policy = Policy(
+        model=alone,
+        tokenizer=Endless(),
+        config={},
+        path=Path(),
+        source="random",
+        plan=BatchPlan(False, "single", "single"),
+    )  # type: ignore[arg-type]
     assert deviation(alone, policy.plan) < 1e-4
 
 
@@ -116,9 +126,9 @@ def test_rows_of_equal_length_are_sampled_as_rows_of_any(sampled: Any, capacity:
     found = []
     for plan in (BatchPlan(), BatchPlan(sampled=sampled)):
         mx.random.seed(5)
-        policy = Policy(model, Endless(), {}, Path(), "random", plan=plan)  # type: ignore[arg-type]
+        policy = Policy(model=model, tokenizer=Endless(), config={}, path=Path(), source="random", plan=plan)  # type: ignore[arg-type]
         prompts = [*PROMPTS, [3], PROMPTS[0]]
-        found.append(generate(policy, prompts, 2, Sampling(4), limit=RowLimit(capacity)))
+        found.append(generate(policy, prompts, 2, Sampling(max_new_tokens=4), limit=RowLimit(capacity)))
     for mixed, other in zip(*found, strict=True):
         assert [one.token_ids for one in mixed] == [one.token_ids for one in other]
         for one, same in zip(mixed, other, strict=True):

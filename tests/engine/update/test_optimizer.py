@@ -100,7 +100,7 @@ def test_adapters_only() -> None:
     def adapted() -> Policy:
         policy = llama_policy()
         mx.random.seed(1)
-        add_adapters(policy.model, LoRA(2))
+        add_adapters(policy.model, LoRA(rank=2))
         return policy
 
     config = Config(weight_decay=0.1, max_grad_norm=0.5)

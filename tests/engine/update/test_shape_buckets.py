@@ -29,13 +29,13 @@ def microbatch(prompts: list[list[int]], rows: list[int], lengths: list[int], **
     """Random targets, old logprobs, advantages and weights; rows of the given lengths."""
     width = max(lengths)
     return Microbatch(
-        prompts,
-        rows,
-        mx.random.randint(0, 48, (len(rows), width)).astype(mx.int32),
-        mx.arange(width)[None] < mx.array(lengths)[:, None],
-        mx.random.uniform(-5.0, -2.0, (len(rows), width)),
-        mx.random.normal((len(rows), 1)),
-        mx.full((len(rows), 1), 1.0 / sum(lengths)),
+        prompts=prompts,
+        rows=rows,
+        targets=mx.random.randint(0, 48, (len(rows), width)).astype(mx.int32),
+        completion_mask=mx.arange(width)[None] < mx.array(lengths)[:, None],
+        old_logprobs=mx.random.uniform(-5.0, -2.0, (len(rows), width)),
+        advantages=mx.random.normal((len(rows), 1)),
+        weights=mx.full((len(rows), 1), 1.0 / sum(lengths)),
         **more,
     )
 
