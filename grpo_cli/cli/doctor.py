@@ -169,7 +169,7 @@ def show_chapter(name: str, as_json: bool) -> None:
     from dataclasses import asdict
 
     from grpo_cli.cli.diagnosis import page
-    from grpo_cli.doctor.guide import chapters, nearest
+    from grpo_cli.doctor.chapters import chapters, nearest
 
     guide, name = chapters(), name.lower()
     if name not in guide:

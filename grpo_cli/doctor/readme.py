@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from grpo_cli.config.readme import configuration_keys
-from grpo_cli.doctor.guide import Chapter, chapters
+from grpo_cli.doctor.chapters import Chapter, chapters
 from grpo_cli.files import write_file
 
 

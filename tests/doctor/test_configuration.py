@@ -15,8 +15,8 @@ import pytest
 from grpo_cli.config.schema import Config
 from grpo_cli.doctor import configuration
 from grpo_cli.doctor.case import Case
+from grpo_cli.doctor.chapters import chapters
 from grpo_cli.doctor.findings import Finding
-from grpo_cli.doctor.guide import chapters
 from grpo_cli.doctor.machine import Machine
 from grpo_cli.doctor.needs import needed, weights_in
 from grpo_cli.doctor.pace import Measured, Pace, evaluations, scaled, total_seconds, total_steps

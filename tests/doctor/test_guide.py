@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from grpo_cli.doctor.chapters import GUIDE as FOLDER
+from grpo_cli.doctor.chapters import chapter_of, chapters, nearest
 from grpo_cli.doctor.checks import CHECKS
-from grpo_cli.doctor.guide import chapters, nearest
 
 ROOT = Path(__file__).parents[2]
 GUIDE = chapters()
@@ -58,16 +59,21 @@ def test_errors_are_searched_for_their_troubles() -> None:
     assert {"cannot-save", "model-not-found", "configuration", "training-stopped"} <= named_troubles()
 
 
-def test_no_name_is_used_twice() -> None:
-    modules = {path.stem for path in (ROOT / "grpo_cli/doctor/chapters").glob("[a-z]*.py")}
-    counted = [
-        chapter.name
-        for module in modules
-        for chapter in __import__(f"grpo_cli.doctor.chapters.{module}", fromlist=["CHAPTERS"]).CHAPTERS
-    ]
-    assert sorted(counted) == sorted(GUIDE)
+def test_a_chapter_is_in_the_file_of_its_name() -> None:
+    assert sorted(path.stem for path in FOLDER.glob("*.md")) == sorted(GUIDE)
+    for path in FOLDER.glob("*.md"):
+        assert chapter_of(path.read_text(encoding="utf-8")).name == path.stem
     names = [check.name for check in CHECKS]
     assert len(names) == len(set(names))
+
+
+def test_sections_are_read_as_a_terminal_shows_them() -> None:
+    head = "---\nname: a\nsubject: hub\ntitle: 'It: fails'\nsymptoms:\n  - \"don't\"\n---\n\n"
+    chapter = chapter_of(f"{head}## Why\n\nOne\ntwo.\n\nThree.\n\n## What to do\n\n- First: `a`,\n  `b`.\n- Second.\n")
+    assert (chapter.title, chapter.symptoms) == ("It: fails", ("don't",))
+    assert (chapter.why, chapter.cure) == ("One two.\n\nThree.", "First: `a`, `b`.\nSecond.")
+    with pytest.raises(ValueError, match="no chapter of the guide: '# Anything"):
+        chapter_of("# Anything else")
 
 
 @pytest.mark.parametrize(("text", "name"), TEXTS.items())
