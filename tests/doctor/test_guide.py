@@ -68,8 +68,11 @@ def test_a_chapter_is_in_the_file_of_its_name() -> None:
 
 
 def test_sections_are_read_as_a_terminal_shows_them() -> None:
-    head = "---\nname: a\nsubject: hub\ntitle: 'It: fails'\nsymptoms:\n  - \"don't\"\n---\n\n"
-    chapter = chapter_of(f"{head}## Why\n\nOne\ntwo.\n\nThree.\n\n## What to do\n\n- First: `a`,\n  `b`.\n- Second.\n")
+    first = "---\nname: a\nsubject: hub\n"
+    head = first + "title: 'It: fails'\nsymptoms:\n  - \"don't\"\n---\n\n"
+    chapter = chapter_of(
+        f"{head}## Why\n\nOne\ntwo.\n\nThree.\n\n## What to do\n\n- First: `a`,\n  `b`.\n- Second.\n"
+    )
     assert (chapter.title, chapter.symptoms) == ("It: fails", ("don't",))
     assert (chapter.why, chapter.cure) == ("One two.\n\nThree.", "First: `a`, `b`.\nSecond.")
     with pytest.raises(ValueError, match="no chapter of the guide: '# Anything"):
