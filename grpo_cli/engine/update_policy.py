@@ -157,7 +157,7 @@ def remember_first(batches: list[Microbatch], result: UpdateResult) -> None:
 def remember_old(run: Run, batches: list[Microbatch]) -> None:
     """Keep the policy's logprobs as it is now, for microbatches that are learnt from after an update."""
     found = [
-        mx.where(batch.completion_mask, logprobs_by(run, run.policy.model, batch), 0.0)
+        mx.where(batch.loss_mask, logprobs_by(run, run.policy.model, batch), 0.0)
         if batch.rank == run.world.rank
         else mx.zeros(batch.targets.shape)
         for batch in batches

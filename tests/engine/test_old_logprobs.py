@@ -23,7 +23,7 @@ def ratios(run: Run, batch: Microbatch) -> mx.array:
     """(B, S) π/π_old of the loss; 1 on padding."""
     logprobs = microbatch_loss(run.policy.model, batch, Objective(run.config))[1].logprobs
     old = logprobs if batch.old_is_current else batch.old_logprobs
-    return mx.exp(mx.where(batch.completion_mask, logprobs - old, 0.0))
+    return mx.exp(mx.where(batch.loss_mask, logprobs - old, 0.0))
 
 
 def test_the_first_updates_own_logprobs_become_the_old_ones(tmp_path: Path) -> None:
@@ -34,7 +34,7 @@ def test_the_first_updates_own_logprobs_become_the_old_ones(tmp_path: Path) -> N
     assert update_policy(run, 1, batches)["clip_ratio"] == 0.0
     for batch, logprobs in zip(batches, before, strict=True):
         assert not batch.old_is_current
-        assert mx.array_equal(batch.old_logprobs, mx.where(batch.completion_mask, logprobs, 0.0))
+        assert mx.array_equal(batch.old_logprobs, mx.where(batch.loss_mask, logprobs, 0.0))
         for item, row in zip(batch.rollouts, batch.old_logprobs.tolist(), strict=True):  # type: ignore[arg-type]
             assert item.old_logprobs == row[: len(item.token_ids)]  # type: ignore[index]
         assert mx.abs(ratios(run, batch) - 1.0).max().item() > 1e-4  # the policy has moved

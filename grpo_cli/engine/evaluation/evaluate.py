@@ -66,7 +66,7 @@ class Evaluation:
     @property
     def length_mean(self) -> float:
         """Mean completion length in tokens."""
-        return statistics.fmean(len(rollout.token_ids) for rollout in self.rollouts)
+        return statistics.fmean(rollout.length for rollout in self.rollouts)
 
     @property
     def truncated_fraction(self) -> float:
@@ -127,7 +127,7 @@ def evaluate(
         sets = of_all_ranks(sets, world)
         groups += [RolloutGroup(p.example, p.ids, rollouts) for p, rollouts in zip(chunk, sets, strict=True)]
         finished += len(chunk) * num_generations
-        tokens += sum(len(rollout.token_ids) for rollouts in sets for rollout in rollouts)
+        tokens += sum(rollout.length for rollouts in sets for rollout in rollouts)
     by_index = dict(zip(order, groups, strict=True))
     return Evaluation([by_index[index] for index in range(len(prompts))], time.perf_counter() - started)
 

@@ -52,7 +52,7 @@ class Draw:
         self.groups += groups
         self.position += len(groups) + left_out
         self.batches += 1
-        self.tokens += sum(len(rollout.token_ids) for group in groups for rollout in group.rollouts)
+        self.tokens += sum(rollout.length for group in groups for rollout in group.rollouts)
         self.seconds += seconds
 
     @property

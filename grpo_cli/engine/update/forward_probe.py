@@ -159,7 +159,7 @@ def probe_batch() -> Microbatch:
         prompts=prompts,
         rows=list(ROWS),
         targets=targets,
-        completion_mask=mask,
+        loss_mask=mask,
         old_logprobs=zeros,
         advantages=zeros[:, :1],
         weights=zeros[:, :1],

@@ -37,7 +37,7 @@ def test_sampled_logprobs_equal_the_training_forward(policy: Policy, temperature
     assert len({len(rollout.token_ids) for _, rollout in rollouts}) > 1  # some left the batch early
     batch = pad([Sequence(prompt, rollout, 1.0) for prompt, rollout in rollouts])
     trained = token_logprobs(policy.model, batch, temperature)
-    difference = mx.where(batch.completion_mask, trained - batch.old_logprobs, 0.0)
+    difference = mx.where(batch.loss_mask, trained - batch.old_logprobs, 0.0)
     assert mx.abs(difference).max().item() < 1e-4
     assert mx.abs(batch.old_logprobs).max().item() > 0.1
 

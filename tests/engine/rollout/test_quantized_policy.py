@@ -65,9 +65,9 @@ def test_completions_are_sampled_from_the_rounded_weights(tmp_path: Path) -> Non
         assert batch.sampler_logprobs is not None
         theirs = token_logprobs(mine.model, batch, 3.0)
         own = token_logprobs(run.policy.model, batch, 3.0)
-        gap = mx.where(batch.completion_mask, mx.abs(theirs - batch.sampler_logprobs), 0.0)
+        gap = mx.where(batch.loss_mask, mx.abs(theirs - batch.sampler_logprobs), 0.0)
         assert gap.max().item() < 1e-4
-        assert mx.where(batch.completion_mask, mx.abs(own - batch.sampler_logprobs), 0.0).max().item() > 1e-3
+        assert mx.where(batch.loss_mask, mx.abs(own - batch.sampler_logprobs), 0.0).max().item() > 1e-3
 
 
 def test_the_first_ratio_is_one_and_the_log_has_the_weights(tmp_path: Path) -> None:
@@ -157,9 +157,9 @@ def test_later_parts_of_a_generation_remember_the_policy_that_was_copied(tmp_pat
     update_policy(run, 1, make_batches(run, everyone_counts(first.groups)))
     for batch, logprobs in zip(second.batches, before, strict=True):
         assert not batch.old_is_current
-        assert mx.allclose(batch.old_logprobs, mx.where(batch.completion_mask, logprobs, 0.0), atol=1e-6)
+        assert mx.allclose(batch.old_logprobs, mx.where(batch.loss_mask, logprobs, 0.0), atol=1e-6)
         moved = token_logprobs(run.policy.model, batch, 3.0)
-        assert mx.where(batch.completion_mask, mx.abs(moved - logprobs), 0.0).max().item() > 1e-4
+        assert mx.where(batch.loss_mask, mx.abs(moved - logprobs), 0.0).max().item() > 1e-4
         assert [item.old_logprobs != [] for item in batch.rollouts] == [True] * len(batch.rollouts)
 
 
