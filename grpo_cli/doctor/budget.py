@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from grpo_cli.device import CGROUP_LIMITS, usable_memory
 from grpo_cli.doctor.case import Case
 from grpo_cli.doctor.machine import Machine
-from grpo_cli.engine.memory_estimate import FLOAT32, Batch, Needs, Shape, estimate
+from grpo_cli.engine.memory.estimate import FLOAT32, Batch, Needs, Shape, estimate
 
 # One prompt, 8 completions: the smallest step that is still GRPO as it is meant.
 TYPICAL = Batch(rollout_rows=8, update_prompts=1, update_rows=8, prompt_length=256, new_tokens=128)

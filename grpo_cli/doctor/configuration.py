@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from grpo_cli.config.problems import Problem
     from grpo_cli.config.schema import Config
     from grpo_cli.doctor.pace import Pace
-    from grpo_cli.engine.memory_estimate import Needs
+    from grpo_cli.engine.memory.estimate import Needs
 
 TO_WRITE = re.compile(r"`(\w+ = [^`]+)`")  # lines of TOML in a cure's words
 SURELY = 1.25  # an estimate so far above what there is is beyond its own error
@@ -82,7 +82,7 @@ def memory_needed(case: Case) -> Iterator[Finding]:
 def weighed(case: Case, config: "Config", folder: Path, needs: "Needs", there: int) -> Finding:
     """The verdict on a need and what there is, in bytes."""
     from grpo_cli.doctor.needs import needed
-    from grpo_cli.engine.memory_estimate import parts
+    from grpo_cli.engine.memory.estimate import parts
 
     on_cpu = case.probe.get("device", "cpu") == "cpu"
     seen = (
@@ -105,7 +105,7 @@ def cures(config: "Config", folder: Path, there: int, on_cpu: bool) -> tuple[str
     """In words, and as lines of TOML: the keys to change until it fits; and whether it then does."""
     from grpo_cli.config.fields import toml_value
     from grpo_cli.doctor.needs import needed
-    from grpo_cli.engine.memory_estimate import steps_down
+    from grpo_cli.engine.memory.estimate import steps_down
 
     changes: dict[str, Any] = {}
     smaller = None

@@ -18,7 +18,7 @@ from grpo_cli.models.safetensors_header import BITS, Tensor, read_header
 from grpo_cli.untrusted_json import DamagedFile
 
 if TYPE_CHECKING:
-    from grpo_cli.engine.memory_estimate import Needs, Shape
+    from grpo_cli.engine.memory.estimate import Needs, Shape
 
 DTYPES = {"float32": 4, "bfloat16": 2, "float16": 2}
 STATES = {"adamw": 2, "adam": 2, "lion": 1, "sgd": 1}  # float32 numbers kept for each trained one
@@ -81,7 +81,7 @@ def weights_in(folder: Path) -> Weights | None:
 
 def shape_of(folder: Path) -> "Shape | None":
     """The model's shape in its config.json; None where it is written in another way, or absurd."""
-    from grpo_cli.engine.memory_estimate import Shape
+    from grpo_cli.engine.memory.estimate import Shape
 
     try:
         shape = Shape.of(read_config(folder))
@@ -93,7 +93,7 @@ def shape_of(folder: Path) -> "Shape | None":
 
 def needed(config: Config, folder: Path, on_cpu: bool, rows: int | None = None) -> "Needs | None":
     """What training takes; `rows`: completions at once, at most. None where the files do not tell."""
-    from grpo_cli.engine.memory_estimate import Batch, estimate
+    from grpo_cli.engine.memory.estimate import Batch, estimate
 
     shape, weights, facts = shape_of(folder), weights_in(folder), read_config(folder)
     if shape is None or weights is None:

@@ -23,7 +23,7 @@ from grpo_cli.config.resumable import is_gone
 from grpo_cli.config.schema import Config
 from grpo_cli.distributed.world import ALONE, World
 from grpo_cli.engine import events
-from grpo_cli.engine.memory_verdict import check_memory
+from grpo_cli.engine.memory.verdict import check_memory
 from grpo_cli.engine.ranks.same_setup import check_alike, settings
 from grpo_cli.engine.run import Run
 from grpo_cli.engine.run_dir.folder import CONFIG_FILE, words_for_the_disk, write_config
@@ -34,11 +34,11 @@ from grpo_cli.engine.run_dir.manifest import (
     checkpoints,
     step_in_manifest,
 )
+from grpo_cli.engine.run_dir.resume_point import Start, agreed, find_start, keys_of
 from grpo_cli.engine.run_dir.run_state import read_state
 from grpo_cli.engine.run_dir.saver import Saver
 from grpo_cli.engine.setup import prepare
 from grpo_cli.engine.signals import Interruption
-from grpo_cli.engine.start import Start, agreed, find_start, keys_of
 from grpo_cli.engine.train import train_to_the_end
 from grpo_cli.errors import CheckpointError, ConfigError, ModelError
 from grpo_cli.files import copy_file

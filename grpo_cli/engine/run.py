@@ -17,7 +17,7 @@ from grpo_cli.distributed.world import ALONE, World
 from grpo_cli.engine import events
 from grpo_cli.engine.guards.frozen_weights import Proof
 from grpo_cli.engine.guards.nothing_learned import Teaching
-from grpo_cli.engine.out_of_memory import RowLimit
+from grpo_cli.engine.memory.out_of_memory import RowLimit
 from grpo_cli.engine.rollout.buffer import Parts
 from grpo_cli.engine.rollout.prompts import Prompt, Prompts
 from grpo_cli.engine.rollout.quantized_policy import RolloutPolicy

@@ -25,7 +25,7 @@ from grpo_cli.distributed.world import ALONE, World
 from grpo_cli.engine import events
 from grpo_cli.engine.collect_rollouts import collect_rollouts
 from grpo_cli.engine.evaluation.evaluate import Evaluation, evaluate, measure_by_reward
-from grpo_cli.engine.memory_verdict import check_memory
+from grpo_cli.engine.memory.verdict import check_memory
 from grpo_cli.engine.metrics import step_metrics
 from grpo_cli.engine.ranks.same_setup import check_alike, loaded, settings
 from grpo_cli.engine.rollout.buffer import Draw

@@ -21,7 +21,7 @@ from grpo_cli.engine.grpo.losses import LOSSES
 from grpo_cli.engine.grpo.lr_schedule import learning_rate
 from grpo_cli.engine.guards import logprob_mismatch
 from grpo_cli.engine.guards.nonfinite import Fault, find_fault
-from grpo_cli.engine.out_of_memory import in_parts
+from grpo_cli.engine.memory.out_of_memory import in_parts
 from grpo_cli.engine.ranks.balance import deal
 from grpo_cli.engine.run import Run
 from grpo_cli.engine.update.batch import Counting, Microbatch, make_microbatches

@@ -115,10 +115,10 @@ WHERE = {
     "run_exists": "engine/run_dir/folder.py:refuse_existing_run",
     "run_is_not_there": "engine/run_dir/folder.py:locate",
     "run_in_use": "engine/run_dir/lock.py:_taken",
-    "no_intact_checkpoint": "engine/start.py:choose",
+    "no_intact_checkpoint": "engine/run_dir/resume_point.py:choose",
     "lock_that_nobody_of_ours_made": "engine/run_dir/lock.py:refused_by_the_disk",
-    "restart_of_a_checkpoint": "engine/start.py:choose",
-    "run_without_anything": "engine/start.py:choose",
+    "restart_of_a_checkpoint": "engine/run_dir/resume_point.py:choose",
+    "run_without_anything": "engine/run_dir/resume_point.py:choose",
     "checkpoint_of_another_version": "engine/run_dir/manifest.py:damage",
     "state_that_is_damaged": "engine/run_dir/run_state.py:read_state",
     "run_that_is_done": "engine/resume.py:refuse_shorter",
@@ -164,7 +164,7 @@ HUB = (
 )
 MACHINES = "needs another machine, its ssh, or a port that is freed; tests/distributed shows the errors"
 DISK = "needs a disk with room, or one that can be written again"
-MEMORY = "needs less memory than there is; tests/engine/test_memory_verdict.py applies its keys"
+MEMORY = "needs less memory than there is; tests/engine/memory/test_verdict.py applies its keys"
 OTHER_MODEL = "is another model, which only a person can choose"
 LEARNING = "is a choice of training (rate, precision, earlier checkpoint); the errors' own tests show them"
 DAMAGED = (
@@ -196,8 +196,8 @@ NOT_APPLIED = {
     "data/readers.py:read_file": DISK,
     "engine/run_dir/checkpoint.py:": DISK,
     "engine/run_dir/saver.py:": DISK,
-    "engine/out_of_memory.py:": MEMORY,
-    "engine/memory_verdict.py:": MEMORY,
+    "engine/memory/out_of_memory.py:": MEMORY,
+    "engine/memory/verdict.py:": MEMORY,
     "engine/rollout/prompt_cache.py:": OTHER_MODEL,
     "engine/update/forward_probe.py:": OTHER_MODEL,
     "models/adapters.py:_check_dora": OTHER_MODEL,

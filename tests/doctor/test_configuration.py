@@ -163,7 +163,7 @@ def test_the_copy_of_quantised_rollouts_is_added() -> None:
 
 
 def test_it_agrees_with_the_engine_about_the_embedded_model() -> None:
-    from grpo_cli.engine.memory_verdict import needs_of
+    from grpo_cli.engine.memory.verdict import needs_of
     from grpo_cli.engine.setup import prepare
 
     config = Config(model_name="tiny", dataset="arithmetic", max_train_samples=8, max_new_tokens=48,

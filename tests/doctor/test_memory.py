@@ -20,7 +20,7 @@ from grpo_cli.doctor.budget import (
 from grpo_cli.doctor.case import Case
 from grpo_cli.doctor.memory import MIB, highest_limit, raised
 from grpo_cli.doctor.needs import needed, shares_prompts
-from grpo_cli.engine.memory_estimate import rollout_bytes, update_bytes
+from grpo_cli.engine.memory.estimate import rollout_bytes, update_bytes
 from tests.doctor.machines import HEALTHY, RecordedMachine, case_on, look, looks, told
 
 GIB = 1 << 30

@@ -9,7 +9,7 @@ import mlx.core as mx
 import pytest
 
 from grpo_cli.engine import events, setup
-from grpo_cli.engine.out_of_memory import RowLimit
+from grpo_cli.engine.memory.out_of_memory import RowLimit
 from grpo_cli.engine.rollout.generate import generate
 from grpo_cli.engine.rollout.sampling import KeyChain, Sampling
 from grpo_cli.engine.run import Run

@@ -7,7 +7,7 @@ import mlx.core as mx
 import pytest
 
 from grpo_cli.engine import setup
-from grpo_cli.engine.out_of_memory import RowLimit
+from grpo_cli.engine.memory.out_of_memory import RowLimit
 from grpo_cli.engine.run import Run
 from grpo_cli.engine.run_dir.run_state import read_state, write_state
 from grpo_cli.engine.update.batch import Microbatch

@@ -14,7 +14,7 @@ from typing import Any
 
 from grpo_cli.config.schema import Config
 from grpo_cli.distributed.world import ALONE, World
-from grpo_cli.engine.out_of_memory import RowLimit
+from grpo_cli.engine.memory.out_of_memory import RowLimit
 from grpo_cli.engine.rollout.generate import Progress, generate, no_progress, of_all_ranks
 from grpo_cli.engine.rollout.prompts import Prompt
 from grpo_cli.engine.rollout.sampling import Sampling

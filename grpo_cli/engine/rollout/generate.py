@@ -12,7 +12,7 @@ from dataclasses import asdict
 import mlx.core as mx
 
 from grpo_cli.distributed.world import World
-from grpo_cli.engine.out_of_memory import RowLimit, is_allocation_failure, unable
+from grpo_cli.engine.memory.out_of_memory import RowLimit, is_allocation_failure, unable
 from grpo_cli.engine.rollout.completion_text import CompletionText
 from grpo_cli.engine.rollout.continuous_batch import Decoding, Dice, Row
 from grpo_cli.engine.rollout.sampling import KeyChain, Sampling

@@ -16,7 +16,7 @@ from grpo_cli.cpu.exact_sums import total as total_of
 from grpo_cli.cpu.swiglu import lean_activations
 from grpo_cli.distributed.world import ALONE, World
 from grpo_cli.engine.grpo.importance_sampling import Spread
-from grpo_cli.engine.out_of_memory import RowLimit, in_parts
+from grpo_cli.engine.memory.out_of_memory import RowLimit, in_parts
 from grpo_cli.engine.update.batch import Microbatch
 from grpo_cli.engine.update.objective import Measured, Objective, microbatch_loss
 from grpo_cli.models.tree import flat

@@ -4,7 +4,7 @@
     check_memory(run, budget)               # a notice, or an error where not a single completion fits
 
 On a Mac too much memory ends in swapping, on a CUDA card in an error after the first long completion, on a
-CPU in a killed process: so it is estimated from the model's shape (memory_estimate.py) and compared with what
+CPU in a killed process: so it is estimated from the model's shape (memory/estimate.py) and compared with what
 the device has.
 """
 
@@ -13,7 +13,7 @@ from typing import Any
 from grpo_cli.config.fields import toml_value
 from grpo_cli.config.schema import Config
 from grpo_cli.engine import events
-from grpo_cli.engine.memory_estimate import FLOAT32, Batch, Needs, Shape, estimate, parts, steps_down
+from grpo_cli.engine.memory.estimate import FLOAT32, Batch, Needs, Shape, estimate, parts, steps_down
 from grpo_cli.engine.rollout.shared_prompt import reads_in_groups
 from grpo_cli.engine.run import Run
 from grpo_cli.errors import TrainingError

@@ -12,7 +12,7 @@ from mlx_lm.models import llama
 from grpo_cli import device
 from grpo_cli.config.schema import Config
 from grpo_cli.engine import events, setup
-from grpo_cli.engine.memory_estimate import (
+from grpo_cli.engine.memory.estimate import (
     FLOAT32,
     Batch,
     Shape,
@@ -22,7 +22,7 @@ from grpo_cli.engine.memory_estimate import (
     update_bytes,
     updated_at_once,
 )
-from grpo_cli.engine.memory_verdict import check_memory, needs_of
+from grpo_cli.engine.memory.verdict import check_memory, needs_of
 from grpo_cli.engine.rollout.continuous_batch import Decoding, Dice, Row
 from grpo_cli.engine.rollout.sampling import Sampling
 from grpo_cli.engine.rollout.shared_prompt import reads_in_groups

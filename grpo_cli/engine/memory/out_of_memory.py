@@ -2,7 +2,7 @@
 
     for result in in_parts(batch, compute, Microbatch.halves, limit.lower): ...
 
-Metal and CUDA raise; a failed allocation on a CPU kills the process, which memory_verdict.py prevents.
+Metal and CUDA raise; a failed allocation on a CPU kills the process, which memory/verdict.py prevents.
 """
 
 from collections.abc import Callable, Iterator
