@@ -95,7 +95,7 @@ def examples(case: Case, policy: "Policy") -> "list[Prompt]":
     if case.config is None:
         return []
     from grpo_cli.data.load import load_examples
-    from grpo_cli.engine.setup import evaluation_prompts
+    from grpo_cli.engine.rollout.prompts import evaluation_prompts
 
     config = case.config.model_copy(update={"eval_samples": EXAMPLES})
     try:

@@ -35,6 +35,7 @@ from grpo_cli.engine.update.chunked_logits import Head, chosen_logprobs
 from grpo_cli.engine.update.forward import ForwardPlan, token_scores
 from grpo_cli.errors import ModelError
 from grpo_cli.models.batch_plan import BatchPlan, RowsTogether
+from grpo_cli.models.load import unread_model
 from grpo_cli.models.tree import flat
 
 LENGTHS = (9, 4)  # tokens of the prompts
@@ -256,3 +257,13 @@ def distance(found: Arrays, expected: Arrays) -> float:
     """‖found − expected‖ / ‖expected‖; NaN where one is NaN."""
     size = norm(expected)
     return norm({name: found[name] - expected[name] for name in expected}) / (size or 1.0)
+
+
+def check_unread(name: str) -> None:
+    """Refuse a model whose kind cannot be tuned before anything is loaded.
+
+    Told from config.json alone; of a repository that is not here yet, after its download.
+    """
+    model = unread_model(name)
+    if model is not None:
+        check_kind(model)
