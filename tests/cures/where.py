@@ -209,7 +209,6 @@ NOT_APPLIED = {
     "engine/update/optimizer.py:": LEARNING,
     "engine/rollout/quantized_policy.py:": LEARNING,
     "engine/setup.py:dry_run": LEARNING,
-    "engine/update_policy.py:": LEARNING,
     "engine/collect_rollouts.py:": LEARNING,
     "engine/train.py:": LEARNING,
     "convert/torch_file.py:_check_record": DAMAGED,

@@ -53,7 +53,7 @@ def test_the_samplers_logprobs_play_no_part_then(tmp_path: Path) -> None:
             for item in [item for one in groups for item in one.rollouts]:
                 item.logprobs = [value + shift for value in item.logprobs]
             copy, _ = prepared(tmp_path, num_iterations=iterations)
-            grad_norms.append(copy.update(1, copy.batch(groups))["grad_norm"])
+            grad_norms.append(update_policy(copy, 1, make_batches(copy, groups))["grad_norm"])
             for item in [item for one in groups for item in one.rollouts]:
                 item.old_logprobs = []
         changes[iterations] = abs(grad_norms[1] / grad_norms[0] - 1)
@@ -74,7 +74,7 @@ def test_one_update_computes_nothing_twice_and_uses_the_samplers(tmp_path: Path)
 @pytest.mark.parametrize("rows", [1, 3])
 def test_they_are_whole_where_memory_was_short(tmp_path: Path, rows: int) -> None:
     whole, expected = prepared(tmp_path, num_iterations=2)
-    first = whole.update(1, expected)
+    first = update_policy(whole, 1, expected)
     run, batches = prepared(tmp_path, num_iterations=2)
     for batch in batches:
         batch.old_logprobs = batch.old_logprobs + 0.1  # the sampler's, which no part may use

@@ -172,7 +172,7 @@ def test_only_the_sampling_is_rounded(tmp_path: Path, lora: int) -> None:
     groups = [RolloutGroup(*[getattr(g, name) for name in ("example", "prompt_ids", "rollouts")])
               for g in scored_groups(run)]  # fmt: skip
     everyone_counts(groups)
-    batches = mine.batch(groups)
+    batches = make_batches(mine, groups)
     for batch in batches:
         batch.sampler_logprobs = token_logprobs(mine.policy.model, batch, 3.0)
     found = movement(mine, batches)
