@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from grpo_cli.config.problems import Problem
     from grpo_cli.config.schema import Config
     from grpo_cli.doctor.pace import Pace
-    from grpo_cli.engine.memory.estimate import Needs
+    from grpo_cli.engine.memory.estimate import MemoryNeeds
 
 TO_WRITE = re.compile(r"`(\w+ = [^`]+)`")  # lines of TOML in a cure's words
 SURELY = 1.25  # an estimate so far above what there is is beyond its own error
@@ -79,7 +79,7 @@ def memory_needed(case: Case) -> Iterator[Finding]:
     yield weighed(case, config, folder, needs, there)
 
 
-def weighed(case: Case, config: "Config", folder: Path, needs: "Needs", there: int) -> Finding:
+def weighed(case: Case, config: "Config", folder: Path, needs: "MemoryNeeds", there: int) -> Finding:
     """The verdict on a need and what there is, in bytes."""
     from grpo_cli.doctor.needs import needed
     from grpo_cli.engine.memory.estimate import parts

@@ -18,7 +18,7 @@ from grpo_cli.models.safetensors_header import BITS, Tensor, read_header
 from grpo_cli.untrusted_json import DamagedFile
 
 if TYPE_CHECKING:
-    from grpo_cli.engine.memory.estimate import Needs, Shape
+    from grpo_cli.engine.memory.estimate import MemoryNeeds, Shape
 
 DTYPES = {"float32": 4, "bfloat16": 2, "float16": 2}
 STATES = {"adamw": 2, "adam": 2, "lion": 1, "sgd": 1}  # float32 numbers kept for each trained one
@@ -91,7 +91,7 @@ def shape_of(folder: Path) -> "Shape | None":
     return shape if shape and all(0 < size < 1 << 32 for size in sizes) else None
 
 
-def needed(config: Config, folder: Path, on_cpu: bool, rows: int | None = None) -> "Needs | None":
+def needed(config: Config, folder: Path, on_cpu: bool, rows: int | None = None) -> "MemoryNeeds | None":
     """What training takes; `rows`: completions at once, at most. None where the files do not tell."""
     from grpo_cli.engine.memory.estimate import Batch, estimate
 

@@ -6,7 +6,7 @@ from collections.abc import Hashable, Iterable, Sequence
 from typing import Any
 
 from grpo_cli import device
-from grpo_cli.engine.rollout.buffer import Draw
+from grpo_cli.engine.rollout.buffer import DrawnGroups
 from grpo_cli.rewards.notes import averages
 from grpo_cli.rewards.table import unique
 from grpo_cli.types import RolloutGroup, StopReason
@@ -47,7 +47,7 @@ def step_metrics(
     epoch: float,
     groups: list[RolloutGroup],
     update: dict[str, Any],
-    drawn: Draw,
+    drawn: DrawnGroups,
     dynamic_sampling: bool,
     seconds: float,
 ) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from grpo_cli.config.schema import Config
 from grpo_cli.distributed.world import ALONE, World
 from grpo_cli.engine import events
 from grpo_cli.engine.memory.verdict import check_memory
-from grpo_cli.engine.ranks.same_setup import check_alike, settings
+from grpo_cli.engine.ranks.same_setup import check_same_setup, settings
 from grpo_cli.engine.run import Run
 from grpo_cli.engine.run_dir.folder import CONFIG_FILE, words_for_the_disk, write_config
 from grpo_cli.engine.run_dir.inputs import EVALUATION, changed, is_measure
@@ -69,9 +69,9 @@ def resume(
     with ExitStack() as stack:
         found = find_start(path, overrides, listener, stack, restart) if world.is_first else None
         start = agreed(found, world)
-        check_alike(world, settings(start.config))
-        world.expect(start.config.rank_timeout)
-        world.at("loading")
+        check_same_setup(world, settings(start.config))
+        world.set_timeout(start.config.rank_timeout)
+        world.set_phase("loading")
         run = restored(start.config, start.checkpoint, listener, world)
         tell_changes(run, start, keys_of(overrides), accept_changes, listener)
         refuse_shorter(run)

@@ -24,8 +24,8 @@ from grpo_cli.engine import events
 from grpo_cli.engine.collect_rollouts import collect_rollouts
 from grpo_cli.engine.memory.verdict import check_memory
 from grpo_cli.engine.metrics import step_metrics
-from grpo_cli.engine.ranks.same_setup import check_alike, loaded, settings
-from grpo_cli.engine.rollout.buffer import Draw
+from grpo_cli.engine.ranks.same_setup import check_same_setup, loaded, settings
+from grpo_cli.engine.rollout.buffer import DrawnGroups
 from grpo_cli.engine.rollout.prompt_cache import carries_gradients
 from grpo_cli.engine.rollout.prompts import Prompts, evaluation_prompts
 from grpo_cli.engine.run import Run
@@ -71,9 +71,9 @@ def train(config: Config, listener: events.Listener = events.silent, world: Worl
     listener = events.Listeners(listener)
     if world.is_first:
         refuse_existing_run(config.run_dir)
-    check_alike(world, settings(config))
-    world.expect(config.rank_timeout)
-    world.at("loading")
+    check_same_setup(world, settings(config))
+    world.set_timeout(config.rank_timeout)
+    world.set_phase("loading")
     run = prepare(config, listener, world=world)
     check_memory(run, device.memory_budget(device.prepare()))
     place = config.run_dir.absolute()  # a reward may change the current folder
@@ -113,7 +113,7 @@ def dry_run(
     """
     if world.is_first:
         refuse_existing_run(config.run_dir)
-    check_alike(world, settings(config))
+    check_same_setup(world, settings(config))
     run = prepare(config.model_copy(update=tiny(config)), listener, world=world)
     check_memory(run, device.memory_budget(device.prepare()), config)
     started = time.perf_counter()
@@ -154,7 +154,7 @@ def tiny(config: Config) -> dict[str, Any]:
     }
 
 
-def tiny_step(run: Run, is_on_policy: bool = False) -> tuple[Draw, list[RolloutGroup], dict[str, Any]]:
+def tiny_step(run: Run, is_on_policy: bool = False) -> tuple[DrawnGroups, list[RolloutGroup], dict[str, Any]]:
     """Sample, score and update once: what was drawn, its groups, and the update's numbers.
 
     Advantages are made up, so that there is a gradient whatever the rewards of so short completions; they do
@@ -225,7 +225,7 @@ def prepare(
     frozen = run.reference or (policy if policy.lora else None)
     run.state.inputs = checksums(config, examples, eval_prompts, frozen.path if frozen else None)
     if world.size > 1:
-        check_alike(world, loaded(policy.path, checkpoint, run.state.data))
+        check_same_setup(world, loaded(policy.path, checkpoint, run.state.data))
     return run
 
 

@@ -20,7 +20,7 @@ from grpo_cli.config.schema import Config
 from grpo_cli.data.load import load_examples
 from grpo_cli.distributed.world import ALONE, World
 from grpo_cli.engine.memory.out_of_memory import RowLimit
-from grpo_cli.engine.ranks.same_setup import check_alike, loaded, settings
+from grpo_cli.engine.ranks.same_setup import check_same_setup, loaded, settings
 from grpo_cli.engine.rollout.generate import Progress, generate, no_progress, of_all_ranks
 from grpo_cli.engine.rollout.prompts import Prompt, evaluation_prompts
 from grpo_cli.engine.rollout.sampling import Sampling
@@ -188,12 +188,14 @@ def evaluate_model(
     check_unread(name)
     rewards = load_rewards(config.reward_functions)
     examples = load_examples(config, config.eval_split)
-    check_alike(world, settings(config))
+    check_same_setup(world, settings(config))
     policy = load_policy(name, config.dtype)
     policy.plan = sampling_plan(policy.model)
     prompts = evaluation_prompts(examples, policy, config)
     if world.size > 1:
-        check_alike(world, loaded(policy.path, None, fingerprint([prompt.example for prompt in prompts])))
+        check_same_setup(
+            world, loaded(policy.path, None, fingerprint([prompt.example for prompt in prompts]))
+        )
     mx.random.seed(config.seed)
     rows = config.prompts_per_step * config.num_generations
     evaluation = evaluate(

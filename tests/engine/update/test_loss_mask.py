@@ -12,7 +12,7 @@ from grpo_cli.engine.grpo.losses import LOSSES
 from grpo_cli.engine.grpo.overlong import punish_overlong
 from grpo_cli.engine.guards.logprob_mismatch import measure
 from grpo_cli.engine.metrics import rollout_metrics
-from grpo_cli.engine.rollout.buffer import Draw
+from grpo_cli.engine.rollout.buffer import DrawnGroups
 from grpo_cli.engine.run_dir.run_state import ROLLOUTS_FILE, RunState, read_state, write_state
 from grpo_cli.engine.update.batch import Counting, can_teach, make_microbatches
 from grpo_cli.engine.update.forward import token_logprobs
@@ -132,7 +132,7 @@ def test_lengths_guard_and_metrics_count_what_the_policy_wrote() -> None:
     numbers = rollout_metrics(made)
     assert numbers["completion_length_mean"] == 1.5
     assert numbers["entropy"] == pytest.approx((0.5 * 3 + 1.0 * 2 + 2.0) / 6)
-    drawn = Draw(wanted=2, position=0)
+    drawn = DrawnGroups(wanted=2, position=0)
     drawn.take(made, 1.0)
     assert drawn.tokens == 6
     punish_overlong(made, 4, 4)
