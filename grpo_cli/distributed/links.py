@@ -68,7 +68,7 @@ class Link:
         """Say who we are. Raises OSError where the other one is gone."""
         self.send({"rank": place.rank, "size": place.size})
 
-    def recognise(self, place: RankInfo, seconds: float) -> None:
+    def recognize(self, place: RankInfo, seconds: float) -> None:
         """Hear who is there. Raises OSError (TimeoutError) without an answer, ValueError for a stranger."""
         self._connection.settimeout(max(seconds, 0.1))
         greeting = parse_as(Greeting, self._reader.readline(LONGEST))
@@ -115,7 +115,7 @@ def open_links(
         if listening:
             listening.close()
     for rank, link in called.items():
-        recognise(place, rank, link, patience)
+        recognize(place, rank, link, patience)
     return numbered(place, [*called.values(), *calling])
 
 
@@ -158,10 +158,10 @@ def call(place: RankInfo, rank: int, address: Address, patience: Patience) -> Li
     raise absent(rank, str(address), reason)
 
 
-def recognise(place: RankInfo, rank: int, link: Link, patience: Patience) -> None:
+def recognize(place: RankInfo, rank: int, link: Link, patience: Patience) -> None:
     """Hear the answer of a rank that was called. Raises TrainingError where it is another, or none."""
     try:
-        link.recognise(place, patience.left)
+        link.recognize(place, patience.left)
     except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise met_others(f"where rank {rank} should be, {error}") from error
     except OSError as error:
@@ -178,7 +178,7 @@ def answer(place: RankInfo, listening: socket.socket, patience: Patience) -> Lin
             continue
         link = Link(connection)
         try:
-            link.recognise(place, min(patience.left, GREETING))
+            link.recognize(place, min(patience.left, GREETING))
             if link.rank not in place.callers:
                 raise ValueError(f"rank {link.rank} does not call here")
             link.introduce(place)

@@ -89,7 +89,7 @@ def sample(run: Run, prompts: list[Prompt], own: Sequence[int], on_group: OnGrou
         )
     except BrokenPolicy as error:
         weight = first_broken(flat(run.policy.model.parameters()))
-        copied = ", which come from its quantised copy" if run.sampler.copy and not weight else ""
+        copied = ", which come from its quantized copy" if run.sampler.copy and not weight else ""
         raise TrainingError(
             error.message + (f"; NaN in the weight {weight}" if weight else copied),
             error.hint,

@@ -184,7 +184,7 @@ def stop_if_broken(run: Run, saver: Saver) -> None:
 def sound_snapshot(run: Run, saver: Saver) -> Snapshot:
     """The run as it stands; TrainingError where a weight is NaN: it would push out sound checkpoints."""
     run.world.set_phase("saving")
-    synchronise_weights(run)
+    synchronize_weights(run)
     name = first_broken(flat(run.policy.model.parameters()))
     if name is not None:
         raise TrainingError(
@@ -196,7 +196,7 @@ def sound_snapshot(run: Run, saver: Saver) -> Snapshot:
     return run.snapshot()
 
 
-def synchronise_weights(run: Run) -> None:
+def synchronize_weights(run: Run) -> None:
     """Give all ranks the first one's weights, should theirs differ: unlike devices round differently."""
     if run.world.size == 1:
         return

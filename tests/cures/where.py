@@ -69,7 +69,7 @@ WHERE = {
     "weights_that_are_too_large": "models/trial.py:try_out",
     "model_with_code_of_its_own": "trust.py:refuse_model_file",
     "tokenizer_that_names_code": "trust.py:check_listed",
-    "quantised_copy_of_nothing": "models/quantised.py:no_layer",
+    "quantised_copy_of_nothing": "models/quantized.py:no_layer",
     "file_of_a_model": "convert/source.py:find_source",
     "step_that_is_not_there": "convert/source.py:_nanochat",
     "step_beside_a_file_of_another": "convert/source.py:find_source",

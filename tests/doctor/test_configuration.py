@@ -21,7 +21,7 @@ from grpo_cli.doctor.machine import Machine
 from grpo_cli.doctor.needs import needed, weights_in
 from grpo_cli.doctor.pace import Measured, Pace, evaluations, scaled, total_seconds, total_steps
 from grpo_cli.errors import ModelError
-from grpo_cli.models.quantised import Rounding
+from grpo_cli.models.quantized import Rounding
 
 GB = 10**9
 
