@@ -167,7 +167,7 @@ def watched() -> Iterator[None]:
 def command(*words: str) -> tuple[int, str]:
     """The exit code of `grpo` with these words, run in this process, and what it said."""
     said = io.StringIO()
-    with contextlib.redirect_stderr(said), mock.patch.object(sys, "argv", ["grpo", *words]):
+    with signals_taken(), contextlib.redirect_stderr(said), mock.patch.object(sys, "argv", ["grpo", *words]):
         try:
             grpo()
             code = 0
@@ -177,6 +177,22 @@ def command(*words: str) -> tuple[int, str]:
             traceback.print_exc()
             code = 1
     return code, said.getvalue()
+
+
+@contextlib.contextmanager
+def signals_taken() -> Iterator[None]:
+    """Within the block no signal is ignored, as a shell's `&` has SIGINT and nohup SIGHUP."""
+    usual = {
+        signal.SIGINT: signal.default_int_handler,
+        signal.SIGTERM: signal.SIG_DFL,
+        signal.SIGHUP: signal.SIG_DFL,
+    }
+    before = {number: signal.signal(number, handler) for number, handler in usual.items()}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def start(folder: Path, name: str, every: int = 0) -> tuple[int, str]:
