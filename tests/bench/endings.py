@@ -33,6 +33,7 @@ from grpo_cli.engine.run_dir.manifest import damage
 from grpo_cli.engine.update import optimizer
 from tests.bench.torture import log
 from tests.support.exceptions import EXCEPTIONS, made
+from tests.support.signals import signals_taken
 
 STEPS = 4
 REWARD = """
@@ -177,22 +178,6 @@ def command(*words: str) -> tuple[int, str]:
             traceback.print_exc()
             code = 1
     return code, said.getvalue()
-
-
-@contextlib.contextmanager
-def signals_taken() -> Iterator[None]:
-    """Within the block no signal is ignored, as a shell's `&` has SIGINT and nohup SIGHUP."""
-    usual = {
-        signal.SIGINT: signal.default_int_handler,
-        signal.SIGTERM: signal.SIG_DFL,
-        signal.SIGHUP: signal.SIG_DFL,
-    }
-    before = {number: signal.signal(number, handler) for number, handler in usual.items()}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def start(folder: Path, name: str, every: int = 0) -> tuple[int, str]:
