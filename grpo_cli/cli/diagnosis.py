@@ -141,4 +141,6 @@ def page(chapter: Chapter) -> RenderableType:
     if chapter.symptoms:
         parts += [Text(f"  {symptom}", style="yellow") for symptom in chapter.symptoms] + [Text("")]
     parts += [Text(chapter.why), Text(""), Text("What to do", style="bold"), Text(chapter.cure)]
+    if chapter.how:
+        parts += [Text(""), Text("How it works", style="bold"), Text(chapter.how)]
     return Safe(Group(*parts))

@@ -1,11 +1,25 @@
-"""README's tables of the configuration keys, made of the schema: a table for each of its groups.
+"""configs/KEYS.md, made of the schema: a table of the configuration keys for each of its groups.
 
-`python -m grpo_cli.doctor.readme README.md` writes them, with the troubleshooting.
+`python -m grpo_cli.doctor.readme` writes it, with the other documents that are generated.
 """
 
 from grpo_cli.config.fields import choices, default, description, groups, toml_value
 
 LONGEST_DEFAULT = 80  # characters; the default system message is longer
+
+HEAD = """\
+# Configuration keys
+
+Set in a file, or for one run with `--set KEY=VALUE`. Other allowed values follow the default.
+`grpo config init` writes all keys with their whole descriptions; `grpo config schema` has their bounds.
+Generated from `grpo_cli/config/schema.py` by `{command}`.
+
+"""
+
+
+def keys_document(command: str) -> str:
+    """The whole document; `command` is the one that makes it."""
+    return f"{HEAD.format(command=command)}{configuration_keys()}\n"
 
 
 def configuration_keys() -> str:
@@ -15,7 +29,15 @@ def configuration_keys() -> str:
 
 def table(heading: str, keys: list[str]) -> str:
     """The keys of a group, one a line."""
-    return "\n".join([f"**{heading}**", "", "| key | default | meaning |", "|---|---|---|", *map(row, keys)])
+    return "\n".join(
+        [
+            f"## {heading[:1].upper()}{heading[1:]}",
+            "",
+            "| key | default | meaning |",
+            "|---|---|---|",
+            *map(row, keys),
+        ]
+    )
 
 
 def row(key: str) -> str:

@@ -1,7 +1,7 @@
 """The one flat table of configuration keys: type, bounds, default and description of each.
 
-The description under a key is the only one there is: `grpo config init`, the JSON Schema and the
-README show it. Defaults are MLX-GRPO's, so that its files keep their meaning, except
+The description under a key is the only one there is: `grpo config init`, the JSON Schema and
+configs/KEYS.md show it. Defaults are MLX-GRPO's, so that its files keep their meaning, except
 `num_generations` (8, not 64: sixty-four do not fit a laptop).
 
 To add a key, add one field to its group below. Rules between keys are in rules.py.

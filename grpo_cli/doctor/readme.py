@@ -1,29 +1,62 @@
-"""README's sections that are made of the program: the configuration keys, and the guide's chapters.
+"""The documents that are made of the program, and README's table of the commonest troubles.
 
-python -m grpo_cli.doctor.readme README.md      # writes each between its two marks
+    python -m grpo_cli.doctor.readme      # writes configs/KEYS.md, doctor/guide/README.md and README.md
+
+`documents` names each with its text as it should be now; a test compares them with what is there.
 """
 
-import sys
+from itertools import groupby
 from pathlib import Path
 
-from grpo_cli.config.readme import configuration_keys
-from grpo_cli.doctor.chapters import Chapter, chapters
+from grpo_cli.config.readme import keys_document
+from grpo_cli.doctor.chapters import GUIDE, INDEX, Chapter, chapters
 from grpo_cli.files import write_file
 
+ROOT = Path(__file__).parents[2]
+COMMAND = "uv run python -m grpo_cli.doctor.readme"
+MARKS = "<!-- commonest troubles: begin -->", "<!-- commonest troubles: end -->"
+INDEX_HEAD = f"""\
+# The guide
 
-def troubleshooting() -> str:
-    """The table: what is met, what it is, and the name that `--explain` takes."""
-    rows = [row(chapter) for chapter in chapters().values() if chapter.symptoms]
-    return "\n".join(["| you see | it is | `grpo doctor --explain` |", "|---|---|---|", *rows])
+Every trouble that `grpo` knows, and how its parts work. `grpo doctor --explain NAME` prints a chapter; errors
+and findings of the doctor name theirs. Generated from the chapters by `{COMMAND}`.
+"""
 
 
-SECTIONS = {"configuration keys": configuration_keys, "troubleshooting": troubleshooting}
+def documents(readme: str) -> dict[Path, str]:
+    """Every document that is generated, wholly or in part, by its path below the repository's root."""
+    return {
+        Path("README.md"): with_table(readme, common_troubles()),
+        Path("configs/KEYS.md"): keys_document(COMMAND),
+        INDEX.relative_to(ROOT): index(),
+    }
 
 
-def row(chapter: Chapter) -> str:
-    """A chapter as a line of the table."""
-    seen = "<br>".join(f"`{cell(symptom)}`" for symptom in chapter.symptoms)
-    return f"| {seen} | {cell(chapter.title)} | `{chapter.name}` |"
+def index() -> str:
+    """The guide's index: its chapters by subject, with the texts that one meets."""
+    parts = [INDEX_HEAD]
+    for subject, group in groupby(chapters().values(), key=lambda chapter: chapter.subject):
+        rows = [row(chapter, f"[{chapter.name}]({chapter.name}.md)", chapter.symptoms) for chapter in group]
+        table = ["| chapter | it is | you see |", "|---|---|---|", *rows]
+        parts.append("\n".join([f"## {subject.capitalize()}", "", *table, ""]))
+    return "\n".join(parts)
+
+
+def common_troubles() -> str:
+    """README's table: the chapters marked as common."""
+    folder = GUIDE.relative_to(ROOT).as_posix()
+    rows = [
+        row(chapter, f"[{chapter.name}]({folder}/{chapter.name}.md)", chapter.symptoms[:2])
+        for chapter in chapters().values()
+        if chapter.common
+    ]
+    return "\n".join(["| `grpo doctor --explain` | it is | you see |", "|---|---|---|", *rows])
+
+
+def row(chapter: Chapter, link: str, symptoms: tuple[str, ...]) -> str:
+    """A chapter as a line of a table."""
+    seen = "<br>".join(f"`{cell(symptom)}`" for symptom in symptoms)
+    return f"| {link} | {cell(chapter.title)} | {seen} |"
 
 
 def cell(text: str) -> str:
@@ -31,27 +64,21 @@ def cell(text: str) -> str:
     return text.replace("\n", " ").replace("|", "\\|").replace("`", "'")
 
 
-def refreshed(readme: str) -> str:
-    """A README's text with its sections as they are now. Raises ValueError where marks are missing."""
-    for name, section in SECTIONS.items():
-        readme = with_section(readme, name, section())
-    return readme
-
-
-def with_section(readme: str, name: str, section: str) -> str:
-    """A README's text with `section` between the marks `name: begin` and `name: end`."""
-    first, last = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
+def with_table(readme: str, table: str) -> str:
+    """A README's text with `table` between its two marks. Raises ValueError where one is missing."""
+    first, last = MARKS
     before, begin, rest = readme.partition(first)
     _, end, after = rest.partition(last)
     if not begin or not end:
         raise ValueError(f"the README lacks {first} or {last}")
-    return f"{before}{first}\n{section}\n{last}{after}"
+    return f"{before}{first}\n{table}\n{last}{after}"
 
 
-def main(path: Path) -> None:
-    """Bring a README up to date."""
-    write_file(path, refreshed(path.read_text(encoding="utf-8")))
+def main(root: Path = ROOT) -> None:
+    """Bring the documents below `root` up to date."""
+    for path, text in documents((root / "README.md").read_text(encoding="utf-8")).items():
+        write_file(root / path, text)
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main()

@@ -96,6 +96,18 @@ def test_a_chapter_is_explained() -> None:
         "",
     ]
     assert "What to do" in lines
+    assert "How it works" not in lines  # there is no more to know
+
+
+def test_a_chapter_that_says_how_a_thing_works_shows_its_blocks_as_they_are() -> None:
+    lines = grpo("--explain", "own-rewards").stdout.splitlines()
+    start = lines.index("How it works")
+    assert lines.index("What to do") < start
+    assert lines[start + 1 : start + 4] == [
+        "    # my_rewards.py: every column of the dataset arrives as a keyword",
+        "    def short(prompts, completions, answer, **columns) -> list[float]:",
+        "        return [float(len(completion) < 200) for completion in completions]",
+    ]
 
 
 def test_an_unknown_chapter_is_a_usage_error_with_near_names() -> None:

@@ -1,8 +1,8 @@
-"""A key as a line of README's tables."""
+"""configs/KEYS.md: a key as a line of its tables."""
 
 import pytest
 
-from grpo_cli.config.readme import configuration_keys, row, values
+from grpo_cli.config.readme import configuration_keys, keys_document, row, values
 from grpo_cli.config.schema import XML_SYSTEM_PROMPT
 
 
@@ -35,6 +35,13 @@ def test_a_line_has_the_first_sentence_of_the_description() -> None:
 
 def test_a_table_for_each_group() -> None:
     lines = configuration_keys().splitlines()
-    start = lines.index("**several ranks**")
+    start = lines.index("## Several ranks")
     assert lines[start + 1 : start + 4] == ["", "| key | default | meaning |", "|---|---|---|"]
     assert lines[start + 4].startswith("| `rank_timeout` | `0.0` | ")
+
+
+def test_the_document_names_the_command_that_makes_it() -> None:
+    document = keys_document("make keys")
+    assert document.startswith("# Configuration keys\n\nSet in a file")
+    assert document.count("`make keys`") == 1
+    assert document.endswith(f"\n\n{configuration_keys()}\n")

@@ -5,8 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from grpo_cli.doctor.chapters import GUIDE as FOLDER
-from grpo_cli.doctor.chapters import chapter_of, chapters, nearest
+from grpo_cli.doctor.chapters import INDEX, chapter_of, chapters, files, nearest
 from grpo_cli.doctor.checks import CHECKS
 
 ROOT = Path(__file__).parents[2]
@@ -60,8 +59,10 @@ def test_errors_are_searched_for_their_troubles() -> None:
 
 
 def test_a_chapter_is_in_the_file_of_its_name() -> None:
-    assert sorted(path.stem for path in FOLDER.glob("*.md")) == sorted(GUIDE)
-    for path in FOLDER.glob("*.md"):
+    assert INDEX.is_file()
+    assert sorted(path.stem for path in files()) == sorted(GUIDE)
+    assert sorted([*files(), INDEX]) == sorted(INDEX.parent.iterdir())
+    for path in files():
         assert chapter_of(path.read_text(encoding="utf-8")).name == path.stem
     names = [check.name for check in CHECKS]
     assert len(names) == len(set(names))
@@ -75,8 +76,19 @@ def test_sections_are_read_as_a_terminal_shows_them() -> None:
     )
     assert (chapter.title, chapter.symptoms) == ("It: fails", ("don't",))
     assert (chapter.why, chapter.cure) == ("One two.\n\nThree.", "First: `a`, `b`.\nSecond.")
+    assert (chapter.how, chapter.common) == ("", False)
     with pytest.raises(ValueError, match="no chapter of the guide: '# Anything"):
         chapter_of("# Anything else")
+
+
+def test_a_third_section_says_how_it_works_with_its_blocks_as_they_are() -> None:
+    chapter = chapter_of(
+        "---\nname: a\nsubject: hub\ntitle: b\ncommon: true\n---\n\n"
+        "## Why\n\nOne.\n\n## What to do\n\nTwo.\n\n## How it works\n\nSo\nit is:\n\n"
+        "```toml\na = 1\n\nb = 2      # two\n```\n\n- Three\n  lines.\n- Four.\n"
+    )
+    assert (chapter.why, chapter.cure, chapter.common) == ("One.", "Two.", True)
+    assert chapter.how == "So it is:\n\n    a = 1\n\n    b = 2      # two\n\nThree lines.\nFour."
 
 
 @pytest.mark.parametrize(("text", "name"), TEXTS.items())
