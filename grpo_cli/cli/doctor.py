@@ -14,7 +14,7 @@ from grpo_cli.files import chosen_path, from_here
 from grpo_cli.foreign_text import visible
 
 if TYPE_CHECKING:
-    from grpo_cli.doctor.case import Case
+    from grpo_cli.doctor.context import Case
     from grpo_cli.doctor.findings import Finding
 
 
@@ -98,8 +98,8 @@ def examined_case(
     config: str | None, model: str | None, checkpoint: Path | None, run: Path | None, only: list[str]
 ) -> "Case":
     """What is to be examined. Raises CheckpointError or ModelError for what is not there."""
-    from grpo_cli.doctor.case import Case
-    from grpo_cli.doctor.hub import is_repository
+    from grpo_cli.doctor.checks.machine.hub import is_repository
+    from grpo_cli.doctor.context import Case
 
     for folder, what in ((checkpoint, "Checkpoint"), (run, "Run")):
         if folder is not None and not folder.is_dir():
@@ -153,7 +153,7 @@ def as_document(findings: "list[Finding]", only_problems: bool = False) -> dict[
 def show_list(as_json: bool) -> None:
     """Every check with what it looks at, by subject."""
     from grpo_cli.cli.diagnosis import list_of_checks
-    from grpo_cli.doctor.checks import CHECKS
+    from grpo_cli.doctor.table import CHECKS
 
     if as_json:
         rows = [

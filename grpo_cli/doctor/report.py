@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
 
-from grpo_cli.doctor.case import Case
+from grpo_cli.doctor.context import Case
 from grpo_cli.doctor.findings import Finding
 from grpo_cli.doctor.last_error import last_error
 from grpo_cli.doctor.redact import Redaction

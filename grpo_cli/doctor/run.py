@@ -9,11 +9,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from grpo_cli.doctor.case import Case
 from grpo_cli.doctor.chapters import chapters, nearest
-from grpo_cli.doctor.checks import CHECKS, Check
+from grpo_cli.doctor.context import Case
 from grpo_cli.doctor.findings import Finding, error, skipped
 from grpo_cli.doctor.last_error import keep_last_error
+from grpo_cli.doctor.table import CHECKS, Check
 from grpo_cli.errors import ConfigError, GrpoError
 
 OPTIONS = {

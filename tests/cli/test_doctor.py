@@ -15,11 +15,11 @@ from typer.testing import CliRunner, Result
 from grpo_cli.cli.diagnosis import described, verdict
 from grpo_cli.cli.main import app
 from grpo_cli.cli.terminal import broken_at_words
-from grpo_cli.doctor.case import Case
-from grpo_cli.doctor.checks import CHECKS, Check
+from grpo_cli.doctor.context import Case
 from grpo_cli.doctor.findings import Finding, ok, warning
-from grpo_cli.doctor.machine import Machine
+from grpo_cli.doctor.read.machine import Machine
 from grpo_cli.doctor.run import diagnose
+from grpo_cli.doctor.table import CHECKS, Check
 
 
 @pytest.fixture(autouse=True)

@@ -12,8 +12,8 @@ from grpo_cli.config.schema import Config
 from grpo_cli.device import choose_kind
 from grpo_cli.distributed.hosts import read_hosts
 from grpo_cli.distributed.topology import find_place
-from grpo_cli.doctor.case import Case
-from grpo_cli.doctor.model_folder import base_folder
+from grpo_cli.doctor.context import Case
+from grpo_cli.doctor.read.model_folder import base_folder
 from grpo_cli.doctor.run import chosen
 from grpo_cli.files import chosen_path
 from tests.cures.applied import Steps, cases_of, command

@@ -144,7 +144,7 @@ WHERE = {
     "chapter_misspelt": "cli/doctor.py:show_chapter",
     "check_misspelt": "doctor/run.py:chosen",
     "check_without_its_subject": "doctor/run.py:chosen",
-    "doctor_of_adapters_without_base": "doctor/model_folder.py:base_folder",
+    "doctor_of_adapters_without_base": "doctor/read/model_folder.py:base_folder",
     "doctor_of_a_missing_model": "cli/doctor.py:examined_case",
     "doctor_of_a_missing_folder": "cli/doctor.py:examined_case",
     "reward_misspelt": "rewards/table.py:load_reward",

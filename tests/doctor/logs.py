@@ -6,10 +6,10 @@ from typing import Any
 
 from grpo_cli.config.render import dump_config
 from grpo_cli.config.schema import Config
-from grpo_cli.doctor.case import Case
-from grpo_cli.doctor.checks import CHECKS
+from grpo_cli.doctor.context import Case
 from grpo_cli.doctor.findings import Finding
 from grpo_cli.doctor.run import diagnose
+from grpo_cli.doctor.table import CHECKS
 
 RUN_CHECKS = [check for check in CHECKS if check.subject == "run"]
 NAMES = [check.name for check in RUN_CHECKS]

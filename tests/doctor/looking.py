@@ -4,10 +4,10 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from grpo_cli.doctor.case import Case
-from grpo_cli.doctor.checks import CHECKS
+from grpo_cli.doctor.context import Case
 from grpo_cli.doctor.findings import Finding
 from grpo_cli.doctor.run import diagnose
+from grpo_cli.doctor.table import CHECKS
 
 TINY = Path(__file__).parents[2] / "grpo_cli/models/tiny"
 MODEL_FILES = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer.pkl", "tokenizer_config.json")

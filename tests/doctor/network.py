@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from grpo_cli.doctor.case import Case
+from grpo_cli.doctor.context import Case
 from tests.doctor.machines import case_on
 
 PYTHON = "/home/ada/grpo-env/bin/python"  # of the recorded machine

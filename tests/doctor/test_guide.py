@@ -7,7 +7,7 @@ import pytest
 
 from grpo_cli.doctor.chapters import GUIDE as FOLDER
 from grpo_cli.doctor.chapters import chapter_of, chapters, nearest
-from grpo_cli.doctor.checks import CHECKS
+from grpo_cli.doctor.table import CHECKS
 
 ROOT = Path(__file__).parents[2]
 GUIDE = chapters()

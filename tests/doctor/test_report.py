@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 
 from grpo_cli.doctor import last_error
-from grpo_cli.doctor.case import Case
+from grpo_cli.doctor.context import Case
 from grpo_cli.doctor.findings import Finding
-from grpo_cli.doctor.machine import Machine
+from grpo_cli.doctor.read.host_probe import Visit
+from grpo_cli.doctor.read.machine import Machine
 from grpo_cli.doctor.redact import Redaction
 from grpo_cli.doctor.report import bug_report
-from grpo_cli.doctor.visit import Visit
 from grpo_cli.errors import ConfigError
 
 REDACTION = Redaction.of(

@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from grpo_cli.doctor.case import Case
 from grpo_cli.doctor.chapters import chapters
-from grpo_cli.doctor.checks import Check
+from grpo_cli.doctor.context import Case
 from grpo_cli.doctor.findings import Finding, ok, warning
 from grpo_cli.doctor.run import chosen, diagnose
+from grpo_cli.doctor.table import Check
 from grpo_cli.errors import CheckpointError, ConfigError
 
 

@@ -11,11 +11,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from grpo_cli.doctor.case import Case
-from grpo_cli.doctor.checks import CHECKS
+from grpo_cli.doctor.context import Case
 from grpo_cli.doctor.findings import Finding
-from grpo_cli.doctor.machine import Attempt, Machine
+from grpo_cli.doctor.read.machine import Attempt, Machine
 from grpo_cli.doctor.run import diagnose
+from grpo_cli.doctor.table import CHECKS
 
 HERE = Path(__file__).parent
 NAMES = tuple(sorted(path.stem for path in HERE.glob("*.json")))

@@ -1,0 +1,235 @@
+"""Whether a checkpoint is as it was written, and a run can go on from it."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from grpo_cli.config.local_model import local_folder
+from grpo_cli.doctor.checks.machine.hub import is_repository
+from grpo_cli.doctor.context import Case
+from grpo_cli.doctor.findings import Finding, error, ok, warning
+from grpo_cli.doctor.read.model_folder import BREAKDOWNS
+from grpo_cli.errors import CheckpointError
+from grpo_cli.foreign_text import quoted
+from grpo_cli.models.safetensors_header import read_header
+from grpo_cli.untrusted_json import DamagedFile, read_object
+from grpo_cli.words import plural
+
+FINAL, MANIFEST = "final", "manifest.json"
+STATE = "trainer_state.json"
+
+
+def damage_of(folder: Path) -> str | CheckpointError:
+    """What is wrong with a checkpoint's files: empty where nothing is, an error for another version's."""
+    from grpo_cli.engine.run_dir.manifest import damage
+
+    try:
+        read_object(folder / MANIFEST)  # before what reads it without limits
+        problem = damage(folder)
+    except FileNotFoundError:
+        return f"{MANIFEST} is missing: it was never complete, or not copied whole"
+    except DamagedFile as broken:
+        return f"{MANIFEST} {broken}"
+    except CheckpointError as other:
+        return other
+    except BREAKDOWNS as broken:  # a folder that cannot be entered, a name that no file can have
+        return f"its files cannot be read: {broken}"
+    return problem or next(broken_headers(folder), "")
+
+
+def broken_headers(folder: Path) -> Iterator[str]:
+    """Weights that were written wrong: a manifest can be right of a file that is not."""
+    for path in sorted(folder.glob("*.safetensors")):
+        try:
+            read_header(path)
+        except (OSError, DamagedFile) as problem:
+            yield f"{path.name} {problem}"
+
+
+def files(case: Case) -> Iterator[Finding]:
+    """Manifest, sizes, checksums and headers."""
+    intact = [folder for folder, problem in case.damages.items() if not problem]
+    for folder, problem in case.damages.items():
+        if isinstance(problem, CheckpointError):
+            yield error(problem.message, problem.hint, checkpoint=folder.name)
+        elif problem:
+            yield damaged(case, folder, problem, intact)
+    if intact:
+        names = ", ".join(folder.name for folder in intact)
+        size = sum(path.stat().st_size for folder in intact for path in folder.rglob("*") if path.is_file())
+        seen = f"{names}: every file as it was written (sha256), {size / 1e6:.1f} MB"
+        yield ok(seen, intact=[folder.name for folder in intact], bytes=size)
+
+
+def damaged(case: Case, folder: Path, problem: str, intact: list[Path]) -> Finding:
+    """The finding for a checkpoint that is not whole: a warning where the run goes on from another."""
+    seen = f"{folder.name}: {problem}"
+    numbers = {"checkpoint": folder.name, "problem": problem}
+    older = intact[-1] if intact else None
+    if case.run is not None and older is not None and folder.name != FINAL:
+        cure = f"`grpo resume` leaves it out; {older.name} is intact. Copy it again from where it is whole"
+        return warning(seen, cure, f"mv {quoted(folder)} {quoted(f'{folder}.aside')}", **numbers)
+    others = [other for other in siblings(folder) if not damage_of(other)]
+    if others:
+        cure = f"take an intact one: {', '.join(other.name for other in others)}; or copy it again, whole"
+        return error(seen, cure, f"grpo resume {quoted(others[-1])}", **numbers)
+    cure = "copy it again, whole, from where it is; there is no other intact one beside it"
+    return error(seen, cure, f"ls -l {quoted(folder)}", **numbers)
+
+
+def siblings(folder: Path) -> list[Path]:
+    """The other checkpoints of a checkpoint's run."""
+    from grpo_cli.engine.run_dir.manifest import checkpoints
+
+    return [other for other in checkpoints(folder.absolute().parent) if other.name != folder.name]
+
+
+def resumable(case: Case) -> Iterator[Finding]:
+    """Whether the run can go on, and from which step."""
+    chosen = newest(case)
+    if chosen is None or isinstance(case.damages[chosen], CheckpointError):
+        yield no_way_on(case, chosen)
+        return
+    problems = [*broken_state(case, chosen), *without_base(case, chosen), *broken_config(case, chosen)]
+    yield from problems
+    if any(problem.severity == "error" for problem in problems):
+        return
+    state = read_object(chosen / STATE)
+    step, total = state["step"], state.get("total_steps")
+    where = case.run or chosen
+    if chosen.name == FINAL and step == total:
+        more = f"grpo resume {quoted(where)} --set max_steps={2 * step}"
+        seen = f"finished: {step} of {plural(total, 'step')}; `{more}` makes it longer"
+    else:
+        seen = f"`grpo resume {quoted(where)}` goes on from {chosen.name}, step {step} of {total}"
+    older = [f.name for f, problem in case.damages.items() if not problem and f != chosen]
+    seen += f"; older and intact: {', '.join(older)}" if older else ""
+    yield ok(seen, checkpoint=chosen.name, step=step, total_steps=total, older=older)
+
+
+def newest(case: Case) -> Path | None:
+    """The checkpoint that `grpo resume` would take, or the first of another version that it meets."""
+    by_step = sorted(case.checkpoints, key=readable_step, reverse=True)
+    return next((f for f in by_step if not isinstance(case.damages[f], str) or not case.damages[f]), None)
+
+
+def readable_step(folder: Path) -> tuple[int, bool]:
+    """The step of a checkpoint by its manifest, else by its name; -1 where neither can be read."""
+    from grpo_cli.engine.run_dir.manifest import step_in_manifest
+
+    try:
+        return step_in_manifest(folder)
+    except BREAKDOWNS:
+        return -1, False
+
+
+def no_way_on(case: Case, other_version: Path | None) -> Finding:
+    """The finding for a run without an intact checkpoint, or with one of another version."""
+    if other_version is not None:
+        problem = case.damages[other_version]
+        assert isinstance(problem, CheckpointError)
+        return error(problem.message, problem.hint)
+    names = ", ".join(folder.name for folder in case.checkpoints)
+    if case.checkpoint is not None:
+        whole = [other for other in siblings(case.checkpoint) if not damage_of(other)]
+        if whole:
+            run = case.checkpoint.absolute().parent
+            cure = f"the run can go on from {whole[-1].name}"
+            return error(f"{names} is not intact", cure, f"grpo resume {quoted(run)}")
+    model = next((f for f in reversed(case.checkpoints) if (f / "config.json").exists()), None)
+    cure = (
+        "copy a whole one back; the weights of a damaged one may still be sound: look, then train from them"
+    )
+    look = f"grpo doctor --only model --model {quoted(model)}" if model else "ls -l"
+    return error(f"no intact checkpoint: {names}", cure, look, checkpoints=len(case.checkpoints))
+
+
+def broken_state(case: Case, folder: Path) -> Iterator[Finding]:
+    """What is wrong with the state that the run would go on with."""
+    other = f"resume from another checkpoint of {folder.absolute().parent}"
+    try:
+        state = read_object(folder / STATE)
+    except (OSError, DamagedFile) as problem:
+        told = problem.strerror if isinstance(problem, OSError) else problem
+        yield error(f"{folder.name}/{STATE} {told}", other, f"ls {quoted(folder.absolute().parent)}")
+        return
+    wrong = list(wrong_fields(state))
+    if wrong:
+        yield error(f"{folder.name}/{STATE}: {', '.join(wrong)}", other, f"ls {quoted(folder.parent)}")
+        return
+    yield from cut_logs(case, state)
+
+
+def wrong_fields(state: dict[str, Any]) -> Iterator[str]:
+    """Fields that a run cannot go on with."""
+    for name in ("step", "prompts_used"):
+        if type(state.get(name)) is not int or state[name] < 0:
+            yield f"`{name}` is {state.get(name)!r:.40}"
+    words = state.get("random_state")
+    if not (
+        isinstance(words, list)
+        and len(words) == 2
+        and all(type(w) is int and 0 <= w < 1 << 32 for w in words)
+    ):
+        yield f"`random_state` is {words!r:.40}, not two words"
+
+
+def cut_logs(case: Case, state: dict[str, Any]) -> Iterator[Finding]:
+    """A log that is shorter than it was when the checkpoint was saved: lines of steps are gone."""
+    positions = state.get("log_positions")
+    run = case.run
+    if run is None or not isinstance(positions, dict):
+        return
+    for name, position in positions.items():
+        path = run / Path(str(name)).name
+        if isinstance(position, int) and path.is_file() and path.stat().st_size < position:
+            size = path.stat().st_size
+            yield warning(
+                f"{path.name} has {size:,} of the {position:,} bytes it had at step {state['step']}",
+                "the run can go on, but lines of its steps are gone: bring the whole log back first",
+                f"ls -l {quoted(run)}",
+            )
+
+
+def without_base(case: Case, folder: Path) -> Iterator[Finding]:
+    """Adapters whose model is not on this machine."""
+    path = folder / "adapter_config.json"
+    if not path.exists():
+        return
+    try:
+        name = read_object(path).get("model")
+        base = local_folder(name, case.machine.environment) if isinstance(name, str) else None
+    except (OSError, ValueError) as problem:  # damaged, or a name that no folder can have
+        yield error(f"{folder.name}/{path.name} {problem}", "take another checkpoint of the run")
+        return
+    if base is None:
+        yield error(
+            f"the adapters in {folder.name} belong to {name}, which is not on this machine",
+            f"bring it back, or write where it is now into `model` of {path}",
+            f"hf download {name}"
+            if isinstance(name, str) and is_repository(name)
+            else f"ls -l {quoted(path)}",
+            base=name,
+        )
+
+
+def broken_config(case: Case, folder: Path) -> Iterator[Finding]:
+    """Configurations that are not valid: the checkpoint's, and the run's own, which goes first."""
+    from grpo_cli.config.load import inspect_config
+
+    for place in {folder: None, **({case.run: None} if case.run else {})}:
+        path = place / "config.toml"
+        if not path.is_file():
+            problem = "is missing"
+        elif inspect_config(str(path)).loaded is None:
+            problem = "is not valid"
+        else:
+            continue
+        own = place != folder  # `grpo resume` then takes the checkpoint's
+        cure = "copy the checkpoint's over it" if own else "take another checkpoint of the run"
+        command = (
+            f"cp {quoted(folder / 'config.toml')} {quoted(path)}"
+            if own
+            else f"grpo config validate {quoted(path)}"
+        )
+        yield (warning if own else error)(f"{path} {problem}", cure, command)

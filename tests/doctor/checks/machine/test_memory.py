@@ -1,0 +1,274 @@
+"""Memory: read from recorded machines, and needs reckoned by hand."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from grpo_cli.config.schema import Config
+from grpo_cli.doctor.checks.machine.memory import MIB, highest_limit, raised
+from grpo_cli.doctor.context import Case
+from grpo_cli.doctor.read.budget import (
+    MODELS,
+    RANK,
+    adapter_numbers,
+    available,
+    budget,
+    container_limit,
+    rollouts_alone,
+    total,
+    typical_needs,
+)
+from grpo_cli.doctor.read.config_memory import needed, shares_prompts
+from grpo_cli.engine.memory_estimate import rollout_bytes, update_bytes
+from tests.doctor.machines import HEALTHY, RecordedMachine, case_on, look, looks, told
+
+GIB = 1 << 30
+TINY = Path(__file__).parents[4] / "grpo_cli/models/tiny"
+MEMINFO = "MemTotal: 16000000 kB\nMemAvailable: 1500000 kB\nSwapTotal: 8000000 kB\nSwapFree: 3000000 kB\n"
+
+
+@pytest.mark.parametrize("name", HEALTHY)
+def test_a_healthy_machine_gets_no_warning(name: str) -> None:
+    found = looks("memory", case_on(name))
+    skipped = [] if "macos" in name else ["wired-limit"]
+    assert [name for name, finding in found.items() if finding.severity == "skipped"] == skipped
+    assert {finding.severity for finding in found.values()} <= {"ok", "skipped"}
+
+
+def test_this_machine_says_how_much_it_has() -> None:
+    found = looks("memory", Case())
+    assert found["memory"].numbers["total_bytes"] > 1e9
+    assert 0 < found["memory"].numbers["available_bytes"] <= found["memory"].numbers["total_bytes"]
+    assert found["models-that-fit"].numbers["dtype"] in ("float32", "bfloat16")
+
+
+def test_a_mac_s_pages() -> None:
+    """21093 free, 270110 inactive, 8121 speculative ones of 16 KiB."""
+    machine = RecordedMachine("m1_macos14")
+    assert available(machine) == (21093 + 270110 + 8121) * 16384
+    assert look("memory", case_on("m1_macos14")).seen == "17.2 GB, 4.9 GB available"
+    assert available(RecordedMachine("m1_macos14", outputs={"vm_stat": None})) is None
+
+
+def test_models_that_share_prompts() -> None:
+    """Qwen2.5's config.json names a window that is not used."""
+    assert shares_prompts({"sliding_window": 32768, "use_sliding_window": False})
+    assert shares_prompts({"sliding_window": None, "model_type": "llama"})
+    assert shares_prompts({"model_type": "nanochat"})
+    assert not shares_prompts({"sliding_window": 4096})
+    assert not shares_prompts({"model_type": "nanochat_v2"})
+
+
+def test_prompts_count_once_a_group_on_a_cpu() -> None:
+    """The embedded model's rollouts, with 8 completions of long prompts: less on a CPU than elsewhere."""
+    config = Config(model_name="tiny", dtype="float32", batch_size=1, gradient_accumulation_steps=1)
+    on_cpu, elsewhere = needed(config, TINY, True), needed(config, TINY, False)
+    assert on_cpu is not None
+    assert elsewhere is not None
+    assert on_cpu.update == elsewhere.update
+    assert on_cpu.rollouts < 0.6 * elsewhere.rollouts
+
+
+def test_little_is_available() -> None:
+    finding = look(
+        "memory", case_on("linux_cpu", {"files": {"/proc/meminfo": MEMINFO}, "memory": 16 * 10**9})
+    )
+    assert told(finding) == (
+        "warning",
+        "16.0 GB, only 1.5 GB available",
+        ("ps aux --sort=-rss | head",),
+    )
+    assert look("memory", case_on("linux_cpu", {"memory": None})).severity == "skipped"
+
+
+def test_little_of_much_is_available() -> None:
+    """9.9 of 100 GB is less than a tenth, 10.1 is not; both are more than 2 GB."""
+    for kilobytes, severity in ((9_900_000, "warning"), (10_100_000, "ok")):
+        files = {"/proc/meminfo": f"MemTotal: 100000000 kB\nMemAvailable: {kilobytes} kB\n"}
+        changes = {"files": files, "memory": 100_000_000 * 1024}
+        assert look("memory", case_on("linux_cpu", changes)).severity == severity
+
+
+def test_a_container_s_limit() -> None:
+    files = {"/sys/fs/cgroup/memory.max": f"{8 * GIB}\n", "/sys/fs/cgroup/memory.current": f"{3 * GIB}\n"}
+    machine = RecordedMachine("linux_cpu", files=files)
+    assert (total(machine), container_limit(machine), available(machine)) == (8 * GIB, 8 * GIB, 5 * GIB)
+    seen = look("memory", Case(machine=machine)).seen
+    assert seen == "8.6 GB (the container's limit), 5.4 GB available"
+    unlimited = RecordedMachine("linux_cpu", files={"/sys/fs/cgroup/memory.max": "max\n"})
+    assert container_limit(unlimited) is None
+    full = RecordedMachine("linux_cpu", files=files | {"/sys/fs/cgroup/memory.current": f"{7 * GIB}"})
+    assert look("memory", Case(machine=full)).severity == "warning"
+
+
+def test_swap() -> None:
+    assert look("swap", case_on("m1_macos14")).seen == "1.2 GB of 2.1 GB used"
+    assert look("swap", case_on("m3max_macos15")).seen == "none is set up"
+    much = {"files": {"/proc/meminfo": MEMINFO}, "memory": 16 * 10**9}
+    finding = look("swap", case_on("linux_cpu", much))
+    assert told(finding)[:2] == ("warning", "5.1 GB are swapped out, of 16.0 GB of memory")
+    assert (finding.numbers["swap_bytes"], finding.numbers["used_bytes"]) == (8_192_000_000, 5_120_000_000)
+    german = {"outputs": {"sysctl -n vm.swapusage": "total = 9,00G  used = 8,50G  free = 0,50G"}}
+    assert look("swap", case_on("m1_macos14", german)).numbers["used_bytes"] == int(8.5 * GIB)
+    nothing = {"files": {"/proc/meminfo": "garbage"}}
+    assert look("swap", case_on("linux_cpu", nothing)).severity == "skipped"
+
+
+# --- wired-limit ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("memory", "highest"),
+    [(16 * GIB, 12288), (64 * GIB, 52428), (128 * GIB, 114688), (8 * GIB, 4096)],
+)
+def test_the_highest_limit_leaves_the_system_enough(memory: int, highest: int) -> None:
+    """16 GB: 4 are left. 64 GB: a fifth. 128 GB: 16, as macOS's own default there leaves about that."""
+    assert highest_limit(memory) // MIB == highest
+
+
+def test_a_need_is_rounded_up_to_whole_gib() -> None:
+    assert raised(int(11.2 * GIB), 12288 * MIB) == 12 * GIB
+    assert raised(int(11.2 * GIB), 12000 * MIB) == 12000 * MIB
+
+
+@pytest.fixture
+def large(tmp_path: Path) -> Path:
+    """A copy of the embedded model, and a configuration that takes long completions of it."""
+    shutil.copytree(TINY, tmp_path / "model")
+    return tmp_path
+
+
+def configured(folder: Path, generations: int, tokens: int = 200) -> str:
+    """A configuration whose activations follow from its number of completions."""
+    path = folder / f"large-{generations}.toml"
+    path.write_text(
+        f'model_name = "{folder}/model"\noutput_dir = "{folder}"\nbatch_size = 8\n'
+        f"num_generations = {generations}\nmax_new_tokens = {tokens}\n"
+    )
+    return str(path)
+
+
+def test_the_limit_is_raised_to_what_the_configuration_needs(large: Path) -> None:
+    case, need = case_on("m3max_macos15"), 0
+    for generations in range(64, 1640, 8):  # until it is between the default and the highest
+        case = case_on("m3max_macos15", config_name=configured(large, generations))
+        finding = look("wired-limit", case)
+        need = finding.numbers["needed_bytes"]
+        if need > 51539607552:
+            break
+    assert 51539607552 < need <= 52428 * MIB
+    lines = (f"sudo sysctl iogpu.wired_limit_mb={min(52428, -(-need // GIB) * 1024)}",)
+    assert told(finding) == (
+        "warning",
+        "the GPU may hold 51.5 GB of 68.7 GB (the default); this configuration needs about "
+        f"{need / 1e9:.1f} GB",
+        lines,
+    )
+    assert "restart" in finding.cure
+    old = look(
+        "wired-limit",
+        case_on(
+            "m3max_macos15", {"outputs": {"sw_vers -productVersion": "14.7"}}, config_name=case.config_name
+        ),
+    )
+    assert old.severity == "warning"
+    assert old.cure.startswith("update to macOS 15")
+    assert not any("sysctl" in command for command in old.commands)
+
+
+def test_no_limit_is_enough(large: Path) -> None:
+    finding = look("wired-limit", case_on("m1_macos14", config_name=configured(large, 2048)))
+    assert finding.severity == "warning"
+    assert finding.cure.startswith("even raised to 12288 MB it is too little: take smaller settings")
+    assert "batch_size = 1" in finding.commands
+    assert not any("sysctl" in command for command in finding.commands)
+
+
+def test_a_configuration_that_fits_needs_no_limit(large: Path) -> None:
+    finding = look("wired-limit", case_on("m3max_macos15", config_name=configured(large, 2, 16)))
+    assert finding.severity == "ok"
+    assert finding.numbers["needed_bytes"] < 51539607552
+
+
+def test_a_limit_that_starves_the_system() -> None:
+    outputs = {"sysctl -n iogpu.wired_limit_mb": "15360"}
+    finding = look("wired-limit", case_on("m1_macos14", {"outputs": outputs}))
+    assert finding.severity == "warning"
+    assert finding.seen.endswith("(iogpu.wired_limit_mb=15360); that leaves the system 1.1 GB")
+    assert finding.commands == (
+        "sudo sysctl iogpu.wired_limit_mb=12288",
+        "sudo sysctl iogpu.wired_limit_mb=0",
+    )
+
+
+def test_without_a_configuration_the_limit_is_told() -> None:
+    assert told(look("wired-limit", case_on("m3max_macos26"))) == (
+        "ok",
+        "the GPU may hold 55.7 GB of 68.7 GB (the default)",
+        (),
+    )
+    assert look("wired-limit", case_on("m1_macos14")).seen == (
+        "the GPU may hold 11.5 GB of 17.2 GB (the default); raising it is of use from macOS 15 on"
+    )
+    assert look("wired-limit", case_on("linux_cpu")).seen == "only Macs have this limit"
+    unknown = {"probe": {"info": None}, "outputs": {"sysctl -n iogpu.wired_limit_mb": "x"}}
+    assert look("wired-limit", case_on("m1_macos14", unknown)).severity == "skipped"
+
+
+# --- models that fit -----------------------------------------------------------------------------
+
+
+def test_the_budget_is_the_device_s() -> None:
+    assert budget(case_on("m3max_macos15")) == 51539607552
+    assert budget(case_on("linux_cuda")) == 84_000_000_000
+    assert budget(case_on("linux_cpu")) == 28123456 * 1024
+
+
+def test_the_sizes_of_the_models_are_theirs() -> None:
+    """nanochat: two tables of tokens, and 12 squares of the width in each layer."""
+    sizes = {model.name: model for model in MODELS}
+    for name, layers in (("nanochat-d20", 20), ("nanochat-d32", 32)):
+        width = 64 * layers
+        assert sizes[name].parameters == 2 * 65536 * width + layers * 12 * width**2
+        assert (sizes[name].shape.layers, sizes[name].shape.hidden) == (layers, width)
+
+
+def test_needs_by_hand() -> None:
+    """Half precision: 2 bytes of weight, and 12 of averages and copy; float32: 4 and 8."""
+    model = next(each for each in MODELS if each.name == "nanochat-d20")
+    half = typical_needs(model.shape, 1000, width=2)
+    assert (half.weights, half.optimizer, half.gradients, half.step) == (2000, 12_000, 4000, 6000)
+    full = typical_needs(model.shape, 1000, width=4)
+    assert (full.weights, full.optimizer) == (4000, 8000)
+    numbers = 20 * RANK * (4 * 1280 + 2 * (1280 + 1280) + 3 * (1280 + 5120))
+    assert adapter_numbers(model.shape, RANK) == numbers
+    lora = typical_needs(model.shape, 1000, width=2, rank=RANK)
+    assert (lora.weights, lora.optimizer) == (2000 + 4 * numbers, 8 * numbers)
+    from grpo_cli.doctor.read.budget import TYPICAL
+
+    assert half.rollouts == rollout_bytes(model.shape, TYPICAL, 2)
+    assert half.update == update_bytes(model.shape, TYPICAL, 2)
+    assert rollouts_alone(model.shape, 1000, 2) == 2000 + half.rollouts
+
+
+def fitting(name: str, changes: dict[str, object] | None = None) -> dict[str, str]:
+    finding = look("models-that-fit", case_on(name, changes))
+    return {row["model"]: row["fits"] for row in finding.numbers["models"]}
+
+
+def test_what_fits_follows_the_machine() -> None:
+    assert fitting("m1_macos14") == {
+        "SmolLM2-135M": "all",
+        "Qwen2.5-0.5B": "all",
+        "nanochat-d20": "LoRA",
+        "Qwen2.5-1.5B": "LoRA",
+        "nanochat-d32": "LoRA",
+        "Qwen2.5-3B": "sampling",
+        "Qwen2.5-7B": "nothing",
+    }
+    assert set(fitting("linux_cuda").values()) == {"all", "LoRA"}
+    assert fitting("linux_cpu")["Qwen2.5-7B"] == "nothing"
+    seen = look("models-that-fit", case_on("m1_macos14")).seen.splitlines()
+    assert seen[0] == ("11.5 GB there; 1 prompt of 256 tokens, 8 completions of 128, AdamW, bfloat16; in GB:")
+    assert len(seen) == 2 + len(MODELS)

@@ -1,0 +1,376 @@
+"""Tokenizers that are damaged, another model's, or lack what a conversation needs; each made for real."""
+
+import json
+import pickle
+import shutil
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import pytest
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
+from tokenizers.decoders import WordPiece
+
+from grpo_cli.doctor.checks.model.tokenizer import letters, too_few, where_it_differs
+from grpo_cli.doctor.findings import Finding
+from grpo_cli.doctor.read.model_folder import expected_tokens, repository_of
+from grpo_cli.models.adapters import LoRA, add_adapters, save_adapters
+from tests.convert.checkpoints import FIXTURES
+from tests.doctor.looking import TINY, Here, at, look, tiny_copy
+
+SUBJECT = ("tokenizer", "vocabulary", "round-trip", "special-tokens", "end-tokens", "chat-template")
+
+
+def fast_copy(folder: Path, change: Any = lambda _: None, **settings: Any) -> Path:
+    """The embedded model with a Hugging Face tokenizer only: `change` edits tokenizer.json's content."""
+    tiny_copy(folder, "tokenizer.pkl")
+    for name, edit in (("tokenizer.json", change), ("tokenizer_config.json", lambda c: c.update(settings))):
+        content = json.loads((folder / name).read_text())
+        edit(content)
+        (folder / name).write_text(json.dumps(content))
+    return folder
+
+
+def seen(finding: Finding) -> tuple[str, str]:
+    return finding.severity, finding.seen
+
+
+def test_a_healthy_tokenizer() -> None:
+    assert [seen(finding) for finding in look(Here(model="tiny"), *SUBJECT)] == [
+        ("ok", "nanochat's tokenizer.pkl, read as data: 316 tokens"),
+        ("ok", "316 tokens, 316 rows of the model"),
+        ("ok", "21 tricky texts come back as they were"),
+        (
+            "ok",
+            "9 tokens, one id each (<|bos|> 307, <|user_start|> 308, <|user_end|> 309, …); "
+            "typed by a user they stay text",
+        ),
+        ("ok", "<|bos|> 307, <|assistant_end|> 311"),
+        ("ok", "system and user become 25 ids, ending with '<|assistant_start|>'"),
+    ]
+
+
+def test_a_healthy_tokenizer_of_hugging_face(tmp_path: Path) -> None:
+    folder = fast_copy(tmp_path / "model")
+    found = look(Here(model=str(folder)), *SUBJECT)
+    assert [finding.severity for finding in found] == ["ok"] * 6
+    assert found[0].seen == "tokenizer.json: 316 tokens"
+    assert found[5].seen.endswith("ending with '<|assistant_start|>'")
+
+
+# --- files --------------------------------------------------------------------------------------------
+
+
+def test_a_damaged_pickle(tmp_path: Path) -> None:
+    folder = tiny_copy(tmp_path / "models--owner--name" / "snapshots" / "abc")
+    path = folder / "tokenizer.pkl"
+    path.write_bytes(path.read_bytes()[:-100])
+    first, *others = look(Here(model=str(folder)), *SUBJECT)
+    assert first.severity == "error"
+    assert first.seen.startswith(f"Failed to load tiktoken tokenizer: {path}: ")
+    assert first.cure == (
+        "fetch only tokenizer.pkl again, from the same model: another tokenizer gives garbled text"
+    )
+    assert first.commands == ("hf download owner/name tokenizer.pkl --force-download",)
+    assert {seen(finding) for finding in others} == {("skipped", "the tokenizer does not load")}
+
+
+class Evil:
+    """Its pickle writes a file when it is loaded."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> Any:
+        return (Path.touch, (self.path,))
+
+
+def test_nothing_in_a_pickle_is_run(tmp_path: Path) -> None:
+    folder, mark = tiny_copy(tmp_path / "model"), tmp_path / "was run"
+    (folder / "tokenizer.pkl").write_bytes(pickle.dumps(Evil(mark)))
+    finding = at(folder, "tokenizer")
+    assert finding.severity == "error"
+    assert finding.seen.startswith("Failed to load tiktoken tokenizer:")
+    assert not mark.exists()
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"model": {"type": "BPE"}}', '{"model": 3}'])
+def test_a_damaged_tokenizer_json(tmp_path: Path, content: str) -> None:
+    folder = fast_copy(tmp_path / "model")
+    (folder / "tokenizer.json").write_text(content)
+    finding = at(folder, "tokenizer")
+    assert finding.severity == "error"
+    assert finding.seen.startswith(f"The tokenizer in {folder} cannot be loaded: ")
+    assert finding.commands == (f"hf download OWNER/NAME tokenizer.json --local-dir {folder}",)
+
+
+def test_adapters_have_the_tokenizer_of_their_base(tmp_path: Path) -> None:
+    folder = tmp_path / "final"
+    folder.mkdir()
+    from grpo_cli.models.load import load_policy
+
+    base = tiny_copy(tmp_path / "base")
+    model = load_policy(str(base)).model
+    add_adapters(model, LoRA(rank=2))
+    save_adapters(model, LoRA(rank=2), str(base), folder)
+    assert at(folder, "tokenizer").seen == "nanochat's tokenizer.pkl, read as data: 316 tokens"
+    shutil.rmtree(base)
+    finding = at(folder, "tokenizer")
+    assert (finding.name, finding.severity) == ("model-not-found", "error")
+    assert finding.seen == f"Model not found: {base}: the adapters in {folder} were trained on it"
+
+
+# --- vocabulary ---------------------------------------------------------------------------------------
+
+
+def test_a_larger_tokenizer_than_the_model(tmp_path: Path) -> None:
+    folder = tiny_copy(tmp_path / "model")
+    shutil.copyfile(FIXTURES / "tokenizer.pkl", folder / "tokenizer.pkl")
+    finding = at(folder, "vocabulary")
+    assert seen(finding) == ("error", "1,000 tokens, the model only 316 rows")
+    assert finding.numbers == {"tokens": 1000, "rows": 316}
+
+
+def test_a_smaller_tokenizer_of_nanochat(tmp_path: Path) -> None:
+    """nanochat's is never smaller than the model; the weights have rows to spare, so only the count tells."""
+    folder = tiny_copy(tmp_path / "model")
+    arrays: Any = mx.load(str(folder / "model.safetensors"))
+    arrays |= {name: mx.zeros((1200, 128)) for name in ("transformer.wte.weight", "lm_head.weight")}
+    mx.eval(arrays)
+    mx.save_safetensors(str(folder / "model.safetensors"), arrays)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "vocab_size": 1200}))
+    assert seen(at(folder, "vocabulary")) == ("error", "316 tokens, the model 1200")
+
+
+def test_fewer_tokens_than_rows_are_usual_elsewhere(tmp_path: Path) -> None:
+    folder = fast_copy(tmp_path / "model")
+    mx.save_safetensors(str(folder / "model.safetensors"), {"embed_tokens.weight": mx.zeros((320, 2))})
+    assert seen(at(folder, "vocabulary")) == ("ok", "316 tokens, 320 rows of the model (4 rows to spare)")
+
+
+@pytest.mark.parametrize(
+    ("tokens", "rows", "expected"),
+    [
+        (151_665, 151_936, False),  # Qwen2.5-0.5B
+        (151_665, 152_064, False),  # Qwen2.5-7B
+        (65_536, 65_536, False),  # nanochat
+        (50_295, 51_200, False),  # phi-2
+        (100_002, 102_400, False),  # DeepSeek-V2
+        (1000, 2024, False),
+        (1000, 2025, True),
+        (95_000, 100_000, False),
+        (94_999, 100_000, True),
+        (319, 49_152, True),  # SmolLM2 with a tokenizer of few letters
+        (319, None, False),
+    ],
+)
+def test_what_is_more_than_padding(tokens: int, rows: int | None, expected: bool) -> None:
+    assert too_few(tokens, rows) is expected
+
+
+def test_a_far_smaller_tokenizer_than_the_model(tmp_path: Path) -> None:
+    """Another model's: its end tokens and template are no cure for anything."""
+    folder = fast_copy(tmp_path / "model", eos_token="<|bos|>")
+    mx.save_safetensors(str(folder / "model.safetensors"), {"embed_tokens.weight": mx.zeros((49_152, 2))})
+    finding = at(folder, "vocabulary")
+    assert seen(finding) == ("warning", "316 tokens, but the model has 49,152 rows")
+    assert finding.commands == (f"hf download OWNER/NAME tokenizer.json --local-dir {folder}",)
+    assert seen(at(folder, "end-tokens")) == (
+        "skipped",
+        "the tokenizer is another model's: see vocabulary",
+    )
+
+
+@pytest.mark.parametrize("content", [None, "{", "{}", '{"vocab_size": 316}'])
+def test_a_vocabulary_without_a_config(tmp_path: Path, content: str | None) -> None:
+    folder = tiny_copy(tmp_path / "model", "config.json")
+    if content is not None:
+        (folder / "config.json").write_text(content)
+    told = "316 tokens; config.json cannot be used: see model-files"
+    assert seen(at(folder, "vocabulary")) == ("skipped", told)
+
+
+@pytest.mark.parametrize(
+    ("layers", "width", "repository"),
+    [
+        (20, 1280, "sdobson/nanochat"),
+        (32, 2048, "karpathy/nanochat-d32"),
+        (34, 2176, "karpathy/nanochat-d34"),
+    ],
+)
+def test_nanochat_models_have_65536_tokens(tmp_path: Path, layers: int, width: int, repository: str) -> None:
+    """Told by layers and width, whatever config.json says of the vocabulary."""
+    folder = tiny_copy(tmp_path / "model", "model.safetensors")
+    config = json.loads((folder / "config.json").read_text())
+    config |= {"num_hidden_layers": layers, "hidden_size": width}
+    (folder / "config.json").write_text(json.dumps(config))
+    finding = at(folder, "vocabulary")
+    assert seen(finding) == ("error", f"316 tokens; nanochat-d{layers} has 65,536")
+    assert finding.commands == (f"hf download {repository} tokenizer.pkl --local-dir {folder}",)
+
+
+def test_other_widths_are_other_models(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(
+        json.dumps({"model_type": "llama", "num_hidden_layers": 20, "hidden_size": 1280})
+    )
+    assert expected_tokens(tmp_path) is None
+    assert expected_tokens(TINY) is None
+
+
+def test_a_repository_s_name_comes_from_the_cache_or_from_the_person(tmp_path: Path) -> None:
+    cached = tmp_path / "models--Qwen--Qwen2.5-0.5B" / "snapshots" / "abc"
+    assert repository_of(Here(), cached) == "Qwen/Qwen2.5-0.5B"
+    assert repository_of(Here(model="owner/name"), tmp_path) == "owner/name"
+    assert repository_of(Here(model=str(tmp_path)), tmp_path) is None
+
+
+# --- there and back -----------------------------------------------------------------------------------
+
+
+def words_only(content: dict[str, Any]) -> None:
+    """A tokenizer that knows no capital letters: they come back small."""
+    content["normalizer"] = {"type": "Lowercase"}
+
+
+def composed(content: dict[str, Any]) -> None:
+    """A tokenizer that composes accents, as Qwen's does."""
+    content["normalizer"] = {"type": "NFC"}
+
+
+def test_accents_that_are_composed_are_no_loss(tmp_path: Path) -> None:
+    finding = at(fast_copy(tmp_path / "model", composed), "round-trip")
+    assert seen(finding) == (
+        "ok",
+        "20 of 21 tricky texts come back as they were, the rest normalised: white space, accents or special "
+        "tokens' spellings",
+    )
+    assert finding.numbers == {"texts": 21, "changed": 1, "lost": 0}
+
+
+def test_letters_that_are_lost_are_told(tmp_path: Path) -> None:
+    finding = at(fast_copy(tmp_path / "model", words_only), "round-trip")
+    assert finding.severity == "warning"
+    assert finding.seen.endswith("lose plain letters; 'Hello, world!' comes back as 'hello, world!' "
+                                 "(character 0 of 'Hello, world!'…)")  # fmt: skip
+    assert finding.numbers["lost"] >= 5
+
+
+def test_a_tokenizer_of_few_words(tmp_path: Path) -> None:
+    """A made-up vocabulary of two words: everything else becomes its token for the unknown."""
+    folder = fast_copy(tmp_path / "model")
+    made = Tokenizer(models.WordLevel({"Hello": 0, "world": 1, "?": 2}, unk_token="?"))
+    made.normalizer, made.pre_tokenizer = normalizers.NFC(), pre_tokenizers.Whitespace()
+    made.decoder = WordPiece()
+    made.save(str(folder / "tokenizer.json"))
+    finding = at(folder, "round-trip")
+    assert finding.severity == "warning"
+    assert finding.numbers["lost"] > 10
+
+
+def test_letters_are_what_is_visible_and_plain() -> None:
+    assert letters(" Ab\t1\n é½</s>", ["</s>"]) == "Ab112"  # ½ is 1⁄2 when composed anew
+    assert where_it_differs("abcdef", "abXdef") == "'cdef' comes back as 'Xdef' (character 2 of 'abcdef'…)"
+    assert where_it_differs("abc", "ab") == "'c' comes back as '' (character 2 of 'abc'…)"
+
+
+# --- special tokens, ends, templates ------------------------------------------------------------------
+
+
+def test_a_special_token_beyond_the_rows(tmp_path: Path) -> None:
+    folder = tiny_copy(tmp_path / "model")
+    mx.save_safetensors(str(folder / "model.safetensors"), {"wte.weight": mx.zeros((315, 2))})
+    finding = at(folder, "special-tokens")
+    assert seen(finding) == ("error", "<|output_end|> has the id 315, the model only 315 rows")
+
+
+def test_markers_of_another_model_s_template(tmp_path: Path) -> None:
+    """tiny has no <|im_start|>: the template's marker falls into bytes, which nobody was trained on."""
+    folder = templated(tmp_path / "model", CHATML)
+    finding = at(folder, "special-tokens")
+    assert seen(finding) == (
+        "error",
+        "<|im_end|>, which the chat template writes, becomes 10 ids; "
+        "<|im_start|>, which the chat template writes, becomes 12 ids",
+    )
+    assert finding.commands == (f"hf download OWNER/NAME tokenizer_config.json --local-dir {folder}",)
+
+
+def test_ends_that_are_not_in_the_vocabulary(tmp_path: Path) -> None:
+    folder = fast_copy(tmp_path / "model")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "eos_token_id": 9000}))
+    assert seen(at(folder, "end-tokens")) == ("error", "the end token 9000 is beyond the 316 tokens")
+
+
+def test_a_turn_s_end_that_ends_no_completion(tmp_path: Path) -> None:
+    folder = fast_copy(tmp_path / "model", eos_token="<|bos|>")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "eos_token_id": 307}))
+    finding = at(folder, "end-tokens")
+    assert seen(finding) == (
+        "warning",
+        "the chat template ends a turn with <|assistant_end|> (311), which ends no completion: "
+        "only <|bos|> 307",
+    )
+    assert finding.commands == ('"eos_token_id": [307, 311]',)
+
+
+def templated(folder: Path, template: str | None) -> Path:
+    fast_copy(folder, chat_template=template)
+    if template is None:
+        content = json.loads((folder / "tokenizer_config.json").read_text())
+        del content["chat_template"]
+        (folder / "tokenizer_config.json").write_text(json.dumps(content))
+    return folder
+
+
+ONLY_USER = (
+    "{%- if messages[0]['role'] == 'system' -%}"
+    "{{- raise_exception('System role not supported') -}}{%- endif -%}"
+    "{%- for m in messages -%}{{- m['content'] -}}{%- endfor -%}"
+    "{%- if add_generation_prompt -%}{{- '<|assistant_start|>' -}}{%- endif -%}"
+)
+
+
+CHATML = (
+    "{%- for m in messages -%}{{- '<|im_start|>' + m['role'] + '\\n' + m['content'] + '<|im_end|>\\n' -}}"
+    "{%- endfor -%}{%- if add_generation_prompt -%}{{- '<|im_start|>assistant\\n' -}}{%- endif -%}"
+)
+
+
+def test_a_base_model_has_no_template(tmp_path: Path) -> None:
+    finding = at(templated(tmp_path / "model", None), "chat-template")
+    told = "none: a base model; its prompts are the messages' texts as paragraphs"
+    assert seen(finding) == ("ok", told)
+
+
+def test_a_template_without_a_system_role(tmp_path: Path) -> None:
+    """No trouble by itself; with a configuration that has a system prompt, a run fails at once."""
+    folder = templated(tmp_path / "model", ONLY_USER)
+    assert at(folder, "chat-template").seen == "a question becomes 8 ids; a system message is refused"
+    (finding,) = look(Here(model=str(folder), config_name="smoke_test"), "chat-template")
+    assert finding.severity == "ok"  # smoke_test has none
+    case = Here(model=str(folder), config_name="smoke_test", overrides=("system_prompt=Be brief.",))
+    (finding,) = look(case, "chat-template")
+    assert finding.severity == "error"
+    assert finding.seen == (
+        "The model's chat template refuses a conversation of system, user: System role not supported"
+    )
+    assert finding.commands == ('system_prompt = ""',)
+
+
+def test_a_template_that_does_not_let_the_assistant_speak(tmp_path: Path) -> None:
+    folder = templated(tmp_path / "model", "{%- for m in messages -%}{{- m['content'] -}}{%- endfor -%}")
+    told = "the template does not end where the assistant speaks: it ignores add_generation_prompt"
+    assert seen(at(folder, "chat-template")) == ("warning", told)
+
+
+@pytest.mark.parametrize(
+    "template", ["{{ 1 / 0 }}", "{{ messages + 3 }}", "{% for %}", "{{ a.b.c }}", "{{ [] | first }}"]
+)
+def test_a_template_that_fails(tmp_path: Path, template: str) -> None:
+    found = look(Here(model=str(templated(tmp_path / "model", template))), "chat-template", "end-tokens")
+    assert found[0].severity in ("error", "ok", "skipped")  # end-tokens needs the same template
+    assert found[1].severity == "error"
+    assert "chat template" in found[1].seen
