@@ -98,8 +98,8 @@ def examined_case(
     config: str | None, model: str | None, checkpoint: Path | None, run: Path | None, only: list[str]
 ) -> "Case":
     """What is to be examined. Raises CheckpointError or ModelError for what is not there."""
-    from grpo_cli.doctor.checks.machine.hub import is_repository
     from grpo_cli.doctor.context import Case
+    from grpo_cli.doctor.read.hub import is_repository
 
     for folder, what in ((checkpoint, "Checkpoint"), (run, "Run")):
         if folder is not None and not folder.is_dir():

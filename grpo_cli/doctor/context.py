@@ -9,20 +9,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from grpo_cli.config.local_model import local_folder
+from grpo_cli.doctor.read.checkpoint import damage_of
+from grpo_cli.doctor.read.host_probe import Visit, visits
+from grpo_cli.doctor.read.json_lines import read_lines
 from grpo_cli.doctor.read.machine import Machine
-from grpo_cli.untrusted_json import DamagedFile, parse_object
+from grpo_cli.doctor.read.model_folder import base_folder
+from grpo_cli.doctor.read.tokenizer import load
 
 if TYPE_CHECKING:
     from grpo_cli.config.load import Inspection
     from grpo_cli.config.schema import Config
     from grpo_cli.distributed.hosts import HostFile
-    from grpo_cli.doctor.read.host_probe import Visit
     from grpo_cli.errors import CheckpointError
     from grpo_cli.models.load import Policy
     from grpo_cli.models.tokenizer import Tokenizer
 
 STARTING_PORT = 32323  # what mlx.launch takes, and so what a firewall was opened for
-MOST_BYTES = 256_000_000  # of a log: more than 300,000 steps
 
 
 @dataclass(kw_only=True)
@@ -53,11 +55,10 @@ class Case:
         return self.python or self.machine.executable
 
     @cached_property
-    def visits(self) -> "dict[str, Visit]":
+    def visits(self) -> dict[str, Visit]:
         """The machines of the host file, by what ssh calls them: what each says, or why nothing is heard."""
-        from grpo_cli.doctor.read.host_probe import visits
-
-        return visits(self)
+        assert self.host_file is not None
+        return visits(self.machine, self.host_file, self.python_there)
 
     @cached_property
     def probe(self) -> dict[str, Any]:
@@ -68,6 +69,11 @@ class Case:
     def mlx_works(self) -> bool:
         """Whether models can be loaded in this process."""
         return "failed" not in self.probe and bool(self.probe.get("product_right"))
+
+    @property
+    def on_cpu(self) -> bool:
+        """MLX computes on a CPU here, or nothing is known of its device."""
+        return bool(self.probe.get("device", "cpu") == "cpu")
 
     @cached_property
     def inspection(self) -> "Inspection | None":
@@ -110,6 +116,14 @@ class Case:
         """The local folder of the configuration's own model."""
         return local_folder(self.config.model_name, self.machine.environment) if self.config else None
 
+    @property
+    def base_folder(self) -> Path:
+        """The folder with the whole weights: the model's own, or that of the model its adapters belong to.
+
+        Raises ModelError where that is not on this machine.
+        """
+        return base_folder(self.model_folder, self.machine.environment)
+
     @cached_property
     def policy(self) -> "Policy":
         """The model, loaded as a training loads it. Raises ModelError where it cannot be."""
@@ -122,9 +136,7 @@ class Case:
     @cached_property
     def tokenizer(self) -> "Tokenizer":
         """The tokenizer of the model's folder, or of its base. Raises ModelError where it does not load."""
-        from grpo_cli.doctor.checks.model.tokenizer import load
-
-        return load(self)
+        return load(self.base_folder)
 
     @cached_property
     def checkpoints(self) -> list[Path]:
@@ -138,8 +150,6 @@ class Case:
     @cached_property
     def damages(self) -> "dict[Path, str | CheckpointError]":
         """What is wrong with each checkpoint: empty: nothing; an error: another version's."""
-        from grpo_cli.doctor.checks.run.checkpoint import damage_of
-
         return {folder: damage_of(folder) for folder in self.checkpoints}
 
     @cached_property
@@ -163,29 +173,3 @@ class Case:
         """The completions that the run logged."""
         path = self.run / "completions.jsonl" if self.run else None
         return read_lines(path) if path and path.is_file() else []
-
-
-def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The JSON objects of a file, one a line; a line that is none is left out."""
-    return [line for text in texts(path) if (line := json_object(text)) is not None]
-
-
-def texts(path: Path) -> list[str]:
-    """A file's lines that are not blank; none where it cannot be read.
-
-    Lines end at a line feed only: completions hold other separators of lines. At most MOST_BYTES are read.
-    """
-    try:
-        with path.open("rb") as file:
-            content = file.read(MOST_BYTES).decode("utf-8", errors="replace")
-    except OSError:
-        return []
-    return [text for text in content.split("\n") if text.strip()]
-
-
-def json_object(text: str) -> dict[str, Any] | None:
-    """The JSON object that a text is, or None."""
-    try:
-        return parse_object(text)
-    except DamagedFile:  # cut off
-        return None

@@ -13,7 +13,6 @@ from grpo_cli.device import choose_kind
 from grpo_cli.distributed.hosts import read_hosts
 from grpo_cli.distributed.topology import find_place
 from grpo_cli.doctor.context import Case
-from grpo_cli.doctor.read.model_folder import base_folder
 from grpo_cli.doctor.run import chosen
 from grpo_cli.files import chosen_path
 from tests.cures.applied import Steps, cases_of, command
@@ -128,10 +127,10 @@ def doctor_of_adapters_without_base() -> Steps:
     llama("base")
     folder = adapters("a", base="./base")
     Path("base").rename("moved")
-    hint = yield lambda: base_folder(Case(model="a"))
+    hint = yield lambda: Case(model="a").base_folder
     assert "write where it is now into `model` of" in hint
     change(folder / "adapter_config.json", model="./moved")
-    yield lambda: base_folder(Case(model="a"))
+    yield lambda: Case(model="a").base_folder
 
 
 def doctor_of_a_missing_model() -> Steps:

@@ -1,14 +1,15 @@
 """How much memory there is for a training, and what the usual models take of it.
 
-budget(case)                                                     # bytes, None: not known
+budget(machine, probe)                                           # bytes, None: not known
 typical_needs(SHAPES["nanochat-d20"].shape, 561e6, width=2)      # Needs, for training all weights
 """
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from grpo_cli.device import CGROUP_LIMITS, usable_memory
-from grpo_cli.doctor.context import Case
 from grpo_cli.doctor.read.machine import Machine
 from grpo_cli.engine.memory_estimate import FLOAT32, Batch, Needs, Shape, estimate
 
@@ -92,19 +93,19 @@ def adapter_numbers(shape: Shape, rank: int) -> int:
     return shape.layers * rank * (attention + feed_forward)
 
 
-def width_here(case: Case) -> int:
+def width_here(probe: Mapping[str, Any]) -> int:
     """Bytes of a weight as it is computed with here: a CPU makes float32 of everything."""
-    return FLOAT32 if case.probe.get("device", "cpu") == "cpu" else 2
+    return FLOAT32 if probe.get("device", "cpu") == "cpu" else 2
 
 
-def budget(case: Case) -> int | None:
+def budget(machine: Machine, probe: Mapping[str, Any]) -> int | None:
     """Bytes that a training may have: what Metal recommends, what a card has free, else what is available."""
-    info, kind = case.probe.get("info") or {}, case.probe.get("device")
+    info, kind = probe.get("info") or {}, probe.get("device")
     keys = {"metal": ("max_recommended_working_set_size",), "cuda": ("free_memory", "total_memory")}
     for key in keys.get(str(kind), ()):
         if isinstance(info.get(key), int) and info[key] > 0:
             return int(info[key])
-    known = [size for size in (total(case.machine), available(case.machine)) if size is not None]
+    known = [size for size in (total(machine), available(machine)) if size is not None]
     return min(known) if known else None
 
 
@@ -149,3 +150,22 @@ def free_pages(vm_stat: str) -> int | None:
     if size is None or "free" not in pages:
         return None
     return int(size[1]) * sum(int(pages.get(name, 0)) for name in ("free", "inactive", "speculative"))
+
+
+UNITS = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
+
+
+def swapped(machine: Machine) -> tuple[int | None, int | None]:
+    """Swap space and what is used of it, in bytes."""
+    if machine.system == "Darwin":
+        told = machine.output("sysctl", "-n", "vm.swapusage") or ""
+        sizes = {
+            name: int(float(number) * UNITS[unit])
+            for name, number, unit in re.findall(
+                r"(total|used) = (\d+(?:[.]\d+)?)([KMGT])", told.replace(",", ".")
+            )
+        }
+        return sizes.get("total"), sizes.get("used")
+    fields = meminfo(machine)
+    space, free = fields.get("SwapTotal"), fields.get("SwapFree")
+    return space, None if space is None or free is None else space - free

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from grpo_cli.config.local_model import positions, read_config
 from grpo_cli.config.schema import Config
+from grpo_cli.doctor.findings import gigabytes
 from grpo_cli.doctor.read.model_folder import bits_of, unpacked_numbers
 from grpo_cli.models.safetensors_header import BITS, Tensor, read_header
 from grpo_cli.untrusted_json import DamagedFile
@@ -155,3 +156,22 @@ def prompt_length(config: Config, facts: dict[str, Any]) -> int:
     """The longest prompt there can be, in tokens."""
     most = config.max_prompt_length if config.dataset != "arithmetic" else SUMS_PROMPT
     return min(most, max(1, (positions(facts) or most)))
+
+
+def cures(config: "Config", folder: Path, there: int, on_cpu: bool) -> tuple[str, list[str], bool]:
+    """In words, and as lines of TOML: the keys to change until it fits; and whether it then does."""
+    from grpo_cli.config.fields import toml_value
+    from grpo_cli.engine.memory_estimate import steps_down
+
+    changes: dict[str, Any] = {}
+    smaller = None
+    for step in steps_down(config):
+        changes.update(step)
+        smaller = needed(config.model_copy(update=changes), folder, on_cpu)
+        if smaller is not None and smaller.peak <= there:
+            break
+    lines = [f"{key} = {toml_value(value)}" for key, value in changes.items()]
+    if smaller is not None and smaller.peak <= there:
+        return f"with these keys it needs about {gigabytes(smaller.peak)}", lines, True
+    least = f", and with these keys it still needs {gigabytes(smaller.peak)}" if smaller else ""
+    return f"choose a smaller model: `grpo doctor --only models-that-fit` lists them{least}", lines, False

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from grpo_cli.config.schema import Config
-from grpo_cli.doctor.checks.run.run_log import series
+from grpo_cli.doctor.read.run_log import series
 
 if TYPE_CHECKING:
     from grpo_cli.engine.run import Run

@@ -1,7 +1,8 @@
 """Visits to the machines of a host file: what each says of itself, or why nothing is heard of it.
 
-    visits(case)["mac2.local"].facts["versions"]["mlx"]        # '0.32.4'
-    visits(case)["mac3.local"].trouble                         # Trouble('ssh refuses our key', …)
+    found = visits(machine, read_hosts(path), "/home/ada/.venv/bin/python")
+    found["mac2.local"].facts["versions"]["mlx"]        # '0.32.4'
+    found["mac3.local"].trouble                         # Trouble('ssh refuses our key', …)
 
 Each is reached as `mlx.launch` reaches it: by ssh, but 127.0.0.1 without. No password is asked for.
 """
@@ -11,13 +12,11 @@ import shlex
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
-from grpo_cli.distributed.hosts import HERE
-from grpo_cli.doctor.read.machine import Attempt, answers_in
-
-if TYPE_CHECKING:
-    from grpo_cli.doctor.context import Case
+from grpo_cli.distributed.hosts import HERE, HostFile
+from grpo_cli.doctor.read.machine import Attempt, Machine, answers_in
 
 CONNECT_SECONDS = 5
 VISIT_SECONDS = 60  # a machine that imports MLX for the first time reads all of it from its disk
@@ -44,22 +43,21 @@ class Visit:
     trouble: Trouble | None = None
 
 
-def visits(case: "Case") -> dict[str, Visit]:
-    """The machines of the host file by what ssh calls them, all asked at once."""
-    assert case.host_file is not None
-    machines = case.host_file.machines
+def visits(machine: Machine, file: HostFile, python: str) -> dict[str, Visit]:
+    """The machines of the host file by what ssh calls them, all asked at once from this one for `python`."""
+    machines = file.machines
     with ThreadPoolExecutor(max_workers=len(machines)) as pool:
-        asked = {ssh: pool.submit(visit, case, ssh, ips) for ssh, ips in machines.items()}
+        asked = {ssh: pool.submit(visit, machine, file, python, ssh) for ssh in machines}
     return {ssh: future.result() for ssh, future in asked.items()}
 
 
-def visit(case: "Case", ssh: str, ips: tuple[str, ...]) -> Visit:
+def visit(machine: Machine, file: HostFile, python: str, ssh: str) -> Visit:
     """Ask one machine."""
-    attempt = case.machine.attempt(*command(case.python_there, ssh, ips), seconds=VISIT_SECONDS)
+    attempt = machine.attempt(*command(python, ssh, file.machines[ssh]), seconds=VISIT_SECONDS)
     facts = answers_in(attempt.output.encode()).get("facts")
     if attempt.code == 0 and isinstance(facts, dict):
         return Visit(ssh, facts)
-    return Visit(ssh, trouble=trouble_of(case, ssh, attempt))
+    return Visit(ssh, trouble=trouble_of(attempt, ssh, python, file.path))
 
 
 def command(python: str, ssh: str, ips: tuple[str, ...]) -> list[str]:
@@ -73,7 +71,7 @@ def command(python: str, ssh: str, ips: tuple[str, ...]) -> list[str]:
     return ["ssh", *options, ssh, f"sh -c {shlex.quote(script)}"]
 
 
-def trouble_of(case: "Case", ssh: str, attempt: Attempt) -> Trouble:
+def trouble_of(attempt: Attempt, ssh: str, python: str, hosts: Path) -> Trouble:
     """What a visit failed of."""
     if attempt.code is None:
         return Trouble(
@@ -85,18 +83,18 @@ def trouble_of(case: "Case", ssh: str, attempt: Attempt) -> Trouble:
         return Trouble("this machine has no ssh", "install it: macOS has it, Debian in `openssh-client`")
     if attempt.code == SSH_FAILED and ssh != HERE:
         return ssh_trouble(ssh, attempt.complaint)
-    return python_trouble(case, attempt)
+    return python_trouble(attempt, python, hosts)
 
 
-def python_trouble(case: "Case", attempt: Attempt) -> Trouble:
+def python_trouble(attempt: Attempt, python: str, hosts: Path) -> Trouble:
     """The machine was reached, and its Python is not there or fails."""
-    python, last = case.python_there, last_line(attempt.complaint)
+    last = last_line(attempt.complaint)
     if attempt.code in NOT_FOUND:
         return Trouble(
             f"there is no {python}",
             "every machine runs the same path: make the environment there where it is here, or name one that "
             "all have with `--python`",
-            found_elsewhere(case, attempt.output),
+            found_elsewhere(attempt.output, hosts),
         )
     if "Unknown option: -P" in attempt.complaint:
         return Trouble(f"{python} is older than Python 3.11 there", "take a newer one: `--python`")
@@ -104,7 +102,7 @@ def python_trouble(case: "Case", attempt: Attempt) -> Trouble:
         return Trouble(
             f"{python} has no `grpo` there, or an older one ({last})",
             "install the version that is here, into that Python or into one that `--python` names",
-            found_elsewhere(case, attempt.output),
+            found_elsewhere(attempt.output, hosts),
         )
     return Trouble(
         f"{python} fails there: {last or f'it ended with {attempt.code}'}", "cure that on the machine itself"
@@ -166,13 +164,13 @@ def ssh_trouble(ssh: str, complaint: str) -> Trouble:
     )
 
 
-def found_elsewhere(case: "Case", output: str) -> tuple[str, ...]:
+def found_elsewhere(output: str, hosts: Path) -> tuple[str, ...]:
     """The line that takes the Python beside a `grpo` that the machine has, where it has one."""
     found = last_line(output)
     if not found.startswith("/") or not found.endswith("/grpo"):
         return ()
     python = found.removesuffix("grpo") + "python"
-    return (shlex.join(["grpo", "doctor", "--hosts", str(case.hosts), "--python", python]),)
+    return (shlex.join(["grpo", "doctor", "--hosts", str(hosts), "--python", python]),)
 
 
 def last_line(text: str) -> str:

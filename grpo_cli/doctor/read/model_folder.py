@@ -1,14 +1,12 @@
 """What lies in a model's folder, read without MLX: config.json, the weights' headers, where it came from."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from grpo_cli.config.local_model import local_folder
-from grpo_cli.doctor.checks.machine.hub import is_repository
-from grpo_cli.doctor.context import Case
-from grpo_cli.doctor.findings import Finding, error
+from grpo_cli.doctor.read.hub import is_repository
 from grpo_cli.errors import ModelError
 from grpo_cli.foreign_text import quoted
 from grpo_cli.models.adapter_config import read_adapter_config
@@ -55,18 +53,17 @@ def unpacked_numbers(tensors: Iterable[Tensor], bits: int) -> int:
     )
 
 
-def base_folder(case: Case) -> Path:
-    """The folder with the whole weights: the model's own, or that of the model its adapters belong to.
+def base_folder(folder: Path | None, environment: Mapping[str, str]) -> Path:
+    """The folder with a model's whole weights: its own, or that of the model its adapters belong to.
 
     Raises ModelError where that is not on this machine.
     """
-    folder = case.model_folder
     if folder is None:
         raise ModelError("The model is not on this machine", "name its folder", trouble="model-not-found")
     if not (folder / "adapter_config.json").exists():
         return folder
     name = read_adapter_config(folder).model
-    base = local_folder(name, case.machine.environment)
+    base = local_folder(name, environment)
     if base is None:
         raise ModelError(
             f"Model not found: {name}: the adapters in {folder} were trained on it",
@@ -87,18 +84,17 @@ def expected_tokens(folder: Path) -> tuple[str, int] | None:
     return None
 
 
-def repository_of(case: Case, folder: Path) -> str | None:
+def repository_of(folder: Path, named: str | None) -> str | None:
     """The hub's name of a folder that lies in the hub's cache, or of the model as it was named."""
     for parent in folder.parents:
         if found := re.fullmatch(r"models--(\w[\w.-]*?)--([\w.-]+)", parent.name):
             return f"{found[1]}/{found[2]}"
-    name = case.model or ""
-    return name if is_repository(name) else None
+    return named if named and is_repository(named) else None
 
 
-def fetch_again(case: Case, folder: Path, file: str) -> list[str]:
-    """The line that brings back one file of a model's folder."""
-    repository = repository_of(case, folder)
+def fetch_again(folder: Path, file: str, named: str | None) -> list[str]:
+    """The line that brings back one file of a model's folder; `named`: the model as a person named it."""
+    repository = repository_of(folder, named)
     if repository:
         return [f"hf download {repository} {quoted(file)} --force-download"]
     if (folder / "manifest.json").exists():
@@ -106,12 +102,3 @@ def fetch_again(case: Case, folder: Path, file: str) -> list[str]:
     known = expected_tokens(folder) if file == "tokenizer.pkl" else None  # converted from the hub's
     name = SOURCES[known[0]] if known else "OWNER/NAME"
     return [f"hf download {name} {quoted(file)} --local-dir {quoted(folder)}"]
-
-
-def damaged(case: Case, path: Path, problem: object) -> Finding:
-    """The finding for a file that is not whole."""
-    again = f"fetch only that file again: {path.name}"
-    if (path.parent / "manifest.json").exists():
-        again = "take another checkpoint of the run, or copy this one again"
-    told = problem.strerror if isinstance(problem, OSError) else problem
-    return error(f"{path.name} {told}", again, *fetch_again(case, path.parent, path.name), file=path.name)

@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from grpo_cli.config.local_model import check_name
-from grpo_cli.doctor.checks.machine.memory import highest_limit, raised
-from grpo_cli.doctor.context import Case, read_lines
+from grpo_cli.doctor.context import Case
 from grpo_cli.doctor.findings import Finding, error, gigabytes, ok, skipped, warning
 from grpo_cli.doctor.read.budget import budget
+from grpo_cli.doctor.read.config_memory import cures
+from grpo_cli.doctor.read.json_lines import read_lines
+from grpo_cli.doctor.read.wired_limit import highest_limit, raised
 from grpo_cli.foreign_text import quoted
 from grpo_cli.words import plural
 
@@ -70,7 +72,7 @@ def memory_needed(case: Case) -> Iterator[Finding]:
         check_name(config.model_name)  # a run would end at once where it is no name of the hub's
         yield not_here(config)
         return
-    there, on_cpu = budget(case), case.probe.get("device", "cpu") == "cpu"
+    there, on_cpu = budget(case.machine, case.probe), case.on_cpu
     needs = needed(config, folder, on_cpu)
     if needs is None or there is None:
         what = "how much memory there is" if needs else f"the shape of the model in {folder}"
@@ -84,7 +86,7 @@ def weighed(case: Case, config: "Config", folder: Path, needs: "Needs", there: i
     from grpo_cli.doctor.read.config_memory import needed
     from grpo_cli.engine.memory_estimate import parts
 
-    on_cpu = case.probe.get("device", "cpu") == "cpu"
+    on_cpu = case.on_cpu
     seen = (
         f"about {gigabytes(needs.peak)} needed ({parts(needs)}), {gigabytes(there)} there; "
         f"rollouts {gigabytes(needs.rollout_peak)}, the update {gigabytes(needs.update_peak)}"
@@ -99,26 +101,6 @@ def weighed(case: Case, config: "Config", folder: Path, needs: "Needs", there: i
         return error(one + seen, words, *lines, *wired_limit(case, needs.peak), **numbers)
     verdict = warning if suffices else error
     return verdict(seen, words, *lines, *wired_limit(case, needs.peak), **numbers)
-
-
-def cures(config: "Config", folder: Path, there: int, on_cpu: bool) -> tuple[str, list[str], bool]:
-    """In words, and as lines of TOML: the keys to change until it fits; and whether it then does."""
-    from grpo_cli.config.fields import toml_value
-    from grpo_cli.doctor.read.config_memory import needed
-    from grpo_cli.engine.memory_estimate import steps_down
-
-    changes: dict[str, Any] = {}
-    smaller = None
-    for step in steps_down(config):
-        changes.update(step)
-        smaller = needed(config.model_copy(update=changes), folder, on_cpu)
-        if smaller is not None and smaller.peak <= there:
-            break
-    lines = [f"{key} = {toml_value(value)}" for key, value in changes.items()]
-    if smaller is not None and smaller.peak <= there:
-        return f"with these keys it needs about {gigabytes(smaller.peak)}", lines, True
-    least = f", and with these keys it still needs {gigabytes(smaller.peak)}" if smaller else ""
-    return f"choose a smaller model: `grpo doctor --only models-that-fit` lists them{least}", lines, False
 
 
 def wired_limit(case: Case, need: int) -> list[str]:
@@ -160,7 +142,7 @@ def does_not_fit(case: Case, config: "Config", folder: Path) -> bool:
     """Whether trying a step could take the machine down: on a CPU too little memory ends the process."""
     from grpo_cli.doctor.read.config_memory import needed
 
-    needs, there = needed(config, folder, case.probe.get("device", "cpu") == "cpu"), budget(case)
+    needs, there = needed(config, folder, case.on_cpu), budget(case.machine, case.probe)
     return needs is not None and there is not None and needs.peak > there
 
 

@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from grpo_cli.distributed.hosts import HostFile
-from grpo_cli.doctor.checks.machine.installing import is_older
 from grpo_cli.doctor.context import Case
 from grpo_cli.doctor.findings import Finding, error, ok, skipped, warning
+from grpo_cli.doctor.read.versions import is_older
 
 RDMA_SINCE = "26.2"  # macOS
 All = Mapping[str, Mapping[str, Any]]  # the facts of the machines by what ssh calls them

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from grpo_cli.distributed.hosts import HostFile
-from grpo_cli.doctor.context import Case, json_object
+from grpo_cli.doctor.context import Case
 from grpo_cli.doctor.findings import Finding, error, gigabytes, ok, skipped, warning
+from grpo_cli.doctor.read.json_lines import json_object
 from grpo_cli.doctor.read.machine import Attempt
 
 RING_SECONDS = 180  # a minute to start, one to come together, and the measuring
@@ -130,6 +131,6 @@ def gradient_bytes(case: Case) -> int | None:
 
     if case.config is None or case.configured_model is None:
         return None
-    on_cpu = case.probe.get("device", "cpu") == "cpu"
+    on_cpu = case.on_cpu
     numbers = trained_numbers(case.config, case.configured_model, on_cpu)
     return FLOAT32 * numbers if numbers else None

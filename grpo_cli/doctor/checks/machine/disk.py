@@ -81,7 +81,7 @@ def checkpoint_bytes(case: Case) -> int | None:
     if case.config is None or folder is None:
         return None
     weights = weights_in(folder)
-    needs = needed(case.config, folder, case.probe.get("device", "cpu") == "cpu")
+    needs = needed(case.config, folder, case.on_cpu)
     if weights is None or needs is None:
         return None
     if case.config.lora_rank:

@@ -10,14 +10,13 @@ from grpo_cli.doctor.checks.machine.installing import (
     environment_folder,
     floors,
     install,
-    is_older,
     one_backend,
-    release,
     virtual_environment,
 )
 from grpo_cli.doctor.context import Case
 from grpo_cli.doctor.findings import Finding, error, ok, skipped, warning
 from grpo_cli.doctor.read.machine import Machine
+from grpo_cli.doctor.read.versions import is_older, release
 from grpo_cli.foreign_text import quoted
 
 LEAST_PYTHON = "3.11"

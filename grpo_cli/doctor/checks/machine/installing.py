@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 
 from grpo_cli.doctor.read.machine import Machine
+from grpo_cli.doctor.read.versions import release
 from grpo_cli.foreign_text import quoted
 
 BACKENDS = ("mlx-cpu", "mlx-cuda-12", "mlx-cuda-13", "mlx-cuda", "mlx-metal")
@@ -23,19 +24,6 @@ def floors(machine: Machine, package: str) -> dict[str, str]:
         if match and "extra ==" not in requirement:
             found[match[1].lower().replace("_", "-")] = match[2]
     return found
-
-
-def release(version: str) -> tuple[int, ...]:
-    """The numbers of a version, for comparison: (0, 32, 2) of `0.32.2rc1`."""
-    match = re.match(r"\d+(?:\.\d+)*", version)
-    return tuple(int(number) for number in match[0].split(".")) if match else ()
-
-
-def is_older(version: str, floor: str) -> bool:
-    """Whether a version is below another."""
-    mine, least = release(version), release(floor)
-    length = max(len(mine), len(least))
-    return mine + (0,) * (length - len(mine)) < least + (0,) * (length - len(least))
 
 
 def environment_folder(machine: Machine) -> Path:

@@ -1,13 +1,13 @@
 """How much memory there is, and what fits into it."""
 
-import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from grpo_cli.device import WIRED_SINCE
 from grpo_cli.doctor.context import Case
 from grpo_cli.doctor.findings import Finding, gigabytes, ok, skipped, warning
-from grpo_cli.doctor.read.machine import Machine
+from grpo_cli.doctor.read.budget import swapped
+from grpo_cli.doctor.read.wired_limit import MIB, highest_limit, raised
 
 if TYPE_CHECKING:
     from grpo_cli.doctor.read.budget import Model
@@ -15,10 +15,6 @@ if TYPE_CHECKING:
 LEAST_AVAILABLE = 2e9  # bytes; less than that and the system swaps while a model is loaded
 LEAST_SHARE = 0.1
 MOST_SWAPPED = 0.25  # of the memory's size
-# What macOS itself and its windows need: a fifth, but no more than its own default leaves of 128 GB.
-SYSTEM_SHARE, SYSTEM_LEAST, SYSTEM_MOST = 0.2, 4 << 30, 16 << 30
-MIB = 1 << 20
-UNITS = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 
 
 def memory(case: Case) -> Iterator[Finding]:
@@ -66,24 +62,6 @@ def swap(case: Case) -> Iterator[Finding]:
             swap_bytes=space,
             used_bytes=used,
         )
-
-
-def swapped(machine: Machine) -> tuple[int | None, int | None]:
-    """Swap space and what is used of it, in bytes."""
-    from grpo_cli.doctor.read.budget import meminfo
-
-    if machine.system == "Darwin":
-        told = machine.output("sysctl", "-n", "vm.swapusage") or ""
-        sizes = {
-            name: int(float(number) * UNITS[unit])
-            for name, number, unit in re.findall(
-                r"(total|used) = (\d+(?:[.]\d+)?)([KMGT])", told.replace(",", ".")
-            )
-        }
-        return sizes.get("total"), sizes.get("used")
-    fields = meminfo(machine)
-    space, free = fields.get("SwapTotal"), fields.get("SwapFree")
-    return space, None if space is None or free is None else space - free
 
 
 def wired_limit(case: Case) -> Iterator[Finding]:
@@ -162,25 +140,13 @@ class Limit:
 
     def smaller(self, words: str) -> Finding:
         """No limit helps: the keys that make the configuration smaller."""
-        from grpo_cli.doctor.checks.configuration.configuration import cures
+        from grpo_cli.doctor.read.config_memory import cures
 
         folder = self.case.configured_model
         assert self.case.config is not None and folder is not None  # else there would be no need
         most = self.allowed if self.is_old else max(self.allowed, self.highest)
         told, lines, _ = cures(self.case.config, folder, most, False)
         return warning(self.seen, f"{words}; {told}", *lines, **self.numbers)
-
-
-def highest_limit(size: int) -> int:
-    """The most that a GPU may hold of a Mac's memory without starving the system, in bytes."""
-    system = min(SYSTEM_MOST, max(SYSTEM_LEAST, int(SYSTEM_SHARE * size)))
-    return (size - system) // MIB * MIB
-
-
-def raised(need: int, highest: int) -> int:
-    """A limit for a need in bytes: the next whole GiB, but never above the highest."""
-    gib = 1024 * MIB
-    return min(-(-need // gib) * gib, highest)
 
 
 def needed_here(case: Case) -> int | None:
@@ -190,7 +156,7 @@ def needed_here(case: Case) -> int | None:
     folder = case.configured_model
     if case.config is None or folder is None:
         return None
-    needs = needed(case.config, folder, case.probe.get("device", "cpu") == "cpu")
+    needs = needed(case.config, folder, case.on_cpu)
     return needs.peak if needs else None
 
 
@@ -198,7 +164,7 @@ def models_that_fit(case: Case) -> Iterator[Finding]:
     """Which of the usual models fit, for what."""
     from grpo_cli.doctor.read.budget import MODELS, TYPICAL_WORDS, budget, width_here
 
-    there, width = budget(case), width_here(case)
+    there, width = budget(case.machine, case.probe), width_here(case.probe)
     if there is None:
         yield skipped("how much memory there is is not known")
         return

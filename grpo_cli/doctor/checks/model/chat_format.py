@@ -4,17 +4,11 @@ import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from grpo_cli.doctor.checks.model.tokenizer import (
-    NOT_LOADED,
-    added_tokens,
-    is_nanochat,
-    loaded,
-    reserved_ids,
-    too_few,
-)
+from grpo_cli.doctor.checks.model.tokenizer import NOT_LOADED, loaded
 from grpo_cli.doctor.context import Case
 from grpo_cli.doctor.findings import Finding, error, ok, skipped, warning
-from grpo_cli.doctor.read.model_folder import BREAKDOWNS, base_folder, fetch_again, rows_of
+from grpo_cli.doctor.read.model_folder import BREAKDOWNS, fetch_again, rows_of
+from grpo_cli.doctor.read.tokenizer import added_tokens, is_nanochat, reserved_ids, too_few
 from grpo_cli.errors import GrpoError
 from grpo_cli.words import plural
 
@@ -33,12 +27,12 @@ def special_tokens(case: Case) -> Iterator[Finding]:
     if tokenizer is None:
         yield skipped(NOT_LOADED)
         return
-    tokens, rows = added_tokens(tokenizer), rows_of(base_folder(case))
+    tokens, rows = added_tokens(tokenizer), rows_of(case.base_folder)
     wrong = list(special_faults(tokenizer, tokens, rows))
     if wrong:
         more = f"; and {len(wrong) - SHOWN} more" if len(wrong) > SHOWN else ""
         cure = "the tokenizer's files are not all of one model: fetch them again together"
-        commands = fetch_again(case, base_folder(case), "tokenizer_config.json")
+        commands = fetch_again(case.base_folder, "tokenizer_config.json", case.model)
         yield error("; ".join(wrong[:SHOWN]) + more, cure, *commands, wrong=wrong)
         return
     shown = ", ".join(f"{token} {number}" for token, number in list(tokens.items())[:SHOWN])
@@ -87,13 +81,13 @@ def end_tokens(case: Case) -> Iterator[Finding]:
     if tokenizer is None:
         yield skipped(NOT_LOADED)
         return
-    folder = base_folder(case)
+    folder = case.base_folder
     rows = rows_of(folder)
     if too_few(tokenizer.vocab_size, rows):  # its ids mean nothing to the model: no cure of theirs would
         yield skipped("the tokenizer is another model's: see vocabulary")
         return
     ends = sorted(end for end in tokenizer.eos_ids if isinstance(end, int))
-    commands = fetch_again(case, folder, "generation_config.json")
+    commands = fetch_again(folder, "generation_config.json", case.model)
     beyond = [end for end in ends if not 0 <= end < tokenizer.vocab_size or (rows and end >= rows)]
     spelled = {number: token for token, number in added_tokens(tokenizer).items()}
     shown = ", ".join(f"{spelled.get(end, '?')} {end}" for end in ends)
@@ -138,7 +132,7 @@ def chat_template(case: Case) -> Iterator[Finding]:
         return
     if not ids:
         cure = "take the template of the model's instruct version"
-        commands = fetch_again(case, base_folder(case), "tokenizer_config.json")
+        commands = fetch_again(case.base_folder, "tokenizer_config.json", case.model)
         yield error("the chat template makes nothing of a conversation", cure, *commands)
         return
     plain = None if wrapped is None else rendered(wrapped, generation=False)
@@ -147,7 +141,7 @@ def chat_template(case: Case) -> Iterator[Finding]:
         yield warning(
             "the template does not end where the assistant speaks: it ignores add_generation_prompt",
             "take the template of the model's instruct version",
-            *fetch_again(case, base_folder(case), "tokenizer_config.json"),
+            *fetch_again(case.base_folder, "tokenizer_config.json", case.model),
         )
         return
     end = "<|assistant_start|>" if wrapped is None else str(asked)[len(str(plain)) :]
@@ -175,9 +169,9 @@ def without_system(case: Case, tokenizer: "Tokenizer", problem: str) -> Finding:
     """The finding for a template that refuses a conversation with a system message."""
     ids, _ = prompt_ids(tokenizer, ASK[1:])
     if ids is None:
-        folder = base_folder(case)
+        folder = case.base_folder
         cure = "take tokenizer_config.json and chat_template.jinja from the same model"
-        return error(problem, cure, *fetch_again(case, folder, "tokenizer_config.json"))
+        return error(problem, cure, *fetch_again(folder, "tokenizer_config.json", case.model))
     if case.config is not None and case.config.system_prompt:
         return error(problem, "the template has no system role: go without one", 'system_prompt = ""')
     return ok(

@@ -10,10 +10,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from grpo_cli.doctor.checks.model.tokenizer import is_nanochat
 from grpo_cli.doctor.context import Case
 from grpo_cli.doctor.findings import Finding, error, ok, skipped, warning
-from grpo_cli.doctor.read.model_folder import base_folder, bits_of, fetch_again, unpacked_numbers
+from grpo_cli.doctor.read.model_folder import bits_of, fetch_again, unpacked_numbers
+from grpo_cli.doctor.read.tokenizer import is_nanochat
 from grpo_cli.errors import GrpoError
 from grpo_cli.foreign_text import quoted
 from grpo_cli.models.model_files import config_of, tensors_in
@@ -62,7 +62,7 @@ class Reading:
 
 def garbled_output(case: Case) -> Iterator[Finding]:
     """Plain English is likely to the model: a continuation and its perplexity."""
-    rows = config_of(base_folder(case)).get("vocab_size")
+    rows = config_of(case.base_folder).get("vocab_size")
     if isinstance(rows, int) and rows < FEWEST_TOKENS:
         yield skipped(f"{rows:,} tokens are no vocabulary of a language: nothing to compare with")
         return
@@ -81,9 +81,9 @@ def judged(case: Case, reading: Reading, continuation: str) -> Finding:
     numbers = {"perplexity": reading.perplexity, "vocabulary": reading.vocabulary, "said": continuation}
     if reading.verdict == "language":
         return ok(seen, **numbers)
-    folder = base_folder(case)
+    folder = case.base_folder
     pickled = (folder / "tokenizer.pkl").exists()
-    again = fetch_again(case, folder, "tokenizer.pkl" if pickled else "tokenizer.json")
+    again = fetch_again(folder, "tokenizer.pkl" if pickled else "tokenizer.json", case.model)
     first = f"grpo doctor --only tokenizer --only model-values --model {quoted(folder)}"
     if reading.verdict == "guessing":
         cure = "another model's tokenizer, or damaged or untrained weights: look, then fetch the files again"
@@ -94,7 +94,7 @@ def judged(case: Case, reading: Reading, continuation: str) -> Finding:
 
 def policy_of(case: Case) -> "Policy | str":
     """The model, or why it is not loaded: it does not fit its files or the memory, which others tell of."""
-    folder = base_folder(case)
+    folder = case.base_folder
     problem = no_room(case)
     if problem:
         return problem
@@ -118,7 +118,7 @@ def no_room(case: Case) -> str:
 
 def bytes_loaded(case: Case, upcast: bool) -> int:
     """Bytes that the weights take when they are loaded; `upcast`: to float32, quantised ones unpacked."""
-    folder = base_folder(case)
+    folder = case.base_folder
     tensors = tensors_in(folder).values()
     if upcast:
         return 4 * unpacked_numbers(tensors, bits_of(config_of(folder)))

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from grpo_cli.doctor.context import Case
 from grpo_cli.doctor.findings import Finding, error, ok, skipped
-from grpo_cli.doctor.read.model_folder import ADAPTERS, base_folder, damaged
+from grpo_cli.doctor.read.model_folder import ADAPTERS, fetch_again
 from grpo_cli.foreign_text import quoted
 from grpo_cli.models.model_files import (
     FileProblem,
@@ -26,7 +26,7 @@ def files(case: Case) -> Iterator[Finding]:
     if folder is None:
         yield skipped("the model is not on this machine")
         return
-    base = base_folder(case)
+    base = case.base_folder
     problems = [told(case, problem) for problem in file_problems(base)]
     if base != folder:
         problems += readable(case, [folder / ADAPTERS])
@@ -74,3 +74,14 @@ def readable(case: Case, paths: list[Path]) -> Iterator[Finding]:
     for path in paths:
         if problem := header_problem(path):
             yield told(case, problem)
+
+
+def damaged(case: Case, path: Path, problem: object) -> Finding:
+    """The finding for a file that is not whole."""
+    again = f"fetch only that file again: {path.name}"
+    if (path.parent / "manifest.json").exists():
+        again = "take another checkpoint of the run, or copy this one again"
+    told = problem.strerror if isinstance(problem, OSError) else problem
+    return error(
+        f"{path.name} {told}", again, *fetch_again(path.parent, path.name, case.model), file=path.name
+    )

@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 from grpo_cli.doctor.checks.model.language import FEWEST_TOKENS, PROMPT, perplexity, policy_of, text_ids
 from grpo_cli.doctor.context import Case
 from grpo_cli.doctor.findings import Finding, ok, skipped
-from grpo_cli.doctor.read.model_folder import base_folder
 from grpo_cli.errors import GrpoError
 from grpo_cli.models.model_files import weight_files
 
@@ -70,7 +69,7 @@ def quantisation(case: Case) -> Iterator[Finding]:
     likeliest = likeliest_tokens(policy)
     rows = [plain]
     for bits in BITS:
-        model, megabytes = quantised(base_folder(case), bits)
+        model, megabytes = quantised(case.base_folder, bits)
         other = with_model(policy, model)
         rows.append(measured(case, other, bits, megabytes, prompts, likeliest))
         del model, other  # one copy at a time
@@ -87,7 +86,7 @@ def upcast() -> bool:
 def stored_megabytes(case: Case) -> float:
     """Size of the weights' files."""
 
-    return sum(path.stat().st_size for path in weight_files(base_folder(case))) / 1e6
+    return sum(path.stat().st_size for path in weight_files(case.base_folder)) / 1e6
 
 
 def examples(case: Case, policy: "Policy") -> "list[Prompt]":

@@ -2,11 +2,19 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from grpo_cli.doctor.context import Case
 from grpo_cli.doctor.findings import Finding, error, ok, skipped, warning
-from grpo_cli.doctor.read.model_folder import base_folder, expected_tokens, fetch_again, rows_of
+from grpo_cli.doctor.read.model_folder import expected_tokens, fetch_again, rows_of
+from grpo_cli.doctor.read.tokenizer import (
+    is_nanochat,
+    letters,
+    special_spellings,
+    there_and_back,
+    too_few,
+    where_it_differs,
+)
 from grpo_cli.errors import GrpoError, ModelError
 from grpo_cli.models.model_files import config_of
 
@@ -14,20 +22,6 @@ if TYPE_CHECKING:
     from grpo_cli.models.tokenizer import Tokenizer
 
 NOT_LOADED = "the tokenizer does not load"
-# Rows that no token has are padding up to here: Qwen2.5 has 399 in 152,064, phi-2 905 in 51,200,
-# DeepSeek-V2 2,398 in 102,400.
-PADDING_ROWS, PADDING_SHARE = 1024, 0.05
-
-
-def load(case: Case) -> "Tokenizer":
-    """The tokenizer as a training loads it. Raises ModelError for anything that keeps it from loading."""
-    folder = base_folder(case)
-    from grpo_cli import device
-
-    device.prepare()
-    from grpo_cli.models.load import load_tokenizer
-
-    return load_tokenizer(folder, config_of(folder))
 
 
 def loaded(case: Case) -> "Tokenizer | None":
@@ -55,21 +49,14 @@ def loads(case: Case) -> Iterator[Finding]:
 def not_loaded(case: Case, problem: GrpoError) -> Finding:
     """The finding for a tokenizer that does not load, with the line that fetches its file again."""
     try:
-        folder = base_folder(case)
+        folder = case.base_folder
     except ModelError:  # the base of adapters is gone
         return replace(error(problem.message, problem.hint), name=problem.trouble)
     if not config_of(folder):  # transformers reads it too
         return skipped(f"{NOT_LOADED} without a config.json: see model-files")
     file = "tokenizer.pkl" if (folder / "tokenizer.pkl").exists() else "tokenizer.json"
     cure = f"fetch only {file} again, from the same model: another tokenizer gives garbled text"
-    return error(problem.message, cure, *fetch_again(case, folder, file), file=file)
-
-
-def is_nanochat(tokenizer: "Tokenizer") -> bool:
-    """Whether it is nanochat's own, with its chat format."""
-    from grpo_cli.models.nanochat_tokenizer import NanochatTokenizer
-
-    return isinstance(tokenizer, NanochatTokenizer)
+    return error(problem.message, cure, *fetch_again(folder, file, case.model), file=file)
 
 
 def vocabulary(case: Case) -> Iterator[Finding]:
@@ -78,7 +65,7 @@ def vocabulary(case: Case) -> Iterator[Finding]:
     if tokenizer is None:
         yield skipped(NOT_LOADED)
         return
-    folder, tokens = base_folder(case), tokenizer.vocab_size
+    folder, tokens = case.base_folder, tokenizer.vocab_size
     config = config_of(folder)
     if not isinstance(config.get("model_type"), str):
         yield skipped(f"{tokens:,} tokens; config.json cannot be used: see model-files")
@@ -86,7 +73,7 @@ def vocabulary(case: Case) -> Iterator[Finding]:
     rows, known, told = rows_of(folder), expected_tokens(folder), config.get("vocab_size")
     numbers = {"tokens": tokens, "rows": rows}
     file = "tokenizer.pkl" if is_nanochat(tokenizer) else "tokenizer.json"
-    again = fetch_again(case, folder, file)
+    again = fetch_again(folder, file, case.model)
     cure = f"take {file} from the same model: with another one the model's text is garbled"
     if known and tokens != known[1]:
         yield error(f"{tokens:,} tokens; {known[0]} has {known[1]:,}", cure, *again, **numbers)
@@ -102,11 +89,6 @@ def vocabulary(case: Case) -> Iterator[Finding]:
         spare = f" ({rows - tokens} rows to spare)" if rows > tokens else ""
         spare = spare or (f" (the last {tokens - rows} are never used)" if tokens > rows else "")
         yield ok(f"{tokens:,} tokens, {rows:,} rows of the model{spare}", **numbers)
-
-
-def too_few(tokens: int, rows: int | None) -> bool:
-    """Whether a tokenizer has fewer tokens than padding explains: it is another model's."""
-    return rows is not None and rows - tokens > max(PADDING_ROWS, PADDING_SHARE * rows)
 
 
 def round_trip(case: Case) -> Iterator[Finding]:
@@ -132,53 +114,7 @@ def round_trip(case: Case) -> Iterator[Finding]:
     else:
         text, back = next(iter(lost.items()))
         seen = f"{len(lost)} of {len(TRICKY_TEXTS)} texts lose plain letters; {where_it_differs(text, back)}"
-        folder = base_folder(case)
+        folder = case.base_folder
         file = "tokenizer.pkl" if is_nanochat(tokenizer) else "tokenizer.json"
         cure = f"a damaged {file}, or a vocabulary of few letters: then rewards never see the others"
-        yield warning(seen, cure, *fetch_again(case, folder, file), **numbers)
-
-
-def there_and_back(tokenizer: "Tokenizer", text: str) -> str:
-    """A text made ids and text again."""
-    ids = tokenizer.encode(text)
-    return tokenizer.decode(ids) if ids else ""
-
-
-def letters(text: str, special: list[str]) -> str:
-    """The visible ASCII characters of a text in which no special token is spelled."""
-    import unicodedata
-
-    for spelling in special:
-        text = text.replace(spelling, "")
-    text = unicodedata.normalize("NFKC", text)  # many tokenizers do, and it makes other letters of some
-    return "".join(character for character in text if "!" <= character <= "~")
-
-
-def where_it_differs(text: str, back: str) -> str:
-    """The first place where a text did not come back."""
-    pairs = enumerate(zip(text, back, strict=False))
-    at = next((place for place, (a, b) in pairs if a != b), min(len(text), len(back)))
-    return f"{text[at : at + 20]!r} comes back as {back[at : at + 20]!r} (character {at} of {text[:20]!r}…)"
-
-
-def special_spellings(tokenizer: "Tokenizer") -> list[str]:
-    """How special tokens are spelled in text that a tokenizer takes for them, longest first."""
-    if is_nanochat(tokenizer):
-        return []  # a spelling stays text
-    return sorted(added_tokens(tokenizer), key=len, reverse=True)
-
-
-def added_tokens(tokenizer: "Tokenizer") -> dict[str, int]:
-    """Token → id of what was added to the vocabulary that text becomes: special and reserved tokens."""
-    wrapped: Any = getattr(tokenizer, "wrapped", None)
-    if wrapped is None:
-        encoding: Any = getattr(tokenizer, "encoding", None)
-        return dict(encoding._special_tokens) if encoding is not None else {}
-    inner = wrapped._tokenizer
-    named = dict(zip(inner.all_special_tokens, inner.all_special_ids, strict=True))
-    return {str(token): int(number) for token, number in {**inner.get_added_vocab(), **named}.items()}
-
-
-def reserved_ids(tokenizer: "Tokenizer") -> frozenset[int]:
-    """Ids that no ordinary text becomes."""
-    return frozenset(added_tokens(tokenizer).values())
+        yield warning(seen, cure, *fetch_again(folder, file, case.model), **numbers)

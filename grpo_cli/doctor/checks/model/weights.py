@@ -5,10 +5,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from grpo_cli.doctor.checks.model.model import readable
-from grpo_cli.doctor.checks.model.tokenizer import loaded, reserved_ids
+from grpo_cli.doctor.checks.model.tokenizer import loaded
 from grpo_cli.doctor.context import Case
 from grpo_cli.doctor.findings import Finding, error, ok, skipped, warning
-from grpo_cli.doctor.read.model_folder import ADAPTERS, EMBEDDINGS, base_folder, fetch_again
+from grpo_cli.doctor.read.model_folder import ADAPTERS, EMBEDDINGS, fetch_again
+from grpo_cli.doctor.read.tokenizer import reserved_ids
 from grpo_cli.errors import GrpoError
 from grpo_cli.foreign_text import quoted
 from grpo_cli.models.model_files import SHOWN, config_of, some, tensors_in, weight_files
@@ -22,7 +23,7 @@ NO_WEIGHTS = "the folder holds no weights"
 
 def weights(case: Case) -> Iterator[Finding]:
     """Names and shapes of the weights are those of config.json."""
-    folder = base_folder(case)
+    folder = case.base_folder
     if unread := list(readable(case, weight_files(folder))):
         yield skipped(f"{unread[0].seen}: see model-files")
         return
@@ -63,7 +64,7 @@ def misfit(case: Case, problem: str) -> Finding:
     return error(
         problem,
         "weights and config.json must come from the same model: fetch both again, nothing is loaded in part",
-        *fetch_again(case, folder, "config.json"),
+        *fetch_again(folder, "config.json", case.model),
     )
 
 
@@ -77,7 +78,7 @@ def short(problem: BaseException) -> str:
 
 def values(case: Case) -> Iterator[Finding]:
     """Every weight is a number, and no row is all zero."""
-    folder = base_folder(case)
+    folder = case.base_folder
     paths = weight_files(folder) + ([case.model_folder / ADAPTERS] if case.model_folder != folder else [])  # type: ignore[operator]
     if unread := list(readable(case, paths)):
         yield skipped(f"{unread[0].seen}: see model-files")
@@ -92,7 +93,7 @@ def values(case: Case) -> Iterator[Finding]:
         yield error(
             f"NaN or infinite numbers in {some(seen.broken)}",
             "no part of the model's output is sound: take an earlier checkpoint, or fetch the weights again",
-            *fetch_again(case, folder, weight_files(folder)[0].name),
+            *fetch_again(folder, weight_files(folder)[0].name, case.model),
             broken=seen.broken,
         )
     yield from zero_rows(case, seen)

@@ -4,23 +4,17 @@ import statistics
 from collections.abc import Iterator
 
 from grpo_cli.doctor.checks.run.run_log import (
-    ALL_CUT,
-    FEWEST_STEPS,
-    GUIDE_NEW_TOKENS,
     blamed_rate,
-    first_third,
-    last_third,
     logged_steps,
     lower_rate,
     model_name,
-    number,
-    percent,
-    series,
     solved,
     too_few,
 )
 from grpo_cli.doctor.context import Case
 from grpo_cli.doctor.findings import Finding, error, ok, skipped, warning
+from grpo_cli.doctor.read.run_log import first_third, last_third, number, percent, series
+from grpo_cli.engine.guards.nothing_learned import ALL_CUT, FEWEST_STEPS, GUIDE_NEW_TOKENS
 
 SHRUNK = 0.2  # of the length that the run began with
 # The embedded model and SmolLM2 end nearly all of theirs by themselves (0 to 3 % cut off).

@@ -3,9 +3,9 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from grpo_cli.doctor.checks.run.checkpoint import damage_of, siblings
 from grpo_cli.doctor.context import Case
 from grpo_cli.doctor.findings import Finding, error, ok, skipped
+from grpo_cli.doctor.read.checkpoint import damage_of, siblings
 from grpo_cli.doctor.read.model_folder import ADAPTERS
 from grpo_cli.foreign_text import quoted
 from grpo_cli.models.model_files import SHOWN, tensors_in

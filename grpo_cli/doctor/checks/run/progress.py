@@ -5,21 +5,17 @@ from collections.abc import Iterator, Sequence
 from math import ceil, sqrt
 
 from grpo_cli.doctor.checks.run.run_log import (
-    FEWEST_STEPS,
-    SOLVED,
     accuracies,
     blamed_rate,
-    first_third,
-    last_third,
     logged_steps,
     lower_rate,
     model_name,
-    percent,
-    series,
     too_few,
 )
 from grpo_cli.doctor.context import Case
 from grpo_cli.doctor.findings import Finding, error, ok, skipped, warning
+from grpo_cli.doctor.read.run_log import first_third, last_third, percent, series
+from grpo_cli.engine.guards.nothing_learned import FEWEST_STEPS, SOLVED
 from grpo_cli.foreign_text import quoted
 from grpo_cli.words import plural
 

@@ -6,24 +6,18 @@ from typing import Any
 
 from grpo_cli.config.rules import COLD
 from grpo_cli.doctor.checks.run.run_log import (
-    FEWEST_STEPS,
     blamed_rate,
-    first_third,
-    last_third,
     logged_steps,
     lower_rate,
     model_name,
-    number,
-    percent,
-    series,
-    short,
     solved,
-    step_number,
     too_few,
 )
 from grpo_cli.doctor.context import Case
 from grpo_cli.doctor.findings import Finding, error, ok, warning
+from grpo_cli.doctor.read.run_log import first_third, last_third, number, percent, series, short, step_number
 from grpo_cli.engine.guards.nothing_learned import (
+    FEWEST_STEPS,
     GUIDE_TEMPERATURE,
     equal_cures,
     every,

@@ -1,7 +1,6 @@
-"""A run's log as the checks need it: numbers that are numbers, and thirds of a run to compare.
+"""A run's log: can it be read, and what several checks of a run look at in it.
 
     steps = logged_steps(case)
-    series(steps, "reward_mean")     # [0.9, 1.1, …]: what is missing, null, NaN or text is left out
     last_third(series(steps, "kl"))
 
 A log can be empty, cut off, or hold anything: what is no number is left out, and the check `run-log` says
@@ -11,22 +10,17 @@ what was wrong with the file, once for all others.
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-from grpo_cli.doctor.context import Case, json_object, texts
+from grpo_cli.doctor.context import Case
 from grpo_cli.doctor.findings import Finding, error, ok, skipped, warning
-from grpo_cli.engine.guards.nothing_learned import ALL_CUT as ALL_CUT
-from grpo_cli.engine.guards.nothing_learned import BEST
-from grpo_cli.engine.guards.nothing_learned import FEWEST_STEPS as FEWEST_STEPS
-from grpo_cli.engine.guards.nothing_learned import GUIDE_NEW_TOKENS as GUIDE_NEW_TOKENS
-from grpo_cli.engine.guards.nothing_learned import SOLVED as SOLVED
+from grpo_cli.doctor.read.json_lines import json_object, texts
+from grpo_cli.doctor.read.run_log import last_third, number, series, short, step_number
+from grpo_cli.engine.guards.nothing_learned import BEST, FEWEST_STEPS
 from grpo_cli.engine.guards.nothing_learned import solved as engine_solved
 from grpo_cli.foreign_text import quoted
 from grpo_cli.words import plural
 
-Item = TypeVar("Item")
-
-LARGEST = 1e100  # sums and squares of what is below stay numbers
 # The peak that nothing survives: adapters of the embedded model learn at 1e-3; 10 broke it in one step.
 EXCESSIVE_RATE = 1e-2
 USUAL_RATE, USUAL_LORA_RATE = 5e-6, 5e-5  # where the guide and the shipped configurations begin
@@ -128,24 +122,6 @@ def logged_steps(case: Case) -> list[dict[str, Any]]:
     return [line for line in case.steps if number(line, "step") is not None]
 
 
-def number(line: Mapping[str, Any], key: str) -> float | None:
-    """A value of a line, or None where it is no finite number."""
-    value = line.get(key)
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return None
-    return float(value) if -LARGEST < value < LARGEST else None  # false for a NaN
-
-
-def step_number(line: Mapping[str, Any]) -> int:
-    """The step of a line that has one."""
-    return int(number(line, "step") or 0)
-
-
-def series(lines: Sequence[Mapping[str, Any]], key: str) -> list[float]:
-    """A key's numbers, in order."""
-    return [value for line in lines if (value := number(line, key)) is not None]
-
-
 def accuracies(case: Case) -> list[tuple[int, float, int]]:
     """Step, accuracy and number of examples of every evaluation that has all three."""
     found = []
@@ -156,16 +132,6 @@ def accuracies(case: Case) -> list[tuple[int, float, int]]:
         if 0 <= accuracy <= 1 and 1 <= samples < 1e9:
             found.append((int(step), accuracy, int(samples)))
     return found
-
-
-def first_third(values: Sequence[Item]) -> Sequence[Item]:
-    """What a run began with: a third of its steps, one at least."""
-    return values[: max(1, len(values) // 3)]
-
-
-def last_third(values: Sequence[Item]) -> Sequence[Item]:
-    """What a run ended with: a third of its steps, five at least."""
-    return values[-max(FEWEST_STEPS, len(values) // 3) :]
 
 
 def too_few(case: Case, name: str, found: int, fewest: int = FEWEST_STEPS) -> Iterator[Finding]:
@@ -208,14 +174,3 @@ def blamed_rate(case: Case) -> str:
 def model_name(case: Case) -> str:
     """The run's model for a command, `MODEL` where it is not known."""
     return quoted(case.run_config.model_name) if case.run_config else "MODEL"
-
-
-def percent(share: float) -> str:
-    """A share as people read it."""
-    return f"{100 * share:.0f} %"
-
-
-def short(text: object, most: int = 60) -> str:
-    """A text from a file in one line, and not longer than it may be."""
-    line = " ".join(str(text).split())
-    return line if len(line) <= most else line[: most - 1] + "…"

@@ -4,22 +4,11 @@ import statistics
 from collections.abc import Iterator
 from typing import Any
 
-from grpo_cli.doctor.checks.run.run_log import (
-    FEWEST_STEPS,
-    blamed_rate,
-    first_third,
-    last_third,
-    logged_steps,
-    lower_rate,
-    number,
-    percent,
-    series,
-    short,
-    step_number,
-    too_few,
-)
+from grpo_cli.doctor.checks.run.run_log import blamed_rate, logged_steps, lower_rate, too_few
 from grpo_cli.doctor.context import Case
 from grpo_cli.doctor.findings import Finding, error, ok, skipped, warning
+from grpo_cli.doctor.read.run_log import first_third, last_third, number, percent, series, short, step_number
+from grpo_cli.engine.guards.nothing_learned import FEWEST_STEPS
 from grpo_cli.foreign_text import quoted
 from grpo_cli.words import plural
 

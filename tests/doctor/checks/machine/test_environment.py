@@ -6,16 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from grpo_cli.doctor.checks.machine.installing import (
-    floors,
-    is_older,
-    nvidia_driver,
-    one_backend,
-    release,
-    wanted_extra,
-)
+from grpo_cli.doctor.checks.machine.installing import floors, nvidia_driver, one_backend, wanted_extra
 from grpo_cli.doctor.context import Case
 from grpo_cli.doctor.read.machine import Machine, answers_in, judged
+from grpo_cli.doctor.read.versions import is_older, release
 from tests.doctor.machines import HEALTHY, NAMES, RecordedMachine, case_on, look, looks, told
 from tests.support.waiting import slowness
 

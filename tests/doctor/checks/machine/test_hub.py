@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from grpo_cli.doctor.checks.machine.hub import is_repository, malformed, without_password
 from grpo_cli.doctor.context import Case
+from grpo_cli.doctor.read.hub import is_repository, malformed, without_password
 from grpo_cli.doctor.read.machine import Machine
 from tests.doctor.machines import HEALTHY, RecordedMachine, case_on, look, looks, told
 

@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 
 from grpo_cli.config.schema import Config
-from grpo_cli.doctor.checks.machine.memory import MIB, highest_limit, raised
 from grpo_cli.doctor.context import Case
 from grpo_cli.doctor.read.budget import (
     MODELS,
@@ -20,6 +19,7 @@ from grpo_cli.doctor.read.budget import (
     typical_needs,
 )
 from grpo_cli.doctor.read.config_memory import needed, shares_prompts
+from grpo_cli.doctor.read.wired_limit import MIB, highest_limit, raised
 from grpo_cli.engine.memory_estimate import rollout_bytes, update_bytes
 from tests.doctor.machines import HEALTHY, RecordedMachine, case_on, look, looks, told
 
@@ -220,9 +220,13 @@ def test_without_a_configuration_the_limit_is_told() -> None:
 
 
 def test_the_budget_is_the_device_s() -> None:
-    assert budget(case_on("m3max_macos15")) == 51539607552
-    assert budget(case_on("linux_cuda")) == 84_000_000_000
-    assert budget(case_on("linux_cpu")) == 28123456 * 1024
+    for name, size in (
+        ("m3max_macos15", 51539607552),
+        ("linux_cuda", 84_000_000_000),
+        ("linux_cpu", 28123456 * 1024),
+    ):
+        machine = RecordedMachine(name)
+        assert budget(machine, machine.probe()) == size
 
 
 def test_the_sizes_of_the_models_are_theirs() -> None:

@@ -294,9 +294,8 @@ def test_commands_for_odd_weights_are_safe_to_paste(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["x; rm -rf ~", "-x/y", "a/b c", "a/$(b)", "gone", "outputs/gone/final"])
 def test_only_a_repository_s_name_is_downloaded(tmp_path: Path, name: str) -> None:
     folder = tiny_copy(tmp_path / ODD, "tokenizer.pkl")
-    case = Here(model=name)
     expected = name if name == "gone" else None
-    assert repository_of(case, folder) == expected
+    assert repository_of(folder, name) == expected
 
 
 def test_values_of_the_wrong_kind_in_config(tmp_path: Path) -> None:

@@ -11,9 +11,9 @@ import pytest
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 from tokenizers.decoders import WordPiece
 
-from grpo_cli.doctor.checks.model.tokenizer import letters, too_few, where_it_differs
 from grpo_cli.doctor.findings import Finding
 from grpo_cli.doctor.read.model_folder import expected_tokens, repository_of
+from grpo_cli.doctor.read.tokenizer import letters, too_few, where_it_differs
 from grpo_cli.models.adapters import LoRA, add_adapters, save_adapters
 from tests.convert.checkpoints import FIXTURES
 from tests.doctor.looking import TINY, Here, at, look, tiny_copy
@@ -220,9 +220,9 @@ def test_other_widths_are_other_models(tmp_path: Path) -> None:
 
 def test_a_repository_s_name_comes_from_the_cache_or_from_the_person(tmp_path: Path) -> None:
     cached = tmp_path / "models--Qwen--Qwen2.5-0.5B" / "snapshots" / "abc"
-    assert repository_of(Here(), cached) == "Qwen/Qwen2.5-0.5B"
-    assert repository_of(Here(model="owner/name"), tmp_path) == "owner/name"
-    assert repository_of(Here(model=str(tmp_path)), tmp_path) is None
+    assert repository_of(cached, None) == "Qwen/Qwen2.5-0.5B"
+    assert repository_of(tmp_path, "owner/name") == "owner/name"
+    assert repository_of(tmp_path, str(tmp_path)) is None
 
 
 # --- there and back -----------------------------------------------------------------------------------
