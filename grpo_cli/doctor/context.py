@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from grpo_cli.config.local_model import local_folder
 from grpo_cli.doctor.read.checkpoint import damage_of
-from grpo_cli.doctor.read.host_probe import Visit, visits
+from grpo_cli.doctor.read.host_probe import HostProbe, probe_hosts
 from grpo_cli.doctor.read.json_lines import read_lines
 from grpo_cli.doctor.read.machine import Machine
 from grpo_cli.doctor.read.model_folder import base_folder
@@ -28,7 +28,7 @@ STARTING_PORT = 32323  # what mlx.launch takes, and so what a firewall was opene
 
 
 @dataclass(kw_only=True)
-class Case:
+class Context:
     """One examination. `Path`s are what the person named; None: not asked for."""
 
     machine: Machine = field(default_factory=Machine)
@@ -55,10 +55,10 @@ class Case:
         return self.python or self.machine.executable
 
     @cached_property
-    def visits(self) -> dict[str, Visit]:
+    def host_probes(self) -> dict[str, HostProbe]:
         """The machines of the host file, by what ssh calls them: what each says, or why nothing is heard."""
         assert self.host_file is not None
-        return visits(self.machine, self.host_file, self.python_there)
+        return probe_hosts(self.machine, self.host_file, self.python_there)
 
     @cached_property
     def probe(self) -> dict[str, Any]:

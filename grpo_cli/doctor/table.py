@@ -1,6 +1,6 @@
 """The one tuple of checks. To add one: write its function in its subject's file, and its line here.
 
-A check is a function of the case that yields findings; the first line of its docstring is what
+A check is a function of the context that yields findings; the first line of its docstring is what
 `--list` says of it.
 """
 
@@ -21,7 +21,7 @@ from grpo_cli.doctor.checks.run import (
     run_log,
     training,
 )
-from grpo_cli.doctor.context import Case
+from grpo_cli.doctor.context import Context
 from grpo_cli.doctor.findings import Finding
 
 Need = Literal["", "config", "model", "checkpoint", "run", "hosts"]
@@ -36,7 +36,7 @@ class Check:
 
     name: str
     subject: str
-    look: Callable[[Case], Iterator[Finding]]
+    look: Callable[[Context], Iterator[Finding]]
     needs: Need = ""
     on_mlx: bool = False
     on_request: bool = False  # only where `--only` names it

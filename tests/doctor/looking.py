@@ -4,7 +4,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from grpo_cli.doctor.context import Case
+from grpo_cli.doctor.context import Context
 from grpo_cli.doctor.findings import Finding
 from grpo_cli.doctor.run import diagnose
 from grpo_cli.doctor.table import CHECKS
@@ -13,17 +13,17 @@ TINY = Path(__file__).parents[2] / "grpo_cli/models/tiny"
 MODEL_FILES = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer.pkl", "tokenizer_config.json")
 
 
-class Here(Case):
-    """A case on a machine where MLX works."""
+class Here(Context):
+    """A context on a machine where MLX works."""
 
     @property
     def probe(self) -> dict[str, Any]:  # type: ignore[override]
         return {"product_right": True}
 
 
-def look(case: Case, *names: str) -> list[Finding]:
+def look(context: Context, *names: str) -> list[Finding]:
     """What the checks of these names find; none may crash."""
-    found = list(diagnose(case, [check for check in CHECKS if check.name in names]))
+    found = list(diagnose(context, [check for check in CHECKS if check.name in names]))
     assert [finding.seen for finding in found if "the check itself failed" in finding.seen] == []
     return found
 

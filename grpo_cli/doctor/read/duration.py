@@ -1,7 +1,7 @@
 """How long a run will take: its steps, and a step that was measured, or is measured now.
 
-    pace = logged_pace(steps) or measured_pace(config, folder)
-    total_seconds(config, pace, steps=40)
+    duration = logged_duration(steps) or measured_duration(config, folder)
+    total_seconds(config, duration, steps=40)
 
 smoke_test on 2 cores: 32 to 41 seconds were said, the run took 29 (1.1 to 1.4 times; 24 of its tokens are
 written on the average, and 48 were reckoned with). On a machine that others use too, both vary by 3 times.
@@ -27,7 +27,7 @@ PATIENCE = 20.0  # seconds that measuring a whole step may take; above it one pr
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pace:
+class StepDuration:
     """Seconds of one step of the configuration, and of one round of its evaluation (0: not known)."""
 
     rollout: float
@@ -57,20 +57,22 @@ def evaluations(config: Config, steps: int) -> int:
     return 1 + steps // config.eval_steps + (steps % config.eval_steps > 0)
 
 
-def total_seconds(config: Config, pace: Pace, steps: int) -> float:
+def total_seconds(config: Config, duration: StepDuration, steps: int) -> float:
     """Seconds of the whole run."""
-    return steps * pace.step + evaluations(config, steps) * pace.evaluation
+    return steps * duration.step + evaluations(config, steps) * duration.evaluation
 
 
-def logged_pace(steps: Sequence[dict[str, Any]], evaluated: Sequence[dict[str, Any]]) -> Pace | None:
-    """The pace of a run that has a log; None where too few steps are in it."""
+def logged_duration(
+    steps: Sequence[dict[str, Any]], evaluated: Sequence[dict[str, Any]]
+) -> StepDuration | None:
+    """A step of a run that has a log; None where too few steps are in it."""
     seconds = [value for value in series(steps, "step_seconds") if value > 0]
     if len(seconds) < FEWEST_LOGGED:
         return None
     rounds = series(evaluated, "eval_seconds")
     basis = f"{len(seconds)} logged steps of {statistics.median(seconds):.3g} s"
     evaluation = statistics.median(rounds) if rounds else 0.0
-    return Pace(
+    return StepDuration(
         rollout=0.0,
         update=0.0,
         other=statistics.fmean(seconds),
@@ -80,8 +82,8 @@ def logged_pace(steps: Sequence[dict[str, Any]], evaluated: Sequence[dict[str, A
     )
 
 
-def measured_pace(config: Config, folder: Path) -> Pace:
-    """The pace of one small step, made now in this process and scaled to the configuration's.
+def measured_duration(config: Config, folder: Path) -> StepDuration:
+    """The duration of one small step, made now in this process and scaled to the configuration's.
 
     Built-in rewards are used, whatever is configured: no code is run that nobody asked to run. Raises
     what loading raises.
@@ -160,8 +162,8 @@ def one_step(run: "Run") -> Measured:
     )
 
 
-def scaled(config: Config, measured: Measured) -> Pace:
-    """The configuration's pace: rollouts go with new tokens and prompts, updates with all tokens.
+def scaled(config: Config, measured: Measured) -> StepDuration:
+    """A step of the configuration: rollouts go with new tokens and prompts, updates with all tokens.
 
     A completion that was cut off is taken to become as long as it may: an upper bound.
     """
@@ -177,7 +179,7 @@ def scaled(config: Config, measured: Measured) -> Pace:
         f"a step of {measured.prompts} × {config.num_generations} completions measured now: "
         f"{measured.seconds:.3g} s"
     )
-    return Pace(
+    return StepDuration(
         rollout=rollout / config.num_iterations,
         update=measured.update * more * update,
         other=0.0,

@@ -1,6 +1,6 @@
-"""Visits to the machines of a host file: what each says of itself, or why nothing is heard of it.
+"""Probes of the machines of a host file: what each says of itself, or why nothing is heard of it.
 
-    found = visits(machine, read_hosts(path), "/home/ada/.venv/bin/python")
+    found = probe_hosts(machine, read_hosts(path), "/home/ada/.venv/bin/python")
     found["mac2.local"].facts["versions"]["mlx"]        # '0.32.4'
     found["mac3.local"].trouble                         # Trouble('ssh refuses our key', …)
 
@@ -19,7 +19,7 @@ from grpo_cli.distributed.hosts import HERE, HostFile
 from grpo_cli.doctor.read.machine import Attempt, Machine, answers_in
 
 CONNECT_SECONDS = 5
-VISIT_SECONDS = 60  # a machine that imports MLX for the first time reads all of it from its disk
+ANSWER_SECONDS = 60  # a machine that imports MLX for the first time reads all of it from its disk
 SSH_FAILED = 255  # the code that is ssh's own
 NOT_FOUND = (126, 127)
 FACTS = "grpo_cli.distributed.facts"
@@ -35,7 +35,7 @@ class Trouble:
 
 
 @dataclass(frozen=True)
-class Visit:
+class HostProbe:
     """What came of asking a host: its facts, or a trouble."""
 
     ssh: str
@@ -43,21 +43,21 @@ class Visit:
     trouble: Trouble | None = None
 
 
-def visits(machine: Machine, file: HostFile, python: str) -> dict[str, Visit]:
+def probe_hosts(machine: Machine, file: HostFile, python: str) -> dict[str, HostProbe]:
     """The machines of the host file by what ssh calls them, all asked at once from this one for `python`."""
     machines = file.machines
     with ThreadPoolExecutor(max_workers=len(machines)) as pool:
-        asked = {ssh: pool.submit(visit, machine, file, python, ssh) for ssh in machines}
+        asked = {ssh: pool.submit(probe_host, machine, file, python, ssh) for ssh in machines}
     return {ssh: future.result() for ssh, future in asked.items()}
 
 
-def visit(machine: Machine, file: HostFile, python: str, ssh: str) -> Visit:
+def probe_host(machine: Machine, file: HostFile, python: str, ssh: str) -> HostProbe:
     """Ask one machine."""
-    attempt = machine.attempt(*command(python, ssh, file.machines[ssh]), seconds=VISIT_SECONDS)
+    attempt = machine.attempt(*command(python, ssh, file.machines[ssh]), seconds=ANSWER_SECONDS)
     facts = answers_in(attempt.output.encode()).get("facts")
     if attempt.code == 0 and isinstance(facts, dict):
-        return Visit(ssh, facts)
-    return Visit(ssh, trouble=trouble_of(attempt, ssh, python, file.path))
+        return HostProbe(ssh, facts)
+    return HostProbe(ssh, trouble=trouble_of(attempt, ssh, python, file.path))
 
 
 def command(python: str, ssh: str, ips: tuple[str, ...]) -> list[str]:
@@ -72,10 +72,10 @@ def command(python: str, ssh: str, ips: tuple[str, ...]) -> list[str]:
 
 
 def trouble_of(attempt: Attempt, ssh: str, python: str, hosts: Path) -> Trouble:
-    """What a visit failed of."""
+    """The trouble that a failed attempt shows."""
     if attempt.code is None:
         return Trouble(
-            f"no answer in {VISIT_SECONDS} s",
+            f"no answer in {ANSWER_SECONDS} s",
             "see if a command by hand ends: its shell's start files may wait for input, or its disk may hang",
             (f"ssh {shlex.quote(ssh)} true",),
         )

@@ -22,7 +22,7 @@ MEASURE_SECONDS = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class Leftover:
+class StaleFile:
     """A file or folder of ours that is no result."""
 
     path: Path
@@ -36,7 +36,7 @@ class Leftover:
         return {"path": str(self.path), "bytes": self.size}
 
 
-def found_in(folders: Iterable[Path]) -> Iterator[Leftover]:
+def found_in(folders: Iterable[Path]) -> Iterator[StaleFile]:
     """What lies directly in the folders."""
     for folder in folders:
         try:
@@ -47,7 +47,7 @@ def found_in(folders: Iterable[Path]) -> Iterator[Leftover]:
             is_temporary, is_aside = bool(TEMPORARY.fullmatch(path.name)), bool(ASIDE.fullmatch(path.name))
             if is_temporary or is_aside:
                 abandoned = is_temporary and age(path) > FRESH_SECONDS and not in_use(path)
-                yield Leftover(
+                yield StaleFile(
                     path=path,
                     size=measured(path)[0],
                     is_abandoned=abandoned,

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from grpo_cli.config.local_model import check_name
-from grpo_cli.doctor.context import Case
+from grpo_cli.doctor.context import Context
 from grpo_cli.doctor.findings import Finding, error, gigabytes, ok, skipped, warning
 from grpo_cli.doctor.read.budget import budget
 from grpo_cli.doctor.read.config_memory import cures
@@ -19,24 +19,24 @@ from grpo_cli.words import plural
 if TYPE_CHECKING:
     from grpo_cli.config.problems import Problem
     from grpo_cli.config.schema import Config
-    from grpo_cli.doctor.read.duration import Pace
+    from grpo_cli.doctor.read.duration import StepDuration
     from grpo_cli.engine.memory_estimate import Needs
 
 TO_WRITE = re.compile(r"`(\w+ = [^`]+)`")  # lines of TOML in a cure's words
 SURELY = 1.25  # an estimate so far above what there is is beyond its own error
 
 
-def validity(case: Case) -> Iterator[Finding]:
+def validity(context: Context) -> Iterator[Finding]:
     """What `grpo config validate` says."""
     from grpo_cli.config.load import inspect_config
 
-    if case.inspection is None:
+    if context.inspection is None:
         return
     # A run's own file was valid where the run was started; only one that is named is held against
     # the files that are here now.
-    named = case.config_name is not None
-    name = case.inspection.name
-    found = inspect_config(name, case.overrides, on_this_machine=named)
+    named = context.config_name is not None
+    name = context.inspection.name
+    found = inspect_config(name, context.overrides, on_this_machine=named)
     for problem in (*found.problems, *found.warnings):
         yield finding_of(problem, name)
     if found.loaded is not None and not found.warnings:
@@ -59,34 +59,34 @@ def finding_of(problem: "Problem", name: str) -> Finding:
     return replace(finding, name=problem.trouble)
 
 
-def memory_needed(case: Case) -> Iterator[Finding]:
+def memory_needed(context: Context) -> Iterator[Finding]:
     """The configuration fits this machine's memory."""
     from grpo_cli.doctor.read.config_memory import needed
 
-    config = case.config
+    config = context.config
     if config is None:
         yield skipped("the configuration is not valid")
         return
-    folder = case.configured_model
+    folder = context.configured_model
     if folder is None:
         check_name(config.model_name)  # a run would end at once where it is no name of the hub's
         yield not_here(config)
         return
-    there, on_cpu = budget(case.machine, case.probe), case.on_cpu
+    there, on_cpu = budget(context.machine, context.probe), context.on_cpu
     needs = needed(config, folder, on_cpu)
     if needs is None or there is None:
         what = "how much memory there is" if needs else f"the shape of the model in {folder}"
         yield skipped(f"{what} is not known")
         return
-    yield weighed(case, config, folder, needs, there)
+    yield weighed(context, config, folder, needs, there)
 
 
-def weighed(case: Case, config: "Config", folder: Path, needs: "Needs", there: int) -> Finding:
+def weighed(context: Context, config: "Config", folder: Path, needs: "Needs", there: int) -> Finding:
     """The verdict on a need and what there is, in bytes."""
     from grpo_cli.doctor.read.config_memory import needed
     from grpo_cli.engine.memory_estimate import parts
 
-    on_cpu = case.on_cpu
+    on_cpu = context.on_cpu
     seen = (
         f"about {gigabytes(needs.peak)} needed ({parts(needs)}), {gigabytes(there)} there; "
         f"rollouts {gigabytes(needs.rollout_peak)}, the update {gigabytes(needs.update_peak)}"
@@ -98,67 +98,67 @@ def weighed(case: Case, config: "Config", folder: Path, needs: "Needs", there: i
     least = needed(config, folder, on_cpu, rows=1) or needs
     if least.peak > SURELY * there:
         one = f"Unable to allocate memory: a single completion needs about {gigabytes(least.peak)}; "
-        return error(one + seen, words, *lines, *wired_limit(case, needs.peak), **numbers)
+        return error(one + seen, words, *lines, *wired_limit(context, needs.peak), **numbers)
     verdict = warning if suffices else error
-    return verdict(seen, words, *lines, *wired_limit(case, needs.peak), **numbers)
+    return verdict(seen, words, *lines, *wired_limit(context, needs.peak), **numbers)
 
 
-def wired_limit(case: Case, need: int) -> list[str]:
+def wired_limit(context: Context, need: int) -> list[str]:
     """macOS: the line that lets the GPU have more, where the machine's memory would be enough."""
-    physical = case.machine.memory_bytes() or 0
+    physical = context.machine.memory_bytes() or 0
     highest = highest_limit(physical)
-    if case.probe.get("device") != "metal" or need > highest:
+    if context.probe.get("device") != "metal" or need > highest:
         return []
     return [f"sudo sysctl iogpu.wired_limit_mb={raised(need, highest) // 1024**2}"]
 
 
-def duration(case: Case) -> Iterator[Finding]:
+def duration(context: Context) -> Iterator[Finding]:
     """How long the run will take, from a measured step."""
     from grpo_cli.data.load import load_examples
     from grpo_cli.doctor.read.duration import total_seconds, total_steps
 
-    config, folder = case.config, case.configured_model
+    config, folder = context.config, context.configured_model
     if config is None:
         yield skipped("the configuration is not valid")
     elif not data_is_local(config):
         yield skipped(f"the dataset {config.dataset} is not a file on this machine: its size is not known")
-    elif folder is not None and does_not_fit(case, config, folder):
+    elif folder is not None and does_not_fit(context, config, folder):
         yield skipped("the configuration does not fit into this machine's memory: see memory-needed")
-    elif (pace := pace_of(case, config, folder)) is None:
+    elif (found := duration_of(context, config, folder)) is None:
         yield not_here(config)
     else:
         steps = total_steps(config, len(load_examples(config, config.train_split)))
-        seconds = total_seconds(config, pace, steps)
+        seconds = total_seconds(config, found, steps)
         yield ok(
-            f"about {in_words(seconds)} for {plural(steps, 'step')} of {pace.step:.2g} s ({pace.basis})",
+            f"about {in_words(seconds)} for {plural(steps, 'step')} of {found.step:.2g} s ({found.basis})",
             seconds=seconds,
             steps=steps,
-            step_seconds=pace.step,
-            evaluation_seconds=pace.evaluation,
+            step_seconds=found.step,
+            evaluation_seconds=found.evaluation,
         )
 
 
-def does_not_fit(case: Case, config: "Config", folder: Path) -> bool:
+def does_not_fit(context: Context, config: "Config", folder: Path) -> bool:
     """Whether trying a step could take the machine down: on a CPU too little memory ends the process."""
     from grpo_cli.doctor.read.config_memory import needed
 
-    needs, there = needed(config, folder, case.on_cpu), budget(case.machine, case.probe)
+    needs, there = needed(config, folder, context.on_cpu), budget(context.machine, context.probe)
     return needs is not None and there is not None and needs.peak > there
 
 
-def pace_of(case: Case, config: "Config", folder: Path | None) -> "Pace | None":
+def duration_of(context: Context, config: "Config", folder: Path | None) -> "StepDuration | None":
     """From the log of the configuration's run, else measured; None: there is nothing to measure with."""
-    from grpo_cli.doctor.read.duration import logged_pace, measured_pace
+    from grpo_cli.doctor.read.duration import logged_duration, measured_duration
 
     # The log of a run that was named is that of its own configuration, not of one named beside it.
-    own = case.config_name is None
-    lines = case.log if own else read_lines(config.run_dir / "training_log.jsonl")
+    own = context.config_name is None
+    lines = context.log if own else read_lines(config.run_dir / "training_log.jsonl")
     steps = [line for line in lines if "loss" in line]
-    logged = logged_pace(steps, [line for line in lines if "eval_accuracy" in line])
+    logged = logged_duration(steps, [line for line in lines if "eval_accuracy" in line])
     if logged is not None or folder is None or own:
         return logged
-    case.__dict__.pop("policy", None)  # loaded by other checks: two copies may be too much
-    return measured_pace(config, folder)
+    context.__dict__.pop("policy", None)  # loaded by other checks: two copies may be too much
+    return measured_duration(config, folder)
 
 
 def data_is_local(config: "Config") -> bool:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from grpo_cli.distributed.hosts import HostFile
-from grpo_cli.doctor.context import Case
+from grpo_cli.doctor.context import Context
 from grpo_cli.doctor.findings import Finding, error, ok, skipped, warning
 from grpo_cli.doctor.read.versions import is_older
 
@@ -17,19 +17,18 @@ RDMA_SINCE = "26.2"  # macOS
 All = Mapping[str, Mapping[str, Any]]  # the facts of the machines by what ssh calls them
 
 
-def backend_to_use(case: Case) -> Iterator[Finding]:
+def backend_to_use(context: Context) -> Iterator[Finding]:
     """The backend that suits the hosts, and whether the file's own works."""
-    file = case.host_file
+    file = context.host_file
     assert file is not None
-    silent = [visit.ssh for visit in case.visits.values() if "backends" not in visit.facts]
+    silent = [probe.ssh for probe in context.host_probes.values() if "backends" not in probe.facts]
     if silent:
         yield skipped(f"it is not known what {', '.join(silent)} can do")
         return
-    obstacles = {
-        name: look(file, {ssh: v.facts for ssh, v in case.visits.items()}) for name, look in WAYS.items()
-    }
+    facts = {ssh: probe.facts for ssh, probe in context.host_probes.items()}
+    obstacles = {name: look(file, facts) for name, look in OBSTACLES.items()}
     # The launcher's own choice where the file has none.
-    taken = file.backend or ("nccl" if case.probe.get("cuda") else "ring")
+    taken = file.backend or ("nccl" if context.probe.get("cuda") else "ring")
     yield verdict(file, taken, obstacles)
 
 
@@ -132,7 +131,7 @@ def obstacle_to_ring(file: HostFile, facts: All) -> str:  # noqa: ARG001
     return f"the file has no `ips` for {', '.join(names)}" if names else ""
 
 
-WAYS: dict[str, Callable[[HostFile, All], str]] = {
+OBSTACLES: dict[str, Callable[[HostFile, All], str]] = {
     "jaccl": obstacle_to_jaccl,
     "jaccl-ring": obstacle_to_jaccl_ring,
     "nccl": obstacle_to_nccl,

@@ -5,19 +5,19 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from grpo_cli.distributed.hosts import HERE
-from grpo_cli.doctor.context import Case
+from grpo_cli.doctor.context import Context
 from grpo_cli.doctor.findings import Finding, error, ok, skipped, warning
-from grpo_cli.doctor.read.host_probe import Visit
+from grpo_cli.doctor.read.host_probe import HostProbe
 
 
-def reached(case: Case) -> Iterator[Finding]:
+def reached(context: Context) -> Iterator[Finding]:
     """Each host is reached by ssh, has a `grpo`, and has the addresses that the file gives it."""
-    for ssh, visit in case.visits.items():
-        if visit.trouble:
-            trouble = visit.trouble
+    for ssh, probe in context.host_probes.items():
+        if probe.trouble:
+            trouble = probe.trouble
             yield error(f"{ssh}: {trouble.seen}", trouble.cure, *trouble.commands, host=ssh)
         else:
-            yield examined(ssh, visit.facts)
+            yield examined(ssh, probe.facts)
 
 
 def examined(ssh: str, facts: Mapping[str, Any]) -> Finding:
@@ -46,21 +46,22 @@ def system_of(facts: Mapping[str, Any]) -> str:
     return f"macOS {facts['macos']}" if facts["macos"] else f"{facts['system']} {facts['architecture']}"
 
 
-def versions(case: Case) -> Iterator[Finding]:
+def versions(context: Context) -> Iterator[Finding]:
     """All hosts have the same versions as the first one."""
-    heard = [visit for visit in case.visits.values() if visit.facts]
+    heard = [probe for probe in context.host_probes.values() if probe.facts]
     if len(heard) < 2:
-        yield skipped("nothing to compare: " + ("one machine" if len(case.visits) == 1 else "too few answer"))
+        reason = "one machine" if len(context.host_probes) == 1 else "too few answer"
+        yield skipped(f"nothing to compare: {reason}")
         return
     first, *others = heard
-    found = [finding for other in others for finding in compared(case, first, other)]
+    found = [finding for other in others for finding in compared(context, first, other)]
     yield from found
     if not found:
         told = ", ".join(f"{name} {version}" for name, version in first.facts["versions"].items())
         yield ok(f"the same on all {len(heard)}: {told}", versions=first.facts["versions"])
 
 
-def compared(case: Case, first: Visit, other: Visit) -> Iterator[Finding]:
+def compared(context: Context, first: HostProbe, other: HostProbe) -> Iterator[Finding]:
     """What a host has that the first one has not."""
     mine, its = first.facts["versions"], other.facts["versions"]
     names = [name for name in mine if its.get(name) != mine[name]]
@@ -70,14 +71,14 @@ def compared(case: Case, first: Visit, other: Visit) -> Iterator[Finding]:
             f"{first.ssh} and {other.ssh} differ: {told}",
             f"give {other.ssh} what {first.ssh} has"
             + (", our sources too: the same checkout or wheel" if "grpo" in names else ""),
-            *pins(case.python_there, other, {name: mine[name] for name in names}),
+            *pins(context.python_there, other, {name: mine[name] for name in names}),
             hosts=[first.ssh, other.ssh],
             differ=names,
         )
     yield from differences_in_kind(first, other)
 
 
-def pins(python: str, host: Visit, versions: Mapping[str, str]) -> list[str]:
+def pins(python: str, host: HostProbe, versions: Mapping[str, str]) -> list[str]:
     """The line that installs other versions on a host: of packages, since our own sources are copied."""
     on_mac = host.facts["system"] == "Darwin"
     wanted = {name: version for name, version in versions.items() if name != "grpo" and version[0].isdigit()}
@@ -90,10 +91,10 @@ def pins(python: str, host: Visit, versions: Mapping[str, str]) -> list[str]:
     return [line if host.ssh == HERE else shlex.join(["ssh", host.ssh, line])]
 
 
-def differences_in_kind(first: Visit, other: Visit) -> Iterator[Finding]:
+def differences_in_kind(first: HostProbe, other: HostProbe) -> Iterator[Finding]:
     """What makes hosts compute other numbers, if by rounding only."""
     pairs = [
-        (f"MLX on {visit.facts.get('device')}", release(visit.facts["python"])) for visit in (first, other)
+        (f"MLX on {probe.facts.get('device')}", release(probe.facts["python"])) for probe in (first, other)
     ]
     told = [f"{mine} and {its}" for mine, its in zip(*pairs, strict=True) if mine != its]
     if told:

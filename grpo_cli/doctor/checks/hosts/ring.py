@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from grpo_cli.distributed.hosts import HostFile
-from grpo_cli.doctor.context import Case
+from grpo_cli.doctor.context import Context
 from grpo_cli.doctor.findings import Finding, error, gigabytes, ok, skipped, warning
 from grpo_cli.doctor.read.json_lines import json_object
 from grpo_cli.doctor.read.machine import Attempt
@@ -25,17 +25,17 @@ COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 FLOAT32 = 4
 
 
-def ring(case: Case) -> Iterator[Finding]:
+def ring(context: Context) -> Iterator[Finding]:
     """The hosts connect in a ring; its latency and bandwidth."""
-    file = case.host_file
+    file = context.host_file
     assert file is not None
-    silent = [visit.ssh for visit in case.visits.values() if not visit.facts]
+    silent = [probe.ssh for probe in context.host_probes.values() if not probe.facts]
     if len(file.hosts) == 1:
         yield skipped("one rank makes no ring")
     elif silent:
         yield skipped(f"no answer from {', '.join(silent)}")
     else:
-        yield homeless(file) or tried(case, file)
+        yield homeless(file) or tried(context, file)
 
 
 def homeless(file: HostFile) -> Finding | None:
@@ -50,46 +50,48 @@ def homeless(file: HostFile) -> Finding | None:
     )
 
 
-def tried(case: Case, file: HostFile) -> Finding:
+def tried(context: Context, file: HostFile) -> Finding:
     """Start the ring, and say what came of it."""
-    launch = launcher(case)
+    launch = launcher(context)
     if launch is None:
         return error("`mlx.launch` is not beside this Python, nor on the PATH", "install MLX's package anew")
-    attempt = case.machine.attempt(*started(launch, case, file), seconds=RING_SECONDS)
+    attempt = context.machine.attempt(*started(launch, context, file), seconds=RING_SECONDS)
     lines = [found for line in attempt.output.splitlines() if (found := json_object(line))]
     found = next((line["ring"] for line in lines if isinstance(line.get("ring"), dict)), None)
     if found is None:
-        return not_closed(case, attempt, [line for line in lines if "failed" in line])
-    return measured(case, found)
+        return not_closed(context, attempt, [line for line in lines if "failed" in line])
+    return measured(context, found)
 
 
-def launcher(case: Case) -> str | None:
+def launcher(context: Context) -> str | None:
     """Where `mlx.launch` is: beside the Python that runs, or on the PATH."""
-    beside = str(Path(case.machine.executable).parent / "mlx.launch")
-    return case.machine.which(beside) or case.machine.which("mlx.launch")
+    beside = str(Path(context.machine.executable).parent / "mlx.launch")
+    return context.machine.which(beside) or context.machine.which("mlx.launch")
 
 
-def started(launch: str, case: Case, file: HostFile) -> list[str]:
+def started(launch: str, context: Context, file: HostFile) -> list[str]:
     """The command that starts the test on every host."""
-    options = ["--hostfile", str(file.path), "--backend", "ring", "--starting-port", str(case.starting_port)]
-    return [launch, *options, "--", case.python_there, "-P", "-m", TEST]
+    options = ["--hostfile", str(file.path), "--backend", "ring"]
+    port = ["--starting-port", str(context.starting_port)]
+    return [launch, *options, *port, "--", context.python_there, "-P", "-m", TEST]
 
 
-def not_closed(case: Case, attempt: Attempt, told: list[dict[str, Any]]) -> Finding:
+def not_closed(context: Context, attempt: Attempt, told: list[dict[str, Any]]) -> Finding:
     """The finding for ranks that do not come together, with what they said last."""
     by_rank = sorted(told, key=lambda line: int(line.get("rank", 0)))
     words = [f"rank {line.get('rank')}: {line['failed']}" for line in by_rank][:SHOWN]
     words = words or last_lines(attempt.complaint) or last_lines(attempt.output)
     if attempt.code is None:
         words = [f"no end in {RING_SECONDS} s", *words]
-    assert case.host_file is not None
-    last = case.starting_port + sum(len(host.ips) for host in case.host_file.hosts) - 1
+    assert context.host_file is not None
+    first = context.starting_port
+    last = first + sum(len(host.ips) for host in context.host_file.hosts) - 1
     return error(
         f"the ranks do not come together: {'; '.join(words) or 'they say nothing'}",
         "are the addresses in the file those of the cable or network between the hosts, and does each reach "
-        f"the next one's? does a firewall let the ports {case.starting_port} to {last} and those 1000 above "
+        f"the next one's? does a firewall let the ports {first} to {last} and those 1000 above "
         "through? if another run has them, take others",
-        shlex.join(["grpo", "doctor", "--hosts", str(case.hosts), "--starting-port", "42323"]),
+        shlex.join(["grpo", "doctor", "--hosts", str(context.hosts), "--starting-port", "42323"]),
         said=words,
     )
 
@@ -100,22 +102,22 @@ def last_lines(text: str) -> list[str]:
     return [line for line in lines if line and "[WARN] Node with rank" not in line][-SHOWN:]
 
 
-def measured(case: Case, found: dict[str, Any]) -> Finding:
+def measured(context: Context, found: dict[str, Any]) -> Finding:
     """The verdict on what the ranks measured."""
     numbers, speed, latency = dict(found), found["moved_gb_s"], found["latency_ms"]
     seen = (
         f"{found['size']} ranks: {latency:.2g} ms for a sum of one number, {found['seconds']:.2g} s for "
         f"one of {gigabytes(found['bytes'])}; each moves {speed:.2g} GB/s"
     )
-    size = gradient_bytes(case)
+    size = gradient_bytes(context)
     if size:
         numbers |= {"gradient_bytes": size, "step_seconds": size / found["bytes"] * found["seconds"]}
         seen += (
             f"; the gradients of this configuration ({gigabytes(size)}) take about "
             f"{numbers['step_seconds']:.2g} s a step"
         )
-    assert case.host_file is not None
-    if speed >= LEAST_GB_S or len(case.host_file.machines) == 1:
+    assert context.host_file is not None
+    if speed >= LEAST_GB_S or len(context.host_file.machines) == 1:
         return ok(seen, **numbers)
     return warning(
         seen,
@@ -125,12 +127,12 @@ def measured(case: Case, found: dict[str, Any]) -> Finding:
     )
 
 
-def gradient_bytes(case: Case) -> int | None:
+def gradient_bytes(context: Context) -> int | None:
     """What the ranks add up in a step of the configuration that was named; None where that is not known."""
     from grpo_cli.doctor.read.config_memory import trained_numbers
 
-    if case.config is None or case.configured_model is None:
+    if context.config is None or context.configured_model is None:
         return None
-    on_cpu = case.on_cpu
-    numbers = trained_numbers(case.config, case.configured_model, on_cpu)
+    on_cpu = context.on_cpu
+    numbers = trained_numbers(context.config, context.configured_model, on_cpu)
     return FLOAT32 * numbers if numbers else None

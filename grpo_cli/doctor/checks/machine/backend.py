@@ -1,10 +1,10 @@
 """Why MLX does not compute here, from what its probe said and what is installed.
 
-verdict(case).seen      # "MLX 0.32.4 on the CPU (AMD EPYC): a product is right"
+verdict(context).seen      # "MLX 0.32.4 on the CPU (AMD EPYC): a product is right"
 """
 
 from grpo_cli.doctor.checks.machine.installing import BACKENDS, install, nvidia_driver, one_backend
-from grpo_cli.doctor.context import Case
+from grpo_cli.doctor.context import Context
 from grpo_cli.doctor.findings import Finding, error, ok, warning
 from grpo_cli.doctor.read.machine import Machine
 
@@ -12,11 +12,11 @@ DEVICES = {"cpu": "the CPU", "metal": "Metal", "cuda": "CUDA"}
 NO_DRIVER = ("libcuda.so", "libnvidia", "no cuda-capable device", "driver version is insufficient")
 
 
-def verdict(case: Case) -> Finding:
+def verdict(context: Context) -> Finding:
     """Whether a product is computed, and right; else what keeps it from that."""
-    probe = case.probe
+    probe = context.probe
     if "product_right" not in probe:
-        return broken(case.machine, str(probe.get("failed", "start")), str(probe.get("error", "")))
+        return broken(context.machine, str(probe.get("failed", "start")), str(probe.get("error", "")))
     kind = str(probe.get("device", "cpu"))
     seen = f"MLX {probe.get('mlx')} on {DEVICES.get(kind, kind)} ({probe.get('device_name')})"
     numbers = {"device": kind, "mlx": probe.get("mlx"), "right": bool(probe["product_right"])}
@@ -24,12 +24,12 @@ def verdict(case: Case) -> Finding:
         return error(
             f"{seen}: a product of ones is wrong",
             "install MLX anew; on a Linux CPU also try its own, slow product: what replaces it may be broken",
-            *one_backend(case.machine),
-            *(["export GRPO_FAST_BLAS=0"] if kind == "cpu" and case.machine.system == "Linux" else []),
+            *one_backend(context.machine),
+            *(["export GRPO_FAST_BLAS=0"] if kind == "cpu" and context.machine.system == "Linux" else []),
             **numbers,
         )
-    if kind == "cpu" and not case.machine.environment.get("GRPO_DEVICE"):
-        return on_cpu(case.machine, seen, numbers)
+    if kind == "cpu" and not context.machine.environment.get("GRPO_DEVICE"):
+        return on_cpu(context.machine, seen, numbers)
     return ok(f"{seen}: a product is right", **numbers)
 
 

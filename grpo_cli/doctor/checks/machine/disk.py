@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from grpo_cli.config.local_model import hub_cache
-from grpo_cli.doctor.context import Case
+from grpo_cli.doctor.context import Context
 from grpo_cli.doctor.findings import Finding, error, ok, skipped, warning
-from grpo_cli.doctor.read.stale_files import Leftover, found_in, measured
+from grpo_cli.doctor.read.stale_files import StaleFile, found_in, measured
 from grpo_cli.foreign_text import quoted
 
 if TYPE_CHECKING:
@@ -18,18 +18,18 @@ LEAST_FOR_DOWNLOADS = 10e9  # bytes; a model of 3 billion numbers takes 6 GB, on
 SMALL_FILES = 16 << 20  # of a checkpoint: tokenizer, state and configuration
 
 
-def disk_space(case: Case) -> Iterator[Finding]:
+def disk_space(context: Context) -> Iterator[Finding]:
     """Free space beside what the run's checkpoints take."""
-    folder = output_of(case)
-    free = case.machine.free_bytes(folder)
+    folder = output_of(context)
+    free = context.machine.free_bytes(folder)
     if free is None:
         yield skipped(f"how much room the disk of {folder} has is not known")
         return
-    size = checkpoint_bytes(case)
-    if size is None or case.config is None:
+    size = checkpoint_bytes(context)
+    if size is None or context.config is None:
         yield unplanned(folder, free)
     else:
-        yield planned(case.config, folder, free, size)
+        yield planned(context.config, folder, free, size)
 
 
 def unplanned(folder: Path, free: int) -> Finding:
@@ -73,33 +73,33 @@ def most_checkpoints(config: "Config") -> int:
     return min(most, config.max_steps // config.save_steps + 1) if config.max_steps else most
 
 
-def checkpoint_bytes(case: Case) -> int | None:
+def checkpoint_bytes(context: Context) -> int | None:
     """What a checkpoint of the configuration takes; None where its model is not on this machine."""
     from grpo_cli.doctor.read.config_memory import needed, weights_in
 
-    folder = case.configured_model
-    if case.config is None or folder is None:
+    folder = context.configured_model
+    if context.config is None or folder is None:
         return None
     weights = weights_in(folder)
-    needs = needed(case.config, folder, case.on_cpu)
+    needs = needed(context.config, folder, context.on_cpu)
     if weights is None or needs is None:
         return None
-    if case.config.lora_rank:
-        adapters = 4 * weights.adapters(case.config.lora_rank, case.config.lora_layers)
+    if context.config.lora_rank:
+        adapters = 4 * weights.adapters(context.config.lora_rank, context.config.lora_layers)
         return adapters + needs.optimizer + SMALL_FILES
-    copies = 2 if case.config.kl_coeff > 0 else 1  # the reference is in memory only
+    copies = 2 if context.config.kl_coeff > 0 else 1  # the reference is in memory only
     return needs.weights // copies + needs.optimizer + SMALL_FILES
 
 
-def output_of(case: Case) -> Path:
+def output_of(context: Context) -> Path:
     """The folder that runs are written to."""
-    return Path(case.config.output_dir if case.config else "outputs")
+    return Path(context.config.output_dir if context.config else "outputs")
 
 
-def output_folder(case: Case) -> Iterator[Finding]:
+def output_folder(context: Context) -> Iterator[Finding]:
     """The output folder can be written."""
-    folder = output_of(case)
-    refusal = case.machine.refusal(folder)
+    folder = output_of(context)
+    refusal = context.machine.refusal(folder)
     if not refusal:
         yield ok(f"{folder} can be written", folder=str(folder))
         return
@@ -115,10 +115,10 @@ def output_folder(case: Case) -> Iterator[Finding]:
     )
 
 
-def hub_cache_size(case: Case) -> Iterator[Finding]:
+def hub_cache_size(context: Context) -> Iterator[Finding]:
     """Where downloads go, and how large they are."""
-    folder = hub_cache(case.machine.environment)
-    free = case.machine.free_bytes(folder)
+    folder = hub_cache(context.machine.environment)
+    free = context.machine.free_bytes(folder)
     size, complete = measured(folder)
     least = "" if complete else "at least "
     left = "free space unknown" if free is None else f"{free / 1e9:.1f} GB free on its disk"
@@ -132,9 +132,9 @@ def hub_cache_size(case: Case) -> Iterator[Finding]:
         yield ok(seen, **numbers)
 
 
-def leftovers(case: Case) -> Iterator[Finding]:
+def leftovers(context: Context) -> Iterator[Finding]:
     """Temporary files of ours that a killed process left."""
-    found = list(found_in(places(case)))
+    found = list(found_in(places(context)))
     old = [each for each in found if each.is_abandoned]
     kept = [each for each in found if each.is_aside]
     at_work = len(found) - len(old) - len(kept)
@@ -155,24 +155,24 @@ def leftovers(case: Case) -> Iterator[Finding]:
     yield ok("; ".join([*busy, *([aside] if aside else [])]) or "none", **numbers)
 
 
-def remedy(leftover: Leftover) -> str:
+def remedy(stale: StaleFile) -> str:
     """The line that deletes it, or gives it back the name that nothing else has."""
-    path = quoted(leftover.path)
-    return f"mv {path} {quoted(leftover.original)}" if leftover.original else f"rm -r {path}"
+    path = quoted(stale.path)
+    return f"mv {path} {quoted(stale.original)}" if stale.original else f"rm -r {path}"
 
 
-def places(case: Case) -> list[Path]:
+def places(context: Context) -> list[Path]:
     """Where ours may lie: the runs of the output folder, models/ and the current folder."""
-    output = output_of(case)
+    output = output_of(context)
     try:
         runs = sorted(path for path in output.iterdir() if path.is_dir() and not path.is_symlink())
     except (OSError, ValueError):
         runs = []
-    named = [case.run] if case.run else []
+    named = [context.run] if context.run else []
     return list(dict.fromkeys([*runs, output, *named, Path("models"), Path()]))
 
 
-def total(found: list[Leftover]) -> str:
+def total(found: list[StaleFile]) -> str:
     """The size of all of them."""
     size = sum(each.size for each in found)
     return f"{size / 1e9:.1f} GB" if size >= 1e8 else f"{size / 1e6:.1f} MB"

@@ -13,7 +13,7 @@ from grpo_cli.doctor.checks.machine.installing import (
     one_backend,
     virtual_environment,
 )
-from grpo_cli.doctor.context import Case
+from grpo_cli.doctor.context import Context
 from grpo_cli.doctor.findings import Finding, error, ok, skipped, warning
 from grpo_cli.doctor.read.machine import Machine
 from grpo_cli.doctor.read.versions import is_older, release
@@ -38,9 +38,9 @@ FLOORS: dict[str, str | None] = {
 LEAST_MLX = {"mlx": "0.32.2", "mlx-lm": "0.32.2"}
 
 
-def python(case: Case) -> Iterator[Finding]:
+def python(context: Context) -> Iterator[Finding]:
     """Python's version and the environment it runs in."""
-    machine = case.machine
+    machine = context.machine
     is_virtual = virtual_environment(machine) is not None
     where = (
         f"the environment {environment_folder(machine)}"
@@ -61,18 +61,18 @@ def python(case: Case) -> Iterator[Finding]:
         yield ok(seen, **numbers)
 
 
-def system(case: Case) -> Iterator[Finding]:
+def system(context: Context) -> Iterator[Finding]:
     """Operating system, chip, and the C library on Linux."""
-    if case.machine.system == "Darwin":
-        yield macos(case.machine)
-    elif case.machine.system == "Linux":
-        yield linux(case.machine)
+    if context.machine.system == "Darwin":
+        yield macos(context.machine)
+    elif context.machine.system == "Linux":
+        yield linux(context.machine)
     else:
         yield error(
-            f"{case.machine.system} {case.machine.architecture}: MLX has no build for it",
+            f"{context.machine.system} {context.machine.architecture}: MLX has no build for it",
             "run grpo on macOS or on Linux; on Windows the Linux subsystem is one",
             "wsl --install",
-            system=case.machine.system,
+            system=context.machine.system,
         )
 
 
@@ -134,14 +134,14 @@ def linux(machine: Machine) -> Finding:
     return ok(seen, **numbers)
 
 
-def mlx_version(case: Case) -> Iterator[Finding]:
+def mlx_version(context: Context) -> Iterator[Finding]:
     """mlx is installed, and new enough."""
-    yield installed(case.machine, "mlx")
+    yield installed(context.machine, "mlx")
 
 
-def mlx_lm_version(case: Case) -> Iterator[Finding]:
+def mlx_lm_version(context: Context) -> Iterator[Finding]:
     """mlx-lm is installed, and new enough."""
-    yield installed(case.machine, "mlx-lm")
+    yield installed(context.machine, "mlx-lm")
 
 
 def installed(machine: Machine, package: str) -> Finding:
@@ -167,55 +167,55 @@ def installed(machine: Machine, package: str) -> Finding:
     return ok(f"{package} {version} ({floor} or newer is needed)", **numbers)
 
 
-def two_backends(case: Case) -> Iterator[Finding]:
+def two_backends(context: Context) -> Iterator[Finding]:
     """Not more than one backend of MLX is installed."""
-    present = {name: version for name in BACKENDS if (version := case.machine.version(name))}
+    present = {name: version for name in BACKENDS if (version := context.machine.version(name))}
     told = " and ".join(f"{name} {version}" for name, version in present.items())
     if len(present) > 1:
         yield error(
             f"{told} are installed at once",
             "remove them all and install the one that fits this machine",
-            *one_backend(case.machine),
+            *one_backend(context.machine),
             backends=present,
         )
-    elif not present and case.machine.system == "Linux":
+    elif not present and context.machine.system == "Linux":
         yield error(
             "no backend of MLX is installed: plain `pip install mlx` brings none on Linux",
             "install the one that fits this machine",
-            *one_backend(case.machine),
+            *one_backend(context.machine),
             backends=present,
         )
     else:
         yield ok(told or "MLX's own", backends=present)
 
 
-def mlx_backend(case: Case) -> Iterator[Finding]:
+def mlx_backend(context: Context) -> Iterator[Finding]:
     """MLX computes a product here, and it is right."""
-    yield backend.verdict(case)
+    yield backend.verdict(context)
 
 
-def nanochat_import(case: Case) -> Iterator[Finding]:
+def nanochat_import(context: Context) -> Iterator[Finding]:
     """mlx-lm's nanochat can be imported."""
-    probe = case.probe
+    probe = context.probe
     if probe.get("nanochat"):
         yield ok("`from mlx_lm.models import nanochat` works", imported=True)
     elif probe.get("failed") != "import mlx_lm":
         yield skipped("MLX does not work here")
     else:
-        floor = floors(case.machine, "grpo-cli").get("mlx-lm", LEAST_MLX["mlx-lm"])
-        version = case.machine.version("mlx-lm")
+        floor = floors(context.machine, "grpo-cli").get("mlx-lm", LEAST_MLX["mlx-lm"])
+        version = context.machine.version("mlx-lm")
         yield error(
             f"`from mlx_lm.models import nanochat` fails: {probe.get('error', '')}",
             f"install mlx-lm anew ({version or 'none'} is installed), with what it needs",
-            *install(case.machine, f"mlx-lm>={floor}", "transformers", again=True),
+            *install(context.machine, f"mlx-lm>={floor}", "transformers", again=True),
             imported=False,
             version=version,
         )
 
 
-def packages(case: Case) -> Iterator[Finding]:
+def packages(context: Context) -> Iterator[Finding]:
     """tiktoken, tokenizers, transformers, datasets and huggingface-hub."""
-    machine = case.machine
+    machine = context.machine
     least = FLOORS | floors(machine, "mlx-lm") | floors(machine, "grpo-cli")
     versions = {name: machine.version(name) for name in FLOORS}
     wrong = {name: version for name, version in versions.items() if is_wrong(version, least[name])}
@@ -236,9 +236,9 @@ def is_wrong(version: str | None, floor: str | None) -> bool:
     return version is None or (floor is not None and is_older(version, floor))
 
 
-def compiler(case: Case) -> Iterator[Finding]:
+def compiler(context: Context) -> Iterator[Finding]:
     """Where MLX compiles on Linux: its C++ compiler and cache folder."""
-    kind = case.probe.get("device")
+    kind = context.probe.get("device")
     if kind is None:
         yield skipped("MLX does not work here")
     elif kind == "cpu":
@@ -246,7 +246,7 @@ def compiler(case: Case) -> Iterator[Finding]:
     elif kind == "metal":
         yield ok("Metal compiles by itself: no compiler to install", needed=False)
     else:
-        yield cuda_cache(case.machine)
+        yield cuda_cache(context.machine)
 
 
 def cuda_cache(machine: Machine) -> Finding:

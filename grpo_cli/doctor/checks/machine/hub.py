@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from grpo_cli.doctor.context import Case
+from grpo_cli.doctor.context import Context
 from grpo_cli.doctor.findings import Finding, error, ok, skipped, warning
 from grpo_cli.doctor.read.hub import (
     HUB,
@@ -18,15 +18,15 @@ from grpo_cli.doctor.read.hub import (
 ON = ("1", "on", "yes", "true")
 
 
-def reachable(case: Case) -> Iterator[Finding]:
+def reachable(context: Context) -> Iterator[Finding]:
     """The hub answers, where something must be downloaded."""
-    environment = case.machine.environment
+    environment = context.machine.environment
     told = without_password((environment.get("HF_ENDPOINT") or HUB).rstrip("/"))
-    missing = not_here(case)
+    missing = not_here(context)
     if environment.get("HF_HUB_OFFLINE", "").lower() in ON:
         yield offline(missing)
         return
-    reason = case.machine.reach(told)
+    reason = context.machine.reach(told)
     numbers = {"endpoint": told, "reachable": not reason, "missing": missing}
     if not reason:
         yield ok(f"{told} answers" + (f"; to download: {', '.join(missing)}" if missing else ""), **numbers)
@@ -57,25 +57,25 @@ def offline(missing: list[str]) -> Finding:
     )
 
 
-def not_here(case: Case) -> list[str]:
+def not_here(context: Context) -> list[str]:
     """What the configuration needs of the hub and this machine does not have, each in words."""
-    config, found = case.config, []
+    config, found = context.config, []
     if config is None:
         return []
-    if case.configured_model is None and is_repository(config.model_name):
+    if context.configured_model is None and is_repository(config.model_name):
         found.append(f"the model {config.model_name}")
-    if is_repository(config.dataset) and not dataset_cached(case.machine, config.dataset):
+    if is_repository(config.dataset) and not dataset_cached(context.machine, config.dataset):
         found.append(f"the dataset {config.dataset}")
     return found
 
 
-def token(case: Case) -> Iterator[Finding]:
+def token(context: Context) -> Iterator[Finding]:
     """A token for gated models."""
-    value, source = token_and_source(case.machine)
+    value, source = token_and_source(context.machine)
     if not value:
         yield ok("none is set; only gated and private models need one", source=None)
         return
-    mistake = malformed(value, case.machine.environment.get("HF_ENDPOINT") or HUB)
+    mistake = malformed(value, context.machine.environment.get("HF_ENDPOINT") or HUB)
     if mistake:
         yield warning(
             f"the token of {source} {mistake}",

@@ -1,6 +1,6 @@
 """The commands that install something here: what made the environment decides how they look.
 
-install(case.machine, "mlx-lm>=0.32.2")
+install(context.machine, "mlx-lm>=0.32.2")
 # ["/home/ada/.venv/bin/python -m pip install --upgrade 'mlx-lm>=0.32.2'"]
 """
 

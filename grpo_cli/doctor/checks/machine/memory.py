@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from grpo_cli.device import WIRED_SINCE
-from grpo_cli.doctor.context import Case
+from grpo_cli.doctor.context import Context
 from grpo_cli.doctor.findings import Finding, gigabytes, ok, skipped, warning
 from grpo_cli.doctor.read.budget import swapped
 from grpo_cli.doctor.read.wired_limit import MIB, highest_limit, raised
@@ -17,11 +17,11 @@ LEAST_SHARE = 0.1
 MOST_SWAPPED = 0.25  # of the memory's size
 
 
-def memory(case: Case) -> Iterator[Finding]:
+def memory(context: Context) -> Iterator[Finding]:
     """Total and available memory."""
     from grpo_cli.doctor.read.budget import available, container_limit, total
 
-    machine = case.machine
+    machine = context.machine
     size, free, limit = total(machine), available(machine), container_limit(machine)
     if size is None:
         yield skipped("the system does not say how much memory there is")
@@ -41,9 +41,9 @@ def memory(case: Case) -> Iterator[Finding]:
         yield ok(f"{what}, {gigabytes(free)} available", **numbers)
 
 
-def swap(case: Case) -> Iterator[Finding]:
+def swap(context: Context) -> Iterator[Finding]:
     """Memory that is swapped out."""
-    machine = case.machine
+    machine = context.machine
     space, used = swapped(machine)
     size = machine.memory_bytes()
     if space is None or used is None:
@@ -64,30 +64,30 @@ def swap(case: Case) -> Iterator[Finding]:
         )
 
 
-def wired_limit(case: Case) -> Iterator[Finding]:
+def wired_limit(context: Context) -> Iterator[Finding]:
     """macOS: how much a GPU may hold, iogpu.wired_limit_mb."""
-    if case.machine.system != "Darwin":
+    if context.machine.system != "Darwin":
         yield skipped("only Macs have this limit")
         return
-    size = case.machine.memory_bytes() or 0
-    told = case.machine.output("sysctl", "-n", "iogpu.wired_limit_mb") or ""
+    size = context.machine.memory_bytes() or 0
+    told = context.machine.output("sysctl", "-n", "iogpu.wired_limit_mb") or ""
     by_hand = int(told) * MIB if told.isdigit() and len(told) < 10 else 0
-    allowed = (case.probe.get("info") or {}).get("max_recommended_working_set_size")
+    allowed = (context.probe.get("info") or {}).get("max_recommended_working_set_size")
     allowed = allowed if isinstance(allowed, int) and allowed > 0 else by_hand
     if not size or not allowed:
         yield skipped("neither the system nor Metal says how much the GPU may hold")
         return
-    yield Limit(case, size, by_hand, allowed).finding()
+    yield Limit(context, size, by_hand, allowed).finding()
 
 
 class Limit:
     """What the GPU may hold, in bytes: `by_hand`: what iogpu.wired_limit_mb is set to (0: the default)."""
 
-    def __init__(self, case: Case, size: int, by_hand: int, allowed: int) -> None:
-        self.case, self.size, self.by_hand, self.allowed = case, size, by_hand, allowed
+    def __init__(self, context: Context, size: int, by_hand: int, allowed: int) -> None:
+        self.context, self.size, self.by_hand, self.allowed = context, size, by_hand, allowed
         self.highest = highest_limit(size)
-        self.need = needed_here(case)
-        self.version = case.machine.output("sw_vers", "-productVersion") or ""
+        self.need = needed_here(context)
+        self.version = context.machine.output("sw_vers", "-productVersion") or ""
         source = f"iogpu.wired_limit_mb={by_hand // MIB}" if by_hand else "the default"
         self.seen = f"the GPU may hold {gigabytes(allowed)} of {gigabytes(size)} ({source})"
         if self.need:
@@ -100,7 +100,7 @@ class Limit:
         }
 
     def finding(self) -> Finding:
-        """The verdict: set too high, high enough, to be raised, or not enough in any case."""
+        """The verdict: set too high, high enough, to be raised, or not enough either way."""
         if self.by_hand > self.highest:
             return self.too_high()
         if self.need is None or self.need <= self.allowed:
@@ -142,29 +142,29 @@ class Limit:
         """No limit helps: the keys that make the configuration smaller."""
         from grpo_cli.doctor.read.config_memory import cures
 
-        folder = self.case.configured_model
-        assert self.case.config is not None and folder is not None  # else there would be no need
+        folder = self.context.configured_model
+        assert self.context.config is not None and folder is not None  # else there would be no need
         most = self.allowed if self.is_old else max(self.allowed, self.highest)
-        told, lines, _ = cures(self.case.config, folder, most, False)
+        told, lines, _ = cures(self.context.config, folder, most, False)
         return warning(self.seen, f"{words}; {told}", *lines, **self.numbers)
 
 
-def needed_here(case: Case) -> int | None:
+def needed_here(context: Context) -> int | None:
     """Bytes that the configuration needs; None without one, or where its model is not on this machine."""
     from grpo_cli.doctor.read.config_memory import needed
 
-    folder = case.configured_model
-    if case.config is None or folder is None:
+    folder = context.configured_model
+    if context.config is None or folder is None:
         return None
-    needs = needed(case.config, folder, case.on_cpu)
+    needs = needed(context.config, folder, context.on_cpu)
     return needs.peak if needs else None
 
 
-def models_that_fit(case: Case) -> Iterator[Finding]:
+def models_that_fit(context: Context) -> Iterator[Finding]:
     """Which of the usual models fit, for what."""
     from grpo_cli.doctor.read.budget import MODELS, TYPICAL_WORDS, budget, width_here
 
-    there, width = budget(case.machine, case.probe), width_here(case.probe)
+    there, width = budget(context.machine, context.probe), width_here(context.probe)
     if there is None:
         yield skipped("how much memory there is is not known")
         return

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator
 
 from grpo_cli.doctor.checks.machine.installing import install, nvidia_driver
-from grpo_cli.doctor.context import Case
+from grpo_cli.doctor.context import Context
 from grpo_cli.doctor.findings import Finding, ok, skipped, warning
 from grpo_cli.doctor.read.machine import Machine
 
@@ -13,18 +13,18 @@ THERMAL, POWER = "/sys/class/thermal", "/sys/class/power_supply"
 THROTTLES = "clocks_throttle_reasons.sw_thermal_slowdown,clocks_throttle_reasons.hw_thermal_slowdown"
 
 
-def matrix_product(case: Case) -> Iterator[Finding]:
+def matrix_product(context: Context) -> Iterator[Finding]:
     """Speed of a matrix product, and which BLAS makes it."""
-    speed, blas = case.probe.get("gflops"), case.probe.get("blas") or {}
+    speed, blas = context.probe.get("gflops"), context.probe.get("blas") or {}
     if not isinstance(speed, int | float):
         yield skipped("MLX does not work here")
         return
-    kind, name = case.probe.get("device"), str(blas.get("name", ""))
+    kind, name = context.probe.get("device"), str(blas.get("name", ""))
     library = f" with {name} on {blas.get('threads') or '?'} threads" if name and name != OWN_BLAS else ""
     seen = f"{speed:,.0f} GFLOP/s in float32 on {kind}{library}"
     numbers = {"gflops": round(speed, 1), "device": kind, "blas": name or None}
-    if kind == "cpu" and case.machine.system == "Linux" and name == OWN_BLAS:
-        yield slow_product(case.machine, f"{seen}, with MLX's own slow BLAS ({blas.get('note')})", numbers)
+    if kind == "cpu" and context.machine.system == "Linux" and name == OWN_BLAS:
+        yield slow_product(context.machine, f"{seen}, with MLX's own slow BLAS ({blas.get('note')})", numbers)
     else:
         yield ok(seen, **numbers)
 
@@ -37,18 +37,18 @@ def slow_product(machine: Machine, seen: str, numbers: dict[str, object]) -> Fin
     return warning(seen, words, *install(machine, "scipy-openblas32", again=True), **numbers)
 
 
-def memory_bandwidth(case: Case) -> Iterator[Finding]:
+def memory_bandwidth(context: Context) -> Iterator[Finding]:
     """Speed of the memory."""
-    speed = case.probe.get("bandwidth_gb_s")
+    speed = context.probe.get("bandwidth_gb_s")
     if isinstance(speed, int | float):
         yield ok(f"{speed:,.0f} GB/s read and written", gb_per_second=round(speed, 1))
     else:
         yield skipped("MLX does not work here")
 
 
-def power(case: Case) -> Iterator[Finding]:
+def power(context: Context) -> Iterator[Finding]:
     """Heat and battery, where they can be read."""
-    machine = case.machine
+    machine = context.machine
     on_battery, hot = (mac_power if machine.system == "Darwin" else linux_power)(machine)
     hot = hot or (hot_card(machine) if nvidia_driver(machine) else hot)
     if on_battery:

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from grpo_cli.doctor.checks.model.tokenizer import NOT_LOADED, loaded
-from grpo_cli.doctor.context import Case
+from grpo_cli.doctor.context import Context
 from grpo_cli.doctor.findings import Finding, error, ok, skipped, warning
 from grpo_cli.doctor.read.model_folder import BREAKDOWNS, fetch_again, rows_of
 from grpo_cli.doctor.read.tokenizer import added_tokens, is_nanochat, reserved_ids, too_few
@@ -21,18 +21,18 @@ MARKERS = re.compile(r"<\|\w+\|>")
 ASK = [{"role": "system", "content": "Answer briefly."}, {"role": "user", "content": "What is 2 + 2?"}]
 
 
-def special_tokens(case: Case) -> Iterator[Finding]:
+def special_tokens(context: Context) -> Iterator[Finding]:
     """Special tokens are there, one id each."""
-    tokenizer = loaded(case)
+    tokenizer = loaded(context)
     if tokenizer is None:
         yield skipped(NOT_LOADED)
         return
-    tokens, rows = added_tokens(tokenizer), rows_of(case.base_folder)
+    tokens, rows = added_tokens(tokenizer), rows_of(context.base_folder)
     wrong = list(special_faults(tokenizer, tokens, rows))
     if wrong:
         more = f"; and {len(wrong) - SHOWN} more" if len(wrong) > SHOWN else ""
         cure = "the tokenizer's files are not all of one model: fetch them again together"
-        commands = fetch_again(case.base_folder, "tokenizer_config.json", case.model)
+        commands = fetch_again(context.base_folder, "tokenizer_config.json", context.model)
         yield error("; ".join(wrong[:SHOWN]) + more, cure, *commands, wrong=wrong)
         return
     shown = ", ".join(f"{token} {number}" for token, number in list(tokens.items())[:SHOWN])
@@ -75,19 +75,19 @@ def conversation(tokenizer: "Tokenizer", said: str) -> str | None:
         return None
 
 
-def end_tokens(case: Case) -> Iterator[Finding]:
+def end_tokens(context: Context) -> Iterator[Finding]:
     """A completion can end: the end tokens are known."""
-    tokenizer = loaded(case)
+    tokenizer = loaded(context)
     if tokenizer is None:
         yield skipped(NOT_LOADED)
         return
-    folder = case.base_folder
+    folder = context.base_folder
     rows = rows_of(folder)
     if too_few(tokenizer.vocab_size, rows):  # its ids mean nothing to the model: no cure of theirs would
         yield skipped("the tokenizer is another model's: see vocabulary")
         return
     ends = sorted(end for end in tokenizer.eos_ids if isinstance(end, int))
-    commands = fetch_again(folder, "generation_config.json", case.model)
+    commands = fetch_again(folder, "generation_config.json", context.model)
     beyond = [end for end in ends if not 0 <= end < tokenizer.vocab_size or (rows and end >= rows)]
     spelled = {number: token for token, number in added_tokens(tokenizer).items()}
     shown = ", ".join(f"{spelled.get(end, '?')} {end}" for end in ends)
@@ -116,9 +116,9 @@ def end_of_turn(tokenizer: "Tokenizer") -> int | None:
     return next((token for token in after if token in reserved_ids(tokenizer)), None)
 
 
-def chat_template(case: Case) -> Iterator[Finding]:
+def chat_template(context: Context) -> Iterator[Finding]:
     """Conversations become prompts."""
-    tokenizer = loaded(case)
+    tokenizer = loaded(context)
     if tokenizer is None:
         yield skipped(NOT_LOADED)
         return
@@ -128,11 +128,11 @@ def chat_template(case: Case) -> Iterator[Finding]:
         return
     ids, problem = prompt_ids(tokenizer, ASK)
     if ids is None:
-        yield without_system(case, tokenizer, problem)
+        yield without_system(context, tokenizer, problem)
         return
     if not ids:
         cure = "take the template of the model's instruct version"
-        commands = fetch_again(case.base_folder, "tokenizer_config.json", case.model)
+        commands = fetch_again(context.base_folder, "tokenizer_config.json", context.model)
         yield error("the chat template makes nothing of a conversation", cure, *commands)
         return
     plain = None if wrapped is None else rendered(wrapped, generation=False)
@@ -141,7 +141,7 @@ def chat_template(case: Case) -> Iterator[Finding]:
         yield warning(
             "the template does not end where the assistant speaks: it ignores add_generation_prompt",
             "take the template of the model's instruct version",
-            *fetch_again(case.base_folder, "tokenizer_config.json", case.model),
+            *fetch_again(context.base_folder, "tokenizer_config.json", context.model),
         )
         return
     end = "<|assistant_start|>" if wrapped is None else str(asked)[len(str(plain)) :]
@@ -165,14 +165,14 @@ def rendered(wrapped: Any, generation: bool) -> str:
     return str(wrapped.apply_chat_template(ASK, tokenize=False, add_generation_prompt=generation))
 
 
-def without_system(case: Case, tokenizer: "Tokenizer", problem: str) -> Finding:
+def without_system(context: Context, tokenizer: "Tokenizer", problem: str) -> Finding:
     """The finding for a template that refuses a conversation with a system message."""
     ids, _ = prompt_ids(tokenizer, ASK[1:])
     if ids is None:
-        folder = case.base_folder
+        folder = context.base_folder
         cure = "take tokenizer_config.json and chat_template.jinja from the same model"
-        return error(problem, cure, *fetch_again(folder, "tokenizer_config.json", case.model))
-    if case.config is not None and case.config.system_prompt:
+        return error(problem, cure, *fetch_again(folder, "tokenizer_config.json", context.model))
+    if context.config is not None and context.config.system_prompt:
         return error(problem, "the template has no system role: go without one", 'system_prompt = ""')
     return ok(
         f"a question becomes {plural(len(ids), 'id')}; a system message is refused",

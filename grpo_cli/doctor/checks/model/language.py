@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from grpo_cli.doctor.context import Case
+from grpo_cli.doctor.context import Context
 from grpo_cli.doctor.findings import Finding, error, ok, skipped, warning
 from grpo_cli.doctor.read.model_folder import bits_of, fetch_again, unpacked_numbers
 from grpo_cli.doctor.read.tokenizer import is_nanochat
@@ -32,7 +32,7 @@ TEXT = (
     "them brought one stone, and after a year there were enough stones to begin. It took them three "
     "summers to finish the work. When the bridge was done, the man was old, and he was the first to walk "
     "across it. On the other side he sat down in the grass, looked back at the village and said that it "
-    "was smaller than he had thought. The bridge is still there today. If you visit the valley, you can "
+    "was smaller than he had thought. The bridge is still there today. If you probe the valley, you can "
     "read the names of his friends, which were cut into the stones on both sides."
 )
 PROMPT = "The capital of France is"
@@ -60,20 +60,20 @@ class Reading:
         return "unlikely" if self.perplexity > UNLIKELY else "language"
 
 
-def garbled_output(case: Case) -> Iterator[Finding]:
+def garbled_output(context: Context) -> Iterator[Finding]:
     """Plain English is likely to the model: a continuation and its perplexity."""
-    rows = config_of(case.base_folder).get("vocab_size")
+    rows = config_of(context.base_folder).get("vocab_size")
     if isinstance(rows, int) and rows < FEWEST_TOKENS:
         yield skipped(f"{rows:,} tokens are no vocabulary of a language: nothing to compare with")
         return
-    policy = policy_of(case)
+    policy = policy_of(context)
     if isinstance(policy, str):
         yield skipped(policy)
         return
-    yield judged(case, read_text(policy), said(policy))
+    yield judged(context, read_text(policy), said(policy))
 
 
-def judged(case: Case, reading: Reading, continuation: str) -> Finding:
+def judged(context: Context, reading: Reading, continuation: str) -> Finding:
     """The finding for what a model makes of TEXT, and how it goes on after PROMPT."""
     one_line = " ".join(continuation.split())
     seen = f"perplexity {reading.perplexity:,.1f} on plain English"
@@ -81,9 +81,9 @@ def judged(case: Case, reading: Reading, continuation: str) -> Finding:
     numbers = {"perplexity": reading.perplexity, "vocabulary": reading.vocabulary, "said": continuation}
     if reading.verdict == "language":
         return ok(seen, **numbers)
-    folder = case.base_folder
+    folder = context.base_folder
     pickled = (folder / "tokenizer.pkl").exists()
-    again = fetch_again(folder, "tokenizer.pkl" if pickled else "tokenizer.json", case.model)
+    again = fetch_again(folder, "tokenizer.pkl" if pickled else "tokenizer.json", context.model)
     first = f"grpo doctor --only tokenizer --only model-values --model {quoted(folder)}"
     if reading.verdict == "guessing":
         cure = "another model's tokenizer, or damaged or untrained weights: look, then fetch the files again"
@@ -92,33 +92,33 @@ def judged(case: Case, reading: Reading, continuation: str) -> Finding:
     return warning(seen, cure, first, *again, **numbers)
 
 
-def policy_of(case: Case) -> "Policy | str":
+def policy_of(context: Context) -> "Policy | str":
     """The model, or why it is not loaded: it does not fit its files or the memory, which others tell of."""
-    folder = case.base_folder
-    problem = no_room(case)
+    folder = context.base_folder
+    problem = no_room(context)
     if problem:
         return problem
     try:
-        return case.policy
+        return context.policy
     except GrpoError as failure:
         name = failure.trouble if failure.trouble else "model-weights"
         return f"the model in {folder} does not load: see {name}"
 
 
-def no_room(case: Case) -> str:
+def no_room(context: Context) -> str:
     """Why the weights cannot be loaded here, or nothing. A failed allocation would end the process."""
     from grpo_cli import device
 
     facts = device.prepare()
-    needed, budget = bytes_loaded(case, facts.upcast), device.memory_budget(facts)
+    needed, budget = bytes_loaded(context, facts.upcast), device.memory_budget(facts)
     if budget is None or needed <= budget:
         return ""
     return f"its weights take {needed / 1e9:.1f} GB of memory, and {budget / 1e9:.1f} are free"
 
 
-def bytes_loaded(case: Case, upcast: bool) -> int:
+def bytes_loaded(context: Context, upcast: bool) -> int:
     """Bytes that the weights take when they are loaded; `upcast`: to float32, quantised ones unpacked."""
-    folder = case.base_folder
+    folder = context.base_folder
     tensors = tensors_in(folder).values()
     if upcast:
         return 4 * unpacked_numbers(tensors, bits_of(config_of(folder)))

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from grpo_cli.doctor.checks.model.language import FEWEST_TOKENS, PROMPT, perplexity, policy_of, text_ids
-from grpo_cli.doctor.context import Case
+from grpo_cli.doctor.context import Context
 from grpo_cli.doctor.findings import Finding, ok, skipped
 from grpo_cli.errors import GrpoError
 from grpo_cli.models.model_files import weight_files
@@ -55,23 +55,23 @@ class Row:
         return reads and (self.accuracy or 0.0) >= (plain.accuracy or 0.0) - LOST_EXAMPLES / EXAMPLES
 
 
-def quantisation(case: Case) -> Iterator[Finding]:
+def quantisation(context: Context) -> Iterator[Finding]:
     """Size, speed and accuracy by bits, measured here (slow: only by name)."""
-    policy = policy_of(case)
+    policy = policy_of(context)
     if isinstance(policy, str):
         yield skipped(policy)
         return
     if policy.lora:
         yield skipped("adapters: name the model that they belong to")
         return
-    prompts = examples(case, policy)
-    plain = measured(case, policy, 0, stored_megabytes(case), prompts, None)
+    prompts = examples(context, policy)
+    plain = measured(context, policy, 0, stored_megabytes(context), prompts, None)
     likeliest = likeliest_tokens(policy)
     rows = [plain]
     for bits in BITS:
-        model, megabytes = quantised(case.base_folder, bits)
+        model, megabytes = quantised(context.base_folder, bits)
         other = with_model(policy, model)
-        rows.append(measured(case, other, bits, megabytes, prompts, likeliest))
+        rows.append(measured(context, other, bits, megabytes, prompts, likeliest))
         del model, other  # one copy at a time
     yield ok(told(rows, upcast()), rows=[asdict(row) for row in rows], smallest=smallest(rows))
 
@@ -83,20 +83,20 @@ def upcast() -> bool:
     return device.prepare().upcast
 
 
-def stored_megabytes(case: Case) -> float:
+def stored_megabytes(context: Context) -> float:
     """Size of the weights' files."""
 
-    return sum(path.stat().st_size for path in weight_files(case.base_folder)) / 1e6
+    return sum(path.stat().st_size for path in weight_files(context.base_folder)) / 1e6
 
 
-def examples(case: Case, policy: "Policy") -> "list[Prompt]":
+def examples(context: Context, policy: "Policy") -> "list[Prompt]":
     """The first evaluation examples of the configuration; none without one, or without its data."""
-    if case.config is None:
+    if context.config is None:
         return []
     from grpo_cli.data.load import load_examples
     from grpo_cli.engine.setup import evaluation_prompts
 
-    config = case.config.model_copy(update={"eval_samples": EXAMPLES})
+    config = context.config.model_copy(update={"eval_samples": EXAMPLES})
     try:
         return evaluation_prompts(load_examples(config, config.eval_split), policy, config)
     except GrpoError:
@@ -137,7 +137,7 @@ def with_model(policy: "Policy", model: "nn.Module") -> "Policy":
 
 
 def measured(
-    case: Case,
+    context: Context,
     policy: "Policy",
     bits: int,
     megabytes: float,
@@ -156,7 +156,7 @@ def measured(
         tokens_per_second=rollout_speed(policy, prompts),
         perplexity=perplexity(policy.model, text_ids(policy.tokenizer)) if is_language else None,
         same_tokens=same,
-        accuracy=accuracy(case, policy, prompts),
+        accuracy=accuracy(context, policy, prompts),
     )
 
 
@@ -185,15 +185,15 @@ def rollout_speed(policy: "Policy", prompts: "list[Prompt]") -> float:
     return max(speeds)
 
 
-def accuracy(case: Case, policy: "Policy", prompts: "list[Prompt]") -> float | None:
+def accuracy(context: Context, policy: "Policy", prompts: "list[Prompt]") -> float | None:
     """Share of the examples that are answered right; None without examples."""
-    if case.config is None or not prompts:
+    if context.config is None or not prompts:
         return None
     from grpo_cli.engine.evaluation.evaluate import evaluate
     from grpo_cli.engine.rollout.sampling import Sampling
 
-    sampling = Sampling.for_evaluation(case.config)
-    return evaluate(policy, prompts, sampling, EXAMPLES, prefix=case.config.completion_prefix).accuracy
+    sampling = Sampling.for_evaluation(context.config)
+    return evaluate(policy, prompts, sampling, EXAMPLES, prefix=context.config.completion_prefix).accuracy
 
 
 def smallest(rows: list[Row]) -> int | None:

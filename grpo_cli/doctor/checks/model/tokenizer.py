@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from grpo_cli.doctor.context import Case
+from grpo_cli.doctor.context import Context
 from grpo_cli.doctor.findings import Finding, error, ok, skipped, warning
 from grpo_cli.doctor.read.model_folder import expected_tokens, fetch_again, rows_of
 from grpo_cli.doctor.read.tokenizer import (
@@ -24,48 +24,48 @@ if TYPE_CHECKING:
 NOT_LOADED = "the tokenizer does not load"
 
 
-def loaded(case: Case) -> "Tokenizer | None":
+def loaded(context: Context) -> "Tokenizer | None":
     """The tokenizer, or None where it does not load: `tokenizer` tells why."""
     try:
-        return case.tokenizer
+        return context.tokenizer
     except GrpoError:
         return None
 
 
-def loads(case: Case) -> Iterator[Finding]:
+def loads(context: Context) -> Iterator[Finding]:
     """The tokenizer loads."""
-    if case.model_folder is None:
+    if context.model_folder is None:
         yield skipped("the model is not on this machine")
         return
     try:
-        tokenizer = case.tokenizer
+        tokenizer = context.tokenizer
     except GrpoError as problem:
-        yield not_loaded(case, problem)
+        yield not_loaded(context, problem)
         return
     kind = "nanochat's tokenizer.pkl, read as data" if is_nanochat(tokenizer) else "tokenizer.json"
     yield ok(f"{kind}: {tokenizer.vocab_size:,} tokens", tokens=tokenizer.vocab_size)
 
 
-def not_loaded(case: Case, problem: GrpoError) -> Finding:
+def not_loaded(context: Context, problem: GrpoError) -> Finding:
     """The finding for a tokenizer that does not load, with the line that fetches its file again."""
     try:
-        folder = case.base_folder
+        folder = context.base_folder
     except ModelError:  # the base of adapters is gone
         return replace(error(problem.message, problem.hint), name=problem.trouble)
     if not config_of(folder):  # transformers reads it too
         return skipped(f"{NOT_LOADED} without a config.json: see model-files")
     file = "tokenizer.pkl" if (folder / "tokenizer.pkl").exists() else "tokenizer.json"
     cure = f"fetch only {file} again, from the same model: another tokenizer gives garbled text"
-    return error(problem.message, cure, *fetch_again(folder, file, case.model), file=file)
+    return error(problem.message, cure, *fetch_again(folder, file, context.model), file=file)
 
 
-def vocabulary(case: Case) -> Iterator[Finding]:
+def vocabulary(context: Context) -> Iterator[Finding]:
     """The tokenizer has the model's vocabulary (65536 for nanochat d20 and d32)."""
-    tokenizer = loaded(case)
+    tokenizer = loaded(context)
     if tokenizer is None:
         yield skipped(NOT_LOADED)
         return
-    folder, tokens = case.base_folder, tokenizer.vocab_size
+    folder, tokens = context.base_folder, tokenizer.vocab_size
     config = config_of(folder)
     if not isinstance(config.get("model_type"), str):
         yield skipped(f"{tokens:,} tokens; config.json cannot be used: see model-files")
@@ -73,7 +73,7 @@ def vocabulary(case: Case) -> Iterator[Finding]:
     rows, known, told = rows_of(folder), expected_tokens(folder), config.get("vocab_size")
     numbers = {"tokens": tokens, "rows": rows}
     file = "tokenizer.pkl" if is_nanochat(tokenizer) else "tokenizer.json"
-    again = fetch_again(folder, file, case.model)
+    again = fetch_again(folder, file, context.model)
     cure = f"take {file} from the same model: with another one the model's text is garbled"
     if known and tokens != known[1]:
         yield error(f"{tokens:,} tokens; {known[0]} has {known[1]:,}", cure, *again, **numbers)
@@ -91,9 +91,9 @@ def vocabulary(case: Case) -> Iterator[Finding]:
         yield ok(f"{tokens:,} tokens, {rows:,} rows of the model{spare}", **numbers)
 
 
-def round_trip(case: Case) -> Iterator[Finding]:
+def round_trip(context: Context) -> Iterator[Finding]:
     """Tricky texts come back as they were."""
-    tokenizer = loaded(case)
+    tokenizer = loaded(context)
     if tokenizer is None:
         yield skipped(NOT_LOADED)
         return
@@ -114,7 +114,7 @@ def round_trip(case: Case) -> Iterator[Finding]:
     else:
         text, back = next(iter(lost.items()))
         seen = f"{len(lost)} of {len(TRICKY_TEXTS)} texts lose plain letters; {where_it_differs(text, back)}"
-        folder = case.base_folder
+        folder = context.base_folder
         file = "tokenizer.pkl" if is_nanochat(tokenizer) else "tokenizer.json"
         cure = f"a damaged {file}, or a vocabulary of few letters: then rewards never see the others"
-        yield warning(seen, cure, *fetch_again(folder, file, case.model), **numbers)
+        yield warning(seen, cure, *fetch_again(folder, file, context.model), **numbers)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from grpo_cli.doctor.checks.model.model import readable
 from grpo_cli.doctor.checks.model.tokenizer import loaded
-from grpo_cli.doctor.context import Case
+from grpo_cli.doctor.context import Context
 from grpo_cli.doctor.findings import Finding, error, ok, skipped, warning
 from grpo_cli.doctor.read.model_folder import ADAPTERS, EMBEDDINGS, fetch_again
 from grpo_cli.doctor.read.tokenizer import reserved_ids
@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 NO_WEIGHTS = "the folder holds no weights"
 
 
-def weights(case: Case) -> Iterator[Finding]:
+def weights(context: Context) -> Iterator[Finding]:
     """Names and shapes of the weights are those of config.json."""
-    folder = case.base_folder
-    if unread := list(readable(case, weight_files(folder))):
+    folder = context.base_folder
+    if unread := list(readable(context, weight_files(folder))):
         yield skipped(f"{unread[0].seen}: see model-files")
         return
     if not weight_files(folder) or not isinstance(config_of(folder).get("model_type"), str):
@@ -33,9 +33,9 @@ def weights(case: Case) -> Iterator[Finding]:
         return
     config, tensors = config_of(folder), tensors_in(folder)
     try:
-        arrays = strictly_loaded(case, folder)
+        arrays = strictly_loaded(context, folder)
     except GrpoError as problem:
-        yield misfit(case, short(problem))
+        yield misfit(context, short(problem))
         return
     count = sum(tensor.size for tensor in tensors.values())
     seen = f"{len(arrays)} tensors, {count:,} numbers in {', '.join(dtypes(tensors))}"
@@ -43,7 +43,7 @@ def weights(case: Case) -> Iterator[Finding]:
     yield ok(seen, tensors=len(arrays), stored_numbers=count)
 
 
-def strictly_loaded(case: Case, folder: Path) -> "dict[str, mx.array]":
+def strictly_loaded(context: Context, folder: Path) -> "dict[str, mx.array]":
     """The parameters of the model, adapters included, unread. Raises ModelError for a misfit."""
     from grpo_cli import device
 
@@ -53,18 +53,18 @@ def strictly_loaded(case: Case, folder: Path) -> "dict[str, mx.array]":
     from grpo_cli.models.tree import flat
 
     model, _ = load_model_folder(folder)
-    if case.model_folder is not None and case.model_folder != folder:
-        load_adapters(model, case.model_folder)
+    if context.model_folder is not None and context.model_folder != folder:
+        load_adapters(model, context.model_folder)
     return flat(model.parameters())
 
 
-def misfit(case: Case, problem: str) -> Finding:
+def misfit(context: Context, problem: str) -> Finding:
     """The finding for weights and config.json of different models."""
-    folder = case.model_folder or Path()
+    folder = context.model_folder or Path()
     return error(
         problem,
         "weights and config.json must come from the same model: fetch both again, nothing is loaded in part",
-        *fetch_again(folder, "config.json", case.model),
+        *fetch_again(folder, "config.json", context.model),
     )
 
 
@@ -76,46 +76,48 @@ def short(problem: BaseException) -> str:
     return " ".join(line.strip()[:200] for line in lines[: SHOWN + 1]) + more
 
 
-def values(case: Case) -> Iterator[Finding]:
+def values(context: Context) -> Iterator[Finding]:
     """Every weight is a number, and no row is all zero."""
-    folder = case.base_folder
-    paths = weight_files(folder) + ([case.model_folder / ADAPTERS] if case.model_folder != folder else [])  # type: ignore[operator]
-    if unread := list(readable(case, paths)):
+    folder = context.base_folder
+    paths = weight_files(folder)
+    if context.model_folder is not None and context.model_folder != folder:
+        paths = [*paths, context.model_folder / ADAPTERS]
+    if unread := list(readable(context, paths)):
         yield skipped(f"{unread[0].seen}: see model-files")
         return
     if not weight_files(folder):
         yield skipped(f"{NO_WEIGHTS}: see model-files")
         return
-    seen = Survey(text_ids(case))
+    seen = Survey(text_ids(context))
     for path in paths:
         seen.add(path)
     if seen.broken:
         yield error(
             f"NaN or infinite numbers in {some(seen.broken)}",
             "no part of the model's output is sound: take an earlier checkpoint, or fetch the weights again",
-            *fetch_again(folder, weight_files(folder)[0].name, case.model),
+            *fetch_again(folder, weight_files(folder)[0].name, context.model),
             broken=seen.broken,
         )
-    yield from zero_rows(case, seen)
+    yield from zero_rows(context, seen)
     if not seen.broken and not seen.zero_tokens:
         padding = f"; {seen.zero_padding} zero rows that no text uses" if seen.zero_padding else ""
         yield ok(f"{seen.count:,} numbers, none NaN or infinite{padding}", numbers=seen.count)
 
 
-def text_ids(case: Case) -> frozenset[int] | None:
+def text_ids(context: Context) -> frozenset[int] | None:
     """The ids that text becomes; None where the tokenizer does not say."""
-    tokenizer = loaded(case)
+    tokenizer = loaded(context)
     return frozenset(range(tokenizer.vocab_size)) - reserved_ids(tokenizer) if tokenizer else None
 
 
-def zero_rows(case: Case, seen: "Survey") -> Iterator[Finding]:
+def zero_rows(context: Context, seen: "Survey") -> Iterator[Finding]:
     """A warning for each table of tokens that has rows of nothing but zeros."""
     for name, rows in seen.zero_tokens.items():
         shown = ", ".join(str(row) for row in rows[:SHOWN]) + (", …" if len(rows) > SHOWN else "")
         yield warning(
             f"{name}: {len(rows):,} token ids have a row of zeros ({shown})",
             "the model cannot tell these tokens apart: look whether the conversion lost them",
-            f"grpo doctor --model {quoted(case.model_folder)} --only garbled-output",
+            f"grpo doctor --model {quoted(context.model_folder)} --only garbled-output",
             table=name,
             rows=len(rows),
         )

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from grpo_cli.config.local_model import local_folder
-from grpo_cli.doctor.context import Case
+from grpo_cli.doctor.context import Context
 from grpo_cli.doctor.findings import Finding, error, ok, warning
 from grpo_cli.doctor.read.checkpoint import FINAL, STATE, damage_of, readable_step, siblings, wrong_fields
 from grpo_cli.doctor.read.hub import is_repository
@@ -15,14 +15,14 @@ from grpo_cli.untrusted_json import DamagedFile, read_object
 from grpo_cli.words import plural
 
 
-def files(case: Case) -> Iterator[Finding]:
+def files(context: Context) -> Iterator[Finding]:
     """Manifest, sizes, checksums and headers."""
-    intact = [folder for folder, problem in case.damages.items() if not problem]
-    for folder, problem in case.damages.items():
+    intact = [folder for folder, problem in context.damages.items() if not problem]
+    for folder, problem in context.damages.items():
         if isinstance(problem, CheckpointError):
             yield error(problem.message, problem.hint, checkpoint=folder.name)
         elif problem:
-            yield damaged(case, folder, problem, intact)
+            yield damaged(context, folder, problem, intact)
     if intact:
         names = ", ".join(folder.name for folder in intact)
         size = sum(path.stat().st_size for folder in intact for path in folder.rglob("*") if path.is_file())
@@ -30,12 +30,12 @@ def files(case: Case) -> Iterator[Finding]:
         yield ok(seen, intact=[folder.name for folder in intact], bytes=size)
 
 
-def damaged(case: Case, folder: Path, problem: str, intact: list[Path]) -> Finding:
+def damaged(context: Context, folder: Path, problem: str, intact: list[Path]) -> Finding:
     """The finding for a checkpoint that is not whole: a warning where the run goes on from another."""
     seen = f"{folder.name}: {problem}"
     numbers = {"checkpoint": folder.name, "problem": problem}
     older = intact[-1] if intact else None
-    if case.run is not None and older is not None and folder.name != FINAL:
+    if context.run is not None and older is not None and folder.name != FINAL:
         cure = f"`grpo resume` leaves it out; {older.name} is intact. Copy it again from where it is whole"
         return warning(seen, cure, f"mv {quoted(folder)} {quoted(f'{folder}.aside')}", **numbers)
     others = [other for other in siblings(folder) if not damage_of(other)]
@@ -46,57 +46,63 @@ def damaged(case: Case, folder: Path, problem: str, intact: list[Path]) -> Findi
     return error(seen, cure, f"ls -l {quoted(folder)}", **numbers)
 
 
-def resumable(case: Case) -> Iterator[Finding]:
+def resumable(context: Context) -> Iterator[Finding]:
     """Whether the run can go on, and from which step."""
-    chosen = newest(case)
-    if chosen is None or isinstance(case.damages[chosen], CheckpointError):
-        yield no_way_on(case, chosen)
+    chosen = newest(context)
+    if chosen is None or isinstance(context.damages[chosen], CheckpointError):
+        yield no_way_on(context, chosen)
         return
-    problems = [*broken_state(case, chosen), *without_base(case, chosen), *broken_config(case, chosen)]
+    problems = [
+        *broken_state(context, chosen),
+        *without_base(context, chosen),
+        *broken_config(context, chosen),
+    ]
     yield from problems
     if any(problem.severity == "error" for problem in problems):
         return
     state = read_object(chosen / STATE)
     step, total = state["step"], state.get("total_steps")
-    where = case.run or chosen
+    where = context.run or chosen
     if chosen.name == FINAL and step == total:
         more = f"grpo resume {quoted(where)} --set max_steps={2 * step}"
         seen = f"finished: {step} of {plural(total, 'step')}; `{more}` makes it longer"
     else:
         seen = f"`grpo resume {quoted(where)}` goes on from {chosen.name}, step {step} of {total}"
-    older = [f.name for f, problem in case.damages.items() if not problem and f != chosen]
+    older = [f.name for f, problem in context.damages.items() if not problem and f != chosen]
     seen += f"; older and intact: {', '.join(older)}" if older else ""
     yield ok(seen, checkpoint=chosen.name, step=step, total_steps=total, older=older)
 
 
-def newest(case: Case) -> Path | None:
+def newest(context: Context) -> Path | None:
     """The checkpoint that `grpo resume` would take, or the first of another version that it meets."""
-    by_step = sorted(case.checkpoints, key=readable_step, reverse=True)
-    return next((f for f in by_step if not isinstance(case.damages[f], str) or not case.damages[f]), None)
+    by_step = sorted(context.checkpoints, key=readable_step, reverse=True)
+    return next(
+        (f for f in by_step if not isinstance(context.damages[f], str) or not context.damages[f]), None
+    )
 
 
-def no_way_on(case: Case, other_version: Path | None) -> Finding:
+def no_way_on(context: Context, other_version: Path | None) -> Finding:
     """The finding for a run without an intact checkpoint, or with one of another version."""
     if other_version is not None:
-        problem = case.damages[other_version]
+        problem = context.damages[other_version]
         assert isinstance(problem, CheckpointError)
         return error(problem.message, problem.hint)
-    names = ", ".join(folder.name for folder in case.checkpoints)
-    if case.checkpoint is not None:
-        whole = [other for other in siblings(case.checkpoint) if not damage_of(other)]
+    names = ", ".join(folder.name for folder in context.checkpoints)
+    if context.checkpoint is not None:
+        whole = [other for other in siblings(context.checkpoint) if not damage_of(other)]
         if whole:
-            run = case.checkpoint.absolute().parent
+            run = context.checkpoint.absolute().parent
             cure = f"the run can go on from {whole[-1].name}"
             return error(f"{names} is not intact", cure, f"grpo resume {quoted(run)}")
-    model = next((f for f in reversed(case.checkpoints) if (f / "config.json").exists()), None)
+    model = next((f for f in reversed(context.checkpoints) if (f / "config.json").exists()), None)
     cure = (
         "copy a whole one back; the weights of a damaged one may still be sound: look, then train from them"
     )
     look = f"grpo doctor --only model --model {quoted(model)}" if model else "ls -l"
-    return error(f"no intact checkpoint: {names}", cure, look, checkpoints=len(case.checkpoints))
+    return error(f"no intact checkpoint: {names}", cure, look, checkpoints=len(context.checkpoints))
 
 
-def broken_state(case: Case, folder: Path) -> Iterator[Finding]:
+def broken_state(context: Context, folder: Path) -> Iterator[Finding]:
     """What is wrong with the state that the run would go on with."""
     other = f"resume from another checkpoint of {folder.absolute().parent}"
     try:
@@ -109,13 +115,13 @@ def broken_state(case: Case, folder: Path) -> Iterator[Finding]:
     if wrong:
         yield error(f"{folder.name}/{STATE}: {', '.join(wrong)}", other, f"ls {quoted(folder.parent)}")
         return
-    yield from cut_logs(case, state)
+    yield from cut_logs(context, state)
 
 
-def cut_logs(case: Case, state: dict[str, Any]) -> Iterator[Finding]:
+def cut_logs(context: Context, state: dict[str, Any]) -> Iterator[Finding]:
     """A log that is shorter than it was when the checkpoint was saved: lines of steps are gone."""
     positions = state.get("log_positions")
-    run = case.run
+    run = context.run
     if run is None or not isinstance(positions, dict):
         return
     for name, position in positions.items():
@@ -129,14 +135,14 @@ def cut_logs(case: Case, state: dict[str, Any]) -> Iterator[Finding]:
             )
 
 
-def without_base(case: Case, folder: Path) -> Iterator[Finding]:
+def without_base(context: Context, folder: Path) -> Iterator[Finding]:
     """Adapters whose model is not on this machine."""
     path = folder / "adapter_config.json"
     if not path.exists():
         return
     try:
         name = read_object(path).get("model")
-        base = local_folder(name, case.machine.environment) if isinstance(name, str) else None
+        base = local_folder(name, context.machine.environment) if isinstance(name, str) else None
     except (OSError, ValueError) as problem:  # damaged, or a name that no folder can have
         yield error(f"{folder.name}/{path.name} {problem}", "take another checkpoint of the run")
         return
@@ -151,11 +157,11 @@ def without_base(case: Case, folder: Path) -> Iterator[Finding]:
         )
 
 
-def broken_config(case: Case, folder: Path) -> Iterator[Finding]:
+def broken_config(context: Context, folder: Path) -> Iterator[Finding]:
     """Configurations that are not valid: the checkpoint's, and the run's own, which goes first."""
     from grpo_cli.config.load import inspect_config
 
-    for place in {folder: None, **({case.run: None} if case.run else {})}:
+    for place in {folder: None, **({context.run: None} if context.run else {})}:
         path = place / "config.toml"
         if not path.is_file():
             problem = "is missing"

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from grpo_cli.doctor.context import Case
+from grpo_cli.doctor.context import Context
 from grpo_cli.doctor.findings import Finding, error, ok, skipped
 from grpo_cli.doctor.read.checkpoint import damage_of, siblings
 from grpo_cli.doctor.read.model_folder import ADAPTERS
@@ -15,11 +15,11 @@ from grpo_cli.untrusted_json import DamagedFile
 OPTIMIZER = "optimizer.safetensors"
 
 
-def optimizer_state(case: Case) -> Iterator[Finding]:
+def optimizer_state(context: Context) -> Iterator[Finding]:
     """The optimizer's state belongs to the weights."""
     sound, damaged = [], []
-    for folder in case.checkpoints:
-        if isinstance(case.damages[folder], str) and case.damages[folder]:
+    for folder in context.checkpoints:
+        if isinstance(context.damages[folder], str) and context.damages[folder]:
             damaged.append(folder.name)
             continue
         try:
@@ -39,7 +39,7 @@ def optimizer_state(case: Case) -> Iterator[Finding]:
     if not sound:
         if damaged:
             yield skipped(f"{', '.join(damaged)}: see checkpoint-files")
-        elif case.checkpoints:
+        elif context.checkpoints:
             yield skipped("no checkpoint whose optimizer state could be compared")
         return
     folder, state, trained = sound[-1]

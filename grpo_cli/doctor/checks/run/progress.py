@@ -12,7 +12,7 @@ from grpo_cli.doctor.checks.run.run_log import (
     model_name,
     too_few,
 )
-from grpo_cli.doctor.context import Case
+from grpo_cli.doctor.context import Context
 from grpo_cli.doctor.findings import Finding, error, ok, skipped, warning
 from grpo_cli.doctor.read.run_log import first_third, last_third, percent, series
 from grpo_cli.engine.guards.nothing_learned import FEWEST_STEPS, SOLVED
@@ -31,11 +31,11 @@ SMALLEST_GAIN = 0.03  # worth telling apart
 DISCORDANT = 0.25  # examples on which two models differ; the variance of a paired difference of accuracies
 
 
-def collapse(case: Case) -> Iterator[Finding]:
+def collapse(context: Context) -> Iterator[Finding]:
     """Rewards and accuracy did not fall."""
-    rewards, evaluated = series(logged_steps(case), "reward_mean"), accuracies(case)
+    rewards, evaluated = series(logged_steps(context), "reward_mean"), accuracies(context)
     if len(rewards) < FEWEST_STEPS and len(evaluated) < 2:
-        yield from too_few(case, "collapse", len(rewards))
+        yield from too_few(context, "collapse", len(rewards))
         return
     accuracy_lost, reward_lost = fallen_accuracy(evaluated), fallen_rewards(rewards)
     told = "; ".join(text for text in (told_accuracy(evaluated), told_rewards(rewards)) if text)
@@ -43,13 +43,15 @@ def collapse(case: Case) -> Iterator[Finding]:
     if not accuracy_lost and not reward_lost:
         yield ok(told, **facts)
         return
-    words = blamed_rate(case) or (
+    words = blamed_rate(context) or (
         "the run loses what the model could: go slower, hold it near its reference, and see in "
         "completions.jsonl what the rewards pay for"
     )
     worse = below_the_start(evaluated) or dead(rewards)
     kind = error if worse else warning
-    yield kind(told, words, lower_rate(case), *held(case), *best_checkpoint(case, evaluated), **facts)
+    yield kind(
+        told, words, lower_rate(context), *held(context), *best_checkpoint(context, evaluated), **facts
+    )
 
 
 def fallen_accuracy(evaluated: Sequence[tuple[int, float, int]]) -> bool:
@@ -127,26 +129,26 @@ def mean_of_last(rewards: Sequence[float]) -> float | None:
     return statistics.fmean(last_third(rewards)) if rewards else None
 
 
-def held(case: Case) -> list[str]:
+def held(context: Context) -> list[str]:
     """A line that holds the policy near its reference, where none does."""
-    return [] if case.run_config and case.run_config.kl_coeff > 0 else ["kl_coeff = 0.04"]
+    return [] if context.run_config and context.run_config.kl_coeff > 0 else ["kl_coeff = 0.04"]
 
 
-def best_checkpoint(case: Case, evaluated: Sequence[tuple[int, float, int]]) -> list[str]:
+def best_checkpoint(context: Context, evaluated: Sequence[tuple[int, float, int]]) -> list[str]:
     """The command that goes on from the best evaluation's checkpoint, if that is there."""
     best = max(evaluated, key=lambda one: one[1], default=None)
-    folder = case.run / f"checkpoint-{best[0]}" if best and case.run else None
+    folder = context.run / f"checkpoint-{best[0]}" if best and context.run else None
     if folder is None or not folder.is_dir():
         return []
-    return [f"grpo resume {quoted(folder)} --set {lower_rate(case).replace(' ', '')}"]
+    return [f"grpo resume {quoted(folder)} --set {lower_rate(context).replace(' ', '')}"]
 
 
-def accuracy_flat(case: Case) -> Iterator[Finding]:
+def accuracy_flat(context: Context) -> Iterator[Finding]:
     """Accuracy moves by more than chance."""
-    evaluated, steps = accuracies(case), logged_steps(case)
+    evaluated, steps = accuracies(context), logged_steps(context)
     made = plural(len(evaluated), "evaluation")
     if len(evaluated) < 2:
-        if steps or evaluated or "accuracy-flat" in case.asked:
+        if steps or evaluated or "accuracy-flat" in context.asked:
             yield skipped(f"{made}: it takes two, and `eval_steps` says how often they are")
         return
     first, last = evaluated[0], evaluated[-1]
@@ -157,23 +159,23 @@ def accuracy_flat(case: Case) -> Iterator[Finding]:
         yield ok(f"{seen}: nearly all was right from the start", **facts)
     elif interval(last)[0] > interval(first)[1] or fallen_accuracy(evaluated):
         yield ok(seen, **facts)
-    elif last[0] < EARLY or len(evaluated) < ENOUGH_EVALUATIONS or is_young(case, last[0]):
+    elif last[0] < EARLY or len(evaluated) < ENOUGH_EVALUATIONS or is_young(context, last[0]):
         yield skipped(f"{seen}: too early to say, after {plural(last[0], 'step')} and {made}")
     elif len(rewards) >= FEWEST_STEPS and rise(first_third(rewards), last_third(rewards)) > CLEAR:
         yield ok(f"{seen}; {told_rewards(rewards)}: what is sampled gets better first", **facts)
     else:
-        yield flat(case, seen, first, last)
+        yield flat(context, seen, first, last)
 
 
-def is_young(case: Case, step: int) -> bool:
+def is_young(context: Context, step: int) -> bool:
     """Whether a run that goes on has seen few completions by a step."""
-    config = case.run_config
-    if config is None or (case.run and (case.run / "final").is_dir()):
+    config = context.run_config
+    if config is None or (context.run and (context.run / "final").is_dir()):
         return False
     return step * config.prompts_per_step * config.num_generations < FEW_COMPLETIONS
 
 
-def flat(case: Case, seen: str, first: tuple[int, float, int], last: tuple[int, float, int]) -> Finding:
+def flat(context: Context, seen: str, first: tuple[int, float, int], last: tuple[int, float, int]) -> Finding:
     """The finding of a run whose accuracy has not moved within its interval."""
     gain = max(abs(last[1] - first[1]), SMALLEST_GAIN)
     enough = 100 * ceil(1.96**2 * DISCORDANT / gain**2 / 100)
@@ -181,8 +183,8 @@ def flat(case: Case, seen: str, first: tuple[int, float, int], last: tuple[int, 
         f"the difference is within chance on {last[2]} examples. {enough} examples, the same ones for both, "
         f"tell {percent(gain)} of accuracy apart; if that finds nothing, the run learns too slowly"
     )
-    final, file = quoted(f"{case.run}/final"), quoted(f"{case.run}/config.toml")
-    compare = f"grpo eval --model {final} --compare {model_name(case)} --config {file}"
+    final, file = quoted(f"{context.run}/final"), quoted(f"{context.run}/config.toml")
+    compare = f"grpo eval --model {final} --compare {model_name(context)} --config {file}"
     return warning(
         f"{seen}: not moved within its interval",
         words,

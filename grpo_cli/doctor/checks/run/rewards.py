@@ -13,7 +13,7 @@ from grpo_cli.doctor.checks.run.run_log import (
     solved,
     too_few,
 )
-from grpo_cli.doctor.context import Case
+from grpo_cli.doctor.context import Context
 from grpo_cli.doctor.findings import Finding, error, ok, warning
 from grpo_cli.doctor.read.run_log import first_third, last_third, number, percent, series, short, step_number
 from grpo_cli.engine.guards.nothing_learned import (
@@ -36,12 +36,12 @@ ENOUGH_GROUPS = 20  # of fewer, so many can be alike by chance
 NO_ENTROPY = 0.001
 
 
-def rewards_zero(case: Case) -> Iterator[Finding]:
+def rewards_zero(context: Context) -> Iterator[Finding]:
     """Rewards are not zero for long."""
-    steps = logged_steps(case)
+    steps = logged_steps(context)
     means = series(steps, "reward_mean")
     if len(means) < FEWEST_STEPS:
-        yield from too_few(case, "rewards-zero", len(means))
+        yield from too_few(context, "rewards-zero", len(means))
         return
     late = last_third(steps)
     nothing = all(number(line, "reward_mean") == 0 and not number(line, "reward_std") for line in late)
@@ -51,10 +51,10 @@ def rewards_zero(case: Case) -> Iterator[Finding]:
     elif any(means):
         since = step_number(steps[max(i for i, line in enumerate(steps) if number(line, "reward_mean"))])
         seen = f"the mean reward is 0 in all steps after step {since}"
-        yield warning(seen, *zero_cures(case, fell=True), since=since, reward_mean=0.0)
+        yield warning(seen, *zero_cures(context, fell=True), since=since, reward_mean=0.0)
     else:
         seen = f"the mean reward is 0 in {every(len(means))}: {components(steps)}"
-        yield error(seen, *zero_cures(case, fell=False), steps=len(means), reward_mean=0.0)
+        yield error(seen, *zero_cures(context, fell=False), steps=len(means), reward_mean=0.0)
 
 
 def components(steps: list[dict[str, Any]]) -> str:
@@ -65,19 +65,19 @@ def components(steps: list[dict[str, Any]]) -> str:
     return ", ".join(told[:8]) or "no reward function is named in the log"
 
 
-def zero_cures(case: Case, fell: bool) -> list[str]:
+def zero_cures(context: Context, fell: bool) -> list[str]:
     """The words, then the lines, that help a run whose rewards are all 0."""
-    lines = [shown_completion(case)] if shown_completion(case) else []
+    lines = [shown_completion(context)] if shown_completion(context) else []
     if fell:
-        words = blamed_rate(case) or "the rewards were lost during the run, so its updates took them"
-        return [f"{words}; begin again with a lower rate", lower_rate(case), *lines]
-    words = zero_words(last_third(series(logged_steps(case), "truncated_fraction")))
-    return [words, *more_to_learn_from(case.run_config), *lines, sampled_evaluation(case)]
+        words = blamed_rate(context) or "the rewards were lost during the run, so its updates took them"
+        return [f"{words}; begin again with a lower rate", lower_rate(context), *lines]
+    words = zero_words(last_third(series(logged_steps(context), "truncated_fraction")))
+    return [words, *more_to_learn_from(context.run_config), *lines, sampled_evaluation(context)]
 
 
-def shown_completion(case: Case) -> str:
+def shown_completion(context: Context) -> str:
     """The last logged completion with its reward, as a comment; empty where none is logged."""
-    for line in reversed(case.completions):
+    for line in reversed(context.completions):
         if isinstance(line.get("completion"), str):
             step, reward = number(line, "step"), number(line, "reward")
             told = f"step {step:.0f}, " if step is not None else ""
@@ -88,70 +88,70 @@ def shown_completion(case: Case) -> str:
     return ""
 
 
-def sampled_evaluation(case: Case) -> str:
+def sampled_evaluation(context: Context) -> str:
     """The command that shows whether any of eight tries is right."""
-    file = quoted(f"{case.run}/config.toml")
-    return f"grpo eval --model {model_name(case)} --config {file} --num-generations 8"
+    file = quoted(f"{context.run}/config.toml")
+    return f"grpo eval --model {model_name(context)} --config {file} --num-generations 8"
 
 
-def nothing_to_learn(case: Case) -> Iterator[Finding]:
+def nothing_to_learn(context: Context) -> Iterator[Finding]:
     """Groups differ in their rewards."""
-    steps = logged_steps(case)
+    steps = logged_steps(context)
     equal = series(steps, "zero_std_fraction")
     if len(equal) < FEWEST_STEPS:
-        yield from too_few(case, "nothing-to-learn", len(equal))
+        yield from too_few(context, "nothing-to-learn", len(equal))
         return
     late = last_third(equal)
     share = statistics.fmean(late)
     seen = f"all rewards are equal in {percent(share)} of the groups of the last {len(late)} steps"
-    by_chance = groups_of(case, len(late)) < ENOUGH_GROUPS and min(equal) < 1
+    by_chance = groups_of(context, len(late)) < ENOUGH_GROUPS and min(equal) < 1
     if share <= FEW_DIFFER or by_chance:
         yield ok(seen, zero_std_fraction=share)
-    elif learned := solved(case) or at_the_top(case):
+    elif learned := solved(context) or at_the_top(context):
         yield ok(f"{seen}: nothing is left to learn ({learned})", zero_std_fraction=share)
     else:
-        yield warning(f"{seen}: they teach nothing", *equality_cures(case), zero_std_fraction=share)
+        yield warning(f"{seen}: they teach nothing", *equality_cures(context), zero_std_fraction=share)
 
 
-def groups_of(case: Case, steps: int) -> int:
+def groups_of(context: Context, steps: int) -> int:
     """How many groups some steps have; enough, where the run's configuration is not known."""
-    return steps * case.run_config.prompts_per_step if case.run_config else ENOUGH_GROUPS
+    return steps * context.run_config.prompts_per_step if context.run_config else ENOUGH_GROUPS
 
 
-def equality_cures(case: Case) -> list[str]:
+def equality_cures(context: Context) -> list[str]:
     """What makes rewards of a group differ: what took the difference away undone, or more to learn from."""
-    if blamed := blamed_rate(case):
-        return [blamed, lower_rate(case)]
-    rewards = last_third(series(logged_steps(case), "reward_mean"))
-    cures = equal_cures(case.run_config, rewards)
-    is_cold = case.run_config is not None and case.run_config.temperature < COLD
+    if blamed := blamed_rate(context):
+        return [blamed, lower_rate(context)]
+    rewards = last_third(series(logged_steps(context), "reward_mean"))
+    cures = equal_cures(context.run_config, rewards)
+    is_cold = context.run_config is not None and context.run_config.temperature < COLD
     all_zero = bool(rewards) and not any(rewards)
-    return cures if is_cold or all_zero else [*cures, sampled_evaluation(case)]
+    return cures if is_cold or all_zero else [*cures, sampled_evaluation(context)]
 
 
-def at_the_top(case: Case) -> str:
+def at_the_top(context: Context) -> str:
     """Whether rewards rose to the highest seen, of a run whose rewards do not tell what is right."""
-    steps = logged_steps(case)
+    steps = logged_steps(context)
     if any("rewards/correctness" in line or "rewards/last_number" in line for line in steps):
         return ""
     means = series(steps, "reward_mean")
     if not means or statistics.fmean(first_third(series(steps, "zero_std_fraction"))) > FEW_DIFFER:
         return ""
-    highest = max([*means, *series(case.completions, "reward")])
+    highest = max([*means, *series(context.completions, "reward")])
     begun, now = statistics.fmean(first_third(means)), statistics.fmean(last_third(means))
     return f"mean reward {now:.2f} of at most {highest:.2f}" if now > begun and now > 0.98 * highest else ""
 
 
-def identical_completions(case: Case) -> Iterator[Finding]:
+def identical_completions(context: Context) -> Iterator[Finding]:
     """The completions of a group differ."""
-    steps = logged_steps(case)
+    steps = logged_steps(context)
     entropies = series(steps, "entropy")
     if len(entropies) < FEWEST_STEPS:
-        yield from too_few(case, "identical-completions", len(entropies))
+        yield from too_few(context, "identical-completions", len(entropies))
         return
     entropy = statistics.fmean(last_third(entropies))
-    temperature = case.run_config.temperature if case.run_config else None
-    same, groups = identical_groups(case)
+    temperature = context.run_config.temperature if context.run_config else None
+    same, groups = identical_groups(context)
     facts = {"entropy": entropy, "temperature": temperature, "identical_groups": same, "groups": groups}
     seen = f"entropy {entropy:.2g} nats a token in the last {len(last_third(entropies))} steps"
     if temperature is not None:
@@ -163,18 +163,20 @@ def identical_completions(case: Case) -> Iterator[Finding]:
         worthless = statistics.fmean(series(steps, "zero_std_fraction") or [0.0]) >= 0.99
         kind = error if worthless else warning
         yield kind(seen, words, f"temperature = {GUIDE_TEMPERATURE}", **facts)
-    elif (entropy < NO_ENTROPY or same == groups > FEWEST_STEPS) and not (solved(case) or at_the_top(case)):
+    elif (entropy < NO_ENTROPY or same == groups > FEWEST_STEPS) and not (
+        solved(context) or at_the_top(context)
+    ):
         words = "the policy has become certain before it is right: sample hotter, and go slower"
         hotter = max(1.0, 1.5 * (temperature or 0.0))
-        yield warning(seen, words, f"temperature = {hotter:g}", lower_rate(case), **facts)
+        yield warning(seen, words, f"temperature = {hotter:g}", lower_rate(context), **facts)
     else:
         yield ok(seen, **facts)
 
 
-def identical_groups(case: Case) -> tuple[int, int]:
+def identical_groups(context: Context) -> tuple[int, int]:
     """How many groups of the log are one text, of how many that two or more completions are logged of."""
     groups: dict[tuple[str, str], list[str]] = {}
-    for line in case.completions:
+    for line in context.completions:
         if isinstance(line.get("completion"), str):
             key = (repr(line.get("step")), repr(line.get("prompt")))
             groups.setdefault(key, []).append(line["completion"])
@@ -182,11 +184,11 @@ def identical_groups(case: Case) -> tuple[int, int]:
     return sum(len(set(completions)) == 1 for completions in several), len(several)
 
 
-def reward_high(case: Case) -> Iterator[Finding]:
+def reward_high(context: Context) -> Iterator[Finding]:
     """No mean reward above 10, where several are added up."""
-    steps = [line for line in logged_steps(case) if number(line, "reward_mean") is not None]
+    steps = [line for line in logged_steps(context) if number(line, "reward_mean") is not None]
     if not steps:
-        yield from too_few(case, "reward-high", 0, fewest=1)
+        yield from too_few(context, "reward-high", 0, fewest=1)
         return
     highest = max(steps, key=lambda line: number(line, "reward_mean") or 0.0)
     most = number(highest, "reward_mean") or 0.0
@@ -201,7 +203,7 @@ def reward_high(case: Case) -> Iterator[Finding]:
         "a count or a length gone wild, bound it in its function"
     )
     seen += f"; above {HIGH_REWARD:g} in {above} of {plural(len(steps), 'step')}"
-    yield warning(seen, words, scaled_weights(case, highest), highest=most, steps_above=above)
+    yield warning(seen, words, scaled_weights(context, highest), highest=most, steps_above=above)
 
 
 def largest_component(line: dict[str, Any]) -> str:
@@ -210,10 +212,10 @@ def largest_component(line: dict[str, Any]) -> str:
     return short(max(values, key=lambda name: values[name])) if values else "it"
 
 
-def scaled_weights(case: Case, line: dict[str, Any]) -> str:
+def scaled_weights(context: Context, line: dict[str, Any]) -> str:
     """A line of `reward_weights` that brings every reward above 10 to about 1."""
     values = [number(line, key) for key in line if key.startswith("rewards/")]
-    config = case.run_config
+    config = context.run_config
     weights = config.reward_weight_list if config and len(config.reward_weight_list) == len(values) else None
     scaled = []
     for weight, value in zip(weights or [1.0] * len(values), values, strict=True):

@@ -1,6 +1,6 @@
 """A run's log: can it be read, and what several checks of a run look at in it.
 
-    steps = logged_steps(case)
+    steps = logged_steps(context)
     last_third(series(steps, "kl"))
 
 A log can be empty, cut off, or hold anything: what is no number is left out, and the check `run-log` says
@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from grpo_cli.doctor.context import Case
+from grpo_cli.doctor.context import Context
 from grpo_cli.doctor.findings import Finding, error, ok, skipped, warning
 from grpo_cli.doctor.read.json_lines import json_object, texts
 from grpo_cli.doctor.read.run_log import last_third, number, series, short, step_number
@@ -26,11 +26,11 @@ EXCESSIVE_RATE = 1e-2
 USUAL_RATE, USUAL_LORA_RATE = 5e-6, 5e-5  # where the guide and the shipped configurations begin
 
 
-def readable(case: Case) -> Iterator[Finding]:
+def readable(context: Context) -> Iterator[Finding]:
     """The run has a log, and every line of it can be read."""
-    path = log_path(case)
+    path = log_path(context)
     if not path.is_file():
-        yield no_log(case)
+        yield no_log(context)
         return
     try:
         with path.open("rb") as file:
@@ -42,35 +42,35 @@ def readable(case: Case) -> Iterator[Finding]:
             f"chmod u+r {quoted(path)}",
         )
         return
-    yield from lines_of_log(case, texts(path))
+    yield from lines_of_log(context, texts(path))
 
 
-def lines_of_log(case: Case, lines: Sequence[str]) -> Iterator[Finding]:
+def lines_of_log(context: Context, lines: Sequence[str]) -> Iterator[Finding]:
     """What the log's lines are."""
     broken = [place for place, text in enumerate(lines, 1) if json_object(text) is None]
     cut_off = broken[-1:] == [len(lines)]  # the last one, of a run that was killed or is at work
-    steps, evaluations = logged_steps(case), accuracies(case)
+    steps, evaluations = logged_steps(context), accuracies(context)
     counts = {"steps": len(steps), "evaluations": len(evaluations), "broken_lines": len(broken)}
     if broken[: len(broken) - cut_off]:
         yield warning(
             f"{len(broken)} of {len(lines)} lines are no JSON objects, the first of them line {broken[0]}",
             "the checks leave them out; a file that was edited, or written by two programs, looks like this: "
             "see the line",
-            f"sed -n {broken[0]}p {quoted(log_path(case))}",
+            f"sed -n {broken[0]}p {quoted(log_path(context))}",
             **counts,
         )
     elif not steps:
         held = f"holds {plural(len(evaluations), 'evaluation')}" if evaluations else "is empty"
         held = "holds no line that can be read" if cut_off and not evaluations else held
         yield skipped(f"no step is logged yet: training_log.jsonl {held}")
-    elif odd := not_finite(case):
+    elif odd := not_finite(context):
         seen = f"NaN or infinite in {plural(len(odd), 'metric')}: {told_metrics(odd)}"
-        words = blamed_rate(case) or (
+        words = blamed_rate(context) or (
             "the checks leave these values out; a loss or a KL that is no number comes of updates that are "
             "too large: see the lines, and go slower"
         )
-        look = f"grep -nE 'NaN|Infinity' {quoted(log_path(case))}"
-        yield warning(seen, words, look, lower_rate(case), **counts, not_finite=odd)
+        look = f"grep -nE 'NaN|Infinity' {quoted(log_path(context))}"
+        yield warning(seen, words, look, lower_rate(context), **counts, not_finite=odd)
     else:
         ends = f"{step_number(steps[0])} to {step_number(steps[-1])}"
         last = "; its last line is cut off" if cut_off else ""
@@ -79,10 +79,10 @@ def lines_of_log(case: Case, lines: Sequence[str]) -> Iterator[Finding]:
         )
 
 
-def not_finite(case: Case) -> dict[str, int]:
+def not_finite(context: Context) -> dict[str, int]:
     """In how many lines a logged metric is NaN or infinite, by its name; what is null was not measured."""
     counts: dict[str, int] = {}
-    for line in (*logged_steps(case), *case.evaluations):
+    for line in (*logged_steps(context), *context.evaluations):
         for name, value in line.items():
             if isinstance(value, float) and not math.isfinite(value):
                 counts[name] = counts.get(name, 0) + 1
@@ -95,15 +95,15 @@ def told_metrics(counts: Mapping[str, int]) -> str:
     return ", ".join(told)
 
 
-def no_log(case: Case) -> Finding:
+def no_log(context: Context) -> Finding:
     """What there is instead of a log."""
-    if case.run_config is not None and not case.run_config.log_jsonl:
+    if context.run_config is not None and not context.run_config.log_jsonl:
         return warning(
             "the run wrote no log: log_jsonl = false",
             "let it write one: without it nothing can be said of a run",
             "log_jsonl = true",
         )
-    folder = case.run or Path()
+    folder = context.run or Path()
     runs = sorted(path.parent for path in folder.glob("*/training_log.jsonl"))
     return warning(
         f"{folder} holds no training_log.jsonl, so nothing can be said of its steps",
@@ -112,20 +112,20 @@ def no_log(case: Case) -> Finding:
     )
 
 
-def log_path(case: Case) -> Path:
+def log_path(context: Context) -> Path:
     """Where the run's log is."""
-    return (case.run or Path()) / "training_log.jsonl"
+    return (context.run or Path()) / "training_log.jsonl"
 
 
-def logged_steps(case: Case) -> list[dict[str, Any]]:
+def logged_steps(context: Context) -> list[dict[str, Any]]:
     """The lines of steps that say which step they are of."""
-    return [line for line in case.steps if number(line, "step") is not None]
+    return [line for line in context.steps if number(line, "step") is not None]
 
 
-def accuracies(case: Case) -> list[tuple[int, float, int]]:
+def accuracies(context: Context) -> list[tuple[int, float, int]]:
     """Step, accuracy and number of examples of every evaluation that has all three."""
     found = []
-    for line in case.evaluations:
+    for line in context.evaluations:
         step, accuracy, samples = (number(line, k) for k in ("step", "eval_accuracy", "eval_samples"))
         if step is None or accuracy is None or samples is None:
             continue
@@ -134,43 +134,43 @@ def accuracies(case: Case) -> list[tuple[int, float, int]]:
     return found
 
 
-def too_few(case: Case, name: str, found: int, fewest: int = FEWEST_STEPS) -> Iterator[Finding]:
+def too_few(context: Context, name: str, found: int, fewest: int = FEWEST_STEPS) -> Iterator[Finding]:
     """Why a check of steps did not look. Where there are none at all, `run-log` has said so already."""
-    if found or logged_steps(case) or name in case.asked:
+    if found or logged_steps(context) or name in context.asked:
         yield skipped(f"too few steps to say: {found}, and it takes {fewest}")
 
 
-def solved(case: Case) -> str:
+def solved(context: Context) -> str:
     """What shows that (almost) everything is right by now, as `accuracy 100 %`; empty where nothing does."""
-    evaluated, steps = accuracies(case), logged_steps(case)
+    evaluated, steps = accuracies(context), logged_steps(context)
     means = {reward: last_third(series(steps, f"rewards/{reward}")) for reward in BEST}
     return engine_solved(evaluated[-1][1] if evaluated else None, means)
 
 
-def peak_rate(case: Case) -> float | None:
+def peak_rate(context: Context) -> float | None:
     """The highest learning rate of the run: as logged, or as configured."""
-    rates = series(logged_steps(case), "lr")
+    rates = series(logged_steps(context), "lr")
     if rates:
         return max(rates)
-    return case.run_config.learning_rate if case.run_config else None
+    return context.run_config.learning_rate if context.run_config else None
 
 
-def lower_rate(case: Case, ceiling: float = USUAL_RATE) -> str:
+def lower_rate(context: Context, ceiling: float = USUAL_RATE) -> str:
     """A line of TOML with a learning rate to try: a fifth, and no more than is usual."""
-    lora = case.run_config is not None and case.run_config.lora_rank > 0
+    lora = context.run_config is not None and context.run_config.lora_rank > 0
     usual = USUAL_LORA_RATE * ceiling / USUAL_RATE if lora else ceiling
-    rate = peak_rate(case)
+    rate = peak_rate(context)
     return f"learning_rate = {min(rate / 5, usual) if rate else usual:.1g}"
 
 
-def blamed_rate(case: Case) -> str:
+def blamed_rate(context: Context) -> str:
     """`learning_rate = 10 is …` where the rate is beyond anything that works, else empty."""
-    rate = peak_rate(case)
+    rate = peak_rate(context)
     if rate is None or rate < EXCESSIVE_RATE:
         return ""
     return f"learning_rate = {rate:g} is what breaks it: the usual ones are below 0.001"
 
 
-def model_name(case: Case) -> str:
+def model_name(context: Context) -> str:
     """The run's model for a command, `MODEL` where it is not known."""
-    return quoted(case.run_config.model_name) if case.run_config else "MODEL"
+    return quoted(context.run_config.model_name) if context.run_config else "MODEL"

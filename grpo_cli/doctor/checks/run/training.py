@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from grpo_cli.doctor.checks.run.run_log import blamed_rate, logged_steps, lower_rate, too_few
-from grpo_cli.doctor.context import Case
+from grpo_cli.doctor.context import Context
 from grpo_cli.doctor.findings import Finding, error, ok, skipped, warning
 from grpo_cli.doctor.read.run_log import first_third, last_third, number, percent, series, short, step_number
 from grpo_cli.engine.guards.nothing_learned import FEWEST_STEPS
@@ -25,11 +25,11 @@ FEW_TO_TIME = 20  # steps; in shorter runs the evaluations before and after them
 WORTH_SAVING = 60.0  # seconds; nobody misses fewer
 
 
-def grad_norm_high(case: Case) -> Iterator[Finding]:
+def grad_norm_high(context: Context) -> Iterator[Finding]:
     """No gradient norm above 10."""
-    steps = [line for line in logged_steps(case) if number(line, "grad_norm") is not None]
+    steps = [line for line in logged_steps(context) if number(line, "grad_norm") is not None]
     if not steps:
-        yield from too_few(case, "grad-norm-high", 0, fewest=1)
+        yield from too_few(context, "grad-norm-high", 0, fewest=1)
         return
     highest = max(steps, key=lambda line: number(line, "grad_norm") or 0.0)
     most = number(highest, "grad_norm") or 0.0
@@ -43,7 +43,7 @@ def grad_norm_high(case: Case) -> Iterator[Finding]:
     stays = (
         f"and it stays so ({percent(late)} of the last steps)" if late >= STAYS else "and it came down again"
     )
-    words = blamed_rate(case) or (
+    words = blamed_rate(context) or (
         "the updates are larger than they can be right for: lower the rate"
         if late >= STAYS
         else "each was clipped to max_grad_norm; where it comes again, lower the rate"
@@ -51,17 +51,17 @@ def grad_norm_high(case: Case) -> Iterator[Finding]:
     yield warning(
         f"{seen}; above {HIGH_GRAD_NORM:g} in {sum(is_high)} of {plural(len(steps), 'step')}, {stays}",
         words,
-        lower_rate(case),
+        lower_rate(context),
         "max_grad_norm = 1.0",
         **facts,
     )
 
 
-def nan_gradient(case: Case) -> Iterator[Finding]:
+def nan_gradient(context: Context) -> Iterator[Finding]:
     """No update was skipped for a NaN."""
-    steps = logged_steps(case)
+    steps = logged_steps(context)
     if not steps:
-        yield from too_few(case, "nan-gradient", 0, fewest=1)
+        yield from too_few(context, "nan-gradient", 0, fewest=1)
         return
     broken = [line for line in steps if line.get("skipped")]
     in_a_row = longest_row(broken)
@@ -73,15 +73,15 @@ def nan_gradient(case: Case) -> Iterator[Finding]:
         f"{len(broken)} of {len(steps)} updates were skipped, at most {in_a_row} in a row; the first in step "
         f"{step_number(first)}: NaN or infinite {short(first['skipped'])}"
     )
-    words = blamed_rate(case) or (
+    words = blamed_rate(context) or (
         "go on from the last good state with a lower rate; compute a new run in float32 where memory allows"
     )
     lines = [
-        f"grpo resume {quoted(case.run)} --set {lower_rate(case, NAN_RATE).replace(' ', '')}",
-        lower_rate(case, NAN_RATE),
+        f"grpo resume {quoted(context.run)} --set {lower_rate(context, NAN_RATE).replace(' ', '')}",
+        lower_rate(context, NAN_RATE),
         "max_grad_norm = 0.1",
     ]
-    if case.run_config is None or case.run_config.dtype != "float32":
+    if context.run_config is None or context.run_config.dtype != "float32":
         lines.append('dtype = "float32"')
     kind = error if in_a_row >= STOPPED else warning
     where = short(first["skipped"])
@@ -98,9 +98,9 @@ def longest_row(broken: list[dict[str, Any]]) -> int:
     return longest
 
 
-def kl_high(case: Case) -> Iterator[Finding]:
+def kl_high(context: Context) -> Iterator[Finding]:
     """The policy stays near its reference."""
-    steps = logged_steps(case)
+    steps = logged_steps(context)
     kls = series(steps, "kl")
     if steps and all(line.get("kl") is None for line in steps):
         yield skipped("the run had no reference to compare with: kl_coeff = 0")
@@ -109,7 +109,7 @@ def kl_high(case: Case) -> Iterator[Finding]:
         yield skipped("no logged KL is a finite number: see run-log and nan-gradient")
         return
     if len(kls) < FEWEST_STEPS:
-        yield from too_few(case, "kl-high", len(kls))
+        yield from too_few(context, "kl-high", len(kls))
         return
     begun, now = statistics.fmean(first_third(kls)), statistics.fmean(last_third(kls))
     rewards = series(steps, "reward_mean")
@@ -120,33 +120,33 @@ def kl_high(case: Case) -> Iterator[Finding]:
         yield ok(seen, kl=now, start=begun)
         return
     worse = ", while the rewards fell" if fell else ""
-    coefficient = case.run_config.kl_coeff if case.run_config else 0.0
-    words = blamed_rate(case) or "the policy runs away from its reference: hold it more, or go slower"
-    lines = [lower_rate(case), f"kl_coeff = {max(0.04, 2 * coefficient):g}"]
+    coefficient = context.run_config.kl_coeff if context.run_config else 0.0
+    words = blamed_rate(context) or "the policy runs away from its reference: hold it more, or go slower"
+    lines = [lower_rate(context), f"kl_coeff = {max(0.04, 2 * coefficient):g}"]
     yield warning(seen + worse, words, *lines, kl=now, start=begun)
 
 
-def time_split(case: Case) -> Iterator[Finding]:
+def time_split(context: Context) -> Iterator[Finding]:
     """Where a step's time goes."""
-    steps = logged_steps(case)
+    steps = logged_steps(context)
     whole = seconds_of(steps, "step_seconds")
     if not whole:
-        yield from too_few(case, "time-split", 0, fewest=1)
+        yield from too_few(context, "time-split", 0, fewest=1)
         return
     seconds = usual_step(steps)
-    evaluating = sum(seconds_of(case.evaluations, "eval_seconds"))
+    evaluating = sum(seconds_of(context.evaluations, "eval_seconds"))
     between = evaluating / (evaluating + sum(whole))
     seen = told_seconds(steps, seconds)
     seen += f"; evaluations take {percent(between)} of the run" if evaluating else ""
     facts = {f"{part}_seconds": value for part, value in seconds.items()} | {"evaluation_share": between}
     long_enough = len(whole) >= FEW_TO_TIME
     if long_enough and between > LARGE_SHARE and evaluating > WORTH_SAVING:
-        yield warning(seen, "evaluate less often, or on fewer examples", *fewer_evaluations(case), **facts)
+        yield warning(seen, "evaluate less often, or on fewer examples", *fewer_evaluations(context), **facts)
     elif long_enough and seconds["rest"] * len(whole) > max(LARGE_SHARE * sum(whole), WORTH_SAVING):
         words = "the rest is rewards, and the reference's logprobs: see whether a reward waits for something"
-        yield warning(seen, words, *no_reference(case), **facts)
+        yield warning(seen, words, *no_reference(context), **facts)
     else:
-        yield ok(f"{seen}\n{larger_part(case, seconds)}", **facts)
+        yield ok(f"{seen}\n{larger_part(context, seconds)}", **facts)
 
 
 def seconds_of(lines: list[dict[str, Any]], key: str) -> list[float]:
@@ -173,14 +173,14 @@ def told_seconds(steps: list[dict[str, Any]], seconds: dict[str, float]) -> str:
     return told + (f", at most {max(peaks):.1f} GB" if peaks else "")
 
 
-def no_reference(case: Case) -> list[str]:
+def no_reference(context: Context) -> list[str]:
     """A line that spares the reference, where there is one."""
-    return ["kl_coeff = 0.0"] if case.run_config and case.run_config.kl_coeff > 0 else []
+    return ["kl_coeff = 0.0"] if context.run_config and context.run_config.kl_coeff > 0 else []
 
 
-def larger_part(case: Case, seconds: dict[str, float]) -> str:
+def larger_part(context: Context, seconds: dict[str, float]) -> str:
     """What would make the steps quicker, if they have to be."""
-    config = case.run_config
+    config = context.run_config
     if seconds["rollouts"] >= seconds["update"]:
         now = f" (now {config.max_new_tokens} and {config.num_generations})" if config else ""
         return f"rollouts are the larger part: `max_new_tokens` and `num_generations` shorten them{now}"
@@ -188,9 +188,9 @@ def larger_part(case: Case, seconds: dict[str, float]) -> str:
     return f"the update is the larger part: fewer `num_generations`, or LoRA; `batch_size` sets its rows{now}"
 
 
-def fewer_evaluations(case: Case) -> list[str]:
+def fewer_evaluations(context: Context) -> list[str]:
     """Lines of TOML that halve what evaluations take."""
-    config = case.run_config
+    config = context.run_config
     lines = [f"eval_steps = {2 * config.eval_steps if config and config.eval_steps else 50}"]
     if config is None or config.eval_samples > 100 or config.eval_samples == 0:
         lines.append("eval_samples = 100")

@@ -15,10 +15,17 @@ import pytest
 from grpo_cli.config.schema import Config
 from grpo_cli.doctor.chapters import chapters
 from grpo_cli.doctor.checks.configuration import configuration
-from grpo_cli.doctor.context import Case
+from grpo_cli.doctor.context import Context
 from grpo_cli.doctor.findings import Finding
 from grpo_cli.doctor.read.config_memory import needed, weights_in
-from grpo_cli.doctor.read.duration import Measured, Pace, evaluations, scaled, total_seconds, total_steps
+from grpo_cli.doctor.read.duration import (
+    Measured,
+    StepDuration,
+    evaluations,
+    scaled,
+    total_seconds,
+    total_steps,
+)
 from grpo_cli.doctor.read.machine import Machine
 from grpo_cli.errors import ModelError
 from grpo_cli.models.quantised import Rounding
@@ -56,9 +63,9 @@ def in_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MLX_GRPO_CONFIG", raising=False)
 
 
-def case(text: str, machine: Machine | None = None, **more: Any) -> Case:
+def context(text: str, machine: Machine | None = None, **more: Any) -> Context:
     Path("c.toml").write_text(text)
-    return Case(machine=machine or Recorded(), config_name="c.toml", **more)
+    return Context(machine=machine or Recorded(), config_name="c.toml", **more)
 
 
 def one(findings: Iterator[Finding]) -> Finding:
@@ -70,14 +77,14 @@ def one(findings: Iterator[Finding]) -> Finding:
 
 
 def test_a_sound_configuration_says_how_many_keys_are_set() -> None:
-    finding = one(configuration.validity(case("seed = 3\ntop_p = 1.0\n")))
+    finding = one(configuration.validity(context("seed = 3\ntop_p = 1.0\n")))
     assert (finding.severity, finding.seen) == ("ok", f"c.toml: 2 of {len(Config.model_fields)} keys are set, all of them valid")  # fmt: skip
     assert finding.numbers == {"keys_set": 2}
 
 
 def test_every_problem_and_warning_is_a_finding_with_its_line_under_its_trouble() -> None:
     text = "sed = 3\nseed = 'x'\nbits = 5\ntop_p = 0.9\nreward_functions = ['no.py:f']\n"
-    found = list(configuration.validity(case(text)))
+    found = list(configuration.validity(context(text)))
     assert [(f.severity, f.name, f.numbers["line"], f.seen) for f in found] == [
         ("error", "unknown-key", 1, "c.toml:1: Unknown config key: sed"),
         ("error", "wrong-type", 2, "c.toml:2: Failed to coerce value: 'x' to <class 'int'>"),
@@ -96,7 +103,7 @@ def test_every_problem_and_warning_is_a_finding_with_its_line_under_its_trouble(
 
 
 def test_a_file_that_is_not_there() -> None:
-    finding = one(configuration.validity(Case(machine=Recorded(), config_name="configs/custom.toml")))
+    finding = one(configuration.validity(Context(machine=Recorded(), config_name="configs/custom.toml")))
     assert (finding.name, finding.seen) == (
         "config-not-found",
         "Config file not found: configs/custom.toml",
@@ -105,7 +112,7 @@ def test_a_file_that_is_not_there() -> None:
 
 def test_a_run_s_own_file_is_not_held_against_what_is_here_now(tmp_path: Path) -> None:
     (tmp_path / "config.toml").write_text("reward_functions = ['gone.py:f']\n")
-    assert one(configuration.validity(Case(machine=Recorded(), run=tmp_path))).severity == "ok"
+    assert one(configuration.validity(Context(machine=Recorded(), run=tmp_path))).severity == "ok"
 
 
 # --- memory-needed ----------------------------------------------------------------------------------
@@ -177,14 +184,14 @@ def test_it_agrees_with_the_engine_about_the_embedded_model() -> None:
 
 def test_enough_memory_is_ok_with_its_numbers() -> None:
     with pytest.raises(ModelError) as failure:  # a run would end at once, too
-        one(configuration.memory_needed(case("model_name = 'models/my-mlx'\n")))
+        one(configuration.memory_needed(context("model_name = 'models/my-mlx'\n")))
     assert (failure.value.message, failure.value.hint, failure.value.trouble) == (
         "Model not found: models/my-mlx", "make it: `grpo convert my`", "model-not-found",
     )  # fmt: skip
-    found = one(configuration.memory_needed(case("model_name = 'my/hub-model'\n")))
+    found = one(configuration.memory_needed(context("model_name = 'my/hub-model'\n")))
     assert found.severity == "skipped"
     model()
-    found = one(configuration.memory_needed(case("model_name = 'm'\n", Recorded(available=64 * GB))))
+    found = one(configuration.memory_needed(context("model_name = 'm'\n", Recorded(available=64 * GB))))
     assert found.severity == "ok"
     assert found.numbers["budget_bytes"] == 64 * GB // 1024 * 1024
     assert 0.1 * GB < found.numbers["needed_bytes"] < 3 * GB
@@ -194,17 +201,19 @@ def test_enough_memory_is_ok_with_its_numbers() -> None:
 def test_too_little_names_the_keys_that_make_it_fit() -> None:
     model()
     text = "model_name = 'm'\nbatch_size = 4\ngradient_accumulation_steps = 1\n"
-    need = one(configuration.memory_needed(case(text, Recorded(available=64 * GB)))).numbers["needed_bytes"]
-    found = one(configuration.memory_needed(case(text, Recorded(available=need // 2))))
+    need = one(configuration.memory_needed(context(text, Recorded(available=64 * GB)))).numbers[
+        "needed_bytes"
+    ]
+    found = one(configuration.memory_needed(context(text, Recorded(available=need // 2))))
     assert found.severity == "warning"
     assert found.commands[:2] == ("batch_size = 1", "gradient_accumulation_steps = 4")
-    again = one(configuration.memory_needed(case("model_name = 'm'\n" + "\n".join(found.commands), Recorded(available=need // 2))))  # fmt: skip
+    again = one(configuration.memory_needed(context("model_name = 'm'\n" + "\n".join(found.commands), Recorded(available=need // 2))))  # fmt: skip
     assert again.severity == "ok"
 
 
 def test_a_model_that_cannot_fit_is_an_error_with_the_searched_text() -> None:
     model()
-    found = one(configuration.memory_needed(case("model_name = 'm'\n", Recorded(available=50_000_000))))
+    found = one(configuration.memory_needed(context("model_name = 'm'\n", Recorded(available=50_000_000))))
     assert found.severity == "error"
     assert found.seen.startswith("Unable to allocate memory: a single completion needs about ")
     assert found.cure.startswith("choose a smaller model: `grpo doctor --only models-that-fit`")
@@ -214,7 +223,7 @@ def test_a_model_that_cannot_fit_is_an_error_with_the_searched_text() -> None:
 def test_on_a_mac_the_limit_is_metal_s_and_can_be_raised() -> None:
     model()
     machine = Recorded("metal", max_recommended_working_set_size=GB // 2)
-    found = one(configuration.memory_needed(case("model_name = 'm'\n", machine)))
+    found = one(configuration.memory_needed(context("model_name = 'm'\n", machine)))
     assert found.numbers["budget_bytes"] == GB // 2
     assert GB // 2 < found.numbers["needed_bytes"] < 1024**3  # the next whole GiB is 1024 MiB
     assert found.commands[-1] == "sudo sysctl iogpu.wired_limit_mb=1024"
@@ -235,7 +244,7 @@ def test_a_broken_model_is_not_weighed(config: bytes | None, weights: bytes | No
         (folder / "config.json").write_bytes(config)
     if weights is not None:
         (folder / "model.safetensors").write_bytes(weights)
-    found = one(configuration.memory_needed(case("model_name = 'm'\n")))
+    found = one(configuration.memory_needed(context("model_name = 'm'\n")))
     assert (found.severity, found.seen) == ("skipped", "the shape of the model in m is not known")
 
 
@@ -257,12 +266,12 @@ def test_a_step_is_scaled_by_prompts_and_tokens() -> None:
     measured = Measured(
         rollout=2.0, update=3.0, prompts=1, prompt_tokens=36, completion_tokens=64, longest=32, cut_off=64
     )
-    pace = scaled(config, measured)
-    assert pace.rollout == 2.0 * 4 * 2
-    assert pace.update == 3.0 * 4 * (36 + 128) / 100
-    assert pace.evaluation == 16.0 * 2 / 2  # twice as many rows, half as long
+    duration = scaled(config, measured)
+    assert duration.rollout == 2.0 * 4 * 2
+    assert duration.update == 3.0 * 4 * (36 + 128) / 100
+    assert duration.evaluation == 16.0 * 2 / 2  # twice as many rows, half as long
     assert scaled(config, replace(measured, cut_off=0)).rollout == 2.0 * 4
-    assert total_seconds(config, replace(pace, evaluation=5.0), 10) == 10 * pace.step + 2 * 5.0
+    assert total_seconds(config, replace(duration, evaluation=5.0), 10) == 10 * duration.step + 2 * 5.0
 
 
 def test_the_run_s_log_is_worth_more_than_a_measurement() -> None:
@@ -271,7 +280,7 @@ def test_the_run_s_log_is_worth_more_than_a_measurement() -> None:
     lines: list[dict[str, Any]] = [{"step": 0, "eval_accuracy": 0.5, "eval_seconds": 20.0}]
     lines += [{"step": n, "loss": 0.1, "step_seconds": seconds} for n, seconds in enumerate((50, 50, 80), 1)]
     Path("o/r/training_log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    found = one(configuration.duration(case(text)))
+    found = one(configuration.duration(context(text)))
     assert found.seen == "about 91 minutes for 90 steps of 60 s (3 logged steps of 50 s)"
     assert found.numbers == {"seconds": 5460.0, "steps": 90, "step_seconds": 60.0, "evaluation_seconds": 20.0}
 
@@ -282,7 +291,7 @@ def test_a_small_step_is_really_measured_and_leaves_nothing() -> None:
         "completion_prefix = ''\nsystem_prompt = ''\neval_steps = 0\nreward_functions = ['mine.py:never_run']\n"
     )
     Path("mine.py").write_text("raise SystemExit(3)")
-    found = one(configuration.duration(case(text)))
+    found = one(configuration.duration(context(text)))
     assert found.severity == "ok"
     assert found.seen.startswith("about ")
     assert "a step of 4 × 2 completions measured now" in found.seen
@@ -301,7 +310,7 @@ def test_a_small_step_is_really_measured_and_leaves_nothing() -> None:
     ],
 )  # fmt: skip
 def test_what_cannot_be_measured_is_skipped(text: str, reason: str) -> None:
-    found = one(configuration.duration(case(text)))
+    found = one(configuration.duration(context(text)))
     assert (found.severity, found.seen) == ("skipped", reason)
 
 
@@ -313,15 +322,17 @@ def test_times_in_words(seconds: float, words: str) -> None:
     assert configuration.in_words(seconds) == words
 
 
-def test_a_pace_adds_up() -> None:
-    assert Pace(rollout=1.0, update=2.0, other=3.0, evaluation=9.0, prompts=1, basis="").step == 6.0
+def test_a_step_s_parts_add_up() -> None:
+    assert StepDuration(rollout=1.0, update=2.0, other=3.0, evaluation=9.0, prompts=1, basis="").step == 6.0
 
 
 def test_a_configuration_that_does_not_fit_is_not_tried(monkeypatch: pytest.MonkeyPatch) -> None:
     model()
-    monkeypatch.setattr("grpo_cli.doctor.read.duration.measured_pace", lambda *_: pytest.fail("it was tried"))
+    monkeypatch.setattr(
+        "grpo_cli.doctor.read.duration.measured_duration", lambda *_: pytest.fail("it was tried")
+    )
     text = "model_name = 'm'\ndataset = 'arithmetic'\n"
-    found = one(configuration.duration(case(text, Recorded(available=GB // 100))))
+    found = one(configuration.duration(context(text, Recorded(available=GB // 100))))
     assert found.severity == "skipped"
     assert found.seen == "the configuration does not fit into this machine's memory: see memory-needed"
 
@@ -331,8 +342,8 @@ def test_the_log_of_a_run_is_not_taken_for_another_configuration_s(tmp_path: Pat
     run.mkdir()
     lines = [json.dumps({"step": n, "loss": 0.1, "step_seconds": 100.0}) + "\n" for n in range(1, 9)]
     (run / "training_log.jsonl").write_text("".join(lines))
-    named = case("model_name = 'a/b'\noutput_dir = 'elsewhere'\n", run=run)
-    assert configuration.pace_of(named, named.config, None) is None
+    named = context("model_name = 'a/b'\noutput_dir = 'elsewhere'\n", run=run)
+    assert configuration.duration_of(named, named.config, None) is None
     (run / "config.toml").write_text("model_name = 'a/b'\n")
-    own = Case(machine=Recorded(), run=run)
-    assert configuration.pace_of(own, own.config, None).step == 100.0  # type: ignore[union-attr]
+    own = Context(machine=Recorded(), run=run)
+    assert configuration.duration_of(own, own.config, None).step == 100.0  # type: ignore[union-attr]

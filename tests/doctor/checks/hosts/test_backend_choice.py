@@ -7,11 +7,11 @@ import pytest
 
 from grpo_cli.doctor.findings import Finding
 from tests.doctor.machines import look, told
-from tests.doctor.network import CABLES, CUDA, HOSTS, LINUX, MAC, alike, case, says
+from tests.doctor.network import CABLES, CUDA, HOSTS, LINUX, MAC, alike, context, says
 
 
 def way(tmp_path: Path, one: dict[str, Any], two: dict[str, Any], document: Any, kind: str) -> Finding:
-    return look("backend-to-use", case(tmp_path, alike(one, two), document, kind))
+    return look("backend-to-use", context(tmp_path, alike(one, two), document, kind))
 
 
 def test_macs_with_rdma(tmp_path: Path) -> None:
@@ -73,7 +73,7 @@ def test_four_macs_in_a_ring_of_cables(tmp_path: Path) -> None:
         rdma[(one + 1) % 4], rdma[one - 1] = "rdma_en2", "rdma_en3"
         hosts.append({"ssh": name, "ips": [f"10.0.0.{one}"], "rdma": rdma})
     attempts = {f" {name} sh -c": says(MAC) for name in names}
-    finding = look("backend-to-use", case(tmp_path, attempts, {"backend": "jaccl-ring", "hosts": hosts}))
+    finding = look("backend-to-use", context(tmp_path, attempts, {"backend": "jaccl-ring", "hosts": hosts}))
     assert finding.severity == "ok"
     assert finding.seen.startswith(
         "jaccl-ring suits these hosts (jaccl: the file has no device in `rdma` from a to c;"

@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from grpo_cli.doctor.context import Case
+from grpo_cli.doctor.context import Context
 from grpo_cli.doctor.findings import Finding
 from grpo_cli.doctor.read.machine import Attempt, Machine
 from tests.doctor.looking import look as find
 from tests.doctor.machines import look, told
-from tests.doctor.network import CUDA, HOSTS, LINUX, MAC, PYTHON, VERSIONS, alike, case, says
+from tests.doctor.network import CUDA, HOSTS, LINUX, MAC, PYTHON, VERSIONS, alike, context, says
 
 
 def only(found: list[Finding], severity: str) -> Finding:
@@ -23,13 +23,13 @@ def only(found: list[Finding], severity: str) -> Finding:
 def trouble(tmp_path: Path, *how: Any, **named: Any) -> tuple[str, str, tuple[str, ...]]:
     """What is found where host two answers so."""
     attempts = {" one sh -c": says(LINUX, "10.0.0.1"), " two sh -c": list(how)}
-    found = find(case(tmp_path, attempts, **named), "hosts")
+    found = find(context(tmp_path, attempts, **named), "hosts")
     assert [finding.severity for finding in found] == ["ok", "error"]
     return found[1].seen, found[1].cure, found[1].commands
 
 
 def test_hosts_that_are_alike_get_no_warning(tmp_path: Path) -> None:
-    found = find(case(tmp_path, alike(LINUX)), "hosts", "host-versions", "ring", "backend-to-use")
+    found = find(context(tmp_path, alike(LINUX)), "hosts", "host-versions", "ring", "backend-to-use")
     assert [(finding.name, *told(finding)) for finding in found] == [
         ("hosts", "ok", "one: engine, Linux x86_64, MLX on cpu", ()),
         ("hosts", "ok", "two: engine, Linux x86_64, MLX on cpu", ()),
@@ -66,7 +66,7 @@ def test_how_hosts_are_asked(tmp_path: Path) -> None:
 
     path = tmp_path / "hosts.json"
     path.write_text(json.dumps([HOSTS[0], {"ssh": "127.0.0.1", "ips": ["10.0.0.9"]}, HOSTS[0]]))
-    find(Case(machine=Listening(), hosts=path, python="/opt/grpo env/python"), "hosts")
+    find(Context(machine=Listening(), hosts=path, python="/opt/grpo env/python"), "hosts")
     ask = "'/opt/grpo env/python' -P -m grpo_cli.distributed.facts"
     rest = "|| { code=$?; command -v grpo; exit $code; }"
     remote, local = sorted(asked, reverse=True)
@@ -126,7 +126,7 @@ def test_what_ssh_fails_of(tmp_path: Path, said: str, seen: str, commands: tuple
 
 def test_localhost_is_another_name_for_what_needs_no_ssh(tmp_path: Path) -> None:
     attempts = {" localhost sh -c": [255, "", "ssh: connect to host localhost port 22: Connection refused"]}
-    (finding,) = find(case(tmp_path, attempts, [{"ssh": "localhost", "ips": ["127.0.0.1"]}]), "hosts")
+    (finding,) = find(context(tmp_path, attempts, [{"ssh": "localhost", "ips": ["127.0.0.1"]}]), "hosts")
     assert finding.cure == "write 127.0.0.1, where a rank starts without ssh"
 
 
@@ -176,7 +176,7 @@ def test_an_address_of_another_machine(tmp_path: Path) -> None:
         " one sh -c": says(LINUX, "10.0.0.1"),
         " two sh -c": says(MAC, addresses={"10.0.0.2": False, "10.0.1.2": True}),
     }
-    finding = only(find(case(tmp_path, attempts), "hosts"), "error")
+    finding = only(find(context(tmp_path, attempts), "hosts"), "error")
     assert told(finding) == (
         "error",
         "two: 10.0.0.2 is no address of that machine (engine)",
@@ -187,14 +187,14 @@ def test_an_address_of_another_machine(tmp_path: Path) -> None:
 def test_mlx_that_is_broken_there(tmp_path: Path) -> None:
     broken = {key: value for key, value in LINUX.items() if key not in ("device", "backends")}
     attempts = alike(LINUX, {**broken, "mlx_error": "libmlx.so: cannot open"})
-    found = find(case(tmp_path, attempts), "hosts", "backend-to-use")
+    found = find(context(tmp_path, attempts), "hosts", "backend-to-use")
     assert found[1].seen == "two: MLX cannot be imported there: libmlx.so: cannot open"
     assert told(found[2]) == ("skipped", "it is not known what two can do", ())
 
 
 def test_versions_that_differ(tmp_path: Path) -> None:
     other = {**LINUX, "versions": {**VERSIONS, "mlx": "0.32.2", "mlx-lm": "0.32.1"}}
-    assert told(look("host-versions", case(tmp_path, alike(LINUX, other)))) == (
+    assert told(look("host-versions", context(tmp_path, alike(LINUX, other)))) == (
         "error",
         "one and two differ: mlx 0.32.4 and 0.32.2; mlx-lm 0.32.2 and 0.32.1",
         (f"ssh two '{PYTHON} -m pip install mlx-lm==0.32.2 '\"'\"'mlx[cpu]==0.32.4'\"'\"''",),
@@ -203,14 +203,14 @@ def test_versions_that_differ(tmp_path: Path) -> None:
 
 def test_versions_that_differ_on_a_mac(tmp_path: Path) -> None:
     finding = look(
-        "host-versions", case(tmp_path, alike(MAC, {**MAC, "versions": {**VERSIONS, "mlx": "0.32.2"}}))
+        "host-versions", context(tmp_path, alike(MAC, {**MAC, "versions": {**VERSIONS, "mlx": "0.32.2"}}))
     )
     assert finding.commands == (f"ssh two '{PYTHON} -m pip install mlx==0.32.4'",)
 
 
 def test_sources_that_differ(tmp_path: Path) -> None:
     other = {**LINUX, "versions": {**VERSIONS, "grpo": "0.1.0 (sources 89abcdef)"}}
-    finding = look("host-versions", case(tmp_path, alike(LINUX, other)))
+    finding = look("host-versions", context(tmp_path, alike(LINUX, other)))
     assert told(finding) == (
         "error",
         "one and two differ: grpo 0.1.0 (sources 01234567) and 0.1.0 (sources 89abcdef)",
@@ -220,7 +220,7 @@ def test_sources_that_differ(tmp_path: Path) -> None:
 
 
 def test_machines_of_two_kinds(tmp_path: Path) -> None:
-    finding = look("host-versions", case(tmp_path, alike(MAC, {**CUDA, "python": "3.11.2"})))
+    finding = look("host-versions", context(tmp_path, alike(MAC, {**CUDA, "python": "3.11.2"})))
     assert told(finding) == (
         "warning",
         "one and two differ: MLX on metal and MLX on cuda; Python 3.12 and Python 3.11",
@@ -229,13 +229,15 @@ def test_machines_of_two_kinds(tmp_path: Path) -> None:
 
 
 def test_a_later_python_of_the_same_release_is_no_difference(tmp_path: Path) -> None:
-    assert look("host-versions", case(tmp_path, alike(LINUX, {**LINUX, "python": "3.12.9"}))).severity == "ok"
+    assert (
+        look("host-versions", context(tmp_path, alike(LINUX, {**LINUX, "python": "3.12.9"}))).severity == "ok"
+    )
 
 
 def test_nothing_to_compare(tmp_path: Path) -> None:
     answers = alike(LINUX) | {" two sh -c": [None]}
-    assert look("host-versions", case(tmp_path, answers)).seen == "nothing to compare: too few answer"
+    assert look("host-versions", context(tmp_path, answers)).seen == "nothing to compare: too few answer"
     assert (
-        look("host-versions", case(tmp_path, alike(LINUX), [HOSTS[0], HOSTS[0]])).seen
+        look("host-versions", context(tmp_path, alike(LINUX), [HOSTS[0], HOSTS[0]])).seen
         == "nothing to compare: one machine"
     )

@@ -11,29 +11,29 @@ import mlx.core as mx
 import pytest
 
 from grpo_cli.distributed.ring_test import share_moved
-from grpo_cli.doctor.context import Case
+from grpo_cli.doctor.context import Context
 from grpo_cli.doctor.read.machine import Machine
 from tests.doctor.looking import look as find
 from tests.doctor.looking import tiny_copy
 from tests.doctor.machines import look, told
-from tests.doctor.network import HOSTS, LINUX, alike, case
+from tests.doctor.network import HOSTS, LINUX, alike, context
 from tests.support.waiting import HANG, wait_until
 
 
 def test_a_slow_ring(tmp_path: Path) -> None:
     slow = alike(LINUX, seconds=3.2, moved_gb_s=0.021)
-    finding = look("ring", case(tmp_path, slow))
+    finding = look("ring", context(tmp_path, slow))
     assert finding.severity == "warning"
     assert finding.seen.endswith("3.2 s for one of 67 MB; each moves 0.021 GB/s")
     same_machine = [{"ssh": "one", "ips": ["10.0.0.1"]}] * 2
-    assert look("ring", case(tmp_path, slow, same_machine)).severity == "ok"
+    assert look("ring", context(tmp_path, slow, same_machine)).severity == "ok"
 
 
 def test_what_a_configuration_s_gradients_take(tmp_path: Path) -> None:
     model = tiny_copy(tmp_path / "model")
     config = tmp_path / "my.toml"
     config.write_text(f'model_name = "{model}"\ndataset = "arithmetic"\n')
-    finding = look("ring", case(tmp_path, alike(LINUX), config_name=str(config)))
+    finding = look("ring", context(tmp_path, alike(LINUX), config_name=str(config)))
     arrays = mx.load(str(model / "model.safetensors"))
     size = 4 * sum(array.size for array in arrays.values())
     assert finding.numbers["gradient_bytes"] == size
@@ -46,7 +46,7 @@ def test_ranks_that_do_not_come_together(tmp_path: Path) -> None:
         '{"failed": "Rank 0 (10.0.0.1:33323) is not there: it does not answer", "rank": 1}\r\n'
         '{"failed": "Rank 1 (10.0.0.2:33324) is not there: No route to host", "rank": 0}\r\n'
     )
-    finding = look("ring", case(tmp_path, alike(LINUX) | {"mlx.launch": [0, output, ""]}))
+    finding = look("ring", context(tmp_path, alike(LINUX) | {"mlx.launch": [0, output, ""]}))
     assert finding.seen == (
         "the ranks do not come together: rank 0: Rank 1 (10.0.0.2:33324) is not there: No route to host; "
         "rank 1: Rank 0 (10.0.0.1:33323) is not there: it does not answer"
@@ -59,26 +59,26 @@ def test_a_launcher_that_only_complains(tmp_path: Path) -> None:
     complaint = (
         "Traceback\nImportError: libmlx.so\n\033[33m[WARN] Node with rank 1 exited with code 1 \033[0m\n"
     )
-    finding = look("ring", case(tmp_path, alike(LINUX) | {"mlx.launch": [0, "", complaint]}))
+    finding = look("ring", context(tmp_path, alike(LINUX) | {"mlx.launch": [0, "", complaint]}))
     assert finding.seen == "the ranks do not come together: Traceback; ImportError: libmlx.so"
 
 
 def test_a_ring_that_hangs(tmp_path: Path) -> None:
-    finding = look("ring", case(tmp_path, alike(LINUX) | {"mlx.launch": [None, "", ""]}))
+    finding = look("ring", context(tmp_path, alike(LINUX) | {"mlx.launch": [None, "", ""]}))
     assert finding.seen == "the ranks do not come together: no end in 180 s"
 
 
 def test_a_ring_is_not_tried_where_it_cannot_be(tmp_path: Path) -> None:
-    assert told(look("ring", case(tmp_path, alike(LINUX), HOSTS[:1]))) == (
+    assert told(look("ring", context(tmp_path, alike(LINUX), HOSTS[:1]))) == (
         "skipped",
         "one rank makes no ring",
         (),
     )
     silent = alike(LINUX) | {" two sh -c": [None]}
-    assert told(look("ring", case(tmp_path, silent))) == ("skipped", "no answer from two", ())
+    assert told(look("ring", context(tmp_path, silent))) == ("skipped", "no answer from two", ())
     homeless = [HOSTS[0], {"ssh": "two"}]
-    assert look("ring", case(tmp_path, alike(LINUX), homeless)).seen == "the file has no `ips` for two"
-    nowhere = case(tmp_path, alike(LINUX))
+    assert look("ring", context(tmp_path, alike(LINUX), homeless)).seen == "the file has no `ips` for two"
+    nowhere = context(tmp_path, alike(LINUX))
     nowhere.machine.record["programs"] = {}
     assert look("ring", nowhere).seen == "`mlx.launch` is not beside this Python, nor on the PATH"
 
@@ -120,7 +120,7 @@ def test_a_real_ring_of_two_ranks_on_this_machine(tmp_path: Path, monkeypatch: p
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[4]))
     path = tmp_path / "hosts.json"
     path.write_text(json.dumps([{"ssh": "127.0.0.1", "ips": ["127.0.0.1"]}] * 2))
-    reach, ring = find(Case(hosts=path, starting_port=free_port()), "hosts", "ring")
+    reach, ring = find(Context(hosts=path, starting_port=free_port()), "hosts", "ring")
     assert (reach.severity, reach.numbers["addresses"]) == ("ok", {"127.0.0.1": True})
     assert (ring.severity, ring.seen[:9]) == ("ok", "2 ranks: ")
     numbers = ring.numbers
@@ -137,7 +137,7 @@ def test_a_real_ring_whose_port_is_taken(tmp_path: Path, monkeypatch: pytest.Mon
     with socket.socket() as other:
         other.bind(("127.0.0.1", port + 1000))
         other.listen()
-        (ring,) = find(Case(hosts=path, starting_port=port), "ring")
+        (ring,) = find(Context(hosts=path, starting_port=port), "ring")
     assert ring.severity == "error"
     assert f"rank 0: Port {port + 1000} of 127.0.0.1 is in use" in ring.seen
 

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 
 from grpo_cli.doctor.checks.machine import disk
-from grpo_cli.doctor.context import Case
+from grpo_cli.doctor.context import Context
 from grpo_cli.doctor.read import stale_files
 from grpo_cli.doctor.read.machine import Machine
 from grpo_cli.doctor.read.stale_files import found_in, measured
-from tests.doctor.machines import case_on, look, looks, told
+from tests.doctor.machines import context_on, look, looks, told
 
 TINY = Path(__file__).parents[4] / "grpo_cli/models/tiny"
 NUMBERS = 2 * 316 * 128 + 4 * 12 * 128**2  # of the embedded model's weights
@@ -36,11 +36,11 @@ def at(check: str, folder: Path, free: int = 400 * GB, **settings: Any) -> Any:
     lines = {"model_name": "tiny", "output_dir": str(folder), "dataset": "arithmetic", **settings}
     path = folder.parent / "some.toml"
     path.write_text("".join(f"{key} = {value!r}\n".replace("True", "true") for key, value in lines.items()))
-    return look(check, case_on("linux_cpu", {"free": free}, config_name=str(path)))
+    return look(check, context_on("linux_cpu", {"free": free}, config_name=str(path)))
 
 
 def test_a_healthy_machine_gets_no_warning() -> None:
-    found = looks("disk", Case())
+    found = looks("disk", Context())
     assert {name: finding.severity for name, finding in found.items() if name != "disk-space"} == {
         "output-folder": "ok",
         "hub-cache": "ok",
@@ -53,10 +53,10 @@ def test_a_healthy_machine_gets_no_warning() -> None:
 
 
 def test_free_space_without_a_configuration() -> None:
-    assert told(look("disk-space", case_on("linux_cpu"))) == ("ok", "400.0 GB free for outputs", ())
-    finding = look("disk-space", case_on("linux_cpu", {"free": 4 * GB}))
+    assert told(look("disk-space", context_on("linux_cpu"))) == ("ok", "400.0 GB free for outputs", ())
+    finding = look("disk-space", context_on("linux_cpu", {"free": 4 * GB}))
     assert (finding.severity, finding.seen) == ("warning", "4.0 GB free for outputs")
-    assert look("disk-space", case_on("linux_cpu", {"free": None})).severity == "skipped"
+    assert look("disk-space", context_on("linux_cpu", {"free": None})).severity == "skipped"
 
 
 def test_a_checkpoint_is_reckoned_from_the_model(tmp_path: Path) -> None:
@@ -116,7 +116,7 @@ def real(folder: Path) -> Any:
     """The finding for an output folder on this machine."""
     path = Path("some.toml")
     path.write_text(f"output_dir = {str(folder)!r}\nmodel_name = 'tiny'\ndataset = 'arithmetic'\n")
-    return look("output-folder", Case(config_name="some.toml"))
+    return look("output-folder", Context(config_name="some.toml"))
 
 
 def test_a_folder_that_can_be_written_is_left_as_it_was(tmp_path: Path) -> None:
@@ -165,7 +165,7 @@ def test_the_cache_is_measured_without_following_links(tmp_path: Path) -> None:
     (snapshot / "model.safetensors").symlink_to(blobs / "x")
     (snapshot / "loop").symlink_to(blobs.parent)
     assert measured(tmp_path / "huggingface") == (300, True)
-    assert look("hub-cache", Case()).numbers["bytes"] == 300
+    assert look("hub-cache", Context()).numbers["bytes"] == 300
 
 
 def test_a_large_cache(tmp_path: Path) -> None:
@@ -174,9 +174,9 @@ def test_a_large_cache(tmp_path: Path) -> None:
     with (hub / "large").open("wb") as file:
         file.truncate(60 * GB)  # a file with a hole: it takes no room
     environment = {"HF_HOME": str(tmp_path / "huggingface")}
-    roomy = look("hub-cache", case_on("linux_cpu", {"free": 10 * GB, "environment": environment}))
+    roomy = look("hub-cache", context_on("linux_cpu", {"free": 10 * GB, "environment": environment}))
     assert told(roomy) == ("ok", f"{hub}: 60.0 GB, 10.0 GB free on its disk", ())
-    full = look("hub-cache", case_on("linux_cpu", {"free": 10 * GB - 1, "environment": environment}))
+    full = look("hub-cache", context_on("linux_cpu", {"free": 10 * GB - 1, "environment": environment}))
     assert told(full) == (
         "warning",
         f"{hub}: 60.0 GB, 10.0 GB free on its disk",
@@ -186,7 +186,7 @@ def test_a_large_cache(tmp_path: Path) -> None:
 
 def test_a_cache_on_a_full_disk(tmp_path: Path) -> None:
     changes = {"free": 2 * GB, "environment": {"HF_HOME": str(tmp_path / "none")}}
-    finding = look("hub-cache", case_on("linux_cpu", changes))
+    finding = look("hub-cache", context_on("linux_cpu", changes))
     assert (finding.severity, finding.seen) == (
         "warning",
         f"{tmp_path}/none/hub: 0.0 GB, 2.0 GB free on its disk",
@@ -215,7 +215,7 @@ def test_what_killed_processes_left_is_named_with_the_lines_that_delete_it() -> 
     abandoned(Path("outputs/run/.checkpoint-40.grpo-tmp"))
     abandoned(Path("models/.nanochat-d32-mlx.grpo-tmp-a1b2c3d4"))
     abandoned(Path(".mine.grpo-tmp-zzz"))
-    finding = look("leftovers", Case())
+    finding = look("leftovers", Context())
     assert told(finding) == (
         "warning",
         "3 left by processes that were killed, 3.0 MB",
@@ -227,7 +227,7 @@ def test_what_killed_processes_left_is_named_with_the_lines_that_delete_it() -> 
     )
     for command in finding.commands:
         shutil.rmtree(command.removeprefix("rm -r "))
-    assert told(look("leftovers", Case())) == ("ok", "none", ())
+    assert told(look("leftovers", Context())) == ("ok", "none", ())
 
 
 def test_what_is_new_or_in_use_is_left_alone() -> None:
@@ -238,11 +238,11 @@ def test_what_is_new_or_in_use_is_left_alone() -> None:
     handle = os.open(converting, os.O_RDONLY)
     for file in (lock, handle):
         fcntl.flock(file, fcntl.LOCK_EX)
-    finding = look("leftovers", Case())
+    finding = look("leftovers", Context())
     assert told(finding) == ("ok", "3 of a process that is at work or ended less than an hour ago", ())
     lock.close()
     os.close(handle)
-    assert look("leftovers", Case()).commands == (
+    assert look("leftovers", Context()).commands == (
         "rm -r outputs/other/.checkpoint-8.grpo-tmp",
         "rm -r models/.x.grpo-tmp-abc",
     )
@@ -254,7 +254,7 @@ def test_the_only_copy_is_never_deleted() -> None:
     abandoned(Path("models/.mine.grpo-tmp-abc-old"))
     abandoned(Path("models/.other.grpo-tmp-abc-old"))
     Path("models/other").mkdir()
-    assert look("leftovers", Case()).commands == (
+    assert look("leftovers", Context()).commands == (
         "mv outputs/run/.final.grpo-old outputs/run/final",
         "mv models/.mine.grpo-tmp-abc-old models/mine",
         "rm -r models/.other.grpo-tmp-abc-old",
@@ -266,7 +266,7 @@ def test_what_a_resumed_run_set_aside_is_no_rubbish() -> None:
         abandoned(Path("outputs/run") / name)
     Path("outputs/run/training_log.jsonl.aside").write_text("x")
     abandoned(Path("outputs/run/mine.aside"))  # somebody else's
-    finding = look("leftovers", Case())
+    finding = look("leftovers", Context())
     assert told(finding) == (
         "ok",
         "4 set aside by a resumed run, 3.0 MB: yours to keep or delete",
@@ -280,7 +280,7 @@ def test_names_are_quoted_and_links_not_followed(tmp_path: Path) -> None:
     (tmp_path / "elsewhere").mkdir()
     abandoned(tmp_path / "elsewhere/.x.grpo-tmp")
     Path("outputs/link").symlink_to(tmp_path / "elsewhere")
-    assert look("leftovers", Case()).commands == ("rm -r 'outputs/my run; ls/.checkpoint-1.grpo-tmp'",)
+    assert look("leftovers", Context()).commands == ("rm -r 'outputs/my run; ls/.checkpoint-1.grpo-tmp'",)
 
 
 def test_a_pipe_with_our_name_blocks_nothing() -> None:

@@ -54,9 +54,9 @@ def test_the_verdict_on_what_was_measured(measured: float, verdict: str) -> None
 
 def test_what_is_told_of_garbage(tmp_path: Path) -> None:
     folder = tiny_copy(tmp_path / "model")
-    case = Here(model=str(folder))
+    context = Here(model=str(folder))
     said = "M don yourty\nyoust insOifissty"
-    finding = judged(case, Reading(70000.0, 65536), said)
+    finding = judged(context, Reading(70000.0, 65536), said)
     assert finding.severity == "error"
     assert finding.seen == (
         "perplexity 70,000.0 on plain English (guessing: 65,536); "
@@ -66,8 +66,8 @@ def test_what_is_told_of_garbage(tmp_path: Path) -> None:
         f"grpo doctor --only tokenizer --only model-values --model {folder}",
         f"hf download OWNER/NAME tokenizer.pkl --local-dir {folder}",
     )
-    assert judged(case, Reading(2000.0, 65536), said).severity == "warning"
-    assert judged(case, Reading(20.0, 65536), said).severity == "ok"
+    assert judged(context, Reading(2000.0, 65536), said).severity == "warning"
+    assert judged(context, Reading(20.0, 65536), said).severity == "ok"
 
 
 def test_a_vocabulary_of_no_language_is_not_judged() -> None:
@@ -118,9 +118,9 @@ def test_bytes_of_weights_that_are_unpacked(tmp_path: Path) -> None:
     arrays = {"w.weight": mx.zeros((8, 4), dtype=mx.uint32), "w.scales": mx.zeros((8, 1), dtype=mx.float16)}
     mx.save_safetensors(str(tmp_path / "model.safetensors"), arrays)
     (tmp_path / "config.json").write_text('{"quantization": {"bits": 4, "group_size": 32}}')
-    case = Here(model=str(tmp_path))
-    assert bytes_loaded(case, upcast=True) == 8 * 32 * 4 + 8 * 4
-    assert bytes_loaded(case, upcast=False) == 8 * 4 * 4 + 8 * 2
+    context = Here(model=str(tmp_path))
+    assert bytes_loaded(context, upcast=True) == 8 * 32 * 4 + 8 * 4
+    assert bytes_loaded(context, upcast=False) == 8 * 4 * 4 + 8 * 2
 
 
 def test_training_takes_as_many_bytes_of_weights_that_are_unpacked(tmp_path: Path) -> None:

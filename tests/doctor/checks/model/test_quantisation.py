@@ -62,8 +62,8 @@ def test_where_no_bits_are_good_enough() -> None:
 
 def test_the_embedded_model_by_bits() -> None:
     """128-wide float32 layers: 26 tensors of 867,328 numbers, all quantisable at group size 64."""
-    case = Here(model="tiny", config_name="smoke_test", overrides=("eval_max_new_tokens=8",))
-    (finding,) = look(case, "quantisation")
+    context = Here(model="tiny", config_name="smoke_test", overrides=("eval_max_new_tokens=8",))
+    (finding,) = look(context, "quantisation")
     rows = finding.numbers["rows"]
     assert [row["bits"] for row in rows] == [0, 8, 6, 4, 3, 2]
     # bits a number, and a scale and a bias of 32 bits each for 64 numbers; tiny holds float32

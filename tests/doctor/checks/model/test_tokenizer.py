@@ -351,8 +351,8 @@ def test_a_template_without_a_system_role(tmp_path: Path) -> None:
     assert at(folder, "chat-template").seen == "a question becomes 8 ids; a system message is refused"
     (finding,) = look(Here(model=str(folder), config_name="smoke_test"), "chat-template")
     assert finding.severity == "ok"  # smoke_test has none
-    case = Here(model=str(folder), config_name="smoke_test", overrides=("system_prompt=Be brief.",))
-    (finding,) = look(case, "chat-template")
+    context = Here(model=str(folder), config_name="smoke_test", overrides=("system_prompt=Be brief.",))
+    (finding,) = look(context, "chat-template")
     assert finding.severity == "error"
     assert finding.seen == (
         "The model's chat template refuses a conversation of system, user: System role not supported"
