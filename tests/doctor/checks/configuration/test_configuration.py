@@ -5,8 +5,6 @@ import json
 # ruff: noqa: E501 - one case a line
 import struct
 from collections.abc import Iterator
-from dataclasses import replace
-from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -17,18 +15,9 @@ from grpo_cli.doctor.chapters import chapters
 from grpo_cli.doctor.checks.configuration import configuration
 from grpo_cli.doctor.context import Context
 from grpo_cli.doctor.findings import Finding
-from grpo_cli.doctor.read.config_memory import needed, weights_in
-from grpo_cli.doctor.read.duration import (
-    Measured,
-    StepDuration,
-    evaluations,
-    scaled,
-    total_seconds,
-    total_steps,
-)
 from grpo_cli.doctor.read.machine import Machine
 from grpo_cli.errors import ModelError
-from grpo_cli.models.quantised import Rounding
+from tests.doctor.hollow_model import hollow_model
 
 GB = 10**9
 
@@ -118,70 +107,6 @@ def test_a_run_s_own_file_is_not_held_against_what_is_here_now(tmp_path: Path) -
 # --- memory-needed ----------------------------------------------------------------------------------
 
 
-def model(layers: int = 2, hidden: int = 1024, dtype: str = "BF16", folder: str = "m") -> Path:
-    """A model whose weights are zeros: 8 M numbers in its matrices."""
-    Path(folder).mkdir(exist_ok=True)
-    facts = {"num_attention_heads": 8, "hidden_size": hidden, "num_hidden_layers": layers,
-             "intermediate_size": 4 * hidden, "vocab_size": 1000, "max_position_embeddings": 4096}  # fmt: skip
-    shapes = {f"model.layers.{n}.mlp.up.weight": [4 * hidden, hidden] for n in range(layers)}
-    shapes |= {f"model.layers.{n}.norm.weight": [hidden] for n in range(layers)}
-    header, end = {}, 0
-    for name, shape in shapes.items():
-        begin, end = end, end + 2 * prod(shape)
-        header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [begin, end]}
-    content = json.dumps({"__metadata__": {"format": "mlx"}, **header}).encode()
-    with Path(folder, "model.safetensors").open("wb") as file:
-        file.write(struct.pack("<Q", len(content)) + content)
-        file.truncate(8 + len(content) + end)  # a file with holes: it takes no room
-    Path(folder, "config.json").write_text(json.dumps(facts))
-    return Path(folder)
-
-
-def test_weights_are_counted_from_the_headers() -> None:
-    weights = weights_in(model())
-    assert weights is not None
-    assert (weights.numbers, weights.width, weights.stored) == (8_390_656, 2, 16_781_312)
-    assert weights.adapters(rank=8, last_layers=0) == 2 * 8 * (4096 + 1024)
-    assert weights.adapters(rank=8, last_layers=1) == 8 * (4096 + 1024)
-
-
-def test_what_is_added_up_for_full_fine_tuning_lora_and_a_reference() -> None:
-    folder, numbers = model(), 8_390_656
-    on_cpu = needed(Config(), folder, on_cpu=True)
-    on_gpu = needed(Config(), folder, on_cpu=False)
-    adapters = needed(Config(lora_rank=8), folder, on_cpu=False)
-    held = needed(Config(kl_coeff=0.1), folder, on_cpu=False)
-    assert on_cpu and on_gpu and adapters and held
-    assert (on_cpu.weights, on_cpu.optimizer) == (4 * numbers, 8 * numbers)
-    assert (on_gpu.weights, on_gpu.optimizer) == (2 * numbers, 12 * numbers)  # and a float32 copy
-    assert (adapters.weights, adapters.optimizer) == (2 * numbers + 4 * 81_920, 8 * 81_920)
-    assert held.weights == 4 * numbers
-
-
-def test_the_copy_of_quantised_rollouts_is_added() -> None:
-    """4 bits a number, and a scale and a bias of two bytes for 64 of them; a CPU keeps float32."""
-    folder, numbers = model(), 8_390_656
-    config = Config(quantize_for_rollouts=True, bits=4, group_size=64)
-    on_cpu, on_gpu = (needed(config, folder, on_cpu=here) for here in (True, False))
-    assert on_cpu and on_gpu
-    assert on_cpu.weights == 4 * numbers + 4 * numbers
-    assert on_gpu.weights == 2 * numbers + numbers // 2 + numbers // 16
-    assert on_gpu.weights - 2 * numbers == Rounding(4, 64).bytes_of(numbers, 2)
-
-
-def test_it_agrees_with_the_engine_about_the_embedded_model() -> None:
-    from grpo_cli.engine.memory_verdict import needs_of
-    from grpo_cli.engine.setup import prepare
-
-    config = Config(model_name="tiny", dataset="arithmetic", max_train_samples=8, max_new_tokens=48,
-                    eval_steps=0, system_prompt="", completion_prefix="")  # fmt: skip
-    exact = needs_of(prepare(config))
-    ours = needed(config, Path(configuration.__file__).parents[3] / "models/tiny", on_cpu=True)
-    assert exact and ours
-    assert (ours.weights, ours.optimizer - exact.optimizer < 100) == (exact.weights, True)
-    assert 1.0 <= ours.peak / exact.peak < 2.0  # prompts are taken to be 64 tokens, not some 14
-
-
 def test_enough_memory_is_ok_with_its_numbers() -> None:
     with pytest.raises(ModelError) as failure:  # a run would end at once, too
         one(configuration.memory_needed(context("model_name = 'models/my-mlx'\n")))
@@ -190,7 +115,7 @@ def test_enough_memory_is_ok_with_its_numbers() -> None:
     )  # fmt: skip
     found = one(configuration.memory_needed(context("model_name = 'my/hub-model'\n")))
     assert found.severity == "skipped"
-    model()
+    hollow_model()
     found = one(configuration.memory_needed(context("model_name = 'm'\n", Recorded(available=64 * GB))))
     assert found.severity == "ok"
     assert found.numbers["budget_bytes"] == 64 * GB // 1024 * 1024
@@ -199,7 +124,7 @@ def test_enough_memory_is_ok_with_its_numbers() -> None:
 
 
 def test_too_little_names_the_keys_that_make_it_fit() -> None:
-    model()
+    hollow_model()
     text = "model_name = 'm'\nbatch_size = 4\ngradient_accumulation_steps = 1\n"
     need = one(configuration.memory_needed(context(text, Recorded(available=64 * GB)))).numbers[
         "needed_bytes"
@@ -212,7 +137,7 @@ def test_too_little_names_the_keys_that_make_it_fit() -> None:
 
 
 def test_a_model_that_cannot_fit_is_an_error_with_the_searched_text() -> None:
-    model()
+    hollow_model()
     found = one(configuration.memory_needed(context("model_name = 'm'\n", Recorded(available=50_000_000))))
     assert found.severity == "error"
     assert found.seen.startswith("Unable to allocate memory: a single completion needs about ")
@@ -221,7 +146,7 @@ def test_a_model_that_cannot_fit_is_an_error_with_the_searched_text() -> None:
 
 
 def test_on_a_mac_the_limit_is_metal_s_and_can_be_raised() -> None:
-    model()
+    hollow_model()
     machine = Recorded("metal", max_recommended_working_set_size=GB // 2)
     found = one(configuration.memory_needed(context("model_name = 'm'\n", machine)))
     assert found.numbers["budget_bytes"] == GB // 2
@@ -239,7 +164,7 @@ def test_on_a_mac_the_limit_is_metal_s_and_can_be_raised() -> None:
     ],
 )  # fmt: skip
 def test_a_broken_model_is_not_weighed(config: bytes | None, weights: bytes | None) -> None:
-    folder = model()
+    folder = hollow_model()
     if config is not None:
         (folder / "config.json").write_bytes(config)
     if weights is not None:
@@ -249,29 +174,6 @@ def test_a_broken_model_is_not_weighed(config: bytes | None, weights: bytes | No
 
 
 # --- duration ---------------------------------------------------------------------------------------
-
-
-def test_steps_and_evaluations_are_counted_as_the_trainer_counts_them() -> None:
-    config = Config(batch_size=2, gradient_accumulation_steps=2, num_epochs=2, eval_steps=10)
-    assert [total_steps(config, examples) for examples in (1, 4, 101)] == [1, 2, 50]
-    assert total_steps(config.model_copy(update={"max_steps": 7}), 101) == 7
-    assert total_steps(config.model_copy(update={"num_iterations": 3}), 101) == 150
-    assert [evaluations(config, steps) for steps in (1, 10, 25)] == [2, 2, 4]
-    assert evaluations(config.model_copy(update={"eval_steps": 0}), 25) == 0
-
-
-def test_a_step_is_scaled_by_prompts_and_tokens() -> None:
-    config = Config(batch_size=4, gradient_accumulation_steps=1, num_generations=2, max_new_tokens=64,
-                    eval_samples=16, eval_max_new_tokens=32, eval_steps=10)  # fmt: skip
-    measured = Measured(
-        rollout=2.0, update=3.0, prompts=1, prompt_tokens=36, completion_tokens=64, longest=32, cut_off=64
-    )
-    duration = scaled(config, measured)
-    assert duration.rollout == 2.0 * 4 * 2
-    assert duration.update == 3.0 * 4 * (36 + 128) / 100
-    assert duration.evaluation == 16.0 * 2 / 2  # twice as many rows, half as long
-    assert scaled(config, replace(measured, cut_off=0)).rollout == 2.0 * 4
-    assert total_seconds(config, replace(duration, evaluation=5.0), 10) == 10 * duration.step + 2 * 5.0
 
 
 def test_the_run_s_log_is_worth_more_than_a_measurement() -> None:
@@ -322,12 +224,8 @@ def test_times_in_words(seconds: float, words: str) -> None:
     assert configuration.in_words(seconds) == words
 
 
-def test_a_step_s_parts_add_up() -> None:
-    assert StepDuration(rollout=1.0, update=2.0, other=3.0, evaluation=9.0, prompts=1, basis="").step == 6.0
-
-
 def test_a_configuration_that_does_not_fit_is_not_tried(monkeypatch: pytest.MonkeyPatch) -> None:
-    model()
+    hollow_model()
     monkeypatch.setattr(
         "grpo_cli.doctor.read.duration.measured_duration", lambda *_: pytest.fail("it was tried")
     )

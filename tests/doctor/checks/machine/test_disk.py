@@ -11,9 +11,8 @@ import pytest
 
 from grpo_cli.doctor.checks.machine import disk
 from grpo_cli.doctor.context import Context
-from grpo_cli.doctor.read import stale_files
 from grpo_cli.doctor.read.machine import Machine
-from grpo_cli.doctor.read.stale_files import found_in, measured
+from grpo_cli.doctor.read.stale_files import measured
 from tests.doctor.machines import context_on, look, looks, told
 
 TINY = Path(__file__).parents[4] / "grpo_cli/models/tiny"
@@ -193,11 +192,6 @@ def test_a_cache_on_a_full_disk(tmp_path: Path) -> None:
     )
 
 
-def test_measuring_ends(tmp_path: Path) -> None:
-    (tmp_path / "x").write_bytes(bytes(10))
-    assert measured(tmp_path, seconds=-1) == (0, False)
-
-
 # --- leftovers -----------------------------------------------------------------------------------
 
 
@@ -281,11 +275,3 @@ def test_names_are_quoted_and_links_not_followed(tmp_path: Path) -> None:
     abandoned(tmp_path / "elsewhere/.x.grpo-tmp")
     Path("outputs/link").symlink_to(tmp_path / "elsewhere")
     assert look("leftovers", Context()).commands == ("rm -r 'outputs/my run; ls/.checkpoint-1.grpo-tmp'",)
-
-
-def test_a_pipe_with_our_name_blocks_nothing() -> None:
-    Path("outputs").mkdir()
-    os.mkfifo("outputs/.x.grpo-tmp")
-    Path("run.lock").mkdir()
-    assert [found.path.name for found in found_in([Path("outputs"), Path("missing")])] == [".x.grpo-tmp"]
-    assert not stale_files.is_locked(Path("outputs/.x.grpo-tmp"))

@@ -8,10 +8,7 @@ import pytest
 
 from grpo_cli.doctor.checks.machine.installing import floors, nvidia_driver, one_backend, wanted_extra
 from grpo_cli.doctor.context import Context
-from grpo_cli.doctor.read.machine import Machine, answers_in, judged
-from grpo_cli.doctor.read.versions import is_older, release
 from tests.doctor.machines import HEALTHY, NAMES, RecordedMachine, context_on, look, looks, told
-from tests.support.waiting import slowness
 
 PIP = "/home/ada/grpo-env/bin/python"
 UV = f"uv pip install --python {PIP}"
@@ -223,14 +220,6 @@ def test_floors_come_from_what_is_installed() -> None:
     assert look("mlx-lm", Context(machine=bare)).seen == "mlx-lm 0.32.2 (0.32.2 or newer is needed)"
 
 
-def test_versions_are_compared_by_their_numbers() -> None:
-    assert release("0.32.2rc1") == (0, 32, 2)
-    assert not is_older("0.32.10", "0.32.2")
-    assert not is_older("1.0", "1.0.0")
-    assert is_older("0.9", "0.32.2")
-    assert is_older("unknown", "0.1")
-
-
 def test_the_compiler() -> None:
     assert look("compiler", context_on("linux_cpu")).seen == (
         "compilation is switched off on a CPU: no C++ compiler is called"
@@ -246,39 +235,6 @@ def test_the_compiler() -> None:
 
 
 # --- the probe -----------------------------------------------------------------------------------
-
-
-def test_a_process_that_dies_says_where() -> None:
-    printed = b'{"stage": "import mlx"}\n{"mlx": "0.32.4"}\n{broken\nnoise\n{"stage": "product"}\n[1]\n'
-    answers = answers_in(printed)
-    assert answers == {"mlx": "0.32.4", "stage": "product"}
-    assert judged(answers, 0, "") == answers
-    assert judged(answers, -11, "")["error"] == "killed by signal 11 (SIGSEGV)"
-    assert judged(answers, -11, "")["failed"] == "product"
-    assert judged({}, 1, "Traceback\nImportError: x") == {"failed": "start", "error": "ImportError: x"}
-    assert judged(answers | {"error": "E: y"}, 1, "other")["error"] == "E: y"
-
-
-def test_a_probe_without_end_says_where(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A real one: an mlx that says something, then never comes back."""
-    seconds = round(2 * slowness())
-    monkeypatch.setattr("grpo_cli.doctor.read.machine.PROBE_SECONDS", seconds)
-    (tmp_path / "mlx").mkdir()
-    (tmp_path / "mlx/__init__.py").write_text("")
-    hanging = 'import time\nprint(\'{"stage": "product"}\', flush=True)\ntime.sleep(3600)\n'
-    (tmp_path / "mlx/core.py").write_text(hanging)
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    answers = Machine().probe()
-    assert (answers["failed"], answers["error"]) == ("product", f"no end in {seconds} s")
-
-
-def test_modules_of_the_current_folder_do_not_disturb(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "random.py").write_text("raise SystemExit(3)\n")
-    (tmp_path / "tokenizers.py").write_text("raise ValueError\n")
-    monkeypatch.chdir(tmp_path)
-    assert Machine().probe()["stage"] == "done"
 
 
 def test_a_broken_mlx_is_an_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from grpo_cli.doctor.context import Context
-from grpo_cli.doctor.read.hub import is_repository, malformed, without_password
+from grpo_cli.doctor.read.hub import without_password
 from grpo_cli.doctor.read.machine import Machine
 from tests.doctor.machines import HEALTHY, RecordedMachine, context_on, look, looks, told
 
@@ -101,25 +101,6 @@ def test_a_mirror_is_named_without_its_password(tmp_path: Path, config: str) -> 
     assert without_password("https://me:p@77@mirror.example/a@b") == "https://mirror.example/a@b"
 
 
-@pytest.mark.parametrize(
-    ("name", "expected"),
-    [
-        ("openai/gsm8k", True),
-        ("gpt2", True),
-        ("arithmetic", False),
-        ("tiny", False),
-        ("models/nanochat-d32-mlx", False),
-        ("./gsm8k", False),
-        ("data.jsonl", False),
-        ("a/b/c", False),
-        ("a\0b", False),
-        ("~nobody-here/x", False),
-    ],
-)
-def test_names_of_the_hub(name: str, expected: bool) -> None:
-    assert is_repository(name) is expected
-
-
 # --- a real server -------------------------------------------------------------------------------
 
 
@@ -200,20 +181,3 @@ def test_a_token_in_its_file(tmp_path: Path) -> None:
     )
     empty = {**home(tmp_path), "files": {path: "\n"}}
     assert look("hub-token", context_on("linux_cpu", empty)).severity == "ok"
-
-
-@pytest.mark.parametrize(
-    ("value", "endpoint", "mistake"),
-    [
-        ("hf_abcdefghij", "https://huggingface.co", ""),
-        ("hf_abcdefghij\n", "https://huggingface.co", ""),
-        ("  ", "https://huggingface.co", "is empty"),
-        (" hf_abc", "https://huggingface.co", "has spaces or line breaks in it"),
-        ("hf_ab\u00e9", "https://huggingface.co", "has characters that no token has"),
-        ("hf_ab\x1b", "https://huggingface.co", "has characters that no token has"),
-        ("sk-abcdef", "https://huggingface.co/", "does not begin with hf_"),
-        ("abcdef", "https://mirror.example", ""),
-    ],
-)
-def test_malformed_tokens(value: str, endpoint: str, mistake: str) -> None:
-    assert malformed(value, endpoint) == mistake

@@ -5,22 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from grpo_cli.config.schema import Config
 from grpo_cli.doctor.context import Context
 from grpo_cli.doctor.read.budget import (
     MODELS,
-    RANK,
-    adapter_numbers,
     available,
-    budget,
     container_limit,
-    rollouts_alone,
     total,
-    typical_needs,
 )
-from grpo_cli.doctor.read.config_memory import needed, shares_prompts
-from grpo_cli.doctor.read.wired_limit import MIB, highest_limit, raised
-from grpo_cli.engine.memory_estimate import rollout_bytes, update_bytes
+from grpo_cli.doctor.read.wired_limit import MIB
 from tests.doctor.machines import HEALTHY, RecordedMachine, context_on, look, looks, told
 
 GIB = 1 << 30
@@ -49,25 +41,6 @@ def test_a_mac_s_pages() -> None:
     assert available(machine) == (21093 + 270110 + 8121) * 16384
     assert look("memory", context_on("m1_macos14")).seen == "17.2 GB, 4.9 GB available"
     assert available(RecordedMachine("m1_macos14", outputs={"vm_stat": None})) is None
-
-
-def test_models_that_share_prompts() -> None:
-    """Qwen2.5's config.json names a window that is not used."""
-    assert shares_prompts({"sliding_window": 32768, "use_sliding_window": False})
-    assert shares_prompts({"sliding_window": None, "model_type": "llama"})
-    assert shares_prompts({"model_type": "nanochat"})
-    assert not shares_prompts({"sliding_window": 4096})
-    assert not shares_prompts({"model_type": "nanochat_v2"})
-
-
-def test_prompts_count_once_a_group_on_a_cpu() -> None:
-    """The embedded model's rollouts, with 8 completions of long prompts: less on a CPU than elsewhere."""
-    config = Config(model_name="tiny", dtype="float32", batch_size=1, gradient_accumulation_steps=1)
-    on_cpu, elsewhere = needed(config, TINY, True), needed(config, TINY, False)
-    assert on_cpu is not None
-    assert elsewhere is not None
-    assert on_cpu.update == elsewhere.update
-    assert on_cpu.rollouts < 0.6 * elsewhere.rollouts
 
 
 def test_little_is_available() -> None:
@@ -116,20 +89,6 @@ def test_swap() -> None:
 
 
 # --- wired-limit ---------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("memory", "highest"),
-    [(16 * GIB, 12288), (64 * GIB, 52428), (128 * GIB, 114688), (8 * GIB, 4096)],
-)
-def test_the_highest_limit_leaves_the_system_enough(memory: int, highest: int) -> None:
-    """16 GB: 4 are left. 64 GB: a fifth. 128 GB: 16, as macOS's own default there leaves about that."""
-    assert highest_limit(memory) // MIB == highest
-
-
-def test_a_need_is_rounded_up_to_whole_gib() -> None:
-    assert raised(int(11.2 * GIB), 12288 * MIB) == 12 * GIB
-    assert raised(int(11.2 * GIB), 12000 * MIB) == 12000 * MIB
 
 
 @pytest.fixture
@@ -217,43 +176,6 @@ def test_without_a_configuration_the_limit_is_told() -> None:
 
 
 # --- models that fit -----------------------------------------------------------------------------
-
-
-def test_the_budget_is_the_device_s() -> None:
-    for name, size in (
-        ("m3max_macos15", 51539607552),
-        ("linux_cuda", 84_000_000_000),
-        ("linux_cpu", 28123456 * 1024),
-    ):
-        machine = RecordedMachine(name)
-        assert budget(machine, machine.probe()) == size
-
-
-def test_the_sizes_of_the_models_are_theirs() -> None:
-    """nanochat: two tables of tokens, and 12 squares of the width in each layer."""
-    sizes = {model.name: model for model in MODELS}
-    for name, layers in (("nanochat-d20", 20), ("nanochat-d32", 32)):
-        width = 64 * layers
-        assert sizes[name].parameters == 2 * 65536 * width + layers * 12 * width**2
-        assert (sizes[name].shape.layers, sizes[name].shape.hidden) == (layers, width)
-
-
-def test_needs_by_hand() -> None:
-    """Half precision: 2 bytes of weight, and 12 of averages and copy; float32: 4 and 8."""
-    model = next(each for each in MODELS if each.name == "nanochat-d20")
-    half = typical_needs(model.shape, 1000, width=2)
-    assert (half.weights, half.optimizer, half.gradients, half.step) == (2000, 12_000, 4000, 6000)
-    full = typical_needs(model.shape, 1000, width=4)
-    assert (full.weights, full.optimizer) == (4000, 8000)
-    numbers = 20 * RANK * (4 * 1280 + 2 * (1280 + 1280) + 3 * (1280 + 5120))
-    assert adapter_numbers(model.shape, RANK) == numbers
-    lora = typical_needs(model.shape, 1000, width=2, rank=RANK)
-    assert (lora.weights, lora.optimizer) == (2000 + 4 * numbers, 8 * numbers)
-    from grpo_cli.doctor.read.budget import TYPICAL
-
-    assert half.rollouts == rollout_bytes(model.shape, TYPICAL, 2)
-    assert half.update == update_bytes(model.shape, TYPICAL, 2)
-    assert rollouts_alone(model.shape, 1000, 2) == 2000 + half.rollouts
 
 
 def fitting(name: str, changes: dict[str, object] | None = None) -> dict[str, str]:

@@ -12,7 +12,6 @@ import pytest
 
 from grpo_cli.doctor.checks.model.language import Reading, judged
 from grpo_cli.doctor.findings import Finding
-from grpo_cli.doctor.read.model_folder import repository_of
 from grpo_cli.doctor.table import CHECKS
 from grpo_cli.models.safetensors_header import Tensor, read_header
 from grpo_cli.untrusted_json import DamagedFile
@@ -289,13 +288,6 @@ def test_commands_for_odd_weights_are_safe_to_paste(tmp_path: Path) -> None:
     assert words(garbage) == [
         look_first, ["hf", "download", "OWNER/NAME", "tokenizer.pkl", "--local-dir", str(folder)],
     ]  # fmt: skip
-
-
-@pytest.mark.parametrize("name", ["x; rm -rf ~", "-x/y", "a/b c", "a/$(b)", "gone", "outputs/gone/final"])
-def test_only_a_repository_s_name_is_downloaded(tmp_path: Path, name: str) -> None:
-    folder = tiny_copy(tmp_path / ODD, "tokenizer.pkl")
-    expected = name if name == "gone" else None
-    assert repository_of(folder, name) == expected
 
 
 def test_values_of_the_wrong_kind_in_config(tmp_path: Path) -> None:

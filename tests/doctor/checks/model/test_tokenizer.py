@@ -12,11 +12,9 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 from tokenizers.decoders import WordPiece
 
 from grpo_cli.doctor.findings import Finding
-from grpo_cli.doctor.read.model_folder import expected_tokens, repository_of
-from grpo_cli.doctor.read.tokenizer import letters, too_few, where_it_differs
 from grpo_cli.models.adapters import LoRA, add_adapters, save_adapters
 from tests.convert.checkpoints import FIXTURES
-from tests.doctor.looking import TINY, Here, at, look, tiny_copy
+from tests.doctor.looking import Here, at, look, tiny_copy
 
 SUBJECT = ("tokenizer", "vocabulary", "round-trip", "special-tokens", "end-tokens", "chat-template")
 
@@ -149,26 +147,6 @@ def test_fewer_tokens_than_rows_are_usual_elsewhere(tmp_path: Path) -> None:
     assert seen(at(folder, "vocabulary")) == ("ok", "316 tokens, 320 rows of the model (4 rows to spare)")
 
 
-@pytest.mark.parametrize(
-    ("tokens", "rows", "expected"),
-    [
-        (151_665, 151_936, False),  # Qwen2.5-0.5B
-        (151_665, 152_064, False),  # Qwen2.5-7B
-        (65_536, 65_536, False),  # nanochat
-        (50_295, 51_200, False),  # phi-2
-        (100_002, 102_400, False),  # DeepSeek-V2
-        (1000, 2024, False),
-        (1000, 2025, True),
-        (95_000, 100_000, False),
-        (94_999, 100_000, True),
-        (319, 49_152, True),  # SmolLM2 with a tokenizer of few letters
-        (319, None, False),
-    ],
-)
-def test_what_is_more_than_padding(tokens: int, rows: int | None, expected: bool) -> None:
-    assert too_few(tokens, rows) is expected
-
-
 def test_a_far_smaller_tokenizer_than_the_model(tmp_path: Path) -> None:
     """Another model's: its end tokens and template are no cure for anything."""
     folder = fast_copy(tmp_path / "model", eos_token="<|bos|>")
@@ -208,21 +186,6 @@ def test_nanochat_models_have_65536_tokens(tmp_path: Path, layers: int, width: i
     finding = at(folder, "vocabulary")
     assert seen(finding) == ("error", f"316 tokens; nanochat-d{layers} has 65,536")
     assert finding.commands == (f"hf download {repository} tokenizer.pkl --local-dir {folder}",)
-
-
-def test_other_widths_are_other_models(tmp_path: Path) -> None:
-    (tmp_path / "config.json").write_text(
-        json.dumps({"model_type": "llama", "num_hidden_layers": 20, "hidden_size": 1280})
-    )
-    assert expected_tokens(tmp_path) is None
-    assert expected_tokens(TINY) is None
-
-
-def test_a_repository_s_name_comes_from_the_cache_or_from_the_person(tmp_path: Path) -> None:
-    cached = tmp_path / "models--Qwen--Qwen2.5-0.5B" / "snapshots" / "abc"
-    assert repository_of(cached, None) == "Qwen/Qwen2.5-0.5B"
-    assert repository_of(tmp_path, "owner/name") == "owner/name"
-    assert repository_of(tmp_path, str(tmp_path)) is None
 
 
 # --- there and back -----------------------------------------------------------------------------------
@@ -266,12 +229,6 @@ def test_a_tokenizer_of_few_words(tmp_path: Path) -> None:
     finding = at(folder, "round-trip")
     assert finding.severity == "warning"
     assert finding.numbers["lost"] > 10
-
-
-def test_letters_are_what_is_visible_and_plain() -> None:
-    assert letters(" Ab\t1\n é½</s>", ["</s>"]) == "Ab112"  # ½ is 1⁄2 when composed anew
-    assert where_it_differs("abcdef", "abXdef") == "'cdef' comes back as 'Xdef' (character 2 of 'abcdef'…)"
-    assert where_it_differs("abc", "ab") == "'c' comes back as '' (character 2 of 'abc'…)"
 
 
 # --- special tokens, ends, templates ------------------------------------------------------------------
