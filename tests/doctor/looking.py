@@ -1,5 +1,6 @@
 """Run checks of the doctor on a machine whose MLX is known to work: no probe, no second process."""
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -40,3 +41,17 @@ def tiny_copy(folder: Path, *without: str) -> Path:
     for name in set(MODEL_FILES) - set(without):
         shutil.copyfile(TINY / name, folder / name)
     return folder
+
+
+def fast_copy(folder: Path, change: Any = lambda _: None, **settings: Any) -> Path:
+    """The embedded model with a Hugging Face tokenizer only: `change` edits tokenizer.json's content."""
+    tiny_copy(folder, "tokenizer.pkl")
+    for name, edit in (("tokenizer.json", change), ("tokenizer_config.json", lambda c: c.update(settings))):
+        content = json.loads((folder / name).read_text())
+        edit(content)
+        (folder / name).write_text(json.dumps(content))
+    return folder
+
+
+def seen(finding: Finding) -> tuple[str, str]:
+    return finding.severity, finding.seen

@@ -7,58 +7,10 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import mlx.core as mx
 import pytest
 
-from grpo_cli.config.schema import Config
-from grpo_cli.doctor.findings import Finding
-from grpo_cli.engine.setup import train
-from tests.doctor.looking import Here, look
-
-SUBJECT = ("checkpoint-files", "optimizer-state", "resumable")
-SMALL: dict[str, Any] = {
-    "model_name": "tiny",
-    "dataset": "arithmetic",
-    "max_train_samples": 8,
-    "num_generations": 2,
-    "max_new_tokens": 4,
-    "eval_steps": 0,
-    "save_steps": 1,
-    "keep_checkpoints": 5,
-    "max_steps": 2,
-    "reward_functions": ["correctness"],
-}
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Runs of two steps: `full`, `half` (bfloat16, with masters) and `lora`."""
-    folder = tmp_path_factory.mktemp("runs")
-    for name, changes in {"full": {}, "half": {"dtype": "bfloat16"}, "lora": {"lora_rank": 2}}.items():
-        train(Config(**SMALL, **changes, output_dir=str(folder), run_name=name))  # type: ignore[arg-type]
-    return folder
-
-
-@pytest.fixture
-def run(trained: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(trained / "full", tmp_path / "run"))
-
-
-def of_run(run: Path, *names: str) -> list[Finding]:
-    return look(Here(run=run), *(names or SUBJECT))
-
-
-def seen(finding: Finding) -> tuple[str, str]:
-    return finding.severity, finding.seen
-
-
-def rehashed(folder: Path) -> None:
-    """The manifest made right for changed files: damage that no checksum tells."""
-    from grpo_cli.engine.run_dir.checkpoint import write_manifest
-
-    step = json.loads((folder / "manifest.json").read_text())["step"]
-    (folder / "manifest.json").unlink()
-    write_manifest(folder, step)
+from tests.doctor.checks.run.checkpoints import SUBJECT, flip, of_run, rehashed
+from tests.doctor.looking import Here, look, seen
 
 
 def edit(path: Path, **changes: Any) -> None:
@@ -97,12 +49,6 @@ def test_masters_and_adapters(trained: Path) -> None:
 def truncate(folder: Path) -> None:
     content = (folder / "optimizer.safetensors").read_bytes()
     (folder / "optimizer.safetensors").write_bytes(content[:1000])
-
-
-def flip(folder: Path) -> None:
-    content = bytearray((folder / "model.safetensors").read_bytes())
-    content[-10] ^= 1
-    (folder / "model.safetensors").write_bytes(content)
 
 
 def delete(folder: Path) -> None:
@@ -203,93 +149,6 @@ def test_a_folder_that_may_not_be_entered(run: Path) -> None:
     (found,) = look(Here(checkpoint=run / "final"), "checkpoint-files")
     (run / "final").chmod(0o700)
     assert found.severity == "error"
-
-
-# --- the optimizer ------------------------------------------------------------------------------------
-
-
-def changed_optimizer(folder: Path, change: Any) -> Finding:
-    arrays: Any = mx.load(str(folder / "optimizer.safetensors"))
-    mx.eval(arrays)
-    change(arrays)
-    mx.save_safetensors(str(folder / "optimizer.safetensors"), arrays)
-    rehashed(folder)
-    (finding,) = [f for f in look(Here(checkpoint=folder), "optimizer-state") if f.severity != "skipped"]
-    return finding
-
-
-def other_shape(arrays: Any) -> None:
-    arrays["rule.lm_head.weight.m"] = mx.zeros((3, 4))
-
-
-def stranger(arrays: Any) -> None:
-    arrays["rule.other.weight.m"] = mx.zeros(3)
-
-
-def lost(arrays: Any) -> None:
-    for part in "mv":
-        del arrays[f"rule.lm_head.weight.{part}"]
-
-
-@pytest.mark.parametrize(
-    ("change", "told"),
-    [
-        (other_shape, "final: rule.lm_head.weight.m has the shape (3, 4), its weight (316, 128)"),
-        (stranger, "final: rule.other.weight.m belongs to no weight"),
-        (lost, "final: lm_head.weight has no state"),
-    ],
-)
-def test_an_optimizer_of_other_weights(run: Path, change: Any, told: str) -> None:
-    assert seen(changed_optimizer(run / "final", change)) == ("error", told)
-
-
-def test_masters_that_are_missing_or_rounded(trained: Path, tmp_path: Path) -> None:
-    folder = Path(shutil.copytree(trained / "half" / "final", tmp_path / "final"))
-
-    def drop(arrays: Any) -> None:
-        del arrays["master.lm_head.weight"]
-
-    def round_off(arrays: Any) -> None:
-        arrays["master.lm_head.weight"] = mx.zeros((316, 128), dtype=mx.bfloat16)
-
-    assert changed_optimizer(folder, drop).seen == "final: lm_head.weight has no float32 master"
-    assert changed_optimizer(folder, round_off).seen == "final: master.lm_head.weight is BF16, not float32"
-
-
-def test_an_optimizer_that_is_missing(run: Path) -> None:
-    (run / "final" / "optimizer.safetensors").unlink()
-    rehashed(run / "final")
-    found = look(Here(checkpoint=run / "final"), "optimizer-state")[0]
-    assert seen(found) == ("error", "final: optimizer.safetensors is missing")
-    assert found.commands == (train_from(run / "final"),)
-
-
-def train_from(folder: Path) -> str:
-    return f"grpo train --config {folder / 'config.toml'} --set model_name={folder} --set run_name=NAME"
-
-
-def test_weights_that_are_missing(run: Path) -> None:
-    """The manifest is right of it; the cure names the newest other checkpoint whose weights are whole."""
-    (run / "final" / "model.safetensors").unlink()
-    rehashed(run / "final")
-    flip(run / "checkpoint-2")
-    found = look(Here(checkpoint=run / "final"), "optimizer-state")[0]
-    assert seen(found) == ("error", "final: model.safetensors is missing")
-    assert found.commands == (train_from(run / "checkpoint-1"),)
-    shutil.rmtree(run / "checkpoint-1")
-    found = look(Here(checkpoint=run / "final"), "optimizer-state")[0]
-    assert found.commands == (f"ls -l {run / 'final'}",)
-
-
-def test_weights_that_are_cut_off(run: Path) -> None:
-    """`checkpoint-files` tells of it, alone; the others are compared."""
-    path = run / "final" / "model.safetensors"
-    path.write_bytes(path.read_bytes()[:-1000])
-    assert [seen(found) for found in look(Here(checkpoint=run / "final"), "optimizer-state")] == [
-        ("skipped", "final: see checkpoint-files")
-    ]
-    (found,) = of_run(run, "optimizer-state")
-    assert seen(found) == ("ok", "checkpoint-1, checkpoint-2: 54 arrays fit 26 weights")
 
 
 # --- going on -----------------------------------------------------------------------------------------
