@@ -1,4 +1,4 @@
-"""What is examined: the machine, and the configuration, model, checkpoint, run or hosts that were named.
+"""The context of checks: the machine, and the configuration, model, checkpoint, run or hosts named.
 
 What several checks look at is gathered once, when the first of them asks.
 """
@@ -29,7 +29,7 @@ STARTING_PORT = 32323  # what mlx.launch takes, and so what a firewall was opene
 
 @dataclass(kw_only=True)
 class Context:
-    """One examination. `Path`s are what the person named; None: not asked for."""
+    """What checks look at. `Path`s are what the person named; None: not asked for."""
 
     machine: Machine = field(default_factory=Machine)
     config_name: str | None = None  # --config, or $MLX_GRPO_CONFIG

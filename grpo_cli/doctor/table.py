@@ -1,4 +1,4 @@
-"""The one tuple of checks. To add one: write its function in its subject's file, and its line here.
+"""The table of checks. To add one: write its function in a file of checks/, and its line here.
 
 A check is a function of the context that yields findings; the first line of its docstring is what
 `--list` says of it.

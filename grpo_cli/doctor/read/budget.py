@@ -1,7 +1,7 @@
-"""How much memory there is for a training, and what the usual models take of it.
+"""The memory that a training may have here, and what the usual models take of it.
 
-budget(machine, probe)                                           # bytes, None: not known
-typical_needs(SHAPES["nanochat-d20"].shape, 561e6, width=2)      # Needs, for training all weights
+budget(machine, probe)                                            # bytes, None: not known
+typical_needs(MODELS[2].shape, MODELS[2].parameters, width=2)     # Needs, for training all weights
 """
 
 import re

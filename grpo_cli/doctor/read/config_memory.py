@@ -1,4 +1,4 @@
-"""What a configuration needs in memory, from the headers of its model's files: nothing is loaded.
+"""The memory that a configuration needs, from the headers of its model's files: nothing is loaded.
 
     needs = needed(config, folder, on_cpu=True)
     needs.peak / 1e9      # GB

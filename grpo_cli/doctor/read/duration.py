@@ -1,4 +1,4 @@
-"""How long a run will take: its steps, and a step that was measured, or is measured now.
+"""A run's duration: the number of its steps times a step that was measured, or is measured now.
 
     duration = logged_duration(steps) or measured_duration(config, folder)
     total_seconds(config, duration, steps=40)

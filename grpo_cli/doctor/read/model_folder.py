@@ -1,4 +1,4 @@
-"""What lies in a model's folder, read without MLX: config.json, the weights' headers, where it came from."""
+"""A model's folder, read without MLX: config.json, the weights' headers, its origin."""
 
 import re
 from collections.abc import Iterable, Mapping

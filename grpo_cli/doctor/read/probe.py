@@ -1,4 +1,4 @@
-"""What MLX does on this machine, one JSON object a line: run in a process of its own by `machine.probe`.
+"""A try of MLX on this machine, one JSON object a line: run in a process of its own by `machine.probe`.
 
     python -m grpo_cli.doctor.read.probe
 

@@ -1,4 +1,4 @@
-"""What our own processes leave when they are killed: by its name, its age and the lock of its owner.
+"""Files that killed processes of ours left: known by their name, their age and the lock of their owner.
 
     [each.path for each in found_in([Path("outputs/prod")])]    # [outputs/prod/.checkpoint-40.grpo-tmp]
 

@@ -1,4 +1,4 @@
-"""How far a Mac's iogpu.wired_limit_mb, the memory that its GPU may hold, can be raised."""
+"""The most that a Mac's iogpu.wired_limit_mb, the memory that its GPU may hold, can be raised to."""
 
 # What macOS itself and its windows need: a fifth, but no more than its own default leaves of 128 GB.
 SYSTEM_SHARE, SYSTEM_LEAST, SYSTEM_MOST = 0.2, 4 << 30, 16 << 30

@@ -1,4 +1,4 @@
-"""What a configuration says, and what only this machine knows of it."""
+"""Checks of a configuration: its keys, the memory it needs here, and the run's duration."""
 
 import re
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""Which of MLX's backends suits the hosts of a file: RDMA between Macs, NCCL between CUDA cards, else TCP.
+"""The MLX backend that suits the hosts of a file: RDMA between Macs, NCCL between CUDA cards, else TCP.
 
     obstacle_to_jaccl(file, facts)       # 'mac2.local has macOS 26.1, and RDMA came with 26.2', or ''
 

@@ -1,4 +1,4 @@
-"""The machines of a host file: whether each can be reached, and whether all have the same."""
+"""Checks of the machines of a host file: each is reached, and all have the same versions."""
 
 import shlex
 from collections.abc import Iterator, Mapping

@@ -1,4 +1,4 @@
-"""Why MLX does not compute here, from what its probe said and what is installed.
+"""The reason that MLX does not compute here, from what its probe said and what is installed.
 
 verdict(context).seen      # "MLX 0.32.4 on the CPU (AMD EPYC): a product is right"
 """

@@ -1,4 +1,4 @@
-"""Room on the disks, and what is left lying on them."""
+"""Checks of the disks: free space, the output folder, the hub's cache, and stale files."""
 
 from collections.abc import Iterator
 from pathlib import Path

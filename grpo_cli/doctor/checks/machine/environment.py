@@ -1,4 +1,4 @@
-"""What programs are installed here, and whether they work together."""
+"""Checks of what is installed: Python, the system, MLX, mlx-lm, packages and the compiler."""
 
 import re
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""The model hub: whether it can be reached, and as whom."""
+"""Checks of the model hub: it answers, and the token is well formed."""
 
 from collections.abc import Iterator
 

@@ -1,4 +1,4 @@
-"""How much memory there is, and what fits into it."""
+"""Checks of memory: its size, swap, the GPU's limit on a Mac, and the models that fit."""
 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING

@@ -1,4 +1,4 @@
-"""How fast this machine computes, and what slows it down."""
+"""Checks of this machine's speed: products, memory bandwidth, and power settings that slow it down."""
 
 import re
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""Whether a conversation becomes a prompt, and an answer ends: special and end tokens, template."""
+"""Checks of a model's chat format: special tokens, end tokens and the template that makes prompts."""
 
 import re
 from collections.abc import Iterator

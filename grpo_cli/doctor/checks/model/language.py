@@ -1,4 +1,4 @@
-"""Whether what comes out of a model is language: plain English must be likely to it.
+"""A check that a model writes language: plain English must be likely to it.
 
     perplexity(model, ids)      # 15.0 for SmolLM2-135M-Instruct on TEXT; its vocabulary would be guessing
 

@@ -1,4 +1,4 @@
-"""Whether the files of a model's folder are there and whole."""
+"""Checks of the files of a model's folder: there, and whole."""
 
 from collections.abc import Iterator
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Whether a model's tokenizer is the right one, and whole."""
+"""Checks of a model's tokenizer: it loads, it is the model's own, and texts come back as they were."""
 
 from collections.abc import Iterator
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""Whether a model's weights are those that its config.json asks for, and all of them numbers."""
+"""Checks of a model's weights: those that its config.json asks for, and all of them numbers."""
 
 from collections.abc import Iterator
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Whether a checkpoint is as it was written, and a run can go on from it."""
+"""Checks of checkpoints: they are as they were written, and the run can be resumed from one."""
 
 from collections.abc import Iterator
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What a run's completions are like: how long, how they end, and whether they go in circles."""
+"""Checks of a run's completions: their length, their end, and repetition."""
 
 import statistics
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""Whether a checkpoint's optimizer state is that of its weights, told by names and shapes alone."""
+"""The check that a checkpoint's optimizer state is that of its weights, by names and shapes alone."""
 
 from collections.abc import Iterator
 from pathlib import Path

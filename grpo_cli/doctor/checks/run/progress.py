@@ -1,4 +1,4 @@
-"""Whether a run gets better: its evaluations and rewards, with what chance alone can make of them."""
+"""Checks of a run's progress: evaluations and rewards, against what chance alone can make of them."""
 
 import statistics
 from collections.abc import Iterator, Sequence

@@ -1,4 +1,4 @@
-"""What a run's rewards say: whether there is something to learn from."""
+"""Checks of a run's rewards: is there something to learn from?"""
 
 import statistics
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""A run's log: can it be read, and what several checks of a run look at in it.
+"""The check that a run's log can be read, and the numbers of it that several checks look at.
 
     steps = logged_steps(context)
     last_third(series(steps, "kl"))

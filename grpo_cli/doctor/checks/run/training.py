@@ -1,4 +1,4 @@
-"""What a run's updates say: gradients, the distance from the reference, and where the time goes."""
+"""Checks of a run's updates: gradients, the distance from the reference, and the split of time."""
 
 import statistics
 from collections.abc import Iterator
