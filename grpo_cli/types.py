@@ -52,6 +52,8 @@ class Rollout:
     token_ids: list[int]  # (T,) the stop token included, so that stopping is trained
     logprobs: list[float]  # (T,) log π(token) at the sampling temperature, over the whole vocabulary
     entropies: list[float]  # (T,) nats, of that distribution
+    # (T,) 1: the policy wrote the token, and is trained on it; 0: an environment did. Empty: all 1
+    loss_mask: list[int] = field(default_factory=list)
     stop_reason: StopReason
     text: str  # completion_prefix + the completion, without the end token
     # By reward function, before its weight; None: it does not apply to this completion.
@@ -62,6 +64,23 @@ class Rollout:
     old_logprobs: list[float] = field(default_factory=list)
     log_kept: list[float] = field(default_factory=list)  # (T,) log mass that top_k, … kept; empty: all of it
     extra: dict[str, Any] = field(default_factory=dict)  # what rewards gave to log_extra, as plain data
+
+    def __post_init__(self) -> None:
+        self.loss_mask = self.loss_mask or [1] * len(self.token_ids)
+
+    @property
+    def length(self) -> int:
+        """How many tokens the policy wrote."""
+        return sum(self.loss_mask)
+
+    @property
+    def trained_ids(self) -> list[int]:
+        """The tokens that the policy wrote."""
+        return [token for token, is_trained in zip(self.token_ids, self.loss_mask, strict=True) if is_trained]
+
+    def trained(self, values: list[float]) -> list[float]:
+        """Of values (T,) those of the tokens that the policy wrote."""
+        return [value for value, is_trained in zip(values, self.loss_mask, strict=True) if is_trained]
 
     @staticmethod
     def read(saved: dict[str, Any]) -> "Rollout":

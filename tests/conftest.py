@@ -30,6 +30,8 @@ os.environ.update(
 # A shell starts what it has in the background with Ctrl-C ignored, and so would be all that tests start.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:  # nohup: only this process stays deaf
+    signal.signal(signal.SIGHUP, lambda *_: None)
 # A machine that keeps no bytecode compiles transformers and datasets again in every process that a test
 # starts: 3 seconds each time.
 sys.dont_write_bytecode = False

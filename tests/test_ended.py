@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,14 @@ from grpo_cli.cli import main
 from grpo_cli.ended import SIGNALS, ended_by_signals
 from grpo_cli.errors import Interrupted, Terminated
 from grpo_cli.files import written
+from tests.support.signals import signals_taken
+
+
+@pytest.fixture(autouse=True)
+def _signals_taken() -> Iterator[None]:
+    with signals_taken():
+        yield
+
 
 ENDING = "import os, signal\nos.kill(os.getpid(), signal.{name})\ndef f(completions, **c): return [0.0]\n"
 

@@ -88,7 +88,7 @@ def evaluate(
             check_names(loaded.config, models, show)
             start_device()
             sampling = sampling_of(loaded.config, num_generations, temperature)
-            from grpo_cli.engine.setup import evaluate_model
+            from grpo_cli.engine.evaluation.evaluate import evaluate_model
 
         evaluations = {
             name: measure(

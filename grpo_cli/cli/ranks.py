@@ -17,7 +17,7 @@ from grpo_cli.cli.terminal import say, stderr_console
 from grpo_cli.errors import GrpoError
 
 if TYPE_CHECKING:  # what ranks say to one another is checked by pydantic: too slow for `grpo --help`
-    from grpo_cli.distributed.topology import Place
+    from grpo_cli.distributed.topology import RankInfo
     from grpo_cli.distributed.world import World
 
 
@@ -27,10 +27,10 @@ def ranks() -> "Iterator[World]":
 
     An error that another rank tells of, too, ends this one without a word.
     """
-    from grpo_cli.distributed.topology import find_place
+    from grpo_cli.distributed.topology import find_rank
     from grpo_cli.distributed.world import join
 
-    place = find_place(os.environ)
+    place = find_rank(os.environ)
     if place is not None:
         share_cores(place)
         start_device()
@@ -46,7 +46,7 @@ def ranks() -> "Iterator[World]":
         raise
 
 
-def share_cores(place: "Place") -> None:
+def share_cores(place: "RankInfo") -> None:
     """Ranks on one machine share its cores: two that both use all of them are slower than one."""
     share = max(1, (os.cpu_count() or 1) // place.on_this_machine)
     os.environ.setdefault("OPENBLAS_NUM_THREADS", str(share))  # read when the library is loaded

@@ -8,20 +8,20 @@ run and no model loaded; what is not on this machine is not judged.
 from collections.abc import Iterator
 from pathlib import Path
 
-from grpo_cli.config.breach import Breach, Rule, is_meant
 from grpo_cli.config.local_model import model_config, positions
 from grpo_cli.config.schema import Config
+from grpo_cli.config.violation import Rule, Violation, is_meant
 from grpo_cli.rewards.spec import RewardSpec
 
 
-def reward_files_exist(config: Config) -> Iterator[Breach]:
+def reward_files_exist(config: Config) -> Iterator[Violation]:
     """`file.py:function` names a file that is there."""
     for name in config.reward_functions:
         spec = RewardSpec.parse(name)
         if spec.is_file and spec.name and not _is_file(spec):
             message = f"Reward file not found: {spec.file}"
             cure = f"write the path from the current folder, {Path.cwd()}"
-            yield Breach(keys=("reward_functions",), message=message, cure=cure, trouble="rewards")
+            yield Violation(keys=("reward_functions",), message=message, cure=cure, trouble="rewards")
 
 
 def _is_file(spec: RewardSpec) -> bool:
@@ -31,7 +31,7 @@ def _is_file(spec: RewardSpec) -> bool:
         return False
 
 
-def rows_fit_the_model(config: Config) -> Iterator[Breach]:
+def rows_fit_the_model(config: Config) -> Iterator[Violation]:
     """A row, prompt and completion, has no more tokens than the model has positions.
 
     Only prompts near their limit reach the sum, and where the limit alone is beyond the positions
@@ -47,7 +47,7 @@ def rows_fit_the_model(config: Config) -> Iterator[Breach]:
             f"prompt and completion share them, beyond them a model writes noise; write `max_new_tokens = "
             f"{max(1, most // 2)}` and `max_prompt_length = {max(1, most - most // 2)}`"
         )
-        yield Breach(
+        yield Violation(
             keys=("max_new_tokens", "model_name"),
             message=message,
             cure=cure,
@@ -61,7 +61,7 @@ def rows_fit_the_model(config: Config) -> Iterator[Breach]:
         )
         cure = f"write `max_prompt_length = {most - new}`: longer prompts are then left out"
         keys = ("max_prompt_length", "max_new_tokens", "model_name")
-        yield Breach(keys=keys, message=message, cure=cure, severity="warning", trouble="row-too-long")
+        yield Violation(keys=keys, message=message, cure=cure, severity="warning", trouble="row-too-long")
 
 
 LOCAL_RULES: tuple[Rule, ...] = (reward_files_exist, rows_fit_the_model)

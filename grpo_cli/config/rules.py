@@ -9,24 +9,24 @@ at files goes into local_rules.py.
 from collections.abc import Iterator
 
 from grpo_cli.config import rules_of_data, rules_of_the_run
-from grpo_cli.config.breach import Breach, Rule, is_meant
 from grpo_cli.config.fields import nearest, short, toml_value
 from grpo_cli.config.local_rules import LOCAL_RULES
 from grpo_cli.config.meant import meant
 from grpo_cli.config.schema import Config
+from grpo_cli.config.violation import Rule, Violation, is_meant
 from grpo_cli.rewards.spec import RewardSpec
 from grpo_cli.rewards.table import REWARDS, is_builtin, unknown_hint
 
 COLD = 0.05  # a temperature below which the completions of a group are the same one
 
 
-def group_has_a_spread(config: Config) -> Iterator[Breach]:
+def group_has_a_spread(config: Config) -> Iterator[Violation]:
     """Advantages compare the completions of one prompt: one alone has nothing to compare with."""
     if config.num_generations < 2:
         message = (
             f"num_generations = {config.num_generations} cannot learn: a group needs at least 2 completions"
         )
-        yield Breach(
+        yield Violation(
             keys=("num_generations",),
             message=message,
             cure="write `num_generations = 8`",
@@ -34,7 +34,7 @@ def group_has_a_spread(config: Config) -> Iterator[Breach]:
         )
 
 
-def rewards_exist(config: Config) -> Iterator[Breach]:
+def rewards_exist(config: Config) -> Iterator[Violation]:
     """A reward is one of the table's, or `file.py:function`."""
     for name in config.reward_functions:
         spec = RewardSpec.parse(name)
@@ -47,7 +47,7 @@ def rewards_exist(config: Config) -> Iterator[Breach]:
                 cure = f"write `reward_functions = {toml_value(known)}`; {cure}"
         else:
             continue
-        yield Breach(keys=("reward_functions",), message=message, cure=cure, trouble="rewards")
+        yield Violation(keys=("reward_functions",), message=message, cure=cure, trouble="rewards")
 
 
 def meant_rewards(names: list[str]) -> list[str] | None:
@@ -60,16 +60,18 @@ def meant_rewards(names: list[str]) -> list[str] | None:
     return None if None in known else [name for name in known if name]
 
 
-def eval_reward_is_known(config: Config) -> Iterator[Breach]:
+def eval_reward_is_known(config: Config) -> Iterator[Violation]:
     """The evaluation's measure is a reward that is loaded anyway, or a built-in one."""
     name = config.eval_reward
     if name and name not in config.reward_functions and not is_builtin(name):
         message = f"eval_reward = {short(name)!r} is neither built in nor one of reward_functions"
         cure = f'write `eval_reward = "{config.reward_functions[0]}"`, or add yours to `reward_functions`'
-        yield Breach(keys=("eval_reward", "reward_functions"), message=message, cure=cure, trouble="rewards")
+        yield Violation(
+            keys=("eval_reward", "reward_functions"), message=message, cure=cure, trouble="rewards"
+        )
 
 
-def one_weight_per_reward(config: Config) -> Iterator[Breach]:
+def one_weight_per_reward(config: Config) -> Iterator[Violation]:
     """A weight belongs to the reward at its position."""
     weights, rewards = len(config.reward_weights), len(config.reward_functions)
     if weights and weights != rewards:
@@ -78,20 +80,20 @@ def one_weight_per_reward(config: Config) -> Iterator[Breach]:
         cure = (
             f"write `reward_weights = [{ones}]`, one weight for each of {', '.join(config.reward_functions)}"
         )
-        yield Breach(keys=("reward_weights", "reward_functions"), message=message, cure=cure)
+        yield Violation(keys=("reward_weights", "reward_functions"), message=message, cure=cure)
 
 
-def some_weight_counts(config: Config) -> Iterator[Breach]:
+def some_weight_counts(config: Config) -> Iterator[Violation]:
     """With every weight 0, every reward is 0 and nothing is learnt."""
     if config.reward_weights and not any(config.reward_weights):
         ones = toml_value([1.0] * len(config.reward_weights))
         cure = f"write `reward_weights = {ones}`, or leave reward_weights out: then all count 1"
-        yield Breach(
+        yield Violation(
             keys=("reward_weights",), message="reward_weights are all 0: nothing would be rewarded", cure=cure
         )
 
 
-def policy_is_what_was_sampled(config: Config) -> Iterator[Breach]:
+def policy_is_what_was_sampled(config: Config) -> Iterator[Violation]:
     """The loss must see the distribution that the tokens were drawn from."""
     if config.repetition_penalty != 1.0:
         message = f"repetition_penalty = {config.repetition_penalty} is refused in training"
@@ -99,34 +101,34 @@ def policy_is_what_was_sampled(config: Config) -> Iterator[Breach]:
             "the loss would see another distribution than the one sampled; write `repetition_penalty = 1.0` "
             "and steer with `temperature` or `min_p`"
         )
-        yield Breach(keys=("repetition_penalty",), message=message, cure=cure)
+        yield Violation(keys=("repetition_penalty",), message=message, cure=cure)
     if config.lora_dropout > 0:
         message = f"lora_dropout = {config.lora_dropout} is refused in training"
         cure = "rollouts are sampled without dropout, the loss would have it; write `lora_dropout = 0.0`"
-        yield Breach(keys=("lora_dropout",), message=message, cure=cure)
+        yield Violation(keys=("lora_dropout",), message=message, cure=cure)
 
 
-def adapter_keys_need_adapters(config: Config) -> Iterator[Breach]:
+def adapter_keys_need_adapters(config: Config) -> Iterator[Violation]:
     """Without adapters there are no layers to adapt, and no kind of adapters."""
     for key in ("lora_layers", "lora_type", "use_rslora"):
         if is_meant(config, key) and not config.lora_rank:
             message = (
                 f"{key} = {toml_value(getattr(config, key))} has no effect: lora_rank is 0, full fine-tuning"
             )
-            yield Breach(
+            yield Violation(
                 keys=(key, "lora_rank"), message=message, cure="write `lora_rank = 8`", severity="warning"
             )
 
 
-def evaluation_is_held_out(config: Config) -> Iterator[Breach]:
+def evaluation_is_held_out(config: Config) -> Iterator[Violation]:
     """Accuracy on the training split says nothing of what was learnt."""
     if config.eval_steps and config.eval_split == config.train_split:
         message = f'eval_split = "{config.eval_split}" is the training split'
         cure = 'write `eval_split = "test"`, or `eval_steps = 0` to evaluate never'
-        yield Breach(keys=("eval_split", "train_split", "eval_steps"), message=message, cure=cure)
+        yield Violation(keys=("eval_split", "train_split", "eval_steps"), message=message, cure=cure)
 
 
-def reinforce_has_no_ratio(config: Config) -> Iterator[Breach]:
+def reinforce_has_no_ratio(config: Config) -> Iterator[Violation]:
     """REINFORCE is on-policy: it corrects for no second update, and divides by no deviation."""
     if config.loss_type != "reinforce":
         return
@@ -135,10 +137,10 @@ def reinforce_has_no_ratio(config: Config) -> Iterator[Breach]:
         if value > 1:
             message = f'{key} = {value} does not go with loss_type = "reinforce"'
             cure = f'it has no ratio to correct a second update; write `{key} = 1`, or `loss_type = "dapo"`'
-            yield Breach(keys=(key, "loss_type"), message=message, cure=cure)
+            yield Violation(keys=(key, "loss_type"), message=message, cure=cure)
     if is_meant(config, "scale_rewards") and config.scale_rewards != "none":
         message = f'scale_rewards = "{config.scale_rewards}" has no effect: reinforce divides by no deviation'
-        yield Breach(
+        yield Violation(
             keys=("scale_rewards", "loss_type"),
             message=message,
             cure='write `scale_rewards = "none"`',
@@ -146,41 +148,41 @@ def reinforce_has_no_ratio(config: Config) -> Iterator[Breach]:
         )
 
 
-def sequences_have_a_ratio(config: Config) -> Iterator[Breach]:
+def sequences_have_a_ratio(config: Config) -> Iterator[Violation]:
     """REINFORCE has no ratio that could be a sequence's."""
     if config.loss_type == "reinforce" and config.importance_sampling_level == "sequence":
         message = 'importance_sampling_level = "sequence" does not go with loss_type = "reinforce"'
         cure = 'it has no ratio; write `importance_sampling_level = "token"`, or `loss_type = "gspo"`'
-        yield Breach(keys=("importance_sampling_level", "loss_type"), message=message, cure=cure)
+        yield Violation(keys=("importance_sampling_level", "loss_type"), message=message, cure=cure)
 
 
-def delta_is_beyond_the_clip(config: Config) -> Iterator[Breach]:
+def delta_is_beyond_the_clip(config: Config) -> Iterator[Violation]:
     """The second bound is for ratios that the first one lets pass."""
     if not config.delta:
         return
     if config.loss_type in ("reinforce", "cispo"):
         message = f'delta = {config.delta} has no effect: loss_type = "{config.loss_type}" has no clip'
-        yield Breach(
+        yield Violation(
             keys=("delta", "loss_type"), message=message, cure="write `delta = 0.0`", severity="warning"
         )
     elif config.delta <= 1.0 + (config.clip_eps_high or config.clip_eps):
         high = 1.0 + (config.clip_eps_high or config.clip_eps)
         message = f"delta = {config.delta} is not above the upper clip, {high:g}"
         cure = "it bounds ratios that the clip leaves free; write `delta = 4.0`, or `delta = 0.0` for none"
-        yield Breach(keys=("delta", "clip_eps_high", "clip_eps"), message=message, cure=cure)
+        yield Violation(keys=("delta", "clip_eps_high", "clip_eps"), message=message, cure=cure)
 
 
-def kl_options_need_kl(config: Config) -> Iterator[Breach]:
+def kl_options_need_kl(config: Config) -> Iterator[Violation]:
     """Without a KL term there is nothing to estimate."""
     for key in ("kl_estimator", "use_bias_correction_kl"):
         if is_meant(config, key) and not config.kl_coeff:
             message = f"{key} = {toml_value(getattr(config, key))} has no effect: kl_coeff is 0"
-            yield Breach(
+            yield Violation(
                 keys=(key, "kl_coeff"), message=message, cure="write `kl_coeff = 0.001`", severity="warning"
             )
 
 
-def penalty_fits_the_completion(config: Config) -> Iterator[Breach]:
+def penalty_fits_the_completion(config: Config) -> Iterator[Violation]:
     """A penalty that begins before the first token is one for every completion."""
     if config.soft_overlong_tokens > config.max_new_tokens:
         message = (
@@ -188,17 +190,17 @@ def penalty_fits_the_completion(config: Config) -> Iterator[Breach]:
             f"{config.max_new_tokens}"
         )
         cure = f"write `soft_overlong_tokens = {max(1, config.max_new_tokens // 5)}`"
-        yield Breach(keys=("soft_overlong_tokens", "max_new_tokens"), message=message, cure=cure)
+        yield Violation(keys=("soft_overlong_tokens", "max_new_tokens"), message=message, cure=cure)
 
 
-def budget_needs_dynamic_sampling(config: Config) -> Iterator[Breach]:
+def budget_needs_dynamic_sampling(config: Config) -> Iterator[Violation]:
     """Without dynamic sampling one batch is drawn, whatever its rewards."""
     if is_meant(config, "dynamic_sampling_budget") and not config.dynamic_sampling:
         message = (
             f"dynamic_sampling_budget = {config.dynamic_sampling_budget} has no effect: "
             "dynamic_sampling is false"
         )
-        yield Breach(
+        yield Violation(
             keys=("dynamic_sampling_budget", "dynamic_sampling"),
             message=message,
             cure="write `dynamic_sampling = true`",
@@ -206,7 +208,7 @@ def budget_needs_dynamic_sampling(config: Config) -> Iterator[Breach]:
         )
 
 
-def correction_needs_another_sampler(config: Config) -> Iterator[Breach]:
+def correction_needs_another_sampler(config: Config) -> Iterator[Violation]:
     """Rollouts of the policy itself have nothing to be corrected for."""
     for key in ("importance_sampling_mode", "importance_sampling_cap"):
         if is_meant(config, key) and not config.quantize_for_rollouts:
@@ -214,10 +216,12 @@ def correction_needs_another_sampler(config: Config) -> Iterator[Breach]:
                 f"{key} = {toml_value(getattr(config, key))} has no effect: quantize_for_rollouts is false"
             )
             cure = "write `quantize_for_rollouts = true`"
-            yield Breach(keys=(key, "quantize_for_rollouts"), message=message, cure=cure, severity="warning")
+            yield Violation(
+                keys=(key, "quantize_for_rollouts"), message=message, cure=cure, severity="warning"
+            )
 
 
-def correction_is_by_what_the_ratio_is(config: Config) -> Iterator[Breach]:
+def correction_is_by_what_the_ratio_is(config: Config) -> Iterator[Violation]:
     """Where a completion has one ratio, it has one weight."""
     mode = config.importance_sampling_mode
     by_sequence = config.importance_sampling_level == "sequence" or config.loss_type == "gspo"
@@ -226,10 +230,10 @@ def correction_is_by_what_the_ratio_is(config: Config) -> Iterator[Breach]:
         message = f'importance_sampling_mode = "{mode}" is by sequence here, as the ratio of the loss is'
         cure = f'write `importance_sampling_mode = "{mode.replace("token", "sequence")}"`'
         keys = ("importance_sampling_mode", "importance_sampling_level", "loss_type")
-        yield Breach(keys=keys, message=message, cure=cure, severity="warning")
+        yield Violation(keys=keys, message=message, cure=cure, severity="warning")
 
 
-def sampling_is_whole(config: Config) -> Iterator[Breach]:
+def sampling_is_whole(config: Config) -> Iterator[Violation]:
     """A cut tail leaves the ratio exact (engine/rollout/sampling.py), but what it held is never explored."""
     for key, neutral in (("top_p", 1.0), ("top_k", 0), ("min_p", 0.0)):
         value = getattr(config, key)
@@ -240,15 +244,17 @@ def sampling_is_whole(config: Config) -> Iterator[Breach]:
                 "gradient is that of the uncut distribution; to sample from that one "
                 f"write `{key} = {neutral}`"
             )
-            yield Breach(keys=(key,), message=message, cure=cure, severity="warning", trouble="sampling-cut")
+            yield Violation(
+                keys=(key,), message=message, cure=cure, severity="warning", trouble="sampling-cut"
+            )
 
 
-def groups_can_differ(config: Config) -> Iterator[Breach]:
+def groups_can_differ(config: Config) -> Iterator[Violation]:
     """Near temperature 0 all completions of a group are the same, and so are their rewards."""
     if config.temperature < COLD:
         message = f"temperature = {config.temperature} makes the completions of a group identical"
         cure = "write `temperature = 0.7` or more"
-        yield Breach(
+        yield Violation(
             keys=("temperature",),
             message=message,
             cure=cure,
@@ -281,7 +287,7 @@ RULES: tuple[Rule, ...] = (
 )
 
 
-def breaches(config: Config, on_this_machine: bool = False) -> Iterator[Breach]:
+def breaches(config: Config, on_this_machine: bool = False) -> Iterator[Violation]:
     """Everything that a configuration breaks, in the rules' order.
 
     `on_this_machine`: the files that it names are looked at, too. What these say of a key, knowing the

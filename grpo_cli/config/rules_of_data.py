@@ -2,14 +2,14 @@
 
 from collections.abc import Iterator
 
-from grpo_cli.config.breach import Breach, Rule
 from grpo_cli.config.fields import toml_value
 from grpo_cli.config.schema import Config
+from grpo_cli.config.violation import Rule, Violation
 
 COMPARING = ("correctness", "last_number", "math_verify")  # the built-in rewards that need an answer
 
 
-def rewards_have_their_answers(config: Config) -> Iterator[Breach]:
+def rewards_have_their_answers(config: Config) -> Iterator[Violation]:
     """Compared with no answer, every completion is wrong."""
     if config.answer_column or config.dataset == "arithmetic":
         return
@@ -19,13 +19,13 @@ def rewards_have_their_answers(config: Config) -> Iterator[Breach]:
             others = [other for other in config.reward_functions if other != name]
             without = f", or `reward_functions = {toml_value(others)}`" if others else ""
             cure = f'write `answer_column = "answer"`, the name of the column that holds them{without}'
-            yield Breach(
+            yield Violation(
                 keys=("answer_column", "reward_functions"), message=message, cure=cure, trouble="dataset"
             )
     if config.eval_steps and not config.eval_reward:
         message = 'Accuracy needs answers, and answer_column is ""'
         cure = f'write `eval_reward = "{config.reward_functions[0]}"` as its measure, or `eval_steps = 0`'
-        yield Breach(
+        yield Violation(
             keys=("answer_column", "eval_steps", "eval_reward"), message=message, cure=cure, trouble="dataset"
         )
 

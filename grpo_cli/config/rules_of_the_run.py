@@ -5,14 +5,14 @@ All of them warn. A value that is the default was not meant, so it is not held a
 
 from collections.abc import Iterator
 
-from grpo_cli.config.breach import Breach, Rule, is_meant
 from grpo_cli.config.schema import Config
+from grpo_cli.config.violation import Rule, Violation, is_meant
 
 # Above these even the smallest models lose what they know within a few steps; what is usual is far below.
 HIGH_RATE, HIGH_LORA_RATE = 1e-3, 1e-2
 
 
-def learning_rate_trains(config: Config) -> Iterator[Breach]:
+def learning_rate_trains(config: Config) -> Iterator[Violation]:
     """At 0 nothing is trained, and far above what is usual nothing is left of the model."""
     rate, lora = config.learning_rate, config.lora_rank > 0
     usual = "5e-5" if lora else "1e-6"
@@ -20,15 +20,15 @@ def learning_rate_trains(config: Config) -> Iterator[Breach]:
     if rate == 0:
         message = "learning_rate = 0.0 trains nothing: the model stays as it is"
         cure = f"write `learning_rate = {usual}`"
-        yield Breach(keys=keys, message=message, cure=cure, severity="warning", trouble="learning-rate")
+        yield Violation(keys=keys, message=message, cure=cure, severity="warning", trouble="learning-rate")
     elif rate > (HIGH_LORA_RATE if lora else HIGH_RATE) and config.optimizer != "sgd":
         what = "LoRA" if lora else "full fine-tuning"
         message = f"learning_rate = {rate:g} is very high for {what} with {config.optimizer}"
         cure = f"begin with `learning_rate = {usual}`, and raise it while grad_norm and kl stay quiet"
-        yield Breach(keys=keys, message=message, cure=cure, severity="warning", trouble="learning-rate")
+        yield Violation(keys=keys, message=message, cure=cure, severity="warning", trouble="learning-rate")
 
 
-def warmup_ends(config: Config) -> Iterator[Breach]:
+def warmup_ends(config: Config) -> Iterator[Violation]:
     """A warmup that lasts as long as the run reaches the peak rate with its last update."""
     steps = config.max_steps
     whole = round(config.warmup_ratio * steps) >= steps > 1 if steps else config.warmup_ratio == 1
@@ -36,7 +36,7 @@ def warmup_ends(config: Config) -> Iterator[Breach]:
         told = f"all {steps} steps of max_steps" if steps else "the whole run"
         message = f"warmup_ratio = {config.warmup_ratio:g} makes {told} warmup"
         cure = "the learning rate reaches its peak at the last update only; write `warmup_ratio = 0.1`"
-        yield Breach(
+        yield Violation(
             keys=("warmup_ratio", "max_steps"),
             message=message,
             cure=cure,
@@ -45,14 +45,14 @@ def warmup_ends(config: Config) -> Iterator[Breach]:
         )
 
 
-def saves_come(config: Config) -> Iterator[Breach]:
+def saves_come(config: Config) -> Iterator[Violation]:
     """What is to be saved every so many steps is saved once at least before the last one."""
     last, every = config.max_steps, config.save_steps
     if last and every > last and is_meant(config, "save_steps"):
         late = f"save_steps = {every} is beyond the last step, max_steps = {last}"
         message = f"{late}: nothing is saved before the end"
         cure = f"write `save_steps = {max(1, last // 4)}`, or `save_steps = 0` where that is meant"
-        yield Breach(
+        yield Violation(
             keys=("save_steps", "max_steps"),
             message=message,
             cure=cure,
@@ -61,7 +61,7 @@ def saves_come(config: Config) -> Iterator[Breach]:
         )
 
 
-def examples_fill_a_step(config: Config) -> Iterator[Breach]:
+def examples_fill_a_step(config: Config) -> Iterator[Violation]:
     """A step that takes more prompts than there are takes some of them more than once."""
     samples, prompts = config.max_train_samples, config.prompts_per_step
     if 0 < samples < prompts:
@@ -71,10 +71,10 @@ def examples_fill_a_step(config: Config) -> Iterator[Breach]:
         )
         cure = f"write `max_train_samples = {prompts}` or more, or `gradient_accumulation_steps = 1`"
         keys = ("max_train_samples", "batch_size", "gradient_accumulation_steps")
-        yield Breach(keys=keys, message=message, cure=cure, severity="warning", trouble="schedule")
+        yield Violation(keys=keys, message=message, cure=cure, severity="warning", trouble="schedule")
 
 
-def budget_holds_a_completion(config: Config) -> Iterator[Breach]:
+def budget_holds_a_completion(config: Config) -> Iterator[Violation]:
     """A completion is not cut: one of full length is a microbatch whatever the budget."""
     budget, most = config.microbatch_tokens, config.max_new_tokens
     if 0 < budget < most:
@@ -83,7 +83,7 @@ def budget_holds_a_completion(config: Config) -> Iterator[Breach]:
             "longer ones exceed it"
         )
         cure = f"write `microbatch_tokens = {8 * most}`, or `microbatch_tokens = 0` to go by batch_size"
-        yield Breach(
+        yield Violation(
             keys=("microbatch_tokens", "max_new_tokens"),
             message=message,
             cure=cure,

@@ -1,6 +1,6 @@
 """Which nanochat a checkpoint is, told from its tensors' names and shapes.
 
-    recognise({"transformer.wte.weight": (65536, 2048), …}, ModelConfig(n_layer=32, …))
+    recognize({"transformer.wte.weight": (65536, 2048), …}, ModelConfig(n_layer=32, …))
 
 nanochat writes no version into its files, and its code changed what it computes several times. What can
 be computed in one way only is converted; the rest is refused with what is ambiguous, never guessed.
@@ -77,7 +77,7 @@ def read_model_config(meta: Any, path: object) -> ModelConfig:
         ) from error
 
 
-def recognise(shapes: Shapes, model_config: ModelConfig, source: str) -> Architecture:
+def recognize(shapes: Shapes, model_config: ModelConfig, source: str) -> Architecture:
     """The architecture of a checkpoint, its names checked.
 
     Raises ConversionError where its arithmetic is ambiguous, and where names or shapes do not fit.

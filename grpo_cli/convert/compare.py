@@ -112,9 +112,9 @@ class Tally:
     """What was compared so far."""
 
     equal: int = 0  # tensors
-    quantised: int = 0
+    quantized: int = 0
     equal_numbers: int = 0
-    quantised_numbers: int = 0
+    quantized_numbers: int = 0
     rounded_to: str = ""
     lost: float = 0.0  # ‖W − Ŵ‖² over the quantised ones
     whole: float = 0.0  # ‖W‖²
@@ -122,12 +122,12 @@ class Tally:
     def told(self) -> str:
         """The sentence for the table of checks."""
         how = f", rounded to {self.rounded_to}" if self.rounded_to else ""
-        if not self.quantised:
+        if not self.quantized:
             return f"{self.equal} of {self.equal} tensors equal the original's{how}"
         share = (self.lost / self.whole) ** 0.5 if self.whole else 0.0
-        told = f"{self.quantised} tensors quantised, {share:.1%} from the original's (norm); "
+        told = f"{self.quantized} tensors quantised, {share:.1%} from the original's (norm); "
         told += f"{self.equal} equal{how}"
-        if self.quantised_numbers < self.equal_numbers:
+        if self.quantized_numbers < self.equal_numbers:
             told += "; most weights are not quantised: their rows are no multiple of `--group-size`"
         return told
 
@@ -143,7 +143,7 @@ def compare(
         if not lost <= LOSSES.get(int(own.get("bits", 2)), 0.95) ** 2 * whole:  # NaN is refused, too
             share = (lost / whole) ** 0.5 if whole else float("inf")
             return f"{name} is {share:.0%} from the original's"
-        tally.quantised, tally.quantised_numbers = tally.quantised + 1, tally.quantised_numbers + array.size
+        tally.quantized, tally.quantized_numbers = tally.quantized + 1, tally.quantized_numbers + array.size
         tally.lost, tally.whole = tally.lost + lost, tally.whole + whole
         return ""
     if name not in stored or not same(array, found := stored.pop(name)):

@@ -36,7 +36,7 @@ from grpo_cli.foreign_text import quoted
 from grpo_cli.models.adapters import fuse_adapters, load_adapters
 from grpo_cli.models.classes import save_code
 from grpo_cli.models.find import adapters_base, find_model
-from grpo_cli.models.load import check_vocabulary, dequantised, load_model_folder, load_tokenizer
+from grpo_cli.models.load import check_vocabulary, dequantized, load_model_folder, load_tokenizer
 from grpo_cli.models.nanochat_tokenizer import NanochatTokenizer
 from grpo_cli.models.tokenizer import Tokenizer
 from grpo_cli.models.tree import count_parameters
@@ -61,7 +61,7 @@ class Adapted:
     def load(self) -> tuple[nn.Module, dict[str, Any]]:
         """The base in float32 with the adapters on it, lazily, and the config.json of what they become."""
         model, config = load_model_folder(self.base)
-        model, config = dequantised(model, config)
+        model, config = dequantized(model, config)
         model.set_dtype(mx.float32)
         load_adapters(model, self.folder)
         return model, {**config, "torch_dtype": "float32"}

@@ -19,7 +19,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from grpo_cli.convert.architecture import Architecture, ModelConfig, read_model_config, recognise
+from grpo_cli.convert.architecture import Architecture, ModelConfig, read_model_config, recognize
 from grpo_cli.convert.dtypes import DTYPES
 from grpo_cli.convert.errors import ConversionError
 from grpo_cli.convert.name_map import StripPrefix, check_used, forward, parse_renames
@@ -81,7 +81,7 @@ def open_checkpoint(source: Source, renames: Sequence[str]) -> Iterator[Checkpoi
         tensors = forward(extra, tensors)
         _check_distinct(tensors, source)
         shapes = {tensor.name: tensor.shape for tensor in tensors}
-        architecture = recognise(shapes, model_config, str(source.model_file))
+        architecture = recognize(shapes, model_config, str(source.model_file))
         yield Checkpoint(
             source=source,
             meta=meta,

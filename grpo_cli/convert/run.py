@@ -65,7 +65,7 @@ def _convert_nanochat(
             if options.verify:
                 verify.approve(iter([verify_equal(plain, tensors, on_progress)]), _unless(options, on_check))
             if options.quantize:
-                _quantise(plain, folder, options, on_progress, on_check)
+                _quantize(plain, folder, options, on_progress, on_check)
             if options.verify:
                 verify.approve(nanochat_checks(folder, on_progress), on_check)
             parameters, layers, size = measure(folder)
@@ -83,13 +83,13 @@ def _unless(options: Options, on_check: OnCheck) -> OnCheck:
     return no_check if options.quantize else on_check
 
 
-def _quantise(plain: Path, folder: Path, options: Options, on_progress: Progress, on_check: OnCheck) -> None:
+def _quantize(plain: Path, folder: Path, options: Options, on_progress: Progress, on_check: OnCheck) -> None:
     """Quantise the model in `plain` into `folder`; its tokenizer comes along."""
     on_progress("quantising", 0, 0)
-    convert_folder(plain, folder / "quantised", options)
+    convert_folder(plain, folder / "quantized", options)
     if options.verify:
-        verify.approve(iter([verify_like(folder / "quantised", plain, on_progress)]), on_check)
-    lift(folder / "quantised", MODEL_FILES)
+        verify.approve(iter([verify_like(folder / "quantized", plain, on_progress)]), on_check)
+    lift(folder / "quantized", MODEL_FILES)
     lift(plain, ("tokenizer*", "generation_config.json"))
 
 

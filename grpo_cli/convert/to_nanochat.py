@@ -15,7 +15,7 @@ import mlx.core as mx
 import numpy as np
 from pydantic import ValidationError
 
-from grpo_cli.convert.architecture import EMBEDDINGS, NANOCHAT_TYPES, ModelConfig, recognise
+from grpo_cli.convert.architecture import EMBEDDINGS, NANOCHAT_TYPES, ModelConfig, recognize
 from grpo_cli.convert.dtypes import DTYPES, Array, cast
 from grpo_cli.convert.errors import ConversionError
 from grpo_cli.convert.name_map import CropRows, Operation, backward
@@ -29,7 +29,7 @@ from grpo_cli.convert.torch_writer import write_torch_file
 from grpo_cli.convert.verify import approve
 from grpo_cli.models.adapters import fuse_adapters, load_adapters
 from grpo_cli.models.find import adapters_base, find_model
-from grpo_cli.models.load import dequantised, load_model_folder
+from grpo_cli.models.load import dequantized, load_model_folder
 from grpo_cli.models.tree import flat, read_json
 
 TRAINING_STATE = "trainer_state.json"
@@ -99,7 +99,7 @@ def outgoing(folder: Path, config: dict[str, Any], kept: Provenance) -> list[Out
 
     Nothing is read yet, and each tensor can be read once: what was read is let go.
     """
-    model, _ = dequantised(*load_model_folder(base_of(folder)))  # the base of adapters may be quantised
+    model, _ = dequantized(*load_model_folder(base_of(folder)))  # the base of adapters may be quantised
     model.set_dtype(mx.float32)
     if (folder / "adapter_config.json").exists():
         load_adapters(model, folder)
@@ -188,7 +188,7 @@ def verify_file(
         if found != meant:
             other = sorted(name for name in found.keys() | meant.keys() if found.get(name) != meant.get(name))
             return Check("weights", False, f"{', '.join(other[:3])} are not what they should be")
-        recognise(
+        recognize(
             {name: shape for name, (shape, _) in found.items()},
             ModelConfig.model_validate(meta["model_config"]),
             str(path),

@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from grpo_cli.distributed.topology import Address, Place
+from grpo_cli.distributed.topology import Address, RankInfo
 from grpo_cli.errors import TrainingError
 from grpo_cli.untrusted_json import DamagedFile, Schema, parse, parse_as
 
@@ -64,11 +64,11 @@ class Link:
         self._lock = threading.Lock()
         self.rank = -1
 
-    def introduce(self, place: Place) -> None:
+    def introduce(self, place: RankInfo) -> None:
         """Say who we are. Raises OSError where the other one is gone."""
         self.send({"rank": place.rank, "size": place.size})
 
-    def recognise(self, place: Place, seconds: float) -> None:
+    def recognize(self, place: RankInfo, seconds: float) -> None:
         """Hear who is there. Raises OSError (TimeoutError) without an answer, ValueError for a stranger."""
         self._connection.settimeout(max(seconds, 0.1))
         greeting = parse_as(Greeting, self._reader.readline(LONGEST))
@@ -98,7 +98,7 @@ class Link:
 
 
 def open_links(
-    place: Place, seconds: float, on_wait: Callable[[str], None] = lambda _: None
+    place: RankInfo, seconds: float, on_wait: Callable[[str], None] = lambda _: None
 ) -> dict[int, Link]:
     """Connect with all neighbours.
 
@@ -115,11 +115,11 @@ def open_links(
         if listening:
             listening.close()
     for rank, link in called.items():
-        recognise(place, rank, link, patience)
+        recognize(place, rank, link, patience)
     return numbered(place, [*called.values(), *calling])
 
 
-def numbered(place: Place, links: list[Link]) -> dict[int, Link]:
+def numbered(place: RankInfo, links: list[Link]) -> dict[int, Link]:
     """The links, counted: two ranks on a ring have two. Raises TrainingError for a wrong neighbour."""
     expected = sorted([*place.calls, *place.callers])
     if sorted(link.rank for link in links) != expected:
@@ -142,7 +142,7 @@ def listen(address: Address) -> socket.socket:
     return listening
 
 
-def call(place: Place, rank: int, address: Address, patience: Patience) -> Link:
+def call(place: RankInfo, rank: int, address: Address, patience: Patience) -> Link:
     """Call another rank until it takes the call. Raises TrainingError when patience ends."""
     reason = "it does not answer"
     while patience.wait_for(f"rank {rank} ({address}): {reason}"):
@@ -158,17 +158,17 @@ def call(place: Place, rank: int, address: Address, patience: Patience) -> Link:
     raise absent(rank, str(address), reason)
 
 
-def recognise(place: Place, rank: int, link: Link, patience: Patience) -> None:
+def recognize(place: RankInfo, rank: int, link: Link, patience: Patience) -> None:
     """Hear the answer of a rank that was called. Raises TrainingError where it is another, or none."""
     try:
-        link.recognise(place, patience.left)
+        link.recognize(place, patience.left)
     except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise met_others(f"where rank {rank} should be, {error}") from error
     except OSError as error:
         raise absent(rank, str(place.calls[rank]), error.strerror or "it does not answer") from error
 
 
-def answer(place: Place, listening: socket.socket, patience: Patience) -> Link:
+def answer(place: RankInfo, listening: socket.socket, patience: Patience) -> Link:
     """Wait for a rank's call; strangers are turned away. Raises TrainingError when patience ends."""
     while patience.wait_for(f"rank {place.callers[0]}, which should call"):
         listening.settimeout(max(min(QUIET, patience.left), 0.1))
@@ -178,7 +178,7 @@ def answer(place: Place, listening: socket.socket, patience: Patience) -> Link:
             continue
         link = Link(connection)
         try:
-            link.recognise(place, min(patience.left, GREETING))
+            link.recognize(place, min(patience.left, GREETING))
             if link.rank not in place.callers:
                 raise ValueError(f"rank {link.rank} does not call here")
             link.introduce(place)

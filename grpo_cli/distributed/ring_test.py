@@ -68,7 +68,7 @@ def seconds(world: World, array: "mx.array") -> float:
     """The time of a sum of `array` over the ranks."""
     import mlx.core as mx
 
-    with world.together():
+    with world.collective():
         started = time.perf_counter()
         mx.eval(mx.distributed.all_sum(array))
         return time.perf_counter() - started

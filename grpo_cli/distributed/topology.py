@@ -1,6 +1,6 @@
 """Where this process stands among the ranks of a run, by the environment that `mlx.launch` gives it.
 
-    find_place(os.environ)       # Place(rank=1, size=2, backend='ring', …), or None for a process alone
+    find_rank(os.environ)       # RankInfo(rank=1, size=2, backend='ring', …), or None for a process alone
 
 MLX's launcher gives every rank its number in MLX_RANK, and where the others are in another variable, by
 backend: MLX_HOSTFILE (ring), MLX_JACCL_COORDINATOR with MLX_IBV_DEVICES (jaccl), NCCL_HOST_IP with
@@ -34,7 +34,7 @@ class Address:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Place:
+class RankInfo:
     """One rank of several, and where those are that it talks to itself.
 
     On a ring each rank reaches the next one only (machines on Thunderbolt cables have no other way); with
@@ -81,7 +81,7 @@ def watching(address: Address) -> Address:
     return Address(address.host, address.port + WATCH_PORTS)
 
 
-def find_place(environment: Mapping[str, str]) -> Place | None:
+def find_rank(environment: Mapping[str, str]) -> RankInfo | None:
     """This process's place; None where it is alone.
 
     Raises ConfigError for an environment that is none of `mlx.launch`, or one of another launcher.
@@ -90,7 +90,7 @@ def find_place(environment: Mapping[str, str]) -> Place | None:
         refuse_others(environment)
         return None
     try:
-        place = read_place(environment)
+        place = read_rank(environment)
     except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
         raise ConfigError(
             f"The ranks of this run cannot be told: MLX_RANK={environment['MLX_RANK']} and {error}",
@@ -100,24 +100,24 @@ def find_place(environment: Mapping[str, str]) -> Place | None:
     return place if place.size > 1 else None
 
 
-def read_place(environment: Mapping[str, str]) -> Place:
+def read_rank(environment: Mapping[str, str]) -> RankInfo:
     """The place that the launcher's variables describe. Raises KeyError, ValueError or OSError for others."""
     rank = int(environment["MLX_RANK"])
     if "MLX_HOSTFILE" in environment:
         text = read_bytes(Path(environment["MLX_HOSTFILE"])).strip()
         ring = tuple(parse_address(addresses[0]) for addresses in parse_as(list[list[str]], text or b"[]"))
-        return within(Place(rank=rank, size=len(ring) or 1, backend="ring", ring=ring))
+        return within(RankInfo(rank=rank, size=len(ring) or 1, backend="ring", ring=ring))
     if "MLX_JACCL_COORDINATOR" in environment:
         devices = read_as(list[Any], Path(environment["MLX_IBV_DEVICES"]))
         address = parse_address(environment["MLX_JACCL_COORDINATOR"], JACCL_PORT)
-        return within(Place(rank=rank, size=len(devices), backend="jaccl", coordinator=address))
+        return within(RankInfo(rank=rank, size=len(devices), backend="jaccl", coordinator=address))
     address = Address(environment["NCCL_HOST_IP"], int(environment.get("NCCL_PORT", NCCL_PORT)))
     return within(
-        Place(rank=rank, size=int(environment["MLX_WORLD_SIZE"]), backend="nccl", coordinator=address)
+        RankInfo(rank=rank, size=int(environment["MLX_WORLD_SIZE"]), backend="nccl", coordinator=address)
     )
 
 
-def within(place: Place) -> Place:
+def within(place: RankInfo) -> RankInfo:
     """The place. Raises ValueError for a rank that there is not."""
     if not 0 <= place.rank < place.size:
         raise ValueError(f"there are {place.size} ranks")

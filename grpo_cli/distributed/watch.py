@@ -81,7 +81,7 @@ class Watch:
             threading.Thread(target=self._listen, args=[link], daemon=True).start()
         threading.Thread(target=self._beat, daemon=True).start()
 
-    def at(self, doing: str) -> None:
+    def set_phase(self, doing: str) -> None:
         """Another kind of work begins."""
         with self._lock:
             self.sign()
@@ -118,7 +118,7 @@ class Watch:
 
         All have been told of it then: no thread of ours can tell them anything while MLX connects.
         """
-        self.at(CONNECTING)
+        self.set_phase(CONNECTING)
         self._tell()
         patience = Patience(seconds, on_wait)
         while patience.wait_for(names := ", ".join(self._late())):

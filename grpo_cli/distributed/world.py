@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import mlx.core as mx
 
 from grpo_cli.distributed.links import listen, open_links
-from grpo_cli.distributed.topology import LAUNCHER, Place, find_place
+from grpo_cli.distributed.topology import LAUNCHER, RankInfo, find_rank
 from grpo_cli.distributed.watch import WAITING, Watch
 from grpo_cli.errors import GrpoError, TrainingError
 from grpo_cli.foreign_text import visible
@@ -60,7 +60,7 @@ class World:
         import mlx.core as mx
 
         data = json.dumps(value, ensure_ascii=False).encode()
-        with self.together():
+        with self.collective():
             lengths: list[int] = mx.distributed.all_gather(mx.array([len(data)])).tolist()  # type: ignore[assignment]
             padded = as_array(data.ljust(max(lengths)))
             everything = bytes(memoryview(mx.distributed.all_gather(padded)))  # type: ignore[arg-type]
@@ -88,24 +88,24 @@ class World:
 
         shapes = [(name, array.shape, str(array.dtype)) for name, array in dict(tree_flatten(arrays)).items()]
         self.same("arrays to be added", hashlib.sha256(repr(shapes).encode()).hexdigest())
-        with self.together():
+        with self.collective():
             # Not nn.average_gradients, which divides: a sum with zeros is then no longer exact.
             total = tree_map(mx.distributed.all_sum, arrays)
             mx.eval(total)
         return total
 
-    def of_first(self, arrays: Any) -> Any:
+    def broadcast_tree(self, arrays: Any) -> Any:
         """A tree of arrays of rank 0, on every rank."""
         import mlx.core as mx
         from mlx.utils import tree_map
 
         return self.sum(arrays if self.is_first else tree_map(mx.zeros_like, arrays))
 
-    def bytes_of_first(self, data: bytes, count: int) -> bytes:
+    def broadcast_bytes(self, data: bytes, count: int) -> bytes:
         """`count` bytes of rank 0, on every rank; the others give b""."""
         import mlx.core as mx
 
-        with self.together():
+        with self.collective():
             given = data if self.is_first else bytes(count)
             return bytes(memoryview(mx.distributed.all_sum(as_array(given))))  # type: ignore[arg-type]
 
@@ -119,15 +119,15 @@ class World:
                 trouble="several-machines",
             )
 
-    def expect(self, seconds: float) -> None:
+    def set_timeout(self, seconds: float) -> None:
         """So long a rank may give no sign of work; 0: by what is measured."""
         if self.watch:
             self.watch.fixed_limit = seconds
 
-    def at(self, doing: str) -> None:
+    def set_phase(self, doing: str) -> None:
         """Another kind of work begins on this rank."""
         if self.watch:
-            self.watch.at(doing)
+            self.watch.set_phase(doing)
 
     def check(self) -> None:
         """Show that work goes on. Raises TrainingError where the run cannot, since another rank is gone."""
@@ -138,12 +138,12 @@ class World:
                 raise lost(self.watch.trouble)
 
     @contextmanager
-    def together(self) -> Iterator[None]:
+    def collective(self) -> Iterator[None]:
         """Around collectives, where a rank waits for the others. Raises TrainingError where one is gone."""
         assert self.watch is not None
         self.check()
         doing = self.watch.doing
-        self.watch.at(WAITING)
+        self.watch.set_phase(WAITING)
         try:
             yield
         except RuntimeError as error:
@@ -152,9 +152,9 @@ class World:
             self.watch.is_noticed = True
             raise lost(self.watch.reason() or str(error)) from error
         finally:
-            self.watch.at(doing)
+            self.watch.set_phase(doing)
 
-    def leave(self, error: BaseException | None = None) -> None:
+    def shutdown(self, error: BaseException | None = None) -> None:
         """Tell the others that this rank is done, or what ends it; they go on, or end, too."""
         if self.watch is None:
             return
@@ -169,7 +169,7 @@ class World:
         return self
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        self.leave(error)
+        self.shutdown(error)
 
 
 ALONE = World()
@@ -181,7 +181,7 @@ def join(on_wait: Callable[[str], None] = lambda _: None) -> World:
     `on_wait` gets a sentence each time the wait gets long. Raises TrainingError where the ranks do not come
     together within JOIN_SECONDS, ConfigError for a launcher unknown to us.
     """
-    place = find_place(os.environ)
+    place = find_rank(os.environ)
     if place is None:
         return ALONE
     launcher = Launcher()
@@ -201,7 +201,7 @@ def join(on_wait: Callable[[str], None] = lambda _: None) -> World:
     return World(place.rank, place.size, watch)
 
 
-def connect(place: Place) -> None:
+def connect(place: RankInfo) -> None:
     """Have MLX connect the ranks, all of which are there. Raises TrainingError where it cannot."""
     import mlx.core as mx
 
@@ -233,7 +233,7 @@ def time_limit(seconds: float, words: str) -> Iterator[None]:
         yield
 
 
-def not_connected(place: Place) -> TrainingError:
+def not_connected(place: RankInfo) -> TrainingError:
     """The error for ranks that MLX does not connect in time, though they met."""
     address = f" {place.ring[place.rank]}" if place.ring else ""
     return TrainingError(
@@ -243,7 +243,7 @@ def not_connected(place: Place) -> TrainingError:
     )
 
 
-def check_port(place: Place) -> None:
+def check_port(place: RankInfo) -> None:
     """Raise TrainingError where the port that MLX is to listen on is taken."""
     if place.ring:
         try:
@@ -253,7 +253,7 @@ def check_port(place: Place) -> None:
             raise
 
 
-def cannot_connect(place: Place, error: RuntimeError) -> TrainingError:
+def cannot_connect(place: RankInfo, error: RuntimeError) -> TrainingError:
     """The error for ranks that MLX does not connect."""
     address = f" {place.ring[place.rank]}" if place.ring else ""
     in_use = "error: 98)" in str(error) or "error: 48)" in str(error)  # EADDRINUSE on Linux, macOS

@@ -16,7 +16,7 @@ from grpo_cli.engine.grpo.advantages import compute_advantages
 from grpo_cli.engine.grpo.losses import LOSSES
 from grpo_cli.engine.grpo.overlong import punish_overlong
 from grpo_cli.engine.guards.nonfinite import first_broken
-from grpo_cli.engine.rollout.buffer import Draw
+from grpo_cli.engine.rollout.buffer import DrawnGroups
 from grpo_cli.engine.rollout.continuous_batch import BrokenPolicy
 from grpo_cli.engine.rollout.generate import OnGroup, generate, of_all_ranks
 from grpo_cli.engine.rollout.prompts import Prompt
@@ -30,14 +30,14 @@ from grpo_cli.types import Rollout, RolloutGroup
 Scored = tuple[list[RolloutGroup], float, dict[str, list[float]]]  # groups, seconds, logged by rewards
 
 
-def collect_rollouts(run: Run, position: int) -> Draw:
+def collect_rollouts(run: Run, position: int) -> DrawnGroups:
     """Sample and score completions of the stream's prompts from `position` on.
 
     As many groups as the coming steps need; with dynamic sampling, while the budget lasts, as many batches
     of them as it takes to have so many that can teach (DAPO, arXiv:2503.14476, section 3.2).
     """
     config = run.config
-    drawn = Draw(wanted=config.prompts_per_generation, position=position)
+    drawn = DrawnGroups(wanted=config.prompts_per_generation, position=position)
     budget = config.dynamic_sampling_budget if config.dynamic_sampling else 1
     while drawn.missing and drawn.batches < budget:
         prompts, left_out = run.train_prompts.take(drawn.position, drawn.next_count)
@@ -53,17 +53,17 @@ def sample_and_score(run: Run, prompts: list[Prompt]) -> Scored:
     groups = [RolloutGroup(prompt.example, prompt.ids, []) for prompt in prompts]
     own = run.world.share(range(len(groups)))
     mine, size = [groups[place] for place in own], run.config.num_generations
-    with run.scorer.beside(mine, size, run.trainer_state) as pending:
+    with run.scorer.overlapping(mine, size, run.trainer_state) as pending:
 
         def score(place: int, rollouts: list[Rollout]) -> None:
             groups[place].rollouts = rollouts
             pending.begin(own.index(place))
 
         started = time.perf_counter()
-        run.world.at("sampling")
+        run.world.set_phase("sampling")
         sample(run, prompts, own, score)
         seconds = time.perf_counter() - started
-        run.world.at("scoring")
+        run.world.set_phase("scoring")
     punish_overlong(groups, run.config.max_new_tokens, run.config.soft_overlong_tokens)
     found = of_all_ranks([groups[place].rollouts for place in own], run.world)
     for group, rollouts in zip(groups, found, strict=True):
@@ -89,7 +89,7 @@ def sample(run: Run, prompts: list[Prompt], own: Sequence[int], on_group: OnGrou
         )
     except BrokenPolicy as error:
         weight = first_broken(flat(run.policy.model.parameters()))
-        copied = ", which come from its quantised copy" if run.sampler.copy and not weight else ""
+        copied = ", which come from its quantized copy" if run.sampler.copy and not weight else ""
         raise TrainingError(
             error.message + (f"; NaN in the weight {weight}" if weight else copied),
             error.hint,

@@ -6,7 +6,7 @@ from collections.abc import Hashable, Iterable, Sequence
 from typing import Any
 
 from grpo_cli import device
-from grpo_cli.engine.rollout.buffer import Draw
+from grpo_cli.engine.rollout.buffer import DrawnGroups
 from grpo_cli.rewards.notes import averages
 from grpo_cli.rewards.table import unique
 from grpo_cli.types import RolloutGroup, StopReason
@@ -47,7 +47,7 @@ def step_metrics(
     epoch: float,
     groups: list[RolloutGroup],
     update: dict[str, Any],
-    drawn: Draw,
+    drawn: DrawnGroups,
     dynamic_sampling: bool,
     seconds: float,
 ) -> dict[str, Any]:
@@ -82,8 +82,8 @@ def rollout_metrics(groups: list[RolloutGroup]) -> dict[str, Any]:
     by_group = [group.scores for group in groups]
     rewards = [reward for scores in by_group for reward in scores]
     unscored = 1.0 - len(rewards) / len(rollouts)
-    entropies = [entropy for rollout in rollouts for entropy in rollout.entropies]
-    masses = [math.exp(log_kept) for rollout in rollouts for log_kept in rollout.log_kept]
+    entropies = [entropy for rollout in rollouts for entropy in rollout.trained(rollout.entropies)]
+    masses = [math.exp(kept) for r in rollouts if r.log_kept for kept in r.trained(r.log_kept)]
     names = rollouts[0].rewards
     return {
         "entropy": statistics.fmean(entropies),
@@ -93,9 +93,9 @@ def rollout_metrics(groups: list[RolloutGroup]) -> dict[str, Any]:
         **{f"rewards/{name}": mean(rollout.rewards[name] for rollout in rollouts) for name in names},
         "zero_std_fraction": statistics.fmean(len(set(scores)) < 2 for scores in by_group),
         **({"unscored_fraction": unscored} if unscored else {}),
-        "completion_length_mean": statistics.fmean(len(rollout.token_ids) for rollout in rollouts),
+        "completion_length_mean": statistics.fmean(rollout.length for rollout in rollouts),
         "truncated_fraction": statistics.fmean(r.stop_reason is StopReason.LENGTH for r in rollouts),
-        "repetition": statistics.fmean(repetition(rollout.token_ids) for rollout in rollouts),
+        "repetition": statistics.fmean(repetition(rollout.trained_ids) for rollout in rollouts),
     }
 
 

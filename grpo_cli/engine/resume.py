@@ -23,8 +23,8 @@ from grpo_cli.config.resumable import is_gone
 from grpo_cli.config.schema import Config
 from grpo_cli.distributed.world import ALONE, World
 from grpo_cli.engine import events
-from grpo_cli.engine.memory_verdict import check_memory
-from grpo_cli.engine.ranks.same_setup import check_alike, settings
+from grpo_cli.engine.memory.verdict import check_memory
+from grpo_cli.engine.ranks.same_setup import check_same_setup, settings
 from grpo_cli.engine.run import Run
 from grpo_cli.engine.run_dir.folder import CONFIG_FILE, words_for_the_disk, write_config
 from grpo_cli.engine.run_dir.inputs import EVALUATION, changed, is_measure
@@ -34,11 +34,11 @@ from grpo_cli.engine.run_dir.manifest import (
     checkpoints,
     step_in_manifest,
 )
+from grpo_cli.engine.run_dir.resume_point import Start, agreed, find_start, keys_of
 from grpo_cli.engine.run_dir.run_state import read_state
 from grpo_cli.engine.run_dir.saver import Saver
 from grpo_cli.engine.setup import prepare
 from grpo_cli.engine.signals import Interruption
-from grpo_cli.engine.start import Start, agreed, find_start, keys_of
 from grpo_cli.engine.train import train_to_the_end
 from grpo_cli.errors import CheckpointError, ConfigError, ModelError
 from grpo_cli.files import copy_file
@@ -69,9 +69,9 @@ def resume(
     with ExitStack() as stack:
         found = find_start(path, overrides, listener, stack, restart) if world.is_first else None
         start = agreed(found, world)
-        check_alike(world, settings(start.config))
-        world.expect(start.config.rank_timeout)
-        world.at("loading")
+        check_same_setup(world, settings(start.config))
+        world.set_timeout(start.config.rank_timeout)
+        world.set_phase("loading")
         run = restored(start.config, start.checkpoint, listener, world)
         tell_changes(run, start, keys_of(overrides), accept_changes, listener)
         refuse_shorter(run)

@@ -15,10 +15,10 @@ import mlx.core as mx
 from grpo_cli.config.schema import Config
 from grpo_cli.distributed.world import ALONE, World
 from grpo_cli.engine import events
-from grpo_cli.engine.guards.frozen_weights import Proof
+from grpo_cli.engine.guards.frozen_weights import WeightsMoved
 from grpo_cli.engine.guards.nothing_learned import Teaching
-from grpo_cli.engine.out_of_memory import RowLimit
-from grpo_cli.engine.rollout.buffer import Parts
+from grpo_cli.engine.memory.out_of_memory import RowLimit
+from grpo_cli.engine.rollout.buffer import RolloutBuffer
 from grpo_cli.engine.rollout.prompts import Prompt, Prompts
 from grpo_cli.engine.rollout.quantized_policy import RolloutPolicy
 from grpo_cli.engine.rollout.sampling import KeyChain
@@ -58,7 +58,9 @@ class Run:
     def __post_init__(self) -> None:
         config = self.config
         self.random = KeyChain.of_seed(config.seed)  # of rollouts
-        self.buffer = Parts(config.prompts_per_step, config.steps_per_generation, config.num_iterations)
+        self.buffer = RolloutBuffer(
+            config.prompts_per_step, config.steps_per_generation, config.num_iterations
+        )
         self.scorer = scorer_of(config, self.rewards)
         self.objective = Objective(config, self.plan)
         self.sampler = RolloutPolicy(config, self.policy, self.listener)
@@ -70,7 +72,7 @@ class Run:
         self.interruption = Interruption()  # nobody interrupts, until the loop says who does
         self.has_heard = False  # of an interruption
         self.rescue = Rescue()
-        self.weights_moved = Proof(config)
+        self.weights_moved = WeightsMoved(config)
         self.sampler_agrees = False  # whether sampler and loss were seen to be of one policy
         own_rewards = {name for name, function in self.rewards if function not in REWARDS.values()}
         self.teaching = Teaching(config=config, own=own_rewards)

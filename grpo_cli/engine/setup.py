@@ -4,8 +4,6 @@ final = train(config, listener)       # a whole run; resume.py goes on with one
 line = dry_run(config, listener)      # everything loaded, one tiny step, nothing saved
 """
 
-import hashlib
-import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -24,23 +22,20 @@ from grpo_cli.data.load import load_examples
 from grpo_cli.distributed.world import ALONE, World
 from grpo_cli.engine import events
 from grpo_cli.engine.collect_rollouts import collect_rollouts
-from grpo_cli.engine.evaluation.evaluate import Evaluation, evaluate, measure_by_reward
-from grpo_cli.engine.memory_verdict import check_memory
+from grpo_cli.engine.memory.verdict import check_memory
 from grpo_cli.engine.metrics import step_metrics
-from grpo_cli.engine.ranks.same_setup import check_alike, loaded, settings
-from grpo_cli.engine.rollout.buffer import Draw
-from grpo_cli.engine.rollout.generate import Progress, no_progress
+from grpo_cli.engine.ranks.same_setup import check_same_setup, loaded, settings
+from grpo_cli.engine.rollout.buffer import DrawnGroups
 from grpo_cli.engine.rollout.prompt_cache import carries_gradients
-from grpo_cli.engine.rollout.prompts import Prompt, Prompts, encode
-from grpo_cli.engine.rollout.sampling import Sampling
-from grpo_cli.engine.run import Run, scorer_of
+from grpo_cli.engine.rollout.prompts import Prompts, evaluation_prompts
+from grpo_cli.engine.run import Run
 from grpo_cli.engine.run_dir.folder import (
     discard_empty_run,
     new_run_folder,
     refuse_existing_run,
     words_for_the_disk,
 )
-from grpo_cli.engine.run_dir.inputs import checksums
+from grpo_cli.engine.run_dir.inputs import checksums, fingerprint
 from grpo_cli.engine.run_dir.log import RunLog
 from grpo_cli.engine.run_dir.saver import Saver
 from grpo_cli.engine.signals import Interruption
@@ -48,13 +43,13 @@ from grpo_cli.engine.train import train_to_the_end
 from grpo_cli.engine.update.activation_checkpoint import can_checkpoint
 from grpo_cli.engine.update.chunked_logits import find_head
 from grpo_cli.engine.update.forward import ForwardPlan
-from grpo_cli.engine.update.forward_probe import check_kind, sampling_plan, training_plan
+from grpo_cli.engine.update.forward_probe import check_kind, check_unread, training_plan
 from grpo_cli.engine.update.optimizer import Optimizer
 from grpo_cli.engine.update_policy import make_batches, update_policy
 from grpo_cli.errors import ModelError, TrainingError
 from grpo_cli.foreign_text import quoted
 from grpo_cli.models.adapters import LoRA, add_adapters
-from grpo_cli.models.load import Policy, check_prompts, load_policy, unread_model
+from grpo_cli.models.load import Policy, check_prompts, load_policy
 from grpo_cli.rewards.table import code_files, load_rewards
 from grpo_cli.trust import remember_rewards
 from grpo_cli.types import Example, RolloutGroup
@@ -76,9 +71,9 @@ def train(config: Config, listener: events.Listener = events.silent, world: Worl
     listener = events.Listeners(listener)
     if world.is_first:
         refuse_existing_run(config.run_dir)
-    check_alike(world, settings(config))
-    world.expect(config.rank_timeout)
-    world.at("loading")
+    check_same_setup(world, settings(config))
+    world.set_timeout(config.rank_timeout)
+    world.set_phase("loading")
     run = prepare(config, listener, world=world)
     check_memory(run, device.memory_budget(device.prepare()))
     place = config.run_dir.absolute()  # a reward may change the current folder
@@ -118,7 +113,7 @@ def dry_run(
     """
     if world.is_first:
         refuse_existing_run(config.run_dir)
-    check_alike(world, settings(config))
+    check_same_setup(world, settings(config))
     run = prepare(config.model_copy(update=tiny(config)), listener, world=world)
     check_memory(run, device.memory_budget(device.prepare()), config)
     started = time.perf_counter()
@@ -159,7 +154,7 @@ def tiny(config: Config) -> dict[str, Any]:
     }
 
 
-def tiny_step(run: Run, is_on_policy: bool = False) -> tuple[Draw, list[RolloutGroup], dict[str, Any]]:
+def tiny_step(run: Run, is_on_policy: bool = False) -> tuple[DrawnGroups, list[RolloutGroup], dict[str, Any]]:
     """Sample, score and update once: what was drawn, its groups, and the update's numbers.
 
     Advantages are made up, so that there is a gradient whatever the rewards of so short completions; they do
@@ -230,18 +225,8 @@ def prepare(
     frozen = run.reference or (policy if policy.lora else None)
     run.state.inputs = checksums(config, examples, eval_prompts, frozen.path if frozen else None)
     if world.size > 1:
-        check_alike(world, loaded(policy.path, checkpoint, run.state.data))
+        check_same_setup(world, loaded(policy.path, checkpoint, run.state.data))
     return run
-
-
-def check_unread(name: str) -> None:
-    """Refuse a model whose kind cannot be tuned before anything is loaded.
-
-    Told from config.json alone; of a repository that is not here yet, after its download.
-    """
-    model = unread_model(name)
-    if model is not None:
-        check_kind(model)
 
 
 def examples_of(config: Config, split: str, listener: events.Listener) -> list[Example]:
@@ -257,21 +242,6 @@ def examples_of(config: Config, split: str, listener: events.Listener) -> list[E
 def encoding(listener: events.Listener) -> Callable[[int, int], None]:
     """What tells the listener how many prompts are encoded."""
     return lambda count, total: listener(events.Loading(f"encoding prompts: {count:,} of {total:,}"))
-
-
-def fingerprint(examples: list[Example]) -> str:
-    """A checksum of prompts and answers, in their order, for which none is encoded."""
-    digest = hashlib.sha256()
-    encode = json.JSONEncoder(default=repr).encode  # json.dumps makes one for every example
-    for example in examples:
-        digest.update(encode([example.messages, example.answer]).encode())
-    return digest.hexdigest()
-
-
-def evaluation_prompts(examples: list[Example], policy: Policy, config: Config) -> list[Prompt]:
-    """The first eval_samples examples as prompts: the same items for every model, however long."""
-    chosen = examples[: config.eval_samples or None]
-    return [encode(example, policy.tokenizer, config) for example in chosen]
 
 
 def skipped_notice(prompts: Prompts, config: Config) -> str:
@@ -308,42 +278,3 @@ def trainable_policy(config: Config, checkpoint: Path | None = None) -> Policy:
         policy.model.unfreeze()
     policy.model.train()
     return policy
-
-
-def evaluate_model(
-    name: str,
-    config: Config,
-    sampling: Sampling,
-    num_generations: int = 1,
-    on_progress: Progress = no_progress,
-    world: World = ALONE,
-) -> Evaluation:
-    """Evaluate a model on the configuration's held-out examples, scored by its rewards too.
-
-    Each rank of a `world` completes its share; the first one scores. The seed is the configuration's, so that
-    sampled evaluations repeat.
-    """
-    device.prepare()
-    check_name(name)
-    check_unread(name)
-    rewards = load_rewards(config.reward_functions)
-    examples = load_examples(config, config.eval_split)
-    check_alike(world, settings(config))
-    policy = load_policy(name, config.dtype)
-    policy.plan = sampling_plan(policy.model)
-    prompts = evaluation_prompts(examples, policy, config)
-    if world.size > 1:
-        check_alike(world, loaded(policy.path, None, fingerprint([prompt.example for prompt in prompts])))
-    mx.random.seed(config.seed)
-    rows = config.prompts_per_step * config.num_generations
-    evaluation = evaluate(
-        policy, prompts, sampling, rows, num_generations, config.completion_prefix, on_progress, world
-    )
-    if world.is_first:
-        measure_by_reward(evaluation, config, rewards)
-        measured = [rollout.rewards for rollout in evaluation.rollouts]
-        with scorer_of(config, rewards) as scorer:
-            scorer.score(evaluation.groups)
-        for rollout, by_measure in zip(evaluation.rollouts, measured, strict=True):
-            rollout.rewards = {**by_measure, **rollout.rewards}
-    return evaluation

@@ -19,7 +19,7 @@ from grpo_cli.engine.guards.nonfinite import first_broken
 from grpo_cli.engine.metrics import step_metrics
 from grpo_cli.engine.ranks.balance import checksum
 from grpo_cli.engine.reporting import announce, finish, log_step, report_step
-from grpo_cli.engine.rollout.buffer import Draw
+from grpo_cli.engine.rollout.buffer import DrawnGroups
 from grpo_cli.engine.rollout.sampling import Sampling
 from grpo_cli.engine.run import Run
 from grpo_cli.engine.run_dir.checkpoint import Snapshot
@@ -47,12 +47,12 @@ def train_step(run: Run, step: int, log: RunLog) -> None:
     """
     started = time.perf_counter()
     device.reset_peak_memory()
-    drawn: Draw | None = None  # None: the step learns from completions that were sampled before
+    drawn: DrawnGroups | None = None  # None: the step learns from completions that were sampled before
     with run.interruption.breakable():
         if run.buffer.is_empty:
             drawn = collect_rollouts(run, run.state.prompts_used)  # prompts → completions → rewards
             fill_buffer(run, drawn)  # advantages (P, G)
-        run.world.at("updating")
+        run.world.set_phase("updating")
         part = run.buffer.waiting[0]
         if part.batches is None:
             part.batches = make_batches(run, part.groups)  # ids (B, T), old and reference logprobs
@@ -63,7 +63,7 @@ def train_step(run: Run, step: int, log: RunLog) -> None:
     used = drawn.position if drawn else run.state.prompts_used
     run.advance(step, used, update.get("skipped"), log.positions())  # before anything is told: that may fail
     seconds = time.perf_counter() - started
-    drawn = drawn or Draw(wanted=0, position=used)
+    drawn = drawn or DrawnGroups(wanted=0, position=used)
     epoch = used / len(run.train_prompts)
     metrics = step_metrics(step, epoch, part.groups, update, drawn, run.config.dynamic_sampling, seconds)
     run.teaching.take(metrics, part.groups, taught)
@@ -71,7 +71,7 @@ def train_step(run: Run, step: int, log: RunLog) -> None:
     report_step(run, metrics, part.groups, log)
 
 
-def fill_buffer(run: Run, drawn: Draw) -> None:
+def fill_buffer(run: Run, drawn: DrawnGroups) -> None:
     """Give the completions that the coming steps learn from their advantages, and cut them into steps.
 
     Where a quantised copy sampled, the policy's own logprobs of later parts are taken now, before it moves.
@@ -147,7 +147,7 @@ def evaluate_if_due(run: Run, log: RunLog) -> bool:
     due = step == 0 or run.is_due(step, config.eval_steps, last=True)
     if not (run.eval_prompts and due) or run.state.evaluated:
         return False
-    run.world.at("evaluating")
+    run.world.set_phase("evaluating")
     with run.interruption.breakable():
         evaluation = evaluate(
             run.policy,
@@ -183,8 +183,8 @@ def stop_if_broken(run: Run, saver: Saver) -> None:
 
 def sound_snapshot(run: Run, saver: Saver) -> Snapshot:
     """The run as it stands; TrainingError where a weight is NaN: it would push out sound checkpoints."""
-    run.world.at("saving")
-    synchronise_weights(run)
+    run.world.set_phase("saving")
+    synchronize_weights(run)
     name = first_broken(flat(run.policy.model.parameters()))
     if name is not None:
         raise TrainingError(
@@ -196,7 +196,7 @@ def sound_snapshot(run: Run, saver: Saver) -> Snapshot:
     return run.snapshot()
 
 
-def synchronise_weights(run: Run) -> None:
+def synchronize_weights(run: Run) -> None:
     """Give all ranks the first one's weights, should theirs differ: unlike devices round differently."""
     if run.world.size == 1:
         return
@@ -205,5 +205,5 @@ def synchronise_weights(run: Run) -> None:
     if all(other == first for other in others):
         return
     run.listener(events.Notice("the ranks' weights differ by rounding: rank 0's are taken for all"))
-    run.policy.model.update(run.world.of_first(run.policy.model.trainable_parameters()))
-    run.optimizer.restore(run.world.of_first(run.optimizer.arrays()))
+    run.policy.model.update(run.world.broadcast_tree(run.policy.model.trainable_parameters()))
+    run.optimizer.restore(run.world.broadcast_tree(run.optimizer.arrays()))

@@ -16,13 +16,13 @@ import mlx.nn as nn
 from grpo_cli import device
 from grpo_cli.config.schema import Config
 from grpo_cli.engine import events
-from grpo_cli.engine.grpo.importance_sampling import Spread
+from grpo_cli.engine.grpo.importance_sampling import WeightStats
 from grpo_cli.engine.grpo.losses import LOSSES
 from grpo_cli.engine.grpo.lr_schedule import learning_rate
 from grpo_cli.engine.guards import logprob_mismatch
 from grpo_cli.engine.guards.nonfinite import Fault, find_fault
-from grpo_cli.engine.out_of_memory import in_parts
-from grpo_cli.engine.ranks.balance import deal
+from grpo_cli.engine.memory.out_of_memory import with_halving
+from grpo_cli.engine.ranks.balance import assign_ranks
 from grpo_cli.engine.run import Run
 from grpo_cli.engine.update.batch import Counting, Microbatch, make_microbatches
 from grpo_cli.engine.update.forward import token_logprobs
@@ -45,7 +45,7 @@ def make_batches(run: Run, groups: list[RolloutGroup]) -> list[Microbatch]:
         Counting.of(config),
         Budget(config.microbatch_tokens, run.plan.share_prefix) if config.microbatch_tokens else None,
     )
-    batches = deal(made, run.world.size)
+    batches = assign_ranks(made, run.world.size)
     for batch in own_batches(run, batches) if has_reference else []:
         parts = batch.in_rows(run.update_limit.rows)
         batch.ref_logprobs = mx.concatenate([reference_logprobs(run, part) for part in parts])  # (B, S)
@@ -73,7 +73,7 @@ def update_policy(
     )
     result, fault, deviation = nothing(config), None, None
     if batches:
-        run.world.at("updating")
+        run.world.set_phase("updating")
         proves = is_on_policy and not run.weights_moved.is_given and has_advantages(batches)
         if proves:
             run.weights_moved.begin(run.trained_weights())
@@ -124,7 +124,7 @@ def nothing(config: Config) -> UpdateResult:
         clip_ratio_high=0.0,
         kl=0.0 if config.kl_coeff > 0 else None,
     )
-    result.importance = Spread() if config.quantize_for_rollouts else None
+    result.importance = WeightStats() if config.quantize_for_rollouts else None
     return result
 
 
@@ -157,7 +157,7 @@ def remember_first(batches: list[Microbatch], result: UpdateResult) -> None:
 def remember_old(run: Run, batches: list[Microbatch]) -> None:
     """Keep the policy's logprobs as it is now, for microbatches that are learnt from after an update."""
     found = [
-        mx.where(batch.completion_mask, logprobs_by(run, run.policy.model, batch), 0.0)
+        mx.where(batch.loss_mask, logprobs_by(run, run.policy.model, batch), 0.0)
         if batch.rank == run.world.rank
         else mx.zeros(batch.targets.shape)
         for batch in batches
@@ -182,7 +182,7 @@ def logprobs_by(run: Run, model: nn.Module, batch: Microbatch) -> mx.array:
         mx.eval(logprobs)
         return logprobs
 
-    return mx.concatenate(list(in_parts(batch, compute, Microbatch.halves, run.update_limit.lower)))
+    return mx.concatenate(list(with_halving(batch, compute, Microbatch.halves, run.update_limit.lower)))
 
 
 def compare_with_sampler(run: Run, batches: list[Microbatch], result: UpdateResult) -> float | None:

@@ -152,14 +152,14 @@ def _convert_weights(
     facts = device.prepare()
     target = dtype if dtype != "auto" else ("float32" if facts.upcast else "")
     if "quantization" in config and (facts.upcast or for_training):
-        model, config = dequantised(model, config, exactly=target == "float32")
+        model, config = dequantized(model, config, exactly=target == "float32")
     if target:
         model.set_dtype(DTYPES[target])
         config = {**config, "torch_dtype": target}
     return model, config
 
 
-def dequantised(
+def dequantized(
     model: nn.Module, config: dict[str, Any], exactly: bool = True
 ) -> tuple[nn.Module, dict[str, Any]]:
     """A quantised model and its config.json with plain weights instead; any other model as it is.

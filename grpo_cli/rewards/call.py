@@ -69,7 +69,7 @@ async def call_async(name: str, function: RewardFunction, request: RewardRequest
         if is_ended(error):
             raise
         if isinstance(error, TimeoutError) and limit.expired():
-            raise late(name, timeout) from error
+            raise timed_out(name, timeout) from error
         raise failure(name, function, request, error, await first_failing_async(function, request)) from error
     return Scores(checked(name, returned, request), notes)
 
@@ -149,7 +149,7 @@ def cure(error: BaseException, request: RewardRequest, index: int) -> str:
     return called
 
 
-def late(name: str, timeout: float) -> RewardError:
+def timed_out(name: str, timeout: float) -> RewardError:
     """The error for a reward that took too long."""
     return RewardError(
         f"Reward `{name}` did not answer within reward_timeout = {timeout:g} s",

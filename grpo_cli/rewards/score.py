@@ -26,7 +26,7 @@ from typing import NamedTuple
 
 from grpo_cli.errors import RewardError
 from grpo_cli.rewards.background import Background
-from grpo_cli.rewards.call import PROBE_SECONDS, Scores, call, call_async, is_async, late
+from grpo_cli.rewards.call import PROBE_SECONDS, Scores, call, call_async, is_async, timed_out
 from grpo_cli.rewards.notes import together
 from grpo_cli.rewards.request import RewardRequest
 from grpo_cli.rewards.table import RewardFunction
@@ -90,7 +90,7 @@ class Scorer:
         return pending
 
     @contextlib.contextmanager
-    def beside(
+    def overlapping(
         self, groups: list[RolloutGroup], size: int, state: TrainerState = NOT_TRAINING
     ) -> Iterator["PendingScores"]:
         """Score groups of `size` completions that are sampled within the block, from `begin(place)` on.
@@ -214,7 +214,7 @@ class PendingScores:
         try:
             return future.result(max(0.0, latest - time.monotonic()))
         except TimeoutError as error:
-            blocked: RewardError = late(name, timeout)
+            blocked: RewardError = timed_out(name, timeout)
             blocked.hint += "; it blocks its event loop: `await` what takes time, or write a plain function"
             raise blocked from error
 

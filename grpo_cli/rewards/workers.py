@@ -20,7 +20,7 @@ from concurrent.futures import Future
 from types import TracebackType
 
 from grpo_cli.errors import RewardError
-from grpo_cli.rewards.call import Scores, late
+from grpo_cli.rewards.call import Scores, timed_out
 from grpo_cli.rewards.request import RewardRequest
 from grpo_cli.rewards.worker import Answer, Question, serve
 
@@ -55,7 +55,7 @@ class Worker:
             self.connection.send(question)
             if not self.connection.poll(self.timeout or None):
                 self.kill()
-                self.failure = late(question.name, self.timeout)
+                self.failure = timed_out(question.name, self.timeout)
                 raise self.failure
             scores = _without_error(self.connection.recv()).scores
             assert scores is not None

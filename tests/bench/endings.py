@@ -33,6 +33,7 @@ from grpo_cli.engine.run_dir.manifest import damage
 from grpo_cli.engine.update import optimizer
 from tests.bench.torture import log
 from tests.support.exceptions import EXCEPTIONS, made
+from tests.support.signals import signals_taken
 
 STEPS = 4
 REWARD = """
@@ -167,7 +168,7 @@ def watched() -> Iterator[None]:
 def command(*words: str) -> tuple[int, str]:
     """The exit code of `grpo` with these words, run in this process, and what it said."""
     said = io.StringIO()
-    with contextlib.redirect_stderr(said), mock.patch.object(sys, "argv", ["grpo", *words]):
+    with signals_taken(), contextlib.redirect_stderr(said), mock.patch.object(sys, "argv", ["grpo", *words]):
         try:
             grpo()
             code = 0

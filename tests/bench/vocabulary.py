@@ -89,7 +89,7 @@ def made(count: int, new_tokens: int) -> Microbatch:
         prompts=[list(range(1, 101))],
         rows=[0] * count,
         targets=targets,
-        completion_mask=mask,
+        loss_mask=mask,
         old_logprobs=old,
         advantages=advantages,
         weights=weights,

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from grpo_cli.cli.output_file import OutputFile
-from grpo_cli.engine import setup
+from grpo_cli.engine.evaluation import evaluate
 from grpo_cli.errors import ConfigError, GrpoError
 from tests.cli.test_run_commands import grpo
 from tests.support.forked import start
@@ -22,7 +22,7 @@ def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_what_is_there_is_refused_before_anything_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(setup, "evaluate_model", lambda *_: pytest.fail("it was loaded"))
+    monkeypatch.setattr(evaluate, "evaluate_model", lambda *_: pytest.fail("it was loaded"))
     Path("mine.jsonl").write_text("earlier\n")
     for words in ((*EVAL, "mine.jsonl"), ("doctor", "--only", "python", "--report", "mine.jsonl")):
         result = grpo(*words)
@@ -126,14 +126,14 @@ def test_ctrl_c_in_an_evaluation_ends_with_130_and_leaves_nothing(tmp_path: Path
 # The evaluation interrupts itself at its first progress: no test waits for a number of seconds.
 INTERRUPTED = """
 import os, signal
-from grpo_cli.engine import setup
-real = setup.evaluate_model
+from grpo_cli.engine.evaluation import evaluate
+real = evaluate.evaluate_model
 def evaluate_model(name, config, sampling, num_generations, on_progress, world):
     def progress(*numbers):
         os.kill(os.getpid(), signal.SIGINT)
         on_progress(*numbers)
     return real(name, config, sampling, num_generations, progress, world)
-setup.evaluate_model = evaluate_model
+evaluate.evaluate_model = evaluate_model
 from grpo_cli.cli.main import run as main
 main()
 """

@@ -6,14 +6,14 @@ from typing import Any
 
 import pytest
 
-from grpo_cli.convert.architecture import ModelConfig, model_shapes, read_model_config, recognise
+from grpo_cli.convert.architecture import ModelConfig, model_shapes, read_model_config, recognize
 from grpo_cli.convert.errors import ConversionError
 from grpo_cli.convert.name_map import CropRows
 from tests.convert.checkpoints import GENUINE, SMALL, model_config, shapes_of
 
 
 def recognised(shapes: dict[str, tuple[int, ...]], fields: dict[str, Any]) -> dict[str, Any]:
-    return recognise(shapes, ModelConfig.model_validate(fields), "model.pt").config
+    return recognize(shapes, ModelConfig.model_validate(fields), "model.pt").config
 
 
 def refusal(shapes: dict[str, tuple[int, ...]], fields: dict[str, Any]) -> str:
@@ -41,7 +41,7 @@ def test_october_2025_is_mlx_lms_own() -> None:
 
 
 def test_padded_rows_of_october_are_cropped() -> None:
-    found = recognise(shapes_of("october", 1024), ModelConfig.model_validate(SMALL), "model.pt")
+    found = recognize(shapes_of("october", 1024), ModelConfig.model_validate(SMALL), "model.pt")
     assert found.operations == [CropRows(("transformer.wte.weight", "lm_head.weight"), 1024, 1000)]
     assert found.config["vocab_size"] == 1000
 
@@ -71,7 +71,7 @@ def test_genuine_checkpoints_are_recognised(name: str, kind: str) -> None:
     }
     (meta,) = (GENUINE / name).glob("meta_*.json")
     config = read_model_config(json.loads(meta.read_text()), meta)
-    assert recognise(shapes, config, name).config["model_type"] == kind
+    assert recognize(shapes, config, name).config["model_type"] == kind
 
 
 def without(shapes: dict[str, tuple[int, ...]], *names: str) -> dict[str, tuple[int, ...]]:

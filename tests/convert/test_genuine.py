@@ -171,9 +171,7 @@ def test_losses_and_gradients_of_chat_rl(october: Policy, share_prefix: bool) ->
     sums = [
         value
         for batch in batches
-        for value in (
-            token_logprobs(october.model, batch, 1.0, ForwardPlan(share_prefix)) * batch.completion_mask
-        )
+        for value in (token_logprobs(october.model, batch, 1.0, ForwardPlan(share_prefix)) * batch.loss_mask)
         .sum(axis=1)
         .tolist()
     ]

@@ -32,7 +32,7 @@ def october(january: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def quantised(january: Path) -> dict[int, Path]:
+def quantized(january: Path) -> dict[int, Path]:
     """January's model by bits."""
     return {bits: quantise(january, january.parent / f"bits{bits}", bits) for bits in LOST}
 
@@ -87,21 +87,21 @@ def test_weights_that_are_all_one(january: Path, tmp_path: Path) -> None:
 
 
 def test_missing_and_left_over_tensors(
-    january: Path, october: Path, quantised: dict[int, Path], tmp_path: Path
+    january: Path, october: Path, quantized: dict[int, Path], tmp_path: Path
 ) -> None:
     assert verify_like(october, october, no_progress) == right("20 of 20 tensors equal the original's")
     for small in (october, quantise(october, tmp_path / "october", 4)):
         check = verify_like(small, january, no_progress)
         assert check.seen in [f"{name} differs from the source" for name in LAMBDAS]
         assert not check.passed
-    for large in (january, quantised[4]):
+    for large in (january, quantized[4]):
         check = verify_like(large, october, no_progress)
         assert check == wrong("resid_lambdas, x0_lambdas are not in the source")
 
 
 @pytest.mark.parametrize("bits", LOST)
-def test_a_quantised_model_like_its_source(january: Path, quantised: dict[int, Path], bits: int) -> None:
-    check = verify_like(quantised[bits], january, no_progress)
+def test_a_quantised_model_like_its_source(january: Path, quantized: dict[int, Path], bits: int) -> None:
+    check = verify_like(quantized[bits], january, no_progress)
     assert check == right(f"20 tensors quantised, {LOST[bits]} from the original's (norm); 2 equal")
 
 
@@ -126,13 +126,13 @@ def test_the_bound_is_some_times_what_normal_numbers_lose(
 
 
 @pytest.mark.parametrize("bits", LOST)
-def test_scales_that_are_wrong(january: Path, quantised: dict[int, Path], bits: int, tmp_path: Path) -> None:
+def test_scales_that_are_wrong(january: Path, quantized: dict[int, Path], bits: int, tmp_path: Path) -> None:
     layer = "transformer.h.1.mlp.c_fc"
 
     def change(arrays: Arrays) -> None:
         arrays[f"{layer}.scales"] = arrays[f"{layer}.scales"] * -3
 
-    bad = damaged(quantised[bits], tmp_path / "bad", change)
+    bad = damaged(quantized[bits], tmp_path / "bad", change)
     check = verify_like(bad, january, no_progress)
     begin, _, rest = check.seen.partition("% from ")
     assert rest == "the original's"
@@ -145,38 +145,38 @@ def test_scales_that_are_wrong(january: Path, quantised: dict[int, Path], bits: 
 @pytest.mark.parametrize("bits", LOST)
 @pytest.mark.parametrize("share", [0.96, 1.04])
 def test_the_bound_is_where_it_is_said_to_be(
-    january: Path, quantised: dict[int, Path], bits: int, share: float, tmp_path: Path
+    january: Path, quantized: dict[int, Path], bits: int, share: float, tmp_path: Path
 ) -> None:
     """All numbers of a layer are moved by as much as makes up that share of the bound."""
     name, bound = "transformer.h.1.mlp.c_proj", share * BOUNDS[bits]
     weight = stored(january)[f"{name}.weight"]
-    lost, whole = compare.distance(weight, stored(quantised[bits]), name, {"group_size": 32, "bits": bits})
+    lost, whole = compare.distance(weight, stored(quantized[bits]), name, {"group_size": 32, "bits": bits})
     step = ((bound**2 * whole - lost) / weight.size) ** 0.5
 
     def change(arrays: Arrays) -> None:
         arrays[f"{name}.biases"] = arrays[f"{name}.biases"] + step
 
-    check = verify_like(damaged(quantised[bits], tmp_path / "moved", change), january, no_progress)
+    check = verify_like(damaged(quantized[bits], tmp_path / "moved", change), january, no_progress)
     assert check.passed == (share < 1)
     if not check.passed:
         assert check == wrong(f"{name}.weight is {bound:.0%} from the original's")
 
 
 def test_an_unquantised_tensor_of_a_quantised_model(
-    january: Path, quantised: dict[int, Path], tmp_path: Path
+    january: Path, quantized: dict[int, Path], tmp_path: Path
 ) -> None:
-    bad = damaged(quantised[4], tmp_path / "bad", lambda arrays: arrays.update(x0_lambdas=mx.ones(3)))
+    bad = damaged(quantized[4], tmp_path / "bad", lambda arrays: arrays.update(x0_lambdas=mx.ones(3)))
     assert verify_like(bad, january, no_progress) == wrong("x0_lambdas differs from the source")
 
 
 @pytest.mark.parametrize("name", ["lm_head.scales", "x0_lambdas"])
 def test_scales_that_are_nan_and_numbers_that_are_whole(
-    january: Path, quantised: dict[int, Path], name: str, tmp_path: Path
+    january: Path, quantized: dict[int, Path], name: str, tmp_path: Path
 ) -> None:
     def change(arrays: Arrays) -> None:
         arrays[name] = arrays[name] * mx.nan if name.endswith("scales") else arrays[name].astype(mx.int32)
 
-    bad = damaged(quantised[4], tmp_path / "bad", change)
+    bad = damaged(quantized[4], tmp_path / "bad", change)
     assert not verify_like(bad, january, no_progress).passed
 
 
@@ -190,10 +190,10 @@ def test_a_layer_of_zeros_that_is_damaged(january: Path, tmp_path: Path) -> None
     assert not verify_like(bad, source, no_progress).passed
 
 
-def test_a_layer_with_bits_of_its_own(january: Path, quantised: dict[int, Path], tmp_path: Path) -> None:
+def test_a_layer_with_bits_of_its_own(january: Path, quantized: dict[int, Path], tmp_path: Path) -> None:
     """Its bound is that of its own bits, and its settings are what its numbers are read with."""
-    fine = {n: a for n, a in stored(quantised[8]).items() if n.startswith("lm_head.")}
-    mixed = damaged(quantised[4], tmp_path / "mixed", lambda arrays: arrays.update(fine))
+    fine = {n: a for n, a in stored(quantized[8]).items() if n.startswith("lm_head.")}
+    mixed = damaged(quantized[4], tmp_path / "mixed", lambda arrays: arrays.update(fine))
     settings = json.loads((mixed / "config.json").read_text())["quantization"]
     configure(mixed, quantization={**settings, "lm_head": {"group_size": 32, "bits": 8}})
     check = verify_like(mixed, january, no_progress)

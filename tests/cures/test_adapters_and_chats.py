@@ -9,7 +9,7 @@ import mlx.core as mx
 from grpo_cli.config.schema import Config
 from grpo_cli.models.adapters import LoRA, add_adapters
 from grpo_cli.models.load import load_policy
-from grpo_cli.models.quantised import QuantisedCopy, Rounding
+from grpo_cli.models.quantized import QuantizedCopy, Rounding
 from grpo_cli.models.tree import read_json
 from tests.cures.applied import Steps, cases_of, toml
 from tests.cures.made import WEIGHTS, adapters, change, llama, tensors
@@ -133,9 +133,9 @@ def tokenizer_that_names_code() -> Steps:
 
 def quantised_copy_of_nothing() -> Steps:
     policy = nanochat_policy()
-    hint = yield lambda: QuantisedCopy(policy.model, Rounding(4, 128), dequantise=False)
+    hint = yield lambda: QuantizedCopy(policy.model, Rounding(4, 128), dequantize=False)
     assert toml(hint) == {"group_size": 32}
-    yield lambda: QuantisedCopy(policy.model, Rounding(4, **toml(hint)), dequantise=False)
+    yield lambda: QuantizedCopy(policy.model, Rounding(4, **toml(hint)), dequantize=False)
 
 
 test_a_cure_cures = cases_of(globals())

@@ -11,7 +11,7 @@ from grpo_cli.config.resolve import find_config
 from grpo_cli.config.schema import Config
 from grpo_cli.device import choose_kind
 from grpo_cli.distributed.hosts import read_hosts
-from grpo_cli.distributed.topology import find_place
+from grpo_cli.distributed.topology import find_rank
 from grpo_cli.doctor.context import Context
 from grpo_cli.doctor.run import chosen
 from grpo_cli.files import chosen_path
@@ -68,14 +68,14 @@ def host_file_that_is_none() -> Steps:
 
 def rank_that_cannot_be_told() -> Steps:
     environment = {"MLX_RANK": "0"}
-    assert "unset MLX_RANK" in (yield lambda: find_place(environment))
-    yield lambda: find_place({})
+    assert "unset MLX_RANK" in (yield lambda: find_rank(environment))
+    yield lambda: find_rank({})
 
 
 def launcher_that_is_not_ours() -> Steps:
     environment = {"OMPI_COMM_WORLD_SIZE": "2", "OMPI_COMM_WORLD_RANK": "0"}
-    assert "or unset OMPI_COMM_WORLD_SIZE" in (yield lambda: find_place(environment))
-    yield lambda: find_place({"OMPI_COMM_WORLD_RANK": "0"})
+    assert "or unset OMPI_COMM_WORLD_SIZE" in (yield lambda: find_rank(environment))
+    yield lambda: find_rank({"OMPI_COMM_WORLD_RANK": "0"})
 
 
 # --- eval, doctor -------------------------------------------------------------------------------------

@@ -69,7 +69,7 @@ WHERE = {
     "weights_that_are_too_large": "models/trial.py:try_out",
     "model_with_code_of_its_own": "trust.py:refuse_model_file",
     "tokenizer_that_names_code": "trust.py:check_listed",
-    "quantised_copy_of_nothing": "models/quantised.py:no_layer",
+    "quantised_copy_of_nothing": "models/quantized.py:no_layer",
     "file_of_a_model": "convert/source.py:find_source",
     "step_that_is_not_there": "convert/source.py:_nanochat",
     "step_beside_a_file_of_another": "convert/source.py:find_source",
@@ -115,10 +115,10 @@ WHERE = {
     "run_exists": "engine/run_dir/folder.py:refuse_existing_run",
     "run_is_not_there": "engine/run_dir/folder.py:locate",
     "run_in_use": "engine/run_dir/lock.py:_taken",
-    "no_intact_checkpoint": "engine/start.py:choose",
+    "no_intact_checkpoint": "engine/run_dir/resume_point.py:choose",
     "lock_that_nobody_of_ours_made": "engine/run_dir/lock.py:refused_by_the_disk",
-    "restart_of_a_checkpoint": "engine/start.py:choose",
-    "run_without_anything": "engine/start.py:choose",
+    "restart_of_a_checkpoint": "engine/run_dir/resume_point.py:choose",
+    "run_without_anything": "engine/run_dir/resume_point.py:choose",
     "checkpoint_of_another_version": "engine/run_dir/manifest.py:damage",
     "state_that_is_damaged": "engine/run_dir/run_state.py:read_state",
     "run_that_is_done": "engine/resume.py:refuse_shorter",
@@ -136,7 +136,7 @@ WHERE = {
     "path_with_a_nul": "files.py:_refuse_impossible",
     "device_that_is_not_there": "device.py:choose_kind",
     "host_file_that_is_none": "distributed/hosts.py:bad_file",
-    "rank_that_cannot_be_told": "distributed/topology.py:find_place",
+    "rank_that_cannot_be_told": "distributed/topology.py:find_rank",
     "launcher_that_is_not_ours": "distributed/topology.py:refuse_others",
     "completions_over_the_dataset": "cli/completions_file.py:completions_file",
     "output_that_exists": "cli/output_file.py:__init__",
@@ -164,7 +164,7 @@ HUB = (
 )
 MACHINES = "needs another machine, its ssh, or a port that is freed; tests/distributed shows the errors"
 DISK = "needs a disk with room, or one that can be written again"
-MEMORY = "needs less memory than there is; tests/engine/test_memory_verdict.py applies its keys"
+MEMORY = "needs less memory than there is; tests/engine/memory/test_verdict.py applies its keys"
 OTHER_MODEL = "is another model, which only a person can choose"
 LEARNING = "is a choice of training (rate, precision, earlier checkpoint); the errors' own tests show them"
 DAMAGED = (
@@ -196,20 +196,19 @@ NOT_APPLIED = {
     "data/readers.py:read_file": DISK,
     "engine/run_dir/checkpoint.py:": DISK,
     "engine/run_dir/saver.py:": DISK,
-    "engine/out_of_memory.py:": MEMORY,
-    "engine/memory_verdict.py:": MEMORY,
+    "engine/memory/out_of_memory.py:": MEMORY,
+    "engine/memory/verdict.py:": MEMORY,
     "engine/rollout/prompt_cache.py:": OTHER_MODEL,
     "engine/update/forward_probe.py:": OTHER_MODEL,
     "models/adapters.py:_check_dora": OTHER_MODEL,
     "convert/run.py:_write_tokenizer": OTHER_MODEL,
-    "convert/architecture.py:recognise": "is a program of nanochat's",
+    "convert/architecture.py:recognize": "is a program of nanochat's",
     "engine/guards/logprob_mismatch.py:": LEARNING,
     "engine/rollout/continuous_batch.py:": LEARNING,
     "engine/guards/frozen_weights.py:": LEARNING,
     "engine/update/optimizer.py:": LEARNING,
     "engine/rollout/quantized_policy.py:": LEARNING,
     "engine/setup.py:dry_run": LEARNING,
-    "engine/update_policy.py:": LEARNING,
     "engine/collect_rollouts.py:": LEARNING,
     "engine/train.py:": LEARNING,
     "convert/torch_file.py:_check_record": DAMAGED,
@@ -221,6 +220,6 @@ NOT_APPLIED = {
     "models/load.py:needs_own_code": "runs a stranger's code; tests/cli/test_traps.py does, with a trap",
     "engine/run_dir/rescue.py:": "changes a person's own code",
     "engine/rollout/generate.py:": "is unreachable through datasets, whose empty texts data.no_text refuses",
-    "rewards/call.py:late": "changes a person's own code, or waits",
+    "rewards/call.py:timed_out": "changes a person's own code, or waits",
     "rewards/workers.py:": "changes a person's own code, or its machine",
 }

@@ -13,7 +13,7 @@ import mlx.core as mx  # noqa: E402  (after the device)
 
 from grpo_cli.distributed.world import join  # noqa: E402
 from grpo_cli.engine.grpo.losses import LOSSES  # noqa: E402
-from grpo_cli.engine.ranks.balance import deal  # noqa: E402
+from grpo_cli.engine.ranks.balance import assign_ranks  # noqa: E402
 from grpo_cli.engine.update.batch import Counting, make_microbatches  # noqa: E402
 from grpo_cli.engine.update.gradient import accumulate  # noqa: E402
 from grpo_cli.models.tree import flat  # noqa: E402
@@ -50,7 +50,7 @@ def main(file: str, prompts: int) -> None:
                 groups(prompts), LOSSES[name], 32, 1, False, Counting(prompts_per_forward=2)
             )
             gradients, result = accumulate(
-                model, deal(batches, world.size), objective_of(name, 1.0, 0.2, 0.2, 0.0), world=world
+                model, assign_ranks(batches, world.size), objective_of(name, 1.0, 0.2, 0.2, 0.0), world=world
             )
             found |= {f"{name}.{key}": value for key, value in flat(gradients).items()}
             found |= {

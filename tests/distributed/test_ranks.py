@@ -312,7 +312,7 @@ def test_launch_ends_with_the_exit_code_of_a_rank(tmp_path: Path) -> None:
     ids=[
         "adapters, KL, several updates",
         "fewer microbatches than ranks",
-        "dynamic sampling, quantised rollouts",
+        "dynamic sampling, quantized rollouts",
     ],
 )
 def test_other_ways_to_train_are_those_of_one_rank(tmp_path: Path, more: dict[str, Any]) -> None:

@@ -9,7 +9,7 @@ import pytest
 from grpo_cli.distributed import links as links_module
 from grpo_cli.distributed import watch as watch_module
 from grpo_cli.distributed.links import Patience, open_links
-from grpo_cli.distributed.topology import Address, Place
+from grpo_cli.distributed.topology import Address, RankInfo
 from grpo_cli.distributed.watch import WAITING, Status, Watch, find_trouble
 from grpo_cli.errors import TrainingError
 from tests.distributed.started import free_ports
@@ -55,16 +55,16 @@ def test_a_silent_rank_is_stopped_or_its_network_failed() -> None:
     assert told is not None and told.startswith("rank 1 (b) has not been heard of for 61 s")
 
 
-def ring(size: int) -> list[Place]:
+def ring(size: int) -> list[RankInfo]:
     addresses = tuple(Address("127.0.0.1", port) for port in free_ports(size))
-    return [Place(rank=rank, size=size, backend="ring", ring=addresses) for rank in range(size)]
+    return [RankInfo(rank=rank, size=size, backend="ring", ring=addresses) for rank in range(size)]
 
 
-def opened(places: list[Place]) -> list[Watch]:
+def opened(places: list[RankInfo]) -> list[Watch]:
     """A watch for each place, their links open."""
     watches: dict[int, Watch] = {}
 
-    def begin(place: Place) -> None:
+    def begin(place: RankInfo) -> None:
         found = open_links(place, HANG)
         watches[place.rank] = Watch(place.rank, place.size, found, f"host{place.rank}", lambda _: None)
 
@@ -131,7 +131,7 @@ def test_limits_follow_from_the_longest_pause_of_the_same_work(monkeypatch: pyte
     watch = Watch(0, 1, {}, "host", lambda _: None)
     watch._is_closed.set()
     assert watch._limit("sampling") == watch_module.UNMEASURED
-    watch.at("sampling")
+    watch.set_phase("sampling")
     for clock[0] in (3.0, 23.0, 24.0):
         watch.sign()
     assert watch._limit("sampling") == 100.0  # 5 × 20 s
@@ -159,7 +159,7 @@ def test_a_port_in_use_is_named() -> None:
 
 def test_a_rank_of_another_run_is_turned_away() -> None:
     ours = ring(2)
-    stranger = Place(rank=1, size=3, backend="ring", ring=(*ours[0].ring, Address("127.0.0.1", 1)))
+    stranger = RankInfo(rank=1, size=3, backend="ring", ring=(*ours[0].ring, Address("127.0.0.1", 1)))
     link = None
 
     def call() -> None:

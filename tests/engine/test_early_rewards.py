@@ -9,7 +9,7 @@ import mlx.core as mx
 import pytest
 
 from grpo_cli.engine import events, setup
-from grpo_cli.engine.out_of_memory import RowLimit
+from grpo_cli.engine.memory.out_of_memory import RowLimit
 from grpo_cli.engine.rollout.generate import generate
 from grpo_cli.engine.rollout.sampling import KeyChain, Sampling
 from grpo_cli.engine.run import Run
@@ -201,7 +201,7 @@ def test_rewards_come_to_their_own_rows_in_whatever_order_groups_end() -> None:
         return [100.0 * level[0] + len(completion[0]["content"]) for completion in completions]
 
     groups = three_groups()
-    with Scorer([("judge", judge)], [1.0]) as scorer, scorer.beside(groups, 2) as pending:
+    with Scorer([("judge", judge)], [1.0]) as scorer, scorer.overlapping(groups, 2) as pending:
         for place in (2, 0, 1):
             pending.begin(place)
     assert [item.reward for one in groups for item in one.rollouts] == [101, 102, 203, 203, 305, 306]
@@ -216,7 +216,10 @@ def test_an_early_error_names_the_completion_of_the_batch() -> None:
 
     groups = three_groups()
     with Scorer([("brittle", brittle)], [1.0]) as scorer:
-        with pytest.raises(RewardError, match=r"completion 4 of 6: 'bad'"), scorer.beside(groups, 2) as all_:
+        with (
+            pytest.raises(RewardError, match=r"completion 4 of 6: 'bad'"),
+            scorer.overlapping(groups, 2) as all_,
+        ):
             for place in (2, 1, 0):
                 all_.begin(place)
         assert left() == []

@@ -7,7 +7,7 @@ import mlx.core as mx
 import pytest
 
 from grpo_cli.engine import setup
-from grpo_cli.engine.out_of_memory import RowLimit
+from grpo_cli.engine.memory.out_of_memory import RowLimit
 from grpo_cli.engine.run import Run
 from grpo_cli.engine.run_dir.run_state import read_state, write_state
 from grpo_cli.engine.update.batch import Microbatch
@@ -23,7 +23,7 @@ def ratios(run: Run, batch: Microbatch) -> mx.array:
     """(B, S) π/π_old of the loss; 1 on padding."""
     logprobs = microbatch_loss(run.policy.model, batch, Objective(run.config))[1].logprobs
     old = logprobs if batch.old_is_current else batch.old_logprobs
-    return mx.exp(mx.where(batch.completion_mask, logprobs - old, 0.0))
+    return mx.exp(mx.where(batch.loss_mask, logprobs - old, 0.0))
 
 
 def test_the_first_updates_own_logprobs_become_the_old_ones(tmp_path: Path) -> None:
@@ -34,7 +34,7 @@ def test_the_first_updates_own_logprobs_become_the_old_ones(tmp_path: Path) -> N
     assert update_policy(run, 1, batches)["clip_ratio"] == 0.0
     for batch, logprobs in zip(batches, before, strict=True):
         assert not batch.old_is_current
-        assert mx.array_equal(batch.old_logprobs, mx.where(batch.completion_mask, logprobs, 0.0))
+        assert mx.array_equal(batch.old_logprobs, mx.where(batch.loss_mask, logprobs, 0.0))
         for item, row in zip(batch.rollouts, batch.old_logprobs.tolist(), strict=True):  # type: ignore[arg-type]
             assert item.old_logprobs == row[: len(item.token_ids)]  # type: ignore[index]
         assert mx.abs(ratios(run, batch) - 1.0).max().item() > 1e-4  # the policy has moved
@@ -53,7 +53,7 @@ def test_the_samplers_logprobs_play_no_part_then(tmp_path: Path) -> None:
             for item in [item for one in groups for item in one.rollouts]:
                 item.logprobs = [value + shift for value in item.logprobs]
             copy, _ = prepared(tmp_path, num_iterations=iterations)
-            grad_norms.append(copy.update(1, copy.batch(groups))["grad_norm"])
+            grad_norms.append(update_policy(copy, 1, make_batches(copy, groups))["grad_norm"])
             for item in [item for one in groups for item in one.rollouts]:
                 item.old_logprobs = []
         changes[iterations] = abs(grad_norms[1] / grad_norms[0] - 1)
@@ -74,7 +74,7 @@ def test_one_update_computes_nothing_twice_and_uses_the_samplers(tmp_path: Path)
 @pytest.mark.parametrize("rows", [1, 3])
 def test_they_are_whole_where_memory_was_short(tmp_path: Path, rows: int) -> None:
     whole, expected = prepared(tmp_path, num_iterations=2)
-    first = whole.update(1, expected)
+    first = update_policy(whole, 1, expected)
     run, batches = prepared(tmp_path, num_iterations=2)
     for batch in batches:
         batch.old_logprobs = batch.old_logprobs + 0.1  # the sampler's, which no part may use

@@ -63,9 +63,9 @@ VARIANTS: dict[str, dict[str, Any]] = {
     },
     "several updates and a cut tail": {"num_iterations": 3, "top_k": 20, "min_p": 0.01},
     "half precision": {"dtype": "bfloat16"},
-    "quantised rollouts": {"quantize_for_rollouts": True, "group_size": 32},
-    "quantised rollouts of adapters": {"quantize_for_rollouts": True, "lora_rank": 2, "lora_type": "dora"},
-    "quantised rollouts, several updates": {
+    "quantized rollouts": {"quantize_for_rollouts": True, "group_size": 32},
+    "quantized rollouts of adapters": {"quantize_for_rollouts": True, "lora_rank": 2, "lora_type": "dora"},
+    "quantized rollouts, several updates": {
         "quantize_for_rollouts": True,
         "bits": 3,
         "num_iterations": 3,
@@ -73,7 +73,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "top_k": 20,
         "importance_sampling_mode": "sequence_mask",
     },
-    "quantised rollouts, steps of one generation": {
+    "quantized rollouts, steps of one generation": {
         "quantize_for_rollouts": True,
         "bits": 3,
         "steps_per_generation": 2,
@@ -87,7 +87,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 # One of every kind of state; `python -m tests.bench.resumed` tries all variants.
 TRIED = (
     "full", "dora and kl", "rewards in processes", "several updates by sequence", "half precision",
-    "quantised rollouts of adapters", "lion", "evaluation",
+    "quantized rollouts of adapters", "lion", "evaluation",
 )  # fmt: skip
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from grpo_cli.engine import setup
+from grpo_cli.engine.evaluation.evaluate import evaluate_model
 from grpo_cli.engine.resume import resume
 from grpo_cli.engine.rollout.sampling import Sampling
 from grpo_cli.errors import RewardError
@@ -87,5 +88,5 @@ def test_a_dry_run_and_an_evaluation_leave_nothing(mine: str, tmp_path: Path) ->
     config = small(tmp_path, eval_samples=2, **{**SHORT, **settings})
     setup.dry_run(config)
     assert left() == []
-    setup.evaluate_model("tiny", config, Sampling(max_new_tokens=4))
+    evaluate_model("tiny", config, Sampling(max_new_tokens=4))
     assert left() == []

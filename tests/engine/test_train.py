@@ -173,7 +173,7 @@ def test_on_policy_ratios_are_one_with_the_real_model_and_prefix(tmp_path: Path)
     assert all(rollout.text.startswith("<reasoning>") for group in groups for rollout in group.rollouts)
     batch = pad([Sequence(group.prompt_ids, rollout, 1.0) for group in groups for rollout in group.rollouts])
     trained = token_logprobs(run.policy.model, batch, 0.8)
-    assert mx.abs(mx.where(batch.completion_mask, trained - batch.old_logprobs, 0.0)).max().item() < 1e-4
+    assert mx.abs(mx.where(batch.loss_mask, trained - batch.old_logprobs, 0.0)).max().item() < 1e-4
 
 
 def test_a_folder_that_holds_a_run_is_refused(tmp_path: Path) -> None:

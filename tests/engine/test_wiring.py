@@ -209,7 +209,7 @@ def test_the_first_kl_is_zero_at_any_temperature(tmp_path: Path, kind: str) -> N
     changes: dict[str, Any] = {"LoRA": {"lora_rank": 2}}.get(kind, {})
     if kind == "LoRA folder":
         earlier, batches = prepared(tmp_path, lora_rank=2)
-        earlier.update(1, batches)
+        update_policy(earlier, 1, batches)
         save_checkpoint(tmp_path / "adapters", earlier.snapshot())
         changes = {"model_name": str(tmp_path / "adapters")}
     settings = {"temperature": 0.7, "completion_prefix": "It is ", "optimizer": "adam"}

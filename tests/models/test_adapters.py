@@ -217,7 +217,7 @@ def test_rslora_reaches_the_adapters_and_their_file(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def quantised(tmp_path: Path) -> Path:
+def quantized(tmp_path: Path) -> Path:
     """The embedded model in 4 bits, in a folder."""
     tiny = load_policy("tiny", "float32")
     model, config = quantize_model(tiny.model, dict(tiny.config), group_size=32, bits=4)
@@ -243,11 +243,11 @@ def qlora(folder: Path, base: Path, kind: Kind, **changes: Any) -> Config:
 @pytest.mark.usefixtures("computes_quantised")
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_quantised_base_stays_quantised_and_only_adapters_learn(
-    quantised: Path, kind: Kind, tmp_path: Path
+    quantized: Path, kind: Kind, tmp_path: Path
 ) -> None:
-    run = setup.prepare(qlora(tmp_path, quantised, kind, kl_coeff=0.1, temperature=1.5, max_new_tokens=12))
+    run = setup.prepare(qlora(tmp_path, quantized, kind, kl_coeff=0.1, temperature=1.5, max_new_tokens=12))
     model = run.policy.model
-    stored: dict[str, mx.array] = mx.load(str(quantised / "model.safetensors"))  # type: ignore[assignment]
+    stored: dict[str, mx.array] = mx.load(str(quantized / "model.safetensors"))  # type: ignore[assignment]
     assert any(array.dtype == mx.uint32 for array in stored.values())
     groups = scored_groups(run)
     for group in groups:
@@ -273,41 +273,41 @@ def base_of(model: nn.Module, stored: dict[str, mx.array]) -> list[str]:
 @pytest.mark.usefixtures("computes_quantised")
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_qlora_checkpoint_is_adapters_that_name_the_quantised_base(
-    quantised: Path, kind: Kind, tmp_path: Path
+    quantized: Path, kind: Kind, tmp_path: Path
 ) -> None:
-    seen = (quantised / "model.safetensors").read_bytes()
-    final = setup.train(qlora(tmp_path, quantised, kind, max_steps=1))
+    seen = (quantized / "model.safetensors").read_bytes()
+    final = setup.train(qlora(tmp_path, quantized, kind, max_steps=1))
     assert not list(final.glob("model*"))
-    assert (quantised / "model.safetensors").read_bytes() == seen
+    assert (quantized / "model.safetensors").read_bytes() == seen
     written = json.loads((final / "adapter_config.json").read_text())
-    assert (written["model"], written["fine_tune_type"]) == (str(quantised), kind)
+    assert (written["model"], written["fine_tune_type"]) == (str(quantized), kind)
     policy = load_policy(str(final))
     assert "quantization" in policy.config
-    plain, _ = mlx_lm.utils.load(str(quantised), adapter_path=str(final))
+    plain, _ = mlx_lm.utils.load(str(quantized), adapter_path=str(final))
     assert same(plain(IDS), policy.model(IDS))
     assert same(load_policy(str(final)).model(IDS), policy.model(IDS))
 
 
-def test_on_a_cpu_the_base_is_dequantised(quantised: Path, tmp_path: Path) -> None:
-    final = setup.train(qlora(tmp_path, quantised, "dora", max_steps=1))
+def test_on_a_cpu_the_base_is_dequantised(quantized: Path, tmp_path: Path) -> None:
+    final = setup.train(qlora(tmp_path, quantized, "dora", max_steps=1))
     policy = load_policy(str(final))
     assert "quantization" not in policy.config
     assert {array.dtype for array in flat(policy.model.parameters()).values()} == {mx.float32}
-    plain, _ = mlx_lm.utils.load(str(quantised), adapter_path=str(final))  # quantised products
+    plain, _ = mlx_lm.utils.load(str(quantized), adapter_path=str(final))  # quantised products
     assert mx.allclose(plain(IDS), policy.model(IDS), atol=1e-3)
 
 
-def test_half_precision_scales_are_dequantised_without_rounding(quantised: Path) -> None:
-    model, config = mlx_lm.utils.load_model(quantised)
+def test_half_precision_scales_are_dequantised_without_rounding(quantized: Path) -> None:
+    model, config = mlx_lm.utils.load_model(quantized)
     model.set_dtype(mx.bfloat16)  # what quantised models on the hub have
-    mlx_lm.utils.save_model(quantised, model)
-    stored: Any = mx.load(str(quantised / "model.safetensors"))
+    mlx_lm.utils.save_model(quantized, model)
+    stored: Any = mx.load(str(quantized / "model.safetensors"))
     name = "transformer.h.0.mlp.c_fc"
     packed, scales, biases = (stored[f"{name}.{part}"] for part in ("weight", "scales", "biases"))
     assert scales.dtype == mx.bfloat16
     bits = mx.arange(0, 32, 4, dtype=mx.uint32)
     integers = ((packed[..., None] >> bits) & 15).reshape(packed.shape[0], -1, 32).astype(mx.float32)
     exact = integers * scales[..., None].astype(mx.float32) + biases[..., None].astype(mx.float32)
-    loaded = flat(load_policy(str(quantised)).model.parameters())[f"{name}.weight"]
+    loaded = flat(load_policy(str(quantized)).model.parameters())[f"{name}.weight"]
     assert mx.allclose(loaded, exact.reshape(loaded.shape), rtol=1e-6, atol=1e-7)
     assert config["quantization"]["group_size"] == 32

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from mlx_lm.models.cache import make_prompt_cache
 
-from grpo_cli.convert.architecture import ModelConfig, recognise
+from grpo_cli.convert.architecture import ModelConfig, recognize
 from grpo_cli.engine.rollout.generate import generate
 from grpo_cli.engine.rollout.prompt_cache import carries_gradients, keep, read_prompts
 from grpo_cli.engine.rollout.sampling import Sampling
@@ -64,7 +64,7 @@ WEIGHTS = january_weights()
 def january_args() -> ModelArgs:
     """What the conversion makes of these names and this meta."""
     shapes = {name: array.shape for name, array in WEIGHTS.items()}
-    found = recognise(shapes, ModelConfig.model_validate(META), "model_000650.pt")
+    found = recognize(shapes, ModelConfig.model_validate(META), "model_000650.pt")
     assert found.operations == []
     return ModelArgs.from_dict(found.config)
 

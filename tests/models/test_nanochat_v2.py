@@ -289,7 +289,7 @@ def test_sampled_logprobs_equal_those_of_training(model: Model) -> None:
     for share_prefix in (True, False):
         logprobs = token_logprobs(model, batch, 0.8, ForwardPlan(share_prefix))
         assert batch.token_count == 48
-        assert (mx.abs(logprobs - batch.old_logprobs) * batch.completion_mask).max().item() < 1e-4
+        assert (mx.abs(logprobs - batch.old_logprobs) * batch.loss_mask).max().item() < 1e-4
 
 
 def plain_loss(model: nn.Module, groups: list[RolloutGroup]) -> mx.array:

@@ -173,7 +173,7 @@ def test_what_waits_behind_a_late_one_is_late_too(mine: str) -> None:
     with (
         Scorer(load_rewards(names), [1.0], 0.5, 1, names) as scorer,
         pytest.raises(RewardError, match=r"`slow` did not answer within reward_timeout = 0\.5 s"),
-        scorer.beside(groups, 1) as pending,
+        scorer.overlapping(groups, 1) as pending,
     ):
         pending.begin(1)
         pending.begin(0)

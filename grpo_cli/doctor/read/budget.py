@@ -1,7 +1,7 @@
 """The memory that a training may have here, and what the usual models take of it.
 
 budget(machine, probe)                                            # bytes, None: not known
-typical_needs(MODELS[2].shape, MODELS[2].parameters, width=2)     # Needs, for training all weights
+typical_needs(MODELS[2].shape, MODELS[2].parameters, width=2)     # MemoryNeeds, for training all weights
 """
 
 import re
@@ -11,7 +11,7 @@ from typing import Any
 
 from grpo_cli.device import CGROUP_LIMITS, usable_memory
 from grpo_cli.doctor.read.machine import Machine
-from grpo_cli.engine.memory_estimate import FLOAT32, Batch, Needs, Shape, estimate
+from grpo_cli.engine.memory.estimate import FLOAT32, Batch, MemoryNeeds, Shape, estimate
 
 # One prompt, 8 completions: the smallest step that is still GRPO as it is meant.
 TYPICAL = Batch(rollout_rows=8, update_prompts=1, update_rows=8, prompt_length=256, new_tokens=128)
@@ -69,7 +69,9 @@ MODELS = (
 )
 
 
-def typical_needs(shape: Shape, parameters: int, width: int, rank: int = 0, batch: Batch = TYPICAL) -> Needs:
+def typical_needs(
+    shape: Shape, parameters: int, width: int, rank: int = 0, batch: Batch = TYPICAL
+) -> MemoryNeeds:
     """What training takes with AdamW; `width`: bytes of a weight, `rank`: of LoRA adapters (0: all weights).
 
     Half-precision weights that are trained have float32 copies; adapters are float32 themselves.

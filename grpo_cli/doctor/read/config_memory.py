@@ -19,7 +19,7 @@ from grpo_cli.models.safetensors_header import BITS, Tensor, read_header
 from grpo_cli.untrusted_json import DamagedFile
 
 if TYPE_CHECKING:
-    from grpo_cli.engine.memory_estimate import Needs, Shape
+    from grpo_cli.engine.memory.estimate import MemoryNeeds, Shape
 
 DTYPES = {"float32": 4, "bfloat16": 2, "float16": 2}
 STATES = {"adamw": 2, "adam": 2, "lion": 1, "sgd": 1}  # float32 numbers kept for each trained one
@@ -82,7 +82,7 @@ def weights_in(folder: Path) -> Weights | None:
 
 def shape_of(folder: Path) -> "Shape | None":
     """The model's shape in its config.json; None where it is written in another way, or absurd."""
-    from grpo_cli.engine.memory_estimate import Shape
+    from grpo_cli.engine.memory.estimate import Shape
 
     try:
         shape = Shape.of(read_config(folder))
@@ -92,9 +92,9 @@ def shape_of(folder: Path) -> "Shape | None":
     return shape if shape and all(0 < size < 1 << 32 for size in sizes) else None
 
 
-def needed(config: Config, folder: Path, on_cpu: bool, rows: int | None = None) -> "Needs | None":
+def needed(config: Config, folder: Path, on_cpu: bool, rows: int | None = None) -> "MemoryNeeds | None":
     """What training takes; `rows`: completions at once, at most. None where the files do not tell."""
-    from grpo_cli.engine.memory_estimate import Batch, estimate
+    from grpo_cli.engine.memory.estimate import Batch, estimate
 
     shape, weights, facts = shape_of(folder), weights_in(folder), read_config(folder)
     if shape is None or weights is None:
@@ -161,7 +161,7 @@ def prompt_length(config: Config, facts: dict[str, Any]) -> int:
 def cures(config: "Config", folder: Path, there: int, on_cpu: bool) -> tuple[str, list[str], bool]:
     """In words, and as lines of TOML: the keys to change until it fits; and whether it then does."""
     from grpo_cli.config.fields import toml_value
-    from grpo_cli.engine.memory_estimate import steps_down
+    from grpo_cli.engine.memory.estimate import steps_down
 
     changes: dict[str, Any] = {}
     smaller = None

@@ -12,13 +12,22 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import mlx.core as mx
+
+from grpo_cli import device
+from grpo_cli.config.local_model import check_name
 from grpo_cli.config.schema import Config
+from grpo_cli.data.load import load_examples
 from grpo_cli.distributed.world import ALONE, World
-from grpo_cli.engine.out_of_memory import RowLimit
+from grpo_cli.engine.memory.out_of_memory import RowLimit
+from grpo_cli.engine.ranks.same_setup import check_same_setup, loaded, settings
 from grpo_cli.engine.rollout.generate import Progress, generate, no_progress, of_all_ranks
-from grpo_cli.engine.rollout.prompts import Prompt
+from grpo_cli.engine.rollout.prompts import Prompt, evaluation_prompts
 from grpo_cli.engine.rollout.sampling import Sampling
-from grpo_cli.models.load import Policy
+from grpo_cli.engine.run import scorer_of
+from grpo_cli.engine.run_dir.inputs import fingerprint
+from grpo_cli.engine.update.forward_probe import check_unread, sampling_plan
+from grpo_cli.models.load import Policy, load_policy
 from grpo_cli.rewards.answers import is_right
 from grpo_cli.rewards.builtin import is_strict
 from grpo_cli.rewards.score import Named, Scorer
@@ -66,7 +75,7 @@ class Evaluation:
     @property
     def length_mean(self) -> float:
         """Mean completion length in tokens."""
-        return statistics.fmean(len(rollout.token_ids) for rollout in self.rollouts)
+        return statistics.fmean(rollout.length for rollout in self.rollouts)
 
     @property
     def truncated_fraction(self) -> float:
@@ -127,7 +136,7 @@ def evaluate(
         sets = of_all_ranks(sets, world)
         groups += [RolloutGroup(p.example, p.ids, rollouts) for p, rollouts in zip(chunk, sets, strict=True)]
         finished += len(chunk) * num_generations
-        tokens += sum(len(rollout.token_ids) for rollouts in sets for rollout in rollouts)
+        tokens += sum(rollout.length for rollouts in sets for rollout in rollouts)
     by_index = dict(zip(order, groups, strict=True))
     return Evaluation([by_index[index] for index in range(len(prompts))], time.perf_counter() - started)
 
@@ -159,3 +168,44 @@ def completion_lines(evaluation: Evaluation) -> Iterator[dict[str, Any]]:
                 "stop_reason": rollout.stop_reason,
                 "tokens": len(rollout.token_ids),
             }
+
+
+def evaluate_model(
+    name: str,
+    config: Config,
+    sampling: Sampling,
+    num_generations: int = 1,
+    on_progress: Progress = no_progress,
+    world: World = ALONE,
+) -> Evaluation:
+    """Evaluate a model on the configuration's held-out examples, scored by its rewards too.
+
+    Each rank of a `world` completes its share; the first one scores. The seed is the configuration's, so that
+    sampled evaluations repeat.
+    """
+    device.prepare()
+    check_name(name)
+    check_unread(name)
+    rewards = load_rewards(config.reward_functions)
+    examples = load_examples(config, config.eval_split)
+    check_same_setup(world, settings(config))
+    policy = load_policy(name, config.dtype)
+    policy.plan = sampling_plan(policy.model)
+    prompts = evaluation_prompts(examples, policy, config)
+    if world.size > 1:
+        check_same_setup(
+            world, loaded(policy.path, None, fingerprint([prompt.example for prompt in prompts]))
+        )
+    mx.random.seed(config.seed)
+    rows = config.prompts_per_step * config.num_generations
+    evaluation = evaluate(
+        policy, prompts, sampling, rows, num_generations, config.completion_prefix, on_progress, world
+    )
+    if world.is_first:
+        measure_by_reward(evaluation, config, rewards)
+        measured = [rollout.rewards for rollout in evaluation.rollouts]
+        with scorer_of(config, rewards) as scorer:
+            scorer.score(evaluation.groups)
+        for rollout, by_measure in zip(evaluation.rollouts, measured, strict=True):
+            rollout.rewards = {**by_measure, **rollout.rewards}
+    return evaluation

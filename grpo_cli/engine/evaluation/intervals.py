@@ -44,11 +44,11 @@ def wilson_interval(successes: int, n: int, confidence: float = 0.95) -> tuple[f
     z = NormalDist().inv_cdf(0.5 + confidence / 2)
     rate = successes / n
     scale = 1 + z * z / n
-    centre = (rate + z * z / (2 * n)) / scale
+    center = (rate + z * z / (2 * n)) / scale
     margin = z * sqrt(rate * (1 - rate) / n + z * z / (4 * n * n)) / scale
     # At the ends the two terms are equal, and rounding must not push the bound past 0 or 1.
-    low = 0.0 if successes == 0 else centre - margin
-    high = 1.0 if successes == n else centre + margin
+    low = 0.0 if successes == 0 else center - margin
+    high = 1.0 if successes == n else center + margin
     return low, high
 
 

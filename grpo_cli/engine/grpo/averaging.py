@@ -14,7 +14,7 @@ weigh as if it had never been sampled. TRL divides by the number of all sequence
 
 from collections.abc import Callable
 
-Weights = Callable[[list[list[int]], int], list[float]]
+TokenWeights = Callable[[list[list[int]], int], list[float]]
 
 
 def by_sequence(forwards: list[list[int]], max_new_tokens: int) -> list[float]:

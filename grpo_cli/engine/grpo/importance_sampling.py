@@ -31,7 +31,7 @@ from grpo_cli.config.schema import Config
 MOST = 20.0  # of |log w|, so that a mean of weights stays a number: e^20 = 5e8 is beyond any cap
 
 
-class Weights(NamedTuple):
+class ImportanceWeights(NamedTuple):
     """w of every token, (B, S), or of every completion, (B, 1)."""
 
     bounded: mx.array  # as the loss has it
@@ -53,7 +53,7 @@ class Correction:
             return None
         return Correction(config.importance_sampling_mode, config.importance_sampling_cap)
 
-    def weights(self, log_ratio: mx.array, mask: mx.array, by_sequence: bool = False) -> Weights:
+    def weights(self, log_ratio: mx.array, mask: mx.array, by_sequence: bool = False) -> ImportanceWeights:
         """Constant weights of log ratios (B, S), 0 where they do not count.
 
         `by_sequence`: one w for a completion whatever the mode, as where the loss has one ratio for it.
@@ -64,11 +64,11 @@ class Correction:
         raw = mx.exp(mx.clip(log_ratio, -MOST, MOST))
         cut = raw > self.cap
         bounded = mx.where(cut, 0.0, raw) if self.mode.endswith("mask") else mx.minimum(raw, self.cap)
-        return Weights(bounded, raw, cut)
+        return ImportanceWeights(bounded, raw, cut)
 
 
 @dataclass
-class Spread:
+class WeightStats:
     """What the weights of some tokens were."""
 
     total: float = 0.0  # Σ w before the cap
@@ -76,7 +76,7 @@ class Spread:
     cut: float = 0.0  # tokens above the cap
     tokens: int = 0
 
-    def add(self, other: "Spread") -> None:
+    def add(self, other: "WeightStats") -> None:
         """Take in those of other tokens."""
         # A weight that is no number must show, and max(1.0, nan) is 1.0.
         self.most = math.nan if math.isnan(other.most) else max(self.most, other.most)
@@ -94,7 +94,7 @@ class Spread:
         }
 
 
-def summed(weights: Weights, mask: mx.array) -> mx.array:
+def summed(weights: ImportanceWeights, mask: mx.array) -> mx.array:
     """(3,): Σ w before the cap, the largest, and how many are above the cap, over the tokens that count."""
     counted = mx.where(mask, weights.raw, 0.0)  # (B, S)
     return mx.stack([counted.sum(), counted.max(), (mask & weights.cut).sum().astype(mx.float32)])

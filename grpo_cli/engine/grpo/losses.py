@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import mlx.core as mx
 
-from grpo_cli.engine.grpo.averaging import Weights, by_budget, by_forward, by_sequence, by_token
+from grpo_cli.engine.grpo.averaging import TokenWeights, by_budget, by_forward, by_sequence, by_token
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ class LossType:
     """What the configuration's `loss_type` means."""
 
     token_loss: Callable[[mx.array, mx.array, mx.array, Clip], TokenLoss]
-    weights: Weights
+    weights: TokenWeights
     scales_rewards: bool = True  # whether scale_rewards applies
     by_sequence: bool = False  # whether the ratio is the sequence's whatever importance_sampling_level says
 

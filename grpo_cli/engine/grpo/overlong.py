@@ -21,6 +21,6 @@ def soft_overlong(length: int, max_new_tokens: int, cache: int) -> float:
 def punish_overlong(groups: list[RolloutGroup], max_new_tokens: int, cache: int) -> None:
     """Add the penalty to every rollout's reward, and its name to the rewards; cache 0: nothing."""
     for rollout in [rollout for group in groups for rollout in group.rollouts] if cache else []:
-        penalty = soft_overlong(len(rollout.token_ids), max_new_tokens, cache)
+        penalty = soft_overlong(rollout.length, max_new_tokens, cache)
         rollout.rewards[unique("soft_overlong", rollout.rewards)] = penalty
         rollout.reward += penalty

@@ -49,7 +49,7 @@ def moved(before: Arrays, after: Arrays) -> float:
 
 
 @dataclass
-class Proof:
+class WeightsMoved:
     """Whether the weights of a run were seen to move."""
 
     config: Config

@@ -80,7 +80,7 @@ def _measure(batch: Microbatch, trained: mx.array) -> Deviation:
     width = batch.targets.shape[1]
     rows = [rollout.logprobs + [0.0] * (width - len(rollout.logprobs)) for rollout in batch.rollouts]
     sampled = mx.array(rows, dtype=mx.float32)  # (B, S)
-    gaps = mx.where(batch.completion_mask, mx.abs(trained - sampled), 0.0)
+    gaps = mx.where(batch.loss_mask, mx.abs(trained - sampled), 0.0)
     highest: Any = gaps.argmax().item()
     row, place = divmod(highest, width)
     tokens = batch.token_count

@@ -1,6 +1,6 @@
 """Which rank computes which microbatch of a step, so that all are done at about the same time.
 
-    deal(batches, ranks=2)       # sets batch.rank
+    assign_ranks(batches, ranks=2)       # sets batch.rank
 
 Whole groups stay together where there are at least as many microbatches as ranks: a prompt is then read by
 one rank only. Otherwise their rows are cut. All ranks deal alike, and the sum is the step's.
@@ -13,7 +13,7 @@ import mlx.core as mx
 from grpo_cli.engine.update.batch import Microbatch
 
 
-def deal(batches: list[Microbatch], ranks: int) -> list[Microbatch]:
+def assign_ranks(batches: list[Microbatch], ranks: int) -> list[Microbatch]:
     """The microbatches, cut where they are fewer than ranks, each with its rank: the longest first to whom
     has least (Graham 1969, "Bounds on Multiprocessing Timing Anomalies", section 5)."""
     if ranks == 1:

@@ -1,6 +1,6 @@
 """Bring a checkpoint of rank 0 to the ranks that do not have it: machines rarely share a disk.
 
-    folder = bring(Path("outputs/prod/checkpoint-200"), world)      # the same path on every machine
+    folder = broadcast_checkpoint(Path("outputs/prod/checkpoint-200"), world)      # the same path everywhere
 
 It is written as a checkpoint is saved: beside its place, compared with its manifest, and then renamed.
 """
@@ -19,14 +19,14 @@ from grpo_cli.untrusted_json import parse_as
 PIECE = 1 << 24  # bytes sent at once
 
 
-def bring(checkpoint: Path, world: World) -> Path:
+def broadcast_checkpoint(checkpoint: Path, world: World) -> Path:
     """Have every rank hold the checkpoint of rank 0, which is intact; returns its path.
 
     Raises CheckpointError where a rank cannot write it, or receives other bytes than the manifest says.
     """
     if world.size == 1:
         return checkpoint
-    world.at("bringing the checkpoint to all ranks")
+    world.set_phase("bringing the checkpoint to all ranks")
     manifest = world.first((checkpoint / MANIFEST).read_text("utf-8") if world.is_first else "")
     has_it = world.is_first or holds(checkpoint, manifest)
     if not world.any(not has_it):
@@ -81,7 +81,7 @@ def send(source: Path | None, target: Path | None, size: int, world: World) -> N
     try:
         for start in range(0, size, PIECE):
             count = min(PIECE, size - start)
-            piece = world.bytes_of_first(reading.read(count) if reading else b"", count)
+            piece = world.broadcast_bytes(reading.read(count) if reading else b"", count)
             if writing:
                 writing.write(piece)
     finally:

@@ -1,6 +1,6 @@
-"""Whether all ranks were started with the same: versions, configuration, rewards, model and data.
+"""Check that all ranks were started with the same versions, configuration, rewards, model and data.
 
-    check_alike(world, settings(config))         # TrainingError: learning_rate: 1e-05 on rank 0 (mac1), …
+    check_same_setup(world, settings(config))     # TrainingError: learning_rate: 1e-05 on rank 0 (mac1), …
 
 Ranks that differ would train on, each in its own way, and add up gradients of other models. So facts are
 compared by name before the first step, files by their checksums.
@@ -69,7 +69,7 @@ def checksum(path: Path) -> str:
     return f"sha256 {sha256(path)[:16]}"
 
 
-def check_alike(world: World, facts: Facts) -> None:
+def check_same_setup(world: World, facts: Facts) -> None:
     """Raise TrainingError where a rank's facts are not those of rank 0, naming what differs and how."""
     if world.size == 1:
         return

@@ -1,6 +1,6 @@
 """Which groups a step learns from: drawn until enough of them can teach, and cut into the steps' parts.
 
-    draw = Draw(wanted=8, position=40)               # prompts 40 … of the stream come next
+    draw = DrawnGroups(wanted=8, position=40)               # prompts 40 … of the stream come next
     while draw.missing and draw.batches < budget:
         draw.take(sampled(draw.next_count), tokens)  # the first time 8, then as many as are likely to do
     parts.fill(draw.chosen())                        # 8 groups: 4 steps of 2
@@ -29,7 +29,7 @@ def is_informative(group: RolloutGroup) -> bool:
 
 
 @dataclass(kw_only=True)
-class Draw:
+class DrawnGroups:
     """What was sampled for one generation, of prompts at `position` and after."""
 
     wanted: int  # groups that the generation needs
@@ -52,7 +52,7 @@ class Draw:
         self.groups += groups
         self.position += len(groups) + left_out
         self.batches += 1
-        self.tokens += sum(len(rollout.token_ids) for group in groups for rollout in group.rollouts)
+        self.tokens += sum(rollout.length for group in groups for rollout in group.rollouts)
         self.seconds += seconds
 
     @property
@@ -100,7 +100,7 @@ class Part:
 
 
 @dataclass
-class Parts:
+class RolloutBuffer:
     """The parts that the coming steps learn from, the next one first."""
 
     size: int  # groups of a step

@@ -20,7 +20,7 @@ import mlx.core as mx
 
 from grpo_cli.engine.rollout.completion_text import CompletionText
 from grpo_cli.engine.rollout.prompt_cache import join, keep, read_prompts, select
-from grpo_cli.engine.rollout.sampling import Draw, KeyChain, Sampling, draw, uniforms
+from grpo_cli.engine.rollout.sampling import KeyChain, SampledTokens, Sampling, draw, uniforms
 from grpo_cli.engine.rollout.shared_prompt import GroupCache, quick_decoding, reads_in_groups
 from grpo_cli.errors import TrainingError
 from grpo_cli.models.load import Policy
@@ -37,7 +37,7 @@ class BrokenPolicy(TrainingError):
 
 
 @dataclass(kw_only=True)
-class Row:
+class CompletionRow:
     """A completion that is being sampled."""
 
     index: int  # its place in the result
@@ -55,7 +55,7 @@ class Row:
         self.stop_reason, self.begun = None, 0
 
 
-class Dice:
+class RowRandom:
     """The random numbers of one call, by token and row: they do not depend on what is computed at once.
 
     With them a completion comes out the same (but for rounding in the logits) alone, in a batch, and
@@ -72,7 +72,7 @@ class Dice:
             self.numbers = mx.stack([uniforms(rows, key) for key in keys])
             mx.eval(self.numbers)
 
-    def throw(self, rows: list[Row]) -> mx.array | None:
+    def draw(self, rows: list[CompletionRow]) -> mx.array | None:
         """The numbers (B, 2) of the next token of some rows; of an ended row any."""
         if self.numbers is None:
             return None
@@ -85,8 +85,8 @@ class Dice:
 class Pending:
     """One token of each of some rows, which the device may still be working on."""
 
-    rows: list[Row]
-    drawn: Draw
+    rows: list[CompletionRow]
+    drawn: SampledTokens
 
     @property
     def is_wanted(self) -> bool:
@@ -109,8 +109,8 @@ class Decoding:
         self,
         policy: Policy,
         sampling: Sampling,
-        dice: Dice,
-        rows: list[Row],
+        dice: RowRandom,
+        rows: list[CompletionRow],
         capacity: int,
         on_token: Callable[[], None],
         text: CompletionText,
@@ -120,7 +120,7 @@ class Decoding:
         self.together = policy.plan.sampled
         self.in_groups = self.together == "mixed" and reads_in_groups(policy.model)
         self.waiting = deque(rows)
-        self.active: list[Row] = []  # one per row of the cache, ended ones among them
+        self.active: list[CompletionRow] = []  # one per row of the cache, ended ones among them
         self.cache: list[Any] | None = None
         self.tokens = mx.array([], dtype=mx.int32)  # (B,) the newest of each active row
         self.held: tuple[list[int], list[Any]] | None = None  # a prompt and its cache, for rows that wait
@@ -138,7 +138,7 @@ class Decoding:
             now, ahead = ahead, self.launch()
             self.read(now)
             self.on_token()
-            self.turn_over()
+            self.evict_and_admit()
             if ahead is None or not ahead.is_wanted:
                 ahead = self.launch()
 
@@ -148,7 +148,7 @@ class Decoding:
         if not any(row.stop_reason is None and row.begun < most for row in self.active):
             return None
         logits = self.policy.model(self.tokens[:, None], cache=self.cache)[:, -1]  # (B, V)
-        drawn = draw(logits, self.sampling, self.dice.throw(self.active))
+        drawn = draw(logits, self.sampling, self.dice.draw(self.active))
         mx.async_eval(drawn.tokens, drawn.logprobs, drawn.entropies)
         for row in self.active:
             row.begun += 1
@@ -169,7 +169,7 @@ class Decoding:
                 row.log_kept.append(log_kept)
             row.stop_reason = stop_reason(row.token_ids, self.sampling, self.text)
 
-    def turn_over(self) -> None:
+    def evict_and_admit(self) -> None:
         """Let ended rows leave and waiting ones enter.
 
         Both copy the cache of the others, so they wait until an eighth of the rows has ended.
@@ -199,7 +199,7 @@ class Decoding:
             self.tokens = mx.concatenate([self.tokens, last])
         self.active = [*self.active, *entering]
 
-    def entering(self, free: int) -> list[Row]:
+    def entering(self, free: int) -> list[CompletionRow]:
         """The rows that enter next, in order; those that a model is wrong with together are left to wait."""
         if self.together != "mixed" and self.active:
             return []
@@ -210,7 +210,7 @@ class Decoding:
         self.waiting = deque(row for row in self.waiting if row.index not in places)
         return chosen
 
-    def cache_for(self, rows: list[Row]) -> list[Any]:
+    def cache_for(self, rows: list[CompletionRow]) -> list[Any]:
         """A cache with the prompt of every row. A prompt that rows wait for is kept for them."""
         prompts = list({tuple(row.prompt): row.prompt for row in rows}.values())
         alone = self.together == "mixed" or len(prompts) == 1  # others cannot join what is held
@@ -232,7 +232,7 @@ class Decoding:
         return cache
 
 
-def broken_policy(row: Row) -> BrokenPolicy:
+def broken_policy(row: CompletionRow) -> BrokenPolicy:
     """The error for a row whose logits are no numbers."""
     return BrokenPolicy(
         f"The policy's logits are NaN or infinite after {plural(len(row.token_ids), 'token')} of a "

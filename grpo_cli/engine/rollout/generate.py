@@ -12,9 +12,9 @@ from dataclasses import asdict
 import mlx.core as mx
 
 from grpo_cli.distributed.world import World
-from grpo_cli.engine.out_of_memory import RowLimit, is_allocation_failure, unable
+from grpo_cli.engine.memory.out_of_memory import RowLimit, is_allocation_failure, unable
 from grpo_cli.engine.rollout.completion_text import CompletionText
-from grpo_cli.engine.rollout.continuous_batch import Decoding, Dice, Row
+from grpo_cli.engine.rollout.continuous_batch import CompletionRow, Decoding, RowRandom
 from grpo_cli.engine.rollout.sampling import KeyChain, Sampling
 from grpo_cli.errors import ModelError
 from grpo_cli.models.load import Policy, check_prompts
@@ -63,13 +63,16 @@ def generate(
     limit = limit or RowLimit()
     own = range(len(prompts)) if own is None else own
     groups = [
-        [Row(index=place * num_generations + turn, prompt=prompts[place]) for turn in range(num_generations)]
+        [
+            CompletionRow(index=place * num_generations + turn, prompt=prompts[place])
+            for turn in range(num_generations)
+        ]
         for place in own
     ]
     rows = [row for group in groups for row in group]
     done: dict[int, list[Rollout]] = {}
     text = CompletionText(policy.tokenizer, prefix)
-    dice = Dice(len(prompts) * num_generations, sampling, random)
+    dice = RowRandom(len(prompts) * num_generations, sampling, random)
 
     def report() -> None:
         for place, group in enumerate(groups):
@@ -110,7 +113,7 @@ def fits(decoding: Decoding) -> bool:
     return True
 
 
-def finish(row: Row, text: CompletionText) -> Rollout:
+def finish(row: CompletionRow, text: CompletionText) -> Rollout:
     """The finished completion with its text."""
     assert row.stop_reason is not None
     body = row.token_ids[:-1] if row.stop_reason is StopReason.EOS else row.token_ids

@@ -17,6 +17,7 @@ from typing import overload
 from grpo_cli.config.schema import Config
 from grpo_cli.engine.rollout.prompt_order import DataOrder, shuffled
 from grpo_cli.errors import DataError, ModelError
+from grpo_cli.models.load import Policy
 from grpo_cli.models.tokenizer import Tokenizer
 from grpo_cli.types import Example
 
@@ -163,3 +164,9 @@ def roles(example: Example) -> tuple[str, ...]:
 def characters(example: Example) -> int:
     """The length of a conversation's texts."""
     return sum(len(message["content"]) for message in example.messages)
+
+
+def evaluation_prompts(examples: list[Example], policy: Policy, config: Config) -> list[Prompt]:
+    """The first eval_samples examples as prompts: the same items for every model, however long."""
+    chosen = examples[: config.eval_samples or None]
+    return [encode(example, policy.tokenizer, config) for example in chosen]

@@ -18,7 +18,7 @@ from grpo_cli.engine import events
 from grpo_cli.engine.guards.logprob_mismatch import Deviation
 from grpo_cli.errors import TrainingError
 from grpo_cli.models.load import Policy
-from grpo_cli.models.quantised import QuantisedCopy, Rounding, copy_bytes
+from grpo_cli.models.quantized import QuantizedCopy, Rounding, copy_bytes
 
 # Mean |log π − log π_rollout| by token, in nats. Measured with models of 1 and 135 million weights: 8 bits
 # 0.0001 and 0.04, 4 bits 0.003 and 0.8, 3 bits 0.006 and 3.8, 2 bits 0.8 and 11.
@@ -35,8 +35,8 @@ class RolloutPolicy:
     def __init__(self, config: Config, policy: Policy, listener: events.Listener) -> None:
         self.policy, self.listener = policy, listener
         self.rounding = Rounding(config.bits, config.group_size) if config.quantize_for_rollouts else None
-        self.dequantise = device.prepare().upcast
-        self.copy: QuantisedCopy | None = None
+        self.dequantize = device.prepare().upcast
+        self.copy: QuantizedCopy | None = None
         self.is_current = False
 
     def current(self) -> Policy:
@@ -44,8 +44,8 @@ class RolloutPolicy:
         if self.rounding is None:
             return self.policy
         if self.copy is None:
-            self.copy = QuantisedCopy(self.policy.model, self.rounding, self.dequantise)
-            if self.dequantise:
+            self.copy = QuantizedCopy(self.policy.model, self.rounding, self.dequantize)
+            if self.dequantize:
                 self.listener(events.Notice(SLOW))
         elif not self.is_current:
             self.copy.refresh(self.policy.model)
@@ -61,7 +61,7 @@ class RolloutPolicy:
         """Bytes that the copy takes, also before it is made; 0 without one."""
         if self.rounding is None:
             return 0
-        return copy_bytes(self.policy.model, self.rounding, self.dequantise)
+        return copy_bytes(self.policy.model, self.rounding, self.dequantize)
 
     def check(self, deviation: Deviation) -> None:
         """Warn where the copy is far from the policy; TrainingError where it is another model."""

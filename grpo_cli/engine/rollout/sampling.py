@@ -64,7 +64,7 @@ class Sampling:
 
 
 @dataclass(frozen=True)
-class Draw:
+class SampledTokens:
     """One token for each row."""
 
     tokens: mx.array  # (B,) int32
@@ -106,7 +106,7 @@ def uniforms(rows: int, key: mx.array | None = None) -> mx.array:
     return mx.random.uniform(high=1.0 - 1e-6, shape=(rows, 2), key=key)
 
 
-def draw(logits: mx.array, sampling: Sampling, random: mx.array | None = None) -> Draw:
+def draw(logits: mx.array, sampling: Sampling, random: mx.array | None = None) -> SampledTokens:
     """Draw one token per row of `logits` (B, V) by the rows' random numbers (B, 2).
 
     Without them they come from MLX's global random state. One exponential per logit serves the draw, the
@@ -131,7 +131,7 @@ def draw(logits: mx.array, sampling: Sampling, random: mx.array | None = None) -
     chosen = mx.take_along_axis(below, tokens[:, None], axis=-1).squeeze(-1)
     # E[log weight]; a token that the model rules out (−inf) has no share in it
     expected = row_sums(weights * mx.maximum(below, NO_WEIGHT)) / total
-    return Draw(tokens, chosen - mx.log(total), mx.log(total) - expected, log_kept)
+    return SampledTokens(tokens, chosen - mx.log(total), mx.log(total) - expected, log_kept)
 
 
 def pick(weights: mx.array, sums: mx.array, random: mx.array) -> mx.array:

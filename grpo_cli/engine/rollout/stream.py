@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import mlx.core as mx
 
 from grpo_cli.engine.rollout.completion_text import CompletionText
-from grpo_cli.engine.rollout.continuous_batch import PREFILL_TOKENS, Row, broken_policy, stop_reason
+from grpo_cli.engine.rollout.continuous_batch import PREFILL_TOKENS, CompletionRow, broken_policy, stop_reason
 from grpo_cli.engine.rollout.prompt_cache import read_prompts
 from grpo_cli.engine.rollout.sampling import Sampling, draw
 from grpo_cli.models.load import Policy, check_prompts
@@ -25,7 +25,11 @@ def stream(
 
     Together they are the completion after its prefix.
     """
-    row, shown, whole = Row(index=0, prompt=prompt_ids), "", CompletionText(policy.tokenizer, prefix)
+    row, shown, whole = (
+        CompletionRow(index=0, prompt=prompt_ids),
+        "",
+        CompletionText(policy.tokenizer, prefix),
+    )
     check_prompts(policy, [prompt_ids])
     cache = read_prompts(policy.model, [prompt_ids], PREFILL_TOKENS)
     token = prompt_ids[-1]

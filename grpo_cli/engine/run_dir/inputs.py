@@ -7,6 +7,7 @@ A run whose inputs changed between its parts has numbers that cannot be compared
 """
 
 import functools
+import hashlib
 import json
 import sys
 from collections.abc import Iterator, Sequence
@@ -90,4 +91,13 @@ def _digest_of_blocks(path: Path) -> str:
         for number in range(BLOCKS):
             file.seek(max(0, size - BLOCK_BYTES) * number // (BLOCKS - 1))
             digest.update(file.read(BLOCK_BYTES))
+    return digest.hexdigest()
+
+
+def fingerprint(examples: list[Example]) -> str:
+    """A checksum of prompts and answers, in their order, for which none is encoded."""
+    digest = hashlib.sha256()
+    encode = json.JSONEncoder(default=repr).encode  # json.dumps makes one for every example
+    for example in examples:
+        digest.update(encode([example.messages, example.answer]).encode())
     return digest.hexdigest()

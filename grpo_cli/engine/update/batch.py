@@ -4,7 +4,7 @@ A microbatch holds whole groups, so that each prompt is read once for all of its
 budget of tokens, completions of alike lengths (packing.py). For prompts "ab" and "c" with completions "XY"
 of the first and "Z" of the second:
 
-    prompts  [ab, c]    rows  0    inputs  b X    targets  X Y    completion_mask  1 1
+    prompts  [ab, c]    rows  0    inputs  b X    targets  X Y    loss_mask  1 1
                               1            c ·             Z ·                     1 0
 
 Weights are those of the whole step, so how it is cut into microbatches changes no gradient.
@@ -38,7 +38,7 @@ class Microbatch:
     prompts: list[list[int]]  # the distinct prompts, each with its own length
     rows: list[int]  # (B,) which prompt each row continues
     targets: mx.array  # (B, S) int32, the completions' tokens
-    completion_mask: mx.array  # (B, S) bool, false on padding
+    loss_mask: mx.array  # (B, S) bool, false on padding and on tokens that an environment wrote
     old_logprobs: mx.array  # (B, S) float32, before the first update
     advantages: mx.array  # (B, 1) float32
     weights: mx.array  # (B, 1) float32, of each token of the row in the step's loss
@@ -58,8 +58,8 @@ class Microbatch:
 
     @property
     def token_count(self) -> int:
-        """Completion tokens."""
-        return int(self.completion_mask.sum())
+        """Tokens that are trained."""
+        return int(self.loss_mask.sum())
 
     def in_rows(self, most: int | None) -> "list[Microbatch]":
         """The batch in parts of at most so many rows; None: as it is."""
@@ -88,7 +88,7 @@ class Microbatch:
             prompts=[self.prompts[row] for row in kept],
             rows=[kept.index(row) for row in self.rows[start:end]],
             targets=self.targets[start:end],
-            completion_mask=self.completion_mask[start:end],
+            loss_mask=self.loss_mask[start:end],
             old_logprobs=self.old_logprobs[start:end],
             advantages=self.advantages[start:end],
             weights=self.weights[start:end],
@@ -128,14 +128,14 @@ class Counting:
     def length(self, rollout: Rollout) -> int:
         """Tokens of a completion that count."""
         masked = self.mask_truncated and rollout.stop_reason is StopReason.LENGTH
-        return 0 if masked else len(rollout.token_ids)
+        return 0 if masked else rollout.length
 
     def entropy_threshold(self, groups: list[RolloutGroup]) -> float | None:
         """The sampler's entropy that a token of the step must reach for a policy loss; None: any."""
         if self.top_entropy_quantile >= 1.0:
             return None
         counting = [rollout for group in groups for rollout in group.rollouts if self.length(rollout)]
-        entropies = [entropy for rollout in counting for entropy in rollout.entropies]
+        entropies = [entropy for rollout in counting for entropy in rollout.trained(rollout.entropies)]
         return high_entropy_threshold(entropies, self.top_entropy_quantile)
 
 
@@ -157,14 +157,17 @@ class Sequence:
 
     @property
     def length(self) -> int:
-        """T, the tokens of the completion."""
+        """T, the tokens of the completion, trained or not."""
         return len(self.rollout.token_ids)
 
     @property
     def policy_mask(self) -> list[bool]:
         """Which tokens have a policy loss: (T,)."""
-        threshold = self.entropy_threshold
-        return [threshold is None or entropy >= threshold for entropy in self.rollout.entropies]
+        threshold, rollout = self.entropy_threshold, self.rollout
+        return [
+            bool(is_trained) and (threshold is None or entropy >= threshold)
+            for entropy, is_trained in zip(rollout.entropies, rollout.loss_mask, strict=True)
+        ]
 
     def has_gradient(self, everywhere: bool) -> bool:
         """Whether anything is learnt from it; `everywhere`: from every token that counts."""
@@ -235,9 +238,7 @@ def pad(
         prompts=prompts,
         rows=rows,
         targets=mx.array([padded(rollout.token_ids) for rollout in rollouts], dtype=mx.int32),
-        completion_mask=mx.array([padded([1] * len(rollout.token_ids)) for rollout in rollouts]).astype(
-            mx.bool_
-        ),
+        loss_mask=mx.array([padded(rollout.loss_mask) for rollout in rollouts]).astype(mx.bool_),
         old_logprobs=mx.array(
             [padded(rollout.old_logprobs or rollout.logprobs) for rollout in rollouts], dtype=mx.float32
         ),

@@ -14,7 +14,7 @@ import mlx.nn as nn
 
 from grpo_cli.cpu.swiglu import lean_activations
 from grpo_cli.engine.grpo.entropy import token_entropies
-from grpo_cli.engine.memory_estimate import LOGITS_AT_ONCE
+from grpo_cli.engine.memory.estimate import LOGITS_AT_ONCE
 from grpo_cli.engine.rollout.prompt_cache import completion_outputs
 from grpo_cli.engine.update.batch import Microbatch
 from grpo_cli.engine.update.chunked_logits import Head, chosen_logprobs

@@ -27,7 +27,7 @@ from grpo_cli import device
 from grpo_cli.cpu.swiglu import lean_activations
 from grpo_cli.engine.guards.frozen_weights import norm
 from grpo_cli.engine.guards.logprob_mismatch import tolerance
-from grpo_cli.engine.out_of_memory import is_allocation_failure
+from grpo_cli.engine.memory.out_of_memory import is_allocation_failure
 from grpo_cli.engine.rollout.prompt_cache import keep, own_cache, read_prompts
 from grpo_cli.engine.update.activation_checkpoint import replaced
 from grpo_cli.engine.update.batch import Microbatch
@@ -35,6 +35,7 @@ from grpo_cli.engine.update.chunked_logits import Head, chosen_logprobs
 from grpo_cli.engine.update.forward import ForwardPlan, token_scores
 from grpo_cli.errors import ModelError
 from grpo_cli.models.batch_plan import BatchPlan, RowsTogether
+from grpo_cli.models.load import unread_model
 from grpo_cli.models.tree import flat
 
 LENGTHS = (9, 4)  # tokens of the prompts
@@ -159,7 +160,7 @@ def probe_batch() -> Microbatch:
         prompts=prompts,
         rows=list(ROWS),
         targets=targets,
-        completion_mask=mask,
+        loss_mask=mask,
         old_logprobs=zeros,
         advantages=zeros[:, :1],
         weights=zeros[:, :1],
@@ -256,3 +257,13 @@ def distance(found: Arrays, expected: Arrays) -> float:
     """‖found − expected‖ / ‖expected‖; NaN where one is NaN."""
     size = norm(expected)
     return norm({name: found[name] - expected[name] for name in expected}) / (size or 1.0)
+
+
+def check_unread(name: str) -> None:
+    """Refuse a model whose kind cannot be tuned before anything is loaded.
+
+    Told from config.json alone; of a repository that is not here yet, after its download.
+    """
+    model = unread_model(name)
+    if model is not None:
+        check_kind(model)

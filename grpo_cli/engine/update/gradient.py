@@ -15,8 +15,8 @@ from mlx.utils import tree_map
 from grpo_cli.cpu.exact_sums import total as total_of
 from grpo_cli.cpu.swiglu import lean_activations
 from grpo_cli.distributed.world import ALONE, World
-from grpo_cli.engine.grpo.importance_sampling import Spread
-from grpo_cli.engine.out_of_memory import RowLimit, in_parts
+from grpo_cli.engine.grpo.importance_sampling import WeightStats
+from grpo_cli.engine.memory.out_of_memory import RowLimit, with_halving
 from grpo_cli.engine.update.batch import Microbatch
 from grpo_cli.engine.update.objective import Measured, Objective, microbatch_loss
 from grpo_cli.models.tree import flat
@@ -38,7 +38,7 @@ class UpdateResult:
     clip_ratio_high: float  # those above, with a positive advantage
     kl: float | None  # mean by token against the reference, as the loss has it; None without one
     logprobs: list[mx.array] = field(default_factory=list)  # (B, S) of every microbatch, before the update
-    importance: Spread | None = None  # the weights of a correction for another sampler; None without one
+    importance: WeightStats | None = None  # the weights of a correction for another sampler; None without one
 
 
 @dataclass(kw_only=True)
@@ -50,7 +50,7 @@ class Sums:
     cuts: list[int] = field(default_factory=lambda: [0, 0, 0])  # as Measured has them
     divergence: float = 0.0
     tokens: int = 0
-    importance: Spread = field(default_factory=Spread)
+    importance: WeightStats = field(default_factory=WeightStats)
 
     def add(self, part: "Sums") -> None:
         """Take in a microbatch, whose gradients hold the sum already."""
@@ -113,7 +113,7 @@ def accumulate(
         cuts: list[int] = measured.cuts.tolist()
         total_weight, most, capped = measured.importance.tolist()
         divergence = float(measured.divergence.item())
-        spread = Spread(total_weight, most, capped, batch.token_count)
+        spread = WeightStats(total_weight, most, capped, batch.token_count)
         return Sums(
             gradients=gradients,
             loss=float(loss.item()),
@@ -127,7 +127,7 @@ def accumulate(
     for index, batch in enumerate(own):
         logprobs.append([])
         for rows in batch.in_rows(limit.rows):
-            for part in in_parts(rows, compute, Microbatch.halves, limit.lower):
+            for part in with_halving(rows, compute, Microbatch.halves, limit.lower):
                 total.add(part)
         if on_progress:
             on_progress(index + 1, len(own))
@@ -157,7 +157,7 @@ def of_all_ranks(
                 cuts=cuts,
                 divergence=divergence,
                 tokens=tokens,
-                importance=Spread(**spread),
+                importance=WeightStats(**spread),
             )
         )
     return total, shown

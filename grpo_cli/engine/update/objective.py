@@ -60,7 +60,7 @@ def microbatch_loss(model: nn.Module, batch: Batch, objective: Objective) -> tup
     weight: the averages are those over all tokens (arXiv:2506.01939, eq. 5, and TRL). The mean entropy is
     averaged as the loss is, by its weights.
     """
-    config, mask = objective.config, batch.completion_mask
+    config, mask = objective.config, batch.loss_mask
     logprobs, entropies = token_scores(
         model, batch, config.temperature, objective.plan, entropy=config.entropy_coeff != 0
     )

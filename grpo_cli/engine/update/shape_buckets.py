@@ -23,7 +23,7 @@ from grpo_cli.engine.update.batch import Microbatch
 COLUMNS = 32  # the smallest step of a completion's or prompt's length
 ROWS = 4
 BY_ROW = ("advantages", "weights")  # (B, 1)
-BY_TOKEN = ("targets", "completion_mask", "old_logprobs")  # (B, S)
+BY_TOKEN = ("targets", "loss_mask", "old_logprobs")  # (B, S)
 OPTIONAL = ("ref_logprobs", "policy_mask", "sampler_logprobs")  # (B, S), where the loss has them
 
 
@@ -55,7 +55,7 @@ class PaddedBatch:
     rows: mx.array  # (B,) int32, which prompt each row continues
     inputs: mx.array  # (B, S) int32, the token before each target
     targets: mx.array  # (B, S) int32
-    completion_mask: mx.array  # (B, S) bool
+    loss_mask: mx.array  # (B, S) bool
     old_logprobs: mx.array  # (B, S)
     advantages: mx.array  # (B, 1)
     weights: mx.array  # (B, 1)

@@ -9,7 +9,7 @@ from grpo_cli.doctor.read.budget import (
     rollouts_alone,
     typical_needs,
 )
-from grpo_cli.engine.memory_estimate import rollout_bytes, update_bytes
+from grpo_cli.engine.memory.estimate import rollout_bytes, update_bytes
 from tests.doctor.machines import RecordedMachine
 
 

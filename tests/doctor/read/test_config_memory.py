@@ -6,7 +6,7 @@ import pytest
 
 from grpo_cli.config.schema import Config
 from grpo_cli.doctor.read.config_memory import needed, shares_prompts, weights_in
-from grpo_cli.models.quantised import Rounding
+from grpo_cli.models.quantized import Rounding
 from tests.doctor.hollow_model import hollow_model
 from tests.doctor.looking import TINY
 
@@ -49,7 +49,7 @@ def test_the_copy_of_quantised_rollouts_is_added() -> None:
 
 
 def test_it_agrees_with_the_engine_about_the_embedded_hollow_model() -> None:
-    from grpo_cli.engine.memory_verdict import needs_of
+    from grpo_cli.engine.memory.verdict import needs_of
     from grpo_cli.engine.setup import prepare
 
     config = Config(model_name="tiny", dataset="arithmetic", max_train_samples=8, max_new_tokens=48,

@@ -6,7 +6,7 @@ import mlx.core as mx
 import pytest
 
 from grpo_cli.config.schema import Config
-from grpo_cli.engine.grpo.importance_sampling import Correction, Spread, summed
+from grpo_cli.engine.grpo.importance_sampling import Correction, WeightStats, summed
 from grpo_cli.engine.grpo.losses import LOSSES
 from grpo_cli.engine.update.batch import Counting, Microbatch, Sequence, make_microbatches, pad
 from grpo_cli.engine.update.gradient import accumulate
@@ -66,16 +66,16 @@ def test_the_log_numbers_by_hand() -> None:
     assert summed(weights, MASK).tolist() == pytest.approx([2.5 + 1 + 0.25 + 0.5 + 3, 3.0, 2.0])
     by_sequence = Correction("sequence_mask", 1.2).weights(LOG, MASK)
     assert summed(by_sequence, MASK).tolist() == pytest.approx([3 * 0.625 + 2 * 1.5, 1.5, 2.0])
-    spread = Spread()
-    spread.add(Spread(4.5, 2.5, 1.0, 3))
-    spread.add(Spread(3.5, 3.0, 1.0, 2))
+    spread = WeightStats()
+    spread.add(WeightStats(4.5, 2.5, 1.0, 3))
+    spread.add(WeightStats(3.5, 3.0, 1.0, 2))
     assert spread.numbers() == {
         "importance_sampling_ratio_mean": 1.6,
         "importance_sampling_ratio_max": 3.0,
         "importance_sampling_capped": 0.4,
     }
-    assert set(Spread().numbers().values()) == {None}
-    spread.add(Spread(1.0, math.nan, 0.0, 1))
+    assert set(WeightStats().numbers().values()) == {None}
+    spread.add(WeightStats(1.0, math.nan, 0.0, 1))
     assert math.isnan(spread.most)
 
 

@@ -11,7 +11,7 @@ from mlx.utils import tree_map
 from grpo_cli.config.schema import Config
 from grpo_cli.engine import setup
 from grpo_cli.engine.collect_rollouts import set_advantages
-from grpo_cli.engine.guards.frozen_weights import NOISE, Proof, moved, sample
+from grpo_cli.engine.guards.frozen_weights import NOISE, WeightsMoved, moved, sample
 from grpo_cli.engine.resume import resume
 from grpo_cli.engine.run import Run
 from grpo_cli.engine.update import gradient
@@ -61,7 +61,7 @@ def test_the_noise_is_what_rounding_does(dtype: mx.Dtype) -> None:
 
 
 def proof(before: float, after: float, rate: float, grad_norm: float = 1.0, **changes: Any) -> bool:
-    one = Proof(Config(**{"learning_rate": 1e-3, **changes}))
+    one = WeightsMoved(Config(**{"learning_rate": 1e-3, **changes}))
     one.begin({"w": mx.full((100,), before)})
     one.end({"w": mx.full((100,), after)}, grad_norm, rate)
     return one.is_given

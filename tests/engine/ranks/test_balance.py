@@ -4,7 +4,7 @@ import mlx.core as mx
 import pytest
 
 from grpo_cli.engine.grpo.losses import LOSSES
-from grpo_cli.engine.ranks.balance import checksum, cost, deal
+from grpo_cli.engine.ranks.balance import assign_ranks, checksum, cost
 from grpo_cli.engine.update.batch import make_microbatches
 from tests.engine.small import group, rollout
 
@@ -21,20 +21,20 @@ def batches(*lengths: int, rows: int = 2):  # type: ignore[no-untyped-def]
 def test_the_longest_go_first_to_whom_has_least() -> None:
     made = batches(10, 2, 8, 6)
     assert [cost(batch) for batch in made] == [23, 7, 19, 15]
-    dealt = deal(made, 2)
+    dealt = assign_ranks(made, 2)
     # 23 → rank 0; 19 → rank 1; 15 → rank 1 (34); 7 → rank 0 (30)
     assert [batch.rank for batch in dealt] == [0, 0, 1, 1]
     assert all(first is second for first, second in zip(dealt, made, strict=True))
 
 
 def test_one_rank_has_all() -> None:
-    assert [batch.rank for batch in deal(batches(5, 4), 1)] == [0, 0]
+    assert [batch.rank for batch in assign_ranks(batches(5, 4), 1)] == [0, 0]
 
 
 @pytest.mark.parametrize(("ranks", "rows"), [(2, [4, 4]), (3, [3, 3, 2]), (8, [1] * 8), (11, [1] * 8)])
 def test_a_single_microbatch_is_cut_by_its_rows(ranks: int, rows: list[int]) -> None:
     (whole,) = batches(5, rows=8)
-    dealt = deal([whole], ranks)
+    dealt = assign_ranks([whole], ranks)
     assert [len(batch.rows) for batch in dealt] == rows
     assert len({batch.rank for batch in dealt}) == len(dealt)
     assert mx.array_equal(mx.concatenate([batch.targets for batch in dealt]), whole.targets)

@@ -10,7 +10,7 @@ import pytest
 from grpo_cli.engine import setup
 from grpo_cli.engine.collect_rollouts import collect_rollouts, sample_and_score, set_advantages
 from grpo_cli.engine.resume import resume
-from grpo_cli.engine.rollout.buffer import Draw, Parts, is_informative
+from grpo_cli.engine.rollout.buffer import DrawnGroups, RolloutBuffer, is_informative
 from grpo_cli.engine.rollout.prompt_order import DataOrder
 from grpo_cli.engine.run import Run
 from grpo_cli.engine.run_dir.run_state import read_state
@@ -44,7 +44,7 @@ def test_a_group_teaches_where_two_rewards_differ() -> None:
 
 
 def test_a_draw_asks_for_as_many_prompts_as_are_likely_to_do() -> None:
-    draw = Draw(wanted=4, position=10)
+    draw = DrawnGroups(wanted=4, position=10)
     assert (draw.missing, draw.next_count) == (4, 4)
     draw.take([scored(0, 1, name=0), scored(0, 0, name=1), scored(1, 1, name=2), scored(2, 2, name=3)], 1.5)
     assert (draw.missing, draw.position, draw.batches) == (3, 14, 1)
@@ -58,20 +58,20 @@ def test_a_draw_asks_for_as_many_prompts_as_are_likely_to_do() -> None:
 
 
 def test_a_few_missing_groups_need_a_small_batch() -> None:
-    draw = Draw(wanted=4, position=0)
+    draw = DrawnGroups(wanted=4, position=0)
     draw.take([scored(0, 1), scored(0, 1), scored(0, 1), scored(1, 1)], 0.0)
     assert draw.next_count == 2  # 1 missing / (3 of 4) = 1.33
 
 
 def test_what_is_missing_is_filled_up_in_the_streams_order() -> None:
-    draw = Draw(wanted=3, position=0)
+    draw = DrawnGroups(wanted=3, position=0)
     draw.take([scored(1, 1, name=0), scored(0, 0, name=1), scored(0, 1, name=2)], 0.0)
     draw.take([scored(1, 1, name=3), scored(0, 1, name=4)], 0.0)
     assert names(draw.chosen()) == [0, 2, 4]
 
 
 def test_without_dynamic_sampling_everything_drawn_is_chosen() -> None:
-    draw = Draw(wanted=2, position=0)
+    draw = DrawnGroups(wanted=2, position=0)
     draw.take([scored(1, 1, name=0), scored(0, 1, name=1)], 0.0)
     assert names(draw.chosen()) == [0, 1]
 
@@ -94,7 +94,7 @@ def test_steps_take_the_parts_in_trls_order(
 ) -> None:
     """And so they do where everything is thrown away but what a checkpoint holds, after every step."""
     for forgets in (False, True):
-        parts = Parts(size=2, per_generation=per_generation, iterations=iterations)
+        parts = RolloutBuffer(size=2, per_generation=per_generation, iterations=iterations)
         taken, made = [], 0
         for step in range(1, len(expected) + 1):
             if not parts.waiting:
@@ -105,7 +105,7 @@ def test_steps_take_the_parts_in_trls_order(
             parts.advance(step)
             if forgets:
                 kept = parts.groups
-                parts = Parts(size=2, per_generation=per_generation, iterations=iterations)
+                parts = RolloutBuffer(size=2, per_generation=per_generation, iterations=iterations)
                 parts.fill(kept)
         assert taken == [[2 * part, 2 * part + 1] for part in expected]
 

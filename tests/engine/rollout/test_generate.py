@@ -6,8 +6,8 @@ from typing import Any
 import mlx.core as mx
 import pytest
 
+from grpo_cli.engine.memory.out_of_memory import RowLimit
 from grpo_cli.engine.metrics import rollout_metrics
-from grpo_cli.engine.out_of_memory import RowLimit
 from grpo_cli.engine.rollout import continuous_batch as decode
 from grpo_cli.engine.rollout.generate import generate
 from grpo_cli.engine.rollout.sampling import Sampling, draw, narrow
@@ -37,7 +37,7 @@ def test_sampled_logprobs_equal_the_training_forward(policy: Policy, temperature
     assert len({len(rollout.token_ids) for _, rollout in rollouts}) > 1  # some left the batch early
     batch = pad([Sequence(prompt, rollout, 1.0) for prompt, rollout in rollouts])
     trained = token_logprobs(policy.model, batch, temperature)
-    difference = mx.where(batch.completion_mask, trained - batch.old_logprobs, 0.0)
+    difference = mx.where(batch.loss_mask, trained - batch.old_logprobs, 0.0)
     assert mx.abs(difference).max().item() < 1e-4
     assert mx.abs(batch.old_logprobs).max().item() > 0.1
 

@@ -5,9 +5,9 @@ from typing import Any
 import pytest
 
 from grpo_cli.config.schema import Config
-from grpo_cli.engine import setup
 from grpo_cli.engine.rollout.prompt_order import DataOrder
 from grpo_cli.engine.rollout.prompts import Prompt, Prompts
+from grpo_cli.engine.run_dir.inputs import fingerprint
 from grpo_cli.errors import DataError, ModelError
 from grpo_cli.types import Example, Message
 from tests.engine.small import ByteTokenizer
@@ -120,6 +120,6 @@ def test_the_checksum_of_the_data_encodes_nothing_and_sees_every_change() -> Non
         [example(0), Example(messages=example(1).messages, answer="2")],
         [example(0), example(2)],
     ]
-    sums = [setup.fingerprint(rows) for rows in (examples, *others)]
+    sums = [fingerprint(rows) for rows in (examples, *others)]
     assert len({*sums}) == 5
-    assert setup.fingerprint([example(0), example(1)]) == sums[0]
+    assert fingerprint([example(0), example(1)]) == sums[0]

@@ -13,8 +13,8 @@ from grpo_cli.engine.collect_rollouts import collect_rollouts
 from grpo_cli.engine.grpo.importance_sampling import Correction
 from grpo_cli.engine.guards.logprob_mismatch import Deviation
 from grpo_cli.engine.guards.nonfinite import first_broken
-from grpo_cli.engine.memory_estimate import steps_down
-from grpo_cli.engine.memory_verdict import needs_of
+from grpo_cli.engine.memory.estimate import steps_down
+from grpo_cli.engine.memory.verdict import needs_of
 from grpo_cli.engine.rollout import generate
 from grpo_cli.engine.rollout.quantized_policy import RolloutPolicy
 from grpo_cli.engine.run_dir.run_state import read_state, write_state
@@ -25,7 +25,7 @@ from grpo_cli.engine.update.gradient import Gradients, accumulate
 from grpo_cli.engine.update_policy import make_batches, remember_old, update_policy
 from grpo_cli.errors import ModelError, TrainingError
 from grpo_cli.models.load import load_policy
-from grpo_cli.models.quantised import QuantisedCopy, Rounding, copy_bytes, rounded
+from grpo_cli.models.quantized import QuantizedCopy, Rounding, copy_bytes, rounded
 from grpo_cli.models.tree import flat
 from grpo_cli.types import RolloutGroup
 from tests.engine.deep import VOCABULARY, deep_nanochat
@@ -35,7 +35,7 @@ from tests.engine.test_train import STEP_KEYS, lines, small
 from tests.engine.test_wiring import movement, prepared
 from tests.support.steps import objective_of, scored_groups
 
-QUANTISED: dict[str, Any] = {"quantize_for_rollouts": True, "bits": 3, "group_size": 32}
+QUANTIZED: dict[str, Any] = {"quantize_for_rollouts": True, "bits": 3, "group_size": 32}
 IMPORTANCE = {"importance_sampling_ratio_mean", "importance_sampling_ratio_max", "importance_sampling_capped"}
 
 
@@ -55,7 +55,7 @@ def everyone_counts(groups: list[RolloutGroup]) -> list[RolloutGroup]:
 
 def test_completions_are_sampled_from_the_rounded_weights(tmp_path: Path) -> None:
     """Their logprobs are those of a policy whose every matrix was rounded here, and not the policy's."""
-    run, batches = prepared(tmp_path, **QUANTISED)
+    run, batches = prepared(tmp_path, **QUANTIZED)
     rounding = Rounding(3, 32).settings
     mine = load_policy("tiny", "float32")
     mine.model.load_weights(
@@ -65,13 +65,13 @@ def test_completions_are_sampled_from_the_rounded_weights(tmp_path: Path) -> Non
         assert batch.sampler_logprobs is not None
         theirs = token_logprobs(mine.model, batch, 3.0)
         own = token_logprobs(run.policy.model, batch, 3.0)
-        gap = mx.where(batch.completion_mask, mx.abs(theirs - batch.sampler_logprobs), 0.0)
+        gap = mx.where(batch.loss_mask, mx.abs(theirs - batch.sampler_logprobs), 0.0)
         assert gap.max().item() < 1e-4
-        assert mx.where(batch.completion_mask, mx.abs(own - batch.sampler_logprobs), 0.0).max().item() > 1e-3
+        assert mx.where(batch.loss_mask, mx.abs(own - batch.sampler_logprobs), 0.0).max().item() > 1e-3
 
 
 def test_the_first_ratio_is_one_and_the_log_has_the_weights(tmp_path: Path) -> None:
-    run, batches = prepared(tmp_path, **QUANTISED, clip_eps=1e-6)
+    run, batches = prepared(tmp_path, **QUANTIZED, clip_eps=1e-6)
     own = [token_logprobs(run.policy.model, batch, 3.0) for batch in batches]
     weights = [
         math.exp(float(mine - theirs))
@@ -91,7 +91,7 @@ def test_the_first_ratio_is_one_and_the_log_has_the_weights(tmp_path: Path) -> N
 
 def test_the_log_of_a_run(tmp_path: Path) -> None:
     seen: list[events.Event] = []
-    config = small(tmp_path, **{**SHORT, **QUANTISED, "max_steps": 2})
+    config = small(tmp_path, **{**SHORT, **QUANTIZED, "max_steps": 2})
     setup.train(config, seen.append)
     for line in lines(config.run_dir):
         assert set(line) == STEP_KEYS - {"rewards/correctness"} | IMPORTANCE | {"rewards/mean_letter"}
@@ -103,26 +103,26 @@ def test_the_log_of_a_run(tmp_path: Path) -> None:
 
 
 def test_a_step_that_teaches_nothing_has_its_keys(tmp_path: Path) -> None:
-    run, _ = prepared(tmp_path, **QUANTISED)
+    run, _ = prepared(tmp_path, **QUANTIZED)
     line = update_policy(run, 1, [])
     assert {line[name] for name in IMPORTANCE} == {None}
 
 
 def test_the_copy_follows_every_update(tmp_path: Path) -> None:
-    run, batches = prepared(tmp_path, **QUANTISED)
+    run, batches = prepared(tmp_path, **QUANTIZED)
     first = run.sampler.current().model
     before = first(mx.array([[1, 2, 3]]))
     assert mx.array_equal(run.sampler.current().model(mx.array([[1, 2, 3]])), before)
     update_policy(run, 1, batches)
     now = run.sampler.current().model(mx.array([[1, 2, 3]]))
-    fresh = QuantisedCopy(run.policy.model, Rounding(3, 32), dequantise=True).model
+    fresh = QuantizedCopy(run.policy.model, Rounding(3, 32), dequantize=True).model
     assert mx.array_equal(now, fresh(mx.array([[1, 2, 3]])))
     assert not mx.array_equal(now, before)
 
 
 def test_weights_are_the_same_in_every_update_on_the_same_rollouts(tmp_path: Path) -> None:
     """w is of the policy as it was; only the ratio follows the policy."""
-    run, batches = prepared(tmp_path, **QUANTISED, num_iterations=2, learning_rate=0.5)
+    run, batches = prepared(tmp_path, **QUANTIZED, num_iterations=2, learning_rate=0.5)
     first, second = update_policy(run, 1, batches, is_on_policy=True), update_policy(run, 2, batches)
     assert first["importance_sampling_ratio_mean"] == pytest.approx(second["importance_sampling_ratio_mean"])
     assert first["importance_sampling_ratio_max"] == second["importance_sampling_ratio_max"]
@@ -130,7 +130,7 @@ def test_weights_are_the_same_in_every_update_on_the_same_rollouts(tmp_path: Pat
 
 
 def test_weights_survive_a_checkpoint_to_the_bit(tmp_path: Path) -> None:
-    run, _ = prepared(tmp_path, **QUANTISED, num_iterations=2)
+    run, _ = prepared(tmp_path, **QUANTIZED, num_iterations=2)
     groups = everyone_counts(scored_groups(run))
     batches = make_batches(run, groups)
     update_policy(run, 1, batches)
@@ -146,7 +146,7 @@ def test_weights_survive_a_checkpoint_to_the_bit(tmp_path: Path) -> None:
 
 def test_later_parts_of_a_generation_remember_the_policy_that_was_copied(tmp_path: Path) -> None:
     """steps_per_generation = 2: the second part's old logprobs are those of before the first update."""
-    run, _ = prepared(tmp_path, **QUANTISED, steps_per_generation=2, learning_rate=0.5)
+    run, _ = prepared(tmp_path, **QUANTIZED, steps_per_generation=2, learning_rate=0.5)
     fill_buffer(run, collect_rollouts(run, 0))
     first, second = run.buffer.waiting
     assert first.batches is None  # its own forward gives them
@@ -157,9 +157,9 @@ def test_later_parts_of_a_generation_remember_the_policy_that_was_copied(tmp_pat
     update_policy(run, 1, make_batches(run, everyone_counts(first.groups)))
     for batch, logprobs in zip(second.batches, before, strict=True):
         assert not batch.old_is_current
-        assert mx.allclose(batch.old_logprobs, mx.where(batch.completion_mask, logprobs, 0.0), atol=1e-6)
+        assert mx.allclose(batch.old_logprobs, mx.where(batch.loss_mask, logprobs, 0.0), atol=1e-6)
         moved = token_logprobs(run.policy.model, batch, 3.0)
-        assert mx.where(batch.completion_mask, mx.abs(moved - logprobs), 0.0).max().item() > 1e-4
+        assert mx.where(batch.loss_mask, mx.abs(moved - logprobs), 0.0).max().item() > 1e-4
         assert [item.old_logprobs != [] for item in batch.rollouts] == [True] * len(batch.rollouts)
 
 
@@ -168,11 +168,11 @@ def test_only_the_sampling_is_rounded(tmp_path: Path, lora: int) -> None:
     """With weights of 1 (the sampler is the policy): the update of a run without a copy."""
     changes = {"num_iterations": 2, "lora_rank": lora}
     run, batches = prepared(tmp_path, **changes)
-    mine, _ = prepared(tmp_path, **QUANTISED, **changes)
+    mine, _ = prepared(tmp_path, **QUANTIZED, **changes)
     groups = [RolloutGroup(*[getattr(g, name) for name in ("example", "prompt_ids", "rollouts")])
               for g in scored_groups(run)]  # fmt: skip
     everyone_counts(groups)
-    batches = mine.batch(groups)
+    batches = make_batches(mine, groups)
     for batch in batches:
         batch.sampler_logprobs = token_logprobs(mine.policy.model, batch, 3.0)
     found = movement(mine, batches)
@@ -215,9 +215,9 @@ def test_a_run_with_a_broken_copy_stops_before_its_first_update(
 ) -> None:
     real = rounded
     monkeypatch.setattr(
-        "grpo_cli.models.quantised.rounded", lambda weight, settings: 3 * real(weight, settings)
+        "grpo_cli.models.quantized.rounded", lambda weight, settings: 3 * real(weight, settings)
     )
-    config = small(tmp_path, **{**SHORT, **QUANTISED, "temperature": 0.5})
+    config = small(tmp_path, **{**SHORT, **QUANTIZED, "temperature": 0.5})
     with pytest.raises(TrainingError, match=r"^The quantised copy is another model"):
         setup.train(config)
     assert not config.run_dir.exists()
@@ -238,21 +238,21 @@ def test_a_sampler_that_is_wrong_is_found_behind_the_copy(
 
     monkeypatch.setattr("grpo_cli.engine.collect_rollouts.generate", shifted)
     with pytest.raises(TrainingError, match=r"^The sampler and the loss disagree"):
-        setup.train(small(tmp_path, **{**SHORT, **QUANTISED}))
+        setup.train(small(tmp_path, **{**SHORT, **QUANTIZED}))
 
 
 def test_layers_that_cannot_be_rounded_stop_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         "grpo_cli.engine.rollout.quantized_policy.Rounding", lambda bits, _: Rounding(bits, 1024)
     )
-    config = small(tmp_path, **{**SHORT, **QUANTISED})
+    config = small(tmp_path, **{**SHORT, **QUANTIZED})
     with pytest.raises(ModelError, match="finds no layer to quantise"):
         setup.train(config)
     assert not config.run_dir.exists()
 
 
 def test_a_dry_run_samples_from_the_copy(tmp_path: Path) -> None:
-    line = setup.dry_run(small(tmp_path, **{**SHORT, **QUANTISED, "steps_per_generation": 2}))
+    line = setup.dry_run(small(tmp_path, **{**SHORT, **QUANTIZED, "steps_per_generation": 2}))
     assert line["ratio_deviation"] > 1e-4
     assert set(line) >= IMPORTANCE
 
@@ -261,12 +261,12 @@ def test_a_dry_run_samples_from_the_copy(tmp_path: Path) -> None:
 
 
 def test_the_copy_is_part_of_the_estimate_before_it_is_made(tmp_path: Path) -> None:
-    plain, run = (setup.prepare(small(tmp_path, **changes)) for changes in ({}, QUANTISED))
+    plain, run = (setup.prepare(small(tmp_path, **changes)) for changes in ({}, QUANTIZED))
     assert run.sampler.copy is None
     needs, without = needs_of(run), needs_of(plain)
     assert needs is not None
     assert without is not None
-    own = copy_bytes(run.policy.model, Rounding(3, 32), dequantise=True)
+    own = copy_bytes(run.policy.model, Rounding(3, 32), dequantize=True)
     assert own > 1e6
     assert needs.weights - without.weights == own
     mx.clear_cache()
@@ -294,7 +294,7 @@ def expected_gradient(name: str, bits: int, correction: Correction | None) -> Gr
     """
     policy = load_policy(name, "float32")
     model = policy.model
-    sampler = QuantisedCopy(model, Rounding(bits, 32), dequantise=True).model if bits else model
+    sampler = QuantizedCopy(model, Rounding(bits, 32), dequantize=True).model if bits else model
     own, theirs = (mx.softmax(m(mx.array([PROMPT]))[0, -1]) for m in (model, sampler))
     mx.random.seed(0)
     advantages = mx.random.normal((VOCABULARY,))

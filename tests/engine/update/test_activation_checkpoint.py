@@ -66,7 +66,7 @@ def batch() -> Microbatch:
         prompts=[[3, 4, 5, 9, 11, 2, 7], [6, 7]],
         rows=[0, 0, 1, 1],
         targets=mx.random.randint(0, 48, (4, 5)),
-        completion_mask=mask,
+        loss_mask=mask,
         old_logprobs=mx.full((4, 5), -3.0),
         advantages=mx.array([[1.0], [-1.0], [0.5], [-0.5]]),
         weights=mx.full((4, 1), 1 / 14),
@@ -182,7 +182,7 @@ def peak_of_a_gradient(layers: int, tokens: int, **settings: Any) -> int:
     rows = 8
     part = Microbatch(
         prompts=[list(range(40))], rows=[0] * rows, targets=mx.random.randint(0, 48, (rows, tokens)),
-        completion_mask=mx.ones((rows, tokens), dtype=mx.bool_), old_logprobs=mx.full((rows, tokens), -3.0),
+        loss_mask=mx.ones((rows, tokens), dtype=mx.bool_), old_logprobs=mx.full((rows, tokens), -3.0),
         advantages=mx.array([[1.0], [-1.0]] * (rows // 2)), weights=mx.full((rows, 1), 1 / rows / tokens),
     )  # fmt: skip
     objective = objective_of("reinforce", 1.0, 0.2, 0.2, 0.0, **settings)

@@ -67,7 +67,7 @@ def batch() -> Microbatch:
         prompts=[[3, 4, 5], [6, 7]],
         rows=[0, 0, 1, 1],
         targets=targets,
-        completion_mask=mask,
+        loss_mask=mask,
         old_logprobs=mx.full((4, 5), -3.0),
         advantages=mx.array([[1.0], [-1.0], [0.5], [-0.5]]),
         weights=mx.full((4, 1), 1 / 14),

@@ -10,7 +10,8 @@ import pytest
 from mlx_lm.models import llama
 
 from grpo_cli.engine import setup
-from grpo_cli.engine.out_of_memory import RowLimit
+from grpo_cli.engine.evaluation.evaluate import evaluate_model
+from grpo_cli.engine.memory.out_of_memory import RowLimit
 from grpo_cli.engine.rollout.generate import generate
 from grpo_cli.engine.rollout.sampling import Sampling
 from grpo_cli.engine.update import forward_probe as probe
@@ -83,7 +84,7 @@ def test_they_are_refused_before_anything_loads(tmp_path: Path, monkeypatch: pyt
     settings = small(tmp_path, model_name=str(tmp_path))
     for begin in (
         setup.train,
-        lambda config: setup.evaluate_model(str(tmp_path), config, Sampling(max_new_tokens=4)),
+        lambda config: evaluate_model(str(tmp_path), config, Sampling(max_new_tokens=4)),
     ):
         with pytest.raises(ModelError, match="has layers that keep a state"):
             begin(settings)

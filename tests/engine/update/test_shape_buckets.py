@@ -32,7 +32,7 @@ def microbatch(prompts: list[list[int]], rows: list[int], lengths: list[int], **
         prompts=prompts,
         rows=rows,
         targets=mx.random.randint(0, 48, (len(rows), width)).astype(mx.int32),
-        completion_mask=mx.arange(width)[None] < mx.array(lengths)[:, None],
+        loss_mask=mx.arange(width)[None] < mx.array(lengths)[:, None],
         old_logprobs=mx.random.uniform(-5.0, -2.0, (len(rows), width)),
         advantages=mx.random.normal((len(rows), 1)),
         weights=mx.full((len(rows), 1), 1.0 / sum(lengths)),
@@ -47,7 +47,7 @@ def test_padding_by_hand() -> None:
     assert padded.prompt_ids.tolist() == [[0] * 30 + [7, 8], [0] * 31 + [5]]
     assert padded.prompt_padding.tolist() == [30, 31]
     assert padded.rows.tolist() == [0, 0, 1, 0]
-    assert padded.completion_mask.sum(axis=-1).tolist() == [3, 2, 1, 0]
+    assert padded.loss_mask.sum(axis=-1).tolist() == [3, 2, 1, 0]
     assert padded.inputs[:, :3].tolist() == [*batch.inputs.tolist(), [0, 0, 0]]
     assert padded.weights.tolist() == [*batch.weights.tolist(), [0.0]]
     assert padded.targets[:3, :3].tolist() == batch.targets.tolist()

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from grpo_cli.config.problems import Problem
     from grpo_cli.config.schema import Config
     from grpo_cli.doctor.read.duration import StepDuration
-    from grpo_cli.engine.memory_estimate import Needs
+    from grpo_cli.engine.memory.estimate import MemoryNeeds
 
 TO_WRITE = re.compile(r"`(\w+ = [^`]+)`")  # lines of TOML in a cure's words
 SURELY = 1.25  # an estimate so far above what there is is beyond its own error
@@ -81,10 +81,10 @@ def memory_needed(context: Context) -> Iterator[Finding]:
     yield weighed(context, config, folder, needs, there)
 
 
-def weighed(context: Context, config: "Config", folder: Path, needs: "Needs", there: int) -> Finding:
+def weighed(context: Context, config: "Config", folder: Path, needs: "MemoryNeeds", there: int) -> Finding:
     """The verdict on a need and what there is, in bytes."""
     from grpo_cli.doctor.read.config_memory import needed
-    from grpo_cli.engine.memory_estimate import parts
+    from grpo_cli.engine.memory.estimate import parts
 
     on_cpu = context.on_cpu
     seen = (

@@ -94,7 +94,7 @@ def examples(context: Context, policy: "Policy") -> "list[Prompt]":
     if context.config is None:
         return []
     from grpo_cli.data.load import load_examples
-    from grpo_cli.engine.setup import evaluation_prompts
+    from grpo_cli.engine.rollout.prompts import evaluation_prompts
 
     config = context.config.model_copy(update={"eval_samples": EXAMPLES})
     try:

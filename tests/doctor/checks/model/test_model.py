@@ -223,7 +223,7 @@ def test_a_folder_without_a_tokenizer(tmp_path: Path) -> None:
 def test_a_file_that_may_not_be_read(tmp_path: Path) -> None:
     folder = tiny_copy(tmp_path / "model")
     (folder / "model.safetensors").chmod(0)
-    assert files(folder) == [("error", "model.safetensors Permission denied")]
+    assert files(folder) == [("error", "model.safetensors cannot be read: Permission denied")]
 
 
 ALL = ("model-files", "model-weights", "model-values", "garbled-output", "tokenizer", "vocabulary")

@@ -8,7 +8,7 @@ from grpo_cli.config.schema import Config
 
 
 @dataclass(frozen=True, kw_only=True)
-class Breach:
+class Violation:
     """A rule that a configuration breaks: the keys it rests on, what is wrong, what to write.
 
     `trouble`: the guide's chapter that explains it.
@@ -21,7 +21,7 @@ class Breach:
     trouble: str = "contradiction"
 
 
-Rule = Callable[[Config], Iterator[Breach]]
+Rule = Callable[[Config], Iterator[Violation]]
 
 
 def is_meant(config: Config, key: str) -> bool:

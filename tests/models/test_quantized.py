@@ -9,7 +9,7 @@ from mlx.utils import tree_map
 
 from grpo_cli.errors import ModelError
 from grpo_cli.models.adapters import LoRA, add_adapters
-from grpo_cli.models.quantised import QuantisedCopy, Rounding, copy_bytes, quantisable, rounded
+from grpo_cli.models.quantized import QuantizedCopy, Rounding, copy_bytes, quantizable, rounded
 from grpo_cli.models.tree import flat
 from tests.engine.small import llama_policy, nanochat_policy
 
@@ -49,7 +49,7 @@ def test_the_copy_computes_with_rounded_weights_and_the_model_stays(policy: Any)
     model = policy().model
     before = {name: mx.array(array) for name, array in flat(model.parameters()).items()}
     expected = model(IDS)
-    copy = QuantisedCopy(model, FOUR, dequantise=True)
+    copy = QuantizedCopy(model, FOUR, dequantize=True)
     mine = policy().model
     rounding = [
         (name, rounded(array, FOUR.settings) if array.ndim == 2 else array)
@@ -68,22 +68,22 @@ def test_packed_and_unpacked_are_the_same_policy(kind: Any) -> None:
     if kind:
         add_adapters(model, LoRA(rank=2, kind=kind))
         model.update(tree_map(lambda array: array + 0.02, model.trainable_parameters()))
-    packed, unpacked = (QuantisedCopy(model, FOUR, dequantise) for dequantise in (False, True))
+    packed, unpacked = (QuantizedCopy(model, FOUR, dequantize) for dequantize in (False, True))
     assert any("scales" in name for name in flat(packed.model.parameters()))
     assert not any("scales" in name for name in flat(unpacked.model.parameters()))
     assert mx.allclose(packed.model(IDS), unpacked.model(IDS), atol=1e-4)
 
 
-@pytest.mark.parametrize("dequantise", [True, False])
-def test_an_update_of_all_weights_arrives_rounded(dequantise: bool) -> None:
+@pytest.mark.parametrize("dequantize", [True, False])
+def test_an_update_of_all_weights_arrives_rounded(dequantize: bool) -> None:
     model = llama_policy().model
-    copy = QuantisedCopy(model, FOUR, dequantise)
+    copy = QuantizedCopy(model, FOUR, dequantize)
     stale = copy.model(IDS)
     mx.random.seed(1)
     model.update(tree_map(lambda array: array + 0.1 * mx.random.normal(array.shape), model.parameters()))
     assert mx.array_equal(copy.model(IDS), stale)
     copy.refresh(model)
-    assert mx.array_equal(copy.model(IDS), QuantisedCopy(model, FOUR, dequantise).model(IDS))
+    assert mx.array_equal(copy.model(IDS), QuantizedCopy(model, FOUR, dequantize).model(IDS))
     norm = "model.norm.weight"
     assert flat(copy.model.parameters())[norm] is flat(model.parameters())[norm]
 
@@ -94,7 +94,7 @@ def test_adapters_are_shared_and_their_base_is_rounded_once(
 ) -> None:
     model = nanochat_policy().model
     add_adapters(model, LoRA(rank=2, kind=kind))
-    copy = QuantisedCopy(model, FOUR, dequantise=True)
+    copy = QuantizedCopy(model, FOUR, dequantize=True)
     first = {name: array for name, array in flat(copy.model.parameters()).items() if "weight" in name}
     model.update(tree_map(lambda array: array + 0.1, model.trainable_parameters()))
     monkeypatch.setattr(mx, "quantize", None)
@@ -109,12 +109,12 @@ def test_adapters_are_shared_and_their_base_is_rounded_once(
 def test_layers_whose_rows_are_no_whole_groups_are_the_models_own() -> None:
     """Hidden 32: of a nanochat, only what has rows of 64 can be rounded in groups of 64."""
     model = nanochat_policy().model
-    layers = [path for path, _, _ in quantisable(model, Rounding(4, 64))]
+    layers = [path for path, _, _ in quantizable(model, Rounding(4, 64))]
     assert layers == ["transformer.h.1.mlp.c_proj", "transformer.h.0.mlp.c_proj"] or sorted(layers) == [
         "transformer.h.0.mlp.c_proj",
         "transformer.h.1.mlp.c_proj",
     ]
-    copy = QuantisedCopy(model, Rounding(4, 64), dequantise=True)
+    copy = QuantizedCopy(model, Rounding(4, 64), dequantize=True)
     mine, its = flat(model.parameters()), flat(copy.model.parameters())
     assert {name for name in mine if mine[name] is not its[name]} == {f"{path}.weight" for path in layers}
 
@@ -123,9 +123,9 @@ def test_what_the_copy_takes_by_hand() -> None:
     """A nanochat of two layers: 32 · (32 + 16 + 16 + 32 + 64 + 64) numbers in each, and 2 · 257 · 32."""
     numbers = 2 * 32 * (32 + 16 + 16 + 32 + 64 + 64) + 2 * 257 * 32
     model = nanochat_policy().model
-    assert copy_bytes(model, FOUR, dequantise=True) == 4 * numbers
-    assert copy_bytes(model, FOUR, dequantise=False) == numbers // 2 + 2 * 4 * numbers // 32
-    packed = QuantisedCopy(model, FOUR, dequantise=False).model
+    assert copy_bytes(model, FOUR, dequantize=True) == 4 * numbers
+    assert copy_bytes(model, FOUR, dequantize=False) == numbers // 2 + 2 * 4 * numbers // 32
+    packed = QuantizedCopy(model, FOUR, dequantize=False).model
     assert sum(a.nbytes for a in flat(packed.parameters()).values()) == numbers // 2 + 2 * 4 * numbers // 32
 
 
@@ -138,8 +138,8 @@ def test_a_models_own_exceptions_are_kept_to() -> None:
     model = nanochat_policy().model
     type(model).quant_predicate = property(lambda _: predicate)
     try:
-        found = {path: settings["bits"] for path, _, settings in quantisable(model, FOUR)}
-        copy = QuantisedCopy(model, FOUR, dequantise=False)
+        found = {path: settings["bits"] for path, _, settings in quantizable(model, FOUR)}
+        copy = QuantizedCopy(model, FOUR, dequantize=False)
     finally:
         del type(model).quant_predicate
     assert found["lm_head"] == 8
@@ -151,9 +151,9 @@ def test_a_models_own_exceptions_are_kept_to() -> None:
 def test_nothing_to_round_is_an_error_with_its_cure() -> None:
     model = nanochat_policy().model
     with pytest.raises(ModelError, match="their rows are no whole groups of 128") as error:
-        QuantisedCopy(model, Rounding(4, 128), dequantise=True)
+        QuantizedCopy(model, Rounding(4, 128), dequantize=True)
     assert error.value.hint == "write `group_size = 32`, or `quantize_for_rollouts = false`"
     nn.quantize(model, group_size=32, bits=4)
-    with pytest.raises(ModelError, match="they are quantised already") as error:
-        QuantisedCopy(model, FOUR, dequantise=True)
+    with pytest.raises(ModelError, match="they are quantized already") as error:
+        QuantizedCopy(model, FOUR, dequantize=True)
     assert error.value.hint == "write `quantize_for_rollouts = false`"

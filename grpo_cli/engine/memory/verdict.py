@@ -4,7 +4,7 @@
     check_memory(run, budget)               # a notice, or an error where not a single completion fits
 
 On a Mac too much memory ends in swapping, on a CUDA card in an error after the first long completion, on a
-CPU in a killed process: so it is estimated from the model's shape (memory_estimate.py) and compared with what
+CPU in a killed process: so it is estimated from the model's shape (memory/estimate.py) and compared with what
 the device has.
 """
 
@@ -13,7 +13,7 @@ from typing import Any
 from grpo_cli.config.fields import toml_value
 from grpo_cli.config.schema import Config
 from grpo_cli.engine import events
-from grpo_cli.engine.memory_estimate import FLOAT32, Batch, Needs, Shape, estimate, parts, steps_down
+from grpo_cli.engine.memory.estimate import FLOAT32, Batch, MemoryNeeds, Shape, estimate, parts, steps_down
 from grpo_cli.engine.rollout.shared_prompt import reads_in_groups
 from grpo_cli.engine.run import Run
 from grpo_cli.errors import TrainingError
@@ -22,13 +22,13 @@ from grpo_cli.models.tree import flat
 SURELY = 1.25  # an estimate so far above what there is is beyond its own error
 
 
-def needs_of(run: Run) -> Needs | None:
+def needs_of(run: Run) -> MemoryNeeds | None:
     """What a run's configuration needs, or None for a model whose shape is not known."""
     shape = Shape.of(run.policy.config)
     return needs_with(run, shape, run.config) if shape else None
 
 
-def needs_with(run: Run, shape: Shape, config: Config, rows: int | None = None) -> Needs:
+def needs_with(run: Run, shape: Shape, config: Config, rows: int | None = None) -> MemoryNeeds:
     """What another configuration of the same run would need; `rows`: completions at once, at most."""
     model = run.policy.model
     parameters = list(flat(model.parameters()).values())

@@ -8,7 +8,7 @@ import pytest
 
 from grpo_cli.engine import events, setup
 from grpo_cli.engine.grpo.losses import LOSSES
-from grpo_cli.engine.out_of_memory import RowLimit, is_allocation_failure
+from grpo_cli.engine.memory.out_of_memory import RowLimit, is_allocation_failure
 from grpo_cli.engine.rollout import continuous_batch as decode
 from grpo_cli.engine.rollout.generate import generate
 from grpo_cli.engine.rollout.sampling import Sampling

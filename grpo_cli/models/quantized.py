@@ -1,6 +1,6 @@
 """A copy of a model whose layers are rounded to a few bits, for sampling; the model itself stays as it is.
 
-    copy = QuantisedCopy(policy.model, Rounding(bits=4, group_size=64), dequantise=False)
+    copy = QuantizedCopy(policy.model, Rounding(bits=4, group_size=64), dequantise=False)
     copy.refresh(policy.model)          # after an update
 
 Only rounded weights are the copy's own. Everything else is the model's: norms, adapters, layers whose rows
@@ -44,7 +44,7 @@ class Rounding:
         return numbers * self.bits // 8 + 2 * width * numbers // self.group_size
 
 
-def quantisable(model: nn.Module, rounding: Rounding) -> Iterator[tuple[str, Any, Settings]]:
+def quantizable(model: nn.Module, rounding: Rounding) -> Iterator[tuple[str, Any, Settings]]:
     """The layers that are rounded: path, layer, settings. A model's own exceptions are kept to."""
     predicate: Any = getattr(model, "quant_predicate", None)
     for path, layer in model.named_modules():
@@ -55,22 +55,22 @@ def quantisable(model: nn.Module, rounding: Rounding) -> Iterator[tuple[str, Any
             yield path, layer, found if isinstance(found, dict) else rounding.settings
 
 
-def copy_bytes(model: nn.Module, rounding: Rounding, dequantise: bool) -> int:
+def copy_bytes(model: nn.Module, rounding: Rounding, dequantize: bool) -> int:
     """What the copy's own weights will take."""
     total = 0
-    for _, layer, _ in quantisable(model, rounding):
+    for _, layer, _ in quantizable(model, rounding):
         size, width = layer.weight.size, layer.weight.dtype.size
-        total += FLOAT32 * size if dequantise else rounding.bytes_of(size, width)
+        total += FLOAT32 * size if dequantize else rounding.bytes_of(size, width)
     return total
 
 
-class QuantisedCopy:
+class QuantizedCopy:
     """The rounded twin of a model that is trained."""
 
-    def __init__(self, model: nn.Module, rounding: Rounding, dequantise: bool) -> None:
+    def __init__(self, model: nn.Module, rounding: Rounding, dequantize: bool) -> None:
         """Raises ModelError where no layer can be rounded."""
-        self.rounding, self.dequantise = rounding, dequantise
-        layers = {path: settings for path, _, settings in quantisable(model, rounding)}
+        self.rounding, self.dequantize = rounding, dequantize
+        layers = {path: settings for path, _, settings in quantizable(model, rounding)}
         if not layers:
             raise no_layer(model, rounding)
         self.layers: dict[str, Settings] = layers
@@ -97,9 +97,9 @@ class QuantisedCopy:
             mx.eval(twin.parameters())
 
     def _rounded(self, layer: Any, settings: Settings) -> nn.Module:
-        if not self.dequantise:
-            quantised: nn.Module = layer.to_quantized(**settings)
-            return quantised
+        if not self.dequantize:
+            quantized: nn.Module = layer.to_quantized(**settings)
+            return quantized
         twin = deepcopy(layer, {id(array): array for array in flat(layer.parameters()).values()})
         twin.weight = rounded(layer.weight, settings)
         return twin
@@ -119,7 +119,7 @@ def no_layer(model: nn.Module, rounding: Rounding) -> ModelError:
     """Nothing can be rounded, and why."""
     packed = any("scales" in layer for _, layer in model.named_modules())
     groups = f"their rows are no whole groups of {rounding.group_size}"
-    why = "they are quantised already" if packed else groups
+    why = "they are quantized already" if packed else groups
     cure = "" if packed or rounding.group_size == 32 else "`group_size = 32`, or "
     return ModelError(
         f"quantize_for_rollouts = true finds no layer to quantise: {why}",

@@ -1,8 +1,8 @@
 """Failed allocations: recognised by their words, and answered by halving what is computed at once.
 
-    for result in in_parts(batch, compute, Microbatch.halves, limit.lower): ...
+    for result in with_halving(batch, compute, Microbatch.halves, limit.lower): ...
 
-Metal and CUDA raise; a failed allocation on a CPU kills the process, which memory_verdict.py prevents.
+Metal and CUDA raise; a failed allocation on a CPU kills the process, which memory/verdict.py prevents.
 """
 
 from collections.abc import Callable, Iterator
@@ -55,7 +55,7 @@ class RowLimit:
             self.on_lowering(self.rows)
 
 
-def in_parts(
+def with_halving(
     work: Work,
     compute: Callable[[Work], Result],
     halves: Callable[[Work], tuple[Work, Work] | None],

@@ -19,7 +19,7 @@ from grpo_cli.config.resumable import check_changes
 from grpo_cli.config.schema import Config
 from grpo_cli.distributed.world import World
 from grpo_cli.engine import events
-from grpo_cli.engine.ranks.broadcast_checkpoint import bring
+from grpo_cli.engine.ranks.broadcast_checkpoint import broadcast_checkpoint
 from grpo_cli.engine.run_dir.folder import CONFIG_FILE, existing, locate, tidy
 from grpo_cli.engine.run_dir.lock import RunLock
 from grpo_cli.engine.run_dir.manifest import FINAL, damage, newest_intact, step_in_manifest
@@ -95,7 +95,7 @@ def agreed(found: Start | None, world: World) -> Start:
         folder = str(from_here(found.checkpoint)) if found.checkpoint else ""
         told = [str(found.run_dir), folder, found.config.model_dump(mode="json"), found.edited]
     run_dir, checkpoint, keys, edited = world.first(told)
-    brought = bring(Path(checkpoint), world) if checkpoint else None
+    brought = broadcast_checkpoint(Path(checkpoint), world) if checkpoint else None
     return Start(Path(run_dir), brought, Config.model_validate(keys), edited)
 
 

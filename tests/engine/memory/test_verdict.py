@@ -12,7 +12,7 @@ from mlx_lm.models import llama
 from grpo_cli import device
 from grpo_cli.config.schema import Config
 from grpo_cli.engine import events, setup
-from grpo_cli.engine.memory_estimate import (
+from grpo_cli.engine.memory.estimate import (
     FLOAT32,
     Batch,
     Shape,
@@ -22,8 +22,8 @@ from grpo_cli.engine.memory_estimate import (
     update_bytes,
     updated_at_once,
 )
-from grpo_cli.engine.memory_verdict import check_memory, needs_of
-from grpo_cli.engine.rollout.continuous_batch import Decoding, Dice, Row
+from grpo_cli.engine.memory.verdict import check_memory, needs_of
+from grpo_cli.engine.rollout.continuous_batch import CompletionRow, Decoding, RowRandom
 from grpo_cli.engine.rollout.sampling import Sampling
 from grpo_cli.engine.rollout.shared_prompt import reads_in_groups
 from grpo_cli.engine.update_policy import make_batches, update_policy
@@ -98,8 +98,10 @@ def test_the_estimate_of_grouped_rollouts_is_near_what_is_measured(rows: int, pr
         model=model, plan=BatchPlan(), tokenizer=SimpleNamespace(eos_ids=frozenset())
     )
     sampling = Sampling(max_new_tokens=new)
-    prompts = [Row(index=index, prompt=[1 + index // (rows // 2)] * prompt) for index in range(rows)]
-    dice = Dice(rows, sampling)
+    prompts = [
+        CompletionRow(index=index, prompt=[1 + index // (rows // 2)] * prompt) for index in range(rows)
+    ]
+    dice = RowRandom(rows, sampling)
     text: Any = SimpleNamespace(tokenizer=policy.tokenizer, stops=())  # nothing stops on a text
     mx.clear_cache()
     before = mx.get_active_memory()

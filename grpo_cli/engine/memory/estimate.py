@@ -127,7 +127,7 @@ def updated_at_once(config: Config, prompt_length: int, shared_prefix: bool) -> 
 
 
 @dataclass(frozen=True, kw_only=True)
-class Needs:
+class MemoryNeeds:
     """Bytes by what they are for."""
 
     weights: int  # the reference's and a quantised copy's included
@@ -153,10 +153,12 @@ class Needs:
         return max(self.rollout_peak, self.update_peak)
 
 
-def estimate(shape: Shape, batch: Batch, weights: int, optimizer: int, trained: int, width: int) -> Needs:
+def estimate(
+    shape: Shape, batch: Batch, weights: int, optimizer: int, trained: int, width: int
+) -> MemoryNeeds:
     """What training takes. `weights`, `optimizer`: bytes; `trained`: numbers that an update changes;
     `width`: bytes of a number that the model computes with."""
-    return Needs(
+    return MemoryNeeds(
         weights=weights,
         optimizer=optimizer,
         gradients=(2 if batch.microbatches > 1 else 1)
@@ -204,7 +206,7 @@ def update_bytes(shape: Shape, batch: Batch, width: int) -> int:
     return int(layers + copies * FLOAT32 * (min(logits, LOGITS_AT_ONCE) if batch.slices else logits))
 
 
-def parts(needs: Needs) -> str:
+def parts(needs: MemoryNeeds) -> str:
     """The largest parts of a need in words."""
     named = {
         "weights": needs.weights,
