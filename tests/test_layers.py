@@ -1,4 +1,4 @@
-"""The layers of the package, by its imports: only downward, and light modules stay light.
+"""The layers of the package, by its imports: only downward, never in a circle, and light modules stay light.
 
 The order, from the top: cli → doctor → the run and what evaluates → the rest of engine, convert → data,
 models → config → rewards → errors, types. Packages on one level do not import one another.
