@@ -48,8 +48,8 @@ prepare()
 
 # Files that take longest or wait for processes of theirs begin first, so that none is alone at the end.
 LONGEST = (
-    "distributed/test_ranks.py", "engine/test_resume.py", "cli/test_resume.py", "doctor/test_real_runs.py",
-    "cli/test_unheard.py",
+    "distributed/test_ranks.py", "engine/test_resume.py", "cli/test_resume.py",
+    "doctor/checks/run/test_real_runs.py", "cli/test_unheard.py",
     "engine/test_algorithms.py", "engine/guards/test_logprob_mismatch.py",
     "engine/update/test_activation_checkpoint.py",
     "rewards/test_workers.py", "cli/test_run_commands.py", "cli/test_doctor.py", "convert/test_fuse.py",

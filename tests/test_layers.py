@@ -1,4 +1,4 @@
-"""The layers of the package, by its imports: only downward, and light modules stay light.
+"""The layers of the package, by its imports: only downward, never in a circle, and light modules stay light.
 
 The order, from the top: cli → doctor → the run and what evaluates → the rest of engine, convert → data,
 models → config → rewards → errors, types. Packages on one level do not import one another.
@@ -7,7 +7,7 @@ models → config → rewards → errors, types. Packages on one level do not im
 import ast
 import importlib.util
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +20,10 @@ LEVELS = {
     "grpo_cli.__main__": 8,
     "grpo_cli.cli": 7,
     "grpo_cli.doctor": 6,
+    "grpo_cli.doctor.checks": 5.8,
+    "grpo_cli.doctor.context": 5.6,
+    "grpo_cli.doctor.read": 5.4,
+    "grpo_cli.doctor.findings": 5.2,
     "grpo_cli.engine.setup": 5,
     "grpo_cli.engine.resume": 5,
     "grpo_cli.engine.run_dir.resume_point": 5,
@@ -168,6 +172,24 @@ def _breaks_lightness(module: str, imported: Import) -> str:
     return "" if top in LIGHT_PACKAGES | {"grpo_cli"} else "a light module imports a heavy package"
 
 
+def circles(graph: Mapping[str, set[str]]) -> list[list[str]]:
+    """The groups of modules that reach one another by their imports, those inside functions included."""
+    reached = {module: _reached(module, graph) for module in graph}
+    groups = {frozenset(m for m in reached[module] if module in reached[m]) for module in graph}
+    return sorted(sorted(group) for group in groups if group)
+
+
+def _reached(module: str, graph: Mapping[str, set[str]]) -> set[str]:
+    """The modules that `module` imports, and what those import in turn."""
+    seen: set[str] = set()
+    ahead = [*graph[module]]
+    while ahead:
+        if (name := ahead.pop()) not in seen:
+            seen.add(name)
+            ahead += graph[name]
+    return seen
+
+
 MODULES = {
     ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
     for path in sorted((ROOT / "grpo_cli").rglob("*.py"))
@@ -177,6 +199,28 @@ MODULES = {
 @pytest.mark.parametrize("module", MODULES)
 def test_imports_go_downward_and_light_stays_light(module: str) -> None:
     assert violations(module, MODULES[module].read_text(encoding="utf-8")) == []
+
+
+def test_no_modules_import_one_another_in_a_circle() -> None:
+    graph = {
+        module: {imported.module for imported in imports(path.read_text(encoding="utf-8"))} & {*MODULES}
+        for module, path in MODULES.items()
+    }
+    assert circles(graph) == []
+
+
+@pytest.mark.parametrize(
+    ("graph", "found"),
+    [
+        ({"a": {"b", "c"}, "b": {"c"}, "c": set()}, []),
+        ({"a": {"b"}, "b": {"c"}, "c": {"a"}}, [["a", "b", "c"]]),
+        ({"a": {"b"}, "b": {"a", "c"}, "c": {"d"}, "d": {"c"}}, [["a", "b"], ["c", "d"]]),
+        ({"a": {"a"}}, [["a"]]),
+        ({"a": {"b", "c"}, "b": {"d"}, "c": {"d"}, "d": {"b"}}, [["b", "d"]]),
+    ],
+)
+def test_circles_are_found(graph: dict[str, set[str]], found: list[list[str]]) -> None:
+    assert circles(graph) == found
 
 
 @pytest.mark.parametrize("module", [name for name, path in MODULES.items() if path.name == "__init__.py"])

@@ -22,8 +22,8 @@ from rich.text import Text
 
 from grpo_cli.cli.terminal import Safe, is_interactive, say, stderr_console, stdout_console, typed
 from grpo_cli.doctor.chapters import Chapter
-from grpo_cli.doctor.checks import Check
 from grpo_cli.doctor.findings import Finding
+from grpo_cli.doctor.table import Check
 from grpo_cli.foreign_text import visible
 
 MARKS = {"ok": ("✓", "green"), "warning": ("!", "yellow"), "error": ("✗", "red"), "skipped": ("–", "dim")}

@@ -14,7 +14,7 @@ from grpo_cli.files import chosen_path, from_here
 from grpo_cli.foreign_text import visible
 
 if TYPE_CHECKING:
-    from grpo_cli.doctor.case import Case
+    from grpo_cli.doctor.context import Context
     from grpo_cli.doctor.findings import Finding
 
 
@@ -78,14 +78,14 @@ def doctor(
         return
     with doing("looking …", shown=not as_json):
         checkpoint, run, hosts = (path and from_here(chosen_path(path)) for path in (checkpoint, run, hosts))
-    case = examined_case(config, model, checkpoint, run, only or [])
+    context = examined_context(config, model, checkpoint, run, only or [])
     if hosts:
-        case.hosts, case.python, case.starting_port = hosts, python, starting_port
-        case.host_file  # noqa: B018 (a file that is none ends the command, before anything is looked at)
+        context.hosts, context.python, context.starting_port = hosts, python, starting_port
+        context.host_file  # noqa: B018 (a file that is none ends the command, before anything is looked at)
     file = report_file(report) if report else None
-    findings = look(case, only or [], quiet=as_json)
+    findings = look(context, only or [], quiet=as_json)
     if file:
-        write_report(file, case, findings)
+        write_report(file, context, findings)
     if as_json:
         print_json(as_document(findings, problems))
     else:
@@ -94,12 +94,12 @@ def doctor(
         raise typer.Exit(GrpoError.exit_code)
 
 
-def examined_case(
+def examined_context(
     config: str | None, model: str | None, checkpoint: Path | None, run: Path | None, only: list[str]
-) -> "Case":
+) -> "Context":
     """What is to be examined. Raises CheckpointError or ModelError for what is not there."""
-    from grpo_cli.doctor.case import Case
-    from grpo_cli.doctor.hub import is_repository
+    from grpo_cli.doctor.context import Context
+    from grpo_cli.doctor.read.hub import is_repository
 
     for folder, what in ((checkpoint, "Checkpoint"), (run, "Run")):
         if folder is not None and not folder.is_dir():
@@ -110,14 +110,14 @@ def examined_case(
             )
     # A run or a checkpoint has a configuration of its own; only one that is named comes before it.
     at_hand = None if run or checkpoint else os.environ.get("MLX_GRPO_CONFIG")
-    case = Case(
+    context = Context(
         config_name=config or at_hand or None,
         model=model,
         checkpoint=checkpoint,
         run=run,
         asked=frozenset(only),
     )
-    if model and case.model_folder is None:
+    if model and context.model_folder is None:
         raise ModelError(
             f"Model not found: {model} is not on this machine",
             f"the doctor downloads nothing; `hf download {model}` does"
@@ -125,17 +125,17 @@ def examined_case(
             else "name a folder that is here, or a repository (owner/name) that was downloaded before",
             trouble="model-not-found",
         )
-    return case
+    return context
 
 
-def look(case: "Case", only: list[str], quiet: bool) -> "list[Finding]":
+def look(context: "Context", only: list[str], quiet: bool) -> "list[Finding]":
     """Run the checks, telling a terminal which one is at work."""
     from grpo_cli.cli.diagnosis import looking
     from grpo_cli.doctor.run import chosen, diagnose
 
-    checks = chosen(case, only)
+    checks = chosen(context, only)
     with looking(len(checks), quiet) as on_check:
-        return list(diagnose(case, checks, on_check))
+        return list(diagnose(context, checks, on_check))
 
 
 def as_document(findings: "list[Finding]", only_problems: bool = False) -> dict[str, object]:
@@ -153,7 +153,7 @@ def as_document(findings: "list[Finding]", only_problems: bool = False) -> dict[
 def show_list(as_json: bool) -> None:
     """Every check with what it looks at, by subject."""
     from grpo_cli.cli.diagnosis import list_of_checks
-    from grpo_cli.doctor.checks import CHECKS
+    from grpo_cli.doctor.table import CHECKS
 
     if as_json:
         rows = [
@@ -199,8 +199,8 @@ def report_file(named: Path) -> OutputFile:
     )
 
 
-def write_report(file: OutputFile, case: "Case", findings: "list[Finding]") -> None:
+def write_report(file: OutputFile, context: "Context", findings: "list[Finding]") -> None:
     """Write the bug report. Raises GrpoError where the file cannot be written."""
     from grpo_cli.doctor.report import bug_report
 
-    file.write(visible(bug_report(case, findings)))  # it is looked at, and pasted
+    file.write(visible(bug_report(context, findings)))  # it is looked at, and pasted

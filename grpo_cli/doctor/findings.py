@@ -1,4 +1,4 @@
-"""What a check found, as data: the terminal, `--json` and the bug report show the same.
+"""Findings of checks as data: the terminal, `--json` and the bug report show the same.
 
     yield ok("Python 3.12.3", version="3.12.3")
     yield warning("54 of 60 completions are cut off", "let them end", "max_new_tokens = 128", share=0.9)

@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
 
-from grpo_cli.doctor.case import Case
+from grpo_cli.doctor.context import Context
 from grpo_cli.doctor.findings import Finding
 from grpo_cli.doctor.last_error import last_error
 from grpo_cli.doctor.redact import Redaction
@@ -37,19 +37,19 @@ LARGEST_FILE = 20_000  # characters of a configuration that is not valid
 MARKS = {"ok": "✓", "warning": "!", "error": "✗", "skipped": "–"}
 
 
-def bug_report(case: Case, findings: Sequence[Finding]) -> str:
+def bug_report(context: Context, findings: Sequence[Finding]) -> str:
     """What a maintainer needs to see: system, versions, configuration, findings, log and last error."""
     sections = [
         TITLE,
         "## What happened\n\n(what you did, what you expected, and what came instead)",
-        "## System\n\n" + table(system(case)),
-        "## Versions\n\n" + table(versions(case)),
-        "## Configuration\n\n" + fenced(configuration(case), "toml"),
+        "## System\n\n" + table(system(context)),
+        "## Versions\n\n" + table(versions(context)),
+        "## Configuration\n\n" + fenced(configuration(context), "toml"),
         "## Findings\n\n" + "\n".join(described(finding) for finding in findings),
-        f"## The log's last {LOG_LINES} lines\n\n" + fenced(log_lines(case), "json"),
+        f"## The log's last {LOG_LINES} lines\n\n" + fenced(log_lines(context), "json"),
         "## The last error\n\n" + fenced(last_error() or "none is recorded"),
     ]
-    redaction = Redaction.here(case.machine.environment).also(*names_of_hosts(case))
+    redaction = Redaction.here(context.machine.environment).also(*names_of_hosts(context))
     return redaction.apply("\n\n".join(sections)) + "\n"
 
 
@@ -59,13 +59,13 @@ def is_report(path: Path) -> bool:
         return file.read(len(TITLE)) == TITLE.encode()
 
 
-def names_of_hosts(case: Case) -> tuple[set[str], set[str]]:
+def names_of_hosts(context: Context) -> tuple[set[str], set[str]]:
     """Users and machines of the host file, by what ssh calls them and by what they call themselves."""
-    if case.host_file is None:
+    if context.host_file is None:
         return set(), set()
-    visits = vars(case).get("visits", {}).values()  # those that were made: a report starts none
-    users, machines = set(), {str(visit.facts.get("host", "")) for visit in visits}
-    for ssh in case.host_file.machines:
+    probes = vars(context).get("host_probes", {}).values()  # those that were made: a report starts none
+    users, machines = set(), {str(probe.facts.get("host", "")) for probe in probes}
+    for ssh in context.host_file.machines:
         user, _, machine = ssh.rpartition("@")
         users.add(user)
         if not machine[:1].isdigit():  # an address of a network at home tells nothing of anybody
@@ -73,9 +73,9 @@ def names_of_hosts(case: Case) -> tuple[set[str], set[str]]:
     return users, machines | {machine.partition(".")[0] for machine in machines}
 
 
-def system(case: Case) -> dict[str, str]:
+def system(context: Context) -> dict[str, str]:
     """Machine and device, as they were told by it."""
-    machine, probe = case.machine, case.probe
+    machine, probe = context.machine, context.probe
     memory = machine.memory_bytes()
     facts = {
         "system": f"{machine.system} {machine.architecture}",
@@ -88,22 +88,22 @@ def system(case: Case) -> dict[str, str]:
     return facts
 
 
-def versions(case: Case) -> dict[str, str]:
+def versions(context: Context) -> dict[str, str]:
     """The packages that are installed."""
-    found = {package: case.machine.version(package) for package in PACKAGES}
+    found = {package: context.machine.version(package) for package in PACKAGES}
     return {package: version for package, version in found.items() if version}
 
 
-def configuration(case: Case) -> str:
+def configuration(context: Context) -> str:
     """The resolved configuration, or what is wrong with it."""
     from grpo_cli.config.render import dump_config
 
-    if case.inspection is None:
+    if context.inspection is None:
         return "# none was named"
-    if case.config is None:
-        problems = "\n".join(f"# {problem}".replace("\n", "\n# ") for problem in case.inspection.problems)
-        return f"{problems}\n\n{written(case.inspection.name)}"
-    return dump_config(case.config)
+    if context.config is None:
+        problems = "\n".join(f"# {problem}".replace("\n", "\n# ") for problem in context.inspection.problems)
+        return f"{problems}\n\n{written(context.inspection.name)}"
+    return dump_config(context.config)
 
 
 def written(name: str) -> str:
@@ -117,9 +117,9 @@ def written(name: str) -> str:
         return f"# it cannot be read: {problem}".partition("\n")[0]
 
 
-def log_lines(case: Case) -> str:
+def log_lines(context: Context) -> str:
     """The last lines of the run's log: of the run that was named, or of the configuration's."""
-    run = case.run or (case.config.run_dir if case.config else None)
+    run = context.run or (context.config.run_dir if context.config else None)
     path = Path(run) / "training_log.jsonl" if run else None
     if path is None or not path.is_file():
         return "no run was named, or it has no log"

@@ -1,6 +1,6 @@
 """Go through the checks: what each found, in the table's order. A check that crashes is a finding.
 
-for finding in diagnose(Case(run=Path("outputs/prod"))):
+for finding in diagnose(Context(run=Path("outputs/prod"))):
     print(finding.severity, finding.name, finding.seen)
 """
 
@@ -9,11 +9,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from grpo_cli.doctor.case import Case
 from grpo_cli.doctor.chapters import chapters, nearest
-from grpo_cli.doctor.checks import CHECKS, Check
+from grpo_cli.doctor.context import Context
 from grpo_cli.doctor.findings import Finding, error, skipped
 from grpo_cli.doctor.last_error import keep_last_error
+from grpo_cli.doctor.table import CHECKS, Check
 from grpo_cli.errors import ConfigError, GrpoError
 
 OPTIONS = {
@@ -25,7 +25,7 @@ OPTIONS = {
 }
 
 
-def chosen(case: Case, only: Sequence[str] = (), checks: Sequence[Check] = CHECKS) -> list[Check]:
+def chosen(context: Context, only: Sequence[str] = (), checks: Sequence[Check] = CHECKS) -> list[Check]:
     """The checks to run: those that apply to what was named, or those that `only` names.
 
     `only` holds names of checks and of subjects. Raises ConfigError for one that is neither, and for a
@@ -37,8 +37,8 @@ def chosen(case: Case, only: Sequence[str] = (), checks: Sequence[Check] = CHECK
             raise ConfigError(f"Unknown check: {name}", _near(name, sorted(names)), trouble="doctor")
     wanted = [c for c in checks if (c.name in only or c.subject in only if only else not c.on_request)]
     for check in wanted:
-        alone = check.subject in only and not any(applies(c, case) for c in wanted)
-        if (check.name in only or alone) and not applies(check, case):
+        alone = check.subject in only and not any(applies(c, context) for c in wanted)
+        if (check.name in only or alone) and not applies(check, context):
             what = check.name if check.name in only else check.subject
             raise ConfigError(
                 f"The check {what} has nothing to look at",
@@ -46,25 +46,25 @@ def chosen(case: Case, only: Sequence[str] = (), checks: Sequence[Check] = CHECK
                 trouble="doctor",
             )
     return [
-        check for check in wanted if applies(check, case) and (check.name in only or not check.on_request)
+        check for check in wanted if applies(check, context) and (check.name in only or not check.on_request)
     ]
 
 
-def applies(check: Check, case: Case) -> bool:
+def applies(check: Check, context: Context) -> bool:
     """Whether what the check looks at was named."""
     if check.needs == "config":
-        return case.inspection is not None
+        return context.inspection is not None
     if check.needs == "model":
-        return case.model is not None or case.checkpoint is not None or case.model_folder is not None
+        return context.model is not None or context.checkpoint is not None or context.model_folder is not None
     if check.needs == "checkpoint":
-        return bool(case.checkpoints)
+        return bool(context.checkpoints)
     if check.needs == "hosts":
-        return case.hosts is not None
-    return case.run is not None if check.needs == "run" else True
+        return context.hosts is not None
+    return context.run is not None if check.needs == "run" else True
 
 
 def diagnose(
-    case: Case,
+    context: Context,
     checks: Sequence[Check],
     on_check: Callable[[Check], None] = lambda _: None,
 ) -> Iterator[Finding]:
@@ -72,7 +72,7 @@ def diagnose(
     guide = chapters()
     for check in checks:
         on_check(check)
-        for finding in examined(check, case):
+        for finding in examined(check, context):
             name = finding.name or check.name
             why = finding.why or (guide[name].why if name in guide else "")
             well = finding.severity == "ok" and name == check.name
@@ -80,12 +80,12 @@ def diagnose(
             yield replace(finding, name=name, subject=check.subject, why=why, title=title)
 
 
-def examined(check: Check, case: Case) -> list[Finding]:
+def examined(check: Check, context: Context) -> list[Finding]:
     """What one check found; its own failure is a finding."""
     try:
-        if check.on_mlx and not case.mlx_works:
+        if check.on_mlx and not context.mlx_works:
             return [skipped("MLX does not work here")]
-        return list(check.look(case))
+        return list(check.look(context))
     except GrpoError as failure:
         return [replace(error(failure.message, failure.hint), name=failure.trouble)]
     except Exception as failure:  # the doctor ends for no check: its crash is what was found

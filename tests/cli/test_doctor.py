@@ -15,11 +15,11 @@ from typer.testing import CliRunner, Result
 from grpo_cli.cli.diagnosis import described, verdict
 from grpo_cli.cli.main import app
 from grpo_cli.cli.terminal import broken_at_words
-from grpo_cli.doctor.case import Case
-from grpo_cli.doctor.checks import CHECKS, Check
+from grpo_cli.doctor.context import Context
 from grpo_cli.doctor.findings import Finding, ok, warning
-from grpo_cli.doctor.machine import Machine
+from grpo_cli.doctor.read.machine import Machine
 from grpo_cli.doctor.run import diagnose
+from grpo_cli.doctor.table import CHECKS, Check
 
 
 @pytest.fixture(autouse=True)
@@ -238,11 +238,11 @@ def test_a_check_that_is_called_after_a_trouble_has_a_name_for_good_news(check: 
     assert bool(TROUBLES & set(check.name.split("-"))) == bool(check.well)
     assert len(check.well) <= 22
     fine = replace(check, look=lambda _: iter([ok("x")]), on_mlx=False)
-    (finding,) = diagnose(Case(), [fine])
+    (finding,) = diagnose(Context(), [fine])
     assert (finding.name, finding.title) == (check.name, check.well or check.name)
     assert described(finding).plain.split("  ")[1].startswith(f"✓ {check.well or check.name}")
     bad = replace(fine, look=lambda _: iter([warning("x", "y")]))
-    assert next(diagnose(Case(), [bad])).title == check.name
+    assert next(diagnose(Context(), [bad])).title == check.name
 
 
 @pytest.mark.parametrize("width", [80, 120])

@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 from grpo_cli.cli.completions_file import completions_file
-from grpo_cli.cli.doctor import examined_case, show_chapter
+from grpo_cli.cli.doctor import examined_context, show_chapter
 from grpo_cli.cli.output_file import OutputFile
 from grpo_cli.config.load import load_config
 from grpo_cli.config.resolve import find_config
@@ -12,8 +12,7 @@ from grpo_cli.config.schema import Config
 from grpo_cli.device import choose_kind
 from grpo_cli.distributed.hosts import read_hosts
 from grpo_cli.distributed.topology import find_rank
-from grpo_cli.doctor.case import Case
-from grpo_cli.doctor.model_folder import base_folder
+from grpo_cli.doctor.context import Context
 from grpo_cli.doctor.run import chosen
 from grpo_cli.files import chosen_path
 from tests.cures.applied import Steps, cases_of, command
@@ -100,9 +99,9 @@ def output_that_exists() -> Steps:
 
 def doctor_of_a_run_that_is_not_there() -> Steps:
     Path("outputs/r").mkdir(parents=True)
-    hint = yield lambda: examined_case(None, None, None, Path("outputs/x"), [])
+    hint = yield lambda: examined_context(None, None, None, Path("outputs/x"), [])
     assert hint.startswith("name the folder of a run")
-    yield lambda: examined_case(None, None, None, Path("outputs/r"), [])
+    yield lambda: examined_context(None, None, None, Path("outputs/r"), [])
 
 
 def chapter_misspelt() -> Steps:
@@ -112,38 +111,38 @@ def chapter_misspelt() -> Steps:
 
 
 def check_misspelt() -> Steps:
-    hint = yield lambda: chosen(Case(), ["disc"])
+    hint = yield lambda: chosen(Context(), ["disc"])
     assert "`disk`" in hint
-    yield lambda: chosen(Case(), ["disk"])
+    yield lambda: chosen(Context(), ["disk"])
 
 
 def check_without_its_subject() -> Steps:
     llama("m")
-    hint = yield lambda: chosen(Case(), ["tokenizer"])
+    hint = yield lambda: chosen(Context(), ["tokenizer"])
     assert command(hint)[:4] == ["doctor", "--only", "tokenizer", "--model"]
-    yield lambda: chosen(Case(model="m"), ["tokenizer"])
+    yield lambda: chosen(Context(model="m"), ["tokenizer"])
 
 
 def doctor_of_adapters_without_base() -> Steps:
     llama("base")
     folder = adapters("a", base="./base")
     Path("base").rename("moved")
-    hint = yield lambda: base_folder(Case(model="a"))
+    hint = yield lambda: Context(model="a").base_folder
     assert "write where it is now into `model` of" in hint
     change(folder / "adapter_config.json", model="./moved")
-    yield lambda: base_folder(Case(model="a"))
+    yield lambda: Context(model="a").base_folder
 
 
 def doctor_of_a_missing_model() -> Steps:
     llama("m")
-    assert "`hf download owner/gone`" in (yield lambda: examined_case(None, "owner/gone", None, None, []))
-    yield lambda: examined_case(None, "m", None, None, [])
+    assert "`hf download owner/gone`" in (yield lambda: examined_context(None, "owner/gone", None, None, []))
+    yield lambda: examined_context(None, "m", None, None, [])
 
 
 def doctor_of_a_missing_folder() -> Steps:
     llama("m")
-    assert "name a folder that is here" in (yield lambda: examined_case(None, "./gone", None, None, []))
-    yield lambda: examined_case(None, "m", None, None, [])
+    assert "name a folder that is here" in (yield lambda: examined_context(None, "./gone", None, None, []))
+    yield lambda: examined_context(None, "m", None, None, [])
 
 
 # --- rewards ------------------------------------------------------------------------------------------

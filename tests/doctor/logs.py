@@ -6,10 +6,10 @@ from typing import Any
 
 from grpo_cli.config.render import dump_config
 from grpo_cli.config.schema import Config
-from grpo_cli.doctor.case import Case
-from grpo_cli.doctor.checks import CHECKS
+from grpo_cli.doctor.context import Context
 from grpo_cli.doctor.findings import Finding
 from grpo_cli.doctor.run import diagnose
+from grpo_cli.doctor.table import CHECKS
 
 RUN_CHECKS = [check for check in CHECKS if check.subject == "run"]
 NAMES = [check.name for check in RUN_CHECKS]
@@ -18,7 +18,7 @@ NAMES = [check.name for check in RUN_CHECKS]
 def examine(folder: Path, asked: tuple[str, ...] = ()) -> dict[str, Finding]:
     """The findings of the run checks by name; each check gives at most one."""
     checks = [check for check in RUN_CHECKS if not asked or check.name in asked]
-    findings = list(diagnose(Case(run=folder, asked=frozenset(asked)), checks))
+    findings = list(diagnose(Context(run=folder, asked=frozenset(asked)), checks))
     assert len({finding.name for finding in findings}) == len(findings)
     assert not [finding for finding in findings if "check itself failed" in finding.seen]
     json.dumps([finding.as_row() for finding in findings], allow_nan=False)

@@ -4,8 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from grpo_cli.doctor.case import Case
-from tests.doctor.machines import case_on
+from grpo_cli.doctor.context import Context
+from tests.doctor.machines import context_on
 
 PYTHON = "/home/ada/grpo-env/bin/python"  # of the recorded machine
 VERSIONS = {
@@ -49,18 +49,18 @@ def says(facts: dict[str, Any], *addresses: str, **changes: Any) -> list[Any]:
     return [0, f"Welcome!\n{json.dumps({'facts': own})}\n", ""]
 
 
-def case(
+def context(
     tmp_path: Path,
     attempts: dict[str, list[Any]],
     document: Any = None,
     kind: str = "linux_cpu",
     **named: Any,
-) -> Case:
-    """A case on a recorded machine, `attempts` by words of their commands, with a host file."""
+) -> Context:
+    """A context on a recorded machine, `attempts` by words of their commands, with a host file."""
     path = tmp_path / "hosts.json"
     path.write_text(json.dumps(HOSTS if document is None else document))
     programs = {"/home/ada/grpo-env/bin/mlx.launch": "/home/ada/grpo-env/bin/mlx.launch"}
-    return case_on(kind, {"attempts": attempts, "programs": programs}, hosts=path, **named)
+    return context_on(kind, {"attempts": attempts, "programs": programs}, hosts=path, **named)
 
 
 def alike(one: dict[str, Any], two: dict[str, Any] | None = None, **ring: Any) -> dict[str, list[Any]]:

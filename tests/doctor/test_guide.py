@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from grpo_cli.doctor.chapters import INDEX, chapter_of, chapters, files, nearest
-from grpo_cli.doctor.checks import CHECKS
+from grpo_cli.doctor.table import CHECKS
 
 ROOT = Path(__file__).parents[2]
 GUIDE = chapters()

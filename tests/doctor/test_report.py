@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 
 from grpo_cli.doctor import last_error
-from grpo_cli.doctor.case import Case
+from grpo_cli.doctor.context import Context
 from grpo_cli.doctor.findings import Finding
-from grpo_cli.doctor.machine import Machine
+from grpo_cli.doctor.read.host_probe import HostProbe
+from grpo_cli.doctor.read.machine import Machine
 from grpo_cli.doctor.redact import Redaction
 from grpo_cli.doctor.report import bug_report
-from grpo_cli.doctor.visit import Visit
 from grpo_cli.errors import ConfigError
 
 REDACTION = Redaction.of(
@@ -147,7 +147,7 @@ def test_a_report_has_everything_that_is_asked_for(run: Path, monkeypatch: pytes
     monkeypatch.setattr(sys, "argv", ["grpo", "train", "--config", "hf_secretsecret"])
     last_error.keep_last_error(ConfigError("Config file not found: x", "look again"))
     findings = [Finding(severity="warning", seen="it is near", cure="move it", name="swap", subject="memory")]
-    text = bug_report(Case(machine=Recorded(), run=run), findings)
+    text = bug_report(Context(machine=Recorded(), run=run), findings)
     assert "| system | Darwin arm64 |\n| Python | 3.12.3 |\n| memory | 17.2 GB |" in text
     assert "| device | metal Apple M1 |" in text
     assert "| grpo-cli | 0.1.0 |\n| mlx | 0.32.4 |" in text
@@ -162,7 +162,7 @@ def test_a_report_has_everything_that_is_asked_for(run: Path, monkeypatch: pytes
 
 def test_a_report_of_nothing_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(last_error, "error_file", lambda: tmp_path / "none")
-    text = bug_report(Case(machine=Recorded()), [])
+    text = bug_report(Context(machine=Recorded()), [])
     assert "# none was named" in text
     assert "no run was named, or it has no log" in text
     assert "none is recorded" in text
@@ -179,8 +179,8 @@ def test_users_and_names_of_other_machines_are_taken_out(tmp_path: Path) -> None
     hosts = [{"ssh": "grace@mac1.local", "ips": ["10.0.0.1"]}, {"ssh": "10.0.0.2", "ips": ["10.0.0.2"]}]
     path = tmp_path / "hosts.json"
     path.write_text(json.dumps(hosts))
-    case = Case(machine=Recorded(), hosts=path)
-    case.__dict__["visits"] = {"10.0.0.2": Visit("10.0.0.2", {"host": "Graces-MacBook.local"})}
+    context = Context(machine=Recorded(), hosts=path)
+    context.__dict__["host_probes"] = {"10.0.0.2": HostProbe("10.0.0.2", {"host": "Graces-MacBook.local"})}
     seen = "grace@mac1: Permission denied; 10.0.0.2: Graces-MacBook.local; Graces-MacBook, mac1 and 10.0.0.2"
-    text = bug_report(case, [Finding(severity="error", seen=seen, name="hosts", subject="hosts")])
+    text = bug_report(context, [Finding(severity="error", seen=seen, name="hosts", subject="hosts")])
     assert "`hosts` USER@HOST: Permission denied; 10.0.0.2: HOST; HOST, HOST and 10.0.0.2" in text

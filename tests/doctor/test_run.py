@@ -6,38 +6,38 @@ from typing import Any
 
 import pytest
 
-from grpo_cli.doctor.case import Case
 from grpo_cli.doctor.chapters import chapters
-from grpo_cli.doctor.checks import Check
+from grpo_cli.doctor.context import Context
 from grpo_cli.doctor.findings import Finding, ok, warning
 from grpo_cli.doctor.run import chosen, diagnose
+from grpo_cli.doctor.table import Check
 from grpo_cli.errors import CheckpointError, ConfigError
 
 
-class Broken(Case):
-    """A case on whose machine MLX cannot be imported."""
+class Broken(Context):
+    """A context on whose machine MLX cannot be imported."""
 
     @property
     def probe(self) -> dict[str, Any]:  # type: ignore[override]
         return {"failed": "import mlx", "error": "ImportError: libmlx.so"}
 
 
-def fine(_: Case) -> Iterator[Finding]:
+def fine(_: Context) -> Iterator[Finding]:
     """Sees nothing bad."""
     yield ok("all is well", count=3)
 
 
-def careful(_: Case) -> Iterator[Finding]:
+def careful(_: Context) -> Iterator[Finding]:
     """Warns."""
     yield warning("it is near", "move it", "mv a b", distance=1)
 
 
-def crashing(_: Case) -> Iterator[Finding]:
+def crashing(_: Context) -> Iterator[Finding]:
     """Divides by zero."""
     yield ok(str(1 // 0))
 
 
-def failing(_: Case) -> Iterator[Finding]:
+def failing(_: Context) -> Iterator[Finding]:
     """Meets an error of ours."""
     raise CheckpointError("Checkpoint not found: x", "look again", trouble="checkpoint-not-found")
     yield
@@ -52,8 +52,8 @@ SLOW = Check(name="quantisation", subject="model", look=fine, on_request=True)
 ALL = (FINE, CAREFUL, CRASHING, FAILING, ON_MLX, SLOW)
 
 
-def found(check: Check, case: Case | None = None) -> Finding:
-    (finding,) = diagnose(case or Case(), [check])
+def found(check: Check, context: Context | None = None) -> Finding:
+    (finding,) = diagnose(context or Context(), [check])
     return finding
 
 
@@ -72,7 +72,7 @@ def test_a_finding_gets_its_name_subject_and_reason() -> None:
 
 
 def test_a_check_that_crashes_is_a_finding_and_ends_nothing() -> None:
-    crash, after = diagnose(Case(), [CRASHING, FINE])
+    crash, after = diagnose(Context(), [CRASHING, FINE])
     assert (crash.name, crash.severity, after.severity) == ("hub", "error", "ok")
     assert crash.seen == "the check itself failed: ZeroDivisionError: integer division or modulo by zero"
     assert crash.numbers["where"].startswith("test_run.py, line ")
@@ -97,24 +97,24 @@ def test_what_needs_mlx_is_skipped_where_mlx_is_broken() -> None:
 
 
 def test_only_what_applies_is_chosen() -> None:
-    names = [check.name for check in chosen(Case(), (), ALL)]
+    names = [check.name for check in chosen(Context(), (), ALL)]
     assert names == ["wired-limit", "swap", "hub"]
-    names = [check.name for check in chosen(Case(run=Path("x")), (), ALL)]
+    names = [check.name for check in chosen(Context(run=Path("x")), (), ALL)]
     assert names == ["wired-limit", "swap", "hub", "resumable"]
 
 
 def test_only_takes_names_and_subjects() -> None:
-    assert chosen(Case(), ["memory"], ALL) == [FINE, CAREFUL]
-    assert chosen(Case(), ["swap", "hub"], ALL) == [CAREFUL, CRASHING]
-    assert chosen(Case(), ["quantisation"], ALL) == [SLOW]
+    assert chosen(Context(), ["memory"], ALL) == [FINE, CAREFUL]
+    assert chosen(Context(), ["swap", "hub"], ALL) == [CAREFUL, CRASHING]
+    assert chosen(Context(), ["quantisation"], ALL) == [SLOW]
     with pytest.raises(ConfigError) as error:
-        chosen(Case(), ["checkpoint"], ALL)
+        chosen(Context(), ["checkpoint"], ALL)
     assert error.value.hint == "name it: `grpo doctor --only checkpoint --run DIR`"
 
 
 def test_an_unknown_check_has_near_names() -> None:
     with pytest.raises(ConfigError) as error:
-        chosen(Case(), ["wired-limits"], ALL)
+        chosen(Context(), ["wired-limits"], ALL)
     assert str(error.value).splitlines() == [
         "Unknown check: wired-limits",
         "",
@@ -124,6 +124,6 @@ def test_an_unknown_check_has_near_names() -> None:
 
 def test_a_check_that_has_nothing_to_look_at_says_what_it_needs() -> None:
     with pytest.raises(ConfigError) as error:
-        chosen(Case(), ["resumable"], ALL)
+        chosen(Context(), ["resumable"], ALL)
     assert error.value.message == "The check resumable has nothing to look at"
     assert error.value.hint == "name it: `grpo doctor --only resumable --run DIR`"

@@ -1,6 +1,6 @@
 """Machines that were recorded: what their commands printed and what their files said, as JSON.
 
-    case_on("m1_macos14").machine.output("sw_vers", "-productVersion")     # "14.7.1"
+    context_on("m1_macos14").machine.output("sw_vers", "-productVersion")     # "14.7.1"
 
 The Linux CPU is of the kind the tests run on; the others are written from the formats that their systems
 document and that their owners have published.
@@ -11,11 +11,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from grpo_cli.doctor.case import Case
-from grpo_cli.doctor.checks import CHECKS
+from grpo_cli.doctor.context import Context
 from grpo_cli.doctor.findings import Finding
-from grpo_cli.doctor.machine import Attempt, Machine
+from grpo_cli.doctor.read.machine import Attempt, Machine
 from grpo_cli.doctor.run import diagnose
+from grpo_cli.doctor.table import CHECKS
 
 HERE = Path(__file__).parent
 NAMES = tuple(sorted(path.stem for path in HERE.glob("*.json")))
@@ -106,21 +106,23 @@ class RecordedMachine(Machine):
         return dict(self.record["probe"])
 
 
-def case_on(name: str, changes: Mapping[str, Any] | None = None, **named: Any) -> Case:
-    """A case on a recorded machine; `named`: what the command line names."""
-    return Case(machine=RecordedMachine(name, **(changes or {})), **named)
+def context_on(name: str, changes: Mapping[str, Any] | None = None, **named: Any) -> Context:
+    """A context on a recorded machine; `named`: what the command line names."""
+    return Context(machine=RecordedMachine(name, **(changes or {})), **named)
 
 
-def look(check: str, case: Case) -> Finding:
+def look(check: str, context: Context) -> Finding:
     """The one finding of a check."""
-    (finding,) = diagnose(case, [each for each in CHECKS if each.name == check])
+    (finding,) = diagnose(context, [each for each in CHECKS if each.name == check])
     assert "check itself failed" not in finding.seen
     return finding
 
 
-def looks(subject: str, case: Case, keep: Callable[[Finding], bool] = lambda _: True) -> dict[str, Finding]:
+def looks(
+    subject: str, context: Context, keep: Callable[[Finding], bool] = lambda _: True
+) -> dict[str, Finding]:
     """The findings of a subject's checks by name."""
-    found = list(diagnose(case, [each for each in CHECKS if each.subject == subject]))
+    found = list(diagnose(context, [each for each in CHECKS if each.subject == subject]))
     assert not [finding for finding in found if "check itself failed" in finding.seen]
     return {finding.name: finding for finding in found if keep(finding)}
 

@@ -1,0 +1,184 @@
+"""Checks of a configuration: its keys, the memory it needs here, and the run's duration."""
+
+import re
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from grpo_cli.config.local_model import check_name
+from grpo_cli.doctor.context import Context
+from grpo_cli.doctor.findings import Finding, error, gigabytes, ok, skipped, warning
+from grpo_cli.doctor.read.budget import budget
+from grpo_cli.doctor.read.config_memory import cures
+from grpo_cli.doctor.read.json_lines import read_lines
+from grpo_cli.doctor.read.wired_limit import highest_limit, raised
+from grpo_cli.foreign_text import quoted
+from grpo_cli.words import plural
+
+if TYPE_CHECKING:
+    from grpo_cli.config.problems import Problem
+    from grpo_cli.config.schema import Config
+    from grpo_cli.doctor.read.duration import StepDuration
+    from grpo_cli.engine.memory.estimate import MemoryNeeds
+
+TO_WRITE = re.compile(r"`(\w+ = [^`]+)`")  # lines of TOML in a cure's words
+SURELY = 1.25  # an estimate so far above what there is is beyond its own error
+
+
+def validity(context: Context) -> Iterator[Finding]:
+    """What `grpo config validate` says."""
+    from grpo_cli.config.load import inspect_config
+
+    if context.inspection is None:
+        return
+    # A run's own file was valid where the run was started; only one that is named is held against
+    # the files that are here now.
+    named = context.config_name is not None
+    name = context.inspection.name
+    found = inspect_config(name, context.overrides, on_this_machine=named)
+    for problem in (*found.problems, *found.warnings):
+        yield finding_of(problem, name)
+    if found.loaded is not None and not found.warnings:
+        written = sum(source != "default" for source in found.loaded.sources.values())
+        total = len(found.loaded.sources)
+        yield ok(f"{name}: {written} of {total} keys are set, all of them valid", keys_set=written)
+
+
+def finding_of(problem: "Problem", name: str) -> Finding:
+    """A problem of a configuration as a finding under its trouble's name."""
+    place = f"{problem.place}: " if problem.place else ""
+    numbers: dict[str, Any] = {"key": problem.key}
+    if problem.place and problem.place.line:
+        numbers |= {"file": problem.place.source, "line": problem.place.line}
+    make = error if problem.severity == "error" else warning
+    # One line for a key: a second one, written as another way out, would not go beside it.
+    lines = {line.partition("=")[0]: line for line in reversed(TO_WRITE.findall(problem.cure))}
+    check = f"grpo config validate {quoted(name)}"
+    finding = make(f"{place}{problem.message}", problem.cure, *reversed(lines.values()), check, **numbers)
+    return replace(finding, name=problem.trouble)
+
+
+def memory_needed(context: Context) -> Iterator[Finding]:
+    """The configuration fits this machine's memory."""
+    from grpo_cli.doctor.read.config_memory import needed
+
+    config = context.config
+    if config is None:
+        yield skipped("the configuration is not valid")
+        return
+    folder = context.configured_model
+    if folder is None:
+        check_name(config.model_name)  # a run would end at once where it is no name of the hub's
+        yield not_here(config)
+        return
+    there, on_cpu = budget(context.machine, context.probe), context.on_cpu
+    needs = needed(config, folder, on_cpu)
+    if needs is None or there is None:
+        what = "how much memory there is" if needs else f"the shape of the model in {folder}"
+        yield skipped(f"{what} is not known")
+        return
+    yield weighed(context, config, folder, needs, there)
+
+
+def weighed(context: Context, config: "Config", folder: Path, needs: "MemoryNeeds", there: int) -> Finding:
+    """The verdict on a need and what there is, in bytes."""
+    from grpo_cli.doctor.read.config_memory import needed
+    from grpo_cli.engine.memory.estimate import parts
+
+    on_cpu = context.on_cpu
+    seen = (
+        f"about {gigabytes(needs.peak)} needed ({parts(needs)}), {gigabytes(there)} there; "
+        f"rollouts {gigabytes(needs.rollout_peak)}, the update {gigabytes(needs.update_peak)}"
+    )
+    numbers = {"needed_bytes": needs.peak, "budget_bytes": there}
+    if needs.peak <= there:
+        return ok(seen, **numbers)
+    words, lines, suffices = cures(config, folder, there, on_cpu)
+    least = needed(config, folder, on_cpu, rows=1) or needs
+    if least.peak > SURELY * there:
+        one = f"Unable to allocate memory: a single completion needs about {gigabytes(least.peak)}; "
+        return error(one + seen, words, *lines, *wired_limit(context, needs.peak), **numbers)
+    verdict = warning if suffices else error
+    return verdict(seen, words, *lines, *wired_limit(context, needs.peak), **numbers)
+
+
+def wired_limit(context: Context, need: int) -> list[str]:
+    """macOS: the line that lets the GPU have more, where the machine's memory would be enough."""
+    physical = context.machine.memory_bytes() or 0
+    highest = highest_limit(physical)
+    if context.probe.get("device") != "metal" or need > highest:
+        return []
+    return [f"sudo sysctl iogpu.wired_limit_mb={raised(need, highest) // 1024**2}"]
+
+
+def duration(context: Context) -> Iterator[Finding]:
+    """How long the run will take, from a measured step."""
+    from grpo_cli.data.load import load_examples
+    from grpo_cli.doctor.read.duration import total_seconds, total_steps
+
+    config, folder = context.config, context.configured_model
+    if config is None:
+        yield skipped("the configuration is not valid")
+    elif not data_is_local(config):
+        yield skipped(f"the dataset {config.dataset} is not a file on this machine: its size is not known")
+    elif folder is not None and does_not_fit(context, config, folder):
+        yield skipped("the configuration does not fit into this machine's memory: see memory-needed")
+    elif (found := duration_of(context, config, folder)) is None:
+        yield not_here(config)
+    else:
+        steps = total_steps(config, len(load_examples(config, config.train_split)))
+        seconds = total_seconds(config, found, steps)
+        yield ok(
+            f"about {in_words(seconds)} for {plural(steps, 'step')} of {found.step:.2g} s ({found.basis})",
+            seconds=seconds,
+            steps=steps,
+            step_seconds=found.step,
+            evaluation_seconds=found.evaluation,
+        )
+
+
+def does_not_fit(context: Context, config: "Config", folder: Path) -> bool:
+    """Whether trying a step could take the machine down: on a CPU too little memory ends the process."""
+    from grpo_cli.doctor.read.config_memory import needed
+
+    needs, there = needed(config, folder, context.on_cpu), budget(context.machine, context.probe)
+    return needs is not None and there is not None and needs.peak > there
+
+
+def duration_of(context: Context, config: "Config", folder: Path | None) -> "StepDuration | None":
+    """From the log of the configuration's run, else measured; None: there is nothing to measure with."""
+    from grpo_cli.doctor.read.duration import logged_duration, measured_duration
+
+    # The log of a run that was named is that of its own configuration, not of one named beside it.
+    own = context.config_name is None
+    lines = context.log if own else read_lines(config.run_dir / "training_log.jsonl")
+    steps = [line for line in lines if "loss" in line]
+    logged = logged_duration(steps, [line for line in lines if "eval_accuracy" in line])
+    if logged is not None or folder is None or own:
+        return logged
+    context.__dict__.pop("policy", None)  # loaded by other checks: two copies may be too much
+    return measured_duration(config, folder)
+
+
+def data_is_local(config: "Config") -> bool:
+    """Whether the examples can be counted without the network."""
+    try:
+        return config.dataset == "arithmetic" or Path(config.dataset).expanduser().exists()
+    except (OSError, ValueError, RuntimeError):  # too long, a NUL in it, an unknown ~user
+        return False
+
+
+def not_here(config: "Config") -> Finding:
+    """Why nothing can be said of a model."""
+    return skipped(
+        f"the model {config.model_name} is not on this machine; `grpo doctor --only models-that-fit` says "
+        "what the usual ones need"
+    )
+
+
+def in_words(seconds: float) -> str:
+    """A time as people say it."""
+    if seconds < 120:
+        return "a second" if seconds < 1.5 else f"{seconds:.0f} seconds"
+    return f"{seconds / 60:.0f} minutes" if seconds < 7200 else f"{seconds / 3600:.1f} hours"

@@ -1,0 +1,102 @@
+"""The reason that MLX does not compute here, from what its probe said and what is installed.
+
+verdict(context).seen      # "MLX 0.32.4 on the CPU (AMD EPYC): a product is right"
+"""
+
+from grpo_cli.doctor.checks.machine.installing import BACKENDS, install, nvidia_driver, one_backend
+from grpo_cli.doctor.context import Context
+from grpo_cli.doctor.findings import Finding, error, ok, warning
+from grpo_cli.doctor.read.machine import Machine
+
+DEVICES = {"cpu": "the CPU", "metal": "Metal", "cuda": "CUDA"}
+NO_DRIVER = ("libcuda.so", "libnvidia", "no cuda-capable device", "driver version is insufficient")
+
+
+def verdict(context: Context) -> Finding:
+    """Whether a product is computed, and right; else what keeps it from that."""
+    probe = context.probe
+    if "product_right" not in probe:
+        return broken(context.machine, str(probe.get("failed", "start")), str(probe.get("error", "")))
+    kind = str(probe.get("device", "cpu"))
+    seen = f"MLX {probe.get('mlx')} on {DEVICES.get(kind, kind)} ({probe.get('device_name')})"
+    numbers = {"device": kind, "mlx": probe.get("mlx"), "right": bool(probe["product_right"])}
+    if not probe["product_right"]:
+        return error(
+            f"{seen}: a product of ones is wrong",
+            "install MLX anew; on a Linux CPU also try its own, slow product: what replaces it may be broken",
+            *one_backend(context.machine),
+            *(["export GRPO_FAST_BLAS=0"] if kind == "cpu" and context.machine.system == "Linux" else []),
+            **numbers,
+        )
+    if kind == "cpu" and not context.machine.environment.get("GRPO_DEVICE"):
+        return on_cpu(context.machine, seen, numbers)
+    return ok(f"{seen}: a product is right", **numbers)
+
+
+def on_cpu(machine: Machine, seen: str, numbers: dict[str, object]) -> Finding:
+    """The CPU computes, and nobody asked for it: is there something faster?"""
+    driver = nvidia_driver(machine)
+    if driver is not None:
+        return warning(
+            f"{seen}, though there is an NVIDIA card (driver {driver})",
+            "install MLX's backend for it",
+            *one_backend(machine),
+            driver=driver,
+            **numbers,
+        )
+    if machine.system == "Darwin":
+        return warning(
+            f"{seen}: Metal is not available",
+            "a virtual machine has no Metal: run grpo on the Mac itself; else install MLX anew",
+            *install(machine, "mlx", again=True),
+            **numbers,
+        )
+    return ok(f"{seen}: a product is right", **numbers)
+
+
+def broken(machine: Machine, stage: str, said: str) -> Finding:
+    """MLX did not get as far as a product."""
+    seen = f"{stage} fails: {said}"
+    numbers = {"failed": stage, "error": said}
+    present = [name for name in BACKENDS if machine.version(name)]
+    if "Device not available" in said:
+        return error(seen.splitlines()[0], "let grpo choose the device", "unset GRPO_DEVICE", **numbers)
+    if any(name.startswith("mlx-cuda") for name in present) and is_without_driver(machine, said):
+        return error(
+            f"{seen}; {', '.join(present)} is installed, and no NVIDIA driver is loaded",
+            "load the card's driver (`nvidia-smi` shows it; a container needs `--gpus all`), or take the "
+            "CPU's backend",
+            *one_backend(machine),
+            **numbers,
+        )
+    if "signal" in said:
+        return error(
+            seen,
+            "install MLX anew, for this processor"
+            + (
+                "; if that does not help, without a faster library for products"
+                if machine.system == "Linux"
+                else ""
+            ),
+            *one_backend(machine),
+            *(["export GRPO_FAST_BLAS=0"] if machine.system == "Linux" else []),
+            **numbers,
+        )
+    if stage == "start":
+        return error(
+            seen,
+            "see what this Python says",
+            f"{machine.executable} -m grpo_cli.doctor.read.probe",
+            **numbers,
+        )
+    what = (
+        "one backend fits this machine"
+        if present
+        else "no backend is installed: this brings the one that fits"
+    )
+    return error(seen, f"install MLX anew; {what}", *one_backend(machine), **numbers)
+
+
+def is_without_driver(machine: Machine, said: str) -> bool:
+    """Whether CUDA fails for want of a driver."""
+    return nvidia_driver(machine) is None or any(text in said.lower() for text in NO_DRIVER)

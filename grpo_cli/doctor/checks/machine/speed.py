@@ -1,0 +1,152 @@
+"""Checks of this machine's speed: products, memory bandwidth, and power settings that slow it down."""
+
+import re
+from collections.abc import Iterator
+
+from grpo_cli.doctor.checks.machine.installing import install, nvidia_driver
+from grpo_cli.doctor.context import Context
+from grpo_cli.doctor.findings import Finding, ok, skipped, warning
+from grpo_cli.doctor.read.machine import Machine
+
+OWN_BLAS = "mlx"  # the name that the slow BLAS has in the probe
+THERMAL, POWER = "/sys/class/thermal", "/sys/class/power_supply"
+THROTTLES = "clocks_throttle_reasons.sw_thermal_slowdown,clocks_throttle_reasons.hw_thermal_slowdown"
+
+
+def matrix_product(context: Context) -> Iterator[Finding]:
+    """Speed of a matrix product, and which BLAS makes it."""
+    speed, blas = context.probe.get("gflops"), context.probe.get("blas") or {}
+    if not isinstance(speed, int | float):
+        yield skipped("MLX does not work here")
+        return
+    kind, name = context.probe.get("device"), str(blas.get("name", ""))
+    library = f" with {name} on {blas.get('threads') or '?'} threads" if name and name != OWN_BLAS else ""
+    seen = f"{speed:,.0f} GFLOP/s in float32 on {kind}{library}"
+    numbers = {"gflops": round(speed, 1), "device": kind, "blas": name or None}
+    if kind == "cpu" and context.machine.system == "Linux" and name == OWN_BLAS:
+        yield slow_product(context.machine, f"{seen}, with MLX's own slow BLAS ({blas.get('note')})", numbers)
+    else:
+        yield ok(seen, **numbers)
+
+
+def slow_product(machine: Machine, seen: str, numbers: dict[str, object]) -> Finding:
+    """The reference BLAS is in use: turned off by hand, or the fast one is missing or unusable."""
+    if machine.environment.get("GRPO_FAST_BLAS"):
+        return warning(seen, "let grpo put a fast one in its place", "unset GRPO_FAST_BLAS", **numbers)
+    words = "install a fast one; grpo finds it by itself"
+    return warning(seen, words, *install(machine, "scipy-openblas32", again=True), **numbers)
+
+
+def memory_bandwidth(context: Context) -> Iterator[Finding]:
+    """Speed of the memory."""
+    speed = context.probe.get("bandwidth_gb_s")
+    if isinstance(speed, int | float):
+        yield ok(f"{speed:,.0f} GB/s read and written", gb_per_second=round(speed, 1))
+    else:
+        yield skipped("MLX does not work here")
+
+
+def power(context: Context) -> Iterator[Finding]:
+    """Heat and battery, where they can be read."""
+    machine = context.machine
+    on_battery, hot = (mac_power if machine.system == "Darwin" else linux_power)(machine)
+    hot = hot or (hot_card(machine) if nvidia_driver(machine) else hot)
+    if on_battery:
+        yield warning(
+            f"on battery ({on_battery})",
+            "connect the charger: on battery it computes more slowly, and a night's run empties it",
+            *(["caffeinate -is grpo train --config FILE"] if machine.system == "Darwin" else []),
+            on_battery=True,
+        )
+    if hot:
+        yield warning(
+            f"slowed down: {hot}",
+            "let it cool: on a hard surface, with its vents free, away from the sun; then look again",
+            "grpo doctor --only speed",
+            throttled=True,
+        )
+    if on_battery is None and hot is None:
+        yield skipped("neither heat nor battery can be read here")
+    elif not on_battery and not hot:
+        told = ["not on battery"] * (on_battery is not None) + ["not slowed down by heat"] * (hot is not None)
+        yield ok(", ".join(told), on_battery=on_battery is not None and bool(on_battery), throttled=bool(hot))
+
+
+def mac_power(machine: Machine) -> tuple[str | None, str | None]:
+    """What a Mac says: of its battery and of its heat; empty: nothing bad, None: not known."""
+    source = machine.output("pmset", "-g", "batt")
+    heat = machine.output("pmset", "-g", "therm")
+    settings = machine.output("pmset", "-g") or ""
+    on_battery = None
+    if source is not None:
+        charge = re.search(r"(\d{1,3}%)", source)
+        on_battery = (charge[1] if charge else "charge unknown") if "Battery Power" in source else ""
+    hot = None if heat is None else throttled(heat)
+    if re.search(r"^\s*lowpowermode\s+1", settings, re.MULTILINE):
+        hot = hot or "Low Power Mode is on (System Settings, Battery)"
+    return on_battery, hot
+
+
+def throttled(pmset: str) -> str:
+    """What `pmset -g therm` says of a slower chip; empty where it says nothing of it."""
+    found = re.search(r"CPU_Speed_Limit\s*=\s*(\d+)", pmset)
+    if found and int(found[1]) < 100:
+        return f"CPU_Speed_Limit = {found[1]} %"
+    level = re.search(r"(?:thermal|performance) warning level(?: set to|:)?\s*(\d+)", pmset, re.IGNORECASE)
+    return f"thermal warning level {level[1]}" if level and int(level[1]) > 0 else ""
+
+
+def linux_power(machine: Machine) -> tuple[str | None, str | None]:
+    """What Linux says of battery and heat, as `mac_power`."""
+    return linux_battery(machine), linux_heat(machine)
+
+
+def linux_battery(machine: Machine) -> str | None:
+    """The charge while a system battery is being emptied."""
+    found = None
+    for name in machine.names(POWER):
+        folder = f"{POWER}/{name}"
+        kind, scope = (read(machine, f"{folder}/{file}") for file in ("type", "scope"))
+        if kind == "Battery" and scope != "Device":  # that is a mouse's
+            found = found or ""
+            if read(machine, f"{folder}/status") == "Discharging":
+                found = f"{read(machine, f'{folder}/capacity') or '?'}%"
+    return found
+
+
+def linux_heat(machine: Machine) -> str | None:
+    """The first thermal zone that has reached the point at which the system slows its processors down."""
+    found = None
+    for name in machine.names(THERMAL):
+        folder = f"{THERMAL}/{name}"
+        degrees = number(read(machine, f"{folder}/temp"))
+        if not name.startswith("thermal_zone") or degrees is None:
+            continue
+        found = found or ""
+        for point in range(12):
+            kind = read(machine, f"{folder}/trip_point_{point}_type")
+            limit = number(read(machine, f"{folder}/trip_point_{point}_temp"))
+            if kind in ("passive", "hot") and limit is not None and limit > 0 and degrees >= limit:
+                return (
+                    f"{read(machine, f'{folder}/type')} at {degrees / 1000:.0f} °C (limit {limit / 1000:.0f})"
+                )
+    return found
+
+
+def hot_card(machine: Machine) -> str | None:
+    """Whether an NVIDIA card runs slower for its heat."""
+    told = machine.output("nvidia-smi", f"--query-gpu={THROTTLES}", "--format=csv,noheader")
+    if told is None:
+        return None
+    hot = any(value.strip() == "Active" for line in told.splitlines() for value in line.split(","))
+    return "the card's clocks are lowered for heat" if hot else ""
+
+
+def read(machine: Machine, path: str) -> str:
+    """A small file of the system, stripped; empty where it is not there."""
+    return (machine.text(path) or "").strip()
+
+
+def number(text: str) -> int | None:
+    """A whole number in thousandths of a degree, or None."""
+    return int(text) if re.fullmatch(r"-?\d{1,9}", text) else None

@@ -1,0 +1,87 @@
+"""Checks of the files of a model's folder: there, and whole."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from grpo_cli.doctor.context import Context
+from grpo_cli.doctor.findings import Finding, error, ok, skipped
+from grpo_cli.doctor.read.model_folder import ADAPTERS, fetch_again
+from grpo_cli.foreign_text import quoted
+from grpo_cli.models.model_files import (
+    FileProblem,
+    config_of,
+    file_problems,
+    header_problem,
+    tensors_in,
+    weight_files,
+)
+from grpo_cli.words import plural
+
+OTHERS = ("*.bin", "*.pt", "*.gguf")  # weights in formats that are not read here
+
+
+def files(context: Context) -> Iterator[Finding]:
+    """The files are there and their headers can be read."""
+    folder = context.model_folder
+    if folder is None:
+        yield skipped("the model is not on this machine")
+        return
+    base = context.base_folder
+    problems = [told(context, problem) for problem in file_problems(base)]
+    if base != folder:
+        problems += readable(context, [folder / ADAPTERS])
+    yield from problems
+    if not problems:
+        tensors, paths = tensors_in(base), weight_files(base)
+        size = sum(path.stat().st_size for path in paths)
+        kind = config_of(base).get("model_type")
+        files, held = plural(len(paths), "file"), plural(len(tensors), "tensor")
+        seen = f"{kind}: {files} of weights, {held}, {size / 1e6:.1f} MB"
+        seen += f"; adapters on {base}" if base != folder else ""
+        yield ok(seen, files=len(paths), tensors=len(tensors), bytes=size, model_type=kind)
+
+
+def told(context: Context, problem: FileProblem) -> Finding:
+    """The finding for something that keeps a model from loading."""
+    if problem.kind == "stale":
+        return stale(problem.path, problem.text)
+    if problem.kind == "no weights":
+        return no_weights(context, problem.path.parent)
+    return damaged(context, problem.path, problem.text)
+
+
+def no_weights(context: Context, folder: Path) -> Finding:
+    """The finding for a folder that has none that are read here."""
+    other = next((path.name for pattern in OTHERS for path in sorted(folder.glob(pattern))), None)
+    if other:
+        cure = f"{other} is of another format: convert it"
+        return error(f"no model*.safetensors, but {other}", cure, f"grpo convert {quoted(folder)}")
+    return damaged(context, folder / "model.safetensors", "is missing: the folder holds no weights")
+
+
+def stale(path: Path, problem: str) -> Finding:
+    """The finding for a file of weights that does not belong to the model."""
+    return error(
+        f"{path.name} {problem}",
+        "a file of an earlier download or conversion: every model*.safetensors is loaded, so move it away",
+        f"mv {quoted(path)} {quoted(f'{path}.aside')}",
+        file=path.name,
+    )
+
+
+def readable(context: Context, paths: list[Path]) -> Iterator[Finding]:
+    """Files whose header cannot be read, or does not fit the file's size."""
+    for path in paths:
+        if problem := header_problem(path):
+            yield told(context, problem)
+
+
+def damaged(context: Context, path: Path, problem: object) -> Finding:
+    """The finding for a file that is not whole."""
+    again = f"fetch only that file again: {path.name}"
+    if (path.parent / "manifest.json").exists():
+        again = "take another checkpoint of the run, or copy this one again"
+    told = problem.strerror if isinstance(problem, OSError) else problem
+    return error(
+        f"{path.name} {told}", again, *fetch_again(path.parent, path.name, context.model), file=path.name
+    )

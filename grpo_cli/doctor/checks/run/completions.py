@@ -1,0 +1,136 @@
+"""Checks of a run's completions: their length, their end, and repetition."""
+
+import statistics
+from collections.abc import Iterator
+
+from grpo_cli.doctor.checks.run.run_log import (
+    blamed_rate,
+    logged_steps,
+    lower_rate,
+    model_name,
+    solved,
+    too_few,
+)
+from grpo_cli.doctor.context import Context
+from grpo_cli.doctor.findings import Finding, error, ok, skipped, warning
+from grpo_cli.doctor.read.run_log import first_third, last_third, number, percent, series
+from grpo_cli.engine.guards.nothing_learned import ALL_CUT, FEWEST_STEPS, GUIDE_NEW_TOKENS
+
+SHRUNK = 0.2  # of the length that the run began with
+# The embedded model and SmolLM2 end nearly all of theirs by themselves (0 to 3 % cut off).
+OFTEN_CUT = 0.2
+# Mean repeated 4-grams: at most 0.031 in runs of the embedded model, whose careful sums say alike things;
+# "The capital of France is Paris." is 0.33 when said twice and 0.71 when said four times.
+LOOPS = 0.25
+
+
+def length_collapse(context: Context) -> Iterator[Finding]:
+    """Completions keep a length."""
+    steps = logged_steps(context)
+    lengths, rewards = series(steps, "completion_length_mean"), series(steps, "reward_mean")
+    if len(lengths) < FEWEST_STEPS:
+        yield from too_few(context, "length-collapse", len(lengths))
+        return
+    begun, now = statistics.fmean(first_third(lengths)), statistics.fmean(last_third(lengths))
+    rose = bool(rewards) and statistics.fmean(last_third(rewards)) > statistics.fmean(first_third(rewards))
+    seen = f"{begun:.1f} tokens at the start, {now:.1f} at the end"
+    if now >= SHRUNK * begun or rose or solved(context):
+        better = ", with better rewards" if now < SHRUNK * begun else ""
+        yield ok(seen + better, start=begun, end=now)
+        return
+    words = (
+        blamed_rate(context)
+        or "the policy learned to stop at once, which costs it least: go slower, hold it near "
+        "its reference, and let no reward favour short completions by itself"
+    )
+    yield warning(seen, words, lower_rate(context), "kl_coeff = 0.04", start=begun, end=now)
+
+
+def truncation(context: Context) -> Iterator[Finding]:
+    """Completions end by themselves."""
+    steps = logged_steps(context)
+    shares = series(steps, "truncated_fraction")
+    if len(shares) < FEWEST_STEPS:
+        yield from too_few(context, "truncation", len(shares))
+        return
+    share = statistics.fmean(last_third(shares))
+    config = context.run_config
+    room = f"max_new_tokens = {config.max_new_tokens}" if config else "max_new_tokens"
+    late = len(last_third(shares))
+    seen = f"{percent(share)} of the completions of the last {late} steps are cut off by {room}"
+    if share <= OFTEN_CUT:
+        yield ok(seen, truncated_fraction=share)
+        return
+    nothing = not any(last_third(series(steps, "reward_mean")))
+    kind = error if share >= ALL_CUT and nothing else warning
+    yield kind(seen, *truncation_cures(context, shares), truncated_fraction=share)
+
+
+def truncation_cures(context: Context, shares: list[float]) -> list[str]:
+    """What lets completions end: a lower rate where they once did, more room else."""
+    ended_once = statistics.fmean(first_third(shares)[:1]) <= OFTEN_CUT
+    blamed = blamed_rate(context)
+    if ended_once and blamed:
+        return [blamed, lower_rate(context)]
+    room = enough_tokens(context)
+    words = "a completion that is cut off gives no answer and gets no reward for it: give it room"
+    lines = [f"max_new_tokens = {room}", f"grpo doctor --only end-tokens --model {model_name(context)}"]
+    if ended_once:
+        words = "they ended by themselves at first: the updates took that away; go slower"
+        lines = [lower_rate(context), *lines[:1]]
+    return [words, *lines]
+
+
+def enough_tokens(context: Context) -> int:
+    """A max_new_tokens: twice what is not enough, or half more than nearly all need that did end."""
+    config = context.run_config
+    now = config.max_new_tokens if config else 64
+    ended = [
+        number(c, "tokens") or 0.0 for c in context.completions if c.get("stop_reason") in ("eos", "stop")
+    ]
+    evaluated = [
+        number(line, "eval_length_mean") or 0.0
+        for line in context.evaluations
+        if (number(line, "eval_truncated_fraction") or 0.0) < OFTEN_CUT
+    ]
+    needed = max([2.0 * now, *(1.5 * length for length in ended), *(2 * length for length in evaluated)])
+    return max(GUIDE_NEW_TOKENS, 32 * -(-int(min(needed, 8.0 * now)) // 32))
+
+
+def repetition(context: Context) -> Iterator[Finding]:
+    """Completions do not repeat themselves."""
+    shares, source = repeated_shares(context)
+    if not shares:
+        if logged_steps(context) or "repetition" in context.asked:
+            yield skipped("neither the log nor completions.jsonl says what is repeated")
+        return
+    late = last_third(shares)
+    share = statistics.fmean(late)
+    seen = (
+        f"{percent(share)} of the 4-grams of {source} repeat earlier ones (at the start {percent(shares[0])})"
+    )
+    if share <= LOOPS or solved(context):
+        yield ok(seen, repetition=share)
+        return
+    config = context.run_config
+    warm = 0.8 if config is None or config.temperature < 0.8 else 1.0
+    words = blamed_rate(context) or (
+        "the completions go in circles: sample hotter, go slower, and hold the policy near its reference. "
+        "`repetition_penalty` is refused in training: the loss would not see it"
+    )
+    lines = [lower_rate(context), "kl_coeff = 0.04"]
+    if config is None or config.temperature < warm:
+        lines.insert(0, f"temperature = {warm}")
+    yield warning(seen, words, *lines, repetition=share)
+
+
+def repeated_shares(context: Context) -> tuple[list[float], str]:
+    """The run's shares of repeated 4-grams, and of what: tokens of steps, or words of logged completions."""
+    from grpo_cli.engine.metrics import repetition as share_repeated
+
+    logged = series(logged_steps(context), "repetition")
+    if logged:
+        return logged, f"the tokens of the last {len(last_third(logged))} steps"
+    written = [line["completion"] for line in context.completions if isinstance(line.get("completion"), str)]
+    shares = [share_repeated(text.split()) for text in written]
+    return shares, f"the words of the last {len(last_third(shares))} logged completions"

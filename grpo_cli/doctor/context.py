@@ -1,0 +1,175 @@
+"""The context of checks: the machine, and the configuration, model, checkpoint, run or hosts named.
+
+What several checks look at is gathered once, when the first of them asks.
+"""
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from grpo_cli.config.local_model import local_folder
+from grpo_cli.doctor.read.checkpoint import damage_of
+from grpo_cli.doctor.read.host_probe import HostProbe, probe_hosts
+from grpo_cli.doctor.read.json_lines import read_lines
+from grpo_cli.doctor.read.machine import Machine
+from grpo_cli.doctor.read.model_folder import base_folder
+from grpo_cli.doctor.read.tokenizer import load
+
+if TYPE_CHECKING:
+    from grpo_cli.config.load import Inspection
+    from grpo_cli.config.schema import Config
+    from grpo_cli.distributed.hosts import HostFile
+    from grpo_cli.errors import CheckpointError
+    from grpo_cli.models.load import Policy
+    from grpo_cli.models.tokenizer import Tokenizer
+
+STARTING_PORT = 32323  # what mlx.launch takes, and so what a firewall was opened for
+
+
+@dataclass(kw_only=True)
+class Context:
+    """What checks look at. `Path`s are what the person named; None: not asked for."""
+
+    machine: Machine = field(default_factory=Machine)
+    config_name: str | None = None  # --config, or $MLX_GRPO_CONFIG
+    overrides: tuple[str, ...] = ()
+    model: str | None = None  # --model: a folder, a repository or `tiny`
+    checkpoint: Path | None = None  # --checkpoint
+    run: Path | None = None  # --run
+    hosts: Path | None = None  # --hosts
+    python: str | None = None  # --python: that of the hosts
+    starting_port: int = STARTING_PORT  # --starting-port: the ring's
+    asked: frozenset[str] = frozenset()  # the checks that `--only` names
+
+    @cached_property
+    def host_file(self) -> "HostFile | None":
+        """The machines of the host file. Raises ConfigError where it is missing or invalid."""
+        from grpo_cli.distributed.hosts import read_hosts
+
+        return read_hosts(self.hosts) if self.hosts else None
+
+    @property
+    def python_there(self) -> str:
+        """The path of the Python that runs on every host: as default that of this one."""
+        return self.python or self.machine.executable
+
+    @cached_property
+    def host_probes(self) -> dict[str, HostProbe]:
+        """The machines of the host file, by what ssh calls them: what each says, or why nothing is heard."""
+        assert self.host_file is not None
+        return probe_hosts(self.machine, self.host_file, self.python_there)
+
+    @cached_property
+    def probe(self) -> dict[str, Any]:
+        """What MLX does here; the keys are in probe.py. `failed` is there where something does not."""
+        return self.machine.probe()
+
+    @property
+    def mlx_works(self) -> bool:
+        """Whether models can be loaded in this process."""
+        return "failed" not in self.probe and bool(self.probe.get("product_right"))
+
+    @property
+    def on_cpu(self) -> bool:
+        """MLX computes on a CPU here, or nothing is known of its device."""
+        return bool(self.probe.get("device", "cpu") == "cpu")
+
+    @cached_property
+    def inspection(self) -> "Inspection | None":
+        """What `grpo config validate` says of the configuration, or of the run's own."""
+        from grpo_cli.config.load import inspect_config
+
+        name = self.config_name
+        if name is None and self.run is not None and (self.run / "config.toml").is_file():
+            name = str(self.run / "config.toml")
+        return inspect_config(name, self.overrides) if name else None
+
+    @cached_property
+    def run_config(self) -> "Config | None":
+        """What the run that is examined was started with; None where its file is missing or invalid."""
+        from grpo_cli.config.load import inspect_config
+
+        if self.run is None or not (self.run / "config.toml").is_file():
+            return None
+        loaded = inspect_config(str(self.run / "config.toml")).loaded
+        return loaded.config if loaded else None
+
+    @property
+    def config(self) -> "Config | None":
+        """The configuration, where there is one and it is valid."""
+        loaded = self.inspection.loaded if self.inspection else None
+        return loaded.config if loaded else None
+
+    @cached_property
+    def model_folder(self) -> Path | None:
+        """The local folder of the model to examine: the one named, the checkpoint's or the configuration's.
+
+        None where none is named, or it is not on this machine; nothing is downloaded.
+        """
+        if self.model or self.checkpoint:
+            return local_folder(self.model or str(self.checkpoint), self.machine.environment)
+        return self.configured_model
+
+    @property
+    def configured_model(self) -> Path | None:
+        """The local folder of the configuration's own model."""
+        return local_folder(self.config.model_name, self.machine.environment) if self.config else None
+
+    @property
+    def base_folder(self) -> Path:
+        """The folder with the whole weights: the model's own, or that of the model its adapters belong to.
+
+        Raises ModelError where that is not on this machine.
+        """
+        return base_folder(self.model_folder, self.machine.environment)
+
+    @cached_property
+    def policy(self) -> "Policy":
+        """The model, loaded as a training loads it. Raises ModelError where it cannot be."""
+        from grpo_cli import device
+        from grpo_cli.models.load import load_policy
+
+        device.prepare()
+        return load_policy(str(self.model_folder))
+
+    @cached_property
+    def tokenizer(self) -> "Tokenizer":
+        """The tokenizer of the model's folder, or of its base. Raises ModelError where it does not load."""
+        return load(self.base_folder)
+
+    @cached_property
+    def checkpoints(self) -> list[Path]:
+        """The checkpoints to examine: the one named, or all of the run."""
+        from grpo_cli.engine.run_dir.manifest import checkpoints
+
+        if self.checkpoint is not None:
+            return [self.checkpoint]
+        return checkpoints(self.run) if self.run else []
+
+    @cached_property
+    def damages(self) -> "dict[Path, str | CheckpointError]":
+        """What is wrong with each checkpoint: empty: nothing; an error: another version's."""
+        return {folder: damage_of(folder) for folder in self.checkpoints}
+
+    @cached_property
+    def log(self) -> list[dict[str, Any]]:
+        """The run's log, its lines in order; a last line that was cut off is left out."""
+        path = self.run / "training_log.jsonl" if self.run else None
+        return read_lines(path) if path and path.is_file() else []
+
+    @property
+    def steps(self) -> list[dict[str, Any]]:
+        """The log's lines of steps."""
+        return [line for line in self.log if "loss" in line]
+
+    @property
+    def evaluations(self) -> list[dict[str, Any]]:
+        """The log's lines of evaluations."""
+        return [line for line in self.log if "eval_accuracy" in line]
+
+    @cached_property
+    def completions(self) -> list[dict[str, Any]]:
+        """The completions that the run logged."""
+        path = self.run / "completions.jsonl" if self.run else None
+        return read_lines(path) if path and path.is_file() else []

@@ -1,0 +1,71 @@
+"""A checkpoint's files: what is damaged, its step, the fields of its state, the others of its run."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from grpo_cli.doctor.read.model_folder import BREAKDOWNS
+from grpo_cli.errors import CheckpointError
+from grpo_cli.models.safetensors_header import read_header
+from grpo_cli.untrusted_json import DamagedFile, read_object
+
+FINAL, MANIFEST = "final", "manifest.json"
+STATE = "trainer_state.json"
+
+
+def damage_of(folder: Path) -> str | CheckpointError:
+    """What is wrong with a checkpoint's files: empty where nothing is, an error for another version's."""
+    from grpo_cli.engine.run_dir.manifest import damage
+
+    try:
+        read_object(folder / MANIFEST)  # before what reads it without limits
+        problem = damage(folder)
+    except FileNotFoundError:
+        return f"{MANIFEST} is missing: it was never complete, or not copied whole"
+    except DamagedFile as broken:
+        return f"{MANIFEST} {broken}"
+    except CheckpointError as other:
+        return other
+    except BREAKDOWNS as broken:  # a folder that cannot be entered, a name that no file can have
+        return f"its files cannot be read: {broken}"
+    return problem or next(broken_headers(folder), "")
+
+
+def broken_headers(folder: Path) -> Iterator[str]:
+    """Weights that were written wrong: a manifest can be right of a file that is not."""
+    for path in sorted(folder.glob("*.safetensors")):
+        try:
+            read_header(path)
+        except (OSError, DamagedFile) as problem:
+            yield f"{path.name} {problem}"
+
+
+def siblings(folder: Path) -> list[Path]:
+    """The other checkpoints of a checkpoint's run."""
+    from grpo_cli.engine.run_dir.manifest import checkpoints
+
+    return [other for other in checkpoints(folder.absolute().parent) if other.name != folder.name]
+
+
+def readable_step(folder: Path) -> tuple[int, bool]:
+    """The step of a checkpoint by its manifest, else by its name; -1 where neither can be read."""
+    from grpo_cli.engine.run_dir.manifest import step_in_manifest
+
+    try:
+        return step_in_manifest(folder)
+    except BREAKDOWNS:
+        return -1, False
+
+
+def wrong_fields(state: dict[str, Any]) -> Iterator[str]:
+    """Fields that a run cannot go on with."""
+    for name in ("step", "prompts_used"):
+        if type(state.get(name)) is not int or state[name] < 0:
+            yield f"`{name}` is {state.get(name)!r:.40}"
+    words = state.get("random_state")
+    if not (
+        isinstance(words, list)
+        and len(words) == 2
+        and all(type(w) is int and 0 <= w < 1 << 32 for w in words)
+    ):
+        yield f"`random_state` is {words!r:.40}, not two words"

@@ -1,0 +1,177 @@
+"""The memory that a configuration needs, from the headers of its model's files: nothing is loaded.
+
+    needs = needed(config, folder, on_cpu=True)
+    needs.peak / 1e9      # GB
+
+The reckoning is the engine's; the engine repeats it with the loaded model and the real prompts, before the
+first step. Here a prompt is taken to be as long as the configuration allows, so this is the upper bound.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from grpo_cli.config.local_model import positions, read_config
+from grpo_cli.config.schema import Config
+from grpo_cli.doctor.findings import gigabytes
+from grpo_cli.doctor.read.model_folder import bits_of, unpacked_numbers
+from grpo_cli.models.safetensors_header import BITS, Tensor, read_header
+from grpo_cli.untrusted_json import DamagedFile
+
+if TYPE_CHECKING:
+    from grpo_cli.engine.memory.estimate import MemoryNeeds, Shape
+
+DTYPES = {"float32": 4, "bfloat16": 2, "float16": 2}
+STATES = {"adamw": 2, "adam": 2, "lion": 1, "sgd": 1}  # float32 numbers kept for each trained one
+SUMS_PROMPT = 64  # tokens that the embedded task's prompts never reach
+FLOAT32 = 4
+
+
+@dataclass(frozen=True)
+class Weights:
+    """The arrays of a model's files, by name, and bytes of one number."""
+
+    tensors: dict[str, Tensor]
+    width: int  # of most of them
+    stored: int  # bytes in the files
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """The arrays' shapes."""
+        return {name: tensor.shape for name, tensor in self.tensors.items()}
+
+    @property
+    def numbers(self) -> int:
+        """How many there are, packed ones counted as they are stored."""
+        return self.unpacked(0)
+
+    def unpacked(self, bits: int) -> int:
+        """How many there are once those that are packed, of so many bits each, are unpacked."""
+        return unpacked_numbers(self.tensors.values(), bits)
+
+    def adapters(self, rank: int, last_layers: int) -> int:
+        """Numbers in LoRA adapters of a rank on the layers' matrices (0: of all layers)."""
+        layers = {_layer(name) for name in self.shapes} - {None}
+        chosen = sorted(number for number in layers if number is not None)[-last_layers:]
+        matrices = [s for name, s in self.shapes.items() if len(s) == 2 and _layer(name) in chosen]
+        return sum(rank * (rows + columns) for rows, columns in matrices)
+
+
+def _layer(name: str) -> int | None:
+    """The number of the layer that an array belongs to: 3 for `model.layers.3.mlp.up_proj.weight`."""
+    return next((int(part) for part in name.split(".") if part.isdecimal() and len(part) < 6), None)
+
+
+def weights_in(folder: Path) -> Weights | None:
+    """What the headers of a folder's safetensors files say; None where one is missing or broken."""
+    tensors: dict[str, Tensor] = {}
+    try:
+        for path in sorted(folder.glob("model*.safetensors")):
+            tensors |= read_header(path)
+    except (OSError, DamagedFile):  # the checks of the model's files say what it is
+        return None
+    if not tensors:
+        return None
+    by_width: dict[int, int] = {}
+    for tensor in tensors.values():
+        width = max(1, BITS[tensor.dtype] // 8)
+        by_width[width] = by_width.get(width, 0) + tensor.size
+    stored = sum(tensor.end - tensor.begin for tensor in tensors.values())
+    return Weights(tensors, max(by_width, key=lambda width: by_width[width]), stored)
+
+
+def shape_of(folder: Path) -> "Shape | None":
+    """The model's shape in its config.json; None where it is written in another way, or absurd."""
+    from grpo_cli.engine.memory.estimate import Shape
+
+    try:
+        shape = Shape.of(read_config(folder))
+    except (ZeroDivisionError, OverflowError):  # heads = 0, or an infinite number
+        return None
+    sizes = vars(shape).values() if shape else ()
+    return shape if shape and all(0 < size < 1 << 32 for size in sizes) else None
+
+
+def needed(config: Config, folder: Path, on_cpu: bool, rows: int | None = None) -> "MemoryNeeds | None":
+    """What training takes; `rows`: completions at once, at most. None where the files do not tell."""
+    from grpo_cli.engine.memory.estimate import Batch, estimate
+
+    shape, weights, facts = shape_of(folder), weights_in(folder), read_config(folder)
+    if shape is None or weights is None:
+        return None
+    full = config.lora_rank == 0
+    numbers, size, width = _in_memory(config, weights, facts, on_cpu)
+    trained = numbers if full else weights.adapters(config.lora_rank, config.lora_layers)
+    master = FLOAT32 if full and width < FLOAT32 else 0
+    in_groups = on_cpu and shares_prompts(facts)
+    batch = Batch.of(config, prompt_length(config, facts), True, True, rows, in_groups)
+    copies = 2 if full and config.kl_coeff > 0 else 1  # the reference
+    adapters = 0 if full else FLOAT32 * trained
+    optimizer = trained * (STATES[config.optimizer] * FLOAT32 + master)
+    held = copies * size + adapters + _rounded_copy(config, numbers, on_cpu, width)
+    return estimate(shape, batch, held, optimizer, trained, width)
+
+
+def shares_prompts(facts: dict[str, Any]) -> bool:
+    """Whether a CPU samples a model's completions with one copy of their prompt (shared_prompt.py).
+
+    Not with sliding windows, whose caches rotate, nor with nanochat_v2, whose cache holds token ids.
+    """
+    slides = bool(facts.get("sliding_window")) and facts.get("use_sliding_window") is not False
+    return not slides and facts.get("model_type") != "nanochat_v2"
+
+
+def trained_numbers(config: Config, folder: Path, on_cpu: bool) -> int | None:
+    """How many numbers an update changes; None where the model's files do not tell."""
+    weights = weights_in(folder)
+    if weights is None:
+        return None
+    numbers, _, _ = _in_memory(config, weights, read_config(folder), on_cpu)
+    return numbers if config.lora_rank == 0 else weights.adapters(config.lora_rank, config.lora_layers)
+
+
+def _rounded_copy(config: Config, numbers: int, on_cpu: bool, width: int) -> int:
+    """Bytes of the copy that rollouts are sampled from: a CPU keeps the rounded numbers in float32."""
+    if not config.quantize_for_rollouts:
+        return 0
+    if on_cpu:
+        return FLOAT32 * numbers
+    return numbers * config.bits // 8 + 2 * width * numbers // config.group_size
+
+
+def _in_memory(config: Config, weights: Weights, facts: dict[str, Any], on_cpu: bool) -> tuple[int, int, int]:
+    """Numbers, bytes, bytes of a number, once loaded: a CPU takes float32 and nothing quantised."""
+    kind = config.dtype if config.dtype != "auto" else ("float32" if on_cpu else "")
+    bits = bits_of(facts)
+    packed = weights.unpacked(bits) if bits else 0
+    if packed and (on_cpu or config.lora_rank == 0):
+        return packed, packed * DTYPES.get(kind, 2), DTYPES.get(kind, 2)
+    if packed:
+        return packed, weights.stored, DTYPES.get(kind, 2)
+    width = DTYPES.get(kind, weights.width)
+    return weights.numbers, weights.numbers * width, width
+
+
+def prompt_length(config: Config, facts: dict[str, Any]) -> int:
+    """The longest prompt there can be, in tokens."""
+    most = config.max_prompt_length if config.dataset != "arithmetic" else SUMS_PROMPT
+    return min(most, max(1, (positions(facts) or most)))
+
+
+def cures(config: "Config", folder: Path, there: int, on_cpu: bool) -> tuple[str, list[str], bool]:
+    """In words, and as lines of TOML: the keys to change until it fits; and whether it then does."""
+    from grpo_cli.config.fields import toml_value
+    from grpo_cli.engine.memory.estimate import steps_down
+
+    changes: dict[str, Any] = {}
+    smaller = None
+    for step in steps_down(config):
+        changes.update(step)
+        smaller = needed(config.model_copy(update=changes), folder, on_cpu)
+        if smaller is not None and smaller.peak <= there:
+            break
+    lines = [f"{key} = {toml_value(value)}" for key, value in changes.items()]
+    if smaller is not None and smaller.peak <= there:
+        return f"with these keys it needs about {gigabytes(smaller.peak)}", lines, True
+    least = f", and with these keys it still needs {gigabytes(smaller.peak)}" if smaller else ""
+    return f"choose a smaller model: `grpo doctor --only models-that-fit` lists them{least}", lines, False

@@ -1,0 +1,104 @@
+"""A model's folder, read without MLX: config.json, the weights' headers, its origin."""
+
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from grpo_cli.config.local_model import local_folder
+from grpo_cli.doctor.read.hub import is_repository
+from grpo_cli.errors import ModelError
+from grpo_cli.foreign_text import quoted
+from grpo_cli.models.adapter_config import read_adapter_config
+from grpo_cli.models.model_files import config_of, tensors_in
+from grpo_cli.models.safetensors_header import Tensor
+
+ADAPTERS = "adapters.safetensors"
+EMBEDDINGS = ("wte.weight", "embed_tokens.weight", "lm_head.weight")  # a row per token id
+# How a broken or hostile config.json shows when a model or a tokenizer is made of it.
+BREAKDOWNS = (
+    ArithmeticError, AssertionError, AttributeError, LookupError, OSError, RuntimeError, TypeError, ValueError
+)  # fmt: skip
+NANOCHAT_TOKENS = 65536  # of d20, d32 and d34
+NANOCHAT_WIDTH = 64  # channels for each layer
+SOURCES = {
+    "nanochat-d20": "sdobson/nanochat",
+    "nanochat-d32": "karpathy/nanochat-d32",
+    "nanochat-d34": "karpathy/nanochat-d34",
+}
+
+
+def rows_of(folder: Path) -> int | None:
+    """Rows of the largest table of tokens, else config.json's vocab_size; None where neither is known."""
+    tables = [
+        tensor.shape[0]
+        for name, tensor in tensors_in(folder).items()
+        if name.endswith(EMBEDDINGS) and len(tensor.shape) == 2
+    ]
+    size = config_of(folder).get("vocab_size")
+    return max(tables, default=size if isinstance(size, int) else None)
+
+
+def bits_of(config: dict[str, Any]) -> int:
+    """Bits of a number of a quantised model's packed weights; 0 for any other model."""
+    settings = config.get("quantization")
+    bits = settings.get("bits") if isinstance(settings, dict) else None
+    return bits if isinstance(bits, int) and 0 < bits <= 8 else 0
+
+
+def unpacked_numbers(tensors: Iterable[Tensor], bits: int) -> int:
+    """How many numbers some weights are once unpacked: only words of 32 bits hold several, scales do not."""
+    return sum(
+        tensor.size * 32 // bits if bits and tensor.dtype == "U32" else tensor.size for tensor in tensors
+    )
+
+
+def base_folder(folder: Path | None, environment: Mapping[str, str]) -> Path:
+    """The folder with a model's whole weights: its own, or that of the model its adapters belong to.
+
+    Raises ModelError where that is not on this machine.
+    """
+    if folder is None:
+        raise ModelError("The model is not on this machine", "name its folder", trouble="model-not-found")
+    if not (folder / "adapter_config.json").exists():
+        return folder
+    name = read_adapter_config(folder).model
+    base = local_folder(name, environment)
+    if base is None:
+        raise ModelError(
+            f"Model not found: {name}: the adapters in {folder} were trained on it",
+            f"bring it back, or write where it is now into `model` of {folder / 'adapter_config.json'}",
+            trouble="model-not-found",
+        )
+    return base
+
+
+def expected_tokens(folder: Path) -> tuple[str, int] | None:
+    """Name and vocabulary of Karpathy's nanochat models, told by layers and width; None for any other."""
+    config = config_of(folder)
+    layers, width = config.get("num_hidden_layers"), config.get("hidden_size")
+    is_nanochat = str(config.get("model_type", "")).startswith("nanochat")
+    name = f"nanochat-d{layers}"
+    if is_nanochat and name in SOURCES and isinstance(layers, int) and width == NANOCHAT_WIDTH * layers:
+        return name, NANOCHAT_TOKENS
+    return None
+
+
+def repository_of(folder: Path, named: str | None) -> str | None:
+    """The hub's name of a folder that lies in the hub's cache, or of the model as it was named."""
+    for parent in folder.parents:
+        if found := re.fullmatch(r"models--(\w[\w.-]*?)--([\w.-]+)", parent.name):
+            return f"{found[1]}/{found[2]}"
+    return named if named and is_repository(named) else None
+
+
+def fetch_again(folder: Path, file: str, named: str | None) -> list[str]:
+    """The line that brings back one file of a model's folder; `named`: the model as a person named it."""
+    repository = repository_of(folder, named)
+    if repository:
+        return [f"hf download {repository} {quoted(file)} --force-download"]
+    if (folder / "manifest.json").exists():
+        return [f"grpo doctor --run {quoted(folder.parent)}"]
+    known = expected_tokens(folder) if file == "tokenizer.pkl" else None  # converted from the hub's
+    name = SOURCES[known[0]] if known else "OWNER/NAME"
+    return [f"hf download {name} {quoted(file)} --local-dir {quoted(folder)}"]

@@ -1,0 +1,125 @@
+"""Files that killed processes of ours left: known by their name, their age and the lock of their owner.
+
+    [each.path for each in found_in([Path("outputs/prod")])]    # [outputs/prod/.checkpoint-40.grpo-tmp]
+
+A folder is written as `.NAME.grpo-tmp-XXXX`, and the one it replaces may be `.NAME.grpo-old` for a moment;
+a file is written as `.grpo-tmp-XXXX.ENDING`; a resumed run sets files aside as `NAME.aside`.
+"""
+
+import fcntl
+import os
+import re
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+TEMPORARY = re.compile(r"\..+\.grpo-(tmp(-\w+(-old)?)?|old)|\.grpo-tmp-[0-9a-f]{16}(\.\w+)?")
+ASIDE = re.compile(r"(checkpoint-\d+|final|training_log\.jsonl|completions\.jsonl)\.aside(-\d+)?")
+REPLACED = re.compile(r"\.(.+)\.grpo-(?:old|tmp-\w+-old)")
+FRESH_SECONDS = 3600
+MEASURE_SECONDS = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class StaleFile:
+    """A file or folder of ours that is no result."""
+
+    path: Path
+    size: int  # bytes, at least
+    is_abandoned: bool  # temporary, old, and nobody is at work on it
+    is_aside: bool
+    original: Path | None  # the name that it had, where nothing has it now: it is the only copy
+
+    def as_row(self) -> dict[str, str | int]:
+        """It for `--json`."""
+        return {"path": str(self.path), "bytes": self.size}
+
+
+def found_in(folders: Iterable[Path]) -> Iterator[StaleFile]:
+    """What lies directly in the folders."""
+    for folder in folders:
+        try:
+            entries = sorted(folder.iterdir())
+        except (OSError, ValueError):
+            continue
+        for path in entries:
+            is_temporary, is_aside = bool(TEMPORARY.fullmatch(path.name)), bool(ASIDE.fullmatch(path.name))
+            if is_temporary or is_aside:
+                abandoned = is_temporary and age(path) > FRESH_SECONDS and not in_use(path)
+                yield StaleFile(
+                    path=path,
+                    size=measured(path)[0],
+                    is_abandoned=abandoned,
+                    is_aside=is_aside,
+                    original=original_of(path),
+                )
+
+
+def original_of(path: Path) -> Path | None:
+    """The name of what was about to be replaced when its process was killed; None where something has it."""
+    match = REPLACED.fullmatch(path.name)
+    original = path.with_name(match[1]) if match else None
+    return original if original and not os.path.lexists(original) else None
+
+
+def age(path: Path) -> float:
+    """Seconds since it, or what lies directly in it, was last changed; 0 where that is not known."""
+    try:
+        times = [path.stat(follow_symlinks=False).st_mtime]
+        if path.is_dir() and not path.is_symlink():
+            times += [child.stat(follow_symlinks=False).st_mtime for child in path.iterdir()]
+    except OSError:
+        return 0.0
+    return time.time() - max(times)
+
+
+def in_use(path: Path) -> bool:
+    """Whether a process holds the lock of the run, or of the conversion, that it belongs to."""
+    from grpo_cli.engine.run_dir.lock import LOCK_FILE
+
+    return is_locked(path) or is_locked(path.parent / LOCK_FILE)
+
+
+def is_locked(path: Path) -> bool:
+    """Whether another process holds a lock on a file or folder; nothing is made or changed."""
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:  # a file system without locks
+        return False
+    finally:
+        os.close(handle)
+    return False
+
+
+def measured(path: Path, seconds: float = MEASURE_SECONDS) -> tuple[int, bool]:
+    """Bytes of a file, or of all files in a folder; False: the time was over before all were counted.
+
+    Links are not followed, so what the hub's cache links to is counted once.
+    """
+    end, size, waiting = time.monotonic() + seconds, 0, [path]
+    try:
+        if not path.is_dir():
+            return (path.stat(follow_symlinks=False).st_size if os.path.lexists(path) else 0), True
+    except (OSError, ValueError):
+        return 0, False
+    complete = True
+    while waiting:
+        if time.monotonic() > end:
+            return size, False
+        try:
+            with os.scandir(waiting.pop()) as entries:
+                for entry in entries:
+                    if entry.is_dir(follow_symlinks=False):
+                        waiting.append(Path(entry.path))
+                    elif not entry.is_symlink():
+                        size += entry.stat(follow_symlinks=False).st_size
+        except OSError:  # no permission, or deleted meanwhile
+            complete = False
+    return size, complete

@@ -1,0 +1,84 @@
+"""A model's tokenizer: loaded as a training loads it, and what its tokens are."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from grpo_cli.models.model_files import config_of
+
+if TYPE_CHECKING:
+    from grpo_cli.models.tokenizer import Tokenizer
+
+# Rows that no token has are padding up to here: Qwen2.5 has 399 in 152,064, phi-2 905 in 51,200,
+# DeepSeek-V2 2,398 in 102,400.
+PADDING_ROWS, PADDING_SHARE = 1024, 0.05
+
+
+def load(folder: Path) -> "Tokenizer":
+    """The tokenizer of a folder with whole weights, as a training loads it.
+
+    Raises ModelError for anything that keeps it from loading.
+    """
+    from grpo_cli import device
+
+    device.prepare()
+    from grpo_cli.models.load import load_tokenizer
+
+    return load_tokenizer(folder, config_of(folder))
+
+
+def is_nanochat(tokenizer: "Tokenizer") -> bool:
+    """Whether it is nanochat's own, with its chat format."""
+    from grpo_cli.models.nanochat_tokenizer import NanochatTokenizer
+
+    return isinstance(tokenizer, NanochatTokenizer)
+
+
+def too_few(tokens: int, rows: int | None) -> bool:
+    """Whether a tokenizer has fewer tokens than padding explains: it is another model's."""
+    return rows is not None and rows - tokens > max(PADDING_ROWS, PADDING_SHARE * rows)
+
+
+def there_and_back(tokenizer: "Tokenizer", text: str) -> str:
+    """A text made ids and text again."""
+    ids = tokenizer.encode(text)
+    return tokenizer.decode(ids) if ids else ""
+
+
+def letters(text: str, special: list[str]) -> str:
+    """The visible ASCII characters of a text in which no special token is spelled."""
+    import unicodedata
+
+    for spelling in special:
+        text = text.replace(spelling, "")
+    text = unicodedata.normalize("NFKC", text)  # many tokenizers do, and it makes other letters of some
+    return "".join(character for character in text if "!" <= character <= "~")
+
+
+def where_it_differs(text: str, back: str) -> str:
+    """The first place where a text did not come back."""
+    pairs = enumerate(zip(text, back, strict=False))
+    at = next((place for place, (a, b) in pairs if a != b), min(len(text), len(back)))
+    return f"{text[at : at + 20]!r} comes back as {back[at : at + 20]!r} (character {at} of {text[:20]!r}…)"
+
+
+def special_spellings(tokenizer: "Tokenizer") -> list[str]:
+    """How special tokens are spelled in text that a tokenizer takes for them, longest first."""
+    if is_nanochat(tokenizer):
+        return []  # a spelling stays text
+    return sorted(added_tokens(tokenizer), key=len, reverse=True)
+
+
+def added_tokens(tokenizer: "Tokenizer") -> dict[str, int]:
+    """Token → id of what was added to the vocabulary that text becomes: special and reserved tokens."""
+    wrapped: Any = getattr(tokenizer, "wrapped", None)
+    if wrapped is None:
+        encoding: Any = getattr(tokenizer, "encoding", None)
+        return dict(encoding._special_tokens) if encoding is not None else {}
+    inner = wrapped._tokenizer
+    named = dict(zip(inner.all_special_tokens, inner.all_special_ids, strict=True))
+    return {str(token): int(number) for token, number in {**inner.get_added_vocab(), **named}.items()}
+
+
+def reserved_ids(tokenizer: "Tokenizer") -> frozenset[int]:
+    """Ids that no ordinary text becomes."""
+    return frozenset(added_tokens(tokenizer).values())

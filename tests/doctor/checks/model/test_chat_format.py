@@ -1,0 +1,108 @@
+"""What a conversation needs of a tokenizer: special and end tokens, a template; each damaged for real."""
+
+import json
+from pathlib import Path
+
+import mlx.core as mx
+import pytest
+
+from tests.doctor.looking import Here, at, fast_copy, look, seen, tiny_copy
+
+
+def test_a_special_token_beyond_the_rows(tmp_path: Path) -> None:
+    folder = tiny_copy(tmp_path / "model")
+    mx.save_safetensors(str(folder / "model.safetensors"), {"wte.weight": mx.zeros((315, 2))})
+    finding = at(folder, "special-tokens")
+    assert seen(finding) == ("error", "<|output_end|> has the id 315, the model only 315 rows")
+
+
+def test_markers_of_another_model_s_template(tmp_path: Path) -> None:
+    """tiny has no <|im_start|>: the template's marker falls into bytes, which nobody was trained on."""
+    folder = templated(tmp_path / "model", CHATML)
+    finding = at(folder, "special-tokens")
+    assert seen(finding) == (
+        "error",
+        "<|im_end|>, which the chat template writes, becomes 10 ids; "
+        "<|im_start|>, which the chat template writes, becomes 12 ids",
+    )
+    assert finding.commands == (f"hf download OWNER/NAME tokenizer_config.json --local-dir {folder}",)
+
+
+def test_ends_that_are_not_in_the_vocabulary(tmp_path: Path) -> None:
+    folder = fast_copy(tmp_path / "model")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "eos_token_id": 9000}))
+    assert seen(at(folder, "end-tokens")) == ("error", "the end token 9000 is beyond the 316 tokens")
+
+
+def test_a_turn_s_end_that_ends_no_completion(tmp_path: Path) -> None:
+    folder = fast_copy(tmp_path / "model", eos_token="<|bos|>")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "eos_token_id": 307}))
+    finding = at(folder, "end-tokens")
+    assert seen(finding) == (
+        "warning",
+        "the chat template ends a turn with <|assistant_end|> (311), which ends no completion: "
+        "only <|bos|> 307",
+    )
+    assert finding.commands == ('"eos_token_id": [307, 311]',)
+
+
+def templated(folder: Path, template: str | None) -> Path:
+    fast_copy(folder, chat_template=template)
+    if template is None:
+        content = json.loads((folder / "tokenizer_config.json").read_text())
+        del content["chat_template"]
+        (folder / "tokenizer_config.json").write_text(json.dumps(content))
+    return folder
+
+
+ONLY_USER = (
+    "{%- if messages[0]['role'] == 'system' -%}"
+    "{{- raise_exception('System role not supported') -}}{%- endif -%}"
+    "{%- for m in messages -%}{{- m['content'] -}}{%- endfor -%}"
+    "{%- if add_generation_prompt -%}{{- '<|assistant_start|>' -}}{%- endif -%}"
+)
+
+
+CHATML = (
+    "{%- for m in messages -%}{{- '<|im_start|>' + m['role'] + '\\n' + m['content'] + '<|im_end|>\\n' -}}"
+    "{%- endfor -%}{%- if add_generation_prompt -%}{{- '<|im_start|>assistant\\n' -}}{%- endif -%}"
+)
+
+
+def test_a_base_model_has_no_template(tmp_path: Path) -> None:
+    finding = at(templated(tmp_path / "model", None), "chat-template")
+    told = "none: a base model; its prompts are the messages' texts as paragraphs"
+    assert seen(finding) == ("ok", told)
+
+
+def test_a_template_without_a_system_role(tmp_path: Path) -> None:
+    """No trouble by itself; with a configuration that has a system prompt, a run fails at once."""
+    folder = templated(tmp_path / "model", ONLY_USER)
+    assert at(folder, "chat-template").seen == "a question becomes 8 ids; a system message is refused"
+    (finding,) = look(Here(model=str(folder), config_name="smoke_test"), "chat-template")
+    assert finding.severity == "ok"  # smoke_test has none
+    context = Here(model=str(folder), config_name="smoke_test", overrides=("system_prompt=Be brief.",))
+    (finding,) = look(context, "chat-template")
+    assert finding.severity == "error"
+    assert finding.seen == (
+        "The model's chat template refuses a conversation of system, user: System role not supported"
+    )
+    assert finding.commands == ('system_prompt = ""',)
+
+
+def test_a_template_that_does_not_let_the_assistant_speak(tmp_path: Path) -> None:
+    folder = templated(tmp_path / "model", "{%- for m in messages -%}{{- m['content'] -}}{%- endfor -%}")
+    told = "the template does not end where the assistant speaks: it ignores add_generation_prompt"
+    assert seen(at(folder, "chat-template")) == ("warning", told)
+
+
+@pytest.mark.parametrize(
+    "template", ["{{ 1 / 0 }}", "{{ messages + 3 }}", "{% for %}", "{{ a.b.c }}", "{{ [] | first }}"]
+)
+def test_a_template_that_fails(tmp_path: Path, template: str) -> None:
+    found = look(Here(model=str(templated(tmp_path / "model", template))), "chat-template", "end-tokens")
+    assert found[0].severity in ("error", "ok", "skipped")  # end-tokens needs the same template
+    assert found[1].severity == "error"
+    assert "chat template" in found[1].seen
