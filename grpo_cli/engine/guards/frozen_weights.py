@@ -95,16 +95,16 @@ class WeightsMoved:
 def frozen(why: str) -> TrainingError:
     """The error for a run without trainable weights or without a gradient."""
     return TrainingError(
-        f"Nothing is learnt: {why}",
+        f"Nothing is learned: {why}",
         "the model is frozen, or its output does not depend on what is trained; train adapters "
-        "(`lora_rank = 16`), or all weights of a model that is not quantised (`lora_rank = 0`)",
+        "(`lora_rank = 16`), or all weights of a model that is not quantized (`lora_rank = 0`)",
     )
 
 
 def swallowed(told: str, rate: float, asked: float) -> TrainingError:
     """The error for an update smaller than the rounding of the weights."""
     return TrainingError(
-        f"Nothing is learnt: learning_rate = {rate:.3g} is lost in rounding: {told}, and the update asks for "
+        f"Nothing is learned: learning_rate = {rate:.3g} is lost in rounding: {told}, and the update asks for "
         f"{asked:.1g}",
         'raise `learning_rate`: 1e-6 is usual for all weights, 1e-5 for adapters; `optimizer = "sgd"` needs '
         "far more than `adamw`",
@@ -114,6 +114,6 @@ def swallowed(told: str, rate: float, asked: float) -> TrainingError:
 def lost(told: str, asked: float) -> TrainingError:
     """The error for an update that is large enough but leaves the weights unchanged."""
     return TrainingError(
-        f"Nothing is learnt: the update does not arrive in the weights: {told}, and it asks for {asked:.1g}",
-        "something holds the weights fixed; `grpo doctor --report FILE` and tell us",
+        f"Nothing is learned: the update does not reach the weights: {told}, and it asks for {asked:.1g}",
+        "something holds the weights fixed; report it with `grpo doctor --report FILE`",
     )

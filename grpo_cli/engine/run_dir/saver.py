@@ -65,7 +65,7 @@ class Saver:
                     trouble="cannot-save",
                 ) from error
             self.listener(
-                events.Notice(f"{error.message}. Training goes on and tries again at the next checkpoint.")
+                events.Notice(f"{error.message}. Training continues and tries again at the next checkpoint.")
             )
             return False
         self.failures = 0
