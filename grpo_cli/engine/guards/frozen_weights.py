@@ -104,8 +104,8 @@ def frozen(why: str) -> TrainingError:
 def swallowed(told: str, rate: float, asked: float) -> TrainingError:
     """The error for an update smaller than the rounding of the weights."""
     return TrainingError(
-        f"Nothing is learned: learning_rate = {rate:.3g} is lost in rounding: {told}, and the update asks for "
-        f"{asked:.1g}",
+        f"Nothing is learned: learning_rate = {rate:.3g} is lost in rounding: {told}, and the update asks "
+        f"for {asked:.1g}",
         'raise `learning_rate`: 1e-6 is usual for all weights, 1e-5 for adapters; `optimizer = "sgd"` needs '
         "far more than `adamw`",
     )
