@@ -186,7 +186,7 @@ def test_a_disk_that_fills_up_and_has_room_again(tmpfs: Path, tmp_path: Path) ->
     config = small(tmpfs / "out", **settings)
     with pytest.raises(CheckpointError, match="GB free"):
         setup.train(config, listen)
-    assert any("Training goes on" in text for text in seen)
+    assert any("Training continues" in text for text in seen)
     assert all(damage(folder) is None for folder in checkpoints(config.run_dir))
     for folder in checkpoints(config.run_dir)[:-1]:
         shutil.rmtree(folder)
