@@ -126,7 +126,7 @@ def describe(kind: Kind, info: Info, ram_bytes: int | None, blas: BlasReport | N
         return Device(kind="cpu", name=name, memory_bytes=ram_bytes, upcast=True, compile=False, blas=blas)
     own = int(info.get("memory_size") or info.get("total_memory") or 0)
     recommended = int(info.get("max_recommended_working_set_size") or 0)
-    memory = own or (ram_bytes if kind == "metal" else None)  # a card's memory is not the machine's
+    memory = own or (ram_bytes if kind == "metal" else None)  # a CUDA card has memory of its own
     return Device(kind=kind, name=name, memory_bytes=memory, working_set_bytes=recommended or None)
 
 

@@ -105,7 +105,7 @@ def without_pattern(folder: Path) -> Iterator[Path]:
         yield link
 
 
-# --- whole files --------------------------------------------------------------------------------------
+# --- atomic writes --------------------------------------------------------------------------------------
 
 
 def write_file(path: Path, content: str | bytes) -> None:
@@ -167,7 +167,7 @@ def copy_file(source: Path, path: Path) -> None:
         shutil.copyfileobj(reading, writing)
 
 
-# --- files that are opened ----------------------------------------------------------------------------
+# --- opening files ----------------------------------------------------------------------------
 
 
 def open_regular(path: Path) -> io.BufferedReader:

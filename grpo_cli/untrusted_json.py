@@ -96,7 +96,7 @@ def parse(content: bytes | str) -> Any:
         value = json.loads(content, parse_int=_integer)
     except DamagedFile:
         raise
-    except (ValueError, RecursionError) as error:  # not JSON, not UTF-8; nested without end
+    except (ValueError, RecursionError) as error:  # not JSON or not UTF-8; nested too deep
         raise DamagedFile(f"is not JSON: {error}") from error
     _check_depth(value, DEEPEST)
     return value

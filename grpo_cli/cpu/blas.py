@@ -48,7 +48,7 @@ class BlasReport:
     note: str = ""
 
 
-# --- which library -------------------------------------------------------------------------------
+# --- choice of library -------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,7 +148,7 @@ def function_address(function: Any) -> int:
     return ctypes.cast(function, ctypes.c_void_p).value or 0
 
 
-# --- taking it into use --------------------------------------------------------------------------
+# --- adoption --------------------------------------------------------------------------
 
 
 def rebind(slots: dict[str, list[int]], functions: dict[str, int], check: Callable[[], str]) -> str:

@@ -116,7 +116,7 @@ def sign_flip_p(values: np.ndarray) -> float:
     grid = next((n for n in range(1, 65) if np.allclose(steps * n, np.round(steps * n))), 256)
     lengths = [int(length) for length in np.round(steps * grid)]
     total = sum(lengths)
-    chances = np.zeros(total + 1)  # of the sum of the steps that go up
+    chances = np.zeros(total + 1)  # distribution of the sum of the positive steps
     chances[0] = 1.0
     for length in lengths:
         chances[length:], chances[:length] = (

@@ -168,7 +168,7 @@ def quick_decoding() -> Iterator[None]:
         mx.fast.scaled_dot_product_attention, mx.sigmoid = plain_attention, plain_sigmoid
 
 
-# --- which models ---------------------------------------------------------------------------------
+# --- support by models ---------------------------------------------------------------------------------
 
 # By class and arguments: these decide how a model uses its cache.
 _found: dict[tuple[type, str], bool] = {}

@@ -146,7 +146,7 @@ def name_of(model: nn.Module) -> str:
     return type(model).__module__.rpartition(".")[2]
 
 
-# --- what is computed ------------------------------------------------------------------------------------
+# --- computation ------------------------------------------------------------------------------------
 
 
 def probe_batch() -> Microbatch:
@@ -225,7 +225,7 @@ def with_gradient(model: nn.Module, logprobs: Logprobs) -> tuple[mx.array, Array
     return value, gradient
 
 
-# --- comparing -------------------------------------------------------------------------------------------
+# --- comparison -------------------------------------------------------------------------------------------
 
 
 def compared(model: nn.Module, logprobs: Logprobs, expected: mx.array, gradient: Arrays | None) -> Outcome:

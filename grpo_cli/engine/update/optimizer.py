@@ -47,7 +47,7 @@ class Optimizer:
         """
         self.begun += 1
         self.rule.learning_rate = learning_rate
-        self.rule.state["step"] = self.rule.step + 1  # as the rule does before its first array
+        self.rule.state["step"] = self.rule.step + 1  # MLX's apply_gradients does this before its first array
         mx.eval(self.rule.state["step"], self.rule.learning_rate)
         scale = self.max_grad_norm / grad_norm if grad_norm > self.max_grad_norm else None
         left = flat(gradients)

@@ -83,7 +83,7 @@ class PaddedBatch:
 
 def rounded_up(size: int, step: int, most: int) -> int:
     """The size rounded up to its bucket: at least `step`, and at most `most` unless `size` is larger."""
-    quarter = 1 << max(0, (size - 1).bit_length() - 3)  # of the largest power of two below the size
+    quarter = 1 << max(0, (size - 1).bit_length() - 3)  # a quarter of the largest power of two below the size
     unit = max(step, quarter)
     return max(size, min(-(-size // unit) * unit, most))
 
