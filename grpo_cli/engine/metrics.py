@@ -21,9 +21,7 @@ SHORTEST = 8  # items; a shorter completion has too few n-grams for a meaningful
 def anomalies(line: dict[str, Any]) -> dict[str, str]:
     """Anomalies in a step's line: a short name and a sentence with the remedy for each."""
     found = {}
-    several = (
-        sum(key.startswith("rewards/") for key in line) > 1
-    )  # with a single reward there is no other to dominate
+    several = sum(key.startswith("rewards/") for key in line) > 1  # else there is no other reward to dominate
     if several and (line["reward_mean"] or 0.0) > HIGH_REWARD:
         found["reward_mean > 10"] = (
             f"the mean reward is {line['reward_mean']:.1f}; rewards beyond 10 drown the others: scale them "
