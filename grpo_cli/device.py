@@ -1,12 +1,11 @@
-"""The one place of what differs between a CPU, a Mac's Metal and a CUDA card.
+"""Differences between devices: a CPU, a Mac's Metal and a CUDA card.
 
     device = prepare()        # Device(kind='cpu', name='AMD EPYC', memory_bytes=…, upcast=True, …)
 
-Every command calls `prepare()` where it crosses from light to heavy, before anything else imports
-mlx or mlx_lm. Facts of a machine are worked out by functions that are given what MLX and the system
-report, so that machines which are not at hand can be tested from recorded reports.
+Every command calls `prepare()` before anything else imports mlx or mlx_lm. Functions that describe a machine
+take the reports of MLX and the system as arguments, so other machines can be tested from recorded reports.
 
-`GRPO_DEVICE` chooses among the devices there are: `cpu`, `metal` or `cuda`.
+`GRPO_DEVICE` selects one of the available devices: `cpu`, `metal` or `cuda`.
 """
 
 import functools
@@ -23,33 +22,33 @@ from grpo_cli.cpu.blas import BlasReport, use_fast_blas
 from grpo_cli.errors import ConfigError
 
 Kind = Literal["cpu", "metal", "cuda"]
-Info = Mapping[str, str | int]  # what mx.device_info() reports
+Info = Mapping[str, str | int]  # result of mx.device_info()
 
 CUDA_PACKAGES = ("mlx-cuda-12", "mlx-cuda-13", "mlx-cuda")
-CPU_CACHE_BYTES = 1 << 30  # MLX's default on the CPU, 32 MiB, makes every step fetch its pages anew
-WIRED_SINCE = 15  # the first macOS that lets a process wire its memory
-# Limits of a container (cgroup v2, v1); a machine without them has neither file or says "max".
+CPU_CACHE_BYTES = 1 << 30  # with MLX's default on the CPU, 32 MiB, every step allocates its pages again
+WIRED_SINCE = 15  # the first macOS version that lets a process wire its memory
+# Limits of a container (cgroup v2, v1). Without a limit the files are missing or contain "max".
 CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Device:
-    """The device that computes, and what follows from it."""
+    """The device in use, and the settings that depend on it."""
 
     kind: Kind
     name: str
-    memory_bytes: int | None  # the machine's, or the CUDA card's own
-    working_set_bytes: int | None = None  # Metal: what the system recommends to use at most
+    memory_bytes: int | None  # memory of the machine, or of the CUDA card
+    working_set_bytes: int | None = None  # Metal: maximum recommended by the system
     upcast: bool = False  # convert weights to float32: half precision is 50 times slower on a CPU
-    compile: bool = True  # mx.compile pays off; on Linux it would call a C++ compiler
+    compile: bool = True  # use mx.compile; False on a CPU, where it would call a C++ compiler
     blas: BlasReport | None = None  # on the CPU only
 
 
 @functools.cache
 def prepare() -> Device:
-    """Set MLX up for this machine and say what it is; later calls return the same Device.
+    """Set up MLX for this machine and describe its device; later calls return the same Device.
 
-    Raises ConfigError when GRPO_DEVICE names a device that is not there.
+    Raises ConfigError if GRPO_DEVICE names a device that is not available.
     """
     requested = os.environ.get("GRPO_DEVICE", "").lower()
     if expects_cpu(requested, sys.platform, installed(CUDA_PACKAGES)):
@@ -68,7 +67,7 @@ def prepare() -> Device:
 
 
 def prepare_cpu() -> Device:
-    """Make the CPU the default device and set MLX up for it."""
+    """Make the CPU the default device and set up MLX for it."""
     import mlx.core as mx
 
     mx.set_default_device(mx.cpu)
@@ -78,7 +77,7 @@ def prepare_cpu() -> Device:
 
 
 def has_cuda() -> bool:
-    """Whether MLX has a CUDA card; builds before CUDA have no `mx.cuda` at all."""
+    """True if MLX can use a CUDA card. Old builds have no `mx.cuda`."""
     import mlx.core as mx
 
     cuda = getattr(mx, "cuda", None)
@@ -86,7 +85,7 @@ def has_cuda() -> bool:
 
 
 def installed(packages: tuple[str, ...]) -> bool:
-    """Whether one of these distributions is installed."""
+    """True if any of these distributions is installed."""
     for package in packages:
         try:
             metadata.distribution(package)
@@ -97,14 +96,14 @@ def installed(packages: tuple[str, ...]) -> bool:
 
 
 def expects_cpu(requested: str, system: str, cuda_installed: bool) -> bool:
-    """Whether the device will be a CPU, as far as it can be known before mlx is imported."""
+    """True if the device will be a CPU, as far as known before mlx is imported."""
     return requested == "cpu" or (system == "linux" and not cuda_installed)
 
 
 def choose_kind(requested: str, metal: bool, cuda: bool) -> Kind:
-    """The device to use: the one requested, else the fastest there is.
+    """The device to use: the requested one, else the fastest available.
 
-    Raises ConfigError for a request that is no device or one that is not there.
+    Raises ConfigError if the requested device is unknown or not available.
     """
     present: list[Kind] = [*(["metal"] if metal else []), *(["cuda"] if cuda else []), "cpu"]  # type: ignore[list-item]
     if not requested:
@@ -121,20 +120,20 @@ def choose_kind(requested: str, metal: bool, cuda: bool) -> Kind:
 
 
 def describe(kind: Kind, info: Info, ram_bytes: int | None, blas: BlasReport | None) -> Device:
-    """The Device from what MLX reports of it and the machine's memory in bytes."""
+    """The Device from MLX's report and the machine's memory in bytes."""
     name = str(info.get("device_name") or info.get("architecture") or kind)
     if kind == "cpu":
         return Device(kind="cpu", name=name, memory_bytes=ram_bytes, upcast=True, compile=False, blas=blas)
     own = int(info.get("memory_size") or info.get("total_memory") or 0)
     recommended = int(info.get("max_recommended_working_set_size") or 0)
-    memory = own or (ram_bytes if kind == "metal" else None)  # a card's memory is not the machine's
+    memory = own or (ram_bytes if kind == "metal" else None)  # a CUDA card has memory of its own
     return Device(kind=kind, name=name, memory_bytes=memory, working_set_bytes=recommended or None)
 
 
 def wired_limit(info: Info, macos: str) -> int | None:
-    """How many bytes MLX may keep wired: what Metal recommends, never above, or None to leave it.
+    """Bytes that MLX may keep wired: Metal's recommendation; None = do not set a limit.
 
-    `macos` is the version as "15.6"; before 15 nothing can be wired.
+    `macos`: the version, such as "15.6"; before 15 memory cannot be wired.
     """
     major = macos.split(".")[0]
     if not major.isdigit() or int(major) < WIRED_SINCE:
@@ -143,23 +142,22 @@ def wired_limit(info: Info, macos: str) -> int | None:
 
 
 def total_memory() -> int | None:
-    """Memory in bytes that this process may use: the machine's, or its container's limit."""
+    """Memory in bytes that this process may use: that of the machine, or the limit of its container."""
     physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     limits = [path.read_text() for path in map(Path, CGROUP_LIMITS) if path.is_file()]
     return usable_memory(physical, limits)
 
 
 def usable_memory(physical: int, limits: list[str]) -> int | None:
-    """The least of the physical memory and the limits that are numbers; None when it is unknown."""
+    """The minimum of the physical memory and the numeric limits; None if the memory is unknown."""
     known = [int(text) for text in limits if text.strip().isdigit()]
     return min([physical, *known]) if physical > 0 else None
 
 
 def memory_budget(device: Device) -> int | None:
-    """Bytes that this process may have in all, or None where that is not known.
+    """Total bytes that this process may use; None if unknown.
 
-    Metal: what the system recommends; a CUDA card: what is free on it and what is ours; a CPU: what is
-    available and what is ours.
+    Metal: the recommended working set. CUDA card and CPU: the free memory plus that used by MLX already.
     """
     import mlx.core as mx
 
@@ -176,7 +174,7 @@ def memory_budget(device: Device) -> int | None:
 
 
 def available_memory(meminfo: Path) -> int | None:
-    """Bytes that Linux says can be taken without swapping; None where it does not say."""
+    """Bytes available without swapping, from Linux's /proc/meminfo; None if it does not say."""
     if not meminfo.is_file():
         return None
     fields = dict(line.split(":", 1) for line in meminfo.read_text().splitlines() if ":" in line)
@@ -185,14 +183,14 @@ def available_memory(meminfo: Path) -> int | None:
 
 
 def peak_memory_gb() -> float:
-    """The most memory that MLX's arrays have taken since the last reset, in 10⁹ bytes."""
+    """Peak memory of MLX's arrays since the last reset, in 10⁹ bytes."""
     import mlx.core as mx
 
     return mx.get_peak_memory() / 1e9
 
 
 def reset_peak_memory() -> None:
-    """Begin to measure the peak anew."""
+    """Reset the measurement of peak memory."""
     import mlx.core as mx
 
     mx.reset_peak_memory()

@@ -1,10 +1,10 @@
-"""SIGINT, SIGTERM and SIGHUP end a block as an error does: files stay whole, nothing half written is left.
+"""SIGINT, SIGTERM and SIGHUP as exceptions, so that cleanup runs and no file is left half written.
 
     with ended_by_signals():
         ...                         # Interrupted is raised here, between any two instructions
 
-A signal that the parent had ignored stays ignored: nohup does that. A process that is forked within the block
-ends by the signal, as it would without.
+A signal that is ignored by the parent process, as nohup does, stays ignored. Processes forked within the
+block are ended by the signal as usual.
 """
 
 import os
@@ -22,7 +22,7 @@ UNTOUCHED = (signal.SIG_DFL, signal.default_int_handler)
 
 @contextmanager
 def ended_by_signals() -> Iterator[None]:
-    """Within the block SIGINT raises Interrupted, SIGTERM and SIGHUP raise Terminated, which says which."""
+    """Within the block SIGINT raises Interrupted; SIGTERM and SIGHUP raise Terminated with their name."""
     owner = os.getpid()
 
     def end(number: int, _frame: FrameType | None) -> None:
@@ -32,7 +32,7 @@ def ended_by_signals() -> Iterator[None]:
             return
         if number == signal.SIGINT:
             raise Interrupted
-        signal.signal(number, signal.SIG_IGN)  # a closed terminal is told twice: once is enough to clean up
+        signal.signal(number, signal.SIG_IGN)  # a closed terminal sends it twice; cleanup must run only once
         raise Terminated(f"Ended by {signal.Signals(number).name}.")
 
     if threading.current_thread() is not threading.main_thread():  # Python takes signals there only

@@ -1,16 +1,16 @@
-"""What can go wrong for a reason a person can mend.
+"""Errors that the user can fix.
 
-Every error here carries the sentence that says what failed, with the offending value in it, and a
-hint that cures it, and names the chapter of `grpo doctor --explain` that goes on from there. The command
-line prints them without a traceback; any other exception is a bug of ours and keeps its traceback.
+Every error has a message that says what failed, with the offending value, a hint that fixes it, and the name
+of the chapter of `grpo doctor --explain` with more details. The command line prints them without a traceback.
+Any other exception is a bug of this program and keeps its traceback.
 """
 
 
 class GrpoError(Exception):
-    """A failure a person can act on: `message` says what failed, `hint` how to cure it.
+    """Base of all errors that the user can fix: `message` says what failed, `hint` how to fix it.
 
-    `trouble` is the chapter that explains it; without one, the chapter of the error's family. `trace` is the
-    traceback through a person's own code, where the failure is in that.
+    `trouble`: the chapter that explains it; default is that of the error's class. `trace`: the traceback
+    through the user's own code, if the failure is there.
     """
 
     exit_code = 1
@@ -35,7 +35,7 @@ class ConfigError(GrpoError):
 
 
 class DataError(GrpoError):
-    """A dataset that is missing, empty or lacks a column."""
+    """A dataset that is missing or empty, or lacks a column."""
 
     trouble = "dataset"
 
@@ -53,7 +53,7 @@ class CheckpointError(GrpoError):
 
 
 class RewardError(GrpoError):
-    """A reward function that cannot be loaded, raises, or returns something that is no reward."""
+    """A reward function that cannot be loaded, raises, or returns something that is not a reward."""
 
     trouble = "rewards"
 
@@ -65,8 +65,8 @@ class TrainingError(GrpoError):
 
 
 class Interrupted(KeyboardInterrupt):
-    """A signal that ends the work at once, unlike a KeyboardInterrupt that a reward raises by itself."""
+    """A signal that ends the program at once, unlike a KeyboardInterrupt that a reward raises itself."""
 
 
 class Terminated(Interrupted):
-    """SIGTERM or SIGHUP: the program is to end, where a Ctrl-C may mean only what it is doing."""
+    """SIGTERM or SIGHUP: ends the program, while Ctrl-C may end only its current work."""

@@ -1,12 +1,12 @@
-"""Paths that people choose, and files that appear whole or not at all.
+"""User paths and atomic file writes.
 
-    path = chosen_path("~/runs")                # /home/ada/runs: absolute, never a pattern
-    write_file(path / "config.toml", text)      # the old content or the new one, at every moment
+    path = chosen_path("~/runs")                # /home/ada/runs: absolute
+    write_file(path / "config.toml", text)      # atomic: always the whole old or the whole new content
     with written(path / "x.safetensors") as name:
-        mx.save_safetensors(str(name), arrays)  # gets its own name when the block ends well
+        mx.save_safetensors(str(name), arrays)  # renamed to x.safetensors if the block succeeds
 
-A file is written under a fresh name beside its place, flushed to the disk and renamed. A link that has the
-name is replaced, never followed: what a received folder holds cannot lead a write out of it.
+A file is written under a temporary name in the same folder, flushed to the disk and renamed. An existing link
+is replaced, never followed, so a link in a received folder cannot lead a write out of it.
 """
 
 import errno
@@ -24,10 +24,10 @@ from pathlib import Path
 
 from grpo_cli.errors import ConfigError
 
-LONGEST_NAME, LONGEST_PATH = 255, 1023  # bytes, as macOS has them
-SHOWN = 60  # characters of a path that is refused
-TEMPORARY = ".grpo-tmp-"  # how the fresh names begin
-NOT_OURS = (errno.ELOOP, errno.EINVAL, errno.EISDIR)  # a link, a pipe or a folder in a file's place
+LONGEST_NAME, LONGEST_PATH = 255, 1023  # bytes, the limits of macOS
+SHOWN = 60  # characters of an invalid path in its message
+TEMPORARY = ".grpo-tmp-"  # prefix of temporary names
+NOT_OURS = (errno.ELOOP, errno.EINVAL, errno.EISDIR)  # a link, a pipe or a folder instead of a file
 _VARIABLE = re.compile(r"\$(?:(\w+)|\{(\w+)\})")
 
 
@@ -35,10 +35,10 @@ _VARIABLE = re.compile(r"\$(?:(\w+)|\{(\w+)\})")
 
 
 def chosen_path(text: str | Path) -> Path:
-    """The absolute path that a person meant: `~`, `~user` and `$NAME` stand for what a shell has for them.
+    """The absolute path of a user's text, with `~`, `~user` and `$NAME` expanded as in a shell.
 
-    Raises ConfigError for a user or a variable that is not known, unless a file has that very name, and for
-    what can be no path at all.
+    Raises ConfigError for an unknown user or variable, unless a file has exactly that name, and for an
+    impossible path.
     """
     written = str(text)
     expanded = _VARIABLE.sub(_value_of, os.path.expanduser(written))  # noqa: PTH111 (no error for ~nobody)
@@ -57,13 +57,13 @@ def chosen_path(text: str | Path) -> Path:
 
 
 def expanded_name(name: str) -> str:
-    """A name that may be a path: with `~` or a variable it is one; any other stays as it is, a hub's too."""
+    """Expand a name that begins with `~` or contains a variable; other names, also hub names, stay as is."""
     _refuse_impossible(name)
     return str(chosen_path(name)) if name.startswith("~") or "$" in name else name
 
 
 def _refuse_impossible(path: str) -> None:
-    """Raise ConfigError for what every question to the disk would fail for."""
+    """Raise ConfigError for a path that no file system call accepts: too long, a NUL, half a character."""
     reason = ""
     try:
         encoded = os.fsencode(path)
@@ -89,13 +89,13 @@ def _value_of(found: re.Match[str]) -> str:
 
 
 def from_here(path: Path) -> Path:
-    """A path as it is from the current folder, where it lies in it: shorter to read."""
+    """The path relative to the current folder if it is within it, for shorter messages."""
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
 @contextmanager
 def without_pattern(folder: Path) -> Iterator[Path]:
-    """The folder under a name without `[`, `*` and `?`, for libraries that take a name for a pattern."""
+    """The folder by a name without `[`, `*` and `?`, for libraries that treat paths as patterns."""
     if glob.escape(str(folder)) == str(folder):
         yield folder
         return
@@ -105,23 +105,23 @@ def without_pattern(folder: Path) -> Iterator[Path]:
         yield link
 
 
-# --- whole files --------------------------------------------------------------------------------------
+# --- atomic writes --------------------------------------------------------------------------------------
 
 
 def write_file(path: Path, content: str | bytes) -> None:
-    """Give a file this content, in one moment. Raises OSError where the disk refuses it."""
+    """Write a file atomically. Raises OSError if the disk refuses it."""
     with written(path) as name:
         name.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
 @contextmanager
 def written(path: Path) -> Iterator[Path]:
-    """An empty new file beside `path` that gets its name when the block ends, and is gone if it fails.
+    """A temporary file that is renamed to `path` when the block ends, and deleted if the block fails.
 
-    A file that is there keeps its permissions. Raises OSError for a folder, a device or a pipe.
+    The permissions of an existing file are kept. Raises OSError for a folder, a device or a pipe.
     """
     mode = _mode_of(path)
-    fresh = path.with_name(f"{TEMPORARY}{secrets.token_hex(8)}{path.suffix}")  # some libraries look at that
+    fresh = path.with_name(f"{TEMPORARY}{secrets.token_hex(8)}{path.suffix}")  # libraries check the suffix
     try:
         os.close(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666))
         if mode is not None:
@@ -136,7 +136,7 @@ def written(path: Path) -> Iterator[Path]:
 
 
 def _mode_of(path: Path) -> int | None:
-    """The permissions of the file that has the name; None: there is none, or a link."""
+    """The permissions of an existing file; None if there is none, or only a link."""
     try:
         mode = path.lstat().st_mode
     except FileNotFoundError:
@@ -148,7 +148,7 @@ def _mode_of(path: Path) -> int | None:
 
 
 def sync(path: Path) -> None:
-    """Have the disk hold what was written to a file, or the names in a folder: the one way to ask for it."""
+    """Flush a file's content, or a folder's entries, to the disk. Raises OSError."""
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         sync_open(descriptor)
@@ -157,34 +157,34 @@ def sync(path: Path) -> None:
 
 
 def sync_open(descriptor: int) -> None:
-    """The same for a file that is open. Raises OSError where the disk refuses it."""
+    """Flush an open file to the disk. Raises OSError."""
     os.fsync(descriptor)
 
 
 def copy_file(source: Path, path: Path) -> None:
-    """Give a file the content of another one, in one moment. Raises OSError."""
+    """Copy a file's content to `path` atomically. Raises OSError."""
     with open_regular(source) as reading, written(path) as name, name.open("wb") as writing:
         shutil.copyfileobj(reading, writing)
 
 
-# --- files that are opened ----------------------------------------------------------------------------
+# --- opening files ----------------------------------------------------------------------------
 
 
 def open_regular(path: Path) -> io.BufferedReader:
-    """A file to read, its links followed. Raises OSError for a pipe or a device, which could wait forever."""
+    """Open a file for reading; links are followed. Raises OSError for a pipe or device, which could block."""
     return os.fdopen(_descriptor(path, os.O_RDONLY), "rb")
 
 
 def open_log(path: Path) -> io.FileIO:
-    """A file to append to, made where there is none, and the only name of its content.
+    """Open a file for appending, and create it if needed. A file with hard links is replaced by a copy first.
 
-    Raises OSError for a link and for what is not a regular file.
+    Raises OSError for a symbolic link and for anything but a regular file.
     """
     file = io.FileIO(_descriptor(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW), "ab")
     if os.fstat(file.fileno()).st_nlink < 2:
         return file
     file.close()
-    with open_regular(path) as shared:  # another name, of a backup perhaps, would grow with it
+    with open_regular(path) as shared:  # its other name, maybe a backup, must not change
         write_file(path, shared.read())
     return open_log(path)
 
@@ -192,7 +192,7 @@ def open_log(path: Path) -> io.FileIO:
 def _descriptor(path: Path, flags: int) -> int:
     if flags & os.O_NOFOLLOW and path.is_symlink():
         raise OSError(errno.ELOOP, "It is a link, which is not followed", str(path))
-    # Non-blocking: the open of a pipe waits for its other end otherwise.
+    # Non-blocking, since opening a pipe would wait for its other end.
     descriptor = os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
     try:
         _refuse_irregular(path, os.fstat(descriptor).st_mode)

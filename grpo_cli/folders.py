@@ -1,11 +1,11 @@
-"""Folders that are replaced whole: under their name is the old one or the new one, at every moment.
+"""Atomic replacement of folders: `path` always is the whole old folder or the whole new one.
 
-    put_back(path)                          # what a killed process left: the only copy gets its name back
-    with new_in_place_of(path) as new:      # .model.grpo-tmp-x3k9, a name of its own beside its place
-        ...                                 # at the end swapped in one call; then the old one is deleted
+    put_back(path)                          # recover after a killed process
+    with new_in_place_of(path) as new:      # .model.grpo-tmp-x3k9, a temporary folder next to `path`
+        ...                                 # at the end both are swapped in one call, and the old one deleted
 
-A file system that cannot swap has two renames instead, and the old folder stands under `replaced(path)`
-between them: `put_back` finds it there.
+On file systems without a swap two renames are used. Between them the old folder is at `replaced(path)`, where
+`put_back` finds it.
 """
 
 import ctypes
@@ -22,13 +22,13 @@ from grpo_cli.files import sync
 
 TEMPORARY = ".grpo-tmp"
 OLD = ".grpo-old"
-AT_FDCWD = -100  # Linux: names are meant from the current folder
+AT_FDCWD = -100  # Linux: names are relative to the current folder
 SWAP = 2  # RENAME_EXCHANGE of Linux's renameat2, RENAME_SWAP of macOS' renamex_np
 CANNOT = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EPERM)
 
 
 def new_folder(path: Path) -> Path:
-    """A new empty folder beside `path`, made with its parents and with a new folder's permissions."""
+    """Create an empty temporary folder next to `path`, and its parents, with default permissions."""
     path.parent.mkdir(parents=True, exist_ok=True)
     made = Path(tempfile.mkdtemp(prefix=f".{path.name}{TEMPORARY}-", dir=path.parent))
     mask = os.umask(0)
@@ -38,16 +38,16 @@ def new_folder(path: Path) -> Path:
 
 
 def take_place(new: Path, path: Path, replace: bool = True) -> None:
-    """Give `new` the name `path`, and delete the folder or the link that had it.
+    """Rename `new` to `path`, and delete the folder or link that was there.
 
-    Raises OSError where the disk refuses it, a file is in the way, or a folder with something in it that is
-    not to be replaced; then the old one has it.
+    Raises OSError if the disk refuses it, if `path` is a file, or without `replace` if it is a non-empty
+    folder. The old folder then stays at `path`.
     """
     put_back(path)
     if path.is_file() and not path.is_symlink():
         raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))
     if not replace or not os.path.lexists(path):
-        new.rename(path)  # onto nothing, or an empty folder
+        new.rename(path)  # fails unless `path` is free or an empty folder
         sync(path.parent)
         return
     if _swapped(new, path):
@@ -66,22 +66,22 @@ def take_place(new: Path, path: Path, replace: bool = True) -> None:
 
 @contextmanager
 def new_in_place_of(path: Path) -> Iterator[Path]:
-    """A new folder that takes the name `path` when the block ends, and is gone if it fails."""
+    """A temporary folder that replaces `path` when the block ends, and is deleted if the block fails."""
     new = new_folder(path)
     try:
         yield new
         take_place(new, path)
     finally:
-        remove(new)  # else what is left of the old one
+        remove(new)  # after a swap this is the old folder
 
 
 def replaced(path: Path) -> Path:
-    """Where the old folder stands between two renames."""
+    """The path of the old folder between the two renames."""
     return path.with_name(f".{path.name}{OLD}")
 
 
 def put_back(path: Path) -> None:
-    """Finish what a killed process began: the old folder gets its name back where no new one has it."""
+    """Finish a replacement after a killed process: restore the old folder if there is no new one."""
     for old in (replaced(path), *_old_of_conversions(path)):
         if not os.path.lexists(old):
             continue
@@ -92,23 +92,23 @@ def put_back(path: Path) -> None:
 
 
 def _old_of_conversions(path: Path) -> list[Path]:
-    """The old folder of a conversion by version 1.0 or earlier, which had another name."""
+    """Old folders left by conversions of version 1.0 or earlier, which used another name."""
     return [folder for folder in leftovers(path) if folder.name.endswith("-old")]
 
 
 def leftovers(path: Path) -> list[Path]:
-    """The folders of `new_folder(path)` that are there."""
+    """The existing folders made by `new_folder(path)`."""
     start = f".{path.name}{TEMPORARY}-"
     return sorted(child for child in children(path.parent) if child.name.startswith(start))
 
 
 def children(folder: Path) -> Iterator[Path]:
-    """What lies in a folder; nothing where there is none."""
+    """The entries of a folder; empty if it does not exist."""
     return folder.iterdir() if folder.is_dir() else iter(())
 
 
 def remove(path: Path) -> None:
-    """Delete a folder or a file; of a link the link alone. What cannot be deleted stays."""
+    """Delete a folder, a file or a link (not its target). Contents that cannot be deleted stay."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
     else:
@@ -116,7 +116,7 @@ def remove(path: Path) -> None:
 
 
 def _swapped(one: Path, other: Path) -> bool:
-    """Swap two names in one call; False where the system or the disk cannot. Raises OSError."""
+    """Swap two names in one call; False if the system or the disk does not support it. Raises OSError."""
     library = ctypes.CDLL(None, use_errno=True)
     names = os.fsencode(one), os.fsencode(other)
     if sys.platform == "darwin":

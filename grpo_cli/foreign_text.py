@@ -1,16 +1,16 @@
-"""Text that is not ours on its way to a terminal or a log line: everything goes through here.
+"""Sanitizing of untrusted text before it reaches a terminal or a log line.
 
     visible("a\x1b[2Jb")            # "a␛[2Jb"
     one_line("first\nsecond")       # "first⏎second"
     safe_json({"key": "\x9b2J"})    # '{"key": "\\u009b2J"}', which loads to the same document
 
-Keys, paths, completions, rows, templates and what libraries say can hold any character. An allow-list
-decides: what Unicode counts as printable, spaces, and the joiners that Persian, Indic scripts and emoji need.
-Everything else is shown and does nothing: control characters, terminal sequences of 7 and 8 bits, line and
-paragraph separators, what turns the direction of writing, what has no width, halves of surrogate pairs.
+Keys, paths, completions, rows, templates and messages of libraries can contain any character. An allow-list
+passes printable Unicode characters, spaces, and the joiners that Persian, Indic scripts and emoji need. All
+others are shown as visible text without effect: control characters, terminal sequences of 7 and 8 bits, line
+and paragraph separators, direction changes, zero-width characters, halves of surrogate pairs.
 
-Nobody has to remember it: `guarded_output` puts it between this process, libraries and tracebacks included,
-and its two streams. A rich console writes past that, and applies it to what it renders (cli/terminal.py).
+`guarded_output` applies this to everything the process writes to stdout and stderr, including libraries and
+tracebacks. A rich console bypasses it and sanitizes the text that it renders itself (cli/terminal.py).
 """
 
 import json
@@ -28,19 +28,19 @@ _SUSPECTS = re.compile(r"[^\x20-\x7e]")
 
 
 def visible(text: str, keep: str = "\n\t") -> str:
-    """`text` with a picture (␛) or an escape (\\u202e) for what is not on the list; `keep` stays as it is."""
+    """`text` with a symbol (␛) or escape (\\u202e) for characters not on the list, except those in `keep`."""
     return _SUSPECTS.sub(lambda found: found[0] if found[0] in keep else _shown(found[0]), text)
 
 
 def one_line(text: str) -> str:
-    """`text` as one line: line breaks are ⏎, tabs spaces."""
+    """`text` as one line: line breaks become ⏎, tabs become spaces."""
     return visible(text.strip().replace("\r\n", "\n").replace("\t", " "), keep="")
 
 
 def safe_json(document: Any, indent: int | None = None) -> str:
-    """JSON of a document, readable where the text is, with escapes for what `visible` does not let pass.
+    """JSON of a document, with escapes for the characters that `visible` replaces.
 
-    Loads to the same document, lone surrogates included; what is no finite number is null.
+    It loads to the same document, lone surrogates included, except that NaN and infinity become null.
     """
     try:
         text = json.dumps(document, indent=indent, ensure_ascii=False, allow_nan=False)
@@ -58,7 +58,7 @@ def _finite(value: Any) -> Any:
 
 
 def safe_toml(text: str) -> str:
-    """TOML with escapes inside its strings for what `visible` does not let pass."""
+    """TOML with escapes, inside its strings, for the characters that `visible` replaces."""
     return _SUSPECTS.sub(lambda found: found[0] if _passes(found[0]) else _escape(found[0]), text)
 
 
@@ -89,9 +89,9 @@ def _escape(char: str) -> str:
 
 
 def quoted(name: object) -> str:
-    """A name as one word of a shell's command, so spelt that what a terminal shows can be copied.
+    """A name quoted as one word of a shell command, so that it can be copied from a terminal.
 
-    What `visible` would replace is written in the $'…' of bash and zsh.
+    Characters that `visible` would replace are escaped in the $'…' of bash and zsh.
     """
     text = str(name)
     if visible(text, keep="") == text:
@@ -109,10 +109,10 @@ def _for_a_shell(char: str) -> str:
 
 
 class GuardedStream:
-    """A text stream that makes harmless what is written to it; all else is the stream's own."""
+    """A text stream that applies `visible` to everything written; all else is passed to the stream."""
 
     def __init__(self, stream: TextIO) -> None:
-        self.rich_proxied_file = stream  # where a rich console writes, which has sequences of its own
+        self.rich_proxied_file = stream  # a rich console writes here, since it needs terminal sequences
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.rich_proxied_file, name)
@@ -127,13 +127,13 @@ class GuardedStream:
 
 
 def guard_output() -> None:
-    """Guard stdout and stderr of this process from now on."""
+    """Replace stdout and stderr of this process by GuardedStreams."""
     sys.stdout, sys.stderr = _guarded(sys.stdout), _guarded(sys.stderr)
 
 
 @contextmanager
 def guarded_output() -> Iterator[None]:
-    """Guard them within the block."""
+    """Replace stdout and stderr by GuardedStreams within the block."""
     before = sys.stdout, sys.stderr
     guard_output()
     try:

@@ -1,11 +1,11 @@
-"""An stderr that neither holds nor ends what writes to it: a thread of its own passes the text on.
+"""A non-blocking stderr: writes never wait and never raise, since a separate thread forwards the text.
 
     hold_nobody()                       # from now on sys.stderr is an Outlet
-    with lasting(): print("…")          # this is kept where the rest is dropped
+    with lasting(): print("…")          # this text is never dropped
 
-A pipe whose reader pauses (`| less`), a reader that is gone (`| head`), a closed terminal or a full disk
-would block the write or make it raise, wherever a library, a reward or Python itself writes. Here the text
-waits; where too much waits, the oldest is left out, and what the system refuses is lost without a word.
+A paused reader (`| less`), a reader that is gone (`| head`), a closed terminal or a full disk would block any
+write of a library, a reward or Python itself, or make it raise. Here the text waits in a queue. If the queue
+is full, the oldest lines are dropped; text that the system refuses is lost silently.
 """
 
 import atexit
@@ -22,17 +22,17 @@ from typing import NamedTuple, TextIO
 
 from grpo_cli.words import plural
 
-MOST_WAITING = 1 << 18  # bytes
-PIECE = 4096  # bytes written at once: what a pipe takes whole
-PATIENCE = 2.0  # seconds without progress, after which the end of the program waits no longer
-LONGEST_END = 10.0  # seconds that it waits in all
+MOST_WAITING = 1 << 18  # bytes in the queue
+PIECE = 4096  # bytes per write, which a pipe accepts atomically
+PATIENCE = 2.0  # seconds without progress after which `drain` gives up
+LONGEST_END = 10.0  # seconds that `drain` waits at most
 
 _kept = threading.local()
 
 
 @contextlib.contextmanager
 def lasting() -> Iterator[None]:
-    """What this thread writes within the block is never left out."""
+    """Text that this thread writes within the block is never dropped."""
     _kept.on = True
     try:
         yield
@@ -41,27 +41,27 @@ def lasting() -> Iterator[None]:
 
 
 class Text(NamedTuple):
-    """Something written that waits."""
+    """A piece of text in the queue."""
 
     data: bytes
     is_lasting: bool
 
     def is_begun_line(self, is_lasting: bool) -> bool:
-        """Whether what comes next may belong to its last line."""
+        """True if the next text may continue this one's last line."""
         return not self.data.endswith(b"\n") and len(self.data) < PIECE and self.is_lasting == is_lasting
 
 
 class Outlet(io.TextIOBase):
-    """A text stream before another one that has a descriptor."""
+    """A text stream that forwards to another stream by a thread."""
 
     def __init__(self, stream: TextIO) -> None:
         """Raises OSError or ValueError for a stream without a descriptor."""
         self._stream, self._descriptor = stream, stream.fileno()
         self._waiting: deque[Text] = deque()
-        self._left_out = 0  # lines since something was passed on
-        self._passed = 0  # pieces
+        self._left_out = 0  # lines dropped since the last write
+        self._passed = 0  # pieces written
         self._begin()
-        os.register_at_fork(after_in_child=self._begin)  # a fork has neither the thread nor its lock
+        os.register_at_fork(after_in_child=self._begin)  # a forked process has no such thread
 
     def _begin(self) -> None:
         self._changed = threading.Condition()
@@ -70,10 +70,10 @@ class Outlet(io.TextIOBase):
         threading.Thread(target=self._pass_on, name="grpo-outlet", daemon=True).start()
 
     def write(self, text: str) -> int:
-        """Take the text; returns at once."""
+        """Put the text in the queue; returns at once."""
         with self._changed:
             data, is_lasting = text.encode(self.encoding, "backslashreplace"), getattr(_kept, "on", False)
-            if self._waiting and self._waiting[-1].is_begun_line(is_lasting):  # print gives its end apart
+            if self._waiting and self._waiting[-1].is_begun_line(is_lasting):  # print writes "\n" separately
                 data = self._waiting.pop().data + data
             self._waiting.append(Text(data, is_lasting))
             self._leave_out()
@@ -82,11 +82,11 @@ class Outlet(io.TextIOBase):
 
     @property
     def is_behind(self) -> bool:
-        """Whether text waits: a picture that the next one replaces need not be drawn."""
+        """True if text is waiting, so that a live display may skip a frame."""
         return bool(self._waiting)
 
     def drain(self) -> None:
-        """Wait until all is passed on, as long as that goes on."""
+        """Wait until all text is written, for up to LONGEST_END seconds and while there is progress."""
         deadline = time.monotonic() + LONGEST_END
         with self._changed:
             while (self._waiting or self._is_writing) and time.monotonic() < deadline:
@@ -95,7 +95,7 @@ class Outlet(io.TextIOBase):
                     return
 
     def _leave_out(self) -> None:
-        """Drop the oldest text that need not last, where too much waits."""
+        """Drop the oldest text, except lasting text, if the queue is too long."""
         too_much = sum(len(text.data) for text in self._waiting) - MOST_WAITING
         if too_much <= 0:
             return
@@ -132,36 +132,36 @@ class Outlet(io.TextIOBase):
         while piece:
             try:
                 piece = piece[os.write(self._descriptor, piece) :]
-            except BlockingIOError:  # somebody made the descriptor non-blocking
+            except BlockingIOError:  # another process made the descriptor non-blocking
                 select.select([], [self._descriptor], [], PATIENCE)
-            except OSError:  # nobody can be told
+            except OSError:  # there is no other place to report it
                 return
 
-    # --- what else is asked of stderr
+    # --- the rest of stderr's interface
 
     @property
     def encoding(self) -> str:  # type: ignore[override]
-        """The stream's own."""
+        """Encoding of the underlying stream."""
         return self._stream.encoding or "utf-8"
 
     def fileno(self) -> int:
-        """The stream's own descriptor, for other processes."""
+        """Descriptor of the underlying stream, for other processes."""
         return self._descriptor
 
     def isatty(self) -> bool:
-        """Whether the stream is a terminal."""
+        """True if the underlying stream is a terminal."""
         return self._stream.isatty()
 
     def writable(self) -> bool:
-        """Always."""
+        """Always true."""
         return True
 
     def flush(self) -> None:
-        """Nothing: it would wait for the reader."""
+        """Does nothing, since flushing would wait for the reader."""
 
 
 def hold_nobody() -> None:
-    """Put an Outlet before stderr, if it has a descriptor, and behind its guard, until the program ends."""
+    """Replace stderr by an Outlet, within its GuardedStream if any; no effect without a descriptor."""
     guard = sys.stderr if hasattr(sys.stderr, "rich_proxied_file") else None
     stream = guard.rich_proxied_file if guard else sys.stderr
     if stream is None or isinstance(stream, Outlet):
@@ -176,7 +176,7 @@ def hold_nobody() -> None:
 
 
 def pass_on_stderr() -> None:
-    """Wait until what stderr was given is passed on, before a process ends without its handlers at exit."""
+    """Wait until stderr's text is written, for a process that ends without its exit handlers."""
     outlet = getattr(sys.stderr, "rich_proxied_file", sys.stderr)
     if isinstance(outlet, Outlet):
         outlet.drain()

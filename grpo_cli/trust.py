@@ -1,18 +1,17 @@
-"""Who must have asked before code runs that is not ours: the one policy.
+"""Policy for running third-party code: only with the user's explicit consent.
 
-A model, a checkpoint, a run, a dataset may come from anybody. What their files name is looked up on a list of
-what is installed (models, tokenizers) or is ours (rewards), and nothing else is ever imported:
+Models, checkpoints, runs and datasets may come from anybody. Names in their files are looked up in lists of
+installed modules (models, tokenizers) or of our own (rewards). Nothing else is ever imported:
 
-- `model_type` of config.json: a module of mlx-lm's, or of ours (models/classes.py). `model_file` only says
-  that a model needs other code, and is refused unless it names our own file.
-- `tokenizer_class`, `auto_map`: a tokenizer of transformers' (models/tokenizer_files.py). Code that the
-  folder brings runs only for `grpo convert --trust-remote-code`, which writes a folder that needs none.
-- `reward_functions`: built-in ones always. A file, where a person named it: in a configuration given on the
-  command line or in $MLX_GRPO_CONFIG, or by `--set`. `grpo eval` leaves out those that only a model's folder
-  names; `grpo resume` runs those that this computer has run before because a person named them, and refuses
-  others.
+- `model_type` of config.json: a module of mlx-lm or one of ours (models/classes.py). `model_file`, by which a
+  model requests other code, is refused unless it names our own file.
+- `tokenizer_class`, `auto_map`: a tokenizer of transformers (models/tokenizer_files.py). Code in the folder
+  runs only with `grpo convert --trust-remote-code`, which writes a folder that needs none.
+- `reward_functions`: built-in ones always; a file only if the user named it, in a configuration given on the
+  command line or in $MLX_GRPO_CONFIG, or by `--set`. `grpo eval` skips files named only by a model's folder.
+  `grpo resume` runs files that the user named before on this computer, and refuses others.
 
-What we write names no code but our own.
+Folders written by this program never name code other than its own.
 """
 
 import json
@@ -25,7 +24,7 @@ import typer
 
 from grpo_cli.errors import CheckpointError, ModelError
 
-# Keys with which a file of transformers' or mlx-lm's can name a module to import.
+# Keys with which a file of transformers or mlx-lm can name a module to import.
 CODE_KEYS = frozenset({"auto_map", "model_file", "custom_pipelines", "custom_generate", "trust_remote_code"})
 NOT_RUN = "such code is not run: look for a version of the model that mlx-lm and transformers know"
 
@@ -38,7 +37,7 @@ def without_code(content: Any) -> Any:
 
 
 def without_code_in(content: bytes) -> bytes:
-    """The bytes of a JSON file without the keys that name code; the same bytes where it has none.
+    """The bytes of a JSON file without the keys that name code; unchanged if it has none.
 
     Raises ValueError for bytes that are not JSON.
     """
@@ -50,9 +49,9 @@ def without_code_in(content: bytes) -> bytes:
 
 
 def refuse_model_file(config: Mapping[str, Any], folder: Path, own: str | None) -> None:
-    """Raise ModelError where config.json says that its model needs code which is not ours.
+    """Raise ModelError if `model_file` in config.json names code that is not ours.
 
-    `own`: the file that we write for a model of this type.
+    `own`: the file that this program writes for a model of this type.
     """
     named = config.get("model_file")
     if named is not None and named != own:
@@ -64,7 +63,7 @@ def refuse_model_file(config: Mapping[str, Any], folder: Path, own: str | None) 
 
 
 def check_listed(name: object, listed: Collection[str], key: str, folder: Path) -> None:
-    """Raise ModelError for a name in a model's file that would import what is not on the list."""
+    """Raise ModelError if a model's file names a class that is not in `listed`."""
     if name is not None and (not isinstance(name, str) or name not in listed):
         raise ModelError(
             f"`{key}` of the model in {folder} is {repr(name)[:80]}, "
@@ -78,12 +77,12 @@ def check_listed(name: object, listed: Collection[str], key: str, folder: Path) 
 
 
 def named_here() -> Path:
-    """The list of reward files that a person named on this computer, one a line."""
+    """The file that lists the reward files named by the user on this computer, one per line."""
     return Path(typer.get_app_dir("grpo")) / "reward_files.jsonl"
 
 
 def remember_rewards(files: Iterable[Path]) -> None:
-    """Note that a person named these files. Where the list cannot be written, resuming asks again."""
+    """Add files that the user named to the list. If it cannot be written, `grpo resume` asks again."""
     new = [line for line in map(_line, files) if line not in _lines()]
     with suppress(OSError):
         named_here().parent.mkdir(parents=True, exist_ok=True)
@@ -92,9 +91,9 @@ def remember_rewards(files: Iterable[Path]) -> None:
 
 
 def refuse_unnamed_rewards(files: Iterable[Path], run: Path, command: str) -> None:
-    """Raise CheckpointError where a run names reward files that nobody named on this computer.
+    """Raise CheckpointError if a run uses reward files that the user never named on this computer.
 
-    `command`: the one that names them.
+    `command`: the command of the hint, which names them.
     """
     unknown = [str(file) for file in files if _line(file) not in _lines()]
     if unknown:

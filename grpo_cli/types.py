@@ -1,8 +1,8 @@
-"""The nouns of the project, before any algorithm.
+"""The data types of the project: examples, rollouts and groups.
 
-Dimensions are named once and everywhere: P prompts, G completions per prompt, B = P·G sequences,
-T tokens, V vocabulary. Token ids and logprobs travel from the sampler to the loss in these
-carriers and are never rebuilt from text; `text` serves rewards and people only.
+Dimensions have the same names everywhere: P prompts, G completions per prompt, B = P·G sequences, T tokens,
+V vocabulary. Token ids and logprobs are passed from the sampler to the loss in these types and are never
+rebuilt from text; `text` is only for rewards and display.
 """
 
 from dataclasses import dataclass, field
@@ -14,23 +14,23 @@ Message = dict[str, Any]  # {"role": "system" | "user" | "assistant" | "tool", "
 
 @dataclass(frozen=True, kw_only=True)
 class Example:
-    """One problem of a dataset: the conversation that asks it and the answer that is right."""
+    """One problem of a dataset: the conversation that asks it, and the right answer."""
 
     messages: list[Message]
     answer: str
-    # The row as the dataset has it, for rewards: every column of the dataset, None where the row lacks it.
+    # The dataset's row, for rewards: every column of the dataset, None if the row lacks it.
     columns: dict[str, Any] = field(default_factory=dict)
-    place: str = field(default="", compare=False)  # where the row stands: `line 4 of a.jsonl, split \`test\``
-    # The prompt where the dataset has it as a text, not as messages.
+    place: str = field(default="", compare=False)  # source of the row: `line 4 of a.jsonl, split \`test\``
+    # The prompt if the dataset has it as a text instead of messages.
     prompt_text: str | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True)
 class TrainerState:
-    """How far a run is, for rewards, in the words of transformers' TrainerState."""
+    """The progress of a run for reward functions, with the names of transformers' TrainerState."""
 
-    global_step: int = 0  # optimizer updates that were made before
-    max_steps: int = 0  # of the whole run
+    global_step: int = 0  # optimizer updates made before
+    max_steps: int = 0  # optimizer updates of the whole run
     epoch: float = 0.0
 
 
@@ -38,7 +38,7 @@ NOT_TRAINING = TrainerState()
 
 
 class StopReason(StrEnum):
-    """Why a completion ended."""
+    """The reason for the end of a completion."""
 
     EOS = "eos"  # the policy sampled one of its end tokens
     STOP = "stop"  # the text reached one of the configured stop strings
@@ -47,30 +47,30 @@ class StopReason(StrEnum):
 
 @dataclass(kw_only=True)
 class Rollout:
-    """One completion as the policy sampled it, and what the rewards said of it."""
+    """One completion as the policy sampled it, with its rewards and advantage."""
 
     token_ids: list[int]  # (T,) the stop token included, so that stopping is trained
     logprobs: list[float]  # (T,) log π(token) at the sampling temperature, over the whole vocabulary
     entropies: list[float]  # (T,) nats, of that distribution
-    # (T,) 1: the policy wrote the token, and is trained on it; 0: an environment did. Empty: all 1
+    # (T,) 1: the policy wrote the token and is trained on it; 0: an environment wrote it. Empty: all 1
     loss_mask: list[int] = field(default_factory=list)
     stop_reason: StopReason
     text: str  # completion_prefix + the completion, without the end token
-    # By reward function, before its weight; None: it does not apply to this completion.
+    # By name of the reward function, before its weight; None: it does not apply to this completion.
     rewards: dict[str, float | None] = field(default_factory=dict)
-    reward: float = 0.0  # the weighted sum of those that apply
+    reward: float = 0.0  # weighted sum of the rewards that apply
     advantage: float = 0.0
-    # (T,) log π(token) of the training forward before the first update on it; empty: `logprobs` serve
+    # (T,) log π(token) of the training forward before the first update; empty: `logprobs` are used instead
     old_logprobs: list[float] = field(default_factory=list)
-    log_kept: list[float] = field(default_factory=list)  # (T,) log mass that top_k, … kept; empty: all of it
-    extra: dict[str, Any] = field(default_factory=dict)  # what rewards gave to log_extra, as plain data
+    log_kept: list[float] = field(default_factory=list)  # (T,) log of the mass kept by top_k, …; empty: all 0
+    extra: dict[str, Any] = field(default_factory=dict)  # values that rewards gave to log_extra
 
     def __post_init__(self) -> None:
         self.loss_mask = self.loss_mask or [1] * len(self.token_ids)
 
     @property
     def length(self) -> int:
-        """How many tokens the policy wrote."""
+        """Number of tokens that the policy wrote."""
         return sum(self.loss_mask)
 
     @property
@@ -79,23 +79,23 @@ class Rollout:
         return [token for token, is_trained in zip(self.token_ids, self.loss_mask, strict=True) if is_trained]
 
     def trained(self, values: list[float]) -> list[float]:
-        """Of values (T,) those of the tokens that the policy wrote."""
+        """The entries of `values` (T,) for the tokens that the policy wrote."""
         return [value for value, is_trained in zip(values, self.loss_mask, strict=True) if is_trained]
 
     @staticmethod
     def read(saved: dict[str, Any]) -> "Rollout":
-        """A rollout from the plain data that `asdict` makes of one."""
+        """A rollout from plain data, the inverse of `asdict`."""
         return Rollout(**{**saved, "stop_reason": StopReason(saved["stop_reason"])})
 
     @property
     def score(self) -> float | None:
-        """The reward, or None where no reward applies: such a completion is compared with none."""
+        """The reward; None if no reward applies, so that the completion is left out of its group."""
         applies = not self.rewards or any(value is not None for value in self.rewards.values())
         return self.reward if applies else None
 
     @property
     def sampled_logprobs(self) -> list[float]:
-        """(T,) log-probability with which each token was drawn: log π(token) − log kept mass."""
+        """(T,) log-probability with which each token was sampled: log π(token) − log kept mass."""
         if not self.log_kept:
             return self.logprobs
         return [logprob - kept for logprob, kept in zip(self.logprobs, self.log_kept, strict=True)]
@@ -111,5 +111,5 @@ class RolloutGroup:
 
     @property
     def scores(self) -> list[float]:
-        """The rewards of those completions that any reward applies to."""
+        """The rewards of the completions that at least one reward applies to."""
         return [rollout.score for rollout in self.rollouts if rollout.score is not None]

@@ -1,13 +1,13 @@
-"""JSON of strangers: read within bounds, then compared with a schema before anything is made of it.
+"""Reading of untrusted JSON files: within size limits, and validated by a schema before use.
 
     class Manifest(Schema):
         step: Annotated[int, Field(ge=0)]
 
     read_as(Manifest, Path("manifest.json"))     # DamagedFile: has `step` = "x": it must be a valid integer
 
-A file is read only if it is a regular file (a pipe would wait forever), up to `limit` bytes, with at most
-DEEPEST levels and integers of at most DIGITS digits. Of a key that stands twice the last one counts, as for
-every reader of JSON here; NaN and Infinity are read, and refused by a schema's finite numbers.
+Only regular files are read (a pipe would block), up to `limit` bytes, with at most DEEPEST levels and
+integers of at most DIGITS digits. Of duplicate keys the last one counts, as in all JSON readers used here.
+NaN and Infinity are parsed, but schemas reject them.
 """
 
 import json
@@ -20,8 +20,8 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from grpo_cli.foreign_text import one_line
 
-LARGEST = 64 << 20  # bytes; the largest tokenizer.json of the field has 35 MB
-DEEPEST = 64  # levels; real files have below 10, and code that walks them calls itself for each
+LARGEST = 64 << 20  # bytes; the largest known tokenizer.json has 35 MB
+DEEPEST = 64  # levels; real files have fewer than 10, and code that walks them recurses once per level
 DIGITS = 40  # transformers writes 10^30 for "no limit"
 LONGEST = 80  # characters of a value in a message
 
@@ -30,22 +30,22 @@ S = TypeVar("S", bound=BaseModel)
 
 
 class DamagedFile(ValueError):
-    """A file that is not what its name says; the text continues from the file's name."""
+    """A file with invalid content; the text is a predicate that continues the file's name."""
 
 
 class Schema(BaseModel):
-    """Base of the schemas: no text for a number, no infinite numbers; keys that are not ours are left out."""
+    """Base of the schemas: strict types, finite numbers only; unknown keys are ignored."""
 
     model_config = ConfigDict(strict=True, allow_inf_nan=False, extra="ignore", frozen=True)
 
 
 def read_as(kind: type[T], path: Path, limit: int = LARGEST) -> T:
-    """A JSON file as a schema or dataclass. DamagedFile for other content, OSError where it is not read."""
+    """A JSON file as a schema or dataclass. Raises DamagedFile for other content, OSError if unreadable."""
     return parse_as(kind, read_bytes(path, limit))
 
 
 def parse_as(kind: type[T], content: bytes | str) -> T:
-    """A JSON text as a schema, dataclass or type of `typing`; DamagedFile names the field and its value."""
+    """A JSON text as a schema, dataclass or type of `typing`; DamagedFile names the invalid field."""
     try:
         return TypeAdapter(kind).validate_json(content, strict=True)
     except ValidationError as error:
@@ -53,7 +53,7 @@ def parse_as(kind: type[T], content: bytes | str) -> T:
 
 
 def checked(schema: type[S], value: Any) -> S:
-    """A value that was read, as its schema; DamagedFile names the field and its value."""
+    """Validate a parsed value by a schema; DamagedFile names the invalid field and its value."""
     try:
         return schema.model_validate(value)
     except ValidationError as error:
@@ -61,17 +61,17 @@ def checked(schema: type[S], value: Any) -> S:
 
 
 def read_object(path: Path, limit: int = LARGEST) -> dict[str, Any]:
-    """A file's JSON object. Raises DamagedFile for other content, OSError where it cannot be read."""
+    """A file's JSON object. Raises DamagedFile for other content, OSError if unreadable."""
     return _object(read_json(path, limit))
 
 
 def read_json(path: Path, limit: int = LARGEST) -> Any:
-    """A file's JSON. Raises DamagedFile for other content, OSError where it cannot be read."""
+    """A file's JSON value. Raises DamagedFile for other content, OSError if unreadable."""
     return parse(read_bytes(path, limit))
 
 
 def read_bytes(path: Path, limit: int = LARGEST) -> bytes:
-    """A regular file's bytes. Raises DamagedFile for anything else or above the limit, OSError unread."""
+    """A regular file's bytes. Raises DamagedFile for other files or above `limit`, OSError if unreadable."""
     check_regular(path)
     with path.open("rb") as file:
         content = file.read(limit + 1)
@@ -81,7 +81,7 @@ def read_bytes(path: Path, limit: int = LARGEST) -> bytes:
 
 
 def check_regular(path: Path) -> None:
-    """Raise DamagedFile for a pipe or a device: reading it would wait or never end."""
+    """Raise DamagedFile for a pipe or a device, since reading it could block or never end."""
     try:
         mode = path.stat().st_mode
     except ValueError as error:  # a NUL or half a character in its name
@@ -91,37 +91,37 @@ def check_regular(path: Path) -> None:
 
 
 def parse(content: bytes | str) -> Any:
-    """The value that a JSON text is. Raises DamagedFile for other content."""
+    """The value of a JSON text. Raises DamagedFile for other content."""
     try:
         value = json.loads(content, parse_int=_integer)
     except DamagedFile:
         raise
-    except (ValueError, RecursionError) as error:  # not JSON, not UTF-8; nested without end
+    except (ValueError, RecursionError) as error:  # not JSON or not UTF-8; nested too deep
         raise DamagedFile(f"is not JSON: {error}") from error
     _check_depth(value, DEEPEST)
     return value
 
 
 def parse_object(content: bytes | str) -> dict[str, Any]:
-    """The object that a JSON text is. Raises DamagedFile for other content."""
+    """The object of a JSON text. Raises DamagedFile for other content."""
     return _object(parse(content))
 
 
 def shown(value: Any) -> str:
-    """A value in a message: as JSON, escaped to ASCII and cut to a line's part."""
+    """A value for a message: as ASCII JSON, truncated to LONGEST characters."""
     value = value[: LONGEST + 1] if isinstance(value, str | list) else value
     text = json.dumps(value, default=repr)
     return text if len(text) <= LONGEST else text[:LONGEST] + "..."
 
 
 def dotted(place: Sequence[str | int]) -> str:
-    """`files.model.safetensors.size` of a place within a document."""
+    """The path to a value within a document as text: `files.model.safetensors.size`."""
     text = one_line(".".join(map(str, place)))
     return text if len(text) <= LONGEST else text[:LONGEST] + "…"
 
 
 def _told(error: ValidationError) -> str:
-    """The first finding of pydantic in words that continue from the file's name."""
+    """Pydantic's first error as a predicate that continues the file's name."""
     finding = error.errors(include_url=False)[0]
     kind, value, rule = finding["type"], finding["input"], finding["msg"]
     where = dotted(finding["loc"])

@@ -1,4 +1,4 @@
-"""Counts in words.
+"""Counts with nouns in messages.
 
 plural(1, "step")               # "1 step"
 plural(12_000, "example")       # "12,000 examples"
@@ -6,5 +6,5 @@ plural(12_000, "example")       # "12,000 examples"
 
 
 def plural(count: int, noun: str) -> str:
-    """A count with its noun; the nouns here take an s."""
+    """A count with its noun, for nouns whose plural ends in s."""
     return f"{count:,} {noun}" + ("" if count == 1 else "s")

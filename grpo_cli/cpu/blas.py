@@ -1,19 +1,18 @@
-"""A fast matrix product for MLX on a Linux CPU.
+"""Faster matrix products for MLX on a Linux CPU, by replacing its BLAS at run time.
 
-MLX's CPU wheel is linked with the reference BLAS: a float32 product runs at about 5 GFLOP/s on two
-cores, where OpenBLAS reaches 200 to 300. Before the first product (MLX may be imported already),
+MLX's CPU wheel is linked with the reference BLAS: a float32 product runs at about 5 GFLOP/s on two cores,
+where OpenBLAS reaches 200 to 300. Before the first product (MLX may be imported already),
 
     report = use_fast_blas()        # BlasReport(name='scipy-openblas32', threads=2, gflops=270.0, …)
 
-finds a better library (a system OpenBLAS, MKL, or the package scipy-openblas32) and puts the
-addresses of its functions into the slots through which libmlx.so calls `cblas_sgemm` and the like:
-the entries of its global offset table that the ELF relocations name (elf.py). No compiler, no preloading.
+finds a faster library (a system OpenBLAS, MKL, or the package scipy-openblas32). It writes the addresses of
+the library's functions into the slots through which libmlx.so calls `cblas_sgemm` and others: the entries of
+its global offset table that the ELF relocations name (elf.py). This needs no compiler and no preloading.
 
-Nothing here may end a run. A library is tried in a child process first, so that one that aborts
-ends the child; then some products are compared with float64 results, and on a difference the old
-addresses come back. Whatever does not look as expected leaves MLX with its own BLAS, and the report
-says why. `GRPO_FAST_BLAS=0` turns all of it off.
-
+A failure here never ends a run. A library is tested in a child process first, so an abort ends only the
+child. Then products are compared with float64 results, and on a difference the old addresses are restored.
+If anything is unexpected, MLX keeps its own BLAS and the report says why. `GRPO_FAST_BLAS=0` turns all of it
+off.
 """
 
 import ctypes
@@ -32,7 +31,7 @@ from typing import Any
 
 from grpo_cli.cpu.elf import Unusable, libmlx_slots, mapping_of, own_maps, read_slot, write_slots
 
-OWN = "mlx"  # the name a report has when MLX keeps the BLAS it came with
+OWN = "mlx"  # BlasReport.name if MLX keeps its own BLAS
 FAST_LIBRARIES = ("openblas", "mkl", "blis", "armpl", "nvpl")
 OFF = ("0", "false", "no", "off")
 TOLERANCE = 1e-5
@@ -40,21 +39,21 @@ TOLERANCE = 1e-5
 
 @dataclass(frozen=True, kw_only=True)
 class BlasReport:
-    """Which BLAS MLX's products on the CPU use, and why not a better one if it is MLX's own."""
+    """The BLAS that MLX uses on the CPU, and the reason if it is MLX's own slow one."""
 
     name: str  # "openblas", "mkl", "scipy-openblas32" or "mlx"
     path: str = ""
     threads: int | None = None
-    gflops: float | None = None  # of a float32 product, measured when the library was taken
+    gflops: float | None = None  # of a float32 product, measured when the library was adopted
     note: str = ""
 
 
-# --- which library -------------------------------------------------------------------------------
+# --- choice of library -------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, kw_only=True)
 class Candidate:
-    """A library that offers CBLAS with 32-bit integers: how it is found, and how its names begin."""
+    """A CBLAS library with 32-bit integers: its paths, and the prefix of its function names."""
 
     name: str
     paths: tuple[str, ...]  # tried in this order; a bare file name is looked up by the loader
@@ -64,7 +63,7 @@ class Candidate:
 
 
 def candidates() -> tuple[Candidate, ...]:
-    """The libraries to try, best first: what the machine has, then the package from PyPI."""
+    """The libraries to try, in order: those of the machine, then the package scipy-openblas32."""
     beside = Path(sys.prefix, "lib")  # conda, and MKL's package on PyPI
     mkl = ("libmkl_rt.so.3", "libmkl_rt.so.2")
     spec = importlib.util.find_spec("scipy_openblas32")
@@ -85,12 +84,12 @@ def candidates() -> tuple[Candidate, ...]:
 
 
 def open_candidate(candidate: Candidate) -> ctypes.CDLL | None:
-    """The candidate's library, or None where the machine has none.
+    """Load the candidate's library; None if the machine does not have it.
 
-    Raises Unusable when it counts in 64-bit integers or does not survive a product.
+    Raises Unusable if it uses 64-bit integers or crashes in a test product.
     """
-    # How long OpenBLAS's idle threads spin, as a power of two of cycles (its default is 26). Spinning
-    # threads use up their share of a busy machine, and every product then waits for one of them.
+    # Spinning time of OpenBLAS's idle threads, as a power of two of cycles (default 26). Spinning threads
+    # use up their CPU time on a busy machine, and every product then waits for one of them.
     os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "20")
     for path in candidate.paths:
         try:
@@ -106,7 +105,7 @@ def open_candidate(candidate: Candidate) -> ctypes.CDLL | None:
 
 
 def has_wide_integers(library: ctypes.CDLL, candidate: Candidate) -> bool:
-    """Whether the library takes 64-bit sizes, which MLX does not pass."""
+    """True if the library expects 64-bit sizes, which MLX does not pass."""
     if candidate.name == "mkl":
         return "ILP64" in os.environ.get("MKL_INTERFACE_LAYER", "").upper()
     config = getattr(library, candidate.prefix + candidate.config, None)
@@ -116,8 +115,8 @@ def has_wide_integers(library: ctypes.CDLL, candidate: Candidate) -> bool:
     return b"USE64BITINT" in (config() or b"")
 
 
-# A 1×1 product. MKL ends the process when a part of it is missing; a build for another processor
-# dies of an illegal instruction: better in a child.
+# A 1×1 product. MKL ends the process if a part of it is missing, and a build for another processor crashes
+# with an illegal instruction, so it runs in a child process.
 PROBE = """
 import ctypes, sys
 gemm = getattr(ctypes.CDLL(sys.argv[1]), sys.argv[2] + "cblas_sgemm")
@@ -128,7 +127,7 @@ sys.exit(out[0] != 9)
 
 
 def survives(path: str, prefix: str) -> bool:
-    """Whether a child process gets a right product from the library at `path`."""
+    """True if a child process computes a correct product with the library at `path`."""
     command = [sys.executable, "-I", "-S", "-c", PROBE, path, prefix]
     try:
         return subprocess.run(command, capture_output=True, timeout=60, check=False).returncode == 0
@@ -137,7 +136,7 @@ def survives(path: str, prefix: str) -> bool:
 
 
 def addresses(library: ctypes.CDLL, prefix: str, names: list[str]) -> dict[str, int]:
-    """Where the functions `names` lie in a library. Raises Unusable when one is missing."""
+    """Addresses of the functions `names` in a library. Raises Unusable if one is missing."""
     missing = [name for name in names if getattr(library, prefix + name, None) is None]
     if missing:
         raise Unusable(f"it lacks {', '.join(missing)}")
@@ -145,17 +144,17 @@ def addresses(library: ctypes.CDLL, prefix: str, names: list[str]) -> dict[str, 
 
 
 def function_address(function: Any) -> int:
-    """The address of a function of a library or of a ctypes callback."""
+    """The address of a library function or ctypes callback."""
     return ctypes.cast(function, ctypes.c_void_p).value or 0
 
 
-# --- taking it into use --------------------------------------------------------------------------
+# --- adoption --------------------------------------------------------------------------
 
 
 def rebind(slots: dict[str, list[int]], functions: dict[str, int], check: Callable[[], str]) -> str:
-    """Point the slots at `functions` and return "", or put them back and return what `check` found.
+    """Point the slots at `functions`; returns "", or the problem after restoring the old addresses.
 
-    `check` returns "" when MLX's products are right.
+    `check` returns "" if MLX's products are correct, else the problem.
     """
     new = {slot: functions[name] for name, found in slots.items() for slot in found}
     old = {slot: read_slot(slot) for slot in new}
@@ -170,11 +169,11 @@ def rebind(slots: dict[str, list[int]], functions: dict[str, int], check: Callab
 
 
 def wrong_product() -> str:
-    """What is wrong with MLX's products on the CPU; "" when they agree with float64 to 1e-5.
+    """Describe errors in MLX's products on the CPU; "" if they agree with float64 to 1e-5.
 
-    1 + a (33, 65) by (65, 17) product in each type that BLAS serves, each operand laid out by rows
-    and by columns. The 1 lies in the output beforehand: a function that writes nothing cannot pass
-    by finding an old result there.
+    Tests 1 + a (33, 65) by (65, 17) product in each dtype that BLAS computes, with each operand in row-major
+    and column-major order. The output contains the 1 beforehand, so a function that writes nothing cannot
+    pass by leaving an old result there.
     """
     import mlx.core as mx
 
@@ -201,7 +200,7 @@ def real_part(rows: list[list[complex]]) -> list[list[Any]]:
 
 
 def products(left: list[list[Any]], right: list[list[Any]], dtype: Any) -> Iterator[list[Any]]:
-    """1 + MLX's product of two matrices, flattened, each operand laid out by rows and by columns."""
+    """1 + MLX's product of two matrices, flattened, for each operand in row-major and column-major order."""
     import mlx.core as mx
 
     with mx.stream(mx.cpu):
@@ -213,7 +212,7 @@ def products(left: list[list[Any]], right: list[list[Any]], dtype: Any) -> Itera
 
 
 def measure_gflops(size: int = 1024, repeats: int = 3) -> float:
-    """Billions of operations per second of a float32 (size, size) product on the CPU: the best of some."""
+    """GFLOP/s of a float32 (size, size) product on the CPU: the best of `repeats` runs."""
     import mlx.core as mx
 
     with mx.stream(mx.cpu):
@@ -228,7 +227,7 @@ def measure_gflops(size: int = 1024, repeats: int = 3) -> float:
 
 
 def adopt(candidate: Candidate, slots: dict[str, list[int]]) -> BlasReport | None:
-    """Take a candidate into use; None where the machine has none. Raises Unusable."""
+    """Switch MLX to a candidate; None if the machine does not have it. Raises Unusable."""
     library = open_candidate(candidate)
     if library is None:
         return None
@@ -247,10 +246,10 @@ def adopt(candidate: Candidate, slots: dict[str, list[int]]) -> BlasReport | Non
 
 
 def bound_library(slot: int) -> str:
-    """The path of the library that a slot of cblas_sgemm leads to once MLX has made a product."""
+    """Path of the library that a slot of cblas_sgemm points to after MLX has computed a product."""
     import mlx.core as mx
 
-    with mx.stream(mx.cpu):  # a slot that is bound lazily leads to the loader until its first call
+    with mx.stream(mx.cpu):  # with lazy binding a slot points to the loader until its first call
         mx.eval(mx.ones((4, 4)) @ mx.ones((4, 4)))
     home = mapping_of(read_slot(slot), own_maps())
     return home.path if home else ""
@@ -258,9 +257,9 @@ def bound_library(slot: int) -> str:
 
 @functools.cache
 def use_fast_blas() -> BlasReport:
-    """Give MLX's CPU products the best BLAS there is, once; later calls return the same report.
+    """Switch MLX's CPU products to the best BLAS available, once; later calls return the same report.
 
-    Imports mlx.core. Never raises for the sake of a library: the report's note tells what happened.
+    Imports mlx.core. Problems with a library are never raised; the report's note describes them.
     """
     if os.environ.get("GRPO_FAST_BLAS", "").lower() in OFF:
         return BlasReport(name=OWN, note="turned off by GRPO_FAST_BLAS")
@@ -279,7 +278,7 @@ def use_fast_blas() -> BlasReport:
 
 
 def first_usable(choices: tuple[Candidate, ...], slots: dict[str, list[int]]) -> BlasReport:
-    """Adopt the first candidate that works; the note tells what was wrong with those before it."""
+    """Adopt the first candidate that works; the note describes the problems of those before it."""
     notes: list[str] = []
     for candidate in choices:
         try:

@@ -1,8 +1,8 @@
-"""The slots through which libmlx.so calls its BLAS: found in the ELF file, rewritten in memory.
+"""The slots through which libmlx.so calls its BLAS: located in the ELF file, rewritten in memory.
 
-A shared library calls an imported function through a slot of its global offset table, which the
-loader fills once; the file's relocations say which slot belongs to which name. Here those slots are
-found, checked to be what they should be, and given other addresses.
+A shared library calls an imported function through a slot of its global offset table, which the loader fills
+once. The file's relocations say which slot belongs to which function. This module finds these slots, checks
+them, and writes other addresses into them.
 
 Sources: the ELF-64 object file format; the psABIs of x86-64 and AArch64 for the relocation types.
 """
@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 
 class Unusable(Exception):
-    """A library or a file layout that cannot be used; the text is for the report's note."""
+    """A library or a file layout that cannot be used; the text becomes the report's note."""
 
 
 class Mapping(NamedTuple):
@@ -45,12 +45,12 @@ def parse_maps(text: str) -> list[Mapping]:
 
 
 def own_maps() -> list[Mapping]:
-    """This process's memory map."""
+    """The memory map of this process."""
     return parse_maps(Path("/proc/self/maps").read_text())
 
 
 def mapping_of(address: int, maps: list[Mapping]) -> Mapping | None:
-    """The mapping that an address lies in, if any."""
+    """The mapping that contains an address; None if there is none."""
     return next((mapping for mapping in maps if mapping.holds(address)), None)
 
 
@@ -71,7 +71,7 @@ class Segment(NamedTuple):
 
 
 def segments(elf: Any) -> list[Segment]:
-    """The program headers of an ELF file's bytes. Raises Unusable when it is no 64-bit ELF file."""
+    """The program headers of an ELF file's bytes. Raises Unusable if it is not a 64-bit ELF file."""
     if elf[:6] != b"\x7fELF\x02\x01":
         raise Unusable("not a 64-bit little-endian ELF file")
     (table,) = struct.unpack_from("<Q", elf, 32)
@@ -81,9 +81,9 @@ def segments(elf: Any) -> list[Segment]:
 
 
 def imported_slots(elf: Any, prefix: str = "cblas_") -> dict[str, list[int]]:
-    """The slots of the imported functions whose names begin with `prefix`, as the file numbers them.
+    """Slots of the imported functions whose names begin with `prefix`, by name, as addresses in the file.
 
-    Raises Unusable, struct.error, KeyError or StopIteration for a file that is laid out otherwise.
+    Raises Unusable, struct.error, KeyError or StopIteration for a file with another layout.
     """
     parts = segments(elf)
     (machine,) = struct.unpack_from("<H", elf, 18)
@@ -114,7 +114,7 @@ def imported_slots(elf: Any, prefix: str = "cblas_") -> dict[str, list[int]]:
 
 
 def load_bias(parts: list[Segment], maps: list[Mapping], path: str) -> int:
-    """What to add to the file's addresses to get those in memory. Raises Unusable."""
+    """The offset from the file's addresses to those in memory. Raises Unusable."""
     first = next(part for part in parts if part.kind == PT_LOAD)
     page = mmap.PAGESIZE
     for mapping in maps:
@@ -124,9 +124,9 @@ def load_bias(parts: list[Segment], maps: list[Mapping], path: str) -> int:
 
 
 def libmlx_slots(maps: list[Mapping]) -> dict[str, list[int]]:
-    """Where in memory libmlx.so keeps the addresses of the BLAS functions it calls, by name.
+    """Memory addresses of the slots of libmlx.so for the BLAS functions it calls, by name.
 
-    Raises Unusable when it is not loaded or not laid out as expected.
+    Raises Unusable if it is not loaded or has an unexpected layout.
     """
     path = next((m.path for m in maps if Path(m.path).name == "libmlx.so"), None)
     if path is None:
@@ -145,7 +145,7 @@ def libmlx_slots(maps: list[Mapping]) -> dict[str, list[int]]:
 
 
 def check_slot(slot: int, maps: list[Mapping], path: str) -> None:
-    """Raise Unusable unless `slot` lies in the library's own data and points to code."""
+    """Raise Unusable unless `slot` is within the library's own data and points to code."""
     mapping = mapping_of(slot, maps)
     if slot % 8 or mapping is None or mapping.path != path or "r" not in mapping.permissions:
         raise Unusable(f"{path} keeps a function's address in an unexpected place")
@@ -155,14 +155,14 @@ def check_slot(slot: int, maps: list[Mapping], path: str) -> None:
 
 
 def read_slot(slot: int) -> int:
-    """The address a slot holds."""
+    """The address stored in a slot."""
     return ctypes.c_uint64.from_address(slot).value
 
 
 def write_slots(values: dict[int, int]) -> None:
-    """Put addresses into slots, {slot: address}. Raises OSError when a page cannot be made writable.
+    """Write addresses into slots, {slot: address}. Raises OSError if a page cannot be made writable.
 
-    A library that binds all its functions at load has the table read-only; its protection returns.
+    The table is read-only in a library that binds its functions at load time; that protection is restored.
     """
     libc, maps, page = ctypes.CDLL(None, use_errno=True), own_maps(), mmap.PAGESIZE
     for slot, address in values.items():

@@ -1,18 +1,17 @@
-"""Sums over a vocabulary or over all of an array's numbers, exact to a few units in float32's last place.
+"""Sums over a vocabulary or a whole array, exact to a few units in float32's last place.
 
     logsumexp(logits)        # (…, V) → (…)
     total(gradient.square()) # all numbers
 
-On a CPU MLX adds a long row up in a few running sums. Those swallow what is small beside them: float32
-has 24 bits, so 2²⁴ equal numbers added one by one are as many as ever will be. Measured there against
-float64, before and now:
+On a CPU MLX adds up a long row in a few running sums, which lose small summands: float32 has 24 bits, so the
+sum of equal numbers stops growing after 2²⁴ of them. Error against float64, before and now:
 
     logsumexp of 262,144 flat logits     4.8e-4      1e-6
-    Σ g² of 10⁸ numbers                  0.48        3e-7 of it
+    Σ g² of 10⁸ numbers                  0.48        3e-7 of the sum
 
-Here short blocks are added first and then their sums, so that an error grows with the logarithm of the
-length. One logsumexp serves the loss, the old logprobs, the reference and the entropies, and equals the
-sampler's.
+Here short blocks are summed first and then their sums, so the error grows with the logarithm of the length.
+The loss, the old logprobs, the reference and the entropies all use the same logsumexp, which equals that of
+the sampler.
 """
 
 from typing import Any
@@ -22,9 +21,9 @@ import mlx.core as mx
 from grpo_cli import device
 from grpo_cli.cpu.fast_exp import exp
 
-BLOCK = 256  # numbers of a row whose sum a draw looks at first
-SHORT = 64  # numbers that are added in one running sum: 64 equal ones lose 1e-6 of it, 1024 lose 1e-5
-CHUNK = 1024  # the same where all numbers of an array are added, which are never equal
+BLOCK = 256  # tokens per block; sampling first draws a block by its sum
+SHORT = 64  # numbers per running sum: with equal numbers 64 lose 1e-6 of the sum, 1024 lose 1e-5
+CHUNK = 1024  # numbers per running sum over a whole array, whose numbers are never all equal
 
 
 def block_sums(rows: mx.array, size: int = BLOCK) -> mx.array:
@@ -45,7 +44,7 @@ def row_sums(rows: mx.array) -> mx.array:
 
 
 def running_sums(rows: mx.array) -> mx.array:
-    """Cumulative sums of `rows` (B, V) along them: (B, V)."""
+    """Cumulative sums of `rows` along their last axis: (B, V) → (B, V)."""
     length = rows.shape[1]
     padded = mx.pad(rows, [(0, 0), (0, -length % BLOCK)]).reshape(len(rows), -1, BLOCK)
     within = mx.cumsum(padded, axis=-1)  # (B, blocks, BLOCK)
@@ -67,8 +66,8 @@ def total(array: mx.array) -> mx.array:
 def logsumexp(logits: mx.array) -> mx.array:
     """log Σ exp over the last axis of float32 `logits`: (…, V) → (…), differentiable.
 
-    −inf (a token that the model rules out) has no share in value or gradient. Other devices add in parallel,
-    in many short sums, and their own is exact.
+    Logits of −inf contribute nothing to value or gradient. Other devices than the CPU use MLX's own
+    logsumexp, which is exact there, since they add many short sums in parallel.
     """
     if device.prepare().kind != "cpu":
         return mx.logsumexp(logits, axis=-1)
@@ -84,5 +83,5 @@ def _blockwise(logits: mx.array) -> mx.array:
 
 @_blockwise.vjp
 def _softmax(logits: mx.array, cotangent: mx.array, value: mx.array) -> mx.array:
-    """The softmax, from the exact sum: (…, V). Written out, as nothing but the logits is kept for it."""
+    """The gradient, the softmax: (…, V). Written by hand, so that only the logits are stored for it."""
     return cotangent[..., None] * exp(logits - value[..., None])

@@ -1,12 +1,12 @@
-"""The gated activation of most models, silu(gate) · x, with two arrays less kept for its backward on a CPU.
+"""The gated activation of most models, silu(gate) · x, storing two arrays less for its backward on a CPU.
 
     with lean_activations(model):
-        logits = model(ids)              # and the gradient of what is made of them
+        logits = model(ids)              # forward and gradient
 
-mlx-lm's `swiglu` is compiled to one kernel on Metal and CUDA. Uncompiled, its forward keeps σ(gate) and
-silu(gate) for the backward, of each layer's intermediate size, beside gate, x and the product; here they are
-computed again, elementwise and without a matrix product. The sigmoid is the quicker one of fast_exp.py
-where MLX's is slow, the one that the sampler has (shared_prompt.py): results differ from MLX's by rounding.
+mlx-lm's `swiglu` is compiled to one kernel on Metal and CUDA. Uncompiled, its forward stores σ(gate) and
+silu(gate) for the backward, besides gate, x and the product, all of the layer's intermediate size. Here these
+two are recomputed elementwise, without a matrix product. If MLX's sigmoid is slow, that of fast_exp.py is
+used, as in the sampler (shared_prompt.py), so results differ from MLX's by rounding.
 
 Source: Shazeer 2020, "GLU Variants Improve Transformer", arXiv:2002.05202, eq. 6 (SwiGLU, β = 1).
 """
@@ -25,12 +25,12 @@ from grpo_cli.cpu.fast_exp import has_slow_exp, sigmoid_by_power
 
 
 def sigmoid(x: mx.array) -> mx.array:
-    """σ(x) of any shape, as quick as the device can."""
+    """σ(x) of any shape, by the fastest implementation for the device."""
     return sigmoid_by_power(x) if has_slow_exp() else mx.sigmoid(x)
 
 
 def gated(gate: mx.array, x: mx.array) -> mx.array:
-    """silu(gate) · x, elementwise, of any shape; of it only gate and x are kept for the backward.
+    """silu(gate) · x, elementwise, of any shape; only gate and x are stored for the backward.
 
     With s = σ(gate): ∂/∂gate = x · (s + gate·s − gate·s²), ∂/∂x = gate · s.
     """
@@ -44,7 +44,7 @@ def gated(gate: mx.array, x: mx.array) -> mx.array:
 
     def backward(primals: Any, cotangent: mx.array, result: mx.array) -> tuple[mx.array, mx.array]:
         del result
-        later: Any = mx.depends(list(primals), [cotangent])  # not before the backward has come here
+        later: Any = mx.depends(list(primals), [cotangent])  # recompute only when the backward gets here
         gate, x = later
         s = sigmoid(gate)
         silu = gate * s
@@ -58,7 +58,7 @@ def gated(gate: mx.array, x: mx.array) -> mx.array:
 
 @contextmanager
 def lean_activations(model: nn.Module) -> Iterator[None]:
-    """Within the block the model's layers compute `swiglu` by `gated`; on a CPU only."""
+    """Replace `swiglu` by `gated` in the model's layers within the block; on a CPU only."""
     kinds = {type(module).__module__ for module in model.modules()} if device.prepare().kind == "cpu" else ()
     files: list[Any] = [sys.modules[name] for name in kinds if name in sys.modules]
     replaced = [file for file in files if getattr(file, "swiglu", None) is activations.swiglu]

@@ -2,9 +2,9 @@
 
     drawn = collect_rollouts(run, position=0)       # the stream's first prompts → completions → rewards
     groups = drawn.chosen()                         # P groups of G completions
-    set_advantages(groups, run.config)              # each completion beside its group
+    set_advantages(groups, run.config)              # each reward compared with its group's
 
-Each rank samples and scores its share, and knows all.
+Each rank samples and scores its share of the prompts; then all ranks exchange their results.
 """
 
 import time
@@ -27,14 +27,14 @@ from grpo_cli.models.tree import flat
 from grpo_cli.rewards.notes import together
 from grpo_cli.types import Rollout, RolloutGroup
 
-Scored = tuple[list[RolloutGroup], float, dict[str, list[float]]]  # groups, seconds, logged by rewards
+Scored = tuple[list[RolloutGroup], float, dict[str, list[float]]]  # groups, seconds, the rewards' metrics
 
 
 def collect_rollouts(run: Run, position: int) -> DrawnGroups:
-    """Sample and score completions of the stream's prompts from `position` on.
+    """Sample and score completions of the stream's prompts from `position` on: one generation's groups.
 
-    As many groups as the coming steps need; with dynamic sampling, while the budget lasts, as many batches
-    of them as it takes to have so many that can teach (DAPO, arXiv:2503.14476, section 3.2).
+    Without dynamic sampling that is one batch. With it (DAPO, arXiv:2503.14476, section 3.2), batches are
+    drawn until enough groups have a non-zero advantage or the budget of batches is used up.
     """
     config = run.config
     drawn = DrawnGroups(wanted=config.prompts_per_generation, position=position)
@@ -46,9 +46,9 @@ def collect_rollouts(run: Run, position: int) -> DrawnGroups:
 
 
 def sample_and_score(run: Run, prompts: list[Prompt]) -> Scored:
-    """The scored completions of some prompts, seconds of sampling, and what rewards logged by name.
+    """Sample and score G completions per prompt: the groups, seconds of sampling, and the rewards' metrics.
 
-    Rewards that need not this thread begin with a group as soon as it is there, beside the sampling.
+    Rewards that may run outside of this thread score a finished group while others are still sampled.
     """
     groups = [RolloutGroup(prompt.example, prompt.ids, []) for prompt in prompts]
     own = run.world.share(range(len(groups)))
@@ -73,7 +73,7 @@ def sample_and_score(run: Run, prompts: list[Prompt]) -> Scored:
 
 
 def sample(run: Run, prompts: list[Prompt], own: Sequence[int], on_group: OnGroup) -> None:
-    """Sample G completions of the prompts at some places. Raises TrainingError where the policy is broken."""
+    """Sample G completions of the prompts at the places `own`. Raises TrainingError if logits are NaN."""
     try:
         generate(
             run.sampler.current(),
@@ -98,7 +98,7 @@ def sample(run: Run, prompts: list[Prompt], own: Sequence[int], on_group: OnGrou
 
 
 def set_advantages(groups: list[RolloutGroup], config: Config) -> None:
-    """Give every completion its advantage over its group, from their rewards (P, G)."""
+    """Set the advantage of every completion from the rewards (P, G)."""
     scale = config.scale_rewards if LOSSES[config.loss_type].scales_rewards else "none"
     rewards = [[rollout.score for rollout in group.rollouts] for group in groups]  # (P, G)
     for group, advantages in zip(groups, compute_advantages(rewards, scale), strict=True):

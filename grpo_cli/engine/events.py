@@ -1,7 +1,7 @@
-"""What the engine tells whoever listens: plain data, no terminal, no files.
+"""Events of a run, sent to its listener: plain data, independent of terminal and files.
 
-The engine calls `listener(event)` and goes on; the command line renders the events. Light: this
-module imports no mlx.
+The engine calls `listener(event)` and continues; the command line renders the events. This module imports no
+mlx, so it loads fast.
 """
 
 import traceback
@@ -25,34 +25,34 @@ class RunStarted:
     trainable_parameters: int
     device: str
     train_examples: int
-    skipped_prompts: int  # longer than max_prompt_length
-    resumed_at: int = 0  # the step that this part of the run begins after
-    evaluations: tuple[dict[str, Any], ...] = ()  # lines of those that were made before
+    skipped_prompts: int  # prompts longer than max_prompt_length
+    resumed_at: int = 0  # the last step before this part of the run; 0 = a new run
+    evaluations: tuple[dict[str, Any], ...] = ()  # log lines of earlier evaluations
     logging_steps: int = 1
-    eval_steps: int = 0  # 0: never, also where there is nothing to evaluate on
+    eval_steps: int = 0  # 0 = never, also without evaluation prompts
     save_steps: int = 0
 
 
 @dataclass(frozen=True)
 class Loading:
-    """How far something that takes over a second is, before the run starts: told once a second."""
+    """Progress of a slow task before the run starts, sent once a second."""
 
     text: str  # "encoding prompts: 12,000 of 100,000"
 
 
 @dataclass(frozen=True)
 class RolloutProgress:
-    """Between two tokens of a batch of completions, in training or in evaluation."""
+    """Progress of sampling, sent between two tokens of a batch, in training or evaluation."""
 
     phase: str  # "rollout" | "evaluation"
     finished: int  # completions that have ended
     total: int
-    tokens: int  # sampled so far
+    tokens: int  # tokens sampled so far
 
 
 @dataclass(frozen=True)
 class UpdateProgress:
-    """Between two forwards and backwards of one update."""
+    """Progress of an update, sent after each microbatch."""
 
     finished: int  # microbatches done
     total: int
@@ -60,7 +60,7 @@ class UpdateProgress:
 
 @dataclass(frozen=True)
 class StepFinished:
-    """One optimizer update is done; `metrics` is the line the log gets (CONTRACT's keys)."""
+    """One step is done; `metrics` is its line in training_log.jsonl."""
 
     step: int
     metrics: dict[str, Any]
@@ -69,7 +69,7 @@ class StepFinished:
 
 @dataclass(frozen=True)
 class EvaluationDone:
-    """The evaluation's line: step, eval_accuracy, eval_format, eval_length_mean, …"""
+    """An evaluation is done; `metrics` is its log line: step, eval_accuracy, eval_format, …"""
 
     step: int
     metrics: dict[str, Any]
@@ -85,24 +85,24 @@ class CheckpointSaved:
 
 @dataclass(frozen=True)
 class Notice:
-    """Something a person should know, which does not stop the run."""
+    """A message for the user that does not stop the run."""
 
     text: str
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunFinished:
-    """The run is over; `first` and `last` are the evaluations before and after, if any were made."""
+    """The run is complete; `first` and `last` are its first and last evaluations, if any."""
 
     run_dir: Path
     final: Path
-    steps: int  # in all
+    steps: int  # total steps of the run
     seconds: float  # since RunStarted
     first: dict[str, Any] | None
     last: dict[str, Any] | None
     adapters_on: str | None = None  # with LoRA, the base model that the adapters in `final` belong to
     own_code: bool = False  # plain mlx-lm needs the source file in the model's folder to run it
-    nothing_learnt: NothingLearnt | None = None  # why, where no step of the run taught anything
+    nothing_learnt: NothingLearnt | None = None  # the reason, if no step had an advantage
 
 
 Event = (
@@ -120,11 +120,11 @@ Listener = Callable[[Event], None]
 
 
 def silent(event: Event) -> None:
-    """A listener for those who do not listen."""
+    """No-op listener."""
 
 
 class Listeners:
-    """Passes every event to each listener; one that fails is dropped with one notice, and the run goes on."""
+    """Passes every event to each listener. One that raises is dropped with a notice; the run continues."""
 
     def __init__(self, *listeners: Listener) -> None:
         self.listeners = list(listeners)
@@ -134,13 +134,16 @@ class Listeners:
             error = failure(listener, event)
             if error is not None:
                 self.listeners.remove(listener)
-                notice = Notice(f"what shows the run failed and is switched off: {in_one_line(error)}")
-                failure(listener, notice)  # often enough it can still say so itself
+                notice = Notice(f"the progress display failed and is switched off: {in_one_line(error)}")
+                failure(listener, notice)  # it often can still show this notice
                 self(notice)
 
 
 def failure(listener: Listener, event: Event) -> BaseException | None:
-    """What a listener raised, SystemExit of a broken pipe included; KeyboardInterrupt is a person's."""
+    """The exception raised by a listener, including SystemExit of a broken pipe; None if it succeeded.
+
+    KeyboardInterrupt is raised, since it comes from the user.
+    """
     try:
         listener(event)
     except KeyboardInterrupt:
@@ -151,7 +154,7 @@ def failure(listener: Listener, event: Event) -> BaseException | None:
 
 
 def in_one_line(error: BaseException) -> str:
-    """`TypeError: … (live.py, line 12)`: an exception and the place it came from."""
+    """An exception and its origin in one line: `TypeError: … (live.py, line 12)`."""
     place = "".join(
         f" ({Path(frame.filename).name}, line {frame.lineno})"
         for frame in traceback.extract_tb(error.__traceback__)[-1:]

@@ -1,4 +1,4 @@
-"""The numbers of a step, from its rollouts: the log's line and what the display shows."""
+"""Metrics of a step: the line of training_log.jsonl, which the display shows, too."""
 
 import math
 import statistics
@@ -11,17 +11,17 @@ from grpo_cli.rewards.notes import averages
 from grpo_cli.rewards.table import unique
 from grpo_cli.types import RolloutGroup, StopReason
 
-HIGH_REWARD, HIGH_GRAD_NORM = 10.0, 10.0  # above them something is wrong more often than not
-SOMETIMES = ("skipped", "flags", "unscored_fraction")  # keys of some lines, which no reward may log under
-# Four tokens in a row do not come twice by chance in prose; shorter runs do ("of the", the digits of a sum).
+HIGH_REWARD, HIGH_GRAD_NORM = 10.0, 10.0  # values above these mostly indicate a problem
+SOMETIMES = ("skipped", "flags", "unscored_fraction")  # optional keys that rewards may not use
+# In prose four tokens in a row do not repeat by chance; shorter runs do ("of the", the digits of a sum).
 NGRAM = 4
-SHORTEST = 8  # items; what is shorter has too few n-grams for a share of them to mean anything
+SHORTEST = 8  # items; a shorter completion has too few n-grams for a meaningful share
 
 
 def anomalies(line: dict[str, Any]) -> dict[str, str]:
-    """What is not as it should be in a step's line: a short name, and a sentence with the cure."""
+    """Anomalies in a step's line: a short name and a sentence with the remedy for each."""
     found = {}
-    several = sum(key.startswith("rewards/") for key in line) > 1  # else there is none to drown
+    several = sum(key.startswith("rewards/") for key in line) > 1  # else there is no other reward to dominate
     if several and (line["reward_mean"] or 0.0) > HIGH_REWARD:
         found["reward_mean > 10"] = (
             f"the mean reward is {line['reward_mean']:.1f}; rewards beyond 10 drown the others: scale them "
@@ -35,7 +35,7 @@ def anomalies(line: dict[str, Any]) -> dict[str, str]:
     if line.get("unscored_fraction"):
         found["no reward applies"] = (
             f"every reward returned None for {100 * line['unscored_fraction']:.0f} % of the completions: "
-            "they are compared with none and teach nothing; let one reward give each of them a number"
+            "these are left out of training; let at least one reward return a number for each completion"
         )
     if "skipped" in line:
         found["skipped update"] = f"NaN or infinite {line['skipped']}: the update is skipped"
@@ -51,7 +51,7 @@ def step_metrics(
     dynamic_sampling: bool,
     seconds: float,
 ) -> dict[str, Any]:
-    """The log's line of a step. Its seconds also hold rewards and the reference's logprobs."""
+    """The log line of a step. step_seconds includes the rewards and the reference's logprobs."""
     line = {
         "step": step,
         "epoch": epoch,
@@ -72,11 +72,11 @@ def step_metrics(
 def rollout_metrics(groups: list[RolloutGroup]) -> dict[str, Any]:
     """Reward, length and diversity of a step's completions.
 
-    reward_std is the mean over groups of the sample standard deviation; zero_std_fraction the share
-    of groups whose rewards are all equal, which can teach nothing; unscored_fraction, where there are any,
-    that of completions no reward applies to, which count in neither; entropy the mean over tokens, in nats;
-    repetition the mean share of 4-grams of tokens that stood in their completion before.
-    Where top_k, top_p or min_p cut tokens off, kept_mass is the mean over tokens of the probability kept.
+    reward_std: mean over groups of the sample standard deviation. zero_std_fraction: share of groups whose
+    rewards are all equal, which have no advantage. unscored_fraction: share of completions that no reward
+    applies to, only if there are any; the two before leave them out. entropy: mean over tokens, in nats.
+    repetition: mean share of 4-grams of tokens that occur earlier in their completion. kept_mass: mean over
+    tokens of the probability that top_k, top_p and min_p keep, only if one of them is set.
     """
     rollouts = [rollout for group in groups for rollout in group.rollouts]
     by_group = [group.scores for group in groups]
@@ -100,7 +100,7 @@ def rollout_metrics(groups: list[RolloutGroup]) -> dict[str, Any]:
 
 
 def mean(values: Iterable[float | None]) -> float | None:
-    """The mean of the numbers; None where there are none, as of a reward that applied to no completion."""
+    """The mean of the values that are not None; None without any, e.g. a reward that never applied."""
     found = [value for value in values if value is not None]
     return statistics.fmean(found) if found else None
 
@@ -108,8 +108,8 @@ def mean(values: Iterable[float | None]) -> float | None:
 def repetition(items: Sequence[Hashable]) -> float:
     """Share of a completion's 4-grams that repeat an earlier one: 1 − distinct / all; 0 below 8 items.
 
-    As rep-4 of Welleck et al. 2019, "Neural Text Generation with Unlikelihood Training", section 6. Items
-    are token ids, or words where ids were not kept.
+    rep-4 of Welleck et al. 2019, "Neural Text Generation with Unlikelihood Training", section 6. Items
+    are token ids, or words if the ids are not known.
     """
     if len(items) < SHORTEST:
         return 0.0

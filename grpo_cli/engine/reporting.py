@@ -1,4 +1,4 @@
-"""What listeners and the log are told of a run: its beginning, each step, its end."""
+"""Reports of a run to its listener and its log: the start, each step, the end."""
 
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from grpo_cli.types import RolloutGroup
 
 
 def announce(run: Run, folder: Path) -> None:
-    """Tell the listener what is about to run."""
+    """Send RunStarted to the listener."""
     config = run.config
     run.listener(
         events.RunStarted(
@@ -35,21 +35,21 @@ def announce(run: Run, folder: Path) -> None:
 
 
 def log_step(run: Run, metrics: dict[str, Any], groups: list[RolloutGroup], log: RunLog) -> None:
-    """Write the log of every logging_steps-th step and of the last."""
+    """Write the log line of every logging_steps-th step and of the last step."""
     if run.is_due(metrics["step"], run.config.logging_steps, last=True):
         run.rescue.log(log.step, metrics, groups, run.config.log_completions)
     run.keep(log.positions())
 
 
 def report_step(run: Run, metrics: dict[str, Any], groups: list[RolloutGroup], log: RunLog) -> None:
-    """Tell the listener of a step, of what is not as it should be in it, and of a log that is refused."""
+    """Send StepFinished to the listener, and a notice for each new anomaly or a failed write of the log."""
     step = metrics["step"]
     run.listener(events.StepFinished(step, metrics, groups))
     for text in run.teaching.notices(step == run.total_steps):
         run.listener(events.Notice(text))
     found = anomalies(metrics)
     if log.refusal:
-        found["log"] = f"the log cannot be written: {log.refusal}; its lines are kept until it can"
+        found["log"] = f"the log cannot be written: {log.refusal}; its lines are kept and written later"
     for kind, text in found.items():
         if kind not in run.told:
             run.told.add(kind)
@@ -57,7 +57,7 @@ def report_step(run: Run, metrics: dict[str, Any], groups: list[RolloutGroup], l
 
 
 def finish(run: Run, folder: Path, seconds: float) -> None:
-    """Tell the listener of the end."""
+    """Send RunFinished to the listener, with the reason if nothing was learned."""
     evaluations = run.state.evaluations
     first, last = (evaluations[0], evaluations[-1]) if evaluations else (None, None)
     base = str(run.policy.path) if run.policy.lora else None

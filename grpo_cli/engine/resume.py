@@ -1,10 +1,10 @@
-"""Go on with a run from its newest intact checkpoint, or from one that is named.
+"""Resume a run from its newest intact checkpoint, or from a given one.
 
     resume(Path("outputs/prod"), ["max_steps=400"], listener)
     resume(Path("outputs/prod/checkpoint-200"), [], listener)
 
-On a CPU the weights and the log come out as if the run had never been interrupted. Checkpoints after
-the one it goes on from are kept under another name, since the run takes another way from there.
+On a CPU weights and log are the same as without an interruption. Checkpoints newer than the one resumed from
+are renamed, not deleted, since the run continues differently from there.
 """
 
 import hashlib
@@ -55,15 +55,13 @@ def resume(
     restart: bool = False,
     accept_changes: bool = False,
 ) -> Path:
-    """Go on with a run; returns the folder of the final model.
+    """Resume a run; returns the folder of the final model.
 
-    `restart`: from step 0, what is there kept under other names. `accept_changes`: also where the rewards'
-    code or the examples are others now.
-
-    `path`: the run's folder, or one checkpoint, wherever it was copied: the run then goes on beside it. With
-    several ranks it is rank 0's; the others are sent what they lack of it.
-    Raises CheckpointError (`Checkpoint not found: …`) where there is nothing to go on from, ConfigError for
-    a change that cannot be made, and what training raises.
+    `path`: the run's folder or one of its checkpoints. A checkpoint that was copied elsewhere continues in
+    the folder that contains it. With several ranks it is rank 0's path; the others receive what they lack.
+    `restart`: start again from step 0; existing files are kept under other names. `accept_changes`: resume
+    although the rewards' code or the examples have changed. Raises CheckpointError (`Checkpoint not found:
+    …`) if there is nothing to resume, ConfigError for a key that cannot change, and the errors of training.
     """
     listener = events.Listeners(listener)
     with ExitStack() as stack:
@@ -97,7 +95,7 @@ def resume(
 
 
 def reopened_log(start: Start, run: Run, listener: events.Listener) -> RunLog:
-    """The run's log, cut where the checkpoint was; what is newer than that is set aside."""
+    """The run's log, truncated to the checkpoint's step. Newer checkpoints and logs are renamed first."""
     with words_for_the_disk(start.run_dir):
         set_aside_newer(start.run_dir, start.checkpoint, run.state.step, listener)
         write_config(start.run_dir, start.config)
@@ -106,18 +104,18 @@ def reopened_log(start: Start, run: Run, listener: events.Listener) -> RunLog:
 
 
 def refuse_shorter(run: Run) -> None:
-    """Raise ConfigError where the run is to end before where it is."""
+    """Raise ConfigError if the run would end before the step it has already reached."""
     step, total = run.state.step, run.total_steps
     if step > total:
         raise ConfigError(
             f"the run has made {step} steps already, and is to end after {total}",
-            f"`--set max_steps={2 * step}`, or go on from an earlier checkpoint",
+            f"`--set max_steps={2 * step}`, or resume from an earlier checkpoint",
             trouble="resumable",
         )
 
 
 def log_positions(run_dir: Path, run: Run, listener: events.Listener) -> dict[str, int]:
-    """Where to cut the logs: where the checkpoint was, or at their beginning where the run begins again."""
+    """Lengths in bytes to truncate the logs to: those of the checkpoint; 0 if the run starts again."""
     if run.state.step == 0:
         return {METRICS: 0, COMPLETIONS: 0}
     for name, position in run.state.log_positions.items():
@@ -130,7 +128,10 @@ def log_positions(run_dir: Path, run: Run, listener: events.Listener) -> dict[st
 
 
 def restored(config: Config, checkpoint: Path | None, listener: events.Listener, world: World = ALONE) -> Run:
-    """The run as it was when the checkpoint was saved."""
+    """Load the run in the state of the checkpoint; None = a new run.
+
+    Raises CheckpointError if the training prompts are not those of the run.
+    """
     if checkpoint is None:
         return prepare(config, listener, world=world)
     state, groups = read_state(checkpoint)
@@ -160,7 +161,7 @@ def restored(config: Config, checkpoint: Path | None, listener: events.Listener,
 
 
 def as_before(run: Run) -> None:
-    """Give a run of an earlier version, whose state has no `started_at`, its own stream and checksum."""
+    """Use the prompt stream and checksum of earlier versions, whose state has no `started_at`."""
     run.train_prompts = run.train_prompts.fitting()
     digest = hashlib.sha256()
     for prompt in run.train_prompts:
@@ -169,9 +170,9 @@ def as_before(run: Run) -> None:
 
 
 def tell_changes(run: Run, start: Start, given: set[str], accept: bool, listener: events.Listener) -> None:
-    """Say what is not as it was at the checkpoint, besides what `--set` gives.
+    """Report changes since the checkpoint, except those made by `--set`.
 
-    Raises CheckpointError, unless it is accepted, for what makes rewards or scores incomparable.
+    Raises CheckpointError for changes that make rewards or scores incomparable, unless `accept`.
     """
     if start.checkpoint is None:
         return
@@ -185,19 +186,19 @@ def tell_changes(run: Run, start: Start, given: set[str], accept: bool, listener
         raise CheckpointError(
             f"The numbers before and after {start.checkpoint.name} could not be compared, for something "
             f"changed since: {', '.join(decisive)}",
-            "put it back as it was, or go on all the same: "
+            "restore it as it was, or resume nevertheless: "
             f"`grpo resume {quoted(start.run_dir)} --accept-changes`",
             trouble="resumable",
         )
 
 
 def measured_by(name: str, given: set[str]) -> bool:
-    """Other examples are evaluated because a `--set` of this very command says so."""
+    """True if the evaluation examples changed because of a `--set` of this command."""
     return name == EVALUATION and any(is_measure(key) and key.startswith("eval_") for key in given)
 
 
 def set_aside_newer(run_dir: Path, checkpoint: Path | None, step: int, listener: events.Listener) -> None:
-    """Rename the checkpoints of steps after the one the run goes on from; the logs are copied then."""
+    """Rename checkpoints newer than the one resumed from, and if there are any, keep copies of the logs."""
     later = [
         folder
         for folder in checkpoints(run_dir)
@@ -206,7 +207,7 @@ def set_aside_newer(run_dir: Path, checkpoint: Path | None, step: int, listener:
     for folder in later:
         other = unused(folder.with_name(f"{folder.name}.aside"))
         folder.rename(other)
-        listener(events.Notice(f"{folder.name} is kept as {other.name}: the run takes another way now"))
+        listener(events.Notice(f"{folder.name} is kept as {other.name}: the run continues differently now"))
     if not later and checkpoint is not None:
         return
     for name in (METRICS, COMPLETIONS):
@@ -215,18 +216,18 @@ def set_aside_newer(run_dir: Path, checkpoint: Path | None, step: int, listener:
 
 
 def unused(path: Path) -> Path:
-    """A path that is not there yet, made by counting."""
+    """The path, with -2, -3, … appended if it exists."""
     tries = (path.with_name(f"{path.name}-{number}") for number in range(2, 1000))
     return next(other for other in chain([path], tries) if not os.path.lexists(other))
 
 
 def complete(run: Run, run_dir: Path, listener: events.Listener) -> Path:
-    """Nothing is left to do: say so."""
+    """Report that the run is already complete; returns its final folder."""
     more = 2 * run.total_steps
     listener(
         events.Notice(
             f"{run_dir} is complete, after {plural(run.total_steps, 'step')}; "
-            f"`grpo resume {quoted(run_dir)} --set max_steps={more}` makes more"
+            f"`grpo resume {quoted(run_dir)} --set max_steps={more}` continues it"
         )
     )
     return run_dir / FINAL

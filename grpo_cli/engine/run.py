@@ -1,9 +1,9 @@
-"""What a run holds between two steps: the policy, its data and rewards, the optimizer, and where it stands.
+"""The state of a training run between two steps: policy, data, rewards, optimizer and progress.
 
     run = prepare(config, listener)         # setup.py
     train_step(run, 1, log)                 # train.py
 
-Plain functions act on it: collect_rollouts.py samples and scores, update_policy.py learns from that.
+Plain functions act on it: collect_rollouts.py samples and scores, update_policy.py updates the policy.
 """
 
 import math
@@ -40,24 +40,24 @@ from grpo_cli.words import plural
 
 @dataclass(kw_only=True)
 class Run:
-    """A training run: what was loaded for it, and how far it is."""
+    """A training run: everything it loaded, and its progress (`state`)."""
 
     config: Config
     policy: Policy
-    reference: Policy | None  # a frozen copy; None without KL, and with LoRA, whose base is the reference
+    reference: Policy | None  # frozen initial policy; None without KL, or with LoRA, whose base it is
     rewards: list[tuple[str, RewardFunction]]
     train_prompts: Prompts
     eval_prompts: list[Prompt] = field(default_factory=list)
-    skipped_prompts: int = 0  # longer than max_prompt_length
+    skipped_prompts: int = 0  # prompts longer than max_prompt_length
     optimizer: Optimizer
     plan: ForwardPlan = PLAIN
     listener: events.Listener
-    world: World = ALONE  # the ranks that the step's work is shared out to
+    world: World = ALONE  # the ranks that share the work of a step
     state: RunState = field(default_factory=RunState)
 
     def __post_init__(self) -> None:
         config = self.config
-        self.random = KeyChain.of_seed(config.seed)  # of rollouts
+        self.random = KeyChain.of_seed(config.seed)  # random keys for sampling rollouts
         self.buffer = RolloutBuffer(
             config.prompts_per_step, config.steps_per_generation, config.num_iterations
         )
@@ -69,18 +69,18 @@ class Run:
         self.update_limit = RowLimit(on_lowering=self.tell_of_memory("the update"))
         if self.policy.plan.trained == "single":
             self.update_limit.rows = 1
-        self.interruption = Interruption()  # nobody interrupts, until the loop says who does
-        self.has_heard = False  # of an interruption
+        self.interruption = Interruption()  # never requested; the training loop sets the real one
+        self.has_heard = False  # an interruption was announced to the listener
         self.rescue = Rescue()
         self.weights_moved = WeightsMoved(config)
-        self.sampler_agrees = False  # whether sampler and loss were seen to be of one policy
+        self.sampler_agrees = False  # the logprobs of sampler and loss were compared and match
         own_rewards = {name for name, function in self.rewards if function not in REWARDS.values()}
         self.teaching = Teaching(config=config, own=own_rewards)
-        self.told: set[str] = set()  # anomalies that a notice was given of
+        self.told: set[str] = set()  # anomalies already reported by a notice
 
     @property
     def prompts_wanted(self) -> int:
-        """How many prompts of the dataset max_steps can use; 0: all."""
+        """Number of prompts that max_steps steps use per epoch; 0 = all."""
         batches = math.ceil(self.config.max_steps / self.config.num_iterations)
         return math.ceil(batches * self.config.prompts_per_step / self.config.num_epochs)
 
@@ -91,20 +91,23 @@ class Run:
 
     @property
     def trainer_state(self) -> TrainerState:
-        """How far the run is, for rewards."""
+        """The run's progress as reward functions receive it."""
         epoch = self.state.prompts_used / len(self.train_prompts)
         return TrainerState(self.state.step, self.total_steps, epoch)
 
     def is_due(self, step: int, every: int, *, last: bool) -> bool:
-        """Whether something done every so many steps (0: never) comes after this one."""
+        """True if an action done every `every` steps (0 = never) is due after `step`.
+
+        `last`: it is also due after the run's last step.
+        """
         return every > 0 and step > 0 and (step % every == 0 or (last and step == self.total_steps))
 
     def trained_weights(self) -> dict[str, mx.array]:
-        """What the optimizer changes, by name: the float32 copies where the weights are half as wide."""
+        """The arrays the optimizer updates, by name: float32 master copies if the weights are 16-bit."""
         return flat(self.optimizer.master or self.policy.model.trainable_parameters())
 
     def advance(self, step: int, prompts_used: int, fault: str | None, log_positions: dict[str, int]) -> None:
-        """Move past a step. `fault`: why its update was skipped, if it was."""
+        """Record that `step` is finished. `fault`: the reason if its update was skipped."""
         self.buffer.advance(step)
         self.state.faults = [*self.state.faults, fault] if fault is not None else []
         self.state.step = step
@@ -114,13 +117,13 @@ class Run:
         self.keep(log_positions)
 
     def keep(self, log_positions: dict[str, int]) -> None:
-        """Have a rescue save the run as it stands, unless its latest update was skipped."""
+        """Keep the current state for a rescue to save, unless the latest update was skipped."""
         self.state.log_positions = log_positions
         if not self.state.faults:
             self.rescue.keep(self.snapshot())
 
     def snapshot(self) -> Snapshot:
-        """The run as it stands, for a checkpoint."""
+        """The current state, for a checkpoint."""
         self.state.total_steps = self.total_steps
         return Snapshot(
             policy=self.policy,
@@ -131,23 +134,23 @@ class Run:
         )
 
     def seed(self) -> None:
-        """Seed what is random, or go on with it where the checkpoint was."""
+        """Set the random states: from the checkpoint if the run is resumed, else from config.seed."""
         if self.state.random_state:
             restore_random_state(self.state.random_state)
-            # Runs of old sampled from MLX's own state, which the chain continues to the same numbers.
+            # Checkpoints of earlier versions have MLX's global state only; the chain continues it exactly.
             self.random = KeyChain(self.state.sampling_state or self.state.random_state)
         else:
             mx.random.seed(self.config.seed)
         self.note_random_states()
 
     def note_random_states(self) -> None:
-        """Have the state go on from the random numbers as they are now."""
+        """Store the current random states, so that a checkpoint continues from them."""
         self.state.random_state, self.state.sampling_state = random_state(), self.random.words
 
     def progress(self, event: events.RolloutProgress | events.UpdateProgress) -> None:
-        """Tell of work that goes on, and once, what comes of an interruption.
+        """Report progress to the listener, and the first time after an interruption, when the run stops.
 
-        Raises TrainingError where another rank is gone.
+        Raises TrainingError if another rank is gone.
         """
         self.world.check()
         self.listener(event)
@@ -159,7 +162,7 @@ class Run:
             )
 
     def tell_of_memory(self, what: str) -> Callable[[int], None]:
-        """What tells the listener that memory was short, and what was done about it."""
+        """A callback that reports a memory shortage in `what` and the new limit of rows to the listener."""
 
         def tell(rows: int) -> None:
             self.listener(
@@ -173,18 +176,18 @@ class Run:
         return tell
 
     def close(self) -> None:
-        """End what rewards run in."""
+        """Shut down the reward workers."""
         self.scorer.close()
 
 
 def steps_of(config: Config, prompts: int) -> int:
-    """Optimizer updates of a whole run over so many prompts."""
+    """Optimizer updates of a whole run over `prompts` prompts per epoch."""
     steps = max(1, config.num_epochs * prompts // config.prompts_per_step) * config.num_iterations
     return min(steps, config.max_steps) if config.max_steps else steps
 
 
 def scorer_of(config: Config, rewards: list[tuple[str, RewardFunction]]) -> Scorer:
-    """What scores completions as the configuration says; nothing of it runs before it is needed."""
+    """The configured scorer of completions. Its workers start with the first completion."""
     return Scorer(
         rewards,
         config.reward_weight_list,

@@ -1,7 +1,7 @@
-"""Start from a configuration: load what a run or an evaluation needs, make its folder, begin.
+"""Start of a training run: load model, data and rewards, make the run's folder, train.
 
-final = train(config, listener)       # a whole run; resume.py goes on with one
-line = dry_run(config, listener)      # everything loaded, one tiny step, nothing saved
+final = train(config, listener)       # a whole run; resume.py continues one
+line = dry_run(config, listener)      # load everything, make one tiny step, save nothing
 """
 
 import time
@@ -56,17 +56,17 @@ from grpo_cli.types import Example, RolloutGroup
 from grpo_cli.words import plural
 
 NO_LAYERS = (
-    "grad_checkpoint: this model's layers are called in a way of its own, so every completion reads its "
-    "prompt itself, which takes more time"
+    "grad_checkpoint: this model calls its layers in an unusual way, so prompts are computed once per "
+    "completion, which takes more time"
 )
 
 
 def train(config: Config, listener: events.Listener = events.silent, world: World = ALONE) -> Path:
-    """Run a whole training from its configuration; returns the folder of the final model.
+    """Train from a configuration; returns the folder of the final model.
 
-    Of the ranks of a `world`, the first one writes. A run that fails before its first step is done leaves no
-    folder that would block the next try. Raises the errors of what it goes through: of configuration, data,
-    model, rewards, checkpoints, training.
+    Only rank 0 of a `world` writes files. A run that fails before its first step is done leaves no folder
+    that would block the next attempt. Raises GrpoError for problems of configuration, data, model, rewards,
+    checkpoints or training.
     """
     listener = events.Listeners(listener)
     if world.is_first:
@@ -95,7 +95,7 @@ def train(config: Config, listener: events.Listener = events.silent, world: Worl
 
 @contextmanager
 def folder_for(config: Config, world: World) -> Iterator[Path]:
-    """The run's folder: made by the first rank, only a name for the others."""
+    """The run's folder: created and locked by rank 0, only a path for the others."""
     if not world.is_first:
         yield config.run_dir
         return
@@ -107,9 +107,9 @@ def folder_for(config: Config, world: World) -> Iterator[Path]:
 def dry_run(
     config: Config, listener: events.Listener = events.silent, world: World = ALONE
 ) -> dict[str, Any]:
-    """All that `train` does before its first step, and one tiny step; saves nothing, returns the step's line.
+    """Load everything as `train` does, and make one tiny step; saves nothing, returns the step's log line.
 
-    Raises what training raises, and TrainingError where the step makes no update.
+    Raises the errors of `train`, and TrainingError if the step makes no update.
     """
     if world.is_first:
         refuse_existing_run(config.run_dir)
@@ -124,13 +124,13 @@ def dry_run(
     if "skipped" in update:
         raise TrainingError(
             f"NaN gradient encountered in the dry run: NaN or infinite {update['skipped']}",
-            'the weights are as they were; `dtype = "float32"`, or another model',
+            'nothing was changed; set `dtype = "float32"`, or choose another model',
             trouble="nan-gradient",
         )
     if not update["grad_norm"]:
         raise TrainingError(
             "The dry run's step has no gradient: nothing in the model would learn",
-            "look at `lora_layers` and what else decides which weights are trained",
+            "check `lora_layers` and the other keys that decide which weights are trained",
             trouble="nothing-to-learn",
         )
     epoch = drawn.position / len(run.train_prompts)
@@ -138,9 +138,9 @@ def dry_run(
 
 
 def tiny(config: Config) -> dict[str, Any]:
-    """The keys of a configuration whose step is small: two prompts with two short completions each.
+    """Keys for a small step: two prompts with two short completions each.
 
-    Short completions are cut off, so that nothing may leave out what is cut off.
+    The short completions are truncated, so options that exclude truncated completions are off.
     """
     return {
         "batch_size": min(2, config.batch_size),
@@ -155,10 +155,10 @@ def tiny(config: Config) -> dict[str, Any]:
 
 
 def tiny_step(run: Run, is_on_policy: bool = False) -> tuple[DrawnGroups, list[RolloutGroup], dict[str, Any]]:
-    """Sample, score and update once: what was drawn, its groups, and the update's numbers.
+    """Sample, score and update once: the drawn groups, the chosen ones, and the update's metrics.
 
-    Advantages are made up, so that there is a gradient whatever the rewards of so short completions; they do
-    not cancel where two completions are the same.
+    The advantages are constants, so that there is a gradient whatever the rewards of such short completions
+    are. They do not cancel if two completions are the same.
     """
     drawn = collect_rollouts(run, position=0)
     groups = drawn.chosen()
@@ -175,14 +175,14 @@ def prepare(
     world: World = ALONE,
     started_at: str = "",
 ) -> Run:
-    """Load rewards, data and models, cheapest first, so that a mistake shows before the wait.
+    """Load rewards, data and models, the fastest first, so that mistakes show early.
 
-    `checkpoint`: where weights, optimizer and state come from, for a run that goes on. `started_at`: when the
-    run began, if not now. Raises TrainingError where the ranks of a `world` have loaded different things.
+    `checkpoint`: source of the weights of a resumed run. `started_at`: the time when the run began, ISO 8601;
+    empty = now. Raises TrainingError if the ranks of a `world` have loaded different files.
     """
     device.prepare()
     needs_copy = config.kl_coeff > 0 and config.lora_rank == 0
-    if checkpoint is None or needs_copy:  # else the checkpoint holds the model, or knows its base
+    if checkpoint is None or needs_copy:  # else the checkpoint contains the model, or names its base
         check_name(config.model_name)
     check_unread(str(checkpoint) if checkpoint else config.model_name)
     rewards = load_rewards(config.reward_functions)
@@ -198,7 +198,7 @@ def prepare(
         grad_checkpoint(policy.model.layers[0])
         listener(events.Notice(NO_LAYERS))
     head = find_head(policy.model)
-    # mlx-lm's checkpointed layer fills its cache when it is computed again.
+    # mlx-lm's checkpointed layer would fill its cache again during recomputation.
     may_share = carries_gradients(policy.model) and (by_layer or not config.grad_checkpoint)
     policy.plan = training_plan(policy.model, may_share, head, by_layer)
     train_prompts = Prompts(examples, policy.tokenizer, config, encoding(listener))
@@ -215,7 +215,7 @@ def prepare(
         world=world,
         plan=ForwardPlan(policy.plan.share_prefix, head, by_layer),
     )
-    train_prompts.count(run.prompts_wanted)  # only these are looked at before the first step
+    train_prompts.count(run.prompts_wanted)  # only these are encoded before the first step
     check_prompts(policy, train_prompts.ids)
     if train_prompts.left_out:
         run.skipped_prompts = train_prompts.left_out
@@ -230,7 +230,7 @@ def prepare(
 
 
 def examples_of(config: Config, split: str, listener: events.Listener) -> list[Example]:
-    """A split's examples; the listener is told what a person should know of them, and how far it is."""
+    """Load the examples of a split; notices and progress go to the listener."""
     return load_examples(
         config,
         split,
@@ -240,12 +240,12 @@ def examples_of(config: Config, split: str, listener: events.Listener) -> list[E
 
 
 def encoding(listener: events.Listener) -> Callable[[int, int], None]:
-    """What tells the listener how many prompts are encoded."""
+    """A callback that reports the number of encoded prompts to the listener."""
     return lambda count, total: listener(events.Loading(f"encoding prompts: {count:,} of {total:,}"))
 
 
 def skipped_notice(prompts: Prompts, config: Config) -> str:
-    """What a person should know of prompts that are left out."""
+    """Message for training prompts that are left out as too long."""
     return (
         f"{prompts.left_out} of {plural(len(prompts.encoded), 'training prompt')} left out: longer than "
         f"max_prompt_length = {config.max_prompt_length} tokens"
@@ -253,9 +253,10 @@ def skipped_notice(prompts: Prompts, config: Config) -> str:
 
 
 def trainable_policy(config: Config, checkpoint: Path | None = None) -> Policy:
-    """The policy with what is to be trained unfrozen: all weights, or LoRA adapters.
+    """Load the policy with trainable weights: all of them, or LoRA adapters.
 
-    It is the configured model with new adapters, or what a checkpoint of the run holds.
+    The source is a checkpoint of the run, or the configured model, with new adapters if lora_rank > 0.
+    Raises ModelError if that model has adapters already.
     """
     name = str(checkpoint) if checkpoint else config.model_name
     base = "" if checkpoint is None or is_gone("model_name", config.model_name) else config.model_name

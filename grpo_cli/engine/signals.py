@@ -1,4 +1,4 @@
-"""Ctrl-C, SIGTERM and a closed terminal as requests: the step is finished and saved before the run ends.
+"""Graceful stop on Ctrl-C, SIGTERM and a closed terminal: the current step is finished and saved first.
 
     with Interruption() as interruption:
         for step in steps:
@@ -6,9 +6,9 @@
                 ...                         # a second Ctrl-C or SIGTERM is raised here, and nowhere else
             if interruption.requested: save, and raise Interrupted
 
-A handler sets flags and says nothing: it runs between any two instructions, and what it would write to may
-be gone. A third signal ends the process whatever it is doing: the last checkpoint stays as it is. A process
-that a reward forked has the handler too, and ends as it would without: a Pool waits for its workers' end.
+The handler only sets flags and prints nothing: it runs between any two instructions, and the terminal may be
+gone. A third signal ends the process at once; the last checkpoint stays intact. Processes forked by a reward
+inherit the handler but end as without it, since a Pool waits for its workers to end.
 """
 
 import os
@@ -21,16 +21,16 @@ from typing import Any
 
 from grpo_cli.errors import Interrupted
 
-URGENT = (signal.SIGINT, signal.SIGTERM)  # sent again, they mean: at once
-SIGNALS = (*URGENT, signal.SIGHUP)  # the terminal is gone: told by the system and again by the shell
+URGENT = (signal.SIGINT, signal.SIGTERM)  # the second one stops at once
+SIGNALS = (*URGENT, signal.SIGHUP)  # a closed terminal sends SIGHUP twice, by the system and by the shell
 
 
 class Interruption:
-    """The signals that came within the block."""
+    """Handles the stop signals within the block."""
 
     def __init__(self) -> None:
-        self.requested = False  # the run is to end after this step
-        self.is_urgent = False  # it is to end at once
+        self.requested = False  # stop after this step
+        self.is_urgent = False  # stop at once
         self._is_breakable = False
         self._owner = os.getpid()
         self._before: dict[signal.Signals, Any] = {}
@@ -47,7 +47,7 @@ class Interruption:
 
     @contextmanager
     def breakable(self) -> Iterator[None]:
-        """Around work that can be given up at any moment. Raises Interrupted for an urgent signal."""
+        """Marks work that can be aborted at any moment. Raises Interrupted for an urgent signal."""
         self._is_breakable = True
         try:
             if self.is_urgent:

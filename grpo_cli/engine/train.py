@@ -1,11 +1,24 @@
-"""The training loop, and one step of it in the papers' words.
+"""The GRPO training loop: sample completions, score them, compare each with its group, update the policy.
 
     final = train_to_the_end(run, log, saver, interruption)      # setup.py and resume.py make all four
 
-A step is one optimizer update on batch_size × gradient_accumulation_steps prompts (P) with num_generations
-completions (G) each. Departs from DeepSeekMath's Algorithm 1 (arXiv:2402.03300) in that the reference stays
-the initial policy, as everyone does since, and that nothing is computed twice: the old logprobs are the
-sampler's own, or, where one step's rollouts serve several updates, those of the first one's forward.
+GRPO (Group Relative Policy Optimization; DeepSeekMath, arXiv:2402.03300, Algorithm 1) trains a language
+model, the policy, to earn more reward. One step:
+
+1. Rollouts: sample G completions of each of P prompts, and keep the logprob of every sampled token.
+2. Rewards: score each completion with the reward functions, one number per completion.
+3. Advantages: (reward − mean of its group) / standard deviation of its group. The group of G completions of
+   one prompt is the baseline, so no value model is trained. A group of equal rewards has advantage 0.
+4. Loss of each token: −min(r·A, clip(r, 1 − ε, 1 + ε)·A) + kl_coeff · KL(policy ‖ reference), where r is
+   π(token) now / π(token) when it was sampled, A the completion's advantage, and the reference the initial
+   policy. Other loss types change this formula or the averaging over tokens (engine/grpo/losses.py).
+5. Gradient: computed in microbatches that fit into memory, and summed.
+6. One optimizer update, skipped if the loss or the gradient is NaN.
+
+P = batch_size × gradient_accumulation_steps, G = num_generations. Departures from Algorithm 1: the reference
+is never replaced by a newer policy, as is usual since, and the old logprobs (π when it was sampled) rarely
+need a forward of their own: they are the sampler's, or, if the rollouts serve several updates or a quantized
+copy sampled them, those of the first update's forward.
 """
 
 import time
@@ -32,22 +45,22 @@ from grpo_cli.engine.update_policy import make_batches, remember_old, update_pol
 from grpo_cli.errors import Interrupted, TrainingError
 from grpo_cli.models.tree import flat
 
-MOST_SKIPPED = 3  # updates in a row
+MOST_SKIPPED = 3  # skipped updates in a row that end the run
 CURES = (
-    "the state before them is kept: go on with `{resume} --set learning_rate=1e-6`, or with "
-    '`--set max_grad_norm=0.1`; in a new run `dtype = "float32"` where memory allows'
+    "the state before them is kept: resume with `{resume} --set learning_rate=1e-6`, or with "
+    '`--set max_grad_norm=0.1`; in a new run, set `dtype = "float32"` if memory allows'
 )
 
 
 def train_step(run: Run, step: int, log: RunLog) -> None:
     """One GRPO step: rollouts, rewards, advantages, microbatches, gradient, guards, optimizer, metrics.
 
-    Rollouts of several steps are made at once where steps_per_generation or num_iterations say so; the step
-    then takes the next part of them from the buffer.
+    With steps_per_generation or num_iterations above 1, one generation of rollouts serves several steps. The
+    steps after the first then take their part from the buffer and sample nothing.
     """
     started = time.perf_counter()
     device.reset_peak_memory()
-    drawn: DrawnGroups | None = None  # None: the step learns from completions that were sampled before
+    drawn: DrawnGroups | None = None  # None: the step reuses rollouts of an earlier generation
     with run.interruption.breakable():
         if run.buffer.is_empty:
             drawn = collect_rollouts(run, run.state.prompts_used)  # prompts → completions → rewards
@@ -55,13 +68,13 @@ def train_step(run: Run, step: int, log: RunLog) -> None:
         run.world.set_phase("updating")
         part = run.buffer.waiting[0]
         if part.batches is None:
-            part.batches = make_batches(run, part.groups)  # ids (B, T), old and reference logprobs
+            part.batches = make_batches(run, part.groups)  # token ids (B, T), old and reference logprobs
     taught = can_teach(part.groups, run.config)
     update = update_policy(run, step, part.batches, is_on_policy=drawn is not None)
     taught = taught and "skipped" not in update
     run.state.has_taught = run.state.has_taught or taught
     used = drawn.position if drawn else run.state.prompts_used
-    run.advance(step, used, update.get("skipped"), log.positions())  # before anything is told: that may fail
+    run.advance(step, used, update.get("skipped"), log.positions())  # before logging, which may fail
     seconds = time.perf_counter() - started
     drawn = drawn or DrawnGroups(wanted=0, position=used)
     epoch = used / len(run.train_prompts)
@@ -72,9 +85,10 @@ def train_step(run: Run, step: int, log: RunLog) -> None:
 
 
 def fill_buffer(run: Run, drawn: DrawnGroups) -> None:
-    """Give the completions that the coming steps learn from their advantages, and cut them into steps.
+    """Set the advantages of the sampled groups and split them into one part for each coming step.
 
-    Where a quantised copy sampled, the policy's own logprobs of later parts are taken now, before it moves.
+    If a quantized copy sampled them, the policy's own logprobs of the later parts are computed now, before
+    the first update changes the policy.
     """
     groups = drawn.chosen()
     set_advantages(groups, run.config)
@@ -85,11 +99,11 @@ def fill_buffer(run: Run, drawn: DrawnGroups) -> None:
 
 
 def train_to_the_end(run: Run, log: RunLog, saver: Saver, interruption: Interruption) -> Path:
-    """Make every step that is left, evaluating and saving on the way; returns the `final` folder.
+    """Run all remaining steps, with evaluations and checkpoints; returns the `final` folder.
 
-    Raises Interrupted after the step that an interruption falls into is saved, TrainingError after three
-    updates in a row that were no numbers, CheckpointError after three failed saves. Whatever ends it, what
-    was done is saved.
+    Any error or signal that ends the run saves the finished steps first. Raises Interrupted once the step
+    during which the signal came is saved, TrainingError after three skipped updates in a row, and
+    CheckpointError after three failed saves.
     """
     started = time.perf_counter()
     run.interruption = interruption
@@ -102,9 +116,9 @@ def train_to_the_end(run: Run, log: RunLog, saver: Saver, interruption: Interrup
             stop_if_broken(run, saver)
             after_step(run, log, saver)
         final = saver.save_final(sound_snapshot(run, saver))
-        run.world.gather(None)  # nobody leaves before it is saved
-    except BaseException as error:  # whatever ends a run, what was done is saved
-        ending = exited(error) if isinstance(error, SystemExit) else error  # else it would seem done
+        run.world.gather(None)  # a barrier: no rank exits before rank 0 has saved
+    except BaseException as error:  # every kind of ending saves the finished steps
+        ending = exited(error) if isinstance(error, SystemExit) else error  # a bare exit looks like success
         for line in run.rescue.save(log, saver, error):
             ending.add_note(line)
         if ending is not error:
@@ -115,19 +129,19 @@ def train_to_the_end(run: Run, log: RunLog, saver: Saver, interruption: Interrup
 
 
 def begin(run: Run, log: RunLog, saver: Saver) -> None:
-    """Seed what is random, and evaluate before the first step if that is due.
+    """Set the random state, check the free disk space, and evaluate before the first step if that is due.
 
-    Raises CheckpointError where the disk has no room for a single checkpoint.
+    Raises CheckpointError if the disk has no room for one checkpoint.
     """
     run.seed()
     run.keep(log.positions())
     saver.check_room(run.snapshot())
     if evaluate_if_due(run, log) and run.is_due(run.state.step, run.config.save_steps, last=False):
-        saver.save(run.snapshot())  # it was saved without this evaluation
+        saver.save(run.snapshot())  # the checkpoint was saved before this evaluation
 
 
 def after_step(run: Run, log: RunLog, saver: Saver) -> None:
-    """Evaluate and save where it is time. Raises Interrupted, with the step saved, where a signal came."""
+    """Evaluate and save if due. After a signal, saves the step and raises Interrupted."""
     step = run.state.step
     is_last = step == run.total_steps
     is_interrupted = run.world.any(run.interruption.requested)
@@ -135,14 +149,14 @@ def after_step(run: Run, log: RunLog, saver: Saver) -> None:
         evaluate_if_due(run, log)
     if is_interrupted and not is_last:
         saver.save(sound_snapshot(run, saver))
-        run.world.gather(None)  # a rank that leaves early has the launcher end the others
+        run.world.gather(None)  # a barrier: the launcher ends all ranks when the first one exits
         raise Interrupted(f"Stopped after step {step}.")
     if run.is_due(step, run.config.save_steps, last=False):
         saver.save(sound_snapshot(run, saver))
 
 
 def evaluate_if_due(run: Run, log: RunLog) -> bool:
-    """Evaluate on the held-out prompts, if it is time and was not done; whether it was."""
+    """Evaluate on the held-out prompts if that is due and not done yet. True if it evaluated."""
     step, config = run.state.step, run.config
     due = step == 0 or run.is_due(step, config.eval_steps, last=True)
     if not (run.eval_prompts and due) or run.state.evaluated:
@@ -169,7 +183,7 @@ def evaluate_if_due(run: Run, log: RunLog) -> bool:
 
 
 def stop_if_broken(run: Run, saver: Saver) -> None:
-    """Raise TrainingError after three updates in a row that were skipped."""
+    """Raise TrainingError after three skipped updates in a row."""
     step, faults = run.state.step, run.state.faults
     if len(faults) >= MOST_SKIPPED:
         raise TrainingError(
@@ -182,14 +196,17 @@ def stop_if_broken(run: Run, saver: Saver) -> None:
 
 
 def sound_snapshot(run: Run, saver: Saver) -> Snapshot:
-    """The run as it stands; TrainingError where a weight is NaN: it would push out sound checkpoints."""
+    """A snapshot for a checkpoint. Raises TrainingError if a weight is NaN or infinite.
+
+    A checkpoint of broken weights is never saved: keep_checkpoints would delete good ones to make room.
+    """
     run.world.set_phase("saving")
     synchronize_weights(run)
     name = first_broken(flat(run.policy.model.parameters()))
     if name is not None:
         raise TrainingError(
             f"NaN gradient encountered: after step {run.state.step} the weight {name} is NaN or infinite",
-            "it is not saved; go on from the checkpoint before it with a lower rate: "
+            "this step is not saved; resume from the checkpoint before it with a lower learning rate: "
             f"`{saver.resume_command} --set learning_rate=1e-6`, or with `--set max_grad_norm=0.1`",
             trouble="nan-gradient",
         )
@@ -197,13 +214,13 @@ def sound_snapshot(run: Run, saver: Saver) -> Snapshot:
 
 
 def synchronize_weights(run: Run) -> None:
-    """Give all ranks the first one's weights, should theirs differ: unlike devices round differently."""
+    """Copy rank 0's weights and optimizer state to all ranks if theirs differ, e.g. by rounding."""
     if run.world.size == 1:
         return
     arrays = {**run.trained_weights(), **run.optimizer.arrays()}
     first, *others = run.world.gather(checksum(arrays))
     if all(other == first for other in others):
         return
-    run.listener(events.Notice("the ranks' weights differ by rounding: rank 0's are taken for all"))
+    run.listener(events.Notice("the ranks' weights differ by rounding: all ranks now use those of rank 0"))
     run.policy.model.update(run.world.broadcast_tree(run.policy.model.trainable_parameters()))
     run.optimizer.restore(run.world.broadcast_tree(run.optimizer.arrays()))

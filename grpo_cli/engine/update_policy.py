@@ -3,7 +3,7 @@
     batches = make_batches(run, groups)                         # with the reference's logprobs
     numbers = update_policy(run, 1, batches, is_on_policy=True)
 
-Memory that runs short halves what is computed at once, to the same result.
+If memory runs out, a microbatch is split in halves and computed again, to the same gradient.
 """
 
 import math
@@ -34,7 +34,7 @@ from grpo_cli.types import RolloutGroup
 
 
 def make_batches(run: Run, groups: list[RolloutGroup]) -> list[Microbatch]:
-    """The step's microbatches, dealt to the ranks, with the reference's logprobs where there is a KL term."""
+    """The step's microbatches, each assigned to a rank. With a KL term, reference logprobs are added."""
     config, has_reference = run.config, run.config.kl_coeff > 0
     made = make_microbatches(
         groups,
@@ -53,19 +53,19 @@ def make_batches(run: Run, groups: list[RolloutGroup]) -> list[Microbatch]:
 
 
 def own_batches(run: Run, batches: list[Microbatch]) -> list[Microbatch]:
-    """Those that this rank computes."""
+    """The microbatches assigned to this rank."""
     return [batch for batch in batches if batch.rank == run.world.rank]
 
 
 def update_policy(
     run: Run, step: int, batches: list[Microbatch], is_on_policy: bool = False
 ) -> dict[str, Any]:
-    """One optimizer update, or none where something is NaN; returns its numbers for the log.
+    """One optimizer update, skipped if loss or gradient is NaN; returns its metrics for the log.
 
-    Without a microbatch, since no group can teach, nothing changes: neither weights nor the optimizer's
-    moments, and no weight decays. (PyTorch's AdamW, and TRL with it, would go on by its momentum.)
-    `is_on_policy`: the completions are of the weights as they are, so that sampler and loss can be compared.
-    Raises TrainingError where they disagree, or where the weights do not move.
+    No microbatches (all advantages are 0) means no update: weights, optimizer moments and weight decay stay
+    as they are. (PyTorch's AdamW, and so TRL, would still move the weights by momentum.) `is_on_policy`: the
+    current weights sampled the completions, so the logprobs of sampler and loss must agree. Raises
+    TrainingError if they disagree, or if the update leaves the weights unchanged.
     """
     config, started = run.config, time.perf_counter()
     rate = learning_rate(
@@ -110,12 +110,12 @@ def compute_gradient(run: Run, batches: list[Microbatch]) -> tuple[Gradients, Up
 
 
 def has_advantages(batches: list[Microbatch]) -> bool:
-    """Whether some completion is better or worse than its group."""
+    """True if any completion has a non-zero advantage."""
     return any(rollout.advantage != 0.0 for batch in batches for rollout in batch.rollouts)
 
 
 def nothing(config: Config) -> UpdateResult:
-    """The result of an update without a single token."""
+    """The result of an update without microbatches: zeros."""
     result = UpdateResult(
         loss=0.0,
         grad_norm=0.0,
@@ -129,7 +129,7 @@ def nothing(config: Config) -> UpdateResult:
 
 
 def update_numbers(result: UpdateResult, fault: Fault | None) -> dict[str, Any]:
-    """Log metrics of one update: applied, empty, or skipped, where NaN is null and `skipped` says why."""
+    """Log metrics for one update: applied, empty, or skipped. If skipped, NaN becomes null."""
     numbers = {
         "loss": result.loss,
         "grad_norm": result.grad_norm,
@@ -148,14 +148,14 @@ def update_numbers(result: UpdateResult, fault: Fault | None) -> dict[str, Any]:
 
 
 def remember_first(batches: list[Microbatch], result: UpdateResult) -> None:
-    """Keep the logprobs of a first update's own forward, for the later ones on the same completions."""
+    """Store the logprobs of the first update's forward as the old logprobs of the later updates."""
     for batch, logprobs in zip(batches, result.logprobs, strict=True):
         if batch.old_is_current:
             batch.remember(logprobs)
 
 
 def remember_old(run: Run, batches: list[Microbatch]) -> None:
-    """Keep the policy's logprobs as it is now, for microbatches that are learnt from after an update."""
+    """Store the current policy's logprobs as the old logprobs of microbatches that later steps train on."""
     found = [
         mx.where(batch.loss_mask, logprobs_by(run, run.policy.model, batch), 0.0)
         if batch.rank == run.world.rank
@@ -167,15 +167,15 @@ def remember_old(run: Run, batches: list[Microbatch]) -> None:
 
 
 def reference_logprobs(run: Run, batch: Microbatch) -> mx.array:
-    """Logprobs (B, S) of the initial policy."""
-    if run.reference:  # full fine-tuning, or adapters that were trained before
+    """Logprobs (B, S) of the initial policy: the frozen copy, or the policy without its LoRA adapters."""
+    if run.reference:  # full fine-tuning, or adapters that already were trained
         return logprobs_by(run, run.reference.model, batch)
     with adapters_off(run.policy.model):
         return logprobs_by(run, run.policy.model, batch)
 
 
 def logprobs_by(run: Run, model: nn.Module, batch: Microbatch) -> mx.array:
-    """A model's logprobs (B, S) by the loss's forward, evaluated; in parts where memory is short."""
+    """A model's logprobs (B, S), evaluated, by the forward of the loss; in halves if memory runs out."""
 
     def compute(part: Microbatch) -> mx.array:
         logprobs = token_logprobs(model, part, run.config.temperature, run.plan)
@@ -186,7 +186,7 @@ def logprobs_by(run: Run, model: nn.Module, batch: Microbatch) -> mx.array:
 
 
 def compare_with_sampler(run: Run, batches: list[Microbatch], result: UpdateResult) -> float | None:
-    """Mean |Δ logp| of loss and sampler; the first time, TrainingError where it is too large."""
+    """Mean |logprob of the loss − logprob of the sampler|; TrainingError if the first one is too large."""
     deviation = logprob_mismatch.measure(batches, result.logprobs)
     if deviation is None:
         return None
@@ -197,7 +197,7 @@ def compare_with_sampler(run: Run, batches: list[Microbatch], result: UpdateResu
 
 
 def check_sampler(run: Run, batches: list[Microbatch], deviation: logprob_mismatch.Deviation) -> None:
-    """Raise TrainingError where the sampler's logprobs are not those of a forward of its model."""
+    """Raise TrainingError if the sampler's logprobs are not those of a forward of the sampled model."""
     model, own, temperature = run.policy.model, deviation, run.config.temperature
     if run.sampler.copy:
         model = run.sampler.copy.model

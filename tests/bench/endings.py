@@ -129,7 +129,7 @@ def broken(place: str, when: int, saved: int, name: str) -> Case:
     if place == "reward":
         code, words = 1, f"Reward `letters` raised {name}"
     elif place == "display" and not is_person:
-        saved, code, words = 0, 0, f"what shows the run failed and is switched off: {name}"
+        saved, code, words = 0, 0, f"the progress display failed and is switched off: {name}"
     return Case(f"{name} from the {place}", Fault(place, when, fail), saved, code, words)
 
 

@@ -60,7 +60,7 @@ def test_interrupted_and_resumed_with_the_command_that_was_printed(tmp_path: Pat
     done = steps(tmp_path)[-1]
     again = grpo(*command.split(), "--set", f"max_steps={done + 2}")
     assert again.exit_code == 0, again.stderr
-    assert f"note: going on from outputs/smoke_test/checkpoint-{done}" in again.stderr
+    assert f"note: resuming from outputs/smoke_test/checkpoint-{done}" in again.stderr
     assert f"step {done + 2}/{done + 2}" in again.stderr
     assert f"step {done}/" not in again.stderr
     assert "Done: " in again.stderr

@@ -1,4 +1,4 @@
-"""How much completions repeat themselves, against counts by hand."""
+"""Repetition of completions, against counts by hand."""
 
 import pytest
 

@@ -199,7 +199,7 @@ def notices(path: Path, *overrides: str) -> tuple[list[str], Path]:
 
 def test_a_complete_run_says_so_and_goes_on_when_it_is_made_longer(done: Config) -> None:
     said, final = notices(done.run_dir)
-    assert said[0] == f"going on from {done.run_dir / 'final'}"
+    assert said[0] == f"resuming from {done.run_dir / 'final'}"
     assert f"{done.run_dir} is complete, after 4 steps" in said[1]
     resume(done.run_dir, ["max_steps=6"])
     assert [line["step"] for line in lines(done.run_dir)] == [1, 2, 3, 4, 5, 6]
@@ -256,7 +256,7 @@ def test_a_damaged_checkpoint_is_reported_and_the_next_older_taken(
     }[damage]
     said, final = notices(done.run_dir)
     assert said[0] == f"{done.run_dir / 'checkpoint-4'} is damaged ({reason}) and is left out"
-    assert said[1] == f"going on from {done.run_dir / 'checkpoint-3'}"
+    assert said[1] == f"resuming from {done.run_dir / 'checkpoint-3'}"
     assert (done.run_dir / "checkpoint-4.aside").exists()
     assert read_state(final)[0].step == 4
     assert [line["step"] for line in lines(done.run_dir)] == [1, 2, 3, 4]
@@ -271,14 +271,14 @@ def test_a_damaged_manifest(done: Config, content: str | None) -> None:
         manifest.write_text(content)
     said, _ = notices(done.run_dir)
     assert f"({MANIFEST} is {'missing' if content is None else 'damaged'}" in " ".join(said)
-    assert f"going on from {done.run_dir / 'checkpoint-3'}" in said
+    assert f"resuming from {done.run_dir / 'checkpoint-3'}" in said
 
 
 def test_a_damaged_checkpoint_by_name(done: Config) -> None:
     (done.run_dir / "checkpoint-3" / "config.json").write_text("{}")
     said, _ = notices(done.run_dir / "checkpoint-3")
     assert "checkpoint-3 is damaged (config.json has 2 of" in said[0]
-    assert said[1] == f"going on from {done.run_dir / 'checkpoint-2'}"
+    assert said[1] == f"resuming from {done.run_dir / 'checkpoint-2'}"
 
 
 def test_a_manifest_of_another_version(done: Config) -> None:
@@ -392,7 +392,7 @@ def test_what_a_killed_process_leaves_is_removed(done: Config) -> None:
     )  # killed between two renames
     shutil.rmtree(done.run_dir / "final")
     said, _ = notices(done.run_dir)
-    assert said[0] == f"going on from {done.run_dir / 'checkpoint-4'}"
+    assert said[0] == f"resuming from {done.run_dir / 'checkpoint-4'}"
     assert not list(done.run_dir.glob(".*grpo-tmp*")) + list(done.run_dir.glob(".*.grpo-old"))
 
 

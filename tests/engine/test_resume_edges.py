@@ -119,5 +119,5 @@ def test_a_damaged_final_by_name_falls_back_to_the_checkpoint_of_the_same_step(
     (done.run_dir / "final" / file).unlink()
     said, final = notices(done.run_dir / "final")
     assert f"{file} is missing" in said[0]
-    assert said[1] == f"going on from {(done.run_dir / 'checkpoint-4').absolute()}"
+    assert said[1] == f"resuming from {(done.run_dir / 'checkpoint-4').absolute()}"
     assert read_state(final)[0].step == 4

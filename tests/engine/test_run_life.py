@@ -1,4 +1,4 @@
-"""What a run lives through: values that JSON lacks, a disk gone read-only, rewards that change the folder."""
+"""Runs under trouble: values that JSON lacks, a disk gone read-only, rewards that change the folder."""
 
 import datetime
 import decimal
@@ -125,7 +125,7 @@ def test_a_step_is_in_both_logs_or_in_none(tmp_path: Path) -> None:
 
 @pytest.fixture
 def read_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
-    """What makes every call that changes something below `tmp_path` fail, as on a disk gone read-only."""
+    """A function that makes all writes below `tmp_path` fail, as on a disk gone read-only."""
 
     def refuse(name: str) -> None:
         real = getattr(os, name)

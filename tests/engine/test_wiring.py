@@ -65,7 +65,7 @@ def prepared(folder: Path, **changes: Any) -> tuple[Run, list[Microbatch]]:
 
 
 def movement(run: Run, batches: list[Microbatch], step: int = 1) -> Weights:
-    """How far one update moves every weight."""
+    """The change of every weight by one update."""
     before = flat(run.policy.model.trainable_parameters())
     update_policy(run, step, batches)
     after = flat(run.policy.model.trainable_parameters())

@@ -1,9 +1,10 @@
-"""Evaluate a policy on held-out examples: greedy, batched, the same items each time.
+"""Evaluate a policy on held-out examples: greedy, batched, with the same items each time.
 
     evaluation = evaluate(policy, prompts, Sampling.for_evaluation(config), rows=128)
     evaluation.accuracy, evaluation.format_rate
 
-An item is right when its final answer, in `<answer>…</answer>` or not, is the example's: rewards/answers.py.
+An item is right if its final answer, within `<answer>…</answer>` or not, is that of the example
+(rewards/answers.py).
 """
 
 import statistics
@@ -37,27 +38,27 @@ from grpo_cli.types import Rollout, RolloutGroup, StopReason
 
 @dataclass
 class Evaluation:
-    """The completions of every item, and what they add up to."""
+    """The completions of every item, and the scores computed from them."""
 
-    groups: list[RolloutGroup]  # one per item; one completion each unless pass@k was asked for
+    groups: list[RolloutGroup]  # one per item; one completion each, or several for pass@k
     seconds: float
-    measure: str = ""  # the reward that says what is right, by its name in the rollouts; empty: the answer
+    measure: str = ""  # name of the reward that decides what is right; empty: the answer decides
 
     @property
     def rollouts(self) -> list[Rollout]:
-        """All completions."""
+        """The completions of all items, in order."""
         return [rollout for group in self.groups for rollout in group.rollouts]
 
     @property
     def correct(self) -> list[list[bool]]:
-        """Right or wrong, by item and completion: by `measure`, where it is above 0."""
+        """For each item and completion, True if it is right."""
         return [
             [self.is_right(rollout, group.example.answer) for rollout in group.rollouts]
             for group in self.groups
         ]
 
     def is_right(self, rollout: Rollout, gold: str) -> bool:
-        """Whether one completion is right."""
+        """True if the reward `measure` is above 0; without one, if the answer equals `gold`."""
         if not self.measure:
             return is_right(rollout.text, gold)
         return (rollout.rewards.get(self.measure) or 0.0) > 0  # None: the reward does not apply
@@ -79,11 +80,11 @@ class Evaluation:
 
     @property
     def truncated_fraction(self) -> float:
-        """Share of completions that ran out of tokens."""
+        """Share of completions cut off at max_new_tokens."""
         return statistics.fmean(rollout.stop_reason is StopReason.LENGTH for rollout in self.rollouts)
 
     def line(self, step: int) -> dict[str, Any]:
-        """The evaluation's line in the log."""
+        """The evaluation's line in training_log.jsonl."""
         return {
             "step": step,
             "eval_accuracy": self.accuracy,
@@ -108,15 +109,15 @@ def evaluate(
 ) -> Evaluation:
     """Complete every prompt `num_generations` times, about `rows` sequences at once.
 
-    Each rank of a `world` completes its share, and gets the whole evaluation.
+    Each rank of a `world` completes its share and receives the whole evaluation.
     """
     started = time.perf_counter()
-    # Greedy completions do not depend on what is sampled in one call: rows enter it as others end.
-    # Random numbers do, so where there are some every call has the same items as ever.
+    # Greedy completions do not depend on the items of one call, so a single call samples all.
+    # Random numbers do depend on them, so with temperature every call has a fixed set of items.
     size = len(prompts) if sampling.temperature == 0 else max(1, rows // num_generations)
     total, finished, tokens = len(prompts) * num_generations, 0, 0
     groups: list[RolloutGroup] = []
-    # Alike lengths together, so that little is padded; the items come back in their own order.
+    # Prompts of similar length together need little padding; the result is in the original order.
     order = sorted(range(len(prompts)), key=lambda index: len(prompts[index].ids))
     for start in range(0, len(order), size):
         chunk = [prompts[index] for index in order[start : start + size]]
@@ -142,7 +143,7 @@ def evaluate(
 
 
 def measure_by_reward(evaluation: Evaluation, config: Config, rewards: Sequence[Named]) -> None:
-    """Score an evaluation by `eval_reward` alone, which then says what is right. `rewards`: the run's."""
+    """Score an evaluation by `eval_reward`, which then decides what is right. `rewards`: the run's."""
     spec = config.eval_reward
     if not spec:
         return
@@ -155,7 +156,7 @@ def measure_by_reward(evaluation: Evaluation, config: Config, rewards: Sequence[
 
 
 def completion_lines(evaluation: Evaluation) -> Iterator[dict[str, Any]]:
-    """Every completion as plain data, for a file."""
+    """Every completion as plain data, one JSON line each in `grpo eval --output`."""
     for item, (group, correct) in enumerate(zip(evaluation.groups, evaluation.correct, strict=True)):
         for rollout, right in zip(group.rollouts, correct, strict=True):
             yield {
@@ -178,10 +179,10 @@ def evaluate_model(
     on_progress: Progress = no_progress,
     world: World = ALONE,
 ) -> Evaluation:
-    """Evaluate a model on the configuration's held-out examples, scored by its rewards too.
+    """Evaluate a model on the configuration's held-out examples, and score it by the configured rewards.
 
-    Each rank of a `world` completes its share; the first one scores. The seed is the configuration's, so that
-    sampled evaluations repeat.
+    Each rank of a `world` completes its share; rank 0 scores. Sampling is seeded by the configuration, so
+    evaluations are reproducible.
     """
     device.prepare()
     check_name(name)

@@ -1,11 +1,11 @@
-"""How sure a measured score is: intervals, pass@k and paired comparisons of two models.
+"""Statistics of evaluations: confidence intervals, pass@k and paired comparisons of two models.
 
-    wilson_interval(8, 10)     → (0.4902, 0.9433): eight of ten right says little yet
-    pass_at_k(n=5, c=2, k=2)   → 0.7: chance that one of two completions is right
+    wilson_interval(8, 10)     → (0.4902, 0.9433): eight of ten right is weak evidence
+    pass_at_k(n=5, c=2, k=2)   → 0.7: probability that at least one of two completions is right
     bootstrap([1, 0, 0.5, …])  → the interval of a mean over items
     compare_pairs([1, 0, 1, -1, …]) → one paired test: difference, interval, p and verdict
 
-Two models are compared on the same items, so that what is hard for both cancels out.
+Two models are compared on the same items, so the difficulty of the items cancels out.
 """
 
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ RESAMPLE_BLOCK = 2_000_000  # indices drawn at once: 16 MB, whatever the number 
 
 
 def pass_at_k(n: int, c: int, k: int) -> float:
-    """Chance that at least one of k completions is right, when c of n sampled ones were.
+    """Probability that at least one of k completions is right, estimated from c right ones of n.
 
     The unbiased estimator 1 − C(n − c, k) / C(n, k) of Chen et al. 2021, "Evaluating Large Language
     Models Trained on Code", equation 1. Raises ValueError unless 0 ≤ c ≤ n and 1 ≤ k ≤ n.
@@ -34,7 +34,7 @@ def pass_at_k(n: int, c: int, k: int) -> float:
 
 
 def wilson_interval(successes: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
-    """Interval (low, high) of a proportion; it stays inside [0, 1] and holds for few samples.
+    """Confidence interval (low, high) of a proportion. It stays within [0, 1] and is valid for few samples.
 
     Wilson 1927, "Probable Inference, the Law of Succession, and Statistical Inference"; without
     continuity correction. Raises ValueError unless 0 ≤ successes ≤ n, n ≥ 1, 0 < confidence < 1.
@@ -55,10 +55,10 @@ def wilson_interval(successes: int, n: int, confidence: float = 0.95) -> tuple[f
 def bootstrap(
     scores: Sequence[float], samples: int = 10_000, seed: int = 0, confidence: float = 0.95
 ) -> tuple[float, float]:
-    """Percentile interval (low, high) of the mean of `scores`, one per item.
+    """Bootstrap percentile interval (low, high) of the mean of `scores`, one per item.
 
-    Items are drawn with replacement, `samples` times: Efron and Tibshirani 1993, "An Introduction to
-    the Bootstrap", chapter 13. The seed decides the draws. Raises ValueError without items.
+    Items are resampled with replacement `samples` times: Efron and Tibshirani 1993, "An Introduction to the
+    Bootstrap", chapter 13. The seed makes it reproducible. Raises ValueError without items.
     """
     values = np.asarray(scores, dtype=np.float64)  # (N,)
     if values.ndim != 1 or values.size == 0:
@@ -75,7 +75,7 @@ def bootstrap(
 
 
 class Comparison(NamedTuple):
-    """Two models on the same items: the mean difference b − a, its 95 % interval, p, and what they say."""
+    """Two models on the same items: the mean difference b − a, its 95 % interval, p and the verdict."""
 
     difference: float
     interval: tuple[float, float]
@@ -84,21 +84,21 @@ class Comparison(NamedTuple):
 
 
 def compare_pairs(differences: Sequence[float], samples: int = 20_000, seed: int = 0) -> Comparison:
-    """The paired sign-flip test of differences within [−1, 1], one per item, and its interval.
+    """Paired sign-flip test of differences within [−1, 1], one per item, with its 95 % interval.
 
-    Where the models are equally good, each difference is as likely as its opposite. p is the chance that
-    random signs take the sum as far from 0 on its side, times two; for right or wrong it is McNemar's exact
-    test. The interval holds the true differences that the same test does not reject: its ends are quantiles
-    of the means of random subsets of the items (Hartigan 1969, "Using Subsample Values as Typical Values"),
-    an empty subset counting on both sides. `better` and `worse` are said where p ≤ 0.05. The seed decides the
-    subsets. Raises ValueError without items.
+    If the models are equally good, each difference is as likely as its opposite. p is twice the probability
+    that random signs give a sum at least as far from 0 on the same side; for right or wrong answers this is
+    McNemar's exact test. The interval contains the true differences that the same test does not reject. Its
+    ends are quantiles of the means of random subsets of the items (Hartigan 1969, "Using Subsample Values as
+    Typical Values"); an empty subset counts on both sides. The verdict is `better` or `worse` if p ≤ 0.05.
+    The seed makes the subsets reproducible. Raises ValueError without items.
     """
     values = np.asarray(differences, dtype=np.float64)  # (N,)
     if values.ndim != 1 or values.size == 0:
         raise ValueError("a paired comparison needs at least one difference")
     mean, p = float(values.mean()), sign_flip_p(values)
     low, high = subset_interval(values, samples, seed)
-    if p > SIGNIFICANT:  # subsets are drawn, p is exact: where they disagree about 0, p is right
+    if p > SIGNIFICANT:  # p is exact, the subsets are random: if they disagree about 0, p decides
         low, high = min(low, 0.0), max(high, 0.0)
         return Comparison(mean, (low, high), p, "no significant difference")
     if mean > 0:
@@ -107,16 +107,16 @@ def compare_pairs(differences: Sequence[float], samples: int = 20_000, seed: int
 
 
 def sign_flip_p(values: np.ndarray) -> float:
-    """Two-sided exact p of the sum of `values` (N,) under random signs, to 1/256 a value.
+    """Two-sided exact p of the sum of `values` (N,) under random signs, with values rounded to 1/256.
 
-    The distribution of the sum is that of a walk with the values as its steps. Differences of right and wrong
-    are on its grid exactly: then this is the binomial test with p = 1/2 of the items that differ.
+    The sum is distributed like a random walk with the values as steps. Differences of right and wrong answers
+    are on the grid exactly; then this is the binomial test with p = 1/2 over the items that differ.
     """
     steps = np.abs(values[values != 0])
     grid = next((n for n in range(1, 65) if np.allclose(steps * n, np.round(steps * n))), 256)
     lengths = [int(length) for length in np.round(steps * grid)]
     total = sum(lengths)
-    chances = np.zeros(total + 1)  # of the sum of the steps that go up
+    chances = np.zeros(total + 1)  # distribution of the sum of the positive steps
     chances[0] = 1.0
     for length in lengths:
         chances[length:], chances[:length] = (
@@ -129,7 +129,7 @@ def sign_flip_p(values: np.ndarray) -> float:
 
 
 def subset_interval(values: np.ndarray, samples: int, seed: int) -> tuple[float, float]:
-    """The 2.5 % and 97.5 % quantile of the mean of a random subset of `values` (N,) within [−1, 1]."""
+    """The 2.5 % and 97.5 % quantiles of the mean of random subsets of `values` (N,), within [−1, 1]."""
     rng = np.random.default_rng(seed)
     block = max(1, RESAMPLE_BLOCK // values.size)
     means = []
@@ -148,8 +148,8 @@ def subset_interval(values: np.ndarray, samples: int, seed: int) -> tuple[float,
 def histogram(values: Sequence[float], bins: int = 10) -> tuple[list[int], list[float]]:
     """Counts (bins) and edges (bins + 1) of equal intervals from the smallest to the largest value.
 
-    An interval holds its left edge, the last one both (numpy.histogram). Equal values lie in the
-    middle of an interval of width 1. Raises ValueError for bins < 1 or values that are not finite.
+    Each interval includes its left edge, the last one both edges (numpy.histogram). If all values are equal,
+    the range is centered on them with width 1. Raises ValueError for bins < 1 or values that are not finite.
     """
     counts, edges = np.histogram(np.asarray(values, dtype=np.float64), bins=bins)
     return [int(count) for count in counts], [float(edge) for edge in edges]

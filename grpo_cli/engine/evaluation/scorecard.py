@@ -1,9 +1,9 @@
-"""What an evaluation comes to: scores with their intervals, and two models compared.
+"""Scorecard of an evaluation: scores with confidence intervals, and the comparison of two models.
 
     card = scorecard(evaluation)          # accuracy 0.44 [0.37, 0.51], pass@k, rewards, format, length
     compared = compare(before, after)     # +0.51 [0.43, 0.58]: better
 
-Everything is plain data, so that `--json` prints what the tables show.
+Everything is plain data, so `--json` prints the numbers that the tables show.
 """
 
 import statistics
@@ -23,10 +23,10 @@ REWARD_BINS = 8
 
 
 def scorecard(evaluation: Evaluation) -> dict[str, Any]:
-    """Scores of one model. With several completions an item, accuracy is the mean over all of them."""
+    """Scores of one model. With several completions per item, accuracy is the mean over all completions."""
     items = item_scores(evaluation)
-    # Completions of one item are not independent, so items are resampled; where all of them score
-    # the same, resampling would see no doubt at all, and the interval of a proportion is taken.
+    # Completions of one item are not independent, so items are resampled. If all items score the same,
+    # the bootstrap interval would have width 0, so the interval of a proportion is used.
     simple = len(set(items)) == 1 or all(len(correct) == 1 for correct in evaluation.correct)
     interval = wilson_interval(round(sum(items)), len(items)) if simple else bootstrap(items)
     return {
@@ -45,12 +45,12 @@ def scorecard(evaluation: Evaluation) -> dict[str, Any]:
 
 
 def item_scores(evaluation: Evaluation) -> list[float]:
-    """Share of right completions, by item."""
+    """Share of right completions of each item."""
     return [statistics.fmean(correct) for correct in evaluation.correct]
 
 
 def pass_at_ks(evaluation: Evaluation) -> dict[str, float]:
-    """pass@1, pass@2, pass@4 … up to the completions an item has, as the mean over items."""
+    """pass@1, pass@2, pass@4 … up to the completions per item, each as the mean over items."""
     n = min(len(correct) for correct in evaluation.correct)
     ks = [2**power for power in range(n.bit_length())]
     if n not in ks:
@@ -62,7 +62,7 @@ def pass_at_ks(evaluation: Evaluation) -> dict[str, float]:
 
 
 def reward_distributions(evaluation: Evaluation) -> dict[str, Any]:
-    """Mean and histogram of every reward over the completions it applies to; without any the mean is None."""
+    """Mean and histogram of each reward over the completions it applies to; mean None if there are none."""
     distributions = {}
     for name in evaluation.rollouts[0].rewards:
         told = [rollout.rewards[name] for rollout in evaluation.rollouts]
@@ -72,7 +72,7 @@ def reward_distributions(evaluation: Evaluation) -> dict[str, Any]:
 
 
 def distribution(values: list[float]) -> dict[str, Any]:
-    """How often each value occurs, where they are few (a reward is often 0 or 1), else by intervals."""
+    """Counts per distinct value if there are few (a reward is often 0 or 1), else a histogram."""
     distinct = sorted(set(values))
     if len(distinct) <= REWARD_BINS:
         return {"values": distinct, "counts": [values.count(value) for value in distinct]}

@@ -1,10 +1,15 @@
-"""Rewards to advantages: how much better than its group was each completion?
+"""Group-relative advantages: each completion's reward compared with those of the same prompt.
 
     rewards [[1, 0, 0, 1]]  →  mean 0.5, std 0.577  →  [[0.866, −0.866, −0.866, 0.866]]
 
-Group-relative advantages are GRPO's (Shao et al. 2024, arXiv:2402.03300, section 4.1); `none` is Dr.
-GRPO's (Liu et al. 2025, arXiv:2503.20783) and `batch` Lite PPO's (arXiv:2508.08221) choice. Departs from
-the first paper in Bessel's correction and the 1e-4 beside the standard deviation, as TRL has them.
+One prompt has G completions, its group. A completion better than the group's mean gets a positive advantage:
+the loss (losses.py) makes its tokens likelier. A worse one gets a negative advantage: its tokens become less
+likely. The group's mean takes the place of PPO's learned value model.
+
+Source: GRPO (Shao et al. 2024, arXiv:2402.03300, section 4.1). Without the division by the standard deviation
+(`scale_rewards = "none"`) it is Dr. GRPO (Liu et al. 2025, arXiv:2503.20783); with the standard deviation of
+the whole batch (`"batch"`) it is Lite PPO (arXiv:2508.08221). Departs from the GRPO paper as TRL does: the
+standard deviation divides by n − 1, and 1e-4 is added to it.
 """
 
 import statistics
@@ -13,14 +18,15 @@ from collections.abc import Sequence
 EPSILON = 1e-4
 
 
-Rewards = Sequence[float | None]  # (G,) None: no reward applies, so it is compared with none
+Rewards = Sequence[float | None]  # (G,) None: no reward applies, so the completion is left out
 
 
 def compute_advantages(rewards: Sequence[Rewards], scale_rewards: str = "group") -> list[list[float]]:
-    """Advantages (P, G) of rewards (P, G): (r − group mean) / (std + 1e-4).
+    """Advantages (P, G) of rewards (P, G): (reward − group mean) / (std + 1e-4).
 
-    The standard deviation is the group's, the whole batch's, or left out (`none`). A group of equal
-    rewards gets exactly 0: floating-point noise in its mean must not become a gradient. So does None.
+    `scale_rewards`: std is that of the `group`, that of the whole `batch`, or the division is left out
+    (`none`). A group of equal rewards gets exactly 0, since floating-point noise in its mean must not become
+    a gradient. A reward of None gets 0, too.
     """
     batch_std = _std([reward for group in rewards for reward in group if reward is not None])
     return [_group_advantages(group, scale_rewards, batch_std) for group in rewards]

@@ -1,15 +1,15 @@
-"""How token losses are averaged: the weight of every token of a completion in the step's loss.
+"""Averaging of token losses: the weight of each token in the step's loss, Σ weight · token loss.
 
-    completions of 3 and 2 tokens in one forward, at most 4 tokens long:
+    completions of 3 and 2 tokens in one forward, max_new_tokens 4:
     by_sequence([[3, 2]], 4) == [1/6, 1/4]      by_token([[3, 2]], 4) == [1/5, 1/5]
     by_budget([[3, 2]], 4) == [1/8, 1/8]
 
-Each function gets the lengths of all completions of a step in order, a list for each forward as configured
-(batch_size prompts), and gives one weight a completion. The weights are fixed before the step is cut into
-microbatches, so the sum over microbatches is the loss of the whole step whatever their size.
+Each function takes the lengths of all completions of a step, one list per forward of batch_size prompts, and
+returns one weight per completion: that of each of its tokens. The weights are computed before the step is
+split into microbatches, so the microbatches' losses add up to the loss of the step, whatever their size.
 
-A completion that does not count (`mask_truncated_completions`) has length 0: it weighs 0, and the others
-weigh as if it had never been sampled. TRL divides by the number of all sequences there (`grpo`, `dr_grpo`).
+Completions excluded by `mask_truncated_completions` have length 0 and weight 0. The others are weighted as if
+those had never been sampled. (TRL still divides by the number of all sequences, in `grpo` and `dr_grpo`.)
 """
 
 from collections.abc import Callable
@@ -18,7 +18,7 @@ TokenWeights = Callable[[list[list[int]], int], list[float]]
 
 
 def by_sequence(forwards: list[list[int]], max_new_tokens: int) -> list[float]:
-    """Mean over sequences of the token mean (GRPO, arXiv:2402.03300, eq. 3)."""
+    """Mean over a sequence's tokens, then over sequences (GRPO, arXiv:2402.03300, eq. 3)."""
     del max_new_tokens
     lengths = flat(forwards)
     counting = sum(length > 0 for length in lengths)
@@ -26,7 +26,7 @@ def by_sequence(forwards: list[list[int]], max_new_tokens: int) -> list[float]:
 
 
 def by_token(forwards: list[list[int]], max_new_tokens: int) -> list[float]:
-    """Sum over all completion tokens of the step, divided by their number (DAPO, arXiv:2503.14476, eq. 8)."""
+    """Mean over all completion tokens of the step (DAPO, arXiv:2503.14476, eq. 8)."""
     del max_new_tokens
     lengths = flat(forwards)
     tokens = sum(lengths)
@@ -34,7 +34,10 @@ def by_token(forwards: list[list[int]], max_new_tokens: int) -> list[float]:
 
 
 def by_budget(forwards: list[list[int]], max_new_tokens: int) -> list[float]:
-    """Sum divided by B · max_new_tokens: no bias by length (Dr. GRPO, arXiv:2503.20783, section 3.2)."""
+    """Sum over tokens, divided by B · max_new_tokens (Dr. GRPO, arXiv:2503.20783, section 3.2).
+
+    The divisor does not depend on a completion's length, so the loss has no bias towards long ones.
+    """
     lengths = flat(forwards)
     counting = sum(length > 0 for length in lengths)
     return [1.0 / (counting * max_new_tokens) if length else 0.0 for length in lengths]
@@ -43,7 +46,7 @@ def by_budget(forwards: list[list[int]], max_new_tokens: int) -> list[float]:
 def by_forward(forwards: list[list[int]], max_new_tokens: int) -> list[float]:
     """Mean over the tokens of one forward, then over the step's forwards (TRL's `bnpo`).
 
-    Forwards of which no token counts are left out of the second mean.
+    The second mean leaves out forwards without counted tokens.
     """
     del max_new_tokens
     counting = sum(any(lengths) for lengths in forwards)

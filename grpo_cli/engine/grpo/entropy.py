@@ -1,7 +1,10 @@
-"""Entropy of the policy: the differentiable one of the bonus, and the threshold of the token filter.
+"""Entropy of the policy: a differentiable entropy for the bonus, and the threshold of the token filter.
 
-entropies(logits)                       # (B, T, V) → (B, T), nats
-high_entropy_threshold([1.0, 2.0, 3.0, 4.0, 5.0], 0.25)  ==  4.0
+    token_entropies(logits)                                 # (B, T, V) → (B, T), nats
+    high_entropy_threshold([1.0, 2.0, 3.0, 4.0, 5.0], 0.25)  ==  4.0
+
+The bonus (entropy_coeff) rewards a policy that stays undecided and so explores. The filter
+(top_entropy_quantile) trains on the tokens of highest entropy only, where the policy makes a choice.
 """
 
 import math
@@ -13,10 +16,10 @@ from grpo_cli.cpu.fast_exp import exp
 
 
 def token_entropies(logits: mx.array) -> mx.array:
-    """H = −Σ p · log p of every position, in nats: (B, T, V) → (B, T).
+    """H = −Σ p · log p at every position, in nats: (B, T, V) → (B, T).
 
-    `logits` are float32 at the sampling temperature. A token that the model rules out (−inf) has no share in
-    value or gradient.
+    `logits` are float32, divided by the sampling temperature. A logit of −inf adds nothing to value or
+    gradient.
     """
     entropies: mx.array = entropy_with_gradient(logits)  # type: ignore[assignment]
     return entropies
@@ -24,7 +27,7 @@ def token_entropies(logits: mx.array) -> mx.array:
 
 @mx.custom_function
 def entropy_with_gradient(logits: mx.array) -> mx.array:
-    """The entropies, for MLX to differentiate by `entropy_gradient`."""
+    """Entropies (B, T) with `entropy_gradient` as their backward."""
     logprobs = logits - logsumexp(logits)[..., None]  # (B, T, V)
     return -row_sums(exp(logprobs) * finite(logprobs))
 
@@ -33,22 +36,22 @@ def entropy_with_gradient(logits: mx.array) -> mx.array:
 def entropy_gradient(logits: mx.array, cotangent: mx.array, entropies: mx.array) -> mx.array:
     """d H / d logit_v = −p_v · (log p_v + H): (B, T, V).
 
-    Written out, because what MLX would keep of the forward is several times the logits.
+    Written by hand, because MLX's automatic backward keeps several arrays of the size of the logits.
     """
     logprobs = logits - logsumexp(logits)[..., None]
     return -cotangent[..., None] * exp(logprobs) * (finite(logprobs) + entropies[..., None])
 
 
 def finite(logprobs: mx.array) -> mx.array:
-    """The logprobs with 0 for −inf: its probability of 0 times −inf would be NaN."""
+    """The logprobs with −inf replaced by 0, since p · log p would be 0 · −inf = NaN."""
     return mx.where(logprobs == -mx.inf, 0.0, logprobs)
 
 
 def high_entropy_threshold(entropies: list[float], share: float) -> float:
-    """The entropy that a token must reach to be among the `share` of highest entropy.
+    """The least entropy of the `share` of tokens with the highest entropy.
 
-    The quantile 1 − share with linear interpolation, as TRL's `top_entropy_quantile` takes it
-    ("Beyond the 80/20 Rule", arXiv:2506.01939, eq. 5: τ over all tokens of the batch). −inf without tokens.
+    The quantile 1 − share with linear interpolation, as in TRL's `top_entropy_quantile` ("Beyond the 80/20
+    Rule", arXiv:2506.01939, eq. 5: τ over all tokens of the batch). −inf for an empty list.
     """
     if not entropies:
         return -math.inf

@@ -1,13 +1,18 @@
 """The policy losses, each a pure function of logprobs.
 
-A loss type is two choices, in the table LOSSES at the end: the loss of one token, and the weight
-that token has in the step's loss (averaging.py).
+A loss type combines two choices, listed in the table LOSSES at the end: the loss of one token, and the weight
+of that token in the step's loss (averaging.py).
 
     dapo:  clipped_surrogate, averaged by_token
-    gspo:  the same with one ratio for a whole completion, averaged by_sequence
+    gspo:  clipped_surrogate with one ratio per completion, averaged by_sequence
 
-To add a loss, write its token loss (or its weights) and give it a line in the table. The ratio
-r = π/π_old comes in as its logarithm: (B, T) by token, or (B, 1) by sequence (`sequence_log_ratio`).
+All of them are policy gradients: they raise the logprob of tokens with a positive advantage and lower it for
+a negative one. The importance ratio r = π/π_old compares the current policy with the one that sampled the
+token. It is 1 in the first update on a batch of rollouts, and moves away from 1 in further updates. Clipping
+it bounds how far one batch can move the policy.
+
+To add a loss, write its token loss (or its weights) and give it a line in the table. The ratio is passed as
+its logarithm: (B, T) per token, or (B, 1) per sequence (`sequence_log_ratio`).
 """
 
 from collections.abc import Callable
@@ -20,27 +25,27 @@ from grpo_cli.engine.grpo.averaging import TokenWeights, by_budget, by_forward, 
 
 @dataclass(frozen=True)
 class Clip:
-    """Where ratios are cut."""
+    """Bounds of the ratio r = π/π_old."""
 
-    low: float  # below 1 − low, where the advantage is negative
-    high: float  # above 1 + high, where it is positive
-    delta: float = 0.0  # above delta, where it is negative; 0: not at all
+    low: float  # r below 1 − low is clipped if the advantage is negative
+    high: float  # r above 1 + high is clipped if the advantage is positive
+    delta: float = 0.0  # r above delta is clipped if the advantage is negative; 0 = no such bound
 
 
 @dataclass(frozen=True)
 class TokenLoss:
-    """Loss of every token before weighting, and which ratios were cut; (B, 1) is that of all of a row."""
+    """Loss of each token before weighting, and the tokens clipped. (B, 1) if a sequence has one ratio."""
 
     loss: mx.array  # (B, T)
-    clipped: mx.array  # (B, T) bool, for whatever reason
-    low: mx.array  # (B, T) bool, below with a negative advantage
-    high: mx.array  # (B, T) bool, above with a positive advantage
+    clipped: mx.array  # (B, T) bool, clipped by any of the bounds
+    low: mx.array  # (B, T) bool, clipped by 1 − low, with a negative advantage
+    high: mx.array  # (B, T) bool, clipped by 1 + high, with a positive advantage
 
 
 def sequence_log_ratio(log_ratio: mx.array, mask: mx.array) -> mx.array:
-    """Mean of the log ratios (B, T) over each row's own tokens: (B, 1), differentiable.
+    """Log ratio of whole completions: the mean of the log ratios (B, T) over the tokens in `mask`, (B, 1).
 
-    log s_i of GSPO (arXiv:2507.18071, eq. 7): s_i = (π(y)/π_old(y))^(1/|y|).
+    This is log s_i of GSPO (arXiv:2507.18071, eq. 7): s_i = (π(y)/π_old(y))^(1/|y|). Differentiable.
     """
     return (log_ratio * mask).sum(axis=-1, keepdims=True) / mx.maximum(mask.sum(axis=-1, keepdims=True), 1)
 
@@ -48,10 +53,11 @@ def sequence_log_ratio(log_ratio: mx.array, mask: mx.array) -> mx.array:
 def clipped_surrogate(logprobs: mx.array, log_ratio: mx.array, advantages: mx.array, clip: Clip) -> TokenLoss:
     """−min(min(r, delta)·A, clip(r, 1 − low, 1 + high)·A).
 
-    PPO's objective by token (Schulman et al. 2017, arXiv:1707.06347, eq. 7), of GSPO by sequence
-    (arXiv:2507.18071, eq. 5). `delta` bounds what a negative advantage can do to a token that became
-    likelier (INTELLECT-2, arXiv:2505.07291, section 3.4; TRL's `delta`). Shapes: logprobs (B, T), log_ratio
-    (B, T) or (B, 1), advantages (B, 1). A token counts as clipped where a clip cuts its gradient.
+    PPO's clipped objective (Schulman et al. 2017, arXiv:1707.06347, eq. 7); with one ratio per sequence,
+    GSPO's (arXiv:2507.18071, eq. 5). Once r is past the bound in the direction of the advantage, the gradient
+    is 0. `delta` bounds the loss of a token that became much likelier despite a negative advantage
+    (INTELLECT-2, arXiv:2505.07291, section 3.4; TRL's `delta`). A token counts as clipped if a bound sets its
+    gradient to 0. Shapes: logprobs (B, T), log_ratio (B, T) or (B, 1), advantages (B, 1).
     """
     del logprobs
     ratio = mx.exp(log_ratio)
@@ -67,10 +73,10 @@ def clipped_surrogate(logprobs: mx.array, log_ratio: mx.array, advantages: mx.ar
 def weighted_policy_gradient(
     logprobs: mx.array, log_ratio: mx.array, advantages: mx.array, clip: Clip
 ) -> TokenLoss:
-    """−sg(min(r, 1 + high))·A·logp: every token keeps a gradient, with a bounded weight.
+    """CISPO: −sg(min(r, 1 + high))·A·logp. No token loses its gradient, but its weight is bounded.
 
-    CISPO (MiniMax-M1, arXiv:2506.13585, eq. 4 and 5; without a lower bound, as there and in TRL). TRL's
-    `epsilon_high` is the bound itself, 1 + high here. Shapes as in `clipped_surrogate`.
+    Source: MiniMax-M1, arXiv:2506.13585, eq. 4 and 5, without a lower bound, as there and in TRL; sg stops
+    the gradient. TRL's `epsilon_high` is the bound itself, 1 + high here. Shapes as in `clipped_surrogate`.
     """
     ratio = mx.exp(log_ratio)
     cut = ratio > 1.0 + clip.high
@@ -80,7 +86,7 @@ def weighted_policy_gradient(
 
 
 def policy_gradient(logprobs: mx.array, log_ratio: mx.array, advantages: mx.array, clip: Clip) -> TokenLoss:
-    """−logp·A: REINFORCE as nanochat's scripts/chat_rl.py has it, on policy, without ratio or clip."""
+    """−logp·A: REINFORCE as in nanochat's scripts/chat_rl.py, on policy, without ratio or clipping."""
     del log_ratio, clip
     never = mx.zeros(logprobs.shape, dtype=mx.bool_)
     return TokenLoss(-logprobs * advantages, never, never, never)
@@ -88,12 +94,12 @@ def policy_gradient(logprobs: mx.array, log_ratio: mx.array, advantages: mx.arra
 
 @dataclass(frozen=True)
 class LossType:
-    """What the configuration's `loss_type` means."""
+    """One value of the config key `loss_type`: a token loss and its averaging."""
 
     token_loss: Callable[[mx.array, mx.array, mx.array, Clip], TokenLoss]
     weights: TokenWeights
-    scales_rewards: bool = True  # whether scale_rewards applies
-    by_sequence: bool = False  # whether the ratio is the sequence's whatever importance_sampling_level says
+    scales_rewards: bool = True  # False: scale_rewards is ignored, advantages are reward − mean
+    by_sequence: bool = False  # True: one ratio per sequence, whatever importance_sampling_level says
 
 
 LOSSES = {

@@ -6,9 +6,9 @@ import math
 def learning_rate(step: int, total_steps: int, peak: float, warmup_ratio: float, shape: str) -> float:
     """Learning rate of update `step`, counted from 1.
 
-    Over the first round(warmup_ratio · total_steps) updates it rises evenly and reaches the peak at
-    the last of them; the first update is never 0. After that `cosine` and `linear` fall towards 0,
-    which they would reach one update past the end, and `constant` stays.
+    Over the first round(warmup_ratio · total_steps) updates it rises linearly and reaches the peak at the
+    last of them, so it is never 0. Then `constant` keeps the peak, while `cosine` and `linear` fall and
+    would reach 0 one update after the last.
     """
     warmup = round(warmup_ratio * total_steps)
     if step <= warmup:

@@ -1,8 +1,8 @@
-"""DAPO's soft overlong punishment: completions near the limit lose reward before they hit it.
+"""DAPO's soft overlong punishment: a penalty for completions close to max_new_tokens.
 
     max_new_tokens 100, soft_overlong_tokens 20:   80 tokens → 0    90 → −0.5    100 → −1
 
-It is a reward like any other from then on: in the advantages, in the log (`rewards/soft_overlong`).
+The penalty is added to the reward, so it enters the advantages. The log has it as `rewards/soft_overlong`.
 """
 
 from grpo_cli.rewards.table import unique
@@ -10,7 +10,7 @@ from grpo_cli.types import RolloutGroup
 
 
 def soft_overlong(length: int, max_new_tokens: int, cache: int) -> float:
-    """The penalty of a completion of `length` tokens, end token included: from 0 to −1.
+    """The penalty, 0 to −1, of a completion of `length` tokens, end token included.
 
     DAPO (arXiv:2503.14476), eq. 13, with L_max = max_new_tokens and L_cache = cache > 0; TRL's
     `get_soft_overlong_punishment`.
@@ -19,7 +19,7 @@ def soft_overlong(length: int, max_new_tokens: int, cache: int) -> float:
 
 
 def punish_overlong(groups: list[RolloutGroup], max_new_tokens: int, cache: int) -> None:
-    """Add the penalty to every rollout's reward, and its name to the rewards; cache 0: nothing."""
+    """Add the penalty to every rollout's reward, and record it as `soft_overlong`; cache 0 = no penalty."""
     for rollout in [rollout for group in groups for rollout in group.rollouts] if cache else []:
         penalty = soft_overlong(rollout.length, max_new_tokens, cache)
         rollout.rewards[unique("soft_overlong", rollout.rewards)] = penalty

@@ -1,13 +1,14 @@
-"""Proof of learning: the first update that should move the weights has moved them.
+"""Check that training moves the weights: the first update with a gradient must change them.
 
     before = sample(arrays)                  # a few thousand numbers of every trained array
     …                                        # the update
     moved(before, sample(arrays))            # ‖after − before‖ / ‖before‖
 
-A run whose weights stay as they are goes on for hours and looks like one that learns slowly. Three things
-do that: nothing is trained (no gradient), a change smaller than the rounding of the weights, and an update
-that does not arrive. Each is told apart and stops the run. Where the learning rate is 0, or less than half
-its peak (a warmup, the end of a schedule), weights that stay prove nothing, and the next update is asked.
+A run with frozen weights continues for hours and looks like one that learns slowly. It has three possible
+causes: nothing is trained (no gradient), the change is smaller than the rounding of the weights, or the
+update does not reach the weights. Each has its own error and stops the run. If the learning rate is 0 or
+below half of its peak (warmup, end of a schedule), unchanged weights prove nothing, and the next update is
+checked instead.
 """
 
 import math
@@ -19,16 +20,16 @@ from grpo_cli.config.schema import Config
 from grpo_cli.cpu.exact_sums import total
 from grpo_cli.errors import TrainingError
 
-SAMPLE = 4096  # numbers of each array
-# Rounding moves a number by a quarter of its dtype's epsilon, root mean square: ε/√12 of the power of two
-# below it.
+SAMPLE = 4096  # numbers sampled from each array
+# Root mean square of the rounding of a number: about a quarter of its dtype's epsilon (ε/√12 of the power of
+# two below it).
 NOISE = {mx.float32: 2.0**-25, mx.float16: 2.0**-12, mx.bfloat16: 2.0**-9}
 
 Arrays = dict[str, mx.array]
 
 
 def sample(arrays: Arrays) -> Arrays:
-    """Evenly spaced numbers of every array, copied: up to SAMPLE of each, float32."""
+    """A copy of up to SAMPLE evenly spaced numbers of every array, in float32."""
     chosen = {
         name: array.reshape(-1)[:: math.ceil(array.size / SAMPLE)].astype(mx.float32) + 0.0
         for name, array in arrays.items()
@@ -43,29 +44,29 @@ def norm(arrays: Arrays) -> float:
 
 
 def moved(before: Arrays, after: Arrays) -> float:
-    """‖after − before‖ / ‖before‖, which is infinite for weights that began as 0."""
+    """Relative change ‖after − before‖ / ‖before‖; infinite if the weights were all 0 before."""
     change, size = norm({name: after[name] - before[name] for name in before}), norm(before)
     return change / size if size else math.inf * change if change else 0.0
 
 
 @dataclass
 class WeightsMoved:
-    """Whether the weights of a run were seen to move."""
+    """Check of a run's updates until one is seen to move the weights (`is_given`)."""
 
     config: Config
     is_given: bool = False
     before: Arrays | None = None
 
     def begin(self, arrays: Arrays) -> None:
-        """Remember the weights before an update. Raises TrainingError where nothing is to be trained."""
+        """Sample the weights before an update. Raises TrainingError if no weight is trainable."""
         if not arrays:
             raise frozen("no weight is trainable")
         self.before = sample(arrays)
 
     def end(self, arrays: Arrays, grad_norm: float, rate: float) -> None:
-        """Compare after the update, which had advantages.
+        """Compare the weights after an update with non-zero advantages.
 
-        Raises TrainingError where the weights stayed as they were and could not.
+        Raises TrainingError if they are unchanged although the update should have moved them.
         """
         if grad_norm == 0.0:
             raise frozen("the gradient of every weight is exactly 0, though the advantages are not")
@@ -80,9 +81,10 @@ class WeightsMoved:
         raise swallowed(told, rate, asked) if asked <= 4 * noise else lost(told, asked)
 
     def asked(self, arrays: Arrays, grad_norm: float, rate: float) -> float:
-        """The change that the optimizer asks for, at most, relative to the weights' norm.
+        """The largest change that the optimizer can request, relative to the norm of the weights.
 
-        Adam's and Lion's first step is the learning rate for every number, SGD's the clipped gradient's.
+        The first step of Adam and Lion changes every number by the learning rate, that of SGD by the learning
+        rate times the clipped gradient.
         """
         count = sum(array.size for array in arrays.values())
         is_sgd = self.config.optimizer == "sgd"
@@ -91,27 +93,27 @@ class WeightsMoved:
 
 
 def frozen(why: str) -> TrainingError:
-    """Nothing is trained."""
+    """The error for a run without trainable weights or without a gradient."""
     return TrainingError(
-        f"Nothing is learnt: {why}",
+        f"Nothing is learned: {why}",
         "the model is frozen, or its output does not depend on what is trained; train adapters "
-        "(`lora_rank = 16`), or all weights of a model that is not quantised (`lora_rank = 0`)",
+        "(`lora_rank = 16`), or all weights of a model that is not quantized (`lora_rank = 0`)",
     )
 
 
 def swallowed(told: str, rate: float, asked: float) -> TrainingError:
-    """The update is less than the weights' rounding."""
+    """The error for an update smaller than the rounding of the weights."""
     return TrainingError(
-        f"Nothing is learnt: learning_rate = {rate:.3g} is lost in rounding: {told}, and the update asks for "
-        f"{asked:.1g}",
+        f"Nothing is learned: learning_rate = {rate:.3g} is lost in rounding: {told}, and the update asks "
+        f"for {asked:.1g}",
         'raise `learning_rate`: 1e-6 is usual for all weights, 1e-5 for adapters; `optimizer = "sgd"` needs '
         "far more than `adamw`",
     )
 
 
 def lost(told: str, asked: float) -> TrainingError:
-    """The update is large enough and did not arrive."""
+    """The error for an update that is large enough but leaves the weights unchanged."""
     return TrainingError(
-        f"Nothing is learnt: the update does not arrive in the weights: {told}, and it asks for {asked:.1g}",
-        "something holds the weights fixed; `grpo doctor --report FILE` and tell us",
+        f"Nothing is learned: the update does not reach the weights: {told}, and it asks for {asked:.1g}",
+        "something holds the weights fixed; report it with `grpo doctor --report FILE`",
     )

@@ -1,16 +1,16 @@
-"""Do the sampler and the loss see the same policy? Their logprobs of the same tokens are compared.
+"""Check that sampler and loss agree: their logprobs of the same tokens are compared.
 
-On policy the ratio π_loss / π_sampler of every token is 1. Where it is not, every gradient is that of another
-distribution, and training goes wrong without a sign of it: another temperature, a cache that is not what
-was read, dropout. The forward of the first update has the logprobs, so the comparison costs nothing.
+On policy the ratio π_loss / π_sampler of every token is 1. If it is not, the gradient belongs to another
+distribution and training fails silently. Causes are a different temperature, a wrong KV cache, or dropout.
+The forward of the first update provides the logprobs, so the comparison costs nothing.
 
     float32, one device:   |Δ logp| = 0.00002      a wrong temperature (0.9 for 1): 0.1 on average
 
-How much two forwards of one policy may differ follows from the precision ε of a number (2⁻⁷ in bfloat16, 2⁻¹⁰
-in float16). Logits of 16 to 32 are stored in steps of 16 ε. Two forwards that sum in another order round to
-neighbouring steps: a difference of the chosen logit and of the normaliser, each uniform within a step, has a
-mean of 16 ε · 0.47 < 8 ε. Single tokens whose hidden state was near a kink differ by several steps: 8 · 16 ε
-are allowed. Dividing by a temperature below 1 enlarges all that.
+The tolerance follows from the precision ε of a number (2⁻⁷ in bfloat16, 2⁻¹⁰ in float16). Logits of 16 to 32
+are stored in steps of 16 ε. Two forwards with a different order of summation round to neighboring steps. The
+errors of the chosen logit and of the normalizer, each uniform within a step, then differ by 16 ε · 0.47 < 8 ε
+on average. Single tokens whose hidden state is near a kink differ by several steps: 8 · 16 ε are allowed.
+Division by a temperature below 1 enlarges all of these.
 """
 
 from collections.abc import Callable
@@ -25,10 +25,10 @@ from grpo_cli.errors import TrainingError
 from grpo_cli.models.tokenizer import Tokenizer
 from grpo_cli.words import plural
 
-FLOAT32_TOLERANCE = 1e-3  # 50 times what two forwards of 30 layers differ by
-MEAN_STEPS, MOST_STEPS = 8, 128  # in units of ε, as the module's text has them
+FLOAT32_TOLERANCE = 1e-3  # 50 times the difference of two forwards of 30 layers
+MEAN_STEPS, MOST_STEPS = 8, 128  # in units of ε, see the module's docstring
 EPSILON = {mx.bfloat16: 2.0**-7, mx.float16: 2.0**-10}
-TENSOR_FLOAT32 = 2.0**-10  # what a GPU's matrix units keep of float32 (MLX_ENABLE_TF32)
+TENSOR_FLOAT32 = 2.0**-10  # precision of float32 products in a GPU's matrix units (MLX_ENABLE_TF32)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,17 +38,17 @@ class Deviation:
     mean: float
     most: float
     tokens: int
-    place: int  # of the token that differs most, in its completion
+    place: int  # index in its completion of the token that differs most
     token_id: int  # that token
-    sampled: float  # its logprobs
-    trained: float
-    batch: int = 0  # the microbatch that it is in
-    row: int = 0  # of that
+    sampled: float  # its logprob in the sampler
+    trained: float  # its logprob in the loss
+    batch: int = 0  # index of its microbatch
+    row: int = 0  # its row in the microbatch
 
 
 @dataclass(frozen=True)
 class Tolerance:
-    """How large a deviation may be, and of what."""
+    """Maximum deviation allowed for a precision."""
 
     mean: float
     most: float
@@ -56,7 +56,7 @@ class Tolerance:
 
 
 def tolerance(arrays: list[mx.array], temperature: float, exact_float32: bool) -> Tolerance:
-    """What the weights' precision allows. `exact_float32`: float32 products are not cut to TF32."""
+    """The tolerance for the precision of the weights. `exact_float32`: products are not rounded to TF32."""
     scale = 1.0 / min(temperature, 1.0)
     halves = [(EPSILON[array.dtype], str(array.dtype)) for array in arrays if array.dtype in EPSILON]
     if not halves and exact_float32:
@@ -66,7 +66,7 @@ def tolerance(arrays: list[mx.array], temperature: float, exact_float32: bool) -
 
 
 def measure(batches: list[Microbatch], logprobs: list[mx.array]) -> Deviation | None:
-    """Compare the loss's logprobs, (B, S) of every microbatch, with the sampler's; None without a token."""
+    """Compare the loss's logprobs, (B, S) of every microbatch, with the sampler's; None without tokens."""
     found = [_measure(batch, trained) for batch, trained in zip(batches, logprobs, strict=True)]
     if not found:
         return None
@@ -100,7 +100,7 @@ def _measure(batch: Microbatch, trained: mx.array) -> Deviation:
 
 
 def cause(model: Any, batches: list[Microbatch], deviation: Deviation, temperature: float) -> str:
-    """Which of the two is off, by a forward over the whole sequence of the token that differs most."""
+    """Find which of the two is wrong, by a forward over the whole sequence of the token that differs most."""
     batch = batches[deviation.batch]
     rollout = batch.rollouts[deviation.row]
     prompt = batch.prompts[batch.rows[deviation.row]]
@@ -127,9 +127,9 @@ def cause(model: Any, batches: list[Microbatch], deviation: Deviation, temperatu
 
 
 def check(deviation: Deviation, allowed: Tolerance, tokenizer: Tokenizer, cause: Callable[[], str]) -> None:
-    """Raise TrainingError where the sampler and the loss differ by more than their precision explains.
+    """Raise TrainingError if sampler and loss differ by more than their precision explains.
 
-    `cause`: finds out which of them is off; it is asked only then.
+    `cause`: finds which of the two is wrong; called only before raising.
     """
     if deviation.mean <= allowed.mean and deviation.most <= allowed.most:
         return
@@ -140,7 +140,7 @@ def check(deviation: Deviation, allowed: Tolerance, tokenizer: Tokenizer, cause:
         f"{allowed.mean:.2g} and {allowed.most:.2g}. Most at token {deviation.place + 1} of a completion, "
         f"{text!r} ({deviation.token_id}): {deviation.sampled:.4f} when it was sampled, "
         f"{deviation.trained:.4f} in the update, of the same weights; {cause()}",
-        "the update is not made: it would be that of another policy. "
-        '`dtype = "float32"` takes rounding out; if it stays, choose another model, and tell us with '
-        "`grpo doctor --report FILE`",
+        "the update is not made, since it would be that of another policy. "
+        '`dtype = "float32"` excludes rounding; if the error stays, choose another model, and report it '
+        "with `grpo doctor --report FILE`",
     )

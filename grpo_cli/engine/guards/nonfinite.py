@@ -1,10 +1,10 @@
-"""Where a number first stopped being one: in a weight, in a layer's output, or in a gradient.
+"""Locate the origin of a NaN or infinity: a weight, a layer's output, a logprob, the loss or a gradient.
 
     find_fault(model, batches, objective, result, gradients)
     # Fault("gradient", "transformer.h.3.mlp.c_fc.weight")
 
-A NaN spreads, so what counts is its first place: forward through the weights and the layers' outputs, and
-backward from the last layer through the gradients.
+A NaN spreads, so only its first occurrence matters: first in the weights, then in the layers' outputs from
+first to last, then in the gradients from the last layer to the first.
 """
 
 from collections.abc import Iterator
@@ -23,7 +23,7 @@ from grpo_cli.models.tree import flat
 
 @dataclass(frozen=True)
 class Fault:
-    """What is NaN or infinite, and in which parameter or layer it is so first."""
+    """The first quantity that is NaN or infinite, and its parameter or layer."""
 
     quantity: str  # "weight", "output", "logprob", "loss", "gradient"
     where: str
@@ -39,13 +39,13 @@ def find_fault(
     result: UpdateResult,
     gradients: Gradients,
 ) -> Fault | None:
-    """The first thing that is not finite, or None if loss and gradient are numbers."""
+    """The first quantity that is not finite; None if loss and gradient norm are finite."""
     if all(abs(value) < float("inf") for value in (result.loss, result.grad_norm)):
         return None
     weight = first_broken(flat(model.parameters()))
     if weight:
         return Fault("weight", weight)
-    for batch in batches:  # those of this rank: with several, the others' faults show in the gradient
+    for batch in batches:  # those of this rank; the faults of other ranks show in the summed gradient
         layer = first_broken_layer(model, batch, objective)
         if layer:
             return Fault("output", layer)
@@ -53,16 +53,16 @@ def find_fault(
             batch.ref_logprobs is not None and not is_finite(batch.ref_logprobs)
         ):
             return Fault("logprob", "the sampler" if not is_finite(batch.old_logprobs) else "the reference")
-    # The backward goes from the last layer to the first: the first one that is broken is the last by order.
+    # The backward runs from the last layer to the first, so the origin is the last broken layer in order.
     named = dict(reversed(list(flat(gradients).items())))
     gradient = first_broken(named)
     return Fault("gradient", gradient) if gradient else Fault("loss", "")
 
 
 def first_broken(arrays: dict[str, mx.array]) -> str | None:
-    """The name of the first array with a NaN or infinity in it.
+    """The name of the first array with a NaN or infinity; None if there is none.
 
-    By bisection: a group of arrays is one evaluation, and only the half that is broken is looked at again.
+    Found by bisection: each half of the arrays takes one evaluation.
     """
     names = list(arrays)
     if not names or all_finite([arrays[name] for name in names]):
@@ -74,17 +74,17 @@ def first_broken(arrays: dict[str, mx.array]) -> str | None:
 
 
 def all_finite(arrays: list[mx.array]) -> bool:
-    """Whether every number of some arrays is finite."""
+    """True if all numbers of all arrays are finite."""
     return bool(mx.stack([mx.isfinite(array).all() for array in arrays]).all().item())
 
 
 def is_finite(array: mx.array) -> bool:
-    """Whether every number of an array is finite."""
+    """True if all numbers of the array are finite."""
     return all_finite([array])
 
 
 def first_broken_layer(model: nn.Module, batch: Microbatch, objective: Objective) -> str | None:
-    """The first layer whose output for a microbatch is not finite, by its name; one forward."""
+    """The name of the first layer whose output for a microbatch is not finite. Runs one forward."""
     outputs: dict[str, mx.array] = {}
     with recorded(model, outputs):
         loss, _ = microbatch_loss(model, batch, objective)
@@ -94,7 +94,7 @@ def first_broken_layer(model: nn.Module, batch: Microbatch, objective: Objective
 
 @contextmanager
 def recorded(model: Any, outputs: dict[str, mx.array]) -> Iterator[None]:
-    """Within the block the layers' outputs are kept by name, the latest of each."""
+    """Record the latest output of each layer by name, within the block."""
     layers = list(model.layers)
     kind = type(layers[0])
     forward = kind.__call__

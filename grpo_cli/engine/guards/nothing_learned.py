@@ -1,11 +1,11 @@
-"""Did a run learn anything from its rewards: which steps had a group that could teach, and why none did.
+"""Detect runs that learn nothing because no group has an advantage, and suggest remedies.
 
-    teaching = Teaching(config, own={"short"})
+    teaching = Teaching(config=config, own={"short"})
     teaching.take(line, groups, taught=False)       # after every step
-    teaching.notices(is_last=False)                 # what a person should know by now
+    teaching.notices(is_last=False)                 # warnings for the listener
     teaching.explain()                              # at the end: NothingLearnt, or None
 
-The doctor asks here, too, for the words and the lines of TOML that help.
+The doctor uses the same explanations and lines of TOML.
 """
 
 import json
@@ -19,19 +19,19 @@ from grpo_cli.config.schema import Config
 from grpo_cli.rewards.request import note_on_answer
 from grpo_cli.types import RolloutGroup
 
-FEWEST_STEPS = 5  # what fewer steps say can be chance
-ALL_CUT = 0.95  # of the completions cut off: so many that no answer is reached
-SOLVED = 0.95  # accuracy from which little is left to learn; the embedded task's runs end at 0.95 to 1
-BEST = {"correctness": 2.0, "last_number": 1.0}  # what these rewards give to a right answer
+FEWEST_STEPS = 5  # fewer steps without an advantage can be chance
+ALL_CUT = 0.95  # share of truncated completions from which on no answer is reached
+SOLVED = 0.95  # accuracy from which on little is left to learn; runs of the embedded task end at 0.95 to 1
+BEST = {"correctness": 2.0, "last_number": 1.0}  # the reward of a right answer
 GUIDE_NEW_TOKENS, GUIDE_TEMPERATURE, GUIDE_GENERATIONS = 128, 0.7, 16
 FORMAT_REWARDS = ("int", "strict_format", "soft_format", "xmlcount")
 ROOM_FIRST = "Raise max_new_tokens first; the rest may not be needed"
-MANY = 20  # different completions, over which a reward that means something differs
-REMEMBERED = 1000  # completions
+MANY = 20  # different completions among which a meaningful reward varies
+REMEMBERED = 1000  # completions counted at most
 
 
 class NothingLearnt(NamedTuple):
-    """Why no step taught anything, and what helps: words first, then lines of TOML."""
+    """The reason why no step had an advantage, and the remedies: a sentence, then lines of TOML."""
 
     seen: str
     cures: list[str]
@@ -40,20 +40,20 @@ class NothingLearnt(NamedTuple):
 
 @dataclass(kw_only=True)
 class Teaching:
-    """What the steps of a run could teach so far."""
+    """Record of a run's steps: log lines, rewards and completions, until a step has an advantage."""
 
     config: Config
-    own: Collection[str] = ()  # rewards from somebody's file, by name
-    has_taught: bool = False  # some step did, perhaps before a resume
-    lines: list[dict[str, Any]] = field(default_factory=list)  # of the steps, until one has taught
-    values: dict[str, set[float]] = field(default_factory=dict)  # of each reward; two are enough
-    completions: set[int] = field(default_factory=set)  # hashes of their texts
-    note: str = ""  # on answers that a reward may mistake
+    own: Collection[str] = ()  # names of the rewards that come from a user's file
+    has_taught: bool = False  # some step had an advantage, maybe before a resume
+    lines: list[dict[str, Any]] = field(default_factory=list)  # log lines, until a step had an advantage
+    values: dict[str, set[float]] = field(default_factory=dict)  # up to two distinct values of each reward
+    completions: set[int] = field(default_factory=set)  # hashes of the completions' texts
+    note: str = ""  # hint about answers that a reward may misread
     accuracy: float | None = None  # of the latest evaluation
     steps: int = 0
 
     def take(self, line: dict[str, Any], groups: list[RolloutGroup], taught: bool) -> None:
-        """Remember a step."""
+        """Record a step. `taught`: one of its groups had an advantage and the update was made."""
         self.steps += 1
         self.has_taught = self.has_taught or taught
         self.lines = [] if self.has_taught else [*self.lines, line]
@@ -67,17 +67,17 @@ class Teaching:
                     seen.add(value)
 
     def notices(self, is_last: bool) -> Iterator[str]:
-        """What to tell after this step: once, when there were enough of them."""
+        """The warnings after this step: only once, after FEWEST_STEPS steps or the last step of fewer."""
         if self.steps != FEWEST_STEPS and not (is_last and self.steps < FEWEST_STEPS):
             return
         nothing = self.explain()
-        if nothing is not None and not is_last:  # then the summary says so
+        if nothing is not None and not is_last:  # after the last step the summary says it
             yield f"nothing to learn in the first {self.steps} steps: {nothing.seen}; {told(nothing.cures)}"
         elif nothing is None and len(self.completions) >= MANY:
             yield from (f"{text}; look at it in completions.jsonl" for text in self.constants(self.own))
 
     def explain(self) -> NothingLearnt | None:
-        """Why nothing was learnt; None where something was, or no step was made."""
+        """The reason if nothing was learned; None if a step had an advantage, or without steps."""
         if self.has_taught or not self.lines:
             return None
         late = self.lines[-max(FEWEST_STEPS, len(self.lines) // 3) :]
@@ -95,7 +95,7 @@ class Teaching:
         return NothingLearnt("; ".join([seen, *constant]), cures)
 
     def constants(self, names: Collection[str]) -> Iterator[str]:
-        """Each of the rewards that gave one number to all completions, though these differ."""
+        """A sentence for each reward that is the same for all completions, although these differ."""
         for name, seen in self.values.items():
             if name in names and len(seen) == 1:
                 count = f"{len(self.completions)}{'+' * (len(self.completions) == REMEMBERED)}"
@@ -105,32 +105,32 @@ class Teaching:
 
 
 def every(count: int) -> str:
-    """All of so many steps."""
+    """`all 3 steps` or `its only step`."""
     return f"all {count} steps" if count > 1 else "its only step"
 
 
 def told(cures: Sequence[str]) -> str:
-    """Words and lines of TOML in a sentence."""
+    """The remedies as one sentence."""
     words, *lines = cures or [""]
     return "; ".join([words, *(f"`{line}`" for line in lines)])
 
 
 def series(lines: Sequence[Mapping[str, Any]], key: str) -> list[float]:
-    """A key's numbers, in order."""
+    """The values of a key in log lines, in order, without those that are missing or null."""
     return [value for line in lines if (value := line.get(key)) is not None]
 
 
 def components(lines: Sequence[Mapping[str, Any]]) -> str:
-    """Every reward function with its mean over some steps."""
+    """Each reward's mean over the steps, as text."""
     names = sorted({key for line in lines for key in line if key.startswith("rewards/")})
     means = [f"{name} {statistics.fmean(v):.3g}" for name in names if (v := series(lines, name))]
     return ", ".join(means[:8]) or "no reward applied"
 
 
 def solved(accuracy: float | None, means: Mapping[str, Sequence[float]]) -> str:
-    """What shows that (almost) everything is right by now, as `accuracy 100 %`; empty where nothing does.
+    """Evidence that almost all answers are right, such as `accuracy 100 %`; empty if there is none.
 
-    `means`: of the rewards in BEST, in the latest steps.
+    `means`: means of the rewards in BEST in the latest steps.
     """
     if accuracy is not None:
         return f"accuracy {100 * accuracy:.0f} %" if accuracy >= SOLVED else ""
@@ -142,20 +142,20 @@ def solved(accuracy: float | None, means: Mapping[str, Sequence[float]]) -> str:
 
 
 def zero_words(cut: Sequence[float]) -> str:
-    """What helps where all rewards are 0. `cut`: shares of truncated completions in the latest steps."""
+    """The remedy if all rewards are 0. `cut`: shares of truncated completions in the latest steps."""
     if cut and min(cut) >= ALL_CUT:
         share = 100 * statistics.fmean(cut)
         return f"no completion reaches its answer: {share:.0f} % are cut off. {ROOM_FIRST}"
     return (
         "look at a completion first: if it deserves a reward, the reward function is wrong; if none can be "
-        "right, give more tries, more room and easier rewards beside it"
+        "right, give more tries, more room and easier rewards in addition"
     )
 
 
 def equal_cures(config: Config | None, rewards: Sequence[float]) -> list[str]:
-    """What makes rewards of a group differ. `rewards`: their means in the latest steps."""
+    """Remedies that make the rewards of a group differ. `rewards`: their means in the latest steps."""
     if config and config.temperature < COLD:
-        words = f"at temperature = {config.temperature:g} all tries are the same one: raise it"
+        words = f"at temperature = {config.temperature:g} all tries are the same: raise it"
         return [words, *warmer(config)]
     if rewards and not any(rewards):
         return ["all of them are 0: what cures `rewards-zero` cures this", *more_to_learn_from(config)]
@@ -167,13 +167,13 @@ def equal_cures(config: Config | None, rewards: Sequence[float]) -> list[str]:
 
 
 def warmer(config: Config | None) -> list[str]:
-    """A line with a higher temperature, where the run's is low."""
+    """A line of TOML with a higher temperature, if the run's is low."""
     is_low = config is not None and config.temperature < GUIDE_TEMPERATURE
     return [f"temperature = {GUIDE_TEMPERATURE}"] if is_low else []
 
 
 def more_to_learn_from(config: Config | None) -> list[str]:
-    """Lines of TOML with more completions, longer ones, and rewards that are easier to get."""
+    """Lines of TOML with more and longer completions, and with rewards that are easier to earn."""
     generations = config.num_generations if config else 8
     lines = [f"num_generations = {max(GUIDE_GENERATIONS, 2 * generations)}"]
     if config is None or config.max_new_tokens < GUIDE_NEW_TOKENS:

@@ -1,8 +1,9 @@
-"""What training takes in memory, reckoned from a model's shape: arithmetic only, without MLX.
+"""Memory estimate of training from a model's shape: arithmetic only, without MLX.
 
     estimate(shape, batch, weights, optimizer, trained, width).peak / 1e9      # GB
 
-Factors were fitted to measured peaks (`python -m tests.bench.memory`); they are within a third of them.
+The factors were fitted to measured peaks (`python -m tests.bench.memory`). Estimates are within a third of
+these.
 """
 
 from collections.abc import Iterator, Mapping
@@ -12,38 +13,38 @@ from typing import Any
 from grpo_cli.config.schema import Config
 
 FLOAT32 = 4  # bytes
-# Arrays of one forward that wait for the backward, in units of a token's width in its layer.
+# Arrays of one forward stored for the backward, in units of a token's width in its layer.
 HIDDEN_KEPT, INTERMEDIATE_KEPT, SCORES_KEPT = 7.0, 2.5, 2.0
-LAYERS_AT_ONCE = 2  # of checkpointed ones: its forward and its gradients
+LAYERS_AT_ONCE = 2  # with gradient checkpointing: a layer's forward and its gradients
 LOGITS_KEPT = 3.0  # the logits, scaled, and their gradient
 LOGITS_AT_ONCE = (
     1 << 25
-)  # numbers, beyond which they are made in slices (chunked_logits.py): 134 MB in float32
-ENTROPY_KEPT = 4.5  # more of them with an entropy bonus
-SAMPLING_COPIES = 4.0  # of the logits while a token is drawn
-CACHE_COPIES = 2.0  # rows are copied when some leave the batch
-OWN_COPIES = 1.3  # of what rows hold beside their prompts, which grows layer by layer
+)  # more logits than this are computed in slices (chunked_logits.py): 134 MB in float32
+ENTROPY_KEPT = 4.5  # additional copies of the logits with an entropy bonus
+SAMPLING_COPIES = 4.0  # copies of the logits while a token is sampled
+CACHE_COPIES = 2.0  # the cache's rows are copied when some leave the batch
+OWN_COPIES = 1.3  # copies of the rows' own keys and values, which grow layer by layer
 OWN_STEP = 64  # tokens that a row's own keys and values grow by (shared_prompt.py)
-PROMPT_TOKENS = 2048  # read in one forward (continuous_batch.py)
-READING_KEPT = 2.0  # scores and feed-forward arrays of a layer while prompts are read
-LEAST_BUDGET = 512  # tokens of a microbatch, below which fewer save little
-STEP_COPIES = 1.5  # of the trained weights: their gradient, and the largest array while it is renewed
+PROMPT_TOKENS = 2048  # prompt tokens per forward (continuous_batch.py)
+READING_KEPT = 2.0  # scores and feed-forward arrays of a layer during the prefill
+LEAST_BUDGET = 512  # tokens of a microbatch; smaller budgets save little
+STEP_COPIES = 1.5  # copies of the trained weights: their gradient, and the largest array during its update
 
 
 @dataclass(frozen=True, kw_only=True)
 class Shape:
-    """What of a model's config.json its memory follows from."""
+    """The sizes in a model's config.json that determine its memory."""
 
     layers: int
     hidden: int
     intermediate: int
     heads: int
-    kv_width: int  # channels of all keys of a token in a layer
+    kv_width: int  # key channels of a token in one layer, over all key heads
     vocabulary: int
 
     @staticmethod
     def of(config: Mapping[str, Any]) -> "Shape | None":
-        """The shape in a config.json, or None where it is written in another way."""
+        """The shape in a config.json; None if it uses other keys."""
         config = {**config, **config.get("text_config", {})}
         try:
             heads, hidden = int(config["num_attention_heads"]), int(config["hidden_size"])
@@ -62,7 +63,7 @@ class Shape:
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
-    """What is computed at once, in tokens and rows."""
+    """Sizes of the largest batches of sampling and update, in tokens and rows."""
 
     rollout_rows: int
     update_prompts: int
@@ -72,10 +73,10 @@ class Batch:
     shared_prefix: bool = True
     microbatches: int = 1
     entropy_bonus: bool = False
-    slices: bool = True  # logits beyond LOGITS_AT_ONCE are made in slices, and of completions only
-    checkpoint: bool = False  # layers are computed again, one at a time
+    slices: bool = True  # logits are computed for completions only, and in slices above LOGITS_AT_ONCE
+    checkpoint: bool = False  # layers are recomputed in the backward, one at a time
     rollout_prompts: int = (
-        0  # held once for all of their completions (shared_prompt.py); 0: every row holds its own
+        0  # prompts whose cache all completions share (shared_prompt.py); 0 = every row has its own copy
     )
 
     @staticmethod
@@ -87,8 +88,8 @@ class Batch:
         rows: int | None = None,
         in_groups: bool = False,
     ) -> "Batch":
-        """What a configuration computes at once; `rows`: completions at once, at most; `in_groups`: rows
-        are sampled with one copy of their prompt (shared_prompt.py)."""
+        """The batch sizes of a configuration. `rows`: maximum completions at once. `in_groups`: completions
+        share one copy of their prompt's cache while they are sampled (shared_prompt.py)."""
         at_once = config.prompts_per_generation * config.num_generations
         update_prompts, update_rows = updated_at_once(config, prompt_length, shared_prefix)
         is_cut = rows or update_rows < config.prompts_per_step * config.num_generations
@@ -109,9 +110,9 @@ class Batch:
 
 
 def updated_at_once(config: Config, prompt_length: int, shared_prefix: bool) -> tuple[int, int]:
-    """Prompts and completions of an update's largest microbatch, every completion being of full length.
+    """Prompts and completions of an update's largest microbatch, if all completions have full length.
 
-    Shorter ones under a budget of tokens are more rows, but not more tokens.
+    With a budget of tokens, shorter completions mean more rows but not more tokens.
     """
     group, most, budget = config.num_generations, config.max_new_tokens, config.microbatch_tokens
     if not budget:
@@ -128,42 +129,42 @@ def updated_at_once(config: Config, prompt_length: int, shared_prefix: bool) -> 
 
 @dataclass(frozen=True, kw_only=True)
 class MemoryNeeds:
-    """Bytes by what they are for."""
+    """Memory needs in bytes, by purpose."""
 
-    weights: int  # the reference's and a quantised copy's included
-    optimizer: int  # its state and float32 copies
+    weights: int  # including those of the reference and of a quantized copy
+    optimizer: int  # optimizer state and float32 copies
     gradients: int
-    step: int  # the optimizer's
+    step: int  # temporary arrays of the optimizer step
     rollouts: int
     update: int
 
     @property
     def update_peak(self) -> int:
-        """While the gradient is computed, or the optimizer makes new weights of it."""
+        """Peak during the gradient computation or the optimizer step, in bytes."""
         return self.weights + self.optimizer + max(self.gradients + self.update, self.step)
 
     @property
     def rollout_peak(self) -> int:
-        """While completions are sampled."""
+        """Peak while completions are sampled, in bytes."""
         return self.weights + self.optimizer + self.rollouts
 
     @property
     def peak(self) -> int:
-        """Rollouts and the update come one after the other."""
+        """Peak of a step, in bytes: the larger of sampling and update, which follow each other."""
         return max(self.rollout_peak, self.update_peak)
 
 
 def estimate(
     shape: Shape, batch: Batch, weights: int, optimizer: int, trained: int, width: int
 ) -> MemoryNeeds:
-    """What training takes. `weights`, `optimizer`: bytes; `trained`: numbers that an update changes;
-    `width`: bytes of a number that the model computes with."""
+    """Memory needs of training. `weights`, `optimizer`: bytes. `trained`: number of trainable parameters.
+    `width`: bytes per number in the model's arithmetic."""
     return MemoryNeeds(
         weights=weights,
         optimizer=optimizer,
         gradients=(2 if batch.microbatches > 1 else 1)
         * FLOAT32
-        * trained,  # the sum, and what is added to it
+        * trained,  # the sum, and the gradient added to it
         step=int(STEP_COPIES * FLOAT32 * trained),
         rollouts=rollout_bytes(shape, batch, width),
         update=update_bytes(shape, batch, width),
@@ -171,7 +172,7 @@ def estimate(
 
 
 def rollout_bytes(shape: Shape, batch: Batch, width: int) -> int:
-    """The keys and values of every row, and the logits of a token."""
+    """Bytes of sampling: the keys and values of every row, and the logits of one token."""
     per_token = 2 * shape.layers * shape.kv_width * width  # bytes of keys and values
     logits = batch.rollout_rows * SAMPLING_COPIES * shape.vocabulary * FLOAT32
     if not batch.rollout_prompts:
@@ -179,13 +180,13 @@ def rollout_bytes(shape: Shape, batch: Batch, width: int) -> int:
         return int(batch.rollout_rows * CACHE_COPIES * per_token * length + logits)
     prompts = batch.rollout_prompts * batch.prompt_length  # tokens
     own = batch.rollout_rows * -(-batch.new_tokens // OWN_STEP) * OWN_STEP
-    layer = shape.heads * batch.prompt_length + shape.intermediate  # numbers for a token that is read
+    layer = shape.heads * batch.prompt_length + shape.intermediate  # numbers per prompt token
     reading = READING_KEPT * min(prompts, PROMPT_TOKENS) * layer * width
     return int(prompts * per_token + max(OWN_COPIES * own * per_token + logits, reading))
 
 
 def update_bytes(shape: Shape, batch: Batch, width: int) -> int:
-    """What a microbatch's forward keeps for its backward."""
+    """Bytes that a microbatch's forward stores for its backward."""
     completion = batch.update_rows * batch.new_tokens
     prompts = batch.update_prompts if batch.shared_prefix else batch.update_rows
     prompt = prompts * batch.prompt_length
@@ -197,7 +198,7 @@ def update_bytes(shape: Shape, batch: Batch, width: int) -> int:
     layers = shape.layers * layer
     if (
         batch.checkpoint
-    ):  # every layer's input and the prompts' keys and values, and a layer with its gradients
+    ):  # every layer's input, the prompts' keys and values, and one layer with its gradients
         inputs = shape.hidden * (completion + prompt) + 2 * shape.kv_width * prompt
         layers = shape.layers * width * inputs + LAYERS_AT_ONCE * layer
     counted = completion if batch.shared_prefix or batch.slices else completion + prompt
@@ -207,7 +208,7 @@ def update_bytes(shape: Shape, batch: Batch, width: int) -> int:
 
 
 def parts(needs: MemoryNeeds) -> str:
-    """The largest parts of a need in words."""
+    """The three largest parts of the memory needs as text, in GB."""
     named = {
         "weights": needs.weights,
         "optimizer": needs.optimizer,
@@ -220,7 +221,7 @@ def parts(needs: MemoryNeeds) -> str:
 
 
 def steps_down(config: Config) -> Iterator[dict[str, Any]]:
-    """Changes that save memory, those that cost least first."""
+    """Configuration changes that save memory, the least costly first."""
     if config.quantize_for_rollouts:
         yield {"quantize_for_rollouts": False}
     if config.steps_per_generation > 1:

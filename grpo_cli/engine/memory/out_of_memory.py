@@ -1,8 +1,9 @@
-"""Failed allocations: recognised by their words, and answered by halving what is computed at once.
+"""Out-of-memory recovery: recognize the backend's error text and retry with half the rows.
 
     for result in with_halving(batch, compute, Microbatch.halves, limit.lower): ...
 
-Metal and CUDA raise; a failed allocation on a CPU kills the process, which memory/verdict.py prevents.
+Metal and CUDA raise an exception. On a CPU the system kills the process, so memory/verdict.py estimates the
+need beforehand.
 """
 
 from collections.abc import Callable, Iterator
@@ -13,7 +14,7 @@ import mlx.core as mx
 
 from grpo_cli.errors import TrainingError
 
-# How mlx words it: mlx/allocator.cpp, mlx/backend/metal/allocator.cpp, mlx/backend/cuda/allocator.cpp.
+# MLX's error texts: mlx/allocator.cpp, mlx/backend/metal/allocator.cpp, mlx/backend/cuda/allocator.cpp.
 WORDS = (
     "Unable to allocate",
     "Attempting to allocate",
@@ -28,7 +29,7 @@ Result = TypeVar("Result")
 
 
 def is_allocation_failure(error: BaseException) -> bool:
-    """Whether an exception says that memory ran out."""
+    """True if an exception reports a failed memory allocation."""
     if isinstance(error, MemoryError):
         return True
     text = str(error).lower()
@@ -36,20 +37,20 @@ def is_allocation_failure(error: BaseException) -> bool:
 
 
 class Divisible(Protocol):
-    """Work on some rows."""
+    """Work that consists of rows."""
 
     rows: list[Any]
 
 
 @dataclass
 class RowLimit:
-    """The most rows that were found to fit into memory at once; None: no failure yet."""
+    """Maximum number of rows that fit into memory at once; None = no failure yet."""
 
     rows: int | None = None
-    on_lowering: Callable[[int], None] | None = None  # told of the new limit
+    on_lowering: Callable[[int], None] | None = None  # called with the new limit
 
     def lower(self, failed: int) -> None:
-        """So many rows did not fit: half of them may."""
+        """Lower the limit to half of the rows that did not fit."""
         self.rows = max(1, failed // 2)
         if self.on_lowering:
             self.on_lowering(self.rows)
@@ -61,10 +62,10 @@ def with_halving(
     halves: Callable[[Work], tuple[Work, Work] | None],
     on_failure: Callable[[int], None],
 ) -> Iterator[Result]:
-    """Compute some work, or its halves where memory does not allow it, in order.
+    """Compute `work`, split into halves as often as memory requires; yields the results in order.
 
-    `halves` gives None for what cannot be divided. `on_failure` is told how many rows did not fit.
-    Raises TrainingError (`Unable to allocate memory …`) where not even a single one fits.
+    `halves` returns None for work that cannot be split. `on_failure` is called with the number of rows that
+    did not fit. Raises TrainingError (`Unable to allocate memory …`) if a single row does not fit.
     """
     waiting = [work]
     while waiting:

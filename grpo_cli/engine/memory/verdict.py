@@ -1,11 +1,11 @@
-"""Whether a run fits, before its first step, and which keys to change where it does not.
+"""Memory check before the first step: does the run fit, and if not, which keys to change.
 
     needs_of(run).peak / 1e9            # GB
-    check_memory(run, budget)               # a notice, or an error where not a single completion fits
+    check_memory(run, budget)           # a notice, or an error if not even one completion fits
 
-On a Mac too much memory ends in swapping, on a CUDA card in an error after the first long completion, on a
-CPU in a killed process: so it is estimated from the model's shape (memory/estimate.py) and compared with what
-the device has.
+Without it, a run that is too large swaps on a Mac, fails after the first long completion on a CUDA card, and
+is killed on a CPU. The need is estimated from the model's shape (memory/estimate.py) and compared with the
+device's memory.
 """
 
 from typing import Any
@@ -19,17 +19,17 @@ from grpo_cli.engine.run import Run
 from grpo_cli.errors import TrainingError
 from grpo_cli.models.tree import flat
 
-SURELY = 1.25  # an estimate so far above what there is is beyond its own error
+SURELY = 1.25  # an estimate of more than this times the budget is beyond the error of the estimate
 
 
 def needs_of(run: Run) -> MemoryNeeds | None:
-    """What a run's configuration needs, or None for a model whose shape is not known."""
+    """Memory needs of a run; None if the model's shape is unknown."""
     shape = Shape.of(run.policy.config)
     return needs_with(run, shape, run.config) if shape else None
 
 
 def needs_with(run: Run, shape: Shape, config: Config, rows: int | None = None) -> MemoryNeeds:
-    """What another configuration of the same run would need; `rows`: completions at once, at most."""
+    """Memory needs of the run with another configuration. `rows`: maximum completions at once."""
     model = run.policy.model
     parameters = list(flat(model.parameters()).values())
     copied = run.sampler.size if config.quantize_for_rollouts else 0
@@ -45,11 +45,10 @@ def needs_with(run: Run, shape: Shape, config: Config, rows: int | None = None) 
 
 
 def check_memory(run: Run, budget: int | None, config: Config | None = None) -> None:
-    """Compare what the run needs with what there is (bytes), before its first step.
+    """Compare the run's memory needs with `budget`, in bytes, before its first step.
 
-    Over it, a notice says which keys to change to what. Raises TrainingError (`Unable to allocate
-    memory …`) where not even a single completion fits.
-    `config`: the run's, where `run` is a smaller one.
+    If they exceed it, a notice lists the keys to change. Raises TrainingError (`Unable to allocate memory …`)
+    if not even one completion fits. `config`: the real configuration, if `run` is a smaller dry run.
     """
     config = config or run.config
     shape = Shape.of(run.policy.config)
@@ -75,12 +74,12 @@ def check_memory(run: Run, budget: int | None, config: Config | None = None) -> 
 
 
 def cures_for(run: Run, shape: Shape, budget: int, config: Config) -> str:
-    """The keys to change, one after the other until it fits, and what it needs then."""
+    """The hint for a run that does not fit: keys to change, cheapest first, until it fits."""
     changes: dict[str, Any] = {}
     for step in steps_down(config):
         changes.update(step)
         if "lora_rank" in step:
-            break  # what adapters need is not known before they are made, but it is far less
+            break  # the needs of adapters are unknown before they exist, but far smaller
         smaller = config.model_copy(update=changes)
         if needs_with(run, shape, smaller).peak <= budget:
             break

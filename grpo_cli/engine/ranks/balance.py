@@ -1,9 +1,10 @@
-"""Which rank computes which microbatch of a step, so that all are done at about the same time.
+"""Assignment of a step's microbatches to ranks, so that all finish at about the same time.
 
     assign_ranks(batches, ranks=2)       # sets batch.rank
 
-Whole groups stay together where there are at least as many microbatches as ranks: a prompt is then read by
-one rank only. Otherwise their rows are cut. All ranks deal alike, and the sum is the step's.
+With at least as many microbatches as ranks, groups stay whole, so each prompt is computed by one rank only.
+With fewer, their rows are split. All ranks compute the same assignment, and the sum of their gradients is the
+gradient of the step.
 """
 
 import heapq
@@ -14,8 +15,11 @@ from grpo_cli.engine.update.batch import Microbatch
 
 
 def assign_ranks(batches: list[Microbatch], ranks: int) -> list[Microbatch]:
-    """The microbatches, cut where they are fewer than ranks, each with its rank: the longest first to whom
-    has least (Graham 1969, "Bounds on Multiprocessing Timing Anomalies", section 5)."""
+    """The microbatches, split if they are fewer than ranks, each with its rank.
+
+    The longest remaining microbatch goes to the least loaded rank (Graham 1969, "Bounds on Multiprocessing
+    Timing Anomalies", section 5).
+    """
     if ranks == 1:
         return batches
     if len(batches) < ranks:
@@ -29,12 +33,12 @@ def assign_ranks(batches: list[Microbatch], ranks: int) -> list[Microbatch]:
 
 
 def cost(batch: Microbatch) -> int:
-    """Tokens that a microbatch computes: its prompts once, its completions with their padding."""
+    """Tokens that a microbatch computes: each prompt once, and the completions with padding."""
     return sum(len(prompt) for prompt in batch.prompts) + batch.targets.size
 
 
 def checksum(arrays: dict[str, mx.array]) -> list[int]:
-    """Sums of the arrays' bits, which differ where a single bit does."""
+    """Sums of the arrays' bits, one per array; any single changed bit changes them."""
     words = [
         array.reshape(-1).view(mx.uint16 if array.dtype.size == 2 else mx.uint32) for array in arrays.values()
     ]

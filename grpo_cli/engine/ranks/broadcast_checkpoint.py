@@ -1,8 +1,8 @@
-"""Bring a checkpoint of rank 0 to the ranks that do not have it: machines rarely share a disk.
+"""Broadcast rank 0's checkpoint to ranks that lack it, since machines rarely share a disk.
 
     folder = broadcast_checkpoint(Path("outputs/prod/checkpoint-200"), world)      # the same path everywhere
 
-It is written as a checkpoint is saved: beside its place, compared with its manifest, and then renamed.
+It is written like a saved checkpoint: under a temporary name, compared with its manifest, and then renamed.
 """
 
 from pathlib import Path
@@ -16,17 +16,17 @@ from grpo_cli.files import sync
 from grpo_cli.folders import new_in_place_of
 from grpo_cli.untrusted_json import parse_as
 
-PIECE = 1 << 24  # bytes sent at once
+PIECE = 1 << 24  # bytes per broadcast
 
 
 def broadcast_checkpoint(checkpoint: Path, world: World) -> Path:
-    """Have every rank hold the checkpoint of rank 0, which is intact; returns its path.
+    """Copy rank 0's intact checkpoint to all ranks that lack it; returns its path.
 
-    Raises CheckpointError where a rank cannot write it, or receives other bytes than the manifest says.
+    Raises CheckpointError if a rank cannot write it, or if the bytes received do not match the manifest.
     """
     if world.size == 1:
         return checkpoint
-    world.set_phase("bringing the checkpoint to all ranks")
+    world.set_phase("copying the checkpoint to all ranks")
     manifest = world.first((checkpoint / MANIFEST).read_text("utf-8") if world.is_first else "")
     has_it = world.is_first or holds(checkpoint, manifest)
     if not world.any(not has_it):
@@ -56,13 +56,13 @@ def receive(checkpoint: Path, new: Path | None, manifest: str, world: World) -> 
 
 
 def holds(folder: Path, manifest: str) -> bool:
-    """Whether this machine has the very checkpoint already."""
+    """True if this machine already has the same checkpoint, intact."""
     path = folder / MANIFEST
     return path.is_file() and path.read_text("utf-8") == manifest and damage(folder) is None
 
 
 def prepare_folder(folder: Path, manifest: str) -> None:
-    """Write the manifest. Raises CheckpointError for file names that lead out of the folder."""
+    """Write the manifest and make subfolders. Raises CheckpointError for file names outside the folder."""
     for name in parse_as(Manifest, manifest).files:
         path = (folder / name).resolve()
         if not path.is_relative_to(folder.resolve()):
@@ -75,7 +75,7 @@ def prepare_folder(folder: Path, manifest: str) -> None:
 
 
 def send(source: Path | None, target: Path | None, size: int, world: World) -> None:
-    """Send a file of so many bytes from rank 0's `source` to the `target` of those that lack it."""
+    """Send a file of `size` bytes from rank 0's `source` to the `target` of each rank that lacks it."""
     reading: IO[bytes] | None = source.open("rb") if source else None
     writing: IO[bytes] | None = target.open("wb") if target else None
     try:
@@ -93,7 +93,7 @@ def send(source: Path | None, target: Path | None, size: int, world: World) -> N
 
 
 def check_arrived(new: Path, folder: Path) -> None:
-    """Raise CheckpointError where what was received is not what the manifest says."""
+    """Raise CheckpointError if the received files do not match the manifest."""
     problem = damage(new)
     if problem is not None:
         raise CheckpointError(

@@ -2,8 +2,8 @@
 
     check_same_setup(world, settings(config))     # TrainingError: learning_rate: 1e-05 on rank 0 (mac1), …
 
-Ranks that differ would train on, each in its own way, and add up gradients of other models. So facts are
-compared by name before the first step, files by their checksums.
+Ranks that differ would train different models and still add up their gradients. Facts are therefore compared
+by name before the first step, and files by their checksums.
 """
 
 import platform
@@ -20,15 +20,15 @@ from grpo_cli.errors import TrainingError
 from grpo_cli.rewards.spec import RewardSpec
 
 PACKAGES = ("grpo-cli", "mlx", "mlx-lm", "tokenizers", "transformers")
-OWN = {"output_dir", "run_name", "rank_timeout"}  # keys that only rank 0 goes by
+OWN = {"output_dir", "run_name", "rank_timeout"}  # keys that only rank 0 uses
 MODEL_FILES = ("*.safetensors", "*.json", "*.jinja", "*.pkl", "*.model")
-SHOWN = 5  # differences
+SHOWN = 5  # differences listed in the error
 
 Facts = dict[str, str]
 
 
 def settings(config: Config) -> Facts:
-    """What is known before anything is loaded: versions, keys, and the files of rewards."""
+    """Facts known before loading: package versions, config keys, and checksums of reward files."""
     values = config.model_dump()
     return {
         **{f"version of {name}": version(name) for name in PACKAGES},
@@ -38,7 +38,7 @@ def settings(config: Config) -> Facts:
 
 
 def loaded(model: Path, checkpoint: Path | None, prompts: str) -> Facts:
-    """What is known once model and data are there: the files' checksums, and the prompts'."""
+    """Facts known after loading: checksums of the model's files and of the training prompts."""
     facts = {"training prompts": prompts}
     for kind, folder in (("model", model), ("checkpoint", checkpoint)):
         for path in sorted(
@@ -49,7 +49,7 @@ def loaded(model: Path, checkpoint: Path | None, prompts: str) -> Facts:
 
 
 def version(package: str) -> str:
-    """The installed version of a package, or that it is not installed."""
+    """The installed version of a package, or `not installed`."""
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:  # run from a source tree
@@ -57,7 +57,7 @@ def version(package: str) -> str:
 
 
 def reward_files(config: Config) -> Iterator[Path]:
-    """The files that rewards are loaded from."""
+    """The files that reward functions are loaded from."""
     for name in config.reward_functions:
         spec = RewardSpec.parse(name)
         if spec.is_file and spec.path.is_file():
@@ -65,12 +65,12 @@ def reward_files(config: Config) -> Iterator[Path]:
 
 
 def checksum(path: Path) -> str:
-    """The first words of a file's sha256, which tell files apart."""
+    """The first 16 hexadecimal digits of a file's sha256, as text."""
     return f"sha256 {sha256(path)[:16]}"
 
 
 def check_same_setup(world: World, facts: Facts) -> None:
-    """Raise TrainingError where a rank's facts are not those of rank 0, naming what differs and how."""
+    """Raise TrainingError if a rank's facts differ from those of rank 0, and list the differences."""
     if world.size == 1:
         return
     every = world.gather([platform.node(), facts])
@@ -85,7 +85,7 @@ def check_same_setup(world: World, facts: Facts) -> None:
 
 
 def differences(rank: int, every: list[Any]) -> list[str]:
-    """How a rank's facts differ from those of rank 0."""
+    """The differences between a rank's facts and those of rank 0, one text per fact."""
     (first_host, first), (host, other) = every[0], every[rank]
     return [
         f"{name}: {first.get(name, 'none')} on rank 0 ({first_host}), "

@@ -1,17 +1,17 @@
-"""Which groups a step learns from: drawn until enough of them can teach, and cut into the steps' parts.
+"""Dynamic sampling (draw prompts until enough groups have an advantage), and the buffer of rollouts.
 
-    draw = DrawnGroups(wanted=8, position=40)               # prompts 40 … of the stream come next
+    draw = DrawnGroups(wanted=8, position=40)        # prompts 40 … of the stream come next
     while draw.missing and draw.batches < budget:
-        draw.take(sampled(draw.next_count), tokens)  # the first time 8, then as many as are likely to do
-    parts.fill(draw.chosen())                        # 8 groups: 4 steps of 2
+        draw.take(sampled(draw.next_count), seconds) # 8 prompts, then as many as are probably needed
+    buffer.fill(draw.chosen())                       # 8 groups: 4 steps of 2
 
-Dynamic sampling is DAPO's (Yu et al. 2025, arXiv:2503.14476, section 3.2): groups whose rewards are all
-equal have no advantage, and new prompts are drawn in their place. Departs from the paper in that later
-batches are no larger than needed, and that a budget ends the search.
+Dynamic sampling is DAPO's (Yu et al. 2025, arXiv:2503.14476, section 3.2): groups whose rewards are all equal
+have no advantage, so they are replaced by new prompts. Departs from the paper: later batches are no larger
+than needed, and a budget of batches limits the search.
 
-Parts are TRL's steps_per_generation and num_iterations (GRPOTrainer._prepare_inputs): rollouts for k steps
-are made at once; the steps take the parts 1 … k in order, and again for each further iteration. Departs
-from TRL in that a group stays whole: its completions are learnt from in one step.
+The buffer implements TRL's steps_per_generation and num_iterations (GRPOTrainer._prepare_inputs): rollouts
+for k steps are sampled at once. The steps train on the parts 1 … k in order, and again for each further
+iteration. Departs from TRL: a group is never split, so one step trains on all of its completions.
 """
 
 import math
@@ -24,21 +24,21 @@ from grpo_cli.types import RolloutGroup
 
 
 def is_informative(group: RolloutGroup) -> bool:
-    """Whether a group can teach: its rewards are not all equal."""
+    """True if the group's rewards are not all equal, so that it has an advantage."""
     return len(set(group.scores)) > 1
 
 
 @dataclass(kw_only=True)
 class DrawnGroups:
-    """What was sampled for one generation, of prompts at `position` and after."""
+    """The groups sampled for one generation, in the stream's order."""
 
     wanted: int  # groups that the generation needs
-    position: int  # of the next prompt in the stream
-    groups: list[RolloutGroup] = field(default_factory=list)  # all that were drawn, in the stream's order
+    position: int  # position of the next prompt in the stream
+    groups: list[RolloutGroup] = field(default_factory=list)  # all groups drawn so far
     batches: int = 0
     tokens: int = 0
-    seconds: float = 0.0  # of sampling
-    metrics: dict[str, list[float]] = field(default_factory=dict)  # what rewards gave to log_metric
+    seconds: float = 0.0  # time spent sampling
+    metrics: dict[str, list[float]] = field(default_factory=dict)  # values that rewards gave to log_metric
 
     def take(
         self,
@@ -47,7 +47,7 @@ class DrawnGroups:
         metrics: Metrics | None = None,
         left_out: int = 0,
     ) -> None:
-        """Add a batch of groups, of the prompts that came next but for so many that were left out."""
+        """Add the groups of the next prompts. `left_out`: prompts skipped on the way, too long."""
         self.metrics = together([self.metrics, metrics or {}])
         self.groups += groups
         self.position += len(groups) + left_out
@@ -57,30 +57,31 @@ class DrawnGroups:
 
     @property
     def informative(self) -> int:
-        """Groups that can teach."""
+        """Number of groups with an advantage."""
         return sum(map(is_informative, self.groups))
 
     @property
     def missing(self) -> int:
-        """Informative groups that are still wanted."""
+        """Informative groups still needed."""
         return max(0, self.wanted - self.informative)
 
     @property
     def next_count(self) -> int:
-        """Prompts to draw next: missing / share of informative groups so far, at most `wanted`."""
+        """Number of prompts to draw next: missing / share of informative groups so far, at most `wanted`."""
         if not self.informative:
             return self.wanted
         return min(self.wanted, math.ceil(self.missing * len(self.groups) / self.informative))
 
     def chosen(self) -> list[RolloutGroup]:
-        """The first `wanted` informative groups, filled up with the first others, in the stream's order."""
+        """The first `wanted` informative groups in the stream's order, filled up with other groups."""
         by_worth = sorted(range(len(self.groups)), key=lambda place: not is_informative(self.groups[place]))
         return [self.groups[place] for place in sorted(by_worth[: self.wanted])]
 
     def numbers(self) -> dict[str, Any]:
-        """For the log of dynamic sampling.
+        """Log metrics of dynamic sampling.
 
-        reward_mean_drawn is that of all completions drawn: of those chosen it is drawn to the middle.
+        reward_mean_drawn is the mean over all sampled completions. The mean over the chosen ones is biased to
+        the middle, since groups that are all right or all wrong are discarded.
         """
         rewards = [reward for group in self.groups for reward in group.scores]
         return {
@@ -93,7 +94,7 @@ class DrawnGroups:
 
 @dataclass
 class Part:
-    """What one step learns from; the microbatches are made when it first does."""
+    """The groups that one step trains on; the microbatches are made by the first such step."""
 
     groups: list[RolloutGroup]
     batches: list[Microbatch] | None = None
@@ -101,20 +102,20 @@ class Part:
 
 @dataclass
 class RolloutBuffer:
-    """The parts that the coming steps learn from, the next one first."""
+    """The parts that the coming steps train on, the next one first."""
 
-    size: int  # groups of a step
-    per_generation: int  # k: parts that are made at once
-    iterations: int  # μ: how often each is learnt from
+    size: int  # groups per step
+    per_generation: int  # k: parts sampled at once
+    iterations: int  # μ: updates on each part
     waiting: list[Part] = field(default_factory=list)
 
     def fill(self, groups: list[RolloutGroup]) -> None:
-        """New parts, of a generation's groups or of what a checkpoint held."""
+        """Split groups into parts: those of a new generation, or those restored from a checkpoint."""
         starts = range(0, len(groups), self.size)
         self.waiting = [Part(groups[start : start + self.size]) for start in starts]
 
     def advance(self, step: int) -> None:
-        """Step `step`, counted from 1, has learnt from the first part: it is done, or comes again."""
+        """Remove the first part after step `step` (from 1); put it last if further iterations follow."""
         part = self.waiting.pop(0)
         place = (step - 1) % (self.per_generation * self.iterations)
         if place < self.per_generation * (self.iterations - 1):
@@ -122,10 +123,10 @@ class RolloutBuffer:
 
     @property
     def is_empty(self) -> bool:
-        """Whether new completions are needed."""
+        """True if new rollouts are needed."""
         return not self.waiting
 
     @property
     def groups(self) -> list[RolloutGroup]:
-        """What is still to be learnt from, in the order it will be: `fill` makes the same parts of it."""
+        """The groups still in the buffer, in order, for a checkpoint: `fill` restores the same parts."""
         return [group for part in self.waiting for group in part.groups]

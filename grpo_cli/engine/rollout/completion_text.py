@@ -1,10 +1,10 @@
-"""The text of a completion: what the policy said after the prompt, read together with the words before it.
+"""Decoding of a completion's text, together with the completion_prefix before it.
 
     CompletionText(tokenizer, "The answer is").of([ids of " 42"])   →  "The answer is 42"
 
-Read alone, the first word would lose its blank with tokenizers that drop a leading one (SentencePiece's).
-Control tokens (end of turn, the chat template's role markers, padding) are left out; all other tokens that
-were sampled stay, special ones among them: `<answer>` may be one.
+Decoded alone, the first word would lose its leading space with tokenizers that drop it (SentencePiece).
+Control tokens (end of turn, the chat template's role markers, padding) are omitted. All other sampled tokens
+are kept, also special ones, since `<answer>` may be one.
 """
 
 from dataclasses import dataclass
@@ -12,12 +12,12 @@ from functools import cached_property
 
 from grpo_cli.models.tokenizer import Tokenizer
 
-STOP_TAIL = 16  # tokens of text looked at for a stop string, beyond its own length in characters
+STOP_TAIL = 16  # newest tokens searched for a stop string, in addition to its length in characters
 
 
 @dataclass(frozen=True)
 class CompletionText:
-    """The texts of completions whose prompts end with the ids of `prefix`, the text they begin with."""
+    """Decoder for completions whose prompts end with `prefix`, which counts as their beginning."""
 
     tokenizer: Tokenizer
     prefix: str = ""
@@ -27,18 +27,18 @@ class CompletionText:
         return self.tokenizer.encode(self.prefix) if self.prefix else []
 
     def of(self, ids: list[int]) -> str:
-        """The prefix and the completion."""
+        """The text of prefix and completion."""
         return self.prefix + self.after_prefix(ids)
 
     def after_prefix(self, ids: list[int]) -> str:
-        """The completion alone, as it reads after the prefix."""
+        """The text of the completion alone, as decoded after the prefix."""
         before = self.tokenizer.decode(self._prefix_ids)
         return self.tokenizer.decode([*self._prefix_ids, *ids])[len(before) :]
 
     def ends_with_one_of(self, stop: tuple[str, ...], ids: list[int]) -> bool:
-        """Whether the newest tokens hold a stop string. Every token is spelled: `<|im_end|>` stops, too.
+        """True if the newest tokens contain a stop string. Special tokens count: `<|im_end|>` can be one.
 
-        Matched on text, because the tokens that spell a string depend on what stands around it.
+        Matched on text, because the tokenization of a string depends on the text around it.
         """
         tail = STOP_TAIL + max(len(text) for text in stop)
         before = self._prefix_ids if len(ids) <= tail else []

@@ -1,13 +1,13 @@
-"""Continuous batching: rows are sampled together, leave where they end, and waiting ones take their places.
+"""Continuous batching: finished completions leave the batch, and waiting ones take their places.
 
-    Decoding(policy, sampling, dice, rows, capacity=8, on_token=report).run()      # fills rows in
+    Decoding(policy, sampling, dice, rows, 8, report, text).run()      # 8 rows at a time; fills `rows` in
 
-A prompt is read once into the KV cache, whose row is then repeated for its completions, also for those
-that enter later. The next token of all rows is under way while the host looks at the latest one, so a
-device waits for the host only where rows leave or enter.
+A prompt is computed once; its row of the KV cache is repeated for all of its completions, also for those that
+enter later. While the host reads one token of each row, the device already computes the next, so the device
+waits for the host only when rows leave or enter.
 
-Departs from `mlx_lm.BatchGenerator`, which reads a prompt for each of its completions, draws from random
-numbers that depend on the batch, and drops the end token with its logprob.
+Departs from `mlx_lm.BatchGenerator`, which computes a prompt for each of its completions, uses random numbers
+that depend on the batch, and drops the end token with its logprob.
 """
 
 import math
@@ -27,53 +27,52 @@ from grpo_cli.models.load import Policy
 from grpo_cli.types import StopReason
 from grpo_cli.words import plural
 
-PREFILL_TOKENS = 2048  # prompt tokens read in one forward: bounds memory, not results
+PREFILL_TOKENS = 2048  # prompt tokens per forward: bounds memory and changes no result
 
 
 class BrokenPolicy(TrainingError):
-    """The policy's logits are no numbers any more."""
+    """The policy's logits are NaN or infinite."""
 
     trouble = "nan-gradient"
 
 
 @dataclass(kw_only=True)
 class CompletionRow:
-    """A completion that is being sampled."""
+    """A completion while it is sampled."""
 
-    index: int  # its place in the result
+    index: int  # its index in the result
     prompt: list[int]
     token_ids: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
     entropies: list[float] = field(default_factory=list)
-    log_kept: list[float] = field(default_factory=list)  # empty where nothing is cut off
+    log_kept: list[float] = field(default_factory=list)  # empty without top_k, top_p and min_p
     stop_reason: StopReason | None = None
-    begun: int = 0  # tokens that are drawn or being drawn
+    begun: int = 0  # tokens sampled, including one that the device still computes
 
     def begin(self) -> None:
-        """Forget what was sampled."""
+        """Reset the row to its prompt."""
         self.token_ids, self.logprobs, self.entropies, self.log_kept = [], [], [], []
         self.stop_reason, self.begun = None, 0
 
 
 class RowRandom:
-    """The random numbers of one call, by token and row: they do not depend on what is computed at once.
+    """The random numbers of one `generate` call, by token and row, independent of how rows are batched.
 
-    With them a completion comes out the same (but for rounding in the logits) alone, in a batch, and
-    wherever in a batch it entered. Greedy sampling needs none and takes none.
-    `random`: where they come from; None: MLX's global state.
+    A completion is therefore the same (except for rounding in the logits) alone, in a batch, and whenever it
+    enters the batch. Greedy sampling draws none. `random`: their source; None = MLX's global state.
     """
 
     def __init__(self, rows: int, sampling: Sampling, random: KeyChain | None = None) -> None:
         self.numbers: mx.array | None = None  # (max_new_tokens, rows, 2)
         if sampling.temperature > 0:
-            key = random.next() if random else None  # the one draw of a call
+            key = random.next() if random else None  # one key per call
             seed = mx.random.randint(0, (1 << 31) - 1, (2,), key=key).astype(mx.uint32)
             keys = mx.random.split(seed, sampling.max_new_tokens)
             self.numbers = mx.stack([uniforms(rows, key) for key in keys])
             mx.eval(self.numbers)
 
     def draw(self, rows: list[CompletionRow]) -> mx.array | None:
-        """The numbers (B, 2) of the next token of some rows; of an ended row any."""
+        """Random numbers (B, 2) for the next token of these rows; arbitrary for rows that have ended."""
         if self.numbers is None:
             return None
         last = len(self.numbers) - 1
@@ -83,18 +82,18 @@ class RowRandom:
 
 @dataclass(frozen=True)
 class Pending:
-    """One token of each of some rows, which the device may still be working on."""
+    """One sampled token per row, which the device may still be computing."""
 
     rows: list[CompletionRow]
     drawn: SampledTokens
 
     @property
     def is_wanted(self) -> bool:
-        """Whether any of the rows goes on."""
+        """True if any of the rows has not ended."""
         return any(row.stop_reason is None for row in self.rows)
 
     def columns(self) -> list[list[Any]]:
-        """Tokens, logprobs, entropies and, where tokens were cut off, log kept masses, as numbers."""
+        """Tokens, logprobs, entropies and log kept masses (None without top_k, top_p and min_p), as lists."""
         drawn = self.drawn
         arrays = [drawn.tokens, drawn.logprobs, drawn.entropies]
         values: list[Any] = [array.tolist() for array in arrays]
@@ -103,7 +102,7 @@ class Pending:
 
 
 class Decoding:
-    """At most `capacity` rows in one batch, and those that wait for a place in it."""
+    """A batch of at most `capacity` active rows, and the queue of waiting rows."""
 
     def __init__(
         self,
@@ -120,18 +119,18 @@ class Decoding:
         self.together = policy.plan.sampled
         self.in_groups = self.together == "mixed" and reads_in_groups(policy.model)
         self.waiting = deque(rows)
-        self.active: list[CompletionRow] = []  # one per row of the cache, ended ones among them
+        self.active: list[CompletionRow] = []  # one per row of the cache, including ended rows
         self.cache: list[Any] | None = None
-        self.tokens = mx.array([], dtype=mx.int32)  # (B,) the newest of each active row
-        self.held: tuple[list[int], list[Any]] | None = None  # a prompt and its cache, for rows that wait
+        self.tokens = mx.array([], dtype=mx.int32)  # (B,) the newest token of each active row
+        self.held: tuple[list[int], list[Any]] | None = None  # a prompt and its cache, for waiting rows
 
     def run(self) -> None:
-        """Sample all rows to their ends. Raises BrokenPolicy for logits that are no numbers."""
+        """Sample all rows until they end. Raises BrokenPolicy for logits that are NaN."""
         with quick_decoding():
             self.sample()
 
     def sample(self) -> None:
-        """The loop: one token of every row, then the next."""
+        """The decoding loop: one token per active row and iteration."""
         self.admit()
         ahead = self.launch()
         while ahead is not None:
@@ -143,7 +142,7 @@ class Decoding:
                 ahead = self.launch()
 
     def launch(self) -> Pending | None:
-        """Start the next token of every active row; None where no row needs one."""
+        """Start computing the next token of every active row; None if no row needs one."""
         most = self.sampling.max_new_tokens
         if not any(row.stop_reason is None and row.begun < most for row in self.active):
             return None
@@ -156,7 +155,7 @@ class Decoding:
         return Pending(list(self.active), drawn)
 
     def read(self, pending: Pending) -> None:
-        """Wait for a token of each row and note it; rows that have ended do not look."""
+        """Wait for one token per row and append it to the rows that have not ended."""
         for row, token, logprob, entropy, log_kept in zip(pending.rows, *pending.columns(), strict=True):
             if row.stop_reason is not None:
                 continue
@@ -170,9 +169,9 @@ class Decoding:
             row.stop_reason = stop_reason(row.token_ids, self.sampling, self.text)
 
     def evict_and_admit(self) -> None:
-        """Let ended rows leave and waiting ones enter.
+        """Remove ended rows and add waiting ones.
 
-        Both copy the cache of the others, so they wait until an eighth of the rows has ended.
+        Both copy the cache of the other rows, so nothing is done until an eighth of the rows has ended.
         """
         alive = [place for place, row in enumerate(self.active) if row.stop_reason is None]
         if len(alive) > len(self.active) * 7 // 8:
@@ -186,7 +185,7 @@ class Decoding:
         self.admit()
 
     def admit(self) -> None:
-        """Fill the free places with waiting rows."""
+        """Fill free places of the batch with waiting rows."""
         entering = self.entering(self.capacity - len(self.active))
         if not entering:
             return
@@ -200,7 +199,7 @@ class Decoding:
         self.active = [*self.active, *entering]
 
     def entering(self, free: int) -> list[CompletionRow]:
-        """The rows that enter next, in order; those that a model is wrong with together are left to wait."""
+        """Take the next rows off the queue: only rows that the model computes correctly in one batch."""
         if self.together != "mixed" and self.active:
             return []
         length = len(self.waiting[0].prompt) if self.waiting else 0
@@ -211,9 +210,9 @@ class Decoding:
         return chosen
 
     def cache_for(self, rows: list[CompletionRow]) -> list[Any]:
-        """A cache with the prompt of every row. A prompt that rows wait for is kept for them."""
+        """A cache with each row's prompt. The last prompt's cache is held if waiting rows share it."""
         prompts = list({tuple(row.prompt): row.prompt for row in rows}.values())
-        alone = self.together == "mixed" or len(prompts) == 1  # others cannot join what is held
+        alone = self.together == "mixed" or len(prompts) == 1  # other prompts cannot join the held cache
         cache = self.held[1] if self.held and self.held[0] == prompts[0] and alone else None
         unread = prompts[1:] if cache else prompts
         if unread:
@@ -233,16 +232,16 @@ class Decoding:
 
 
 def broken_policy(row: CompletionRow) -> BrokenPolicy:
-    """The error for a row whose logits are no numbers."""
+    """The error for a row whose logits are NaN or infinite."""
     return BrokenPolicy(
         f"The policy's logits are NaN or infinite after {plural(len(row.token_ids), 'token')} of a "
         "completion",
-        "its weights are damaged: take an earlier checkpoint, and lower `learning_rate`",
+        "its weights are damaged: use an earlier checkpoint, and lower `learning_rate`",
     )
 
 
 def stop_reason(token_ids: list[int], sampling: Sampling, text: CompletionText) -> StopReason | None:
-    """Why a completion ends with its newest token, or None if it goes on."""
+    """The reason if a completion ends with its newest token, else None."""
     if token_ids[-1] in text.tokenizer.eos_ids:
         return StopReason.EOS
     if sampling.stop and text.ends_with_one_of(sampling.stop, token_ids):

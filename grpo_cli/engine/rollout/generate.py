@@ -1,9 +1,9 @@
-"""Sample completions in one batch with a shared prompt prefill.
+"""Sample G completions of each of P prompts, with one prefill per prompt.
 
     rollouts = generate(policy, prompts, num_generations=8, sampling=sampling)   # P lists of G
 
-The ids and logprobs that come out are the ones the loss trains on, the end token included. How the rows
-are computed together is continuous_batch.py's; what comes out does not depend on it.
+The token ids and logprobs returned are those that the loss trains on, including the end token. Batching is
+in continuous_batch.py and does not change the result.
 """
 
 from collections.abc import Callable, Sequence
@@ -21,15 +21,15 @@ from grpo_cli.models.load import Policy, check_prompts
 from grpo_cli.types import Rollout, StopReason
 
 Progress = Callable[[int, int, int], None]  # (finished, total, tokens sampled)
-OnGroup = Callable[[int, list[Rollout]], None]  # (place of its prompt, its finished completions)
+OnGroup = Callable[[int, list[Rollout]], None]  # (index of the prompt, its finished completions)
 
 
 def no_progress(finished: int, total: int, tokens: int) -> None:
-    """For those who do not watch."""
+    """No-op progress callback."""
 
 
 def no_one(place: int, rollouts: list[Rollout]) -> None:
-    """For those who wait for all groups."""
+    """No-op callback of finished groups."""
 
 
 def generate(
@@ -46,14 +46,13 @@ def generate(
 ) -> list[list[Rollout]]:
     """Sample `num_generations` completions of each prompt: P lists of G rollouts, in order.
 
-    Draws from `random`, or without it from MLX's global random state. `prefix` is the text the prompts end
-    with that counts as the completion's beginning. Of rows that memory cannot hold together, as many are
-    sampled at once as it can, the others entering as rows end; `limit` remembers how many. `on_group` is
-    given each group as soon as its last completion has ended, while the device goes on with the others.
-    `own`: the places of the prompts to sample, where other ranks do the rest; what comes out is theirs only,
-    and does not depend on the others. Raises ModelError for an empty prompt, or for a model whose cache
-    cannot hold a batch;
-    TrainingError for logits that are no numbers, or where memory cannot hold a single row.
+    `prefix`: end of the prompts' text that counts as the completion's beginning. `limit`: if memory cannot
+    hold all rows, fewer are sampled at once, and `limit` remembers how many fit. `on_group`: called with each
+    group as soon as its last completion has ended, while others are still sampled. `own`: indices of the
+    prompts that this rank samples; only their groups are returned, and they do not depend on the others.
+    `random`: source of random numbers; None = MLX's global state. Raises ModelError for an empty prompt, or
+    for a model whose cache cannot hold a batch; TrainingError for logits that are NaN, or if memory cannot
+    hold a single row.
     """
     if not all(prompts):
         raise ModelError(
@@ -83,7 +82,7 @@ def generate(
         on_progress(ended, len(rows), sum(len(row.token_ids) for row in rows))
 
     while unfinished := [row for row in rows if row.stop_reason is None]:
-        for row in unfinished:  # a try that ran out of memory may have begun them
+        for row in unfinished:  # an attempt that ran out of memory may have started them
             row.begin()
         capacity = min(limit.rows or len(unfinished), len(unfinished))
         if not fits(Decoding(policy, sampling, dice, unfinished, capacity, report, text)):
@@ -93,7 +92,7 @@ def generate(
 
 
 def of_all_ranks(sampled: list[list[Rollout]], world: World) -> list[list[Rollout]]:
-    """The groups of every rank, in order."""
+    """Gather the groups of all ranks, in order."""
     if world.size == 1:
         return sampled
     parts = world.gather([[asdict(rollout) for rollout in group] for group in sampled])
@@ -101,7 +100,7 @@ def of_all_ranks(sampled: list[list[Rollout]], world: World) -> list[list[Rollou
 
 
 def fits(decoding: Decoding) -> bool:
-    """Sample its rows to their ends; False where memory ran out, before or after some of them ended."""
+    """Sample the rows until they end; False if memory ran out. Some rows may have ended by then."""
     try:
         decoding.run()
     except (RuntimeError, MemoryError) as error:
@@ -114,7 +113,7 @@ def fits(decoding: Decoding) -> bool:
 
 
 def finish(row: CompletionRow, text: CompletionText) -> Rollout:
-    """The finished completion with its text."""
+    """The rollout of an ended row, with its text."""
     assert row.stop_reason is not None
     body = row.token_ids[:-1] if row.stop_reason is StopReason.EOS else row.token_ids
     return Rollout(

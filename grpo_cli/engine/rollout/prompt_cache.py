@@ -1,12 +1,12 @@
-"""Read every prompt once for all of its completions, in sampling and in training alike.
+"""Compute each prompt's KV cache once for all of its completions, in sampling and in training.
 
     cache = read_prompts(model, [ab, c])     # a KV cache of two rows, left-padded to one length
     keep(cache, [0, 0, 0, 1, 1, 1])          # three completions of each: rows are repeated
     logits = model(inputs, cache=cache)      # only the completions' positions are computed
 
-The cache is built from differentiable operations, so in training the same three lines carry the
-gradient back through the shared prompt: the prompt's forward and backward are made once a group
-instead of once a completion, and logits exist for completion tokens only.
+The cache is built from differentiable operations, so in training the same three lines carry the gradient back
+through the shared prompt. Forward and backward of the prompt are computed once per group instead of once per
+completion, and logits are computed for completion tokens only.
 """
 
 from contextlib import nullcontext
@@ -21,19 +21,19 @@ from mlx_lm.models.cache import BatchKVCache, KVCache, RotatingKVCache, make_pro
 from grpo_cli.engine.update.activation_checkpoint import RepeatedRows, checkpointed
 from grpo_cli.errors import ModelError
 
-BATCHING = (KVCache, RotatingKVCache)  # caches that know where a left-padded row begins
+BATCHING = (KVCache, RotatingKVCache)  # cache types with a batch form that handles left padding
 
 
 @dataclass(frozen=True)
 class PaddedPrompts:
-    """Prompts as arrays, for a function that is traced: all but their last tokens."""
+    """Prompts as arrays, for traced functions: all but the last token of each."""
 
     ids: mx.array  # (P, T) left-padded
     padding: mx.array  # (P,)
 
 
 class TracedCache(BatchKVCache):
-    """A batch cache that looks at no number: rows stay as far to the right as they are."""
+    """A batch cache that can be traced: `filter` reads no values, so it removes no common padding."""
 
     def filter(self, batch_indices: mx.array) -> None:
         """Keep these rows, in this order."""
@@ -43,7 +43,7 @@ class TracedCache(BatchKVCache):
 
 
 def read_padded(model: nn.Module, prompts: PaddedPrompts) -> list[Any]:
-    """The same as `read_prompts`, of arrays; for models that `carries_gradients` is true of."""
+    """`read_prompts` for prompts as arrays, and for models for which `carries_gradients` is true."""
     cache: list[Any] = [TracedCache([0] * len(prompts.ids)) for _ in make_prompt_cache(model)]
     for layer in cache:
         layer.prepare(left_padding=prompts.padding)
@@ -55,18 +55,18 @@ def read_padded(model: nn.Module, prompts: PaddedPrompts) -> list[Any]:
 def read_prompts(
     model: nn.Module, prompts: list[list[int]], chunk: int | None = None, padded: bool = True
 ) -> list[Any]:
-    """A cache that has read all but the last token of every prompt.
+    """The KV cache of all but the last token of every prompt.
 
-    `chunk`: evaluate after so many columns, which bounds memory where no gradient is wanted. Without `padded`
-    prompts are of one length and the cache is the model's own, which knows of no padding: for models that are
-    wrong with it (forward_probe.py). Rows of such a cache stay together; none joins it.
+    `chunk`: evaluate every so many columns, which bounds memory if no gradient is needed. `padded=False` is
+    for models that are wrong with left padding (forward_probe.py): all prompts have one length and the cache
+    is of the model's own type. Other rows cannot join such a cache.
     """
     length = max(len(prompt) for prompt in prompts) - 1
     padding = [length - (len(prompt) - 1) for prompt in prompts]
     cache = batch_cache(model, padding) if padded else own_cache(model)
     ids = mx.array([[0] * pad + prompt[:-1] for pad, prompt in zip(padding, prompts, strict=True)])  # (P, T)
     for start in range(0, length, chunk or max(length, 1)):
-        # The logits are never asked for, so MLX never computes them.
+        # The logits are not used, so MLX, which is lazy, never computes them.
         model(ids[:, start : start + (chunk or length)], cache=cache)
         if chunk:
             mx.eval([layer.state for layer in cache])
@@ -74,7 +74,7 @@ def read_prompts(
 
 
 def read_for_gradients(model: nn.Module, prompts: list[list[int]] | PaddedPrompts) -> list[Any]:
-    """A cache that has read all but the last token of every prompt."""
+    """The KV cache of all but the last token of every prompt, given as lists or as padded arrays."""
     if isinstance(prompts, PaddedPrompts):
         return read_padded(model, prompts)
     return read_prompts(model, prompts)
@@ -86,27 +86,27 @@ def keep(cache: list[Any], rows: list[int] | mx.array) -> None:
     for layer in cache:
         if not isinstance(layer, BATCHING):
             layer.filter(indices)
-        elif layer.keys is not None:  # a model's own; without a batch's paddings it has no more to filter
+        elif layer.keys is not None:  # the model's own type, which has no paddings to filter
             layer.keys, layer.values = layer.keys[indices], layer.values[indices]
 
 
 def select(cache: list[Any], rows: list[int]) -> list[Any]:
-    """A cache of its own with these rows of another, which stays as it is."""
+    """A new cache with these rows of `cache`, which stays unchanged."""
     chosen = [copy(layer) for layer in cache]
     keep(chosen, rows)  # makes new arrays
     return chosen
 
 
 def join(cache: list[Any], other: list[Any]) -> None:
-    """Put the rows of another cache behind those of the first, left-padded where they are shorter."""
+    """Append the rows of another cache; shorter rows are left-padded."""
     for layer, added in zip(cache, other, strict=True):
         layer.extend(added)
 
 
 def batch_cache(model: nn.Module, padding: list[int]) -> list[Any]:
-    """An empty cache with one row per prompt, of whatever kind each layer of the model uses.
+    """An empty cache with one row per prompt, of the batch form of each layer's cache type.
 
-    Raises ModelError for a kind that no batch is sampled from.
+    Raises ModelError for a cache type without a usable batch form.
     """
     layers = own_cache(model)
     batch = [type(layer).merge([layer] * len(padding)) for layer in layers]
@@ -116,11 +116,11 @@ def batch_cache(model: nn.Module, padding: list[int]) -> list[Any]:
 
 
 def own_cache(model: nn.Module) -> list[Any]:
-    """An empty cache as the model makes it. Raises ModelError for a kind that no batch is sampled from."""
+    """An empty cache of the model's own types. Raises ModelError for a type without a usable batch form."""
     layers = make_prompt_cache(model)
     kinds = {type(layer).__name__ for layer in layers if not isinstance(layer, BATCHING)}
     if kinds:
-        # State-space layers have a batch form too, but they read left padding as if it were text.
+        # State-space layers have a batch form, too, but they read left padding as text.
         raise ModelError(
             f"{type(model).__module__.rpartition('.')[2]} has layers that keep a state "
             f"({', '.join(sorted(kinds))}) in place of keys and values, and cannot be sampled or tuned yet",
@@ -131,7 +131,7 @@ def own_cache(model: nn.Module) -> list[Any]:
 
 
 def carries_gradients(model: nn.Module) -> bool:
-    """Whether the model's cache is the plain kind that gradients flow through."""
+    """True if all of the model's layers use the plain KVCache, through which gradients flow."""
     return all(type(layer) is KVCache for layer in make_prompt_cache(model))
 
 
@@ -145,11 +145,11 @@ def completion_outputs(
     part: nn.Module | None = None,
     recompute: bool = False,
 ) -> mx.array:
-    """What the model (or a `part` of it: its trunk) gives after each of `inputs` (B, S): (B, S, V or H).
+    """Output of the model, (B, S, V), or of a `part` (its trunk), (B, S, H), for each of `inputs` (B, S).
 
     Row b continues prompt rows[b]; the first column of inputs is the prompt's last token. Without
-    `share_prefix` every row reads its prompt itself, which any model can do; prompts and rows are lists then.
-    With `recompute` layers are computed again in the backward.
+    `share_prefix` every row computes its prompt itself, which works for all models; prompts and rows are
+    lists then. `recompute`: recompute layers in the backward.
     """
     forward: Any = part or model
     with checkpointed(model) if recompute else nullcontext():
@@ -164,9 +164,9 @@ def completion_outputs(
 
 
 def whole_sequence_outputs(forward: Any, prompts: list[list[int]], inputs: mx.array) -> mx.array:
-    """The same from one forward over prompt and completion together, without a cache.
+    """`completion_outputs` by one forward over prompt and completion together, without a cache.
 
-    Rows are right-padded; prompts of other lengths make each row's completion begin elsewhere.
+    Rows are right-padded, so each row's completion begins where its prompt ends.
     """
     width = inputs.shape[1]
     heads = [len(prompt) - 1 for prompt in prompts]

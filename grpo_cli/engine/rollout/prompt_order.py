@@ -1,7 +1,7 @@
-"""Which examples a step gets: every epoch a new shuffle, decided by seed and position alone.
+"""The order of training examples: a new shuffle in every epoch, from seed and position alone.
 
-The stream of examples is a pure function of (seed, position), so a run that goes on after an
-interruption needs only the number of prompts it has used.
+The stream of examples is a pure function of (seed, position), so a resumed run needs only the number of
+prompts used so far.
 """
 
 import functools
@@ -9,7 +9,7 @@ import random
 
 
 class DataOrder:
-    """An endless stream of example indices; each epoch holds every example once."""
+    """An endless stream of example indices; each epoch contains every example once."""
 
     def __init__(self, examples: int, seed: int) -> None:
         self.examples = examples
@@ -26,7 +26,7 @@ class DataOrder:
 
 @functools.lru_cache(maxsize=2)
 def shuffled(examples: int, seed: int, epoch: int) -> list[int]:
-    """The order of one epoch."""
+    """The shuffled example indices of one epoch."""
     order = list(range(examples))
     random.Random(f"{seed}-{epoch}").shuffle(order)
     return order

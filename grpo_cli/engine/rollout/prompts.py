@@ -1,12 +1,12 @@
-"""Examples to prompt ids, each encoded when it is first needed. Too long ones are left out, never cut.
+"""Encoding of examples to prompt ids, on first use. Prompts that are too long are skipped, never truncated.
 
     prompts = Prompts(examples, policy.tokenizer, config)
     batch, left_out = prompts.take(position=40, count=8)      # the stream's next 8 that fit
-    prompts.count(2000)                                       # 2000 if so many fit, else all there are
+    prompts.count(2000)                                       # 2000, or fewer if fewer fit
 
-The stream is DataOrder's shuffle of all examples, so that it is known before a single one is encoded: a run
-of few steps over 100,000 rows encodes a few. A position counts those that are left out, too, and so a
-resumed run takes the same prompts.
+The stream is DataOrder's shuffle of all examples, so it is known before any of them is encoded: a short run
+over 100,000 rows encodes only a few. Positions include skipped examples, so a resumed run continues with the
+same prompts.
 """
 
 import time
@@ -21,19 +21,19 @@ from grpo_cli.models.load import Policy
 from grpo_cli.models.tokenizer import Tokenizer
 from grpo_cli.types import Example
 
-Told = Callable[[int, int], None]  # (encoded, of so many), once a second
+Told = Callable[[int, int], None]  # progress: (encoded, total), called once a second
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """An example and the ids that ask it."""
+    """An example and its prompt's token ids."""
 
     example: Example
     ids: list[int]
 
 
 def encode(example: Example, tokenizer: Tokenizer, config: Config) -> Prompt:
-    """The example as a prompt. Raises ModelError, which names the row, where the chat template refuses it."""
+    """Encode an example. Raises ModelError, which names the row, if the chat template rejects it."""
     if config.prompt_format == "text":
         text = example.messages[-1]["content"]
         return Prompt(example, tokenizer.encode_text(text, config.completion_prefix))
@@ -46,16 +46,16 @@ def encode(example: Example, tokenizer: Tokenizer, config: Config) -> Prompt:
 
 
 def nobody(encoded: int, total: int) -> None:
-    """Tell nobody."""
+    """No-op progress callback."""
 
 
 class Prompts(Sequence[Prompt]):
-    """The training prompts by their place in the dataset, and in the order of a run."""
+    """The training prompts, by index in the dataset and in the shuffled order of a run."""
 
     def __init__(
         self, examples: list[Example], tokenizer: Tokenizer, config: Config, told: Told = nobody
     ) -> None:
-        """Raises ModelError where the chat template refuses one of the kinds of conversations there are."""
+        """Encodes one example per sequence of roles; ModelError if the chat template rejects one."""
         self.examples, self.tokenizer, self.config, self.told = examples, tokenizer, config, told
         self.order = DataOrder(len(examples), config.seed)
         self.encoded: dict[int, Prompt | None] = {}  # by place; None: too long
@@ -69,17 +69,17 @@ class Prompts(Sequence[Prompt]):
     @overload
     def __getitem__(self, place: slice) -> list[Prompt]: ...
     def __getitem__(self, place: int | slice) -> Prompt | list[Prompt]:
-        """The prompt of an example, however long."""
+        """The prompt of an example, of any length."""
         if isinstance(place, slice):
             return [self[index] for index in range(*place.indices(len(self)))]
         return self.prompt(place) or encode(self.examples[place], self.tokenizer, self.config)
 
     def __len__(self) -> int:
-        """Examples, those that are too long included."""
+        """Number of examples, including those that are too long."""
         return len(self.examples)
 
     def prompt(self, place: int) -> Prompt | None:
-        """The prompt of an example, or None where it is too long."""
+        """The prompt of an example; None if it is longer than max_prompt_length."""
         if place not in self.encoded:
             prompt = encode(self.examples[place], self.tokenizer, self.config)
             length = len(prompt.ids)
@@ -88,24 +88,24 @@ class Prompts(Sequence[Prompt]):
         return self.encoded[place]
 
     def fitting(self) -> "Prompts":
-        """The prompts that fit, with an order of their own: the stream of earlier versions."""
+        """Only the prompts that fit, with their own shuffled order: the stream of earlier versions."""
         places = [place for place in range(len(self)) if self.prompt(place) is not None]
         return Prompts([self.examples[place] for place in places], self.tokenizer, self.config, self.told)
 
     @property
     def left_out(self) -> int:
-        """Prompts that are too long, of those that were encoded."""
+        """Number of encoded prompts that are too long."""
         return sum(prompt is None for prompt in self.encoded.values())
 
     @property
     def ids(self) -> list[list[int]]:
-        """The prompts that were encoded and fit."""
+        """Token ids of the encoded prompts that fit."""
         return [prompt.ids for prompt in self.encoded.values() if prompt is not None]
 
     def take(self, position: int, count: int) -> tuple[list[Prompt], int]:
-        """The next `count` prompts of the stream that fit, and how many were left out on the way.
+        """The next `count` prompts of the stream that fit, and the number skipped as too long.
 
-        Raises DataError where none of the dataset fits.
+        Raises DataError if no prompt of the dataset fits.
         """
         self.count(1)
         found: list[Prompt] = []
@@ -120,9 +120,9 @@ class Prompts(Sequence[Prompt]):
         return found, left_out
 
     def count(self, wanted: int = 0) -> int:
-        """How many prompts fit, looking at no more than it takes to have `wanted` (0: at all).
+        """Number of prompts that fit. Counting stops at `wanted` (0 = count all).
 
-        Raises DataError where none fits.
+        Raises DataError if no prompt fits.
         """
         if wanted not in self._counts:
             self._counts[wanted] = self._count(wanted)
@@ -136,7 +136,7 @@ class Prompts(Sequence[Prompt]):
         return self._counts[wanted]
 
     def _count(self, wanted: int) -> int:
-        """The same, in the order of the first epoch; every second it is told how many are encoded."""
+        """Count in the order of the first epoch, and report progress every second."""
         fitting, due = 0, time.monotonic() + 1.0
         for place in shuffled(len(self), self.config.seed, 0):
             fitting += self.prompt(place) is not None
@@ -148,7 +148,7 @@ class Prompts(Sequence[Prompt]):
         return fitting
 
     def longest(self) -> int:
-        """Tokens of the longest prompt; an estimate from the longest text where not all are encoded."""
+        """Tokens of the longest prompt; estimated from the longest text if not all are encoded."""
         if len(self.encoded) < len(self):
             place = max(range(len(self)), key=lambda index: characters(self.examples[index]))
             if self.prompt(place) is None:
@@ -157,16 +157,16 @@ class Prompts(Sequence[Prompt]):
 
 
 def roles(example: Example) -> tuple[str, ...]:
-    """The roles of a conversation: templates refuse by them."""
+    """The roles of a conversation's messages, which decide if a chat template accepts it."""
     return tuple(message["role"] for message in example.messages)
 
 
 def characters(example: Example) -> int:
-    """The length of a conversation's texts."""
+    """Total characters of a conversation's messages."""
     return sum(len(message["content"]) for message in example.messages)
 
 
 def evaluation_prompts(examples: list[Example], policy: Policy, config: Config) -> list[Prompt]:
-    """The first eval_samples examples as prompts: the same items for every model, however long."""
+    """The first eval_samples examples as prompts of any length: the same items for every model."""
     chosen = examples[: config.eval_samples or None]
     return [encode(example, policy.tokenizer, config) for example in chosen]

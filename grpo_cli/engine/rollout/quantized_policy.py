@@ -1,13 +1,12 @@
-"""Whom completions are sampled from: the policy itself, or a copy of it rounded to a few bits.
+"""The policy that samples rollouts: the trained policy itself, or a copy quantized to a few bits.
 
     sampler = RolloutPolicy(config, policy, listener)
-    generate(sampler.current(), prompts, …)     # the copy is made now, or made anew after an update
-    sampler.outdate()                           # the policy's weights were changed
+    generate(sampler.current(), prompts, …)     # makes the copy, or refreshes it after an update
+    sampler.outdate()                           # the policy's weights have changed
 
-The copy is another policy than the one that is trained; importance_sampling.py weights its tokens.
-What one update's forward costs shows that all is well: the copy's logprobs of the sampled tokens by the
-loss's forward are those of the sampler (as logprob_mismatch.py demands of any policy), and the policy is near
-its copy.
+The copy differs from the trained policy, so importance_sampling.py weights its tokens. At the cost of one
+forward two things are checked: the copy's logprobs in the loss's forward equal those of the sampler
+(logprob_mismatch.py, as for any policy), and the policy is close to its copy.
 """
 
 from dataclasses import replace
@@ -30,7 +29,7 @@ SLOW = (
 
 
 class RolloutPolicy:
-    """The policy that is sampled from."""
+    """The policy that samples rollouts, and its quantized copy if configured."""
 
     def __init__(self, config: Config, policy: Policy, listener: events.Listener) -> None:
         self.policy, self.listener = policy, listener
@@ -40,7 +39,7 @@ class RolloutPolicy:
         self.is_current = False
 
     def current(self) -> Policy:
-        """The policy, or its copy as the policy is now. Raises ModelError where it cannot be rounded."""
+        """The policy, or an up-to-date quantized copy. Raises ModelError if it cannot be quantized."""
         if self.rounding is None:
             return self.policy
         if self.copy is None:
@@ -53,18 +52,18 @@ class RolloutPolicy:
         return replace(self.policy, model=self.copy.model)
 
     def outdate(self) -> None:
-        """The policy's weights have changed."""
+        """Mark the copy as outdated, since the policy's weights have changed."""
         self.is_current = False
 
     @property
     def size(self) -> int:
-        """Bytes that the copy takes, also before it is made; 0 without one."""
+        """Bytes of the copy, also before it is made; 0 without one."""
         if self.rounding is None:
             return 0
         return copy_bytes(self.policy.model, self.rounding, self.dequantize)
 
     def check(self, deviation: Deviation) -> None:
-        """Warn where the copy is far from the policy; TrainingError where it is another model."""
+        """Warn if the copy is far from the policy; raise TrainingError if it is unrelated to it."""
         assert self.rounding is not None
         bits, more = self.rounding.bits, "write `bits = 8`, or `quantize_for_rollouts = false`"
         seen = (
@@ -74,9 +73,9 @@ class RolloutPolicy:
         if deviation.mean > OTHER:
             raise TrainingError(
                 f"The quantised copy is another model: {seen}",
-                f"what it writes says nothing of the policy; {more}",
+                f"its completions say nothing about the policy; {more}",
                 trouble="quantised-rollouts",
             )
         if deviation.mean > FAR:
             told = f"the quantised copy is far from the policy: {seen}"
-            self.listener(events.Notice(f"{told}, and few of its tokens count fully; {more}"))
+            self.listener(events.Notice(f"{told}, so few of its tokens have their full weight; {more}"))

@@ -1,18 +1,18 @@
-"""Draw the next tokens, and record the logprob that the loss will compare with.
+"""Sampling of the next tokens, with the logprobs that the loss needs.
 
-The recorded logprob is log π(token) at the sampling temperature over the whole vocabulary, which is
-exactly what the training forward computes again: on policy the ratio is 1.
+The recorded logprob is log π(token) at the sampling temperature over the whole vocabulary. The training
+forward computes the same quantity, so on policy the ratio is 1.
 
-top_k, top_p and min_p draw from a part K of the vocabulary. With the kept mass m = Σ_{v in K} π(v),
-which is recorded as log m of every token, the token was drawn with probability π(token) / m:
+top_k, top_p and min_p restrict sampling to a part K of the vocabulary. A token is then drawn with probability
+q = π(token) / m, where m = Σ_{v in K} π(v) is the kept mass. log m is recorded for every token:
 
     log q(token) = log π(token) − log m
 
-The loss takes K and m as constants, those of the sampling, so q new / q old = (π new / m) / (π old / m) =
-π new / π old: the mass cancels, the ratio of the whole distributions is that of the cut ones, and 1 on
-policy. What stays is that the gradient is π's: it does not see that an update moves m.
-
     [0.5, 0.25, 0.15, 0.1] with top_k = 2: m = 0.75, and the first token is drawn with q = 0.5 / 0.75
+
+The loss treats K and m as constants. So q_new / q_old = (π_new / m) / (π_old / m) = π_new / π_old: the mass
+cancels, and the ratio is that of the whole distributions. The approximation is in the gradient, which ignores
+that an update changes m.
 """
 
 from dataclasses import dataclass
@@ -25,13 +25,13 @@ from grpo_cli.config.schema import Config
 from grpo_cli.cpu.exact_sums import BLOCK, block_sums, row_sums, running_sums
 from grpo_cli.cpu.fast_exp import exp
 
-LIKELIEST = 1024  # tokens that top_p looks at before it sorts a whole vocabulary
-NO_WEIGHT = -1e4  # a logarithm whose exponential is 0
+LIKELIEST = 1024  # tokens that top_p sorts before it has to sort the whole vocabulary
+NO_WEIGHT = -1e4  # a finite logarithm whose exponential is 0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sampling:
-    """How completions are drawn and when they end. temperature 0 is greedy."""
+    """Sampling parameters and stop conditions of completions. Temperature 0 is greedy."""
 
     max_new_tokens: int
     temperature: float = 1.0
@@ -42,7 +42,7 @@ class Sampling:
 
     @property
     def cuts_tail(self) -> bool:
-        """Whether some tokens are left out before the draw."""
+        """True if top_k, top_p or min_p exclude tokens."""
         return self.top_k > 0 or self.top_p < 1.0 or self.min_p > 0.0
 
     @staticmethod
@@ -59,26 +59,26 @@ class Sampling:
 
     @staticmethod
     def for_evaluation(config: Config) -> "Sampling":
-        """Greedy, with the evaluation's own length."""
+        """Greedy sampling of up to eval_max_new_tokens tokens."""
         return Sampling(max_new_tokens=config.eval_max_new_tokens, temperature=0.0, stop=tuple(config.stop))
 
 
 @dataclass(frozen=True)
 class SampledTokens:
-    """One token for each row."""
+    """One sampled token per row, with its logprob and the entropy of its distribution."""
 
     tokens: mx.array  # (B,) int32
     logprobs: mx.array  # (B,) float32, log π(token) at the temperature
     entropies: mx.array  # (B,) float32, nats, of the whole distribution
-    log_kept: mx.array | None = None  # (B,) float32, log m of what top_k, top_p and min_p kept; None: all
+    log_kept: mx.array | None = None  # (B,) float32, log m kept by top_k, top_p and min_p; None: m = 1
 
 
 class KeyChain:
-    """Random keys one after the other, for the sampling of a run alone.
+    """A sequence of random keys that only the sampling of a run uses.
 
-    MLX's global state is everyone's: a reward that calls `mx.random.seed(0)`, as a judge that should repeat
-    itself does, would give every step the same noise. The keys are those that MLX's own would give from the
-    same two words, so that checkpoints that were saved with it go on as they would have.
+    MLX's global random state is shared: a reward that calls `mx.random.seed(0)`, as a reproducible judge may,
+    would give every step the same noise. The keys equal those of MLX's global state with the same two words,
+    so checkpoints of earlier versions, which have that state, continue unchanged.
     """
 
     def __init__(self, words: list[int]) -> None:
@@ -86,12 +86,12 @@ class KeyChain:
 
     @staticmethod
     def of_seed(seed: int) -> "KeyChain":
-        """The chain that begins as `mx.random.seed(seed)` would."""
+        """The chain with the keys that follow `mx.random.seed(seed)`."""
         return KeyChain(mx.random.key(seed).tolist())  # type: ignore[arg-type]
 
     @property
     def words(self) -> list[int]:
-        """Where the chain is, to go on from."""
+        """The chain's state, for checkpoints: two words."""
         words: Any = self.key.tolist()
         return list(words)
 
@@ -107,10 +107,10 @@ def uniforms(rows: int, key: mx.array | None = None) -> mx.array:
 
 
 def draw(logits: mx.array, sampling: Sampling, random: mx.array | None = None) -> SampledTokens:
-    """Draw one token per row of `logits` (B, V) by the rows' random numbers (B, 2).
+    """Sample one token per row of `logits` (B, V) with random numbers (B, 2).
 
-    Without them they come from MLX's global random state. One exponential per logit serves the draw, the
-    logprob, the entropy and the kept mass: on a CPU it is most of the cost.
+    Without `random` they come from MLX's global random state. Draw, logprob, entropy and kept mass share one
+    exponential per logit, which is most of the cost on a CPU.
     """
     greedy, log_kept = sampling.temperature == 0, None
     logits = logits.astype(mx.float32)
@@ -129,32 +129,32 @@ def draw(logits: mx.array, sampling: Sampling, random: mx.array | None = None) -
             log_kept = mx.log(row_sums(drawn_sums) / total)
         tokens = pick(drawn_from, drawn_sums, uniforms(len(logits)) if random is None else random)
     chosen = mx.take_along_axis(below, tokens[:, None], axis=-1).squeeze(-1)
-    # E[log weight]; a token that the model rules out (−inf) has no share in it
+    # E[log weight]; logits of −inf contribute 0
     expected = row_sums(weights * mx.maximum(below, NO_WEIGHT)) / total
     return SampledTokens(tokens, chosen - mx.log(total), mx.log(total) - expected, log_kept)
 
 
 def pick(weights: mx.array, sums: mx.array, random: mx.array) -> mx.array:
-    """An index per row of `weights` (B, V), each with probability weight / Σ weights; `sums`: of its blocks.
+    """Draw an index per row of `weights` (B, V) with probability weight / Σ weights. `sums`: block sums.
 
-    First a block of tokens by its sum, then a token in it: float32 running sums over a whole
-    vocabulary would swallow its unlikely tokens. `random` (B, 2): a number for each of the two.
+    Draws a block of tokens by its sum, then a token within it; `random` (B, 2) has a number for each draw.
+    Float32 running sums over a whole vocabulary would lose its unlikely tokens.
     """
     block = first_beyond(sums, random[:, :1])  # (B,)
-    places = block[:, None] * BLOCK + mx.arange(BLOCK)  # (B, BLOCK), the last block's maybe past the end
+    places = block[:, None] * BLOCK + mx.arange(BLOCK)  # (B, BLOCK), maybe past the end in the last block
     last = weights.shape[-1] - 1
     inside = mx.where(places > last, 0.0, mx.take_along_axis(weights, mx.minimum(places, last), axis=-1))
     return block * BLOCK + first_beyond(inside, random[:, 1:])
 
 
 def first_beyond(weights: mx.array, share: mx.array) -> mx.array:
-    """The first index of each row at which the running sum exceeds its share (B, 1) of the whole."""
+    """The first index of each row at which the running sum exceeds the share (B, 1) of the row's total."""
     running = mx.cumsum(weights, axis=-1)
     return (running > share * running[:, -1:]).argmax(axis=-1).astype(mx.int32)
 
 
 def narrow(scaled: mx.array, sampling: Sampling) -> mx.array:
-    """Apply top_k, then top_p, then min_p; the likeliest token always stays."""
+    """Apply top_k, then top_p, then min_p: excluded tokens become −inf. The likeliest token always stays."""
     if 0 < sampling.top_k < scaled.shape[-1]:
         scaled = keep_top_k(scaled, sampling.top_k)
     if sampling.top_p < 1.0:
@@ -166,7 +166,7 @@ def narrow(scaled: mx.array, sampling: Sampling) -> mx.array:
 
 
 def keep_top_k(scaled: mx.array, k: int) -> mx.array:
-    """Keep the k likeliest tokens of each row (and those that tie with the last of them)."""
+    """Keep the k likeliest tokens of each row, and tokens that tie with the last of them."""
     smallest_kept = -mx.partition(-scaled, k - 1, axis=-1)[:, k - 1 : k]  # (B, 1)
     return mx.where(scaled < smallest_kept, -mx.inf, scaled)
 
@@ -174,14 +174,14 @@ def keep_top_k(scaled: mx.array, k: int) -> mx.array:
 def keep_top_p(scaled: mx.array, p: float) -> mx.array:
     """Keep the smallest set of likeliest tokens whose probability reaches p: scaled (B, V), −inf elsewhere.
 
-    Holtzman et al. 2020, arXiv:1904.09751, eq. 2 and 3. A token is kept where all likelier ones together have
-    less than p. On a CPU the LIKELIEST are parted from the rest and only they are sorted; a row that they do
-    not decide is sorted whole.
+    Holtzman et al. 2020, arXiv:1904.09751, eq. 2 and 3. A token is kept if all likelier tokens together have
+    less than p. On a CPU only the LIKELIEST tokens are sorted; a row in which they do not reach p is sorted
+    whole.
     """
     weights = exp(scaled - scaled.max(axis=-1, keepdims=True))  # (B, V)
     probs = weights / row_sums(weights)[:, None]
     if scaled.shape[-1] <= LIKELIEST or device.prepare().kind != "cpu":
-        # Other devices part by sorting, and asking for the undecided rows would make the host wait for them.
+        # Other devices partition by sorting, and reading the undecided rows would make the host wait.
         kept, _ = nucleus(probs, mx.argsort(-scaled, axis=-1), p)
         return mx.where(kept, scaled, -mx.inf)
     some = mx.argpartition(-scaled, LIKELIEST - 1, axis=-1)[:, :LIKELIEST]  # the likeliest, in no order
@@ -195,9 +195,9 @@ def keep_top_p(scaled: mx.array, p: float) -> mx.array:
 
 
 def nucleus(probs: mx.array, order: mx.array, p: float) -> tuple[mx.array, mx.array]:
-    """Which tokens are kept, (B, V) bool, where `order` (B, K) has the K likeliest, likeliest first.
+    """The tokens that top_p keeps, (B, V) bool, and the decided rows, (B,) bool.
 
-    Also which rows that decides, (B,) bool: those in which the K reach p.
+    `order` (B, K): the K likeliest tokens, likeliest first. A row is decided if these K reach p.
     """
     ordered = mx.take_along_axis(probs, order, axis=-1)  # (B, K)
     reached = running_sums(ordered)

@@ -1,19 +1,21 @@
-"""Attention that reads a prompt once for all of its completions, while they are sampled on a CPU.
+"""Decoding attention that reads a prompt's keys once for all of its completions, for sampling on a CPU.
 
     cache = [GroupCache(layer, [0, 0, 0, 1, 1, 1]) for layer in read_prompts(model, [ab, c])]
     with quick_decoding():
         logits = model(tokens, cache=cache)      # (6, 1): one token for each completion
 
-A completion's query meets the keys of its prompt, which lie in memory once, and its own. The queries of
-a group are rows of one matrix product with the prompt's keys, in place of a product for each row and
-head; the two parts of the scores share one softmax, so the result is that of plain attention.
+A completion attends to the keys of its prompt, stored once per group, and to its own keys. The queries of a
+group form one matrix product with the prompt's keys, instead of one product per row and head. Both parts of
+the scores share one softmax, so the result is that of plain attention.
 
-Source: Juravsky et al. 2024, "Hydragen", arXiv:2402.05099, section 3.2. It joins two softmaxes by their
-sums; here the scores are joined before a single one, which is as exact and simpler for short rows.
+Source: Juravsky et al. 2024, "Hydragen", arXiv:2402.05099, section 3.2. The paper combines two softmaxes by
+their sums; here the scores are concatenated before a single softmax, which is as exact and simpler for short
+rows.
 
-mlx-lm's models call `mx.fast.scaled_dot_product_attention`, on a CPU a composition of products; inside
-`quick_decoding` that name leads here where the keys come from a GroupCache, and to MLX's own otherwise.
-A model that does anything else with its cache's keys is found by `reads_in_groups` and decodes plainly.
+mlx-lm's models call `mx.fast.scaled_dot_product_attention`, which on a CPU is a composition of products.
+Inside `quick_decoding` that name is replaced: keys from a GroupCache use the attention of this file, all
+others MLX's own. Models that use their cache's keys in any other way fail the test of `reads_in_groups` and
+decode with plain caches.
 """
 
 from collections.abc import Iterator
@@ -29,14 +31,14 @@ from grpo_cli.cpu.fast_exp import exp, has_slow_exp, sigmoid_by_power
 from grpo_cli.engine.rollout.prompt_cache import carries_gradients, keep, read_prompts
 
 PROBE = [[1, 2, 3], [2]]  # prompts of two lengths
-STEP = 64  # tokens of a completion that memory is taken for at once
-NEGLIGIBLE = -1e30  # a score that is not looked at; finite, so that a row without any is no NaN
+STEP = 64  # completion tokens that memory is allocated for at a time
+NEGLIGIBLE = -1e30  # a masked score; finite, so that a fully masked row is not NaN
 
 
 class GroupCache:
-    """One layer's keys and values of P prompts, and of B completions that belong to them.
+    """One layer's keys and values of P prompts and of the B completions that continue them.
 
-    `prompts` has read the prompts, left-padded; row b of the batch continues prompt groups[b].
+    `prompts`: the cache of the left-padded prompts. Row b of the batch continues prompt groups[b].
     """
 
     def __init__(self, prompts: BatchKVCache, groups: list[int]) -> None:
@@ -45,7 +47,7 @@ class GroupCache:
         self.arrange(groups)
 
     def arrange(self, groups: list[int]) -> None:
-        """Note the rows' prompts, and give every group as many places as the largest one needs."""
+        """Set each row's prompt, and pad every group to the number of rows of the largest."""
         self.groups = groups
         of_group = [
             [row for row, group in enumerate(groups) if group == prompt]
@@ -53,7 +55,7 @@ class GroupCache:
         ]
         self.width = max(len(rows) for rows in of_group)
         slots = [row for rows in of_group for row in rows + [0] * (self.width - len(rows))]
-        # Nothing moves where groups are equally large and rows in order.
+        # No reordering is needed if groups are of equal size and rows in order.
         self.slots = None if slots == list(range(len(groups))) else mx.array(slots)  # (P·width,) a row
         offset = {row: g * self.width + i for g, rows in enumerate(of_group) for i, row in enumerate(rows)}
         self.places = mx.array([offset[row] for row in range(len(groups))])  # (B,) a row's slot
@@ -65,12 +67,12 @@ class GroupCache:
         return self.prompts.offset[self.index] + self.own.offset
 
     def update_and_fetch(self, keys: mx.array, values: mx.array) -> tuple["GroupCache", "GroupCache"]:
-        """Take in the rows' newest keys and values (B, KV, 1, D); what comes back stands for all of them."""
+        """Append the rows' newest keys and values (B, KV, 1, D); returns this cache in place of arrays."""
         self.own.update_and_fetch(keys, values)
         return self, self
 
     def make_mask(self, length: int, return_array: bool = False, window_size: int | None = None) -> mx.array:
-        """What each row's next token sees of its prompt and of its own tokens: (B, 1, 1, T + S) bool."""
+        """The attention mask of each row's next token over its prompt and own tokens: (B, 1, 1, T + S)."""
         del return_array
         if length != 1:
             raise ValueError(f"A GroupCache reads 1 token of a row at once, not {length}")
@@ -85,7 +87,7 @@ class GroupCache:
         return seen[:, None, None]
 
     def filter(self, rows: mx.array) -> None:
-        """Keep these rows, in this order, and the prompts that they have."""
+        """Keep these rows, in this order, and their prompts."""
         numbers: Any = rows.tolist()
         groups = [self.groups[row] for row in numbers]
         needed = sorted(set(groups))
@@ -95,7 +97,7 @@ class GroupCache:
         self.arrange([needed.index(group) for group in groups])
 
     def extend(self, other: "GroupCache") -> None:
-        """Put the rows of another cache behind these."""
+        """Append the rows of another cache."""
         first = len(self.prompts.left_padding)
         self.prompts.extend(other.prompts)
         self.own.extend(other.own)
@@ -104,14 +106,14 @@ class GroupCache:
     # --- rows and groups ---
 
     def by_group(self, x: mx.array) -> mx.array:
-        """(B, KV, R, C) of rows to (P, KV, width·R, C): what shares a prompt is one matrix."""
+        """Reorder (B, KV, R, C) to (P, KV, width·R, C): the rows of one prompt form one matrix."""
         _, kv, repeats, channels = x.shape
         x = x if self.slots is None else x[self.slots]
         x = x.reshape(-1, self.width, kv, repeats, channels).swapaxes(1, 2)
         return x.reshape(-1, kv, self.width * repeats, channels)
 
     def by_row(self, x: mx.array, repeats: int) -> mx.array:
-        """The way back: (P, KV, width·R, C) to (B, KV, R, C)."""
+        """The inverse of `by_group`: (P, KV, width·R, C) to (B, KV, R, C)."""
         _, kv, _, channels = x.shape
         x = x.reshape(-1, kv, self.width, repeats, channels).swapaxes(1, 2)
         x = x.reshape(-1, kv, repeats, channels)
@@ -121,14 +123,14 @@ class GroupCache:
 def grouped_attention(queries: mx.array, cache: GroupCache, scale: float, mask: mx.array) -> mx.array:
     """softmax(scale · q kᵀ) v over a row's prompt and its own tokens: (B, H, 1, D), `mask` (B, 1, 1, T + S).
 
-    Heads H = KV · R: R of them look at the same keys.
+    H = KV · R heads: R query heads share one key head.
     """
     own_keys, own_values = cache.own.keys_and_values()  # (B, KV, S, D)
     rows, kv = own_keys.shape[:2]
     repeats = queries.shape[1] // kv
     scaled = (queries * scale).reshape(rows, kv, repeats, -1)
     scores = scaled @ own_keys.swapaxes(-1, -2)  # (B, KV, R, S)
-    before = cache.prompts._idx  # T; prompts of one token leave nothing to read before the first draw
+    before = cache.prompts._idx  # T; 0 for prompts of one token
     if before:
         keys, values = cache.prompts.keys_and_values()  # (P, KV, T, D)
         shared = cache.by_group(scaled) @ keys.swapaxes(-1, -2)  # (P, KV, width·R, T)
@@ -144,7 +146,7 @@ def grouped_attention(queries: mx.array, cache: GroupCache, scale: float, mask: 
 
 @contextmanager
 def quick_decoding() -> Iterator[None]:
-    """Within it models attend in groups to a GroupCache and, where `mx.exp` is slow, do without it."""
+    """Within the block attention to a GroupCache is grouped, and a slow `mx.sigmoid` is replaced."""
     plain_attention, plain_sigmoid = mx.fast.scaled_dot_product_attention, mx.sigmoid
 
     def attention(queries: mx.array, keys: Any, values: Any, **options: Any) -> mx.array:
@@ -166,16 +168,16 @@ def quick_decoding() -> Iterator[None]:
         mx.fast.scaled_dot_product_attention, mx.sigmoid = plain_attention, plain_sigmoid
 
 
-# --- which models ---------------------------------------------------------------------------------
+# --- support by models ---------------------------------------------------------------------------------
 
-# By class and arguments: these decide what a model reads from its cache.
+# By class and arguments: these decide how a model uses its cache.
 _found: dict[tuple[type, str], bool] = {}
 
 
 def reads_in_groups(model: nn.Module) -> bool:
-    """Whether the model's completions can be decoded with GroupCaches, here: tried once for each kind.
+    """True if the model decodes correctly with GroupCaches, tested once per model class and arguments.
 
-    Only on a CPU; other devices have attention kernels of their own, which this would go without.
+    False except on a CPU: other devices have fused attention kernels, which GroupCaches would bypass.
     """
     if device.prepare().kind != "cpu" or not carries_gradients(model):
         return False
@@ -186,7 +188,7 @@ def reads_in_groups(model: nn.Module) -> bool:
 
 
 def agrees(model: nn.Module) -> bool:
-    """Whether a step of decoding gives the same logits with GroupCaches as without."""
+    """True if one decoding step gives the same logits with GroupCaches as without."""
     rows, tokens = [0, 0, 1], mx.array([[3], [4], [2]])
     try:
         plain = read_prompts(model, PROBE)
@@ -195,6 +197,6 @@ def agrees(model: nn.Module) -> bool:
         expected = model(tokens, cache=plain)
         with quick_decoding():
             found = model(tokens, cache=grouped)
-    except (TypeError, AttributeError, ValueError, IndexError, KeyError):  # it reads its keys itself
+    except (TypeError, AttributeError, ValueError, IndexError, KeyError):  # the model reads the keys itself
         return False
     return bool(mx.allclose(found, expected, rtol=1e-4, atol=1e-4).item())

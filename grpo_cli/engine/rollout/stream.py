@@ -1,6 +1,6 @@
-"""One completion, as text that grows: for `grpo generate`.
+"""Streaming of one completion's text, for `grpo generate`.
 
-for piece, ended in stream(policy, prompt_ids, Sampling(256)): print(piece, end="")
+for piece, ended in stream(policy, prompt_ids, Sampling(max_new_tokens=256)): print(piece, end="")
 """
 
 import math
@@ -15,15 +15,15 @@ from grpo_cli.engine.rollout.sampling import Sampling, draw
 from grpo_cli.models.load import Policy, check_prompts
 from grpo_cli.types import StopReason
 
-UNFINISHED = "\N{REPLACEMENT CHARACTER}"  # what the first bytes of a character decode to
+UNFINISHED = "\N{REPLACEMENT CHARACTER}"  # an incomplete UTF-8 character decodes to this
 
 
 def stream(
     policy: Policy, prompt_ids: list[int], sampling: Sampling, prefix: str = ""
 ) -> Iterator[tuple[str, StopReason | None]]:
-    """Pieces of text as they are sampled, the last one with its stop reason.
+    """Yield pieces of text as they are sampled, the last one with its stop reason.
 
-    Together they are the completion after its prefix.
+    Concatenated they are the completion without its prefix. Raises TrainingError for logits that are NaN.
     """
     row, shown, whole = (
         CompletionRow(index=0, prompt=prompt_ids),

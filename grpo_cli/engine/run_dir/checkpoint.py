@@ -1,10 +1,10 @@
-"""Write a checkpoint in one commit: a temporary folder, the manifest last, then a rename.
+"""Write a checkpoint atomically: a temporary folder, the manifest last, then a rename.
 
     checkpoint-100/  model.safetensors (or adapters.safetensors)  config.json  tokenizer files
                      optimizer.safetensors  trainer_state.json  config.toml  manifest.json
 
-The folder is a model that plain mlx-lm loads (with LoRA: adapters for `--adapter-path`), and all that a
-run needs to go on, wherever it is copied. A folder of this name is complete.
+The folder is a model that plain mlx-lm loads (with LoRA: adapters for `--adapter-path`). It also contains
+everything needed to resume the run, wherever it is copied. A folder with this name is always complete.
 """
 
 import json
@@ -35,9 +35,9 @@ SMALL_FILES = 16 << 20  # bytes allowed for tokenizer, state and configuration
 
 @dataclass(kw_only=True)
 class Snapshot:
-    """Everything that a checkpoint holds. `groups`: rollouts that later updates still need.
+    """The contents of a checkpoint. `groups`: rollouts that later updates still train on.
 
-    Weights and optimizer are the run's own, not copies: it is current until the next update begins.
+    Weights and optimizer are not copies, so a snapshot is valid until the next update begins.
     """
 
     policy: Policy
@@ -51,12 +51,12 @@ class Snapshot:
 
     @property
     def is_current(self) -> bool:
-        """Whether weights and optimizer are still those of its state."""
+        """True if weights and optimizer still belong to its state."""
         return self.optimizer.begun == self._updates
 
     @property
     def size(self) -> int:
-        """About how many bytes it takes on the disk."""
+        """Approximate size on the disk in bytes."""
         model = self.policy.model
         arrays = flat(model.trainable_parameters() if self.policy.lora else model.parameters())
         arrays = arrays | self.optimizer.arrays()
@@ -64,10 +64,10 @@ class Snapshot:
 
 
 def save_checkpoint(folder: Path, snapshot: Snapshot) -> None:
-    """Write a complete checkpoint to `folder`, or nothing; one that is there stays until then.
+    """Write a complete checkpoint to `folder`, or nothing. An existing one is replaced at the end.
 
-    Raises CheckpointError (`Failed to save checkpoint: …`) where the disk refuses it or has no room; what
-    was written by then is removed.
+    Raises CheckpointError (`Failed to save checkpoint: …`) if the disk refuses it or is full; the partial
+    files are then removed.
     """
     try:
         check_space(folder.parent, snapshot.size)
@@ -81,7 +81,7 @@ def save_checkpoint(folder: Path, snapshot: Snapshot) -> None:
 
 
 def cure(parent: Path, size: int) -> str:
-    """What to do about a disk that refused a checkpoint of so many bytes in a folder."""
+    """The hint for a disk that refused a checkpoint of `size` bytes."""
     longest = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
     if resource.RLIM_INFINITY != longest < size:
         return f"this shell allows files of {longest / 1e6:.1f} MB (`ulimit -f`): open one without that limit"
@@ -89,12 +89,12 @@ def cure(parent: Path, size: int) -> str:
 
 
 def free_space(folder: Path) -> int:
-    """Bytes free on the disk of a folder, which need not be there yet. Raises OSError."""
+    """Free bytes on the disk of a folder, which need not exist yet. Raises OSError."""
     return shutil.disk_usage(next(path for path in (folder, *folder.parents) if path.exists())).free
 
 
 def check_space(parent: Path, needed: int) -> None:
-    """Raise CheckpointError where a folder's disk has no room for so many bytes."""
+    """Raise CheckpointError if a folder's disk has less than `needed` bytes free."""
     free = free_space(parent)
     if free < needed:
         raise CheckpointError(
@@ -122,7 +122,7 @@ def _write_files(folder: Path, snapshot: Snapshot) -> None:
 
 
 def write_manifest(folder: Path, step: int) -> None:
-    """Name, size and sha256 of every file, after all of them are on the disk."""
+    """Flush every file to the disk, then write manifest.json with the size and sha256 of each."""
     files = {}
     for path in sorted(child for child in folder.rglob("*") if child.is_file()):
         sync(path)

@@ -1,4 +1,4 @@
-"""A run's folder, `<output_dir>/<run_name>/`: made once, never shared by two runs."""
+"""A run's folder, `<output_dir>/<run_name>/`: created once, never used by two runs."""
 
 import contextlib
 import os
@@ -19,7 +19,7 @@ CONFIG_FILE = "config.toml"
 
 
 def refuse_existing_run(folder: Path) -> None:
-    """Raise CheckpointError where the folder already holds a run, so that none is ever overwritten."""
+    """Raise CheckpointError if the folder already contains a run, so that no run is ever overwritten."""
     there = next(path for path in (folder, *folder.absolute().parents) if os.path.lexists(path))
     if not there.is_dir():
         raise CheckpointError(
@@ -33,13 +33,13 @@ def refuse_existing_run(folder: Path) -> None:
     if any(os.path.lexists(mark) for mark in marks):
         raise CheckpointError(
             f"The folder {folder} already holds a run",
-            f"`grpo resume {quoted(folder)}` goes on with it; `--set run_name=NAME` starts another beside it",
+            f"`grpo resume {quoted(folder)}` resumes it; `--set run_name=NAME` starts another run",
             trouble="run-exists",
         )
 
 
 def locate(path: Path) -> tuple[Path, Path | None]:
-    """The run's folder, and the checkpoint if one was named. Raises CheckpointError for neither."""
+    """The run's folder, and the checkpoint if `path` is one. Raises CheckpointError if it is neither."""
     if path.name in ("", ".", ".."):
         path = path.resolve()
     if path.is_dir():
@@ -52,7 +52,7 @@ def locate(path: Path) -> tuple[Path, Path | None]:
 
 
 def existing(path: Path) -> str:
-    """Which checkpoints there are near a path that is none."""
+    """The hint for a path that is not a checkpoint: the checkpoints near it."""
     parent = path if path.is_dir() else path.parent
     found = [str(folder) for run in (parent, *sorted(parent.glob("*/"))) for folder in checkpoints(run)]
     if found:
@@ -62,15 +62,15 @@ def existing(path: Path) -> str:
 
 @contextlib.contextmanager
 def new_run_folder(config: Config) -> Iterator[Path]:
-    """Make the run's folder with the resolved configuration in it, and hold it while the block lasts.
+    """Create the run's folder with the resolved configuration in it, and lock it during the block.
 
-    Raises CheckpointError where the folder cannot be written, or another process has it.
+    Raises CheckpointError if the folder cannot be written or another process uses it.
     """
     folder = config.run_dir
     with words_for_the_disk(folder):
         folder.mkdir(parents=True, exist_ok=True)
     with RunLock(folder):
-        refuse_existing_run(folder)  # again: another process may have been quicker
+        refuse_existing_run(folder)  # again: another process may have created a run before the lock
         with words_for_the_disk(folder):
             write_config(folder, config)
         yield folder.absolute()
@@ -78,7 +78,7 @@ def new_run_folder(config: Config) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def words_for_the_disk(folder: Path) -> Iterator[None]:
-    """Raise CheckpointError for what the disk refuses within the block."""
+    """Turn an OSError within the block into a CheckpointError."""
     try:
         yield
     except OSError as error:
@@ -86,12 +86,12 @@ def words_for_the_disk(folder: Path) -> Iterator[None]:
 
 
 def write_config(folder: Path, config: Config) -> None:
-    """Write the resolved configuration; the file is the old one or the new one, never a part."""
+    """Write the resolved configuration atomically."""
     write_file(folder / CONFIG_FILE, dump_config(config))
 
 
 def tidy(folder: Path) -> None:
-    """Remove what a killed process left of a checkpoint; where a renaming was left half done, finish it."""
+    """Remove partial checkpoints of a killed process, and finish or undo its interrupted renames."""
     for path in list(folder.iterdir()):
         if path.name.startswith(".") and path.name.endswith(OLD):
             put_back(folder / path.name.removeprefix(".").removesuffix(OLD))
@@ -100,8 +100,8 @@ def tidy(folder: Path) -> None:
 
 
 def discard_empty_run(folder: Path) -> None:
-    """Remove the files of a run that made no step; others that lie in the folder stay."""
-    with contextlib.suppress(OSError):  # a disk that is read-only by now must not hide why the run ends
+    """Remove the files of a run that made no step; other files in the folder stay."""
+    with contextlib.suppress(OSError):  # a failure here must not hide the error that ends the run
         for name in (CONFIG_FILE, METRICS, COMPLETIONS, LOCK_FILE):
             (folder / name).unlink(missing_ok=True)
         if not any(folder.iterdir()):

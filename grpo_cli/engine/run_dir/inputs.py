@@ -1,9 +1,9 @@
-"""What rewards and scores of a run rest on, as checksums by name, kept in its state.
+"""Checksums of the inputs that determine a run's rewards and scores, stored in its state.
 
     inputs = checksums(config, train_examples, eval_prompts, base)  # {"reward file math.py": "3f9a…", …}
     changed(state.inputs, inputs)                                 # ["reward file math.py"]
 
-A run whose inputs changed between its parts has numbers that cannot be compared.
+If these inputs change when a run is resumed, its numbers before and after cannot be compared.
 """
 
 import functools
@@ -22,15 +22,15 @@ from grpo_cli.models.model_files import weight_files
 from grpo_cli.types import Example
 
 EVALUATION = "evaluation examples"
-BLOCKS, BLOCK_BYTES = 16, 1 << 16  # of a weights file: another training changed every block of it
+BLOCKS, BLOCK_BYTES = 16, 1 << 16  # blocks hashed per weights file: any training changes all of them
 
 
 def checksums(
     config: Config, train: Sequence[Example], held_out: Sequence[Prompt], base: Path | None = None
 ) -> dict[str, str]:
-    """A checksum for each input by its name; of rewards that are loaded already.
+    """A checksum for each input by name. Rewards must be loaded, so that the modules they import are known.
 
-    `base`: the folder of weights that the run uses as they are, under its adapters or as its reference.
+    `base`: the folder of the frozen weights, those of LoRA's base model or of the reference.
     """
     found = {f"reward file {path.name}": sha256_of_file(path) for path in sorted(code_of_rewards(config))}
     found["training examples"] = _digest([example.answer, example.columns] for example in train)
@@ -44,17 +44,17 @@ def checksums(
 
 
 def changed(before: dict[str, str], now: dict[str, str]) -> list[str]:
-    """The names whose checksums differ; what only one of the two knows is not compared."""
+    """Names of the inputs whose checksums differ. Names in only one of the two are ignored."""
     return [name for name in before if name in now and before[name] != now[name]]
 
 
 def is_measure(key: str) -> bool:
-    """Rewards or scores follow from a key: another value in a file needs a yes, as a changed input does."""
+    """True for keys that determine rewards or scores, so that an edit of them needs --accept-changes."""
     return key in ("reward_functions", "reward_weights") or (key.startswith("eval_") and key != "eval_steps")
 
 
 def code_of_rewards(config: Config) -> set[Path]:
-    """The files of rewards, and the modules beside them that are imported by now."""
+    """The files of rewards, and the imported modules in the same folders or their subfolders."""
     files = {path.resolve() for path in reward_files(config)}
     identity = functools.cache(_identity)  # thousands of modules share a few hundred folders
     folders = {identity(path.parent) for path in files} - {None}
@@ -67,7 +67,7 @@ def code_of_rewards(config: Config) -> set[Path]:
 
 
 def _identity(folder: Path) -> tuple[int, int] | None:
-    """A folder by its number on its disk, whatever links lead to it; None where there is none."""
+    """Device and inode number of a folder, the same for all links to it; None if it does not exist."""
     try:
         found = folder.stat()
     except OSError:
@@ -77,14 +77,14 @@ def _identity(folder: Path) -> tuple[int, int] | None:
 
 def _digest(rows: Iterator[list[object]]) -> str:
     digest = sha256()
-    encode = json.JSONEncoder(sort_keys=True, default=repr).encode  # json.dumps makes one for every row
+    encode = json.JSONEncoder(sort_keys=True, default=repr).encode  # json.dumps would make one per row
     for row in rows:
         digest.update(encode(row).encode())
     return digest.hexdigest()
 
 
 def _digest_of_blocks(path: Path) -> str:
-    """A checksum of a file's size and of blocks spread over all of it: gigabytes are not read for it."""
+    """A checksum of a file's size and of blocks spread over it, without reading all of its gigabytes."""
     size = path.stat().st_size
     digest = sha256(str(size).encode())
     with path.open("rb") as file:
@@ -95,9 +95,9 @@ def _digest_of_blocks(path: Path) -> str:
 
 
 def fingerprint(examples: list[Example]) -> str:
-    """A checksum of prompts and answers, in their order, for which none is encoded."""
+    """A checksum of all prompts and answers in order; needs no encoding of the prompts."""
     digest = hashlib.sha256()
-    encode = json.JSONEncoder(default=repr).encode  # json.dumps makes one for every example
+    encode = json.JSONEncoder(default=repr).encode  # json.dumps would make one per example
     for example in examples:
         digest.update(encode([example.messages, example.answer]).encode())
     return digest.hexdigest()

@@ -1,10 +1,10 @@
-"""One process on a run's folder at a time.
+"""Lock of a run's folder, so that only one process uses it at a time.
 
-    with RunLock(folder):      # CheckpointError where another process trains there
+    with RunLock(folder):      # CheckpointError if another process trains there
         ...
 
-The lock is the operating system's (flock), which lets go of it when its process ends in whatever way: a
-lock that a killed run leaves behind is taken over. The file `run.lock` holds the process id, for people.
+The lock is the operating system's (flock), which is released when the process ends in any way, so the file
+that a killed run leaves does not block. `run.lock` contains the process id for the user.
 """
 
 import contextlib
@@ -21,7 +21,7 @@ LOCK_FILE = "run.lock"
 
 
 class RunLock:
-    """Holds a run's folder, which must exist, while the block lasts."""
+    """Locks a run's folder, which must exist, for the duration of the block."""
 
     def __init__(self, folder: Path) -> None:
         self.path = folder.absolute() / LOCK_FILE  # a reward may change the current folder
@@ -38,7 +38,7 @@ class RunLock:
         return self
 
     def _locked(self) -> FileIO:
-        """The lock file, locked. Raises CheckpointError where another process has it."""
+        """Open and lock the lock file. Raises CheckpointError if another process has locked it."""
         file = open_log(self.path)
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -48,14 +48,14 @@ class RunLock:
         return file
 
     def _is_current(self, file: FileIO) -> bool:
-        """Whether the file still has its name: its last owner deletes it, perhaps after we opened it."""
+        """True if the opened file still has its name. Its last owner may delete it after it was opened."""
         return os.path.lexists(self.path) and os.path.samestat(os.fstat(file.fileno()), self.path.lstat())
 
     def __exit__(self, *exception: object) -> None:
         if self._file is not None:
-            # A disk that is read-only by now must not hide why: a file that stays is taken over.
+            # A failure here (a disk gone read-only) must not hide the error that ends the run.
             with contextlib.suppress(OSError):
-                if self._is_current(self._file):  # else it is another process's by now
+                if self._is_current(self._file):  # else it belongs to another process by now
                     self.path.unlink(missing_ok=True)
             self._file.close()
 
@@ -69,12 +69,12 @@ class RunLock:
 
 
 def refused_by_the_disk(error: OSError, path: Path) -> CheckpointError:
-    """The error for what a disk refused in a run's folder."""
+    """The CheckpointError for an OSError in a run's folder."""
     if error.errno in NOT_OURS:
         path = Path(error.filename) if error.filename else path
         return CheckpointError(
             f"Unusable file in the run's folder: {path}: {error.strerror}",
-            f"no command of grpo made it: look at it, and remove it with `rm -r {quoted(path)}`",
+            f"it was not made by grpo: check it, and remove it with `rm -r {quoted(path)}`",
             trouble="cannot-save",
         )
     return CheckpointError(

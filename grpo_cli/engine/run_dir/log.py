@@ -1,7 +1,7 @@
-"""A run's log files: training_log.jsonl and completions.jsonl, one JSON object a line, flushed.
+"""A run's log files: training_log.jsonl and completions.jsonl, one JSON object per line, flushed.
 
-A checkpoint remembers how long each file was; a resumed run cuts them there, so that the log has every
-step once. What a full disk refuses is kept and written with the next line.
+Checkpoints store the length of each file. A resumed run truncates them to it, so that every step is logged
+once. Lines that a full disk refuses are kept in memory and written with the next line.
 """
 
 import contextlib
@@ -20,31 +20,31 @@ COMPLETIONS = "completions.jsonl"
 
 
 class LogFile:
-    """One file of lines, appended to."""
+    """One log file, opened for appending."""
 
     def __init__(self, path: Path, position: int | None) -> None:
-        """`position`: the file's length to go on from, or None: its end."""
+        """`position`: length in bytes to truncate the file to; None = append at its end."""
         self.path = path
         self._file = open_log(path)
         if position is not None and position < path.stat().st_size:
             self._file.truncate(position)
             self._file.seek(position)
-        self._waiting = b""  # lines that the disk refused
-        self.refusal: OSError | None = None  # and its reason, until it takes them
+        self._waiting = b""  # lines that are not written yet
+        self.refusal: OSError | None = None  # the reason, until they are written
         self._written = self._file.tell()
 
     @property
     def position(self) -> int:
-        """Bytes of the file with every line in it."""
+        """Length of the file in bytes once all lines are written."""
         return self._written + len(self._waiting)
 
     def add(self, lines: bytes) -> None:
-        """Write whole lines, or keep them for the next time if the disk refuses them."""
+        """Write whole lines; if the disk refuses them, keep them for the next call."""
         self._waiting += lines
         self.flush()
 
     def flush(self) -> None:
-        """Try to write what waits. `refusal` says why something still waits."""
+        """Try to write the waiting lines. On failure `refusal` is the reason."""
         try:
             while self._waiting:
                 count = os.write(self._file.fileno(), self._waiting)
@@ -55,52 +55,52 @@ class LogFile:
             self.refusal = error
 
     def sync(self) -> None:
-        """Have the disk hold every line. Raises OSError where it does not."""
+        """Write all lines and flush them to the disk. Raises OSError on failure."""
         self.flush()
         if self.refusal is not None:
             raise self.refusal
         sync_open(self._file.fileno())
 
     def close(self) -> None:
-        """Let go of the file. A disk that refuses now was told of: it must not hide what ends a run."""
+        """Close the file. Errors are ignored here, since they must not hide the error that ends a run."""
         self.flush()
         with contextlib.suppress(OSError):
             self._file.close()
 
 
 class RunLog:
-    """Appends lines to the two files of a run's folder; writes nothing where `enabled` is false."""
+    """The two log files of a run's folder; writes nothing if `enabled` is false."""
 
     def __init__(
         self, folder: Path, enabled: bool = True, positions: Mapping[str, int] | None = None
     ) -> None:
-        """`positions`: where to cut the files, of a checkpoint that the run goes on from."""
+        """`positions`: lengths in bytes to truncate the files to, from the checkpoint resumed from."""
         names = (METRICS, COMPLETIONS) if enabled else ()
-        self._earlier = dict(positions or {})  # of files that are not written now
+        self._earlier = dict(positions or {})  # lengths of files that are not written now
         self._files = {name: LogFile(folder / name, self._earlier.get(name)) for name in names}
 
     def evaluation(self, line: dict[str, Any]) -> None:
-        """One line of an evaluation's numbers."""
+        """Write the line of an evaluation."""
         self._add({METRICS: [line]})
 
     def step(self, line: dict[str, Any], groups: list[RolloutGroup], count: int) -> None:
-        """A step's numbers, and up to `count` of its completions, taken in turn from its groups."""
+        """Write the line of a step and up to `count` of its completions, taken from its groups in turn."""
         by_turn = [(group, turn) for turn in range(len(groups[0].rollouts)) for group in groups]
         chosen = [completion(line["step"], group, group.rollouts[turn]) for group, turn in by_turn[:count]]
         self._add({METRICS: [line], COMPLETIONS: chosen})
 
     def positions(self) -> dict[str, int]:
-        """How long each file is, with every line so far."""
+        """Length in bytes of each file once all lines so far are written."""
         return {**self._earlier, **{name: file.position for name, file in self._files.items()}}
 
     def sync(self) -> None:
-        """Have the disk hold every line, before a checkpoint refers to its place. OSError if it does not."""
+        """Flush all lines to the disk, before a checkpoint stores the lengths. Raises OSError on failure."""
         for file in self._files.values():
             file.sync()
 
     @property
     def refusal(self) -> str | None:
-        """Why lines wait, and of which file; None: the disk has all."""
+        """The reason and the file if lines are not written yet; None if all are written."""
         refusals = [(file.refusal, file.path) for file in self._files.values() if file.refusal is not None]
         return next((f"{error.strerror}: {path}" for error, path in refusals), None)
 
@@ -110,14 +110,14 @@ class RunLog:
             file.close()
 
     def _add(self, lines: dict[str, list[dict[str, Any]]]) -> None:
-        """Add lines to files: to all of them, or to none where one cannot be made."""
+        """Add lines to both files, or to neither if one of the lines cannot be converted to JSON."""
         made = {name: "".join(f"{safe_json(line)}\n" for line in lines[name]).encode() for name in lines}
         for name in made.keys() & self._files:
             self._files[name].add(made[name])
 
 
 def completion(step: int, group: RolloutGroup, rollout: Rollout) -> dict[str, Any]:
-    """The line of one completion, with what rewards logged of it."""
+    """The line of one completion in completions.jsonl, with the values that rewards gave to log_extra."""
     line = {
         "step": step,
         "prompt": group.example.messages,

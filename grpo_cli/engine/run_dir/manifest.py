@@ -1,9 +1,9 @@
-"""Which checkpoints a run has, and whether each is what was written: by its manifest, byte for byte.
+"""The checkpoints of a run, and the verification of their files by manifest.json.
 
     newest_intact(Path("outputs/run"), on_damage=print)     # outputs/run/checkpoint-40
 
-manifest.json names every other file of the folder with its size and sha256, and is written last. A folder
-without a manifest that fits is not a checkpoint.
+manifest.json lists every other file of the folder with its size and sha256, and is written last. A folder
+whose manifest is missing or does not match is not a valid checkpoint.
 """
 
 import hashlib
@@ -21,14 +21,14 @@ from grpo_cli.foreign_text import quoted
 from grpo_cli.untrusted_json import DamagedFile, Schema, read_as, shown
 
 MANIFEST = "manifest.json"
-MANIFEST_VERSION = 2  # 1 had neither evaluations nor the places in the logs
+MANIFEST_VERSION = 2  # 1 had no evaluations and no log positions
 FINAL = "final"
 PREFIX = "checkpoint-"
 LONGEST_STEP = 18  # digits
 
 
 class Entry(Schema):
-    """A file as the manifest names it."""
+    """Size and checksum of a file in the manifest."""
 
     size: Annotated[int, Field(ge=0, lt=1 << 62)]
     sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
@@ -43,7 +43,7 @@ class Manifest(Schema):
 
 
 def step_of(folder: Path) -> int | None:
-    """The step that a folder's name gives a checkpoint; None for `final` and for other folders."""
+    """The step in the name of a checkpoint folder; None for `final` and for other folders."""
     number = folder.name.removeprefix(PREFIX)
     is_number = number.isascii() and number.isdecimal() and len(number) <= LONGEST_STEP
     return int(number) if folder.name.startswith(PREFIX) and is_number else None
@@ -59,10 +59,10 @@ def checkpoints(run_dir: Path) -> list[Path]:
 def newest_intact(
     run_dir: Path, on_damage: Callable[[Path, str], None], limit: int | None = None
 ) -> Path | None:
-    """The intact checkpoint of the highest step below `limit`, or of all without one.
+    """The intact checkpoint of the highest step, below `limit` if given; None if there is none.
 
-    `on_damage` is told of each newer one that is not intact. Raises CheckpointError for one that another
-    version of this program wrote.
+    `on_damage` is called with each newer checkpoint that is damaged. Raises CheckpointError for a checkpoint
+    of another version of this program.
     """
     for folder in sorted(checkpoints(run_dir), key=step_in_manifest, reverse=True):
         if limit is not None and step_in_manifest(folder)[0] >= limit:
@@ -75,7 +75,7 @@ def newest_intact(
 
 
 def damage(folder: Path) -> str | None:
-    """What is wrong with a checkpoint's files, or None if it is as it was written.
+    """The first problem with a checkpoint's files; None if all are as they were written.
 
     Raises CheckpointError for a manifest of another version.
     """
@@ -86,7 +86,7 @@ def damage(folder: Path) -> str | None:
         raise CheckpointError(
             f"{folder} was written by another version of grpo: its manifest is of version "
             f"{manifest.version}, and this one reads {MANIFEST_VERSION}",
-            "go on with the version that wrote it, or train from its weights: "
+            "resume with the version that wrote it, or train from its weights: "
             f"`--set {quoted(f'model_name={folder}')}` in a new run",
             trouble="resumable",
         )
@@ -94,7 +94,7 @@ def damage(folder: Path) -> str | None:
 
 
 def _faults(folder: Path, files: dict[str, Entry]) -> Iterator[str]:
-    """Every file that differs from the manifest, the cheap comparisons first."""
+    """All differences between the files and the manifest, the cheap comparisons first."""
     for name, entry in files.items():
         path = folder / name
         if not path.is_file():
@@ -118,7 +118,7 @@ def sha256(path: Path) -> str:
 
 
 def _read_manifest(folder: Path) -> Manifest | str:
-    """The manifest, or what is wrong with it."""
+    """The manifest, or a text that says what is wrong with it."""
     try:
         manifest = read_as(Manifest, folder / MANIFEST)
     except FileNotFoundError:
@@ -133,15 +133,15 @@ def _read_manifest(folder: Path) -> Manifest | str:
 
 
 def _is_within(name: str) -> bool:
-    """Whether a name can only be that of a file in its folder or below it."""
+    """True if the name is that of a file within the folder, without `..` or an absolute path."""
     path = Path(name)
     return bool(path.parts) and not path.is_absolute() and ".." not in path.parts and name.isprintable()
 
 
 def step_in_manifest(folder: Path) -> tuple[int, bool]:
-    """The step that a checkpoint is of, `final` after a numbered one of the same step.
+    """Sort key (step, is `final`) of a checkpoint; `final` follows a numbered one of the same step.
 
-    Without a readable manifest it is that of the name: `final` is the last, and another name -1.
+    Without a readable manifest the step is taken from the name: the largest for `final`, -1 for other names.
     """
     manifest = _read_manifest(folder)
     is_final = folder.name == FINAL

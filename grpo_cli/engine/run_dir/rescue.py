@@ -1,10 +1,10 @@
-"""What is saved of a run that ends by itself or by an error: its state after the last update that was made.
+"""Rescue of a run that ends by an error or a signal: save its state after the last update.
 
-    rescue.keep(snapshot)               # after every update, before anything is told of it
-    rescue.log(log.step, line, …)       # a line that fails is written before the state that has it is saved
-    notes = rescue.save(log, saver, error)   # whatever ends the run; they are added to the exception
+    rescue.keep(snapshot)               # after every update, before it is logged
+    rescue.log(log.step, line, …)       # if this fails, `save` tries it once more
+    notes = rescue.save(log, saver, error)   # when the run ends; the notes are added to the exception
 
-Nothing here raises, so that what went wrong first is what the run ends by.
+`save` does not raise, so that the run ends with the original error.
 """
 
 from collections.abc import Callable
@@ -21,26 +21,26 @@ from grpo_cli.models.tree import flat
 
 
 class Rescue:
-    """The run after its last update, and what its log still lacks of that."""
+    """The latest good snapshot of a run, and the log lines that could not be written yet."""
 
     def __init__(self) -> None:
         self.good: Snapshot | None = None
         self._unlogged: Callable[[], None] | None = None
 
     def keep(self, snapshot: Snapshot) -> None:
-        """This is what would be saved now."""
+        """Set the snapshot that `save` would save."""
         self.good = snapshot
 
     def log(self, write: Callable[..., None], *lines: Any) -> None:
-        """Write a step's lines; where that raises, it is tried once more before the step is saved."""
+        """Write a step's log lines. If that raises, `save` tries it once more before it saves the step."""
         self._unlogged = partial(write, *lines)
         self._unlogged()
         self._unlogged = None
 
     def save(self, log: RunLog, saver: Saver, error: BaseException) -> list[str]:
-        """Save it, unless it is saved or its weights are not of its step.
+        """Save the snapshot, unless it is saved already or the weights belong to an unfinished update.
 
-        The lines that a person needs last: what is not saved and why, what is, and how to resume.
+        Returns the last lines for the user: what was not saved and why, what was saved, and how to resume.
         """
         if not saver.writes:
             return []
@@ -49,7 +49,7 @@ class Rescue:
         if (saver.folder / name).is_dir():
             lines.append(f"Step {saver.saved_step} is saved in {saver.shown / name}.")
         if saver.saved_step > 0 and saver.resume_command not in getattr(error, "hint", ""):
-            lines.append(f"Resume with: `{saver.resume_command}`")  # the hint's may change a key
+            lines.append(f"Resume with: `{saver.resume_command}`")  # the hint's command may also set a key
         return lines
 
     def _save(self, log: RunLog, saver: Saver) -> list[str]:
@@ -59,9 +59,9 @@ class Rescue:
         step = good.state.step
         try:
             if not good.is_current:
-                return [f"Step {step} is NOT saved: the update after it is not whole."]
+                return [f"Step {step} is NOT saved: the update after it is incomplete."]
             if first_broken(flat(good.policy.model.parameters())):
-                return []  # the error says so
+                return []  # the error names the broken weight
             if self._unlogged is not None:
                 self._unlogged()
                 good.state.log_positions = log.positions()
@@ -73,7 +73,7 @@ class Rescue:
 
 
 def exited(error: SystemExit) -> TrainingError:
-    """The error for code that ends the program in the middle of a run, which must not look like its end."""
+    """The error for a SystemExit raised by user code during a run, which must not look like a normal end."""
     return TrainingError(
         f"The run was ended by {in_one_line(error)}",
         "code that a run calls cannot end the program",

@@ -1,8 +1,8 @@
-"""Where a run goes on: its folder, its checkpoint and its configuration, the same on every rank.
+"""The point to resume a run from: its folder, checkpoint and configuration, the same on every rank.
 
     start = agreed(find_start(Path("outputs/prod"), ["max_steps=400"], listener, stack), world)
 
-A damaged checkpoint is left out for an older one, and a damaged configuration for the checkpoint's.
+Instead of a damaged checkpoint an older one is used, and instead of a damaged configuration the checkpoint's.
 """
 
 from collections.abc import Sequence
@@ -33,18 +33,21 @@ from grpo_cli.trust import refuse_unnamed_rewards, remember_rewards
 
 @dataclass
 class Start:
-    """Where a run goes on."""
+    """The point a run is resumed from."""
 
     run_dir: Path
-    checkpoint: Path | None  # None: it begins again
+    checkpoint: Path | None  # None: the run starts again from step 0
     config: Config
-    edited: dict[str, str] = field(default_factory=dict)  # keys that a file changed, with their old values
+    edited: dict[str, str] = field(default_factory=dict)  # keys edited in config.toml: `new instead of old`
 
 
 def find_start(
     path: Path, overrides: Sequence[str], listener: events.Listener, stack: ExitStack, restart: bool = False
 ) -> Start:
-    """Where the run goes on; its folder is locked until the stack is closed. `restart`: from the start."""
+    """Find the point to resume from, and lock the run's folder until `stack` is closed.
+
+    `restart`: start again from step 0.
+    """
     run_dir, named = locate(from_here(chosen_path(path)))
     stack.enter_context(RunLock(run_dir))
     tidy(run_dir)
@@ -56,7 +59,7 @@ def find_start(
         folder, given = read_state(checkpoint)[0].started_in, keys_of(overrides)
         config = from_folder(config, folder, given)
         before = from_folder(load_config(str(checkpoint / CONFIG_FILE)).config, folder)
-        # The folder's file may have been edited, or the checkpoint be another run's.
+        # config.toml may have been edited, or the checkpoint may be that of another run.
         check_changes(in_folder(before, config), config)
         edited = edited_keys(before, config, given)
     refuse_unnamed_code(config, run_dir, overrides)
@@ -64,12 +67,12 @@ def find_start(
 
 
 def keys_of(overrides: Sequence[str]) -> set[str]:
-    """The keys that `--set` texts give a value."""
+    """The keys that `--set` options change."""
     return {entry.key for entry in read_overrides(overrides).entries}
 
 
 def edited_keys(before: Config, after: Config, given: set[str]) -> dict[str, str]:
-    """The keys that differ from the checkpoint's though no `--set` says so, as `new instead of old`."""
+    """Keys that differ from the checkpoint's without a `--set`, each as `new instead of old`."""
     return {
         key: f"{toml_value(getattr(after, key))} instead of {toml_value(getattr(before, key))}"
         for key in Config.model_fields
@@ -78,7 +81,7 @@ def edited_keys(before: Config, after: Config, given: set[str]) -> dict[str, str
 
 
 def refuse_unnamed_code(config: Config, run_dir: Path, overrides: Sequence[str]) -> None:
-    """Note reward files that a person names now; CheckpointError for those that nobody named before."""
+    """Remember reward files named by `--set`. Raises CheckpointError for files never named by the user."""
     files = [file for file in code_files(config.reward_functions) if file.is_file()]
     if "reward_functions" not in keys_of(overrides):
         setting = quoted(f"reward_functions={toml_value(config.reward_functions)}")
@@ -87,7 +90,7 @@ def refuse_unnamed_code(config: Config, run_dir: Path, overrides: Sequence[str])
 
 
 def agreed(found: Start | None, world: World) -> Start:
-    """The start that rank 0 found, on every rank, with the checkpoint on its disk."""
+    """Rank 0's start on every rank, with the checkpoint copied to its disk."""
     if world.size == 1 and found is not None:
         return found
     told: Any = None
@@ -102,10 +105,10 @@ def agreed(found: Start | None, world: World) -> Start:
 def choose(
     run_dir: Path, named: Path | None, listener: events.Listener, restart: bool = False
 ) -> Path | None:
-    """The checkpoint to go on from: the newest intact one, up to the named one; None: from the start.
+    """The checkpoint to resume from: the named one, or the newest intact one before it; None = from step 0.
 
-    A run that has no checkpoint yet begins again by itself; one whose checkpoints are all damaged does with
-    `restart` only. Raises CheckpointError where there is nothing to go on from.
+    A run without checkpoints starts again from step 0. If all of its checkpoints are damaged, it does so only
+    with `restart`. Raises CheckpointError if there is nothing to resume from.
     """
     damaged: list[str] = []
 
@@ -127,20 +130,20 @@ def choose(
         problem = damage(named)
         if problem is None:
             return named
-        if named.name == FINAL:  # the last one: any other is older, or as old
+        if named.name == FINAL:  # `final` is the newest, so all others may be used
             return choose(run_dir, None, listener)
         tell(named, problem)
-        step = step_in_manifest(named)[0]  # that of its name where its manifest is damaged
+        step = step_in_manifest(named)[0]  # from its name if the manifest is damaged
         limit = step if step >= 0 else None
     chosen = newest_intact(run_dir, tell, limit)
     if chosen is not None:
-        listener(events.Notice(f"going on from {chosen}"))
+        listener(events.Notice(f"resuming from {chosen}"))
         return chosen
     if damaged:
         raise CheckpointError(
             f"No checkpoint in {run_dir} is intact: {'; '.join(damaged)}",
-            "copy one of them again from where it is whole; or begin again from step 0, which keeps the "
-            f"files that are there under other names: `grpo resume {quoted(run_dir)} --restart`",
+            "copy an intact one here again; or start again from step 0, which keeps the existing files under "
+            f"other names: `grpo resume {quoted(run_dir)} --restart`",
             trouble="checkpoint-files",
         )
     if named is None and (run_dir / CONFIG_FILE).exists():
@@ -152,7 +155,7 @@ def choose(
 
 
 def own_config(run_dir: Path, overrides: Sequence[str], listener: events.Listener) -> Config | None:
-    """The configuration in the run's folder with the changes asked for; None: it is missing or damaged."""
+    """The configuration in the run's folder with the `--set` changes; None if it is missing or damaged."""
     file = run_dir / CONFIG_FILE
     if not file.exists():
         return None
@@ -160,14 +163,14 @@ def own_config(run_dir: Path, overrides: Sequence[str], listener: events.Listene
         load_config(str(file))
     except ConfigError as error:
         listener(
-            events.Notice(f"{file} is damaged ({error.message.splitlines()[0]}): the checkpoint's is taken")
+            events.Notice(f"{file} is damaged ({error.message.splitlines()[0]}): the checkpoint's is used")
         )
         return None
     return resumed_config(file, run_dir, overrides)
 
 
 def resumed_config(file: Path, run_dir: Path, overrides: Sequence[str]) -> Config:
-    """A run's configuration with the changes asked for, in the folder that the run is in now."""
+    """A run's configuration with the `--set` changes, for the folder that the run is in now."""
     config = load_config(str(file), overrides).config
     check_changes(load_config(str(file)).config, config)
     if config.run_dir.resolve() == run_dir.resolve():
@@ -176,5 +179,5 @@ def resumed_config(file: Path, run_dir: Path, overrides: Sequence[str]) -> Confi
 
 
 def in_folder(config: Config, other: Config) -> Config:
-    """A configuration in the folder of another, which a copied checkpoint's is not."""
+    """The configuration with the run folder of `other`, since a copied checkpoint names its old folder."""
     return config.model_copy(update={"output_dir": other.output_dir, "run_name": other.run_name})

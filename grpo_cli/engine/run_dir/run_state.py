@@ -1,7 +1,7 @@
-"""Where a run stands after a step: what, besides weights and optimizer, it needs to go on as if unbroken.
+"""The state of a run after a step, besides weights and optimizer: everything needed to resume it exactly.
 
-trainer_state.json holds it, and rollouts.json the completions that later updates still learn from
-(num_iterations or steps_per_generation > 1). Floats are written so that they read back as they were.
+It is stored in trainer_state.json, and in rollouts.json the completions that later updates still train on
+(num_iterations or steps_per_generation > 1). Floats are written with full precision.
 """
 
 import json
@@ -26,28 +26,28 @@ class RunState:
     """A run after `step` optimizer updates."""
 
     step: int = 0
-    total_steps: int = 0  # when it was saved; a resumed run may have another
+    total_steps: int = 0  # at the time of saving; a resumed run may have another number
     prompts_used: int = 0  # position in the stream of prompts
-    random_state: list[int] = field(default_factory=list)  # MLX's two words, for rewards that draw from it
+    random_state: list[int] = field(default_factory=list)  # MLX's two words, for rewards that use it
     sampling_state: list[int] = field(default_factory=list)  # of the rollouts' KeyChain; older runs had none
-    evaluated: bool = False  # whether the evaluation that is due after this step was made
-    evaluations: list[dict[str, Any]] = field(default_factory=list)  # every evaluation's line so far
-    faults: list[str] = field(default_factory=list)  # of the latest updates, which were skipped for them
+    evaluated: bool = False  # the evaluation due after this step was made
+    evaluations: list[dict[str, Any]] = field(default_factory=list)  # log lines of all evaluations so far
+    faults: list[str] = field(default_factory=list)  # reasons of the latest updates skipped in a row
     log_positions: dict[str, int] = field(default_factory=dict)  # bytes of each log file
     has_taught: bool = False  # some step had a group whose rewards differ
     data: str = ""  # fingerprint of the training prompts
-    started_in: str = ""  # the folder that relative names in the configuration are meant from
-    started_at: str = ""  # ISO 8601, local: the date that chat templates are told; older runs had none
+    started_in: str = ""  # the folder that relative paths in the configuration refer to
+    started_at: str = ""  # ISO 8601, local: the date given to chat templates; older runs had none
     inputs: dict[str, str] = field(default_factory=dict)  # checksums by name (inputs.py)
 
     @property
     def evaluation(self) -> dict[str, Any] | None:
-        """The evaluation after this very step, if one was made."""
+        """The log line of the evaluation after this step; None if there was none."""
         last = self.evaluations[-1] if self.evaluations else None
         return last if last and last["step"] == self.step else None
 
     def copy(self) -> "RunState":
-        """The state as it is now, which later steps do not change."""
+        """A copy that later steps do not change."""
         return replace(
             self,
             evaluations=list(self.evaluations),
@@ -57,7 +57,7 @@ class RunState:
 
 
 class _Essentials(Schema):
-    """What a saved state must have, within its bounds."""
+    """The required fields of a saved state, with their bounds."""
 
     step: Annotated[int, Field(ge=0, lt=1 << 53)]
     total_steps: Annotated[int, Field(ge=0, lt=1 << 53)]
@@ -69,33 +69,33 @@ class _Essentials(Schema):
 
 
 class _Evaluation(Schema):
-    """What later steps read of an evaluation's line."""
+    """The fields of an evaluation's log line that later steps read."""
 
     step: Annotated[int, Field(ge=0)]
     eval_accuracy: float | None = None
 
 
 def random_state() -> list[int]:
-    """MLX's global random state: two words."""
+    """MLX's global random state: two 32-bit words."""
     state: Any = mx.random.state  # a list of one key that mlx's stubs call an object
     return list(state[0].tolist())
 
 
 def restore_random_state(words: list[int]) -> None:
-    """Go on drawing where `random_state` was taken."""
+    """Set MLX's global random state to `words`, as returned by `random_state`."""
     high, low = words
     mx.random.seed((high << 32) | low)
 
 
 def write_state(folder: Path, state: RunState, groups: list[RolloutGroup]) -> None:
-    """Write the state, and the rollouts if later updates need them."""
+    """Write trainer_state.json, and rollouts.json if later updates need the rollouts."""
     _write(folder / STATE_FILE, asdict(state))
     if groups:
         _write(folder / ROLLOUTS_FILE, [_plain(group) for group in groups])
 
 
 def read_state(folder: Path) -> tuple[RunState, list[RolloutGroup]]:
-    """What `write_state` wrote. Raises CheckpointError where it does not read as that."""
+    """Read the files of `write_state`. Raises CheckpointError if they are damaged."""
     path = folder / STATE_FILE
     try:
         read_as(_Essentials, path)
@@ -115,7 +115,7 @@ def read_state(folder: Path) -> tuple[RunState, list[RolloutGroup]]:
 
 
 def _check_group(group: RolloutGroup) -> None:
-    """Raise DamagedFile for rollouts whose ids are none, or whose numbers are not one a token."""
+    """Raise DamagedFile for rollouts with invalid token ids, or without one number per token."""
     for rollout in group.rollouts:
         count = len(rollout.token_ids)
         needed = {len(rollout.logprobs), len(rollout.entropies), len(rollout.loss_mask)}
@@ -130,9 +130,9 @@ def _check_group(group: RolloutGroup) -> None:
 
 
 def _plain(group: RolloutGroup) -> dict[str, Any]:
-    """A group as JSON has it. Its dataset columns, which may hold dates or bytes, are left out.
+    """A group as plain data, without the dataset columns, which may contain dates or bytes.
 
-    Only rewards read them, and these rollouts have their rewards; later ones get theirs from the dataset.
+    Only rewards read the columns, and these rollouts already have their rewards.
     """
     example = {"messages": group.example.messages, "answer": group.example.answer}
     rollouts = [asdict(rollout) for rollout in group.rollouts]
@@ -140,5 +140,5 @@ def _plain(group: RolloutGroup) -> dict[str, Any]:
 
 
 def _write(path: Path, content: Any) -> None:
-    # Half a surrogate pair, which no encoding has, becomes "?": texts are for people, ids are trained on.
+    # Half a surrogate pair, which cannot be encoded, becomes "?". Training uses the ids, not the text.
     path.write_bytes(json.dumps(content, ensure_ascii=False).encode("utf-8", "replace") + b"\n")

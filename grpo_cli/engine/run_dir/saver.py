@@ -1,7 +1,7 @@
-"""When a save fails the run goes on; old checkpoints go when a newer one is complete.
+"""Saving of checkpoints during a run, and deletion of old ones once a newer one is complete.
 
-saver.save(snapshot)            # checkpoint-<step>; False: it failed, and a notice says why
-saver.save_final(snapshot)      # nothing comes after it: a failure ends the run
+saver.save(snapshot)            # checkpoint-<step>; False: it failed, with a notice; the run continues
+saver.save_final(snapshot)      # `final`; a failure ends the run
 """
 
 import shutil
@@ -18,27 +18,28 @@ from grpo_cli.files import from_here
 from grpo_cli.folders import remove
 from grpo_cli.foreign_text import quoted
 
-MOST_FAILURES = 3  # saves in a row
+MOST_FAILURES = 3  # failed saves in a row that end the run
 MOVED = (
-    "the run's folder {folder} was moved or deleted: it is made again, and what was written so far stays "
-    "where it is now"
+    "the run's folder {folder} was moved or deleted: it is created again, and the files written so far stay "
+    "in their new place"
 )
 
 
 @dataclass(kw_only=True)
 class Saver:
-    """Saves the checkpoints of the run in `folder` and keeps the newest `keep` and the best.
+    """Saves the checkpoints of a run in `folder`, and keeps the newest `keep` and the best.
 
-    A reward may change the current folder: the run's own is absolute, and `shown` is how people see it.
+    `folder` is made absolute, since a reward may change the current folder; `shown` is its short form for
+    messages.
     """
 
     folder: Path
     keep: int
     log: RunLog
     listener: events.Listener
-    failures: int = 0  # in a row
-    saved_step: int = -1  # of the latest checkpoint that was saved
-    writes: bool = True  # False: another rank does
+    failures: int = 0  # failed saves in a row
+    saved_step: int = -1  # step of the latest checkpoint saved
+    writes: bool = True  # False on all ranks but 0
 
     def __post_init__(self) -> None:
         self.folder = self.folder.absolute()
@@ -46,9 +47,9 @@ class Saver:
         self.resume_command = f"grpo resume {quoted(self.shown)}"
 
     def save(self, snapshot: Snapshot) -> bool:
-        """Save `checkpoint-<step>` and delete what is older; whether it was saved.
+        """Save `checkpoint-<step>` and delete old checkpoints. False if saving failed.
 
-        A failure is told as a notice. Raises CheckpointError for the third in a row.
+        A failure is reported by a notice. Raises CheckpointError for the third failure in a row.
         """
         if not self.writes:
             return True
@@ -64,7 +65,7 @@ class Saver:
                     trouble="cannot-save",
                 ) from error
             self.listener(
-                events.Notice(f"{error.message}. Training goes on and tries again at the next checkpoint.")
+                events.Notice(f"{error.message}. Training continues and tries again at the next checkpoint.")
             )
             return False
         self.failures = 0
@@ -72,15 +73,15 @@ class Saver:
         return True
 
     def check_room(self, snapshot: Snapshot) -> None:
-        """Compare the disk with what the run will write, before its first step.
+        """Compare the free disk space with the size of the run's checkpoints, before the first step.
 
-        Raises CheckpointError where not one checkpoint fits; tells of it where not all will.
+        Raises CheckpointError if not even one checkpoint fits; a notice warns if not all of them will.
         """
         if not self.writes:
             return
         check_space(self.folder, snapshot.size)
         config = snapshot.config
-        # The best by evaluation is kept too, and a new one is written before an old one goes.
+        # The best by evaluation is kept, too, and a new one is written before an old one is deleted.
         more = self.keep + 2 if config.save_steps else 0
         needed = (more + 1) * snapshot.size
         free = shutil.disk_usage(self.folder).free
@@ -93,7 +94,7 @@ class Saver:
             )
 
     def save_final(self, snapshot: Snapshot) -> Path:
-        """Save `final`. Raises CheckpointError where that fails: there is no later point to try again."""
+        """Save `final`. Raises CheckpointError on failure, since there is no later attempt."""
         path = self.folder / FINAL
         if not self.writes:
             return path
@@ -105,7 +106,7 @@ class Saver:
         return path
 
     def rescue(self, snapshot: Snapshot) -> Path:
-        """Save `checkpoint-<step>` of a run that ends. Raises CheckpointError."""
+        """Save `checkpoint-<step>` when the run ends. Raises CheckpointError on failure."""
         path = self.folder / f"checkpoint-{snapshot.state.step}"
         if self.writes:
             self._write(path, snapshot)
@@ -115,7 +116,7 @@ class Saver:
         if not self.folder.exists():
             self.listener(events.Notice(MOVED.format(folder=self.shown)))
         try:
-            self.log.sync()  # the checkpoint refers to its lines
+            self.log.sync()  # the checkpoint stores the lengths of the logs
         except OSError as error:
             raise CheckpointError(
                 f"Failed to save checkpoint: the log: {self.log.refusal or error.strerror}",
@@ -136,12 +137,12 @@ class Saver:
 
 
 def best_of(folders: list[Path]) -> Path | None:
-    """The checkpoint with the highest accuracy in the evaluation after its own step; the newest of equals."""
+    """The checkpoint with the highest accuracy in the evaluation after its step; the newest if equal."""
     best: tuple[float, Path] | None = None
     for folder in folders:
         try:
             evaluation = read_state(folder)[0].evaluation
-        except CheckpointError:  # a damaged one is nobody's best
+        except CheckpointError:  # a damaged checkpoint cannot be the best
             continue
         accuracy = evaluation.get("eval_accuracy") if evaluation else None
         if accuracy is not None and (best is None or accuracy >= best[0]):

@@ -1,17 +1,17 @@
-"""Gradient checkpointing by layers: what a layer computes is not kept for the backward but computed again.
+"""Gradient checkpointing per layer: activations inside a layer are recomputed in the backward, not stored.
 
     with checkpointed(model):
-        hidden = model(ids, cache=cache)        # as ever, whatever the layers are called with
+        hidden = model(ids, cache=cache)        # called as usual
 
-Of every layer only its input is kept (Chen et al. 2016, arXiv:1604.06174, section 4, with a segment per
-layer), and memory falls from layers × (all that a layer computes) to layers × hidden + one layer. A layer is
-called as `layer(hidden, mask, cache)`; within the block each stands behind a function that is pure:
+Only each layer's input is stored (Chen et al. 2016, arXiv:1604.06174, section 4, with one segment per layer).
+Memory falls from layers × (all activations of a layer) to layers × hidden + one layer. Layers are called as
+`layer(hidden, mask, cache)`. Within the block each is wrapped in a pure function:
 
     parameters, hidden, the cache's keys and values → hidden', the keys and values of the new tokens
 
-The cache itself is filled outside of it, once, so that computing again is without effect and gradients flow
-through a shared prompt (prompt_cache.py) as they do without. Unlike mlx-lm's `grad_checkpoint` this changes
-no class.
+The cache itself is filled outside of that function, once, so recomputation has no side effect, and gradients
+flow through a shared prompt (prompt_cache.py) as without checkpointing. Unlike mlx-lm's `grad_checkpoint`
+this changes no class.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -30,23 +30,22 @@ Arrays = list[mx.array]
 
 
 class RepeatedRows:
-    """A layer's cache with some rows of another, which are repeated where the layer reads them.
+    """A layer's cache with repeated rows of another cache, copied only while the layer reads them.
 
-    `prefix.keep` would do it at once, and G copies of a prompt's keys would wait for the backward in every
-    layer.
+    `prompt_cache.keep` copies at once: every layer would store G copies of a prompt's keys for the backward.
     """
 
     def __init__(self, source: Any, rows: mx.array) -> None:
         self.source, self.rows = source, rows
         self.kept = copy(source)
-        self.kept.filter(rows)  # lazy: of this only lengths and paddings are asked for
+        self.kept.filter(rows)  # lazy: only its lengths and paddings are read
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.kept, name)
 
 
 class _Recorder:
-    """A cache that also notes what was put into it."""
+    """A cache that also records the keys and values added to it."""
 
     def __init__(self, cache: Any) -> None:
         self._cache = cache
@@ -61,7 +60,7 @@ class _Recorder:
 
 
 class CheckpointedLayer:
-    """Stands for a layer while a loss is computed."""
+    """Replaces a layer within `checkpointed`."""
 
     def __init__(self, layer: nn.Module) -> None:
         self.layer = layer
@@ -71,7 +70,7 @@ class CheckpointedLayer:
         return getattr(self.layer, name)
 
     def __call__(self, *arguments: Any, **named: Any) -> mx.array:
-        """What the layer returns. Raises TypeError where that is not one array."""
+        """The layer's output. Raises TypeError if that is not a single array."""
         self.calls += 1
         given = [*arguments, *named.values()]
         places = [place for place, value in enumerate(given) if is_differentiable(value)]
@@ -101,22 +100,22 @@ class CheckpointedLayer:
 
 
 def is_differentiable(value: Any) -> bool:
-    """Whether a gradient can flow through what a layer is called with; masks and ids are constants."""
+    """True if a gradient can flow through a layer's argument; masks and ids are constants."""
     return isinstance(value, mx.array) and mx.issubdtype(value.dtype, mx.floating)
 
 
 class Past:
-    """What a layer's cache, or none, holds before a call of the layer."""
+    """The contents of a layer's cache before a call of the layer; empty without a cache."""
 
     def __init__(self, cache: Any) -> None:
         source = cache.source if isinstance(cache, RepeatedRows) else cache
         self.rows = cache.rows if isinstance(cache, RepeatedRows) else None
-        self.state = copy(source)  # the cache itself goes on before the backward
+        self.state = copy(source)  # the cache itself advances before the backward runs
         empty = source is None or source.empty()
         self.arrays: Arrays = [] if empty else list(source.keys_and_values())  # each (P, KV, T, D)
 
     def with_arrays(self, arrays: Arrays) -> Any:
-        """Such a cache with these keys and values, to be read and written to by one call of the layer."""
+        """A copy of the cache with these keys and values, for one call of the layer."""
         cache = copy(self.state)
         if arrays:
             cache.keys, cache.values = arrays
@@ -127,7 +126,7 @@ class Past:
 
 @contextmanager
 def replaced(module: nn.Module, weights: dict[str, mx.array]) -> Iterator[None]:
-    """Within the block the module computes with these weights."""
+    """Replace a module's weights within the block."""
     kept = [(name, array) for name, array in flat(module.parameters()).items() if name in weights]
     module.update(tree_unflatten(list(weights.items())))
     try:
@@ -137,10 +136,10 @@ def replaced(module: nn.Module, weights: dict[str, mx.array]) -> Iterator[None]:
 
 
 def recomputed(function: Callable[[Arrays], Arrays]) -> Callable[[Arrays], Arrays]:
-    """A function of arrays of which only the inputs are kept: its inside is computed again in the backward.
+    """A function that stores only its inputs and recomputes its activations in the backward.
 
-    That begins when the gradient of its outputs is there, so that one function's inside is in memory at a
-    time; `mx.checkpoint` may begin with all of them at once.
+    Recomputation waits for the gradient of the outputs, so the activations of one function at a time are in
+    memory. `mx.checkpoint` may recompute all functions at once.
     """
 
     @mx.custom_function
@@ -160,14 +159,14 @@ def recomputed(function: Callable[[Arrays], Arrays]) -> Callable[[Arrays], Array
 
 
 def as_list(arrays: mx.array | Sequence[mx.array]) -> Arrays:
-    """MLX gives an array where there is one, and a tuple or list of several."""
+    """Normalize MLX's results: a single array for one, a tuple or list for several."""
     return [arrays] if isinstance(arrays, mx.array) else list(arrays)
 
 
 def layers_of(model: Any) -> list[Any]:
-    """The list that a model runs through; `model.layers` may be a part of it, copied.
+    """The list of layers that the model iterates over; `model.layers` may be a copy of a part of it.
 
-    Empty where the model has none that can be found.
+    Empty if no such list is found.
     """
     wanted = {id(layer) for layer in getattr(model, "layers", [])}
     for module in model.modules():
@@ -179,7 +178,7 @@ def layers_of(model: Any) -> list[Any]:
 
 @contextmanager
 def checkpointed(model: Any) -> Iterator[list[CheckpointedLayer]]:
-    """Within the block the model's layers are computed again in the backward; gives what stands for them."""
+    """Recompute the model's layers in the backward of everything within the block; yields their wrappers."""
     layers = layers_of(model)
     originals = list(layers)
     stand_ins = [CheckpointedLayer(layer) for layer in originals]
@@ -191,7 +190,7 @@ def checkpointed(model: Any) -> Iterator[list[CheckpointedLayer]]:
 
 
 def can_checkpoint(model: Any) -> bool:
-    """Whether a model runs its layers in a way that they can be stood for, tried on a few tokens."""
+    """True if the model's layers can be wrapped without changing its output, tested on a few tokens."""
     if not layers_of(model):
         return False
     ids = mx.array(PROBE)
@@ -199,7 +198,7 @@ def can_checkpoint(model: Any) -> bool:
     try:
         with checkpointed(model) as layers:
             found = model(ids)
-    except (TypeError, ValueError, AttributeError, KeyError):  # its layers are called in another way
+    except (TypeError, ValueError, AttributeError, KeyError):  # the model calls its layers differently
         return False
     once = all(layer.calls == 1 for layer in layers)
     return once and bool(mx.allclose(found, expected, rtol=1e-4, atol=1e-4).item())

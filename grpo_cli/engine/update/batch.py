@@ -1,22 +1,22 @@
 """Rollouts to arrays: the microbatches of one optimizer step.
 
-A microbatch holds whole groups, so that each prompt is read once for all of its completions; or, under a
-budget of tokens, completions of alike lengths (packing.py). For prompts "ab" and "c" with completions "XY"
-of the first and "Z" of the second:
+A microbatch holds whole groups, so that each prompt is computed once for all of its completions. Under a
+budget of tokens it holds completions of similar lengths instead (packing.py). For prompts "ab" and "c" with
+completions "XY" of the first and "Z" of the second:
 
     prompts  [ab, c]    rows  0    inputs  b X    targets  X Y    loss_mask  1 1
                               1            c ·             Z ·                     1 0
 
-Weights are those of the whole step, so how it is cut into microbatches changes no gradient.
+Token weights are computed over the whole step, so splitting it into microbatches changes no gradient.
 
-The old logprobs are the sampler's where each rollout serves one update. Where it serves several, they are
-those of the first update's own forward (as in TRL), whose ratio is then exactly 1: `old_is_current` says so
-until `remember` has them. With steps_per_generation > 1 they are the sampler's again: when a later part comes
-to its first update, the policy is no longer the one that sampled it.
-
-Where a quantised copy was sampled from, the old logprobs are always the policy's own: the first update's, and
-for later parts those of a forward made at once (update_policy.py). The sampler's stand beside them, for the
-correction (importance_sampling.py).
+The source of the old logprobs depends on the configuration:
+- Each rollout serves one update: the sampler's.
+- Each rollout serves several updates: those of the first update's own forward, as in TRL, so that its ratio
+  is exactly 1. `old_is_current` is true until `remember` has stored them.
+- steps_per_generation > 1: the sampler's, since the policy has changed before a later part's first update.
+- A quantized copy sampled: the policy's own. The first part takes them from its first update, later parts
+  from a forward right after sampling (update_policy.py). The sampler's are kept in addition, for the
+  correction (importance_sampling.py).
 """
 
 from dataclasses import dataclass, field
@@ -36,19 +36,19 @@ class Microbatch:
     """The completions of one forward and backward: B rows of S tokens, right-padded."""
 
     prompts: list[list[int]]  # the distinct prompts, each with its own length
-    rows: list[int]  # (B,) which prompt each row continues
+    rows: list[int]  # (B,) index of each row's prompt
     targets: mx.array  # (B, S) int32, the completions' tokens
     loss_mask: mx.array  # (B, S) bool, false on padding and on tokens that an environment wrote
-    old_logprobs: mx.array  # (B, S) float32, before the first update
+    old_logprobs: mx.array  # (B, S) float32, of the policy before the first update on these rows
     advantages: mx.array  # (B, 1) float32
-    weights: mx.array  # (B, 1) float32, of each token of the row in the step's loss
-    ref_logprobs: mx.array | None = None  # (B, S) float32, where there is a reference
+    weights: mx.array  # (B, 1) float32, weight of each token of the row in the step's loss
+    ref_logprobs: mx.array | None = None  # (B, S) float32; None without a reference
     policy_mask: mx.array | None = None  # (B, S) bool, tokens with a policy loss; None: all
-    rollouts: list[Rollout] = field(default_factory=list)  # (B,) where the rows come from
-    old_is_current: bool = False  # the old logprobs are those of the coming forward
-    # (B, S) float32, of the policy that was sampled from, where it is another: the loss corrects for it
+    rollouts: list[Rollout] = field(default_factory=list)  # (B,) the rollout of each row
+    old_is_current: bool = False  # the next forward provides the old logprobs
+    # (B, S) float32, of the quantized copy that sampled, for importance sampling; None: the policy sampled
     sampler_logprobs: mx.array | None = None
-    rank: int = 0  # which rank computes it
+    rank: int = 0  # the rank that computes it
 
     @property
     def inputs(self) -> mx.array:
@@ -58,11 +58,11 @@ class Microbatch:
 
     @property
     def token_count(self) -> int:
-        """Tokens that are trained."""
+        """Number of trained tokens."""
         return int(self.loss_mask.sum())
 
     def in_rows(self, most: int | None) -> "list[Microbatch]":
-        """The batch in parts of at most so many rows; None: as it is."""
+        """The microbatch in parts of at most `most` rows; None = no limit."""
         if most is None or len(self.rows) <= most:
             return [self]
         starts = range(0, len(self.rows), most)
@@ -74,14 +74,14 @@ class Microbatch:
         return (self.part(0, middle), self.part(middle, len(self.rows))) if middle else None
 
     def remember(self, logprobs: mx.array) -> None:
-        """Keep the first update's logprobs (B, S) as the old ones, in the rollouts, too."""
+        """Store logprobs (B, S) as the old logprobs, here and in the rollouts."""
         self.old_logprobs, self.old_is_current = logprobs, False
         rows: list[list[float]] = logprobs.tolist()  # type: ignore[assignment]
         for rollout, row in zip(self.rollouts, rows, strict=True):
             rollout.old_logprobs = row[: len(rollout.token_ids)]
 
     def part(self, start: int, end: int) -> "Microbatch":
-        """Some of the rows, with the prompts that they continue."""
+        """The rows `start` to `end` − 1, with their prompts."""
         kept = sorted(set(self.rows[start:end]))
         reference, policy, sampler = self.ref_logprobs, self.policy_mask, self.sampler_logprobs
         return Microbatch(
@@ -103,18 +103,18 @@ class Microbatch:
 
 @dataclass(frozen=True, kw_only=True)
 class Counting:
-    """Which tokens of a step count, beyond what the loss type says of their weights."""
+    """The configured selection of tokens that enter the loss."""
 
-    prompts_per_forward: int = 0  # of the configured forward, which bnpo averages over; 0: a microbatch's
-    mask_truncated: bool = False  # truncated completions do not count at all
+    prompts_per_forward: int = 0  # prompts that bnpo averages over at once (batch_size); 0: a microbatch's
+    mask_truncated: bool = False  # truncated completions are excluded
     top_entropy_quantile: float = 1.0  # share of the tokens, by entropy, that have a policy loss
     has_bonus: bool = False  # an entropy bonus gives every token a gradient
     recompute_old: bool = False  # the old logprobs are the first update's, not the sampler's
-    has_other_sampler: bool = False  # another policy was sampled from
+    has_other_sampler: bool = False  # a quantized copy sampled
 
     @staticmethod
     def of(config: Config) -> "Counting":
-        """The configured counting."""
+        """The selection that a configuration asks for."""
         return Counting(
             prompts_per_forward=config.batch_size,
             mask_truncated=config.mask_truncated_completions,
@@ -126,12 +126,12 @@ class Counting:
         )
 
     def length(self, rollout: Rollout) -> int:
-        """Tokens of a completion that count."""
+        """Number of tokens of a completion that enter the loss."""
         masked = self.mask_truncated and rollout.stop_reason is StopReason.LENGTH
         return 0 if masked else rollout.length
 
     def entropy_threshold(self, groups: list[RolloutGroup]) -> float | None:
-        """The sampler's entropy that a token of the step must reach for a policy loss; None: any."""
+        """Least entropy, in nats, of a token with a policy loss in this step; None = no threshold."""
         if self.top_entropy_quantile >= 1.0:
             return None
         counting = [rollout for group in groups for rollout in group.rollouts if self.length(rollout)]
@@ -140,7 +140,7 @@ class Counting:
 
 
 def can_teach(groups: list[RolloutGroup], config: Config) -> bool:
-    """Whether some completion that counts is better or worse than its group."""
+    """True if any completion that enters the loss has a non-zero advantage."""
     counting = Counting.of(config)
     rollouts = [rollout for group in groups for rollout in group.rollouts]
     return any(rollout.advantage != 0.0 and counting.length(rollout) for rollout in rollouts)
@@ -148,12 +148,12 @@ def can_teach(groups: list[RolloutGroup], config: Config) -> bool:
 
 @dataclass(frozen=True)
 class Sequence:
-    """One rollout with what the loss needs to know of its step."""
+    """One rollout with its prompt, its token weight and the step's entropy threshold."""
 
     prompt_ids: list[int]
     rollout: Rollout
     weight: float
-    entropy_threshold: float | None = None  # tokens below it have no policy loss
+    entropy_threshold: float | None = None  # nats; tokens below it have no policy loss
 
     @property
     def length(self) -> int:
@@ -162,7 +162,7 @@ class Sequence:
 
     @property
     def policy_mask(self) -> list[bool]:
-        """Which tokens have a policy loss: (T,)."""
+        """True for each token with a policy loss: (T,)."""
         threshold, rollout = self.entropy_threshold, self.rollout
         return [
             bool(is_trained) and (threshold is None or entropy >= threshold)
@@ -170,7 +170,7 @@ class Sequence:
         ]
 
     def has_gradient(self, everywhere: bool) -> bool:
-        """Whether anything is learnt from it; `everywhere`: from every token that counts."""
+        """True if the sequence has a gradient. `everywhere`: KL or entropy bonus give every token one."""
         learns = everywhere or (self.rollout.advantage != 0.0 and any(self.policy_mask))
         return self.weight > 0.0 and learns
 
@@ -184,10 +184,10 @@ def make_microbatches(
     counting: Counting | None = None,
     budget: Budget | None = None,
 ) -> list[Microbatch]:
-    """Cut a step's rollouts into microbatches of `size` groups, or as a `budget` of tokens allows.
+    """Split a step's rollouts into microbatches of `size` groups, or under a `budget` of tokens.
 
-    Completions of advantage 0 have no gradient unless a KL term or an entropy bonus gives them one: without
-    they are left out, after they counted for the weights. So are those whose tokens do not count.
+    Completions without a gradient are left out, after the token weights were computed over all: those of
+    advantage 0, unless a KL term or an entropy bonus gives them a gradient, and those excluded by `counting`.
     """
     counting = counting or Counting()
     weights = iter(loss_type.weights(counted_lengths(groups, counting, size), max_new_tokens))
@@ -205,7 +205,7 @@ def make_microbatches(
 
 
 def counted_lengths(groups: list[RolloutGroup], counting: Counting, size: int) -> list[list[int]]:
-    """Tokens that count of every completion of a step, a list for each forward as configured."""
+    """Counted tokens of every completion of a step: one list per forward of batch_size prompts."""
     prompts = counting.prompts_per_forward or size
     return [
         [counting.length(rollout) for group in groups[start : start + prompts] for rollout in group.rollouts]
@@ -216,10 +216,10 @@ def counted_lengths(groups: list[RolloutGroup], counting: Counting, size: int) -
 def pad(
     sequences: list[Sequence], recompute_old: bool = False, has_other_sampler: bool = False
 ) -> Microbatch:
-    """Arrays of some sequences. Padding is never looked at: attention is causal, the loss masked.
+    """Right-pad sequences to one microbatch. Padding has no effect: attention is causal, the loss masked.
 
-    `recompute_old`: unless the first update was made already, its forward gives the old logprobs.
-    `has_other_sampler`: the sampler's logprobs are those of another policy.
+    `recompute_old`: the first update's forward provides the old logprobs, unless it was already made.
+    `has_other_sampler`: a quantized copy sampled, so its logprobs are kept in addition.
     """
     prompts: list[list[int]] = []
     rows = []

@@ -1,12 +1,12 @@
-"""Logprobs and entropies of a completion's tokens, with the logits made in slices.
+"""Logprobs and entropies of completion tokens, with the logits computed in slices.
 
     head = find_head(model)
     scores = head.scores(model, hidden, targets, temperature=1.0, entropy=False)    # (2, B, S)
 
-A row of logits has a number for every word of the vocabulary; all of a batch's at once are often the largest
-thing in memory. So a model is taken apart into its trunk, which makes hidden states, and its head, which
-makes logits of them, and the head is run on some tokens after the other, in the forward and again in the
-backward: exact, for a second forward of the head alone.
+The logits of one token have one number per vocabulary entry, so those of a whole batch are often the largest
+array in memory. The model is therefore split into trunk (token ids → hidden states) and head (hidden states →
+logits), and the head runs on a slice of the tokens at a time, in the forward and again in the backward. The
+result is exact. The cost is a second forward of the head.
 """
 
 from dataclasses import dataclass
@@ -20,15 +20,15 @@ from grpo_cli.cpu.exact_sums import logsumexp
 from grpo_cli.engine.grpo.entropy import token_entropies
 from grpo_cli.models.tree import flat
 
-SLICE = 1 << 22  # numbers of a slice: larger ones are hardly faster and take several times their size
-TRUNKS = ("model", "transformer", "hidden_states")  # mlx-lm's models' modules; a method of our nanochat_v2
-METHOD_HEAD = "lm_head."  # what a model has beside a trunk that is a method
-TIED = "embed_tokens.weight"  # in the trunk, where the head has no weights of its own
+SLICE = 1 << 22  # logits per slice: larger slices are hardly faster and need several times their size
+TRUNKS = ("model", "transformer", "hidden_states")  # modules of mlx-lm's models; a method of our nanochat_v2
+METHOD_HEAD = "lm_head."  # prefix of the head's weights if the trunk is a method
+TIED = "embed_tokens.weight"  # weight in the trunk that a head without own weights uses
 PROBE = ((1, 2, 3),)  # token ids on which a model and its parts are compared
 
 
 class _Trunk:
-    """Stands for a model's trunk and returns hidden states that are there already."""
+    """Replaces a model's trunk and returns hidden states that were computed before."""
 
     def __init__(self, trunk: Any, hidden: mx.array) -> None:
         self._real, self._hidden = trunk, hidden
@@ -41,10 +41,10 @@ class _Trunk:
 
 
 class _WithoutTrunk:
-    """Stands for a model whose trunk is done: calling its class on this runs the rest."""
+    """Replaces a model whose trunk already ran: calling the model's class on it runs the head only."""
 
     def __init__(self, model: nn.Module, name: str, hidden: mx.array) -> None:
-        # Names that no model has: a llama calls its trunk `model`.
+        # Attribute names that no model uses: a llama calls its trunk `model`.
         self._whole, self._name, self._stand_in = model, name, _Trunk(getattr(model, name), hidden)
 
     def __getattr__(self, name: str) -> Any:
@@ -53,8 +53,10 @@ class _WithoutTrunk:
 
 @dataclass(frozen=True)
 class Head:
-    """What a model makes logits with. `trunk`: the name of the rest, a module or a method; `weights`: the
-    head's own, by name."""
+    """The output head of a model: hidden states → logits.
+
+    `trunk`: name of the rest of the model, a module or a method. `weights`: names of the head's own weights.
+    """
 
     trunk: str
     weights: tuple[str, ...]
@@ -72,7 +74,7 @@ class Head:
         """Logprobs of the targets (B, S), and entropies (zeros without `entropy`): (2, B, S) float32."""
         trained = flat(model.trainable_parameters())
         names = [name for name in self.weights if name in trained]
-        width = max(1, SLICE // self.vocabulary)  # tokens of a slice
+        width = max(1, SLICE // self.vocabulary)  # tokens per slice
         flat_targets = targets.reshape(-1)
 
         def one(start: int, states: mx.array, *weights: mx.array) -> mx.array:
@@ -94,10 +96,10 @@ class Head:
 
 
 def in_slices(function: Any, width: int) -> Any:
-    """`function(start, rows, *weights)` over slices of `width` rows; its results joined along the last axis.
+    """`function(start, rows, *weights)` over slices of `width` rows, with the results concatenated.
 
-    One slice is computed after the other, and again in the backward, so that no more than one is in memory.
-    Gradients are those of all rows and of the weights.
+    Slices are computed one after the other, and again in the backward, so only one is in memory at a time.
+    Results are joined along the last axis. Gradients flow to all rows and to the weights.
     """
 
     @mx.custom_function
@@ -129,7 +131,7 @@ def in_slices(function: Any, width: int) -> Any:
 
 
 def after(array: mx.array, earlier: list[mx.array]) -> mx.array:
-    """The array, not computed before `earlier` is."""
+    """The array with a dependency: MLX computes it after `earlier`."""
     if not earlier:
         return array
     later: Any = mx.depends([array], earlier)  # a list for a list
@@ -144,7 +146,7 @@ def chosen_logprobs(logits: mx.array, targets: mx.array) -> mx.array:
 
 
 def find_head(model: nn.Module) -> Head | None:
-    """How a model comes apart, tried on a few tokens; None where its parts give other logits than it does."""
+    """The model's head, tested on a few tokens; None if trunk and head give other logits than the model."""
     ids = mx.array(PROBE)
     expected = model(ids)
     names = flat(model.parameters())
@@ -159,7 +161,7 @@ def find_head(model: nn.Module) -> Head | None:
         head = Head(trunk, tuple(own or tied), expected.shape[-1])
         try:
             found = head.logits(model, part(ids))
-        except (TypeError, ValueError, AttributeError, KeyError):  # its parts are put together in another way
+        except (TypeError, ValueError, AttributeError, KeyError):  # the model combines its parts differently
             continue
         if found.shape == expected.shape and bool(mx.allclose(found, expected, rtol=1e-4, atol=1e-4).item()):
             return head

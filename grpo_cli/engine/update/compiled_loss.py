@@ -1,12 +1,12 @@
-"""The loss and gradient of a microbatch, compiled by MLX once for each bucket of shapes.
+"""The loss and gradient of a microbatch, compiled by `mx.compile` once per bucket of shapes.
 
-    compiled = CompiledLoss.of(config, model, plan, listener)      # None where it does not pay
+    compiled = CompiledLoss.of(config, model, plan, listener)      # None if compiling does not pay
     accumulate(model, batches, objective, compiled=compiled)
 
-`mx.compile` traces a function of arrays, fuses what is elementwise and uses the graph again. So a microbatch
-is padded to its bucket (shape_buckets.py), and the model's weights go in as arguments. It was run on a CPU
-only, where it does not pay. Therefore the first gradient of a run is computed plainly, too, and compared; and
-whatever goes wrong, then or later, ends compiling and not the run.
+`mx.compile` traces a function of arrays, fuses elementwise operations and reuses the graph. Microbatches are
+therefore padded to buckets (shape_buckets.py), and the model's weights are passed as arguments. This was run
+on a CPU only, where it does not pay. As a safeguard the first gradient of a run is also computed without it
+and compared; any difference or exception, then or later, turns compiling off and does not end the run.
 """
 
 import math
@@ -29,14 +29,14 @@ from grpo_cli.engine.update.objective import Measured, Objective, microbatch_los
 from grpo_cli.engine.update.shape_buckets import Bucket, Most, PaddedBatch, pad_to_bucket
 from grpo_cli.models.tree import flat
 
-KEPT = 32  # compiled functions, beyond which that longest unused is dropped
-EXACT, ROUNDED = 1e-2, 0.25  # how far gradients may be apart, of their norm: in float32, in half precision
+KEPT = 32  # compiled functions in the cache; the least recently used is dropped
+EXACT, ROUNDED = 1e-2, 0.25  # gradient tolerance relative to its norm: in float32, in half precision
 Arrays = dict[str, mx.array]
 Compiled = Callable[[Arrays, Arrays, Arrays], tuple[list[mx.array], Arrays]]
 
 
 class CompiledLoss:
-    """Loss, measurements and gradient of a microbatch, as those of microbatch_loss by `nn.value_and_grad`."""
+    """Compiled replacement of `nn.value_and_grad(model, microbatch_loss)`."""
 
     def __init__(self, model: nn.Module, most: Most, listener: events.Listener) -> None:
         self.model, self.most, self.listener = model, most, listener
@@ -48,20 +48,20 @@ class CompiledLoss:
     def of(
         config: Config, model: nn.Module, plan: ForwardPlan, listener: events.Listener
     ) -> "CompiledLoss | None":
-        """For a run; None on a CPU, with use_compile = false, and for models whose prompts are not shared."""
+        """The CompiledLoss of a run; None on a CPU, with use_compile = false, or without shared prompts."""
         if not (config.use_compile and device.prepare().compile and plan.share_prefix):
             return None
         rows = config.prompts_per_step * config.num_generations
         return CompiledLoss(model, Most(config.max_new_tokens, config.max_prompt_length - 1, rows), listener)
 
     def __call__(self, model: nn.Module, batch: Microbatch, objective: Objective) -> Found:
-        """((loss, measured), gradients), evaluated where they are from the compiled function."""
+        """((loss, measured), gradients); evaluated if they come from the compiled function."""
         plainly: LossAndGradient = nn.value_and_grad(model, microbatch_loss)
         if self.is_off:
             return plainly(model, batch, objective)
         try:
             found = self.compute(batch, objective)
-        except (RuntimeError, ValueError, TypeError) as error:  # memory that ran out, too: buckets take more
+        except (RuntimeError, ValueError, TypeError) as error:  # also out of memory: padding needs more
             self.give_up(str(error).strip().partition("\n")[0] or type(error).__name__)
             return plainly(model, batch, objective)
         if self.was_compared:
@@ -71,7 +71,7 @@ class CompiledLoss:
         return found if self.was_compared and not self.is_off else plain
 
     def compute(self, batch: Microbatch, objective: Objective) -> Found:
-        """By the function of the batch's bucket, evaluated."""
+        """((loss, measured), gradients) by the compiled function of the batch's bucket, evaluated."""
         padded = pad_to_bucket(batch, self.most)
         trained = flat(self.model.trainable_parameters())
         frozen = {name: array for name, array in flat(self.model.parameters()).items() if name not in trained}
@@ -84,7 +84,7 @@ class CompiledLoss:
         return (loss, Measured(cuts, divergence, logprobs[:rows, :width], importance)), tree
 
     def function_for(self, padded: PaddedBatch, objective: Objective) -> Compiled:
-        """The compiled function of a bucket, made where there is none."""
+        """The compiled function of a bucket, from the cache or new."""
         key = (padded.bucket, objective)
         if key not in self.functions:
             self.functions[key] = compiled(self.model, padded.old_is_current, objective)
@@ -95,7 +95,7 @@ class CompiledLoss:
         return self.functions[key]
 
     def compare(self, found: Found, plain: Found) -> None:
-        """Give up where the compiled gradient is another than the plain one; NaNs say nothing of that."""
+        """Turn compiling off if its gradient differs from the plain one; skipped if that is 0 or NaN."""
         expected, gradients = flat(plain[1]), flat(found[1])
         norm = global_norm(expected)
         off = global_norm({name: gradients[name] - expected[name] for name in expected})
@@ -107,20 +107,20 @@ class CompiledLoss:
             self.give_up(f"its gradient differs from the plain one by {off / norm:.2g} of its norm")
 
     def give_up(self, reason: str) -> None:
-        """Compile no more, and say so."""
+        """Turn compiling off and report the reason."""
         self.is_off = True
         self.functions.clear()
         mx.clear_cache()
         self.listener(
             events.Notice(
-                f"the compiled update is not used: {reason}. The run goes on without it, to the same result; "
-                "`use_compile = false` does not try it"
+                f"the compiled update is not used: {reason}. The run continues without it, with the same "
+                "result; `use_compile = false` skips this attempt"
             )
         )
 
 
 def compiled(model: nn.Module, old_is_current: bool, objective: Objective) -> Compiled:
-    """A function of weights, frozen ones and a padded batch: ([loss, *measured], gradients by name)."""
+    """A compiled function (trained, frozen, batch arrays) → ([loss, *measured], gradients by name)."""
 
     def compute(trained: Arrays, frozen: Arrays, arrays: Arrays) -> tuple[list[mx.array], Arrays]:
         batch = PaddedBatch(**arrays, old_is_current=old_is_current)

@@ -1,10 +1,10 @@
-"""The loss's forward: logprobs and entropies of the completions' tokens, at the sampling temperature.
+"""The forward pass of the loss: logprobs and entropies of completion tokens at the sampling temperature.
 
     plan = ForwardPlan(share_prefix=True, head=find_head(model))
     logprobs = token_logprobs(model, batch, temperature=1.0, plan)      # (B, S) float32
 
-How it is computed changes no result: a prompt read once for its group or by every row, logits made at once or
-in slices, layers kept for the backward or computed again.
+A ForwardPlan changes cost, not results: a prompt is computed once per group or once per row, logits all at
+once or in slices, activations stored for the backward or recomputed.
 """
 
 from dataclasses import dataclass
@@ -25,11 +25,11 @@ Batch = Microbatch | PaddedBatch
 
 @dataclass(frozen=True)
 class ForwardPlan:
-    """How a run computes its forwards, decided once from its model and configuration."""
+    """Options of a run's forward passes, chosen once from its model and configuration."""
 
-    share_prefix: bool = True  # read each prompt once for its group
-    head: Head | None = None  # how to make logits in slices, where the model comes apart
-    recompute: bool = False  # compute layers again in the backward
+    share_prefix: bool = True  # compute each prompt once per group
+    head: Head | None = None  # the output head, to compute logits in slices; None: it cannot be separated
+    recompute: bool = False  # recompute layers in the backward (gradient checkpointing)
 
 
 PLAIN = ForwardPlan()
@@ -48,8 +48,8 @@ def token_scores(
 ) -> tuple[mx.array, mx.array | None]:
     """Logprobs of the targets and, with `entropy`, entropies, at the sampling temperature: (B, S) float32.
 
-    With a head, logits are made of completion positions only, and in slices where they are too many to be
-    there at once.
+    With a head, logits are computed at completion positions only, and in slices if all of them together
+    exceed LOGITS_AT_ONCE numbers.
     """
     head = plan.head
     outputs = completion_outputs(
@@ -60,7 +60,7 @@ def token_scores(
         share_prefix=plan.share_prefix,
         part=getattr(model, head.trunk) if head else None,
         recompute=plan.recompute,
-    )  # (B, S, V), or of the trunk (B, S, H)
+    )  # (B, S, V); with a head the trunk's hidden states (B, S, H)
     if head is not None and batch.targets.size * head.vocabulary > LOGITS_AT_ONCE:
         scores = head.scores(model, outputs, batch.targets, temperature, entropy)
         return scores[0], scores[1] if entropy else None

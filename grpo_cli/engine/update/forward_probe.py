@@ -1,19 +1,19 @@
-"""A model is tried before it is trained or sampled: which ways of computing rows together are right for it?
+"""Test of a model before training or sampling: the fastest way of batching rows that is correct for it.
 
-    policy.plan = training_plan(policy.model, share_prefix=True)      # raises ModelError where none is
+    policy.plan = training_plan(policy.model, share_prefix=True)      # raises ModelError if none is correct
 
-Two short prompts of unlike length are completed by each way and compared with single rows, read whole,
-without a cache: logprobs, and in training the gradient. Some of mlx-lm's models go wrong where prompts are
-padded on the left to one length:
+Each way completes two short prompts of different lengths. The results (logprobs, and in training the
+gradient) are compared with those of single sequences, computed whole and without a KV cache. Some models of
+mlx-lm give wrong results if prompts are left-padded to one length:
 
-    gemma2         fewer key heads than heads: the mask of one row meets the heads of another
-    gpt_bigcode    a mask of several rows does not fit its scores
+    gemma2         fewer key heads than heads: the mask of one row is applied to the heads of another
+    gpt_bigcode    the mask of several rows does not fit its scores
     ministral3     scales queries by the logarithm of their position, which padding makes negative: NaN
-    afm7           its last layers turn keys by the column and not by the position
+    afm7           its last layers rotate keys by column instead of position
 
-Others do not compute with their cache what they compute without (gemma3n's shared layers). The quickest way
-that is right is taken; where none is, the numbers say so before anything is trained. How far apart right
-forwards may be follows from the weights' precision, as in logprob_mismatch.py.
+Others compute something else with their cache than without (gemma3n's shared layers). If no way is correct,
+ModelError reports the differences before anything is trained. The tolerance follows from the precision of
+the weights, as in logprob_mismatch.py.
 """
 
 from collections.abc import Callable, Sequence
@@ -40,15 +40,15 @@ from grpo_cli.models.tree import flat
 
 LENGTHS = (9, 4)  # tokens of the prompts
 WORDS = 40  # ids that every vocabulary has
-ROWS = (0, 0, 1)  # three, which is no model's number of heads: a mask that meets them by mistake shows
-WAYS: tuple[RowsTogether, ...] = ("mixed", "equal", "single")  # of sampling, the quickest first
-RANDOM = 0.01  # of logprobs: above what a device that adds up in another order each time changes
+ROWS = (0, 0, 1)  # three rows: no model has three heads, so a mask applied to heads by mistake shows
+WAYS: tuple[RowsTogether, ...] = ("mixed", "equal", "single")  # ways of sampling, the fastest first
+RANDOM = 0.01  # logprob difference above what a changing order of summation explains
 NEW_TOKENS = 3
-GRADIENT_NUMBERS = 1 << 20  # of the smallest arrays, one at least: a whole gradient may not fit
-EXACT, ROUNDED = 1e-2, 0.25  # how far gradients may be apart, of their norm: in float32, in half precision
-# What ends the process rather than raising, so that it cannot be tried.
+GRADIENT_NUMBERS = 1 << 20  # of the smallest arrays, at least one: a whole gradient may not fit into memory
+EXACT, ROUNDED = 1e-2, 0.25  # gradient tolerance relative to its norm: in float32, in half precision
+# Models that crash the process instead of raising, so they cannot be tested.
 DAMAGING = {"phi3small": "its block-sparse attention writes outside of MLX's arrays (seen with mlx 0.32.4)"}
-# How a model says that it was not written for a batch.
+# Exceptions of models that were not written for a batch.
 REFUSALS = (ValueError, TypeError, AttributeError, IndexError, KeyError, RuntimeError)
 
 Arrays = dict[str, mx.array]
@@ -56,18 +56,18 @@ Logprobs = Callable[[], mx.array]
 
 
 class Outcome(NamedTuple):
-    """What a way of computing gave, beside single rows."""
+    """Result of testing one way of batching against single rows."""
 
     is_right: bool
-    words: str  # its numbers, or what it raised
+    words: str  # the differences, or the exception
 
 
 def training_plan(
     model: nn.Module, share_prefix: bool, head: Head | None = None, recompute: bool = False
 ) -> BatchPlan:
-    """The quickest plan that is right in sampling and in training. Raises ModelError where none is.
+    """The fastest plan that is correct in sampling and training. Raises ModelError if there is none.
 
-    `share_prefix`: whether prompts may be shared at all; `head`, `recompute`: as the updates will use them.
+    `share_prefix`: False excludes plans with shared prompts. `head`, `recompute`: those of the updates.
     """
     check_kind(model)
     batch = probe_batch()
@@ -93,7 +93,7 @@ def training_plan(
 
 
 def check_kind(model: nn.Module) -> None:
-    """Refuse what a model's class alone rules out, before it computes anything and without its weights."""
+    """Raise ModelError if the model's class is unsupported. Needs no weights and computes nothing."""
     if name_of(model) in DAMAGING and device.prepare().kind == "cpu":
         raise ModelError(
             f"{name_of(model)} is not run on a CPU: {DAMAGING[name_of(model)]}",
@@ -104,9 +104,9 @@ def check_kind(model: nn.Module) -> None:
 
 
 def sampling_plan(model: nn.Module, expected: mx.array | None = None) -> BatchPlan:
-    """The quickest way of sampling that is right. Raises ModelError where none is.
+    """The fastest correct way of sampling. Raises ModelError if there is none.
 
-    `expected`: what `reference` gave, where that is known.
+    `expected`: the result of `reference`, if it was computed before.
     """
     check_kind(model)
     batch = probe_batch()
@@ -127,7 +127,7 @@ def sampling_plan(model: nn.Module, expected: mx.array | None = None) -> BatchPl
 def refusal(
     model: nn.Module, where: str, tried: dict[str, str], expected: mx.array, again: mx.array
 ) -> ModelError:
-    """The error for a model that no way is right for; `expected` and `again` are of the same forward."""
+    """The error for a model without a correct way. `expected`, `again`: two results of the same forward."""
     change: Any = mx.abs(expected - again).max().item()
     told = "; ".join(f"{way}: {words}" for way, words in tried.items())
     if change > RANDOM:
@@ -135,22 +135,22 @@ def refusal(
     return ModelError(
         f"{name_of(model)} cannot be tuned here: in {where} its logprobs are not those of single rows read "
         f"without a cache ({told})",
-        "choose another model; llama, qwen2, qwen3, gemma3, mistral and smollm3 are right. mlx-lm's class of "
-        "this one computes something else with its cache, or in a batch, than without",
+        "choose another model; llama, qwen2, qwen3, gemma3, mistral and smollm3 are correct. mlx-lm's class "
+        "of this model gives other results with its cache, or in a batch, than without",
         trouble="model-forward",
     )
 
 
 def name_of(model: nn.Module) -> str:
-    """The model_type that config.json has, as mlx-lm's module is called."""
+    """The model_type of config.json, which is the name of mlx-lm's module."""
     return type(model).__module__.rpartition(".")[2]
 
 
-# --- what is computed ------------------------------------------------------------------------------------
+# --- computation ------------------------------------------------------------------------------------
 
 
 def probe_batch() -> Microbatch:
-    """Three completions of two prompts; the first two are the same, which saves a forward."""
+    """Three completions of two prompts. The first two are the same, which saves a forward."""
     ids = [[1 + (7 + 11 * place * (row + 3)) % WORDS for place in range(13)] for row in range(3)]
     targets = mx.array([ids[row][:NEW_TOKENS] for row in ROWS], dtype=mx.int32)
     prompts = [ids[1 + row][-length:] for row, length in enumerate(LENGTHS)]
@@ -168,7 +168,7 @@ def probe_batch() -> Microbatch:
 
 
 def reference(model: Any, batch: Microbatch) -> mx.array:
-    """Logprobs (B, S) of single rows, read whole. Raises ModelError where the model cannot read them."""
+    """Logprobs (B, S) of single sequences without a cache. Raises ModelError if the model's forward fails."""
     found: dict[int, mx.array] = {}
     for row, targets in zip(batch.rows, batch.targets, strict=True):
         if row in found:
@@ -189,7 +189,7 @@ def reference(model: Any, batch: Microbatch) -> mx.array:
 
 
 def cached(model: Any, batch: Microbatch, way: RowsTogether) -> mx.array:
-    """The same as sampling computes them: token by token, with a cache."""
+    """Logprobs (B, S) as sampling computes them: token by token, with a KV cache."""
     runs = {"mixed": [[0, 1, 2]], "equal": [[0, 1], [2]], "single": [[0], [1], [2]]}[way]
     found = []
     for rows in runs:
@@ -202,7 +202,7 @@ def cached(model: Any, batch: Microbatch, way: RowsTogether) -> mx.array:
 
 
 def with_gradient(model: nn.Module, logprobs: Logprobs) -> tuple[mx.array, Arrays]:
-    """The logprobs, and the gradient of their sum for about a million numbers of the weights."""
+    """The logprobs, and the gradient of their sum by about a million of the trainable numbers."""
     trained = sorted(flat(model.trainable_parameters()).items(), key=lambda item: item[1].size)
     chosen: Arrays = {}
     numbers = 0
@@ -225,11 +225,11 @@ def with_gradient(model: nn.Module, logprobs: Logprobs) -> tuple[mx.array, Array
     return value, gradient
 
 
-# --- comparing -------------------------------------------------------------------------------------------
+# --- comparison -------------------------------------------------------------------------------------------
 
 
 def compared(model: nn.Module, logprobs: Logprobs, expected: mx.array, gradient: Arrays | None) -> Outcome:
-    """A way's logprobs, and with a `gradient` its gradient, beside those of single rows."""
+    """Compare the logprobs of one way, and with `gradient` its gradient, with those of single rows."""
     arrays = list(flat(model.parameters()).values())
     allowed = tolerance(arrays, 1.0, device.prepare().kind == "cpu")
     try:
@@ -260,9 +260,9 @@ def distance(found: Arrays, expected: Arrays) -> float:
 
 
 def check_unread(name: str) -> None:
-    """Refuse a model whose kind cannot be tuned before anything is loaded.
+    """Raise ModelError for an unsupported model class, from config.json alone and before weights are loaded.
 
-    Told from config.json alone; of a repository that is not here yet, after its download.
+    A repository that is not downloaded yet is checked after its download.
     """
     model = unread_model(name)
     if model is not None:

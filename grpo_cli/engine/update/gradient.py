@@ -1,7 +1,7 @@
 """The gradient of one step: forward, loss and backward over its microbatches.
 
-The loss of a microbatch is Σ weight · token loss; adding the microbatches' gradients gives the
-gradient of the whole step. Each microbatch is evaluated before the next begins, so memory is that of one.
+The loss of a microbatch is Σ weight · token loss, so the sum of the microbatches' gradients is the gradient
+of the whole step. Each microbatch is evaluated before the next begins, so memory holds one at a time.
 """
 
 from collections.abc import Callable
@@ -29,31 +29,31 @@ LossAndGradient = Callable[[nn.Module, Microbatch, Objective], Found]
 
 @dataclass(kw_only=True)
 class UpdateResult:
-    """What one update did."""
+    """Measurements of one update."""
 
     loss: float
     grad_norm: float  # before clipping
     clip_ratio: float  # share of trained tokens whose ratio was clipped
-    clip_ratio_low: float  # of them those below, with a negative advantage
-    clip_ratio_high: float  # those above, with a positive advantage
-    kl: float | None  # mean by token against the reference, as the loss has it; None without one
+    clip_ratio_low: float  # share clipped by the lower bound, with a negative advantage
+    clip_ratio_high: float  # share clipped by the upper bound, with a positive advantage
+    kl: float | None  # mean KL estimate per token; None without a reference
     logprobs: list[mx.array] = field(default_factory=list)  # (B, S) of every microbatch, before the update
-    importance: WeightStats | None = None  # the weights of a correction for another sampler; None without one
+    importance: WeightStats | None = None  # statistics of the importance weights; None without a correction
 
 
 @dataclass(kw_only=True)
 class Sums:
-    """What is added up over the microbatches of a step."""
+    """Sums over the microbatches of a step."""
 
-    gradients: Gradients = None  # those of all microbatches so far
+    gradients: Gradients = None  # the sum of all microbatches so far
     loss: float = 0.0
-    cuts: list[int] = field(default_factory=lambda: [0, 0, 0])  # as Measured has them
+    cuts: list[int] = field(default_factory=lambda: [0, 0, 0])  # see Measured.cuts
     divergence: float = 0.0
     tokens: int = 0
     importance: WeightStats = field(default_factory=WeightStats)
 
     def add(self, part: "Sums") -> None:
-        """Take in a microbatch, whose gradients hold the sum already."""
+        """Add a microbatch. Its gradients are the sum so far already, so they replace the old ones."""
         self.gradients = part.gradients
         self.loss += part.loss
         self.cuts = [a + b for a, b in zip(self.cuts, part.cuts, strict=True)]
@@ -62,7 +62,7 @@ class Sums:
         self.importance.add(part.importance)
 
     def result(self, model: nn.Module, objective: Objective) -> tuple[Gradients, UpdateResult]:
-        """The gradient, exactly 0 where no token was trained, and the numbers for the log."""
+        """The gradient (exactly 0 if no token was trained) and the numbers for the log."""
         gradients = self.gradients
         if gradients is None:
             gradients = tree_map(mx.zeros_like, model.trainable_parameters())
@@ -92,15 +92,15 @@ def accumulate(
 ) -> tuple[Gradients, UpdateResult]:
     """Gradient of the whole step, summed over its microbatches, and the numbers for the log.
 
-    Each rank of a `world` computes its microbatches, and all get the sum. With no microbatch (every advantage
-    was 0) the gradient is exactly 0. A microbatch that memory cannot hold is halved, as often as needed, and
-    `limit` remembers it: the sum is the same. `compiled`: what computes a microbatch instead of the plain
-    forward and backward (compiled_loss.py).
+    Each rank of a `world` computes its own microbatches, and all receive the sum. Without microbatches (all
+    advantages are 0) the gradient is exactly 0. A microbatch that does not fit into memory is halved as often
+    as needed, with the same sum; `limit` remembers how many rows fit. `compiled`: replaces the plain forward
+    and backward (compiled_loss.py).
     """
     loss_and_grad: Any = compiled or nn.value_and_grad(model, microbatch_loss)
     limit = limit or RowLimit()
     total = Sums()
-    logprobs: list[list[mx.array]] = []  # of every microbatch, in parts
+    logprobs: list[list[mx.array]] = []  # the parts of every microbatch
 
     def compute(batch: Microbatch) -> Sums:
         with lean_activations(model):
@@ -142,7 +142,7 @@ def accumulate(
 def of_all_ranks(
     own: Sums, logprobs: list[mx.array], model: nn.Module, batches: list[Microbatch], world: World
 ) -> tuple[Sums, list[mx.array]]:
-    """What all ranks found together, the same on each: the sums, and the logprobs of every microbatch."""
+    """Add up the sums of all ranks, and collect the logprobs of every microbatch; the same on each rank."""
     zeros = tree_map(lambda array: mx.zeros(array.shape), model.trainable_parameters())
     of_own = iter(logprobs)
     shown = [next(of_own) if batch.rank == world.rank else mx.zeros(batch.targets.shape) for batch in batches]

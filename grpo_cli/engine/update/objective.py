@@ -1,7 +1,10 @@
 """The loss of a microbatch: Σ weight · (w · policy loss + kl_coeff · KL − entropy_coeff · entropy).
 
-objective = Objective(config, plan)
-loss, measured = microbatch_loss(model, batch, objective)
+    objective = Objective(config, plan)
+    loss, measured = microbatch_loss(model, batch, objective)
+
+The parts are pure functions in engine/grpo: losses.py, kl.py, entropy.py, averaging.py (weight) and
+importance_sampling.py (w).
 """
 
 from dataclasses import dataclass
@@ -19,46 +22,45 @@ from grpo_cli.engine.update.forward import PLAIN, Batch, ForwardPlan, token_scor
 
 @dataclass(frozen=True, eq=False)
 class Objective:
-    """What is minimised, as the configuration says, and how its forward is computed."""
+    """The configured loss, and the plan of its forward."""
 
     config: Config
     plan: ForwardPlan = PLAIN
 
     @property
     def clip(self) -> Clip:
-        """Where ratios are cut; clip_eps_high = 0 means as below."""
+        """Bounds of the ratio; clip_eps_high = 0 means clip_eps on both sides."""
         config = self.config
         return Clip(config.clip_eps, config.clip_eps_high or config.clip_eps, config.delta)
 
     @property
     def by_sequence(self) -> bool:
-        """Whether a completion has one ratio."""
+        """True if a completion has one ratio instead of one per token."""
         return (
             self.config.importance_sampling_level == "sequence" or LOSSES[self.config.loss_type].by_sequence
         )
 
     @property
     def correction(self) -> Correction | None:
-        """The importance weights where another policy was sampled from."""
+        """The importance-sampling correction; None if the policy itself samples."""
         return Correction.of(self.config)
 
 
 class Measured(NamedTuple):
-    """What a microbatch's forward gives besides its loss."""
+    """Measurements of a microbatch's forward, besides its loss."""
 
-    cuts: mx.array  # (3,) tokens whose ratio was clipped for whatever reason, below, and above
-    divergence: mx.array  # Σ KL by token, a scalar
+    cuts: mx.array  # (3,) numbers of tokens whose ratio was clipped: by any bound, below, and above
+    divergence: mx.array  # Σ KL over tokens, a scalar
     logprobs: mx.array  # (B, S), 0 on padding
-    importance: mx.array  # (3,) of correction.summed; 0 without a correction
+    importance: mx.array  # (3,) from importance_sampling.summed; 0 without a correction
 
 
 def microbatch_loss(model: nn.Module, batch: Batch, objective: Objective) -> tuple[mx.array, Measured]:
     """Weighted loss of a microbatch: Σ weight · (w · policy loss + kl_coeff · KL − entropy_coeff · entropy).
 
-    w is 1 but where another policy was sampled from (importance_sampling.py).
-    The token filter by entropy (`policy_mask`) takes the policy loss only, neither KL nor bonus, and no
-    weight: the averages are those over all tokens (arXiv:2506.01939, eq. 5, and TRL). The mean entropy is
-    averaged as the loss is, by its weights.
+    w is 1 unless a quantized copy sampled (importance_sampling.py). The entropy filter (`policy_mask`) sets
+    the policy loss of the other tokens to 0. They keep KL and bonus, and the average is still over all tokens
+    (arXiv:2506.01939, eq. 5, and TRL). The entropy bonus has the same token weights as the loss.
     """
     config, mask = objective.config, batch.loss_mask
     logprobs, entropies = token_scores(

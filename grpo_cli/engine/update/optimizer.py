@@ -1,12 +1,12 @@
 """The optimizer's step: clip by global norm, update, and float32 master weights for half precision.
 
-A step of 1e-6 is less than half of what separates two neighbouring bfloat16 numbers, and rounding
-would swallow it; in float16 Adam's epsilon is 0 and its update a NaN. So where weights are trained in
-half precision, the optimizer works on a float32 copy and the model gets it rounded
-(mixed-precision training, Micikevicius et al. 2018, arXiv:1710.03740, section 3.1).
+A step of 1e-6 is less than half the distance of two neighboring bfloat16 numbers, so rounding would discard
+it; in float16 Adam's epsilon is 0 and its update NaN. For weights in half precision the optimizer therefore
+updates a float32 copy, and the model gets it rounded (mixed-precision training, Micikevicius et al. 2018,
+arXiv:1710.03740, section 3.1).
 
-The rules go number by number, so weights are renewed some arrays after the other, to the same bytes as all
-at once: beside weights, state and what is left of the gradient, memory holds the new arrays of a few only.
+The update rules work elementwise, so a few arrays are updated at a time, with the same result as all at once.
+Besides weights, optimizer state and the rest of the gradient, memory then holds few new arrays.
 """
 
 from collections.abc import Iterator
@@ -23,7 +23,7 @@ from grpo_cli.models.tree import flat
 
 Arrays = dict[str, mx.array]
 
-AT_ONCE = 1 << 20  # numbers that are renewed together, and the array with which they become so many
+AT_ONCE = 1 << 20  # numbers updated together; the array that reaches this count is included
 
 
 class Optimizer:
@@ -38,17 +38,16 @@ class Optimizer:
             parameters = tree_map(lambda array: array.astype(mx.float32), parameters)
         self.rule.init(parameters)
         self.master: Arrays | None = flat(parameters) if is_half else None  # float32 copies, by name
-        self.begun = 0  # updates: with one more than a snapshot knows of, the weights are not its any more
+        self.begun = 0  # updates begun so far; a snapshot with another count no longer matches the weights
 
     def step(self, model: nn.Module, gradients: Any, grad_norm: float, learning_rate: float) -> None:
-        """One update of the model. Gradients of a norm above max_grad_norm are scaled down to it.
+        """Update the model once. A gradient with a norm above max_grad_norm is scaled down to it.
 
-        The gradients are used up: the tree is empty afterwards, and an array that nothing else holds is
-        freed as soon as its weights are new.
+        The gradient tree is emptied, so that each array can be freed as soon as its weights are updated.
         """
         self.begun += 1
         self.rule.learning_rate = learning_rate
-        self.rule.state["step"] = self.rule.step + 1  # as the rule does before its first array
+        self.rule.state["step"] = self.rule.step + 1  # MLX's apply_gradients does this before its first array
         mx.eval(self.rule.state["step"], self.rule.learning_rate)
         scale = self.max_grad_norm / grad_norm if grad_norm > self.max_grad_norm else None
         left = flat(gradients)
@@ -60,7 +59,7 @@ class Optimizer:
             mx.eval(new, states, [self.master[name] for name in names] if self.master else [])
 
     def renewed(self, name: str, weight: mx.array, gradient: mx.array, scale: float | None) -> mx.array:
-        """A weight after the update, not evaluated; its state, and its float32 copy if any, follow."""
+        """The updated weight, not evaluated. Also updates its optimizer state and float32 copy, if any."""
         gradient = gradient if scale is None else gradient * scale
         state = at(self.rule.state, name)
         if self.master is None:
@@ -70,26 +69,26 @@ class Optimizer:
         return self.master[name].astype(weight.dtype)
 
     def arrays(self) -> dict[str, mx.array]:
-        """Everything that a later run needs to go on, by name."""
+        """Everything that a checkpoint must hold of the optimizer, by name."""
         return flat({"rule": self.rule.state, "master": self.master or {}})
 
     @property
     def size(self) -> int:
-        """Bytes of its state."""
+        """Bytes of state and float32 copies."""
         return sum(array.nbytes for array in self.arrays().values())
 
     def restore(self, arrays: dict[str, mx.array]) -> None:
-        """Take back what `arrays` gave. Raises CheckpointError for another model's or another rule's."""
+        """Restore the arrays of a checkpoint. Raises CheckpointError if they are of another model or rule."""
         self.rule.state = restored(arrays, self.rule.state, "rule")
         self.master = restored(arrays, self.master or {}, "master") or None
         mx.eval(self.rule.state, self.master or {})
 
 
 def handfuls(arrays: Arrays) -> Iterator[list[str]]:
-    """The names in groups of AT_ONCE numbers or somewhat more, small arrays first.
+    """Group the names into batches of at least AT_ONCE numbers, small arrays first.
 
-    So the largest one, whose new weights and state need the most room, comes when the other gradients are
-    gone.
+    The largest array needs the most memory for new weights and state, so it comes last, when all other
+    gradients are freed.
     """
     names: list[str] = []
     count = 0
@@ -104,16 +103,16 @@ def handfuls(arrays: Arrays) -> Iterator[list[str]]:
 
 
 def at(tree: Any, name: str) -> Any:
-    """What a tree holds at a name that `flat` gives: at(model, "layers.0.weight")."""
+    """The entry of a tree by the name that `flat` gives it: at(model, "layers.0.weight")."""
     for key in name.split("."):
         tree = tree[int(key)] if isinstance(tree, list | tuple) else tree[key]
     return tree
 
 
 def restored(saved: dict[str, mx.array], tree: Any, prefix: str) -> Any:
-    """The tree with every array replaced by the saved one of its name.
+    """The tree with every array replaced by the saved array of the same name.
 
-    Raises CheckpointError where a name or a shape is not the same: it belongs to another model.
+    Raises CheckpointError if names or shapes differ, since the arrays then belong to another model.
     """
     expected = {f"{prefix}.{name}": array for name, array in flat(tree).items()}
     wrong = [
@@ -133,7 +132,7 @@ def restored(saved: dict[str, mx.array], tree: Any, prefix: str) -> Any:
 
 
 def make_rule(config: Config) -> optim.Optimizer:
-    """The configured rule. AdamW as its paper has it, with bias correction (arXiv:1711.05101)."""
+    """The configured MLX optimizer. AdamW is that of its paper, with bias correction (arXiv:1711.05101)."""
     betas, rate = [config.adam_beta1, config.adam_beta2], config.learning_rate
     if config.optimizer == "adamw":
         return optim.AdamW(rate, betas=betas, weight_decay=config.weight_decay, bias_correction=True)

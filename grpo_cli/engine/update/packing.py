@@ -1,26 +1,26 @@
-"""Which completions of a step are computed at once, under a budget of tokens, padding included.
+"""Packing of a step's completions into microbatches under a budget of tokens, padding included.
 
-Rows of one length pad nothing. For a group of a prompt of 20 tokens, completions of 32 tokens 15 times and of
-256 once, and a budget of 8192:
+Rows of equal length need no padding. A prompt of 20 tokens has 15 completions of 32 tokens and one of 256;
+the budget is 8192:
 
     all at once          19 + 16 · 256      = 4115 tokens
     sorted and cut       19 + 15 · 32, and
                          19 +  1 · 256      =  774 tokens
 
-A group is cut where it does not fit, and where that saves more than reading its prompt again and one more
-microbatch are worth. Parts of alike lengths, of whatever groups, are then joined up to the budget.
-Weights are those of the whole step, so no cut changes a gradient.
+A group is cut if it does not fit, or if the cut saves more tokens than a second pass over its prompt and one
+more microbatch cost. Parts of similar lengths, also of different groups, are then joined up to the budget.
+Token weights are computed over the whole step, so packing changes no gradient.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
-PRICE = 8  # a further microbatch is worth it where it saves this part (1/8) of the budget
+PRICE = 8  # one more microbatch must save 1/8 of the budget
 
 
 class Row(Protocol):
-    """A completion that is to be computed."""
+    """A completion to compute."""
 
     @property
     def prompt_ids(self) -> list[int]: ...
@@ -34,28 +34,28 @@ R = TypeVar("R", bound=Row)
 
 @dataclass(frozen=True)
 class Budget:
-    """The most tokens of one forward and backward; a single completion may exceed it."""
+    """Maximum tokens of one forward and backward; a single completion may exceed it."""
 
     tokens: int
-    share_prefix: bool = True  # whether each prompt is read once for its rows
+    share_prefix: bool = True  # each prompt is computed once for all of its rows
 
     @property
     def price(self) -> int:
-        """Tokens that a further microbatch has to save."""
+        """Tokens that one more microbatch has to save."""
         return self.tokens // PRICE
 
     def cost(self, rows: Sequence[Row]) -> int:
-        """Tokens that some rows take when they are computed at once, padding included."""
+        """Tokens of one microbatch with these rows, padding included."""
         prompts = {tuple(row.prompt_ids) for row in rows}
         return self.padded(len(prompts), max(map(len, prompts)), len(rows), max(row.length for row in rows))
 
     def padded(self, prompts: int, longest: int, rows: int, width: int) -> int:
-        """The same from numbers. A prompt's last token is the first input of its completions."""
+        """Tokens of a microbatch by its sizes. A prompt's last token is the completions' first input."""
         return (prompts if self.share_prefix else rows) * (longest - 1) + rows * width
 
 
 def pack(groups: Sequence[Sequence[R]], budget: Budget) -> list[list[R]]:
-    """The microbatches of a step, narrow ones first; every row of every group is in one of them."""
+    """The microbatches of a step, those of short rows first; each row is in exactly one."""
     parts = [part for group in groups if group for part in cut(group, budget)]
     parts.sort(key=lambda part: part[-1].length)
     joined: list[list[R]] = []
@@ -70,9 +70,9 @@ def pack(groups: Sequence[Sequence[R]], budget: Budget) -> list[list[R]]:
 
 
 def cut(group: Sequence[R], budget: Budget) -> list[list[R]]:
-    """One prompt's rows by length, cut where that is cheapest: Σ (tokens + price) is least.
+    """Sort one prompt's rows by length and cut them into parts with the least Σ (tokens + price).
 
-    By dynamic programming over the ends of parts: least[e] = min over s of least[s] + that of rows s to e.
+    Dynamic programming over the ends of parts: least[e] = min over s of (least[s] + cost of rows s to e).
     """
     rows = sorted(group, key=lambda row: row.length)
     prompt = len(rows[0].prompt_ids)

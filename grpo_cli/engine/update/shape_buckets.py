@@ -1,15 +1,15 @@
-"""Microbatches padded to a few shapes, for what is compiled once a shape.
+"""Microbatches padded to a small set of shapes, since `mx.compile` compiles once per shape.
 
     padded = pad_to_bucket(batch, Most(completion=512, prompt=511, rows=8))
     padded.targets.shape                                 # (8, 384), of 7 rows of 330 tokens
 
 Columns and rows are rounded up to steps of a quarter of the power of two below them: 32, 64, 96, 128, 160, …,
-256, 320, 384, 448, 512, 640. So there are four buckets for each doubling, and beyond the smallest step a
-fifth of a bucket is padding at most.
+256, 320, 384, 448, 512, 640. So there are four buckets per doubling, and above the smallest step at most a
+fifth of a bucket is padding.
 
-Padding is exact. Rows that are added continue the first prompt, with a mask that is false and a weight of 0;
-prompts that are added are the first one again, and no row continues them; columns that are added are masked,
-left of a prompt and right of a completion.
+Padding changes no result. Added rows continue the first prompt with a loss mask of false and a weight of 0.
+Added prompts repeat the first one, and no row continues them. Added columns (left of a prompt, right of a
+completion) are masked.
 """
 
 from dataclasses import dataclass
@@ -24,11 +24,11 @@ COLUMNS = 32  # the smallest step of a completion's or prompt's length
 ROWS = 4
 BY_ROW = ("advantages", "weights")  # (B, 1)
 BY_TOKEN = ("targets", "loss_mask", "old_logprobs")  # (B, S)
-OPTIONAL = ("ref_logprobs", "policy_mask", "sampler_logprobs")  # (B, S), where the loss has them
+OPTIONAL = ("ref_logprobs", "policy_mask", "sampler_logprobs")  # (B, S), or None
 
 
 class Most(NamedTuple):
-    """Sizes that nothing is padded beyond: what memory was reckoned for."""
+    """Upper limits of padding: the sizes that memory was estimated for."""
 
     completion: int
     prompt: int  # tokens, without the last one
@@ -36,23 +36,23 @@ class Most(NamedTuple):
 
 
 class Bucket(NamedTuple):
-    """What a compiled function is for: P prompts of T tokens, B rows of S."""
+    """The shape that a compiled function is made for: P prompts of T tokens, B rows of S tokens."""
 
     prompts: int
     prompt_length: int
     rows: int
     width: int
-    names: tuple[str, ...]  # of the arrays that are there
+    names: tuple[str, ...]  # names of the arrays that are not None
     old_is_current: bool
 
 
 @dataclass(frozen=True, kw_only=True)
 class PaddedBatch:
-    """What the loss asks of a Microbatch, as nothing but arrays."""
+    """The fields of a Microbatch that the loss reads, as arrays only."""
 
     prompt_ids: mx.array  # (P, T) int32, all but the last token of the distinct prompts
     prompt_padding: mx.array  # (P,) int32, columns on the left
-    rows: mx.array  # (B,) int32, which prompt each row continues
+    rows: mx.array  # (B,) int32, index of each row's prompt
     inputs: mx.array  # (B, S) int32, the token before each target
     targets: mx.array  # (B, S) int32
     loss_mask: mx.array  # (B, S) bool
@@ -66,30 +66,30 @@ class PaddedBatch:
 
     @property
     def prompts(self) -> PaddedPrompts:
-        """The distinct prompts."""
+        """The distinct prompts, left-padded."""
         return PaddedPrompts(self.prompt_ids, self.prompt_padding)
 
     @property
     def arrays(self) -> dict[str, mx.array]:
-        """Those that are there, by name."""
+        """The arrays that are not None, by name."""
         return {name: value for name, value in vars(self).items() if isinstance(value, mx.array)}
 
     @property
     def bucket(self) -> Bucket:
-        """Its shapes."""
+        """The bucket of these shapes."""
         (prompts, length), (rows, width) = self.prompt_ids.shape, self.targets.shape
         return Bucket(prompts, length, rows, width, tuple(sorted(self.arrays)), self.old_is_current)
 
 
 def rounded_up(size: int, step: int, most: int) -> int:
-    """The bucket of a size: at least `step`, never beyond `most` unless the size itself is."""
-    quarter = 1 << max(0, (size - 1).bit_length() - 3)  # of the largest power of two below the size
+    """The size rounded up to its bucket: at least `step`, and at most `most` unless `size` is larger."""
+    quarter = 1 << max(0, (size - 1).bit_length() - 3)  # a quarter of the largest power of two below the size
     unit = max(step, quarter)
     return max(size, min(-(-size // unit) * unit, most))
 
 
 def pad_to_bucket(batch: Microbatch, most: Most) -> PaddedBatch:
-    """The same microbatch in the shape of its bucket."""
+    """The microbatch padded to the shape of its bucket."""
     rows, width = batch.targets.shape
     more_rows = rounded_up(rows, ROWS, most.rows) - rows
     more_columns = rounded_up(width, COLUMNS, most.completion) - width
@@ -105,7 +105,7 @@ def pad_to_bucket(batch: Microbatch, most: Most) -> PaddedBatch:
 
 
 def padded_prompts(prompts: list[list[int]], most: Most) -> tuple[mx.array, mx.array]:
-    """All but the last token of every prompt, left-padded: (P, T), and how much: (P,)."""
+    """All but the last token of every prompt, left-padded, (P, T), and the columns of padding, (P,)."""
     number = rounded_up(len(prompts), 1, most.rows)
     length = rounded_up(max(len(prompt) for prompt in prompts) - 1, COLUMNS, most.prompt)
     all_prompts = prompts + [prompts[0]] * (number - len(prompts))

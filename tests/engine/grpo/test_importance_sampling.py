@@ -80,7 +80,7 @@ def test_the_log_numbers_by_hand() -> None:
 
 
 def test_the_weighted_mean_over_rollouts_is_that_of_the_policy() -> None:
-    """What the weights are for: E_rollout[w f] = E_policy[f] without a cap, by the sum over all tokens."""
+    """The purpose of the weights: E_rollout[w f] = E_policy[f] without a cap, by the sum over all tokens."""
     policy, sampled = mx.array([0.5, 0.2, 0.2, 0.1]), mx.array([0.2, 0.2, 0.2, 0.4])
     value = mx.array([1.0, -1.0, 3.0, 7.0])
     weights = Correction("token_truncate", 1e6).weights(

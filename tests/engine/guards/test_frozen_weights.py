@@ -73,7 +73,7 @@ def test_a_proof_by_hand() -> None:
         assert not proof(1.0, 1.0, rate)
     with pytest.raises(TrainingError, match="the gradient of every weight is exactly 0"):
         proof(1.0, 0.9, 1e-3, grad_norm=0.0)
-    with pytest.raises(TrainingError, match="the update does not arrive in the weights"):
+    with pytest.raises(TrainingError, match="the update does not reach the weights"):
         proof(1.0, 1.0, 1e-3)
     with pytest.raises(TrainingError, match=r"learning_rate = 1e-09 is lost in rounding"):
         proof(1.0, 1.0, 1e-9, learning_rate=1e-9)
@@ -105,7 +105,7 @@ def patched_policy(monkeypatch: pytest.MonkeyPatch, change: Any) -> None:
 
 def test_a_frozen_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     patched_policy(monkeypatch, lambda model: model.freeze())
-    assert stopped(small(tmp_path, **ONE)).message == "Nothing is learnt: no weight is trainable"
+    assert stopped(small(tmp_path, **ONE)).message == "Nothing is learned: no weight is trainable"
 
 
 def test_a_gradient_that_is_zero(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -137,7 +137,7 @@ def test_a_rate_that_rounding_swallows(tmp_path: Path, changes: dict[str, Any], 
 
 
 def test_half_precision_without_copies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What the copies are there for: bfloat16 weights do not take an update of 1e-5."""
+    """The reason for the float32 copies: bfloat16 weights lose an update of 1e-5."""
     real_init, real_step = Optimizer.__init__, Optimizer.step
 
     def without_copies(self: Optimizer, *arguments: Any) -> None:
@@ -157,7 +157,7 @@ def test_half_precision_without_copies(tmp_path: Path, monkeypatch: pytest.Monke
 
 def test_an_update_that_does_not_arrive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Optimizer, "step", lambda *_arguments: None)
-    assert "does not arrive in the weights" in stopped(small(tmp_path, **ONE)).message
+    assert "does not reach the weights" in stopped(small(tmp_path, **ONE)).message
 
 
 # --- what does not ---------------------------------------------------------------------------------------

@@ -40,7 +40,7 @@ def step(
 def after(
     count: int, taught: bool = False, own: Collection[str] = (), **numbers: Any
 ) -> tuple[Teaching, list[str]]:
-    """What is known, and was told, after some steps of two completions each."""
+    """The record and the notices after `count` steps of two completions each."""
     teaching, said = Teaching(config=Config(), own=own), []
     for number in range(count):
         texts = [f"{number} a", f"{number} b"]

@@ -1,4 +1,4 @@
-"""What a run will need: numbers by hand, beside what is measured, and what is said of them."""
+"""The memory estimate of a run: against numbers by hand and measured ones, and the notices about it."""
 
 import dataclasses
 from pathlib import Path
@@ -194,7 +194,7 @@ def test_the_estimate_is_near_what_is_measured(tmp_path: Path, changes: dict[str
 
 
 def told(tmp_path: Path, share: float, **changes: Any) -> list[str]:
-    """What is said where there is this share of the memory that the run needs."""
+    """The notices of a run with this share of the memory that it needs."""
     seen: list[str] = []
 
     def listen(event: events.Event) -> None:

@@ -1,4 +1,4 @@
-"""Which groups a step gets: dynamic sampling, and parts of a generation, by hand and in whole runs."""
+"""The groups of each step: dynamic sampling, and parts of a generation, by hand and in whole runs."""
 
 import json
 from pathlib import Path

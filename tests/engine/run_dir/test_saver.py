@@ -101,7 +101,7 @@ def test_a_failed_save_is_told_and_tried_again_at_the_next_point(tmp_path: Path)
     ]  # fmt: skip
     (notice,) = seen
     assert notice.startswith("Failed to save checkpoint: [Errno 17] File exists: ")
-    assert notice.endswith(". Training goes on and tries again at the next checkpoint.")
+    assert notice.endswith(". Training continues and tries again at the next checkpoint.")
 
 
 def limited(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
@@ -126,7 +126,7 @@ def test_after_three_failures_in_a_row_it_stops_with_nothing_half_written(tmp_pa
         tmp_path, "resume", str(config.run_dir), *(w for change in longer for w in ("--set", change))
     )
     assert done.returncode == 1
-    assert done.stderr.count("Training goes on and tries again") == 2
+    assert done.stderr.count("Training continues and tries again") == 2
     assert "that is 3 times in a row" in done.stderr
     assert "grpo resume outputs/run" in done.stderr
     assert [line["step"] for line in lines(config.run_dir)] == [1, 2, 3, 4, 5]
@@ -186,7 +186,7 @@ def test_a_disk_that_fills_up_and_has_room_again(tmpfs: Path, tmp_path: Path) ->
     config = small(tmpfs / "out", **settings)
     with pytest.raises(CheckpointError, match="GB free"):
         setup.train(config, listen)
-    assert any("Training goes on" in text for text in seen)
+    assert any("Training continues" in text for text in seen)
     assert all(damage(folder) is None for folder in checkpoints(config.run_dir))
     for folder in checkpoints(config.run_dir)[:-1]:
         shutil.rmtree(folder)
