@@ -106,7 +106,7 @@ def test_the_guides_own_case_lists_what_there_is() -> None:
     assert first == "Checkpoint not found: outputs/checkpoint-1000"
     assert empty == ""
     assert hint == (
-        "hint: there are outputs/smoke_test/checkpoint-1, outputs/smoke_test/checkpoint-2, "
+        "hint: available: outputs/smoke_test/checkpoint-1, outputs/smoke_test/checkpoint-2, "
         "outputs/smoke_test/final"
     )
 

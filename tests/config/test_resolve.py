@@ -54,7 +54,7 @@ def test_not_found_lists_near_names_and_where_it_looked(tmp_path: Path) -> None:
     assert str(caught.value) == (
         "Config file not found: configs/custom.toml\n\n"
         f"hint: did you mean `configs/costum.toml`? looked in {tmp_path}/configs; "
-        f"shipped are {', '.join(shipped_names())}"
+        f"shipped: {', '.join(shipped_names())}"
     )
 
 
@@ -92,6 +92,6 @@ def test_neither_option_nor_environment_names_both(monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("MLX_GRPO_CONFIG", "")
     with pytest.raises(ConfigError) as caught:
         load_config()
-    assert caught.value.message == "No configuration: neither --config nor $MLX_GRPO_CONFIG is given"
+    assert caught.value.message == "No configuration: neither --config nor $MLX_GRPO_CONFIG is set"
     assert "--config smoke_test.toml" in caught.value.hint
     assert load_config(required=False).sources["seed"] == "default"

@@ -87,7 +87,7 @@ def test_every_problem_and_warning_is_a_finding_with_its_line_under_its_trouble(
             "warning",
             "sampling-cut",
             4,
-            "c.toml:4: top_p = 0.9 cuts tokens off while sampling, and those are never explored",
+            "c.toml:4: top_p = 0.9 excludes tokens from sampling, and those are never explored",
         ),
     ]
     assert all(f.cure and f.commands[-1] == "grpo config validate c.toml" for f in found)
@@ -179,7 +179,7 @@ def test_enough_memory_is_ok_with_its_numbers() -> None:
     with pytest.raises(ModelError) as failure:  # a run would end at once, too
         one(configuration.memory_needed(case("model_name = 'models/my-mlx'\n")))
     assert (failure.value.message, failure.value.hint, failure.value.trouble) == (
-        "Model not found: models/my-mlx", "make it: `grpo convert my`", "model-not-found",
+        "Model not found: models/my-mlx", "create it: `grpo convert my`", "model-not-found",
     )  # fmt: skip
     found = one(configuration.memory_needed(case("model_name = 'my/hub-model'\n")))
     assert found.severity == "skipped"
