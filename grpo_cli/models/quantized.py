@@ -1,13 +1,13 @@
 """A quantized copy of a model for sampling; the model itself stays unchanged.
 
-    copy = QuantizedCopy(policy.model, Rounding(bits=4, group_size=64), dequantise=False)
+    copy = QuantizedCopy(policy.model, Rounding(bits=4, group_size=64), dequantize=False)
     copy.refresh(policy.model)          # after an update
 
 Only quantized weights are copied. Everything else is shared: norms, adapters, layers whose rows
 are not whole groups. As in mlx-lm's `quantize_model`, quantized layers are linear layers, embeddings
 and the head. Each group is w ≈ scale · q + bias, with q of `bits` bits (mlx.core.quantize).
 
-With `dequantise` the rounded numbers are kept in float32: the same policy, where products with packed
+With `dequantize` the rounded numbers are kept in float32: the same policy, where products with packed
 weights are slow (device.py's `upcast`).
 """
 

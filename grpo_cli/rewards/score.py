@@ -4,7 +4,7 @@
         scorer.score(groups)
         pending = scorer.start(groups)      # or: begin, …
         pending.result()                    # … and write it into the rollouts later
-        with scorer.beside(groups, 8) as pending:       # or: while they are being sampled
+        with scorer.overlapping(groups, 8) as pending:       # or: while they are being sampled
             pending.begin(2)                            # all 8 completions of the third group are complete
 
 An `async def` reward runs on an event loop in its own thread, with the whole batch at once. A plain function
