@@ -49,9 +49,7 @@ class GrpoGroup(TyperGroup):
             show_interruption(error)
             raise Exit(INTERRUPTED) from None
         except GrpoError as error:
-            if (
-                ctx.invoked_subcommand != "doctor"
-            ):  # the doctor's own errors must not replace the one it reports
+            if ctx.invoked_subcommand != "doctor":  # its own errors must not replace the one it reports
                 keep_last_error(error)
             show_error(error)
             raise Exit(error.exit_code) from None

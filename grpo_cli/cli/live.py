@@ -72,9 +72,7 @@ def training_display(
     try:
         yield display
     finally:
-        with suppress(
-            Exception
-        ):  # a failed one was reported; it must not hide the exception that ends the run
+        with suppress(Exception):  # a failed one was reported; it must not hide what ends the run
             display.close()
     print_summary(console, display.progress)
 

@@ -73,9 +73,7 @@ def open_checkpoint(source: Source, renames: Sequence[str]) -> Iterator[Checkpoi
     model_config = read_model_config(meta, source.meta_file)
     tokenizer_file = find_tokenizer(source)
     tokenizer = NanochatTokenizer(read_encoding(tokenizer_file, source.repository))
-    hf_tokenizer(
-        tokenizer.encoding
-    )  # a pattern that other programs cannot read is found before the work starts
+    hf_tokenizer(tokenizer.encoding)  # fails early if other programs cannot read the pattern
     check_vocabulary(tokenizer, model_config)
     with TorchFile(source.model_file) as file:
         tensors = forward([COMPILED], _tensors(file))

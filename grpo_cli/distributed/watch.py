@@ -254,7 +254,7 @@ def find_trouble(table: list[Status], own_rank: int, silences: Mapping[int, floa
     for status in running:
         if silences.get(status.rank, 0.0) > SILENCE:
             return (
-                f"no message from {status.name} for {silences[status.rank]:.0f} s: its process is "
+                f"{status.name} has not been heard of for {silences[status.rank]:.0f} s: its process is "
                 "stopped, or its machine or the network failed"
             )
     ages = {status.rank: status.idle + silences.get(status.rank, 0.0) for status in running}

@@ -189,9 +189,8 @@ def join(on_wait: Callable[[str], None] = lambda _: None) -> World:
     watch = Watch(place.rank, place.size, links, socket.gethostname(), end, launcher.is_gone)
     try:
         check_port(place)
-        trouble = watch.meet(
-            JOIN_SECONDS, on_wait
-        )  # a rank that cannot connect reports it before the others wait for it
+        # A rank that cannot connect reports it before the others wait for it.
+        trouble = watch.meet(JOIN_SECONDS, on_wait)
         if trouble:
             raise lost(trouble)
         connect(place)

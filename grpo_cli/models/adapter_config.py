@@ -55,7 +55,7 @@ def refuse_others(content: dict[str, Any], folder: Path) -> None:
     if any(key in content for key in OF_PEFT):
         kind, base = (one_line(str(content.get(key)))[:100] for key in OF_PEFT)
         raise ModelError(
-            f"{folder} holds adapters of PEFT ({kind}), trained on {base}: they cannot be loaded directly",
+            f"{folder} holds adapters of PEFT ({kind}), trained on {base}: they are not loaded as they are",
             f"merge them into their model and use that: `pip install peft`, `{MERGE.format(folder=folder)}`, "
             "copy the tokenizer's files of the base into `merged`; or train adapters here (`lora_rank = 8`)",
             trouble="model-weights",

@@ -27,13 +27,7 @@ from grpo_cli.models.model_files import CONFIG, FileProblem, json_problems, tens
 from grpo_cli.trust import refuse_model_file, without_code
 from grpo_cli.untrusted_json import DamagedFile, shown
 
-REFUSALS = (
-    ValueError,
-    KeyError,
-    TypeError,
-    RuntimeError,
-    OSError,
-)  # errors of mlx and mlx-lm for unusable weights
+REFUSALS = (ValueError, KeyError, TypeError, RuntimeError, OSError)  # mlx's and mlx-lm's, for bad weights
 # `quant_method`s of other libraries that mlx-lm can read.
 READ_METHODS = ("bitnet", "mxfp4", "mxfp8", "fp8", "compressed-tensors", "modelopt", "awq", "gptq")
 NEWER = "`pip install --upgrade mlx-lm` may know this kind of model; mlx-lm lists what it runs"
@@ -77,9 +71,7 @@ def refuse_problems(problems: Iterable[FileProblem]) -> None:
     for problem in problems:
         folder, hint = problem.path.parent, "copy or download it again"
         if problem.kind == "no weights":
-            raise ModelError(
-                f"{folder} contains no weights (model*.safetensors)", "copy or download them again"
-            )
+            raise ModelError(f"{folder} holds no weights (model*.safetensors)", "copy or download them again")
         if problem.kind == "stale":
             hint = (
                 "a file of an earlier download or conversion: move it away, "

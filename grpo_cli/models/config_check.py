@@ -19,12 +19,7 @@ FEWEST_COUNTED, FEWEST_SIZE = 1000, 1 << 20  # smaller counts and sizes are harm
 PACKED = 16  # maximum numbers per packed word
 LONGEST = 10_000  # items of a list, or characters of a text
 COUNTS = ("layer", "expert", "block", "pattern")  # created one by one
-SIZES = (
-    "size",
-    "dim",
-    "width",
-    "rank",
-)  # a count whose name contains one of these is a size: of an expert, a block
+SIZES = ("size", "dim", "width", "rank")  # a count named with one of these is a size: of an expert, a block
 # Numbers that allocate nothing: positions, ids, factors.
 UNBOUNDED = ("position", "token", "_id", "window", "theta", "base", "len", "max_", "version", "seed", "scal")
 FRACTIONS = ("rotary_pct", "rotary_factor", "rope_pct")
@@ -41,9 +36,7 @@ def check_config(config: Mapping[str, Any], arguments: type, tensors: Mapping[st
     """
     fields = {k: v for k, v in inspect.signature(arguments).parameters.items() if k != "self"}
     hints = _hints(arguments)
-    read: Any = getattr(
-        arguments, "from_dict", None
-    )  # a class with its own from_dict may fill in missing fields
+    read: Any = getattr(arguments, "from_dict", None)  # a class's own may fill in missing fields
     reads_plainly = getattr(read, "__func__", None) is BaseModelArgs.from_dict.__func__  # type: ignore[attr-defined]
     for name, field in fields.items():
         if name not in config:

@@ -47,9 +47,8 @@ def serve(connection: Connection, specs: Sequence[str]) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a reward's output goes to the run's terminal
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     os.setpgrp()  # so that processes started by a reward can be killed together with this one
-    multiprocessing.current_process().daemon = (
-        False  # daemonic processes may not start children; for the parent this one stays daemonic
-    )
+    # Daemonic processes may not start children; for the parent this one stays daemonic.
+    multiprocessing.current_process().daemon = False
     threading.Thread(target=_end_with_parent, daemon=True).start()
     modules: dict[Path, ModuleType] = {}
     with contextlib.redirect_stdout(sys.stderr):  # stdout is reserved for results, but a reward may print

@@ -63,11 +63,7 @@ class Worker:
             return scores
         except LOST as error:
             raise self._lost(question.name) from error
-        except (
-            pickle.PicklingError,
-            TypeError,
-            AttributeError,
-        ) as error:  # errors of pickle for unsupported values
+        except (pickle.PicklingError, TypeError, AttributeError) as error:  # unsupported by pickle
             raise RewardError(
                 f"Reward `{question.name}` cannot be asked in another process: {error}",
                 "a dataset column holds what cannot be sent there: write `reward_workers = 0`",
