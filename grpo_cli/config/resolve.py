@@ -36,7 +36,7 @@ def required_name(name: str | None) -> str:
     if found := configured_name(name):
         return found
     raise ConfigError(
-        f"No configuration: neither --config nor ${ENVIRONMENT} is set",
+        f"No configuration: neither --config nor ${ENVIRONMENT} is given",
         f"`--config smoke_test.toml` (shipped: {', '.join(shipped_names())}), "
         f"or `export {ENVIRONMENT}=path/to/file.toml`",
         trouble="config-not-found",

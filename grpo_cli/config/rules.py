@@ -245,7 +245,7 @@ def sampling_is_whole(config: Config) -> Iterator[Violation]:
     for key, neutral in (("top_p", 1.0), ("top_k", 0), ("min_p", 0.0)):
         value = getattr(config, key)
         if value != neutral:
-            message = f"{key} = {value} excludes tokens from sampling, and those are never explored"
+            message = f"{key} = {value} cuts tokens off while sampling, and those are never explored"
             cure = (
                 "the ratio new/old stays exact, because the kept mass is recorded and cancels in it, but the "
                 "gradient is that of the full distribution; to sample from the full distribution "

@@ -233,7 +233,7 @@ def test_train_without_a_configuration_names_both_ways() -> None:
     result = grpo("train")
     assert result.exit_code == 2
     assert result.stderr.startswith(
-        "No configuration: neither --config nor $MLX_GRPO_CONFIG is set\n\nhint: "
+        "No configuration: neither --config nor $MLX_GRPO_CONFIG is given\n\nhint: "
     )
 
 

@@ -106,7 +106,7 @@ def test_the_guides_own_case_lists_what_there_is() -> None:
     assert first == "Checkpoint not found: outputs/checkpoint-1000"
     assert empty == ""
     assert hint == (
-        "hint: available: outputs/smoke_test/checkpoint-1, outputs/smoke_test/checkpoint-2, "
+        "hint: there are outputs/smoke_test/checkpoint-1, outputs/smoke_test/checkpoint-2, "
         "outputs/smoke_test/final"
     )
 
@@ -118,7 +118,7 @@ def test_a_complete_run_and_what_cannot_change() -> None:
     assert "is complete, after 2 steps" in complete.stderr.replace("\n", " ")
     refused = grpo("resume", "outputs/smoke_test", "--set", "seed=7")
     assert refused.exit_code == 2
-    assert refused.stderr.startswith("seed cannot change when a run goes on")
+    assert refused.stderr.startswith("seed cannot change when a run is resumed")
     misspelt = grpo("resume", "outputs/smoke_test", "--set", "max_stepz=7")
     assert misspelt.exit_code == 2
     assert "did you mean `max_steps`?" in misspelt.stderr

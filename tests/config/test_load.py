@@ -134,7 +134,7 @@ def test_problems_and_warnings_as_rows() -> None:
         {"file": "c.toml", "line": 2, "key": "sed", "message": "Unknown config key: sed",
          "cure": "did you mean `seed`?", "severity": "error", "trouble": "unknown-key"},
         {"file": "c.toml", "line": 1, "key": "top_k", "severity": "warning",
-         "message": "top_k = 3 excludes tokens from sampling, and those are never explored",
+         "message": "top_k = 3 cuts tokens off while sampling, and those are never explored",
          "cure": "the ratio new/old stays exact, because the kept mass is recorded and cancels in it, but "
          "the gradient is that of the full distribution; to sample from the full distribution write `top_k = 0`", "trouble": "sampling-cut"},
     ]  # fmt: skip

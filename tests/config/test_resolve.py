@@ -92,6 +92,6 @@ def test_neither_option_nor_environment_names_both(monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("MLX_GRPO_CONFIG", "")
     with pytest.raises(ConfigError) as caught:
         load_config()
-    assert caught.value.message == "No configuration: neither --config nor $MLX_GRPO_CONFIG is set"
+    assert caught.value.message == "No configuration: neither --config nor $MLX_GRPO_CONFIG is given"
     assert "--config smoke_test.toml" in caught.value.hint
     assert load_config(required=False).sources["seed"] == "default"

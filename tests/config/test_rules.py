@@ -52,9 +52,9 @@ BROKEN = [
     ({"importance_sampling_cap": 3.0}, "warning", "importance_sampling_cap = 3.0 has no effect: quantize_for_rollouts is false"),
     ({"quantize_for_rollouts": True, "loss_type": "gspo", "importance_sampling_mode": "token_mask"}, "warning", 'importance_sampling_mode = "token_mask" is applied by sequence here, as the ratio of the loss is'),
     ({"quantize_for_rollouts": True, "importance_sampling_level": "sequence", "importance_sampling_mode": "token_mask"}, "warning", 'importance_sampling_mode = "token_mask" is applied by sequence here, as the ratio of the loss is'),
-    ({"top_p": 0.9}, "warning", "top_p = 0.9 excludes tokens from sampling, and those are never explored"),
-    ({"top_k": 20}, "warning", "top_k = 20 excludes tokens from sampling, and those are never explored"),
-    ({"min_p": 0.1}, "warning", "min_p = 0.1 excludes tokens from sampling, and those are never explored"),
+    ({"top_p": 0.9}, "warning", "top_p = 0.9 cuts tokens off while sampling, and those are never explored"),
+    ({"top_k": 20}, "warning", "top_k = 20 cuts tokens off while sampling, and those are never explored"),
+    ({"min_p": 0.1}, "warning", "min_p = 0.1 cuts tokens off while sampling, and those are never explored"),
     ({"temperature": 0.01}, "warning", "temperature = 0.01 makes the completions of a group identical"),
 ]  # fmt: skip
 

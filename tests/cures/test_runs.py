@@ -60,7 +60,7 @@ def run_exists() -> Steps:
 def run_is_not_there() -> Steps:
     run()
     hint = yield lambda: locate(Path("outputs/x"))
-    assert hint == "available: outputs/r/checkpoint-1, outputs/r/final"
+    assert hint == "there are outputs/r/checkpoint-1, outputs/r/final"
     yield lambda: locate(Path("outputs/r/checkpoint-1"))
 
 

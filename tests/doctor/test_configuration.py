@@ -87,7 +87,7 @@ def test_every_problem_and_warning_is_a_finding_with_its_line_under_its_trouble(
             "warning",
             "sampling-cut",
             4,
-            "c.toml:4: top_p = 0.9 excludes tokens from sampling, and those are never explored",
+            "c.toml:4: top_p = 0.9 cuts tokens off while sampling, and those are never explored",
         ),
     ]
     assert all(f.cure and f.commands[-1] == "grpo config validate c.toml" for f in found)
