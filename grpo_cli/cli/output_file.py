@@ -19,7 +19,7 @@ from grpo_cli.foreign_text import quoted
 
 
 class OutputFile:
-    """Where a result goes. Symbolic links are followed; devices and pipes are written directly."""
+    """The destination of a result. Symbolic links are followed; devices and pipes are written directly."""
 
     def __init__(
         self,
