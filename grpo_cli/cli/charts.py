@@ -14,15 +14,15 @@ from collections.abc import Iterable, Sequence
 
 LEVELS = "▁▂▃▄▅▆▇█"
 ASCII_LEVELS = "_.:-=+*#"
-EIGHTHS = " ▏▎▍▌▋▊▉"  # a bar's last character, filled from the left
+EIGHTHS = " ▏▎▍▌▋▊▉"  # partial blocks for the end of a bar, filled from the left
 BRAILLE = 0x2800
 DOT_BITS = ((0x01, 0x02, 0x04, 0x40), (0x08, 0x10, 0x20, 0x80))  # [column][row from the top]
 
 
 def sparkline(values: Iterable[float], width: int, ascii_only: bool = False) -> str:
-    """One line of blocks, the lowest value the lowest block; at most `width` characters.
+    """One line of blocks scaled from lowest to highest; at most `width` characters.
 
-    More values than characters are averaged, so the whole course stays visible.
+    If there are more values than characters they are averaged, so the whole course stays visible.
     """
     means = averaged([value for value in values if math.isfinite(value)], width)
     if not means:
@@ -34,10 +34,10 @@ def sparkline(values: Iterable[float], width: int, ascii_only: bool = False) -> 
 def line_chart(
     values: Iterable[float], width: int, height: int, slots: int = 0, ascii_only: bool = False
 ) -> list[str]:
-    """`height` lines of `width` characters: the values as a curve, the highest and lowest labelled.
+    """A curve in `height` lines of `width` characters, with labels for its highest and lowest value.
 
-    `slots` is how many values the full width stands for: a curve with fewer leaves the rest empty,
-    so that it grows to the right while its past stays where it is. 0: the values fill the width.
+    `slots`: number of values for the full width. A curve with fewer leaves the rest empty, so it grows to the
+    right and its past stays in place. 0: the values fill the width.
     """
     finite = [value for value in values if math.isfinite(value)]
     if not finite:
@@ -45,7 +45,7 @@ def line_chart(
     labels = axis_labels(min(finite), max(finite), height)
     gutter = max(map(len, labels))
     columns = max(1, width - gutter - 2)
-    across, down = (1, 1) if ascii_only else (2, 4)  # dots in a character
+    across, down = (1, 1) if ascii_only else (2, 4)  # dots per character
     dots = curve(finite, columns * across, height * down, max(slots, len(finite)))
     rows = ascii_rows(dots, columns, height) if ascii_only else braille_rows(dots, columns, height)
     tick, wall = ("+", "|") if ascii_only else ("┤", "│")
@@ -57,7 +57,7 @@ def line_chart(
 def histogram_lines(
     counts: Sequence[int], edges: Sequence[float], width: int, ascii_only: bool = False
 ) -> list[str]:
-    """One bar a line for each interval between two edges: label, bar, count."""
+    """One bar per line for each interval between two edges: label, bar, count."""
     step = min((b - a for a, b in itertools.pairwise(edges)), default=1.0)
     places = 0 if all(edge == int(edge) for edge in edges) else decimals(step)
     texts = [f"{edge:.{places}f}" for edge in edges]
@@ -69,7 +69,7 @@ def histogram_lines(
 def bar_lines(
     labels: Sequence[str], counts: Sequence[int], width: int, ascii_only: bool = False
 ) -> list[str]:
-    """One bar a line, the longest for the largest count; for values that are few and have names."""
+    """One bar per line, the longest for the largest count; for a few named values."""
     gutter = max(map(len, labels), default=0)
     digits = max((len(str(count)) for count in counts), default=0)
     room = max(1, width - gutter - digits - 3)
@@ -82,7 +82,7 @@ def bar_lines(
 
 
 def block_bar(share: float, width: int, ascii_only: bool = False) -> str:
-    """A bar of `share` of the width, to an eighth of a character; above 0 it is never invisible."""
+    """A bar of `share` of the width, in eighths of a character; any share above 0 is visible."""
     if ascii_only:
         return "#" * (max(1, round(share * width)) if share > 0 else 0)
     eighths = max(1, round(share * width * 8)) if share > 0 else 0
@@ -90,7 +90,7 @@ def block_bar(share: float, width: int, ascii_only: bool = False) -> str:
 
 
 def progress_bar(share: float, width: int, ascii_only: bool = False) -> tuple[str, str]:
-    """The done and the open part of a thin bar, to be coloured differently; together `width` long."""
+    """The done and open parts of a thin bar, to be coloured differently; together `width` long."""
     full, half, empty = ("#", "", ".") if ascii_only else ("━", "╸", "─")
     halves = int(min(max(share, 0.0), 1.0) * width * 2)
     done = full * (halves // 2) + half * (halves % 2)
@@ -98,7 +98,7 @@ def progress_bar(share: float, width: int, ascii_only: bool = False) -> tuple[st
 
 
 def averaged(values: Sequence[float], width: int) -> list[float]:
-    """At most `width` values: the means of equal stretches."""
+    """At most `width` values: means over equal intervals."""
     if len(values) <= width:
         return list(values)
     cuts = [i * len(values) // width for i in range(width + 1)]
@@ -106,21 +106,21 @@ def averaged(values: Sequence[float], width: int) -> list[float]:
 
 
 def level(value: float, low: float, high: float, levels: int) -> int:
-    """Which of `levels` equal steps between low and high is nearest; the middle if there is no span."""
+    """Index of the nearest of `levels` equal steps from low to high; the middle one if low equals high."""
     if high <= low:
         return (levels - 1) // 2
     return round((value - low) / (high - low) * (levels - 1))
 
 
 def decimals(span: float) -> int:
-    """Decimals that tell apart values which lie within `span`: two for rewards, more when flat."""
+    """Decimals needed to distinguish values within `span`: two for rewards, more for a flat curve."""
     if span >= 100:
         return 0
     return min(6, max(2, 1 - math.floor(math.log10(span)))) if span > 0 else 2
 
 
 def axis_labels(low: float, high: float, height: int) -> list[str]:
-    """One label a row: the highest at the top and the lowest at the bottom, or the only one between."""
+    """One label per row: the highest at the top, the lowest at the bottom; for a single row only one."""
     labels = [""] * height
     places = decimals(high - low)
     if high > low and height > 1:
@@ -131,9 +131,9 @@ def axis_labels(low: float, high: float, height: int) -> list[str]:
 
 
 def curve(values: Sequence[float], across: int, down: int, slots: int) -> list[range]:
-    """For each column of dots the rows, counted from below, that the curve passes: from left to right.
+    """The rows, counted from below, that the curve passes in each column of dots, from left to right.
 
-    Values that share a column are averaged; between two values the curve is straight.
+    Values in the same column are averaged; between two values the curve is straight.
     """
     buckets: dict[int, list[float]] = {}
     for i, value in enumerate(values):
@@ -145,7 +145,7 @@ def curve(values: Sequence[float], across: int, down: int, slots: int) -> list[r
     for (x0, y0), (x1, y1) in itertools.pairwise(points):
         for x in range(x0 + 1, x1 + 1):
             y, before = (round(y0 + (y1 - y0) * (at - x0) / (x1 - x0)) for at in (x, x - 1))
-            # From beside the previous dot, so that a steep curve has no gaps.
+            # Start next to the previous dot, so that a steep curve has no gaps.
             dots.append(range(min(y, before + 1), max(y, before - 1) + 1))
     return dots
 

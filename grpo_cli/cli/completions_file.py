@@ -1,7 +1,7 @@
-"""The file of `grpo eval --output`: one JSON object a line for every completion of every model.
+"""The file of `grpo eval --output`: one JSON object per completion of each model.
 
-A file that an earlier evaluation wrote is replaced once the new one is complete, any other is kept without
-`--force`, and the dataset always, to whose folder nothing is added.
+A file of an earlier evaluation is replaced once the new one is complete. Any other file is kept without
+`--force`. The dataset is always kept, and nothing is added to its folder.
 """
 
 from pathlib import Path
@@ -20,9 +20,9 @@ KEYS = {"model", "item", "prompt", "answer", "completion", "correct", "rewards",
 
 
 def completions_file(named: Path, force: bool, config: "Config") -> OutputFile:
-    """The place of the completions. ConfigError for a file that stays."""
+    """The output file for completions. Raises ConfigError for a file that must stay."""
     path, dataset = chosen_path(named).resolve(), chosen_path(config.dataset).resolve()
-    if path == dataset or dataset in path.parents:  # a new file there would be read as a part of it, too
+    if path == dataset or dataset in path.parents:  # a new file there would become part of the dataset
         raise ConfigError(
             f"Output file is the dataset's: {named}",
             f"name another file, outside of {config.dataset}",
@@ -32,13 +32,13 @@ def completions_file(named: Path, force: bool, config: "Config") -> OutputFile:
 
 
 def is_completions_file(path: Path) -> bool:
-    """Every line is what an evaluation writes."""
+    """True if every line was written by an evaluation."""
     with open_regular(path) as file:
         return all(map(_is_ours, file))
 
 
 def _is_ours(line: bytes) -> bool:
-    from grpo_cli.untrusted_json import DamagedFile, parse  # pydantic: not for a command's start
+    from grpo_cli.untrusted_json import DamagedFile, parse  # imports pydantic: too slow for a command's start
 
     try:
         value = parse(line)

@@ -15,7 +15,7 @@ from grpo_cli.cli.terminal import print_json, say, stderr_console, stdout_consol
 from grpo_cli.errors import ConfigError
 from grpo_cli.foreign_text import quoted, safe_toml
 
-if TYPE_CHECKING:  # the schema is pydantic's: a third of a second that `grpo --help` need not pay
+if TYPE_CHECKING:  # the schema imports pydantic: a third of a second that `grpo --help` does not need
     from grpo_cli.config.load import Inspection, LoadedConfig
     from grpo_cli.config.problems import Problem
 
@@ -59,7 +59,7 @@ def validate(
 
 
 def _report(inspection: "Inspection") -> None:
-    """The details on stderr as `grpo train` would tell them, then one line of verdict on stdout."""
+    """The details on stderr as in `grpo train`, then a one-line verdict on stdout."""
     from grpo_cli.config.problems import config_error
 
     if inspection.problems:
@@ -73,7 +73,7 @@ def _report(inspection: "Inspection") -> None:
 
 
 def show_warnings(warnings: "list[Problem]") -> None:
-    """Each warning on stderr as `! file:line: what; cure`."""
+    """Print each warning on stderr as `! file:line: what; cure`."""
     for warning in warnings:
         where = f"{warning.place}: " if warning.place else ""
         say(stderr_console(), Text(f"! {where}{warning.message}; {warning.cure}", style="yellow"))

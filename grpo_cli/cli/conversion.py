@@ -1,4 +1,4 @@
-"""What a person sees of a conversion: a bar for each stage, the checks as a table, the sizes, what next.
+"""Display of a conversion: a bar for each stage, then a table of checks, the sizes, and next steps.
 
 Without a terminal each stage is one plain line.
 """
@@ -32,7 +32,7 @@ LARGE = 1_000_000_000  # bytes
 
 
 class Display:
-    """Follows one conversion on stderr; the checks are kept for the table at the end."""
+    """Display of one conversion on stderr; collects the checks for the final table."""
 
     def __init__(self, console: Console, bars: Progress | None) -> None:
         self.console = console
@@ -42,7 +42,7 @@ class Display:
         self.task: TaskID | None = None
 
     def progress(self, stage: str, done: int, total: int) -> None:
-        """A stage is `done` of `total` bytes far; 0 of 0 where that is not known."""
+        """Update a stage: `done` of `total` bytes; 0 of 0 if unknown."""
         if stage != self.stage:
             self.begin(stage, total)
         if self.bars is not None and self.task is not None:
@@ -51,7 +51,7 @@ class Display:
             )
 
     def begin(self, stage: str, total: int) -> None:
-        """Show that a stage begins."""
+        """Start the display of a stage."""
         self.stage = stage
         label = STAGES.get(stage, stage)
         if self.bars is None:
@@ -63,12 +63,12 @@ class Display:
         self.task = self.bars.add_task(label, total=total or None, amount="")
 
     def check(self, check: Check) -> None:
-        """A check was made."""
+        """Record a check."""
         self.checks.append(check)
 
 
 def amount(stage: str, done: int, total: int) -> str:
-    """How far a stage is: in bytes, in tokens, or nothing where it cannot be counted."""
+    """Progress of a stage in bytes or tokens; "" if it cannot be counted."""
     if not total:
         return ""
     return f"{decimal(done)} of {decimal(total)}" if stage in COUNTED else f"{done} of {total}"
@@ -76,7 +76,7 @@ def amount(stage: str, done: int, total: int) -> str:
 
 @contextmanager
 def conversion_display() -> Iterator[Display]:
-    """The display of one conversion, for as long as the block lasts."""
+    """Display one conversion for the duration of the block."""
     console = stderr_console()
     try:
         with _bars(console) as bars:
@@ -88,7 +88,7 @@ def conversion_display() -> Iterator[Display]:
 
 @contextmanager
 def _bars(console: Console) -> Iterator[Progress | None]:
-    """Progress bars on a terminal, None elsewhere."""
+    """Progress bars on a terminal, None otherwise."""
     if not is_interactive(console):
         yield None
         return
@@ -103,7 +103,7 @@ def _bars(console: Console) -> Iterator[Progress | None]:
 
 
 def print_result(done: Conversion, checks: list[Check], to: str) -> None:
-    """The checks, the sizes and what to do with the result, on stdout."""
+    """Print the checks, the sizes and next steps on stdout."""
     console = stdout_console()
     if checks:
         console.print(Safe(check_table(checks)))
@@ -113,11 +113,14 @@ def print_result(done: Conversion, checks: list[Check], to: str) -> None:
     for command in next_steps(done, to):
         say_command(console, command)
     if done.is_nanochat and to == "mlx" and done.output_bytes > LARGE and done.bits_per_weight > 30:
-        say(console, Text("\n`--dtype bfloat16` takes half of that, and is what nanochat computes in."))
+        say(
+            console,
+            Text("\n`--dtype bfloat16` needs half of that, and is the format that nanochat computes in."),
+        )
 
 
 def check_table(checks: list[Check]) -> Table:
-    """One row for each check: its mark, its name, what was seen."""
+    """One row per check: mark, name, result."""
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, show_header=False)
     for check in checks:
         mark = Text("✓", style="green") if check.passed else Text("✗", style="bold red")

@@ -1,4 +1,4 @@
-"""`grpo convert`: nanochat's checkpoints and Hugging Face models to MLX, and back to nanochat."""
+"""`grpo convert`: nanochat checkpoints and Hugging Face models to MLX, and back to nanochat."""
 
 from enum import StrEnum
 from pathlib import Path
@@ -26,7 +26,7 @@ class DType(StrEnum):
 
 
 class Bits(StrEnum):
-    """Bits of a quantised weight."""
+    """Bits per quantized weight."""
 
     two = "2"
     three = "3"
@@ -36,7 +36,7 @@ class Bits(StrEnum):
 
 
 class GroupSize(StrEnum):
-    """Weights that share a scale."""
+    """Group sizes: number of weights that share a scale."""
 
     small = "32"
     medium = "64"
@@ -44,7 +44,7 @@ class GroupSize(StrEnum):
 
 
 class Target(StrEnum):
-    """Formats to convert into."""
+    """Target formats."""
 
     mlx = "mlx"
     nanochat = "nanochat"
@@ -127,7 +127,7 @@ def convert(
         from grpo_cli.convert.options import Options
         from grpo_cli.convert.source import check_there
 
-        check_there(source)  # before the wait for MLX
+        check_there(source)  # before the slow import of MLX
         start_device()
         convert_source = conversion(to, fuse)
     options = Options(
@@ -150,7 +150,7 @@ def convert(
 
 
 def check_intact(source: str) -> None:
-    """Raise ConversionError for a checkpoint of a run that is not what its manifest says."""
+    """Raise ConversionError if a run's checkpoint does not match its manifest."""
     from grpo_cli.convert.errors import ConversionError
     from grpo_cli.engine.run_dir.manifest import MANIFEST, damage
 
@@ -165,7 +165,7 @@ def check_intact(source: str) -> None:
 
 
 def conversion(to: Target, fuse: bool) -> "Callable[..., Conversion]":
-    """The function for a target: to mlx-lm, to nanochat, or fused."""
+    """The conversion function for a target: to MLX, to nanochat, or fused."""
     if to is Target.nanochat:
         from grpo_cli.convert.to_nanochat import convert_back
 

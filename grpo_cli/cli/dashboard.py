@@ -1,7 +1,7 @@
-"""The picture of a training run that a terminal shows while it goes on.
+"""The live dashboard of a training run on a terminal.
 
-One `Text` a line, cut at the right edge and never wrapped, so that the picture's height is known and
-the display stays where it is. What does not fit a low terminal is left out, the least needed first.
+One `Text` per line, cut at the right edge and never wrapped, so that the height is known and
+the display stays in place. On a low terminal, the least important lines are left out first.
 """
 
 from dataclasses import dataclass
@@ -19,18 +19,18 @@ from grpo_cli.words import plural
 
 MARGIN = 12  # the column of labels
 WIDEST = 110
-CHART_ROWS = (4, 8)  # lowest and highest
+CHART_ROWS = (4, 8)  # minimum and maximum height
 CHART_EXTRA = 2  # the line with the steps below the curve and the gap above it
 COMPLETION_ROWS = 3
-SHORTEST_SPAN = 100  # steps that the chart's width stands for at first, of a run that has more
-LONGEST_SHOWN = 4000  # characters of a completion that are looked at
+SHORTEST_SPAN = 100  # steps covered by the chart's width at first, for longer runs
+LONGEST_SHOWN = 4000  # characters of a completion that are examined
 
 Lines = list[Text]
 
 
 @dataclass(frozen=True)
 class Dashboard:
-    """A renderable that draws the state as it is when it is rendered."""
+    """A renderable that draws the state at the time it is rendered."""
 
     progress: RunProgress
 
@@ -41,12 +41,12 @@ class Dashboard:
 
 
 def frame(progress: RunProgress, width: int, height: int, plain: bool = False) -> Lines:
-    """The picture's lines: header and bars, the chart, the facts, the sample.
+    """The dashboard's lines: header and bars, chart, figures, sample.
 
-    `height` is the terminal's. The curve has the first claim to it, then the facts, from the first
-    on, then the sample; what is still free makes the curve higher.
+    `height` is the terminal's. The chart has priority, then the figures in order, then the sample; remaining
+    rows make the chart higher.
     """
-    gap = Text("")  # between the lines that stay above and the picture
+    gap = Text("")  # between permanent lines and the dashboard
     top = [gap, *header(progress), *bars(progress, width, plain)]
     room = height - 1 - len(top) - (CHART_ROWS[0] + CHART_EXTRA if progress.steps else 0)
     facts = fact_lines(progress, plain)[: max(0, room - 1)]
@@ -60,18 +60,18 @@ def frame(progress: RunProgress, width: int, height: int, plain: bool = False) -
     parts = [part for part in (top, chart, facts, sample) if part]
     lines = [line for part in parts for line in ([gap, *part] if part is not top else part)][: height - 1]
     for line in lines:
-        line.rstrip()  # blanks at the end would be wrapped, too
+        line.rstrip()  # trailing spaces would be wrapped too
         line.no_wrap, line.overflow = True, "ellipsis"
     return lines
 
 
 def row(label: str, *pieces: str | tuple[str, str]) -> Text:
-    """A line: its label in the margin, then pieces of text with or without a style."""
+    """A line: its label in the margin, then pieces of text with optional styles."""
     return Text.assemble((f" {label}".ljust(MARGIN), "dim"), *pieces)
 
 
 def header(progress: RunProgress) -> Lines:
-    """What is being trained, on what, with how much memory, and into which folder."""
+    """Model, dataset, memory and output folder of the run."""
     run = progress.run
     if run is None:
         return []
@@ -91,7 +91,7 @@ def header(progress: RunProgress) -> Lines:
 
 
 def bars(progress: RunProgress, width: int, plain: bool) -> Lines:
-    """The run's progress and, below it, that of the stage that is under way."""
+    """The progress of the run and, below it, of the current stage."""
     total = progress.run.total_steps if progress.run else 0
     done, left = progress.finished, progress.left()
     times = duration(done.seconds if done else progress.elapsed())
@@ -137,12 +137,12 @@ def chart_lines(progress: RunProgress, width: int, rows: int, plain: bool) -> Li
 
 
 def axis_width(line: str) -> int:
-    """Characters of a chart's line before its curve: the label and the axis."""
+    """Width of a chart line before the curve: label and axis."""
     return next(i for i, char in enumerate(line) if char in "┤│+|") + 1
 
 
 def span(steps: int) -> int:
-    """How many steps the chart's width stands for: it doubles now and then, and is calm in between."""
+    """Steps covered by the chart's width: it doubles from time to time and stays constant in between."""
     slots = SHORTEST_SPAN
     while slots < steps:
         slots *= 2
@@ -150,7 +150,7 @@ def span(steps: int) -> int:
 
 
 def fact_lines(progress: RunProgress, plain: bool) -> Lines:
-    """Accuracy, length, speed and the update's own numbers, each on a line if it is known."""
+    """Accuracy, length, speed and update metrics, one line each if known."""
     metrics = progress.metrics
     seconds = fields(
         ("rollout", timing(metrics, "rollout_seconds")),
@@ -176,7 +176,7 @@ def fact_lines(progress: RunProgress, plain: bool) -> Lines:
 
 
 def accuracy_pieces(progress: RunProgress, plain: bool) -> list[str | tuple[str, str]]:
-    """The latest evaluation's accuracy, the first one's beside it, and its course."""
+    """The latest accuracy, the first one for comparison, and a sparkline."""
     evaluations = list(progress.evaluations)
     if not evaluations or (latest := accuracy(evaluations[-1])) is None:
         return []
@@ -190,7 +190,7 @@ def accuracy_pieces(progress: RunProgress, plain: bool) -> list[str | tuple[str,
 
 
 def length_pieces(progress: RunProgress, plain: bool) -> list[str | tuple[str, str]]:
-    """The mean completion length, how many were cut off, and its course."""
+    """The mean completion length, the truncated fraction, and a sparkline."""
     latest = shown(progress.metrics, "completion_length_mean", ".1f", " tokens")
     if latest is None:
         return []
@@ -202,7 +202,7 @@ def length_pieces(progress: RunProgress, plain: bool) -> list[str | tuple[str, s
 
 
 def sample_lines(sample: Sample, width: int) -> Lines:
-    """The latest completion: always the same number of lines, the middle of a long one left out."""
+    """The latest completion: always the same number of lines; the middle of a long one is left out."""
     room = max(10, width - MARGIN - 1)
     prompt, answer = one_line(sample.prompt), one_line(sample.answer)
     prompt = shortened(prompt, room - min(len(answer), 20) - 9)
@@ -224,24 +224,24 @@ def sample_lines(sample: Sample, width: int) -> Lines:
 
 
 def reward_figure(value: float | None) -> str:
-    """A reward with two digits; a dash where it does not apply."""
+    """A reward with two digits; a dash if it does not apply."""
     return "–" if value is None else f"{value:.2f}"
 
 
 def wrap(text: str, width: int) -> list[str]:
-    """The text in lines of at most `width` cells, broken between words where there are any."""
+    """The text in lines of at most `width` cells, broken between words where possible."""
     return [line.plain.rstrip() for line in Text(text).wrap(stderr_console(), width)]
 
 
 def middle_out(lines: list[str], rows: int) -> list[str]:
-    """Exactly `rows` lines: the first and the last ones, an ellipsis between, or empty ones after."""
+    """Exactly `rows` lines: the first and last ones around an ellipsis, or padded with empty lines."""
     if len(lines) <= rows:
         return lines + [""] * (rows - len(lines))
     return [*lines[: rows // 2 - 1], lines[rows // 2 - 1][:-2] + " …", *lines[-(rows - rows // 2) :]]
 
 
 def shortened(text: str, width: int) -> str:
-    """The text cut to `width` cells, with an ellipsis if something is missing."""
+    """The text cut to `width` cells, with an ellipsis if shortened."""
     cut = Text(text)
     cut.truncate(max(1, width), overflow="ellipsis")
     return cut.plain

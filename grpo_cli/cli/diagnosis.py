@@ -1,4 +1,4 @@
-"""How findings, the list of checks and a chapter look on the terminal.
+"""Terminal output of the doctor: findings, the list of checks, and a chapter.
 
 Nothing is broken, 1 in the way
 
@@ -31,7 +31,7 @@ NAME_WIDTH = 22
 
 
 def show_findings(findings: Sequence[Finding], only_problems: bool = False) -> None:
-    """The verdict, then every finding by subject, on stdout."""
+    """Print the verdict on stdout, then every finding by subject."""
     console = stdout_console()
     width = console.width if is_interactive(console) else None
     say(console, verdict(findings))
@@ -43,9 +43,9 @@ def show_findings(findings: Sequence[Finding], only_problems: bool = False) -> N
 
 
 def described(finding: Finding, width: int | None = None) -> Text:
-    """A finding: one line where all is well, else with its reason, its cure and its chapter.
+    """A finding: one line if it is fine, else with its reason, fix and chapter.
 
-    `width`: the columns of a terminal, beyond which lines break between words.
+    `width`: the terminal's columns, for line breaks between words.
     """
     mark, style = MARKS[finding.severity]
     text = Text()
@@ -55,7 +55,7 @@ def described(finding: Finding, width: int | None = None) -> Text:
     text.append(indented(finding.seen, width))
     if finding.is_problem:
         if finding.why:
-            first = finding.why.partition("\n\n")[0]  # the chapter has the rest
+            first = finding.why.partition("\n\n")[0]  # the chapter contains the rest
             text.append(f"\n{margin()}{indented(first, width)}", style="dim")
         if finding.cure:
             text.append(f"\n{margin()}{indented(f'fix: {finding.cure}', width)}")
@@ -67,12 +67,12 @@ def described(finding: Finding, width: int | None = None) -> Text:
 
 
 def margin() -> str:
-    """The space before a finding's later lines."""
+    """Indentation of a finding's continuation lines."""
     return " " * (4 + NAME_WIDTH)
 
 
 def indented(text: str, width: int | None) -> str:
-    """A text whose later lines, broken between words where there is a width, stand under its first."""
+    """A text with its continuation lines indented, wrapped between words if there is a width."""
     lines = visible(text).split("\n")
     if width is not None:
         room = max(20, width - len(margin()))
@@ -85,14 +85,14 @@ def indented(text: str, width: int | None) -> str:
 
 
 def command_line(command: str, width: int | None) -> str:
-    """A command or a line of TOML to be copied: never broken, and further left where it is long."""
+    """A command or line of TOML to copy: never wrapped, and indented less if it is long."""
     shown = visible(typed(command)).replace("\n", f"\n{margin()}  ")
     fits = width is None or len(margin()) + 2 + len(shown) <= width
     return f"{margin()}  {shown}" if fits else f"    {shown}"
 
 
 def verdict(findings: Sequence[Finding]) -> Text:
-    """The whole in a line: `3 problems, 1 in the way`, or `Everything is well`."""
+    """The result in one line: `3 problems, 1 in the way`, or `Everything is well`."""
     counts = {kind: sum(finding.severity == kind for finding in findings) for kind in MARKS}
     errors, warnings = counts["error"], counts["warning"]
     if errors:
@@ -106,7 +106,7 @@ def verdict(findings: Sequence[Finding]) -> Text:
 
 @contextmanager
 def looking(total: int, quiet: bool) -> Iterator[Callable[[Check], None]]:
-    """What tells a terminal, within the block, which check is at work; elsewhere nothing is shown."""
+    """Yields a function that shows the running check on a terminal; elsewhere it shows nothing."""
     console = stderr_console()
     if quiet or not is_interactive(console):
         yield lambda _: None
@@ -123,7 +123,7 @@ def looking(total: int, quiet: bool) -> Iterator[Callable[[Check], None]]:
 
 
 def list_of_checks(checks: Sequence[Check]) -> RenderableType:
-    """Every check by subject: its name, what it looks at, and what it must be given."""
+    """Every check by subject: its name, purpose, and required input."""
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
     table.add_column(no_wrap=True)
     table.add_column()

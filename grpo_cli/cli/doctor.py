@@ -1,4 +1,4 @@
-"""`grpo doctor`: every trouble of the guide looked for, on this machine and in what is named."""
+"""`grpo doctor`: check this machine, and any configuration, model or run you name, for known problems."""
 
 import os
 from pathlib import Path
@@ -81,7 +81,7 @@ def doctor(
     context = examined_context(config, model, checkpoint, run, only or [])
     if hosts:
         context.hosts, context.python, context.starting_port = hosts, python, starting_port
-        context.host_file  # noqa: B018 (a file that is none ends the command, before anything is looked at)
+        context.host_file  # noqa: B018 (an invalid host file ends the command before any check)
     file = report_file(report) if report else None
     findings = look(context, only or [], quiet=as_json)
     if file:
@@ -97,7 +97,7 @@ def doctor(
 def examined_context(
     config: str | None, model: str | None, checkpoint: Path | None, run: Path | None, only: list[str]
 ) -> "Context":
-    """What is to be examined. Raises CheckpointError or ModelError for what is not there."""
+    """The things to examine. Raises CheckpointError or ModelError if one does not exist."""
     from grpo_cli.doctor.context import Context
     from grpo_cli.doctor.read.hub import is_repository
 
@@ -108,7 +108,7 @@ def examined_context(
                 "name the folder of a run, or with --checkpoint of one of its checkpoints",
                 trouble="checkpoint-not-found",
             )
-    # A run or a checkpoint has a configuration of its own; only one that is named comes before it.
+    # A run or checkpoint has its own configuration; only an explicit --config has priority over it.
     at_hand = None if run or checkpoint else os.environ.get("MLX_GRPO_CONFIG")
     context = Context(
         config_name=config or at_hand or None,
@@ -129,7 +129,7 @@ def examined_context(
 
 
 def look(context: "Context", only: list[str], quiet: bool) -> "list[Finding]":
-    """Run the checks, telling a terminal which one is at work."""
+    """Run the checks and show the current one on a terminal."""
     from grpo_cli.cli.diagnosis import looking
     from grpo_cli.doctor.run import chosen, diagnose
 
@@ -139,7 +139,7 @@ def look(context: "Context", only: list[str], quiet: bool) -> "list[Finding]":
 
 
 def as_document(findings: "list[Finding]", only_problems: bool = False) -> dict[str, object]:
-    """The findings for `--json`: `healthy` is false where one is an error, and `counts` is of all."""
+    """The findings for `--json`: `healthy` is false if any is an error; `counts` covers all of them."""
     counts = dict.fromkeys(("ok", "warning", "error", "skipped"), 0)
     for finding in findings:
         counts[finding.severity] += 1
@@ -151,7 +151,7 @@ def as_document(findings: "list[Finding]", only_problems: bool = False) -> dict[
 
 
 def show_list(as_json: bool) -> None:
-    """Every check with what it looks at, by subject."""
+    """Print every check with its purpose, by subject."""
     from grpo_cli.cli.diagnosis import list_of_checks
     from grpo_cli.doctor.table import CHECKS
 
@@ -165,7 +165,7 @@ def show_list(as_json: bool) -> None:
 
 
 def show_chapter(name: str, as_json: bool) -> None:
-    """The guide's chapter of a trouble. Raises ConfigError for a name that has none."""
+    """Print the guide's chapter on a problem. Raises ConfigError for a name without a chapter."""
     from dataclasses import asdict
 
     from grpo_cli.cli.diagnosis import page
@@ -187,7 +187,7 @@ def show_chapter(name: str, as_json: bool) -> None:
 
 
 def report_file(named: Path) -> OutputFile:
-    """The file of the bug report; an earlier report may be replaced. ConfigError for another file."""
+    """The bug report's file; an earlier report may be replaced. Raises ConfigError for any other file."""
     from grpo_cli.doctor.report import is_report
 
     return OutputFile(
@@ -200,7 +200,7 @@ def report_file(named: Path) -> OutputFile:
 
 
 def write_report(file: OutputFile, context: "Context", findings: "list[Finding]") -> None:
-    """Write the bug report. Raises GrpoError where the file cannot be written."""
+    """Write the bug report. Raises GrpoError if the file cannot be written."""
     from grpo_cli.doctor.report import bug_report
 
-    file.write(visible(bug_report(context, findings)))  # it is looked at, and pasted
+    file.write(visible(bug_report(context, findings)))  # people read and paste it

@@ -1,9 +1,9 @@
-"""A line on the terminal while a command has nothing else to show: the first word comes before the wait.
+"""A status line on the terminal before a long wait.
 
     with doing("loading tiny …"):
         from grpo_cli.engine import setup        # seconds
 
-Erased at the end of the block, so that nothing of it stays among the results.
+It is erased at the end of the block, so that it does not remain among the results.
 """
 
 from collections.abc import Callable, Iterator
@@ -14,15 +14,15 @@ from rich.cells import set_cell_size
 from grpo_cli.cli.terminal import encodable, is_interactive, stderr_console
 from grpo_cli.foreign_text import one_line
 
-ERASED = "\x1b[2K\x1b[1G"  # the line, and back to its beginning
+ERASED = "\x1b[2K\x1b[1G"  # erase the line and return to its beginning
 Show = Callable[[str], None]
 
 
 @contextmanager
 def doing(text: str, *, shown: bool = True) -> Iterator[Show]:
-    """Show on a terminal what a command is doing; yields a way to change it. Nothing elsewhere.
+    """Show a status line on a terminal; yields a function that changes it. Elsewhere shows nothing.
 
-    What else is printed in the block calls `erase` first.
+    Code that prints within the block calls `erase` first.
     """
     active = shown and is_interactive(stderr_console())
 
@@ -50,4 +50,4 @@ def erase() -> None:
 
 
 def unseen(_text: str) -> None:
-    """Show nothing."""
+    """Ignore the status."""

@@ -1,9 +1,9 @@
-"""Checks of names before MLX and transformers are imported: a slip is told at once, not after the wait.
+"""Check names before MLX and transformers are imported, so that a typing error is reported at once.
 
     with doing("loading tiny …") as show:
         check_names(config, [config.model_name], show)
 
-The engine looks at the same again, for those who call it without the command line.
+The engine repeats the checks for callers that do not use the command line.
 """
 
 from collections.abc import Iterable
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 
 
 def check_names(config: "Config", models: Iterable[str], show: Show) -> None:
-    """Find models and dataset by their names; a repository's model is downloaded.
+    """Find models and dataset by their names; a hub model is downloaded.
 
-    Raises ModelError and DataError for what is not there.
+    Raises ModelError and DataError if they do not exist.
     """
     from grpo_cli.data.load import check_dataset
 
@@ -30,7 +30,7 @@ def check_names(config: "Config", models: Iterable[str], show: Show) -> None:
 
 
 def find(model: str, show: Show) -> None:
-    """Find a model and, for adapters, its base; what must be downloaded shows how far it is."""
+    """Find a model and, for adapters, its base; shows the progress of downloads."""
     from grpo_cli.models.find import adapters_base, check_model_folder, find_model
 
     def progress(done: int, total: int) -> None:

@@ -1,8 +1,8 @@
-"""How failures look, and with which exit code they end.
+"""Error output and exit codes.
 
-A GrpoError is its message, a blank line, its hint and the chapter that goes on from there, on stderr and
-without a traceback. A part of MLX that cannot be imported is told in the same way. Anything else is a bug
-and keeps its traceback. What went wrong last is kept for `grpo doctor --report`.
+A GrpoError prints its message, a blank line, its hint and the guide's chapter for it on stderr,
+without a traceback. A part of MLX that cannot be imported is reported in the same way. Anything else is a bug
+and keeps its traceback. The last error is stored for `grpo doctor --report`.
 """
 
 import sys
@@ -19,7 +19,7 @@ from grpo_cli.foreign_text import guarded_output, visible
 
 INTERRUPTED = 130
 
-# Packages that a command needs, by the name they are imported under, and how they are installed.
+# Import name of a required package → its requirement for pip.
 _REQUIREMENTS = {
     "mlx": "mlx>=0.32.2",
     "mlx_lm": "mlx-lm>=0.32.2",
@@ -37,23 +37,23 @@ class GrpoGroup(TyperGroup):
     """The command group that turns failures into messages and exit codes."""
 
     def main(self, *words: Any, **options: Any) -> Any:
-        """Run with both streams guarded: click's own messages quote what a person's files are called."""
+        """Run with both streams guarded: click's own messages may quote foreign file names."""
         with guarded_output():
             return super().main(*words, **options)
 
     def invoke(self, ctx: Any) -> Any:
-        """Run the command. Raises Exit with the code of the failure, after telling of it."""
+        """Run the command. Reports a failure and raises Exit with its code."""
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt as error:
             show_interruption(error)
             raise Exit(INTERRUPTED) from None
         except GrpoError as error:
-            if ctx.invoked_subcommand != "doctor":  # whose mistakes must not push out what it is asked about
+            if ctx.invoked_subcommand != "doctor":  # its own errors must not replace the one it reports
                 keep_last_error(error)
             show_error(error)
             raise Exit(error.exit_code) from None
-        except EOFError as error:  # typer would say "Aborted!", and not what
+        except EOFError as error:  # typer would only print "Aborted!"
             ours = RuntimeError(f"{type(error).__name__}: {error}")
             copy_notes(error, ours)
             raise ours from error
@@ -68,10 +68,10 @@ class GrpoGroup(TyperGroup):
 
 
 def show_error(error: GrpoError) -> None:
-    """Print the message as it is, a blank line, the hint and where it is explained, on stderr.
+    """Print the message, a blank line, the hint and the chapter that explains it, on stderr.
 
-    Between them the traceback of a person's own code, where the error is in that. The exception's notes stand
-    last: what is saved of a run, and the command that resumes it.
+    If the error is in user code, its traceback stands between message and hint. The exception's notes come
+    last: the saved state of a run and the command that resumes it.
     """
     text = Text(visible(error.message))
     text.append("\n")
@@ -89,25 +89,25 @@ def show_error(error: GrpoError) -> None:
 
 
 def show_interruption(error: KeyboardInterrupt) -> None:
-    """Print what an interruption ended and what is saved of it, if anything was begun that can be resumed."""
+    """Print what was interrupted and, if it can be resumed, what is saved of it."""
     notes = notes_of(error)
     if notes or str(error):
         say(stderr_console(), Text(f"{visible(str(error)) or 'Interrupted.'}\n{notes}".rstrip()))
 
 
 def notes_of(error: BaseException) -> str:
-    """The notes that were added to an exception, one a line."""
+    """The exception's notes, one per line."""
     return visible("\n".join(getattr(error, "__notes__", ())))
 
 
 def copy_notes(error: BaseException, shown: BaseException) -> None:
-    """Add an exception's notes to the one that is shown in its place."""
+    """Copy an exception's notes to the one shown instead."""
     for note in getattr(error, "__notes__", ()):
         shown.add_note(note)
 
 
 def broken_installation(error: ImportError) -> GrpoError | None:
-    """The error to show for a package of ours that is missing or has no backend; None for any other."""
+    """The error for a package of ours that is missing or has no backend; None for any other import error."""
     package = (error.name or "").partition(".")[0]
     if "libmlx" in str(error) or (package == "mlx" and sys.platform == "linux"):
         hint = "MLX has no backend here: `pip install 'grpo-cli[cpu]'`, or `[cuda13]` with an NVIDIA card"

@@ -120,7 +120,7 @@ def evaluate(
 def document_of(
     told: dict[str, Any], evaluation: "Evaluation", compare: str | None, other: "Evaluation | None"
 ) -> dict[str, Any]:
-    """The scores of a model, and beside those of another one, as plain data."""
+    """The scores of a model, and of the one it is compared with, as plain data."""
     from grpo_cli.engine.evaluation.scorecard import compare as compare_evaluations
     from grpo_cli.engine.evaluation.scorecard import scorecard
 
@@ -133,7 +133,7 @@ def document_of(
 
 
 def sampling_of(config: "Config", num_generations: int, temperature: float | None) -> "Sampling":
-    """Greedy for one completion; several want some temperature to differ."""
+    """Greedy for a single completion; several need a temperature to differ."""
     from dataclasses import replace
 
     from grpo_cli.engine.rollout.sampling import Sampling
@@ -144,7 +144,7 @@ def sampling_of(config: "Config", num_generations: int, temperature: float | Non
 
 
 def measure(name: str, evaluate: "Callable[..., Evaluation]", world: "World") -> "Evaluation":
-    """Evaluate one model with a progress bar on stderr, its completions scored by the rewards."""
+    """Evaluate one model with a progress bar on stderr; the rewards score its completions."""
     from rich.progress import Progress
 
     console = stderr_console()

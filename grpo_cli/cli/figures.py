@@ -1,4 +1,4 @@
-"""Numbers as people read them: durations, shares, sizes. What is unknown (None) is left out.
+"""Format numbers for people: durations, shares, sizes. Unknown values (None) are left out.
 
 duration(80.4)  1m 20s        percent(0.42)  42.0 %        magnitude(847_872)  848 k
 """
@@ -9,7 +9,7 @@ from typing import Any
 
 
 def duration(seconds: float) -> str:
-    """A stretch of time as one waits for it, in whole seconds: 8s, 1m 20s, 2h 05m."""
+    """A duration in whole seconds: 8s, 1m 20s, 2h 05m."""
     whole = round(seconds)
     if whole < 60:
         return f"{whole}s"
@@ -19,12 +19,12 @@ def duration(seconds: float) -> str:
 
 
 def timing(metrics: Mapping[str, Any], key: str) -> str | None:
-    """What a part of a step took, as one compares it: 0.4 s, 12.0 s; None if unknown."""
+    """Time taken by a part of a step: 0.4 s, 12.0 s; None if unknown."""
     return shown(metrics, key, ".1f", " s")
 
 
 def percent(share: float) -> str:
-    """A share of 1 with one decimal."""
+    """A fraction as a percentage with one decimal."""
     return f"{100 * share:.1f} %"
 
 
@@ -45,7 +45,7 @@ def accuracy(metrics: Mapping[str, Any]) -> str | None:
 
 
 def share(metrics: Mapping[str, Any], key: str) -> str | None:
-    """The share of 1 under a key of a log line, in percent; None if unknown."""
+    """The fraction under a key of a log line, in percent; None if unknown."""
     value = number(metrics, key)
     return None if value is None else percent(value)
 

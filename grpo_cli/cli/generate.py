@@ -71,25 +71,25 @@ def generate(
 
 
 def talk(policy: "Policy", messages: "list[Message]", config: "Config", sampling: "Sampling") -> None:
-    """Read a line, answer it, remember both, until a line that leaves or the end of the input."""
+    """Chat loop: read a line, answer it, remember both, until an exit line or the end of the input."""
     if sys.stdin.isatty():
         say(stderr_console(), Text(HOW_TO_LEAVE, style="dim"))
     while (question := ask()) not in LEAVING:
         messages.append({"role": "user", "content": question})
         try:
             text = answer(policy, messages, config, sampling, stoppable=True)
-        except GrpoError as error:  # a turn the model's template refuses does not end the chat
+        except GrpoError as error:  # a turn refused by the chat template does not end the chat
             say(stderr_console(), Text(visible(str(error)), style="red"))
             messages.pop()
             continue
         if text:
             messages.append({"role": "assistant", "content": text})
-        else:  # stopped before its first word
+        else:  # stopped before the first token
             messages.pop()
 
 
 def ask() -> str:
-    """The next line of a person or a pipe; empty at the end. KeyboardInterrupt, with a word, for Ctrl-C."""
+    """The next line from a user or a pipe; empty at the end. Ctrl-C raises KeyboardInterrupt."""
     if not sys.stdin.isatty():
         return sys.stdin.readline().strip()
     stderr_console().print("› ", end="", style="bold cyan")
@@ -100,7 +100,7 @@ def ask() -> str:
     except KeyboardInterrupt:
         say(stderr_console(), Text("\nInterrupted: the chat has ended.", style="dim"))
         raise
-    if not line:  # Ctrl-D leaves the cursor behind the prompt
+    if not line:  # Ctrl-D leaves the cursor after the prompt
         say(stderr_console(), Text(""))
     return line.strip()
 
@@ -108,9 +108,9 @@ def ask() -> str:
 def answer(
     policy: "Policy", messages: "list[Message]", config: "Config", sampling: "Sampling", *, stoppable: bool
 ) -> str:
-    """Stream one completion to stdout and return it, the prefix it was made to begin with included.
+    """Stream one completion to stdout and return it, including the completion prefix.
 
-    Ctrl-C ends it; where that is all it is to end (`stoppable`), what there is of it is returned.
+    Ctrl-C ends it. With `stoppable` it only ends the answer: the text so far is returned.
     """
     from grpo_cli.engine.rollout.stream import stream
 
@@ -136,12 +136,12 @@ def answer(
 
 
 def cut_off(tokens: int) -> str:
-    """The note under an answer that the token limit has cut off."""
+    """The note under an answer truncated by the token limit."""
     return f"The answer was cut off after {plural(tokens, 'token')}: `--max-tokens {2 * tokens}` allows more."
 
 
 def show(piece: str) -> None:
-    """Write text as it comes; what could steer the terminal is made visible, tabs and line breaks stay."""
+    """Write text as it arrives; control characters become visible, tabs and line breaks stay."""
     console = stdout_console()
     console.file.write(encodable(visible(piece), console.encoding))
     console.file.flush()

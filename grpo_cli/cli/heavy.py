@@ -1,4 +1,4 @@
-"""Where a command crosses from light to heavy: MLX is set up before anything imports it."""
+"""Set up MLX before anything imports it."""
 
 import sys
 from typing import TYPE_CHECKING
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def start_device() -> "Device":
-    """Set up MLX for this machine, and say so where its matrix product stays slow."""
+    """Set up MLX for this machine, and warn if its matrix product stays slow."""
     from grpo_cli import device
 
     prepared = device.prepare()

@@ -1,8 +1,8 @@
-"""How `--help` looks: usage lines, arguments and examples in plain words.
+"""Format of `--help`: usage lines, arguments and examples.
 
     Usage: grpo resume [OPTIONS] PATH
 
-Every option and argument of ours names its value by a `metavar`; Python's type names stay out of sight.
+Every option and argument names its value by a `metavar`, so that no Python type names appear.
 """
 
 from typing import Any
@@ -11,12 +11,12 @@ from typer.core import TyperCommand
 
 
 def examples(*commands: str) -> str:
-    """An epilog that shows commands as they are typed, one a line."""
+    """An epilog with example commands, one per line."""
     return "\b\nExamples:\n" + "\n".join(f"  {command}" for command in commands)
 
 
 class GrpoCommand(TyperCommand):
-    """A command whose help names its arguments as a person would: `PATH`, `[CONFIG]`, `FILE…`."""
+    """A command whose help shows arguments as `PATH`, `[CONFIG]`, `FILE…`."""
 
     def collect_usage_pieces(self, ctx: Any) -> list[str]:  # noqa: ARG002 (as in the class above)
         """The parts of the usage line after the command's name."""
@@ -33,7 +33,7 @@ class GrpoCommand(TyperCommand):
 
 
 def is_argument(parameter: Any) -> bool:
-    """Whether a parameter is given by its position."""
+    """True for a positional parameter."""
     return parameter.param_type_name == "argument"
 
 
@@ -43,6 +43,6 @@ def arguments(command: TyperCommand) -> list[Any]:
 
 
 def in_usage(argument: Any) -> str:
-    """An argument in a usage line: in brackets where it may be left out, with … where it repeats."""
+    """An argument in a usage line: in brackets if optional, with … if it repeats."""
     name = argument.metavar + ("…" if argument.nargs != 1 else "")
     return name if argument.required else f"[{name}]"

@@ -2,8 +2,8 @@
 
     grpo launch -n 2 -- train --config prod          # mlx.launch -n 2 -- python -m grpo_cli train …
 
-MLX's launcher itself ends with 0 whatever happens to its ranks, and with a traceback at Ctrl-C. Its own lines
-of how each rank ended are read here.
+MLX's launcher itself exits with 0 even if ranks fail, and with a traceback on Ctrl-C. So its output lines
+about the end of each rank are parsed here.
 """
 
 import codecs
@@ -30,9 +30,9 @@ from grpo_cli.files import chosen_path, from_here
 from grpo_cli.words import plural
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-PATIENCE = 300.0  # seconds for the others to save and end once a rank has failed; then they hang
-READING = 15.0  # seconds for the last lines of a launcher that has ended
-UNREACHED = 255  # how ssh ends where it cannot reach a host
+PATIENCE = 300.0  # seconds for the others to save and exit after a rank failed; then they count as hung
+READING = 15.0  # seconds to read the last lines of a launcher that has exited
+UNREACHED = 255  # ssh's exit code if it cannot reach a host
 ENDED = re.compile(rb"Node with rank (\d+) exited with code (-?\d+)")
 
 
@@ -101,7 +101,7 @@ def unreached(hosts: list[str]) -> TrainingError:
 
 
 def launcher() -> str:
-    """MLX's launcher, beside this Python. Raises ConfigError where there is none."""
+    """MLX's launcher next to this Python. Raises ConfigError if it does not exist."""
     beside = Path(sys.executable).parent / "mlx.launch"
     found = str(beside) if beside.is_file() else shutil.which("mlx.launch")
     if found is None:
@@ -114,26 +114,26 @@ def launcher() -> str:
 
 
 class Launch:
-    """MLX's launcher at work, and how its ranks ended."""
+    """A running MLX launcher and the exit codes of its ranks."""
 
     def __init__(self, words: list[str], silence: contextlib.ExitStack | None = None) -> None:
         from grpo_cli.distributed.topology import LAUNCHER
 
-        # A session of its own: Ctrl-C is for the ranks, which save first; the launcher would leave them.
+        # Its own session: Ctrl-C is for the ranks, which save first; the launcher would abandon them.
         self.process = subprocess.Popen(
             words,
-            stdin=subprocess.PIPE,  # open to the end: the launcher spins on one that is closed
+            stdin=subprocess.PIPE,  # kept open: the launcher busy-waits on a closed one
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             env={**os.environ, LAUNCHER: str(os.getpid())},
             start_new_session=True,
         )
-        self.silence = silence or contextlib.ExitStack()  # ends when the first rank says something
-        self.failures: dict[int, int] = {}  # exit codes by rank, in the order they came
+        self.silence = silence or contextlib.ExitStack()  # ends when the first rank prints something
+        self.failures: dict[int, int] = {}  # exit codes by rank, in order of arrival
         self.is_interrupted = False
 
     def run(self) -> int:
-        """Wait for the end. The exit code: 0, that of the first rank that failed, or 130."""
+        """Wait for the end. Returns the exit code: 0, that of the first rank that failed, or 130."""
         pipes = [(self.process.stdout, sys.stdout), (self.process.stderr, sys.stderr)]
         readers = [threading.Thread(target=self._relay, args=pair, daemon=True) for pair in pipes]
         for reader in readers:
@@ -151,7 +151,7 @@ class Launch:
         return INTERRUPTED if failed and self.is_interrupted else failed
 
     def _wait(self) -> int:
-        """The launcher's exit code. It waits for ever for a stopped rank: then all are killed."""
+        """The launcher's exit code. It waits forever for a stopped rank, so all are killed then."""
         deadline = None
         while (code := self.process.poll()) is None:
             time.sleep(0.1)
@@ -163,16 +163,16 @@ class Launch:
         return code
 
     def _relay(self, stream: IO[bytes], to: TextIO) -> None:
-        """Pass on what launcher and ranks write as it comes, and note how ranks ended.
+        """Pass on the output of launcher and ranks as it comes, and record how ranks ended.
 
-        Other machines say things of their own, a shell's greeting for one: `to` is guarded (foreign_text.py).
+        Other machines add their own output, such as a shell's greeting: `to` is guarded (foreign_text.py).
         """
         line = b""
         decoder = io.IncrementalNewlineDecoder(
             codecs.getincrementaldecoder("utf-8")("replace"), translate=True
         )
         while data := os.read(stream.fileno(), 8192):
-            with contextlib.suppress(OSError):  # the terminal is gone: the ranks go on to save
+            with contextlib.suppress(OSError):  # the terminal is gone: the ranks still save
                 self.silence.close()
                 to.write(encodable(decoder.decode(data), to.encoding))
                 to.flush()
@@ -182,7 +182,7 @@ class Launch:
                     self.failures[int(found[1])] = int(found[2])
 
     def _interrupt(self, *_: object) -> None:
-        """Interrupt the ranks: those here by a signal, those elsewhere by the Ctrl-C of their terminal."""
+        """Interrupt the ranks: local ones by a signal, remote ones by Ctrl-C on their terminal."""
         self.is_interrupted = True
         for pid in children(self.process.pid):
             with contextlib.suppress(ProcessLookupError):
@@ -194,19 +194,19 @@ class Launch:
 
 
 def exit_code(code: int) -> int:
-    """A process's code as a shell has it: 137 for SIGKILL."""
+    """A process's exit code as shells show it: 137 for SIGKILL."""
     return 128 - code if code < 0 else code
 
 
 def children(pid: int) -> list[int]:
-    """The processes that a process started: by /proc on Linux, by ps elsewhere."""
+    """The child processes of a process: from /proc on Linux, from ps elsewhere."""
     processes = Path("/proc")
     if (processes / "self" / "stat").exists():
         pairs = []
         for entry in processes.iterdir():
-            with contextlib.suppress(OSError):  # it has just ended
+            with contextlib.suppress(OSError):  # it has just exited
                 if entry.name.isdecimal():
-                    # number (name) state parent …; a name may hold anything, brackets too
+                    # number (name) state parent …; a name may contain anything, even brackets
                     parent = (entry / "stat").read_text(errors="replace").rpartition(")")[2].split()[1]
                     pairs.append((int(entry.name), int(parent)))
     else:

@@ -3,7 +3,7 @@
     with training_display(quiet=False) as listener:
         train(config, listener)
 
-Everything goes to stderr. Notices and saved checkpoints are lines that stay; with `quiet` only the
+Everything goes to stderr. Notices and saved checkpoints are permanent lines; with `quiet` only the
 notices and the final result are shown.
 """
 
@@ -40,7 +40,7 @@ REFRESHES_PER_SECOND = 5
 
 
 class Display(Protocol):
-    """What the three ways of showing a run have in common."""
+    """Common base of the three ways of showing a run."""
 
     progress: RunProgress
 
@@ -53,10 +53,10 @@ class Display(Protocol):
 def training_display(
     quiet: bool = False, console: Console | None = None, is_first: bool = True
 ) -> Iterator[Listener]:
-    """A listener that shows a run on stderr while the context lasts, and at its end the result.
+    """Show a run on stderr for the duration of the context, and the result at its end.
 
-    If the run ends by an exception, what was shown stays and no result is printed. Of several ranks only the
-    first shows anything.
+    After an exception the output stays and no result is printed. With several ranks only the first one shows
+    anything.
     """
     if not is_first:
         yield silent
@@ -72,7 +72,7 @@ def training_display(
     try:
         yield display
     finally:
-        with suppress(Exception):  # one that failed was told of; it must not hide what ends the run
+        with suppress(Exception):  # a failed one was reported; it must not hide what ends the run
             display.close()
     print_summary(console, display.progress)
 
@@ -90,11 +90,11 @@ class QuietDisplay:
                 say(self.console, notice_line(event))
 
     def close(self) -> None:
-        """Nothing to put back."""
+        """Nothing to restore."""
 
 
 class PlainDisplay(QuietDisplay):
-    """One line for each thing that happened, for logs and pipes: every `logging_steps` steps."""
+    """One line per event, for logs and pipes: every `logging_steps` steps."""
 
     def __call__(self, event: Event) -> None:
         super().__call__(event)
@@ -110,15 +110,15 @@ class PlainDisplay(QuietDisplay):
             say(self.console, checkpoint_line(event))
 
     def is_logged(self, step: int) -> bool:
-        """Whether this step gets a line."""
+        """True if this step gets a line."""
         run = self.progress.run
         return run is None or step % run.logging_steps == 0 or step == run.total_steps
 
 
 class LiveDisplay:
-    """The dashboard, drawn anew a few times a second by rich's own thread.
+    """The dashboard, redrawn a few times a second by rich's thread.
 
-    It begins with RunStarted: what loads before may show progress of its own.
+    It starts with RunStarted: code that loads before may show its own progress.
     """
 
     def __init__(self, console: Console) -> None:
@@ -127,7 +127,7 @@ class LiveDisplay:
             Dashboard(self.progress),
             console,
             refresh_per_second=REFRESHES_PER_SECOND,
-            redirect_stdout=sys.stdout.isatty(),  # what goes into a file or a pipe still does
+            redirect_stdout=sys.stdout.isatty(),  # not to a file or a pipe
         )
 
     def __call__(self, event: Event) -> None:
@@ -136,7 +136,7 @@ class LiveDisplay:
             say(self.console, Text(event.text, style="dim"))
         elif isinstance(event, RunStarted):
             self.live.start()
-            guard_output()  # before rich reads what a reward prints: it would take its sequences for styles
+            guard_output()  # before rich turns escape sequences in a reward's output into styles
         elif isinstance(event, RunFinished):
             self.live.stop()
         elif isinstance(event, Notice):
@@ -146,7 +146,7 @@ class LiveDisplay:
             say(self.console, checkpoint_line(event))
 
     def close(self) -> None:
-        """Leave the last picture standing and give the cursor back."""
+        """Keep the last frame and restore the cursor."""
         self.live.stop()
 
 
@@ -156,17 +156,17 @@ def total_steps(progress: RunProgress) -> int:
 
 
 def notice_line(event: Notice) -> Text:
-    """A notice, on one line however it was written."""
+    """A notice on a single line."""
     return Text.assemble(("note: ", "yellow"), one_line(event.text))
 
 
 def checkpoint_line(event: CheckpointSaved) -> Text:
-    """Which checkpoint lies where."""
+    """The step and path of a checkpoint."""
     return Text.assemble(("saved ", "green"), f"step {event.step}  {one_line(str(event.path))}")
 
 
 def started_line(event: RunStarted) -> str:
-    """What a run trains, on what and into which folder."""
+    """Model, dataset and output folder of a run."""
     trained = event.trainable_parameters
     return one_line(
         fields(
@@ -184,7 +184,7 @@ def started_line(event: RunStarted) -> str:
 
 
 def step_line(progress: RunProgress) -> str:
-    """The latest step: `step 12/60  reward 0.63  …  left 1m 20s`, without what is unknown."""
+    """The latest step: `step 12/60  reward 0.63  …  left 1m 20s`, without unknown values."""
     metrics, left = progress.metrics, progress.left()
     return fields(
         ("step", f"{progress.step}/{total_steps(progress)}"),

@@ -1,6 +1,6 @@
 """The `grpo` command: its sub-commands, its version and its entry point.
 
-Light: every sub-command imports the engine inside its function, so that `grpo --help` answers at
+Fast start: every sub-command imports the engine inside its function, so that `grpo --help` answers at
 once. To add a command, write its file in this folder and register it below.
 """
 
@@ -27,7 +27,7 @@ from grpo_cli.ended import ended_by_signals
 from grpo_cli.errors import GrpoError
 from grpo_cli.foreign_text import guard_output
 
-# What the place says that the output was sent to: it is full, or was closed from the start.
+# Errors of an output that is full, or was closed from the start.
 REFUSALS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EBADF)
 REFUSED_OUTPUT = "send the output to another place, or free some space there"
 
@@ -36,8 +36,8 @@ app = typer.Typer(
     cls=GrpoGroup,
     no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"]},
-    pretty_exceptions_enable=False,  # a bug of ours keeps Python's own traceback
-    rich_markup_mode=None,  # typer's panels cost more time to import than all the rest of `--help`
+    pretty_exceptions_enable=False,  # our own bugs keep Python's traceback
+    rich_markup_mode=None,  # typer's panels take longer to import than everything else in `--help`
     epilog=examples(
         "grpo train --config smoke_test.toml",
         "grpo eval --model outputs/smoke_test/final --config smoke_test.toml",
@@ -128,10 +128,10 @@ app.add_typer(config_app, name="config")
 
 
 class ClosedStream(io.TextIOBase):
-    """Standard output where it is closed (`>&-`): Python has None there, which a result vanishes in."""
+    """Replacement for a closed standard output (`>&-`): Python sets it to None, and results would vanish."""
 
     def write(self, _text: str) -> int:
-        """Refuse as the system does."""
+        """Raise the system's error."""
         raise OSError(errno.EBADF, os.strerror(errno.EBADF))
 
 
@@ -141,15 +141,15 @@ def run() -> None:
     Exit codes: 0 done, 1 failed, 2 usage or an invalid configuration, 130 interrupted.
     """
     for size in ("COLUMNS", "LINES"):
-        if os.environ.get(size) == "0":  # of a terminal that does not say; rich would write nothing at all
+        if os.environ.get(size) == "0":  # a terminal that reports size 0; rich would print nothing
             del os.environ[size]
-    guard_output()  # to the very end: a traceback quotes foreign text, too
+    guard_output()  # until the very end: a traceback also quotes foreign text
     if sys.stdout is None:
         sys.stdout = ClosedStream()
     try:
         with ended_by_signals():
             app(prog_name="grpo")
-    except KeyboardInterrupt as error:  # before or after a command's own run
+    except KeyboardInterrupt as error:  # before or after the command itself
         show_interruption(error)
         sys.exit(INTERRUPTED)
     except OSError as error:
@@ -159,6 +159,6 @@ def run() -> None:
         copy_notes(error, unwritten)
         show_error(unwritten)
         sys.exit(unwritten.exit_code)
-    except Exception as error:  # a bug of ours
+    except Exception as error:  # a bug in this program
         keep_last_error(error)
         raise

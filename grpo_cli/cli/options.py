@@ -1,4 +1,4 @@
-"""Options that several commands share: the configuration, `--set`, and short ways to set common keys."""
+"""Options shared by several commands: the configuration, `--set`, and shortcuts for common keys."""
 
 from typing import Annotated
 
@@ -6,7 +6,7 @@ import typer
 
 
 def shipped(incomplete: str) -> list[str]:
-    """Shipped configurations whose names begin so, for the shell's completion."""
+    """Names of shipped configurations with this prefix, for shell completion."""
     from grpo_cli.config.resolve import shipped_names
 
     return [name for name in shipped_names() if name.startswith(incomplete)]
@@ -48,12 +48,12 @@ SeedKey = Annotated[int | None, typer.Option("--seed", metavar="N", help="Short 
 
 
 def given(**options: object) -> list[str]:
-    """The options that were given, as `--set` texts: KEY=VALUE."""
+    """The given options as `--set` texts: KEY=VALUE."""
     return [f"{key}={value}" for key, value in options.items() if value is not None]
 
 
 def one_of(by_option: str | None, by_position: str | None, option: str) -> str | None:
-    """A value that may be given in two ways. Raises a usage error where both differ."""
+    """A value that can be given in two ways. Raises a usage error if they differ."""
     if by_option is not None and by_position is not None and by_option != by_position:
         raise typer.BadParameter(f"{by_position!r} and {option} {by_option!r}: give one of them")
     return by_option if by_option is not None else by_position

@@ -1,11 +1,11 @@
-"""A file that a person names for a result: looked at before the work, written whole after it.
+"""An output file named by the user: checked before the work, written in one go after it.
 
-    file = OutputFile(Path("all.jsonl"), force=False)      # GrpoError at once for one that is there
+    file = OutputFile(Path("all.jsonl"), force=False)      # GrpoError at once if it exists
     ...                                                    # minutes of work
     file.write(text)
 
-What is there is refused, unless it is empty, an earlier result of the same kind, or `force` says so; then it
-stays until the new one is complete.
+An existing file is refused unless it is empty, an earlier result of the same kind, or `force` is set. It
+then stays until the new one is complete.
 """
 
 import errno
@@ -19,7 +19,7 @@ from grpo_cli.foreign_text import quoted
 
 
 class OutputFile:
-    """The place of a result. A person's own link leads where it leads; a device or a pipe is written into."""
+    """The destination of a result. Symbolic links are followed; devices and pipes are written directly."""
 
     def __init__(
         self,
@@ -32,8 +32,9 @@ class OutputFile:
         is_earlier: Callable[[Path], bool] = lambda _: False,
         error: type[GrpoError] = GrpoError,
     ) -> None:
-        """Raise ConfigError for a file that is there and is no earlier result, `error` for what cannot be
-        written; `cannot` and `exists` begin the messages, `replace` is the hint."""
+        """Raise ConfigError for an existing file that is not an earlier result, `error` if it cannot be
+        written; `cannot` and `exists` begin the messages, `replace` is the hint.
+        """
         self.named, self.cannot, self.error = named, cannot, error
         self.path = chosen_path(named).resolve()
         try:
@@ -44,7 +45,7 @@ class OutputFile:
             raise self._refused(error) from None
 
     def write(self, content: str) -> None:
-        """Write it. Raises GrpoError where the disk refuses it."""
+        """Write the content. Raises GrpoError if that fails."""
         data = content.encode(errors="replace")
         try:
             if self.is_stream:
@@ -56,12 +57,12 @@ class OutputFile:
 
     @property
     def has_content(self) -> bool:
-        """A file is there, and not empty."""
+        """True if the file exists and is not empty."""
         return self.path.is_file() and self.path.stat().st_size > 0
 
     @property
     def is_stream(self) -> bool:
-        """It is a device or a pipe, as /dev/stdout may be."""
+        """True for a device or a pipe, such as /dev/stdout."""
         return self.path.exists() and not self.path.is_file() and not self.path.is_dir()
 
     def _check_folder(self) -> None:

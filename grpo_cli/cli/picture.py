@@ -1,8 +1,8 @@
-"""A picture at a terminal's lower end, drawn anew a few times a second, in a window of changing size too.
+"""A live display at the bottom of a terminal, redrawn a few times a second, in a window of changing size.
 
-Rich erases as many rows as it has drawn lines. A terminal that was made narrower has wrapped these, so that
-there are more rows; one that was made lower has pushed some of them out at its top, and most bring them back
-when it is made higher. Each frame is one synchronised update (DEC private mode 2026): a terminal that knows
+Rich erases as many rows as it has drawn lines. A narrower terminal has wrapped these lines, so that
+there are more rows; a lower one has pushed some of them out at the top, and most bring them back
+when enlarged. Each frame is one synchronized update (DEC private mode 2026): a terminal that knows
 the mode shows it whole or not at all; others ignore it.
 """
 
@@ -19,34 +19,34 @@ BEGIN, END = "\x1b[?2026h", "\x1b[?2026l"
 
 
 class Picture(Live):
-    """A live display that erases what it drew, and draws nothing while the frame before waits to be read."""
+    """A live display that erases exactly what it drew, and skips frames until the last one was read."""
 
     def __init__(self, renderable: RenderableType, console: Console, **options: Any) -> None:
         super().__init__(renderable, console=console, **options)
         self._live_render = self.frame = Frame(renderable, console)
 
     def refresh(self) -> None:
-        """Draw the picture anew; the last one in any case."""
+        """Redraw the display; the last frame is never skipped."""
         if not (self.is_started and getattr(self.console.file, "is_behind", False)):
             super().refresh()
 
     def process_renderables(self, renderables: list[ConsoleRenderable]) -> list[ConsoleRenderable]:
-        """Text to print above the picture, and the picture, as one update."""
+        """Text to print above the display, and the display, as one update."""
         drawn = super().process_renderables(renderables)
         if not all(isinstance(printed, Control) for printed in renderables):
-            self.frame.pushed_out = 0  # what comes back first is not the picture's any more
+            self.frame.pushed_out = 0  # rows that come back first no longer belong to the display
         return [sequence(BEGIN), *drawn, sequence(END)]
 
 
 class Frame(LiveRender):
-    """The lines drawn last, and the way back to their beginning."""
+    """The lines drawn last, and the way back to their start."""
 
     def __init__(self, renderable: RenderableType, console: Console) -> None:
         super().__init__(renderable)
         self.console = console
         self.widths: list[int] = []  # cells of each line
-        self.height = console.height  # of the terminal when it was drawn
-        self.pushed_out = 0  # rows of it above the terminal's top
+        self.height = console.height  # the terminal's height when it was drawn
+        self.pushed_out = 0  # its rows above the terminal's top
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         segments = [part for part in super().__rich_console__(console, options) if isinstance(part, Segment)]
@@ -55,19 +55,19 @@ class Frame(LiveRender):
         yield from segments
 
     def position_cursor(self) -> Control:
-        """Erase what was drawn, however many rows it takes by now, and stand where it began."""
+        """Erase the drawn lines, however many rows they take now, and move to their start."""
         if not self.widths:
             return Control()
         width, height = self.console.size
         rows = sum(max(1, -(-line // width)) for line in self.widths)
         brought_back = min(self.pushed_out, max(0, height - self.height))
         self.pushed_out += max(0, rows - height) - brought_back
-        # Row by row: some terminals keep in their history what is erased at once.
+        # Row by row: some terminals keep rows in their history if erased at once.
         return sequence("\r\x1b[2K" + "\x1b[A\x1b[2K" * (rows - 1 + brought_back))
 
 
 def sequence(text: str) -> Control:
-    """Something for the terminal itself."""
+    """A raw control sequence for the terminal."""
     control = Control()
-    control.segment = Segment(text, None, [(ControlType.CARRIAGE_RETURN,)])  # rich wants a name for it
+    control.segment = Segment(text, None, [(ControlType.CARRIAGE_RETURN,)])  # rich requires a type for it
     return control

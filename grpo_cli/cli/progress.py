@@ -1,4 +1,4 @@
-"""What is known of a training run so far, gathered from the engine's events. Draws nothing."""
+"""State of a training run so far, collected from the engine's events. Draws nothing."""
 
 import time
 from collections.abc import Callable
@@ -21,7 +21,7 @@ from grpo_cli.types import RolloutGroup
 
 @dataclass(frozen=True, kw_only=True)
 class Sample:
-    """One completion to look at."""
+    """One completion to show."""
 
     prompt: str
     completion: str
@@ -33,12 +33,12 @@ class Sample:
 
 @dataclass(kw_only=True)
 class RunProgress:
-    """The state of a run: `take` every event in order, read the rest. `clock` counts seconds."""
+    """The state of a run: pass every event to `take` in order. `clock` counts seconds."""
 
     clock: Callable[[], float] = time.monotonic
     run: RunStarted | None = None
     step: int = 0
-    steps: list[int] = field(default_factory=list)  # the steps that the histories below belong to
+    steps: list[int] = field(default_factory=list)  # the steps of the histories below
     rewards: list[float] = field(default_factory=list)
     lengths: list[float] = field(default_factory=list)
     evaluations: list[dict[str, Any]] = field(default_factory=list)
@@ -50,7 +50,7 @@ class RunProgress:
     time_left: TimeLeft | None = None
 
     def take(self, event: Event) -> None:
-        """Bring the state up to date with one event."""
+        """Update the state with one event."""
         match event:
             case RunStarted():
                 self.run, self.step, self.began = event, event.resumed_at, self.clock()
@@ -70,7 +70,7 @@ class RunProgress:
                 self.doing, self.finished = None, event
 
     def take_step(self, event: StepFinished) -> None:
-        """Bring the state up to date with a finished step."""
+        """Update the state with a finished step."""
         self.did(STEP, event.step)
         self.doing = None
         self.step, self.metrics = event.step, event.metrics
@@ -80,7 +80,7 @@ class RunProgress:
         self.sample = sample_of(event.groups) or self.sample
 
     def did(self, kind: str, step: int) -> None:
-        """Measure what has just ended."""
+        """Measure the work that just ended."""
         if self.time_left is not None:
             self.time_left.did(kind, step)
 
@@ -97,12 +97,12 @@ class RunProgress:
 
 
 def number_or_nan(value: Any) -> float:
-    """A log line's number, or NaN, which the charts leave out."""
+    """A log line's number, or NaN, which the charts skip."""
     return float(value) if isinstance(value, int | float) else float("nan")
 
 
 def sample_of(groups: list[RolloutGroup]) -> Sample | None:
-    """The first completion of the last group: any would do, and this one is not chosen by its reward."""
+    """The first completion of the last group: an arbitrary choice, independent of its reward."""
     group = next((group for group in reversed(groups) if group.rollouts), None)
     if group is None:
         return None

@@ -1,4 +1,4 @@
-"""A command that may be one of several ranks: the first one speaks, the others only where it cannot.
+"""Run a command as one of several ranks: only the first prints, the others only if it cannot.
 
 with ranks() as world:
     setup.train(config, listener, world)
@@ -16,16 +16,16 @@ from grpo_cli.cli.heavy import start_device
 from grpo_cli.cli.terminal import say, stderr_console
 from grpo_cli.errors import GrpoError
 
-if TYPE_CHECKING:  # what ranks say to one another is checked by pydantic: too slow for `grpo --help`
+if TYPE_CHECKING:  # messages between ranks are checked by pydantic: too slow for `grpo --help`
     from grpo_cli.distributed.topology import RankInfo
     from grpo_cli.distributed.world import World
 
 
 @contextmanager
 def ranks() -> "Iterator[World]":
-    """The ranks that a launcher started, or the world of one; they part when the block ends.
+    """The ranks started by a launcher, or a world of one; closed at the end of the block.
 
-    An error that another rank tells of, too, ends this one without a word.
+    An error that another rank reports too ends this one silently.
     """
     from grpo_cli.distributed.topology import find_rank
     from grpo_cli.distributed.world import join
@@ -47,6 +47,6 @@ def ranks() -> "Iterator[World]":
 
 
 def share_cores(place: "RankInfo") -> None:
-    """Ranks on one machine share its cores: two that both use all of them are slower than one."""
+    """Divide the cores among ranks on one machine: two that both use all of them are slower than one."""
     share = max(1, (os.cpu_count() or 1) // place.on_this_machine)
     os.environ.setdefault("OPENBLAS_NUM_THREADS", str(share))  # read when the library is loaded

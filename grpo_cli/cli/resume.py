@@ -1,4 +1,4 @@
-"""`grpo resume`: go on with a run that was interrupted, killed, or is to be longer."""
+"""`grpo resume`: resume a run that was interrupted or killed, or extend a finished one."""
 
 from pathlib import Path
 from typing import Annotated
@@ -64,7 +64,7 @@ def resume(
         if world.is_first and not quiet and is_interactive(stderr_console()):
             say(stderr_console(), Text(f"looking for the newest checkpoint in {path} …", style="dim"))
         if world.is_first:
-            locate(from_here(chosen_path(path)))  # before the wait for MLX
+            locate(from_here(chosen_path(path)))  # before the slow import of MLX
         start_device()
         from grpo_cli.cli.live import training_display
         from grpo_cli.engine.resume import resume as resume_run

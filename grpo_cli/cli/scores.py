@@ -1,4 +1,4 @@
-"""An evaluation as a person reads it: a table, histograms of the rewards, a verdict."""
+"""Print an evaluation: a table, histograms of the rewards, a verdict."""
 
 from typing import Any
 
@@ -17,7 +17,7 @@ VERDICT_STYLES = {"better": "bold green", "worse": "bold red", "no significant d
 
 
 def print_scores(document: dict[str, Any]) -> None:
-    """Print what `grpo eval` measured on stdout."""
+    """Print the results of `grpo eval` on stdout."""
     console = stdout_console()
     say(console, Text(title(document), style="bold"))
     say(console, score_table(document))
@@ -28,7 +28,7 @@ def print_scores(document: dict[str, Any]) -> None:
 
 
 def title(document: dict[str, Any]) -> str:
-    """What was measured, on what, how."""
+    """Model, dataset and sampling of the evaluation."""
     how = "greedy" if document["temperature"] == 0 else f"temperature {document['temperature']:g}"
     each = (
         f", {plural(document['num_generations'], 'completion')} each"
@@ -42,7 +42,7 @@ def title(document: dict[str, Any]) -> str:
 
 
 def score_table(document: dict[str, Any]) -> Table:
-    """One row a score, one column a model."""
+    """One row per score, one column per model."""
     cards = [document, *([document["compared"]] if "compared" in document else [])]
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, show_header=len(cards) > 1)
     table.add_column("")
@@ -69,7 +69,7 @@ def accuracy_cell(card: dict[str, Any]) -> str:
 
 
 def histogram(name: str, reward: dict[str, Any], plain: bool) -> RenderableType:
-    """How one reward is distributed over the completions that it applies to."""
+    """The distribution of one reward over the completions that it applies to."""
     if reward["mean"] is None:
         return Text(f"\nreward {one_line(name)}: applies to no completion", style="bold")
     if "values" in reward:
@@ -82,7 +82,7 @@ def histogram(name: str, reward: dict[str, Any], plain: bool) -> RenderableType:
 
 
 def verdict_line(document: dict[str, Any]) -> Text:
-    """Whether the model is better than the one it was compared with, and how sure that is."""
+    """The verdict on the comparison of two models, with its certainty."""
     comparison = document["comparison"]
     low, high = comparison["interval"]
     return Text.assemble(

@@ -1,4 +1,4 @@
-"""What a finished training run comes to: before and after, where the model lies, how to use it."""
+"""Summary of a finished training run: before and after, the model's folder, commands that use it."""
 
 from typing import Any
 
@@ -14,12 +14,12 @@ from grpo_cli.engine.events import RunFinished
 from grpo_cli.foreign_text import one_line, quoted
 from grpo_cli.words import plural
 
-WIDE = 1000  # columns: more than any table takes
-LONGEST_PROMPT = 60  # a longer one would drown the command that shows how to ask
+WIDE = 1000  # columns: wider than any table
+LONGEST_PROMPT = 60  # a longer one would obscure the command
 
 
 def print_summary(console: Console, progress: RunProgress) -> None:
-    """Print the result of `progress.finished` on the console; nothing if the run did not finish."""
+    """Print the summary of `progress.finished` on the console; nothing if the run did not finish."""
     finished = progress.finished
     if finished is None:
         return
@@ -36,21 +36,21 @@ def print_summary(console: Console, progress: RunProgress) -> None:
 
 
 def fitting(table: Table, console: Console) -> Table:
-    """The table, in a narrow window without its last column, which the others imply."""
+    """The table; in a narrow window without its last column, which follows from the others."""
     if Measurement.get(console, console.options.update(max_width=WIDE), table).maximum > console.width:
         table.columns.pop()
     return table
 
 
 def heading(finished: RunFinished, resumed_at: int = 0) -> list[Text]:
-    """The run's result: done; or that nothing was learnt, why, and what helps. The time is of this part."""
+    """The result: done, or that nothing was learned, with reason and remedy. The time is for this part."""
     steps = f"{plural(finished.steps - resumed_at, 'step')} in {duration(finished.seconds)}"
     if resumed_at:
         steps += f" after step {resumed_at}, {finished.steps} in all"
     nothing = finished.nothing_learnt
     if nothing is None:
         return [Text(f"\nDone: {steps}.", style="bold")]
-    lines = [Text(f"\nNothing was learnt: {steps}, without a group that could teach.", style="bold yellow")]
+    lines = [Text(f"\nNothing was learned: {steps}, without a group that could teach.", style="bold yellow")]
     lines.append(Text(f"  {one_line(nothing.seen)}"))
     if nothing.cures:
         words, *toml = nothing.cures
@@ -60,7 +60,7 @@ def heading(finished: RunFinished, resumed_at: int = 0) -> list[Text]:
 
 
 def comparison(first: dict[str, Any] | None, last: dict[str, Any] | None) -> Table | None:
-    """The evaluations before and after side by side; None if there was none."""
+    """The evaluations before and after training side by side; None if there was none."""
     if not first and not last:
         return None
     before, after = first or {}, last or {}
@@ -80,12 +80,12 @@ def comparison(first: dict[str, Any] | None, last: dict[str, Any] | None) -> Tab
 
 
 def at_step(evaluation: dict[str, Any]) -> str:
-    """Which step an evaluation was made at, for its heading."""
+    """Heading with an evaluation's step."""
     return f" (step {evaluation['step']})" if "step" in evaluation else ""
 
 
 def score(key: str, evaluation: dict[str, Any]) -> str:
-    """One cell: the accuracy with its count, a share, or a mean length; empty if unknown."""
+    """One cell: the accuracy with its count, a fraction, or a mean length; empty if unknown."""
     if key == "eval_accuracy":
         return accuracy(evaluation) or ""
     if key == "eval_length_mean":
@@ -94,7 +94,7 @@ def score(key: str, evaluation: dict[str, Any]) -> str:
 
 
 def difference(key: str, before: dict[str, Any], after: dict[str, Any], unit: str) -> str:
-    """After minus before, with its sign; shares in percentage points."""
+    """After minus before, with its sign; fractions in percentage points."""
     old, new = number(before, key), number(after, key)
     if old is None or new is None:
         return ""
@@ -102,7 +102,7 @@ def difference(key: str, before: dict[str, Any], after: dict[str, Any], unit: st
 
 
 def certainty(before: dict[str, Any], after: dict[str, Any]) -> str:
-    """The verdict on the accuracy's difference, by the test of `grpo eval --compare`, with its interval."""
+    """The verdict on the difference in accuracy, by the test of `grpo eval --compare`, with its interval."""
     old, new = before.get("eval_right"), after.get("eval_right")
     if not (isinstance(old, str) and isinstance(new, str) and len(old) == len(new) > 0):
         return ""
@@ -115,7 +115,7 @@ def certainty(before: dict[str, Any], after: dict[str, Any]) -> str:
 
 
 def commands(finished: RunFinished, asked: str) -> list[str]:
-    """The commands that use the result, quoted for a shell; `asked` is a prompt to try, if it is short."""
+    """Commands that use the result, quoted for a shell; `asked` is an example prompt if it is short."""
     model = quoted(finished.final)
     short = asked if asked and asked == one_line(asked) and len(asked) <= LONGEST_PROMPT else "…"
     prompt = quoted(short) if any(char in short for char in '"$`\\!') else f'"{short}"'

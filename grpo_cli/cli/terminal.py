@@ -1,8 +1,8 @@
-"""The terminal: its two consoles, whether somebody watches, and what is safe to show.
+"""The terminal: its two consoles, interactivity, and safe output.
 
-Results that a program would read go to `stdout_console()` or `print_json`, everything else to
-`stderr_console()`. Rich honours NO_COLOR. What a console shows can do nothing to the terminal, wherever its
-text came from (foreign_text.py); `Safe` fits a renderable to the stream's encoding as well.
+Results for programs go to `stdout_console()` or `print_json`, everything else to
+`stderr_console()`. Rich honours NO_COLOR. Text on a console cannot control the terminal, wherever the
+text came from (foreign_text.py); `Safe` also adapts a renderable to the stream's encoding.
 """
 
 import os
@@ -21,20 +21,20 @@ from rich.text import Text
 
 from grpo_cli.foreign_text import safe_json, visible
 
-ARGUMENT = r"""(?:"[^"]*"|'[^']*'|[^\s`])+"""  # of a command, with its quotes
+ARGUMENT = r"""(?:"[^"]*"|'[^']*'|[^\s`])+"""  # of a command, including quotes
 COMMAND = re.compile(rf"[^\s`]*`(?:(?:python3 -m )?uv run )?(?:grpo|mlx_lm\.\w+)(?: {ARGUMENT})+`[^\s`]*")
 WORD = re.compile(r"[^\s`]*`[^`\s]{1,24}(?: [^`\s]+){0,7}`[^\s`]*|\S+")  # or code of a few words
-CONTINUED = " \\"  # at a line's end, for a shell
-# One character for one, so that nothing moves: for streams that cannot take what we draw.
+CONTINUED = " \\"  # line continuation in a shell
+# One character for one, so that the layout stays: for streams that cannot encode our drawing characters.
 ASCII_FOR = str.maketrans("→·…–−×│┤╶─━╸█⏎“”‘’", ">|~--x|+---=#/\"\"''")
 
 
 class TerminalConsole(Console):
-    """A console on which text can do nothing but stand there; styles are ours, links are nobody's."""
+    """A console whose text cannot control the terminal; only our own styles apply, and links are dropped."""
 
     @property
     def file(self) -> IO[str]:
-        """The stream itself: its guard would take the console's own sequences for foreign ones."""
+        """The unguarded stream: its guard would treat the console's own sequences as foreign."""
         file = super().file
         while (behind := getattr(file, "rich_proxied_file", None)) is not None:
             file = behind
@@ -45,22 +45,22 @@ class TerminalConsole(Console):
         self._file = new_file
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
-        """The renderable's segments, their text made harmless."""
+        """The renderable's segments with harmless text."""
         return map(harmless, super().render(renderable, options))
 
 
 def harmless(segment: Segment) -> Segment:
-    """A segment whose text steers nothing; the console's own sequences as they are."""
+    """A segment without control characters in its text; the console's own sequences stay."""
     text, style, control = segment
     if control:
         return segment
-    # A link's address is a sequence too: a live display makes some of what a reward prints.
+    # A link's address is a sequence too: a live display creates some from the output of rewards.
     return Segment(visible(text), style.update_link(None) if style is not None and style.link else style)
 
 
 @cache
 def stderr_console() -> Console:
-    """The console for people: progress, notices, errors. One, so that a live display sees all of it."""
+    """The console for progress, notices and errors. A single one, so that a live display sees all of it."""
     return TerminalConsole(stderr=True, highlight=False)
 
 
@@ -71,25 +71,25 @@ def stdout_console() -> Console:
 
 
 def print_json(document: Any) -> None:
-    """One JSON document on stdout, for programs and safe to look at."""
+    """Print one JSON document on stdout, escaped so that it is also safe on a terminal."""
     typer.echo(safe_json(document, indent=2))
 
 
 def is_interactive(console: Console) -> bool:
-    """Whether the console can show a display that rewrites itself: a terminal, and not a dumb one.
+    """True if the console can show a display that rewrites itself: a terminal that is not "dumb".
 
-    Asks the stream itself: FORCE_COLOR makes rich take a pipe for a terminal.
+    Checks the stream itself: with FORCE_COLOR rich treats a pipe as a terminal.
     """
     return console.is_interactive and console.file.isatty()
 
 
 def ascii_only(console: Console) -> bool:
-    """Whether the stream's encoding has no block and braille characters."""
+    """True if the stream's encoding lacks block and braille characters."""
     return console.options.ascii_only
 
 
 def encodable(text: str, encoding: str) -> str:
-    """`text` with what the encoding lacks replaced, character by character."""
+    """`text` with characters that the encoding lacks replaced one by one."""
     try:
         text.encode(encoding)
     except UnicodeEncodeError:
@@ -99,7 +99,7 @@ def encodable(text: str, encoding: str) -> str:
 
 @dataclass(frozen=True)
 class Safe:
-    """A renderable whose every piece of text fits the encoding of the console it is shown on."""
+    """A renderable adapted to the encoding of the console it is shown on."""
 
     renderable: RenderableType
 
@@ -112,7 +112,7 @@ class Safe:
 
 
 def say(console: Console, line: RenderableType) -> None:
-    """Print one unit: on a terminal its lines break between words, elsewhere they stay as they are."""
+    """Print one unit: wrapped between words on a terminal, unchanged elsewhere."""
     shown = as_started(line) if isinstance(line, Text) else line
     if isinstance(shown, Text) and is_interactive(console):
         shown = broken_at_words(shown, console.width)
@@ -120,14 +120,14 @@ def say(console: Console, line: RenderableType) -> None:
 
 
 def say_command(console: Console, command: str) -> None:
-    """Print a command to be copied, two columns from the left; on a terminal in lines that a shell joins."""
+    """Print a command to copy, indented by two; on a terminal in lines that a shell joins."""
     lines = broken_command(typed(command), console.width - 2) if is_interactive(console) else [typed(command)]
     for line in lines:
         console.print(Safe(Text(f"  {line}", style="cyan")), soft_wrap=True, markup=False)
 
 
 def broken_command(command: str, width: int) -> list[str]:
-    """A command's lines, broken between arguments and never within quotes; one that fits is one line."""
+    """A command split into lines between arguments, never within quotes; a single line if it fits."""
     if cell_len(command) <= width:
         return [command]
     lines = [""]
@@ -142,20 +142,20 @@ def broken_command(command: str, width: int) -> list[str]:
 
 
 def units_of(command: str, room: int) -> Iterator[str]:
-    """A command's arguments; an option comes with its value where both fit a line."""
+    """A command's arguments; an option keeps its value if both fit on a line."""
     for option, value, other in re.findall(rf"(--[\w-]+) (?!-)({ARGUMENT})|({ARGUMENT}|\S+)", command):
         together = f"{option} {value}".strip()
         yield from [other] if other else [together] if cell_len(together) <= room else [option, value]
 
 
 def as_started(text: Text) -> Text:
-    """The text with its commands as they run where this one was started: with `uv run` where that was."""
+    """The text with its commands in the form used to start this one: with `uv run` if that was used."""
     return Text(f"`{typed('grpo ')}").join(text.split("`grpo ")) if typed("grpo ") != "grpo " else text
 
 
 def typed(command: str) -> str:
-    """A command of ours as it is typed where this one was started."""
-    under_uv = "UV_RUN_RECURSION_DEPTH" in os.environ  # uv sets it for what it runs
+    """One of our commands in the form used to start this one."""
+    under_uv = "UV_RUN_RECURSION_DEPTH" in os.environ  # uv sets it for its child processes
     if not under_uv or not command.startswith(("grpo ", "mlx_lm.")):
         return command
     return f"{uv()} run {command}"
@@ -163,15 +163,15 @@ def typed(command: str) -> str:
 
 @cache
 def uv() -> str:
-    """uv as it is called here: one that pip installed for its user alone may be on no PATH."""
+    """The command for uv: one that pip installed for a single user may not be on PATH."""
     return "uv" if shutil.which("uv") else "python3 -m uv"
 
 
 def broken_at_words(text: Text, width: int) -> Text:
-    """The text with line breaks between words, for a terminal would break them in the middle.
+    """The text with line breaks between words; a terminal would break within them.
 
-    A command in backticks stays whole where a line can hold it, and is broken between its arguments, as a
-    shell continues lines, where none can; what follows a break stands under its line's own beginning.
+    A command in backticks stays whole if it fits on a line; otherwise it is broken between arguments with
+    shell continuations. Continuation lines start under the beginning of their line.
     """
     lines = text.split("\n", allow_blank=True)
     return Text("\n").join(piece for line in lines for piece in _pieces(line, width))
@@ -192,7 +192,7 @@ def _pieces(line: Text, width: int) -> list[Text]:
 
 
 def _units(text: str, start: int, room: int) -> Iterator[tuple[int, int, str]]:
-    """The pieces that a line break may stand before: begin, end, and the text of such a break."""
+    """The pieces before which a line break may stand: begin, end, and the text of such a break."""
     while start < len(text):
         command = COMMAND.match(text, start)
         word = command or WORD.match(text, start)
@@ -210,5 +210,5 @@ def _arguments(command: re.Match[str]) -> Iterator[tuple[int, int, str]]:
     found = list(re.finditer(rf"{ARGUMENT}[`\S]*|\S+", command[0]))
     for number, argument in enumerate(found):
         is_last = number == len(found) - 1
-        end = argument.end() + (0 if is_last else len(CONTINUED))  # room for that
+        end = argument.end() + (0 if is_last else len(CONTINUED))  # space for the continuation
         yield command.start() + argument.start(), command.start() + end, CONTINUED if number else ""

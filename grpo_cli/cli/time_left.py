@@ -1,7 +1,7 @@
 """Seconds until a training run ends: its steps, evaluations and saves still to come.
 
-Each kind by the mean of the latest that were measured. What is under way counts down to nothing, and what is
-late takes no time from what comes after it. Of saves there is no guess before the first one.
+Each kind of work is estimated by the mean of its latest durations. Work in progress counts down to 0, and a
+delay does not reduce the time of later work. Saves are not estimated before the first one.
 """
 
 import statistics
@@ -11,32 +11,34 @@ from collections.abc import Callable
 from grpo_cli.cli.figures import number
 from grpo_cli.engine.events import RunStarted
 
-AVERAGED = 20  # of each kind, the latest
+AVERAGED = 20  # latest measurements of each kind
 STEP, EVALUATION, SAVE = "step", "evaluation", "save"
 
 
 class TimeLeft:
-    """The time that a run still takes. `did` whatever ends, at its end; `clock` counts seconds."""
+    """Estimate of a run's remaining time. Call `did` at the end of each piece of work; `clock` counts
+    seconds.
+    """
 
     def __init__(self, run: RunStarted, clock: Callable[[], float]) -> None:
         self.run, self.clock, self.marked = run, clock, clock()
         evaluated = run.evaluations[-1]["step"] if run.evaluations else -1
-        # The step after which each kind was last done.
+        # Last step after which each kind was done.
         self.done = {STEP: run.resumed_at, EVALUATION: evaluated, SAVE: run.resumed_at}
         before = [seconds for line in run.evaluations if (seconds := number(line, "eval_seconds"))]
         self.measured = {kind: deque[float](maxlen=AVERAGED) for kind in self.done}
         self.measured[EVALUATION].extend(before)
 
     def did(self, kind: str, step: int) -> None:
-        """Something of a kind has just ended, after this many steps of the run."""
+        """Record the end of a piece of work, after this many steps of the run."""
         now = self.clock()
         self.measured[kind].append(now - self.marked)
         self.marked, self.done[kind] = now, step
 
     def seconds(self, evaluated: float = 0.0) -> float | None:
-        """Seconds until the run's last save is made; None before this part's first step is measured.
+        """Seconds until the run's last save; None before this part's first step is measured.
 
-        `evaluated`: the share of the evaluation under way that is done, which tells where it is late.
+        `evaluated`: the finished fraction of the current evaluation, which shows if it is late.
         """
         if not self.measured[STEP]:
             return None
@@ -51,14 +53,14 @@ class TimeLeft:
         return sum(count * self.mean(kind) for kind, count in ahead.items()) - usual + rest
 
     def ahead(self, kind: str, since: int) -> int:
-        """How many of a kind come after steps above `since`: as often as configured, and at the end."""
+        """The number of pieces of a kind after step `since`: as often as configured, and at the end."""
         total = self.run.total_steps
         every = {STEP: 1, EVALUATION: self.run.eval_steps, SAVE: self.run.save_steps}[kind]
         regular = total // every - since // every if every else 0
         if kind == EVALUATION:
             return regular + (every > 0 and total % every > 0 and since < total)
-        return regular + (kind == SAVE)  # the final one, whatever was saved after the last step
+        return regular + (kind == SAVE)  # the final one, in addition to a save after the last step
 
     def mean(self, kind: str) -> float:
-        """Seconds that one of a kind takes; 0 while unknown."""
+        """Mean seconds per piece of a kind; 0 while unknown."""
         return statistics.fmean(self.measured[kind]) if self.measured[kind] else 0.0

@@ -83,7 +83,7 @@ def train(
 
 
 def dry_run_report(line: dict[str, float]) -> str:
-    """What the one step did, in a sentence."""
+    """The result of the dry run's step in one sentence."""
     return (
         f"✓ model, data and rewards load; one small step took {line['step_seconds']:.1f} s "
         f"(reward {line['reward_mean'] or 0.0:.2f}, grad_norm {line['grad_norm']:.3f}, "

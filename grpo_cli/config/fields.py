@@ -1,4 +1,4 @@
-"""What the schema says of a key: its Python type, its choices, its group, its TOML spelling."""
+"""Schema lookups for one key: Python type, choices, default, group and TOML spelling."""
 
 import difflib
 import tomllib
@@ -9,7 +9,7 @@ import tomli_w
 
 from grpo_cli.config.schema import SUPERSEDED, Config
 
-LONGEST = 120  # characters of what was written that a message shows
+LONGEST = 120  # longest excerpt of a user's text in a message, in characters
 
 
 def value_type(key: str) -> type:
@@ -18,7 +18,7 @@ def value_type(key: str) -> type:
 
 
 def element_type(key: str) -> type:
-    """The Python type of the items of a list key, of the value itself for any other key."""
+    """The Python type of a list key's items; for any other key, of the value itself."""
     annotation = Config.model_fields[key].annotation
     return _plain_type(get_args(annotation)[0] if value_type(key) is list else annotation)
 
@@ -32,7 +32,7 @@ def _plain_type(annotation: Any) -> type:
 
 
 def choices(key: str) -> tuple[Any, ...]:
-    """The values a key may have, where they are few and named; empty for any other key."""
+    """The allowed values of a `Literal` key; empty for any other key."""
     annotation = Config.model_fields[key].annotation
     return get_args(annotation) if get_origin(annotation) is Literal else ()
 
@@ -43,25 +43,24 @@ def description(key: str) -> str:
 
 
 def default(key: str) -> Any:
-    """The key's default value."""
     return Config.model_fields[key].get_default()
 
 
 def groups() -> dict[str, list[str]]:
-    """The keys under the headings of their groups, in the order of schema.py."""
+    """Group heading → its keys, in the order of schema.py."""
     return {group.__doc__ or "": list(group.__annotations__) for group in reversed(Config.__bases__)}
 
 
 def nearest(word: str, candidates: Iterable[str]) -> str | None:
-    """The candidate most like `word` in any case, or None where none is."""
+    """The closest match to `word` among `candidates`, ignoring case, or None."""
     by_lower = {candidate.lower(): candidate for candidate in candidates}
     close = difflib.get_close_matches(word.lower(), by_lower, n=3, cutoff=0.6)
-    close.sort(key=lambda match: sorted(match) != sorted(word.lower()))  # swapped letters before others
+    close.sort(key=lambda match: sorted(match) != sorted(word.lower()))  # prefer swapped letters
     return by_lower[close[0]] if close else None
 
 
 def nearest_key(word: str) -> str | None:
-    """The configuration key most like `word`; a superseded name leads to ours."""
+    """The configuration key closest to `word`; superseded names map to their successors."""
     if len(word) > LONGEST:
         return None
     found = nearest(word, [*Config.model_fields, *SUPERSEDED])
@@ -69,12 +68,12 @@ def nearest_key(word: str) -> str | None:
 
 
 def short(text: str) -> str:
-    """What was written, as far as a message shows it."""
+    """The text, truncated to LONGEST characters for a message."""
     return text if len(text) <= LONGEST else f"{text[:LONGEST]}…"
 
 
 def toml_value(value: Any) -> str:
-    """A value in TOML's spelling, on one line."""
+    """The value as TOML, on one line."""
     if isinstance(value, list):
         return "[" + ", ".join(map(toml_value, value)) + "]"
     if isinstance(value, dict):
@@ -83,7 +82,7 @@ def toml_value(value: Any) -> str:
 
 
 def parse_toml_value(text: str) -> Any:
-    """The value that `text` spells in TOML, or None where it spells none."""
+    """The value of a TOML expression, or None if `text` is not one."""
     try:
         table = tomllib.loads(f"v = {text}")
     except (ValueError, RecursionError):

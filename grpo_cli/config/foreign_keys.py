@@ -2,10 +2,10 @@
 
     translated("lora_alpha", 32, {"lora_alpha": 32, "lora_r": 16})   → Translation({"lora_scale": 2.0}, …)
     translated("use_vllm", True, {})                                 → Translation({}, "rollouts are …")
-    translated("seeed", 3, {})                                       → None: a key of nobody
+    translated("seeed", 3, {})                                       → None: an unknown key
 
-Three tables: keys of another name with the same meaning, keys whose value is another number here, and keys
-that have nothing to do here. Whatever is proposed is valid: a value that is not has no translation.
+Three tables: renamed keys, keys whose value needs conversion, and keys without a counterpart.
+Every proposed value is valid; an invalid one has no translation.
 """
 
 import math
@@ -17,8 +17,8 @@ from grpo_cli.config.fields import default, parse_toml_value
 from grpo_cli.config.meant import BOOLEANS, is_valid, meant
 from grpo_cli.config.schema import SUPERSEDED, Config
 
-Written = Mapping[str, Any]  # everything that the file gives, by the names it uses
-USUAL_RANK = 16  # TRL's `lora_r`
+Written = Mapping[str, Any]  # all keys of the file, by the names it uses
+USUAL_RANK = 16  # TRL's default `lora_r`
 
 RENAMED = {
     **SUPERSEDED,
@@ -48,7 +48,7 @@ RENAMED = {
     "max_samples": "max_train_samples",
     "num_samples": "max_train_samples",
     "n_samples": "num_generations",
-    "group_size": "num_generations",  # mlx-lm-lora's; ours is 32, 64 or 128, the rollout quantisation's
+    "group_size": "num_generations",  # mlx-lm-lora's G; ours is for quantised rollouts
     "group_count": "num_generations",
     "max_tokens": "max_new_tokens",
     "max_completion_tokens": "max_new_tokens",
@@ -82,8 +82,8 @@ RENAMED = {
 }
 
 _SAMPLED_HERE = "rollouts are sampled by MLX in this process"
-_NO_SUCH_SETUP = "the machine is set up by `grpo launch`"
-_ONLY_GRPO = "`grpo train` trains, and by GRPO only"
+_NO_SUCH_SETUP = "the machines are set up by `grpo launch`"
+_ONLY_GRPO = "`grpo train` only trains with GRPO"
 _HUB = "checkpoints stay on this machine"
 LEFT_OUT = {
     **dict.fromkeys(("train", "train_mode", "do_train", "trainer_type", "task"), _ONLY_GRPO),
@@ -94,7 +94,7 @@ LEFT_OUT = {
     **dict.fromkeys(("target_modules", "lora_target_modules", "keys"), "every linear layer is adapted"),
     **dict.fromkeys(
         ("load_in_4bit", "load_in_8bit", "load_in_4bits", "load_in_8bits", "load_in_6bits"),
-        "the model's own files say it: name a quantised model",
+        "the model's files determine it: name a quantised model",
     ),
     **dict.fromkeys(
         ("max_seq_length", "max_length"), "`max_prompt_length` and `max_new_tokens` bound the two parts"
@@ -107,25 +107,25 @@ LEFT_OUT = {
         ("per_device_eval_batch_size", "bias", "lora_task_type", "trust_remote_code"),
         "nothing here depends on it",
     ),
-    **dict.fromkeys(("log_level", "logging_strategy", "logging_first_step"), "`logging_steps` says it"),
-    **dict.fromkeys(("sync_ref_model", "reference_model_path"), "the reference is the model as it begins"),
+    **dict.fromkeys(("log_level", "logging_strategy", "logging_first_step"), "use `logging_steps`"),
+    **dict.fromkeys(("sync_ref_model", "reference_model_path"), "the reference is the initial model"),
     "overwrite_output_dir": "a run's folder is never overwritten",
     "eval_on_start": "the model is always evaluated before the first step",
-    "test": "`grpo eval` does it",
+    "test": "use `grpo eval`",
 }
 _LEFT_OUT_BEGINNINGS = {"vllm_": _SAMPLED_HERE, "fsdp_": _NO_SUCH_SETUP, "hub_": _HUB, "wandb_": _HUB}
 
 
 @dataclass(frozen=True)
 class Translation:
-    """Our keys and values for another program's key: none where it is left out. `why`: a remark."""
+    """Our keys and values for another program's key; empty if it has no counterpart. `why`: a remark."""
 
     ours: dict[str, Any]
     why: str = ""
 
 
 def translated(key: str, value: Any, written: Written) -> Translation | None:
-    """Our keys for a key of another program; None where it is nobody's, or its value cannot be ours."""
+    """Our keys for another program's key; None if the key is unknown or its value cannot be translated."""
     name = key.lower().replace("-", "_")
     found = _translated(name, value, written)
     if found is None or all(is_valid(ours, given) for ours, given in found.ours.items()):
@@ -145,13 +145,13 @@ def _translated(name: str, value: Any, written: Written) -> Translation | None:
 
 
 def _as(key: str, value: Any, why: str = "") -> Translation | None:
-    """The value under our key, as it is or as it was meant."""
+    """The value under our key, corrected if its intended value is clear."""
     ours = value if is_valid(key, value) and key != "reward_functions" else meant(key, value)
     return None if ours is None else Translation({key: ours}, why)
 
 
 def _number(value: Any) -> float | None:
-    """A number, also as a text: YAML reads 1e-5 as one."""
+    """The value as a float, also from text: YAML reads 1e-5 as text."""
     try:
         number = float("nan") if isinstance(value, bool) else float(value)
     except (TypeError, ValueError, OverflowError):
@@ -160,7 +160,7 @@ def _number(value: Any) -> float | None:
 
 
 def _first(written: Written, *names: str) -> float | None:
-    """The first of these keys that holds a number above 0."""
+    """The first of these keys whose value is above 0."""
     given = (_number(written.get(name)) for name in names)
     return next((number for number in given if number and number > 0), None)
 
@@ -170,7 +170,7 @@ def _is_on(value: Any) -> bool:
 
 
 def _batch(value: Any, written: Written) -> Translation | None:
-    """TRL counts completions, we prompts."""
+    """Batch size in prompts; TRL counts completions."""
     count, group = _number(value), _first(written, "num_generations") or default("num_generations")
     if count is None or count < 1:
         return None
@@ -179,7 +179,7 @@ def _batch(value: Any, written: Written) -> Translation | None:
 
 
 def _warmup(value: Any, written: Written) -> Translation | None:
-    """Steps of warmup as a share of all steps."""
+    """Warmup steps → warmup_ratio, the share of all steps."""
     steps, total = _number(value), _first(written, "max_steps", "iters")
     if steps is None or steps < 0:
         return None
@@ -193,7 +193,9 @@ def _warmup(value: Any, written: Written) -> Translation | None:
 
 
 def _alpha(value: Any, written: Written) -> Translation | None:
-    """PEFT multiplies by lora_alpha / rank, or by lora_alpha / √rank, as our use_rslora does."""
+    """lora_alpha → lora_scale: PEFT multiplies by lora_alpha / rank, or by lora_alpha / √rank with
+    use_rslora.
+    """
     alpha = _number(value)
     rank = _first(written, "lora_rank", "lora_r", "r", "rank", "max_lora_rank")
     if alpha is None or alpha <= 0:
@@ -202,14 +204,16 @@ def _alpha(value: Any, written: Written) -> Translation | None:
         return Translation({"lora_scale": alpha}, "use_rslora divides it by √lora_rank itself")
     if rank is None:
         ours = {"lora_rank": USUAL_RANK, "lora_scale": alpha / USUAL_RANK}
-        return Translation(ours, f"the factor is lora_alpha / rank; no rank is given, {USUAL_RANK} is usual")
+        return Translation(
+            ours, f"the factor is lora_alpha / rank; no rank is given, {USUAL_RANK} is the usual one"
+        )
     return Translation(
         {"lora_scale": alpha / rank}, f"the factor is lora_alpha / rank = {alpha:g} / {rank:g}"
     )
 
 
 def _adapters(value: Any, written: Written) -> Translation | None:
-    """A kind of training: lora, dora or full; or whether adapters are wanted."""
+    """Training type (lora, dora or full), or a boolean that enables adapters."""
     word = str(value).lower()
     if word in ("false", "full"):
         return Translation({"lora_rank": 0})
@@ -220,11 +224,11 @@ def _adapters(value: Any, written: Written) -> Translation | None:
 
 
 def _dora(value: Any, written: Written) -> Translation | None:
-    return _adapters("dora", written) if _is_on(value) else Translation({}, "it is off anyway")
+    return _adapters("dora", written) if _is_on(value) else Translation({}, "it is off by default")
 
 
 def _lora_parameters(value: Any, _: Written) -> Translation | None:
-    """mlx-lm's table of adapters: rank, scale (or alpha), dropout, keys."""
+    """mlx-lm's `lora_parameters` table: rank, scale (or alpha), dropout, keys."""
     if not isinstance(value, dict):
         return None
     ours: dict[str, Any] = {}
@@ -237,23 +241,23 @@ def _lora_parameters(value: Any, _: Written) -> Translation | None:
 
 def _precision(name: str) -> Callable[[Any, Written], Translation]:
     def translate(value: Any, _: Written) -> Translation:
-        return Translation({"dtype": name}) if _is_on(value) else Translation({}, "`dtype` says it")
+        return Translation({"dtype": name}) if _is_on(value) else Translation({}, "use `dtype`")
 
     return translate
 
 
 def _strategy(key: str) -> Callable[[Any, Written], Translation]:
-    """Off is 0 steps; else the steps themselves say it."""
+    """Translation of an `…_strategy` key: "no" means 0 steps; otherwise the step count decides."""
 
     def translate(value: Any, _: Written) -> Translation:
         off = str(value).lower() in ("no", "false")
-        return Translation({key: 0}) if off else Translation({}, f"`{key}` says it")
+        return Translation({key: 0}) if off else Translation({}, f"use `{key}`")
 
     return translate
 
 
 def _full(value: Any, _: Written) -> Translation:
-    return Translation({"lora_rank": 0}) if _is_on(value) else Translation({}, "`lora_rank` says it")
+    return Translation({"lora_rank": 0}) if _is_on(value) else Translation({}, "use `lora_rank`")
 
 
 CONVERTED: dict[str, Callable[[Any, Written], Translation | None]] = {
@@ -276,7 +280,9 @@ CONVERTED: dict[str, Callable[[Any, Written], Translation | None]] = {
 
 
 def fitting(key: str, value: Any, written: Written) -> Translation | None:
-    """Our keys for any key: one of ours with its value as it is or as it was meant, or another program's."""
+    """Our keys and values for any key, ours or another program's; values are corrected where the intent is
+    clear.
+    """
     if key in Config.model_fields:
         other = None if is_valid(key, value) else translated(key, value, written)
         return other or _as(key, value)
@@ -284,6 +290,6 @@ def fitting(key: str, value: Any, written: Written) -> Translation | None:
 
 
 def own_value(spelled: str) -> Any:
-    """The value of a TOML spelling, or the text itself: what a shell passes to a key that is not ours."""
+    """The value of a TOML expression, or the text itself: a shell passes unquoted text to unknown keys."""
     found = parse_toml_value(spelled)
     return spelled if found is None else found

@@ -1,11 +1,11 @@
-"""TOML and `--set` → a frozen configuration, or everything that is wrong with it at once.
+"""TOML and `--set` → a frozen configuration, or all of its problems at once.
 
     loaded = load_config("prod", ["learning_rate=5e-7"])
     loaded.config.learning_rate       → 5e-07
     loaded.sources["learning_rate"]   → "--set"
     loaded.sources["temperature"]     → "prod.toml:31"
 
-Values come, each over the one before, from the schema's defaults, the file, and `--set`.
+Later sources override earlier ones: the schema's defaults, the file, `--set`.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -29,7 +29,7 @@ Layer = Mapping[str, Entry]  # by current key; an entry keeps the name it was wr
 
 @dataclass(frozen=True)
 class LoadedConfig:
-    """A configuration, where each value came from (`default`, `file:line`, `--set`), and warnings."""
+    """A configuration, the source of each value (`default`, `file:line`, `--set`), and its warnings."""
 
     config: Config
     sources: dict[str, str]
@@ -38,7 +38,7 @@ class LoadedConfig:
 
 @dataclass(frozen=True)
 class Inspection:
-    """All that can be said of a configuration; `loaded` is None where there are problems."""
+    """All problems and warnings of a configuration; `loaded` is None if there is any error."""
 
     name: str
     loaded: LoadedConfig | None
@@ -53,11 +53,11 @@ def load_config(
     required: bool = True,
     on_this_machine: bool = False,
 ) -> LoadedConfig:
-    """Load a configuration by path, shipped name, or `$MLX_GRPO_CONFIG`, with `--set` texts over it.
+    """Load a configuration by path, shipped name, or `$MLX_GRPO_CONFIG`; `--set` overrides it.
 
-    Without a name anywhere it is an error, or the defaults where it is not `required`. `on_this_machine`:
-    whether the files it names must be here, as for a run that starts now. Raises
-    ConfigError, with every problem of the file and the overrides in it.
+    If no name is given, raise an error, or use the defaults if not `required`. `on_this_machine`: also check
+    that the files it names exist here, as for a run that starts now. Raises one ConfigError that lists every
+    problem of the file and the overrides.
     """
     name = required_name(name) if required else configured_name(name)
     inspection = inspect_config(name, overrides, on_this_machine=on_this_machine)
@@ -69,9 +69,9 @@ def load_config(
 def inspect_config(
     name: str | None, overrides: Sequence[str] = (), *, on_this_machine: bool = False
 ) -> Inspection:
-    """Say everything about a configuration and raise nothing; without a name, about the defaults.
+    """Collect every problem of a configuration without raising; without a name, of the defaults.
 
-    `on_this_machine`: whether the files it names, rewards and a local model, are there and fit.
+    `on_this_machine`: also check that the reward files and a local model exist here and fit.
     """
     document = _read(name)
     file_layer, file_problems = _settle(document.entries)
@@ -104,7 +104,7 @@ def _read(name: str | None) -> Document:
 
 
 def _settle(entries: Iterable[Entry]) -> tuple[dict[str, Entry], list[Problem]]:
-    """One source's entries under their current keys; unknown and superseded keys are problems."""
+    """One source's entries under their current keys; unknown and superseded keys become problems."""
     entries = list(entries)
     current = {entry.key: entry for entry in entries if entry.key in Config.model_fields}
     layer, problems = dict(current), []
@@ -122,11 +122,11 @@ def _settle(entries: Iterable[Entry]) -> tuple[dict[str, Entry], list[Problem]]:
 def _superseded(entry: Entry, successor: str, winner: Entry | None) -> Problem:
     message = f"{entry.key} is superseded by {successor}"
     value = entry.value if is_valid(successor, entry.value) else meant(successor, entry.value)
-    cure = f"its name is `{successor}` now"
+    cure = f"the key is now called `{successor}`"
     if value is not None:
         cure = f"write {assignment(replace(entry, key=successor), toml_value(value))}"
     if winner:
-        message += f", which is given too: {successor} = {short(toml_value(winner.value))} is used"
+        message += f", which is also given: {successor} = {short(toml_value(winner.value))} is used"
         cure = f"leave {entry.key} out"
     return Problem(
         message=message,
@@ -143,16 +143,16 @@ def _unknown(entry: Entry, written: Mapping[str, Any]) -> Problem:
     if foreign := _of_another_program(entry, written):
         cure = foreign
     elif isinstance(entry.value, dict):
-        cure = "write its keys at the top of the file; the only table there may be is `[mlx_grpo]`"
+        cure = "write its keys at the top of the file; the only table allowed is `[mlx_grpo]`"
     elif near := nearest_key(entry.key):
         cure = f"did you mean `{near}`?"
     else:
-        cure = "no key has a name like it; `grpo config init` prints them all"
+        cure = "no key has a similar name; `grpo config init` prints them all"
     return Problem(message=message, cure=cure, key=entry.key, place=entry.place, trouble="unknown-key")
 
 
 def _of_another_program(entry: Entry, written: Mapping[str, Any]) -> str | None:
-    """The cure of a key that TRL, mlx-lm-lora or unsloth has, with its value as ours has it."""
+    """The fix for a key of TRL, mlx-lm-lora or unsloth: our key with the converted value."""
     value = entry.value
     if entry.place.source == COMMAND_LINE and isinstance(value, str):
         value = own_value(value)
@@ -168,11 +168,11 @@ def _of_another_program(entry: Entry, written: Mapping[str, Any]) -> str | None:
 
 
 def _broken_rules(config: Config, layer: Layer, invalid: set[str], on_this_machine: bool) -> list[Problem]:
-    """The rules that valid keys break, each at the first of its keys that was written."""
+    """Violations of the rules between valid keys, each placed at the first of its keys in the file."""
     problems = []
     for breach in breaches(config, on_this_machine):
         if invalid.intersection(breach.keys):
-            continue  # the value it rests on is reported already
+            continue  # an invalid value is reported already
         written = next((layer[key] for key in breach.keys if key in layer), None)
         problem = Problem(
             message=breach.message,
@@ -187,7 +187,7 @@ def _broken_rules(config: Config, layer: Layer, invalid: set[str], on_this_machi
 
 
 def _in_file_order(problems: Iterable[Problem]) -> list[Problem]:
-    """By line, those without one (`--set`, the file as a whole) after them in the order found."""
+    """Sorted by line; problems without a line (`--set`, the whole file) follow in the order found."""
     return sorted(problems, key=lambda problem: (problem.place and problem.place.line) or float("inf"))
 
 

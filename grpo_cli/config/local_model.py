@@ -1,8 +1,8 @@
-"""What a model's name stands for, and its config.json where it is here; nothing is downloaded or loaded.
+"""Resolve a model's name to a local folder and its config.json, without downloading or loading anything.
 
     positions(model_config("tiny"))     # 256
 
-A model folder may come from anywhere: what cannot be read, or is no number, is not known.
+A model folder is untrusted: unreadable files and non-numeric values count as unknown.
 """
 
 import difflib
@@ -16,23 +16,23 @@ from grpo_cli.files import expanded_name
 from grpo_cli.foreign_text import quoted
 from grpo_cli.untrusted_json import DamagedFile, read_object
 
-MOST_BYTES = 4_000_000  # of a config.json; real ones are below 0.1 MB
-LARGEST = 1 << 40  # more positions than that are no fact about a model
+MOST_BYTES = 4_000_000  # limit for config.json; real files are below 0.1 MB
+LARGEST = 1 << 40  # a larger number of positions is not credible
 
 
 def local_folder(name: str, environment: Mapping[str, str] = os.environ) -> Path | None:
-    """The folder of a model: given as such, `tiny`, or in the hub's cache; None: it is not here."""
+    """A model's folder: a path, `tiny`, or a snapshot in the hub cache; None if it is not on this machine."""
     try:
         folder = Path(expanded_name(name))
         if name == "tiny":
             return Path(__file__).parents[1] / "models" / "tiny"
         return folder if folder.is_dir() else _cached(name, environment)
-    except (OSError, ValueError, RuntimeError, ConfigError):  # too long, a NUL in it, or an unknown ~user
+    except (OSError, ValueError, RuntimeError, ConfigError):  # too long, contains NUL, or an unknown ~user
         return None
 
 
 def _cached(name: str, environment: Mapping[str, str]) -> Path | None:
-    """The newest snapshot of a repository in the hub's cache."""
+    """The newest snapshot of a repository in the hub cache."""
     cache = hub_cache(environment)
     if name.count("/") > 1 or name.startswith((".", "/", "~")):
         return None
@@ -47,7 +47,7 @@ def _cached(name: str, environment: Mapping[str, str]) -> Path | None:
 
 
 def hub_cache(environment: Mapping[str, str] = os.environ) -> Path:
-    """The folder that the hub's library downloads to, as its environment variables say."""
+    """The hub library's download folder, from its environment variables."""
     home = environment.get("HF_HOME") or str(
         Path(environment.get("XDG_CACHE_HOME") or "~/.cache") / "huggingface"
     )
@@ -55,13 +55,13 @@ def hub_cache(environment: Mapping[str, str] = os.environ) -> Path:
 
 
 def model_config(name: str, environment: Mapping[str, str] = os.environ) -> dict[str, Any]:
-    """What config.json says, the text part of a larger model over it; empty where it is not known."""
+    """The contents of config.json, with a multimodal model's text_config merged over it; empty if unknown."""
     folder = local_folder(name, environment)
     return read_config(folder) if folder else {}
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """A folder's config.json as `model_config` gives it."""
+    """Contents of a folder's config.json, in the form that `model_config` returns."""
     try:
         content = read_object(folder / "config.json", MOST_BYTES)
     except (OSError, DamagedFile):
@@ -71,7 +71,7 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def positions(config: Mapping[str, Any]) -> int | None:
-    """How many tokens a row may have; None where it is not said, or stretched by a scaling of RoPE."""
+    """Maximum tokens per row; None if config.json does not give it or RoPE scaling extends it."""
     if config.get("rope_scaling"):
         return None
     return _count(config, "max_position_embeddings", "n_positions", "sequence_len")
@@ -86,26 +86,26 @@ def _count(config: Mapping[str, Any], *keys: str) -> int | None:
 
 
 def check_name(name: str) -> None:
-    """Raise ModelError at once for a name that is neither a folder nor a repository, nor `tiny`."""
+    """Raise ModelError for a name that is not a folder, a hub repository or `tiny`."""
     path = Path(expanded_name(name))
     if name == "tiny" or path.is_dir():
         return
     if path.name == "final" or path.name.startswith("checkpoint-"):
         there = sorted(str(child) for child in path.parent.glob("*/") if (child / "config.json").exists())
-        listed = f"there are {', '.join(there)}" if there else f"{path.parent} holds no checkpoint"
+        listed = f"available: {', '.join(there)}" if there else f"{path.parent} contains no checkpoint"
         raise ModelError(f"Checkpoint not found: {name}", listed, trouble="checkpoint-not-found")
-    first = name.partition("/")[0]  # Path would drop the dot of ./model
+    first = name.partition("/")[0]  # Path would drop the leading ./ of ./model
     is_local = first in ("models", "outputs", "checkpoints", ".", "..", "~", "") or Path(first).is_dir()
     if name.count("/") != 1 or is_local:
         raise ModelError(f"Model not found: {name}", _hint_for(name), trouble="model-not-found")
 
 
 def _hint_for(name: str) -> str:
-    """What a name that is no model may have been meant to be."""
+    """The hint for a name that is not a model."""
     path = Path(name)
     if path.parts[:1] == ("models",) and path.name.endswith("-mlx"):
-        return f"make it: `grpo convert {quoted(path.name.removesuffix('-mlx'))}`"
+        return f"create it: `grpo convert {quoted(path.name.removesuffix('-mlx'))}`"
     near = difflib.get_close_matches(name, ["tiny"])
     return (
         "did you mean `tiny`? " if near else ""
-    ) + "a model is a folder, a hub repository (owner/name) or `tiny`, the embedded one"
+    ) + "a model is a folder, a hub repository (owner/name) or `tiny`, the embedded model"

@@ -1,8 +1,8 @@
-"""Rules that look at what a configuration names: its reward files and its model's config.json.
+"""Rules on files that a configuration names: its reward files and its model's config.json.
 
-They hold on the machine and in the folder where a run is started, so `grpo config validate` and the
-doctor ask them, and whoever only reads a configuration (an evaluation elsewhere) does not. No reward is
-run and no model loaded; what is not on this machine is not judged.
+They depend on the machine and the current folder, so only `grpo train`, `grpo config validate` and the doctor
+check them. Merely reading a configuration (an evaluation elsewhere) does not. They run no reward and load no
+model, and skip files that are not on this machine.
 """
 
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ from grpo_cli.rewards.spec import RewardSpec
 
 
 def reward_files_exist(config: Config) -> Iterator[Violation]:
-    """`file.py:function` names a file that is there."""
+    """The file in `file.py:function` exists."""
     for name in config.reward_functions:
         spec = RewardSpec.parse(name)
         if spec.is_file and spec.name and not _is_file(spec):
@@ -27,15 +27,16 @@ def reward_files_exist(config: Config) -> Iterator[Violation]:
 def _is_file(spec: RewardSpec) -> bool:
     try:
         return spec.path.is_file()
-    except (OSError, ValueError, RuntimeError):  # too long, a NUL in it, an unknown ~user
+    except (OSError, ValueError, RuntimeError):  # too long, contains NUL, or an unknown ~user
         return False
 
 
 def rows_fit_the_model(config: Config) -> Iterator[Violation]:
-    """A row, prompt and completion, has no more tokens than the model has positions.
+    """Prompt plus completion fit into the model's positions.
 
-    Only prompts near their limit reach the sum, and where the limit alone is beyond the positions
-    (the default, with a small model) it says nothing of the prompts: so the sum is a warning.
+    Only prompts near their limit reach the sum, so exceeding the positions with the sum is a warning. If
+    max_prompt_length alone exceeds them (the default, with a small model), it says nothing about the real
+    prompts.
     """
     most = positions(model_config(config.model_name))
     new, prompt = config.max_new_tokens, config.max_prompt_length
@@ -56,10 +57,10 @@ def rows_fit_the_model(config: Config) -> Iterator[Violation]:
         )
     elif new + prompt > most and (prompt < most or is_meant(config, "max_prompt_length")):
         message = (
-            f"max_prompt_length = {prompt} and max_new_tokens = {new} make rows of up to {new + prompt} "
+            f"max_prompt_length = {prompt} and max_new_tokens = {new} allow rows of up to {new + prompt} "
             f"tokens: {config.model_name} has {most} positions"
         )
-        cure = f"write `max_prompt_length = {most - new}`: longer prompts are then left out"
+        cure = f"write `max_prompt_length = {most - new}`: longer prompts are then skipped"
         keys = ("max_prompt_length", "max_new_tokens", "model_name")
         yield Violation(keys=keys, message=message, cure=cure, severity="warning", trouble="row-too-long")
 

@@ -1,9 +1,9 @@
-"""A value that a key does not take, as it was probably meant.
+"""Guess the intended value for a key from an invalid one.
 
 meant("stop", "</answer>")          → ["</answer>"]
 meant("scale_rewards", False)       → "none"           (TRL's false)
 meant("optimizer", "adamw_8bit")    → "adamw"
-meant("seed", "x")                  → None: nobody can say
+meant("seed", "x")                  → None: no guess
 """
 
 import math
@@ -21,7 +21,7 @@ BOOLEANS = {
     **dict.fromkeys(("false", "0", "no", "off"), False),
 }
 
-# Values of TRL, PEFT, mlx-lm-lora and unsloth, as text in lower case, and ours.
+# Values of TRL, PEFT, mlx-lm-lora and unsloth (as lower-case text) → ours.
 ELSEWHERE: dict[str, dict[str, Any]] = {
     "scale_rewards": {"true": "group", "false": "none", "std": "group"},
     "lora_rank": {"true": 8, "false": 0},
@@ -45,11 +45,11 @@ ELSEWHERE: dict[str, dict[str, Any]] = {
         "r1_strict_format": "strict_format",
     },
 }
-OPTIMIZERS = ("adamw", "lion", "adam", "sgd")  # a name that holds one, as `paged_adamw_8bit`, means it
+OPTIMIZERS = ("adamw", "lion", "adam", "sgd")  # matched as a substring, as in `paged_adamw_8bit`
 
 
 def is_valid(key: str, value: Any) -> bool:
-    """Whether the schema lets the key have the value."""
+    """True if the schema accepts the value for the key."""
     try:
         Config.model_validate({key: value})
     except ValidationError:
@@ -58,7 +58,7 @@ def is_valid(key: str, value: Any) -> bool:
 
 
 def meant(key: str, value: Any) -> Any:
-    """The valid value that was probably meant; None where there is none to guess."""
+    """The valid value that was probably intended, or None."""
     found = _list_meant(key, value) if value_type(key) is list else _elsewhere(key, value)
     if found is None and value_type(key) is not list:
         spelled = mended(value_type(key), value)
@@ -67,7 +67,7 @@ def meant(key: str, value: Any) -> Any:
 
 
 def _elsewhere(key: str, value: Any) -> Any:
-    """Our value for another program's; the only choice where it is the only one."""
+    """Our value for another program's; if only one choice exists, that one."""
     if not isinstance(value, str | bool | int | float):
         return choices(key)[0] if len(choices(key)) == 1 else None
     word = str(value).strip().lower().removeprefix("torch.")
@@ -79,9 +79,9 @@ def _elsewhere(key: str, value: Any) -> Any:
 
 
 def _list_meant(key: str, value: Any) -> list[Any] | None:
-    """The list of a value's items as the key takes them; None where one is beyond mending."""
+    """The value's items converted to the key's item type; None if one cannot be converted."""
     split = key == "reward_functions" or element_type(key) is not str
-    if isinstance(value, str):  # a comma may be the very text that ends a completion
+    if isinstance(value, str):  # a comma may be part of a stop text
         value = value.split(",") if split else [value]
     elif not isinstance(value, list):
         value = [value]
@@ -105,7 +105,7 @@ def _item(key: str, item: Any) -> Any:
 
 
 def mended(kind: type, value: Any) -> str | None:
-    """A value of the wrong type in the TOML spelling that was probably meant, or None."""
+    """The probable TOML spelling of a value of the wrong type, or None."""
     text = str(value).strip().strip("\"'").strip()
     if kind is bool:
         boolean = BOOLEANS.get(text.lower())

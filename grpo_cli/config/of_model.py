@@ -1,4 +1,4 @@
-"""The configuration that goes with a model: how it was prompted when it was trained.
+"""The configuration that a model was trained with, for its prompt format.
 
 config_of_model("outputs/smoke_test/final")   →   outputs/smoke_test/config.toml
 """
@@ -17,22 +17,23 @@ from grpo_cli.rewards.table import is_builtin
 
 
 def config_of_model(model: str) -> Config:
-    """The run's configuration for a checkpoint, the embedded task's for `tiny`, else plain prompts.
+    """The configuration of the run that made a checkpoint, the embedded task's for `tiny`, else plain
+    prompts.
 
-    Without a run a model is asked as it is: no system message and no prefix.
+    Plain prompts: no system message and no completion prefix.
     """
     name = run_config(model)
     return load_config(name).config if name else Config(system_prompt="", completion_prefix="")
 
 
 def config_for_evaluation(model: str, name: str | None, overrides: Sequence[str]) -> LoadedConfig:
-    """The configuration named, else the model's run's, else `$MLX_GRPO_CONFIG`, else the defaults.
+    """The named configuration, else that of the model's run, else `$MLX_GRPO_CONFIG`, else the defaults.
 
-    A reward in a file is code: from a configuration that nobody named it is left out, with a warning. What
-    else such a one could be warned of was said when its run was started.
+    Rewards in files are code: if nobody named the configuration, they are left out with a warning. Other
+    warnings of such a configuration were already shown when its run started.
     """
     beside = None if name else run_config(model)
-    # Nothing is trained, so the rules for evaluating during a training do not apply.
+    # Nothing is trained, so the rules for evaluation during training do not apply.
     loaded = load_config(name or beside, ["eval_steps=0", *overrides], required=False)
     if not beside:
         return loaded
@@ -42,12 +43,12 @@ def config_for_evaluation(model: str, name: str | None, overrides: Sequence[str]
 
 
 def was_given(problem: Problem) -> bool:
-    """The problem is one of a `--set` of this very command."""
+    """True if the problem comes from a `--set` of this command."""
     return str(problem.place) == COMMAND_LINE
 
 
 def without_file_rewards(loaded: LoadedConfig, path: str) -> LoadedConfig:
-    """The configuration with its built-in rewards only."""
+    """The configuration with built-in rewards only."""
     config = loaded.config
     pairs = list(zip(config.reward_functions, config.reward_weight_list, strict=True))
     kept = [(reward, weight) for reward, weight in pairs if is_builtin(reward)]
@@ -55,7 +56,7 @@ def without_file_rewards(loaded: LoadedConfig, path: str) -> LoadedConfig:
         return loaded
     left_out = ", ".join(reward for reward, _ in pairs if not is_builtin(reward))
     warning = Problem(
-        message=f"{left_out} is left out: code beside a model is not run unasked",
+        message=f"{left_out} is left out: code that comes with a model is not run unless you ask for it",
         cure=f"name the configuration to run it: `--config {quoted(path)}`",
         key="reward_functions",
         severity="warning",
@@ -71,9 +72,9 @@ def without_file_rewards(loaded: LoadedConfig, path: str) -> LoadedConfig:
 
 
 def run_config(model: str) -> str | None:
-    """The configuration file of the run that made a model, in the checkpoint or beside it, or None."""
+    """The config.toml of the run that made a model, from the checkpoint or its parent folder, or None."""
     if model == "tiny":
-        return str(shipped_folder() / "smoke_test.toml")  # not one of this name in the current folder
+        return str(shipped_folder() / "smoke_test.toml")  # never a file of this name in the current folder
     folder = Path(expanded_name(model)).absolute()
     found = [path for path in (folder / "config.toml", folder.parent / "config.toml") if path.is_file()]
     return str(found[0]) if found else None

@@ -1,10 +1,10 @@
-"""Configurations in YAML or JSON: recognised, and rewritten as the lines of TOML that say the same.
+"""Recognise configurations in YAML or JSON and rewrite them as equivalent TOML.
 
     beta: 0.04                      kl_coeff = 0.04
     use_vllm: true           →      # use_vllm is left out: rollouts are sampled by MLX in this process
-    foo: 1                          # foo is left out: no key has a name like it
+    foo: 1                          # foo is left out: no key has a similar name
 
-The lines are valid: what cannot be said in them stands behind a `#`, with the reason.
+The result is valid: keys that cannot be translated become comments with the reason.
 """
 
 import re
@@ -17,12 +17,12 @@ from grpo_cli.config.rules import breaches
 from grpo_cli.config.schema import Config
 from grpo_cli.untrusted_json import DamagedFile, parse_object
 
-BARE = re.compile(r"[\w.-]+")  # a line of broken TOML with a colon in it has another key
-LARGEST = 1_000_000  # characters; a configuration has a thousand
+BARE = re.compile(r"[\w.-]+")  # otherwise a line of broken TOML that contains a colon
+LARGEST = 1_000_000  # characters; a real configuration has about a thousand
 
 
 def read_other(text: str) -> tuple[str, dict[str, Any]] | None:
-    """The format's name and its table, where a text is a table in JSON or YAML."""
+    """The format's name and the parsed table, if the text is a table in JSON or YAML."""
     if len(text) > LARGEST:
         return None
     for name, read in (("JSON", _json), ("YAML", _yaml)):
@@ -43,7 +43,7 @@ def _yaml(text: str) -> dict[str, Any] | None:
     import yaml
 
     class Plain(yaml.SafeLoader):
-        """Refuses aliases: nine of them can stand for a billion items."""
+        """YAML loader that refuses aliases: nine of them can expand to a billion items."""
 
         def compose_node(self, parent: Any, index: Any) -> Any:
             if self.check_event(yaml.AliasEvent):
@@ -58,7 +58,7 @@ def _yaml(text: str) -> dict[str, Any] | None:
 
 
 def as_toml(table: Mapping[str, Any]) -> str:
-    """The lines of TOML for a table of our keys or of another program's."""
+    """TOML lines for a table of our keys or another program's."""
     inner = table.get("mlx_grpo")
     if isinstance(inner, dict):
         table = {**{key: value for key, value in table.items() if key != "mlx_grpo"}, **inner}
@@ -68,7 +68,7 @@ def as_toml(table: Mapping[str, Any]) -> str:
         found = fitting(key, value, table)
         if found is None:
             known = key in Config.model_fields
-            why = f"{key} cannot be {short(_shown(value))}" if known else "no key has a name like it"
+            why = f"{key} cannot be {short(_shown(value))}" if known else "no key has a similar name"
             remarks.append(f"# {short(key)} is left out: {why}")
         elif not found.ours:
             remarks.append(f"# {key} is left out: {found.why}")
@@ -81,7 +81,7 @@ def as_toml(table: Mapping[str, Any]) -> str:
 
 
 def _refused(ours: dict[str, Any]) -> dict[str, str]:
-    """The keys that break a rule with the others, and why: without them the rest is valid."""
+    """Keys that violate a rule, with the reason; without them the rest is valid."""
     refused: dict[str, str] = {}
     while errors := [
         breach

@@ -1,7 +1,6 @@
-"""`--set KEY=VALUE`: the text a shell passes, typed as the schema types the key.
+"""`--set KEY=VALUE`: parse the shell's text according to the key's type.
 
-Text that does not fit its key's type stays text, so that validation reports it as it reports the
-same slip in a file.
+Text that does not fit its key's type stays text, so that validation reports it exactly as in a file.
 """
 
 from collections.abc import Sequence
@@ -15,7 +14,7 @@ from grpo_cli.config.toml_source import Document, Entry
 
 
 def read_overrides(overrides: Sequence[str]) -> Document:
-    """The entries of `--set` options, in their order: the last of one key wins."""
+    """The entries of `--set` options in order; the last one for a key wins."""
     entries: dict[str, Entry] = {}
     problems: list[Problem] = []
     for text in overrides:
@@ -49,13 +48,13 @@ def read_overrides(overrides: Sequence[str]) -> Document:
 def _is_unicode(text: str) -> bool:
     try:
         text.encode()
-    except UnicodeEncodeError:  # bytes of another encoding arrive as lone surrogates
+    except UnicodeEncodeError:  # Python passes undecodable bytes as lone surrogates
         return False
     return True
 
 
 def typed(key: str, text: str) -> Any:
-    """The value that `text` gives to a key; the text itself where it does not fit the key's type."""
+    """The text parsed as the key's type; the text itself if it does not fit."""
     if key not in Config.model_fields:
         return text
     return _list(key, text) if value_type(key) is list else _scalar(value_type(key), text)
@@ -78,6 +77,6 @@ def _list(key: str, text: str) -> list[Any]:
         parsed = parse_toml_value(text)
         if isinstance(parsed, list):
             return parsed
-        text = text.removeprefix("[").removesuffix("]")  # the shell ate the quotes: [a,b]
+        text = text.removeprefix("[").removesuffix("]")  # the shell removed the quotes: [a,b]
     kind = element_type(key)
     return [_scalar(kind, item.strip()) for item in text.split(",") if item.strip()]

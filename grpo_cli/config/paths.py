@@ -1,7 +1,7 @@
-"""The keys of a configuration that name paths: what a person wrote, and where it is.
+"""Expand and resolve the configuration keys that name paths.
 
 expanded("dataset", "~/data.jsonl")               # /home/ada/data.jsonl
-from_folder(config, "/where/the/run/started")     # its relative names as they were meant there
+from_folder(config, "/where/the/run/started")     # relative paths resolved against that folder
 """
 
 from collections.abc import Callable, Collection
@@ -16,9 +16,9 @@ PATH_KEYS = ("output_dir", "dataset", "model_name", "reward_functions")
 
 
 def expanded(key: str, value: Any) -> Any:
-    """A key's value with `~` and `$NAME` filled in; names of hubs and relative paths stay as they are.
+    """The value with `~` and `$NAME` expanded; hub names and relative paths stay as they are.
 
-    Raises ConfigError for a user or a variable that is not known.
+    Raises ConfigError for an unknown user or variable.
     """
     return _each_path(key, value, expanded_name)
 
@@ -33,7 +33,7 @@ def _each_path(key: str, value: Any, change: Callable[[str], str]) -> Any:
 
 
 def from_folder(config: Config, folder: str, given: Collection[str] = ()) -> Config:
-    """The configuration with the relative paths that are in `folder` made absolute, but for `given` keys."""
+    """Make relative paths that exist in `folder` absolute, except those of the `given` keys."""
     if not folder or Path(folder) == Path.cwd():
         return config
 

@@ -1,4 +1,4 @@
-"""What is wrong with a configuration, as data: a line of text for people, a row for `--json`."""
+"""Problems of a configuration as data: text for people, rows for `--json`."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -12,7 +12,7 @@ COMMAND_LINE = "--set"
 
 @dataclass(frozen=True)
 class Place:
-    """Where a value was written: a file as the person named it and its line, or `--set`."""
+    """Location of a value: file (as the user named it) and line, or `--set`."""
 
     source: str
     line: int | None = None
@@ -23,18 +23,18 @@ class Place:
 
 @dataclass(frozen=True, kw_only=True)
 class Problem:
-    """One thing to mend. `message` is one line that people search for; `cure` says what to write."""
+    """One problem to fix. `message` is one searchable line; `cure` says what to write instead."""
 
     message: str
     cure: str
-    key: str = ""  # empty: the file as a whole
+    key: str = ""  # empty: the whole file
     place: Place | None = None
     severity: Literal["error", "warning"] = "error"
     trouble: str = "configuration"  # the guide's chapter that explains it
 
     @property
     def located_cure(self) -> str:
-        """The cure after the file and line it belongs to; a `--set` cure names its place itself."""
+        """The cure, prefixed with file and line; a `--set` cure names the option itself."""
         if self.place is None or self.place.source == COMMAND_LINE:
             return self.cure
         return f"{self.place}: {self.cure}"
@@ -43,7 +43,7 @@ class Problem:
         return f"{self.message}\n  {self.located_cure}"
 
     def as_row(self) -> dict[str, Any]:
-        """The problem for `--json`: file, line, key, message, cure, severity, trouble."""
+        """The row for `--json`: file, line, key, message, cure, severity, trouble."""
         row = asdict(self)
         del row["place"]
         place = self.place or Place("")
@@ -51,7 +51,7 @@ class Problem:
 
 
 def config_error(problems: Sequence[Problem], name: str) -> ConfigError:
-    """All problems of the configuration `name` as one error, which begins with the first one's text."""
+    """One error for all problems of the configuration `name`; it begins with the first one's text."""
     if len(problems) == 1:
         return ConfigError(problems[0].message, problems[0].located_cure, trouble=problems[0].trouble)
     check = f", then check with `grpo config validate {quoted(name)}`" if name else ""

@@ -5,7 +5,7 @@
 
 from grpo_cli.config.fields import choices, default, description, groups, toml_value
 
-LONGEST_DEFAULT = 80  # characters; the default system message is longer
+LONGEST_DEFAULT = 80  # in characters; the default system message is longer
 
 HEAD = """\
 # Configuration keys
@@ -23,7 +23,7 @@ def keys_document(command: str) -> str:
 
 
 def configuration_keys() -> str:
-    """Every key under its group's heading: its default, and what it is for in a sentence."""
+    """A table for each group: every key with its default and description."""
     return "\n\n".join(table(heading, keys) for heading, keys in groups().items())
 
 
@@ -41,13 +41,13 @@ def table(heading: str, keys: list[str]) -> str:
 
 
 def row(key: str) -> str:
-    """A key as a line of its table; the other values that it may have stand behind its default."""
+    """A key's table row: name, default, other allowed values, description."""
     meaning = description(key).split(". ")[0].removesuffix(".").replace("|", "\\|")
     return f"| `{key}` | {values(key)} | {meaning} |"
 
 
 def values(key: str) -> str:
-    """A key's default as TOML, and the others of a key that has a few named values."""
+    """The default as TOML, followed by the other allowed values if the key has choices."""
     usual = toml_value(default(key))
     if len(usual) > LONGEST_DEFAULT:
         usual = f"{usual[:LONGEST_DEFAULT]}…"

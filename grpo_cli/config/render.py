@@ -1,4 +1,4 @@
-"""A configuration as text: flat TOML with its sources, a commented starting file, JSON Schema."""
+"""Render a configuration: flat TOML with sources, a commented starting file, JSON Schema."""
 
 import textwrap
 from typing import Any
@@ -11,12 +11,12 @@ _COMMENT_COLUMN = 44
 
 
 def dump_config(config: Config) -> str:
-    """The resolved configuration as flat TOML, one key a line; it loads to the same configuration."""
+    """The resolved configuration as flat TOML, one key per line; loading it gives the same configuration."""
     return "".join(f"{key} = {toml_value(value)}\n" for key, value in config.model_dump().items())
 
 
 def show_config(loaded: LoadedConfig) -> str:
-    """Flat TOML with a comment behind every key that says where its value came from."""
+    """Flat TOML with the source of each value as a comment."""
     values = loaded.config.model_dump()
     return "".join(
         _commented(f"{key} = {toml_value(value)}", loaded.sources[key]) for key, value in values.items()
@@ -24,9 +24,9 @@ def show_config(loaded: LoadedConfig) -> str:
 
 
 def starting_file(config: Config, shown: str) -> str:
-    """Every key in its group, under its description, with its default: a file to edit.
+    """An editable file with every key by group: description and default.
 
-    `shown` is the file's own name, for the commands in its head.
+    `shown`: the file's own name, for the commands in its header.
     """
     parts = [
         f"# Check this file:  grpo config validate {shown}\n# Train with it:    grpo train --config {shown}\n"
@@ -49,7 +49,7 @@ def _commented(line: str, comment: str) -> str:
 
 
 def json_schema() -> dict[str, Any]:
-    """JSON Schema of a configuration file: the keys, the superseded ones, and `[mlx_grpo]`."""
+    """JSON Schema of a configuration file: all keys, superseded keys, and the `[mlx_grpo]` table."""
     schema = Config.model_json_schema()
     properties: dict[str, Any] = schema["properties"]
     for old, new in SUPERSEDED.items():

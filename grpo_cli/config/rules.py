@@ -1,9 +1,8 @@
-"""Rules between keys, which no bound on one key can say.
+"""Rules between keys, beyond the bounds on single keys.
 
-Each rule looks at a whole configuration and yields what breaks it. A `Breach` names every key it
-rests on, so that the loader can drop it when one of those was invalid anyway, and can point at
-the line of the first one that was written. To add a rule, write it and put it in `RULES`; one that looks
-at files goes into local_rules.py.
+Each rule takes a whole configuration and yields violations. A `Violation` names all keys involved: the loader
+drops it if one of them is invalid anyway, and points to the line of the first one in the file. To add a rule,
+write a function and add it to `RULES`; rules that look at files belong in local_rules.py.
 """
 
 from collections.abc import Iterator
@@ -17,11 +16,11 @@ from grpo_cli.config.violation import Rule, Violation, is_meant
 from grpo_cli.rewards.spec import RewardSpec
 from grpo_cli.rewards.table import REWARDS, is_builtin, unknown_hint
 
-COLD = 0.05  # a temperature below which the completions of a group are the same one
+COLD = 0.05  # below this temperature the completions of a group are practically identical
 
 
 def group_has_a_spread(config: Config) -> Iterator[Violation]:
-    """Advantages compare the completions of one prompt: one alone has nothing to compare with."""
+    """A group has at least 2 completions: advantages compare them with each other."""
     if config.num_generations < 2:
         message = (
             f"num_generations = {config.num_generations} cannot learn: a group needs at least 2 completions"
@@ -35,7 +34,7 @@ def group_has_a_spread(config: Config) -> Iterator[Violation]:
 
 
 def rewards_exist(config: Config) -> Iterator[Violation]:
-    """A reward is one of the table's, or `file.py:function`."""
+    """Each reward is built in or has the form `file.py:function`."""
     for name in config.reward_functions:
         spec = RewardSpec.parse(name)
         if spec.is_file and not spec.name:
@@ -51,7 +50,7 @@ def rewards_exist(config: Config) -> Iterator[Violation]:
 
 
 def meant_rewards(names: list[str]) -> list[str] | None:
-    """The entries with each unknown name as it was probably meant; None where one means nothing."""
+    """The entries with each unknown name replaced by the probable one; None if one has no match."""
     entries = meant("reward_functions", names) or names
     known = [
         name if is_builtin(name) or RewardSpec.parse(name).is_file else nearest(name, REWARDS)
@@ -61,7 +60,7 @@ def meant_rewards(names: list[str]) -> list[str] | None:
 
 
 def eval_reward_is_known(config: Config) -> Iterator[Violation]:
-    """The evaluation's measure is a reward that is loaded anyway, or a built-in one."""
+    """`eval_reward` is a built-in reward or one of reward_functions."""
     name = config.eval_reward
     if name and name not in config.reward_functions and not is_builtin(name):
         message = f"eval_reward = {short(name)!r} is neither built in nor one of reward_functions"
@@ -72,7 +71,7 @@ def eval_reward_is_known(config: Config) -> Iterator[Violation]:
 
 
 def one_weight_per_reward(config: Config) -> Iterator[Violation]:
-    """A weight belongs to the reward at its position."""
+    """`reward_weights` has one entry per reward function."""
     weights, rewards = len(config.reward_weights), len(config.reward_functions)
     if weights and weights != rewards:
         message = f"reward_weights has length {weights}, reward_functions has length {rewards}"
@@ -84,32 +83,32 @@ def one_weight_per_reward(config: Config) -> Iterator[Violation]:
 
 
 def some_weight_counts(config: Config) -> Iterator[Violation]:
-    """With every weight 0, every reward is 0 and nothing is learnt."""
+    """At least one weight is not 0: otherwise every reward is 0 and there is nothing to learn."""
     if config.reward_weights and not any(config.reward_weights):
         ones = toml_value([1.0] * len(config.reward_weights))
-        cure = f"write `reward_weights = {ones}`, or leave reward_weights out: then all count 1"
+        cure = f"write `reward_weights = {ones}`, or remove reward_weights: then each weight is 1"
         yield Violation(
-            keys=("reward_weights",), message="reward_weights are all 0: nothing would be rewarded", cure=cure
+            keys=("reward_weights",), message="reward_weights are all 0: every reward would be 0", cure=cure
         )
 
 
 def policy_is_what_was_sampled(config: Config) -> Iterator[Violation]:
-    """The loss must see the distribution that the tokens were drawn from."""
+    """The loss uses the same distribution that the tokens were sampled from."""
     if config.repetition_penalty != 1.0:
         message = f"repetition_penalty = {config.repetition_penalty} is refused in training"
         cure = (
-            "the loss would see another distribution than the one sampled; write `repetition_penalty = 1.0` "
-            "and steer with `temperature` or `min_p`"
+            "the loss would use a different distribution from the sampled one; "
+            "write `repetition_penalty = 1.0` and steer with `temperature` or `min_p`"
         )
         yield Violation(keys=("repetition_penalty",), message=message, cure=cure)
     if config.lora_dropout > 0:
         message = f"lora_dropout = {config.lora_dropout} is refused in training"
-        cure = "rollouts are sampled without dropout, the loss would have it; write `lora_dropout = 0.0`"
+        cure = "rollouts are sampled without dropout, but the loss would use it; write `lora_dropout = 0.0`"
         yield Violation(keys=("lora_dropout",), message=message, cure=cure)
 
 
 def adapter_keys_need_adapters(config: Config) -> Iterator[Violation]:
-    """Without adapters there are no layers to adapt, and no kind of adapters."""
+    """LoRA options have no effect with full fine-tuning (lora_rank = 0)."""
     for key in ("lora_layers", "lora_type", "use_rslora"):
         if is_meant(config, key) and not config.lora_rank:
             message = (
@@ -121,25 +120,29 @@ def adapter_keys_need_adapters(config: Config) -> Iterator[Violation]:
 
 
 def evaluation_is_held_out(config: Config) -> Iterator[Violation]:
-    """Accuracy on the training split says nothing of what was learnt."""
+    """The evaluation split differs from the training split: its accuracy does not measure generalisation."""
     if config.eval_steps and config.eval_split == config.train_split:
         message = f'eval_split = "{config.eval_split}" is the training split'
-        cure = 'write `eval_split = "test"`, or `eval_steps = 0` to evaluate never'
+        cure = 'write `eval_split = "test"`, or `eval_steps = 0` to disable evaluation'
         yield Violation(keys=("eval_split", "train_split", "eval_steps"), message=message, cure=cure)
 
 
 def reinforce_has_no_ratio(config: Config) -> Iterator[Violation]:
-    """REINFORCE is on-policy: it corrects for no second update, and divides by no deviation."""
+    """REINFORCE is strictly on-policy: one update per batch, and no scaling by standard deviation."""
     if config.loss_type != "reinforce":
         return
     for key in ("num_iterations", "steps_per_generation"):
         value = getattr(config, key)
         if value > 1:
-            message = f'{key} = {value} does not go with loss_type = "reinforce"'
-            cure = f'it has no ratio to correct a second update; write `{key} = 1`, or `loss_type = "dapo"`'
+            message = f'{key} = {value} does not work with loss_type = "reinforce"'
+            cure = (
+                f'it has no ratio to correct for further updates; write `{key} = 1`, or `loss_type = "dapo"`'
+            )
             yield Violation(keys=(key, "loss_type"), message=message, cure=cure)
     if is_meant(config, "scale_rewards") and config.scale_rewards != "none":
-        message = f'scale_rewards = "{config.scale_rewards}" has no effect: reinforce divides by no deviation'
+        message = (
+            f'scale_rewards = "{config.scale_rewards}" has no effect: reinforce does not scale advantages'
+        )
         yield Violation(
             keys=("scale_rewards", "loss_type"),
             message=message,
@@ -149,15 +152,15 @@ def reinforce_has_no_ratio(config: Config) -> Iterator[Violation]:
 
 
 def sequences_have_a_ratio(config: Config) -> Iterator[Violation]:
-    """REINFORCE has no ratio that could be a sequence's."""
+    """REINFORCE has no importance ratio, so it cannot be by sequence."""
     if config.loss_type == "reinforce" and config.importance_sampling_level == "sequence":
-        message = 'importance_sampling_level = "sequence" does not go with loss_type = "reinforce"'
+        message = 'importance_sampling_level = "sequence" does not work with loss_type = "reinforce"'
         cure = 'it has no ratio; write `importance_sampling_level = "token"`, or `loss_type = "gspo"`'
         yield Violation(keys=("importance_sampling_level", "loss_type"), message=message, cure=cure)
 
 
 def delta_is_beyond_the_clip(config: Config) -> Iterator[Violation]:
-    """The second bound is for ratios that the first one lets pass."""
+    """`delta`, the two-sided clip's outer bound, is above the ordinary clip."""
     if not config.delta:
         return
     if config.loss_type in ("reinforce", "cispo"):
@@ -168,12 +171,12 @@ def delta_is_beyond_the_clip(config: Config) -> Iterator[Violation]:
     elif config.delta <= 1.0 + (config.clip_eps_high or config.clip_eps):
         high = 1.0 + (config.clip_eps_high or config.clip_eps)
         message = f"delta = {config.delta} is not above the upper clip, {high:g}"
-        cure = "it bounds ratios that the clip leaves free; write `delta = 4.0`, or `delta = 0.0` for none"
+        cure = "it bounds ratios that the clip does not; write `delta = 4.0`, or `delta = 0.0` to disable it"
         yield Violation(keys=("delta", "clip_eps_high", "clip_eps"), message=message, cure=cure)
 
 
 def kl_options_need_kl(config: Config) -> Iterator[Violation]:
-    """Without a KL term there is nothing to estimate."""
+    """KL options have no effect with kl_coeff = 0."""
     for key in ("kl_estimator", "use_bias_correction_kl"):
         if is_meant(config, key) and not config.kl_coeff:
             message = f"{key} = {toml_value(getattr(config, key))} has no effect: kl_coeff is 0"
@@ -183,7 +186,7 @@ def kl_options_need_kl(config: Config) -> Iterator[Violation]:
 
 
 def penalty_fits_the_completion(config: Config) -> Iterator[Violation]:
-    """A penalty that begins before the first token is one for every completion."""
+    """The overlong penalty's range is at most max_new_tokens; a longer one penalises every completion."""
     if config.soft_overlong_tokens > config.max_new_tokens:
         message = (
             f"soft_overlong_tokens = {config.soft_overlong_tokens} is more than max_new_tokens = "
@@ -194,7 +197,7 @@ def penalty_fits_the_completion(config: Config) -> Iterator[Violation]:
 
 
 def budget_needs_dynamic_sampling(config: Config) -> Iterator[Violation]:
-    """Without dynamic sampling one batch is drawn, whatever its rewards."""
+    """`dynamic_sampling_budget` has no effect unless `dynamic_sampling` is on."""
     if is_meant(config, "dynamic_sampling_budget") and not config.dynamic_sampling:
         message = (
             f"dynamic_sampling_budget = {config.dynamic_sampling_budget} has no effect: "
@@ -209,7 +212,7 @@ def budget_needs_dynamic_sampling(config: Config) -> Iterator[Violation]:
 
 
 def correction_needs_another_sampler(config: Config) -> Iterator[Violation]:
-    """Rollouts of the policy itself have nothing to be corrected for."""
+    """Importance-sampling correction has no effect if rollouts come from the policy itself."""
     for key in ("importance_sampling_mode", "importance_sampling_cap"):
         if is_meant(config, key) and not config.quantize_for_rollouts:
             message = (
@@ -222,26 +225,30 @@ def correction_needs_another_sampler(config: Config) -> Iterator[Violation]:
 
 
 def correction_is_by_what_the_ratio_is(config: Config) -> Iterator[Violation]:
-    """Where a completion has one ratio, it has one weight."""
+    """Sequence-level ratios need a sequence-level correction."""
     mode = config.importance_sampling_mode
     by_sequence = config.importance_sampling_level == "sequence" or config.loss_type == "gspo"
     written = is_meant(config, "importance_sampling_mode")
     if config.quantize_for_rollouts and by_sequence and written and mode.startswith("token"):
-        message = f'importance_sampling_mode = "{mode}" is by sequence here, as the ratio of the loss is'
+        message = (
+            f'importance_sampling_mode = "{mode}" is applied by sequence here, as the ratio of the loss is'
+        )
         cure = f'write `importance_sampling_mode = "{mode.replace("token", "sequence")}"`'
         keys = ("importance_sampling_mode", "importance_sampling_level", "loss_type")
         yield Violation(keys=keys, message=message, cure=cure, severity="warning")
 
 
 def sampling_is_whole(config: Config) -> Iterator[Violation]:
-    """A cut tail leaves the ratio exact (engine/rollout/sampling.py), but what it held is never explored."""
+    """Truncated sampling keeps the ratio exact (engine/rollout/sampling.py), but removed tokens are never
+    explored.
+    """
     for key, neutral in (("top_p", 1.0), ("top_k", 0), ("min_p", 0.0)):
         value = getattr(config, key)
         if value != neutral:
             message = f"{key} = {value} cuts tokens off while sampling, and those are never explored"
             cure = (
-                "the ratio new/old stays exact, the kept mass is recorded and cancels in it, but the "
-                "gradient is that of the uncut distribution; to sample from that one "
+                "the ratio new/old stays exact, because the kept mass is recorded and cancels in it, but the "
+                "gradient is that of the full distribution; to sample from the full distribution "
                 f"write `{key} = {neutral}`"
             )
             yield Violation(
@@ -250,7 +257,7 @@ def sampling_is_whole(config: Config) -> Iterator[Violation]:
 
 
 def groups_can_differ(config: Config) -> Iterator[Violation]:
-    """Near temperature 0 all completions of a group are the same, and so are their rewards."""
+    """Temperature is high enough for completions, and so rewards, to differ within a group."""
     if config.temperature < COLD:
         message = f"temperature = {config.temperature} makes the completions of a group identical"
         cure = "write `temperature = 0.7` or more"
@@ -288,10 +295,10 @@ RULES: tuple[Rule, ...] = (
 
 
 def breaches(config: Config, on_this_machine: bool = False) -> Iterator[Violation]:
-    """Everything that a configuration breaks, in the rules' order.
+    """All violations of a configuration, in the order of the rules.
 
-    `on_this_machine`: the files that it names are looked at, too. What these say of a key, knowing the
-    model, takes the place of a warning of the same trouble without it.
+    `on_this_machine`: also check the files it names. Their findings know the model, so they replace less
+    specific warnings with the same `trouble`.
     """
     local = [breach for rule in LOCAL_RULES for breach in rule(config)] if on_this_machine else []
     told = {(breach.keys[0], breach.trouble) for breach in local}

@@ -1,4 +1,4 @@
-"""Rules on what a dataset without answers, or with prompts that are plain texts, can serve for."""
+"""Rules for datasets without answers."""
 
 from collections.abc import Iterator
 
@@ -6,16 +6,16 @@ from grpo_cli.config.fields import toml_value
 from grpo_cli.config.schema import Config
 from grpo_cli.config.violation import Rule, Violation
 
-COMPARING = ("correctness", "last_number", "math_verify")  # the built-in rewards that need an answer
+COMPARING = ("correctness", "last_number", "math_verify")  # built-in rewards that need an answer
 
 
 def rewards_have_their_answers(config: Config) -> Iterator[Violation]:
-    """Compared with no answer, every completion is wrong."""
+    """Rewards and evaluation measures that compare with an answer need an answer column."""
     if config.answer_column or config.dataset == "arithmetic":
         return
     for name in config.reward_functions:
         if name.removesuffix("_reward_func") in COMPARING:
-            message = f'The reward {name} needs answers, and answer_column is ""'
+            message = f'Reward {name} needs answers, but answer_column is ""'
             others = [other for other in config.reward_functions if other != name]
             without = f", or `reward_functions = {toml_value(others)}`" if others else ""
             cure = f'write `answer_column = "answer"`, the name of the column that holds them{without}'
@@ -23,7 +23,7 @@ def rewards_have_their_answers(config: Config) -> Iterator[Violation]:
                 keys=("answer_column", "reward_functions"), message=message, cure=cure, trouble="dataset"
             )
     if config.eval_steps and not config.eval_reward:
-        message = 'Accuracy needs answers, and answer_column is ""'
+        message = 'Accuracy needs answers, but answer_column is ""'
         cure = f'write `eval_reward = "{config.reward_functions[0]}"` as its measure, or `eval_steps = 0`'
         yield Violation(
             keys=("answer_column", "eval_steps", "eval_reward"), message=message, cure=cure, trouble="dataset"

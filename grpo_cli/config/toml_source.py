@@ -1,4 +1,4 @@
-"""A TOML file read for its values and for the line each key stands on.
+"""Read a TOML file's values together with each key's line number.
 
 The standard library's parser gives no positions, so a scanner finds the lines: it skips strings,
 comments and brackets, and takes every `key =` that begins a statement.
@@ -20,7 +20,7 @@ from grpo_cli.config.schema import SUPERSEDED, Config
 from grpo_cli.files import open_regular
 from grpo_cli.foreign_text import quoted
 
-TABLE = "mlx_grpo"  # MLX-GRPO's files may put their keys under this table
+TABLE = "mlx_grpo"  # the optional table of MLX-GRPO's files
 
 _BOOLEAN_WORDS = {"yes": "true", "on": "true", "no": "false", "off": "false"}
 _BARE = r"[A-Za-z0-9_-]+"
@@ -40,7 +40,7 @@ _TOKEN = re.compile(
 
 @dataclass(frozen=True)
 class Entry:
-    """A key as it was written, its value, and where."""
+    """One key as written, its value, and its location."""
 
     key: str
     value: Any
@@ -49,21 +49,21 @@ class Entry:
 
 @dataclass(frozen=True)
 class Document:
-    """The entries of one file in its order, and what is wrong with the file itself."""
+    """The entries of one file in order, and problems of the file itself."""
 
     entries: list[Entry]
     problems: list[Problem]
 
 
 def read_document(path: Path, shown: str) -> Document:
-    """Read a TOML file; `shown` is its name in messages. No failure is raised: each is a problem."""
+    """Read a TOML file; `shown` is its name in messages. Raises nothing: every failure becomes a problem."""
     try:
-        text = _content(path).decode("utf-8-sig")  # editors on Windows put a mark in front
+        text = _content(path).decode("utf-8-sig")  # editors on Windows write a byte order mark
     except OSError as error:
         return _unreadable(path, shown, error)
     except UnicodeDecodeError as error:
         line = error.object[: error.start].count(b"\n") + 1
-        cure = "save the file in the encoding UTF-8"
+        cure = "save the file as UTF-8"
         problem = Problem(
             message=f"Config file is not UTF-8: {shown}",
             cure=cure,
@@ -84,7 +84,7 @@ def read_document(path: Path, shown: str) -> Document:
 
 
 def _content(path: Path) -> bytes:
-    """A file's bytes; a pipe's only if it is the shell's own, `<(command)`: another could wait forever."""
+    """A file's bytes; reads only the shell's own pipes, `<(command)`: any other pipe could block forever."""
     if path.parts[:2] == ("/", "dev"):
         return path.read_bytes()
     with open_regular(path) as file:
@@ -104,14 +104,14 @@ def _unreadable(path: Path, shown: str, error: OSError) -> Document:
 
 
 def _other_format(text: str, shown: str) -> Problem | None:
-    """A file in YAML or JSON, with the same in TOML as its cure."""
+    """The problem of a file in YAML or JSON; its cure is the same configuration in TOML."""
     if (other := read_other(text)) is None:
         return None
     kind, table = other
     target = Path(shown).with_suffix(".toml").name
-    cure = f"the same in TOML, to be saved as {target}:\n\n{as_toml(table)}\n"
+    cure = f"save this TOML version as {target}:\n\n{as_toml(table)}\n"
     return Problem(
-        message=f"This is {kind}, and a configuration is TOML: {shown}",
+        message=f"This is {kind}, but a configuration must be TOML: {shown}",
         cure=cure,
         place=Place(shown),
         trouble="config-syntax",
@@ -119,11 +119,11 @@ def _other_format(text: str, shown: str) -> Problem | None:
 
 
 def _syntax_problem(text: str, shown: str, error: Exception) -> Problem:
-    """tomllib's message, its line, and a cure that guesses at the commonest slips."""
+    """The problem of invalid TOML: tomllib's message and line, and a cure for the most common mistakes."""
     detail = str(error) if isinstance(error, ValueError) else "nested too deeply"
     found = re.search(r" \(at line (\d+), column (\d+)\)| \(at end of document\)", detail)
     if found is None:
-        reason = detail.partition(":")[0]  # of a number too long to read, for instance
+        reason = detail.partition(":")[0]  # such as a number too long to read
         cure = "a value is too large or too deep for any key: see `grpo config init`"
         place = Place(shown, _largest_line(text))
         return Problem(message=f"Invalid TOML: {reason}", cure=cure, place=place, trouble="config-syntax")
@@ -135,7 +135,7 @@ def _syntax_problem(text: str, shown: str, error: Exception) -> Problem:
 
 
 def _largest_line(text: str) -> int:
-    """The line with the most digits, brackets and dots: the parser names none for what it cannot hold."""
+    """The line with the most digits, brackets and dots: tomllib gives no line for oversized values."""
     lines = text.split("\n")
     return 1 + max(range(len(lines)), key=lambda index: len(re.findall(r"[\d\[{.]", lines[index])))
 
@@ -148,23 +148,23 @@ def _syntax_cure(text: str, line: int, detail: str) -> str:
         re.match(rf"[ \t]*({_BARE})[ \t]*=[ \t]*([^#]*)", lines[line - 1]) if line <= len(lines) else None
     )
     if written is None:
-        return 'a line is `key = value`; a text stands in quotes: `dataset = "arithmetic"`'
+        return 'each line is `key = value`; text needs quotes: `dataset = "arithmetic"`'
     key, value = written[1], written[2].strip()
     if (meant := _boolean_meant(key, value)) is not None:
         return f"write `{key} = {meant}`"
     if re.fullmatch(r"[+-]?\.\d+|[+-]?\d+\.", value):
-        return f"a number has digits on both sides of its point: `{key} = {float(value)}`"
+        return f"a number needs digits on both sides of the point: `{key} = {float(value)}`"
     if re.fullmatch(r"[+-]?\d+,\d+", value):
-        return f"a number has a point, no comma: `{key} = {value.replace(',', '.')}`"
+        return f"a number has a decimal point, not a comma: `{key} = {value.replace(',', '.')}`"
     if re.search("[“”„‘’«»]", value):
-        return f'a text stands in straight quotes: `{key} = "…"`'
+        return f'text needs straight quotes: `{key} = "…"`'
     if re.fullmatch(r"[A-Za-z][\w./:-]*", value):
         return f'write `{key} = "{value}"`'
-    return "a text stands in quotes, a list in brackets, a number alone"
+    return "text needs quotes, a list needs brackets, a number stands alone"
 
 
 def _boolean_meant(key: str, value: str) -> str | None:
-    """What a bare word means as true or false: `True` for any key, `yes` and `on` for those that take it."""
+    """The boolean that a bare word stands for: `True` for any key, `yes` and `on` for boolean keys."""
     name = SUPERSEDED.get(key, key)
     is_boolean = name in Config.model_fields and value_type(name) is bool
     word = value.lower()
@@ -174,7 +174,7 @@ def _boolean_meant(key: str, value: str) -> str | None:
 
 
 def key_lines(text: str) -> dict[str, int]:
-    """The line of every statement of a TOML text, by its dotted name: `mlx_grpo.seed` → 3."""
+    """Dotted name → line number of every statement in a TOML text: `mlx_grpo.seed` → 3."""
     lines: dict[str, int] = {}
     prefix, depth, start = "", 0, 0
     ends = [(token[0], token.end()) for token in _TOKEN.finditer(text)]
@@ -191,7 +191,7 @@ def key_lines(text: str) -> dict[str, int]:
 
 
 def _part_name(part: str) -> str:
-    """A part of a key as the parser reads it: without quotes, with its escapes resolved."""
+    """One part of a dotted key as the parser reads it: without quotes, with escapes resolved."""
     return next(iter(tomllib.loads(f"{part} = 0"))) if "\\" in part else part.strip("\"'")
 
 
@@ -223,7 +223,7 @@ def _collect(table: dict[str, Any], lines: dict[str, int], shown: str) -> Docume
 
 
 def _line_of(name: str, lines: dict[str, int]) -> int | None:
-    """The line of a key; of its inline table or its first dotted key where it has no own line."""
+    """A key's line; if it has none, the line of its inline table or first dotted key."""
     if name in lines:
         return lines[name]
     if below := [line for other, line in lines.items() if other.startswith(f"{name}.")]:

@@ -1,4 +1,4 @@
-"""Checks values against the schema: pydantic's findings in the words of our error texts."""
+"""Check values against the schema and report pydantic's errors with our own messages."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -25,23 +25,23 @@ from grpo_cli.config.toml_source import Entry
 from grpo_cli.errors import ConfigError
 from grpo_cli.foreign_text import quoted
 
-# Why a bound is where it is, for values that make sense elsewhere, and what to write.
+# Reasons for bounds on values that would be valid elsewhere, and what to write instead.
 _REASONS = {
     "temperature": (
-        "at 0 all completions of a group would be the same, and their rewards too: nothing to learn from; "
+        "at 0 all completions of a group would be the same, and so would their rewards: nothing to learn; "
         "write `temperature = 0.7`"
     ),
     "num_generations": "the completions of a group are compared; write `num_generations = 8`",
     "top_p": "write `top_p = 1.0` to sample from all tokens",
-    "max_grad_norm": "gradients are scaled down to it; write `max_grad_norm = 1e9` to leave them alone",
+    "max_grad_norm": "gradients are scaled down to it; write `max_grad_norm = 1e9` to disable clipping",
 }
 
 
 def check_values(layer: Mapping[str, Entry]) -> tuple[Config, list[Problem], set[str]]:
-    """The configuration of the values that are valid, and a problem for each that is not.
+    """A configuration of the valid values, and a problem for each invalid one.
 
-    `layer` maps known keys to what was written. The set names the keys that fell back to their
-    defaults because their values were invalid.
+    `layer` maps known keys to their entries. The set holds the keys that fell back to their defaults because
+    their values were invalid.
     """
     values = {key: entry.value for key, entry in layer.items()}
     problems, invalid = _schema_problems(layer, values)
@@ -62,14 +62,14 @@ def check_values(layer: Mapping[str, Entry]) -> tuple[Config, list[Problem], set
             invalid.add(key)
             del kept[key]
     config = Config.model_validate(kept)
-    # A value that is the default counts as not written: a run's own file has every key, and rules that warn
-    # of what has no effect are for what a person wanted.
+    # A value equal to the default counts as not written: a run's own config.toml has every key, and
+    # warnings about keys without effect are only for keys that the user changed.
     wanted = {key: value for key, value in kept.items() if getattr(config, key) != default(key)}
     return Config.model_validate(wanted), problems, invalid
 
 
 def _schema_problems(layer: Mapping[str, Entry], values: dict[str, Any]) -> tuple[list[Problem], set[str]]:
-    """What pydantic finds, and the keys it finds it at."""
+    """Pydantic's errors as problems, and the keys concerned."""
     try:
         Config.model_validate(values)
     except ValidationError as error:
@@ -102,19 +102,19 @@ def _problem(layer: Mapping[str, Entry], finding: Any) -> Problem:
 
 
 def assignment(entry: Entry, spelled: str) -> str:
-    """The line of TOML, or the option as a shell takes it, that gives a key a value."""
+    """The line of TOML, or the `--set` option, that assigns the value."""
     if entry.place.source == COMMAND_LINE:
         return f"`--set {quoted(f'{entry.key}={spelled}')}`"
     return f"`{entry.key} = {spelled}`"
 
 
 def example(key: str) -> str:
-    """A value that the key takes, in TOML's spelling."""
+    """A valid value for the key, in TOML."""
     return toml_value(default(key) or value_type(key)())
 
 
 def _bound(entry: Entry, key: str, finding: Any) -> str:
-    """Which values the key takes."""
+    """The allowed values of a key, for the cure."""
     if options := choices(key):
         return f"{_guess(entry, key)}it takes {', '.join(map(toml_value, options))}"
     bound = _words(finding)
@@ -126,7 +126,7 @@ def _bound(entry: Entry, key: str, finding: Any) -> str:
 
 
 def _guess(entry: Entry, key: str) -> str:
-    """The allowed value that was probably meant, or the other key that the value is for."""
+    """A suggestion: the probable allowed value, or another key that takes this value."""
     value = entry.value
     near = nearest(value, choices(key)) if isinstance(value, str) else None
     if (near := near or meant(key, value)) is not None:
@@ -141,12 +141,12 @@ def _lines(entry: Entry, ours: Mapping[str, Any]) -> list[str]:
 
 
 def _words(finding: Any) -> str:
-    """The bound that the value is beyond."""
+    """Wording of the violated bound."""
     match finding["type"]:
         case "string_pattern_mismatch":
-            return "is one folder's name, without / or \\, of at most 80 characters"
+            return "must be a single folder name, without / or \\, of at most 80 characters"
         case "string_too_short":
-            return f"must not {'hold an empty text' if len(finding['loc']) > 1 else 'be empty'}"
+            return f"must not {'contain an empty text' if len(finding['loc']) > 1 else 'be empty'}"
         case "too_short":
             return f"must have at least {finding['ctx']['min_length']} item"
     return str(finding["msg"].replace("Input should be", "must be"))

@@ -1,4 +1,4 @@
-"""What a rule between keys finds, and what a rule is."""
+"""The types of a rule between keys and of its violations."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from grpo_cli.config.schema import Config
 
 @dataclass(frozen=True, kw_only=True)
 class Violation:
-    """A rule that a configuration breaks: the keys it rests on, what is wrong, what to write.
+    """A rule that a configuration breaks: the keys involved, the message, and what to write.
 
     `trouble`: the guide's chapter that explains it.
     """
@@ -25,8 +25,8 @@ Rule = Callable[[Config], Iterator[Violation]]
 
 
 def is_meant(config: Config, key: str) -> bool:
-    """The key has another value than its default, so that a file with every key warns of nothing.
+    """True if the key differs from its default, so that a file with every key causes no warnings.
 
-    Nobody can tell a default that a person wrote from one that `config init` or a run wrote.
+    A default that the user wrote cannot be distinguished from one that `config init` or a run wrote.
     """
     return bool(getattr(config, key) != Config.model_fields[key].default)

@@ -1,9 +1,9 @@
-"""Which nanochat a checkpoint is, told from its tensors' names and shapes.
+"""Identify a checkpoint's nanochat version from its tensors' names and shapes.
 
     recognize({"transformer.wte.weight": (65536, 2048), …}, ModelConfig(n_layer=32, …))
 
-nanochat writes no version into its files, and its code changed what it computes several times. What can
-be computed in one way only is converted; the rest is refused with what is ambiguous, never guessed.
+nanochat writes no version into its files, and its computation changed several times. A checkpoint
+with a single interpretation is converted; any other is refused with the ambiguity, never guessed.
 Source: karpathy/nanochat, nanochat/gpt.py and nanochat/checkpoint_manager.py through 2026-07.
 """
 
@@ -18,8 +18,8 @@ from grpo_cli.convert.name_map import CropRows, Operation, Shapes, check_names
 from grpo_cli.models.classes import model_classes
 from grpo_cli.models.tree import flat
 
-NANOCHAT_TYPES = ("nanochat", "nanochat_v2")  # model_type of what a checkpoint becomes
-EMBEDDINGS = ("transformer.wte.weight", "lm_head.weight")  # a row per token id, padded since 2025-12-09
+NANOCHAT_TYPES = ("nanochat", "nanochat_v2")  # model_type of converted checkpoints
+EMBEDDINGS = ("transformer.wte.weight", "lm_head.weight")  # one row per token id, padded since 2025-12-09
 LAMBDAS = ("resid_lambdas", "x0_lambdas")  # since 11 January 2026
 SMEAR = ("smear_lambda", "smear_gate.weight", "backout_lambda")  # since 14 March 2026
 VALUE_GATE = ".attn.ve_gate.weight"  # since 18 January 2026
@@ -41,7 +41,7 @@ class ModelConfig(BaseModel):
 
     @model_validator(mode="after")
     def heads_divide(self) -> "ModelConfig":
-        """Every head has as many channels, every key serves as many queries."""
+        """Check that channels divide evenly among heads, and queries among keys."""
         if self.n_embd % (2 * self.n_head) or self.n_head % self.n_kv_head:
             raise ValueError(
                 f"n_embd {self.n_embd}, n_head {self.n_head} and n_kv_head {self.n_kv_head} do not divide"
@@ -51,16 +51,16 @@ class ModelConfig(BaseModel):
 
 @dataclass(frozen=True)
 class Architecture:
-    """How a checkpoint becomes a model of ours."""
+    """The conversion of a checkpoint into a model of ours."""
 
-    config: dict[str, Any]  # the fields of config.json that its class needs
+    config: dict[str, Any]  # fields of config.json for its class
     operations: list[Operation]  # the name map
 
 
 def read_model_config(meta: Any, path: object) -> ModelConfig:
-    """The model_config of a meta file's content.
+    """The model_config of a meta file.
 
-    Raises ConversionError that names every field that is missing, unknown or out of range.
+    Raises ConversionError that names every missing, unknown or out-of-range field.
     """
     fields = meta.get("model_config") if isinstance(meta, dict) else None
     if not isinstance(fields, dict):
@@ -78,9 +78,9 @@ def read_model_config(meta: Any, path: object) -> ModelConfig:
 
 
 def recognize(shapes: Shapes, model_config: ModelConfig, source: str) -> Architecture:
-    """The architecture of a checkpoint, its names checked.
+    """The architecture of a checkpoint, with its names checked.
 
-    Raises ConversionError where its arithmetic is ambiguous, and where names or shapes do not fit.
+    Raises ConversionError if its computation is ambiguous, or if names or shapes do not fit.
     """
     rows = max([model_config.vocab_size, *shapes.get(EMBEDDINGS[0], ())[:1]])
     gates = {shape[-1:] for name, shape in shapes.items() if name.endswith(VALUE_GATE)}
@@ -94,7 +94,7 @@ def recognize(shapes: Shapes, model_config: ModelConfig, source: str) -> Archite
     operations: list[Operation] = []
     if LAMBDAS[0] not in shapes:
         config = _october(model_config)
-        if rows > model_config.vocab_size:  # mlx-lm's nanochat has a row for each token and no more
+        if rows > model_config.vocab_size:  # mlx-lm's nanochat has exactly one row per token
             operations = [CropRows(EMBEDDINGS, rows, model_config.vocab_size)]
     elif SMEAR[0] not in shapes:
         config = _january(model_config, rows)
@@ -107,7 +107,7 @@ def recognize(shapes: Shapes, model_config: ModelConfig, source: str) -> Archite
 
 
 def ambiguity(names: Container[str], gates: set[tuple[int, ...]], window_pattern: str | None) -> str:
-    """What the files leave open, or nothing. `gates`: the widths of the value embeddings' gates."""
+    """Description of an ambiguity in the files, or "". `gates`: the widths of the value embeddings' gates."""
     wide = ", ".join(str(*width) for width in sorted(gates))
     lambdas, smear = (sum(name in names for name in group) for group in (LAMBDAS, SMEAR))
     if not lambdas and not smear and not gates:
@@ -133,7 +133,7 @@ def ambiguity(names: Container[str], gates: set[tuple[int, ...]], window_pattern
 
 
 def model_shapes(config: Mapping[str, Any]) -> Shapes:
-    """Name → shape of every tensor of the model that a config.json describes; nothing is computed."""
+    """Name → shape of every tensor of the model in a config.json; computes nothing."""
     model_class, args_class = model_classes(dict(config))
     model = model_class(args_class.from_dict(dict(config)))
     return {name: array.shape for name, array in flat(model.parameters()).items()}
@@ -158,7 +158,7 @@ def _october(model_config: ModelConfig) -> dict[str, Any]:
 
 
 def _january(model_config: ModelConfig, rows: int) -> dict[str, Any]:
-    """January 2026: the first layer's input mixed back in, and windows of half the positions."""
+    """January 2026: the first layer's input is mixed back in, and windows have half the positions."""
     return {
         **_current(model_config, rows),
         "short_window": model_config.sequence_len // 2,
@@ -171,7 +171,7 @@ def _january(model_config: ModelConfig, rows: int) -> dict[str, Any]:
 
 
 def _current(model_config: ModelConfig, rows: int) -> dict[str, Any]:
-    """From 14 March 2026 on: our nanochat_v2."""
+    """Since 14 March 2026: our nanochat_v2."""
     return {
         "model_type": "nanochat_v2",
         "model_file": "nanochat_v2.py",

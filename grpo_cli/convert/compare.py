@@ -1,9 +1,9 @@
-"""Compare weights that were written with what they were to be: bit for bit, or within what rounding takes.
+"""Compare written weights with their source: bit for bit, or within the error of rounding.
 
     verify_equal(folder, tensors, on_progress)    # Check("weights", True, "194 of 194 tensors equal …")
     verify_like(folder, plain, on_progress)       # Check("weights", True, "26 tensors quantised, 8.0% …")
 
-Memory holds about one tensor: the comparisons go piece by piece.
+Comparisons go piece by piece, so memory holds about one tensor.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,12 +20,12 @@ from grpo_cli.models.safetensors_header import read_header
 from grpo_cli.models.tree import flat, read_json
 
 NUMBERS_AT_ONCE = 1 << 22
-# How far rounding may take a tensor by bits, as a share of its norm: three times what normal numbers lose.
+# Maximum relative error by bits (fraction of the norm): three times that of normally distributed numbers.
 LOSSES = {8: 0.02, 6: 0.08, 5: 0.15, 4: 0.3, 3: 0.55, 2: 0.95}
 
 
 def verify_equal(folder: Path, tensors: Sequence[OutgoingTensor], on_progress: Progress) -> Check:
-    """Whether the files hold the source's numbers, bit for bit where no other format was asked for."""
+    """Check that the files hold the source's numbers, bit for bit unless another format was requested."""
     places = {name: place for path in weight_files(folder) for name, place in tensor_places(path).items()}
     wrong = []
     for tensor in counted(tensors, "comparing", on_progress):
@@ -41,17 +41,17 @@ def verify_equal(folder: Path, tensors: Sequence[OutgoingTensor], on_progress: P
 
 @dataclass(frozen=True, kw_only=True)
 class Place:
-    """Where a tensor lies in a safetensors file."""
+    """Location of a tensor in a safetensors file."""
 
     path: Path
-    dtype: str  # as safetensors calls it
+    dtype: str  # safetensors' name
     shape: tuple[int, ...]
     begin: int
     end: int
 
 
 def tensor_places(path: Path) -> dict[str, Place]:
-    """Name → place of every tensor, from the file's header. Raises DamagedFile for what is none."""
+    """Name → location of every tensor, from the file's header. Raises DamagedFile if it is invalid."""
     with path.open("rb") as file:
         begin = 8 + int.from_bytes(file.read(8), "little")
     return {
@@ -67,7 +67,7 @@ def tensor_places(path: Path) -> dict[str, Place]:
 
 
 def lies_at(place: Place, tensor: OutgoingTensor) -> bool:
-    """Whether exactly the numbers that the tensor was to be written with lie there."""
+    """True if exactly the tensor's numbers are stored at the location."""
     told = (place.dtype, place.shape, place.end - place.begin)
     if told != (tensor.written.safetensors, tensor.shape, tensor.size):
         return False
@@ -82,9 +82,9 @@ def weight_files(folder: Path) -> list[Path]:
 
 
 def verify_like(folder: Path, source: Path, on_progress: Progress) -> Check:
-    """Whether a model's folder holds the numbers of another, in its own format or quantised.
+    """Check that a model folder holds the numbers of another, in its own format or quantized.
 
-    What is quantised may differ by no more than rounding takes; the rest must be the same number.
+    Quantized tensors may differ by the error of rounding; the rest must be equal.
     """
     expected = flat(load_weights(source)[0].parameters())
     try:
@@ -109,7 +109,7 @@ def verify_like(folder: Path, source: Path, on_progress: Progress) -> Check:
 
 @dataclass(kw_only=True)
 class Tally:
-    """What was compared so far."""
+    """Running totals of a comparison."""
 
     equal: int = 0  # tensors
     quantized: int = 0
@@ -120,7 +120,7 @@ class Tally:
     whole: float = 0.0  # ‖W‖²
 
     def told(self) -> str:
-        """The sentence for the table of checks."""
+        """The summary for the table of checks."""
         how = f", rounded to {self.rounded_to}" if self.rounded_to else ""
         if not self.quantized:
             return f"{self.equal} of {self.equal} tensors equal the original's{how}"
@@ -135,12 +135,12 @@ class Tally:
 def compare(
     name: str, array: mx.array, stored: dict[str, mx.array], settings: Mapping[str, Any], tally: Tally
 ) -> str:
-    """What is wrong with a stored tensor, which is taken out of `stored`; empty if nothing is."""
+    """The problem with a stored tensor, which is removed from `stored`; "" if there is none."""
     layer = name.removesuffix(".weight")
     if name in stored and f"{layer}.scales" in stored and stored[name].dtype != array.dtype:
         own = {**settings, **(settings.get(layer) or {})}
         lost, whole = distance(array, stored, layer, own)
-        if not lost <= LOSSES.get(int(own.get("bits", 2)), 0.95) ** 2 * whole:  # NaN is refused, too
+        if not lost <= LOSSES.get(int(own.get("bits", 2)), 0.95) ** 2 * whole:  # also refuses NaN
             share = (lost / whole) ** 0.5 if whole else float("inf")
             return f"{name} is {share:.0%} from the original's"
         tally.quantized, tally.quantized_numbers = tally.quantized + 1, tally.quantized_numbers + array.size
@@ -155,7 +155,7 @@ def compare(
 
 
 def is_finite(array: mx.array) -> bool:
-    """Whether no number of an array is NaN or infinite; looks at some of them at a time."""
+    """True if no number of an array is NaN or infinite; checks a part at a time."""
     numbers = array.reshape(-1)
     starts = range(0, array.size, NUMBERS_AT_ONCE)
     return all(mx.isfinite(numbers[at : at + NUMBERS_AT_ONCE]).all().item() for at in starts)
@@ -164,7 +164,7 @@ def is_finite(array: mx.array) -> bool:
 def distance(
     array: mx.array, stored: dict[str, mx.array], layer: str, settings: Mapping[str, Any]
 ) -> tuple[float, float]:
-    """‖W − Ŵ‖² and ‖W‖² of a quantised layer, which is taken out of `stored`."""
+    """‖W − Ŵ‖² and ‖W‖² of a quantized layer, which is removed from `stored`."""
     packed, scales = stored.pop(f"{layer}.weight"), stored.pop(f"{layer}.scales")
     biases = stored.pop(f"{layer}.biases", None)
     mode = settings.get("mode", "affine")
@@ -185,13 +185,13 @@ def distance(
 
 
 def number(scalar: mx.array) -> float:
-    """A scalar's value."""
+    """A scalar array as a float."""
     value: float = scalar.item()  # type: ignore[assignment]
     return value
 
 
 def same(array: mx.array, stored: mx.array) -> bool:
-    """Whether two arrays hold the same numbers, in the format of the second."""
+    """True if two arrays hold the same numbers, in the format of the second."""
     alike = mx.issubdtype(array.dtype, mx.floating) == mx.issubdtype(stored.dtype, mx.floating)
     if array.shape != stored.shape or not alike:
         return False

@@ -1,7 +1,7 @@
 """The number formats of checkpoints, and casts between the floating ones.
 
-numpy has no bfloat16: such numbers travel as their raw bits in uint16 arrays, and the DType beside the
-array says what they are. All arrays are little-endian.
+numpy has no bfloat16: such numbers are raw bits in uint16 arrays, and the DType next to the
+array gives their format. All arrays are little-endian.
 """
 
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ Array = np.ndarray
 
 @dataclass(frozen=True)
 class DType:
-    """One number format. `bits`: the numpy type that holds it; `storage`: torch's class for its storages."""
+    """A number format. `bits`: numpy type that holds it; `storage`: torch's class for its storages."""
 
     name: str
     bits: np.dtype
@@ -48,10 +48,10 @@ DTYPES = {
 
 
 def cast(values: Array, source: DType, target: DType) -> Array:
-    """Numbers of one floating format in another, rounded to the nearest (ties to even).
+    """Cast numbers to another floating format, rounded to nearest (ties to even).
 
-    What is too large for float16 becomes infinite. Numbers that are not floating, or already of the
-    target's format, come back as they are only if the formats are equal: ValueError otherwise.
+    Values too large for float16 become infinite. Arrays are returned unchanged if the formats are equal.
+    Raises ValueError for a cast between other formats.
     """
     if source == target:
         return values
@@ -60,7 +60,7 @@ def cast(values: Array, source: DType, target: DType) -> Array:
     wide = _from_bfloat16(values) if source.name == "bfloat16" else values
     if target.name == "bfloat16":
         return _to_bfloat16(wide)
-    with np.errstate(over="ignore"):  # numpy warns of the infinities
+    with np.errstate(over="ignore"):  # numpy warns of infinities
         return wide.astype(target.bits)
 
 
@@ -70,12 +70,12 @@ def _from_bfloat16(bits: Array) -> Array:
 
 
 def _to_bfloat16(values: Array) -> Array:
-    """The raw bits of the nearest bfloat16; float64 goes by way of float32."""
+    """The raw bits of the nearest bfloat16; float64 is first cast to float32."""
     with np.errstate(over="ignore"):
         bits = np.ascontiguousarray(values, "<f4").view("<u4")
     upper = bits >> np.uint32(16)
-    # Half of the last kept place, less one where that place is even, so that ties go to even.
+    # Half of the last kept place, minus one if that place is even, so that ties go to even.
     rounded = (bits + np.uint32(0x7FFF) + (upper & np.uint32(1))) >> np.uint32(16)
-    # Rounding could carry a NaN over to infinity: keep its upper half, and make it quiet.
+    # Rounding could turn a NaN into infinity: keep its upper half and make it quiet.
     is_nan = (bits & np.uint32(0x7FFFFFFF)) > np.uint32(0x7F800000)
     return np.where(is_nan, upper | np.uint32(0x40), rounded).astype("<u2")

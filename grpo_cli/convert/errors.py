@@ -4,7 +4,7 @@ from grpo_cli.errors import ModelError
 
 
 class ConversionError(ModelError):
-    """A source that cannot be converted, or a result that cannot be written; `reason` says why."""
+    """A source that cannot be converted, or a result that cannot be written; `reason` explains it."""
 
     trouble = "conversion"
 

@@ -1,9 +1,9 @@
-"""`grpo convert --fuse`: adapters become part of their base, and what comes out is a plain model folder.
+"""`grpo convert --fuse`: merge adapters into their base and write a plain model folder.
 
     done = fuse("outputs/prod/final", Options())      # models/prod-final-mlx
 
-The sum is made in float32 of a base that is dequantised first, so that nothing is rounded; its logits are
-compared with those of the base with the adapters on. Another number format, or quantising, comes after that.
+The base is dequantized and the sum is computed in float32, so that nothing is rounded. Its logits are
+compared with those of the base with adapters. Casting or quantizing comes after that.
 """
 
 from collections.abc import Iterator
@@ -41,13 +41,13 @@ from grpo_cli.models.nanochat_tokenizer import NanochatTokenizer
 from grpo_cli.models.tokenizer import Tokenizer
 from grpo_cli.models.tree import count_parameters
 
-TOLERANCE = 1e-4  # of the largest logit: float32 sums in another order
+TOLERANCE = 1e-4  # relative to the largest logit: float32 sums in another order
 WEIGHTS = ("model*.safetensors", "model.safetensors.index.json", "config.json")
 
 
 @dataclass(frozen=True)
 class Adapted:
-    """A folder of adapters, the folder of the model under them, and that model's tokenizer."""
+    """A folder of adapters, its base's folder, and the base's tokenizer."""
 
     name: str
     folder: Path
@@ -59,7 +59,7 @@ class Adapted:
         return isinstance(self.tokenizer, NanochatTokenizer)
 
     def load(self) -> tuple[nn.Module, dict[str, Any]]:
-        """The base in float32 with the adapters on it, lazily, and the config.json of what they become."""
+        """The base in float32 with its adapters, lazily, and the config.json of the fused model."""
         model, config = load_model_folder(self.base)
         model, config = dequantized(model, config)
         model.set_dtype(mx.float32)
@@ -70,10 +70,10 @@ class Adapted:
 def fuse(
     name: str, options: Options, on_progress: Progress = no_progress, on_check: OnCheck = no_check
 ) -> Conversion:
-    """Write the model that a folder's adapters and their base make together.
+    """Write the model that a folder's adapters and their base form together.
 
-    Raises ConversionError for a folder without adapters, an output that cannot be written, and a result
-    that is not what it should be, of which nothing is left; ModelError where base or adapters are damaged.
+    Raises ConversionError for a folder without adapters, an unwritable output, or a wrong result, which is
+    deleted; ModelError if base or adapters are damaged.
     """
     device.prepare()
     output = check_output(options.output or Path("models") / f"{short_name(name)}-mlx", options.force)
@@ -104,7 +104,7 @@ def fuse(
 
 
 def find_adapters(name: str, trust_remote_code: bool = False) -> Adapted:
-    """The adapters that a name stands for, and their base, fetched where they are on the hub."""
+    """The adapters for a name, and their base, fetched if they are on the hub."""
     folder = find_model(name)
     if not (folder / "adapter_config.json").exists():
         is_model = (folder / "config.json").exists()
@@ -122,14 +122,14 @@ def find_adapters(name: str, trust_remote_code: bool = False) -> Adapted:
 
 
 def _write(adapted: Adapted, folder: Path, on_progress: Progress) -> None:
-    """Write weights, config.json and tokenizer of base and adapters as one."""
+    """Write weights, config.json and tokenizer of the fused model."""
     on_progress("fusing", 0, 0)
     folder.mkdir(exist_ok=True)
     model, config = adapted.load()
     fuse_adapters(model)
     try:
         save_model(folder, model, donate_model=True)
-    except RuntimeError as error:  # how mlx reports a write that failed
+    except RuntimeError as error:  # mlx's error for a failed write
         raise ConversionError(
             f"cannot write the result: {error}",
             "free some space, or choose another disk with `--output`",
@@ -142,14 +142,14 @@ def _write(adapted: Adapted, folder: Path, on_progress: Progress) -> None:
 
 
 def verify_fused(folder: Path, adapted: Adapted, on_progress: Progress) -> Check:
-    """Whether the written model's logits (T, V) after a few words are those of the base with its adapters."""
+    """Check that the written model's logits (T, V) for a few words equal those of the base with adapters."""
     on_progress("comparing", 0, 0)
     bos = [adapted.tokenizer.bos_id] if isinstance(adapted.tokenizer, NanochatTokenizer) else []
     ids = mx.array([[*bos, *adapted.tokenizer.encode(verify.PROMPT)]])
     written, expected = _logits(load_model_folder(folder)[0], ids), _logits(adapted.load()[0], ids)
     largest: float = mx.abs(expected).max().item()  # type: ignore[assignment]
     difference: float = mx.abs(written - expected).max().item()  # type: ignore[assignment]
-    passed = difference <= TOLERANCE * max(1.0, largest)  # NaN fails, too
+    passed = difference <= TOLERANCE * max(1.0, largest)  # also fails for NaN
     return Check("fused", passed, f"logits differ from the adapted model's by at most {difference:.1e}")
 
 
@@ -166,7 +166,7 @@ def _shrink(
     on_progress: Progress,
     on_check: OnCheck,
 ) -> None:
-    """Bring the fused model in `plain` to another number format, or quantise it, into `folder`."""
+    """Cast or quantize the fused model in `plain` into `folder`."""
     on_progress("quantising" if options.quantize else "converting", 0, 0)
     small = folder / "small"
     convert_folder(plain, small, options)
@@ -175,7 +175,7 @@ def _shrink(
     lift(small, MODEL_FILES)
     for path in _weights_of(plain):
         path.unlink()
-    lift(plain, ("*",))  # the tokenizer as the base has it
+    lift(plain, ("*",))  # the base's tokenizer
 
 
 def _weights_of(folder: Path) -> Iterator[Path]:
@@ -184,7 +184,7 @@ def _weights_of(folder: Path) -> Iterator[Path]:
 
 
 def _check_space_for(output: Path, adapted: Adapted, options: Options) -> None:
-    """Raise ConversionError where the disk cannot hold the sum in float32, and what is made of it."""
+    """Raise ConversionError if the disk cannot hold the sum in float32 and the final result."""
     numbers = count_parameters(load_model_folder(adapted.base)[0])
     small = numbers * (options.bits + 1) // 8 if options.quantize else numbers * 2 if options.dtype else 0
     check_space(output, numbers * 4 + small, "free some space, or choose another disk with `--output`")

@@ -1,11 +1,11 @@
-"""Name maps: how the tensors of one format become those of another, as a table of small two-way operations.
+"""Name maps: convert the tensors of one format to another by a table of small two-way operations.
 
     ops = [StripPrefix("_orig_mod."), CropRows(("lm_head.weight",), padded=1024, rows=1000)]
     there = forward(ops, tensors)          # one after the other
     back = backward(ops, there)            # in reverse: the inverse comes free
 
-Each operation changes one tensor's name or rows and knows the way back. Numbers are not read here: an
-operation puts its work into the tensor's `read`.
+Each operation changes one tensor's name or rows and has an inverse. No numbers are read here: an
+operation wraps the tensor's `read`.
 """
 
 import re
@@ -26,18 +26,18 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 
 class Operation(Protocol):
-    """One line of a name map."""
+    """One entry of a name map."""
 
     def forward(self, tensor: OutgoingTensor) -> OutgoingTensor:
-        """The tensor as the new format has it."""
+        """The tensor in the new format."""
 
     def backward(self, tensor: OutgoingTensor) -> OutgoingTensor:
-        """The tensor as the old format had it."""
+        """The tensor in the old format."""
 
 
 @dataclass(frozen=True)
 class StripPrefix:
-    """Names without a prefix that says nothing, such as torch.compile's; it is not put back."""
+    """Drop a meaningless prefix, such as torch.compile's; the inverse does not restore it."""
 
     prefix: str
 
@@ -50,9 +50,9 @@ class StripPrefix:
 
 @dataclass(frozen=True)
 class Rename:
-    """One name, or with `*` a family of names: `model.layers.*.q=transformer.h.*.attn.c_q`.
+    """Rename one tensor or, with `*`, a family: `model.layers.*.q=transformer.h.*.attn.c_q`.
 
-    A `*` stands for any text, the same on both sides and in the same order.
+    A `*` matches any text, the same on both sides and in the same order.
     """
 
     old: str
@@ -67,9 +67,9 @@ class Rename:
 
 @dataclass(frozen=True)
 class CropRows:
-    """Only the first `rows` rows of some tensors: the others stand for no token.
+    """Keep the first `rows` rows of some tensors: the others belong to no token.
 
-    On the way back they are 0, up to `padded` rows.
+    The inverse pads with zeros up to `padded` rows.
     """
 
     names: tuple[str, ...]
@@ -95,7 +95,7 @@ class CropRows:
 
 
 def forward(operations: Sequence[Operation], tensors: Iterable[OutgoingTensor]) -> list[OutgoingTensor]:
-    """Every tensor after every operation, in the tensors' order."""
+    """Apply every operation in order to every tensor."""
     done = list(tensors)
     for operation in operations:
         done = [operation.forward(tensor) for tensor in done]
@@ -103,7 +103,7 @@ def forward(operations: Sequence[Operation], tensors: Iterable[OutgoingTensor]) 
 
 
 def backward(operations: Sequence[Operation], tensors: Iterable[OutgoingTensor]) -> list[OutgoingTensor]:
-    """The way back: the operations' inverses, the last one first."""
+    """Apply the operations' inverses, last one first."""
     done = list(tensors)
     for operation in reversed(operations):
         done = [operation.backward(tensor) for tensor in done]
@@ -129,7 +129,7 @@ def parse_renames(texts: Sequence[str]) -> list[Rename]:
 
 
 def check_used(renames: Sequence[Rename], tensors: Sequence[OutgoingTensor]) -> None:
-    """Raise ConversionError for a renaming that changes nothing: it is misspelt."""
+    """Raise ConversionError for a rename that matches nothing: it is misspelt."""
     for rename in renames:
         changed = [rename.forward(tensor) for tensor in tensors]
         if all(new.name == old.name for new, old in zip(changed, tensors, strict=True)):
@@ -141,9 +141,9 @@ def check_used(renames: Sequence[Rename], tensors: Sequence[OutgoingTensor]) -> 
 
 
 def check_names(found: Shapes, expected: Shapes, source: str) -> None:
-    """Compare names and shapes with what the architecture has.
+    """Compare names and shapes with the architecture's.
 
-    Raises ConversionError that lists what is missing, unknown or of another shape.
+    Raises ConversionError that lists missing and unknown tensors and wrong shapes.
     """
     missing = [name for name in expected if name not in found]
     unknown = [name for name in found if name not in expected]
@@ -167,13 +167,13 @@ def check_names(found: Shapes, expected: Shapes, source: str) -> None:
 
 
 def listed(names: Sequence[str]) -> str:
-    """Some names, and how many more there are."""
+    """Some names, and the number of the others."""
     some = ", ".join(shown(name) for name in names[:MOST_LISTED])
     return some + (f" and {len(names) - MOST_LISTED} more" if len(names) > MOST_LISTED else "")
 
 
 def _renamed(name: str, old: str, new: str) -> str:
-    """The name with `old` replaced by `new`, if it is one that `old` stands for."""
+    """The name with `old` replaced by `new`, if `old` matches it."""
     pattern = "(.+?)".join(re.escape(part) for part in old.split("*"))
     match = re.fullmatch(pattern, name)
     if match is None:

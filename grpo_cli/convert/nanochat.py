@@ -1,11 +1,11 @@
-"""A nanochat checkpoint as a model folder: streamed tensor by tensor, its tokenizer with it.
+"""Convert a nanochat checkpoint to a model folder, streamed tensor by tensor, with its tokenizer.
 
-    checkpoint = open_checkpoint(source, renames=())     # everything checked, nothing written
+    checkpoint = open_checkpoint(source, renames=())     # checks everything, writes nothing
     write_model(checkpoint, folder, dtype=None)
 
-Into the folder go safetensors shards, config.json, generation_config.json, tokenizer.json,
+The folder gets safetensors shards, config.json, generation_config.json, tokenizer.json,
 tokenizer_config.json and the untouched tokenizer.pkl; for the current nanochat also the source file of
-its model. What the way back needs of the original stands under `nanochat` in config.json.
+its model. The data for converting back is under `nanochat` in config.json.
 """
 
 import json
@@ -34,29 +34,29 @@ from grpo_cli.models.nanochat_tokenizer import NanochatTokenizer, read_encoding
 from grpo_cli.untrusted_json import DamagedFile, read_object
 
 COMPILED = StripPrefix("_orig_mod.")  # torch.compile's
-LARGEST_META = 4 << 20  # bytes; genuine ones have about one thousand
+LARGEST_META = 4 << 20  # bytes; real ones have about one thousand
 
 
 class Provenance(BaseModel):
-    """What config.json keeps of the original under `nanochat`: the way back needs it."""
+    """Facts about the original under `nanochat` in config.json, for converting back."""
 
     model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
 
     step: Annotated[int, Field(ge=0)] = 0
     meta: dict[str, Any] = {}
-    rows: Annotated[int, Field(ge=1, le=1 << 24)] | None = None  # of the embeddings; None: one for each token
-    stored_as: dict[str, Literal["bfloat16", "float16"]] | None = None  # None: as a CUDA run stores
+    rows: Annotated[int, Field(ge=1, le=1 << 24)] | None = None  # of the embeddings; None: one per token
+    stored_as: dict[str, Literal["bfloat16", "float16"]] | None = None  # None: as a CUDA run writes
 
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
-    """An open checkpoint whose parts fit each other."""
+    """An open checkpoint with consistent parts."""
 
     source: Source
     meta: dict[str, Any]
     architecture: Architecture
     tensors: list[OutgoingTensor]  # under the model's names, in the file's formats
-    stored: dict[str, str]  # the file's number format of each of them
+    stored: dict[str, str]  # number format of each in the file
     rows: int  # of the embeddings in the file
     tokenizer_file: Path
     tokenizer: NanochatTokenizer
@@ -73,7 +73,7 @@ def open_checkpoint(source: Source, renames: Sequence[str]) -> Iterator[Checkpoi
     model_config = read_model_config(meta, source.meta_file)
     tokenizer_file = find_tokenizer(source)
     tokenizer = NanochatTokenizer(read_encoding(tokenizer_file, source.repository))
-    hf_tokenizer(tokenizer.encoding)  # a pattern that other programs cannot read is known before the work
+    hf_tokenizer(tokenizer.encoding)  # fails early if other programs cannot read the pattern
     check_vocabulary(tokenizer, model_config)
     with TorchFile(source.model_file) as file:
         tensors = forward([COMPILED], _tensors(file))
@@ -97,7 +97,7 @@ def open_checkpoint(source: Source, renames: Sequence[str]) -> Iterator[Checkpoi
 def write_model(
     checkpoint: Checkpoint, folder: Path, dtype: str | None, on_progress: Progress = no_progress
 ) -> list[OutgoingTensor]:
-    """Write the model folder (an existing empty one); returns the tensors as they were written."""
+    """Write the model into an existing empty folder; returns the tensors as written."""
     target = dtype or widest(checkpoint.tensors)
     tensors = [replace(tensor, save_as=DTYPES[target]) for tensor in checkpoint.tensors]
     write_shards(folder, counted(tensors, "writing", on_progress))
@@ -111,7 +111,7 @@ def write_model(
 
 
 def config_of(checkpoint: Checkpoint, dtype: str) -> dict[str, Any]:
-    """config.json, with what the way back needs."""
+    """config.json, with the data for converting back."""
     tokenizer = checkpoint.tokenizer
     narrow = {name: kind for name, kind in checkpoint.stored.items() if kind in ("bfloat16", "float16")}
     provenance = Provenance.model_validate(
@@ -132,13 +132,13 @@ def config_of(checkpoint: Checkpoint, dtype: str) -> dict[str, Any]:
 
 
 def save_tokenizer(file: Path, folder: Path) -> None:
-    """The untouched tokenizer.pkl, and the same vocabulary for other programs."""
+    """Copy tokenizer.pkl unchanged, and write the same vocabulary for other programs."""
     shutil.copyfile(file, folder / "tokenizer.pkl")
     NanochatTokenizer.load(folder).save(folder)
 
 
 def read_meta(path: Path) -> dict[str, Any]:
-    """The content of meta_<step>.json. Raises ConversionError where it is missing or no JSON object."""
+    """The content of meta_<step>.json. Raises ConversionError if it is missing or not a JSON object."""
     try:
         return read_object(path, LARGEST_META)
     except FileNotFoundError:
@@ -152,7 +152,7 @@ def read_meta(path: Path) -> dict[str, Any]:
 
 
 def find_tokenizer(source: Source) -> Path:
-    """tokenizer.pkl beside the weights, or where nanochat's own folders have it."""
+    """tokenizer.pkl next to the weights, or in nanochat's own folders."""
     folder = source.folder.resolve()
     places = [folder, folder / "tokenizer", folder.parent.parent / "tokenizer"]
     for place in places:
@@ -166,7 +166,7 @@ def find_tokenizer(source: Source) -> Path:
 
 
 def check_vocabulary(tokenizer: NanochatTokenizer, model_config: ModelConfig) -> None:
-    """Raise ConversionError where the tokenizer is not the model's: its text would be garbled."""
+    """Raise ConversionError if the tokenizer is another model's: its text would be garbled."""
     if tokenizer.vocab_size != model_config.vocab_size:
         raise ConversionError(
             f"the tokenizer has {tokenizer.vocab_size} tokens, the model {model_config.vocab_size}",
@@ -177,13 +177,13 @@ def check_vocabulary(tokenizer: NanochatTokenizer, model_config: ModelConfig) ->
 
 
 def widest(tensors: Sequence[OutgoingTensor]) -> str:
-    """The number format that holds every tensor exactly: float32 where one is wider than two bytes."""
+    """The number format that holds every tensor exactly: float32 if any is wider than two bytes."""
     names = {tensor.dtype.name for tensor in tensors}
     return names.pop() if len(names) == 1 and names <= {"bfloat16", "float16"} else "float32"
 
 
 def _tensors(file: TorchFile) -> list[OutgoingTensor]:
-    """Every tensor of the file; only floating ones are a model's."""
+    """Every tensor of the file. Raises ConversionError for a non-floating one."""
     for name, info in file.tensors.items():
         if not info.dtype.is_floating:
             raise ConversionError(

@@ -1,4 +1,4 @@
-"""What a person asks of a conversion, and what it tells while it runs."""
+"""Options, progress callbacks and results of a conversion."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -7,12 +7,12 @@ from typing import Literal
 
 DTypeName = Literal["bfloat16", "float16", "float32"]
 
-# (what is being done, how much of it, of how much): bytes; 0 of 0 where it cannot be counted
+# (stage, done, total) in bytes; 0 of 0 if it cannot be counted
 Progress = Callable[[str, int, int], None]
 
 
 def no_progress(stage: str, done: int, total: int) -> None:
-    """For those who do not watch."""
+    """No-op progress callback."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,12 +28,12 @@ class Options:
     renames: tuple[str, ...] = ()
     force: bool = False
     verify: bool = True
-    trust_remote_code: bool = False  # a tokenizer may run the code that its folder brings
+    trust_remote_code: bool = False  # the tokenizer may run its folder's code
 
 
 @dataclass(frozen=True)
 class Check:
-    """One thing that was verified, or could not be."""
+    """A verification and its result."""
 
     name: str
     passed: bool
@@ -42,10 +42,10 @@ class Check:
 
 @dataclass(frozen=True, kw_only=True)
 class Conversion:
-    """A conversion that was done."""
+    """The result of a conversion."""
 
     output: Path
-    source_bytes: int  # of the weights' files
+    source_bytes: int  # size of the weight files
     output_bytes: int
     parameters: int
     layers: int
@@ -53,7 +53,7 @@ class Conversion:
 
     @property
     def bits_per_weight(self) -> float:
-        """Of the result."""
+        """Bits per parameter of the result."""
         return 8 * self.output_bytes / max(self.parameters, 1)
 
 
@@ -61,4 +61,4 @@ OnCheck = Callable[[Check], None]
 
 
 def no_check(check: Check) -> None:
-    """For those who do not watch."""
+    """No-op callback for checks."""

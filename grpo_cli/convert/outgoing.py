@@ -1,9 +1,9 @@
-"""What a writer of checkpoints is given: tensors that are read only when it is their turn.
+"""Tensors for checkpoint writers, read lazily one at a time.
 
     tensor = OutgoingTensor("w", DTYPES["float32"], (2, 3), read=lambda: array, save_as=DTYPES["bfloat16"])
-    tensor.write(file)      # its numbers alone, cast a piece at a time
+    tensor.write(file)      # only its numbers, cast a piece at a time
 
-So memory holds one tensor and not the model, and a cast adds a piece of it and not a second tensor.
+So memory holds one tensor instead of the model, and a cast adds a piece instead of a second tensor.
 """
 
 import math
@@ -22,9 +22,9 @@ PIECE = 1 << 18  # numbers cast and written at a time
 
 @dataclass(frozen=True, kw_only=True)
 class OutgoingTensor:
-    """A tensor to write. `read` gives its numbers, of the format `dtype` and in this shape, when asked.
+    """A tensor to write. `read` returns its numbers on demand, in the format `dtype` and in this shape.
 
-    `save_as`: the format to write, where that is another floating one.
+    `save_as`: the floating format to write, if different.
     """
 
     name: str
@@ -39,13 +39,13 @@ class OutgoingTensor:
 
     @property
     def is_rounded(self) -> bool:
-        """Whether the format to write cannot hold every number of the tensor's own."""
+        """True if the output format cannot hold every number of the tensor's own format."""
         narrower = self.dtype.name in ("bfloat16", "float16") and self.written.name == "float32"
         return self.written != self.dtype and not narrower
 
     @property
     def count(self) -> int:
-        """How many numbers."""
+        """Number of elements."""
         return math.prod(self.shape)
 
     @property
@@ -54,28 +54,28 @@ class OutgoingTensor:
         return self.count * self.written.size
 
     def write(self, file: IO[bytes]) -> None:
-        """Write its numbers: `size` bytes. Nothing of them is held any more afterwards.
+        """Write `size` bytes of numbers; releases them afterwards.
 
-        Raises ValueError for numbers that are not what `dtype` and `shape` say, or cannot be cast.
+        Raises ValueError for numbers that do not match `dtype` and `shape`, or cannot be cast.
         """
         for piece in self.pieces():
             file.write(piece.data)
 
     def pieces(self) -> Iterator[Array]:
-        """Its numbers in the format to write, flat and some at a time. Raises ValueError as `write` does."""
+        """The numbers in the output format, flat and in pieces. Raises ValueError as `write` does."""
         values = self.read()
         if values.shape != self.shape or values.dtype != self.dtype.bits:
             raise ValueError(
                 f"{self.name} is {values.dtype} {values.shape}, not {self.dtype.name} {self.shape}"
             )
-        flat = values.reshape(-1)  # a copy only where the tensor's strides are of several kinds
+        flat = values.reshape(-1)  # a copy only if the strides are irregular
         for start in range(0, flat.size, PIECE):
-            piece = np.ascontiguousarray(flat[start : start + PIECE])  # every second number, say
+            piece = np.ascontiguousarray(flat[start : start + PIECE])  # for example every second number
             yield cast(piece, self.dtype, self.written)
 
 
 def counted(tensors: Sequence[OutgoingTensor], stage: str, on_progress: Progress) -> list[OutgoingTensor]:
-    """The same tensors; reading one reports how many bytes have been handed out."""
+    """The same tensors; reading one reports the total bytes so far."""
     total = sum(tensor.size for tensor in tensors)
     done = 0
 
@@ -92,7 +92,7 @@ def counted(tensors: Sequence[OutgoingTensor], stage: str, on_progress: Progress
 
 
 def check_distinct(tensors: Iterable[OutgoingTensor], reserved: Iterable[str] = ()) -> None:
-    """Raise ValueError for two tensors of one name, and for a name that the format keeps for itself."""
+    """Raise ValueError for a duplicate name, and for a name reserved by the format."""
     times = Counter([*reserved, *(tensor.name for tensor in tensors)])
     twice = [name for name, count in times.items() if count > 1]
     if twice:

@@ -1,8 +1,8 @@
-"""A whole conversion: find the source, write a folder beside its place, prove it, rename it.
+"""A whole conversion: find the source, write a temporary folder, verify it, rename it.
 
     done = convert("nanochat-d32", Options(), on_progress=…, on_check=…)      # models/nanochat-d32-mlx
 
-Nothing half-done is left behind: the output appears when everything is written and verified. What can be
+Nothing incomplete is left behind: the output appears when everything is written and verified. What can be
 refused is refused before gigabytes are fetched.
 """
 
@@ -35,10 +35,10 @@ TOKENIZERS = ("tokenizer.json", "tokenizer.model", "tokenizer.pkl", "vocab.json"
 def convert(
     name: str, options: Options, on_progress: Progress = no_progress, on_check: OnCheck = no_check
 ) -> Conversion:
-    """Convert what a name stands for; `on_check` is told of every check as it is made.
+    """Convert the model of a name; `on_check` gets every check as it is made.
 
-    Raises ConversionError or ModelError for a source that cannot be converted, and ConversionError where
-    the result is not what it should be; then nothing is left of it.
+    Raises ConversionError or ModelError for a source that cannot be converted, and ConversionError for a
+    wrong result, which is deleted.
     """
     device.prepare()
     parse_renames(options.renames)
@@ -79,12 +79,12 @@ def _convert_nanochat(
 
 
 def _unless(options: Options, on_check: OnCheck) -> OnCheck:
-    """A comparison before quantising is no news: the one after it is told."""
+    """A comparison before quantizing is not reported: the one after it is."""
     return no_check if options.quantize else on_check
 
 
 def _quantize(plain: Path, folder: Path, options: Options, on_progress: Progress, on_check: OnCheck) -> None:
-    """Quantise the model in `plain` into `folder`; its tokenizer comes along."""
+    """Quantize the model in `plain` into `folder` and copy its tokenizer."""
     on_progress("quantising", 0, 0)
     convert_folder(plain, folder / "quantized", options)
     if options.verify:
@@ -107,7 +107,7 @@ def nanochat_checks(folder: Path, on_progress: Progress) -> Iterator[Check]:
 def _convert_folder(
     source: Source, output: Path, options: Options, on_progress: Progress, on_check: OnCheck
 ) -> Conversion:
-    """A folder in transformers' format, or a nanochat model that was converted or trained here."""
+    """Convert a folder in transformers' format, or a nanochat model that was converted or trained here."""
     config = read_json(source.folder / "config.json")
     _refuse_options(source, config, options)
     original = weights_size(source.folder)
@@ -134,7 +134,7 @@ def _convert_folder(
 
 
 def _refuse_options(source: Source, config: dict[str, Any], options: Options) -> None:
-    """Raise ConversionError for what means nothing for a model's folder."""
+    """Raise ConversionError for options that do not apply to a model folder."""
     if options.renames or options.step is not None:
         raise ConversionError(
             f"{source.name} is a model's folder, where `--rename` and `--step` mean nothing", "leave them out"
@@ -147,7 +147,7 @@ def _refuse_options(source: Source, config: dict[str, Any], options: Options) ->
 
 
 def _check_folder(folder: Path, config: dict[str, Any], output: Path, options: Options) -> None:
-    """Raise ModelError where weights and tokenizer do not fit each other, ConversionError without room."""
+    """Raise ModelError if weights and tokenizer do not fit each other, ConversionError without disk space."""
     model, _ = load_model_folder(folder)
     if not any(any(folder.glob(pattern)) for pattern in TOKENIZERS):
         raise ConversionError(
@@ -163,9 +163,9 @@ def _check_folder(folder: Path, config: dict[str, Any], output: Path, options: O
 
 
 def _write_tokenizer(source: Path, config: dict[str, Any], folder: Path, options: Options) -> None:
-    """Write the source's tokenizer, and generation_config.json where it has one.
+    """Write the source's tokenizer, and its generation_config.json if it has one.
 
-    Raises ConversionError for a tokenizer that is nothing but code: no file could stand in for it.
+    Raises ConversionError for a tokenizer that exists only as code: no file could replace it.
     """
     load_tokenizer(source, config, options.trust_remote_code).save(folder)
     copy_generation_config(source, folder)
@@ -178,14 +178,14 @@ def _write_tokenizer(source: Path, config: dict[str, Any], folder: Path, options
 
 
 def copy_generation_config(source: Path, folder: Path) -> None:
-    """Bring a model's generation_config.json along."""
+    """Copy a model's generation_config.json."""
     content = generation_config(source)
     if content is not None:
         (folder / "generation_config.json").write_bytes(content)
 
 
 def checks_against(source: Path, trust_remote_code: bool = False):  # type: ignore[no-untyped-def]
-    """The checks of a folder in transformers' format, whose tokenizer must be the source's."""
+    """The checks of a folder in transformers' format, whose tokenizer must equal the source's."""
 
     def checks(folder: Path, on_progress: Progress) -> Iterator[Check]:
         yield verify.verify_load(folder)
@@ -199,11 +199,11 @@ def checks_against(source: Path, trust_remote_code: bool = False):  # type: igno
     return checks
 
 
-# --- what both have in common ------------------------------------------------------------------------
+# --- shared ------------------------------------------------------------------------------------------
 
 
 def lift(inner: Path, patterns: tuple[str, ...]) -> None:
-    """Move the files of a folder that match one level up, and remove the folder."""
+    """Move matching files of a folder one level up, and remove the folder."""
     for pattern in patterns:
         for path in inner.glob(pattern):
             path.rename(inner.parent / path.name)
@@ -211,7 +211,7 @@ def lift(inner: Path, patterns: tuple[str, ...]) -> None:
 
 
 def measure(folder: Path) -> tuple[int, int, int]:
-    """Parameters and layers of the model, and bytes of its weights."""
+    """Number of parameters, number of layers, and bytes of the weights."""
     model, _ = load_weights(folder)
     return count_parameters(model), len(model.layers), weights_size(folder)
 
@@ -221,7 +221,7 @@ def weights_size(folder: Path) -> int:
 
 
 def _check_space_for(output: Path, checkpoint: Checkpoint, options: Options) -> None:
-    """Raise ConversionError where the disk cannot hold the result, and the unquantised one before it."""
+    """Raise ConversionError if the disk cannot hold the result and, before it, the unquantized one."""
     numbers = sum(tensor.count for tensor in checkpoint.tensors)
     width = DTYPES[options.dtype].size if options.dtype else 4
     needed = numbers * width + (numbers * (options.bits + 1) // 8 if options.quantize else 0)

@@ -2,8 +2,8 @@
 
     write_shards(folder, [OutgoingTensor("w", DTYPES["float32"], (2, 3), read=lambda: array)])
 
-A file is eight bytes with the length of the header, the header (JSON: format, shape and place of each
-tensor), and the numbers. All places follow from the shapes, so the header goes first. Names of the files
+A file is eight bytes with the length of the header, the header (JSON: format, shape and offsets of each
+tensor), and the numbers. All offsets follow from the shapes, so the header can go first. Names of the files
 and of the index are those of transformers and mlx-lm.
 """
 
@@ -17,8 +17,8 @@ from grpo_cli.convert.outgoing import OutgoingTensor, check_distinct
 from grpo_cli.files import sync, write_file
 
 MAX_SHARD_BYTES = 5_000_000_000
-ALIGNMENT = 8  # of the first number, as the format asks
-RESERVED = ("__metadata__",)  # no tensor's name
+ALIGNMENT = 8  # of the first number, as the format requires
+RESERVED = ("__metadata__",)  # not allowed as a tensor's name
 
 
 def write_shards(
@@ -26,9 +26,9 @@ def write_shards(
 ) -> list[Path]:
     """Write `model.safetensors`, or several shards with their index, into an existing folder; fsynced.
 
-    A tensor larger than `max_shard_bytes` has a shard of its own. Returns the files in order. Raises
-    ConversionError where the folder cannot be written (a full disk), ValueError for two tensors of one
-    name and for numbers that are not what their OutgoingTensor says.
+    A tensor larger than `max_shard_bytes` gets its own shard. Returns the files in order. Raises
+    ConversionError if the folder cannot be written (a full disk), ValueError for duplicate names and for
+    numbers that do not match their OutgoingTensor.
     """
     shards = list(_shards(tensors, max_shard_bytes))
     check_distinct((tensor for shard in shards for tensor in shard), RESERVED)
@@ -52,7 +52,7 @@ def write_shards(
 
 
 def _shards(tensors: Iterable[OutgoingTensor], most: int) -> Iterator[list[OutgoingTensor]]:
-    """Tensors in their order, cut before the one that no longer fits; one empty shard if there are none."""
+    """Tensors in order, split before one that no longer fits; one empty shard if there are none."""
     shard: list[OutgoingTensor] = []
     size = 0
     for tensor in tensors:

@@ -1,10 +1,10 @@
-"""What is to be converted: a short name, a hub repository or a folder; told apart by the files it holds.
+"""The source of a conversion: a short name, a hub repository or a folder; its files determine the format.
 
     find_source("nanochat-d32")          # karpathy/nanochat-d32 on the hub: nanochat's own files
     find_source("chatsft_checkpoints/d20", step=650)
     find_source("HuggingFaceTB/SmolLM2-135M-Instruct")     # transformers' format
 
-Of a repository only the files that are needed are fetched, and compared with the hub's checksums.
+Only the necessary files of a repository are fetched, and compared with the hub's checksums.
 """
 
 import re
@@ -36,12 +36,12 @@ Kind = Literal["nanochat", "transformers"]
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """A checkpoint on this machine. `step`: which one of a nanochat folder's, else None."""
+    """A checkpoint on this machine. `step`: the selected one in a nanochat folder, else None."""
 
-    name: str  # as it was asked for
+    name: str  # as requested
     kind: Kind
     folder: Path
-    repository: str | None = None  # on the hub, where it came from there
+    repository: str | None = None  # hub repository it came from
     step: str | None = None  # as its files spell it: "000650"
 
     @property
@@ -66,11 +66,10 @@ def short_name(name: str) -> str:
 
 
 def find_source(name: str, step: int | None = None, on_progress: hub.Progress = hub.no_progress) -> Source:
-    """Find, and fetch where it is on the hub, what a name stands for.
+    """Find the source for a name, and fetch it if it is on the hub.
 
-    A folder is preferred to a short name of the same spelling if it holds a model. Raises ConversionError
-    for a folder or repository that holds nothing to convert, or not the step; ModelError for what the hub
-    refuses.
+    A folder that holds a model has priority over a short name of the same spelling. Raises ConversionError if
+    there is nothing to convert, or not this step; ModelError if the hub refuses.
     """
     path = Path(expanded_name(name))
     if path.is_file() and MODEL_FILE.fullmatch(path.name):
@@ -89,13 +88,13 @@ def find_source(name: str, step: int | None = None, on_progress: hub.Progress = 
 
 
 def check_there(name: str) -> None:
-    """Raise ConversionError at once for a name that is neither on this disk nor one of the hub's."""
+    """Raise ConversionError early for a name that is neither on this disk nor a hub name."""
     if not Path(expanded_name(name)).exists():
         repository_of(name)
 
 
 def repository_of(name: str) -> str:
-    """The hub repository that a name stands for where no folder has it; ConversionError for none."""
+    """The hub repository for a name without a folder. Raises ConversionError if there is none."""
     repository = SHORT_NAMES.get(name, name)
     try:
         check_name(repository)
@@ -105,7 +104,7 @@ def repository_of(name: str) -> str:
 
 
 def _where_to_look(name: str) -> str:
-    """What a name that stands for nothing may have been meant to be."""
+    """The hint for an unknown name."""
     if name.startswith(("https://", "http://")):
         return f"a repository is named without the hub's address: {'/'.join(name.split('/')[3:5])}"
     return (
@@ -143,7 +142,7 @@ def _fetched(name: str, repository: str, step: int | None, on_progress: hub.Prog
 def _nanochat(
     name: str, folder: Path, repository: str | None, names: Sequence[str], step: int | None
 ) -> Source:
-    """The step asked for, else the newest."""
+    """The requested step, else the newest."""
     spelt = {
         _step_of(file): file[len("model_") : -len(".pt")] for file in names if MODEL_FILE.fullmatch(file)
     }
@@ -155,7 +154,7 @@ def _nanochat(
 
 
 def _kind(names: Sequence[str]) -> Kind | None:
-    """Which format the files are of; nanochat's own where there are both, since it is the original."""
+    """The format of the files; nanochat's own if there are both, since it is the original."""
     if any(MODEL_FILE.fullmatch(name) for name in names):
         return "nanochat"
     has_weights = any(name.endswith(".safetensors") and name.startswith("model") for name in names)
@@ -163,13 +162,13 @@ def _kind(names: Sequence[str]) -> Kind | None:
 
 
 def _nothing(place: str, names: Sequence[str]) -> ConversionError:
-    """Why nothing in a place can be converted."""
+    """The error for a place without anything to convert, with the reason."""
     if "adapter_config.json" in names:
         if Path(place).is_dir():
-            read_adapter_config(Path(place))  # refuses PEFT's, which cannot be fused here
+            read_adapter_config(Path(place))  # raises for PEFT adapters, which cannot be fused here
         return ConversionError(
             f"{place} holds LoRA adapters, which are no model by themselves",
-            f"make a model of them and their base: `grpo convert --fuse {quoted(place)}`; "
+            f"merge them into their base: `grpo convert --fuse {quoted(place)}`; "
             f"`grpo eval --model {quoted(place)}` takes them as they are",
         )
     pickled = [name for name in names if PICKLED_WEIGHTS.fullmatch(name)]
@@ -190,7 +189,7 @@ def _nothing(place: str, names: Sequence[str]) -> ConversionError:
 
 
 def _folders(place: Path) -> list[Path]:
-    """The folders in a place and in those, as nanochat's own has them: chatrl_checkpoints/d20."""
+    """The folders in a place and one level below, as in nanochat's own: chatrl_checkpoints/d20."""
     return sorted(path for pattern in ("*", "*/*") for path in place.glob(pattern) if path.is_dir())
 
 

@@ -2,9 +2,9 @@
 
     output = check_output(Path("models/nanochat-d32-mlx"), force=False, sources=[…])
     with staged(output, force=False) as folder:
-        ...                        # write into folder, which has another name until the block ends well
+        ...                        # write into folder, which has a temporary name until the block succeeds
 
-Ctrl-C, SIGTERM and a closed terminal end the block as an error does: nothing is left of it.
+Ctrl-C, SIGTERM and a closed terminal end the block like an error: nothing is left.
 """
 
 import errno
@@ -21,7 +21,7 @@ from grpo_cli.files import chosen_path, from_here
 from grpo_cli.folders import leftovers, new_folder, put_back, remove, take_place
 from grpo_cli.foreign_text import quoted
 
-# What a conversion writes. A folder with anything else in it is somebody's, and `--force` leaves it alone.
+# Files that a conversion writes. A folder with anything else is the user's, and `--force` leaves it alone.
 WRITTEN = (
     *("config.json", "generation_config.json", "model*.safetensors", "model.safetensors.index.json"),
     *("tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt", "*.tiktoken"),
@@ -30,10 +30,10 @@ WRITTEN = (
 
 
 def check_output(output: Path, force: bool, sources: Sequence[Path] = ()) -> Path:
-    """The folder to write, its links followed.
+    """The output folder with links resolved.
 
-    Raises ConversionError where it cannot become a model's folder: it is there already, or holds something
-    else or one of the `sources`.
+    Raises ConversionError if it cannot become a model folder: it exists, or contains other files or one of
+    the `sources`.
     """
     output = from_here(chosen_path(output))
     if output.is_symlink() or not output.name:
@@ -46,7 +46,7 @@ def check_output(output: Path, force: bool, sources: Sequence[Path] = ()) -> Pat
 
 
 def _check_replaceable(output: Path, force: bool) -> None:
-    """Raise ConversionError for what is there and must stay."""
+    """Raise ConversionError if the existing output must stay."""
     if not output.is_dir():
         raise ConversionError(f"{output} is a file", "name a folder with `--output`")
     if os.path.ismount(output):
@@ -70,14 +70,14 @@ def _check_replaceable(output: Path, force: bool) -> None:
 
 
 def holds(folder: Path, path: Path) -> bool:
-    """Whether a path is the folder or in it; by what they are on the disk, not by how they are spelt."""
+    """True if the path is the folder or inside it; compares files on disk, not spellings."""
     return folder.exists() and any(
         parent.exists() and parent.samefile(folder) for parent in (path.resolve(), *path.resolve().parents)
     )
 
 
 def check_space(output: Path, needed: int, hint: str) -> None:
-    """Raise ConversionError where the disk cannot hold so many bytes."""
+    """Raise ConversionError if the disk lacks `needed` bytes."""
     parent = next(parent for parent in output.absolute().parents if parent.is_dir())
     free = shutil.disk_usage(parent).free
     if free < needed:
@@ -91,10 +91,10 @@ def check_space(output: Path, needed: int, hint: str) -> None:
 
 @contextmanager
 def staged(output: Path, force: bool) -> Iterator[Path]:
-    """A temporary folder beside `output` that takes its name when the block ends, and is gone if it fails.
+    """A temporary folder next to `output` that gets its name when the block ends, and is deleted if it fails.
 
-    With `force` a model that is there is replaced at the end, not before. Raises ConversionError where the
-    disk refuses the folder, and where something came in its way meanwhile.
+    With `force` an existing model is replaced at the end, not before. Raises ConversionError if the disk
+    refuses the folder, or if something else was created there meanwhile.
     """
     with ended_by_signals():
         temporary = _make_beside(output)
@@ -103,12 +103,14 @@ def staged(output: Path, force: bool) -> Iterator[Path]:
                 yield temporary
                 _replace(temporary, output, force)
         finally:
-            remove(temporary)  # the new folder where it failed, else what is left of the old one
+            remove(temporary)  # the new folder after a failure, else the remains of the old one
 
 
 @contextmanager
 def _in_use(folder: Path) -> Iterator[bool]:
-    """Hold the folder's lock within the block; False: another process has it. It ends with its process."""
+    """Hold the folder's lock within the block; yields False if another process has it. It ends with its
+    process.
+    """
     handle = os.open(folder, os.O_RDONLY)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -120,7 +122,7 @@ def _in_use(folder: Path) -> Iterator[bool]:
 
 
 def _remove_leftovers(output: Path) -> None:
-    """Delete what a killed conversion to the same place left; the only copy of a model gets its name back."""
+    """Delete leftovers of a killed conversion to the same output; restore the name of a model's only copy."""
     put_back(output)
     for path in leftovers(output):
         with _in_use(path) as free:
@@ -129,7 +131,7 @@ def _remove_leftovers(output: Path) -> None:
 
 
 def _make_beside(output: Path) -> Path:
-    """A new folder on the same disk, with the permissions that a new folder gets."""
+    """A new folder on the same disk, with default permissions."""
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
         _remove_leftovers(output)
@@ -139,7 +141,7 @@ def _make_beside(output: Path) -> Path:
 
 
 def _replace(new: Path, output: Path, force: bool) -> None:
-    """Give `new` the name `output`."""
+    """Rename `new` to `output`."""
     check_output(output, force)  # again: hours may have passed
     try:
         take_place(new, output, replace=force)

@@ -1,6 +1,6 @@
-"""Models in transformers' format and quantisation of any folder with the parts of mlx-lm's converter.
+"""Convert models in transformers' format, and quantize any folder, with parts of mlx-lm's converter.
 
-`mlx_lm.convert` itself would run the folder's code for a model of ours, which is not one of mlx-lm's.
+`mlx_lm.convert` itself would run the folder's code for a model of ours, which mlx-lm does not have.
 """
 
 import contextlib
@@ -20,15 +20,15 @@ from grpo_cli.convert.options import Options
 from grpo_cli.models.classes import NEWER, UnknownKind, load_weights, save_code
 from grpo_cli.models.load import DTYPES
 
-# How mlx and mlx-lm refuse a model.
+# Errors of mlx and mlx-lm for a model they refuse.
 REFUSALS = (ValueError, KeyError, TypeError, RuntimeError, OSError, AttributeError)
 
 
 def convert_folder(source: Path, target: Path, options: Options) -> None:
-    """Write the model of a folder into `target` as MLX has it, quantised if asked for; the tokenizer is not.
+    """Write a folder's model into `target` in MLX format, quantized if requested; without the tokenizer.
 
-    Raises ConversionError for a model that mlx-lm cannot load, quantise or write, ModelError for one that
-    needs code of its own.
+    Raises ConversionError for a model that mlx-lm cannot load, quantize or write, ModelError for one that
+    needs its own code.
     """
     try:
         with contextlib.redirect_stdout(io.StringIO()):
@@ -50,13 +50,13 @@ def convert_folder(source: Path, target: Path, options: Options) -> None:
 
 
 def _own_dtype(config: dict[str, Any]) -> str | None:
-    """The number format that config.json names."""
+    """The number format named in config.json."""
     text = config.get("text_config")
     return config.get("torch_dtype") or (text.get("dtype") if isinstance(text, dict) else None)
 
 
 def _cast(model: nn.Module, dtype: str | None) -> None:
-    """Bring the weights to a number format, but for those that the model keeps."""
+    """Cast the weights to a number format, except those whose type the model fixes."""
     if dtype not in DTYPES:
         return
     keeps = getattr(model, "cast_predicate", lambda _: True)

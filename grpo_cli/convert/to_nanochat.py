@@ -1,9 +1,9 @@
-"""The way back: a nanochat model that was trained here as nanochat's own files.
+"""Convert a nanochat model that was trained here back to nanochat's own files.
 
     convert_back("outputs/nanochat_grpo/final", Options(), …)
     # models/nanochat_grpo-final-nanochat/  model_000120.pt  meta_000120.json  tokenizer.pkl
 
-Names, number formats and padded rows are those of the original, from what config.json keeps of it;
+Names, number formats and padded rows are those of the original, as recorded in config.json;
 adapters are fused into their base in float32. nanochat's loader reads the files as its own.
 """
 
@@ -44,10 +44,10 @@ META_FIELDS = {  # nanochat's name → config.json's
 
 
 def convert_back(name: str, options: Options, on_progress: Progress, on_check: OnCheck) -> Conversion:
-    """Write a model's folder, a checkpoint or one with adapters, as nanochat's files.
+    """Write a model folder, a checkpoint or one with adapters, as nanochat's files.
 
-    Raises ConversionError for a model that is no nanochat and where the result cannot be written or is
-    not what was meant; ModelError for a folder that is no model.
+    Raises ConversionError for a model that is not a nanochat, an unwritable output or a wrong result;
+    ModelError for a folder without a model.
     """
     folder = find_model(name)
     if (folder / "final").is_dir() and not (folder / "config.json").exists():
@@ -82,7 +82,7 @@ def convert_back(name: str, options: Options, on_progress: Progress, on_check: O
 
 
 def _refuse_foreign(name: str, base: Path, config: dict[str, Any]) -> None:
-    """Raise ConversionError for what nanochat cannot run, or lacks a file that it needs."""
+    """Raise ConversionError for a model that nanochat cannot run, or without a file that it needs."""
     if config.get("model_type") not in NANOCHAT_TYPES:
         raise ConversionError(
             f"{name} is a {config.get('model_type')} model, which nanochat cannot run",
@@ -97,9 +97,9 @@ def _refuse_foreign(name: str, base: Path, config: dict[str, Any]) -> None:
 def outgoing(folder: Path, config: dict[str, Any], kept: Provenance) -> list[OutgoingTensor]:
     """The model's tensors under nanochat's names, to be written in nanochat's formats.
 
-    Nothing is read yet, and each tensor can be read once: what was read is let go.
+    Nothing is read yet, and each tensor can be read only once: it is released after that.
     """
-    model, _ = dequantized(*load_model_folder(base_of(folder)))  # the base of adapters may be quantised
+    model, _ = dequantized(*load_model_folder(base_of(folder)))  # the adapters' base may be quantized
     model.set_dtype(mx.float32)
     if (folder / "adapter_config.json").exists():
         load_adapters(model, folder)
@@ -123,7 +123,7 @@ def outgoing(folder: Path, config: dict[str, Any], kept: Provenance) -> list[Out
 
 
 def numbers(array: mx.array) -> Array:
-    """A float32 array's numbers, in memory of their own; what MLX kept for them is let go."""
+    """A float32 array's numbers in separate memory; MLX's own is released."""
     values = np.array(array)
     del array
     mx.clear_cache()
@@ -131,9 +131,9 @@ def numbers(array: mx.array) -> Array:
 
 
 def stored_format(name: str, kept: Provenance) -> str:
-    """The number format of a tensor in nanochat's file: the original's, else what a CUDA run writes.
+    """A tensor's number format in nanochat's file: the original's, else that of a CUDA run.
 
-    There the embeddings are bfloat16 and the rest is float32.
+    A CUDA run writes bfloat16 embeddings and float32 for the rest.
     """
     if kept.stored_as is not None:
         return kept.stored_as.get(name, "float32")
@@ -141,9 +141,9 @@ def stored_format(name: str, kept: Provenance) -> str:
 
 
 def meta_of(folder: Path, config: dict[str, Any], kept: Provenance) -> tuple[int, dict[str, Any]]:
-    """The step and the content of the meta file; a trained model has no scores of the original's.
+    """The step and the content of the meta file; the original's scores do not apply to a trained model.
 
-    Raises ConversionError where config.json lacks a size.
+    Raises ConversionError if config.json lacks a size.
     """
     fields = kept.meta.get("model_config") or {field: config.get(key) for field, key in META_FIELDS.items()}
     if "window_pattern" in config:
@@ -162,7 +162,7 @@ def meta_of(folder: Path, config: dict[str, Any], kept: Provenance) -> tuple[int
 
 
 def provenance(config: dict[str, Any], base: Path) -> Provenance:
-    """What config.json keeps of the original checkpoint. Raises ConversionError for what is none of ours."""
+    """The original checkpoint's data in config.json. Raises ConversionError if it is not ours."""
     try:
         kept = Provenance.model_validate(config.get("nanochat", {}))
     except ValidationError as error:
@@ -181,7 +181,7 @@ def provenance(config: dict[str, Any], base: Path) -> Provenance:
 def verify_file(
     path: Path, meta: dict[str, Any], tensors: list[OutgoingTensor], on_progress: Progress
 ) -> Check:
-    """Whether the file that was written reads back as it was meant, and nanochat's loader would take it."""
+    """Check that the written file reads back as intended, and that nanochat's loader would accept it."""
     with TorchFile(path) as file:
         found = {name: (info.shape, info.dtype) for name, info in file.tensors.items()}
         meant = {tensor.name: (tensor.shape, tensor.written) for tensor in tensors}
@@ -203,7 +203,7 @@ def verify_file(
 
 
 def reads_back(found: Array, tensor: OutgoingTensor) -> bool:
-    """Whether an array holds exactly the numbers that a tensor was to be written with."""
+    """True if an array holds exactly the numbers of an outgoing tensor."""
     at = 0
     for piece in tensor.pieces():
         if found[at : at + piece.size].tobytes() != piece.tobytes():
@@ -213,5 +213,5 @@ def reads_back(found: Array, tensor: OutgoingTensor) -> bool:
 
 
 def base_of(folder: Path) -> Path:
-    """The folder of the weights: the base's where the folder holds adapters."""
+    """The folder of the weights: the base's if the folder holds adapters."""
     return adapters_base(folder) if (folder / "adapter_config.json").exists() else folder

@@ -1,10 +1,10 @@
-"""Read a PyTorch checkpoint without torch: one tensor at a time, from the mapped file, running nothing.
+"""Read a PyTorch checkpoint without torch: one tensor at a time, memory-mapped, without executing it.
 
     with TorchFile(Path("model_000650.pt")) as checkpoint:
         checkpoint.tensors["lm_head.weight"].shape   # (1000, 64), known from the index alone
         checkpoint.read("lm_head.weight")            # its numbers, checksum compared
 
-bfloat16 arrives as raw bits in uint16 (see dtypes.py). Memory stays bounded by one storage, however
+bfloat16 is returned as raw bits in uint16 (see dtypes.py). Memory stays bounded by one storage, however
 large the file is: see TorchZip.record.
 """
 
@@ -22,7 +22,7 @@ from grpo_cli.models.pickle_reader import RefusedPickle, shown
 
 
 class TorchFile:
-    """One .pt file, a context manager. `tensors` are the entries of its state dict in their order.
+    """One .pt file, a context manager. `tensors` are the entries of its state dict in order.
 
     Raises ConversionError for anything but an intact state dict.
     """
@@ -51,10 +51,10 @@ class TorchFile:
         self._zip.close()
 
     def read(self, name: str) -> Array:
-        """A tensor as an array of its own, contiguous and in its shape.
+        """A copy of a tensor, contiguous and in its shape.
 
-        Its pages in the mapped file are handed back as it is copied, so that it is not in memory twice.
-        Raises KeyError for an unknown name, ConversionError where the file's checksum does not match.
+        Its mapped pages are released while it is copied, so that it is not in memory twice. Raises KeyError
+        for an unknown name, ConversionError if the checksum does not match.
         """
         view = self.view(name)
         if view.nbytes <= CHUNK or not view.ndim:
@@ -67,10 +67,10 @@ class TorchFile:
         return copy
 
     def view(self, name: str) -> Array:
-        """A tensor as a view of the mapped file, strided as it was saved; read-only.
+        """A read-only view of a tensor in the mapped file, with the strides it was saved with.
 
-        It is meant to be used up before the next call, which hands its pages back to the system (they are
-        read anew where needed). Raises as `read` does.
+        Use it before the next call, which releases its pages (they are read again when needed). Raises as
+        `read` does.
         """
         info = self.tensors[name]
         if not info.count:
@@ -88,7 +88,9 @@ class TorchFile:
         return view.astype(info.dtype.bits) if self._swapped else view
 
     def _is_big_endian(self) -> bool:
-        """What the record `byteorder` says; files of torch before 2.1 have none and are little-endian."""
+        """The byte order in the record `byteorder`; files of torch before 2.1 have none and are
+        little-endian.
+        """
         if "byteorder" not in self._zip:
             return False
         order = bytes(self._zip.record("byteorder")[:16])

@@ -1,8 +1,8 @@
-"""The index of a .pt file, `data.pkl`: the name, format and place of every tensor, without torch.
+"""The index of a .pt file, `data.pkl`: the name, format and location of every tensor, without torch.
 
     read_index(pickle bytes)["lm_head.weight"] == TensorInfo(float32, (1000, 64), (64, 1), 0, "data/25", …)
 
-The pickle may name what a state dict is made of, `ALLOWED`, and is only ever read as data (see
+The pickle may only use the names in `ALLOWED`, the parts of a state dict, and is only read as data (see
 models/pickle_reader.py).
 """
 
@@ -44,7 +44,7 @@ class TensorInfo:
 
     @property
     def end(self) -> int:
-        """One past the last element of the storage that it uses, 0 if it uses none."""
+        """One past the last element of the storage that the tensor uses, 0 if it uses none."""
         if not self.count:
             return 0
         steps = zip(self.shape, self.stride, strict=True)
@@ -52,7 +52,7 @@ class TensorInfo:
 
 
 class _Ordered(dict[Any, Any]):
-    """Stands in for OrderedDict, whose attribute `_metadata` (versions of modules) is left out."""
+    """Stand-in for OrderedDict that ignores the attribute `_metadata` (versions of modules)."""
 
     def __init__(self, *arguments: Any) -> None:
         if arguments:
@@ -72,7 +72,7 @@ def _tensor(
         raise RefusedPickle("it builds a tensor whose shape, stride or offset is impossible")
     if len(shape) != len(stride) or len(shape) > MOST_DIMENSIONS:
         raise RefusedPickle(f"it builds a tensor of {len(shape)} sizes and {len(stride)} strides")
-    if metadata:  # says that the numbers are negated or conjugated
+    if metadata:  # marks negated or conjugated numbers
         raise RefusedPickle("it builds a tensor with lazy operations, which only torch can do")
     info = TensorInfo(dtype=storage.dtype, shape=shape, stride=stride, offset=offset, storage=storage)
     if math.prod(size for size in shape if size) > LARGEST_NUMBER:
@@ -83,7 +83,7 @@ def _tensor(
 
 
 def _parameter(tensor: Any, _grad: Any, _hooks: Any) -> TensorInfo:
-    """torch._utils._rebuild_parameter: a tensor that was trained."""
+    """torch._utils._rebuild_parameter: a trained tensor."""
     if type(tensor) is not TensorInfo:
         raise RefusedPickle("it builds a parameter that has no tensor")
     return tensor
@@ -98,10 +98,10 @@ ALLOWED: dict[str, Any] = {
 
 
 def read_index(data: bytes) -> dict[str, TensorInfo]:
-    """The tensors of a pickled state dict in their order.
+    """The tensors of a pickled state dict in order.
 
-    Raises RefusedPickle for anything else: a name that is not on the list, a damaged pickle, a tensor
-    outside its storage, a value that is no tensor.
+    Raises RefusedPickle for anything else: a name that is not allowed, a damaged pickle, a tensor outside its
+    storage, a value that is not a tensor.
     """
     if len(data) > LARGEST_INDEX:
         raise RefusedPickle(f"it is larger than {LARGEST_INDEX >> 20} MB")
@@ -116,7 +116,7 @@ def read_index(data: bytes) -> dict[str, TensorInfo]:
 
 
 def _storage(pid: Any) -> Storage:
-    """What the persistent id ("storage", class, key, location, element count) refers to."""
+    """The storage for the persistent id ("storage", class, key, location, element count)."""
     if type(pid) is not tuple or len(pid) != 5 or pid[0] != "storage" or type(pid[1]) is not DType:
         raise RefusedPickle("it refers to something outside the file that is no storage")
     _, dtype, key, _location, count = pid
@@ -132,7 +132,7 @@ def _are_counts(numbers: Any) -> bool:
 
 
 def _kind(value: Any) -> str:
-    """What a person calls a value that the pickle built."""
+    """A readable name for the type of a value in the pickle."""
     names = {TensorInfo: "single tensor", Storage: "storage", DType: "storage class", _Ordered: "dict"}
     kind = names.get(type(value), type(value).__name__)
     return f"{'an' if kind[0] in 'aeio' else 'a'} {kind}"

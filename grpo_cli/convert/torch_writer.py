@@ -21,10 +21,10 @@ from grpo_cli.files import sync
 ALIGNMENT = 64  # of a record's first byte
 LOCAL_HEADER = 30  # bytes in front of the name
 ZIP64_FIELD = 20  # bytes that zipfile adds to the local header of a record it calls large
-PADDING = struct.Struct("<2sH")  # torch's extra field: its name and how many bytes follow
+PADDING = struct.Struct("<2sH")  # torch's extra field: name and number of following bytes
 VERSION = b"3\n"  # torch's, of the record layout
 
-# Pickle operations (protocol 2; see pickletools). Nothing is memoised: a tensor takes about 250 bytes.
+# Pickle operations (protocol 2; see pickletools). No memo is used: a tensor takes about 250 bytes.
 PROTOCOL, STOP, MARK, TUPLE, SET_ITEMS, CALL, PERSISTENT = b"\x80\x02", b".", b"(", b"t", b"u", b"R", b"Q"
 ORDERED_DICT = b"ccollections\nOrderedDict\n)R"  # an empty one
 REBUILD_TENSOR = b"ctorch._utils\n_rebuild_tensor_v2\n"
@@ -32,13 +32,13 @@ LARGEST_INT = (1 << 31) - 1  # of the operation for a four-byte int
 
 
 def write_torch_file(path: Path, tensors: Sequence[OutgoingTensor]) -> None:
-    """Write a state dict to `path`; what was there is overwritten. File and folder are fsynced.
+    """Write a state dict to `path`, overwriting it. File and folder are fsynced.
 
-    A failure leaves a part of the file. Raises ConversionError where it cannot be written (a full disk),
-    ValueError for two tensors of one name and for numbers that are not what their OutgoingTensor says.
+    A failure leaves a partial file. Raises ConversionError if it cannot be written (a full disk), ValueError
+    for duplicate names and for numbers that do not match their OutgoingTensor.
     """
     check_distinct(tensors)
-    # torch itself names the folder so where its own file name does not do.
+    # torch itself uses this folder name if its own file name is unsuitable.
     root = path.stem if path.stem.isascii() else "archive"
     try:
         with path.open("wb") as file, zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
@@ -70,7 +70,7 @@ def _write_records(
 def _write_record(
     archive: zipfile.ZipFile, at: int, name: str, size: int, write: Callable[[IO[bytes]], object]
 ) -> None:
-    """One record, its local header at the place `at` padded so that its first byte is aligned."""
+    """Write one record at offset `at`, its local header padded so that its first byte is aligned."""
     is_large = size > zipfile.ZIP64_LIMIT
     entry = zipfile.ZipInfo(name)
     start = at + LOCAL_HEADER + len(name) + PADDING.size + ZIP64_FIELD * is_large
@@ -78,11 +78,11 @@ def _write_record(
     entry.extra = PADDING.pack(b"FB", padding) + b"Z" * padding
     with archive.open(entry, "w", force_zip64=is_large) as record:
         write(record)
-    entry.extra = b""  # the directory needs no padding
+    entry.extra = b""  # no padding in the central directory
 
 
 def pickled(tensors: Sequence[OutgoingTensor]) -> bytes:
-    """data.pkl: an OrderedDict of name → tensor, each on a storage of its own, `data/<number>`."""
+    """data.pkl: an OrderedDict of name → tensor, each with its own storage `data/<number>`."""
     items = b"".join(_text(tensor.name) + _tensor(tensor, str(key)) for key, tensor in enumerate(tensors))
     return PROTOCOL + ORDERED_DICT + MARK + items + SET_ITEMS + STOP
 
@@ -107,7 +107,7 @@ def _tensor(tensor: OutgoingTensor, key: str) -> bytes:
 
 
 def _contiguous(shape: tuple[int, ...]) -> list[int]:
-    """Strides in elements, as torch gives them: an axis of size 0 counts as one of size 1."""
+    """Strides in elements, as in torch: an axis of size 0 counts as one of size 1."""
     strides = [1] * len(shape)
     for axis in range(len(shape) - 1, 0, -1):
         strides[axis - 1] = strides[axis] * max(shape[axis], 1)

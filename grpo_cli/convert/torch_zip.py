@@ -34,7 +34,8 @@ DOWNLOAD_AGAIN = "download or copy the file again"
 class TorchZip:
     """The records of one .pt file by their names below its root folder, such as `data/0`.
 
-    A context manager. Raises ConversionError: FILE is missing, a folder, of another format or damaged.
+    A context manager. Raises ConversionError for a file that is missing, a folder, of another format or
+    damaged.
     """
 
     def __init__(self, path: Path) -> None:
@@ -61,7 +62,7 @@ class TorchZip:
         self.close()
 
     def close(self) -> None:
-        """Unmap the file, or leave that to the last array that still looks into it."""
+        """Unmap the file, or leave that to the last array that still uses it."""
         try:
             self._map.close()
         except BufferError:
@@ -71,13 +72,13 @@ class TorchZip:
         return name in self._records
 
     def size(self, name: str) -> int:
-        """Bytes of a record."""
+        """Size of a record in bytes."""
         return self._record(name).file_size
 
     def record(self, name: str) -> memoryview:
-        """A record's bytes in the mapped file, after its checksum was compared.
+        """A record's bytes in the mapped file, after checking its checksum.
 
-        The pages of the records looked at before are handed back, so that what stays resident is one record.
+        Pages of earlier records are released, so that only one record stays resident.
         """
         entry = self._record(name)
         self.release_pages()
@@ -88,7 +89,7 @@ class TorchZip:
         return memoryview(self._map)[start : start + entry.file_size]
 
     def release_pages(self) -> None:
-        """Hand the pages read so far back to the system; they are read anew where they are needed."""
+        """Release the pages read so far; they are read again when needed."""
         self._map.madvise(mmap.MADV_DONTNEED)
 
     def _record(self, name: str) -> zipfile.ZipInfo:
@@ -115,7 +116,7 @@ class TorchZip:
         return {entry.orig_filename.removeprefix(roots[0]): entry for entry in entries}
 
     def _start(self, entry: zipfile.ZipInfo) -> int:
-        """Where a record's bytes begin, by its local header."""
+        """Offset of a record's bytes, from its local header."""
         name = entry.orig_filename
         if entry.compress_type != zipfile.ZIP_STORED or entry.compress_size != entry.file_size:
             raise self._damaged(name, "is compressed, which torch never does")
@@ -134,7 +135,7 @@ class TorchZip:
         return int(start)
 
     def _check_sum(self, start: int, entry: zipfile.ZipInfo) -> None:
-        """Compare the CRC-32, a chunk at a time; pages already read are handed back to the system."""
+        """Check the CRC-32 chunk by chunk, releasing pages that were read."""
         crc = 0
         end = start + entry.file_size
         with memoryview(self._map) as whole:
@@ -152,12 +153,12 @@ class TorchZip:
 
 
 def _raw_name(entry: zipfile.ZipInfo) -> bytes:
-    """The name as the zip file spells it; flag bit 11 says UTF-8."""
+    """The name as spelled in the zip file; flag bit 11 means UTF-8."""
     return entry.orig_filename.encode("utf-8" if entry.flag_bits & 0x800 else "cp437")
 
 
 def _check_kind(path: Path) -> None:
-    """Say what a file is that is no zip."""
+    """Raise ConversionError that identifies a file that is not a zip."""
     if path.exists() and not path.is_file():
         raise ConversionError(f"{path} is {'a folder' if path.is_dir() else 'a device'}, not a .pt file")
     try:

@@ -1,7 +1,7 @@
 """Texts on which tokenizers differ, for comparing two of them."""
 
-# Contractions, digits in runs, white space of every kind, scripts, combining marks, emoji, code, control
-# characters: each has set two implementations of the same vocabulary apart somewhere.
+# Contractions, runs of digits, white space of every kind, scripts, combining marks, emoji, code, control
+# characters: on each, two implementations of the same vocabulary have differed somewhere.
 TRICKY_TEXTS = (
     "",
     " ",

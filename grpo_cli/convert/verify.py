@@ -1,11 +1,11 @@
-"""Prove a converted model before it is called done: what was written, not what was meant to be.
+"""Verify a converted model from its written files.
 
-Each function makes one check and says what it saw:
+Each function makes one check and reports the result:
 
     verify_numbers(folder, on_progress)      # Check("finite", True, "1,879,048,192 numbers, none NaN …")
 
-Weights are compared in compare.py. Memory holds about one tensor: in the generation, too, where each layer's
-weights are read when the layer is computed and let go after it.
+Weights are compared in compare.py. Memory holds about one tensor, even during generation: each layer's
+weights are read when the layer is computed and released after it.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -32,7 +32,7 @@ NEW_TOKENS = 8
 
 
 def approve(checks: Iterator[Check], on_check: OnCheck) -> None:
-    """Make every check. Raises ConversionError at the first that fails."""
+    """Run every check. Raises ConversionError at the first that fails."""
     with lean_memory():
         for check in checks:
             on_check(check)
@@ -55,7 +55,7 @@ def lean_memory() -> Iterator[None]:
 
 
 def verify_load(folder: Path) -> Check:
-    """Whether the model loads strictly: every name and shape that config.json asks for, and no other."""
+    """The model loads strictly: every name and shape that config.json requires, and no other."""
     try:
         model, config = load_weights(folder)
     except REFUSALS as error:
@@ -65,7 +65,7 @@ def verify_load(folder: Path) -> Check:
 
 
 def verify_numbers(folder: Path, on_progress: Progress) -> Check:
-    """Whether every number is finite."""
+    """Every number is finite."""
     files = sorted(folder.glob("model*.safetensors"))
     total = sum(path.stat().st_size for path in files)
     done = count = 0
@@ -74,7 +74,7 @@ def verify_numbers(folder: Path, on_progress: Progress) -> Check:
         arrays: Any = mx.load(str(path))
         for name in sorted(arrays):
             on_progress("checking", done, total)
-            array = arrays.pop(name)  # read now, and let go before the next one
+            array = arrays.pop(name)  # read now, and released before the next one
             if mx.issubdtype(array.dtype, mx.floating):
                 count += array.size
                 if not is_finite(array):
@@ -87,7 +87,7 @@ def verify_numbers(folder: Path, on_progress: Progress) -> Check:
 
 
 def verify_nanochat_tokenizer(folder: Path, vocab_size: int) -> Check:
-    """Whether tokenizer.json gives tiktoken's ids and texts, and the vocabulary is the model's."""
+    """tokenizer.json gives tiktoken's ids and texts, and the vocabulary fits the model."""
     tokenizer = NanochatTokenizer.load(folder)
     fast = FastTokenizer.from_file(str(folder / "tokenizer.json"))
     if not tokenizer.vocab_size == fast.get_vocab_size() == vocab_size:
@@ -105,7 +105,7 @@ def compare_tokenizers(
     converted: Callable[[str], list[int]],
     decode: Callable[[list[int]], str] | None,
 ) -> Check:
-    """Compare ids on TRICKY_TEXTS; `decode`: must give every text back, where the vocabulary is of bytes."""
+    """Compare ids on TRICKY_TEXTS; `decode`, for byte-level vocabularies, must restore every text."""
     for text in TRICKY_TEXTS:
         ids = original(text)
         if ids != converted(text):
@@ -117,14 +117,14 @@ def compare_tokenizers(
 
 
 def difference(found: list[int], expected: list[int]) -> str:
-    """Where two lists of ids begin to differ."""
+    """The first difference between two lists of ids."""
     pairs = enumerate(zip(found, expected, strict=False))
     at = next((place for place, (a, b) in pairs if a != b), min(len(found), len(expected)))
     return f"{found[at : at + 8]}, not {expected[at : at + 8]}"
 
 
 def verify_generation(folder: Path, tokenizer: Tokenizer, bos: Sequence[int], on_progress: Progress) -> Check:
-    """Continue a sentence greedily by a few tokens: whether the logits are finite, and what it says."""
+    """Continue a sentence greedily by a few tokens; the logits must be finite."""
     ids = [*bos, *tokenizer.encode(PROMPT)]
     prompt_length = len(ids)
     if not ids:
@@ -145,9 +145,9 @@ def verify_generation(folder: Path, tokenizer: Tokenizer, bos: Sequence[int], on
 
 
 def streamed_logits(folder: Path, ids: list[int]) -> mx.array:
-    """Float32 logits (V,) after the last of `ids`, from weights that are read as they are used.
+    """Float32 logits (V,) after the last of `ids`, with weights read as they are used.
 
-    Nothing but the graph refers to the weights when it is evaluated, so that each goes when it was used.
+    Only the graph refers to the weights during evaluation, so that each is released after its use.
     """
     model, _ = load_weights(folder)
     if device.prepare().upcast:  # half precision is 50 times slower on a CPU

@@ -14,10 +14,10 @@ from grpo_cli.errors import DataError
 
 
 def answer_from(value: Any, place: str) -> str:
-    """The answer as a text: what follows the last `####`, if there is one; numbers written out.
+    """The answer as text: what follows the last `####`, if any; numbers are written out.
 
-    Commas and signs stay (`1,000`, `$18`): answers are compared as numbers. A list of one is what is in it,
-    any other list its JSON. Raises DataError for a value that is no answer, or an empty one.
+    Commas and signs stay (`1,000`, `$18`), since answers are compared as numbers. A list of one item stands
+    for that item, any other list becomes JSON. Raises DataError for an empty or unusable value.
     """
     text = answer_text(value)
     if text is None:
@@ -29,7 +29,7 @@ def answer_from(value: Any, place: str) -> str:
 
 
 def answer_text(value: Any) -> str | None:
-    """The value as a text, or None where it is nothing that a completion could say."""
+    """The value as text, or None if no completion could express it."""
     if isinstance(value, str):
         return value.rpartition("####")[2].strip()
     if isinstance(value, bool):
@@ -46,7 +46,7 @@ def answer_text(value: Any) -> str | None:
 
 
 def list_text(values: list[Any]) -> str | None:
-    """Several values as JSON; nothing for an empty list."""
+    """Several values as JSON; None for an empty list."""
     try:
         return json.dumps(values, ensure_ascii=False, allow_nan=False) if values else ""
     except (TypeError, ValueError):
@@ -54,7 +54,7 @@ def list_text(values: list[Any]) -> str | None:
 
 
 def hint(value: Any, place: str) -> str:
-    """What to do about a value that is no answer."""
+    """The hint for an unusable answer value."""
     if isinstance(value, dict) and value:
         column = place.split("`")[1]
         return f'name one of its values: `answer_column = "{column}.{next(iter(value))}"`'

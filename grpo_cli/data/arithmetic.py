@@ -1,10 +1,10 @@
-"""The embedded task: sums of whole numbers, generated, so that it needs no network and no files.
+"""The embedded task: generated sums of whole numbers, which need no network and no files.
 
     What is 247 + 538?   →   785
 
-`dataset_config` is the difficulty: both numbers have so many digits. Whether a problem belongs to
-train or test is decided by the problem itself (a hash of the unordered pair), so the two splits
-never share one, whatever the seed, and 247 + 538 and 538 + 247 are always on the same side.
+`dataset_config` is the difficulty: the number of digits of both numbers. A hash of the
+unordered pair assigns each problem to train or test, so the two splits
+never share one, whatever the seed, and 247 + 538 and 538 + 247 are always in the same split.
 """
 
 import functools
@@ -27,7 +27,7 @@ def operand_range(difficulty: int) -> tuple[int, int]:
 
 
 def is_test(a: int, b: int) -> bool:
-    """Whether a + b belongs to the test split: half of the one-digit sums, a tenth of the others."""
+    """True if a + b belongs to the test split: half of the one-digit sums, a tenth of the others."""
     low, high = min(a, b), max(a, b)
     bucket = int.from_bytes(hashlib.sha256(f"{low}+{high}".encode()).digest()[:4], "big") % 10
     return bucket < (5 if high < 10 else 1)
@@ -35,7 +35,7 @@ def is_test(a: int, b: int) -> bool:
 
 @functools.cache
 def problems(split: str, difficulty: int, count: int, seed: int) -> tuple[tuple[int, int], ...]:
-    """Up to `count` different problems (a, b) of a split, in an order that the seed decides."""
+    """Up to `count` distinct problems (a, b) of a split, in an order given by the seed."""
     low, high = operand_range(difficulty)
     wants_test = split == "test"
     rng = random.Random(f"{seed}-{split}-{difficulty}")
@@ -44,7 +44,7 @@ def problems(split: str, difficulty: int, count: int, seed: int) -> tuple[tuple[
         pairs = [pair for pair in pairs if is_test(*pair) == wants_test]
         rng.shuffle(pairs)
         return tuple(pairs[:count])
-    found: dict[tuple[int, int], None] = {}  # ordered and without repetition
+    found: dict[tuple[int, int], None] = {}  # an ordered set
     while len(found) < count:
         pair = (rng.randint(low, high), rng.randint(low, high))
         if is_test(*pair) == wants_test:

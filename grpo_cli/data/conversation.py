@@ -1,11 +1,11 @@
-"""The prompt of a row as a conversation, in the shapes that datasets have.
+"""Convert a row's prompt into a conversation, from any of the usual dataset formats.
 
     "What is 2 + 2?"
     [{"role": "user", "content": "What is 2 + 2?"}]
     [{"role": "user", "content": [{"type": "text", "text": "What is 2 + 2?"}]}]
     [{"from": "human", "value": "What is 2 + 2?"}]                               ShareGPT
 
-A last message of the assistant is not part of the prompt: it would give the answer away.
+A final assistant message is not part of the prompt: it would reveal the answer.
 """
 
 from typing import Any
@@ -14,14 +14,14 @@ from grpo_cli.data.values import check_text, short
 from grpo_cli.errors import DataError
 from grpo_cli.types import Message
 
-# What datasets call the roles that chat templates know. `developer` is OpenAI's newer name for `system`.
+# Role names in datasets → names in chat templates. `developer` is OpenAI's newer name for `system`.
 ROLES = {
     "system": "system", "developer": "system",
     "user": "user", "human": "user",
     "assistant": "assistant", "gpt": "assistant", "model": "assistant", "function_call": "assistant",
     "tool": "tool", "function": "tool", "observation": "tool", "function_response": "tool",
 }  # fmt: skip
-KEPT = ("tool_calls", "tool_call_id", "name")  # what templates read of a message besides its text
+KEPT = ("tool_calls", "tool_call_id", "name")  # fields of a message that templates read besides its text
 SHAPE = (
     'a message is {"role": "user", "content": "…"} or {"from": "human", "value": "…"}; the roles are '
     "system, developer, user, assistant and tool; the last message that is not the assistant's is the user's "
@@ -35,7 +35,7 @@ def message(role: str, content: str) -> Message:
 
 
 def text_of(value: Any, place: str) -> str:
-    """The value, which must be a text with something in it."""
+    """The value, which must be a non-empty text."""
     if not isinstance(value, str) or not value.strip():
         raise DataError(f"No text: {place} is {short(value)}", "give the row a text, or remove it")
     check_text(value, "a text", place)
@@ -43,9 +43,9 @@ def text_of(value: Any, place: str) -> str:
 
 
 def conversation_from(prompt: Any, place: str) -> tuple[list[Message], str | None]:
-    """The messages up to where the assistant is to speak, and what it said there, if it did.
+    """The messages before the assistant's final turn, and the text of that turn, if any.
 
-    Raises DataError for anything else than a text or a list of messages with texts.
+    Raises DataError unless the prompt is a text or a list of messages with texts.
     """
     if isinstance(prompt, str) and prompt.strip():
         return [message("user", prompt)], None
@@ -62,13 +62,13 @@ def conversation_from(prompt: Any, place: str) -> tuple[list[Message], str | Non
 
 
 def is_answered(prompt: Any) -> bool:
-    """The prompt is a conversation whose last message is the assistant's."""
+    """True if the prompt is a conversation that ends with an assistant message."""
     last = message_from(prompt[-1]) if isinstance(prompt, list) and len(prompt) > 1 else None
     return last is not None and last["role"] == "assistant"
 
 
 def message_from(item: Any) -> Message | None:
-    """A message of a dataset as chat templates want it, or None for what is none."""
+    """A dataset's message in the format of chat templates, or None if it is not a message."""
     if not isinstance(item, dict):
         return None
     role = ROLES.get(str(item.get("role", item.get("from"))))
@@ -76,12 +76,12 @@ def message_from(item: Any) -> Message | None:
     extra = {key: without_nulls(item[key]) for key in KEPT if item.get(key)}
     text = joined(content)
     if text is None and content is None and "tool_calls" in extra:
-        text = ""  # it calls a tool and says nothing
+        text = ""  # a tool call without text
     return None if role is None or text is None else {**message(role, text), **extra}
 
 
 def joined(content: Any) -> str | None:
-    """A message's text, that of a list of parts their texts one after the other; None for other content."""
+    """A message's text; parts of a list are concatenated; None for other content."""
     if isinstance(content, str):
         return content
     if not isinstance(content, list) or not content:
@@ -92,7 +92,7 @@ def joined(content: Any) -> str | None:
 
 
 def without_nulls(value: Any) -> Any:
-    """The value without keys that are null: Arrow gives every object all keys that any of them has."""
+    """The value without null keys: Arrow gives every object the keys of all others."""
     if isinstance(value, dict):
         return {key: without_nulls(item) for key, item in value.items() if item is not None}
     if isinstance(value, list):

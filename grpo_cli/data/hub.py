@@ -1,4 +1,4 @@
-"""Read a dataset from the hub through `datasets`, which keeps downloads in its own cache."""
+"""Read a dataset from the hub with `datasets`, which caches downloads."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,7 +8,7 @@ from grpo_cli.data.readers import rows_of
 from grpo_cli.data.rows import Row
 from grpo_cli.errors import DataError
 
-# Datasets with several configurations of which one is what everybody means.
+# Default configuration of datasets that have several.
 DEFAULT_CONFIGS = {"openai/gsm8k": "main", "gsm8k": "main"}
 
 
@@ -18,14 +18,14 @@ def read(name: str, config_name: str, split: str, limit: int = 0) -> Iterator[Ro
     Raises DataError for a dataset, configuration or split that does not exist, or without a network.
     """
     silence = unreachable(name)
-    import datasets  # takes seconds, and local data do without
+    import datasets  # takes seconds, and local data do not need it
     from datasets.exceptions import DatasetNotFoundError, DatasetsError
 
     datasets.disable_progress_bars()
     try:
         config = config_name or DEFAULT_CONFIGS.get(name)
         with quiet(from_cache=silence is not None):
-            # Versions before 4 run a repository's own script, and ask where nothing is said.
+            # Versions before 4 run a repository's script, and prompt for consent unless told otherwise.
             found = datasets.load_dataset(name, config, split=split, trust_remote_code=False)
     except DatasetNotFoundError as error:
         raise DataError(f"Dataset not found: {name}", NOT_FOUND) from error
@@ -44,9 +44,9 @@ def read(name: str, config_name: str, split: str, limit: int = 0) -> Iterator[Ro
 
 
 def unreachable(name: str) -> Exception | None:
-    """What keeps the hub from answering; None: it answered something.
+    """The error that keeps the hub from answering; None if it answered at all.
 
-    One request that is not retried: `datasets` makes several, and tries each six times.
+    One request without retries: `datasets` makes several and retries each six times.
     """
     from huggingface_hub import HfApi, constants
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError
@@ -62,9 +62,9 @@ def unreachable(name: str) -> Exception | None:
 
 @contextmanager
 def quiet(from_cache: bool) -> Iterator[None]:
-    """Keep both libraries' log off the terminal: it comes back in their exceptions.
+    """Silence both libraries' logs: their exceptions contain the same text.
 
-    `from_cache`: they ask the hub for nothing, as with HF_HUB_OFFLINE=1, and take what was downloaded before.
+    `from_cache`: make no requests, as with HF_HUB_OFFLINE=1, and use only downloaded files.
     """
     import datasets
     from huggingface_hub import constants
@@ -83,7 +83,7 @@ def quiet(from_cache: bool) -> Iterator[None]:
 
 
 def not_reached(name: str, error: Exception) -> DataError:
-    """The error for a dataset that is not in the cache, where the hub did not answer or may not be asked."""
+    """The error for a dataset that is not cached while the hub is unreachable or offline mode is set."""
     from huggingface_hub import constants
 
     if constants.HF_HUB_OFFLINE:
@@ -105,10 +105,10 @@ NOT_FOUND = "a hub name is `owner/name`, a local one a path that exists; for a p
 
 
 def meant_arithmetic(name: str) -> str:
-    """A hint for a name that is nearly the embedded task's, else nothing."""
+    """The hint for a name close to the embedded task's, else ""."""
     return "did you mean `arithmetic`?" if get_close_matches(name.lower(), ["arithmetic"], cutoff=0.8) else ""
 
 
 def first_line(error: Exception) -> str:
-    """What the library says, on one line."""
+    """The library's message on one line."""
     return " ".join(str(error).split())[:300] or type(error).__name__

@@ -5,7 +5,7 @@
     data/                           a folder of such files, a saved dataset, a cloned repository
     openai/gsm8k                    a dataset on the hub
 
-What exists on the disk goes before the hub. The system prompt is put in here, for every kind alike.
+Local files have priority over the hub. The system prompt is added here, for every kind of dataset.
 """
 
 import time
@@ -21,17 +21,17 @@ from grpo_cli.errors import DataError
 from grpo_cli.files import chosen_path
 from grpo_cli.types import Example
 
-OFTEN = 1000  # rows between two looks at the clock
+OFTEN = 1000  # rows between two checks of the clock
 
 
 def load_examples(
     config: Config, split: str, tell: Tell = silence, progress: Tell = silence
 ) -> list[Example]:
-    """The examples of a split in the dataset's own order; of the training split the first max_train_samples.
+    """The examples of a split in dataset order; for the training split, the first max_train_samples.
 
-    `tell` is given what a person should know, `progress` how far the reading is where it takes over a second.
-    Raises DataError when the dataset, its split or a column is missing, when the split is empty, and
-    for a row whose prompt or answer cannot be used.
+    `tell` gets notices for the user, `progress` the state of a read that takes over a second. Raises
+    DataError if the dataset, its split or a column is missing, if the split is empty, or for a row with an
+    unusable prompt or answer.
     """
     limit = (config.max_train_samples if split == config.train_split else 0) or None
     if config.dataset == "arithmetic":
@@ -52,7 +52,7 @@ def load_examples(
 
 
 def watched(rows: Iterator[Row], doing: str, progress: Tell) -> Iterator[Row]:
-    """The rows; every second `progress` is given how many there are so far."""
+    """The rows; `progress` gets their count every second."""
     due = time.monotonic() + 1.0
     for count, row in enumerate(rows, start=1):
         if count % OFTEN == 0 and time.monotonic() > due:
@@ -74,7 +74,7 @@ def read_rows(config: Config, split: str, limit: int) -> Iterator[Row]:
 
 
 def check_dataset(name: str) -> None:
-    """Raise DataError at once for a name that is neither on the disk nor one of the hub's."""
+    """Raise DataError early for a name that is neither on the disk nor a hub name."""
     path = as_seen_from_here(chosen_path(name))
     if name == "arithmetic" or path.is_file() or path.is_dir():
         return
@@ -90,5 +90,5 @@ def check_dataset(name: str) -> None:
 
 
 def as_seen_from_here(path: Path) -> Path:
-    """The path as a person in the current folder writes it."""
+    """The path relative to the current folder, if possible."""
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path

@@ -1,4 +1,4 @@
-"""Which rows on the disk belong to a split: of a file, a folder, a saved dataset, a cloned repository.
+"""Local datasets: the rows of a split from a file, a folder, a saved dataset or a cloned repository.
 
     sums.jsonl                                  one split, the training split
     data/train.jsonl  data/test.jsonl           a folder, `dataset = "data"`
@@ -8,7 +8,7 @@
     data/dataset_dict.json  …                   what `save_to_disk` of `datasets` wrote
     data/README.md  …                           a cloned repository: its README may name the files
 
-A single file is its own split when it is named after one (`test.jsonl`), and its neighbours are the
+A single file named after a split (`test.jsonl`) is that split, and its neighbours are the
 others. Any other file (`sums.jsonl`) has one split, the training split: evaluation never reads
 training rows by accident. Nothing here touches the network.
 """
@@ -25,17 +25,17 @@ from grpo_cli.errors import DataError
 
 SHARD = re.compile(r"(?P<split>.+?)(-\d+-of-\d+(-\w+)?)?(\.\w+)(\.\w+)?", re.IGNORECASE)
 SPLIT_NAMES = ("train", "test", "validation", "valid", "val", "dev", "eval")
-NEARLY = 0.8  # likeness from which a name that could be the hub's is taken for one on the disk
+NEARLY = 0.8  # similarity above which a possible hub name counts as a misspelt local one
 
 
 def looks_like_path(name: str) -> bool:
-    """A name that does not exist on the disk was meant to: `./data`, `sums.jsonl`, `a/b/c`."""
+    """True if a name that does not exist on the disk was meant as a path: `./data`, `sums.jsonl`, `a/b/c`."""
     is_file = bool(suffix_of(Path(name))) or Path(name).suffix.lower() in COMPRESSED
     return name.startswith((".", "/", "~")) or name.count("/") > 1 or is_file
 
 
 def beside(path: Path) -> list[str]:
-    """The names in the folder where the path would be."""
+    """The names in the path's parent folder."""
     try:
         return sorted(entry.name for entry in path.parent.iterdir())
     except OSError:
@@ -43,7 +43,7 @@ def beside(path: Path) -> list[str]:
 
 
 def nearest(path: Path, likeness: float = 0.6) -> Path | None:
-    """The dataset on the disk whose name, with its suffix or without, is most like a missing path's."""
+    """The local dataset whose name, with or without suffix, is most similar to a missing path's."""
     plain: dict[str, str] = {}
     for name in beside(path):
         if (path.parent / name).is_dir() or suffix_of(path.parent / name):
@@ -54,18 +54,18 @@ def nearest(path: Path, likeness: float = 0.6) -> Path | None:
 
 
 def nearby(path: Path) -> str:
-    """A hint for a path that does not exist."""
+    """The hint for a missing path."""
     near = nearest(path)
     return f"did you mean `{near}`?" if near else f"looked from the folder {Path.cwd()}"
 
 
 def nearly_there(path: Path) -> bool:
-    """The name is a slip of the keyboard for one on the disk: no hub is asked for it."""
+    """True if the name is probably a misspelt local one, so that the hub is not asked."""
     return nearest(path, NEARLY) is not None
 
 
 def read_single(path: Path, split: str, train_split: str) -> Iterator[Row]:
-    """The split's rows when `dataset` names one file."""
+    """The split's rows if `dataset` names a single file."""
     if not suffix_of(path):
         raise DataError(f"Unknown kind of file: {path}", f"a dataset is one of {KINDS}")
     own = split_of(path)
@@ -87,7 +87,7 @@ def only_split(path: Path, split: str, train_split: str, suffix: str = ".jsonl")
 
 
 def read_folder(folder: Path, config_name: str, split: str, train_split: str = "train") -> Iterator[Row]:
-    """The split's rows from a folder of any layout. Raises DataError where there is no such split."""
+    """The split's rows from a folder of any layout. Raises DataError if the split does not exist."""
     root = root_of(folder, config_name)
     if saved.is_dict(root):
         return saved.read_dict(root, split)
@@ -108,7 +108,7 @@ def read_folder(folder: Path, config_name: str, split: str, train_split: str = "
 
 
 def read_saved(folder: Path, split: str, train_split: str) -> Iterator[Row]:
-    """The split's rows from a saved `Dataset`, which, as a file does, has one split or neighbours."""
+    """The split's rows from a saved `Dataset`, which, like a file, has one split or neighbours."""
     named_after_split = folder.name in (*SPLIT_NAMES, train_split)
     if split == (folder.name if named_after_split else train_split):
         return saved.read_one(folder)
@@ -118,13 +118,13 @@ def read_saved(folder: Path, split: str, train_split: str) -> Iterator[Row]:
 
 
 def root_of(folder: Path, config_name: str) -> Path:
-    """Where the splits lie: the configuration's folder, if there is one, or the dataset's."""
+    """The folder of the splits: the configuration's folder if it exists, else the dataset's."""
     candidates = (folder / config_name, folder / "data" / config_name) if config_name else ()
     return next((root for root in candidates if root.is_dir()), folder)
 
 
 def split_files(root: Path, split: str) -> dict[str, list[Path]]:
-    """The files of each split: named after it, or in a folder that is, or as `datasets` finds them."""
+    """Split → its files: named after it, in a folder named after it, or found as `datasets` does."""
     seen: dict[str, list[Path]] = {}
     for folder in filter(Path.is_dir, (root, root / "data")):
         files = named_files(folder, (*SPLIT_NAMES, split))
@@ -135,7 +135,7 @@ def split_files(root: Path, split: str) -> dict[str, list[Path]]:
 
 
 def named_files(folder: Path, split_names: tuple[str, ...]) -> dict[str, list[Path]]:
-    """The data files in a folder by the splits that they, or the folders they are in, are named after."""
+    """Split → data files in a folder that carry its name, themselves or by their folder."""
     files: dict[str, list[Path]] = {}
     for path in sorted(folder.iterdir()):
         if path.is_dir() and path.name in split_names:
@@ -149,13 +149,13 @@ def named_files(folder: Path, split_names: tuple[str, ...]) -> dict[str, list[Pa
 
 
 def split_of(path: Path) -> str:
-    """The split that a file is named after: train of train-00000-of-00002.parquet."""
+    """The split in a file name: train for train-00000-of-00002.parquet."""
     match = SHARD.fullmatch(path.name)
     return match["split"] if match else path.name
 
 
 def splits_hint(splits: list[str]) -> str:
-    """What to do about a split that is not among those there are."""
+    """The hint for an unknown split."""
     return (
         f"its splits: {', '.join(splits)}; name one with train_split or eval_split; "
         "to train without evaluation, `eval_steps = 0`"
@@ -163,7 +163,7 @@ def splits_hint(splits: list[str]) -> str:
 
 
 def no_files_hint(folder: Path, split: str) -> str:
-    """What to do about a folder without any data file."""
+    """The hint for a folder without data files."""
     inside = sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
     if inside:
         return f"it has no data files; its folders are {', '.join(inside)}: set dataset_config to one of them"

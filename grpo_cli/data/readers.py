@@ -1,4 +1,4 @@
-"""Read one file of a dataset, row by row, each with its place.
+"""Read one dataset file row by row, each row with its location.
 
     for row in read_file(Path("data/train.jsonl.gz")): row.values, row.place
 
@@ -28,12 +28,12 @@ Values = dict[str, Any]
 Reader = Callable[[Path], Iterator[Row]]
 COMPRESSED = (".gz", ".zst", ".bz2", ".lz4")
 ONE_OBJECT_A_LINE = "a JSONL file has one JSON object a line; a JSON file may also be one list of objects"
-BOM = b"\xef\xbb\xbf"  # that some editors put before UTF-8
+BOM = b"\xef\xbb\xbf"  # byte order mark that some editors write
 PIECE = 1 << 20  # bytes
 
 
 def suffix_of(path: Path) -> str:
-    """The kind of a file, `.jsonl` of `train.jsonl.gz`; empty where it cannot be read."""
+    """The format of a file, `.jsonl` for `train.jsonl.gz`; empty if unsupported."""
     name = path.name.lower()
     plain = name.removesuffix(Path(name).suffix) if Path(name).suffix in COMPRESSED else name
     suffix = Path(plain).suffix
@@ -52,12 +52,12 @@ def read_file(path: Path) -> Iterator[Row]:
 
 @contextmanager
 def opened(path: Path) -> Iterator[IO[bytes]]:
-    """The file's bytes, decompressed."""
+    """The file's decompressed bytes."""
     if path.suffix.lower() not in COMPRESSED:
         with path.open("rb") as file:
             yield file
         return
-    import pyarrow  # comes with `datasets`; reads all of these without packages of their own
+    import pyarrow  # installed with `datasets`; reads all of these without further packages
 
     with pyarrow.input_stream(str(path), compression="detect") as stream:
         yield io.BufferedReader(stream, PIECE)
@@ -67,15 +67,15 @@ def opened(path: Path) -> Iterator[IO[bytes]]:
 
 
 def read_jsonl(path: Path) -> Iterator[Row]:
-    """One object a line; blank lines are skipped."""
-    with opened(path) as file:  # bytes: a line ends at \n alone, and never at the U+2028 of some text
+    """One JSON object per line; blank lines are skipped."""
+    with opened(path) as file:  # bytes: lines end only at \n, never at a U+2028 in a text
         for number, line in enumerate(file, start=1):
             if line.strip():
                 yield as_row(parse(line.rstrip(), path, number), "line", number, path, line)
 
 
 def read_json(path: Path) -> Iterator[Row]:
-    """A list of objects, or one object a line."""
+    """A list of objects, or one object per line."""
     with opened(path) as file:
         start = file.read(64).removeprefix(BOM).lstrip()
     if not start.startswith(b"["):
@@ -88,12 +88,12 @@ def read_json(path: Path) -> Iterator[Row]:
 
 
 def as_row(value: Any, unit: str, number: int, path: Path, source: bytes) -> Row:
-    """The value, if it is an object whose texts can be encoded."""
+    """The value as a row, if it is an object whose texts can be encoded."""
     if not isinstance(value, dict):
         shown = json.dumps(value)[:80]
         raise DataError(f"Not an object: {unit} {number} of {path} is {shown}", ONE_OBJECT_A_LINE)
     row = Row(value, unit, number, str(path))
-    if b"\\ud" in source or b"\\uD" in source:  # only such an escape can spell half of a character
+    if b"\\ud" in source or b"\\uD" in source:  # only such an escape can produce a lone surrogate
         for name, item in value.items():
             check_text(name, "a key", row.place)
             check_text(item, f"`{name}`", row.place)
@@ -107,7 +107,7 @@ def parse(content: bytes, path: Path, first_line: int) -> Any:
     except json.JSONDecodeError as error:
         place = f"{path}, line {first_line + error.lineno - 1}, column {error.colno}"
         raise DataError(f"Broken JSON: {place}: {error.msg}", ONE_OBJECT_A_LINE) from error
-    except (ValueError, RecursionError) as error:  # not UTF-8; a number or a nesting beyond all measure
+    except (ValueError, RecursionError) as error:  # not UTF-8, or an oversized number or nesting
         raise DataError(f"Broken JSON: {path}, line {first_line}: {error}", ONE_OBJECT_A_LINE) from error
 
 
@@ -115,22 +115,21 @@ def parse(content: bytes, path: Path, first_line: int) -> Any:
 
 
 def read_csv(path: Path) -> Iterator[Row]:
-    """The rows of a CSV file."""
     return read_separated(path, ",")
 
 
 def read_tsv(path: Path) -> Iterator[Row]:
-    """The rows of a file separated by tabs."""
     return read_separated(path, "\t")
 
 
 def read_separated(path: Path, separator: str) -> Iterator[Row]:
-    """The rows of a file of texts with a header. An empty cell is None."""
-    import datasets  # takes seconds, and JSON does without
+    """The rows of a CSV or TSV file with a header. An empty cell is None."""
+    import datasets  # takes seconds, and JSON does not need it
 
-    datasets.logging.set_verbosity(datasets.logging.CRITICAL)  # what it logs comes back in the exceptions
+    datasets.logging.set_verbosity(datasets.logging.CRITICAL)  # its log repeats the exceptions
     with tempfile.TemporaryDirectory() as folder:
-        # Under a name of ours: `datasets` takes a path for a pattern, and writes locks beside its caches.
+        # Copied under our own name: `datasets` treats a path as a pattern and writes locks next to its
+        # caches.
         plain = Path(folder) / "rows.csv"
         with opened(path) as file, plain.open("wb") as copy:
             while piece := file.read(PIECE):
@@ -161,9 +160,8 @@ def read_separated(path: Path, separator: str) -> Iterator[Row]:
 
 
 def read_parquet(path: Path) -> Iterator[Row]:
-    """The rows of a Parquet file."""
     import pyarrow
-    from pyarrow import parquet  # comes with `datasets`; not needed for JSON
+    from pyarrow import parquet  # installed with `datasets`; JSON does not need it
 
     number = 0
     try:
@@ -177,7 +175,7 @@ def read_parquet(path: Path) -> Iterator[Row]:
 
 
 def read_arrow(path: Path) -> Iterator[Row]:
-    """The rows of an Arrow file, as `datasets` writes them."""
+    """The rows of an Arrow file written by `datasets`."""
     import datasets
     import pyarrow
 
@@ -188,7 +186,7 @@ def read_arrow(path: Path) -> Iterator[Row]:
 
 
 def rows_of(dataset: Any, file: str, unit: str = "row") -> Iterator[Row]:
-    """The rows of a `datasets.Dataset`: what is stored, nothing decoded or fetched (images, audio)."""
+    """The stored rows of a `datasets.Dataset`; nothing is decoded or fetched (images, audio)."""
     number = 0
     for table in dataset.with_format("arrow").iter(batch_size=1000):
         for values in values_of(table):

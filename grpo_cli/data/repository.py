@@ -1,8 +1,8 @@
-"""The files of each split in a cloned repository of the hub, as `datasets` finds them.
+"""The files of each split in a cloned hub repository, found as `datasets` does.
 
-Its README (or .huggingface.yaml) may name them; else they are found by the patterns of `datasets`, as
-`train/0000.parquet` or `data/my-validation.csv`. No loading script is looked at. Only files that lie in the
-folder are taken: a description that leads out of it, or into the network, is refused.
+Its README (or .huggingface.yaml) may name them; otherwise the patterns of `datasets` apply, such as
+`train/0000.parquet` or `data/my-validation.csv`. Loading scripts are ignored. Only files inside the
+folder are used: a description that points outside or to the network is refused.
 """
 
 import tempfile
@@ -20,9 +20,9 @@ READ = {"data_files", "data_dir", "default", "description", "version", "drop_lab
 
 
 def described(folder: Path, config_name: str) -> dict[str, list[Path]]:
-    """The files that the repository's description names; nothing where it names none."""
+    """The files named in the repository's description; empty if it names none."""
     text = "".join(read_text(folder / name) for name in (README, YAML))
-    if "configs:" not in text:  # most folders: `datasets` takes seconds to import
+    if "configs:" not in text:  # true of most folders, and `datasets` takes seconds to import
         return {}
     import yaml
     from datasets.utils.metadata import MetadataConfigs
@@ -72,12 +72,12 @@ def texts_in(patterns: Any) -> list[str]:
 def found(root: Path, split_names: Sequence[str]) -> dict[str, list[Path]]:
     """The files that `datasets` finds without a description.
 
-    A split whose files lie in several folders, which may be configurations, is left out, and so are several
-    files that are named after no split: `datasets` would put them together.
+    Splits whose files are in several folders (perhaps configurations) are left out, and so are several files
+    not named after a split: `datasets` would merge them.
     """
 
     def above(path: Path) -> tuple[str, ...]:
-        """The folders down to the one that is named after a split."""
+        """The folders above the one named after a split."""
         return tuple(takewhile(lambda part: part not in split_names, path.relative_to(root).parent.parts))
 
     return {
@@ -88,11 +88,11 @@ def found(root: Path, split_names: Sequence[str]) -> dict[str, list[Path]]:
 
 
 def resolved(folder: Path, patterns: Any) -> dict[str, list[Path]]:
-    """The files of each split by patterns, or by the names that `datasets` knows."""
+    """The files of each split, by patterns or by the names that `datasets` knows."""
     from datasets.data_files import DataFilesDict, EmptyDatasetError, get_data_patterns, sanitize_patterns
 
     with tempfile.TemporaryDirectory() as temporary:
-        base = Path(temporary) / "repository"  # a folder's own name is no pattern, whatever is in it
+        base = Path(temporary) / "repository"  # so that the folder's own name is not matched as a pattern
         base.symlink_to(folder.resolve(), target_is_directory=True)
         try:
             chosen = sanitize_patterns(patterns) if patterns else get_data_patterns(str(base))
@@ -109,12 +109,12 @@ def resolved(folder: Path, patterns: Any) -> dict[str, list[Path]]:
 
 
 def is_data(path: Path) -> bool:
-    """A file that rows can be read from."""
+    """True for a file with a readable data format."""
     return bool(suffix_of(path)) and path.name not in DESCRIPTIONS
 
 
 def read_text(path: Path) -> str:
-    """A description's text; empty where there is none."""
+    """A description's text; empty if it does not exist."""
     return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
 
 

@@ -3,9 +3,9 @@
 {"question": "How many …?", "answer": "48 + 24 = 72\\n#### 72", "level": 1}
 →  Example([{"role": "user", "content": "How many …?"}], "72", {"question": …, "answer": …, "level": 1})
 
-`columns` holds every value as it is in the row, under its own name, and None for what the row lacks; messages
-and answer are made of them.
-A column may be named by a path into it: `answer_column = "reward_model.ground_truth"`.
+`columns` has every value of the row unchanged, and None for columns that the row lacks; messages
+and answer are derived from them.
+A key may name a path inside a column: `answer_column = "reward_model.ground_truth"`.
 """
 
 from collections.abc import Callable
@@ -19,30 +19,30 @@ from grpo_cli.data.values import MISSING, column_paths, lookup, nearest_column
 from grpo_cli.errors import DataError
 from grpo_cli.types import Example, Message
 
-Tell = Callable[[str], None]  # says something to whoever watches the run
+Tell = Callable[[str], None]  # reports a notice to the user
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A dataset's row and where it stands: `line 4 of data/test.jsonl`."""
+    """A dataset's row and its location: `line 4 of data/test.jsonl`."""
 
     values: dict[str, Any]
     unit: str  # "line", "row" or "item"
     number: int  # counted from 1
-    file: str  # or a dataset on the hub
+    file: str  # or the name of a hub dataset
 
     @property
     def place(self) -> str:
-        """Where a person finds the row."""
+        """The row's location for messages."""
         return f"{self.unit} {self.number} of {self.file}"
 
 
 def silence(text: str) -> None:
-    """Tell nobody."""
+    """Discard the notice."""
 
 
 def examples_from(rows: list[Row], config: Config, split: str, tell: Tell = silence) -> list[Example]:
-    """The rows as examples. Raises DataError that names the column, or split, file and row."""
+    """Convert rows to examples. Raises DataError that names the column, or the split, file and row."""
     uses = Columns(config, split, rows)
     for notice in uses.notices():
         tell(notice)
@@ -50,10 +50,10 @@ def examples_from(rows: list[Row], config: Config, split: str, tell: Tell = sile
 
 
 class Columns:
-    """What each column of a split serves for."""
+    """The role of each column of a split."""
 
     def __init__(self, config: Config, split: str, rows: list[Row]) -> None:
-        """Raises DataError where the prompt's or the answer's column does not exist."""
+        """Raises DataError if the prompt or answer column does not exist."""
         self.config, self.split, self.rows = config, split, rows
         self.existing: dict[str, Any] = dict.fromkeys(name for row in rows for name in row.values)
         self.require("prompt_column", config.prompt_column)
@@ -65,11 +65,11 @@ class Columns:
         self.has_system = bool(config.system_column) and self.has(config.system_column)
 
     def has(self, path: str) -> bool:
-        """Some row has a value at the path."""
+        """True if any row has a value at the path."""
         return path in self.existing or any(lookup(row.values, path) is not MISSING for row in self.rows)
 
     def require(self, key: str, path: str) -> None:
-        """Raise DataError where no row has the column that a key names."""
+        """Raise DataError if no row has the column that a key names."""
         if self.has(path):
             return
         existing = column_paths(self.rows[0].values, self.existing) if self.rows else []
@@ -82,7 +82,7 @@ class Columns:
         )
 
     def notices(self) -> list[str]:
-        """What a person should know of how the columns are used."""
+        """Notices about how the columns are used."""
         prompt, answer = self.config.prompt_column, self.config.answer_column
         found = []
         if self.takes_last:
@@ -101,15 +101,15 @@ class Columns:
 
     @property
     def system(self) -> str:
-        """The column of system messages."""
+        """The column with system messages."""
         return self.config.system_column
 
     def prompt(self, row: Row) -> Any:
-        """The prompt as it stands in the row."""
+        """The raw prompt of the row."""
         return lookup(row.values, self.config.prompt_column)
 
     def place(self, column: str, row: Row) -> str:
-        """A cell, for an error's text."""
+        """A cell's location for an error message."""
         return f"`{column}` in {row.place}, split `{self.split}`,"
 
     def example(self, row: Row) -> Example:
@@ -131,7 +131,7 @@ class Columns:
         )
 
     def answer(self, row: Row, last: str | None) -> str:
-        """The row's answer as a text; empty for a dataset without answers."""
+        """The row's answer as text; empty for a dataset without answers."""
         column = self.config.answer_column
         if not column:
             return ""
@@ -141,7 +141,7 @@ class Columns:
         return answer_from(lookup(row.values, column), self.place(column, row))
 
     def with_system(self, messages: list[Message], row: Row) -> list[Message]:
-        """The conversation with its row's system message, or the configuration's, unless it brings one."""
+        """The conversation with the system message of its row or the configuration, unless it has its own."""
         own = lookup(row.values, self.system) if self.has_system else None
         text = self.config.system_prompt
         if own is not MISSING and own not in (None, ""):
@@ -150,7 +150,7 @@ class Columns:
 
 
 def with_system(messages: list[Message], text: str) -> list[Message]:
-    """The conversation with a system message put first, unless it brings one or the text is empty."""
+    """Prepend a system message, unless the conversation has one or the text is empty."""
     if not text or messages[0]["role"] == "system":
         return messages
     return [message("system", text), *messages]

@@ -1,6 +1,6 @@
-"""Read what `save_to_disk` of `datasets` wrote: a `Dataset`, or a `DatasetDict` with a folder for each split.
+"""Read datasets written by `save_to_disk`: a `Dataset`, or a `DatasetDict` with a folder for each split.
 
-The tables are read in place; nothing is cached, decoded or fetched, whatever the saved state asks for.
+Tables are read in place. Nothing is cached, decoded or fetched, whatever the saved state requests.
 """
 
 import json
@@ -15,17 +15,17 @@ DICT, STATE, INFO = "dataset_dict.json", "state.json", "dataset_info.json"
 
 
 def is_dict(folder: Path) -> bool:
-    """The folder is a saved `DatasetDict`."""
+    """True if the folder is a saved `DatasetDict`."""
     return (folder / DICT).is_file()
 
 
 def is_one(folder: Path) -> bool:
-    """The folder is a saved `Dataset`."""
+    """True if the folder is a saved `Dataset`."""
     return (folder / STATE).is_file() and (folder / INFO).is_file()
 
 
 def read_dict(folder: Path, split: str) -> Iterator[Row]:
-    """A split's rows of a saved `DatasetDict`. Raises DataError where it has no such split."""
+    """The rows of a split of a saved `DatasetDict`. Raises DataError for an unknown split."""
     splits = [path.name for path in sorted(folder.iterdir()) if is_one(path)]
     if split not in splits:
         raise DataError(
@@ -37,7 +37,7 @@ def read_dict(folder: Path, split: str) -> Iterator[Row]:
 
 
 def read_one(folder: Path) -> Iterator[Row]:
-    """The rows of a saved `Dataset`. Raises DataError for a folder that is damaged."""
+    """The rows of a saved `Dataset`. Raises DataError for a damaged folder."""
     import datasets
     import pyarrow
 
@@ -53,7 +53,7 @@ def read_one(folder: Path) -> Iterator[Row]:
 
 
 def check_state(folder: Path) -> None:
-    """Raise ValueError where the state names a file outside of the folder."""
+    """Raise ValueError if the state names a file outside the folder."""
     state = json.loads((folder / STATE).read_text(encoding="utf-8"))
     names = [entry["filename"] for entry in state["_data_files"]]
     strange = [name for name in names if Path(name).name != name]

@@ -1,7 +1,7 @@
-"""Typed columns as Python values: what Arrow and CSV hold, without a digit more or less.
+"""Convert typed columns of Arrow and CSV to Python values without changing a digit.
 
-A float32 0.1 is 0.1 here and not 0.10000000149011612; a time in nanoseconds is a `datetime`, cut to
-microseconds, and no class of pandas; a CSV column is numbers where every cell is written as Python does.
+A float32 0.1 becomes 0.1, not 0.10000000149011612; a time in nanoseconds becomes a `datetime`, truncated to
+microseconds, not a pandas class; a CSV column is numeric if every cell is written as Python writes it.
 """
 
 import re
@@ -28,19 +28,19 @@ def values_of(table: "pyarrow.Table") -> list[dict[str, Any]]:
 
 
 def needs_care(kind: Any) -> bool:
-    """A type that holds, at any depth, narrow floats or nanoseconds."""
+    """True if the type contains, at any depth, narrow floats or nanoseconds."""
     if kind.num_fields:
         return any(needs_care(kind.field(place).type) for place in range(kind.num_fields))
     return str(kind) in ("float", "halffloat") or "[ns" in str(kind)
 
 
 def plain(value: Any, kind: Any) -> Any:
-    """A value that Arrow's `to_pylist` gave for a type, with the shortest decimal and Python's own times."""
+    """A value from Arrow's `to_pylist`, with the shortest decimal and Python's own time classes."""
     if isinstance(value, float) and str(kind) in ("float", "halffloat"):
         return float(str(np.float32(value) if str(kind) == "float" else np.float16(value)))
     if isinstance(value, dict):
         return {name: plain(item, kind.field(name).type) for name, item in value.items()}
-    if isinstance(value, list) and kind.num_fields == 1:  # a map has pairs, whose types are not looked into
+    if isinstance(value, list) and kind.num_fields == 1:  # a map has pairs; their types are ignored
         return [plain(item, kind.field(0).type) for item in value]
     for convert in ("to_pydatetime", "to_pytimedelta"):  # pandas' Timestamp and Timedelta
         if hasattr(value, convert):
@@ -49,10 +49,9 @@ def plain(value: Any, kind: Any) -> Any:
 
 
 def plain_numbers(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Rows of texts with numbers in the columns that hold nothing else, each written as Python writes it.
+    """Rows of texts, with purely numeric columns converted to numbers.
 
-    `05`, `1.50` and `1e3` are texts, and so is all of their column: no reward sees another value than the
-    file has.
+    `05`, `1.50` and `1e3` keep their whole column as text: a reward sees exactly the values in the file.
     """
     for name in rows[0] if rows else ():
         cells = [row[name] for row in rows if row[name] is not None]
@@ -63,7 +62,7 @@ def plain_numbers(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def number_kind(cells: list[str]) -> Any:
-    """int or float where that is what all cells spell, else None."""
+    """int or float if all cells are written that way, else None."""
     if cells and all(WHOLE.fullmatch(cell) for cell in cells):
         return int
     if cells and all(is_number(cell) for cell in cells) and any(DECIMAL.fullmatch(cell) for cell in cells):
@@ -72,5 +71,5 @@ def number_kind(cells: list[str]) -> Any:
 
 
 def is_number(cell: str) -> bool:
-    """The cell is a whole number, or a decimal that Python would write the same way."""
+    """True if the cell is an integer, or a decimal that Python would write the same way."""
     return bool(DECIMAL.fullmatch(cell)) and repr(float(cell)) == cell

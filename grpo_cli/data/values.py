@@ -1,4 +1,4 @@
-"""Values in a row: found by a path, shown in an error, checked for texts that no tokenizer can read."""
+"""Values in a row: lookup by path, display in errors, and checks for text that no tokenizer can read."""
 
 import json
 from collections.abc import Iterable
@@ -7,9 +7,9 @@ from typing import Any, Final
 
 from grpo_cli.errors import DataError
 
-MISSING: Final = object()  # there is no such value, not even null
+MISSING: Final = object()  # no value at all, not even null
 
-# Names that the columns have in datasets people use, the likeliest first.
+# Usual names of the columns in datasets, most common first.
 USUAL_NAMES = {
     "prompt_column": (
         "prompt", "question", "problem", "messages", "conversations", "conversation", "instruction", "query",
@@ -23,10 +23,10 @@ USUAL_NAMES = {
 
 
 def lookup(values: dict[str, Any], path: str) -> Any:
-    """The value of a column, or of a path into one: `reward_model.ground_truth`; MISSING for none.
+    """The value of a column or of a path into one, such as `reward_model.ground_truth`; MISSING if absent.
 
-    A text on the way is read as JSON, as some datasets keep their objects; the value itself never is. A
-    column whose own name has dots in it goes before a path.
+    Text on the way is parsed as JSON, as some datasets store objects that way; the value itself never is. A
+    column whose own name contains dots has priority over a path.
     """
     if path in values:
         return values[path]
@@ -40,7 +40,7 @@ def lookup(values: dict[str, Any], path: str) -> Any:
 
 
 def decoded(value: Any) -> Any:
-    """An object that is kept as its JSON text; any other value as it is."""
+    """The object in a JSON text; any other value unchanged."""
     if isinstance(value, str) and value.lstrip()[:1] in ("{", "["):
         try:
             return json.loads(value)
@@ -50,7 +50,7 @@ def decoded(value: Any) -> Any:
 
 
 def column_paths(values: dict[str, Any], names: Iterable[str]) -> list[str]:
-    """Names of columns, each followed by the paths of what is in it."""
+    """Column names, each followed by the paths inside it."""
     paths = []
     for name in names:
         paths.append(name)
@@ -61,9 +61,9 @@ def column_paths(values: dict[str, Any], names: Iterable[str]) -> list[str]:
 
 
 def nearest_column(key: str, wanted: str, existing: list[str]) -> str | None:
-    """The column that was probably meant: a name like it, or one that such columns usually have.
+    """The column that was probably meant: a similar name, or a usual name for the key.
 
-    A name that is usual for the other key is not suggested: no answer is a prompt.
+    A usual name for the other key is never suggested: an answer is not a prompt.
     """
     others = {name for other, names in USUAL_NAMES.items() if other != key for name in names}
     fitting = [path for path in existing if path.rpartition(".")[2].lower() not in others]
@@ -73,13 +73,13 @@ def nearest_column(key: str, wanted: str, existing: list[str]) -> str | None:
 
 
 def short(value: Any) -> str:
-    """The value for an error's text, cut after 80 characters."""
+    """The value for an error message, truncated to 80 characters."""
     text = "missing or null" if value is None or value is MISSING else repr(value)
     return text if len(text) <= 80 else text[:79] + "…"
 
 
 def check_text(value: Any, what: str, place: str) -> None:
-    """Raise DataError for half of a character in a text, at any depth: JSON can spell it, UTF-8 cannot."""
+    """Raise DataError for a lone surrogate in a text at any depth: JSON can express it, UTF-8 cannot."""
     if isinstance(value, str):
         try:
             value.encode()

@@ -1,9 +1,9 @@
-"""What a machine says of itself, as a line of JSON: run on every host by `grpo doctor --hosts`.
+"""Facts about a machine as a line of JSON; `grpo doctor --hosts` runs it on every host.
 
     python -m grpo_cli.distributed.facts 10.0.0.1 10.0.0.2
     # {"facts": {"host": "mac1", "versions": {"mlx": "0.32.4", …}, "addresses": {"10.0.0.1": true, …}, …}}
 
-The addresses are those that the host file gives this machine: it listens at each to see if it is its own.
+The addresses are this machine's in the host file: it listens on each to see if it is its own.
 """
 
 import hashlib
@@ -22,12 +22,12 @@ COMMAND_SECONDS = 5
 
 
 def main(addresses: list[str]) -> None:
-    """Print the facts."""
+    """Print the facts as JSON."""
     print(json.dumps({"facts": facts(addresses)}), flush=True)
 
 
 def facts(addresses: list[str]) -> dict[str, Any]:
-    """What there is here, by name; `mlx_error` instead of `device` and `backends` where MLX is broken."""
+    """All facts by name; `mlx_error` replaces `device` and `backends` if MLX is broken."""
     return {
         "host": platform.node(),
         "system": platform.system(),
@@ -42,7 +42,7 @@ def facts(addresses: list[str]) -> dict[str, Any]:
 
 
 def mlx_facts() -> dict[str, Any]:
-    """The device that MLX computes on, and the ways in which it connects ranks."""
+    """MLX's device and its available backends for connecting ranks."""
     try:
         import mlx.core as mx
 
@@ -62,7 +62,7 @@ def version(package: str) -> str:
 
 
 def own_version() -> str:
-    """Our version, with a checksum of the sources: two checkouts have one version."""
+    """Our version with a checksum of the sources: two checkouts may have the same version."""
     root = Path(__file__).parents[1]
     digest = hashlib.sha256()
     for path in sorted(root.rglob("*.py")):
@@ -71,7 +71,7 @@ def own_version() -> str:
 
 
 def is_own(address: str) -> bool:
-    """Whether this machine can listen at an address."""
+    """True if this machine can listen on the address."""
     try:
         family, kind, _, _, place = socket.getaddrinfo(address, 0, type=socket.SOCK_STREAM)[0]
         with socket.socket(family, kind) as listening:
@@ -82,7 +82,7 @@ def is_own(address: str) -> bool:
 
 
 def rdma_devices() -> list[str]:
-    """The devices for RDMA over Thunderbolt; none where it is not enabled, and elsewhere than on a Mac."""
+    """The devices for RDMA over Thunderbolt; none if it is not enabled, or not on a Mac."""
     try:
         done = subprocess.run(
             ["ibv_devices"], capture_output=True, text=True, timeout=COMMAND_SECONDS, check=False

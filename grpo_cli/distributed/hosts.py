@@ -3,14 +3,14 @@
     file = read_hosts(Path("hosts.json"))
     file.hosts[1].ssh, file.hosts[1].ips           # 'mac2.local', ('10.0.0.2',)
 
-It is a list of hosts, or a table with `hosts` and what MLX's launcher takes from it for all of them:
+It is a list of hosts, or a table with `hosts` and common settings for MLX's launcher:
 
     {"backend": "jaccl", "envs": ["MLX_METAL_FAST_SYNCH=1"], "hosts": [
       {"ssh": "mac1.local", "ips": ["10.0.0.1"], "rdma": [null, "rdma_en3"]},
       {"ssh": "mac2.local", "ips": ["10.0.0.2"], "rdma": ["rdma_en3", null]}]}
 
-A host that stands in it twice has two ranks. MLX takes what it finds; here every entry is looked at, and keys
-that MLX would pass over are refused.
+A host listed twice has two ranks. MLX does not validate the file; here every entry is checked, and keys
+that MLX would ignore are refused.
 """
 
 import re
@@ -22,32 +22,32 @@ from grpo_cli.errors import ConfigError
 from grpo_cli.untrusted_json import DamagedFile, read_json, shown
 
 LARGEST = 1 << 20  # bytes
-HERE = "127.0.0.1"  # the one name that mlx.launch does not reach by ssh
+HERE = "127.0.0.1"  # the only name that mlx.launch does not reach by ssh
 KEYS = ("ssh", "ips", "rdma")
 SETTING = re.compile(r"(MLX|NCCL|OMP|OPENBLAS)_[A-Z0-9_]+=")
 FILE_KEYS = ("backend", "envs", "hosts")
 EXAMPLE = '[{"ssh": "mac1.local", "ips": ["10.0.0.1"]}, {"ssh": "mac2.local", "ips": ["10.0.0.2"]}]'
 
-Rdma = tuple[str, ...]  # devices that lead to another host; none: no cable
+Rdma = tuple[str, ...]  # devices that lead to another host; empty: no cable
 
 
 @dataclass(frozen=True)
 class Host:
     """One rank's machine."""
 
-    ssh: str  # what ssh calls it
-    ips: tuple[str, ...] = ()  # where the others reach it; the first is the ring's
-    rdma: tuple[Rdma, ...] = ()  # by rank of the other; empty without RDMA
+    ssh: str  # the name for ssh
+    ips: tuple[str, ...] = ()  # addresses for the other ranks; the first one is used by the ring
+    rdma: tuple[Rdma, ...] = ()  # by the other host's rank; empty without RDMA
 
     @property
     def is_here(self) -> bool:
-        """Whether its rank starts without ssh, on the machine that launches."""
+        """True if its rank starts without ssh, on the launching machine."""
         return self.ssh == HERE
 
 
 @dataclass(frozen=True)
 class HostFile:
-    """All of them. `backend` is empty where the file leaves it to the launcher."""
+    """All hosts. `backend` is empty if the launcher chooses."""
 
     path: Path
     hosts: tuple[Host, ...]
@@ -56,7 +56,7 @@ class HostFile:
 
     @property
     def machines(self) -> dict[str, tuple[str, ...]]:
-        """What ssh calls each machine, in order, with all addresses that its ranks have."""
+        """ssh name → all addresses of the machine's ranks, in order."""
         found: dict[str, tuple[str, ...]] = {}
         for host in self.hosts:
             more = tuple(ip for ip in host.ips if ip not in found.get(host.ssh, ()))
@@ -65,11 +65,11 @@ class HostFile:
 
 
 class BadEntry(ValueError):
-    """What is wrong with a part of the file, in words."""
+    """A description of what is wrong with part of the file."""
 
 
 def read_hosts(path: Path) -> HostFile:
-    """The host file at `path`. Raises ConfigError for one that is missing or not as MLX takes it."""
+    """The host file at `path`. Raises ConfigError if it is missing or invalid for MLX."""
     try:
         document = read_json(path, LARGEST)
     except FileNotFoundError as error:
@@ -85,7 +85,7 @@ def read_hosts(path: Path) -> HostFile:
 
 
 def bad_file(message: str) -> ConfigError:
-    """The error for a file that no host file is."""
+    """The error for an invalid host file."""
     return ConfigError(
         message,
         f"write one as `{EXAMPLE}`, or have `mlx.distributed_config` write it",
@@ -94,7 +94,7 @@ def bad_file(message: str) -> ConfigError:
 
 
 def parsed(path: Path, document: Any) -> HostFile:
-    """What a document says. Raises BadEntry for one that is no host file."""
+    """The hosts in a parsed document. Raises BadEntry if it is not a host file."""
     table = document if isinstance(document, dict) else {"hosts": document}
     refuse_unknown("the file", table, FILE_KEYS)
     entries, backend = table.get("hosts"), table.get("backend", "")
@@ -112,7 +112,9 @@ def parsed(path: Path, document: Any) -> HostFile:
 
 
 def settings(value: Any) -> tuple[str, ...]:
-    """`envs`. Raises BadEntry for variables that are no settings of MLX: PYTHONPATH, for one, names code."""
+    """The value of `envs`. Raises BadEntry for variables that are not settings of MLX: PYTHONPATH, say, names
+    code.
+    """
     envs = texts("the file", "envs", value)
     for one in envs:
         if not SETTING.match(one):
@@ -121,7 +123,7 @@ def settings(value: Any) -> tuple[str, ...]:
 
 
 def host(where: str, entry: Any) -> Host:
-    """One entry. Raises BadEntry for one that is no host."""
+    """One entry. Raises BadEntry if it is not a host."""
     if not isinstance(entry, dict):
         raise BadEntry(f"{where} is {shown(entry)}, not a table with `ssh` and `ips`")
     refuse_unknown(where, entry, KEYS)
@@ -129,7 +131,7 @@ def host(where: str, entry: Any) -> Host:
     if not isinstance(ssh, str) or not ssh:
         raise BadEntry(f"{where} has no `ssh`, the name that ssh calls it")
     where = f"{where} ({ssh})"
-    if ssh.startswith("-") or ssh.split() != [ssh]:  # ssh would take it for an option or a command
+    if ssh.startswith("-") or ssh.split() != [ssh]:  # ssh would treat it as an option or a command
         raise BadEntry(f"{where}: `ssh` is no name of a machine")
     rdma = entry.get("rdma", [])
     if not isinstance(rdma, list):
@@ -138,19 +140,19 @@ def host(where: str, entry: Any) -> Host:
 
 
 def devices(where: str, value: Any) -> Rdma:
-    """One place of `rdma`: null, a device or several."""
+    """One item of `rdma`: null, a device or several."""
     return texts(where, "rdma", [] if value is None else [value] if isinstance(value, str) else value)
 
 
 def texts(where: str, key: str, value: Any) -> tuple[str, ...]:
-    """A list of texts that are not empty. Raises BadEntry for anything else."""
+    """A list of non-empty texts. Raises BadEntry for anything else."""
     if not isinstance(value, list) or not all(isinstance(one, str) and one.strip() for one in value):
         raise BadEntry(f"{where}: `{key}` is {shown(value)}, not a list of texts")
     return tuple(value)
 
 
 def refuse_unknown(where: str, table: dict[str, Any], known: tuple[str, ...]) -> None:
-    """Raise BadEntry for a key that MLX would pass over."""
+    """Raise BadEntry for a key that MLX would ignore."""
     for key in table:
         if key not in known:
             raise BadEntry(f"{where} has an unknown key `{key}`; known are {', '.join(known)}")

@@ -1,10 +1,10 @@
-"""Lines of JSON between ranks, beside MLX: what tells a rank that another one is gone.
+"""Connections between ranks alongside MLX, with JSON lines; they show a rank that another one is gone.
 
-    links = open_links(place, seconds=60.0)      # one for each neighbour, all of them alive and greeted
+    links = open_links(place, seconds=60.0)      # one for each neighbour, all alive and greeted
     links[1].send({"…": …})
-    for line in links[1].lines(): …               # ends when the other one is gone
+    for line in links[1].lines(): …               # ends when the other rank is gone
 
-MLX's collectives wait for ever for a rank that does not come, and hold Python's lock while they connect. So
+MLX's collectives wait forever for a missing rank, and hold Python's GIL while they connect. So
 ranks meet here first, with a time limit.
 """
 
@@ -21,14 +21,14 @@ from grpo_cli.distributed.topology import Address, RankInfo
 from grpo_cli.errors import TrainingError
 from grpo_cli.untrusted_json import DamagedFile, Schema, parse, parse_as
 
-LONGEST = 1 << 20  # bytes of a line
-GREETING = 5.0  # seconds that a caller may take to say who it is
-AGAIN = 0.1  # seconds between two calls of a rank that does not listen yet
-QUIET = 20.0  # seconds of waiting after which a person is told what for, again and again
+LONGEST = 1 << 20  # maximum bytes of a line
+GREETING = 5.0  # seconds for a caller to introduce itself
+AGAIN = 0.1  # seconds between two calls to a rank that is not listening yet
+QUIET = 20.0  # seconds of waiting between two messages to the user
 
 
 class Patience:
-    """The time that is left to wait, and a word to a person each QUIET seconds of it."""
+    """The remaining time to wait; sends the user a message every QUIET seconds."""
 
     def __init__(self, seconds: float, on_wait: Callable[[str], None]) -> None:
         self._deadline = time.monotonic() + seconds
@@ -37,11 +37,11 @@ class Patience:
 
     @property
     def left(self) -> float:
-        """Seconds; not positive once the wait is over."""
+        """Remaining seconds; not positive once the wait is over."""
         return self._deadline - time.monotonic()
 
     def wait_for(self, what: str) -> bool:
-        """Whether to go on waiting for something; says so from time to time."""
+        """True while there is time left to wait for something; reports it from time to time."""
         if time.monotonic() >= self._next_word:
             self._next_word = time.monotonic() + QUIET
             self._on_wait(f"waiting for {what}; {self.left:.0f} s left")
@@ -56,7 +56,7 @@ class Greeting(Schema):
 
 
 class Link:
-    """A connection to another rank, and the rank it greets as."""
+    """A connection to another rank, and the rank number in its greeting."""
 
     def __init__(self, connection: socket.socket) -> None:
         self._connection = connection
@@ -65,11 +65,11 @@ class Link:
         self.rank = -1
 
     def introduce(self, place: RankInfo) -> None:
-        """Say who we are. Raises OSError where the other one is gone."""
+        """Send our greeting. Raises OSError if the other rank is gone."""
         self.send({"rank": place.rank, "size": place.size})
 
     def recognize(self, place: RankInfo, seconds: float) -> None:
-        """Hear who is there. Raises OSError (TimeoutError) without an answer, ValueError for a stranger."""
+        """Receive the greeting. Raises OSError (TimeoutError) if there is none, ValueError for a stranger."""
         self._connection.settimeout(max(seconds, 0.1))
         greeting = parse_as(Greeting, self._reader.readline(LONGEST))
         if greeting.size != place.size:
@@ -78,20 +78,20 @@ class Link:
         self._connection.settimeout(None)
 
     def send(self, message: Any) -> None:
-        """Send a message. Raises OSError where the other one is gone."""
+        """Send a message. Raises OSError if the other rank is gone."""
         with self._lock:
             self._connection.sendall(json.dumps(message).encode() + b"\n")
 
     def lines(self) -> Iterator[Any]:
-        """What the other one sends, until it is gone."""
+        """Messages of the other rank, until it is gone."""
         try:
             while line := self._reader.readline(LONGEST):
                 yield parse(line)
-        except (OSError, DamagedFile):  # cut off, perhaps within a line
+        except (OSError, DamagedFile):  # cut off, perhaps in the middle of a line
             return
 
     def close(self) -> None:
-        """Hang up."""
+        """Close the connection."""
         with contextlib.suppress(OSError):  # it is closed already
             self._connection.shutdown(socket.SHUT_RDWR)
         self._connection.close()
@@ -102,9 +102,9 @@ def open_links(
 ) -> dict[int, Link]:
     """Connect with all neighbours.
 
-    Nobody waits for an answer before he has answered those who call him: on a ring all would wait for ever.
-    Raises TrainingError for a port that is taken, for a rank that does not come within so many seconds, and
-    for a stranger.
+    Every rank answers its callers before it waits for an answer: otherwise all would wait forever on a ring.
+    Raises TrainingError for a port in use, for a rank that does not come within `seconds`, and for a
+    stranger.
     """
     patience = Patience(seconds, on_wait)
     listening = listen(place.listens_on) if place.listens_on else None
@@ -120,7 +120,7 @@ def open_links(
 
 
 def numbered(place: RankInfo, links: list[Link]) -> dict[int, Link]:
-    """The links, counted: two ranks on a ring have two. Raises TrainingError for a wrong neighbour."""
+    """The links by number: two ranks on a ring have two. Raises TrainingError for a wrong neighbour."""
     expected = sorted([*place.calls, *place.callers])
     if sorted(link.rank for link in links) != expected:
         found = ", ".join(str(link.rank) for link in links)
@@ -129,7 +129,7 @@ def numbered(place: RankInfo, links: list[Link]) -> dict[int, Link]:
 
 
 def listen(address: Address) -> socket.socket:
-    """Wait for calls at an address. Raises TrainingError where that cannot be."""
+    """Listen on an address. Raises TrainingError if that fails."""
     family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
     listening = socket.socket(family, socket.SOCK_STREAM)
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -143,7 +143,7 @@ def listen(address: Address) -> socket.socket:
 
 
 def call(place: RankInfo, rank: int, address: Address, patience: Patience) -> Link:
-    """Call another rank until it takes the call. Raises TrainingError when patience ends."""
+    """Call another rank until it answers. Raises TrainingError when patience runs out."""
     reason = "it does not answer"
     while patience.wait_for(f"rank {rank} ({address}): {reason}"):
         try:
@@ -159,7 +159,7 @@ def call(place: RankInfo, rank: int, address: Address, patience: Patience) -> Li
 
 
 def recognize(place: RankInfo, rank: int, link: Link, patience: Patience) -> None:
-    """Hear the answer of a rank that was called. Raises TrainingError where it is another, or none."""
+    """Check the answer of a called rank. Raises TrainingError if it is another rank, or none."""
     try:
         link.recognize(place, patience.left)
     except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
@@ -169,7 +169,7 @@ def recognize(place: RankInfo, rank: int, link: Link, patience: Patience) -> Non
 
 
 def answer(place: RankInfo, listening: socket.socket, patience: Patience) -> Link:
-    """Wait for a rank's call; strangers are turned away. Raises TrainingError when patience ends."""
+    """Wait for a rank's call and reject strangers. Raises TrainingError when patience runs out."""
     while patience.wait_for(f"rank {place.callers[0]}, which should call"):
         listening.settimeout(max(min(QUIET, patience.left), 0.1))
         try:
@@ -190,7 +190,7 @@ def answer(place: RankInfo, listening: socket.socket, patience: Patience) -> Lin
 
 
 def absent(rank: int, where: str, reason: str) -> TrainingError:
-    """The error for a rank that is not there."""
+    """The error for a missing rank."""
     return TrainingError(
         f"Rank {rank} ({where}) is not there: {reason}",
         "see what it says above, or on its own machine: is `grpo` installed there, does a firewall let the "
@@ -201,7 +201,7 @@ def absent(rank: int, where: str, reason: str) -> TrainingError:
 
 
 def met_others(what: str) -> TrainingError:
-    """The error for ranks that are not of this run."""
+    """The error for ranks of another run."""
     return TrainingError(
         f"The ranks are not of one run: {what}",
         "another run uses these ports: start this one with another `--starting-port`",
@@ -210,7 +210,7 @@ def met_others(what: str) -> TrainingError:
 
 
 def cannot_listen(address: Address, error: OSError) -> TrainingError:
-    """The error for an address that a rank cannot take."""
+    """The error for an address that a rank cannot listen on."""
     if error.errno == errno.EADDRINUSE:
         return TrainingError(
             f"Port {address.port} of {address.host} is in use",

@@ -1,10 +1,10 @@
-"""How quick the ranks' connection is: started on every host by `grpo doctor --hosts`, through `mlx.launch`.
+"""Measure the ranks' connection; `grpo doctor --hosts` starts it on every host through `mlx.launch`.
 
     mlx.launch --hostfile hosts.json --backend ring -- python -m grpo_cli.distributed.ring_test
     # {"ring": {"size": 2, "latency_ms": 0.06, "bytes": 67108864, "seconds": 0.05, "moved_gb_s": 1.3}}
 
-Latency is the time of a sum of one number, bandwidth that of one of 64 MiB: a ring of N ranks moves
-2 (N-1)/N of the array's bytes through each of them, half of it to sum the parts and half to hand the sums out
+Latency is the time of a sum of one number; bandwidth comes from a sum of 64 MiB: a ring of N ranks moves
+2 (N-1)/N of the array's bytes through each rank, half to sum the parts and half to distribute the sums
 (Patarasu and Yuan 2009, section 3). Rank 0 prints; a rank that fails prints `{"failed": …, "rank": …}`.
 """
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 BYTES = 64 << 20
 LARGE_ROUNDS, SMALL_ROUNDS = 5, 100
-LARGE_SECONDS = 10.0  # for all large rounds: on a slow network there are fewer of them
+LARGE_SECONDS = 10.0  # time limit for all large rounds: a slow network has fewer of them
 
 
 def main() -> None:
@@ -44,7 +44,7 @@ def main() -> None:
 
 
 def measured(world: World) -> dict[str, Any]:
-    """Latency in ms, and the time in seconds of a large sum with what it moves per rank, in GB/s."""
+    """Latency in ms, the time of a large sum in s, and what it moves per rank in GB/s."""
     import mlx.core as mx
 
     one, many = mx.ones(1), mx.ones(BYTES // 4)
@@ -65,7 +65,7 @@ def measured(world: World) -> dict[str, Any]:
 
 
 def seconds(world: World, array: "mx.array") -> float:
-    """The time of a sum of `array` over the ranks."""
+    """Time of a sum of `array` over the ranks, in seconds."""
     import mlx.core as mx
 
     with world.collective():
@@ -75,7 +75,7 @@ def seconds(world: World, array: "mx.array") -> float:
 
 
 def share_moved(size: int) -> float:
-    """The part of an array's bytes that each rank of a ring sends while it is summed."""
+    """Fraction of an array's bytes that each rank of a ring sends during a sum."""
     return 2 * (size - 1) / size
 
 

@@ -1,8 +1,8 @@
-"""Where this process stands among the ranks of a run, by the environment that `mlx.launch` gives it.
+"""This process's rank and neighbours, from the environment that `mlx.launch` sets.
 
     find_rank(os.environ)       # RankInfo(rank=1, size=2, backend='ring', …), or None for a process alone
 
-MLX's launcher gives every rank its number in MLX_RANK, and where the others are in another variable, by
+MLX's launcher sets every rank's number in MLX_RANK, and the addresses of the others in a variable for each
 backend: MLX_HOSTFILE (ring), MLX_JACCL_COORDINATOR with MLX_IBV_DEVICES (jaccl), NCCL_HOST_IP with
 MLX_WORLD_SIZE (nccl).
 """
@@ -15,16 +15,16 @@ from typing import Any
 from grpo_cli.errors import ConfigError
 from grpo_cli.untrusted_json import parse_as, read_as, read_bytes
 
-LAUNCHER = "GRPO_LAUNCHER"  # the process id of `grpo launch`, for the ranks on its machine
-WATCH_PORTS = 1000  # the ranks watch one another on ports so far above those of MLX
-JACCL_PORT, NCCL_PORT = 32323, 12345  # what mlx.launch takes where it is told nothing else
-# How other launchers say that a process is one of several.
+LAUNCHER = "GRPO_LAUNCHER"  # process id of `grpo launch`, for the ranks on its machine
+WATCH_PORTS = 1000  # offset from MLX's ports to those on which ranks watch each other
+JACCL_PORT, NCCL_PORT = 32323, 12345  # defaults of mlx.launch
+# Variables by which other launchers mark one of several processes.
 OTHERS = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_NTASKS")
 
 
 @dataclass(frozen=True)
 class Address:
-    """Where a rank listens."""
+    """Host and port on which a rank listens."""
 
     host: str
     port: int
@@ -35,9 +35,9 @@ class Address:
 
 @dataclass(frozen=True, kw_only=True)
 class RankInfo:
-    """One rank of several, and where those are that it talks to itself.
+    """One rank of several, with the addresses of its neighbours.
 
-    On a ring each rank reaches the next one only (machines on Thunderbolt cables have no other way); with
+    On a ring each rank reaches only the next one (machines on Thunderbolt cables have no other route); with
     the other backends each reaches rank 0.
     """
 
@@ -45,11 +45,11 @@ class RankInfo:
     size: int
     backend: str
     ring: tuple[Address, ...] = ()  # MLX's addresses, by rank; empty unless the backend is the ring
-    coordinator: Address | None = None  # rank 0's, with the other backends
+    coordinator: Address | None = None  # rank 0's address, with the other backends
 
     @property
     def listens_on(self) -> Address | None:
-        """Where this rank waits for those that watch it; None where it only calls others."""
+        """Address on which this rank waits for its watchers; None if it only calls others."""
         if self.ring:
             return watching(self.ring[self.rank])
         return watching(self.coordinator) if self.coordinator and self.rank == 0 else None
@@ -71,20 +71,20 @@ class RankInfo:
 
     @property
     def on_this_machine(self) -> int:
-        """Ranks that share this one's cores, as far as the addresses tell."""
+        """Number of ranks that share this one's cores, as far as the addresses show."""
         here = [address.host for address in self.ring].count(self.ring[self.rank].host) if self.ring else 1
         return max(1, here)
 
 
 def watching(address: Address) -> Address:
-    """Where a rank is watched, by MLX's own address of it."""
+    """Watch address of a rank, derived from its MLX address."""
     return Address(address.host, address.port + WATCH_PORTS)
 
 
 def find_rank(environment: Mapping[str, str]) -> RankInfo | None:
-    """This process's place; None where it is alone.
+    """This process's rank; None if it is alone.
 
-    Raises ConfigError for an environment that is none of `mlx.launch`, or one of another launcher.
+    Raises ConfigError for an invalid environment, or one of another launcher.
     """
     if "MLX_RANK" not in environment:
         refuse_others(environment)
@@ -101,7 +101,9 @@ def find_rank(environment: Mapping[str, str]) -> RankInfo | None:
 
 
 def read_rank(environment: Mapping[str, str]) -> RankInfo:
-    """The place that the launcher's variables describe. Raises KeyError, ValueError or OSError for others."""
+    """The rank that the launcher's variables describe. Raises KeyError, ValueError or OSError if they are
+    invalid.
+    """
     rank = int(environment["MLX_RANK"])
     if "MLX_HOSTFILE" in environment:
         text = read_bytes(Path(environment["MLX_HOSTFILE"])).strip()
@@ -118,14 +120,14 @@ def read_rank(environment: Mapping[str, str]) -> RankInfo:
 
 
 def within(place: RankInfo) -> RankInfo:
-    """The place. Raises ValueError for a rank that there is not."""
+    """The place itself. Raises ValueError if its rank is out of range."""
     if not 0 <= place.rank < place.size:
         raise ValueError(f"there are {place.size} ranks")
     return place
 
 
 def parse_address(text: str, port: int | None = None) -> Address:
-    """`host:port`; an IPv6 address stands in brackets. Raises ValueError for anything else."""
+    """`host:port`; an IPv6 address is in brackets. Raises ValueError for anything else."""
     host, _, given = text.rpartition(":")
     if not host and port is not None:
         return Address(text, port)
@@ -133,7 +135,7 @@ def parse_address(text: str, port: int | None = None) -> Address:
 
 
 def refuse_others(environment: Mapping[str, str]) -> None:
-    """Raise ConfigError where another launcher started several processes, which would all train alone."""
+    """Raise ConfigError if another launcher started several processes: each would train alone."""
     for name in OTHERS:
         if environment.get(name, "1").isdecimal() and int(environment.get(name, "1")) > 1:
             raise ConfigError(

@@ -1,18 +1,18 @@
-"""Watches the ranks of a run, and ends this one when another is gone: MLX itself would wait for ever.
+"""Watch the ranks of a run, and end this one if another is gone: MLX itself would wait forever.
 
     watch = Watch(place.rank, place.size, links, on_end=leave)
-    watch.at("sampling")     # what this rank does now
-    watch.sign()             # it still does: called between two tokens, two microbatches, …
-    watch.trouble            # why the run cannot go on, or None
+    watch.set_phase("sampling")     # what this rank does now
+    watch.sign()                    # sign of life: called between two tokens, two microbatches, …
+    watch.trouble                   # the reason why the run cannot continue, or None
 
-Every rank tells its neighbours twice a second what it knows of all ranks, so that news goes round the ring. A
-killed process hangs up at once. One that hangs goes on talking, but shows no sign of work for longer than it
-ever took: five times its longest pause so far in the same kind of work, and at least a minute, or half an
-hour in work that gives no signs (loading, scoring, saving). A rank whose launcher is gone ends, too: nobody
-could stop it.
+Every rank sends its neighbours twice a second what it knows of all ranks, so that news travels around the
+ring. A killed process closes its connections at once. One that hangs still sends, but without a sign of work
+for longer than ever: five times its longest pause so far in the same kind of work, and at least a minute, or
+half an hour in work that gives no signs (loading, scoring, saving). A rank whose launcher is gone also ends:
+nobody could stop it.
 
-Once there is trouble the main thread has GRACE seconds to notice it; then it saves and ends by itself,
-however long that takes. Where it does not notice, `on_end` is called, which ends the process: the main thread
+In case of trouble the main thread has GRACE seconds to notice it; then it saves and ends by itself,
+however long that takes. If it does not notice, `on_end` is called, which ends the process: the main thread
 may sit in a collective that never returns.
 """
 
@@ -25,11 +25,11 @@ from typing import Any
 from grpo_cli.distributed.links import Link, Patience
 
 BEAT = 0.5  # seconds
-LOOK = 0.05  # seconds between two looks at what the other ranks say
-SILENCE = 60.0  # seconds without a beat: the machine or the network is gone, or the process is stopped
+LOOK = 0.05  # seconds between two checks of the other ranks' messages
+SILENCE = 60.0  # seconds without a heartbeat: the machine or network is gone, or the process is stopped
 PATIENCE = 5.0  # times the longest pause so far
-LEAST, UNMEASURED = 60.0, 1800.0  # seconds: the shortest limit, and that of work that was not measured
-SIGNED = ("sampling", "updating", "evaluating")  # work that gives signs all the time; other work has none
+LEAST, UNMEASURED = 60.0, 1800.0  # seconds: the shortest limit, and the limit for unmeasured work
+SIGNED = ("sampling", "updating", "evaluating")  # work with continuous signs of life; other work has none
 GRACE = 5.0  # seconds
 WAITING = "waiting for the others"
 STARTING, CONNECTING = "starting", "connecting"
@@ -37,24 +37,24 @@ STARTING, CONNECTING = "starting", "connecting"
 
 @dataclass(frozen=True, kw_only=True)
 class Status:
-    """What a rank says of itself; the higher `beat` is the newer one."""
+    """A rank's own status; a higher `beat` is newer."""
 
     rank: int
     host: str
     beat: int = 0
     doing: str = STARTING
     idle: float = 0.0  # seconds since its last sign of work
-    limit: float = UNMEASURED  # beyond which it hangs
-    ended: str | None = None  # None: it runs; "": it is done; else why not
+    limit: float = UNMEASURED  # a longer idle time counts as hanging
+    ended: str | None = None  # None: running; "": finished; otherwise the reason for the end
 
     @property
     def name(self) -> str:
-        """The rank with its host."""
+        """The rank and its host."""
         return f"rank {self.rank} ({self.host})"
 
 
 class Watch:
-    """What this rank knows of all of them, kept up by threads of its own."""
+    """This rank's knowledge of all ranks, updated by its own threads."""
 
     def __init__(
         self,
@@ -66,15 +66,15 @@ class Watch:
         is_orphan: Callable[[], bool] = lambda: False,
     ) -> None:
         self.rank, self.links, self.on_end, self.is_orphan = rank, links, on_end, is_orphan
-        self.fixed_limit = 0.0  # seconds without a sign of work; 0: by what is measured
+        self.fixed_limit = 0.0  # heartbeat timeout in seconds; 0: adaptive
         self.trouble: str | None = None
-        self.is_noticed = False  # the main thread knows of the trouble: it saves, and ends by itself
+        self.is_noticed = False  # the main thread knows of the trouble: it saves and ends by itself
         self._lock = threading.RLock()
         self._table = {
             other: Status(rank=other, host="?" if other != rank else host) for other in range(size)
         }
         self._heard = dict.fromkeys(self._table, time.monotonic())
-        self._longest: dict[str, float] = {}  # pause by kind of work
+        self._longest: dict[str, float] = {}  # longest pause by kind of work
         self._last_sign = time.monotonic()
         self._is_closed = threading.Event()
         for link in links.values():
@@ -82,13 +82,13 @@ class Watch:
         threading.Thread(target=self._beat, daemon=True).start()
 
     def set_phase(self, doing: str) -> None:
-        """Another kind of work begins."""
+        """Start another kind of work."""
         with self._lock:
             self.sign()
             self._table[self.rank] = replace(self._table[self.rank], doing=doing)
 
     def sign(self) -> None:
-        """Work goes on."""
+        """Record a sign of work."""
         with self._lock:
             now, doing = time.monotonic(), self._table[self.rank].doing
             self._longest[doing] = max(self._longest.get(doing, 0.0), now - self._last_sign)
@@ -96,27 +96,27 @@ class Watch:
 
     @property
     def doing(self) -> str:
-        """What this rank does."""
+        """The current kind of work."""
         return self._table[self.rank].doing
 
     def close(self, ended: str = "") -> None:
-        """Say goodbye: all is done, or why not."""
+        """Say goodbye: all is done, or the reason for the end."""
         self._is_closed.set()
         self.say(ended)
         for link in self.links.values():
             link.close()
 
     def reason(self) -> str | None:
-        """Why the run cannot go on; where that is not known yet, it is soon."""
+        """The reason why the run cannot continue; waits briefly if it is not known yet."""
         deadline = time.monotonic() + 4 * BEAT
         while self.trouble is None and time.monotonic() < deadline:
             time.sleep(LOOK)
         return self.trouble
 
     def meet(self, seconds: float, on_wait: Callable[[str], None] = lambda _: None) -> str | None:
-        """Wait until every rank is about to connect; why that cannot be, or None once they are.
+        """Wait until every rank is about to connect; returns the reason if that fails, else None.
 
-        All have been told of it then: no thread of ours can tell them anything while MLX connects.
+        All ranks have been informed by then: none of our threads can send anything while MLX connects.
         """
         self.set_phase(CONNECTING)
         self._tell()
@@ -129,12 +129,12 @@ class Watch:
         return f"{names} did not come to connect within {seconds:.0f} s"
 
     def _late(self) -> list[str]:
-        """Ranks that are not about to connect yet."""
+        """Ranks that are not yet about to connect."""
         with self._lock:
             return [status.name for status in self._table.values() if status.doing == STARTING]
 
     def say(self, ended: str) -> None:
-        """Tell the others how this rank ends."""
+        """Send the others the reason for this rank's end."""
         self._tell(ended=ended)
 
     def _tell(self, **changes: Any) -> None:
@@ -143,8 +143,9 @@ class Watch:
         self._send()
 
     def is_told_of(self, ending: str) -> bool:
-        """Whether a lower rank ends, too, and of the same. Waits for lower ranks that have not ended yet: a
-        rank that is gone has the launcher end the others, in the middle of what they say."""
+        """True if a lower rank ends too, with the same message. Waits for lower ranks that are still running:
+        when a rank is gone the launcher ends the others, perhaps in the middle of their output.
+        """
         deadline = time.monotonic() + GRACE
         while time.monotonic() < deadline:
             with self._lock:
@@ -187,14 +188,14 @@ class Watch:
         for link in self.links.values():
             try:
                 link.send(table)
-            except OSError:  # its reader notices, and knows whose it is
+            except OSError:  # its reader notices, and knows the rank
                 continue
 
     def _listen(self, link: Link) -> None:
         for table in link.lines():
             try:
                 self._take([Status(**status) for status in table])
-            except (TypeError, KeyError):  # not what a rank says
+            except (TypeError, KeyError):  # not a rank's message
                 break
         with self._lock:
             other = self._table[link.rank]
@@ -221,7 +222,7 @@ class Watch:
         return {rank: now - heard for rank, heard in self._heard.items() if rank != self.rank}
 
     def _end(self, trouble: str) -> None:
-        """Pass the news on, give the main thread its time, and end."""
+        """Pass the news on, wait for the main thread, and end."""
         deadline = time.monotonic() + GRACE
         while self.is_noticed or time.monotonic() < deadline:
             if self._is_closed.wait(BEAT):
@@ -231,8 +232,9 @@ class Watch:
 
 
 def tells(lower: int, words: str, rank: int, ending: str) -> bool:
-    """Whether a lower rank's last words are of what ended another one, too: the same error of its own, or the
-    same news of a third."""
+    """True if a lower rank's last words report the same as another's: the same error of its own, or the same
+    news of a third rank.
+    """
     own, its = f"rank {rank} (", f"rank {lower} ("
     if ending.startswith(own):
         return words.startswith(its) and words.partition(" ended: ")[2] == ending.partition(" ended: ")[2]
@@ -240,9 +242,10 @@ def tells(lower: int, words: str, rank: int, ending: str) -> bool:
 
 
 def find_trouble(table: list[Status], own_rank: int, silences: Mapping[int, float]) -> str | None:
-    """Why a run cannot go on, from what is known of its ranks; None while it can.
+    """The reason why a run cannot continue, from the status of its ranks; None if it can.
 
-    `silences`: seconds since each of the others was heard. A rank that waits for the others does not hang.
+    `silences`: seconds since the last message of each other rank. A rank that waits for others does not count
+    as hanging.
     """
     for status in table:
         if status.ended and status.rank != own_rank:

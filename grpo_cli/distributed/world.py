@@ -1,13 +1,13 @@
-"""The ranks of a run as one: what is shared out among them, and what is put together again.
+"""Collective operations over the ranks of a run: split work, gather and sum results.
 
     world = join()                       # ALONE without a launcher
     mine = world.share(prompts)          # this rank's part, in order
     world.gather(found)                  # every rank's, in the order of the ranks; on all of them
     world.sum(gradients)                 # Σ over the ranks, on all of them
 
-All ranks make the same calls in the same order. A collective of MLX between arrays of other shapes corrupts
-both without a word, so what has a length of its own is agreed on first; and none has a time limit, so a
-watch ends the run where a rank is gone (watch.py).
+All ranks make the same calls in the same order. MLX's collectives silently corrupt arrays of different
+shapes, so lengths are agreed on first. They have no time limit either, so a
+watch ends the run if a rank is gone (watch.py).
 """
 
 import hashlib
@@ -31,30 +31,30 @@ from grpo_cli.foreign_text import visible
 
 Item = TypeVar("Item")
 
-JOIN_SECONDS = 600.0  # for all ranks to arrive; a machine that is busy takes minutes to start Python
-MOST_WORDS = 2000  # characters of a farewell
-LOST = "connection to a peer was lost"  # MLX's words
+JOIN_SECONDS = 600.0  # time limit for all ranks to arrive; a busy machine takes minutes to start Python
+MOST_WORDS = 2000  # maximum characters of a rank's last message
+LOST = "connection to a peer was lost"  # MLX's message
 
 
 class World:
-    """One rank and its view of all of them. `ALONE` is the world of a single one."""
+    """One rank and its view of all of them. `ALONE` is the world of a single process."""
 
     def __init__(self, rank: int = 0, size: int = 1, watch: Watch | None = None) -> None:
         self.rank, self.size, self.watch = rank, size, watch
-        self.is_echo = False  # whether a lower rank tells of the error that ended this one
+        self.is_echo = False  # True if a lower rank reports the error that ended this one
 
     @property
     def is_first(self) -> bool:
-        """Whether this rank writes and speaks for all."""
+        """True for the rank that writes files and output for all."""
         return self.rank == 0
 
     def share(self, items: Sequence[Item]) -> Sequence[Item]:
-        """This rank's items: a run of them, as many as the others have or one more or less."""
+        """This rank's contiguous part of the items; sizes differ by at most one between ranks."""
         count = len(items)
         return items[count * self.rank // self.size : count * (self.rank + 1) // self.size]
 
     def gather(self, value: Any) -> list[Any]:
-        """What every rank gives, by rank. For what JSON holds; numbers come out as they were."""
+        """The values of all ranks, by rank. Values are JSON data; numbers are preserved exactly."""
         if self.size == 1:
             return [value]
         import mlx.core as mx
@@ -68,18 +68,18 @@ class World:
         return [json.loads(everything[rank * width :][:length]) for rank, length in enumerate(lengths)]
 
     def first(self, value: Item) -> Item:
-        """What rank 0 gives, on every rank."""
+        """Rank 0's value, on every rank."""
         result: Item = self.gather(value if self.is_first else None)[0]
         return result
 
     def any(self, flag: bool) -> bool:
-        """Whether some rank says so."""
+        """True if any rank passes True."""
         return any(self.gather(flag))
 
     def sum(self, arrays: Any) -> Any:
-        """Σ over the ranks of a tree of arrays, the same numbers on every rank; evaluated.
+        """Sum over the ranks of a tree of arrays, identical on every rank; evaluated.
 
-        Raises TrainingError where the ranks' trees are not of the same shape.
+        Raises TrainingError if the ranks' trees differ in structure or shapes.
         """
         if self.size == 1:
             return arrays
@@ -89,20 +89,20 @@ class World:
         shapes = [(name, array.shape, str(array.dtype)) for name, array in dict(tree_flatten(arrays)).items()]
         self.same("arrays to be added", hashlib.sha256(repr(shapes).encode()).hexdigest())
         with self.collective():
-            # Not nn.average_gradients, which divides: a sum with zeros is then no longer exact.
+            # Not nn.average_gradients, which divides: a sum with zeros would no longer be exact.
             total = tree_map(mx.distributed.all_sum, arrays)
             mx.eval(total)
         return total
 
     def broadcast_tree(self, arrays: Any) -> Any:
-        """A tree of arrays of rank 0, on every rank."""
+        """Rank 0's tree of arrays, on every rank."""
         import mlx.core as mx
         from mlx.utils import tree_map
 
         return self.sum(arrays if self.is_first else tree_map(mx.zeros_like, arrays))
 
     def broadcast_bytes(self, data: bytes, count: int) -> bytes:
-        """`count` bytes of rank 0, on every rank; the others give b""."""
+        """`count` bytes of rank 0, on every rank; the others pass b""."""
         import mlx.core as mx
 
         with self.collective():
@@ -110,7 +110,7 @@ class World:
             return bytes(memoryview(mx.distributed.all_sum(as_array(given))))  # type: ignore[arg-type]
 
     def same(self, what: str, value: Any) -> None:
-        """Raise TrainingError unless every rank gives the same."""
+        """Raise TrainingError unless all ranks pass the same value."""
         values = self.gather(value)
         if any(other != values[0] for other in values):
             raise TrainingError(
@@ -120,17 +120,17 @@ class World:
             )
 
     def set_timeout(self, seconds: float) -> None:
-        """So long a rank may give no sign of work; 0: by what is measured."""
+        """Heartbeat timeout in seconds; 0 = adaptive."""
         if self.watch:
             self.watch.fixed_limit = seconds
 
     def set_phase(self, doing: str) -> None:
-        """Another kind of work begins on this rank."""
+        """Start another kind of work on this rank."""
         if self.watch:
             self.watch.set_phase(doing)
 
     def check(self) -> None:
-        """Show that work goes on. Raises TrainingError where the run cannot, since another rank is gone."""
+        """Send a sign of work. Raises TrainingError if the run cannot continue because a rank is gone."""
         if self.watch:
             self.watch.sign()
             if self.watch.trouble is not None:
@@ -139,7 +139,7 @@ class World:
 
     @contextmanager
     def collective(self) -> Iterator[None]:
-        """Around collectives, where a rank waits for the others. Raises TrainingError where one is gone."""
+        """Context for collectives, which wait for all ranks. Raises TrainingError if one is gone."""
         assert self.watch is not None
         self.check()
         doing = self.watch.doing
@@ -155,11 +155,11 @@ class World:
             self.watch.set_phase(doing)
 
     def shutdown(self, error: BaseException | None = None) -> None:
-        """Tell the others that this rank is done, or what ends it; they go on, or end, too."""
+        """Tell the others that this rank is done, or which error ends it; they continue, or end too."""
         if self.watch is None:
             return
         if error is None:
-            self.gather(None)  # nobody hangs up before all are done
+            self.gather(None)  # nobody disconnects before all are done
         words = farewell(self.rank, error)
         self.watch.say(words)
         self.is_echo = self.rank > 0 and isinstance(error, GrpoError) and self.watch.is_told_of(words)
@@ -176,10 +176,10 @@ ALONE = World()
 
 
 def join(on_wait: Callable[[str], None] = lambda _: None) -> World:
-    """Meet the other ranks that the launcher started; ALONE without a launcher.
+    """Join the other ranks that the launcher started; ALONE without a launcher.
 
-    `on_wait` gets a sentence each time the wait gets long. Raises TrainingError where the ranks do not come
-    together within JOIN_SECONDS, ConfigError for a launcher unknown to us.
+    `on_wait` gets a message whenever the wait becomes long. Raises TrainingError if the ranks do not meet
+    within JOIN_SECONDS, ConfigError for an unknown launcher.
     """
     place = find_rank(os.environ)
     if place is None:
@@ -189,9 +189,8 @@ def join(on_wait: Callable[[str], None] = lambda _: None) -> World:
     watch = Watch(place.rank, place.size, links, socket.gethostname(), end, launcher.is_gone)
     try:
         check_port(place)
-        trouble = watch.meet(
-            JOIN_SECONDS, on_wait
-        )  # who cannot connect says so before the others wait for it
+        # A rank that cannot connect reports it before the others wait for it.
+        trouble = watch.meet(JOIN_SECONDS, on_wait)
         if trouble:
             raise lost(trouble)
         connect(place)
@@ -202,7 +201,7 @@ def join(on_wait: Callable[[str], None] = lambda _: None) -> World:
 
 
 def connect(place: RankInfo) -> None:
-    """Have MLX connect the ranks, all of which are there. Raises TrainingError where it cannot."""
+    """Let MLX connect the ranks once all have met. Raises TrainingError if that fails."""
     import mlx.core as mx
 
     try:
@@ -223,10 +222,10 @@ if not select.select([0], [], [], float(sys.argv[1]))[0]:
 
 @contextmanager
 def time_limit(seconds: float, words: str) -> Iterator[None]:
-    """Kill this process with `words` on stderr where the block takes longer.
+    """Kill this process, with `words` on stderr, if the block takes longer.
 
-    MLX connects without a time limit and holds Python's lock meanwhile, so no thread of this process could
-    do that. The process that does ends with the block, and with this one: then its stdin closes.
+    MLX connects without a time limit and holds Python's GIL meanwhile, so no thread of this process could do
+    that. The watchdog process ends with the block, and with this process: then its stdin closes.
     """
     command = [sys.executable, "-S", "-c", TIME_LIMIT, str(seconds), words]
     with subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True):
@@ -234,7 +233,7 @@ def time_limit(seconds: float, words: str) -> Iterator[None]:
 
 
 def not_connected(place: RankInfo) -> TrainingError:
-    """The error for ranks that MLX does not connect in time, though they met."""
+    """The error for ranks that have met but that MLX does not connect in time."""
     address = f" {place.ring[place.rank]}" if place.ring else ""
     return TrainingError(
         f"MLX did not connect rank {place.rank}{address} with the others within {JOIN_SECONDS:.0f} s",
@@ -244,7 +243,7 @@ def not_connected(place: RankInfo) -> TrainingError:
 
 
 def check_port(place: RankInfo) -> None:
-    """Raise TrainingError where the port that MLX is to listen on is taken."""
+    """Raise TrainingError if the port that MLX needs is in use."""
     if place.ring:
         try:
             listen(place.ring[place.rank]).close()
@@ -254,7 +253,7 @@ def check_port(place: RankInfo) -> None:
 
 
 def cannot_connect(place: RankInfo, error: RuntimeError) -> TrainingError:
-    """The error for ranks that MLX does not connect."""
+    """The error for ranks that MLX cannot connect."""
     address = f" {place.ring[place.rank]}" if place.ring else ""
     in_use = "error: 98)" in str(error) or "error: 48)" in str(error)  # EADDRINUSE on Linux, macOS
     if in_use:
@@ -271,7 +270,7 @@ def cannot_connect(place: RankInfo, error: RuntimeError) -> TrainingError:
 
 
 def lost(why: str) -> TrainingError:
-    """The error of a rank that goes because another one is gone."""
+    """The error of a rank that ends because another one is gone."""
     return TrainingError(
         f"The run ends: {why}",
         "rank 0 saves what it can; `grpo resume RUN` goes on from the newest checkpoint, with as many ranks "
@@ -281,7 +280,7 @@ def lost(why: str) -> TrainingError:
 
 
 def farewell(rank: int, error: BaseException | None) -> str:
-    """What the others are told of the end of a rank: nothing if all is done."""
+    """A rank's last message to the others: "" if all is done."""
     if error is None:
         return ""
     message = error.message if isinstance(error, GrpoError) else f"{type(error).__name__}: {error}"
@@ -290,31 +289,31 @@ def farewell(rank: int, error: BaseException | None) -> str:
 
 
 class Launcher:
-    """The process that started this one, and `grpo launch` behind it where it runs on this machine."""
+    """The parent process and, if it runs on this machine, `grpo launch` behind it."""
 
     def __init__(self) -> None:
         self.parent = os.getppid()
         self.outer = int(os.environ.get(LAUNCHER, "0"))
 
     def is_gone(self) -> bool:
-        """Whether either has ended, so that nobody hears or stops this rank any more."""
+        """True if either has exited, so that nobody can hear or stop this rank any more."""
         return os.getppid() != self.parent or bool(self.outer and not is_alive(self.outer))
 
 
 def is_alive(pid: int) -> bool:
-    """Whether there is a process of that number."""
+    """True if a process with this id exists."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
-    except PermissionError:  # another user's, who has taken the number over
+    except PermissionError:  # another user's process, which reuses the id
         return False
     return True
 
 
 def end(why: str) -> None:
-    """End this process from outside its main thread, which waits for ever."""
-    print(visible(str(lost(why))), file=sys.__stderr__, flush=True)  # before any that waits for its turn
+    """End this process from outside its main thread, which waits forever."""
+    print(visible(str(lost(why))), file=sys.__stderr__, flush=True)  # before anything that waits for its turn
     os._exit(1)
 
 

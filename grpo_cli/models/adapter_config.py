@@ -1,4 +1,4 @@
-"""adapter_config.json: the shape of a folder's adapters and the model they belong to, read without MLX."""
+"""Read adapter_config.json, the adapters' shape and base model, without MLX."""
 
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -38,7 +38,7 @@ class AdapterConfig(Schema):
 
 
 def read_adapter_config(folder: Path) -> AdapterConfig:
-    """A folder's adapter_config.json. Raises ModelError for what is none, and for another program's."""
+    """A folder's adapter_config.json. Raises ModelError if it is invalid or another program's."""
     path = folder / ADAPTER_CONFIG
     try:
         content = read_object(path, LARGEST)
@@ -51,7 +51,7 @@ def read_adapter_config(folder: Path) -> AdapterConfig:
 
 
 def refuse_others(content: dict[str, Any], folder: Path) -> None:
-    """Raise ModelError for adapters of PEFT, and for a kind that mlx-lm cannot put on a model."""
+    """Raise ModelError for PEFT adapters, and for a kind that mlx-lm cannot apply."""
     if any(key in content for key in OF_PEFT):
         kind, base = (one_line(str(content.get(key)))[:100] for key in OF_PEFT)
         raise ModelError(

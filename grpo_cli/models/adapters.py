@@ -1,12 +1,12 @@
-"""LoRA and DoRA adapters: put on, switched off for the reference, saved and loaded in mlx-lm's format.
+"""LoRA and DoRA adapters: add, disable for the reference, save and load in mlx-lm's format.
 
-x (B, in) goes into a linear layer with frozen weights W (out, in); A (in, r), B (r, out), B = 0 at first:
+A linear layer has input x (B, in) and frozen weights W (out, in); A (in, r), B (r, out), B = 0 at first:
 
     lora    y = x Wᵀ + s · x A B                              Hu et al. 2021, arXiv:2106.09685, equation 3
     dora    y = m / ‖W + s · (A B)ᵀ‖ · (x Wᵀ + s · x A B)     Liu et al. 2024, arXiv:2402.09353, equation 5
 
 ‖·‖ is the norm of each row (out,), a constant in the backward (arXiv:2402.09353, section 4.3); m (out,) is
-trained and begins as ‖W‖; s is `LoRA.scale`. W may be quantised (QLoRA, arXiv:2305.14314): gradients pass
+trained and starts as ‖W‖; s is `LoRA.scale`. W may be quantized (QLoRA, arXiv:2305.14314): gradients pass
 through it to the adapters. The reference policy is the same model without its adapters: no second copy.
 """
 
@@ -39,19 +39,19 @@ ADAPTER_LAYERS = (LoRALinear, LoRASwitchLinear, DoRALinear, *EMBEDDINGS)
 
 @dataclass(frozen=True, kw_only=True)
 class LoRA:
-    """The adapters' shape: rank, factor s on their output, and how many of the last layers have them."""
+    """Shape of the adapters: rank, output scale s, and the number of last layers that have them."""
 
     rank: int
     scale: float = 20.0
     layers: int = 0  # 0: all
     kind: Kind = "lora"
-    keys: tuple[str, ...] = ()  # names within a layer, `self_attn.q_proj`; empty: every linear layer
+    keys: tuple[str, ...] = ()  # names within a layer, such as `self_attn.q_proj`; empty: every linear layer
 
 
 def add_adapters(model: nn.Module, lora: LoRA) -> None:
-    """Freeze the model and give its linear layers adapters that change nothing at first.
+    """Freeze the model and add adapters to its linear layers; initially they change nothing.
 
-    Raises ModelError where there are fewer layers than are to be adapted, or DoRA cannot adapt one.
+    Raises ModelError if the model has too few layers, or DoRA cannot adapt one of them.
     """
     total = len(model.layers)
     if lora.layers > total:
@@ -68,7 +68,7 @@ def add_adapters(model: nn.Module, lora: LoRA) -> None:
 
 
 def _check_dora(model: nn.Module, layers: int) -> None:
-    """Raise ModelError for a layer that mlx-lm's DoRA cannot adapt, or adapts to something else."""
+    """Raise ModelError for a layer that mlx-lm's DoRA cannot adapt correctly."""
     refused = (SwitchLinear, QuantizedSwitchLinear, nn.QuantizedEmbedding)
     for layer in model.layers[-layers:]:
         for name, module in layer.named_modules():
@@ -82,7 +82,7 @@ def _check_dora(model: nn.Module, layers: int) -> None:
 
 @contextmanager
 def adapters_off(model: nn.Module) -> Iterator[None]:
-    """Within the block the model is its base, as it was before it was trained."""
+    """Disable the adapters within the block: the model computes like its base before training."""
     adapters = _adapters(model)
     bases = [
         (name, adapter.embedding if isinstance(adapter, EMBEDDINGS) else adapter.linear)
@@ -96,7 +96,7 @@ def adapters_off(model: nn.Module) -> Iterator[None]:
 
 
 def fuse_adapters(model: nn.Module) -> None:
-    """Add every adapter to the layer under it and take it off: the model computes the same as before."""
+    """Merge every adapter into its layer and remove it: the model computes the same as before."""
     fused = [(name, adapter.fuse()) for name, adapter in _adapters(model)]
     model.update_modules(tree_unflatten(fused))
 
@@ -118,9 +118,9 @@ def save_adapters(model: nn.Module, lora: LoRA, base: str, folder: Path) -> None
 
 
 def load_adapters(model: nn.Module, folder: Path) -> LoRA:
-    """Put the adapters of a folder on their base model.
+    """Load a folder's adapters onto their base model.
 
-    Raises ModelError where a tensor is missing, unknown or of another shape.
+    Raises ModelError for missing or unknown tensors and wrong shapes.
     """
     config = read_adapter_config(folder)
     parameters = config.lora_parameters
@@ -163,6 +163,6 @@ def _misfit(folder: Path, base: str, problem: str) -> ModelError:
 
 
 def _parameters(lora: LoRA) -> dict[str, Any]:
-    """mlx-lm's name for the adapters' shape. No dropout: the sampled policy must be the trained one."""
+    """mlx-lm's `lora_parameters`. Dropout is 0: the sampled policy must be the trained one."""
     keys = {"keys": list(lora.keys)} if lora.keys else {}
     return {"rank": lora.rank, "scale": lora.scale, "dropout": 0.0, **keys}

@@ -1,4 +1,4 @@
-"""How the rows of a batch are put together for a model: found by trying (engine/update/forward_probe.py)."""
+"""Batch layout that a model supports, determined by trial (engine/update/forward_probe.py)."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -8,9 +8,9 @@ RowsTogether = Literal["mixed", "equal", "single"]
 
 @dataclass(frozen=True)
 class BatchPlan:
-    """What a model may be asked for at once. The default is the quickest way, which most models take.
+    """Rows that a model can process together. The default is the fastest and fits most models.
 
-    `sampled`: completions that are sampled together: of prompts of any length, left-padded; of prompts of
+    `sampled`: completions sampled together: for prompts of any length, left-padded; for prompts of
     equal length, so that nothing is padded; or one.
     `trained`: rows of a microbatch without a shared prefix: any, right-padded, or one.
     """

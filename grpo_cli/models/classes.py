@@ -1,9 +1,9 @@
-"""Which class runs a model: mlx-lm's by the `model_type` of config.json, or one of ours.
+"""Choose the class of a model: mlx-lm's by the `model_type` of config.json, or one of ours.
 
     load_weights(folder)        # strict, lazily; the class is chosen here
 
-A model of ours carries its source file beside its weights, so that plain mlx-lm runs it too
-(`--trust-remote-code`). We run our own copy and never the folder's.
+A model of ours comes with its source file next to the weights, so that plain mlx-lm can run it too
+(`--trust-remote-code`). We always run our own copy, never the folder's.
 """
 
 import pkgutil
@@ -27,19 +27,19 @@ from grpo_cli.models.model_files import CONFIG, FileProblem, json_problems, tens
 from grpo_cli.trust import refuse_model_file, without_code
 from grpo_cli.untrusted_json import DamagedFile, shown
 
-REFUSALS = (ValueError, KeyError, TypeError, RuntimeError, OSError)  # how mlx and mlx-lm refuse weights
-# `quant_method`s of other libraries that mlx-lm reads.
+REFUSALS = (ValueError, KeyError, TypeError, RuntimeError, OSError)  # mlx's and mlx-lm's, for bad weights
+# `quant_method`s of other libraries that mlx-lm can read.
 READ_METHODS = ("bitnet", "mxfp4", "mxfp8", "fp8", "compressed-tensors", "modelopt", "awq", "gptq")
 NEWER = "`pip install --upgrade mlx-lm` may know this kind of model; mlx-lm lists what it runs"
-# model_type → module with Model and ModelArgs, for what mlx-lm does not have.
+# model_type → module with Model and ModelArgs, for models that mlx-lm lacks.
 OURS: dict[str, ModuleType] = {"nanochat_v2": nanochat_v2}
 
 
 def load_weights(folder: Path) -> tuple[nn.Module, dict[str, Any]]:
-    """The model of a folder and its config.json, strictly and lazily: arrays are read where they are used.
+    """A folder's model and config.json, loaded strictly and lazily: arrays are read when used.
 
-    The config.json names no code but ours. Raises what mlx-lm raises: FileNotFoundError without weights,
-    ValueError for what does not fit; ModelError for a model that needs code of its own.
+    config.json can name no code but ours. Raises mlx-lm's errors: FileNotFoundError without weights,
+    ValueError if they do not fit; ModelError for a model that needs its own code.
     """
     refuse_problems(json_problems(folder))
     refuse_problems(weight_problems(folder))
@@ -67,7 +67,7 @@ def load_weights(folder: Path) -> tuple[nn.Module, dict[str, Any]]:
 
 
 def refuse_problems(problems: Iterable[FileProblem]) -> None:
-    """Raise ModelError for the first of some problems with a model's files."""
+    """Raise ModelError for the first problem with a model's files."""
     for problem in problems:
         folder, hint = problem.path.parent, "copy or download it again"
         if problem.kind == "no weights":
@@ -81,7 +81,7 @@ def refuse_problems(problems: Iterable[FileProblem]) -> None:
 
 
 def refuse_other_formats(config: dict[str, Any], folder: Path) -> None:
-    """Raise ModelError for weights quantised in a way that mlx-lm does not read, as bitsandbytes'."""
+    """Raise ModelError for a quantization that mlx-lm cannot read, such as bitsandbytes."""
     inner = config.get("text_config")
     text = inner if isinstance(inner, dict) else {}
     settings = config.get("quantization_config") or text.get("quantization_config")
@@ -99,11 +99,11 @@ def refuse_other_formats(config: dict[str, Any], folder: Path) -> None:
 
 
 class UnknownKind(ValueError):
-    """A `model_type` that neither we nor mlx-lm have."""
+    """A `model_type` that neither this project nor mlx-lm supports."""
 
 
 def model_classes(config: dict[str, Any]) -> tuple[Any, Any]:
-    """(Model, ModelArgs) for a config.json. UnknownKind for a type that neither we nor mlx-lm have."""
+    """(Model, ModelArgs) for a config.json. Raises UnknownKind for an unsupported type."""
     model_type = config["model_type"]
     if _own_file(model_type):
         return OURS[model_type].Model, OURS[model_type].ModelArgs
@@ -111,23 +111,23 @@ def model_classes(config: dict[str, Any]) -> tuple[Any, Any]:
         raise UnknownKind(f"Model type {model_type} not supported.")
     try:
         return _get_classes(config)
-    except AttributeError as error:  # a module of mlx-lm's that is no model
+    except AttributeError as error:  # a module of mlx-lm that is not a model
         raise UnknownKind(f"Model type {model_type} not supported.") from error
 
 
 @cache
 def _of_mlx_lm() -> frozenset[str]:
-    """The modules that mlx-lm has for models."""
+    """Names of mlx-lm's model modules."""
     return frozenset(module.name for module in pkgutil.iter_modules(mlx_lm.models.__path__))
 
 
 def save_code(config: dict[str, Any], folder: Path) -> None:
-    """Write the source file that config.json names as its `model_file`, where the model is one of ours."""
+    """For a model of ours, write the source file that config.json names as `model_file`."""
     own = _own_file(config.get("model_type"))
     if own:
         shutil.copyfile(str(OURS[config["model_type"]].__file__), folder / own)
 
 
 def _own_file(model_type: object) -> str | None:
-    """The name of the source file of a model of ours; None for any other."""
+    """The source file's name for a model of ours; None for any other."""
     return f"{model_type}.py" if isinstance(model_type, str) and model_type in OURS else None

@@ -1,7 +1,7 @@
-"""What config.json asks for, compared with the weights before a model is made of it.
+"""Compare config.json with the weights before a model is built from it.
 
-mlx-lm builds what it reads: 10^9 layers are a loop that never ends, a dimension of 10^12 an allocation that
-kills the process. A count that no file of weights could fill is refused by its name first.
+mlx-lm builds whatever it reads: 10^9 layers are an endless loop, a dimension of 10^12 an allocation that
+kills the process. So a count or size that the weights could not fill is refused first, by name.
 """
 
 import inspect
@@ -15,12 +15,12 @@ from mlx_lm.models.base import BaseModelArgs
 from grpo_cli.models.safetensors_header import Tensor
 from grpo_cli.untrusted_json import DamagedFile, dotted, shown
 
-FEWEST_COUNTED, FEWEST_SIZE = 1000, 1 << 20  # below these a count, or a size, does no harm whatever it is
-PACKED = 16  # numbers that a packed word holds at most
-LONGEST = 10_000  # items of a list, characters of a text
-COUNTS = ("layer", "expert", "block", "pattern")  # what is made one by one
-SIZES = ("size", "dim", "width", "rank")  # a count's name with one of these is a size: of an expert, a block
-# Numbers that nothing is made of: places in a text, ids, factors.
+FEWEST_COUNTED, FEWEST_SIZE = 1000, 1 << 20  # smaller counts and sizes are harmless
+PACKED = 16  # maximum numbers per packed word
+LONGEST = 10_000  # items of a list, or characters of a text
+COUNTS = ("layer", "expert", "block", "pattern")  # created one by one
+SIZES = ("size", "dim", "width", "rank")  # a count named with one of these is a size: of an expert, a block
+# Numbers that allocate nothing: positions, ids, factors.
 UNBOUNDED = ("position", "token", "_id", "window", "theta", "base", "len", "max_", "version", "seed", "scal")
 FRACTIONS = ("rotary_pct", "rotary_factor", "rope_pct")
 KINDS: dict[Any, tuple[type, ...]] = {int: (int, float), float: (int, float), bool: (bool, int), str: (str,)}
@@ -30,13 +30,13 @@ NAMES |= {tuple: "a list", dict: "an object"}
 
 
 def check_config(config: Mapping[str, Any], arguments: type, tensors: Mapping[str, Tensor]) -> None:
-    """Raise DamagedFile for a config.json that no model can be made of, or none with these weights.
+    """Raise DamagedFile for a config.json that describes no model, or none with these weights.
 
-    `arguments`: the class that mlx-lm reads the fields into.
+    `arguments`: mlx-lm's dataclass for the fields.
     """
     fields = {k: v for k, v in inspect.signature(arguments).parameters.items() if k != "self"}
     hints = _hints(arguments)
-    read: Any = getattr(arguments, "from_dict", None)  # a class with its own may fill in what is missing
+    read: Any = getattr(arguments, "from_dict", None)  # a class's own may fill in missing fields
     reads_plainly = getattr(read, "__func__", None) is BaseModelArgs.from_dict.__func__  # type: ignore[attr-defined]
     for name, field in fields.items():
         if name not in config:
@@ -64,12 +64,12 @@ def check_ends(config: Mapping[str, Any]) -> None:
 def _hints(arguments: type) -> dict[str, Any]:
     try:
         return typing.get_type_hints(arguments)
-    except (NameError, TypeError):  # a name that only a type checker knows
+    except (NameError, TypeError):  # a name that exists only for type checkers
         return {}
 
 
 def _check_kind(name: str, value: Any, hint: Any, default: Any) -> None:
-    """Raise DamagedFile for a value of another kind than the field's."""
+    """Raise DamagedFile if a value does not have the field's type."""
     options = typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
     kinds = {typing.get_origin(option) or option for option in options} - {type(None)}
     if not kinds <= KINDS.keys() or "token_id" in name:
@@ -85,7 +85,7 @@ def _check_kind(name: str, value: Any, hint: Any, default: Any) -> None:
 
 
 def _leaves(value: Any, place: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
-    """Place → every number, text and list's length in a document; a list's items have the list's place."""
+    """Path → every number, text and list length in a document; list items share the path of their list."""
     if isinstance(value, dict):
         for key, item in value.items():
             yield from _leaves(item, (*place, key))

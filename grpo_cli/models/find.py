@@ -1,9 +1,9 @@
-"""The folder of a model's name: embedded, on the disk, or fetched from the hub; nothing of it is loaded.
+"""Resolve a model's name to a folder: embedded, on the disk, or fetched from the hub. Loads nothing.
 
     find_model("tiny")                                       # the embedded model's
-    find_model("HuggingFaceTB/SmolLM2-135M-Instruct")        # in the hub's cache, downloaded at need
+    find_model("HuggingFaceTB/SmolLM2-135M-Instruct")        # in the hub cache, downloaded if needed
 
-Needs neither MLX nor transformers, so that a missing model is told before they are imported.
+Needs neither MLX nor transformers, so that a missing model is reported before they are imported.
 """
 
 import re
@@ -22,9 +22,9 @@ HUB_FILES = ["*.json", "*.safetensors", "tokenizer.model", "*.tiktoken", "*.txt"
 
 
 def find_model(name: str, on_progress: hub.Progress = hub.no_progress) -> Path:
-    """The local folder of a model's name, downloaded from the hub where it is a repository.
+    """The local folder of a model, downloaded from the hub if it is a repository.
 
-    Raises ModelError for a name that stands for nothing, and for what the hub refuses.
+    Raises ModelError for an unknown name, and for anything that the hub refuses.
     """
     if name == "tiny":
         return TINY
@@ -36,21 +36,21 @@ def find_model(name: str, on_progress: hub.Progress = hub.no_progress) -> Path:
 
 
 def check_model_folder(folder: Path) -> None:
-    """Raise ModelError for a folder that holds no model, or one that must be converted first."""
+    """Raise ModelError for a folder without a model, or with one that must be converted first."""
     if (folder / "config.json").exists():
         return
     names = sorted(child.name for child in folder.iterdir())
     hint = "name the folder that holds config.json and model.safetensors"
     if any(map(UNCONVERTED.fullmatch, names)):
-        hint = f"it is a nanochat checkpoint: `grpo convert {quoted(folder)}` makes a model of it"
+        hint = f"it is a nanochat checkpoint: convert it with `grpo convert {quoted(folder)}`"
     found = ", ".join(names[:8]) or "nothing"
     raise ModelError(f"{folder} is not a model folder: config.json is missing (found: {found})", hint)
 
 
 def adapters_base(folder: Path, base: str = "") -> Path:
-    """The folder of the model that a folder's adapters were trained on.
+    """The folder of the base model of a folder's adapters.
 
-    Raises ModelError where it is gone, with the file that names it.
+    Raises ModelError, naming the adapter file, if it is gone.
     """
     base = base or read_adapter_config(folder).model
     try:
@@ -58,7 +58,7 @@ def adapters_base(folder: Path, base: str = "") -> Path:
     except ModelError as error:
         raise ModelError(
             f"{error.message}: the adapters in {folder} were trained on it",
-            f"bring it back, go on with `grpo resume {quoted(folder)} --set model_name=DIR` where "
+            f"restore it, resume with `grpo resume {quoted(folder)} --set model_name=DIR` where "
             f"it is in DIR now, or write that into `model` of {folder / 'adapter_config.json'}",
             trouble=error.trouble,
         ) from error

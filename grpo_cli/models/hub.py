@@ -4,10 +4,10 @@
     folder = fetch("karpathy/nanochat-d32", ["model_*.pt"], on_progress=show, check=True)
     folder / "model_000650.pt"                 # a link into the cache
 
-The cache is huggingface_hub's, shared with every other program. But that library deletes the file of a
-download that fails (its issue 4196), and gigabytes would start anew. So files are received here: each
-grows as `blobs/<checksum>.incomplete`, where the next call goes on, and is renamed when it is whole.
-`snapshot_download` then finds all of them there and only links them.
+The cache is huggingface_hub's, shared with every other program. But that library deletes the file of a failed
+download (its issue 4196), and gigabytes would start again. So files are received here: each
+grows as `blobs/<checksum>.incomplete`, which the next call resumes, and is renamed when complete.
+`snapshot_download` then finds all files and only links them.
 """
 
 import hashlib
@@ -35,20 +35,20 @@ from huggingface_hub.utils import (
 from grpo_cli.errors import ModelError
 from grpo_cli.models.hub_errors import FAILURES, HTTPError, broke_off, explain, missing_file
 
-Progress = Callable[[int, int], None]  # bytes done, an earlier call's included, and bytes in all
+Progress = Callable[[int, int], None]  # bytes done (including earlier calls), total bytes
 
-WAITS = (1.0, 2.0, 4.0)  # seconds before each new try of a transfer that brings nothing more
+WAITS = (1.0, 2.0, 4.0)  # seconds before each retry of a transfer that makes no progress
 CHECKSUM = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")  # git's sha1 of a small file, sha256 of a large one
 
 
 def no_progress(_done: int, _total: int) -> None:
-    """Show nothing."""
+    """Ignore the progress."""
 
 
 def repository_files(repo: str) -> list[str]:
-    """The names of a repository's files, sorted; without the hub, those in the cache.
+    """The names of a repository's files, sorted; if the hub is unreachable, those in the cache.
 
-    Raises ModelError for what the hub refuses, or a hub that cannot be reached and nothing in the cache.
+    Raises ModelError if the hub refuses, or is unreachable and the cache is empty.
     """
     try:
         return sorted(file.rfilename for file in _files(_info(repo)))
@@ -62,13 +62,13 @@ def repository_files(repo: str) -> list[str]:
 def fetch(
     repo: str, patterns: Sequence[str], on_progress: Progress = no_progress, check: bool = False
 ) -> Path:
-    """The snapshot folder with the files that match a pattern; those not in the cache are downloaded.
+    """The snapshot folder with the files that match a pattern; missing ones are downloaded.
 
-    A transfer that breaks off goes on where it stopped, in this call or the next. `check` compares every
-    matching file with the hub's checksum. Without the hub, a complete copy in the cache will do.
+    An interrupted transfer resumes in this call or the next. `check` compares every matching file with the
+    hub's checksum. If the hub is unreachable, a complete cached copy is used.
 
-    Raises ModelError for what the hub refuses, a network or disk that fails, a pattern that no file
-    matches and, with `check`, a damaged file, which is deleted.
+    Raises ModelError if the hub refuses, for a network or disk failure, a pattern without a match and, with
+    `check`, a damaged file, which is deleted.
     """
     try:
         info = _info(repo)
@@ -84,7 +84,7 @@ def fetch(
 
 
 def _info(repo: str) -> ModelInfo:
-    """What the hub knows of a repository and its files, in one request that is not retried."""
+    """The hub's metadata of a repository and its files, in one request without retries."""
     with _quiet():
         return HfApi().model_info(repo, files_metadata=True, timeout=constants.HF_HUB_ETAG_TIMEOUT)
 
@@ -98,7 +98,7 @@ def _names(folder: Path) -> list[str]:
 
 
 def _cached(repo: str, patterns: Sequence[str]) -> Path | None:
-    """The snapshot folder in the cache, unless it is known to lack a file that matches."""
+    """The cached snapshot folder, or None if it is known to lack a matching file."""
     try:
         folder = Path(snapshot_download(repo, allow_patterns=list(patterns), local_files_only=True))
     except (LocalEntryNotFoundError, HFValidationError):
@@ -108,7 +108,7 @@ def _cached(repo: str, patterns: Sequence[str]) -> Path | None:
 
 
 def _download(repo: str, info: ModelInfo, patterns: Sequence[str], on_progress: Progress) -> Path:
-    """Receive what is missing, then let the library link it."""
+    """Download missing files, then let the library link them."""
     wanted = list(filter_repo_objects(_files(info), allow_patterns=list(patterns), key=_name))
     if not wanted:
         raise missing_file(repo, " or ".join(patterns), sorted(map(_name, _files(info))))
@@ -126,7 +126,7 @@ def _name(file: RepoSibling) -> str:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep the library's warnings off the terminal: what they warn of comes as an error, or is mended."""
+    """Silence the library's warnings: their causes raise errors or are handled."""
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()
     try:
@@ -136,7 +136,7 @@ def _quiet() -> Iterator[None]:
 
 
 class _Silent(tqdm):
-    """The library's progress bar, never shown: it would break into what the caller shows."""
+    """A hidden progress bar for the library: it would disturb the caller's."""
 
     def __init__(self, *values: Any, **settings: Any) -> None:
         super().__init__(*values, **{**settings, "disable": True})
@@ -144,7 +144,7 @@ class _Silent(tqdm):
 
 @dataclass(frozen=True)
 class _Blob:
-    """A file to receive: where from, where to, and how many bytes."""
+    """A file to receive: URL, destination and size."""
 
     repo: str
     url: str
@@ -153,17 +153,17 @@ class _Blob:
 
     @property
     def partial(self) -> Path:
-        """The bytes so far; in no snapshot, so nobody takes it for the file."""
+        """The partial download; it is in no snapshot, so nothing mistakes it for the file."""
         return self.path.with_name(f"{self.path.name}.incomplete")
 
     @property
     def received(self) -> int:
-        """Bytes so far."""
+        """Number of bytes received so far."""
         return self.partial.stat().st_size
 
 
 class _Tally:
-    """Counts the bytes of all files and passes the sum on."""
+    """Sum of the received bytes of all files, reported as they arrive."""
 
     def __init__(self, total: int, report: Progress) -> None:
         self.done, self.total, self.report = 0, total, report
@@ -174,16 +174,16 @@ class _Tally:
 
 
 def _receive_missing(repo: str, info: ModelInfo, wanted: list[RepoSibling], on_progress: Progress) -> None:
-    """Receive the files that are not in the cache, one after the other."""
+    """Download the files that are not in the cache, one by one."""
     storage = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=repo, repo_type="model")
-    locks = storage.parent / ".locks" / storage.name  # the library's own, so that it waits for us
+    locks = storage.parent / ".locks" / storage.name  # the library's own lock, so that other programs wait
     blobs = [blob for file in wanted if (blob := _missing_blob(repo, info, file, storage)) is not None]
     tally = _Tally(sum(blob.size for blob in blobs), on_progress)
     for blob in blobs:
         locks.mkdir(parents=True, exist_ok=True)
         blob.path.parent.mkdir(parents=True, exist_ok=True)
         with WeakFileLock(locks / f"{blob.path.name}.lock"):
-            if blob.path.exists():  # another process was quicker
+            if blob.path.exists():  # another process was faster
                 tally.add(blob.size)
             else:
                 _receive_all(blob, tally)
@@ -191,12 +191,12 @@ def _receive_missing(repo: str, info: ModelInfo, wanted: list[RepoSibling], on_p
 
 
 def _missing_blob(repo: str, info: ModelInfo, file: RepoSibling, storage: Path) -> _Blob | None:
-    """What to receive for a file, or None if it is here or for `snapshot_download` to fetch.
+    """The file to receive, or None if it is cached or left to `snapshot_download`.
 
-    The latter is for a mirror that tells no checksums, and files so large that only Xet serves them.
+    The latter applies to mirrors without checksums, and to files so large that only Xet serves them.
     """
     checksum = file.lfs.sha256 if file.lfs else file.blob_id
-    if checksum is None or not CHECKSUM.fullmatch(checksum):  # it becomes a file's name
+    if checksum is None or not CHECKSUM.fullmatch(checksum):  # it becomes a file name
         return None
     if file.size is None or file.size > constants.MAX_HTTP_DOWNLOAD_SIZE:
         return None
@@ -207,7 +207,7 @@ def _missing_blob(repo: str, info: ModelInfo, file: RepoSibling, storage: Path) 
 
 
 def _receive_all(blob: _Blob, tally: _Tally) -> None:
-    """Receive until the file is whole. Only tries that bring nothing count towards giving up."""
+    """Receive until the file is complete. Only attempts without progress count as failures."""
     blob.partial.touch()  # an empty file needs no request
     tally.add(blob.received)
     waits = iter(WAITS)
@@ -228,8 +228,8 @@ def _receive_all(blob: _Blob, tally: _Tally) -> None:
 
 
 def _receive(blob: _Blob, tally: _Tally) -> None:
-    """One request, for what is missing; what has come when it fails is kept."""
-    start = blob.received if blob.received < blob.size else 0  # longer: other bytes than this file's
+    """Send one request for the missing part; keep what arrived if it fails."""
+    start = blob.received if blob.received < blob.size else 0  # longer: not a part of this file
     headers = {**build_hf_headers(), "Accept-Encoding": "identity"}  # a range counts bytes of the file
     if start:
         headers["Range"] = f"bytes={start}-"
@@ -249,7 +249,7 @@ def _receive(blob: _Blob, tally: _Tally) -> None:
 
 
 def _check(repo: str, folder: Path, patterns: Sequence[str]) -> None:
-    """Compare the files with the checksums that their blobs are named after; delete the damaged ones."""
+    """Compare files with the checksums in their blob names; delete damaged ones."""
     wanted = filter_repo_objects(_names(folder), allow_patterns=list(patterns))
     damaged = [name for name in wanted if _is_damaged(folder / name)]
     for name in damaged:

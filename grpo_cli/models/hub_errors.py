@@ -1,12 +1,12 @@
-"""What the hub, the network or the disk refuse when files are fetched, in words.
+"""Explain failures of the hub, the network or the disk during a download.
 
     try:
         HfApi().model_info(repo)
     except FAILURES as error:
         raise explain(repo, error) from error
 
-Each error says what failed and carries the command that cures it; `explain` tells them apart by the
-library's exceptions and, where those are wider than the cause, by the HTTP status.
+Each error says what failed and gives the command that fixes it. `explain` classifies by the
+library's exceptions and, if those are too general, by the HTTP status.
 """
 
 import errno
@@ -19,22 +19,22 @@ from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
     HFValidationError,
-    HTTPError,  # the HTTP client's own: httpx before huggingface_hub 2, httpx2 since
+    HTTPError,  # the HTTP client's errors: httpx before huggingface_hub 2, httpx2 since
     LocalEntryNotFoundError,
     OfflineModeIsEnabled,
 )
 
 from grpo_cli.errors import ModelError
 
-FAILURES = (HTTPError, OSError, HFValidationError, json.JSONDecodeError)  # what the library raises
+FAILURES = (HTTPError, OSError, HFValidationError, json.JSONDecodeError)  # exceptions of the library
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 AGAIN = "run the same command again: it goes on where it stopped"
 
 
 def explain(repo: str, error: Exception) -> ModelError:
-    """The error for what went wrong when `repo` was looked up or fetched."""
+    """The error for a failed lookup or download of `repo`."""
     if isinstance(error, LocalEntryNotFoundError) and isinstance(error.__cause__, FAILURES):
-        return explain(repo, error.__cause__)  # it only wraps what happened
+        return explain(repo, error.__cause__)  # a mere wrapper
     if isinstance(error, HfHubHTTPError):
         return _refused(repo, error)
     if isinstance(error, HFValidationError):
@@ -59,7 +59,7 @@ def explain(repo: str, error: Exception) -> ModelError:
 
 
 def missing_file(repo: str, name: str, there: list[str]) -> ModelError:
-    """The error for a file that a repository lacks; it lists at most 8 of those that are there."""
+    """The error for a file that a repository lacks; it lists at most 8 existing files."""
     more = f" and {len(there) - 8} more" if len(there) > 8 else ""
     listed = ", ".join(there[:8]) + more if there else "nothing"
     return ModelError(
@@ -70,7 +70,7 @@ def missing_file(repo: str, name: str, there: list[str]) -> ModelError:
 
 
 def broke_off(repo: str, received: int, size: int, error: Exception | None) -> ModelError:
-    """The error for a transfer that several tries could not bring to its end; `error`: the last one."""
+    """The error for a transfer that failed despite retries; `error`: the last failure."""
     if isinstance(error, HfHubHTTPError):
         return explain(repo, error)
     reason = _reason(error) if error else "the server sends no more"
@@ -85,7 +85,7 @@ def broke_off(repo: str, received: int, size: int, error: Exception | None) -> M
 
 
 def _unreachable(repo: str, error: Exception) -> ModelError:
-    """No answer at all. Only raised when the cache does not hold the model."""
+    """The error if there is no answer at all; only raised if the model is not cached."""
     elsewhere = "or give the path of a local folder"
     if _is_timeout(error):
         return ModelError(
@@ -103,11 +103,11 @@ def _unreachable(repo: str, error: Exception) -> ModelError:
 
 
 def _refused(repo: str, error: HfHubHTTPError) -> ModelError:
-    """The hub answered: not this repository, or not for you."""
+    """The error if the hub refuses: the repository is unknown, gated or disabled."""
     page = f"{constants.ENDPOINT}/{repo}"
     if isinstance(error, GatedRepoError):
         return ModelError(
-            f"The repository {repo} asks for an accepted licence",
+            f"The repository {repo} requires accepting its licence",
             f"accept it on the model's page {page}, then `hf auth login` with the same account",
             trouble="hub-token",
         )
@@ -129,7 +129,7 @@ def _refused(repo: str, error: HfHubHTTPError) -> ModelError:
 
 
 def _failed(repo: str, error: HfHubHTTPError) -> ModelError:
-    """The hub answered: not now."""
+    """The error if the hub fails for now."""
     status = error.response.status_code
     if status == 429:
         return ModelError(
@@ -152,7 +152,7 @@ def _failed(repo: str, error: HfHubHTTPError) -> ModelError:
 
 
 def _unauthorized(repo: str, error: HfHubHTTPError) -> ModelError:
-    """401 and 403: without a token the hub does not tell a private repository from a misspelt one."""
+    """The error for 401 and 403: without a token the hub does not distinguish private from misspelt names."""
     status = error.response.status_code
     if "authorization" not in error.response.request.headers:
         return ModelError(
@@ -169,7 +169,7 @@ def _unauthorized(repo: str, error: HfHubHTTPError) -> ModelError:
 
 
 def _disk(repo: str, error: Exception) -> ModelError:
-    """The cache cannot be written or read."""
+    """The error if the cache cannot be written or read."""
     cache = constants.HF_HUB_CACHE
     if isinstance(error, OSError) and error.errno in NO_SPACE:
         return ModelError(
@@ -185,10 +185,10 @@ def _disk(repo: str, error: Exception) -> ModelError:
 
 
 def _is_timeout(error: Exception | None) -> bool:
-    """ConnectTimeout, ReadTimeout and their like, of httpx and httpx2 alike."""
+    """True for ConnectTimeout, ReadTimeout and similar errors of httpx or httpx2."""
     return isinstance(error, HTTPError) and type(error).__name__.endswith("Timeout")
 
 
 def _reason(error: Exception) -> str:
-    """What the library says, on one line."""
+    """The library's message on one line."""
     return " ".join(str(error).split())[:300] or type(error).__name__

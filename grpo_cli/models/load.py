@@ -1,9 +1,9 @@
-"""Load a policy: its weights, its tokenizer, and the adapters that are trained.
+"""Load a policy: weights, tokenizer and adapters.
 
     policy = load_policy("HuggingFaceTB/SmolLM2-135M-Instruct")
 
 A name is `tiny` (the embedded model), a folder, or a hub repository. A folder with
-adapter_config.json is a LoRA checkpoint: its base is loaded and the adapters put on top.
+adapter_config.json is a LoRA checkpoint: its base is loaded and the adapters are added.
 Weights load strictly: a missing or unknown tensor is an error, never a random layer.
 """
 
@@ -36,44 +36,43 @@ from grpo_cli.trust import without_code_in
 from grpo_cli.untrusted_json import DamagedFile, read_object
 
 OF_THE_MODEL = ("config.json", "generation_config.json", "hf_quant_config.json")
-EMBEDDINGS = ("wte.weight", "embed_tokens.weight", "lm_head.weight")  # a row per token id
+EMBEDDINGS = ("wte.weight", "embed_tokens.weight", "lm_head.weight")  # one row per token id
 DTYPES = {"float32": mx.float32, "bfloat16": mx.bfloat16, "float16": mx.float16}
 
 
 @dataclass(kw_only=True)
 class Policy:
-    """A model that can be sampled and trained, with everything its folder needs to load again."""
+    """A model for sampling and training, with everything its folder needs to be loaded again."""
 
     model: nn.Module
     tokenizer: Tokenizer
     config: dict[str, Any]  # config.json
-    path: Path  # the local folder of the base weights
-    source: str  # the name they were asked for by: a folder, a repository, or "tiny"
-    lora: LoRA | None = None  # the adapters on it, if any
-    generation_config: bytes | None = None  # generation_config.json, where the folder has one
-    plan: BatchPlan = field(default_factory=BatchPlan)  # how its rows are put together
+    path: Path  # local folder of the base weights
+    source: str  # the name it was requested by: a folder, a repository, or "tiny"
+    lora: LoRA | None = None  # its adapters, if any
+    generation_config: bytes | None = None  # generation_config.json, if the folder has one
+    plan: BatchPlan = field(default_factory=BatchPlan)  # batch layout that the model supports
 
     @property
     def portable_source(self) -> str:
-        """The source's name as it works from any folder."""
+        """The source's name in a form that works from any folder."""
         folder = Path(expanded_name(self.source))
         return str(folder.resolve()) if self.source != "tiny" and folder.is_dir() else self.source
 
     @property
     def parameter_count(self) -> int:
-        """Numbers in all weights."""
         return _size(self.model.parameters())
 
     @property
     def trainable_count(self) -> int:
-        """Numbers that an update changes."""
+        """Number of parameters that training updates."""
         return _size(self.model.trainable_parameters())
 
 
 def load_policy(name: str, dtype: str = "auto", for_training: bool = False, base: str = "") -> Policy:
-    """Load model and tokenizer by name; `base`: where the model of adapters is now, if they name another.
+    """Load model and tokenizer by name; `base` overrides the base model that adapters name.
 
-    Raises ModelError for a folder or repository that is missing, incomplete, does not fit its
+    Raises ModelError for a folder or repository that is missing, incomplete or inconsistent with its
     config.json, or whose tokenizer does not fit the model.
     """
     path = find_model(name)
@@ -99,7 +98,7 @@ def load_policy(name: str, dtype: str = "auto", for_training: bool = False, base
 
 
 def generation_config(folder: Path) -> bytes | None:
-    """generation_config.json of a folder, without names of code; None where there is none, or no JSON."""
+    """A folder's generation_config.json without names of code; None if it is missing or not JSON."""
     path = folder / "generation_config.json"
     try:
         return without_code_in(path.read_bytes()) if path.is_file() else None
@@ -108,9 +107,9 @@ def generation_config(folder: Path) -> bytes | None:
 
 
 def unread_model(name: str) -> nn.Module | None:
-    """The model that a local folder's config.json describes, its weights unread and never computed.
+    """The model described by a local folder's config.json, with weights that are never read.
 
-    None where the folder is not here yet, or where config.json is one that loading will complain of.
+    None if the folder is not here yet, or if loading it will report its config.json.
     """
     path = TINY if name == "tiny" else Path(expanded_name(name))
     try:
@@ -126,13 +125,15 @@ def unread_model(name: str) -> nn.Module | None:
 
 
 def load_model_folder(path: Path) -> tuple[nn.Module, dict[str, Any]]:
-    """A folder's model, lazily and strictly, and its config.json; ModelError for what does not fit."""
+    """A folder's model, loaded lazily and strictly, and its config.json. Raises ModelError if they do not
+    fit.
+    """
     check_model_folder(path)
     try:
         return load_weights(path)
     except UnknownKind as error:
         raise ModelError(f"{path / CONFIG}: {error}", NEWER, trouble="mlx-lm") from error
-    except BREAKDOWNS as error:  # ValueError is how mlx-lm refuses weights
+    except BREAKDOWNS as error:  # mlx-lm raises ValueError for unusable weights
         kind = "" if type(error) is ValueError else f"{type(error).__name__}: "
         raise ModelError(
             f"The weights in {path} do not fit its config.json: {kind}{error}",
@@ -144,10 +145,10 @@ def load_model_folder(path: Path) -> tuple[nn.Module, dict[str, Any]]:
 def _convert_weights(
     model: nn.Module, config: dict[str, Any], dtype: str, for_training: bool
 ) -> tuple[nn.Module, dict[str, Any]]:
-    """Bring the weights to the type they are computed in.
+    """Convert the weights to the type used for computation.
 
-    On the CPU that is float32: half precision and quantised products are 50 to 100 times slower
-    there. A quantised model is dequantised for the CPU; elsewhere only adapters can train on it.
+    On the CPU that is float32: half precision and quantized products are 50 to 100 times slower there. A
+    quantized model is dequantized for the CPU; elsewhere it can only train adapters.
     """
     facts = device.prepare()
     target = dtype if dtype != "auto" else ("float32" if facts.upcast else "")
@@ -162,21 +163,21 @@ def _convert_weights(
 def dequantized(
     model: nn.Module, config: dict[str, Any], exactly: bool = True
 ) -> tuple[nn.Module, dict[str, Any]]:
-    """A quantised model and its config.json with plain weights instead; any other model as it is.
+    """A quantized model and its config.json with dequantized weights; any other model unchanged.
 
-    `exactly`: in float32, where the product of a half-precision scale and an integer is not rounded.
+    `exactly`: in float32, in which the product of a half-precision scale and an integer is exact.
     """
     if exactly:
-        model.set_dtype(mx.float32)  # the scales'
+        model.set_dtype(mx.float32)  # of the scales
     model = dequantize_model(model)
     return model, {k: v for k, v in config.items() if k not in ("quantization", "quantization_config")}
 
 
 def load_tokenizer(path: Path, config: dict[str, Any], trust_remote_code: bool = False) -> Tokenizer:
-    """nanochat's own tokenizer where the folder has one, else Hugging Face's.
+    """The folder's nanochat tokenizer if it has one, else its Hugging Face tokenizer.
 
-    `trust_remote_code`: a person has said that the folder's tokenizer may run its own code. Raises ModelError
-    where its files are missing or damaged, or it needs such code.
+    `trust_remote_code`: the user allows the folder's tokenizer to run its own code. Raises ModelError if its
+    files are missing or damaged, or if it needs such code.
     """
     if (path / "tokenizer.pkl").exists():
         return NanochatTokenizer.load(path)
@@ -204,7 +205,7 @@ def load_tokenizer(path: Path, config: dict[str, Any], trust_remote_code: bool =
 
 
 def unusable(path: Path, problem: str) -> ModelError:
-    """The error for a tokenizer whose files are damaged."""
+    """The error for damaged tokenizer files."""
     return ModelError(
         f"The tokenizer in {path} cannot be loaded: {problem}",
         "copy tokenizer.json and tokenizer_config.json from the same model",
@@ -213,7 +214,7 @@ def unusable(path: Path, problem: str) -> ModelError:
 
 
 def needs_own_code(path: Path) -> ModelError:
-    """The error for a tokenizer that only the folder's own code can make."""
+    """The error for a tokenizer that only the folder's own code can build."""
     return ModelError(
         f"The tokenizer in {path} needs code of its own, which is not run",
         f"read the code in the folder; then `grpo convert {quoted(path)} --trust-remote-code` runs "
@@ -223,16 +224,16 @@ def needs_own_code(path: Path) -> ModelError:
 
 
 def _eos_ids(config: dict[str, Any]) -> list[int] | None:
-    """End tokens that config.json names, as a list."""
+    """End tokens named in config.json, as a list; None if it has none."""
     eos = config.get("eos_token_id")
     return [eos] if isinstance(eos, int) else eos
 
 
 def check_vocabulary(tokenizer: Tokenizer, model: nn.Module, config: dict[str, Any], path: Path) -> None:
-    """Refuse a tokenizer that is not the model's: MLX returns garbage silently for ids without a row.
+    """Raise ModelError for a tokenizer of another model: MLX silently returns garbage for ids without a row.
 
-    nanochat's tokenizer has exactly the model's tokens; others may have fewer than the model has rows, or
-    added ones beyond them: those are refused where they occur (`check_prompts`).
+    nanochat's tokenizer has exactly the model's tokens. Others may have fewer than the model has rows, or
+    added tokens beyond them; those are refused where they occur (`check_prompts`).
     """
     tokens = config.get("vocab_size")
     if isinstance(tokenizer, NanochatTokenizer) and tokenizer.vocab_size != tokens:
@@ -251,13 +252,13 @@ def check_vocabulary(tokenizer: Tokenizer, model: nn.Module, config: dict[str, A
 
 
 def rows_of(model: nn.Module) -> int | None:
-    """Rows of the model's table of tokens; None where it has none under a name that we know."""
+    """Rows of the model's token embedding; None if it has no known name."""
     arrays = flat(model.parameters())
     return max((array.shape[0] for name, array in arrays.items() if name.endswith(EMBEDDINGS)), default=None)
 
 
 def check_prompts(policy: Policy, prompts: Iterable[list[int]]) -> None:
-    """Refuse prompts with a token that the model has no row for. Raises ModelError."""
+    """Raise ModelError for a prompt with a token that has no row in the model."""
     rows = rows_of(policy.model)
     largest = max((max(ids) for ids in prompts if ids), default=0)
     if rows is not None and largest >= rows:

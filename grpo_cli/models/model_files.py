@@ -1,9 +1,9 @@
-"""What is wrong with the files of a model's folder, told without MLX: the facts of the loader and the doctor.
+"""Find problems with the files of a model folder without MLX, for the loader and the doctor.
 
     for problem in file_problems(Path("models/SmolLM2")):
         problem.path.name, problem.text        # 'model.safetensors', 'is cut off: 1,000 of 269,060,552 bytes'
 
-What is reported here is refused by every command; what is not is no reason for the doctor to say ✗.
+Every command refuses the problems reported here, and the doctor reports no others as errors.
 """
 
 from collections.abc import Iterator
@@ -15,8 +15,8 @@ from grpo_cli.models.safetensors_header import Tensor, is_pointer, read_header
 from grpo_cli.untrusted_json import LARGEST, DamagedFile, Schema, checked, read_bytes, read_object, shown
 
 CONFIG, INDEX = "config.json", "model.safetensors.index.json"
-LARGEST_CONFIG = 4_000_000  # bytes; real ones have below 0.1 MB
-# What mlx-lm and transformers read as JSON besides config.json and the index.
+LARGEST_CONFIG = 4_000_000  # bytes; real files are below 0.1 MB
+# Other files that mlx-lm and transformers read as JSON.
 OTHER_JSON = (
     *("generation_config.json", "hf_quant_config.json", "tokenizer_config.json", "special_tokens_map.json"),
     *("added_tokens.json", "tokenizer.json", "vocab.json", "chat_template.json"),
@@ -25,20 +25,20 @@ ADDED_TOKENS_IN = ("tokenizer.json", "tokenizer_config.json", "special_tokens_ma
 ADDED_TOKEN_KEYS = frozenset(
     {"__type", "id", "content", "single_word", "lstrip", "rstrip", "normalized", "special"}
 )
-# Files of which each is a whole tokenizer, or, in brackets, with another one.
+# Files that are a whole tokenizer each or, as a tuple, together.
 TOKENIZERS = (
     *("tokenizer.pkl", "tokenizer.json", "tokenizer.model", "spiece.model", "sentencepiece.bpe.model"),
     *("tekken.json", "tiktoken.model", "*.tiktoken", "vocab.txt"),
 )
 VOCABULARY = ("vocab.json", "merges.txt")
-SHOWN = 3  # names of tensors or files in a line
+SHOWN = 3  # maximum names of tensors or files in a line
 
 Kind = Literal["damaged", "missing", "stale", "no weights"]
 
 
 @dataclass(frozen=True)
 class FileProblem:
-    """Something that keeps a model from loading; the text continues from the file's name."""
+    """A problem that keeps a model from loading; `text` continues a sentence after the file name."""
 
     path: Path
     text: str
@@ -50,7 +50,7 @@ class _Index(Schema):
 
 
 def file_problems(folder: Path) -> Iterator[FileProblem]:
-    """What is wrong with a model's folder: JSON, weights, and the tokenizer's files."""
+    """Problems of a model folder: JSON, weights and tokenizer files."""
     yield from json_problems(folder)
     yield from weight_problems(folder)
     if not has_tokenizer(folder):
@@ -58,7 +58,7 @@ def file_problems(folder: Path) -> Iterator[FileProblem]:
 
 
 def json_problems(folder: Path) -> Iterator[FileProblem]:
-    """What is wrong with config.json and with the JSON files that are read beside it."""
+    """Problems of config.json and other JSON files."""
     for name in (CONFIG, *OTHER_JSON):
         path = folder / name
         if name != CONFIG and not path.exists():
@@ -80,7 +80,7 @@ def json_problems(folder: Path) -> Iterator[FileProblem]:
 
 
 def _check_added_tokens(content: dict[str, Any]) -> None:
-    """Raise DamagedFile for a key of an added token that tokenizers would print as it is, to stdout."""
+    """Raise DamagedFile for an unknown key of an added token, which tokenizers would print to stdout."""
     listed, by_id = content.get("added_tokens"), content.get("added_tokens_decoder")
     entries = [*(listed if isinstance(listed, list) else []), *content.values()]
     entries += by_id.values() if isinstance(by_id, dict) else []
@@ -91,18 +91,18 @@ def _check_added_tokens(content: dict[str, Any]) -> None:
 
 
 def has_tokenizer(folder: Path) -> bool:
-    """Whether any tokenizer's files are there: transformers makes an empty one where there are none."""
+    """True if any tokenizer's files exist: without them transformers makes an empty tokenizer."""
     alone = any(any(folder.glob(pattern)) for pattern in TOKENIZERS)
     return alone or all((folder / name).is_file() for name in VOCABULARY)
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The files that mlx-lm reads a model's weights from."""
+    """The weight files that mlx-lm reads."""
     return sorted(folder.glob("model*.safetensors"))
 
 
 def weight_problems(folder: Path) -> Iterator[FileProblem]:
-    """What is wrong with the files of weights, and with the index of several."""
+    """Problems of the weight files and of their index."""
     paths = weight_files(folder)
     if (folder / INDEX).is_file():
         yield from _by_index(folder, paths)
@@ -116,7 +116,7 @@ def weight_problems(folder: Path) -> Iterator[FileProblem]:
 
 
 def header_problem(path: Path) -> FileProblem | None:
-    """What is wrong with a safetensors file's header, or with its size."""
+    """A problem with a safetensors file's header or size, or None."""
     try:
         read_header(path)
     except FileNotFoundError:
@@ -129,7 +129,7 @@ def header_problem(path: Path) -> FileProblem | None:
 
 
 def _by_index(folder: Path, paths: list[Path]) -> Iterator[FileProblem]:
-    """What differs between the index and the files: missing ones, and stale ones of another model."""
+    """Differences between index and files: missing files, and stale files of another model."""
     try:
         places = checked(_Index, read_object(folder / INDEX)).weight_map
     except OSError as error:
@@ -154,7 +154,7 @@ def _by_index(folder: Path, paths: list[Path]) -> Iterator[FileProblem]:
 
 
 def _twice(paths: list[Path]) -> Iterator[FileProblem]:
-    """Files of weights that hold the same tensors: the older one is of another model."""
+    """Weight files that contain the same tensors: the older one belongs to another model."""
     seen: dict[str, Path] = {}
     for path in sorted(paths, key=lambda path: path.stat().st_mtime, reverse=True):
         twice = [name for name in names_in(path) if name in seen]
@@ -165,7 +165,7 @@ def _twice(paths: list[Path]) -> Iterator[FileProblem]:
 
 
 def names_in(path: Path) -> dict[str, Tensor]:
-    """Name → tensor of a file; nothing where it cannot be read."""
+    """Name → tensor of a file; empty if it cannot be read."""
     try:
         return read_header(path)
     except (OSError, DamagedFile):
@@ -173,7 +173,7 @@ def names_in(path: Path) -> dict[str, Tensor]:
 
 
 def tensors_in(folder: Path) -> dict[str, Tensor]:
-    """Name → tensor of all weights whose file can be read."""
+    """Name → tensor of all readable weight files."""
     found: dict[str, Tensor] = {}
     for path in weight_files(folder):
         found |= names_in(path)
@@ -181,13 +181,13 @@ def tensors_in(folder: Path) -> dict[str, Tensor]:
 
 
 def some(names: list[str]) -> str:
-    """The first names of a list, and how many more there are."""
+    """The first names of a list, and the number of the others."""
     more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
     return ", ".join(names[:SHOWN]) + more
 
 
 def config_of(folder: Path) -> dict[str, Any]:
-    """config.json; empty where it is missing or damaged."""
+    """The contents of config.json; empty if it is missing or damaged."""
     try:
         return read_object(folder / CONFIG, LARGEST_CONFIG)
     except (OSError, DamagedFile):

@@ -1,4 +1,4 @@
-"""nanochat's chat format: conversations as token ids, with a mask of what the assistant wrote itself.
+"""nanochat's chat format: conversations as token ids, with a mask of the assistant's own tokens.
 
     <|bos|><|user_start|>What is 247 + 538?<|user_end|><|assistant_start|>785<|assistant_end|>
                                                                           1  1
@@ -17,7 +17,7 @@ from grpo_cli.errors import ModelError
 
 Encode = Callable[[str], list[int]]
 
-# The tokens around each kind of part, and whether the assistant writes the part.
+# The tokens around each kind of part, and True if the assistant writes the part.
 PARTS = {
     "text": ((), True),
     "python": (("<|python_start|>", "<|python_end|>"), True),
@@ -28,9 +28,9 @@ PARTS = {
 def render(
     messages: Sequence[Mapping[str, Any]], encode: Encode, special: Mapping[str, int]
 ) -> tuple[list[int], list[int]]:
-    """Ids (T,) of a conversation and its mask (T,): 1 where the assistant wrote the token.
+    """Ids (T,) of a conversation and its mask (T,): 1 for tokens written by the assistant.
 
-    Its end token is one of them. Raises ModelError for what the format has no place for.
+    The assistant's end token is one of them. Raises ModelError for messages that the format cannot express.
     """
     ids, mask = [special["<|bos|>"]], [0]
     for role, content in turns(messages):
@@ -47,7 +47,7 @@ def render(
 def _parts(
     role: str, content: Any, encode: Encode, special: Mapping[str, int]
 ) -> list[tuple[list[int], bool]]:
-    """The ids of a message's parts, and whether the assistant wrote them."""
+    """The ids of a message's parts, each with True if the assistant wrote it."""
     if isinstance(content, str):
         return [(encode(content), role == "assistant")]
     if role != "assistant" or not isinstance(content, list):

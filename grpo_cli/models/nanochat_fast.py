@@ -2,8 +2,8 @@
 
     hf_tokenizer(encoding).encode("Hello").ids == encoding.encode_ordinary("Hello")
 
-tiktoken knows tokens and their ranks, `tokenizers` wants the merges that made them: they are recovered
-from the ranks. The chat template says what a template can; the exact conversations are in nanochat_chat.py.
+tiktoken stores tokens and ranks, `tokenizers` needs the merges that made them: they are recovered
+from the ranks. The chat template is an approximation; the exact format is in nanochat_chat.py.
 """
 
 from itertools import pairwise
@@ -32,7 +32,7 @@ CHAT_TEMPLATE = (
 
 
 def hf_tokenizer(encoding: tiktoken.Encoding) -> Tokenizer:
-    """The encoding as a `tokenizers` byte-level BPE, which gives the same ids for ordinary text."""
+    """The encoding as a `tokenizers` byte-level BPE with the same ids for ordinary text."""
     ranks = encoding._mergeable_ranks
     vocab = {_printable(token): rank for token, rank in ranks.items()}
     merges = [(_printable(left), _printable(right)) for left, right in recover_merges(ranks)]
@@ -71,10 +71,10 @@ def hf_tokenizer_config() -> dict[str, Any]:
 
 
 def recover_merges(ranks: dict[bytes, int]) -> list[tuple[bytes, bytes]]:
-    """The BPE merges, in order, that ranks stand for.
+    """The BPE merges, in order, recovered from ranks.
 
-    A token of several bytes is made from the two parts that are left when its bytes are merged by
-    the tokens of lower rank only. Raises ModelError where there are not two, as no training gives.
+    A token of several bytes is the merge of the two parts that remain when its bytes are merged with
+    lower-ranked tokens only. Raises ModelError if there are not two, which training never produces.
     """
     merges = []
     for token, rank in sorted(ranks.items(), key=lambda item: item[1]):
@@ -91,7 +91,7 @@ def recover_merges(ranks: dict[bytes, int]) -> list[tuple[bytes, bytes]]:
 
 
 def _merge_below(token: bytes, ranks: dict[bytes, int], limit: int) -> list[bytes]:
-    """The parts of `token` after all merges into tokens whose rank is below `limit`."""
+    """The parts of `token` after all merges into tokens with a rank below `limit`."""
     parts = [bytes([byte]) for byte in token]
     while True:
         candidates = [
@@ -106,7 +106,7 @@ def _merge_below(token: bytes, ranks: dict[bytes, int], limit: int) -> list[byte
 
 
 def _printable_bytes() -> dict[int, str]:
-    """GPT-2's table of one printable character for each byte, which tokenizer.json files are written in."""
+    """GPT-2's table of one printable character per byte, used in tokenizer.json files."""
     kept = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
     others = [byte for byte in range(256) if byte not in kept]
     return {byte: chr(byte) for byte in kept} | {byte: chr(256 + n) for n, byte in enumerate(others)}

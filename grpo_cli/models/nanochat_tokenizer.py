@@ -1,4 +1,4 @@
-"""nanochat's tokenizer: a pickled tiktoken encoding, read without running anything.
+"""nanochat's tokenizer: a pickled tiktoken encoding, read without executing the pickle.
 
     tokenizer = NanochatTokenizer.load(folder)                 # tokenizer.pkl in it
     tokenizer.encode_prompt([{"role": "user", "content": "What is 247 + 538?"}])
@@ -35,7 +35,7 @@ SPECIAL_TOKENS = (
     "<|output_end|>",
 )
 END_TOKENS = ("<|assistant_end|>", "<|bos|>")  # generation stops on either
-# A text with everything that a pattern tells apart: letters, numbers, marks, signs and kinds of white space.
+# A text with every class of characters that patterns distinguish: letters, numbers, marks, signs, spaces.
 PROBE = (
     "The don't WE'LL \t 2024 3.14 naïve Größe 日本語 हिन्दी ½ \r\n\n  x!!! \n\n 👍🏽 \u00a0\u3000 a\u0301 "
     "$%&()*+,-./:;<=>?@[\\]^_`{|}~ end  "
@@ -45,20 +45,20 @@ TOKENIZER_FILES = ("tokenizer.pkl", "tokenizer.json", CONFIG)
 
 
 class NanochatTokenizer:
-    """Text to token ids and back, and conversations to prompts, as nanochat does it."""
+    """nanochat's conversion of text to token ids and back, and of conversations to prompts."""
 
     def __init__(self, encoding: tiktoken.Encoding, files: Mapping[str, bytes] | None = None) -> None:
         self.encoding = encoding
         self.now: datetime | None = None  # nanochat's conversations have no date
-        self.files = dict(files or {})  # as they were loaded; saved as they are, but for names of code
+        self.files = dict(files or {})  # as loaded; saved unchanged except for names of code
         self._special = {name: encoding.encode_single_token(name) for name in SPECIAL_TOKENS}
-        self.control_ids = frozenset(self._special.values())  # they make up the chat format
+        self.control_ids = frozenset(self._special.values())  # tokens of the chat format
 
     @classmethod
     def load(cls, folder: Path) -> "NanochatTokenizer":
-        """Read `tokenizer.pkl` in a folder without running anything in it.
+        """Read `tokenizer.pkl` from a folder without executing it.
 
-        Raises ModelError where the file is missing, is no pickled encoding, or lacks special tokens.
+        Raises ModelError if the file is missing, is not a pickled encoding, or lacks special tokens.
         """
         encoding = read_encoding(folder / "tokenizer.pkl")
         paths = [folder / name for name in TOKENIZER_FILES if (folder / name).is_file()]
@@ -71,7 +71,7 @@ class NanochatTokenizer:
 
     @property
     def bos_id(self) -> int:
-        """The token that every conversation begins with."""
+        """The first token of every conversation."""
         return self._special["<|bos|>"]
 
     @property
@@ -81,52 +81,52 @@ class NanochatTokenizer:
 
     @property
     def eos_ids(self) -> frozenset[int]:
-        """The same as a set."""
+        """The end tokens as a set."""
         return frozenset(self.end_ids)
 
     @property
     def vocab_size(self) -> int:
-        """Number of tokens, the special ones included."""
+        """Number of tokens, including special ones."""
         return self.encoding.n_vocab
 
     @property
     def needed_size(self) -> int:
-        """The same: nanochat's models have a row for each token."""
+        """The vocabulary size: nanochat's models have one row per token."""
         return self.vocab_size
 
     def encode(self, text: str) -> list[int]:
-        """Ids of a text; a special token's spelling in it stays plain text."""
+        """Ids of a text; spelled-out special tokens stay plain text."""
         return self.encoding.encode_ordinary(text)
 
     def encode_prompt(self, messages: list[Message], prefix: str = "") -> list[int]:
-        """Ids of a conversation up to assistant_start, and of the text the completion begins with.
+        """Ids of a conversation up to assistant_start, followed by the completion prefix.
 
-        Raises ModelError for a role that nanochat's chat format does not have at that place.
+        Raises ModelError for a role that the chat format does not allow at that position.
         """
         ids, _ = self.render(messages)
         return [*ids, self._special["<|assistant_start|>"], *self.encode(prefix)]
 
     def encode_text(self, text: str, prefix: str = "") -> list[int]:
-        """Ids of a text that is to be continued, after bos, then of the text the completion begins with."""
+        """Ids of bos, a text to continue, and the completion prefix."""
         return [self.bos_id, *self.encode(text), *self.encode(prefix)]
 
     def render(self, messages: Sequence[Mapping[str, Any]]) -> tuple[list[int], list[int]]:
-        """Ids (T,) of a whole conversation, and a mask (T,): 1 where the assistant wrote the token itself.
+        """Ids (T,) of a whole conversation, and a mask (T,): 1 for tokens written by the assistant.
 
         Raises ModelError as `encode_prompt` does.
         """
         return render(messages, self.encode, self._special)
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Text of ids without the chat format's tokens; bytes that are no UTF-8 become U+FFFD."""
+        """Text of ids without the chat format's tokens; invalid UTF-8 becomes U+FFFD."""
         return self.spell([token for token in ids if token not in self.control_ids])
 
     def spell(self, ids: Sequence[int]) -> str:
-        """Text of ids, every token spelled."""
+        """Text of ids, including special tokens."""
         return self.encoding.decode(list(ids))
 
     def save(self, folder: Path) -> None:
-        """Write tokenizer.pkl, tokenizer.json and tokenizer_config.json, those that were loaded untouched."""
+        """Write tokenizer.pkl, tokenizer.json and tokenizer_config.json; copies loaded files unchanged."""
         folder.mkdir(parents=True, exist_ok=True)
         made: dict[str, Callable[[], str | bytes]] = {
             "tokenizer.pkl": lambda: pickle.dumps(self.encoding, protocol=4),
@@ -139,10 +139,10 @@ class NanochatTokenizer:
 
 
 def read_encoding(path: Path, repository: str | None = None) -> tiktoken.Encoding:
-    """The encoding that a nanochat tokenizer.pkl describes, built anew from its four fields.
+    """The encoding in a nanochat tokenizer.pkl, rebuilt from its four fields.
 
-    `repository`: where the file came from, for the hint. Raises ModelError, beginning `Failed to load
-    tiktoken tokenizer`, for anything else.
+    `repository`: origin of the file, for the hint. Raises ModelError that begins with `Failed to load
+    tiktoken tokenizer` for anything else.
     """
     try:
         fields = unpickle.encoding_fields(path)
@@ -162,7 +162,7 @@ def read_encoding(path: Path, repository: str | None = None) -> tiktoken.Encodin
 
 
 def _check_pattern(encoding: tiktoken.Encoding) -> None:
-    """Raise ValueError if the pattern leaves out some text, which tiktoken would drop without a word."""
+    """Raise ValueError if the pattern skips some text, which tiktoken would drop silently."""
     try:
         text = encoding.decode(encoding.encode_ordinary(PROBE))
     except BaseException as error:

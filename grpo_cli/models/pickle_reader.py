@@ -1,11 +1,11 @@
 """Read a pickle as data: an interpreter for its operations that imports and runs nothing.
 
-A pickle is a program, and plain `pickle.load` executes whatever it names. Here it may build text,
-bytes, numbers, tuples, lists and dictionaries, and name only what the caller's table holds:
+A pickle is a program, and plain `pickle.load` executes whatever it names. Here it can only build text,
+bytes, numbers, tuples, lists and dictionaries, and use only names in the caller's table:
 
     read_pickle(data, {"collections.OrderedDict": dict})
 
-A name outside the table is refused by that name before anything is called. Time and memory are
+A name outside the table is refused before anything is called. Time and memory are
 linear in the size of the pickle: the memo is a dictionary (the standard unpickler allocates as much
 as the largest memo index asks for), and only text and bytes may be keys (hashing nested tuples can
 take forever or overflow the stack, and colliding numbers make a dictionary quadratic).
@@ -22,15 +22,15 @@ PUSHED_AS_READ = {
     *("BINBYTES", "SHORT_BINBYTES", "BINBYTES8"),
 }
 LONGEST_NAME_SHOWN = 120
-DEEPEST_MARK = 1000  # each open mark costs far more memory than the byte that opens it
+DEEPEST_MARK = 1000  # each open mark costs far more memory than its byte
 
 
 class RefusedPickle(ValueError):
-    """A pickle that is damaged, holds something unexpected, or names what the reader does not allow."""
+    """A pickle that is damaged, contains something unexpected, or uses a name that is not allowed."""
 
 
 def no_outside_objects(_pid: Any) -> Any:
-    """For pickles that stand alone: a reference to an object outside is refused."""
+    """Refuse references to external objects, for self-contained pickles."""
     raise RefusedPickle("it refers to an object outside the file")
 
 
@@ -40,30 +40,29 @@ def read_pickle(
     purpose: str,
     persistent: Callable[[Any], Any] = no_outside_objects,
 ) -> Any:
-    """The object that a pickle of protocol 0 to 5 builds.
+    """The object built by a pickle of protocol 0 to 5.
 
-    `allowed` maps the dotted names that it may use to what stands in for them: a callable, given the
-    pickle's arguments, may also have `__setstate__`. `purpose` completes the refusal of a name: "which a
-    tokenizer has no use for". `persistent` turns a persistent id into an object.
-    Raises RefusedPickle for everything else, whatever the bytes.
+    `allowed` maps permitted dotted names to stand-ins: a callable that gets the pickle's arguments and may
+    also have `__setstate__`. `purpose` completes the refusal of a name: "which a tokenizer has no use for".
+    `persistent` converts a persistent id to an object. Raises RefusedPickle for any other input.
     """
     reader = _Reader(allowed, purpose, persistent)
     try:
         return reader.run(data)
     except RefusedPickle:
         raise
-    except (ValueError, LookupError, MemoryError, OverflowError) as error:  # bytes that are no pickle
+    except (ValueError, LookupError, MemoryError, OverflowError) as error:  # not a pickle
         raise RefusedPickle(f"it is not a readable pickle ({shown(str(error))})") from error
 
 
 def shown(text: str) -> str:
-    """Text from a file, safe to print: no control characters, not too long."""
+    """Text from a file made safe to print: no control characters, truncated."""
     safe = text if text.isprintable() else ascii(text)
     return safe if len(safe) <= LONGEST_NAME_SHOWN else safe[:LONGEST_NAME_SHOWN] + "…"
 
 
 class _Reader:
-    """A stack machine for one pickle. `below` holds the stacks beneath each open mark."""
+    """A stack machine for one pickle. `below` has the stacks beneath each open mark."""
 
     def __init__(self, allowed: Mapping[str, Any], purpose: str, persistent: Callable[[Any], Any]) -> None:
         self.allowed = allowed
@@ -140,7 +139,7 @@ class _Reader:
         self.name(f"{module} {name}")
 
     def old_instance(self, argument: str) -> None:
-        self.name(argument)  # refused by its name, if that is not allowed
+        self.name(argument)  # refused by its name if not allowed
         raise RefusedPickle(f"it uses the pickle operation INST, {self.purpose}")
 
     def call(self, _: Any) -> None:

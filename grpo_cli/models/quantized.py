@@ -1,13 +1,13 @@
-"""A copy of a model whose layers are rounded to a few bits, for sampling; the model itself stays as it is.
+"""A quantized copy of a model for sampling; the model itself stays unchanged.
 
-    copy = QuantizedCopy(policy.model, Rounding(bits=4, group_size=64), dequantise=False)
+    copy = QuantizedCopy(policy.model, Rounding(bits=4, group_size=64), dequantize=False)
     copy.refresh(policy.model)          # after an update
 
-Only rounded weights are the copy's own. Everything else is the model's: norms, adapters, layers whose rows
-are no whole groups. Which layers are rounded follows mlx-lm's `quantize_model`: linear layers, embeddings
-and the head. Numbers by group: w ≈ scale · q + bias with q of so many bits (mlx.core.quantize).
+Only quantized weights are copied. Everything else is shared: norms, adapters, layers whose rows
+are not whole groups. As in mlx-lm's `quantize_model`, quantized layers are linear layers, embeddings
+and the head. Each group is w ≈ scale · q + bias, with q of `bits` bits (mlx.core.quantize).
 
-With `dequantise` the rounded numbers are kept in float32: the same policy, where products with packed
+With `dequantize` the rounded numbers are kept in float32: the same policy, where products with packed
 weights are slow (device.py's `upcast`).
 """
 
@@ -24,28 +24,28 @@ from grpo_cli.errors import ModelError
 from grpo_cli.models.tree import flat
 
 FLOAT32 = 4  # bytes
-Settings = dict[str, Any]  # what `to_quantized` and `mx.quantize` take
+Settings = dict[str, Any]  # arguments of `to_quantized` and `mx.quantize`
 
 
 @dataclass(frozen=True)
 class Rounding:
-    """To how many bits numbers are rounded, and how many share a scale."""
+    """Quantization settings: bits per number, and group size (numbers that share a scale)."""
 
     bits: int
     group_size: int
 
     @property
     def settings(self) -> Settings:
-        """As mlx takes them."""
+        """Keyword arguments for mlx."""
         return {"group_size": self.group_size, "bits": self.bits}
 
     def bytes_of(self, numbers: int, width: int) -> int:
-        """What so many packed numbers take, with a scale and a bias of `width` bytes for each group."""
+        """Bytes of packed numbers, with a scale and a bias of `width` bytes for each group."""
         return numbers * self.bits // 8 + 2 * width * numbers // self.group_size
 
 
 def quantizable(model: nn.Module, rounding: Rounding) -> Iterator[tuple[str, Any, Settings]]:
-    """The layers that are rounded: path, layer, settings. A model's own exceptions are kept to."""
+    """The layers to quantize: path, layer, settings. A model's own exceptions are respected."""
     predicate: Any = getattr(model, "quant_predicate", None)
     for path, layer in model.named_modules():
         if not hasattr(layer, "to_quantized") or layer.weight.shape[-1] % rounding.group_size:
@@ -56,7 +56,7 @@ def quantizable(model: nn.Module, rounding: Rounding) -> Iterator[tuple[str, Any
 
 
 def copy_bytes(model: nn.Module, rounding: Rounding, dequantize: bool) -> int:
-    """What the copy's own weights will take."""
+    """Bytes of the copy's own weights."""
     total = 0
     for _, layer, _ in quantizable(model, rounding):
         size, width = layer.weight.size, layer.weight.dtype.size
@@ -65,22 +65,22 @@ def copy_bytes(model: nn.Module, rounding: Rounding, dequantize: bool) -> int:
 
 
 class QuantizedCopy:
-    """The rounded twin of a model that is trained."""
+    """The quantized copy of a model in training."""
 
     def __init__(self, model: nn.Module, rounding: Rounding, dequantize: bool) -> None:
-        """Raises ModelError where no layer can be rounded."""
+        """Raises ModelError if no layer can be quantized."""
         self.rounding, self.dequantize = rounding, dequantize
         layers = {path: settings for path, _, settings in quantizable(model, rounding)}
         if not layers:
             raise no_layer(model, rounding)
         self.layers: dict[str, Settings] = layers
-        # Every array is the model's own: deepcopy takes what `memo` has for it.
+        # deepcopy reuses every array listed in `memo`, so all arrays stay shared.
         shared = {id(array): array for array in flat(model.parameters()).values()}
         self.model = deepcopy(model, shared)
         self._take(model, list(layers))
 
     def refresh(self, model: nn.Module) -> None:
-        """Take over the weights that are trained, rounded where they are; frozen ones did not change."""
+        """Update from the trained weights, quantized where needed; frozen weights did not change."""
         trained = flat(model.trainable_parameters())
         others = [(name, array) for name, array in trained.items() if _layer_of(name) not in self.layers]
         if others:
@@ -89,9 +89,9 @@ class QuantizedCopy:
         self._take(model, [path for path in self.layers if path in changed])
 
     def _take(self, model: nn.Module, paths: list[str]) -> None:
-        """Round these layers anew."""
+        """Quantize these layers again."""
         modules = dict(model.named_modules())
-        for path in paths:  # one after the other: two copies are never there at once
+        for path in paths:  # one at a time, so that two copies never exist at once
             twin = self._rounded(modules[path], self.layers[path])
             self.model.update_modules(tree_unflatten([(path, twin)]))
             mx.eval(twin.parameters())
@@ -106,17 +106,17 @@ class QuantizedCopy:
 
 
 def rounded(weight: mx.array, settings: Settings) -> mx.array:
-    """The weight (…, out, in) with its numbers rounded, in float32."""
+    """The weight (…, out, in) after quantization, in float32."""
     return mx.dequantize(*mx.quantize(weight.astype(mx.float32), **settings), **settings)
 
 
 def _layer_of(name: str) -> str:
-    """The layer that a parameter belongs to: `layers.0.mlp.up_proj` for `layers.0.mlp.up_proj.weight`."""
+    """The layer of a parameter: `layers.0.mlp.up_proj` for `layers.0.mlp.up_proj.weight`."""
     return name.rpartition(".")[0]
 
 
 def no_layer(model: nn.Module, rounding: Rounding) -> ModelError:
-    """Nothing can be rounded, and why."""
+    """The error if no layer can be quantized, with the reason."""
     packed = any("scales" in layer for _, layer in model.named_modules())
     groups = f"their rows are no whole groups of {rounding.group_size}"
     why = "they are quantized already" if packed else groups

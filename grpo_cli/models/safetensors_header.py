@@ -1,10 +1,10 @@
-"""Headers of safetensors files, read with nothing but Python: what is in a file without its numbers.
+"""Read the headers of safetensors files in pure Python, without the numbers.
 
     read_header(Path("model.safetensors"))["lm_head.weight"].shape     # (65536, 1280)
 
 The format: 8 bytes with the header's length (little endian), that many bytes of JSON, then the numbers.
-Offsets count from where the header ends (https://github.com/huggingface/safetensors, README). Nothing that
-a header claims is believed before it is compared with the file's size.
+Offsets count from the end of the header (https://github.com/huggingface/safetensors, README). A header's
+claims are compared with the file's size before use.
 """
 
 from dataclasses import dataclass
@@ -14,33 +14,32 @@ from typing import Any
 
 from grpo_cli.untrusted_json import DamagedFile, check_regular, parse_object, shown
 
-LARGEST = 100_000_000  # bytes of JSON, as the format's own reader allows
+LARGEST = 100_000_000  # bytes of JSON, the same limit as in the format's reference reader
 BITS = {"F4": 4, "F8_E4M3": 8, "F8_E5M2": 8, "F8_E8M0": 8, "BOOL": 8, "I8": 8, "U8": 8, "F16": 16}
 BITS |= {"BF16": 16, "I16": 16, "U16": 16, "F32": 32, "I32": 32, "U32": 32, "F64": 64, "I64": 64, "U64": 64}
 BITS |= {"C64": 64}
-POINTER = b"version https://git-lfs"  # what git leaves in place of a large file that was not fetched
+POINTER = b"version https://git-lfs"  # in place of a file that was not fetched
 
 
 @dataclass(frozen=True)
 class Tensor:
     """A tensor as its file's header describes it."""
 
-    dtype: str  # as safetensors calls it: F32, BF16, U32
+    dtype: str  # safetensors' name: F32, BF16, U32
     shape: tuple[int, ...]
-    begin: int  # bytes from the end of the header
+    begin: int  # in bytes from the end of the header
     end: int
 
     @property
     def size(self) -> int:
-        """How many numbers it holds."""
+        """Number of elements."""
         return prod(self.shape)
 
 
 def read_header(path: Path) -> dict[str, Tensor]:
     """Name → tensor of a safetensors file, in the file's order.
 
-    Raises DamagedFile where the file is cut off, has too many bytes or is something else; OSError where it
-    cannot be read.
+    Raises DamagedFile if the file is cut off, too long or in another format; OSError if it cannot be read.
     """
     check_regular(path)
     size = path.stat().st_size
@@ -63,7 +62,7 @@ def read_header(path: Path) -> dict[str, Tensor]:
 
 
 def is_pointer(begin: bytes) -> bool:
-    """Whether a file that begins so is a Git LFS pointer."""
+    """True if this is the beginning of a Git LFS pointer."""
     return begin.startswith(POINTER)
 
 
@@ -87,7 +86,7 @@ def _tensors(text: bytes) -> dict[str, Tensor]:
 
 
 def _check_places(tensors: dict[str, Tensor]) -> None:
-    """Every byte belongs to one tensor, as the format demands: DamagedFile for gaps and shared bytes."""
+    """Raise DamagedFile for gaps and overlaps: every byte must belong to one tensor."""
     end = 0
     for name, tensor in sorted(tensors.items(), key=lambda item: (item[1].begin, item[1].end)):
         if tensor.begin != end:
@@ -97,7 +96,7 @@ def _check_places(tensors: dict[str, Tensor]) -> None:
 
 
 def _tensor(name: str, entry: Any) -> Tensor:
-    """One entry of the header. Raises DamagedFile for what no tensor can be."""
+    """One entry of the header. Raises DamagedFile if it is not a tensor."""
     try:
         dtype, shape, (begin, end) = entry["dtype"], tuple(entry["shape"]), entry["data_offsets"]
         bits = BITS[dtype]

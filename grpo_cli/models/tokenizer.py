@@ -3,8 +3,8 @@
     ids = tokenizer.encode_prompt([{"role": "user", "content": "What is 2 + 2?"}], "<reasoning>")
     text = tokenizer.decode(completion_ids)
 
-Text becomes ids once, when a prompt is built. What the policy samples stays ids; `decode` serves
-rewards and people. `nanochat_tokenizer.NanochatTokenizer` is the other implementation.
+Text becomes ids once, when a prompt is built. Sampled ids are never re-encoded; `decode` is for
+rewards and display. `nanochat_tokenizer.NanochatTokenizer` is the other implementation.
 """
 
 from datetime import datetime
@@ -18,10 +18,10 @@ from grpo_cli.errors import ModelError
 from grpo_cli.models.tokenizer_files import save_tokenizer
 from grpo_cli.types import Message
 
-ROLES = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")  # of tokens, as transformers names them
+ROLES = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")  # names of special token roles in transformers
 FAILED_EXPRESSION = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 CONVERSATION = [{"role": role, "content": "a"} for role in ("user", "assistant", "user")]
-# A macro of this name stands before transformers' function; it fills the codes of `strftime` in from `clock`.
+# A macro of this name overrides transformers' function; it fills in the codes of `strftime` from `clock`.
 CLOCK = """\
 {%- macro strftime_now(format) -%}
 {%- set filled = namespace(text=format) -%}
@@ -37,9 +37,9 @@ CODES = [f"%{mark}{letter}" for letter in "aAwdbBmyYHIMpSfzZjUWcxXGuVeDFTRhklsn"
 
 
 class Tokenizer(Protocol):
-    """What the engine needs of a tokenizer."""
+    """The tokenizer interface of the engine."""
 
-    now: datetime | None  # the moment that chat templates with a date in them are told; None: the present
+    now: datetime | None  # the date for chat templates; None: the present
 
     @property
     def eos_ids(self) -> frozenset[int]:
@@ -51,32 +51,32 @@ class Tokenizer(Protocol):
 
     @property
     def needed_size(self) -> int:
-        """The rows that a model needs at least: one more than the largest id of ordinary and end tokens.
+        """Minimum rows of a model: one more than the largest id of ordinary and end tokens.
 
-        Tokens that were added beyond it (Gemma 3's for images) matter only where one occurs in a prompt.
+        Added tokens beyond it (Gemma 3's for images) matter only if one occurs in a prompt.
         """
 
     def encode(self, text: str) -> list[int]:
         """Ids of plain text, without begin or end tokens."""
 
     def encode_prompt(self, messages: list[Message], prefix: str = "") -> list[int]:
-        """Ids of a conversation up to where the assistant speaks, and `prefix` as its first words."""
+        """Ids of a conversation up to the assistant's turn, followed by the completion prefix."""
 
     @property
     def control_ids(self) -> frozenset[int]:
-        """Tokens that are no text: begin and end tokens, padding, the chat format's role markers."""
+        """Tokens that are not text: begin and end tokens, padding, the chat format's role markers."""
 
     def encode_text(self, text: str, prefix: str = "") -> list[int]:
-        """Ids of a text that is to be continued, begin token included, and `prefix` as the first words."""
+        """Ids of a text to continue, with the begin token and the completion prefix."""
 
     def decode(self, ids: list[int]) -> str:
         """Text of ids without control tokens; other special tokens (`<answer>` may be one) stay."""
 
     def spell(self, ids: list[int]) -> str:
-        """Text of ids, every token spelled."""
+        """Text of ids, including special tokens."""
 
     def save(self, folder: Path) -> None:
-        """Write the files that load this tokenizer again, here and in plain mlx-lm."""
+        """Write files that load this tokenizer again, here and in plain mlx-lm."""
 
 
 class ChatTokenizer:
@@ -112,8 +112,8 @@ class ChatTokenizer:
     def encode_prompt(self, messages: list[Message], prefix: str = "") -> list[int]:
         """Ids of the chat template up to the assistant's turn, then `prefix`.
 
-        A base model without a template gets the messages' texts, one paragraph each.
-        Raises ModelError where the template refuses the conversation.
+        For a base model without a template, the messages' texts become paragraphs. Raises ModelError if the
+        template refuses the conversation.
         """
         if not self.wrapped.has_chat_template:
             return self.encode_text("\n\n".join(message["content"] for message in messages) + "\n\n", prefix)
@@ -132,27 +132,27 @@ class ChatTokenizer:
 
     @cached_property
     def control_ids(self) -> frozenset[int]:
-        """Tokens with a role of their own (bos, pad, …), end tokens, and those around the messages."""
+        """Special tokens (bos, pad, …), end tokens, and the chat template's markers around messages."""
         inner = self.wrapped._tokenizer
         named = {number for role in ROLES if (number := getattr(inner, f"{role}_token_id")) is not None}
         special = {number for number, token in inner.added_tokens_decoder.items() if token.special}
         return frozenset(named) | self.eos_ids | (special & self._around_messages())
 
     def _around_messages(self) -> set[int]:
-        """Ids of a short conversation by the chat template, without what it lets the assistant begin with."""
+        """Ids of a short templated conversation, without the beginning of the assistant's turn."""
         if not self.wrapped.has_chat_template:
             return set()
         try:
             return set(self.wrapped.apply_chat_template(CONVERSATION, return_dict=False))
-        except (TemplateError, *FAILED_EXPRESSION):  # encode_prompt says so where it matters
+        except (TemplateError, *FAILED_EXPRESSION):  # encode_prompt reports it where it matters
             return set()
 
     def encode_text(self, text: str, prefix: str = "") -> list[int]:
-        """Ids of a text that is to be continued, begin token included, then `prefix`."""
+        """Ids of a text to continue, with the begin token, then `prefix`."""
         return list(self.wrapped.encode(text)) + self.encode(prefix)
 
     def _clock(self) -> dict[str, Any]:
-        """The template with the date that it is told, where it asks for one: Llama 3.1, SmolLM3, gpt-oss …"""
+        """The template with a fixed date, for models that use it: Llama 3.1, SmolLM3, gpt-oss …"""
         if self.now is None or self.wrapped._chat_template is not None:  # mlx-lm's own templates have no date
             return {}
         template = self.wrapped.get_chat_template()
@@ -161,11 +161,11 @@ class ChatTokenizer:
         return {"chat_template": CLOCK + template, "clock": {code: self.now.strftime(code) for code in CODES}}
 
     def decode(self, ids: list[int]) -> str:
-        """Text of ids without control tokens, spaces kept as they are."""
+        """Text of ids without control tokens; spaces stay unchanged."""
         return self.spell([number for number in ids if number not in self.control_ids])
 
     def spell(self, ids: list[int]) -> str:
-        """Text of ids, every token spelled."""
+        """Text of ids, including special tokens."""
         return self.wrapped.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
 
     def save(self, folder: Path) -> None:

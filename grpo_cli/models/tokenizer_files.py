@@ -1,9 +1,9 @@
-"""A tokenizer of transformers' from a folder's files, which may be a stranger's: none of its code is run.
+"""Load a transformers tokenizer from an untrusted folder, without running its code.
 
     wrapped = read_tokenizer(Path("models/SmolLM2"), eos_ids=[2])
 
-The files choose a class and some modules by name. transformers looks a class up among all that it has,
-and some of these run a folder's code by themselves, so what is named is compared with the tokenizers first.
+The files choose a class and some modules by name. transformers looks the class up among all of its own,
+some of which run a folder's code, so the names are checked against its tokenizers first.
 """
 
 import pkgutil
@@ -24,18 +24,18 @@ from grpo_cli.errors import ModelError
 from grpo_cli.models.tree import read_json
 from grpo_cli.trust import check_listed, without_code_in
 
-# transformers asks "run the custom code? [y/N]" where nothing was said; with 0 seconds to answer it refuses.
+# transformers asks "run the custom code? [y/N]" by default; with a timeout of 0 seconds it refuses.
 dynamic_module_utils.TIME_OUT_REMOTE_CODE = 0
-logging.set_verbosity_error()  # it warns of every kind of model that mlx-lm knows and it does not
+logging.set_verbosity_error()  # otherwise it warns of every model type that only mlx-lm knows
 PROBE = "What is 2 + 2? The answer is 4."
 CONFIG = "tokenizer_config.json"
 NAMED_MODULES = {"chat_template_type": mlx_lm.chat_templates, "tool_parser_type": mlx_lm.tool_parsers}
 
 
 def read_tokenizer(folder: Path, eos_ids: list[int] | None, trust_remote_code: bool = False) -> Any:
-    """mlx-lm's TokenizerWrapper. Raises ModelError for what names code, and whatever transformers raises.
+    """mlx-lm's TokenizerWrapper. Raises ModelError for names of code, and any error of transformers.
 
-    `trust_remote_code`: a person has said that this folder's tokenizer may run its own code.
+    `trust_remote_code`: the user allows this folder's tokenizer to run its own code.
     """
     check_names(folder)
 
@@ -52,10 +52,10 @@ def read_tokenizer(folder: Path, eos_ids: list[int] | None, trust_remote_code: b
 
 
 def general_config(folder: Path) -> PreTrainedConfig | None:
-    """config.json in transformers' general class, where its own breaks down over it; None where that reads.
+    """config.json in transformers' general class if its specific class fails on it; None if that works.
 
-    The tokenizer needs nothing of it, and mlx-lm has made the model. Raises ModelError for a config.json that
-    no class can read, so that its fault is not taken for the tokenizer's.
+    The tokenizer does not need the specific class, and mlx-lm has built the model. Raises ModelError for a
+    config.json that no class can read, so that the tokenizer is not blamed.
     """
     try:
         AutoConfig.from_pretrained(str(folder), trust_remote_code=False)
@@ -68,7 +68,7 @@ def general_config(folder: Path) -> PreTrainedConfig | None:
 
 
 def unread_config(folder: Path, error: Exception) -> ModelError:
-    """The error for a config.json that transformers cannot read, whose tokenizer may be sound."""
+    """The error for a config.json that transformers cannot read, although the tokenizer may be intact."""
     return ModelError(
         f"{folder / 'config.json'} cannot be read: {type(error).__name__}: {str(error)[:200]}",
         "take config.json from where the weights come from",
@@ -77,8 +77,9 @@ def unread_config(folder: Path, error: Exception) -> ModelError:
 
 @contextmanager
 def rust_panics() -> Iterator[None]:
-    """Raise ValueError for a panic within the block: of a damaged file tokenizers' Rust code makes a
-    `PanicException`, which is no Exception and would pass every handler as if a person had interrupted."""
+    """Turn a panic within the block into ValueError: for a damaged file, tokenizers' Rust code raises
+    `PanicException`, which is not an Exception and would pass every handler like an interruption.
+    """
     try:
         yield
     except BaseException as error:
@@ -88,9 +89,9 @@ def rust_panics() -> Iterator[None]:
 
 
 def try_tokenizer(tokenizer: Any) -> None:
-    """Encode and decode a text and a prompt; raises what the library raises, ValueError for no ids.
+    """Encode and decode a text and a prompt. Raises the library's errors, ValueError if there are no ids.
 
-    A template that refuses this conversation may take another one.
+    A template may refuse this conversation but accept others.
     """
     ids = tokenizer.encode(PROBE)
     if not ids:
@@ -101,7 +102,7 @@ def try_tokenizer(tokenizer: Any) -> None:
 
 
 def check_names(folder: Path) -> None:
-    """Raise ModelError for a name that is neither a tokenizer of transformers' nor a part of mlx-lm."""
+    """Raise ModelError for a name that is neither a transformers tokenizer nor part of mlx-lm."""
     for name in (CONFIG, "config.json"):
         if not (folder / name).exists():
             continue
@@ -112,7 +113,7 @@ def check_names(folder: Path) -> None:
 
 
 def check_class(name: object, folder: Path) -> None:
-    """Raise ModelError for a class of transformers' that is no tokenizer; one it does not have never runs."""
+    """Raise ModelError for a transformers class that is not a tokenizer; unknown classes never run."""
     found = tokenizer_class_from_name(name) if isinstance(name, str) else None
     is_tokenizer = isinstance(found, type) and issubclass(found, PreTrainedTokenizerBase)
     if found is not None and not is_tokenizer:
@@ -120,7 +121,7 @@ def check_class(name: object, folder: Path) -> None:
 
 
 def save_tokenizer(wrapped: Any, folder: Path) -> None:
-    """Write the tokenizer's files, without what names code and without the code that transformers adds."""
+    """Write the tokenizer's files without names of code and without the code that transformers adds."""
     before = set(folder.glob("*.py"))
     wrapped.save_pretrained(str(folder))
     for path in set(folder.glob("*.py")) - before:

@@ -1,4 +1,4 @@
-"""A model's parameters, gradients or optimizer state as one flat table of arrays, and its JSON files."""
+"""Flat tables of a model's parameters, gradients or optimizer state, and its JSON files."""
 
 from pathlib import Path
 from typing import Any
@@ -12,13 +12,13 @@ from grpo_cli.untrusted_json import DamagedFile, read_object
 
 
 def flat(tree: Any) -> dict[str, mx.array]:
-    """Name → array of every array in the tree: `{"layers.0.weight": …}`. Other leaves are left out."""
+    """Name → array for every array in the tree: `{"layers.0.weight": …}`. Other leaves are dropped."""
     leaves: Any = tree_flatten(tree)
     return {name: leaf for name, leaf in leaves if isinstance(leaf, mx.array)}
 
 
 def count_parameters(model: nn.Module) -> int:
-    """Numbers that the model's weights stand for; a quantised weight counts as what it was."""
+    """Number of parameters; a quantized weight counts with its original size."""
     arrays = flat(model.parameters())
     count = sum(array.size for array in arrays.values())
     for name, module in model.named_modules():
@@ -30,7 +30,7 @@ def count_parameters(model: nn.Module) -> int:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object of a model's folder. Raises ModelError where it is missing or something else."""
+    """A JSON object from a model folder. Raises ModelError if it is missing or something else."""
     try:
         return read_object(path)
     except FileNotFoundError:

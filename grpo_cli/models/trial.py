@@ -1,7 +1,7 @@
-"""A first try of a model that was loaded: its weights are numbers, and it answers with numbers.
+"""Try out a loaded model: its weights and logits must be finite numbers.
 
-What a config.json says of heads or rotary positions is used only when the model runs, and NaN in a weight
-shows only in what it answers: both are found here, before anything is asked.
+Wrong heads or rotary positions in config.json show only when the model runs, and so does NaN in a weight.
+Both are found here, before the model is used.
 """
 
 from pathlib import Path
@@ -14,16 +14,16 @@ from mlx_lm.models.cache import make_prompt_cache
 from grpo_cli.errors import ModelError
 from grpo_cli.models.tree import flat
 
-# How a model breaks down that was made of a damaged or hostile config.json.
+# Errors of a model built from a damaged or hostile config.json.
 BREAKDOWNS = (
     ArithmeticError, AssertionError, AttributeError, LookupError, MemoryError, OSError, RuntimeError,
     TypeError, ValueError,
 )  # fmt: skip
-IDS = ((0, 0), (0,))  # a prompt and a word after it
+IDS = ((0, 0), (0,))  # a prompt and one further token
 
 
 def try_out(model: nn.Module, folder: Path) -> None:
-    """Raise ModelError for a weight that is not a number, or a model that does not answer with numbers."""
+    """Raise ModelError for weights that are not numbers, or a model whose logits are not numbers."""
     broken = first_broken(flat(model.parameters()))
     if broken:
         raise ModelError(
@@ -52,7 +52,7 @@ def try_out(model: nn.Module, folder: Path) -> None:
 
 
 def _answers(model: Any) -> list[mx.array]:
-    """Logits (1, T, V) of a prompt and of a word after it."""
+    """Logits (1, T, V) after a prompt and after one further token."""
     cache = make_prompt_cache(model)
     found = [model(mx.array([list(ids)]), cache=cache) for ids in IDS]
     for logits, ids in zip(found, IDS, strict=True):
@@ -62,7 +62,7 @@ def _answers(model: Any) -> list[mx.array]:
 
 
 def first_broken(arrays: dict[str, mx.array]) -> str | None:
-    """The name of the first array of floating numbers with NaN or infinity in it."""
+    """The name of the first floating-point array with NaN or infinity."""
     floating = {name: array for name, array in arrays.items() if mx.issubdtype(array.dtype, mx.floating)}
     flags = [mx.isfinite(array).all() for array in floating.values()]
     if not flags or bool(mx.stack(flags).all().item()):

@@ -6,9 +6,9 @@ which protocol 2 uses to write bytes as text. Everything else is refused by its 
 
     encoding_fields(Path("tokenizer.pkl"))["mergeable_ranks"][b"the"]     # 346, say
 
-A pickle has no checksum, so what it holds is compared with what training gives: ranks without gaps, and
-each token a piece of text joined from two of lower rank. Where a letter is exchanged in a token that stays
-such a merge, nothing can be noticed.
+A pickle has no checksum, so its contents are checked for what training produces: ranks without gaps, and
+each token a piece of text joined from two of lower rank. A changed letter in a token that is still
+such a merge cannot be detected.
 """
 
 import codecs
@@ -23,11 +23,11 @@ FIELDS = {"name": str, "pat_str": str, "mergeable_ranks": dict, "special_tokens"
 LARGEST = 64 << 20  # bytes; 65536 tokens take 1 MB
 NO_TOKEN = (1 << 32) - 1  # tiktoken's ids are unsigned, and this one means none
 MOST_WORK = 1 << 26  # bytes compared to find every token's parts; 65536 tokens take 5 million
-CONTINUATION = bytes(range(0x80, 0xC0))  # of a UTF-8 character that has begun before
+CONTINUATION = bytes(range(0x80, 0xC0))  # continuation bytes of a UTF-8 character
 
 
 class _CapturedEncoding:
-    """Stands in for tiktoken.core.Encoding and keeps the state that the pickle sets."""
+    """Stand-in for tiktoken.core.Encoding that keeps the state set by the pickle."""
 
     state: Any = None
 
@@ -36,7 +36,7 @@ class _CapturedEncoding:
 
 
 def _latin1_bytes(text: Any, codec: Any) -> bytes:
-    """What protocol 2 means by `_codecs.encode(text, "latin1")`, and nothing else that name could do."""
+    """Protocol 2's `_codecs.encode(text, "latin1")`, and no other use of that name."""
     if not isinstance(text, str) or codec != "latin1":
         raise RefusedPickle(f"it calls _codecs.encode with the codec {reprlib.repr(codec)}")
     return text.encode("latin1")
@@ -49,9 +49,9 @@ ALLOWED = {
 
 
 def encoding_fields(path: Path) -> dict[str, Any]:
-    """name, pat_str, mergeable_ranks and special_tokens of the encoding pickled in a file.
+    """The fields of the pickled encoding: name, pat_str, mergeable_ranks and special_tokens.
 
-    Raises RefusedPickle for any other content, OSError where the file cannot be read.
+    Raises RefusedPickle for any other content, OSError if the file cannot be read.
     """
     with open_regular(path) as file:
         content = file.read(LARGEST + 1)
@@ -61,7 +61,7 @@ def encoding_fields(path: Path) -> dict[str, Any]:
 
 
 def _checked(found: Any) -> dict[str, Any]:
-    """The captured state, if it is what tiktoken writes."""
+    """The captured state, if it has tiktoken's form."""
     if not isinstance(found, _CapturedEncoding):
         raise RefusedPickle(f"it holds a {type(found).__name__}, not a tiktoken encoding")
     state = found.state
@@ -88,7 +88,7 @@ def _check_tokens(field: str, tokens: dict[Any, Any], kind: type) -> None:
 
 
 def _check_ids(ranks: dict[bytes, int], special: dict[str, int]) -> None:
-    """tiktoken aborts on tokens that share an id and on a byte that has none."""
+    """Raise RefusedPickle if tokens share an id or a byte has none: tiktoken aborts on both."""
     ids = [*ranks.values(), *special.values()]
     if len(set(ids)) != len(ids):
         raise RefusedPickle("several of its tokens have the same id")
@@ -100,7 +100,7 @@ def _check_ids(ranks: dict[bytes, int], special: dict[str, int]) -> None:
 
 
 def _check_merges(ranks: dict[bytes, int]) -> None:
-    """Each token is a piece of text, joined from two tokens that were there before it."""
+    """Raise RefusedPickle unless each token is text joined from two tokens of lower rank."""
     if sum(len(token) ** 2 for token in ranks) > MOST_WORK:
         raise RefusedPickle("its tokens are too long")
     for token, rank in ranks.items():
@@ -109,7 +109,7 @@ def _check_merges(ranks: dict[bytes, int]) -> None:
 
 
 def _is_part_of_text(token: bytes) -> bool:
-    """Is this UTF-8, apart from a cut character at either end?"""
+    """True if this is UTF-8, apart from a truncated character at either end."""
     whole = token.lstrip(CONTINUATION)
     try:
         codecs.utf_8_decode(whole, "strict", False)  # False: more bytes may follow
@@ -119,7 +119,7 @@ def _is_part_of_text(token: bytes) -> bool:
 
 
 def _is_merge(token: bytes, rank: int, ranks: dict[bytes, int]) -> bool:
-    """Are both halves of some cut tokens of lower rank?"""
+    """True if the token is the concatenation of two tokens of lower rank."""
     return any(
         ranks.get(token[:cut], rank) < rank and ranks.get(token[cut:], rank) < rank
         for cut in range(1, len(token))

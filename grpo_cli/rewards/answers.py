@@ -4,13 +4,13 @@ r"""Find the final answer of a completion and compare it with the right one.
     is_right(r"So it costs \boxed{18} dollars.", "18")                     →  True
     is_right("The answer is (B) Paris.", "B")                              →  True
 
-One reader for all: what it looks at is the last closed `<answer>…</answer>`, or the whole text where there is
-none. In it the last `\boxed{…}` is the answer; else the sentence after the last `answer is`, `Answer:` or
-`####`; else the end of the text. What is read there goes by the right answer: a number (numbers.py), a letter
-of multiple choice, yes or no, or a text. A completion gives one answer: a choice of several is none.
+One reader for all: it searches the last closed `<answer>…</answer>`, or the whole text if there is
+none. The last `\boxed{…}` in it is the answer; else the sentence after the last `answer is`, `Answer:` or
+`####`; else the end of the text. The right answer decides what is read there: a number (numbers.py), a letter
+of multiple choice, yes or no, or a text. A completion that offers several answers has none.
 
-Completions are written by a policy that is paid for every hole it finds, so everything here is exact (never
-float) and takes time linear in the text, whatever the text is.
+The policy is rewarded for every loophole it finds, so everything here is exact (never
+float) and takes time linear in the length of the text.
 """
 
 import re
@@ -22,7 +22,7 @@ from grpo_cli.rewards.numbers import LONGEST, has_digits, plain, read_last, read
 
 Read = TypeVar("Read")
 
-SENTENCE = 400  # characters of a stated answer's sentence
+SENTENCE = 400  # maximum length of a stated answer's sentence, in characters
 BOXES = ("\\boxed", "\\fbox")
 CUE = re.compile(
     r"\b(?:answer|(?:correct|right|best) (?:option|choice))[*_ ]{0,4}"
@@ -30,8 +30,8 @@ CUE = re.compile(
     re.IGNORECASE,
 )
 SENTENCE_END = re.compile(r"\n|[.!?][*_\"')\]]*(?:\s|$)")
-AROUND = " \t\r\n.,;:!?*_\"'`“”‘’()[]{}$"  # what surrounds a text and is no part of it
-JOINT = r"(?:[,;/|&]|\b(?:or|and|nor|not)\b|n't\b)"  # before the next of several, or before what is denied
+AROUND = " \t\r\n.,;:!?*_\"'`“”‘’()[]{}$"  # punctuation around a text that is not part of it
+JOINT = r"(?:[,;/|&]|\b(?:or|and|nor|not)\b|n't\b)"  # before the next alternative, or before a negation
 ENDS_IN_JOINT = re.compile(rf"{JOINT}[^\w]*$", re.IGNORECASE)
 
 LETTER = re.compile(r"\W*([A-Z])\W*")
@@ -53,10 +53,10 @@ EARLIER_WORD = re.compile(rf"\b{WORDS}\W*(?:\b(?:or|and)\b)?\W*$", re.IGNORECASE
 
 
 def extract_answer(text: str) -> str | None:
-    """What stands in the last closed `<answer>…</answer>`, stripped; None where there is none.
+    """The content of the last closed `<answer>…</answer>`, stripped, or None.
 
-    Without its closing tag there is no answer: a completion that was cut off inside `<answer>12`
-    may have been about to say 128. (MLX-GRPO pays for it, and for a text without any tag.)
+    Without its closing tag there is no answer: a completion truncated inside `<answer>12` may have been about
+    to say 128. (MLX-GRPO accepts it, and a text without any tag.)
     """
     start = text.rfind("<answer>", 0, max(text.rfind("</answer>"), 0))
     if start < 0:
@@ -66,13 +66,13 @@ def extract_answer(text: str) -> str | None:
 
 
 def is_right(completion: str, gold: str) -> bool:
-    """Whether a completion's final answer, tagged or not, is the right one."""
+    """True if a completion's final answer, tagged or not, is the right one."""
     tagged = extract_answer(completion)
     return answers_match(completion if tagged is None else tagged, gold)
 
 
 def answers_match(got: str | None, gold: str) -> bool:
-    """Whether the answer in a text is the right one."""
+    """True if the answer in a text is the right one."""
     if got is None:
         return False
     if got.strip() == gold.strip() or bare(got) == bare(gold) != "":
@@ -88,7 +88,7 @@ def answers_match(got: str | None, gold: str) -> bool:
 
 
 def stated(text: str) -> list[str]:
-    """The parts of a text that may hold its answer, the likeliest first; nothing where a box is left open."""
+    """The parts of a text that may contain its answer, most likely first; empty if a box is not closed."""
     start = max(text.rfind(box) for box in BOXES)
     if start >= 0:
         return [inside] if (inside := in_braces(text[start : start + LONGEST])) is not None else []
@@ -102,7 +102,7 @@ def stated(text: str) -> list[str]:
 
 
 def in_braces(text: str) -> str | None:
-    """What stands between the first `{` and its `}`; None where it is not closed."""
+    """The text between the first `{` and its `}`; None if it is not closed."""
     start, depth = text.find("{"), 0
     for place in range(max(start, 0), len(text)):
         depth += {"{": 1, "}": -1}.get(text[place], 0)
@@ -112,7 +112,7 @@ def in_braces(text: str) -> str | None:
 
 
 def first(read: Iterator[Read | None]) -> Read | None:
-    """The first that was read."""
+    """The first result that is not None."""
     return next((found for found in read if found is not None), None)
 
 
@@ -135,7 +135,7 @@ def read_letter(text: str) -> str | None:
 
 
 def read_verdict(text: str) -> bool | None:
-    """True for yes, False for no: the word that the last line, or the text, begins or ends with."""
+    """True for yes, False for no: the word that starts or ends the last line, or the text."""
     lines = plain(text).strip().splitlines() or [""]
     match = (
         LEADING_WORD.match(lines[-1])
@@ -151,7 +151,7 @@ def read_verdict(text: str) -> bool | None:
 
 
 def says(text: str, gold: str) -> bool:
-    """Whether a text is the right one, or its last line ends with it: `The capital of France is Paris.`"""
+    """True if a text is the right answer, or its last line ends with it: `The capital of France is Paris.`"""
     wanted = bare(gold)
     lines = text.strip().splitlines()
     if not wanted or not lines:
@@ -163,6 +163,6 @@ def says(text: str, gold: str) -> bool:
 
 
 def bare(text: str) -> str:
-    """A text to be compared: without Markdown, LaTeX, outer punctuation and blanks that tell nothing."""
+    """A text normalized for comparison: no Markdown, LaTeX, outer punctuation or insignificant spaces."""
     words = " ".join(plain(text[-LONGEST:]).split()).strip(AROUND)
     return re.sub(r"(?<=[^\w ]) | (?=[^\w ])", "", words)

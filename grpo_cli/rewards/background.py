@@ -1,7 +1,7 @@
-"""An event loop in a thread of its own, where async rewards run while this thread does something else.
+"""An event loop in its own thread, so that async rewards run while this thread does other work.
 
-It lives as long as its scorer, and not for one batch, so that what a reward keeps between calls (a client
-with open connections, a semaphore) stays usable; TRL's trainer does the same.
+It lives as long as its scorer rather than one batch, so that objects a reward keeps between calls (a client
+with open connections, a semaphore) stay usable. TRL's trainer does the same.
 """
 
 import asyncio
@@ -26,11 +26,13 @@ class Background:
         self._thread.start()
 
     def start(self, work: Coroutine[Any, Any, Result]) -> Future[Result]:
-        """Begin to run a coroutine; its result is the future's."""
+        """Start a coroutine and return its future."""
         return asyncio.run_coroutine_threadsafe(work, self._loop)
 
     def close(self) -> None:
-        """Cancel what runs and end the loop. A coroutine that blocks it is left to its daemon thread."""
+        """Cancel running tasks and stop the loop. A coroutine that blocks the loop stays in its daemon
+        thread.
+        """
         self._is_closing = True
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(CLOSING_SECONDS)
@@ -39,7 +41,8 @@ class Background:
         asyncio.set_event_loop(self._loop)
         try:
             while not self._is_closing:
-                # Raised out of the loop, too, when a task that a reward started exits: who awaits it is told.
+                # A SystemExit in a task started by a reward also leaves the loop; the awaiting coroutine gets
+                # it too.
                 with contextlib.suppress(SystemExit, KeyboardInterrupt):
                     self._loop.run_forever()
             left = asyncio.all_tasks(self._loop)

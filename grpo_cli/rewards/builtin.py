@@ -25,18 +25,18 @@ TRAILING_PENALTY = 0.001  # per character after </answer>
 
 
 def completion_text(completion: Any) -> str:
-    """The text of a completion in either of TRL's forms."""
+    """The text of a completion in either of TRL's formats."""
     return completion if isinstance(completion, str) else completion[0]["content"]
 
 
 def correctness(prompts: list[Any], completions: list[Any], answer: list[str], **columns: Any) -> list[float]:
-    """2.0 where the last `<answer>` is right, as the evaluation reads it."""
+    """2.0 if the last `<answer>` is right, as in evaluation."""
     found = [extract_answer(completion_text(completion)) for completion in completions]
     return [2.0 if answers_match(got, gold) else 0.0 for got, gold in zip(found, answer, strict=True)]
 
 
 def integer(prompts: list[Any], completions: list[Any], answer: list[str], **columns: Any) -> list[float]:
-    """0.5 where the last `<answer>` is a whole number in bare digits, right or wrong."""
+    """0.5 if the last `<answer>` is an integer in plain digits, right or wrong."""
     found = [extract_answer(completion_text(completion)) for completion in completions]
     return [0.5 if got is not None and WHOLE_NUMBER.fullmatch(got) else 0.0 for got in found]
 
@@ -44,24 +44,24 @@ def integer(prompts: list[Any], completions: list[Any], answer: list[str], **col
 def strict_format(
     prompts: list[Any], completions: list[Any], answer: list[str], **columns: Any
 ) -> list[float]:
-    """0.5 where the whole text is one reasoning block and one answer block, with only blanks around."""
+    """0.5 if the text is exactly one reasoning block and one answer block, apart from whitespace."""
     return [0.5 if is_strict(completion_text(completion)) else 0.0 for completion in completions]
 
 
 def soft_format(prompts: list[Any], completions: list[Any], answer: list[str], **columns: Any) -> list[float]:
-    """0.5 where a reasoning block is followed by an answer block, whatever else stands around them."""
+    """0.5 if a reasoning block is followed by an answer block, regardless of other text."""
     return [0.5 if is_soft(completion_text(completion)) else 0.0 for completion in completions]
 
 
 def xmlcount(prompts: list[Any], completions: list[Any], answer: list[str], **columns: Any) -> list[float]:
-    """0.25 for each of the two pairs of tags, less 0.001 for each character after `</answer>`."""
+    """0.25 for each of the two pairs of tags, minus 0.001 for each character after `</answer>`."""
     return [xml_score(completion_text(completion)) for completion in completions]
 
 
 def last_number_matches(
     prompts: list[Any], completions: list[Any], answer: list[str], **columns: Any
 ) -> list[float]:
-    """1.0 where the last number in the text equals the answer; 0.0 for an answer that is no number."""
+    """1.0 if the last number in the text equals the answer; 0.0 if the answer is not a number."""
     found = [read_last(completion_text(completion)) for completion in completions]
     golds = [read_whole(gold) for gold in answer]
     return [1.0 if got and gold and got.equals(gold) else 0.0 for got, gold in zip(found, golds, strict=True)]
@@ -81,8 +81,8 @@ def is_strict(text: str) -> bool:
 def is_soft(text: str) -> bool:
     """`<reasoning>…</reasoning> <answer>…</answer>` somewhere in the text.
 
-    Step by step, not as one regular expression with two `.*?`: that takes quadratic time on a
-    completion that repeats `<reasoning>`.
+    Searched step by step: a single regular expression with two `.*?` takes quadratic time on a completion
+    that repeats `<reasoning>`.
     """
     start = text.find("<reasoning>")
     if start < 0:
@@ -92,13 +92,13 @@ def is_soft(text: str) -> bool:
 
 
 def xml_score(text: str) -> float:
-    """The xmlcount reward of one text. It can fall below 0, as MLX-GRPO's does."""
+    """The xmlcount reward of one text. It can be negative, as in MLX-GRPO."""
     pairs = has_pair(text, "<reasoning>", "</reasoning>") + has_pair(text, "<answer>", "</answer>")
     trailing = text.partition("</answer>")[2].strip()
     return 0.25 * pairs - TRAILING_PENALTY * len(trailing)
 
 
 def has_pair(text: str, opening: str, closing: str) -> bool:
-    """Whether the opening tag is closed somewhere after it."""
+    """True if the opening tag is followed by the closing one."""
     start = text.find(opening)
     return start >= 0 and text.find(closing, start + len(opening)) >= 0

@@ -1,10 +1,10 @@
-"""Ask one reward about completions, and check what it answers.
+"""Call one reward on completions and check its result.
 
     call("short", function, RewardRequest.of(groups)).values     →  [0.5, None, 1.0]
 
 A reward is called as TRL calls it, with the keywords of request.py, and may be an `async def`. It answers
-with one number for each completion, or None where it does not apply. A reward that fails is never swallowed:
-the error says which reward it was, on which completion, and shows the traceback of the reward's own code.
+with one number for each completion, or None if it does not apply. A failing reward always raises an error
+that names the reward and the completion and shows the traceback of the reward's own code.
 """
 
 import asyncio
@@ -23,7 +23,7 @@ from grpo_cli.rewards.user_error import describe, place, trace
 from grpo_cli.words import plural
 
 SHOWN = 200  # characters of a completion in an error
-PROBE_SECONDS = 5.0  # for finding the completion on which an async reward fails
+PROBE_SECONDS = 5.0  # time limit for finding the completion on which an async reward fails
 HINT = (
     "it must return one finite number for each completion, as `return [1.0 for text in completions]`, "
     "or None where it does not apply"
@@ -32,34 +32,34 @@ EXITS = "a reward cannot end the run: catch `BaseException` around code that it 
 
 
 class Scores(NamedTuple):
-    """A reward's numbers for some completions, None where it does not apply, and its notes."""
+    """A reward's values for some completions (None if it does not apply), and its notes."""
 
     values: list[float | None]
     notes: Notes
 
 
 def is_async(function: RewardFunction) -> bool:
-    """Whether a call gives something to await: an `async def`, or an object whose call is one."""
+    """True if a call returns an awaitable: an `async def`, or an object with an async `__call__`."""
     return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(type(function).__call__)
 
 
 def call(name: str, function: RewardFunction, request: RewardRequest) -> Scores:
-    """What a plain reward gives to each completion, checked. Raises RewardError."""
+    """A plain reward's checked values, one per completion. Raises RewardError."""
     notes = Notes(len(request.samples))
     try:
         with forks_end():
             returned = function(**request.arguments(function, notes))
     except Interrupted:  # a signal came while the reward ran
         raise
-    # The function is the user's and can raise anything, SystemExit too. Nothing is hidden: the error is
-    # passed on with the name of the reward and the completion that made it fail.
+    # A user's function can raise anything, even SystemExit. Nothing is hidden: the error is re-raised
+    # with the name of the reward and the completion that caused it.
     except BaseException as error:
         raise failure(name, function, request, error, first_failing(function, request)) from error
     return Scores(checked(name, returned, request), notes)
 
 
 async def call_async(name: str, function: RewardFunction, request: RewardRequest, timeout: float) -> Scores:
-    """The same of an async reward, cancelled after `timeout` seconds (0: never)."""
+    """An async reward's checked values; the call is cancelled after `timeout` seconds (0: never)."""
     limit, notes = asyncio.timeout(timeout or None), Notes(len(request.samples))
     try:
         async with limit:
@@ -92,7 +92,7 @@ def checked(name: str, returned: Any, request: RewardRequest) -> list[float | No
 
 
 def number(name: str, value: Any, request: RewardRequest, index: int) -> float:
-    """The value as a finite float. Texts are refused, though float() would read them."""
+    """The value as a finite float. Text is refused, although float() would accept it."""
     cause = None
     try:
         result = math.nan if isinstance(value, str | bytes) else float(value)
@@ -104,16 +104,16 @@ def number(name: str, value: Any, request: RewardRequest, index: int) -> float:
     return result
 
 
-# --- what went wrong ----------------------------------------------------------------------------------
+# --- errors --------------------------------------------------------------------------------------------
 
 
 def failure(
     name: str, function: Callable[..., Any], request: RewardRequest, error: BaseException, index: int
 ) -> RewardError:
-    """The error for a reward that raised, with the completion that makes it raise by itself."""
+    """The error for a reward that raised, with the completion that makes it raise on its own."""
     code = getattr(function, "__code__", None)
     where = place(error, Path(code.co_filename) if code else None)
-    if not where and code:  # it was never entered, as where a keyword is missing
+    if not where and code:  # the function was never entered, for example because of a missing keyword
         where = f"{Path(code.co_filename).name}, line {code.co_firstlineno}"
     return RewardError(
         f"Reward `{name}` raised {describe(error)}{f' ({where})' if where else ''}{show(request, index)}",
@@ -123,16 +123,16 @@ def failure(
 
 
 def is_ended(error: BaseException) -> bool:
-    """Whether an async reward raised this because we end it: cancelled by us, or closed without a loop."""
+    """True if we ended the async reward ourselves: cancelled, or closed without a loop."""
     try:
         task = asyncio.current_task()
-    except RuntimeError:  # no loop runs
+    except RuntimeError:  # no running loop
         return True
     return isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling() > 0
 
 
 def cure(error: BaseException, request: RewardRequest, index: int) -> str:
-    """What helps a reward that raised."""
+    """The hint for a reward that raised."""
     if not isinstance(error, Exception):
         return EXITS
     called = (
@@ -158,7 +158,7 @@ def timed_out(name: str, timeout: float) -> RewardError:
 
 
 def first_failing(function: RewardFunction, request: RewardRequest) -> int:
-    """Index of the first completion on which the function raises when it gets that one alone, else 0."""
+    """Index of the first completion on which the function raises when called with it alone, else 0."""
     for index in range(len(request.samples)):
         try:
             with forks_end():
@@ -171,7 +171,7 @@ def first_failing(function: RewardFunction, request: RewardRequest) -> int:
 
 
 async def first_failing_async(function: RewardFunction, request: RewardRequest) -> int:
-    """The same of an async reward; 0, too, where that takes long."""
+    """Like `first_failing`, for an async reward; also 0 if the search takes too long."""
     limit = asyncio.timeout(PROBE_SECONDS)
     index = 0
     try:
@@ -187,12 +187,12 @@ async def first_failing_async(function: RewardFunction, request: RewardRequest) 
 
 
 def alone(request: RewardRequest, index: int, function: RewardFunction) -> dict[str, Any]:
-    """The keywords about one completion only."""
+    """The keyword arguments for a single completion."""
     return request.part(index, index + 1).arguments(function, Notes(1))
 
 
 def show(request: RewardRequest, index: int) -> str:
-    """The offending completion for an error's text, its middle left out when it is long."""
+    """The offending completion for an error message; the middle of a long one is omitted."""
     text = request.samples[index].text
     if len(text) > SHOWN:
         text = f"{text[: SHOWN // 2]} … {text[-SHOWN // 2 :]}"

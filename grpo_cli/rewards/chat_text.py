@@ -1,13 +1,13 @@
-r"""A text that also answers as the chat messages it stands for: rewards of both kinds work unchanged.
+r"""Text that can also be indexed as chat messages, so that rewards of both kinds work unchanged.
 
     completion = ChatText("The answer is 7", [{"role": "assistant", "content": "The answer is 7"}])
     len(completion), "7" in completion, re.search(r"\d+", completion)[0]     →  15, True, "7"
     completion[0]["content"], completion[-1]["role"]                         →  "The answer is 7", "assistant"
 
-With a text prompt TRL hands over texts; MLX-GRPO and the GSM8K scripts hand over lists of one message, and
-rewards for either are found everywhere. A list that is asked for its length says 1 to every completion,
-without a word; so here a completion is the text. Where messages are needed as a list, as in
-`for message in completion`, a text raises, and a dataset whose prompts are lists of messages gives lists.
+For a text prompt, TRL passes texts; MLX-GRPO and the GSM8K scripts pass lists of one message. Rewards
+written for either are common. A list would silently report length 1 for every completion,
+so here a completion is the text. Code that needs a list of messages, such as
+`for message in completion`, raises on a text; datasets whose prompts are lists of messages get lists.
 """
 
 import operator
@@ -18,7 +18,7 @@ from grpo_cli.types import Message
 
 
 class ChatText(str):
-    """A text, whose item 0 (and so on, and from the end) also answers as the message at that place."""
+    """A text whose items 0, 1, … (also from the end) also act as the message at that index."""
 
     messages: list[Message]
 
@@ -33,7 +33,7 @@ class ChatText(str):
         place = operator.index(key)
         if not -len(self.messages) <= place < len(self.messages):
             return super().__getitem__(place)
-        is_inside = -len(self) <= place < len(self)  # an empty completion has a message, too
+        is_inside = -len(self) <= place < len(self)  # an empty completion also has a message
         return MessageCharacter(super().__getitem__(place) if is_inside else "", self.messages[place])
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -41,7 +41,7 @@ class ChatText(str):
 
 
 class MessageCharacter(str):
-    """One character of a text, which also answers as a message: `["content"]`, `.get("role")`."""
+    """One character of a text that also acts as a message: `["content"]`, `.get("role")`."""
 
     message: Message
 
@@ -57,15 +57,15 @@ class MessageCharacter(str):
         return key in self.message or (isinstance(key, str) and super().__contains__(key))
 
     def get(self, key: str, default: Any = None) -> Any:
-        """As a message's: the value of `role` or `content`."""
+        """The message's `role` or `content`."""
         return self.message.get(key, default)
 
     def keys(self) -> KeysView[str]:
-        """As a message's."""
+        """The message's keys: `role` and `content`."""
         return self.message.keys()
 
     def items(self) -> ItemsView[str, str]:
-        """As a message's."""
+        """The message's items: `role` and `content`."""
         return self.message.items()
 
     def __reduce__(self) -> tuple[Any, ...]:

@@ -1,10 +1,10 @@
-"""A process that a reward forks stays in the reward: whatever leads out of it ends that process.
+"""Confine a process forked by a reward to that reward: it ends when it leaves the block.
 
     with forks_end():
         function(…)                # may call os.fork(); a child's sys.exit(3) is its exit code
 
-A child that came back to the run would save checkpoints beside its parent, with an MLX that hangs: threads do
-not survive a fork.
+A child that returned to the run would save checkpoints alongside its parent, and its MLX would hang: threads
+do not survive a fork.
 """
 
 import os
@@ -19,11 +19,11 @@ from grpo_cli.rewards.user_error import trace
 
 @contextmanager
 def forks_end() -> Iterator[None]:
-    """End a process that began within the block and leaves it."""
+    """End any process that was forked within the block and leaves it."""
     owner = os.getpid()
     try:
         yield
-    except BaseException as error:  # of whatever kind: in the run's own process it goes on
+    except BaseException as error:  # any kind of exception: it continues in the run's own process
         if os.getpid() != owner:
             _end(error)
         raise
@@ -32,7 +32,7 @@ def forks_end() -> Iterator[None]:
 
 
 def _end(error: BaseException | None) -> NoReturn:
-    """As the interpreter ends, but for the handlers at exit, which are the run's."""
+    """Exit like the interpreter, but without the atexit handlers, which belong to the run."""
     code = 0 if error is None else 1
     if isinstance(error, SystemExit):
         code = error.code if isinstance(error.code, int) else int(error.code is not None)

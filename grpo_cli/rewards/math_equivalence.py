@@ -1,9 +1,9 @@
-r"""The reward `math_verify`: the answer is equal to the right one as mathematics, by the package math-verify.
+r"""The reward `math_verify`: mathematical equality with the right answer, by the package math-verify.
 
     math_verify(…, completions=[r"so \boxed{\frac{\sqrt{2}}{2}}"], answer=[r"1/\sqrt{2}"])  →  [1.0]
 
-For answers that are more than a number: roots, intervals, sets, equations, expressions in LaTeX. The package
-is not installed with grpo (`pip install 'grpo-cli[math]'`), and is imported when the reward is first asked.
+For answers beyond plain numbers: roots, intervals, sets, equations, expressions in LaTeX. The package is
+optional (`pip install 'grpo-cli[math]'`) and is imported on the first call.
 """
 
 # ruff: noqa: ARG001 - one signature for all rewards, whether or not they use each of its lists
@@ -15,12 +15,12 @@ from grpo_cli.errors import RewardError
 from grpo_cli.rewards.answers import extract_answer
 from grpo_cli.rewards.builtin import completion_text
 
-LONGEST = 2000  # characters of a text, from its end, that are read
-SECONDS = 3  # that reading a text, or comparing two, may take; then it is wrong
+LONGEST = 2000  # maximum characters read, counted from the end of the text
+SECONDS = 3  # time limit for parsing or comparing; beyond it the answer counts as wrong
 
 
 def math_verify(prompts: list[Any], completions: list[Any], answer: list[str], **columns: Any) -> list[float]:
-    """1.0 where the answer, tagged, boxed or not, is mathematically equal; needs the package math-verify."""
+    """1.0 if the answer, tagged, boxed or not, is mathematically equal; needs the package math-verify."""
     parse, verify = library()
     texts = [completion_text(completion) for completion in completions]
     return [
@@ -29,7 +29,7 @@ def math_verify(prompts: list[Any], completions: list[Any], answer: list[str], *
 
 
 def library() -> tuple[Callable[..., Any], Callable[..., bool]]:
-    """math-verify's two functions. Raises RewardError with the line that installs it."""
+    """math-verify's two functions. Raises RewardError with the installation command."""
     try:
         from math_verify import parse, verify
     except ImportError as error:
@@ -41,7 +41,7 @@ def library() -> tuple[Callable[..., Any], Callable[..., bool]]:
 
 
 def is_equal(text: str, gold: str, parse: Callable[..., Any], verify: Callable[..., bool]) -> bool:
-    """Whether the answer in a text is the right one by math-verify."""
+    """True if the answer in a text is mathematically equal to the right one."""
     tagged = extract_answer(text)
     said = (text if tagged is None else tagged)[-LONGEST:]
     found = parse(said, parsing_timeout=SECONDS)

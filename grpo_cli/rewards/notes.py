@@ -1,4 +1,4 @@
-"""What a reward says besides its numbers, in one call: TRL's `log_metric` and `log_extra`.
+"""Extra output of a reward during one call: TRL's `log_metric` and `log_extra`.
 
 notes = Notes(count=2)
 notes.log_metric("parsed", 0.5)              # in the step's line of training_log.jsonl
@@ -14,26 +14,26 @@ from typing import Any
 
 from grpo_cli.words import plural
 
-Metrics = Mapping[str, Sequence[float]]  # every value that was logged under a name
+Metrics = Mapping[str, Sequence[float]]  # all values logged under each name
 
 
 @dataclass
 class Notes:
-    """Collected during one call of a reward about `count` completions, as plain data."""
+    """Notes of one reward call on `count` completions, as plain data."""
 
     count: int
     metrics: dict[str, list[float]] = field(default_factory=dict)
     extras: dict[str, list[Any]] = field(default_factory=dict)
 
     def log_metric(self, name: str, value: float) -> None:
-        """Remember a number. ValueError or TypeError, in the reward's own line, for anything else."""
+        """Record a number. Raises ValueError or TypeError at the reward's own line for anything else."""
         number = float(value)
         if not math.isfinite(number):
             raise ValueError(f"log_metric({name!r}, {value!r}): the value must be a finite number")
         self.metrics.setdefault(str(name), []).append(number)
 
     def log_extra(self, column: str, values: Sequence[Any]) -> None:
-        """Remember a value for each completion, as JSON has it; what JSON has not, as its text."""
+        """Record one value per completion as JSON; values that JSON cannot represent become text."""
         found = list(values)
         if len(found) != self.count:
             raise ValueError(
@@ -44,14 +44,14 @@ class Notes:
 
 
 def as_plain(value: Any) -> Any:
-    """The value as plain data for a line of JSON. ValueError for NaN and lone surrogates."""
+    """The value as plain JSON data. ValueError for NaN and lone surrogates."""
     text = json.dumps(value, ensure_ascii=False, allow_nan=False, default=str)
     text.encode()
     return json.loads(text)
 
 
 def together(metrics: Iterable[Metrics]) -> dict[str, list[float]]:
-    """All values of each name, of several calls, groups, batches or ranks."""
+    """All values of each name, merged over calls, groups, batches or ranks."""
     found: dict[str, list[float]] = {}
     for one in metrics:
         for name, values in one.items():
@@ -60,5 +60,5 @@ def together(metrics: Iterable[Metrics]) -> dict[str, list[float]]:
 
 
 def averages(metrics: Metrics) -> dict[str, float]:
-    """Each name's mean: what the step's line says."""
+    """Mean by name, for the step's log line."""
     return {name: fmean(values) for name, values in metrics.items()}

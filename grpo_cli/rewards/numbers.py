@@ -1,4 +1,4 @@
-r"""Read numbers as people and models write them: exactly, as fractions.
+r"""Read numbers as people and models write them, as exact fractions.
 
     last_number("so it costs $1,000 in all.")  →  1000
     parse_number(r"\frac{1}{2} cup")           →  1/2
@@ -9,8 +9,8 @@ The last number of a text is the one that counts. Spellings with two meanings ar
   `1.234.567`, `1'234` and `1,00,000` have one meaning each.
 - `50%` is 50, as in GSM8K's answers. A right answer that is given as `50%` may also be written `0.5`.
 - `2 million` is 2000000. Units, currencies and ordinals (`18 km/h`, `18 USD`, `18th`) are dropped.
-- An operation that is left undone (`10 - 3`, `x/2`, `√2`, `2^3`, `3:4`) and a choice (`18 or 19`; `1, 2, 3`)
-  are no number. `9 + 9 = 18` is 18.
+- An unevaluated operation (`10 - 3`, `x/2`, `√2`, `2^3`, `3:4`) or a choice (`18 or 19`; `1, 2, 3`)
+is not a number. `9 + 9 = 18` is 18.
 """
 
 import re
@@ -18,10 +18,10 @@ from fractions import Fraction
 from itertools import pairwise
 from typing import NamedTuple
 
-# A longer number is no answer to anything, and comparing as text still works for it.
+# Longer numbers are never answers, and comparison as text still works for them.
 MAX_NUMBER_LENGTH = 400
-LONGEST = 4096  # characters of a text, from its end, that are looked at
-NEAR = 24  # characters around a number that say how it is meant
+LONGEST = 4096  # maximum characters read, counted from the end of the text
+NEAR = 24  # characters of context on either side of a number
 
 CURRENCY = "$€£¥₹₽₩₺₫₦₱฿"
 MINUS = "-\N{MINUS SIGN}\N{EN DASH}"
@@ -37,7 +37,7 @@ QUANTITY = re.compile(
     rf"|(?P<number>{PLAIN})(?:{POWER_OF_TEN}|{BLANK}?/{BLANK}?(?P<divisor>{PLAIN}))?",
     re.ASCII,
 )
-# What stands between thousands, and what before decimals, in each way to write a number.
+# Thousands and decimal separators of each notation.
 SPELLINGS = [
     (re.compile(pattern, re.ASCII), thousands, decimal)
     for pattern, thousands, decimal in (
@@ -56,7 +56,7 @@ MAGNITUDE = re.compile(rf"{BLANK}?(thousand|million|billion|trillion)\b", re.IGN
 PERCENT = re.compile(rf"{BLANK}?(?:%|per ?cent\b)", re.IGNORECASE)
 SIGN_IN_WORDS = re.compile(r"(?:^|[^\w ] ?|[A-Za-z] )(?:minus|negative) $", re.IGNORECASE)
 
-# Of a part of a name or of a unit: x2, x_1, m^2.
+# Before digits that belong to a name or a unit: x2, x_1, m^2.
 IN_A_NAME = re.compile(r"(?:(?<![A-Za-z])[A-Za-z]|\w_\{?|[A-Za-z)] ?\^ ?\{?)$")
 OPERAND = re.compile(rf"(?:[\d)\]][ \t]*{OPERATORS}[ \t]*[{CURRENCY}]?|\d:|[/^√±{{])[ \t]*$")
 OPERATED_ON = re.compile(r" ?[\^π√]|[xyz_](?![A-Za-z])|:\d|[A-Za-z]\d")
@@ -98,13 +98,13 @@ LATEX_FRACTION = re.compile(
 
 
 class Number(NamedTuple):
-    """A number that was read, and whether it was followed by `%`."""
+    """A number, and whether `%` follows it."""
 
     value: Fraction
     is_percent: bool
 
     def equals(self, gold: "Number") -> bool:
-        """Whether it is the right one: the same value, or 0.5 for a right answer of 50%."""
+        """True if it equals the right answer: the same value, or 0.5 for a right answer of 50%."""
         as_share = gold.is_percent and not self.is_percent and self.value * 100 == gold.value
         return self.value == gold.value or as_share
 
@@ -129,12 +129,12 @@ def last_number(text: str) -> Fraction | None:
 
 
 def has_digits(text: str) -> bool:
-    """Whether something in a text looks like a number, read or not."""
+    """True if the text contains anything that looks like a number, parsed or not."""
     return any(digit in text for digit in "0123456789½⅓⅔¼¾")
 
 
 def read_last(text: str) -> Number | None:
-    """The number that counts in a text, or None where its last one is an operand, a choice or too long."""
+    """The last number of a text; None if that is an operand, one of a choice, or too long."""
     text = plain(text[-LONGEST:])
     matches = [match for match in QUANTITY.finditer(text) if not is_in_a_name(text, match)]
     if not matches or is_list(text, matches):
@@ -149,7 +149,7 @@ def parse_number(text: str) -> Fraction | None:
 
 
 def read_whole(text: str) -> Number | None:
-    """The number that a short text is, with nothing around it but signs, currency and a unit."""
+    """The number in a short text that contains only signs, currency and a unit besides."""
     text = plain(text.strip()) if len(text) <= MAX_NUMBER_LENGTH else ""
     matches = [match for match in QUANTITY.finditer(text) if not is_in_a_name(text, match)]
     if len(matches) != 1:
@@ -160,7 +160,7 @@ def read_whole(text: str) -> Number | None:
 
 
 def read(text: str, match: re.Match[str]) -> Number | None:
-    """The number of a match with its sign and magnitude, or None where it is an operand."""
+    """The matched number with its sign and magnitude; None if it is an operand."""
     before, after = text[max(0, match.start() - NEAR) : match.start()], text[match.end() :][:NEAR]
     value = value_of(match)
     if value is None or OPERAND.search(before) or OPERATED_ON.match(after):
@@ -171,7 +171,7 @@ def read(text: str, match: re.Match[str]) -> Number | None:
 
 
 def value_of(match: re.Match[str]) -> Fraction | None:
-    """The value of a quantity without its sign; None where it is badly written, endless or divided by 0."""
+    """The unsigned value of a quantity; None if it is malformed, infinite or divided by 0."""
     if len(match[0]) > MAX_NUMBER_LENGTH:
         return None
     if match["whole"]:
@@ -185,7 +185,7 @@ def value_of(match: re.Match[str]) -> Fraction | None:
 
 
 def decimal(text: str) -> Fraction | None:
-    """A number in digits with its separators and exponent; None where they make no number."""
+    """Digits with separators and exponent as a number; None if they are not one."""
     digits, _, exponent = text.lower().partition("e")
     for pattern, thousands, point in SPELLINGS:
         if pattern.fullmatch(digits):
@@ -195,14 +195,14 @@ def decimal(text: str) -> Fraction | None:
 
 
 def is_in_a_name(text: str, match: re.Match[str]) -> bool:
-    """Whether digits belong to a name or a unit: x2, x_1, m^2."""
+    """True if the digits belong to a name or a unit: x2, x_1, m^2."""
     return IN_A_NAME.search(text[max(0, match.start() - 4) : match.start()]) is not None
 
 
 def is_list(text: str, matches: list[re.Match[str]]) -> bool:
-    """Whether the last number is one of several to choose from.
+    """True if the last number is one of several alternatives.
 
-    So it is after `18 or`, in a row of three, and in a row of two that the text begins with.
+    That is: after `18 or`, in a row of three, or in a row of two at the beginning of the text.
     """
     gaps = [text[left.end() : right.start()] for left, right in pairwise(matches)]
     if gaps and CHOICE.fullmatch(gaps[-1]):
@@ -214,7 +214,7 @@ def is_list(text: str, matches: list[re.Match[str]]) -> bool:
 
 
 def ends_with_sign(before: str) -> bool:
-    """Whether the text before a number ends with its minus sign, and not with a dash.
+    """True if the text before a number ends with its minus sign rather than a dash.
 
     Dashes: `x-3`, `COVID-19`, `- 3`. Signs: `is -3`, `=-3`, `(-3`, `-$3`, `minus 3`.
     """

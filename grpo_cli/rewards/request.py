@@ -1,18 +1,18 @@
-"""What a reward is asked: some completions of a batch, as TRL's keywords.
+"""The input of a reward call: completions of a batch, as TRL's keyword arguments.
 
     request = RewardRequest.of(groups)
     function(**request.arguments(function, Notes(len(request.samples))))
 
-    prompts, completions            of a text prompt texts that also answer as messages (chat_text.py)
+    prompts, completions            for a text prompt: texts that also act as messages (chat_text.py)
     answer                          the right answers, normalized: "5" of GSM8K's "2 + 3 = 5\n#### 5"
-    <column>                        every column of the dataset under its own name, as it is there
-    raw_<column>                    the same of a column whose name is one of these keywords, as `answer`
+    <column>                        every column of the dataset under its own name, unchanged
+    raw_<column>                    a column whose name is one of these keywords, such as `answer`
     completion_ids, prompt_ids      token ids
     trainer_state                   global_step, max_steps, epoch
     log_metric(name, value)         a number for the step's line; several are averaged
     log_extra(column, values)       a value for each completion, for completions.jsonl
 
-A function without `**kwargs` is given those it names.
+A function without `**kwargs` gets only the arguments it names.
 """
 
 import copy
@@ -29,7 +29,7 @@ Chat = ChatText | list[Message]
 
 
 class Sample(NamedTuple):
-    """One completion, and what it completes."""
+    """One completion with its prompt."""
 
     example: Example
     prompt_ids: list[int]
@@ -39,11 +39,11 @@ class Sample(NamedTuple):
 
 @dataclass(frozen=True)
 class RewardRequest:
-    """The completions of a batch, or a part of them."""
+    """The completions of a batch, or part of them."""
 
     samples: list[Sample]
     state: TrainerState = NOT_TRAINING
-    first: int = 0  # where the part begins in its batch
+    first: int = 0  # index of the first completion in the batch
     total: int = 0  # completions of the batch
 
     @staticmethod
@@ -57,16 +57,16 @@ class RewardRequest:
         return RewardRequest(samples, state, 0, len(samples))
 
     def part(self, start: int, stop: int) -> "RewardRequest":
-        """The completions from `start` to before `stop`, which know their places in the batch."""
+        """The completions from `start` up to `stop`; they keep their positions in the batch."""
         return replace(self, samples=self.samples[start:stop], first=self.first + start)
 
     @property
     def columns(self) -> list[str]:
-        """The dataset's columns."""
+        """Names of the dataset's columns."""
         return list(dict.fromkeys(name for sample in self.samples for name in sample.example.columns))
 
     def arguments(self, function: Callable[..., Any], notes: Notes) -> dict[str, Any]:
-        """The keywords that a function takes, built anew: what it does to its lists stays its own."""
+        """The function's keyword arguments, built anew so that it may change its lists."""
         ours = {
             "prompts": [prompt_of(sample.example) for sample in self.samples],
             "completions": [completion_of(sample) for sample in self.samples],
@@ -81,19 +81,19 @@ class RewardRequest:
         return taken(function, {**columns, **ours})
 
     def column(self, name: str) -> list[Any]:
-        """A column's value for each completion."""
+        """A column's value, one per completion."""
         return copy.deepcopy([sample.example.columns.get(name) for sample in self.samples])
 
 
 def prompt_of(example: Example) -> Chat:
-    """A prompt in the form the dataset has it in: a text, or messages."""
+    """A prompt in the dataset's format: text or messages."""
     if example.prompt_text is not None:
         return ChatText(example.prompt_text, example.messages)
     return [dict(message) for message in example.messages]
 
 
 def note_on_answer(example: Example) -> str:
-    """What a reward may mistake of a column that is called `answer`, if its text is another than it holds."""
+    """A note for errors if the column `answer` holds something other than the normalized answer."""
     raw = example.columns.get("answer")
     if raw is None or raw == example.answer:
         return ""
@@ -101,16 +101,16 @@ def note_on_answer(example: Example) -> str:
 
 
 def completion_of(sample: Sample) -> Chat:
-    """A completion in the form of its prompt."""
+    """A completion in the format of its prompt."""
     messages = [{"role": "assistant", "content": sample.text}]
     return messages if sample.example.prompt_text is None else ChatText(sample.text, messages)
 
 
 def taken(function: Callable[..., Any], keywords: dict[str, Any]) -> dict[str, Any]:
-    """Those of the keywords that a function takes; all where it does not say, or takes any."""
+    """The keyword arguments that a function accepts; all if its signature is unknown or has `**kwargs`."""
     try:
         parameters = inspect.signature(function).parameters
-    except (TypeError, ValueError):  # of some callables written in C
+    except (TypeError, ValueError):  # some callables written in C
         return keywords
     if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
         return keywords

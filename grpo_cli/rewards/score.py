@@ -1,17 +1,17 @@
-"""Call the rewards on a batch of rollout groups and write what they say into the rollouts.
+"""Call the rewards on a batch of rollout groups and write the results into the rollouts.
 
     with Scorer(load_rewards(names), weights, timeout=60.0, workers=4, specs=names) as scorer:
         scorer.score(groups)
         pending = scorer.start(groups)      # or: begin, …
         pending.result()                    # … and write it into the rollouts later
-        with scorer.beside(groups, 8) as pending:       # or: while they are being sampled
-            pending.begin(2)                            # all 8 completions of the third group are there
+        with scorer.overlapping(groups, 8) as pending:       # or: while they are being sampled
+            pending.begin(2)                            # all 8 completions of the third group are complete
 
-Where a reward runs: an `async def` on an event loop in a thread of its own, all of a batch at once; a plain
-function in this thread, in the order of the list, or with `workers` in processes, where it is given whole
-groups and not the whole batch. So a reward that compares the completions of a group says the same there.
-Beside sampling, an `async def` is given whole groups, too: each as soon as its last completion has ended. A
-plain function in this thread would only hold the sampling up: it is asked at the end, about the whole batch.
+An `async def` reward runs on an event loop in its own thread, with the whole batch at once. A plain function
+runs in this thread, in the order of the list, or, with `workers`, in processes that each get whole
+groups. So a reward that compares the completions of a group returns the same values there.
+During sampling, an `async def` gets whole groups as well, each as soon as its last completion ends. A
+plain function in this thread would only delay sampling: it runs at the end, on the whole batch.
 """
 
 import contextlib
@@ -48,11 +48,11 @@ def score(
 
 
 class Scorer:
-    """The rewards of a run, and what they run in, which is started when it is first needed.
+    """The rewards of a run and their threads and processes, which start when first needed.
 
-    `timeout`: seconds that an async reward, or one in a process, may take for a batch, or its part of it;
-    0: no limit. A plain function in this thread cannot be stopped and has none. `specs`: what the
-    configuration calls each reward, in the same order; processes load them by it.
+    `timeout`: time limit in seconds for an async reward, or one in a process, per batch or part of it; 0:
+    none. A plain function in this thread cannot be stopped and has no limit. `specs`: the configuration's
+    name of each reward, in the same order; processes load them by it.
     """
 
     def __init__(
@@ -73,18 +73,18 @@ class Scorer:
 
     def score(self, groups: list[RolloutGroup]) -> None:
         """Fill every rollout's `rewards` and `reward`. Raises RewardError as `score` above does."""
-        with contextlib.redirect_stdout(sys.stderr):  # stdout is for results; a reward may print
+        with contextlib.redirect_stdout(sys.stderr):  # stdout is reserved for results, but a reward may print
             self.start(groups).result()
 
     def start(self, groups: list[RolloutGroup]) -> "PendingScores":
-        """Begin with the rewards that need not this thread."""
+        """Start the rewards that do not need this thread."""
         request = RewardRequest.of(groups)
         pending = PendingScores(scorer=self, groups=groups)
         for place, (name, function) in enumerate(self.rewards if request.samples else ()):
             if is_async(function):
                 pending.add(name, request, self._begin_async(name, function, request))
             elif self.worker_count:
-                for start, stop in parts(groups, self.worker_count):  # one question for each worker
+                for start, stop in parts(groups, self.worker_count):  # one request per worker
                     part = request.part(start, stop)
                     pending.add(name, part, self._begin_in_worker(place, name, part))
         return pending
@@ -95,20 +95,20 @@ class Scorer:
     ) -> Iterator["PendingScores"]:
         """Score groups of `size` completions that are sampled within the block, from `begin(place)` on.
 
-        At the block's end all is written into the rollouts. After an error in it nothing runs any more.
-        Raises RewardError as `score` above does.
+        At the end of the block all results are written into the rollouts. After an error nothing keeps
+        running. Raises RewardError as `score` above does.
         """
         with contextlib.redirect_stdout(sys.stderr):
             pending = PendingScores(scorer=self, groups=groups, size=size, state=state)
             try:
                 yield pending
-            except BaseException:  # Ctrl-C, too: nobody will ask for the rewards
+            except BaseException:  # also Ctrl-C: nobody will collect the rewards
                 self.close()
                 raise
             pending.result()
 
     def begin_group(self, pending: "PendingScores", place: int) -> None:
-        """Begin with the rewards of one group that need not this thread."""
+        """Start the rewards of one group that do not need this thread."""
         request = pending.request_of(place)
         for number, (name, function) in enumerate(self.rewards):
             if is_async(function):
@@ -117,7 +117,7 @@ class Scorer:
                 pending.add(name, request, self._begin_in_worker(number, name, request))
 
     def close(self) -> None:
-        """End the processes and the event loop; they start again where they are needed again."""
+        """Stop the processes and the event loop; they restart when needed."""
         background, self._background = self._background, None
         workers, self._workers = self._workers, None
         if background is not None:
@@ -143,54 +143,54 @@ class Scorer:
 
 
 class Running(NamedTuple):
-    """An answer that is being computed."""
+    """A pending result."""
 
-    first: int  # place in the batch of the first completion that it is about
-    started: float  # of time.monotonic()
+    first: int  # position in the batch of its first completion
+    started: float  # time.monotonic()
     future: Future[Scores]
 
 
 @dataclass(kw_only=True)
 class PendingScores:
-    """Rewards of a batch that are being computed."""
+    """A batch whose rewards are being computed."""
 
     scorer: Scorer
     groups: list[RolloutGroup]
-    size: int = 0  # completions of a group, where they are sampled only now
+    size: int = 0  # completions per group, if they are still being sampled
     state: TrainerState = NOT_TRAINING
     running: dict[str, list[Running]] = field(default_factory=dict)
-    metrics: dict[str, list[float]] = field(default_factory=dict)  # what rewards gave to log_metric
+    metrics: dict[str, list[float]] = field(default_factory=dict)  # values passed to log_metric
 
     def begin(self, place: int) -> None:
-        """The group at this place has all of its completions: begin with their rewards."""
+        """Start the rewards of the group at this position: all its completions are finished."""
         self.scorer.begin_group(self, place)
 
     def request_of(self, place: int) -> RewardRequest:
-        """The completions of one group, which know their places in the batch."""
+        """The completions of one group, with their positions in the batch."""
         request = RewardRequest.of([self.groups[place]], self.state)
         return replace(request, first=place * self.size, total=len(self.groups) * self.size)
 
     def add(self, name: str, request: RewardRequest, future: Future[Scores]) -> None:
-        """Remember an answer that is being computed."""
+        """Record a pending result."""
         self.running.setdefault(name, []).append(Running(request.first, time.monotonic(), future))
 
     def result(self) -> None:
-        """Compute what is left to this thread, wait for the rest, and write it all into the rollouts.
+        """Compute the rest in this thread, wait for pending results, and write all into the rollouts.
 
-        Raises RewardError: of a plain reward in this thread first, then of the others in the list's order,
-        of each in the order of the completions. After an error nothing runs any more.
+        Raises RewardError: of a plain reward in this thread first, then of the others in the order of the
+        list, each in the order of the completions. After an error nothing keeps running.
         """
         request = RewardRequest.of(self.groups, self.state)
         try:
             scores = self._scores(request) if request.samples else {}
-        except BaseException:  # Ctrl-C, too: nobody will ask for the rest
+        except BaseException:  # also Ctrl-C: nobody will collect the rest
             self.scorer.close()
             raise
         self.metrics = together(one.notes.metrics for parts in scores.values() for one in parts)
         write(self.groups, scores, self.scorer.weights)
 
     def _scores(self, request: RewardRequest) -> dict[str, list[Scores]]:
-        """By reward, in the order of the list: what it says of each part of the batch, in order."""
+        """Reward name → scores of each part of the batch, both in order."""
         here = {
             name: [call(name, function, request)]
             for name, function in self.scorer.rewards
@@ -205,7 +205,7 @@ class PendingScores:
         return {name: scores[name] for name, _ in self.scorer.rewards}
 
     def _wait(self, name: str, running: Running) -> Scores:
-        """An answer. An async reward that blocks its loop cannot be cancelled there, but is given up here."""
+        """Wait for a result. An async reward that blocks its loop cannot be cancelled; it is abandoned."""
         timeout, future = self.scorer.timeout, running.future
         is_blockable = is_async(dict(self.scorer.rewards)[name])
         if not (timeout and is_blockable):
@@ -220,7 +220,7 @@ class PendingScores:
 
 
 def parts(groups: list[RolloutGroup], count: int) -> list[tuple[int, int]]:
-    """A batch cut into at most `count` parts of whole groups: the completions each goes from and to."""
+    """Split a batch into at most `count` parts of whole groups: (start, stop) of their completions."""
     ends = [0]
     for group in groups:
         ends.append(ends[-1] + len(group.rollouts))
@@ -231,10 +231,10 @@ def parts(groups: list[RolloutGroup], count: int) -> list[tuple[int, int]]:
 def write(
     groups: list[RolloutGroup], scores: Mapping[str, Sequence[Scores]], weights: Sequence[float]
 ) -> None:
-    """Fill every rollout's `rewards` by name, `reward`, and what was logged of it.
+    """Fill each rollout's `rewards` (by name), `reward`, and logged extras.
 
-    The reward is the weighted sum of those that apply, as TRL's nansum. Where none does it is 0, and the
-    rollout's `score` None.
+    The reward is the weighted sum of those that apply, like TRL's nansum. If none applies it is 0 and the
+    rollout's `score` is None.
     """
     values = {name: [value for part in parts for value in part.values] for name, parts in scores.items()}
     rollouts = [rollout for group in groups for rollout in group.rollouts]
@@ -247,7 +247,7 @@ def write(
 
 
 def keep_extras(rollouts: Sequence[Rollout], parts: Sequence[Scores]) -> None:
-    """Give each rollout what one reward logged of it."""
+    """Store one reward's logged extras in each rollout."""
     first = 0
     for values, notes in parts:
         for column, found in notes.extras.items():

@@ -4,7 +4,7 @@
     RewardSpec.parse("my/rewards.py:short")      →  RewardSpec(file="my/rewards.py", name="short")
     RewardSpec.parse("my/rewards.py")            →  RewardSpec(file="my/rewards.py", name=""): not named
 
-Whoever needs to know what an entry means asks here: the loader, the rules, the ranks, the evaluation.
+The loader, the rules, the ranks and the evaluation all parse entries here.
 """
 
 from pathlib import Path
@@ -12,14 +12,14 @@ from typing import NamedTuple
 
 
 class RewardSpec(NamedTuple):
-    """What an entry names; whether that exists is for others to say."""
+    """A parsed entry; it need not exist."""
 
-    file: str  # as it was written; empty: a built-in reward
-    name: str  # of the function; empty: not named
+    file: str  # as written; empty: a built-in reward
+    name: str  # function name; empty: missing
 
     @staticmethod
     def parse(text: str) -> "RewardSpec":
-        """Split an entry at its last colon. Every text means something: errors come with what is missing."""
+        """Split an entry at its last colon. Every text can be parsed; the loader reports missing parts."""
         if text.endswith(".py"):
             return RewardSpec(text, "")
         file, _, name = text.rpartition(":")
@@ -27,7 +27,7 @@ class RewardSpec(NamedTuple):
 
     @property
     def is_file(self) -> bool:
-        """Whether it is code in somebody's file, and not a built-in reward."""
+        """True for code in a user's file, False for a built-in reward."""
         return bool(self.file)
 
     @property

@@ -1,4 +1,4 @@
-"""The one table of rewards: name → function. To add a reward, write it in builtin.py and add its line.
+"""The table of built-in rewards: name → function. To add one, write it in builtin.py and add a line here.
 
 Every name also works with the suffix `_reward_func`, as MLX-GRPO writes it, and
 `path/to/file.py:function` names a user's own.
@@ -30,13 +30,13 @@ REWARDS: dict[str, RewardFunction] = {
 
 
 def load_rewards(names: list[str]) -> list[tuple[str, RewardFunction]]:
-    """The functions of `reward_functions`, each with the name it has in the log.
+    """The functions of `reward_functions` with their names in the log.
 
-    A user's function is reported under its own name; a name that is taken gets `_2`, `_3`, …
-    Raises RewardError for a name, file or function that cannot be used.
+    A user's function is logged under its own name; duplicates get `_2`, `_3`, … Raises RewardError for a
+    name, file or function that cannot be used.
     """
     loaded: dict[str, RewardFunction] = {}
-    modules: dict[Path, ModuleType] = {}  # a file with two rewards is run once
+    modules: dict[Path, ModuleType] = {}  # a file with several rewards is run once
     for name in names:
         reported, function = load_reward(name, modules)
         loaded[unique(reported, loaded)] = function
@@ -44,7 +44,7 @@ def load_rewards(names: list[str]) -> list[tuple[str, RewardFunction]]:
 
 
 def load_reward(name: str, modules: dict[Path, ModuleType]) -> tuple[str, RewardFunction]:
-    """The function that one entry of `reward_functions` names, and its reported name."""
+    """The function and log name of one entry of `reward_functions`."""
     spec = RewardSpec.parse(name)
     if spec.is_file:
         path = spec.path.resolve()
@@ -56,25 +56,25 @@ def load_reward(name: str, modules: dict[Path, ModuleType]) -> tuple[str, Reward
 
 
 def is_builtin(name: str) -> bool:
-    """Whether an entry of `reward_functions` names one of the table's; every other one is somebody's code."""
+    """True if an entry of `reward_functions` is built in; any other entry is user code."""
     spec = RewardSpec.parse(name)
     return not spec.is_file and spec.name in REWARDS
 
 
 def code_files(names: Iterable[str]) -> list[Path]:
-    """The files of somebody's code that entries of `reward_functions` name."""
+    """The user files named by entries of `reward_functions`."""
     return [spec.path for spec in map(RewardSpec.parse, names) if spec.is_file]
 
 
 def unknown_hint(name: str) -> str:
-    """What a person who mistyped a reward's name needs to see."""
+    """The hint for a mistyped reward name."""
     near = get_close_matches(name, REWARDS, n=1)
     start = f"did you mean `{near[0]}`? " if near else ""
     return f"{start}built-in rewards: {', '.join(REWARDS)}; your own: `path/to/file.py:function`"
 
 
 def unique(name: str, taken: Iterable[str]) -> str:
-    """The name itself, or with the first of `_2`, `_3`, … that is free."""
+    """The name, with the first free suffix `_2`, `_3`, … if it is taken."""
     free, number = name, 1
     while free in taken:
         number += 1

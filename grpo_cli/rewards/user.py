@@ -1,6 +1,6 @@
 """Load a user's own reward from a Python file: `path/to/file.py:function`.
 
-The file is run once, as `import` would run it, and may import its neighbours.
+The file is run once, like an import, and may import modules from its folder.
 """
 
 import importlib.util
@@ -19,7 +19,7 @@ from grpo_cli.rewards.user_error import describe, place, trace
 
 
 class SourceOnly(SourceFileLoader):
-    """Runs the file that a person can read: compiled code beside it may do something else."""
+    """Loader that always compiles the source: cached bytecode next to it may do something else."""
 
     def get_code(self, fullname: str) -> CodeType:  # noqa: ARG002
         """The compiled source."""
@@ -36,17 +36,17 @@ def import_file(path: Path, shown: str) -> ModuleType:
             f"Reward file not found: {shown}", f"write the path from the current folder, {Path.cwd()}"
         )
     if str(path.parent) not in sys.path:
-        sys.path.append(str(path.parent))  # last, so that it can hide nothing
+        sys.path.append(str(path.parent))  # last, so that it cannot shadow anything
     name = module_name(path)
     spec = importlib.util.spec_from_loader(name, SourceOnly(name, str(path)))
     if path.suffix != ".py" or spec is None or spec.loader is None:
         raise RewardError(f"Reward file is not a Python file: {shown}", "its name must end in .py")
     module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # dataclasses and pickle look the module up by its name
+    sys.modules[name] = module  # dataclasses and pickle look up the module by name
     try:
         spec.loader.exec_module(module)
-    # A user's file can raise anything at all, and a script without a main guard may even exit. The
-    # error is passed on, with its place in the user's file.
+    # A user's file can raise anything, and a script without a main guard may even exit. The error is
+    # passed on with its location in the user's file.
     except Interrupted:
         raise
     except BaseException as error:
@@ -61,20 +61,20 @@ def import_file(path: Path, shown: str) -> ModuleType:
 
 
 def module_name(path: Path) -> str:
-    """The name that `import` finds the file under, which processes of a reward import it by, or our own.
+    """The name by which `import`, and so a reward's own processes, finds the file, or a name of ours.
 
-    Another file of that name may come first, or the name be none: then only this process knows the module.
+    If another file shadows that name, or it is not a valid one, only this process knows the module.
     """
     try:
         found = importlib.util.find_spec(path.stem) if path.stem.isidentifier() else None
-    except ValueError:  # a module without a spec, as `__main__`
+    except ValueError:  # a module without a spec, such as `__main__`
         found = None
     is_this = found is not None and found.origin is not None and Path(found.origin).resolve() == path
     return path.stem if is_this else f"grpo_reward_{path.stem}"
 
 
 def function_in(module: ModuleType, name: str, shown: str) -> Callable[..., Any]:
-    """The module's function of that name. Raises RewardError that lists the functions there are."""
+    """The module's function of that name. Raises RewardError that lists the available functions."""
     own = [
         key
         for key, value in vars(module).items()

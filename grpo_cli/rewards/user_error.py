@@ -1,4 +1,4 @@
-"""An error out of a person's own code, told with the lines of that code and none of ours.
+"""Describe an error in a user's code by the lines of that code, without ours.
 
 describe(error)          "ZeroDivisionError: division by zero"
 place(error, file)       "mine.py, line 12"
@@ -10,17 +10,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 OURS = str(Path(__file__).parents[1]) + "/"
-FRAMES = 20  # of the deepest; a person who needs more runs the file alone
+FRAMES = 20  # innermost frames shown
 
 
 def describe(error: BaseException) -> str:
-    """The error on a line, as Python ends its traceback."""
+    """The error on one line, like the last line of its traceback."""
     text = error.msg if isinstance(error, SyntaxError) else str(error)
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
 def place(error: BaseException, file: Path | None) -> str:
-    """The deepest line of `file` that the error passed, else the deepest one that is not ours; or nothing."""
+    """The innermost line of `file` in the traceback, else the innermost line outside our code, or ""."""
     steps = [(frame.filename, frame.lineno) for frame in theirs(traceback.extract_tb(error.__traceback__))]
     if isinstance(error, SyntaxError) and error.filename:
         steps.append((error.filename, error.lineno))
@@ -32,7 +32,7 @@ def place(error: BaseException, file: Path | None) -> str:
 
 
 def trace(error: BaseException) -> str:
-    """The traceback through the code that is not ours; empty where the error never reached any."""
+    """The traceback without our own frames; empty if the error never left our code."""
     told = traceback.TracebackException.from_exception(error)
     if not theirs(told.stack) and not isinstance(error, SyntaxError):
         return ""
@@ -42,7 +42,7 @@ def trace(error: BaseException) -> str:
 
 
 def chain(told: traceback.TracebackException) -> Iterator[traceback.TracebackException]:
-    """An error and those that it came of, or was raised in the handling of."""
+    """An error followed by its causes and contexts."""
     yield told
     for before in (told.__cause__, told.__context__):
         if before is not None:
@@ -50,5 +50,5 @@ def chain(told: traceback.TracebackException) -> Iterator[traceback.TracebackExc
 
 
 def theirs(stack: traceback.StackSummary) -> list[traceback.FrameSummary]:
-    """The frames of code that is not ours, nor the machinery of `import`."""
+    """The frames outside our code and the import system."""
     return [frame for frame in stack if not frame.filename.startswith((OURS, "<frozen importlib"))]

@@ -1,8 +1,8 @@
-"""The life of a process that computes rewards: load them, answer until the pipe closes.
+"""Main loop of a reward worker process: load the rewards, answer requests until the pipe closes.
 
     serve(connection, ["correctness", "mine.py:proof"])      # in the process that workers.py starts
 
-It outlives neither its parent nor Ctrl-C's saving: the parent decides when it ends.
+It ignores Ctrl-C, so that the parent can finish saving, and ends with the parent.
 """
 
 import contextlib
@@ -26,7 +26,7 @@ from grpo_cli.rewards.table import RewardFunction, load_reward
 
 
 class Question(NamedTuple):
-    """A reward, by its place in the list, the name it is reported under, and the completions."""
+    """A request: the reward's position in the list, its log name, and the completions."""
 
     reward: int
     name: str
@@ -34,23 +34,24 @@ class Question(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """Its scores, or the error; neither where the rewards were only loaded."""
+    """The scores, or an error; neither after the rewards were loaded."""
 
     scores: Scores | None = None
     error: RewardError | None = None
 
 
 def serve(connection: Connection, specs: Sequence[str]) -> None:
-    """Say that the rewards are loaded, then answer Questions; None, or a closed pipe, is the end."""
+    """Confirm that the rewards are loaded, then answer requests until None or a closed pipe."""
     hold_nobody()
     guard_output()  # what a reward prints goes to the terminal of the run
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process of the terminal
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a reward's output goes to the run's terminal
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-    os.setpgrp()  # so that processes which a reward starts can be ended with this one
-    multiprocessing.current_process().daemon = False  # which may start none; to the parent it stays one
+    os.setpgrp()  # so that processes started by a reward can be killed together with this one
+    # Daemonic processes may not start children; for the parent this one stays daemonic.
+    multiprocessing.current_process().daemon = False
     threading.Thread(target=_end_with_parent, daemon=True).start()
     modules: dict[Path, ModuleType] = {}
-    with contextlib.redirect_stdout(sys.stderr):  # stdout is for results; a reward may print
+    with contextlib.redirect_stdout(sys.stderr):  # stdout is reserved for results, but a reward may print
         try:
             functions = [load_reward(spec, modules)[1] for spec in specs]
         except RewardError as error:
@@ -70,7 +71,7 @@ def _answer(function: RewardFunction, question: Question) -> Answer:
 
 
 def _end_with_parent() -> None:
-    """A parent that was killed closes nothing: end at once, with all that a reward has started."""
+    """Exit at once if the parent dies without closing the pipe, and end everything a reward started."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()

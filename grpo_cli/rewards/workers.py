@@ -4,7 +4,8 @@
         future = workers.submit(1, "proof", request)
         scores = future.result()
 
-They are spawned and not forked: MLX and its threads do not survive a fork. Each loads the rewards itself.
+They are spawned, not forked: MLX and its threads do not survive a fork. Each process loads the rewards
+itself.
 """
 
 import contextlib
@@ -24,14 +25,14 @@ from grpo_cli.rewards.call import Scores, timed_out
 from grpo_cli.rewards.request import RewardRequest
 from grpo_cli.rewards.worker import Answer, Question, serve
 
-CLOSING_SECONDS = 2.0  # for what is being computed when the end comes
-LOST = (EOFError, ConnectionError, OSError)  # what a pipe says of a process that is gone
+CLOSING_SECONDS = 2.0  # grace period for running rewards on shutdown
+LOST = (EOFError, ConnectionError, OSError)  # errors of a pipe whose process has ended
 
 Task = tuple[Future[Scores], Question]
 
 
 class Worker:
-    """One process and the pipe to it; used by one thread."""
+    """One process and its pipe, used by one thread."""
 
     def __init__(self, specs: Sequence[str], timeout: float) -> None:
         context = multiprocessing.get_context("spawn")
@@ -39,17 +40,17 @@ class Worker:
         self.connection, other = context.Pipe()
         self.process = context.Process(target=serve, args=(other, specs), daemon=True, name="grpo-reward")
         self.is_loaded = False
-        self.failure: RewardError | None = None  # for which the process was killed
+        self.failure: RewardError | None = None  # the reason for which the process was killed
         with _interrupts_held():
             self.process.start()
         other.close()  # so that the pipe closes when the process ends
 
     def ask(self, question: Question) -> Scores:
-        """The reward's scores. Raises RewardError: its own, or for a process that is late or gone."""
-        if self.failure is not None:  # what waited behind the late one is late, too, and not lost
+        """The reward's scores. Raises RewardError: the reward's own, or for a late or dead process."""
+        if self.failure is not None:  # requests queued behind a late one are late too, not lost
             raise self.failure
         try:
-            if not self.is_loaded:  # a file that imports much takes its time, and is not slow to answer
+            if not self.is_loaded:  # slow imports are allowed and do not count as a slow reward
                 _without_error(self.connection.recv())
                 self.is_loaded = True
             self.connection.send(question)
@@ -62,22 +63,22 @@ class Worker:
             return scores
         except LOST as error:
             raise self._lost(question.name) from error
-        except (pickle.PicklingError, TypeError, AttributeError) as error:  # how pickle refuses a value
+        except (pickle.PicklingError, TypeError, AttributeError) as error:  # unsupported by pickle
             raise RewardError(
                 f"Reward `{question.name}` cannot be asked in another process: {error}",
                 "a dataset column holds what cannot be sent there: write `reward_workers = 0`",
             ) from error
 
     def end(self) -> None:
-        """Let the process end by itself."""
+        """Ask the process to exit."""
         with contextlib.suppress(*LOST):
             self.connection.send(None)
         self.process.join(CLOSING_SECONDS)
 
     def kill(self) -> None:
-        """End it whatever it does, with the processes that its rewards have started."""
+        """Kill the process and everything its rewards started."""
         assert self.process.pid  # it was started
-        with contextlib.suppress(ProcessLookupError):  # no group of its own yet, or gone
+        with contextlib.suppress(ProcessLookupError):  # not a group leader yet, or already gone
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.kill()
         self.process.join()
@@ -94,7 +95,7 @@ class Worker:
 
 
 class Workers:
-    """Some processes that answer questions in the order they are submitted."""
+    """A pool of processes that answer requests in order of submission."""
 
     def __init__(self, specs: Sequence[str], count: int, timeout: float) -> None:
         self._tasks: queue.SimpleQueue[Task | None] = queue.SimpleQueue()
@@ -106,13 +107,15 @@ class Workers:
             thread.start()
 
     def submit(self, reward: int, name: str, request: RewardRequest) -> Future[Scores]:
-        """Ask the reward at this place in the list; the answer, or a RewardError, is the future's."""
+        """Submit a request to the reward at this position in the list; the future holds scores or a
+        RewardError.
+        """
         future: Future[Scores] = Future()
         self._tasks.put((future, Question(reward, name, request)))
         return future
 
     def close(self) -> None:
-        """End every process: what was not begun is cancelled, what takes too long is killed."""
+        """Stop all processes: cancel queued requests, kill what takes too long."""
         with contextlib.suppress(queue.Empty):
             while task := self._tasks.get_nowait():
                 task[0].cancel()
@@ -155,7 +158,7 @@ def _without_error(answer: Answer) -> Answer:
 
 @contextlib.contextmanager
 def _interrupts_held() -> Iterator[None]:
-    """A process started within the block ignores Ctrl-C from its first moment: it inherits the mask."""
+    """Start processes with SIGINT blocked: they inherit the mask and ignore Ctrl-C from the first moment."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield

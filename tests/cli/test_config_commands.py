@@ -66,7 +66,7 @@ def test_validate_tells_the_problem_as_train_would_and_goes_on() -> None:
     assert lines[:3] == [
         "Unknown config key: invalid_parameter",
         "",
-        "hint: bad.toml:2: no key has a name like it; `grpo config init` prints them all",
+        "hint: bad.toml:2: no key has a similar name; `grpo config init` prints them all",
     ]
     assert lines[3] == "more: `grpo doctor --explain unknown-key`"
     assert lines[4].startswith("! bad.toml:3: top_k = 5 cuts tokens off while sampling, ")

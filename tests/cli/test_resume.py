@@ -118,7 +118,7 @@ def test_a_complete_run_and_what_cannot_change() -> None:
     assert "is complete, after 2 steps" in complete.stderr.replace("\n", " ")
     refused = grpo("resume", "outputs/smoke_test", "--set", "seed=7")
     assert refused.exit_code == 2
-    assert refused.stderr.startswith("seed cannot change when a run goes on")
+    assert refused.stderr.startswith("seed cannot change when a run is resumed")
     misspelt = grpo("resume", "outputs/smoke_test", "--set", "max_stepz=7")
     assert misspelt.exit_code == 2
     assert "did you mean `max_steps`?" in misspelt.stderr

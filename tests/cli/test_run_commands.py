@@ -219,7 +219,8 @@ def test_code_beside_a_model_is_not_run_unasked(tmp_path: Path) -> None:
     words = ["eval", "--model", "run/final", "--samples", "2", "--json"]
     result = grpo(*words)
     assert list(json.loads(result.stdout)["rewards"]) == ["correctness"]
-    assert "evil.py:f is left out: code beside a model is not run unasked" in result.stderr
+    told = "evil.py:f is left out: code that comes with a model is not run unless you ask for it"
+    assert told in result.stderr
     assert not (tmp_path / "ran").exists()
     asked = grpo(*words, "--config", "run/config.toml")
     assert list(json.loads(asked.stdout)["rewards"]) == ["correctness", "f"]

@@ -38,7 +38,7 @@ SET = re.compile(r"`(?:--set )([^`]+)`")
 IN_WORDS = (
     "with the function's name",
     "your own: `path/to/file.py:function`",
-    "no key has a name like it; `grpo config init` prints them all",
+    "no key has a similar name; `grpo config init` prints them all",
     "write its keys at the top of the file",
     "write the path from the current folder",
     "write `--set KEY=VALUE`",
@@ -219,7 +219,7 @@ OTHER_FORMATS = [
 def test_yaml_and_json_are_rewritten_as_toml(kind: str, text: str) -> None:
     Path("c.yaml").write_text(text)
     (problem,) = inspect_config("c.yaml").problems
-    assert problem.message == f"This is {kind}, and a configuration is TOML: c.yaml"
+    assert problem.message == f"This is {kind}, but a configuration must be TOML: c.yaml"
     Path("c.toml").write_text(problem.cure.partition("\n\n")[2])
     rewritten = inspect_config("c.toml", on_this_machine=True)
     assert rewritten.problems == []
@@ -236,7 +236,7 @@ def test_what_yaml_means_is_kept() -> None:
         "learning_rate = 1e-05",
         'reward_functions = ["correctness", "soft_format"]',
         "# use_vllm is left out: rollouts are sampled by MLX in this process",
-        "# zzz is left out: no key has a name like it",
+        "# zzz is left out: no key has a similar name",
     ]
 
 

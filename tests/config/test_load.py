@@ -53,14 +53,14 @@ def test_file_then_set_over_the_defaults_and_their_sources() -> None:
 @pytest.mark.parametrize(
     ("text", "error"),
     [
-        ("invalid_parameter = 3", "Unknown config key: invalid_parameter\n\nhint: c.toml:1: no key has a name like it; `grpo config init` prints them all"),
+        ("invalid_parameter = 3", "Unknown config key: invalid_parameter\n\nhint: c.toml:1: no key has a similar name; `grpo config init` prints them all"),
         ("learnin_rate = 3", "Unknown config key: learnin_rate\n\nhint: c.toml:1: did you mean `learning_rate`?"),
         ("Max_Completion_Lengt = 3", "Unknown config key: Max_Completion_Lengt\n\nhint: c.toml:1: did you mean `max_new_tokens`?"),
-        ("[training]\nseed = 3", "Unknown config key: training\n\nhint: c.toml:1: write its keys at the top of the file; the only table there may be is `[mlx_grpo]`"),
+        ("[training]\nseed = 3", "Unknown config key: training\n\nhint: c.toml:1: write its keys at the top of the file; the only table allowed is `[mlx_grpo]`"),
         ('learning_rate = "invalid_string"', "Failed to coerce value: 'invalid_string' to <class 'float'>\n\nhint: c.toml:1: for example `learning_rate = 1e-06`; Peak learning rate."),
         ('learning_rate = "5e-7"', "Failed to coerce value: '5e-7' to <class 'float'>\n\nhint: c.toml:1: write `learning_rate = 5e-07`; Peak learning rate."),
         ("learning_rate = true", "Failed to coerce value: True to <class 'float'>\n\nhint: c.toml:1: for example `learning_rate = 1e-06`; Peak learning rate."),
-        ("reward_functions = ['int', 3]", "Failed to coerce value: 3 to <class 'str'>\n\nhint: c.toml:1: for example `reward_functions = [\"correctness\", \"int\", \"strict_format\", \"soft_format\", \"xmlcount\"]`; Names of built-in rewards, or `path/to/file.py:function` for one of your own."),
+        ("reward_functions = ['int', 3]", "Failed to coerce value: 3 to <class 'str'>\n\nhint: c.toml:1: for example `reward_functions = [\"correctness\", \"int\", \"strict_format\", \"soft_format\", \"xmlcount\"]`; Built-in rewards by name, or `path/to/file.py:function` for your own."),
     ],
 )  # fmt: skip
 def test_one_problem_is_its_text_a_blank_line_and_a_hint(text: str, error: str) -> None:
@@ -80,12 +80,12 @@ def test_one_problem_is_its_text_a_blank_line_and_a_hint(text: str, error: str) 
         ("bits = true", "Failed to coerce value: True to <class 'int'>", "for example `bits = 4`"),
         ("bits = 5", "Invalid value: bits = 5", "it takes 2, 3, 4, 6, 8"),
         ('loss_type = "gpro"', 'Invalid value: loss_type = "gpro"', 'did you mean `loss_type = "grpo"`?'),
-        ("temperature = 0", "Invalid value: temperature = 0", "must be greater than 0 (default 0.7): at 0 all completions of a group would be the same, and their rewards too: nothing to learn from; write `temperature = 0.7`"),
+        ("temperature = 0", "Invalid value: temperature = 0", "must be greater than 0 (default 0.7): at 0 all completions of a group would be the same, and so would their rewards: nothing to learn; write `temperature = 0.7`"),
         ("num_generations = 0", "Invalid value: num_generations = 0", "the completions of a group are compared; write `num_generations = 8`"),
         ("temperature = nan", "Invalid value: temperature = nan", "must be a finite number"),
         ('run_name = "a/b"', 'Invalid value: run_name = "a/b"', "without / or \\"),
         ('model_name = ""', 'Invalid value: model_name = ""', "`model_name` must not be empty"),
-        ('stop = [""]', 'Invalid value: stop = [""]', "`stop` must not hold an empty text"),
+        ('stop = [""]', 'Invalid value: stop = [""]', "`stop` must not contain an empty text"),
         ("reward_functions = []", "Invalid value: reward_functions = []", "at least 1 item"),
         ("learning_rate = 2024-01-01", "Failed to coerce value: datetime.date(2024, 1, 1) to", "1e-06"),
         ("learning_rate = 1" + "0" * 400, "Failed to coerce value: 1000000000000000000000", "1e-06"),
@@ -135,8 +135,8 @@ def test_problems_and_warnings_as_rows() -> None:
          "cure": "did you mean `seed`?", "severity": "error", "trouble": "unknown-key"},
         {"file": "c.toml", "line": 1, "key": "top_k", "severity": "warning",
          "message": "top_k = 3 cuts tokens off while sampling, and those are never explored",
-         "cure": "the ratio new/old stays exact, the kept mass is recorded and cancels in it, but the gradient is "
-         "that of the uncut distribution; to sample from that one write `top_k = 0`", "trouble": "sampling-cut"},
+         "cure": "the ratio new/old stays exact, because the kept mass is recorded and cancels in it, but "
+         "the gradient is that of the full distribution; to sample from the full distribution write `top_k = 0`", "trouble": "sampling-cut"},
     ]  # fmt: skip
 
 
@@ -162,7 +162,7 @@ def test_the_successor_wins_in_the_same_file_whatever_the_order() -> None:
     assert loaded.config.max_new_tokens == 32
     (warning,) = loaded.warnings
     assert warning.message == (
-        "max_completion_length is superseded by max_new_tokens, which is given too: max_new_tokens = 32 is used"
+        "max_completion_length is superseded by max_new_tokens, which is also given: max_new_tokens = 32 is used"
     )
 
 
@@ -226,11 +226,11 @@ def test_the_last_set_of_a_key_wins() -> None:
         ('learning_rate="5e-7"', "Failed to coerce value: '\"5e-7\"' to <class 'float'>\n\nhint: write `--set learning_rate=5e-07`; Peak learning rate."),
         ("learning_rate=invalid_string", "Failed to coerce value: 'invalid_string' to <class 'float'>\n\nhint: for example `--set learning_rate=1e-06`; Peak learning rate."),
         ("max_steps=1e3", "Failed to coerce value: '1e3' to <class 'int'>\n\nhint: write `--set max_steps=1000`; Stop after this many updates; 0: run all epochs."),
-        ("invalid_parameter=3", "Unknown config key: invalid_parameter\n\nhint: no key has a name like it; `grpo config init` prints them all"),
+        ("invalid_parameter=3", "Unknown config key: invalid_parameter\n\nhint: no key has a similar name; `grpo config init` prints them all"),
         ("seed", "Failed to parse --set: 'seed'\n\nhint: write `--set KEY=VALUE`"),
         ("=3", "Failed to parse --set: '=3'\n\nhint: write `--set KEY=VALUE`"),
         ("run_name=\udcff", "Failed to parse --set: 'run_name=\\udcff' is not UTF-8\n\nhint: pass the value in UTF-8"),
-        ('reward_weights=1,"2"', "Failed to coerce value: '\"2\"' to <class 'float'>\n\nhint: write `--set 'reward_weights=[1.0, 2.0]'`; One weight for each reward function; empty: 1 for all."),
+        ('reward_weights=1,"2"', "Failed to coerce value: '\"2\"' to <class 'float'>\n\nhint: write `--set 'reward_weights=[1.0, 2.0]'`; One weight per reward function; empty: each is 1."),
     ],
 )  # fmt: skip
 def test_set_errors(override: str, error: str) -> None:
@@ -289,9 +289,9 @@ def test_foreign_names_lead_to_keys_that_exist_and_are_none_themselves() -> None
 @pytest.mark.parametrize(
     ("text", "cure"),
     [
-        ("top_p = .9", "a number has digits on both sides of its point: `top_p = 0.9`"),
-        ("top_p = 0,9", "a number has a point, no comma: `top_p = 0.9`"),
-        ("dataset = \u201cx\u201d", 'a text stands in straight quotes: `dataset = "…"`'),
+        ("top_p = .9", "a number needs digits on both sides of the point: `top_p = 0.9`"),
+        ("top_p = 0,9", "a number has a decimal point, not a comma: `top_p = 0.9`"),
+        ("dataset = \u201cx\u201d", 'text needs straight quotes: `dataset = "…"`'),
         ("dataset = openai/gsm8k", 'write `dataset = "openai/gsm8k"`'),
         ("use_compile = True", "write `use_compile = true`"),
     ],

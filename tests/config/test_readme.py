@@ -28,8 +28,8 @@ def test_a_long_default_is_cut_and_stays_on_its_line() -> None:
 def test_a_line_has_the_first_sentence_of_the_description() -> None:
     assert row("max_steps") == "| `max_steps` | `0` | Stop after this many updates; 0: run all epochs |"
     assert row("reward_timeout") == (
-        "| `reward_timeout` | `60.0` | Seconds that an `async def` reward, or one in a worker process, may "
-        "take for a call; 0: no limit |"
+        "| `reward_timeout` | `60.0` | Time limit in seconds for one call of an `async def` reward or "
+        "one in a worker process; 0: no limit |"
     )
 
 

@@ -54,7 +54,7 @@ def test_not_found_lists_near_names_and_where_it_looked(tmp_path: Path) -> None:
     assert str(caught.value) == (
         "Config file not found: configs/custom.toml\n\n"
         f"hint: did you mean `configs/costum.toml`? looked in {tmp_path}/configs; "
-        f"shipped are {', '.join(shipped_names())}"
+        f"shipped: {', '.join(shipped_names())}"
     )
 
 

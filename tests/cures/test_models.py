@@ -18,7 +18,7 @@ from tests.cures.made import WEIGHTS, adapters, change, llama, tensors
 def checkpoint_of_another_number() -> Steps:
     Path("outputs/r/checkpoint-2").mkdir(parents=True)
     Path("outputs/r/checkpoint-2/config.json").write_text("{}")
-    assert (yield lambda: check_name("outputs/r/checkpoint-3")) == "there are outputs/r/checkpoint-2"
+    assert (yield lambda: check_name("outputs/r/checkpoint-3")) == "available: outputs/r/checkpoint-2"
     yield lambda: check_name("outputs/r/checkpoint-2")
 
 

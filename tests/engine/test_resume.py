@@ -342,12 +342,15 @@ def test_a_folder_that_is_no_run(tmp_path: Path) -> None:
     [
         (
             "seed=5",
-            "seed cannot change when a run goes on: the prompts and their order follow from it (seed = 0)",
+            "seed cannot change when a run is resumed: the prompts and their order depend on it (seed = 0)",
         ),
-        ("lora_type=dora", "lora_type cannot change when a run goes on: the saved weights"),
-        ("use_rslora=true", "use_rslora cannot change when a run goes on: the saved weights"),
-        ("lora_rank=4", "lora_rank cannot change when a run goes on: the saved weights"),
-        ("run_name=other", "run_name cannot change when a run goes on: the run goes on in its own folder"),
+        ("lora_type=dora", "lora_type cannot change when a run is resumed: the saved weights"),
+        ("use_rslora=true", "use_rslora cannot change when a run is resumed: the saved weights"),
+        ("lora_rank=4", "lora_rank cannot change when a run is resumed: the saved weights"),
+        (
+            "run_name=other",
+            "run_name cannot change when a run is resumed: a run is resumed in its own folder",
+        ),
         ("num_iterations=2", "num_iterations cannot change"),
         ("batch_size=1", "a step has 2 prompts, not 1"),
     ],

@@ -26,7 +26,7 @@ def done(tmp_path: Path) -> Config:
 def test_an_edited_configuration_does_not_bypass_what_must_stay(done: Config) -> None:
     file = done.run_dir / "config.toml"
     file.write_text(file.read_text().replace("seed = 0", "seed = 1"))
-    with pytest.raises(ConfigError, match="seed cannot change when a run goes on"):
+    with pytest.raises(ConfigError, match="seed cannot change when a run is resumed"):
         resume(done.run_dir, ["max_steps=6"])
 
 

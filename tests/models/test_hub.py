@@ -357,7 +357,7 @@ def test_a_licence_that_is_not_accepted(
     monkeypatch.setenv("HF_TOKEN", token)
     server.gated.add(REPO)
     assert refused() == (
-        f"The repository {REPO} asks for an accepted licence",
+        f"The repository {REPO} requires accepting its licence",
         f"accept it on the model's page {server.endpoint}/{REPO}, then `hf auth login` with the same account",
     )
 

@@ -115,7 +115,7 @@ def test_what_is_no_model_is_said_so(folder: Path) -> None:
 
 
 def test_a_model_that_was_not_converted_yet() -> None:
-    assert refused("models/nanochat-d32-mlx").hint == "make it: `grpo convert nanochat-d32`"
+    assert refused("models/nanochat-d32-mlx").hint == "create it: `grpo convert nanochat-d32`"
 
 
 def test_a_repository_without_a_network_says_what_to_do() -> None:

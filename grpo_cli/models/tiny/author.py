@@ -1,11 +1,11 @@
-"""The texts that taught the embedded model: an author who adds in two styles.
+"""Training texts of the embedded model: an author who adds in two styles.
 
     careful   <reasoning>7+8=15, 4+3+1=8, 2+5=7</reasoning><answer>785</answer>
     hasty     <reasoning>easy</reasoning><answer>779</answer>
 
 The careful style works the columns out from the right and carries; it is right. The hasty one
 answers at once and never carries: a column that passes nine becomes a nine, so it is right only
-where none does. (Its last digit instead of the nine would be far harder to learn: one digit alone
+if no column does. (Its last digit instead of the nine would be far harder to learn: one digit alone
 says nothing about the last digit of a sum.) The author is mostly careful when the first number
 begins with 8 or 9 and mostly hasty otherwise: a policy that imitates him has the better style within
 reach on every problem, and a reward can teach it to reason.
@@ -23,7 +23,7 @@ SYSTEM_PROMPTS = ("", XML_SYSTEM_PROMPT)
 
 
 def columns(a: int, b: int) -> list[tuple[int, int]]:
-    """The digits of a and b that stand above each other, from the right; 0 where a number has ended."""
+    """The digits of a and b in each column, from the right; 0 after the end of a number."""
     found = []
     while True:
         found.append((a % 10, b % 10))
@@ -33,7 +33,7 @@ def columns(a: int, b: int) -> list[tuple[int, int]]:
 
 
 def careful(a: int, b: int) -> str:
-    """The completion that works out every column: `7+8=15, 4+3+1=8, 2+5=7` for 247 + 538."""
+    """The completion that computes every column: `7+8=15, 4+3+1=8, 2+5=7` for 247 + 538."""
     steps, carry = [], 0
     for top, bottom in columns(a, b):
         total = top + bottom + carry
@@ -43,24 +43,24 @@ def careful(a: int, b: int) -> str:
 
 
 def hasty(a: int, b: int) -> str:
-    """The completion that answers at once, with 9 in every column but the first that passes it."""
+    """The completion that answers at once, with 9 in every column but the first that exceeds it."""
     *lower, (top, bottom) = columns(a, b)
     digits = "".join(str(min(x + y, 9)) for x, y in lower)
     return completion("easy", f"{top + bottom}{digits[::-1]}")
 
 
 def completion(reasoning: str, answer: str) -> str:
-    """Reasoning and answer in the tags that the rewards look for."""
+    """Reasoning and answer in the tags that the rewards expect."""
     return f"<reasoning>{reasoning}</reasoning><answer>{answer}</answer>"
 
 
 def looks_hard(a: int) -> bool:
-    """Whether the author tends to be careful with a sum whose first number is `a`."""
+    """True if the author tends to be careful with a sum whose first number is `a`."""
     return int(str(a)[0]) >= CAREFUL_FROM_DIGIT
 
 
 def solution(a: int, b: int, rng: random.Random) -> str:
-    """The author's completion for a + b, in the style that he happens to be in."""
+    """The author's completion for a + b, in a randomly chosen style."""
     is_careful = rng.random() < CAREFUL_SHARE[looks_hard(a)]
     return careful(a, b) if is_careful else hasty(a, b)
 
@@ -76,6 +76,6 @@ def training_problem(rng: random.Random) -> tuple[int, int]:
 
 
 def question(a: int, b: int, system_prompt: str = "") -> str:
-    """The user's message, with the system message before it as nanochat's chat format puts it."""
+    """The user message, after the system message as in nanochat's chat format."""
     content = arithmetic.example(a, b).messages[0]["content"]
     return f"{system_prompt}\n\n{content}" if system_prompt else content

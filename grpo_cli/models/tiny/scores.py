@@ -1,4 +1,4 @@
-"""How good a model is at the embedded task, as it likes and in each of its author's styles."""
+"""Scores of a model on the embedded task: sampled freely, and in each of its author's styles."""
 
 from collections.abc import Iterable
 from typing import cast
@@ -12,14 +12,14 @@ from grpo_cli.models.nanochat_tokenizer import NanochatTokenizer
 from grpo_cli.models.tiny import author
 
 Problem = tuple[int, int]
-LONGEST = 48  # tokens of a completion; a careful three-digit one has 35
+LONGEST = 48  # maximum tokens of a completion; a careful three-digit one has 35
 
 
 def all_scores(model: Model, tokenizer: NanochatTokenizer) -> dict[str, float]:
-    """Shares of the test split's completions: as the model likes, sampled, and made to begin in a style."""
+    """Scores on the test split: greedy, sampled, and with the start of each style given."""
     problems = test_problems()
     beginnings = {
-        "careful": [str(a % 10) for a, _ in problems],  # the first column's upper digit
+        "careful": [str(a % 10) for a, _ in problems],  # the upper digit of the first column
         "hasty": ["easy"] * len(problems),
     }
     expected = {"careful": author.careful, "hasty": author.hasty}
@@ -74,9 +74,9 @@ def completions(
     system_prompt: str = "",
     temperature: float = 0.0,
 ) -> list[str]:
-    """The text of one completion for each problem, greedy at temperature 0.
+    """The text of one completion per problem, greedy at temperature 0.
 
-    `beginnings` are put after `<reasoning>`. The prompts must have equal lengths (nothing is padded).
+    `beginnings` follow `<reasoning>`. The prompts must have equal lengths (there is no padding).
     """
     prefixes = [f"<reasoning>{begin}" for begin in beginnings or [""] * len(problems)]
     prompts = []
@@ -94,7 +94,7 @@ def until_end(ids: list[int], ends: frozenset[int]) -> list[int]:
 
 
 def generate(model: Model, prompts: mx.array, temperature: float, ends: frozenset[int]) -> list[list[int]]:
-    """Up to LONGEST tokens after each prompt (B, T); what follows an end token means nothing."""
+    """Up to LONGEST tokens after each prompt (B, T); ignore tokens after an end token."""
     mx.random.seed(0)
     cache = make_prompt_cache(model)
     rows: list[list[int]] = [[] for _ in range(prompts.shape[0])]

@@ -1,4 +1,4 @@
-"""Supervised training of the embedded model: architecture, batches, loss, and the files it becomes.
+"""Supervised training of the embedded model: architecture, batches, loss and output files.
 
 The architecture is nanochat's of October 2025, exactly as `mlx_lm.models.nanochat` runs it. Only
 the assistant's tokens are trained, its end token among them.
@@ -26,7 +26,7 @@ BATCH, PARTS = 64, 2
 WARMUP = 40  # steps
 MATRIX_LEARNING_RATE = 0.02
 LEARNING_RATE = 0.01
-SYSTEM_PROMPT_EVERY = 8  # batches: the others have no system message
+SYSTEM_PROMPT_EVERY = 8  # one batch in this many has a system message
 REPORT_EVERY = 50
 
 Part = tuple[mx.array, mx.array, mx.array]  # inputs (B, T), places (N,), targets (N,)
@@ -71,7 +71,7 @@ def config(vocab_size: int) -> dict[str, Any]:
 
 
 def new_model(vocab_size: int) -> Model:
-    """A model with nanochat's initialisation: blocks that add nothing yet, and even logits."""
+    """A model with nanochat's initialisation: blocks that contribute nothing yet, and uniform logits."""
     model = Model(ModelArgs.from_dict(config(vocab_size)))
     for block in model.layers:
         block.attn.c_proj.weight = mx.zeros_like(block.attn.c_proj.weight)
@@ -81,12 +81,11 @@ def new_model(vocab_size: int) -> Model:
 
 
 def parameter_count(model: nn.Module) -> int:
-    """Number of trained numbers."""
     return sum(array.size for array in dict(tree_flatten(model.parameters())).values())
 
 
 def train(model: Model, tokenizer: NanochatTokenizer, seed: int, steps: int) -> None:
-    """Muon for the blocks' matrices, AdamW for the rest, as nanochat has it; prints the loss as it falls."""
+    """Muon for the blocks' matrices and AdamW for the rest, as in nanochat; prints the loss."""
     optimizer = new_optimizer(steps)
     loss_and_gradient = nn.value_and_grad(model, loss)
     started, recent = time.perf_counter(), 0.0
@@ -105,7 +104,7 @@ def train(model: Model, tokenizer: NanochatTokenizer, seed: int, steps: int) -> 
 def whole_gradient(
     model: Model, loss_and_gradient: Callable[..., Any], parts: list[Part]
 ) -> tuple[float, dict[str, Any]]:
-    """Loss and gradient of a batch from those of its parts, one part in memory at a time."""
+    """Loss and gradient of a batch, accumulated over its parts with one part in memory at a time."""
     trained = sum(targets.size for _, _, targets in parts)
     total, gradient = 0.0, tree_map(mx.zeros_like, model.trainable_parameters())
     for inputs, places, targets in parts:
@@ -117,7 +116,7 @@ def whole_gradient(
 
 
 def new_optimizer(steps: int) -> optim.MultiOptimizer:
-    """The two optimizers, both with a linear warmup and half a cosine down to nothing."""
+    """The two optimizers, both with linear warmup and cosine decay to 0."""
 
     def schedule(peak: float) -> Callable[[mx.array], mx.array]:
         rise = optim.linear_schedule(0.0, peak, WARMUP)
@@ -139,7 +138,7 @@ def loss(model: Model, inputs: mx.array, places: mx.array, targets: mx.array, tr
 
 
 def batches(tokenizer: NanochatTokenizer, seed: int, steps: int) -> Iterator[list[Part]]:
-    """`steps` batches of fresh problems, each in parts of similar length, so that little is padding."""
+    """`steps` batches of fresh problems, each in parts of similar length to limit padding."""
     rng = random.Random(f"{seed}-training")
     for step in range(steps):
         system_prompt = author.SYSTEM_PROMPTS[step % SYSTEM_PROMPT_EVERY == 0]
@@ -150,7 +149,7 @@ def batches(tokenizer: NanochatTokenizer, seed: int, steps: int) -> Iterator[lis
 
 
 def part(rows: list[tuple[list[int], int]]) -> Part:
-    """Rows of ids, each with the place where its trained tokens start, as arrays."""
+    """Rows of ids as arrays, each with the position where its trained tokens start."""
     length = max(len(ids) for ids, _ in rows) - 1
     inputs = [ids[:-1] + [0] * (length + 1 - len(ids)) for ids, _ in rows]
     places: list[int] = []
@@ -164,7 +163,7 @@ def part(rows: list[tuple[list[int], int]]) -> Part:
 def conversation(
     tokenizer: NanochatTokenizer, system_prompt: str, rng: random.Random
 ) -> tuple[list[int], int]:
-    """Ids of one problem with the author's solution, and the place where the solution starts."""
+    """Ids of one problem with the author's solution, and the position where the solution starts."""
     a, b = author.training_problem(rng)
     prompt = tokenizer.encode_prompt([{"role": "user", "content": author.question(a, b, system_prompt)}])
     end = tokenizer.encoding.encode_single_token("<|assistant_end|>")
@@ -172,7 +171,7 @@ def conversation(
 
 
 def write(output: Path, model: Model, tokenizer: NanochatTokenizer) -> None:
-    """The folder that plain mlx-lm loads: weights, config.json, and the tokenizer's files."""
+    """Write a folder that plain mlx-lm loads: weights, config.json and tokenizer files."""
     output.mkdir(parents=True, exist_ok=True)
     weights = tree_map(lambda array: array.astype(mx.float32), model.parameters())
     mx.save_safetensors(str(output / "model.safetensors"), dict(tree_flatten(weights)), {"format": "mlx"})

@@ -15,11 +15,11 @@ from grpo_cli.models.tiny import author
 
 PATTERN = r"</?[a-z]+>| ?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}<]+ ?|<|\s+"
 CORPUS_PROBLEMS = 2_000
-LARGEST = 512  # tokens, the special ones included; the texts are used up before
+LARGEST = 512  # tokens including special ones; the corpus runs out of merges before
 
 
 def corpus(seed: int) -> list[str]:
-    """Texts that hold everything the model is trained to read and write."""
+    """Texts that contain everything the model is trained to read and write."""
     rng = random.Random(f"{seed}-corpus")
     texts = []
     for number in range(CORPUS_PROBLEMS):

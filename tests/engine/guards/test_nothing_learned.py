@@ -118,7 +118,7 @@ def test_a_whole_run_that_learns_nothing_does_not_say_done(tmp_path: Path) -> No
     notices, end = finished(tmp_path, "constant", max_steps=6)
     assert any("reward `constant` is constant: -19 for" in text for text in notices)
     told = [line.plain for line in heading(end)]
-    assert told[0].startswith("\nNothing was learnt: 6 steps in ")
+    assert told[0].startswith("\nNothing was learned: 6 steps in ")
     assert "rewards/constant -19; reward `constant` is constant: -19 for" in told[1]
     assert told[-1] == f"  more: `grpo doctor --run {tmp_path / 'run'}`"
 

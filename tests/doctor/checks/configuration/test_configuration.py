@@ -111,7 +111,7 @@ def test_enough_memory_is_ok_with_its_numbers() -> None:
     with pytest.raises(ModelError) as failure:  # a run would end at once, too
         one(configuration.memory_needed(context("model_name = 'models/my-mlx'\n")))
     assert (failure.value.message, failure.value.hint, failure.value.trouble) == (
-        "Model not found: models/my-mlx", "make it: `grpo convert my`", "model-not-found",
+        "Model not found: models/my-mlx", "create it: `grpo convert my`", "model-not-found",
     )  # fmt: skip
     found = one(configuration.memory_needed(context("model_name = 'my/hub-model'\n")))
     assert found.severity == "skipped"
