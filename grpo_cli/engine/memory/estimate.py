@@ -17,9 +17,7 @@ FLOAT32 = 4  # bytes
 HIDDEN_KEPT, INTERMEDIATE_KEPT, SCORES_KEPT = 7.0, 2.5, 2.0
 LAYERS_AT_ONCE = 2  # with gradient checkpointing: a layer's forward and its gradients
 LOGITS_KEPT = 3.0  # the logits, scaled, and their gradient
-LOGITS_AT_ONCE = (
-    1 << 25
-)  # more logits than this are computed in slices (chunked_logits.py): 134 MB in float32
+LOGITS_AT_ONCE = 1 << 25  # more logits are computed in slices (chunked_logits.py): 134 MB in float32
 ENTROPY_KEPT = 4.5  # additional copies of the logits with an entropy bonus
 SAMPLING_COPIES = 4.0  # copies of the logits while a token is sampled
 CACHE_COPIES = 2.0  # the cache's rows are copied when some leave the batch
@@ -75,9 +73,8 @@ class Batch:
     entropy_bonus: bool = False
     slices: bool = True  # logits are computed for completions only, and in slices above LOGITS_AT_ONCE
     checkpoint: bool = False  # layers are recomputed in the backward, one at a time
-    rollout_prompts: int = (
-        0  # prompts whose cache all completions share (shared_prompt.py); 0 = every row has its own copy
-    )
+    # Prompts whose cache all completions share (shared_prompt.py); 0 = every row has its own copy
+    rollout_prompts: int = 0
 
     @staticmethod
     def of(
