@@ -119,11 +119,12 @@ class Watch:
         All ranks have been informed by then: none of our threads can send anything while MLX connects.
         """
         self.set_phase(CONNECTING)
-        self._tell()
-        patience = Patience(seconds, on_wait)
+        patience, told = Patience(seconds, on_wait), None
         while patience.wait_for(names := ", ".join(self._late())):
-            if self.trouble or not names:
+            if names != told:  # pass every arrival on: the others have links to their neighbours only
                 self._tell()
+                told = names
+            if self.trouble or not names:
                 return self.trouble
             time.sleep(LOOK)
         return f"{names} did not come to connect within {seconds:.0f} s"
