@@ -1,4 +1,4 @@
-"""The model of the current nanochat repository ("era B"), which mlx-lm's own nanochat cannot run.
+"""nanochat as its current repository has it ("era B"), which mlx-lm's own nanochat cannot run.
 
     model = Model(ModelArgs.from_dict(json.loads((folder / "config.json").read_text())))
     logits = model(mx.array([ids]))                         # (1, T, vocab_size) float32
@@ -8,12 +8,12 @@ Beyond mlx-lm's nanochat: every token is smeared with the one before it, every l
 layer's input back in, every other layer adds value embeddings, every layer sees a window (most a short
 one, the others sequence_len tokens back), and the middle of the network is taken out of the end.
 Parameters are named as in nanochat's own files. A checkpoint of January 2026 has the mixed-in input and
-the windows only: config.json says which parts exist.
+the windows only: config.json says what there is.
 
 The cache is one `KVCache` a layer, and one more that holds the token ids: from those the previous
-token's embedding is looked up again, so the cache batches, trims, splits and carries gradients like
-any other model's. A token's position in its row shows if it has a predecessor, so padding
-on the left of a row never reaches it.
+token's embedding is looked up again, so the cache batches, trims, splits and carries gradients as
+any model's does. A token's position in its row tells whether it has a predecessor, so the padding
+on a row's left never reaches it.
 
 Imports only mlx and mlx-lm, so that a model's folder can carry this file as its `model_file`.
 Source: https://github.com/karpathy/nanochat (nanochat/gpt.py), commit 92d63d4e.
@@ -28,9 +28,9 @@ import mlx.nn as nn
 from mlx_lm.models.base import BaseModelArgs, create_attention_mask, scaled_dot_product_attention
 from mlx_lm.models.cache import KVCache
 
-# Constants that the original hard-codes.
+# What the original fixes in its code and writes in no file.
 NORM_EPS = 1.19e-7  # of float32
-SMEAR_CHANNELS = 24  # the first channels of a token decide how much of its predecessor is mixed in
+SMEAR_CHANNELS = 24  # a token's first channels decide how much of its predecessor it takes on
 VALUE_GATE_SCALE = 3.0
 SOFTCAP = 15.0
 WINDOW_TILE = 128  # windows are whole tiles of the original's attention kernel
@@ -47,10 +47,10 @@ class ModelArgs(BaseModelArgs):
     num_key_value_heads: int = 10
     intermediate_size: int = 5120
     vocab_size: int = 32768
-    padded_vocab_size: int = 0  # rows of the embeddings and of lm_head; 0: vocab_size
+    padded_vocab_size: int = 0  # rows of the embeddings and of lm_head; 0: as many as vocab_size
     max_position_embeddings: int = 2048
     window_pattern: str = "SSSL"  # short or long, repeated over the layers; the last one is always long
-    short_window: int = 0  # window of a short layer in tokens; 0: a quarter of the positions, in tiles
+    short_window: int = 0  # tokens back that a short layer sees; 0: a quarter of the positions, in tiles
     smear: bool = True
     backout: bool = True
     value_embeddings: bool = True
@@ -60,7 +60,7 @@ class ModelArgs(BaseModelArgs):
 
     @property
     def rows(self) -> int:
-        """Rows of the embeddings and of lm_head, including those without a token."""
+        """Rows of the embeddings and of lm_head, those that stand for no token included."""
         return self.padded_vocab_size or self.vocab_size
 
     @property
@@ -69,7 +69,7 @@ class ModelArgs(BaseModelArgs):
         return self.hidden_size // self.num_attention_heads
 
     def window(self, layer: int) -> int:
-        """Window of the layer in tokens. A long window has sequence_len tokens, not all."""
+        """How many tokens back the layer sees. A long one sees sequence_len back, not everything."""
         last = layer == self.num_hidden_layers - 1
         if last or self.window_pattern[layer % len(self.window_pattern)].upper() == "L":
             return self.max_position_embeddings
@@ -77,7 +77,7 @@ class ModelArgs(BaseModelArgs):
         return self.short_window or quarter
 
     def has_value_embeddings(self, layer: int) -> bool:
-        """True for every other layer, including the last one."""
+        """Every other layer, the last one included."""
         return self.value_embeddings and layer % 2 == (self.num_hidden_layers - 1) % 2
 
 
@@ -87,7 +87,7 @@ def norm(x: mx.array) -> mx.array:
 
 
 def softcap(logits: mx.array) -> mx.array:
-    """Squash logits smoothly into ±SOFTCAP, in float32."""
+    """Bend logits smoothly into ±SOFTCAP, in float32."""
     return SOFTCAP * mx.tanh(logits.astype(mx.float32) / SOFTCAP)
 
 
@@ -108,7 +108,7 @@ class Attention(nn.Module):
         if config.has_value_embeddings(layer):
             self.gate_channels = config.value_gate_channels
             self.ve_gate = nn.Linear(self.gate_channels, self.kv_heads, bias=False)
-        # The factor on queries and keys is applied to the scores: the same result for less work.
+        # The factor on queries and keys is multiplied into the scores, which is the same for less work.
         self.scale = config.query_key_scale**2 * self.head_dim**-0.5
         half = self.head_dim // 2
         # Negative: the original rotates by −θ.
@@ -159,7 +159,7 @@ class MLP(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention and MLP, each applied to the normed residual stream and added to it."""
+    """Attention and MLP, each on the normed stream and added to it."""
 
     def __init__(self, config: ModelArgs, layer: int) -> None:
         super().__init__()
@@ -182,7 +182,7 @@ class Transformer(nn.Module):
 
 
 class Model(nn.Module):
-    """The whole model. Initial scalars change nothing; a checkpoint has its own."""
+    """The whole model; scalars begin where they change nothing, and a checkpoint brings its own."""
 
     def __init__(self, args: ModelArgs) -> None:
         super().__init__()
@@ -198,7 +198,7 @@ class Model(nn.Module):
         self.resid_lambdas = mx.ones(args.num_hidden_layers)
         self.x0_lambdas = mx.zeros(args.num_hidden_layers)
         if args.value_embeddings:
-            # A list with gaps, so that the parameter tree has the same form in memory and in a file.
+            # A list with gaps: the tree of parameters then has the same form in memory and from a file.
             self.value_embeds = [
                 nn.Embedding(args.rows, args.num_key_value_heads * args.head_dim)
                 if args.has_value_embeddings(layer)
@@ -215,12 +215,12 @@ class Model(nn.Module):
         return softcap(self.lm_head(hidden)[..., : self.args.vocab_size])
 
     def hidden_states(self, inputs: mx.array, cache: list[Any] | None = None) -> mx.array:
-        """Normed hidden states (B, T, E), the input of lm_head."""
-        caches = cache or [None] * (len(self.layers) + 1)  # without smearing the last one is unused
+        """What logits are made of, normed: (B, T, E)."""
+        caches = cache or [None] * (len(self.layers) + 1)  # without smearing the last one is not looked at
         first = x = self.embed(inputs, caches[-1])  # (B, T, E)
         masks = self.masks(x, caches[0])
         for layer, block in enumerate(self.layers):
-            # The scalars may have a wider type than the stream, which keeps its own.
+            # The scalars may be finer than the stream, which keeps its own type.
             mixed = self.resid_lambdas[layer] * x + self.x0_lambdas[layer] * first
             embedded = self.value_embeds[layer](inputs) if self.args.has_value_embeddings(layer) else None
             x = block(mixed.astype(x.dtype), embedded, masks[layer], caches[layer])
@@ -231,7 +231,7 @@ class Model(nn.Module):
         return norm(x)
 
     def embed(self, inputs: mx.array, cache: KVCache | None) -> mx.array:
-        """Normed embeddings (B, T, E), each smeared with its predecessor in the row."""
+        """Normed embeddings (B, T, E), each smeared with the one before it in its row."""
         if not self.args.smear:
             return norm(self.transformer.wte(inputs))
         offset = cache.offset if cache is not None else 0
@@ -239,17 +239,17 @@ class Model(nn.Module):
         x = norm(self.transformer.wte(with_previous(inputs, cache)))  # (B, 1 + T, E)
         before, x = x[:, :-1], x[:, 1:]
         gate = self.smear_lambda * mx.sigmoid(self.smear_gate(x[..., :SMEAR_CHANNELS]))  # (B, T, 1)
-        # The first token of a row has no predecessor, whatever is in that column.
+        # The first token of a row has none before it, whatever stands in the column.
         return x + mx.where((positions > 0)[..., None], gate * before, 0).astype(x.dtype)
 
     def masks(self, x: mx.array, cache: KVCache | None) -> list[Any]:
         """Each layer's attention mask; key j is seen by query i where i − j ≤ window."""
         windows = [self.args.window(layer) for layer in range(len(self.layers))]
         offset = cache.offset if cache is not None else 0
-        # A plain causal mask is faster; only a count on the host can show that no window ends yet.
+        # Only a count on the host can tell that no window ends yet; a plain causal mask is then quicker.
         last = offset + x.shape[1] - 1 if isinstance(offset, int) else math.inf
         made = {
-            # mlx-lm's window includes the token itself.
+            # mlx-lm counts the token itself in.
             window: create_attention_mask(x, cache, window_size=window + 1 if last > window else None)
             for window in set(windows)
         }
@@ -261,14 +261,14 @@ class Model(nn.Module):
         return self.transformer.h
 
     def make_cache(self) -> list[KVCache]:
-        """One cache per layer and, with smearing, one more for the token ids."""
+        """One for each layer, and with smearing a last one for the token ids."""
         return [KVCache() for _ in range(len(self.layers) + self.args.smear)]
 
 
 def with_previous(inputs: mx.array, cache: KVCache | None) -> mx.array:
-    """Ids (B, 1 + T): the preceding column, then `inputs` (B, T), which are added to the cache.
+    """Ids (B, 1 + T): the column that stands before `inputs` (B, T), then inputs, which the cache takes in.
 
-    At the beginning of a row that column is 0.
+    At a row's beginning that column is 0.
     """
     seen = inputs
     if cache is not None:

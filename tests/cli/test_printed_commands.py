@@ -11,14 +11,15 @@ from typer.main import get_command
 
 from grpo_cli.cli.main import app
 from grpo_cli.config.overrides import read_overrides
+from grpo_cli.doctor.chapters import chapters
 
 ROOT = Path(__file__).parents[2]
 PRINTED = re.compile(r"`(grpo [^`\n]+)`|^(grpo (?:generate|train|eval) -[^\n]+)$")
 # Placeholders that need no quotes: numbers, names of ours, and what was quoted where it was made.
 PLAIN = {
     "bits", "more", "2 * step", "what", "error.trouble", "finding.name", "config", "folder", "setting",
-    "model", "prompt", "file", "final", "OPTIONS[check.needs]", "model_name(case)", "command",
-    "lower_rate(case).replace(' ', '')", "lower_rate(case, NAN_RATE).replace(' ', '')",
+    "model", "prompt", "file", "final", "OPTIONS[check.needs]", "model_name(context)", "command",
+    "lower_rate(context).replace(' ', '')", "lower_rate(context, NAN_RATE).replace(' ', '')",
 }  # fmt: skip
 SAMPLES = {
     "OPTIONS[check.needs]": "--run RUN",
@@ -49,6 +50,9 @@ def texts() -> Iterator[tuple[str, str, list[str]]]:
                     elif isinstance(part, ast.Constant):
                         marked += str(part.value)
                 yield f"{path.name}:{node.lineno}", marked, names
+
+    for chapter in chapters().values():
+        yield f"{chapter.name}.md", "\n".join([chapter.why, chapter.how, chapter.cure]), []
 
 
 def printed() -> Iterator[tuple[str, str, list[str]]]:

@@ -148,7 +148,7 @@ def test_quantised(version: str, tmp_path: Path) -> None:
     source = write_checkpoint(tmp_path / "d3", version)
     done, checks = converted(source, quantize=True, bits=8, group_size=32)
     assert [check.name for check in checks] == CHECKS
-    assert "tensors quantized" in checks[0].seen
+    assert "tensors quantised" in checks[0].seen
     assert 8 < done.bits_per_weight < 17  # not every layer has rows of 32
     exact, rounded = (
         load_policy(str(folder)).model(mx.array([[1, 2, 3]]))

@@ -51,7 +51,7 @@ def test_transformers_format_has_no_steps_and_no_renaming(llama: Path) -> None:
 
 def test_what_is_quantised_is_not_quantised_again(llama: Path, tmp_path: Path) -> None:
     small, _ = converted(llama, quantize=True, output=tmp_path / "small")
-    assert "is quantized already" in refusal(small.output, quantize=True).message
+    assert "is quantised already" in refusal(small.output, quantize=True).message
 
 
 @pytest.mark.parametrize("quantize", [True, False])

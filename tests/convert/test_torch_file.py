@@ -244,7 +244,10 @@ read = getattr(TorchFile, sys.argv[3])
 before = peak_mb()
 with TorchFile(Path(sys.argv[1])) as file:
     tensors = [
-        OutgoingTensor(name, info.dtype, info.shape, lambda name=name: read(file, name), DTYPES["bfloat16"])
+        OutgoingTensor(
+            name=name, dtype=info.dtype, shape=info.shape,
+            read=lambda name=name: read(file, name), save_as=DTYPES["bfloat16"],
+        )
         for name, info in file.tensors.items()
     ]
     write_shards(Path(sys.argv[2]), tensors)
