@@ -9,16 +9,26 @@ model, the policy, to earn more reward. One step:
 2. Rewards: score each completion with the reward functions, one number per completion.
 3. Advantages: (reward − mean of its group) / standard deviation of its group. The group of G completions of
    one prompt is the baseline, so no value model is trained. A group of equal rewards has advantage 0.
-4. Loss of each token: −min(r·A, clip(r, 1 − ε, 1 + ε)·A) + kl_coeff · KL(policy ‖ reference), where r is
-   π(token) now / π(token) when it was sampled, A the completion's advantage, and the reference the initial
-   policy. Other loss types change this formula or the averaging over tokens (engine/grpo/losses.py).
+4. Loss of each token: w · −min(r·A, clip(r, 1 − ε, 1 + ε)·A) + kl_coeff · KL(policy ‖ reference)
+   − entropy_coeff · H. Here r = π/π_old compares the policy with itself before the first update, A is the
+   completion's advantage, the reference is the initial policy, and w is 1 unless a quantized copy sampled
+   (grpo/importance_sampling.py). Other loss types change the first term or the averaging over tokens
+   (grpo/losses.py); update/objective.py puts the terms together.
 5. Gradient: computed in microbatches that fit into memory, and summed.
-6. One optimizer update, skipped if the loss or the gradient is NaN.
+6. One optimizer update, skipped if the loss or the gradient is NaN; after three in a row the run ends.
 
-P = batch_size × gradient_accumulation_steps, G = num_generations. Departures from Algorithm 1: the reference
-is never replaced by a newer policy, as is usual since, and the old logprobs (π when it was sampled) rarely
-need a forward of their own: they are the sampler's, or, if the rollouts serve several updates or a quantized
-copy sampled them, those of the first update's forward.
+P = batch_size × gradient_accumulation_steps, G = num_generations. With steps_per_generation = k, one
+generation samples k · P prompts and each of k steps learns from its own part. With num_iterations = μ, every
+part is learned from μ times. With dynamic_sampling, groups of equal rewards are replaced by new prompts.
+
+Where π_old comes from, without a forward of its own wherever that is possible:
+
+    num_iterations = 1                      the sampler's logprobs
+    num_iterations > 1, k = 1               the forward of the first update on the completions: r is 1 there
+    num_iterations > 1, k > 1               the sampler's logprobs
+    a quantized copy sampled                the forward of the first update; for later parts a forward at once
+
+Departure from Algorithm 1: the reference is never replaced by a newer policy, as is usual since.
 """
 
 import time
@@ -45,7 +55,7 @@ from grpo_cli.engine.update_policy import make_batches, remember_old, update_pol
 from grpo_cli.errors import Interrupted, TrainingError
 from grpo_cli.models.tree import flat
 
-MOST_SKIPPED = 3  # skipped updates in a row that end the run
+MOST_SKIPPED = 3  # the third skipped update in a row ends the run
 CURES = (
     "the state before them is kept: resume with `{resume} --set learning_rate=1e-6`, or with "
     '`--set max_grad_norm=0.1`; in a new run, set `dtype = "float32"` if memory allows'
@@ -66,10 +76,10 @@ def train_step(run: Run, step: int, log: RunLog) -> None:
             drawn = collect_rollouts(run, run.state.prompts_used)  # prompts → completions → rewards
             fill_buffer(run, drawn)  # advantages (P, G)
         run.world.set_phase("updating")
-        part = run.buffer.waiting[0]
+        part = run.buffer.waiting[0]  # run.advance removes it, or puts it last for its next iteration
         if part.batches is None:
             part.batches = make_batches(run, part.groups)  # token ids (B, T), old and reference logprobs
-    taught = can_teach(part.groups, run.config)
+    taught = can_teach(part.groups, run.config)  # for the warning of a run in which nothing is learned
     update = update_policy(run, step, part.batches, is_on_policy=drawn is not None)
     taught = taught and "skipped" not in update
     run.state.has_taught = run.state.has_taught or taught
@@ -137,7 +147,7 @@ def begin(run: Run, log: RunLog, saver: Saver) -> None:
     run.keep(log.positions())
     saver.check_room(run.snapshot())
     if evaluate_if_due(run, log) and run.is_due(run.state.step, run.config.save_steps, last=False):
-        saver.save(run.snapshot())  # the checkpoint was saved before this evaluation
+        saver.save(run.snapshot())  # the checkpoint that the run resumed from lacks this evaluation
 
 
 def after_step(run: Run, log: RunLog, saver: Saver) -> None:

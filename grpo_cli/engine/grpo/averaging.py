@@ -4,12 +4,14 @@
     by_sequence([[3, 2]], 4) == [1/6, 1/4]      by_token([[3, 2]], 4) == [1/5, 1/5]
     by_budget([[3, 2]], 4) == [1/8, 1/8]
 
-Each function takes the lengths of all completions of a step, one list per forward of batch_size prompts, and
-returns one weight per completion: that of each of its tokens. The weights are computed before the step is
-split into microbatches, so the microbatches' losses add up to the loss of the step, whatever their size.
+Each function takes the lengths of all completions of a step, one list per configured forward of batch_size
+prompts, and returns one weight per completion: that of each of its tokens. The weights are computed before
+the step is split into microbatches, so the microbatches' losses add up to the loss of the step, whatever
+their size.
 
 Completions excluded by `mask_truncated_completions` have length 0 and weight 0. The others are weighted as if
-those had never been sampled. (TRL still divides by the number of all sequences, in `grpo` and `dr_grpo`.)
+those had never been sampled; in the advantages those still count as members of their group. (TRL still
+divides by the number of all sequences, in `grpo` and `dr_grpo`.)
 """
 
 from collections.abc import Callable

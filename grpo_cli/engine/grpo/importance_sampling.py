@@ -13,12 +13,12 @@ its entropy bonus or its weight in the average.
 
 Modes `token_…`: one w per token (Yao et al. 2025, "Your Efficient RL Framework Secretly Brings You Off-Policy
 RL Training", "truncated importance sampling"; TRL's vllm_importance_sampling_mode). Modes `sequence_…`: one w
-per completion, exp Σ (log π_old − log π_rollout), as in TRL. Unlike the ratio of GSPO it is not divided by
-the length, since it changes the distribution of the average and does not limit the update.
+per completion, exp Σ (log π_old − log π_rollout), as in TRL. GSPO's ratio is divided by the length of the
+completion, this weight is not: the probability of a completion is the product over its tokens.
 
 If top_k, top_p or min_p restrict sampling, completions are drawn from q = π_rollout / m, where m is the
-probability mass that is kept. The kept tokens and m are treated as constants, here as in the loss
-(sampling.py), so m cancels in w. The error that remains is the factor m_old / m, which is near 1.
+probability mass that is kept. Exactly, w would be (π_old / m_old) / (π_rollout / m). It is computed without
+the masses, as the loss is (sampling.py): an error by the factor m / m_old, which is near 1.
 """
 
 import math

@@ -29,7 +29,7 @@ class Clip:
 
     low: float  # r below 1 − low is clipped if the advantage is negative
     high: float  # r above 1 + high is clipped if the advantage is positive
-    delta: float = 0.0  # r above delta is clipped if the advantage is negative; 0 = no such bound
+    delta: float = 0.0  # > 1 + high; r above is clipped if the advantage is negative; 0: no such bound
 
 
 @dataclass(frozen=True)
