@@ -14,7 +14,7 @@ from rich.text import Text
 
 from grpo_cli.cli.figures import magnitude
 from grpo_cli.cli.terminal import Safe, is_interactive, say, say_command, stderr_console, stdout_console
-from grpo_cli.convert.options import Check, Conversion
+from grpo_cli.convert.options import CheckResult, Conversion
 from grpo_cli.foreign_text import one_line, quoted
 
 STAGES = {
@@ -31,13 +31,13 @@ COUNTED = {"fetching", "writing", "comparing", "checking"}  # in bytes
 LARGE = 1_000_000_000  # bytes
 
 
-class Display:
+class ConversionDisplay:
     """Display of one conversion on stderr; collects the checks for the final table."""
 
     def __init__(self, console: Console, bars: Progress | None) -> None:
         self.console = console
         self.bars = bars
-        self.checks: list[Check] = []
+        self.checks: list[CheckResult] = []
         self.stage = ""
         self.task: TaskID | None = None
 
@@ -62,7 +62,7 @@ class Display:
             self.bars.remove_task(self.task)
         self.task = self.bars.add_task(label, total=total or None, amount="")
 
-    def check(self, check: Check) -> None:
+    def check(self, check: CheckResult) -> None:
         """Record a check."""
         self.checks.append(check)
 
@@ -75,12 +75,12 @@ def amount(stage: str, done: int, total: int) -> str:
 
 
 @contextmanager
-def conversion_display() -> Iterator[Display]:
+def conversion_display() -> Iterator[ConversionDisplay]:
     """Display one conversion for the duration of the block."""
     console = stderr_console()
     try:
         with _bars(console) as bars:
-            yield Display(console, bars)
+            yield ConversionDisplay(console, bars)
     except KeyboardInterrupt:
         say(console, Text("interrupted: nothing was kept but what was downloaded", style="yellow"))
         raise
@@ -102,7 +102,7 @@ def _bars(console: Console) -> Iterator[Progress | None]:
         yield bars
 
 
-def print_result(done: Conversion, checks: list[Check], to: str) -> None:
+def print_result(done: Conversion, checks: list[CheckResult], to: str) -> None:
     """Print the checks, the sizes and next steps on stdout."""
     console = stdout_console()
     if checks:
@@ -119,7 +119,7 @@ def print_result(done: Conversion, checks: list[Check], to: str) -> None:
         )
 
 
-def check_table(checks: list[Check]) -> Table:
+def check_table(checks: list[CheckResult]) -> Table:
     """One row per check: mark, name, result."""
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, show_header=False)
     for check in checks:

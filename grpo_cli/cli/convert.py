@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from grpo_cli.convert.options import Conversion
 
 
-class DType(StrEnum):
+class DTypeOption(StrEnum):
     """Number formats that weights are written in."""
 
     bfloat16 = "bfloat16"
@@ -72,7 +72,7 @@ def convert(
         typer.Option("--group-size", metavar="32|64|128", help="Quantised weights that share a scale (64)."),
     ] = None,
     dtype: Annotated[
-        DType | None,
+        DTypeOption | None,
         typer.Option(
             "--dtype",
             metavar="bfloat16|float16|float32",
@@ -104,7 +104,8 @@ def convert(
         ),
     ] = False,
     verify: Annotated[
-        bool, typer.Option("--verify/--no-verify", help="Check what was written, and generate a few tokens.")
+        bool,
+        typer.Option("--verify/--no-verify", help="Check what was written, and generate a few tokens."),
     ] = True,
 ) -> None:
     """Convert a model for MLX, or back.

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from grpo_cli.cli.charts import line_chart, progress_bar, sparkline
 from grpo_cli.cli.figures import accuracy, duration, fields, magnitude, number, percent, share, shown, timing
-from grpo_cli.cli.progress import RunProgress, Sample
+from grpo_cli.cli.progress import RunProgress, ShownCompletion
 from grpo_cli.cli.terminal import Safe, ascii_only, stderr_console
 from grpo_cli.engine.events import RolloutProgress, UpdateProgress
 from grpo_cli.foreign_text import one_line
@@ -201,7 +201,7 @@ def length_pieces(progress: RunProgress, plain: bool) -> list[str | tuple[str, s
     ]
 
 
-def sample_lines(sample: Sample, width: int) -> Lines:
+def sample_lines(sample: ShownCompletion, width: int) -> Lines:
     """The latest completion: always the same number of lines; the middle of a long one is left out."""
     room = max(10, width - MARGIN - 1)
     prompt, answer = one_line(sample.prompt), one_line(sample.answer)

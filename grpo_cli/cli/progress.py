@@ -20,7 +20,7 @@ from grpo_cli.types import RolloutGroup
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sample:
+class ShownCompletion:
     """One completion to show."""
 
     prompt: str
@@ -43,7 +43,7 @@ class RunProgress:
     lengths: list[float] = field(default_factory=list)
     evaluations: list[dict[str, Any]] = field(default_factory=list)
     metrics: dict[str, Any] = field(default_factory=dict)  # the latest step's line
-    sample: Sample | None = None
+    sample: ShownCompletion | None = None
     doing: RolloutProgress | UpdateProgress | None = None
     finished: RunFinished | None = None
     began: float = 0.0
@@ -101,14 +101,14 @@ def number_or_nan(value: Any) -> float:
     return float(value) if isinstance(value, int | float) else float("nan")
 
 
-def sample_of(groups: list[RolloutGroup]) -> Sample | None:
+def sample_of(groups: list[RolloutGroup]) -> ShownCompletion | None:
     """The first completion of the last group: an arbitrary choice, independent of its reward."""
     group = next((group for group in reversed(groups) if group.rollouts), None)
     if group is None:
         return None
     asked = [message["content"] for message in group.example.messages if message["role"] == "user"]
     rollout = group.rollouts[0]
-    return Sample(
+    return ShownCompletion(
         prompt=asked[-1] if asked else "",
         completion=rollout.text,
         answer=group.example.answer,

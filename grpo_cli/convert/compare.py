@@ -1,7 +1,7 @@
 """Compare written weights with their source: bit for bit, or within the error of rounding.
 
-    verify_equal(folder, tensors, on_progress)    # Check("weights", True, "194 of 194 tensors equal …")
-    verify_like(folder, plain, on_progress)       # Check("weights", True, "26 tensors quantised, 8.0% …")
+    verify_equal(folder, tensors, on_progress)    # CheckResult("weights", True, "194 of 194 tensors equal …")
+    verify_like(folder, plain, on_progress)       # CheckResult("weights", True, "26 tensors quantised, …")
 
 Comparisons go piece by piece, so memory holds about one tensor.
 """
@@ -13,7 +13,7 @@ from typing import Any
 
 import mlx.core as mx
 
-from grpo_cli.convert.options import Check, Progress
+from grpo_cli.convert.options import CheckResult, Progress
 from grpo_cli.convert.outgoing import OutgoingTensor, counted
 from grpo_cli.models.classes import REFUSALS, load_weights
 from grpo_cli.models.safetensors_header import read_header
@@ -24,7 +24,7 @@ NUMBERS_AT_ONCE = 1 << 22
 LOSSES = {8: 0.02, 6: 0.08, 5: 0.15, 4: 0.3, 3: 0.55, 2: 0.95}
 
 
-def verify_equal(folder: Path, tensors: Sequence[OutgoingTensor], on_progress: Progress) -> Check:
+def verify_equal(folder: Path, tensors: Sequence[OutgoingTensor], on_progress: Progress) -> CheckResult:
     """Check that the files hold the source's numbers, bit for bit unless another format was requested."""
     places = {name: place for path in weight_files(folder) for name, place in tensor_places(path).items()}
     wrong = []
@@ -33,14 +33,16 @@ def verify_equal(folder: Path, tensors: Sequence[OutgoingTensor], on_progress: P
         if place is None or not lies_at(place, tensor):
             wrong.append(tensor.name)
     if wrong or places:
-        return Check("weights", False, f"{', '.join([*wrong, *places][:3])} differ from the source")
+        return CheckResult("weights", False, f"{', '.join([*wrong, *places][:3])} differ from the source")
     rounded = any(tensor.is_rounded for tensor in tensors)
     how = f"rounded to {tensors[0].written.name}" if rounded else "bit for bit"
-    return Check("weights", True, f"{len(tensors)} of {len(tensors)} tensors equal the original's, {how}")
+    return CheckResult(
+        "weights", True, f"{len(tensors)} of {len(tensors)} tensors equal the original's, {how}"
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
-class Place:
+class TensorLocation:
     """Location of a tensor in a safetensors file."""
 
     path: Path
@@ -50,12 +52,12 @@ class Place:
     end: int
 
 
-def tensor_places(path: Path) -> dict[str, Place]:
+def tensor_places(path: Path) -> dict[str, TensorLocation]:
     """Name → location of every tensor, from the file's header. Raises DamagedFile if it is invalid."""
     with path.open("rb") as file:
         begin = 8 + int.from_bytes(file.read(8), "little")
     return {
-        name: Place(
+        name: TensorLocation(
             path=path,
             dtype=tensor.dtype,
             shape=tensor.shape,
@@ -66,7 +68,7 @@ def tensor_places(path: Path) -> dict[str, Place]:
     }
 
 
-def lies_at(place: Place, tensor: OutgoingTensor) -> bool:
+def lies_at(place: TensorLocation, tensor: OutgoingTensor) -> bool:
     """True if exactly the tensor's numbers are stored at the location."""
     told = (place.dtype, place.shape, place.end - place.begin)
     if told != (tensor.written.safetensors, tensor.shape, tensor.size):
@@ -81,7 +83,7 @@ def weight_files(folder: Path) -> list[Path]:
     return sorted(folder.glob("model*.safetensors"))
 
 
-def verify_like(folder: Path, source: Path, on_progress: Progress) -> Check:
+def verify_like(folder: Path, source: Path, on_progress: Progress) -> CheckResult:
     """Check that a model folder holds the numbers of another, in its own format or quantized.
 
     Quantized tensors may differ by the error of rounding; the rest must be equal.
@@ -90,7 +92,7 @@ def verify_like(folder: Path, source: Path, on_progress: Progress) -> Check:
     try:
         stored = flat(load_weights(folder)[0].parameters())
     except REFUSALS as refusal:
-        return Check("weights", False, str(refusal))
+        return CheckResult("weights", False, str(refusal))
     config = read_json(folder / "config.json")
     total, done, tally = sum(array.nbytes for array in expected.values()), 0, Tally()
     for name in list(expected):
@@ -100,11 +102,11 @@ def verify_like(folder: Path, source: Path, on_progress: Progress) -> Check:
         problem = compare(name, array, stored, config.get("quantization") or {}, tally)
         if problem:
             broken = not is_finite(array)
-            return Check("weights", False, f"{name} of the source holds NaN" if broken else problem)
+            return CheckResult("weights", False, f"{name} of the source holds NaN" if broken else problem)
         del array
     if stored:
-        return Check("weights", False, f"{', '.join(list(stored)[:3])} are not in the source")
-    return Check("weights", True, tally.told())
+        return CheckResult("weights", False, f"{', '.join(list(stored)[:3])} are not in the source")
+    return CheckResult("weights", True, tally.told())
 
 
 @dataclass(kw_only=True)

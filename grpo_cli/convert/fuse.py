@@ -19,7 +19,15 @@ from grpo_cli import device
 from grpo_cli.convert import verify
 from grpo_cli.convert.compare import verify_like
 from grpo_cli.convert.errors import ConversionError
-from grpo_cli.convert.options import Check, Conversion, OnCheck, Options, Progress, no_check, no_progress
+from grpo_cli.convert.options import (
+    CheckResult,
+    Conversion,
+    OnCheck,
+    Options,
+    Progress,
+    no_check,
+    no_progress,
+)
 from grpo_cli.convert.run import (
     MODEL_FILES,
     checks_against,
@@ -141,7 +149,7 @@ def _write(adapted: Adapted, folder: Path, on_progress: Progress) -> None:
     adapted.tokenizer.save(folder)
 
 
-def verify_fused(folder: Path, adapted: Adapted, on_progress: Progress) -> Check:
+def verify_fused(folder: Path, adapted: Adapted, on_progress: Progress) -> CheckResult:
     """Check that the written model's logits (T, V) for a few words equal those of the base with adapters."""
     on_progress("comparing", 0, 0)
     bos = [adapted.tokenizer.bos_id] if isinstance(adapted.tokenizer, NanochatTokenizer) else []
@@ -150,7 +158,7 @@ def verify_fused(folder: Path, adapted: Adapted, on_progress: Progress) -> Check
     largest: float = mx.abs(expected).max().item()  # type: ignore[assignment]
     difference: float = mx.abs(written - expected).max().item()  # type: ignore[assignment]
     passed = difference <= TOLERANCE * max(1.0, largest)  # also fails for NaN
-    return Check("fused", passed, f"logits differ from the adapted model's by at most {difference:.1e}")
+    return CheckResult("fused", passed, f"logits differ from the adapted model's by at most {difference:.1e}")
 
 
 def _logits(model: nn.Module, ids: mx.array) -> mx.array:

@@ -32,7 +32,7 @@ class Options:
 
 
 @dataclass(frozen=True)
-class Check:
+class CheckResult:
     """A verification and its result."""
 
     name: str
@@ -57,8 +57,8 @@ class Conversion:
         return 8 * self.output_bytes / max(self.parameters, 1)
 
 
-OnCheck = Callable[[Check], None]
+OnCheck = Callable[[CheckResult], None]
 
 
-def no_check(check: Check) -> None:
+def no_check(check: CheckResult) -> None:
     """No-op callback for checks."""

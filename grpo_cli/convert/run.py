@@ -19,7 +19,15 @@ from grpo_cli.convert.dtypes import DTYPES
 from grpo_cli.convert.errors import ConversionError
 from grpo_cli.convert.name_map import parse_renames
 from grpo_cli.convert.nanochat import Checkpoint, open_checkpoint, write_model
-from grpo_cli.convert.options import Check, Conversion, OnCheck, Options, Progress, no_check, no_progress
+from grpo_cli.convert.options import (
+    CheckResult,
+    Conversion,
+    OnCheck,
+    Options,
+    Progress,
+    no_check,
+    no_progress,
+)
 from grpo_cli.convert.source import Source, find_source, short_name
 from grpo_cli.convert.staging import check_output, check_space, staged
 from grpo_cli.convert.through_mlx_lm import convert_folder
@@ -93,7 +101,7 @@ def _quantize(plain: Path, folder: Path, options: Options, on_progress: Progress
     lift(plain, ("tokenizer*", "generation_config.json"))
 
 
-def nanochat_checks(folder: Path, on_progress: Progress) -> Iterator[Check]:
+def nanochat_checks(folder: Path, on_progress: Progress) -> Iterator[CheckResult]:
     yield verify.verify_load(folder)
     yield verify.verify_numbers(folder, on_progress)
     yield verify.verify_nanochat_tokenizer(folder, read_json(folder / "config.json")["vocab_size"])
@@ -187,7 +195,7 @@ def copy_generation_config(source: Path, folder: Path) -> None:
 def checks_against(source: Path, trust_remote_code: bool = False):  # type: ignore[no-untyped-def]
     """The checks of a folder in transformers' format, whose tokenizer must equal the source's."""
 
-    def checks(folder: Path, on_progress: Progress) -> Iterator[Check]:
+    def checks(folder: Path, on_progress: Progress) -> Iterator[CheckResult]:
         yield verify.verify_load(folder)
         yield verify.verify_numbers(folder, on_progress)
         config = read_json(folder / "config.json")

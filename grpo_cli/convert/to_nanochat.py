@@ -20,7 +20,7 @@ from grpo_cli.convert.dtypes import DTYPES, Array, cast
 from grpo_cli.convert.errors import ConversionError
 from grpo_cli.convert.name_map import CropRows, Operation, backward
 from grpo_cli.convert.nanochat import Provenance
-from grpo_cli.convert.options import Check, Conversion, OnCheck, Options, Progress
+from grpo_cli.convert.options import CheckResult, Conversion, OnCheck, Options, Progress
 from grpo_cli.convert.outgoing import OutgoingTensor, counted
 from grpo_cli.convert.source import short_name
 from grpo_cli.convert.staging import check_output, check_space, staged
@@ -180,14 +180,14 @@ def provenance(config: dict[str, Any], base: Path) -> Provenance:
 
 def verify_file(
     path: Path, meta: dict[str, Any], tensors: list[OutgoingTensor], on_progress: Progress
-) -> Check:
+) -> CheckResult:
     """Check that the written file reads back as intended, and that nanochat's loader would accept it."""
     with TorchFile(path) as file:
         found = {name: (info.shape, info.dtype) for name, info in file.tensors.items()}
         meant = {tensor.name: (tensor.shape, tensor.written) for tensor in tensors}
         if found != meant:
             other = sorted(name for name in found.keys() | meant.keys() if found.get(name) != meant.get(name))
-            return Check("weights", False, f"{', '.join(other[:3])} are not what they should be")
+            return CheckResult("weights", False, f"{', '.join(other[:3])} are not what they should be")
         recognize(
             {name: shape for name, (shape, _) in found.items()},
             ModelConfig.model_validate(meta["model_config"]),
@@ -196,10 +196,10 @@ def verify_file(
         for tensor in counted(tensors, "comparing", on_progress):
             values = file.read(tensor.name).reshape(-1)
             if not reads_back(values, tensor):
-                return Check("weights", False, f"{tensor.name} does not read back as it was written")
+                return CheckResult("weights", False, f"{tensor.name} does not read back as it was written")
             if not np.isfinite(cast(values, tensor.written, DTYPES["float32"])).all():
-                return Check("weights", False, f"{tensor.name} holds NaN or infinite numbers")
-    return Check("weights", True, f"{len(tensors)} of {len(tensors)} tensors read back bit for bit")
+                return CheckResult("weights", False, f"{tensor.name} holds NaN or infinite numbers")
+    return CheckResult("weights", True, f"{len(tensors)} of {len(tensors)} tensors read back bit for bit")
 
 
 def reads_back(found: Array, tensor: OutgoingTensor) -> bool:

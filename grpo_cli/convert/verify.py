@@ -2,7 +2,7 @@
 
 Each function makes one check and reports the result:
 
-    verify_numbers(folder, on_progress)      # Check("finite", True, "1,879,048,192 numbers, none NaN …")
+    verify_numbers(folder, on_progress)      # CheckResult("finite", True, "1,879,048,192 numbers …")
 
 Weights are compared in compare.py. Memory holds about one tensor, even during generation: each layer's
 weights are read when the layer is computed and released after it.
@@ -19,7 +19,7 @@ from tokenizers import Tokenizer as FastTokenizer
 from grpo_cli import device
 from grpo_cli.convert.compare import is_finite
 from grpo_cli.convert.errors import ConversionError
-from grpo_cli.convert.options import Check, OnCheck, Progress
+from grpo_cli.convert.options import CheckResult, OnCheck, Progress
 from grpo_cli.convert.tricky import TRICKY_TEXTS
 from grpo_cli.models.classes import REFUSALS, load_weights
 from grpo_cli.models.nanochat_tokenizer import NanochatTokenizer
@@ -31,7 +31,7 @@ PROMPT = "The capital of France is"
 NEW_TOKENS = 8
 
 
-def approve(checks: Iterator[Check], on_check: OnCheck) -> None:
+def approve(checks: Iterator[CheckResult], on_check: OnCheck) -> None:
     """Run every check. Raises ConversionError at the first that fails."""
     with lean_memory():
         for check in checks:
@@ -54,17 +54,19 @@ def lean_memory() -> Iterator[None]:
         mx.set_cache_limit(before)
 
 
-def verify_load(folder: Path) -> Check:
+def verify_load(folder: Path) -> CheckResult:
     """The model loads strictly: every name and shape that config.json requires, and no other."""
     try:
         model, config = load_weights(folder)
     except REFUSALS as error:
-        return Check("strict load", False, str(error))
+        return CheckResult("strict load", False, str(error))
     count = len(flat(model.parameters()))
-    return Check("strict load", True, f"{count} tensors, names and shapes as {config['model_type']} has them")
+    return CheckResult(
+        "strict load", True, f"{count} tensors, names and shapes as {config['model_type']} has them"
+    )
 
 
-def verify_numbers(folder: Path, on_progress: Progress) -> Check:
+def verify_numbers(folder: Path, on_progress: Progress) -> CheckResult:
     """Every number is finite."""
     files = sorted(folder.glob("model*.safetensors"))
     total = sum(path.stat().st_size for path in files)
@@ -82,17 +84,17 @@ def verify_numbers(folder: Path, on_progress: Progress) -> Check:
             done += array.nbytes
             del array
     if broken:
-        return Check("finite", False, f"NaN or infinite numbers in {', '.join(broken[:3])}")
-    return Check("finite", True, f"{count:,} numbers, none NaN or infinite")
+        return CheckResult("finite", False, f"NaN or infinite numbers in {', '.join(broken[:3])}")
+    return CheckResult("finite", True, f"{count:,} numbers, none NaN or infinite")
 
 
-def verify_nanochat_tokenizer(folder: Path, vocab_size: int) -> Check:
+def verify_nanochat_tokenizer(folder: Path, vocab_size: int) -> CheckResult:
     """tokenizer.json gives tiktoken's ids and texts, and the vocabulary fits the model."""
     tokenizer = NanochatTokenizer.load(folder)
     fast = FastTokenizer.from_file(str(folder / "tokenizer.json"))
     if not tokenizer.vocab_size == fast.get_vocab_size() == vocab_size:
         seen = f"{tokenizer.vocab_size} and {fast.get_vocab_size()} tokens, the model has {vocab_size}"
-        return Check("tokenizer", False, seen)
+        return CheckResult("tokenizer", False, seen)
 
     def encode(text: str) -> list[int]:
         return list(fast.encode(text, add_special_tokens=False).ids)
@@ -104,16 +106,18 @@ def compare_tokenizers(
     original: Callable[[str], list[int]],
     converted: Callable[[str], list[int]],
     decode: Callable[[list[int]], str] | None,
-) -> Check:
+) -> CheckResult:
     """Compare ids on TRICKY_TEXTS; `decode`, for byte-level vocabularies, must restore every text."""
     for text in TRICKY_TEXTS:
         ids = original(text)
         if ids != converted(text):
-            return Check("tokenizer", False, f"other ids for {text!r}: {difference(converted(text), ids)}")
+            return CheckResult(
+                "tokenizer", False, f"other ids for {text!r}: {difference(converted(text), ids)}"
+            )
         if decode is not None and decode(ids) != text:
-            return Check("tokenizer", False, f"{text!r} comes back as {decode(ids)!r}")
+            return CheckResult("tokenizer", False, f"{text!r} comes back as {decode(ids)!r}")
     back = " and back" if decode is not None else ""
-    return Check("tokenizer", True, f"{len(TRICKY_TEXTS)} tricky texts to the original's ids{back}")
+    return CheckResult("tokenizer", True, f"{len(TRICKY_TEXTS)} tricky texts to the original's ids{back}")
 
 
 def difference(found: list[int], expected: list[int]) -> str:
@@ -123,17 +127,19 @@ def difference(found: list[int], expected: list[int]) -> str:
     return f"{found[at : at + 8]}, not {expected[at : at + 8]}"
 
 
-def verify_generation(folder: Path, tokenizer: Tokenizer, bos: Sequence[int], on_progress: Progress) -> Check:
+def verify_generation(
+    folder: Path, tokenizer: Tokenizer, bos: Sequence[int], on_progress: Progress
+) -> CheckResult:
     """Continue a sentence greedily by a few tokens; the logits must be finite."""
     ids = [*bos, *tokenizer.encode(PROMPT)]
     prompt_length = len(ids)
     if not ids:
-        return Check("generation", False, f"the tokenizer gives no ids for “{PROMPT}”")
+        return CheckResult("generation", False, f"the tokenizer gives no ids for “{PROMPT}”")
     for done in range(NEW_TOKENS):
         on_progress("generating", done, NEW_TOKENS)
         logits = streamed_logits(folder, ids)  # (V,)
         if not mx.isfinite(logits).all().item():
-            return Check(
+            return CheckResult(
                 "generation", False, f"the logits after {plural(len(ids) - prompt_length, 'token')} are NaN"
             )
         token: int = mx.argmax(logits).item()  # type: ignore[assignment]
@@ -141,7 +147,7 @@ def verify_generation(folder: Path, tokenizer: Tokenizer, bos: Sequence[int], on
             break
         ids.append(token)
     said = tokenizer.decode(ids[prompt_length:]) or "the end, at once"
-    return Check("generation", True, f"“{PROMPT}” → “{said}”")
+    return CheckResult("generation", True, f"“{PROMPT}” → “{said}”")
 
 
 def streamed_logits(folder: Path, ids: list[int]) -> mx.array:

@@ -8,7 +8,7 @@ from typing import Any
 
 import mlx.core as mx
 
-from grpo_cli.convert.options import Check, Options
+from grpo_cli.convert.options import CheckResult, Options
 from grpo_cli.convert.run import convert
 from tests.convert.checkpoints import write_checkpoint
 
@@ -43,11 +43,11 @@ def configure(model: Path, **fields: Any) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | fields))
 
 
-def right(seen: str) -> Check:
+def right(seen: str) -> CheckResult:
     """A comparison of weights that passed."""
-    return Check("weights", True, seen)
+    return CheckResult("weights", True, seen)
 
 
-def wrong(seen: str) -> Check:
+def wrong(seen: str) -> CheckResult:
     """One that failed."""
-    return Check("weights", False, seen)
+    return CheckResult("weights", False, seen)

@@ -12,7 +12,7 @@ import pytest
 
 from grpo_cli.convert.errors import ConversionError
 from grpo_cli.convert.fuse import fuse
-from grpo_cli.convert.options import Check, Conversion, Options
+from grpo_cli.convert.options import CheckResult, Conversion, Options
 from grpo_cli.convert.run import convert
 from grpo_cli.engine import setup
 from grpo_cli.errors import ModelError
@@ -26,8 +26,8 @@ CHECKS = ["fused", "strict load", "finite", "tokenizer", "generation"]
 IDS = mx.array([[5, 7, 11, 13, 17]])
 
 
-def fused(source: object, **options: Any) -> tuple[Conversion, list[Check]]:
-    checks: list[Check] = []
+def fused(source: object, **options: Any) -> tuple[Conversion, list[CheckResult]]:
+    checks: list[CheckResult] = []
     return fuse(str(source), Options(**options), on_check=checks.append), checks
 
 

@@ -13,7 +13,7 @@ from tokenizers import Tokenizer as FastTokenizer
 from grpo_cli.convert import nanochat, verify
 from grpo_cli.convert.dtypes import DTYPES, cast
 from grpo_cli.convert.errors import ConversionError
-from grpo_cli.convert.options import Check, Conversion, Options
+from grpo_cli.convert.options import CheckResult, Conversion, Options
 from grpo_cli.convert.run import convert
 from grpo_cli.convert.to_nanochat import convert_back
 from grpo_cli.errors import ModelError
@@ -30,8 +30,8 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
-def converted(source: object, **options: Any) -> tuple[Conversion, list[Check]]:
-    checks: list[Check] = []
+def converted(source: object, **options: Any) -> tuple[Conversion, list[CheckResult]]:
+    checks: list[CheckResult] = []
     done = convert(str(source), Options(**options), on_check=checks.append)
     return done, checks
 
@@ -73,7 +73,7 @@ def test_every_tensor_arrives_bit_for_bit(version: str, tmp_path: Path) -> None:
 def test_there_and_back_is_bit_equal(version: str, rows: int, tmp_path: Path) -> None:
     source = write_checkpoint(tmp_path / "d3", version, rows=rows)
     done, _ = converted(source)
-    checks: list[Check] = []
+    checks: list[CheckResult] = []
     back = convert_back(str(done.output), Options(), lambda *_: None, checks.append)
     assert back.output == Path("models/d3-nanochat")
     assert [check.passed for check in checks] == [True]
@@ -288,7 +288,7 @@ def test_a_file_that_was_written_wrong_is_noticed(tmp_path: Path, monkeypatch: p
 def test_no_verify_and_progress(tmp_path: Path) -> None:
     source = write_checkpoint(tmp_path / "d3")
     seen: list[tuple[str, int, int]] = []
-    checks: list[Check] = []
+    checks: list[CheckResult] = []
     done = convert(str(source), Options(verify=False), lambda *step: seen.append(step), checks.append)
     assert checks == []
     assert {stage for stage, _, _ in seen} == {"writing"}

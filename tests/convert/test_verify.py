@@ -11,7 +11,7 @@ import pytest
 
 from grpo_cli.convert import compare, verify
 from grpo_cli.convert.errors import ConversionError
-from grpo_cli.convert.options import Check, no_progress
+from grpo_cli.convert.options import CheckResult, no_progress
 from grpo_cli.errors import ModelError
 from grpo_cli.models.classes import load_weights
 from grpo_cli.models.find import TINY
@@ -32,7 +32,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_sound_model_loads(model: Path) -> None:
     seen = "20 tensors, names and shapes as nanochat has them"
-    assert verify.verify_load(model) == Check("strict load", True, seen)
+    assert verify.verify_load(model) == CheckResult("strict load", True, seen)
 
 
 @pytest.mark.parametrize(
@@ -51,7 +51,9 @@ def test_a_sound_model_loads(model: Path) -> None:
     ids=["missing", "extra", "transposed"],
 )
 def test_a_model_that_does_not_load(model: Path, change: Any, seen: str, tmp_path: Path) -> None:
-    assert verify.verify_load(damaged(model, tmp_path / "bad", change)) == Check("strict load", False, seen)
+    assert verify.verify_load(damaged(model, tmp_path / "bad", change)) == CheckResult(
+        "strict load", False, seen
+    )
 
 
 def test_a_folder_without_weights_or_with_another_config_does_not_load(model: Path, tmp_path: Path) -> None:
@@ -71,7 +73,7 @@ def test_a_folder_without_weights_or_with_another_config_does_not_load(model: Pa
 def test_finite_numbers_are_counted(model: Path) -> None:
     told: list[tuple[str, int, int]] = []
     check = verify.verify_numbers(model, lambda *step: told.append(step))
-    assert check == Check("finite", True, "97,792 numbers, none NaN or infinite")
+    assert check == CheckResult("finite", True, "97,792 numbers, none NaN or infinite")
     size = (model / "model.safetensors").stat().st_size
     assert [step for step in told if step[0] != "checking" or step[2] != size] == []
     assert len(told) == 20
@@ -86,7 +88,7 @@ def test_numbers_that_are_not_finite(model: Path, value: float, tmp_path: Path) 
 
     bad = damaged(model, tmp_path / "bad", change)
     seen = "NaN or infinite numbers in lm_head.weight"
-    assert verify.verify_numbers(bad, no_progress) == Check("finite", False, seen)
+    assert verify.verify_numbers(bad, no_progress) == CheckResult("finite", False, seen)
 
 
 def test_three_broken_tensors_are_named(model: Path, tmp_path: Path) -> None:
@@ -95,7 +97,7 @@ def test_three_broken_tensors_are_named(model: Path, tmp_path: Path) -> None:
     )
     seen = "NaN or infinite numbers in lm_head.weight, "
     seen += "transformer.h.0.attn.c_k.weight, transformer.h.0.attn.c_proj.weight"
-    assert verify.verify_numbers(bad, no_progress) == Check("finite", False, seen)
+    assert verify.verify_numbers(bad, no_progress) == CheckResult("finite", False, seen)
 
 
 def test_every_file_and_every_piece_is_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -103,12 +105,12 @@ def test_every_file_and_every_piece_is_looked_at(tmp_path: Path, monkeypatch: py
     mx.save_safetensors(str(tmp_path / "model-00001.safetensors"), {"ids": mx.arange(3)})  # no number of ours
     mx.save_safetensors(str(tmp_path / "model-00002.safetensors"), {"a": mx.ones((3, 3)), "b": mx.ones(2)})
     seen = "11 numbers, none NaN or infinite"
-    assert verify.verify_numbers(tmp_path, no_progress) == Check("finite", True, seen)
+    assert verify.verify_numbers(tmp_path, no_progress) == CheckResult("finite", True, seen)
     for place in range(9):
         array = mx.where(mx.arange(9) == place, mx.nan, 1.0).reshape(3, 3)
         mx.save_safetensors(str(tmp_path / "model-00002.safetensors"), {"a": array, "b": mx.ones(2)})
         seen = "NaN or infinite numbers in a"
-        assert verify.verify_numbers(tmp_path, no_progress) == Check("finite", False, seen)
+        assert verify.verify_numbers(tmp_path, no_progress) == CheckResult("finite", False, seen)
 
 
 # --- tokenizer ---------------------------------------------------------------------------------------
@@ -116,19 +118,19 @@ def test_every_file_and_every_piece_is_looked_at(tmp_path: Path, monkeypatch: py
 
 def test_a_sound_tokenizer(model: Path) -> None:
     seen = "21 tricky texts to the original's ids and back"
-    assert verify.verify_nanochat_tokenizer(model, 1000) == Check("tokenizer", True, seen)
+    assert verify.verify_nanochat_tokenizer(model, 1000) == CheckResult("tokenizer", True, seen)
 
 
 def test_a_model_with_more_rows_than_tokens(model: Path) -> None:
     seen = "1000 and 1000 tokens, the model has 1024"
-    assert verify.verify_nanochat_tokenizer(model, 1024) == Check("tokenizer", False, seen)
+    assert verify.verify_nanochat_tokenizer(model, 1024) == CheckResult("tokenizer", False, seen)
 
 
 def test_the_tokenizer_of_another_vocabulary(model: Path, tmp_path: Path) -> None:
     bad = damaged(model, tmp_path / "bad", lambda _: None)
     shutil.copyfile(TINY / "tokenizer.json", bad / "tokenizer.json")
     seen = "1000 and 316 tokens, the model has 1000"
-    assert verify.verify_nanochat_tokenizer(bad, 1000) == Check("tokenizer", False, seen)
+    assert verify.verify_nanochat_tokenizer(bad, 1000) == CheckResult("tokenizer", False, seen)
 
 
 def test_a_vocabulary_of_the_same_size_with_two_tokens_swapped(model: Path, tmp_path: Path) -> None:
@@ -139,7 +141,7 @@ def test_a_vocabulary_of_the_same_size_with_two_tokens_swapped(model: Path, tmp_
     (bad / "tokenizer.json").write_text(json.dumps(content))
     rest = "302, 354, 44, 308, 264, 108, 100]"
     seen = f"other ids for 'Hello, world!': [74, {rest}, not [72, {rest}"
-    assert verify.verify_nanochat_tokenizer(bad, 1000) == Check("tokenizer", False, seen)
+    assert verify.verify_nanochat_tokenizer(bad, 1000) == CheckResult("tokenizer", False, seen)
 
 
 def points(text: str) -> list[int]:
@@ -152,8 +154,10 @@ def text_of(ids: list[int]) -> str:
 
 def test_tokenizers_that_agree() -> None:
     seen = "21 tricky texts to the original's ids"
-    assert verify.compare_tokenizers(points, points, None) == Check("tokenizer", True, seen)
-    assert verify.compare_tokenizers(points, points, text_of) == Check("tokenizer", True, f"{seen} and back")
+    assert verify.compare_tokenizers(points, points, None) == CheckResult("tokenizer", True, seen)
+    assert verify.compare_tokenizers(points, points, text_of) == CheckResult(
+        "tokenizer", True, f"{seen} and back"
+    )
 
 
 @pytest.mark.parametrize("text", verify.TRICKY_TEXTS)
@@ -163,7 +167,7 @@ def test_other_ids_for_one_text(text: str) -> None:
 
     check = verify.compare_tokenizers(points, converted, text_of)
     seen = f"other ids for {text!r}: {[7, *points(text)][:8]}, not {points(text)[:8]}"
-    assert check == Check("tokenizer", False, seen)
+    assert check == CheckResult("tokenizer", False, seen)
 
 
 @pytest.mark.parametrize("text", verify.TRICKY_TEXTS)
@@ -172,7 +176,7 @@ def test_a_text_that_does_not_come_back(text: str) -> None:
         return text_of(ids) + "." if ids == points(text) else text_of(ids)
 
     check = verify.compare_tokenizers(points, points, decode)
-    assert check == Check("tokenizer", False, f"{text!r} comes back as {text + '.'!r}")
+    assert check == CheckResult("tokenizer", False, f"{text!r} comes back as {text + '.'!r}")
 
 
 # --- generation --------------------------------------------------------------------------------------
@@ -193,14 +197,16 @@ def test_a_sound_model_continues_the_sentence(model: Path) -> None:
     assert not tokenizer.eos_ids & {*said}
     told: list[tuple[str, int, int]] = []
     check = verify.verify_generation(model, tokenizer, [991], lambda *step: told.append(step))
-    assert check == Check("generation", True, f"“The capital of France is” → “{tokenizer.decode(said)}”")
+    assert check == CheckResult(
+        "generation", True, f"“The capital of France is” → “{tokenizer.decode(said)}”"
+    )
     assert told == [("generating", done, 8) for done in range(8)]
 
 
 def test_logits_that_are_nan(model: Path, tmp_path: Path) -> None:
     bad = damaged(model, tmp_path / "bad", lambda arrays: arrays.update({LAST: arrays[LAST] * mx.nan}))
     check = verify.verify_generation(bad, NanochatTokenizer.load(model), [991], no_progress)
-    assert check == Check("generation", False, "the logits after 0 tokens are NaN")
+    assert check == CheckResult("generation", False, "the logits after 0 tokens are NaN")
 
 
 @pytest.mark.parametrize("count", [1, 3])
@@ -214,7 +220,7 @@ def test_one_logit_that_is_nan_later(model: Path, count: int, tmp_path: Path) ->
 
     bad = damaged(model, tmp_path / "bad", change)
     check = verify.verify_generation(bad, tokenizer, [991], no_progress)
-    assert check == Check("generation", False, f"the logits after {plural(count, 'token')} are NaN")
+    assert check == CheckResult("generation", False, f"the logits after {plural(count, 'token')} are NaN")
 
 
 def test_a_model_may_end_at_once(model: Path) -> None:
@@ -225,10 +231,14 @@ def test_a_model_may_end_at_once(model: Path) -> None:
 
     ending = Ending(tokenizer.encoding)
     seen = "“The capital of France is” → “the end, at once”"
-    assert verify.verify_generation(model, ending, [991], no_progress) == Check("generation", True, seen)
+    assert verify.verify_generation(model, ending, [991], no_progress) == CheckResult(
+        "generation", True, seen
+    )
     ending.eos_ids = frozenset([second])
     seen = f"“The capital of France is” → “{tokenizer.decode([first])}”"
-    assert verify.verify_generation(model, ending, [991], no_progress) == Check("generation", True, seen)
+    assert verify.verify_generation(model, ending, [991], no_progress) == CheckResult(
+        "generation", True, seen
+    )
 
 
 def test_streamed_logits_are_the_models(model: Path) -> None:
@@ -246,11 +256,11 @@ def cache_limit() -> int:
     return limit
 
 
-def some_checks(made: list[tuple[str, int]], *passed: bool) -> Iterator[Check]:
+def some_checks(made: list[tuple[str, int]], *passed: bool) -> Iterator[CheckResult]:
     """Checks that note their name and the cache limit at the time when they are made."""
     for name, passes in zip("abc", passed, strict=False):
         made.append((name, cache_limit()))
-        yield Check(name, passes, f"{name} was seen")
+        yield CheckResult(name, passes, f"{name} was seen")
 
 
 @pytest.fixture
@@ -262,20 +272,20 @@ def limit() -> Iterator[int]:
 
 def test_what_passes_every_check_is_approved(limit: int) -> None:
     made: list[tuple[str, int]] = []
-    told: list[Check] = []
+    told: list[CheckResult] = []
     verify.approve(some_checks(made, True, True, True), told.append)
     assert made == [("a", 0), ("b", 0), ("c", 0)]
-    assert told == [Check(name, True, f"{name} was seen") for name in "abc"]
+    assert told == [CheckResult(name, True, f"{name} was seen") for name in "abc"]
     assert cache_limit() == limit
 
 
 def test_the_first_check_that_fails_is_the_last_one_made(limit: int) -> None:
     made: list[tuple[str, int]] = []
-    told: list[Check] = []
+    told: list[CheckResult] = []
     with pytest.raises(ConversionError) as error:
         verify.approve(some_checks(made, True, False, True), told.append)
     assert made == [("a", 0), ("b", 0)]
-    assert told == [Check("a", True, "a was seen"), Check("b", False, "b was seen")]
+    assert told == [CheckResult("a", True, "a was seen"), CheckResult("b", False, "b was seen")]
     assert error.value.message == (
         "Failed to convert model: the result was checked and is not right (b: b was seen)"
     )

@@ -10,7 +10,7 @@ import pytest
 from grpo_cli.convert import outgoing
 from grpo_cli.convert.dtypes import DTYPES
 from grpo_cli.convert.errors import ConversionError
-from grpo_cli.convert.options import Check, no_progress
+from grpo_cli.convert.options import CheckResult, no_progress
 from grpo_cli.convert.outgoing import OutgoingTensor
 from grpo_cli.convert.to_nanochat import verify_file
 from grpo_cli.convert.torch_writer import write_torch_file
@@ -53,14 +53,14 @@ def set_number(changed: Tensors, name: str, place: tuple[int, int], value: float
     values[place] = value
 
 
-def checked(path: Path, meant: Tensors, meta: dict[str, object] = META) -> Check:
+def checked(path: Path, meant: Tensors, meta: dict[str, object] = META) -> CheckResult:
     return verify_file(path, meta, list(meant.values()), no_progress)
 
 
 def test_a_file_that_reads_back(tmp_path: Path) -> None:
     path, told = written(tmp_path / "model_000650.pt", lambda _: None), []
     check = verify_file(path, META, list(tensors().values()), lambda *step: told.append(step))
-    assert check == Check("weights", True, "20 of 20 tensors read back bit for bit")
+    assert check == CheckResult("weights", True, "20 of 20 tensors read back bit for bit")
     size = 2 * 32_000 + 4 * (97_792 - 32_000)
     assert len(told) == 20
     assert told[:2] == [("comparing", 0, size), ("comparing", 64_000, size)]
@@ -87,7 +87,7 @@ def test_other_names_shapes_and_formats(
     change: Callable[[Tensors], object], names: str, tmp_path: Path
 ) -> None:
     check = checked(written(tmp_path / "model_000650.pt", change), tensors())
-    assert check == Check("weights", False, f"{names} are not what they should be")
+    assert check == CheckResult("weights", False, f"{names} are not what they should be")
 
 
 @pytest.mark.parametrize("piece", [1 << 18, 100])
@@ -100,14 +100,16 @@ def test_one_number_that_is_another(
 ) -> None:
     monkeypatch.setattr(outgoing, "PIECE", piece)
     path = written(tmp_path / "model_000650.pt", lambda found: set_number(found, name, place, 0.0))
-    assert checked(path, tensors()) == Check("weights", False, f"{name} does not read back as it was written")
+    assert checked(path, tensors()) == CheckResult(
+        "weights", False, f"{name} does not read back as it was written"
+    )
 
 
 def test_the_sign_of_a_zero_is_a_bit_too(tmp_path: Path) -> None:
     path = written(tmp_path / "model_000650.pt", lambda found: set_number(found, FC, (0, 0), 0.0))
     meant = tensors()
     set_number(meant, FC, (0, 0), -0.0)
-    assert checked(path, meant) == Check("weights", False, f"{FC} does not read back as it was written")
+    assert checked(path, meant) == CheckResult("weights", False, f"{FC} does not read back as it was written")
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ CGROUP_USED = ("/sys/fs/cgroup/memory.current", "/sys/fs/cgroup/memory/memory.us
 
 
 @dataclass(frozen=True)
-class Model:
+class TypicalModel:
     """A model that people train: its name, its shape and how many numbers it has."""
 
     name: str
@@ -31,37 +31,37 @@ class Model:
 
 
 MODELS = (
-    Model(
+    TypicalModel(
         "SmolLM2-135M",
         134_515_008,
         Shape(layers=30, hidden=576, intermediate=1536, heads=9, kv_width=192, vocabulary=49152),
     ),
-    Model(
+    TypicalModel(
         "Qwen2.5-0.5B",
         494_032_768,
         Shape(layers=24, hidden=896, intermediate=4864, heads=14, kv_width=128, vocabulary=151936),
     ),
-    Model(
+    TypicalModel(
         "nanochat-d20",
         560_988_160,
         Shape(layers=20, hidden=1280, intermediate=5120, heads=10, kv_width=1280, vocabulary=65536),
     ),
-    Model(
+    TypicalModel(
         "Qwen2.5-1.5B",
         1_543_714_304,
         Shape(layers=28, hidden=1536, intermediate=8960, heads=12, kv_width=256, vocabulary=151936),
     ),
-    Model(
+    TypicalModel(
         "nanochat-d32",
         1_879_048_192,
         Shape(layers=32, hidden=2048, intermediate=8192, heads=16, kv_width=2048, vocabulary=65536),
     ),
-    Model(
+    TypicalModel(
         "Qwen2.5-3B",
         3_085_938_688,
         Shape(layers=36, hidden=2048, intermediate=11008, heads=16, kv_width=256, vocabulary=151936),
     ),
-    Model(
+    TypicalModel(
         "Qwen2.5-7B",
         7_615_616_512,
         Shape(layers=28, hidden=3584, intermediate=18944, heads=28, kv_width=512, vocabulary=152064),

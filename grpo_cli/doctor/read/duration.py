@@ -118,7 +118,7 @@ def measured_duration(config: Config, folder: Path) -> StepDuration:
     return scaled(config, measured)
 
 
-def quickest(run: "Run") -> "Measured":
+def quickest(run: "Run") -> "MeasuredStep":
     """The best of some steps, which is the least disturbed by what else the machine does."""
     started, steps = time.perf_counter(), [one_step(run)]
     while len(steps) < TRIES and time.perf_counter() - started < PATIENCE / 4:
@@ -127,7 +127,7 @@ def quickest(run: "Run") -> "Measured":
 
 
 @dataclass(frozen=True, kw_only=True)
-class Measured:
+class MeasuredStep:
     """One step that was made: seconds, and what was computed in them."""
 
     rollout: float
@@ -144,14 +144,14 @@ class Measured:
         return self.rollout + self.update
 
 
-def one_step(run: "Run") -> Measured:
+def one_step(run: "Run") -> MeasuredStep:
     """Sample, and make an update of what came, in a model that is thrown away."""
     from grpo_cli.engine.setup import tiny_step
 
     drawn, groups, update = tiny_step(run)
     rollouts = [rollout for group in groups for rollout in group.rollouts]
     lengths = [len(rollout.token_ids) for rollout in rollouts]
-    return Measured(
+    return MeasuredStep(
         rollout=drawn.seconds,
         update=update["update_seconds"],
         prompts=len(groups),
@@ -162,7 +162,7 @@ def one_step(run: "Run") -> Measured:
     )
 
 
-def scaled(config: Config, measured: Measured) -> StepDuration:
+def scaled(config: Config, measured: MeasuredStep) -> StepDuration:
     """A step of the configuration: rollouts go with new tokens and prompts, updates with all tokens.
 
     A completion that was cut off is taken to become as long as it may: an upper bound.

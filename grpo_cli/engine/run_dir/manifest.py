@@ -27,7 +27,7 @@ PREFIX = "checkpoint-"
 LONGEST_STEP = 18  # digits
 
 
-class Entry(Schema):
+class ManifestEntry(Schema):
     """Size and checksum of a file in the manifest."""
 
     size: Annotated[int, Field(ge=0, lt=1 << 62)]
@@ -39,7 +39,7 @@ class Manifest(Schema):
 
     version: int
     step: Annotated[int, Field(ge=0, lt=1 << 62)]
-    files: dict[str, Entry]
+    files: dict[str, ManifestEntry]
 
 
 def step_of(folder: Path) -> int | None:
@@ -93,7 +93,7 @@ def damage(folder: Path) -> str | None:
     return next(_faults(folder, manifest.files), None)
 
 
-def _faults(folder: Path, files: dict[str, Entry]) -> Iterator[str]:
+def _faults(folder: Path, files: dict[str, ManifestEntry]) -> Iterator[str]:
     """All differences between the files and the manifest, the cheap comparisons first."""
     for name, entry in files.items():
         path = folder / name

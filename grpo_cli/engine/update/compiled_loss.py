@@ -25,7 +25,7 @@ from grpo_cli.engine.update.activation_checkpoint import replaced
 from grpo_cli.engine.update.batch import Microbatch
 from grpo_cli.engine.update.forward import ForwardPlan
 from grpo_cli.engine.update.gradient import Found, LossAndGradient, global_norm
-from grpo_cli.engine.update.objective import Measured, Objective, microbatch_loss
+from grpo_cli.engine.update.objective import ForwardStats, Objective, microbatch_loss
 from grpo_cli.engine.update.shape_buckets import Bucket, Most, PaddedBatch, pad_to_bucket
 from grpo_cli.models.tree import flat
 
@@ -81,7 +81,7 @@ class CompiledLoss:
         cuts, divergence, logprobs, importance = measured
         rows, width = batch.targets.shape
         tree: Any = tree_map_with_path(lambda name, _: gradients[name], self.model.trainable_parameters())
-        return (loss, Measured(cuts, divergence, logprobs[:rows, :width], importance)), tree
+        return (loss, ForwardStats(cuts, divergence, logprobs[:rows, :width], importance)), tree
 
     def function_for(self, padded: PaddedBatch, objective: Objective) -> Compiled:
         """The compiled function of a bucket, from the cache or new."""

@@ -18,12 +18,12 @@ from grpo_cli.distributed.world import ALONE, World
 from grpo_cli.engine.grpo.importance_sampling import WeightStats
 from grpo_cli.engine.memory.out_of_memory import RowLimit, with_halving
 from grpo_cli.engine.update.batch import Microbatch
-from grpo_cli.engine.update.objective import Measured, Objective, microbatch_loss
+from grpo_cli.engine.update.objective import ForwardStats, Objective, microbatch_loss
 from grpo_cli.models.tree import flat
 
 Gradients = Any  # a tree of arrays, shaped like the trainable parameters
 Progress = Callable[[int, int], None]
-Found = tuple[tuple[mx.array, Measured], Gradients]  # ((loss, measured), gradients) of a microbatch
+Found = tuple[tuple[mx.array, ForwardStats], Gradients]  # ((loss, measured), gradients) of a microbatch
 LossAndGradient = Callable[[nn.Module, Microbatch, Objective], Found]
 
 

@@ -46,7 +46,7 @@ class Objective:
         return Correction.of(self.config)
 
 
-class Measured(NamedTuple):
+class ForwardStats(NamedTuple):
     """Measurements of a microbatch's forward, besides its loss."""
 
     cuts: mx.array  # (3,) numbers of tokens whose ratio was clipped: by any bound, below, and above
@@ -55,7 +55,7 @@ class Measured(NamedTuple):
     importance: mx.array  # (3,) from importance_sampling.summed; 0 without a correction
 
 
-def microbatch_loss(model: nn.Module, batch: Batch, objective: Objective) -> tuple[mx.array, Measured]:
+def microbatch_loss(model: nn.Module, batch: Batch, objective: Objective) -> tuple[mx.array, ForwardStats]:
     """Weighted loss of a microbatch: Σ weight · (w · policy loss + kl_coeff · KL − entropy_coeff · entropy).
 
     w is 1 unless a quantized copy sampled (importance_sampling.py). The entropy filter (`policy_mask`) sets
@@ -89,4 +89,4 @@ def microbatch_loss(model: nn.Module, batch: Batch, objective: Objective) -> tup
     if entropies is not None:
         loss = loss - config.entropy_coeff * mx.where(mask, entropies, 0.0)
     cuts = mx.stack([(cut & mask).sum() for cut in (token.clipped, token.low, token.high)])
-    return (batch.weights * mask * loss).sum(), Measured(cuts, divergence.sum(), logprobs, importance)
+    return (batch.weights * mask * loss).sum(), ForwardStats(cuts, divergence.sum(), logprobs, importance)

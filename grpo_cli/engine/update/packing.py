@@ -19,7 +19,7 @@ from typing import Protocol, TypeVar
 PRICE = 8  # one more microbatch must save 1/8 of the budget
 
 
-class Row(Protocol):
+class Packable(Protocol):
     """A completion to compute."""
 
     @property
@@ -29,7 +29,7 @@ class Row(Protocol):
     def length(self) -> int: ...  # tokens of the completion
 
 
-R = TypeVar("R", bound=Row)
+R = TypeVar("R", bound=Packable)
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Budget:
         """Tokens that one more microbatch has to save."""
         return self.tokens // PRICE
 
-    def cost(self, rows: Sequence[Row]) -> int:
+    def cost(self, rows: Sequence[Packable]) -> int:
         """Tokens of one microbatch with these rows, padding included."""
         prompts = {tuple(row.prompt_ids) for row in rows}
         return self.padded(len(prompts), max(map(len, prompts)), len(rows), max(row.length for row in rows))

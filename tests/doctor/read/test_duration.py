@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from grpo_cli.config.schema import Config
 from grpo_cli.doctor.read.duration import (
-    Measured,
+    MeasuredStep,
     StepDuration,
     evaluations,
     scaled,
@@ -25,7 +25,7 @@ def test_steps_and_evaluations_are_counted_as_the_trainer_counts_them() -> None:
 def test_a_step_is_scaled_by_prompts_and_tokens() -> None:
     config = Config(batch_size=4, gradient_accumulation_steps=1, num_generations=2, max_new_tokens=64,
                     eval_samples=16, eval_max_new_tokens=32, eval_steps=10)  # fmt: skip
-    measured = Measured(
+    measured = MeasuredStep(
         rollout=2.0, update=3.0, prompts=1, prompt_tokens=36, completion_tokens=64, longest=32, cut_off=64
     )
     duration = scaled(config, measured)

@@ -10,7 +10,7 @@ from grpo_cli.doctor.read.budget import swapped
 from grpo_cli.doctor.read.wired_limit import MIB, highest_limit, raised
 
 if TYPE_CHECKING:
-    from grpo_cli.doctor.read.budget import Model
+    from grpo_cli.doctor.read.budget import TypicalModel
 
 LEAST_AVAILABLE = 2e9  # bytes; less than that and the system swaps while a model is loaded
 LEAST_SHARE = 0.1
@@ -178,7 +178,7 @@ def models_that_fit(context: Context) -> Iterator[Finding]:
     yield ok("\n".join(told), budget_bytes=there, dtype=kind, models=rows)
 
 
-def row_of(model: "Model", width: int, there: int) -> dict[str, str | float]:
+def row_of(model: "TypicalModel", width: int, there: int) -> dict[str, str | float]:
     """A model's needs in 10⁹ bytes, and the most that fits."""
     from grpo_cli.doctor.read.budget import RANK, rollouts_alone, typical_needs
 

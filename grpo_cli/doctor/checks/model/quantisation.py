@@ -37,7 +37,7 @@ OTHER_TOKENS = 0.1  # share, where neither of the others can be measured
 
 
 @dataclass(frozen=True, kw_only=True)
-class Row:
+class BitsRow:
     """What was measured with one number of bits; 0: the weights as they are. None: cannot be measured."""
 
     bits: int
@@ -47,7 +47,7 @@ class Row:
     same_tokens: float  # share of TEXT's tokens after which the likeliest token is the same
     accuracy: float | None  # on EXAMPLES evaluation examples; None without a configuration
 
-    def as_good_as(self, plain: "Row") -> bool:
+    def as_good_as(self, plain: "BitsRow") -> bool:
         """Whether it is within the tolerances above of the weights as they are."""
         if self.perplexity is None and self.accuracy is None:
             return self.same_tokens >= 1 - OTHER_TOKENS
@@ -143,14 +143,14 @@ def measured(
     megabytes: float,
     prompts: "list[Prompt]",
     likeliest: list[int] | None,
-) -> Row:
+) -> BitsRow:
     """Everything about one number of bits. `likeliest`: the tokens of the weights as they are."""
     is_language = policy.tokenizer.vocab_size >= FEWEST_TOKENS
     same = 1.0
     if likeliest is not None:
         pairs = zip(likeliest, likeliest_tokens(policy), strict=True)
         same = sum(a == b for a, b in pairs) / len(likeliest)
-    return Row(
+    return BitsRow(
         bits=bits,
         megabytes=megabytes,
         tokens_per_second=rollout_speed(policy, prompts),
@@ -196,13 +196,13 @@ def accuracy(context: Context, policy: "Policy", prompts: "list[Prompt]") -> flo
     return evaluate(policy, prompts, sampling, EXAMPLES, prefix=context.config.completion_prefix).accuracy
 
 
-def smallest(rows: list[Row]) -> int | None:
+def smallest(rows: list[BitsRow]) -> int | None:
     """The fewest bits that are as good as the weights as they are; None where none is."""
     good = [row.bits for row in rows[1:] if row.as_good_as(rows[0])]
     return min(good, default=None)
 
 
-def told(rows: list[Row], in_float32: bool) -> str:
+def told(rows: list[BitsRow], in_float32: bool) -> str:
     """The table, and what to take from it."""
     head = f"{'bits':<6}{'MB':>9}{'tokens/s':>10}{'perplexity':>12}{'same tokens':>13}{'accuracy':>10}"
     lines = [f"group size {GROUP_SIZE}", head]
@@ -221,7 +221,7 @@ def told(rows: list[Row], in_float32: bool) -> str:
     return "\n".join([*lines, recommendation(rows)])
 
 
-def recommendation(rows: list[Row]) -> str:
+def recommendation(rows: list[BitsRow]) -> str:
     """Which number of bits to take, and what is meant by good enough."""
     plain = rows[0]
     if plain.perplexity is None and plain.accuracy is None:

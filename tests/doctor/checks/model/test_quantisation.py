@@ -2,20 +2,26 @@
 
 import pytest
 
-from grpo_cli.doctor.checks.model.quantisation import Row, recommendation, smallest, told
+from grpo_cli.doctor.checks.model.quantisation import BitsRow, recommendation, smallest, told
 from tests.doctor.looking import TINY, Here, look
 
-PLAIN = Row(
+PLAIN = BitsRow(
     bits=0, megabytes=538.1, tokens_per_second=94.0, perplexity=15.04, same_tokens=1.0, accuracy=0.375
 )
 ROWS = [
     PLAIN,
-    Row(bits=8, megabytes=143.0, tokens_per_second=97.0, perplexity=15.05, same_tokens=0.99, accuracy=0.375),
-    Row(
+    BitsRow(
+        bits=8, megabytes=143.0, tokens_per_second=97.0, perplexity=15.05, same_tokens=0.99, accuracy=0.375
+    ),
+    BitsRow(
         bits=6, megabytes=109.4, tokens_per_second=96.0, perplexity=15.46, same_tokens=0.97, accuracy=0.34375
     ),
-    Row(bits=4, megabytes=75.8, tokens_per_second=95.0, perplexity=18.74, same_tokens=0.85, accuracy=0.375),
-    Row(bits=2, megabytes=42.1, tokens_per_second=93.0, perplexity=1240033.1, same_tokens=0.02, accuracy=0.0),
+    BitsRow(
+        bits=4, megabytes=75.8, tokens_per_second=95.0, perplexity=18.74, same_tokens=0.85, accuracy=0.375
+    ),
+    BitsRow(
+        bits=2, megabytes=42.1, tokens_per_second=93.0, perplexity=1240033.1, same_tokens=0.02, accuracy=0.0
+    ),
 ]
 
 
@@ -25,7 +31,7 @@ def test_the_fewest_bits_that_are_as_good() -> None:
         smallest(
             [
                 PLAIN,
-                Row(
+                BitsRow(
                     bits=8, megabytes=1, tokens_per_second=1, perplexity=15.0, same_tokens=1.0, accuracy=0.25
                 ),
             ]
@@ -33,9 +39,9 @@ def test_the_fewest_bits_that_are_as_good() -> None:
         is None
     )  # 4 of 32 answers lost
     without = [
-        Row(bits=0, megabytes=1, tokens_per_second=1, perplexity=None, same_tokens=1.0, accuracy=None),
-        Row(bits=8, megabytes=1, tokens_per_second=1, perplexity=None, same_tokens=0.95, accuracy=None),
-        Row(bits=4, megabytes=1, tokens_per_second=1, perplexity=None, same_tokens=0.89, accuracy=None),
+        BitsRow(bits=0, megabytes=1, tokens_per_second=1, perplexity=None, same_tokens=1.0, accuracy=None),
+        BitsRow(bits=8, megabytes=1, tokens_per_second=1, perplexity=None, same_tokens=0.95, accuracy=None),
+        BitsRow(bits=4, megabytes=1, tokens_per_second=1, perplexity=None, same_tokens=0.89, accuracy=None),
     ]
     assert smallest(without) == 8
 
