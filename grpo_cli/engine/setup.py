@@ -192,15 +192,7 @@ def prepare(
     policy = trainable_policy(config, checkpoint)
     started_at = started_at or world.first(datetime.now().isoformat(timespec="seconds"))
     policy.tokenizer.now = datetime.fromisoformat(started_at)
-    check_kind(policy.model)
-    by_layer = config.grad_checkpoint and can_checkpoint(policy.model)
-    if config.grad_checkpoint and not by_layer:
-        grad_checkpoint(policy.model.layers[0])
-        listener(events.Notice(NO_LAYERS))
-    head = find_head(policy.model)
-    # mlx-lm's checkpointed layer would fill its cache again during recomputation.
-    may_share = carries_gradients(policy.model) and (by_layer or not config.grad_checkpoint)
-    policy.plan = training_plan(policy.model, may_share, head, by_layer)
+    plan = forward_plan(config, policy, listener)
     train_prompts = Prompts(examples, policy.tokenizer, config, encoding(listener))
     eval_prompts = evaluation_prompts(held_out, policy, config)
     run = Run(
@@ -213,20 +205,48 @@ def prepare(
         optimizer=Optimizer(config, policy.model),
         listener=listener,
         world=world,
-        plan=ForwardPlan(policy.plan.share_prefix, head, by_layer),
+        plan=plan,
     )
-    train_prompts.count(run.prompts_wanted)  # only these are encoded before the first step
-    check_prompts(policy, train_prompts.ids)
-    if train_prompts.left_out:
-        run.skipped_prompts = train_prompts.left_out
-        listener(events.Notice(skipped_notice(train_prompts, config)))
-    run.state.data, run.state.started_in = fingerprint(examples), str(Path.cwd())
-    run.state.started_at = started_at
-    frozen = run.reference or (policy if policy.lora else None)
-    run.state.inputs = checksums(config, examples, eval_prompts, frozen.path if frozen else None)
+    count_prompts(run)
+    record_inputs(run, examples, started_at)
     if world.size > 1:
         check_same_setup(world, loaded(policy.path, checkpoint, run.state.data))
     return run
+
+
+def forward_plan(config: Config, policy: Policy, listener: events.Listener) -> ForwardPlan:
+    """The quickest correct way to compute the model's forwards, found by trying; sets `policy.plan`, too.
+
+    Raises ModelError if no way is correct.
+    """
+    check_kind(policy.model)
+    by_layer = config.grad_checkpoint and can_checkpoint(policy.model)
+    if config.grad_checkpoint and not by_layer:
+        grad_checkpoint(policy.model.layers[0])
+        listener(events.Notice(NO_LAYERS))
+    head = find_head(policy.model)
+    # mlx-lm's checkpointed layer would fill its cache again during recomputation.
+    may_share = carries_gradients(policy.model) and (by_layer or not config.grad_checkpoint)
+    policy.plan = training_plan(policy.model, may_share, head, by_layer)
+    return ForwardPlan(policy.plan.share_prefix, head, by_layer)
+
+
+def count_prompts(run: Run) -> None:
+    """Encode the prompts that the run needs, check them, and report those that are too long."""
+    prompts = run.train_prompts
+    prompts.count(run.prompts_wanted)  # only these are encoded before the first step
+    check_prompts(run.policy, prompts.ids)
+    if prompts.left_out:
+        run.skipped_prompts = prompts.left_out
+        run.listener(events.Notice(skipped_notice(prompts, run.config)))
+
+
+def record_inputs(run: Run, examples: list[Example], started_at: str) -> None:
+    """Record in the run's state the data and files that it depends on, for comparison on resume."""
+    run.state.data, run.state.started_in = fingerprint(examples), str(Path.cwd())
+    run.state.started_at = started_at
+    frozen = run.reference or (run.policy if run.policy.lora else None)
+    run.state.inputs = checksums(run.config, examples, run.eval_prompts, frozen.path if frozen else None)
 
 
 def examples_of(config: Config, split: str, listener: events.Listener) -> list[Example]:
