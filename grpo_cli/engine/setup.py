@@ -78,17 +78,19 @@ def train(config: Config, listener: events.Listener = events.silent, world: Worl
     check_memory(run, device.memory_budget(device.prepare()))
     place = config.run_dir.absolute()  # a reward may change the current folder
     with folder_for(config, world) as folder:
-        with words_for_the_disk(folder):
-            log = RunLog(folder, config.log_jsonl and world.is_first)
-        saver = Saver(
-            folder=folder, keep=config.keep_checkpoints, log=log, listener=listener, writes=world.is_first
-        )
+        log: RunLog | None = None
         try:
+            with words_for_the_disk(folder):
+                log = RunLog(folder, config.log_jsonl and world.is_first)
+            saver = Saver(
+                folder=folder, keep=config.keep_checkpoints, log=log, listener=listener, writes=world.is_first
+            )
             with Interruption() as interruption:
                 return train_to_the_end(run, log, saver, interruption)
         finally:
             run.close()
-            log.close()
+            if log is not None:
+                log.close()
             if run.state.step == 0 and world.is_first:
                 discard_empty_run(place)
 

@@ -173,6 +173,16 @@ def test_a_disk_that_turns_read_only_in_the_middle_says_so(
     assert log_without_times(config.run_dir) == log_without_times(whole.run_dir)
 
 
+def test_a_log_that_cannot_be_opened_leaves_nothing_that_blocks_the_next_try(tmp_path: Path) -> None:
+    config = small(tmp_path, max_steps=1)
+    config.run_dir.mkdir()
+    (config.run_dir / "completions.jsonl").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(CheckpointError, match="Unusable file in the run's folder"):
+        setup.train(config)
+    assert not (tmp_path / "elsewhere").exists()
+    assert setup.train(config).is_dir()
+
+
 LEAVES = """
 import os
 calls = 0

@@ -10,7 +10,7 @@ written on the average, and 48 were reckoned with). On a machine that others use
 import statistics
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -99,8 +99,10 @@ def measured_duration(config: Config, folder: Path) -> StepDuration:
             "max_new_tokens": tokens,
             "steps_per_generation": 1,
             "dynamic_sampling": False,
+            "mask_truncated_completions": False,  # short completions are cut off, and must count
             "reward_functions": ["correctness"],
             "reward_weights": [],
+            "reward_workers": 0,
             "eval_steps": 0,
         }
     )
@@ -108,13 +110,8 @@ def measured_duration(config: Config, folder: Path) -> StepDuration:
     one_step(run)  # the first is slower: kernels and caches are made
     measured = quickest(run)
     if measured.seconds * config.prompts_per_step <= PATIENCE:
-        run.config = small.model_copy(
-            update={
-                "batch_size": config.batch_size,
-                "gradient_accumulation_steps": config.gradient_accumulation_steps,
-            }
-        )
-        measured = quickest(run)
+        whole_step = {name: getattr(config, name) for name in ("batch_size", "gradient_accumulation_steps")}
+        measured = quickest(replace(run, config=small.model_copy(update=whole_step)))
     return scaled(config, measured)
 
 

@@ -85,7 +85,11 @@ def cure(parent: Path, size: int) -> str:
     longest = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
     if resource.RLIM_INFINITY != longest < size:
         return f"this shell allows files of {longest / 1e6:.1f} MB (`ulimit -f`): open one without that limit"
-    return f"check the permissions of {parent} and its disk ({free_space(parent) / 1e9:.1f} GB free)"
+    try:
+        free = f" ({free_space(parent) / 1e9:.1f} GB free)"
+    except OSError:  # a disk that says nothing must not hide what it refused
+        free = ""
+    return f"check the permissions of {parent} and its disk{free}"
 
 
 def free_space(folder: Path) -> int:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from grpo_cli.engine import events
 from grpo_cli.engine.run_dir.checkpoint import Snapshot, check_space, save_checkpoint
+from grpo_cli.engine.run_dir.lock import refused_by_the_disk
 from grpo_cli.engine.run_dir.log import RunLog
 from grpo_cli.engine.run_dir.manifest import FINAL, checkpoints
 from grpo_cli.engine.run_dir.run_state import read_state
@@ -113,8 +114,12 @@ class Saver:
         return path
 
     def _write(self, path: Path, snapshot: Snapshot) -> None:
-        if not self.folder.exists():
+        try:
+            self.folder.stat()
+        except FileNotFoundError:
             self.listener(events.Notice(MOVED.format(folder=self.shown)))
+        except OSError as error:
+            raise refused_by_the_disk(error, self.folder) from error
         try:
             self.log.sync()  # the checkpoint stores the lengths of the logs
         except OSError as error:

@@ -68,7 +68,9 @@ def microbatch_loss(model: nn.Module, batch: Batch, objective: Objective) -> tup
     )
     logprobs = mx.where(mask, logprobs, 0.0)  # (B, S)
     old_logprobs = mx.stop_gradient(logprobs) if batch.old_is_current else batch.old_logprobs
-    log_ratio = logprobs - old_logprobs  # (B, S)
+    log_ratio = mx.where(
+        mask, logprobs - old_logprobs, 0.0
+    )  # (B, S); a token that is not trained may have any
     if objective.by_sequence:
         log_ratio = sequence_log_ratio(log_ratio, mask)  # (B, 1)
     token = LOSSES[config.loss_type].token_loss(logprobs, log_ratio, batch.advantages, objective.clip)

@@ -1,5 +1,6 @@
 """Saves that fail, by real means, and which checkpoints stay."""
 
+import errno
 import json
 import os
 import resource
@@ -7,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -102,6 +104,33 @@ def test_a_failed_save_is_told_and_tried_again_at_the_next_point(tmp_path: Path)
     (notice,) = seen
     assert notice.startswith("Failed to save checkpoint: [Errno 17] File exists: ")
     assert notice.endswith(". Training continues and tries again at the next checkpoint.")
+
+
+def test_a_folder_that_may_not_be_looked_at_is_a_failed_save(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a network disk that is away for a while: `stat` itself is refused."""
+    seen: list[str] = []
+    config = small(tmp_path, **{**SHORT, "save_steps": 1, "keep_checkpoints": 9, "max_steps": 3})
+    real = Path.stat
+
+    def refused(path: Path, **options: Any) -> os.stat_result:
+        if path == config.run_dir:
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return real(path, **options)
+
+    def listen(event: events.Event) -> None:
+        if isinstance(event, events.StepFinished):
+            monkeypatch.setattr(Path, "stat", refused if event.step == 2 else real)
+        if isinstance(event, events.Notice):
+            seen.append(event.text)
+
+    setup.train(config, listen)
+    assert [path.name for path in checkpoints(config.run_dir)] == ["checkpoint-1", "checkpoint-3", "final"]
+    assert seen == [
+        f"Failed to save checkpoint: Permission denied: {config.run_dir}. Training continues and tries again "
+        "at the next checkpoint."
+    ]
 
 
 def limited(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:

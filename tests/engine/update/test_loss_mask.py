@@ -24,7 +24,7 @@ from tests.engine.small import group, nanochat_policy, rollout
 from tests.engine.update.test_objective import TEMPERATURE, largest_difference, sequence_logprobs
 from tests.support.steps import objective_of
 
-FORCED = -9.0  # the logprob of a token that nobody sampled: any number, for none is looked at
+FORCED = -200.0  # the logprob of a token that nobody sampled: any number, for none is looked at
 
 
 def masked(token_ids: list[int], mask: list[int], advantage: float) -> Rollout:
