@@ -1,10 +1,10 @@
-"""The guide: a Markdown file in guide/ for every trouble and question; `grpo doctor --explain NAME` shows it.
+"""The guide: one Markdown file in guide/ per trouble or question, shown by `grpo doctor --explain NAME`.
 
     chapters()["wired-limit"].cure
 
-Errors carry the name of their chapter (`GrpoError.trouble`), checks have it as their own. A file's head has
-its name, subject, title and symptoms, and `common: true` where README's table shows it; its sections are
-`## Why`, `## What to do` and, where there is more to know, `## How it works`. To add a chapter, add a file.
+Errors carry the name of their chapter (`GrpoError.trouble`); a check and its chapter have the same name. A
+file's head has its name, subject, title and symptoms, and `common: true` if README's table shows it. Its
+sections are `## Why`, `## What to do` and, optionally, `## How it works`. To add a chapter, add a file.
 """
 
 import difflib
@@ -19,7 +19,7 @@ import yaml
 
 GUIDE = Path(__file__).parent / "guide"
 INDEX = GUIDE / "README.md"  # generated; the only file there that is not a chapter
-# The order of the guide; within a subject chapters are in the order of their names.
+# The order of the guide; within a subject chapters are sorted by name.
 SUBJECTS = (
     *("configuration", "environment", "memory", "speed", "disk", "hub", "models", "saving", "training"),
     *("machines", "errors", "questions"),
@@ -34,33 +34,33 @@ BLOCK = re.compile(r"^```\w*\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 
 @dataclass(frozen=True, kw_only=True)
 class Chapter:
-    """One trouble or question, explained. Texts are plain; commands and keys stand in backticks."""
+    """The explanation of one trouble or question. Plain text with commands and keys in backticks."""
 
     name: str
     subject: str
     title: str  # the trouble in a line
-    common: bool = False  # one of the commonest, which the README shows
-    symptoms: tuple[str, ...] = ()  # texts exactly as they are met, so that a search finds them
-    why: str  # what it is, what it comes of and why it matters
+    common: bool = False  # shown in README's table of common troubles
+    symptoms: tuple[str, ...] = ()  # messages exactly as they appear, so that a search finds them
+    why: str  # the trouble, its cause and its consequences
     cure: str  # what to do, with commands; may have several paragraphs
-    how: str = ""  # how the thing works, for those who want all of it
+    how: str = ""  # the mechanism in detail
 
 
 @cache
 def chapters() -> dict[str, Chapter]:
-    """Every chapter by its name, in the guide's order."""
+    """All chapters by name, in the guide's order."""
     found = [chapter_of(path.read_text(encoding="utf-8")) for path in files()]
     found.sort(key=lambda chapter: SUBJECTS.index(chapter.subject))
     return {chapter.name: chapter for chapter in found}
 
 
 def files() -> list[Path]:
-    """The chapters' files, by name."""
+    """The chapters' files, sorted by name."""
     return sorted(path for path in GUIDE.glob("*.md") if path != INDEX)
 
 
 def chapter_of(text: str) -> Chapter:
-    """A file's chapter. Raises ValueError for a file that is none."""
+    """The chapter in a file's text. Raises ValueError if the text is not a chapter."""
     match = FILE.fullmatch(text)
     if match is None:
         raise ValueError(f"no chapter of the guide: {text[:60]!r}")
@@ -71,11 +71,11 @@ def chapter_of(text: str) -> Chapter:
 
 
 def unwrapped(markdown: str) -> str:
-    """A section's text, each paragraph and each item in one line: a terminal breaks them itself.
+    """A section's text with each paragraph and list item on one line, for the terminal to wrap.
 
-    The lines of a block between ``` stay as they are, indented.
+    Lines of a block between ``` are kept and indented.
     """
-    parts = enumerate(BLOCK.split(markdown.strip() + "\n"))  # prose and blocks by turns
+    parts = enumerate(BLOCK.split(markdown.strip() + "\n"))  # prose and blocks alternate
     texts = [textwrap.indent(part.rstrip(), "    ") if place % 2 else _prose(part) for place, part in parts]
     return "\n\n".join(text for text in texts if text)
 
@@ -91,5 +91,5 @@ def _lines(paragraph: str) -> Iterator[str]:
 
 
 def nearest(name: str, names: "list[str]") -> list[str]:
-    """Names that a mistyped one may have been meant to be, at most three."""
+    """The names most similar to a mistyped one, at most three."""
     return difflib.get_close_matches(name, names, n=3, cutoff=0.5)

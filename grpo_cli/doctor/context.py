@@ -1,6 +1,6 @@
-"""The context of checks: the machine, and the configuration, model, checkpoint, run or hosts named.
+"""The context of checks: the machine, and the configuration, model, checkpoint, run or hosts to examine.
 
-What several checks look at is gathered once, when the first of them asks.
+Data that several checks need are read once, when the first check asks for them.
 """
 
 from dataclasses import dataclass, field
@@ -24,12 +24,12 @@ if TYPE_CHECKING:
     from grpo_cli.models.load import Policy
     from grpo_cli.models.tokenizer import Tokenizer
 
-STARTING_PORT = 32323  # what mlx.launch takes, and so what a firewall was opened for
+STARTING_PORT = 32323  # the default of mlx.launch, so firewalls are open for it
 
 
 @dataclass(kw_only=True)
 class Context:
-    """What checks look at. `Path`s are what the person named; None: not asked for."""
+    """The subject of the checks. Paths are as the user named them; None: not named."""
 
     machine: Machine = field(default_factory=Machine)
     config_name: str | None = None  # --config, or $MLX_GRPO_CONFIG
@@ -38,46 +38,46 @@ class Context:
     checkpoint: Path | None = None  # --checkpoint
     run: Path | None = None  # --run
     hosts: Path | None = None  # --hosts
-    python: str | None = None  # --python: that of the hosts
-    starting_port: int = STARTING_PORT  # --starting-port: the ring's
+    python: str | None = None  # --python: path on the hosts
+    starting_port: int = STARTING_PORT  # --starting-port: of the ring
     asked: frozenset[str] = frozenset()  # the checks that `--only` names
 
     @cached_property
     def host_file(self) -> "HostFile | None":
-        """The machines of the host file. Raises ConfigError where it is missing or invalid."""
+        """The host file, None if none was named. Raises ConfigError if it is missing or invalid."""
         from grpo_cli.distributed.hosts import read_hosts
 
         return read_hosts(self.hosts) if self.hosts else None
 
     @property
     def python_there(self) -> str:
-        """The path of the Python that runs on every host: as default that of this one."""
+        """Path of Python on every host; by default the path of this one."""
         return self.python or self.machine.executable
 
     @cached_property
     def host_probes(self) -> dict[str, HostProbe]:
-        """The machines of the host file, by what ssh calls them: what each says, or why nothing is heard."""
+        """Probes of the host file's machines, by ssh name: each one's facts or trouble."""
         assert self.host_file is not None
         return probe_hosts(self.machine, self.host_file, self.python_there)
 
     @cached_property
     def probe(self) -> dict[str, Any]:
-        """What MLX does here; the keys are in probe.py. `failed` is there where something does not."""
+        """Answers of MLX's probe; its keys are in probe.py. Has `failed` if a stage failed."""
         return self.machine.probe()
 
     @property
     def mlx_works(self) -> bool:
-        """Whether models can be loaded in this process."""
+        """True if models can be loaded in this process."""
         return "failed" not in self.probe and bool(self.probe.get("product_right"))
 
     @property
     def on_cpu(self) -> bool:
-        """MLX computes on a CPU here, or nothing is known of its device."""
+        """True if MLX computes on a CPU, or its device is unknown."""
         return bool(self.probe.get("device", "cpu") == "cpu")
 
     @cached_property
     def inspection(self) -> "Inspection | None":
-        """What `grpo config validate` says of the configuration, or of the run's own."""
+        """Validation result of the configuration, else of the run's own; None without either."""
         from grpo_cli.config.load import inspect_config
 
         name = self.config_name
@@ -87,7 +87,7 @@ class Context:
 
     @cached_property
     def run_config(self) -> "Config | None":
-        """What the run that is examined was started with; None where its file is missing or invalid."""
+        """Configuration of the examined run; None if its file is missing or invalid."""
         from grpo_cli.config.load import inspect_config
 
         if self.run is None or not (self.run / "config.toml").is_file():
@@ -97,15 +97,15 @@ class Context:
 
     @property
     def config(self) -> "Config | None":
-        """The configuration, where there is one and it is valid."""
+        """The configuration; None without one, or if it is invalid."""
         loaded = self.inspection.loaded if self.inspection else None
         return loaded.config if loaded else None
 
     @cached_property
     def model_folder(self) -> Path | None:
-        """The local folder of the model to examine: the one named, the checkpoint's or the configuration's.
+        """Local folder of the model to examine: the named one, the checkpoint's or the configuration's.
 
-        None where none is named, or it is not on this machine; nothing is downloaded.
+        None if none is named or it is not on this machine. Downloads nothing.
         """
         if self.model or self.checkpoint:
             return local_folder(self.model or str(self.checkpoint), self.machine.environment)
@@ -113,20 +113,20 @@ class Context:
 
     @property
     def configured_model(self) -> Path | None:
-        """The local folder of the configuration's own model."""
+        """Local folder of the configuration's model; None if it is not on this machine."""
         return local_folder(self.config.model_name, self.machine.environment) if self.config else None
 
     @property
     def base_folder(self) -> Path:
-        """The folder with the whole weights: the model's own, or that of the model its adapters belong to.
+        """The folder with the full weights: the model's own, or that of the model its adapters belong to.
 
-        Raises ModelError where that is not on this machine.
+        Raises ModelError if that is not on this machine.
         """
         return base_folder(self.model_folder, self.machine.environment)
 
     @cached_property
     def policy(self) -> "Policy":
-        """The model, loaded as a training loads it. Raises ModelError where it cannot be."""
+        """The model, loaded as training loads it. Raises ModelError if it does not load."""
         from grpo_cli import device
         from grpo_cli.models.load import load_policy
 
@@ -135,12 +135,12 @@ class Context:
 
     @cached_property
     def tokenizer(self) -> "Tokenizer":
-        """The tokenizer of the model's folder, or of its base. Raises ModelError where it does not load."""
+        """The tokenizer of the model's base folder. Raises ModelError if it does not load."""
         return load(self.base_folder)
 
     @cached_property
     def checkpoints(self) -> list[Path]:
-        """The checkpoints to examine: the one named, or all of the run."""
+        """The checkpoints to examine: the named one, or all of the run."""
         from grpo_cli.engine.run_dir.manifest import checkpoints
 
         if self.checkpoint is not None:
@@ -149,27 +149,27 @@ class Context:
 
     @cached_property
     def damages(self) -> "dict[Path, str | CheckpointError]":
-        """What is wrong with each checkpoint: empty: nothing; an error: another version's."""
+        """Damage of each checkpoint: empty if intact; a CheckpointError if of another version."""
         return {folder: damage_of(folder) for folder in self.checkpoints}
 
     @cached_property
     def log(self) -> list[dict[str, Any]]:
-        """The run's log, its lines in order; a last line that was cut off is left out."""
+        """The run's log, line by line; damaged lines are left out."""
         path = self.run / "training_log.jsonl" if self.run else None
         return read_lines(path) if path and path.is_file() else []
 
     @property
     def steps(self) -> list[dict[str, Any]]:
-        """The log's lines of steps."""
+        """The log's lines of steps, which have a `loss`."""
         return [line for line in self.log if "loss" in line]
 
     @property
     def evaluations(self) -> list[dict[str, Any]]:
-        """The log's lines of evaluations."""
+        """The log's lines of evaluations, which have an `eval_accuracy`."""
         return [line for line in self.log if "eval_accuracy" in line]
 
     @cached_property
     def completions(self) -> list[dict[str, Any]]:
-        """The completions that the run logged."""
+        """Lines of the run's completions.jsonl."""
         path = self.run / "completions.jsonl" if self.run else None
         return read_lines(path) if path and path.is_file() else []

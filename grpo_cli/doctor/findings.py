@@ -1,10 +1,10 @@
-"""Findings of checks as data: the terminal, `--json` and the bug report show the same.
+"""Findings of checks as data: the terminal, `--json` and the bug report show the same ones.
 
     yield ok("Python 3.12.3", version="3.12.3")
     yield warning("54 of 60 completions are cut off", "let them end", "max_new_tokens = 128", share=0.9)
 
-A check says what it saw and what cures it. Its name, its subject and why it matters are filled in by
-`run.py`, from the table of checks and the guide's chapter of that name.
+A check fills in what it saw and the cure. run.py adds the name, the subject and the reason that it matters,
+from the table of checks and the guide's chapter of the same name.
 """
 
 import math
@@ -16,21 +16,21 @@ Severity = Literal["ok", "warning", "error", "skipped"]
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
-    """One thing that a check found. `skipped` says what kept a check from looking."""
+    """One result of a check. Severity `skipped`: the check could not look; `seen` has the reason."""
 
     severity: Severity
-    seen: str  # what was seen, with its numbers, in a line
+    seen: str  # the observation with its numbers, usually in one line
     cure: str = ""  # what to do about it, in words
-    commands: tuple[str, ...] = ()  # lines to type or to write into the configuration
-    numbers: dict[str, Any] = field(default_factory=dict)  # what was measured, for programs
-    name: str = ""  # the check's, and the chapter's that explains it
+    commands: tuple[str, ...] = ()  # commands to run, or lines for the configuration
+    numbers: dict[str, Any] = field(default_factory=dict)  # measurements, for programs
+    name: str = ""  # of the check, and of the chapter that explains it
     subject: str = ""
     why: str = ""
-    title: str = ""  # the name that is shown: of good news where the check is called after a trouble
+    title: str = ""  # the name to show: a positive one for `ok` if the check is named after a trouble
 
     @property
     def is_problem(self) -> bool:
-        """It is not well: ! or ✗."""
+        """True for a warning (!) or an error (✗)."""
         return self.severity in ("warning", "error")
 
     def as_row(self) -> dict[str, Any]:
@@ -48,7 +48,7 @@ class Finding:
 
 
 def plain(value: Any) -> Any:
-    """A value that JSON can hold: a NaN or an infinity becomes null, within lists and tables too."""
+    """A value for JSON: NaN and infinity become None, in nested lists and dicts too."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, dict):
@@ -57,25 +57,25 @@ def plain(value: Any) -> Any:
 
 
 def ok(seen: str, **numbers: Any) -> Finding:
-    """All is as it should be."""
+    """A finding without a problem."""
     return Finding(severity="ok", seen=seen, numbers=numbers)
 
 
 def warning(seen: str, cure: str, *commands: str, **numbers: Any) -> Finding:
-    """Something that will cost time, memory or results, though a run is possible."""
+    """A problem that costs time, memory or results but does not prevent a run."""
     return Finding(severity="warning", seen=seen, cure=cure, commands=commands, numbers=numbers)
 
 
 def error(seen: str, cure: str, *commands: str, **numbers: Any) -> Finding:
-    """Something that a run fails of, or that makes its result worthless."""
+    """A problem that makes a run fail or its result worthless."""
     return Finding(severity="error", seen=seen, cure=cure, commands=commands, numbers=numbers)
 
 
 def skipped(reason: str, **numbers: Any) -> Finding:
-    """The check could not look, for a reason that is no trouble of its own."""
+    """The check could not look; the reason is not a problem in itself."""
     return Finding(severity="skipped", seen=reason, numbers=numbers)
 
 
 def gigabytes(size: float) -> str:
-    """Bytes as `9.1 GB`, fewer than one of them as `350 MB`."""
+    """Bytes as `9.1 GB`, or as `350 MB` below 1 GB (10⁹ bytes)."""
     return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.0f} MB"

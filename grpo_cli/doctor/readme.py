@@ -1,8 +1,8 @@
-"""The documents that are made of the program, and README's table of the commonest troubles.
+"""Documents generated from the program, and README's table of the most common troubles.
 
     python -m grpo_cli.doctor.readme      # writes configs/KEYS.md, doctor/guide/README.md and README.md
 
-`documents` names each with its text as it should be now; a test compares them with what is there.
+`documents` returns their current texts; a test compares them with the files.
 """
 
 from itertools import groupby
@@ -24,7 +24,7 @@ and findings of the doctor name theirs. Generated from the chapters by `{COMMAND
 
 
 def documents(readme: str) -> dict[Path, str]:
-    """Every document that is generated, wholly or in part, by its path below the repository's root."""
+    """Texts of all documents that are generated, fully or in part, by path below the repository's root."""
     return {
         Path("README.md"): with_table(readme, common_troubles()),
         Path("configs/KEYS.md"): keys_document(COMMAND),
@@ -33,7 +33,7 @@ def documents(readme: str) -> dict[Path, str]:
 
 
 def index() -> str:
-    """The guide's index: its chapters by subject, with the texts that one meets."""
+    """The guide's index: its chapters by subject, with their symptoms."""
     parts = [INDEX_HEAD]
     for subject, group in groupby(chapters().values(), key=lambda chapter: chapter.subject):
         rows = [row(chapter, f"[{chapter.name}]({chapter.name}.md)", chapter.symptoms) for chapter in group]
@@ -54,18 +54,18 @@ def common_troubles() -> str:
 
 
 def row(chapter: Chapter, link: str, symptoms: tuple[str, ...]) -> str:
-    """A chapter as a line of a table."""
+    """A chapter as a row of a Markdown table."""
     seen = "<br>".join(f"`{cell(symptom)}`" for symptom in symptoms)
     return f"| {link} | {cell(chapter.title)} | {seen} |"
 
 
 def cell(text: str) -> str:
-    """A text that stays within its cell."""
+    """A text escaped for a cell of a Markdown table."""
     return text.replace("\n", " ").replace("|", "\\|").replace("`", "'")
 
 
 def with_table(readme: str, table: str) -> str:
-    """A README's text with `table` between its two marks. Raises ValueError where one is missing."""
+    """A README's text with `table` between its two marks. Raises ValueError if one is missing."""
     first, last = MARKS
     before, begin, rest = readme.partition(first)
     _, end, after = rest.partition(last)
@@ -75,7 +75,7 @@ def with_table(readme: str, table: str) -> str:
 
 
 def main(root: Path = ROOT) -> None:
-    """Bring the documents below `root` up to date."""
+    """Regenerate the documents below `root`."""
     for path, text in documents((root / "README.md").read_text(encoding="utf-8")).items():
         write_file(root / path, text)
 

@@ -1,9 +1,9 @@
-"""Take out of a text what must not be published: tokens, passwords, user names, home folders.
+"""Redaction of text for publication: removes tokens, passwords, user names and home folders.
 
     Redaction.of(environment, home="/home/ada", user="ada", host="engine").apply("/home/ada/x hf_abc…")
     # "~/x ***"
 
-What looks like a secret goes whether it is one or not.
+Anything that looks like a secret is removed, even if it is not one.
 """
 
 import getpass
@@ -23,15 +23,15 @@ SECRET = re.compile(
     r"|(?<=://)[^\s/\"']+(?=@)",  # user and password of an address, or the token in their place
     re.IGNORECASE,
 )
-# E-mail addresses, and what a library leaves of `user:password@host` in its complaint. A whole word is looked
-# at once, from its beginning: the time is proportional to the text.
+# E-mail addresses, and remains of `user:password@host` in a library's message. A match starts only at the
+# beginning of a word, so the time is linear in the text's length.
 _WORD = r"[^\s@'\"`<>()\[\]{},;|/*\\]"
 ADDRESS = re.compile(
     rf"(?<!{_WORD}){_WORD}+@(?:(?:[\w-]+\.)+[A-Za-z]{{2,}}|localhost\b|\d+\.\d+\.\d+\.\d+)"
     rf"|(?<!{_WORD})(?:(?!:){_WORD})+:{_WORD}+@[\w.-]+"
 )
-# `token = "abc"`, `--api-key abc`, `HF_TOKEN=abc`, `?token=abc`: the value goes, the name stays. Tokens of
-# text have names too: `eos_token`, `seconds_per_token`, the check `hub-token`.
+# `token = "abc"`, `--api-key abc`, `HF_TOKEN=abc`, `?token=abc`: the value is removed, the name stays. Names
+# that are not secret are kept out: `eos_token`, `seconds_per_token`, the check `hub-token`.
 _NOT_SECRET = r"(?!(?:[\w-]*_)?(?:eos|bos|pad|unk|sep|cls|mask|end|per)_token\b|hub-token\b)"
 _ONE_WORD = r"(?:[\w-]*(?:api[_-]?key|(?:access|private|secret)[_-]?key|secret|token|credentials?)\b)"
 _LONG = r"(?:[\w-]*(?:passw(?:or)?d|passphrase|pwd|authorization|cookie)\b)"
@@ -41,32 +41,32 @@ _QUOTED = r"(\"{3}|'{3})[\s\S]*?\2|\"(?:\\.|[^\"\\\n])*\"?|'(?:\\.|[^'\\\n])*'?|
 
 
 def _assigned(names: str, unquoted: str) -> re.Pattern[str]:
-    """A name of `names` with its value: in quotes, or else what `unquoted` matches."""
+    """Pattern for a name in `names` with its value: quoted, or else matched by `unquoted`."""
     name = rf"(?<![\w-])(?:{_NOT_SECRET}{names}{_GIVEN}|(?=--){names}{_AFTER_FLAG})"
     return re.compile(rf"({name})(?:{_QUOTED}|{unquoted})", re.IGNORECASE)
 
 
 ASSIGNED = (
     _assigned(_ONE_WORD, r"[^\s\"',&]+"),
-    _assigned(_LONG, r"(?:(?!\s--\w)[^\n])+"),  # may hold spaces: up to the next option or the line's end
+    _assigned(_LONG, r"(?:(?!\s--\w)[^\n])+"),  # may contain spaces: ends at the next option or line
 )
-_NAME = r"[^/\\\s'\":,;]+"  # of a home folder; of several words where a separator or a quote ends it
+_NAME = r"[^/\\\s'\":,;]+"  # of a home folder; several words if a separator or a quote ends it
 HOMES = re.compile(
     rf"(/Users/|/home/|[A-Za-z]:\\+Users\\+)(?:{_NAME}(?: {_NAME}){{1,3}}(?=[/\\'\"])|{_NAME})"
 )
-SHORTEST_NAME = 3  # shorter user names are parts of words
-COMMON_NAMES = ("root", "user", "admin", "ubuntu", "runner", "localhost")  # nobody's, and words of the text
+SHORTEST_NAME = 3  # shorter user names occur in ordinary words
+COMMON_NAMES = ("root", "user", "admin", "ubuntu", "runner", "localhost")  # identify nobody
 
 
 @dataclass(frozen=True)
 class Redaction:
-    """What is taken out: literal texts with what stands for them, the longest first."""
+    """Literal texts to remove with their replacements, longest first; secret patterns always apply."""
 
     literals: tuple[tuple[str, str], ...]
 
     @staticmethod
     def of(environment: Mapping[str, str], home: str, user: str, host: str) -> "Redaction":
-        """The redaction for a person and a machine."""
+        """The redaction for a user and a machine, with the secrets in environment variables."""
         secrets = [
             value for name, value in environment.items() if SECRET_NAME.search(name) and len(value) >= 6
         ]
@@ -75,14 +75,14 @@ class Redaction:
         return Redaction(in_order(literals)).also({user}, {host, host.partition(".")[0]})
 
     def also(self, users: Set[str], machines: Set[str]) -> "Redaction":
-        """The redaction of more names, but for those that are too short or nobody's."""
+        """This redaction with more names, except those that are too short or identify nobody."""
         names = [*((user, "USER") for user in users), *((machine, "HOST") for machine in machines)]
         more = [(n, s) for n, s in names if len(n) >= SHORTEST_NAME and n.lower() not in COMMON_NAMES]
         return Redaction(in_order([*self.literals, *more]))
 
     @staticmethod
     def here(environment: Mapping[str, str]) -> "Redaction":
-        """The redaction for who runs this, where."""
+        """The redaction for the current user and machine."""
         try:
             user = getpass.getuser()
         except (KeyError, OSError):  # a user id without a name, in a container
@@ -90,7 +90,7 @@ class Redaction:
         return Redaction.of(environment, str(Path.home()), user, platform.node())
 
     def apply(self, text: str) -> str:
-        """The text without them."""
+        """The redacted text."""
         for literal, stand_in in self.literals:
             if stand_in == HIDDEN:
                 text = text.replace(literal, HIDDEN)
@@ -99,21 +99,21 @@ class Redaction:
             text = pattern.sub(rf"\g<1>{HIDDEN}", text)
         text = ADDRESS.sub(HIDDEN, text)
         for literal, stand_in in self.literals:
-            if stand_in == "~":  # a whole folder: not the beginning of another one's name
+            if stand_in == "~":  # whole folder names only, not the beginning of a longer one
                 text = re.sub(rf"(?<![\w.-]){re.escape(literal)}(?![\w-]|\.\w)", "~", text)
         text = HOMES.sub(r"\g<1>USER", text)
         for literal, stand_in in self.literals:
-            if stand_in not in (HIDDEN, "~"):  # a name: as a word, so that no other word is cut up
+            if stand_in not in (HIDDEN, "~"):  # a name: whole words only
                 text = re.sub(rf"(?<![A-Za-z0-9]){re.escape(literal)}(?![A-Za-z0-9])", stand_in, text)
         return text
 
 
 def in_order(literals: list[tuple[str, str]]) -> tuple[tuple[str, str], ...]:
-    """The literals as they are and as JSON spells them, the longest first."""
+    """The literals, plain and as JSON escapes them, longest first."""
     spelled = {(as_spelled, s): None for text, s in literals for as_spelled in (text, in_json(text))}
     return tuple(sorted(spelled, key=lambda pair: -len(pair[0])))
 
 
 def in_json(text: str) -> str:
-    """A text as it stands between the quotes of a JSON string."""
+    """A text as escaped inside a JSON string, without the quotes."""
     return json.dumps(text)[1:-1]

@@ -1,6 +1,6 @@
-"""The bug report of `grpo doctor --report FILE`: one Markdown text that can be published as it is.
+"""The bug report of `grpo doctor --report FILE`: a Markdown text that is safe to publish.
 
-Tokens, user names and home folders are taken out (redact.py); prompts and completions are not in it.
+Tokens, user names and home folders are removed (redact.py); prompts and completions are not included.
 """
 
 from collections import deque
@@ -33,12 +33,12 @@ PACKAGES = (
 )
 TITLE = "# Bug report of grpo"
 LOG_LINES = 100
-LARGEST_FILE = 20_000  # characters of a configuration that is not valid
+LARGEST_FILE = 20_000  # characters shown of an invalid configuration
 MARKS = {"ok": "✓", "warning": "!", "error": "✗", "skipped": "–"}
 
 
 def bug_report(context: Context, findings: Sequence[Finding]) -> str:
-    """What a maintainer needs to see: system, versions, configuration, findings, log and last error."""
+    """The report for a maintainer: system, versions, configuration, findings, log and last error."""
     sections = [
         TITLE,
         "## What happened\n\n(what you did, what you expected, and what came instead)",
@@ -54,27 +54,27 @@ def bug_report(context: Context, findings: Sequence[Finding]) -> str:
 
 
 def is_report(path: Path) -> bool:
-    """A file that begins as a bug report does."""
+    """True if a file begins like a bug report."""
     with path.open("rb") as file:
         return file.read(len(TITLE)) == TITLE.encode()
 
 
 def names_of_hosts(context: Context) -> tuple[set[str], set[str]]:
-    """Users and machines of the host file, by what ssh calls them and by what they call themselves."""
+    """Users and machines of the host file: ssh names and the machines' own names."""
     if context.host_file is None:
         return set(), set()
-    probes = vars(context).get("host_probes", {}).values()  # those that were made: a report starts none
+    probes = vars(context).get("host_probes", {}).values()  # only existing ones: a report starts none
     users, machines = set(), {str(probe.facts.get("host", "")) for probe in probes}
     for ssh in context.host_file.machines:
         user, _, machine = ssh.rpartition("@")
         users.add(user)
-        if not machine[:1].isdigit():  # an address of a network at home tells nothing of anybody
+        if not machine[:1].isdigit():  # an IP address of a local network identifies nobody
             machines.add(machine)
     return users, machines | {machine.partition(".")[0] for machine in machines}
 
 
 def system(context: Context) -> dict[str, str]:
-    """Machine and device, as they were told by it."""
+    """Facts about the machine and MLX's device."""
     machine, probe = context.machine, context.probe
     memory = machine.memory_bytes()
     facts = {
@@ -89,13 +89,13 @@ def system(context: Context) -> dict[str, str]:
 
 
 def versions(context: Context) -> dict[str, str]:
-    """The packages that are installed."""
+    """Versions of the installed packages among PACKAGES."""
     found = {package: context.machine.version(package) for package in PACKAGES}
     return {package: version for package, version in found.items() if version}
 
 
 def configuration(context: Context) -> str:
-    """The resolved configuration, or what is wrong with it."""
+    """The resolved configuration as TOML, or its problems and text if it is invalid."""
     from grpo_cli.config.render import dump_config
 
     if context.inspection is None:
@@ -107,7 +107,7 @@ def configuration(context: Context) -> str:
 
 
 def written(name: str) -> str:
-    """The text of a configuration file that is not valid, as far as it can be read."""
+    """The text of an invalid configuration file, at most LARGEST_FILE characters."""
     from grpo_cli.config.resolve import find_config
 
     try:
@@ -118,7 +118,7 @@ def written(name: str) -> str:
 
 
 def log_lines(context: Context) -> str:
-    """The last lines of the run's log: of the run that was named, or of the configuration's."""
+    """The last LOG_LINES lines of the log of the named run, else of the configuration's run."""
     run = context.run or (context.config.run_dir if context.config else None)
     path = Path(run) / "training_log.jsonl" if run else None
     if path is None or not path.is_file():
@@ -128,7 +128,7 @@ def log_lines(context: Context) -> str:
 
 
 def described(finding: Finding) -> str:
-    """A finding as an item of a list, with its cure where it needs one."""
+    """A finding as a list item, with its cure if it is a problem."""
     seen = finding.seen.replace("\n", "\n  ")
     line = f"- {MARKS[finding.severity]} `{finding.name}` {seen}"
     return f"{line}\n  fix: {finding.cure}" if finding.severity in ("warning", "error") else line
@@ -141,7 +141,7 @@ def table(rows: dict[str, str]) -> str:
 
 
 def fenced(text: str, language: str = "text") -> str:
-    """A text as it is, in a fence longer than any in it."""
+    """A text in a code fence longer than any fence in it."""
     fence = "```"
     while fence in text:
         fence += "`"

@@ -1,4 +1,4 @@
-"""Go through the checks: what each found, in the table's order. A check that crashes is a finding.
+"""Run the checks in the table's order and collect their findings. A check that crashes is a finding.
 
 for finding in diagnose(Context(run=Path("outputs/prod"))):
     print(finding.severity, finding.name, finding.seen)
@@ -26,10 +26,10 @@ OPTIONS = {
 
 
 def chosen(context: Context, only: Sequence[str] = (), checks: Sequence[Check] = CHECKS) -> list[Check]:
-    """The checks to run: those that apply to what was named, or those that `only` names.
+    """The checks to run: those that apply to the context, or those that `only` names.
 
-    `only` holds names of checks and of subjects. Raises ConfigError for one that is neither, and for a
-    check that needs something that was not named.
+    `only` contains names of checks and subjects. Raises ConfigError for an unknown name, and for a check
+    whose subject was not named on the command line.
     """
     names = {check.name for check in checks} | {check.subject for check in checks}
     for name in only:
@@ -51,7 +51,7 @@ def chosen(context: Context, only: Sequence[str] = (), checks: Sequence[Check] =
 
 
 def applies(check: Check, context: Context) -> bool:
-    """Whether what the check looks at was named."""
+    """True if the context has what the check needs."""
     if check.needs == "config":
         return context.inspection is not None
     if check.needs == "model":
@@ -68,7 +68,7 @@ def diagnose(
     checks: Sequence[Check],
     on_check: Callable[[Check], None] = lambda _: None,
 ) -> Iterator[Finding]:
-    """What the checks find, each finding complete with its name, its subject and why it matters."""
+    """Findings of the checks, completed with name, subject, title and the reason that they matter."""
     guide = chapters()
     for check in checks:
         on_check(check)
@@ -81,14 +81,14 @@ def diagnose(
 
 
 def examined(check: Check, context: Context) -> list[Finding]:
-    """What one check found; its own failure is a finding."""
+    """Findings of one check. An exception in it becomes an error finding."""
     try:
         if check.on_mlx and not context.mlx_works:
             return [skipped("MLX does not work here")]
         return list(check.look(context))
     except GrpoError as failure:
         return [replace(error(failure.message, failure.hint), name=failure.trouble)]
-    except Exception as failure:  # the doctor ends for no check: its crash is what was found
+    except Exception as failure:  # a crash of one check must not end the doctor
         keep_last_error(failure)
         place = traceback.extract_tb(failure.__traceback__)[-1]
         return [

@@ -1,7 +1,7 @@
-"""The table of checks. To add one: write its function in a file of checks/, and its line here.
+"""The table of checks. To add one, write its function in a file of checks/ and add a line here.
 
-A check is a function of the context that yields findings; the first line of its docstring is what
-`--list` says of it.
+A check is a function that takes the context and yields findings. `grpo doctor --list` shows the first line of
+its docstring.
 """
 
 from collections.abc import Callable, Iterator
@@ -29,9 +29,9 @@ Need = Literal["", "config", "model", "checkpoint", "run", "hosts"]
 
 @dataclass(frozen=True)
 class Check:
-    """A named check. `needs`: what must have been named; `on_mlx`: it runs models; `on_request`: slow.
+    """A named check. `needs`: the option that must be given; `on_mlx`: runs models; `on_request`: slow.
 
-    `well`: what a ✓ says, where the check is called after a trouble.
+    `well`: the name shown with a ✓ if the check is named after a trouble.
     """
 
     name: str
@@ -39,12 +39,12 @@ class Check:
     look: Callable[[Context], Iterator[Finding]]
     needs: Need = ""
     on_mlx: bool = False
-    on_request: bool = False  # only where `--only` names it
+    on_request: bool = False  # runs only if `--only` names it
     well: str = ""
 
     @property
     def summary(self) -> str:
-        """What it looks at, in a line."""
+        """The first line of the check's docstring, for `--list`."""
         return (self.look.__doc__ or "").partition("\n")[0].rstrip(".")
 
 

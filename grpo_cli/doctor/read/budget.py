@@ -1,6 +1,6 @@
-"""The memory that a training may have here, and what the usual models take of it.
+"""The memory budget of this machine, and the needs of the usual models.
 
-budget(machine, probe)                                            # bytes, None: not known
+budget(machine, probe)                                            # bytes; None: unknown
 typical_needs(MODELS[2].shape, MODELS[2].parameters, width=2)     # MemoryNeeds, for training all weights
 """
 
@@ -13,17 +13,17 @@ from grpo_cli.device import CGROUP_LIMITS, usable_memory
 from grpo_cli.doctor.read.machine import Machine
 from grpo_cli.engine.memory.estimate import FLOAT32, Batch, MemoryNeeds, Shape, estimate
 
-# One prompt, 8 completions: the smallest step that is still GRPO as it is meant.
+# One prompt, 8 completions: the smallest sensible GRPO step.
 TYPICAL = Batch(rollout_rows=8, update_prompts=1, update_rows=8, prompt_length=256, new_tokens=128)
 TYPICAL_WORDS = "1 prompt of 256 tokens, 8 completions of 128, AdamW"
 RANK = 16  # of the adapters
-ADAM_STATES = 2  # float32 numbers for each trained one
+ADAM_STATES = 2  # float32 numbers per trained parameter
 CGROUP_USED = ("/sys/fs/cgroup/memory.current", "/sys/fs/cgroup/memory/memory.usage_in_bytes")
 
 
 @dataclass(frozen=True)
 class TypicalModel:
-    """A model that people train: its name, its shape and how many numbers it has."""
+    """A model that people train: its name, number of parameters and shape."""
 
     name: str
     parameters: int
@@ -72,7 +72,7 @@ MODELS = (
 def typical_needs(
     shape: Shape, parameters: int, width: int, rank: int = 0, batch: Batch = TYPICAL
 ) -> MemoryNeeds:
-    """What training takes with AdamW; `width`: bytes of a weight, `rank`: of LoRA adapters (0: all weights).
+    """Memory for training with AdamW. `width`: bytes of a weight; `rank`: of LoRA adapters (0: all weights).
 
     Half-precision weights that are trained have float32 copies; adapters are float32 themselves.
     """
@@ -84,24 +84,24 @@ def typical_needs(
 
 
 def rollouts_alone(shape: Shape, parameters: int, width: int) -> int:
-    """Bytes that sampling takes without any training: an evaluation, or generation."""
+    """Bytes for sampling without training, as in evaluation or generation."""
     return estimate(shape, TYPICAL, parameters * width, 0, 0, width).rollout_peak
 
 
 def adapter_numbers(shape: Shape, rank: int) -> int:
-    """Numbers in adapters on the four matrices of attention and the three of the feed-forward part."""
+    """Parameters of LoRA adapters on the four attention and three feed-forward matrices of each layer."""
     attention = 4 * shape.hidden + 2 * (shape.hidden + shape.kv_width)
     feed_forward = 3 * (shape.hidden + shape.intermediate)
     return shape.layers * rank * (attention + feed_forward)
 
 
 def width_here(probe: Mapping[str, Any]) -> int:
-    """Bytes of a weight as it is computed with here: a CPU makes float32 of everything."""
+    """Bytes of a weight in computation: 4 on a CPU, which computes in float32, else 2."""
     return FLOAT32 if probe.get("device", "cpu") == "cpu" else 2
 
 
 def budget(machine: Machine, probe: Mapping[str, Any]) -> int | None:
-    """Bytes that a training may have: what Metal recommends, what a card has free, else what is available."""
+    """Memory budget in bytes: Metal's recommended maximum, the card's free memory, else available memory."""
     info, kind = probe.get("info") or {}, probe.get("device")
     keys = {"metal": ("max_recommended_working_set_size",), "cuda": ("free_memory", "total_memory")}
     for key in keys.get(str(kind), ()):
@@ -112,20 +112,20 @@ def budget(machine: Machine, probe: Mapping[str, Any]) -> int | None:
 
 
 def total(machine: Machine) -> int | None:
-    """Memory in bytes: the machine's, or its container's limit."""
+    """Memory in bytes: the machine's, or its container's limit if that is lower."""
     physical = machine.memory_bytes()
     limits = [text for path in CGROUP_LIMITS if (text := machine.text(path))]
     return usable_memory(physical, limits) if physical else None
 
 
 def container_limit(machine: Machine) -> int | None:
-    """The limit of the container in bytes; None without one, or one above the machine's memory."""
+    """The container's limit in bytes; None without one, or if it is above the machine's memory."""
     physical, usable = machine.memory_bytes(), total(machine)
     return usable if usable is not None and physical is not None and usable < physical else None
 
 
 def available(machine: Machine) -> int | None:
-    """Bytes that can be taken without swapping; None where the system does not say."""
+    """Bytes that can be allocated without swapping; None if unknown."""
     if machine.system == "Darwin":
         return free_pages(machine.output("vm_stat") or "")
     free = meminfo(machine).get("MemAvailable")
@@ -146,7 +146,7 @@ def meminfo(machine: Machine) -> dict[str, int]:
 
 
 def free_pages(vm_stat: str) -> int | None:
-    """Bytes that macOS can give without swapping: free, speculative and inactive pages."""
+    """Bytes that macOS can allocate without swapping: free, speculative and inactive pages."""
     size = re.search(r"page size of (\d+) bytes", vm_stat)
     pages = dict(re.findall(r"^Pages (\w+):\s*(\d+)\.", vm_stat, re.MULTILINE))
     if size is None or "free" not in pages:
@@ -158,7 +158,7 @@ UNITS = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 
 
 def swapped(machine: Machine) -> tuple[int | None, int | None]:
-    """Swap space and what is used of it, in bytes."""
+    """Size of the swap space and the used part, in bytes; None: unknown."""
     if machine.system == "Darwin":
         told = machine.output("sysctl", "-n", "vm.swapusage") or ""
         sizes = {

@@ -1,4 +1,4 @@
-"""A checkpoint's files: what is damaged, its step, the fields of its state, the others of its run."""
+"""A checkpoint's files: damage, step, fields of its state, and the run's other checkpoints."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,11 +14,11 @@ STATE = "trainer_state.json"
 
 
 def damage_of(folder: Path) -> str | CheckpointError:
-    """What is wrong with a checkpoint's files: empty where nothing is, an error for another version's."""
+    """The damage of a checkpoint's files: empty if intact; a CheckpointError if of another version."""
     from grpo_cli.engine.run_dir.manifest import damage
 
     try:
-        read_object(folder / MANIFEST)  # before what reads it without limits
+        read_object(folder / MANIFEST)  # with limits, before `damage` reads it without
         problem = damage(folder)
     except FileNotFoundError:
         return f"{MANIFEST} is missing: it was never complete, or not copied whole"
@@ -26,13 +26,13 @@ def damage_of(folder: Path) -> str | CheckpointError:
         return f"{MANIFEST} {broken}"
     except CheckpointError as other:
         return other
-    except BREAKDOWNS as broken:  # a folder that cannot be entered, a name that no file can have
+    except BREAKDOWNS as broken:  # an unreadable folder, or an impossible file name
         return f"its files cannot be read: {broken}"
     return problem or next(broken_headers(folder), "")
 
 
 def broken_headers(folder: Path) -> Iterator[str]:
-    """Weights that were written wrong: a manifest can be right of a file that is not."""
+    """Faults of weight files that were written wrong: the manifest's checksum matches those too."""
     for path in sorted(folder.glob("*.safetensors")):
         try:
             read_header(path)
@@ -48,7 +48,7 @@ def siblings(folder: Path) -> list[Path]:
 
 
 def readable_step(folder: Path) -> tuple[int, bool]:
-    """The step of a checkpoint by its manifest, else by its name; -1 where neither can be read."""
+    """The step of a checkpoint from its manifest, else from its name; -1 if neither can be read."""
     from grpo_cli.engine.run_dir.manifest import step_in_manifest
 
     try:
@@ -58,7 +58,7 @@ def readable_step(folder: Path) -> tuple[int, bool]:
 
 
 def wrong_fields(state: dict[str, Any]) -> Iterator[str]:
-    """Fields that a run cannot go on with."""
+    """Invalid fields of a trainer state, which a run cannot resume from."""
     for name in ("step", "prompts_used"):
         if type(state.get(name)) is not int or state[name] < 0:
             yield f"`{name}` is {state.get(name)!r:.40}"

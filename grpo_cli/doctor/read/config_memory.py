@@ -1,10 +1,10 @@
-"""The memory that a configuration needs, from the headers of its model's files: nothing is loaded.
+"""The memory that a configuration needs, estimated from the headers of its model's files without loading.
 
     needs = needed(config, folder, on_cpu=True)
     needs.peak / 1e9      # GB
 
-The reckoning is the engine's; the engine repeats it with the loaded model and the real prompts, before the
-first step. Here a prompt is taken to be as long as the configuration allows, so this is the upper bound.
+The estimate is the engine's. Before the first step the engine repeats it with the loaded model and the real
+prompts. Here prompts are assumed to be as long as the configuration allows: an upper bound.
 """
 
 from dataclasses import dataclass
@@ -22,14 +22,14 @@ if TYPE_CHECKING:
     from grpo_cli.engine.memory.estimate import MemoryNeeds, Shape
 
 DTYPES = {"float32": 4, "bfloat16": 2, "float16": 2}
-STATES = {"adamw": 2, "adam": 2, "lion": 1, "sgd": 1}  # float32 numbers kept for each trained one
-SUMS_PROMPT = 64  # tokens that the embedded task's prompts never reach
+STATES = {"adamw": 2, "adam": 2, "lion": 1, "sgd": 1}  # float32 numbers per trained parameter
+SUMS_PROMPT = 64  # tokens; the embedded task's prompts are shorter
 FLOAT32 = 4
 
 
 @dataclass(frozen=True)
 class Weights:
-    """The arrays of a model's files, by name, and bytes of one number."""
+    """The arrays in a model's files by name, with the bytes of one number."""
 
     tensors: dict[str, Tensor]
     width: int  # of most of them
@@ -37,20 +37,20 @@ class Weights:
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """The arrays' shapes."""
+        """Shapes of the arrays, by name."""
         return {name: tensor.shape for name, tensor in self.tensors.items()}
 
     @property
     def numbers(self) -> int:
-        """How many there are, packed ones counted as they are stored."""
+        """Number of stored parameters; packed words count as one each."""
         return self.unpacked(0)
 
     def unpacked(self, bits: int) -> int:
-        """How many there are once those that are packed, of so many bits each, are unpacked."""
+        """Number of parameters after unpacking quantised ones of `bits` bits each (0: none are packed)."""
         return unpacked_numbers(self.tensors.values(), bits)
 
     def adapters(self, rank: int, last_layers: int) -> int:
-        """Numbers in LoRA adapters of a rank on the layers' matrices (0: of all layers)."""
+        """Parameters of LoRA adapters of `rank` on the matrices of the last layers (0: all layers)."""
         layers = {_layer(name) for name in self.shapes} - {None}
         chosen = sorted(number for number in layers if number is not None)[-last_layers:]
         matrices = [s for name, s in self.shapes.items() if len(s) == 2 and _layer(name) in chosen]
@@ -58,17 +58,17 @@ class Weights:
 
 
 def _layer(name: str) -> int | None:
-    """The number of the layer that an array belongs to: 3 for `model.layers.3.mlp.up_proj.weight`."""
+    """Layer number in an array's name: 3 for `model.layers.3.mlp.up_proj.weight`; None without one."""
     return next((int(part) for part in name.split(".") if part.isdecimal() and len(part) < 6), None)
 
 
 def weights_in(folder: Path) -> Weights | None:
-    """What the headers of a folder's safetensors files say; None where one is missing or broken."""
+    """The weights according to the headers of a folder's safetensors files; None if missing or damaged."""
     tensors: dict[str, Tensor] = {}
     try:
         for path in sorted(folder.glob("model*.safetensors")):
             tensors |= read_header(path)
-    except (OSError, DamagedFile):  # the checks of the model's files say what it is
+    except (OSError, DamagedFile):  # the check model-files reports it
         return None
     if not tensors:
         return None
@@ -81,7 +81,7 @@ def weights_in(folder: Path) -> Weights | None:
 
 
 def shape_of(folder: Path) -> "Shape | None":
-    """The model's shape in its config.json; None where it is written in another way, or absurd."""
+    """The model's shape from its config.json; None if a key is missing or a value is absurd."""
     from grpo_cli.engine.memory.estimate import Shape
 
     try:
@@ -93,7 +93,7 @@ def shape_of(folder: Path) -> "Shape | None":
 
 
 def needed(config: Config, folder: Path, on_cpu: bool, rows: int | None = None) -> "MemoryNeeds | None":
-    """What training takes; `rows`: completions at once, at most. None where the files do not tell."""
+    """Memory for training; None if the model's shape is unknown. `rows`: maximum completions at once."""
     from grpo_cli.engine.memory.estimate import Batch, estimate
 
     shape, weights, facts = shape_of(folder), weights_in(folder), read_config(folder)
@@ -113,7 +113,7 @@ def needed(config: Config, folder: Path, on_cpu: bool, rows: int | None = None) 
 
 
 def shares_prompts(facts: dict[str, Any]) -> bool:
-    """Whether a CPU samples a model's completions with one copy of their prompt (shared_prompt.py).
+    """True if a CPU keeps one KV cache of the prompt for all its completions (shared_prompt.py).
 
     Not with sliding windows, whose caches rotate, nor with nanochat_v2, whose cache holds token ids.
     """
@@ -122,7 +122,7 @@ def shares_prompts(facts: dict[str, Any]) -> bool:
 
 
 def trained_numbers(config: Config, folder: Path, on_cpu: bool) -> int | None:
-    """How many numbers an update changes; None where the model's files do not tell."""
+    """Number of parameters that an update changes; None if the model's files cannot be read."""
     weights = weights_in(folder)
     if weights is None:
         return None
@@ -131,7 +131,7 @@ def trained_numbers(config: Config, folder: Path, on_cpu: bool) -> int | None:
 
 
 def _rounded_copy(config: Config, numbers: int, on_cpu: bool, width: int) -> int:
-    """Bytes of the copy that rollouts are sampled from: a CPU keeps the rounded numbers in float32."""
+    """Bytes of the quantised copy that rollouts use. A CPU keeps its rounded weights in float32."""
     if not config.quantize_for_rollouts:
         return 0
     if on_cpu:
@@ -140,7 +140,7 @@ def _rounded_copy(config: Config, numbers: int, on_cpu: bool, width: int) -> int
 
 
 def _in_memory(config: Config, weights: Weights, facts: dict[str, Any], on_cpu: bool) -> tuple[int, int, int]:
-    """Numbers, bytes, bytes of a number, once loaded: a CPU takes float32 and nothing quantised."""
+    """Parameters, their bytes, and bytes of each, once loaded. A CPU unpacks all weights to float32."""
     kind = config.dtype if config.dtype != "auto" else ("float32" if on_cpu else "")
     bits = bits_of(facts)
     packed = weights.unpacked(bits) if bits else 0
@@ -153,13 +153,13 @@ def _in_memory(config: Config, weights: Weights, facts: dict[str, Any], on_cpu: 
 
 
 def prompt_length(config: Config, facts: dict[str, Any]) -> int:
-    """The longest prompt there can be, in tokens."""
+    """Length of the longest possible prompt, in tokens."""
     most = config.max_prompt_length if config.dataset != "arithmetic" else SUMS_PROMPT
     return min(most, max(1, (positions(facts) or most)))
 
 
 def cures(config: "Config", folder: Path, there: int, on_cpu: bool) -> tuple[str, list[str], bool]:
-    """In words, and as lines of TOML: the keys to change until it fits; and whether it then does."""
+    """Changes that fit the configuration into `there` bytes: text, TOML lines, and True if they suffice."""
     from grpo_cli.config.fields import toml_value
     from grpo_cli.engine.memory.estimate import steps_down
 

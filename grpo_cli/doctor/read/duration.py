@@ -1,10 +1,10 @@
-"""A run's duration: the number of its steps times a step that was measured, or is measured now.
+"""A run's duration: its number of steps times the seconds of a logged step, or of one measured now.
 
     duration = logged_duration(steps) or measured_duration(config, folder)
     total_seconds(config, duration, steps=40)
 
-smoke_test on 2 cores: 32 to 41 seconds were said, the run took 29 (1.1 to 1.4 times; 24 of its tokens are
-written on the average, and 48 were reckoned with). On a machine that others use too, both vary by 3 times.
+smoke_test on 2 cores: 32 to 41 seconds were estimated, the run took 29 (1.1 to 1.4 times; completions have 24
+tokens on average, the estimate assumes 48). On a busy machine both numbers vary by a factor of 3.
 """
 
 import statistics
@@ -20,38 +20,38 @@ from grpo_cli.doctor.read.run_log import series
 if TYPE_CHECKING:
     from grpo_cli.engine.run import Run
 
-FEWEST_LOGGED = 3  # steps whose median is worth more than a measurement
+FEWEST_LOGGED = 3  # steps that are better evidence than a new measurement
 MEASURED_TOKENS = 32
 TRIES = 3
-PATIENCE = 20.0  # seconds that measuring a whole step may take; above it one prompt's are multiplied
+PATIENCE = 20.0  # seconds allowed for measuring a whole step; beyond it one prompt's time is multiplied
 
 
 @dataclass(frozen=True, kw_only=True)
 class StepDuration:
-    """Seconds of one step of the configuration, and of one round of its evaluation (0: not known)."""
+    """Seconds of one step of the configuration, and of one evaluation (0: unknown)."""
 
     rollout: float
     update: float
     other: float
     evaluation: float
-    prompts: int  # that the measured step had
+    prompts: int  # in the measured step
     basis: str
 
     @property
     def step(self) -> float:
-        """Seconds of a step."""
+        """Seconds of a whole step."""
         return self.rollout + self.update + self.other
 
 
 def total_steps(config: Config, examples: int) -> int:
-    """Updates of the whole run, as engine/run.py counts them."""
+    """Number of updates in the whole run, as engine/run.py counts them."""
     batches = max(1, config.num_epochs * examples // config.prompts_per_step)
     steps = batches * config.num_iterations
     return min(steps, config.max_steps) if config.max_steps else steps
 
 
 def evaluations(config: Config, steps: int) -> int:
-    """How often the run evaluates: before the first step, every so many, and after the last."""
+    """Number of evaluations: before the first step, every `eval_steps`, and after the last step."""
     if not config.eval_steps:
         return 0
     return 1 + steps // config.eval_steps + (steps % config.eval_steps > 0)
@@ -65,7 +65,7 @@ def total_seconds(config: Config, duration: StepDuration, steps: int) -> float:
 def logged_duration(
     steps: Sequence[dict[str, Any]], evaluated: Sequence[dict[str, Any]]
 ) -> StepDuration | None:
-    """A step of a run that has a log; None where too few steps are in it."""
+    """Duration of a step from a run's log; None if the log has too few steps."""
     seconds = [value for value in series(steps, "step_seconds") if value > 0]
     if len(seconds) < FEWEST_LOGGED:
         return None
@@ -83,10 +83,10 @@ def logged_duration(
 
 
 def measured_duration(config: Config, folder: Path) -> StepDuration:
-    """The duration of one small step, made now in this process and scaled to the configuration's.
+    """Duration of a step: a small one is run now in this process and scaled to the configuration.
 
-    Built-in rewards are used, whatever is configured: no code is run that nobody asked to run. Raises
-    what loading raises.
+    Only built-in rewards are used, so that no user code runs unasked. Raises what loading the model and
+    data raises.
     """
     from grpo_cli.engine.setup import prepare
 
@@ -107,7 +107,7 @@ def measured_duration(config: Config, folder: Path) -> StepDuration:
         }
     )
     run = prepare(small)
-    one_step(run)  # the first is slower: kernels and caches are made
+    one_step(run)  # warm-up: the first builds kernels and caches
     measured = quickest(run)
     if measured.seconds * config.prompts_per_step <= PATIENCE:
         whole_step = {name: getattr(config, name) for name in ("batch_size", "gradient_accumulation_steps")}
@@ -116,7 +116,7 @@ def measured_duration(config: Config, folder: Path) -> StepDuration:
 
 
 def quickest(run: "Run") -> "MeasuredStep":
-    """The best of some steps, which is the least disturbed by what else the machine does."""
+    """The fastest of a few steps: the one least disturbed by other processes."""
     started, steps = time.perf_counter(), [one_step(run)]
     while len(steps) < TRIES and time.perf_counter() - started < PATIENCE / 4:
         steps.append(one_step(run))
@@ -125,7 +125,7 @@ def quickest(run: "Run") -> "MeasuredStep":
 
 @dataclass(frozen=True, kw_only=True)
 class MeasuredStep:
-    """One step that was made: seconds, and what was computed in them."""
+    """One measured step: seconds, prompts and tokens."""
 
     rollout: float
     update: float
@@ -133,16 +133,16 @@ class MeasuredStep:
     prompt_tokens: int
     completion_tokens: int
     longest: int  # completion, in tokens
-    cut_off: int  # tokens of completions that would have gone on
+    cut_off: int  # tokens in completions cut off by max_new_tokens
 
     @property
     def seconds(self) -> float:
-        """Of the whole step."""
+        """Seconds of the whole step."""
         return self.rollout + self.update
 
 
 def one_step(run: "Run") -> MeasuredStep:
-    """Sample, and make an update of what came, in a model that is thrown away."""
+    """Run one step, rollouts and update, on a model that is discarded afterwards."""
     from grpo_cli.engine.setup import tiny_step
 
     drawn, groups, update = tiny_step(run)
@@ -160,9 +160,9 @@ def one_step(run: "Run") -> MeasuredStep:
 
 
 def scaled(config: Config, measured: MeasuredStep) -> StepDuration:
-    """A step of the configuration: rollouts go with new tokens and prompts, updates with all tokens.
+    """The configuration's step: rollout time scales with new tokens and prompts, update time with all tokens.
 
-    A completion that was cut off is taken to become as long as it may: an upper bound.
+    Completions that were cut off are assumed to reach the configured maximum length: an upper bound.
     """
     longer = config.max_new_tokens / measured.longest if measured.cut_off else 1.0
     more = config.prompts_per_step / measured.prompts

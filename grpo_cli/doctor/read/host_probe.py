@@ -1,10 +1,10 @@
-"""Probes of the machines of a host file: what each says of itself, or why nothing is heard of it.
+"""Probes of the machines in a host file: each one's facts, or the reason that it cannot be reached.
 
     found = probe_hosts(machine, read_hosts(path), "/home/ada/.venv/bin/python")
     found["mac2.local"].facts["versions"]["mlx"]        # '0.32.4'
     found["mac3.local"].trouble                         # Trouble('ssh refuses our key', …)
 
-Each is reached as `mlx.launch` reaches it: by ssh, but 127.0.0.1 without. No password is asked for.
+Machines are reached as `mlx.launch` reaches them: by ssh, except 127.0.0.1. ssh never asks for a password.
 """
 
 import re
@@ -19,15 +19,15 @@ from grpo_cli.distributed.hosts import HERE, HostFile
 from grpo_cli.doctor.read.machine import Attempt, Machine, answers_in
 
 CONNECT_SECONDS = 5
-ANSWER_SECONDS = 60  # a machine that imports MLX for the first time reads all of it from its disk
-SSH_FAILED = 255  # the code that is ssh's own
+ANSWER_SECONDS = 60  # the first import of MLX reads all of it from the disk
+SSH_FAILED = 255  # ssh's own exit code
 NOT_FOUND = (126, 127)
 FACTS = "grpo_cli.distributed.facts"
 
 
 @dataclass(frozen=True)
 class Trouble:
-    """Why a host could not be asked, and what to do about it."""
+    """The reason that a host could not be probed, and the cure."""
 
     seen: str
     cure: str
@@ -36,7 +36,7 @@ class Trouble:
 
 @dataclass(frozen=True)
 class HostProbe:
-    """What came of asking a host: its facts, or a trouble."""
+    """Result of probing a host: its facts, or a trouble."""
 
     ssh: str
     facts: Mapping[str, Any] = field(default_factory=dict)
@@ -44,7 +44,7 @@ class HostProbe:
 
 
 def probe_hosts(machine: Machine, file: HostFile, python: str) -> dict[str, HostProbe]:
-    """The machines of the host file by what ssh calls them, all asked at once from this one for `python`."""
+    """Probe all machines of the host file at once; results by ssh name. `python`: its path on each."""
     machines = file.machines
     with ThreadPoolExecutor(max_workers=len(machines)) as pool:
         asked = {ssh: pool.submit(probe_host, machine, file, python, ssh) for ssh in machines}
@@ -52,7 +52,7 @@ def probe_hosts(machine: Machine, file: HostFile, python: str) -> dict[str, Host
 
 
 def probe_host(machine: Machine, file: HostFile, python: str, ssh: str) -> HostProbe:
-    """Ask one machine."""
+    """Probe one machine."""
     attempt = machine.attempt(*command(python, ssh, file.machines[ssh]), seconds=ANSWER_SECONDS)
     facts = answers_in(attempt.output.encode()).get("facts")
     if attempt.code == 0 and isinstance(facts, dict):
@@ -61,18 +61,18 @@ def probe_host(machine: Machine, file: HostFile, python: str, ssh: str) -> HostP
 
 
 def command(python: str, ssh: str, ips: tuple[str, ...]) -> list[str]:
-    """The command that has a machine tell its facts, or else where it has a `grpo`."""
+    """The command that prints a machine's facts or, if that fails, the path of its `grpo`."""
     ask = shlex.join([python, "-P", "-m", FACTS, *ips])
     script = f"{ask} || {{ code=$?; command -v grpo; exit $code; }}"
     if ssh == HERE:
         return ["sh", "-c", script]
-    # `sh -c`, since the other one's shell may be any.
+    # `sh -c`, since the login shell there is unknown.
     options = ["-o", "BatchMode=yes", "-o", f"ConnectTimeout={CONNECT_SECONDS}"]
     return ["ssh", *options, ssh, f"sh -c {shlex.quote(script)}"]
 
 
 def trouble_of(attempt: Attempt, ssh: str, python: str, hosts: Path) -> Trouble:
-    """The trouble that a failed attempt shows."""
+    """The trouble behind a failed attempt."""
     if attempt.code is None:
         return Trouble(
             f"no answer in {ANSWER_SECONDS} s",
@@ -87,7 +87,7 @@ def trouble_of(attempt: Attempt, ssh: str, python: str, hosts: Path) -> Trouble:
 
 
 def python_trouble(attempt: Attempt, python: str, hosts: Path) -> Trouble:
-    """The machine was reached, and its Python is not there or fails."""
+    """The trouble of a machine that was reached but whose Python is missing or fails."""
     last = last_line(attempt.complaint)
     if attempt.code in NOT_FOUND:
         return Trouble(
@@ -110,7 +110,7 @@ def python_trouble(attempt: Attempt, python: str, hosts: Path) -> Trouble:
 
 
 SSH_TROUBLES: tuple[tuple[str, str, str, tuple[str, ...]], ...] = (
-    # what ssh says, what that is, what to do, with which commands
+    # pattern in ssh's output, meaning, cure, commands
     (
         r"Could not resolve hostname",
         "the name is not known here",
@@ -151,7 +151,7 @@ SSH_TROUBLES: tuple[tuple[str, str, str, tuple[str, ...]], ...] = (
 
 
 def ssh_trouble(ssh: str, complaint: str) -> Trouble:
-    """What ssh itself failed of."""
+    """The trouble behind a failure of ssh itself."""
     last = last_line(complaint)
     if ssh in ("localhost", "::1"):
         return Trouble(f"ssh fails: {last}", f"write {HERE}, where a rank starts without ssh")
@@ -165,7 +165,7 @@ def ssh_trouble(ssh: str, complaint: str) -> Trouble:
 
 
 def found_elsewhere(output: str, hosts: Path) -> tuple[str, ...]:
-    """The line that takes the Python beside a `grpo` that the machine has, where it has one."""
+    """The command that uses the Python next to the `grpo` found there; empty if none was found."""
     found = last_line(output)
     if not found.startswith("/") or not found.endswith("/grpo"):
         return ()
@@ -174,5 +174,5 @@ def found_elsewhere(output: str, hosts: Path) -> tuple[str, ...]:
 
 
 def last_line(text: str) -> str:
-    """The last line that says something."""
+    """The last line that is not blank."""
     return next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "")

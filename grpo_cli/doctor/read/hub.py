@@ -1,4 +1,4 @@
-"""The model hub as this machine has it: names that mean a repository, downloaded datasets, the token."""
+"""The model hub as seen from this machine: repository names, downloaded datasets, and the token."""
 
 import os
 import re
@@ -15,7 +15,7 @@ TOKEN_NAMES = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
 
 
 def is_repository(name: str) -> bool:
-    """Whether the name of a model or dataset means one on the hub."""
+    """True if the name of a model or dataset means a repository on the hub."""
     try:
         is_local = Path(name).expanduser().exists() or name in EMBEDDED
     except (OSError, ValueError, RuntimeError):  # too long, a NUL in it, an unknown ~user
@@ -26,7 +26,7 @@ def is_repository(name: str) -> bool:
 
 
 def dataset_cached(machine: Machine, name: str) -> bool:
-    """Whether a dataset was downloaded before: by the hub's library, or prepared by `datasets`."""
+    """True if a dataset is in the hub's cache or was prepared by `datasets`."""
     cache = hub_cache(machine.environment)
     prepared = machine.environment.get("HF_DATASETS_CACHE") or str(cache.parent / "datasets")
     places = (cache / f"datasets--{name.replace('/', '--')}", Path(prepared) / name.replace("/", "___"))
@@ -34,7 +34,7 @@ def dataset_cached(machine: Machine, name: str) -> bool:
 
 
 def downloads(missing: list[str]) -> list[str]:
-    """The lines that download what is missing, for a machine that has a connection."""
+    """The commands that download what is missing, on a machine with a connection."""
     lines = []
     for what in missing:
         kind, name = what.removeprefix("the ").split(" ", 1)
@@ -44,12 +44,12 @@ def downloads(missing: list[str]) -> list[str]:
 
 
 def without_password(address: str) -> str:
-    """An address without the user and password that may be in it: the password may hold an @ too."""
+    """A URL without user and password; the password may contain an @."""
     return re.sub(r"(?<=://)[^/?#]*@", "", address)
 
 
 def token_and_source(machine: Machine) -> tuple[str, str]:
-    """The token that the hub's library would use and where it comes from; both empty without one."""
+    """The token that the hub's library would use, and its source; both empty without one."""
     for name in TOKEN_NAMES:
         if machine.environment.get(name):
             return machine.environment[name], name
@@ -61,7 +61,7 @@ def token_and_source(machine: Machine) -> tuple[str, str]:
 
 
 def malformed(value: str, endpoint: str) -> str:
-    """What no token has; empty for one that looks right. A mirror's tokens may begin in another way."""
+    """The fault of a token; empty if it looks valid. Tokens of a mirror may have another prefix."""
     text = value.strip("\r\n")
     if not text.strip():
         return "is empty"

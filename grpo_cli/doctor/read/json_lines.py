@@ -1,22 +1,22 @@
-"""Files with a JSON object in each line, as logs are: what is cut off or damaged is left out."""
+"""Files with one JSON object per line, such as logs. Lines that are cut off or damaged are left out."""
 
 from pathlib import Path
 from typing import Any
 
 from grpo_cli.untrusted_json import DamagedFile, parse_object
 
-MOST_BYTES = 256_000_000  # of a log: more than 300,000 steps
+MOST_BYTES = 256_000_000  # read from a log: more than 300,000 steps
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The JSON objects of a file, one a line; a line that is none is left out."""
+    """The JSON objects of a file, one per line; other lines are left out."""
     return [line for text in texts(path) if (line := json_object(text)) is not None]
 
 
 def texts(path: Path) -> list[str]:
-    """A file's lines that are not blank; none where it cannot be read.
+    """A file's non-blank lines; empty if it cannot be read.
 
-    Lines end at a line feed only: completions hold other separators of lines. At most MOST_BYTES are read.
+    Only line feeds end a line: completions contain other line separators. Reads at most MOST_BYTES.
     """
     try:
         with path.open("rb") as file:
@@ -27,7 +27,7 @@ def texts(path: Path) -> list[str]:
 
 
 def json_object(text: str) -> dict[str, Any] | None:
-    """The JSON object that a text is, or None."""
+    """The JSON object in a text; None if the text is not one."""
     try:
         return parse_object(text)
     except DamagedFile:  # cut off

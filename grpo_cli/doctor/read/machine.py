@@ -1,14 +1,14 @@
-"""Everything the doctor asks of the machine, in one small layer that tests replace by recorded answers.
+"""Everything the doctor asks of the machine, in one small layer that tests replace with recorded answers.
 
     machine = Machine()
-    machine.output("sysctl", "-n", "hw.memsize")     # "17179869184", None where there is no such command
+    machine.output("sysctl", "-n", "hw.memsize")     # "17179869184"; None if there is no such command
     machine.text("/proc/meminfo")                    # the file's text, or None
-    machine.version("mlx-lm")                        # "0.32.2", None where it is not installed
+    machine.version("mlx-lm")                        # "0.32.2"; None if it is not installed
     machine.attempt("ssh", "mac2", "true", seconds=60)     # Attempt(code=255, complaint="…")
-    machine.probe()                                  # what MLX does, tried in a process of its own
+    machine.probe()                                  # MLX's abilities, tried in a process of its own
 
-Answers are what the system says, unread: the checks read them, so that a test of a recorded machine tests
-the reading too.
+Answers are the system's raw text. The checks parse them, so a test with a recorded machine tests the parsing
+too.
 """
 
 import contextlib
@@ -38,11 +38,11 @@ ROOT = str(Path(__file__).parents[3])  # where the package is imported from
 
 @dataclass(frozen=True)
 class Attempt:
-    """How a command went: its code (None: it was ended after its time; 127: there is none of its name)."""
+    """Result of a command. Exit code None: stopped at its time limit; 127: no such command."""
 
     code: int | None
     output: str = ""
-    complaint: str = ""  # what it wrote to stderr
+    complaint: str = ""  # stderr
 
 
 class Machine:
@@ -55,7 +55,7 @@ class Machine:
 
     @property
     def architecture(self) -> str:
-        """Of the Python that runs: `arm64`, `x86_64`, `aarch64`."""
+        """Architecture of the running Python: `arm64`, `x86_64`, `aarch64`."""
         return platform.machine()
 
     @property
@@ -78,11 +78,11 @@ class Machine:
 
     @property
     def executable(self) -> str:
-        """The Python that runs, for commands to show."""
+        """Path of the running Python."""
         return sys.executable
 
     def output(self, *command: str) -> str | None:
-        """What a command prints, stripped; None where it is missing, fails or takes too long."""
+        """A command's stdout, stripped; None if it is missing, fails or takes over COMMAND_SECONDS."""
         try:
             done = subprocess.run(
                 command, capture_output=True, text=True, timeout=COMMAND_SECONDS, check=True, errors="replace"
@@ -92,9 +92,9 @@ class Machine:
         return done.stdout.strip()
 
     def attempt(self, *command: str, seconds: float) -> Attempt:
-        """Run a command that may take long or hang; what it started ends with it when its time is over."""
-        # Files, not pipes: a program that stays behind, as ssh's shared connections do, keeps pipes open.
-        # And an open stdin: `mlx.launch` takes a whole core where its own is closed.
+        """Run a command that may be slow or hang. After `seconds`, or at its end, its group is killed."""
+        # Files, not pipes: programs that stay behind, such as ssh's shared connections, keep pipes open.
+        # stdin stays open: `mlx.launch` takes a whole core if it is closed.
         with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as complaint, open_stdin() as stdin:
             try:
                 process = subprocess.Popen(
@@ -115,41 +115,41 @@ class Machine:
             )
 
     def text(self, path: str) -> str | None:
-        """A file's text; None where it cannot be read."""
+        """A file's text; None if it cannot be read."""
         try:
             return Path(path).read_text(encoding="utf-8", errors="replace")
         except OSError:
             return None
 
     def which(self, program: str) -> str | None:
-        """Where a program is, or None."""
+        """Path of a program, or None."""
         return shutil.which(program)
 
     def version(self, package: str) -> str | None:
-        """The version of an installed Python package; None where it is not installed."""
+        """Version of an installed Python package; None if it is not installed."""
         try:
             return metadata.version(package)
         except metadata.PackageNotFoundError:
             return None
 
     def requirements(self, package: str) -> list[str]:
-        """What an installed package says it needs, as `mlx>=0.32.2`; empty where it is not installed."""
+        """Requirements of an installed package, such as `mlx>=0.32.2`; empty if it is not installed."""
         try:
             return metadata.requires(package) or []
         except metadata.PackageNotFoundError:
             return []
 
     def names(self, folder: str) -> list[str]:
-        """The names in a folder, sorted; none where it cannot be read."""
+        """The names in a folder, sorted; empty if it cannot be read."""
         try:
             return sorted(os.listdir(folder))  # noqa: PTH208 (names are wanted, not paths)
         except OSError:
             return []
 
     def refusal(self, folder: Path) -> str:
-        """Why no file can be written in a folder, tried with one that is gone at once; empty: it can be.
+        """The reason that a folder cannot be written, tested with a temporary file; empty if it can.
 
-        For a folder that is not there yet, the nearest one above it is tried: it would be made in there.
+        If the folder does not exist, its nearest existing parent is tested.
         """
         try:
             place = next(one for one in (folder, *folder.absolute().parents) if os.path.lexists(one))
@@ -165,7 +165,7 @@ class Machine:
         return ""
 
     def free_bytes(self, folder: Path) -> int | None:
-        """Free bytes of the disk that a folder is on, or will be; None where that is not known."""
+        """Free bytes on the disk of a folder, which need not exist yet; None if unknown."""
         try:
             place = next(one for one in (folder, *folder.absolute().parents) if one.exists())
             return shutil.disk_usage(place).free
@@ -173,14 +173,14 @@ class Machine:
             return None
 
     def memory_bytes(self) -> int | None:
-        """Physical memory in bytes."""
+        """Physical memory in bytes; None if unknown."""
         try:
             return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
         except (ValueError, OSError):
             return None
 
     def reach(self, url: str) -> str:
-        """Empty when a web server answers at `url`, else why not."""
+        """Empty if a web server answers at `url`, else the reason that none does."""
         if not url.startswith(("http://", "https://")):
             return "it is no web address"
         try:
@@ -188,17 +188,17 @@ class Machine:
             with urllib.request.urlopen(request, timeout=HUB_SECONDS):
                 return ""
         except urllib.error.HTTPError as error:
-            # An answer of its own will do, if only to refuse this page; a proxy's or a broken one's not.
+            # Any answer of the server's own counts, even a refusal, but not a proxy's or a server error.
             return f"HTTP {error.code}" if error.code >= 500 or error.code == 407 else ""
         except (OSError, ValueError, http.client.HTTPException) as error:  # ValueError: no address at all
             return str(getattr(error, "reason", error) or type(error).__name__)
 
     def probe(self) -> dict[str, Any]:
-        """What MLX and mlx-lm do here, tried in another process (probe.py): a crash there is an answer.
+        """Answers of probe.py on MLX and mlx-lm, run in another process so that a crash is an answer too.
 
-        `failed` names the stage that was not survived, `error` what it said.
+        `failed` names the stage that failed, `error` holds its message.
         """
-        # Not with -m, which would look for modules in the current folder first: a person's own random.py.
+        # Not with -m, which would import modules from the current folder first: a user's random.py.
         code = f"import sys; sys.path.append({ROOT!r}); from grpo_cli.doctor.read.probe import main; main()"
         try:
             done = subprocess.run(
@@ -220,7 +220,7 @@ class Machine:
 
 @contextmanager
 def open_stdin() -> Iterator[int]:
-    """The end to read from of a pipe that nothing comes through and that stays open."""
+    """The reading end of a pipe that stays open and carries nothing."""
     reading, writing = os.pipe()
     try:
         yield reading
@@ -230,14 +230,14 @@ def open_stdin() -> Iterator[int]:
 
 
 def end_group(process: "subprocess.Popen[bytes]") -> None:
-    """Kill what is left of a process that leads its own group, and of what it started."""
+    """Kill what is left of a process group, given its leader."""
     with contextlib.suppress(ProcessLookupError, PermissionError):  # nothing is left
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
 
 
 def answers_in(output: bytes) -> dict[str, Any]:
-    """The probe's answers among whatever else libraries printed."""
+    """The probe's answers, without other lines that libraries printed."""
     answers: dict[str, Any] = {}
     for line in output.decode(errors="replace").splitlines():
         try:
@@ -250,7 +250,7 @@ def answers_in(output: bytes) -> dict[str, Any]:
 
 
 def judged(answers: dict[str, Any], code: int, complaint: str) -> dict[str, Any]:
-    """The answers with `failed` and `error` where the process did not end well."""
+    """The answers, with `failed` and `error` added if the process failed."""
     if code == 0:
         return answers
     last = (complaint.strip().splitlines() or [f"ended with {code}"])[-1]

@@ -15,7 +15,7 @@ from grpo_cli.models.safetensors_header import Tensor
 
 ADAPTERS = "adapters.safetensors"
 EMBEDDINGS = ("wte.weight", "embed_tokens.weight", "lm_head.weight")  # a row per token id
-# How a broken or hostile config.json shows when a model or a tokenizer is made of it.
+# Exceptions of a broken or hostile config.json when a model or tokenizer is built from it.
 BREAKDOWNS = (
     ArithmeticError, AssertionError, AttributeError, LookupError, OSError, RuntimeError, TypeError, ValueError
 )  # fmt: skip
@@ -29,7 +29,7 @@ SOURCES = {
 
 
 def rows_of(folder: Path) -> int | None:
-    """Rows of the largest table of tokens, else config.json's vocab_size; None where neither is known."""
+    """Rows of the largest embedding table, else config.json's vocab_size; None if neither is known."""
     tables = [
         tensor.shape[0]
         for name, tensor in tensors_in(folder).items()
@@ -40,23 +40,23 @@ def rows_of(folder: Path) -> int | None:
 
 
 def bits_of(config: dict[str, Any]) -> int:
-    """Bits of a number of a quantised model's packed weights; 0 for any other model."""
+    """Bits per weight of a quantised model; 0 for any other model."""
     settings = config.get("quantization")
     bits = settings.get("bits") if isinstance(settings, dict) else None
     return bits if isinstance(bits, int) and 0 < bits <= 8 else 0
 
 
 def unpacked_numbers(tensors: Iterable[Tensor], bits: int) -> int:
-    """How many numbers some weights are once unpacked: only words of 32 bits hold several, scales do not."""
+    """Number of weights after unpacking: a 32-bit word holds 32 / `bits` of them; scales are not packed."""
     return sum(
         tensor.size * 32 // bits if bits and tensor.dtype == "U32" else tensor.size for tensor in tensors
     )
 
 
 def base_folder(folder: Path | None, environment: Mapping[str, str]) -> Path:
-    """The folder with a model's whole weights: its own, or that of the model its adapters belong to.
+    """The folder with a model's full weights: its own, or that of the model its adapters belong to.
 
-    Raises ModelError where that is not on this machine.
+    Raises ModelError if that is not on this machine.
     """
     if folder is None:
         raise ModelError("The model is not on this machine", "name its folder", trouble="model-not-found")
@@ -74,7 +74,7 @@ def base_folder(folder: Path | None, environment: Mapping[str, str]) -> Path:
 
 
 def expected_tokens(folder: Path) -> tuple[str, int] | None:
-    """Name and vocabulary of Karpathy's nanochat models, told by layers and width; None for any other."""
+    """Name and vocabulary size of Karpathy's nanochat models, known by layers and width; None for others."""
     config = config_of(folder)
     layers, width = config.get("num_hidden_layers"), config.get("hidden_size")
     is_nanochat = str(config.get("model_type", "")).startswith("nanochat")
@@ -85,7 +85,7 @@ def expected_tokens(folder: Path) -> tuple[str, int] | None:
 
 
 def repository_of(folder: Path, named: str | None) -> str | None:
-    """The hub's name of a folder that lies in the hub's cache, or of the model as it was named."""
+    """The hub's name of a model: from its folder in the hub's cache, else as `named`; None if unknown."""
     for parent in folder.parents:
         if found := re.fullmatch(r"models--(\w[\w.-]*?)--([\w.-]+)", parent.name):
             return f"{found[1]}/{found[2]}"
@@ -93,7 +93,7 @@ def repository_of(folder: Path, named: str | None) -> str | None:
 
 
 def fetch_again(folder: Path, file: str, named: str | None) -> list[str]:
-    """The line that brings back one file of a model's folder; `named`: the model as a person named it."""
+    """The command that fetches one file of a model again; `named`: the model as the user named it."""
     repository = repository_of(folder, named)
     if repository:
         return [f"hf download {repository} {quoted(file)} --force-download"]

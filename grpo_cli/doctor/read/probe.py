@@ -1,9 +1,9 @@
-"""A try of MLX on this machine, one JSON object a line: run in a process of its own by `machine.probe`.
+"""A trial of MLX on this machine, in a process of its own (`Machine.probe`); prints one JSON object per line.
 
     python -m grpo_cli.doctor.read.probe
 
-A line is written before each stage (`{"stage": …}`) and after it (its answers), so that a process that
-dies halfway, of a signal or an import, still says where and what was known by then.
+A line is written before each stage (`{"stage": …}`) and after it (its answers). A process that dies halfway,
+from a signal or an import, has then reported the stage and all earlier answers.
 """
 
 import json
@@ -11,17 +11,17 @@ import sys
 import time
 from typing import Any
 
-SIZE = 1024  # of the square product; large enough that its speed is the BLAS's
+SIZE = 1024  # of the square matrices; large enough to measure the BLAS and not the overhead
 COPIED_BYTES = 128 << 20
 
 
 def say(**answers: Any) -> None:
-    """One line of answers."""
+    """Print one line of answers."""
     print(json.dumps(answers), flush=True)
 
 
 def main() -> None:
-    """Go through the stages, from what everything rests on to what only some models need."""
+    """Run the stages in order, from what all models need to what only some need."""
     try:
         say(stage="import mlx")
         import mlx.core as mx
@@ -43,7 +43,7 @@ def main() -> None:
 
 
 def device_facts() -> dict[str, Any]:
-    """What MLX reports of the device that `grpo` would compute on, and which BLAS it uses."""
+    """MLX's facts about the device that `grpo` would compute on, and the BLAS in use."""
     import mlx.core as mx
 
     from grpo_cli.device import has_cuda, prepare
@@ -61,7 +61,7 @@ def device_facts() -> dict[str, Any]:
 
 
 def product_facts(mx: Any) -> dict[str, Any]:
-    """Whether a product is right, and how fast: the best of 3, in GFLOP/s."""
+    """Test matmul: True if correct, and its speed in GFLOP/s, the best of 3."""
     ones = mx.ones((SIZE, SIZE))
     right = float(mx.abs(ones @ ones - SIZE).max().item()) == 0.0
     a = mx.random.normal((SIZE, SIZE))
@@ -71,7 +71,7 @@ def product_facts(mx: Any) -> dict[str, Any]:
 
 
 def bandwidth(mx: Any) -> float:
-    """Gigabytes a second read and written by a copy: the best of 3."""
+    """Memory bandwidth of a copy in GB/s, reading and writing together: the best of 3."""
     numbers = mx.zeros((COPIED_BYTES // 4,))
     mx.eval(numbers, numbers + 1)
     seconds = min(timed(lambda: mx.eval(numbers + 1)) for _ in range(3))

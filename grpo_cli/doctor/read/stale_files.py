@@ -1,9 +1,9 @@
-"""Files that killed processes of ours left: known by their name, their age and the lock of their owner.
+"""Files left by killed `grpo` processes, recognised by their names, ages and their owners' locks.
 
     [each.path for each in found_in([Path("outputs/prod")])]    # [outputs/prod/.checkpoint-40.grpo-tmp]
 
-A folder is written as `.NAME.grpo-tmp-XXXX`, and the one it replaces may be `.NAME.grpo-old` for a moment;
-a file is written as `.grpo-tmp-XXXX.ENDING`; a resumed run sets files aside as `NAME.aside`.
+A folder is written as `.NAME.grpo-tmp-XXXX`, and the one it replaces is `.NAME.grpo-old` for a moment. A file
+is written as `.grpo-tmp-XXXX.ENDING`. A resumed run sets files aside as `NAME.aside`.
 """
 
 import fcntl
@@ -23,21 +23,21 @@ MEASURE_SECONDS = 1.0
 
 @dataclass(frozen=True, kw_only=True)
 class StaleFile:
-    """A file or folder of ours that is no result."""
+    """A temporary or set-aside file or folder that a `grpo` process wrote."""
 
     path: Path
     size: int  # bytes, at least
-    is_abandoned: bool  # temporary, old, and nobody is at work on it
+    is_abandoned: bool  # temporary, old, and in use by no process
     is_aside: bool
-    original: Path | None  # the name that it had, where nothing has it now: it is the only copy
+    original: Path | None  # its former name, if nothing has that name now: then it is the only copy
 
     def as_row(self) -> dict[str, str | int]:
-        """It for `--json`."""
+        """Path and size, for `--json`."""
         return {"path": str(self.path), "bytes": self.size}
 
 
 def found_in(folders: Iterable[Path]) -> Iterator[StaleFile]:
-    """What lies directly in the folders."""
+    """The stale files that lie directly in the folders."""
     for folder in folders:
         try:
             entries = sorted(folder.iterdir())
@@ -57,14 +57,14 @@ def found_in(folders: Iterable[Path]) -> Iterator[StaleFile]:
 
 
 def original_of(path: Path) -> Path | None:
-    """The name of what was about to be replaced when its process was killed; None where something has it."""
+    """Former name of a folder whose replacement was interrupted; None if that name exists."""
     match = REPLACED.fullmatch(path.name)
     original = path.with_name(match[1]) if match else None
     return original if original and not os.path.lexists(original) else None
 
 
 def age(path: Path) -> float:
-    """Seconds since it, or what lies directly in it, was last changed; 0 where that is not known."""
+    """Seconds since a file, or a folder's direct content, was last changed; 0 if unknown."""
     try:
         times = [path.stat(follow_symlinks=False).st_mtime]
         if path.is_dir() and not path.is_symlink():
@@ -75,14 +75,14 @@ def age(path: Path) -> float:
 
 
 def in_use(path: Path) -> bool:
-    """Whether a process holds the lock of the run, or of the conversion, that it belongs to."""
+    """True if a process holds the lock of the run or conversion that a file belongs to."""
     from grpo_cli.engine.run_dir.lock import LOCK_FILE
 
     return is_locked(path) or is_locked(path.parent / LOCK_FILE)
 
 
 def is_locked(path: Path) -> bool:
-    """Whether another process holds a lock on a file or folder; nothing is made or changed."""
+    """True if another process holds a lock on a file or folder. Creates and changes nothing."""
     try:
         handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     except OSError:
@@ -99,9 +99,9 @@ def is_locked(path: Path) -> bool:
 
 
 def measured(path: Path, seconds: float = MEASURE_SECONDS) -> tuple[int, bool]:
-    """Bytes of a file, or of all files in a folder; False: the time was over before all were counted.
+    """Bytes of a file or of all files in a folder, and True if all were counted within `seconds`.
 
-    Links are not followed, so what the hub's cache links to is counted once.
+    Links are not followed, so the hub's cache counts each linked file once.
     """
     end, size, waiting = time.monotonic() + seconds, 0, [path]
     try:
@@ -120,6 +120,6 @@ def measured(path: Path, seconds: float = MEASURE_SECONDS) -> tuple[int, bool]:
                         waiting.append(Path(entry.path))
                     elif not entry.is_symlink():
                         size += entry.stat(follow_symlinks=False).st_size
-        except OSError:  # no permission, or deleted meanwhile
+        except OSError:  # no permission, or deleted in the meantime
             complete = False
     return size, complete

@@ -1,4 +1,4 @@
-"""A model's tokenizer: loaded as a training loads it, and what its tokens are."""
+"""A model's tokenizer, loaded as training loads it, and facts about its tokens."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -8,15 +8,15 @@ from grpo_cli.models.model_files import config_of
 if TYPE_CHECKING:
     from grpo_cli.models.tokenizer import Tokenizer
 
-# Rows that no token has are padding up to here: Qwen2.5 has 399 in 152,064, phi-2 905 in 51,200,
-# DeepSeek-V2 2,398 in 102,400.
+# Up to these limits rows without a token are padding: Qwen2.5 has 399 of 152,064, phi-2 905 of 51,200,
+# DeepSeek-V2 2,398 of 102,400.
 PADDING_ROWS, PADDING_SHARE = 1024, 0.05
 
 
 def load(folder: Path) -> "Tokenizer":
-    """The tokenizer of a folder with whole weights, as a training loads it.
+    """The tokenizer of a folder with full weights, loaded as training loads it.
 
-    Raises ModelError for anything that keeps it from loading.
+    Raises ModelError if it does not load.
     """
     from grpo_cli import device
 
@@ -27,49 +27,49 @@ def load(folder: Path) -> "Tokenizer":
 
 
 def is_nanochat(tokenizer: "Tokenizer") -> bool:
-    """Whether it is nanochat's own, with its chat format."""
+    """True for nanochat's own tokenizer, which has its own chat format."""
     from grpo_cli.models.nanochat_tokenizer import NanochatTokenizer
 
     return isinstance(tokenizer, NanochatTokenizer)
 
 
 def too_few(tokens: int, rows: int | None) -> bool:
-    """Whether a tokenizer has fewer tokens than padding explains: it is another model's."""
+    """True if the model has more spare rows than padding explains: the tokenizer is another model's."""
     return rows is not None and rows - tokens > max(PADDING_ROWS, PADDING_SHARE * rows)
 
 
 def there_and_back(tokenizer: "Tokenizer", text: str) -> str:
-    """A text made ids and text again."""
+    """A text encoded to ids and decoded again."""
     ids = tokenizer.encode(text)
     return tokenizer.decode(ids) if ids else ""
 
 
 def letters(text: str, special: list[str]) -> str:
-    """The visible ASCII characters of a text in which no special token is spelled."""
+    """The visible ASCII characters of a text, without spellings of special tokens."""
     import unicodedata
 
     for spelling in special:
         text = text.replace(spelling, "")
-    text = unicodedata.normalize("NFKC", text)  # many tokenizers do, and it makes other letters of some
+    text = unicodedata.normalize("NFKC", text)  # as many tokenizers do; it changes some letters
     return "".join(character for character in text if "!" <= character <= "~")
 
 
 def where_it_differs(text: str, back: str) -> str:
-    """The first place where a text did not come back."""
+    """The first difference between a text and its round trip, in words."""
     pairs = enumerate(zip(text, back, strict=False))
     at = next((place for place, (a, b) in pairs if a != b), min(len(text), len(back)))
     return f"{text[at : at + 20]!r} comes back as {back[at : at + 20]!r} (character {at} of {text[:20]!r}…)"
 
 
 def special_spellings(tokenizer: "Tokenizer") -> list[str]:
-    """How special tokens are spelled in text that a tokenizer takes for them, longest first."""
+    """Spellings in text that the tokenizer turns into special tokens, longest first."""
     if is_nanochat(tokenizer):
         return []  # a spelling stays text
     return sorted(added_tokens(tokenizer), key=len, reverse=True)
 
 
 def added_tokens(tokenizer: "Tokenizer") -> dict[str, int]:
-    """Token → id of what was added to the vocabulary that text becomes: special and reserved tokens."""
+    """Ids of special and reserved tokens, which are added to the ordinary vocabulary, by token."""
     wrapped: Any = getattr(tokenizer, "wrapped", None)
     if wrapped is None:
         encoding: Any = getattr(tokenizer, "encoding", None)
@@ -80,5 +80,5 @@ def added_tokens(tokenizer: "Tokenizer") -> dict[str, int]:
 
 
 def reserved_ids(tokenizer: "Tokenizer") -> frozenset[int]:
-    """Ids that no ordinary text becomes."""
+    """Ids that ordinary text never becomes."""
     return frozenset(added_tokens(tokenizer).values())

@@ -22,18 +22,18 @@ if TYPE_CHECKING:
     from grpo_cli.doctor.read.duration import StepDuration
     from grpo_cli.engine.memory.estimate import MemoryNeeds
 
-TO_WRITE = re.compile(r"`(\w+ = [^`]+)`")  # lines of TOML in a cure's words
-SURELY = 1.25  # an estimate so far above what there is is beyond its own error
+TO_WRITE = re.compile(r"`(\w+ = [^`]+)`")  # lines of TOML in the text of a cure
+SURELY = 1.25  # need / budget; above it the estimate's own error cannot explain the excess
 
 
 def validity(context: Context) -> Iterator[Finding]:
-    """What `grpo config validate` says."""
+    """The configuration is valid, as `grpo config validate` checks it."""
     from grpo_cli.config.load import inspect_config
 
     if context.inspection is None:
         return
-    # A run's own file was valid where the run was started; only one that is named is held against
-    # the files that are here now.
+    # A run's own file was valid when the run started. Only a file named by the user is checked against
+    # the files on this machine.
     named = context.config_name is not None
     name = context.inspection.name
     found = inspect_config(name, context.overrides, on_this_machine=named)
@@ -46,13 +46,13 @@ def validity(context: Context) -> Iterator[Finding]:
 
 
 def finding_of(problem: "Problem", name: str) -> Finding:
-    """A problem of a configuration as a finding under its trouble's name."""
+    """A problem of a configuration as a finding, named after the problem's chapter of the guide."""
     place = f"{problem.place}: " if problem.place else ""
     numbers: dict[str, Any] = {"key": problem.key}
     if problem.place and problem.place.line:
         numbers |= {"file": problem.place.source, "line": problem.place.line}
     make = error if problem.severity == "error" else warning
-    # One line for a key: a second one, written as another way out, would not go beside it.
+    # One line per key: a second one is an alternative, and both together would conflict.
     lines = {line.partition("=")[0]: line for line in reversed(TO_WRITE.findall(problem.cure))}
     check = f"grpo config validate {quoted(name)}"
     finding = make(f"{place}{problem.message}", problem.cure, *reversed(lines.values()), check, **numbers)
@@ -69,7 +69,7 @@ def memory_needed(context: Context) -> Iterator[Finding]:
         return
     folder = context.configured_model
     if folder is None:
-        check_name(config.model_name)  # a run would end at once where it is no name of the hub's
+        check_name(config.model_name)  # raises for a name that the hub cannot have
         yield not_here(config)
         return
     there, on_cpu = budget(context.machine, context.probe), context.on_cpu
@@ -82,7 +82,7 @@ def memory_needed(context: Context) -> Iterator[Finding]:
 
 
 def weighed(context: Context, config: "Config", folder: Path, needs: "MemoryNeeds", there: int) -> Finding:
-    """The verdict on a need and what there is, in bytes."""
+    """The finding for the memory needed, compared with the budget `there` in bytes."""
     from grpo_cli.doctor.read.config_memory import needed
     from grpo_cli.engine.memory.estimate import parts
 
@@ -104,7 +104,7 @@ def weighed(context: Context, config: "Config", folder: Path, needs: "MemoryNeed
 
 
 def wired_limit(context: Context, need: int) -> list[str]:
-    """macOS: the line that lets the GPU have more, where the machine's memory would be enough."""
+    """macOS: the command that raises the GPU's limit, if the machine's memory is large enough."""
     physical = context.machine.memory_bytes() or 0
     highest = highest_limit(physical)
     if context.probe.get("device") != "metal" or need > highest:
@@ -113,7 +113,7 @@ def wired_limit(context: Context, need: int) -> list[str]:
 
 
 def duration(context: Context) -> Iterator[Finding]:
-    """How long the run will take, from a measured step."""
+    """The run's duration, estimated from a measured step."""
     from grpo_cli.data.load import load_examples
     from grpo_cli.doctor.read.duration import total_seconds, total_steps
 
@@ -139,7 +139,7 @@ def duration(context: Context) -> Iterator[Finding]:
 
 
 def does_not_fit(context: Context, config: "Config", folder: Path) -> bool:
-    """Whether trying a step could take the machine down: on a CPU too little memory ends the process."""
+    """True if a trial step would need too much memory: on a CPU that ends the process."""
     from grpo_cli.doctor.read.config_memory import needed
 
     needs, there = needed(config, folder, context.on_cpu), budget(context.machine, context.probe)
@@ -147,22 +147,25 @@ def does_not_fit(context: Context, config: "Config", folder: Path) -> bool:
 
 
 def duration_of(context: Context, config: "Config", folder: Path | None) -> "StepDuration | None":
-    """From the log of the configuration's run, else measured; None: there is nothing to measure with."""
+    """Duration of a step from the log of the configuration's run, else measured now.
+
+    None if there is no log and no model to measure with.
+    """
     from grpo_cli.doctor.read.duration import logged_duration, measured_duration
 
-    # The log of a run that was named is that of its own configuration, not of one named beside it.
+    # A run's log belongs to the run's own configuration, not to one named with `--config`.
     own = context.config_name is None
     lines = context.log if own else read_lines(config.run_dir / "training_log.jsonl")
     steps = [line for line in lines if "loss" in line]
     logged = logged_duration(steps, [line for line in lines if "eval_accuracy" in line])
     if logged is not None or folder is None or own:
         return logged
-    context.__dict__.pop("policy", None)  # loaded by other checks: two copies may be too much
+    context.__dict__.pop("policy", None)  # loaded by other checks; two copies may not fit
     return measured_duration(config, folder)
 
 
 def data_is_local(config: "Config") -> bool:
-    """Whether the examples can be counted without the network."""
+    """True if the examples can be counted without the network."""
     try:
         return config.dataset == "arithmetic" or Path(config.dataset).expanduser().exists()
     except (OSError, ValueError, RuntimeError):  # too long, a NUL in it, an unknown ~user
@@ -170,7 +173,7 @@ def data_is_local(config: "Config") -> bool:
 
 
 def not_here(config: "Config") -> Finding:
-    """Why nothing can be said of a model."""
+    """The finding for a model that is not on this machine."""
     return skipped(
         f"the model {config.model_name} is not on this machine; `grpo doctor --only models-that-fit` says "
         "what the usual ones need"
@@ -178,7 +181,7 @@ def not_here(config: "Config") -> Finding:
 
 
 def in_words(seconds: float) -> str:
-    """A time as people say it."""
+    """A duration in words: `a second`, `90 seconds`, `5 minutes`, `2.5 hours`."""
     if seconds < 120:
         return "a second" if seconds < 1.5 else f"{seconds:.0f} seconds"
     return f"{seconds / 60:.0f} minutes" if seconds < 7200 else f"{seconds / 3600:.1f} hours"

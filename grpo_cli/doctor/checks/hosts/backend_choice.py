@@ -1,8 +1,9 @@
-"""The MLX backend that suits the hosts of a file: RDMA between Macs, NCCL between CUDA cards, else TCP.
+"""The MLX backend that suits a host file: RDMA between Macs, NCCL between CUDA cards, else TCP.
 
     obstacle_to_jaccl(file, facts)       # 'mac2.local has macOS 26.1, and RDMA came with 26.2', or ''
 
-What jaccl needs is Apple's: technote TN3205, "Low-latency communication with RDMA over Thunderbolt".
+The requirements of jaccl are in Apple's technote TN3205, "Low-latency communication with RDMA over
+Thunderbolt".
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -14,11 +15,11 @@ from grpo_cli.doctor.findings import Finding, error, ok, skipped, warning
 from grpo_cli.doctor.read.versions import is_older
 
 RDMA_SINCE = "26.2"  # macOS
-All = Mapping[str, Mapping[str, Any]]  # the facts of the machines by what ssh calls them
+All = Mapping[str, Mapping[str, Any]]  # each machine's facts, by its ssh name
 
 
 def backend_to_use(context: Context) -> Iterator[Finding]:
-    """The backend that suits the hosts, and whether the file's own works."""
+    """The backend that suits the hosts; the one that the file names works."""
     file = context.host_file
     assert file is not None
     silent = [probe.ssh for probe in context.host_probes.values() if "backends" not in probe.facts]
@@ -27,17 +28,17 @@ def backend_to_use(context: Context) -> Iterator[Finding]:
         return
     facts = {ssh: probe.facts for ssh, probe in context.host_probes.items()}
     obstacles = {name: look(file, facts) for name, look in OBSTACLES.items()}
-    # The launcher's own choice where the file has none.
+    # If the file names none, the launcher chooses.
     taken = file.backend or ("nccl" if context.probe.get("cuda") else "ring")
     yield verdict(file, taken, obstacles)
 
 
 def verdict(file: HostFile, taken: str, obstacles: dict[str, str]) -> Finding:
-    """What to write into the file. `obstacles`: why each backend cannot be used, the best one first."""
+    """The finding for the backend `taken`. `obstacles`: each backend's obstacle or "", best backend first."""
     best = next((name for name, obstacle in obstacles.items() if not obstacle), "")
     numbers = {"best": best, "taken": taken, "obstacles": dict(obstacles)}
     better = list(obstacles)[: list(obstacles).index(best)] if best else list(obstacles)
-    # What hinders both kinds of jaccl is said once.
+    # An obstacle that both kinds of jaccl share is reported once.
     told = {obstacles[name]: name for name in reversed(better)}
     against = "; ".join(f"{name}: {why}" for why, name in reversed(told.items()))
     words = f"{best} suits these hosts" + (f" ({against})" if against else "")
@@ -57,7 +58,7 @@ def verdict(file: HostFile, taken: str, obstacles: dict[str, str]) -> Finding:
 
 
 def obstacle_to_jaccl(file: HostFile, facts: All) -> str:
-    """Why RDMA between all hosts is not possible; empty where it is."""
+    """The obstacle to RDMA between all pairs of hosts; empty if there is none."""
     return (
         obstacle_of_macs(facts)
         or obstacle_of_cables(file, lambda one, other, _: one != other)
@@ -67,7 +68,7 @@ def obstacle_to_jaccl(file: HostFile, facts: All) -> str:
 
 
 def obstacle_to_jaccl_ring(file: HostFile, facts: All) -> str:
-    """Why RDMA from each host to the next is not possible; empty where it is."""
+    """The obstacle to RDMA from each host to the next; empty if there is none."""
     return (
         obstacle_of_macs(facts)
         or obstacle_of_cables(file, lambda one, other, size: (one - other) % size in (1, size - 1))
@@ -77,7 +78,7 @@ def obstacle_to_jaccl_ring(file: HostFile, facts: All) -> str:
 
 
 def obstacle_of_macs(facts: All) -> str:
-    """Which host cannot do RDMA over Thunderbolt."""
+    """The first host that cannot use RDMA over Thunderbolt, with the reason; empty if all can."""
     for ssh, of in facts.items():
         if of["system"] != "Darwin":
             return f"{ssh} is no Mac"
@@ -91,7 +92,10 @@ def obstacle_of_macs(facts: All) -> str:
 
 
 def obstacle_of_cables(file: HostFile, is_needed: Callable[[int, int, int], bool]) -> str:
-    """Between which hosts the file lists no device. `is_needed`: of two ranks among so many."""
+    """The first pair of hosts without an RDMA device in the file; empty if none lacks one.
+
+    `is_needed(rank, other, size)`: these two ranks must be connected.
+    """
     size = len(file.hosts)
     for one, host in enumerate(file.hosts):
         if host.rdma and host.rdma[one]:
@@ -104,7 +108,7 @@ def obstacle_of_cables(file: HostFile, is_needed: Callable[[int, int, int], bool
 
 
 def missing_devices(file: HostFile, facts: All) -> str:
-    """Which device of the file its host does not have."""
+    """The first RDMA device of the file that its host lacks; empty if none is missing."""
     for host in file.hosts:
         for device in (device for devices in host.rdma for device in devices):
             if device not in facts[host.ssh]["rdma"]:
@@ -113,7 +117,7 @@ def missing_devices(file: HostFile, facts: All) -> str:
 
 
 def obstacle_to_nccl(file: HostFile, facts: All) -> str:
-    """Why NCCL is not possible; empty where it is."""
+    """The obstacle to NCCL; empty if there is none."""
     for ssh, of in facts.items():
         if of["device"] != "cuda" or of["system"] != "Linux":
             return f"{ssh} computes on {of['device']}, not on a CUDA card"
@@ -126,7 +130,7 @@ def obstacle_to_nccl(file: HostFile, facts: All) -> str:
 
 
 def obstacle_to_ring(file: HostFile, facts: All) -> str:  # noqa: ARG001
-    """Why TCP is not possible; empty where it is."""
+    """The obstacle to a TCP ring; empty if there is none."""
     names = [host.ssh for host in file.hosts if not host.ips]
     return f"the file has no `ips` for {', '.join(names)}" if names else ""
 

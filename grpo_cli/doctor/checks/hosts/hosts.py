@@ -1,4 +1,4 @@
-"""Checks of the machines of a host file: each is reached, and all have the same versions."""
+"""Checks of the machines in a host file: each can be reached, and all have the same versions."""
 
 import shlex
 from collections.abc import Iterator, Mapping
@@ -11,7 +11,7 @@ from grpo_cli.doctor.read.host_probe import HostProbe
 
 
 def reached(context: Context) -> Iterator[Finding]:
-    """Each host is reached by ssh, has a `grpo`, and has the addresses that the file gives it."""
+    """Each host can be reached by ssh, has `grpo`, and has the addresses given in the file."""
     for ssh, probe in context.host_probes.items():
         if probe.trouble:
             trouble = probe.trouble
@@ -21,7 +21,7 @@ def reached(context: Context) -> Iterator[Finding]:
 
 
 def examined(ssh: str, facts: Mapping[str, Any]) -> Finding:
-    """The verdict on a host that answered."""
+    """The finding for a host that answered."""
     numbers = {"host": ssh, **facts}
     if "mlx_error" in facts:
         return error(
@@ -42,12 +42,12 @@ def examined(ssh: str, facts: Mapping[str, Any]) -> Finding:
 
 
 def system_of(facts: Mapping[str, Any]) -> str:
-    """A host's system in words."""
+    """A host's system in words: `macOS 26.2` or `Linux x86_64`."""
     return f"macOS {facts['macos']}" if facts["macos"] else f"{facts['system']} {facts['architecture']}"
 
 
 def versions(context: Context) -> Iterator[Finding]:
-    """All hosts have the same versions as the first one."""
+    """All hosts have the same versions as the first."""
     heard = [probe for probe in context.host_probes.values() if probe.facts]
     if len(heard) < 2:
         reason = "one machine" if len(context.host_probes) == 1 else "too few answer"
@@ -62,7 +62,7 @@ def versions(context: Context) -> Iterator[Finding]:
 
 
 def compared(context: Context, first: HostProbe, other: HostProbe) -> Iterator[Finding]:
-    """What a host has that the first one has not."""
+    """Findings for a host whose versions, device or Python differ from the first one's."""
     mine, its = first.facts["versions"], other.facts["versions"]
     names = [name for name in mine if its.get(name) != mine[name]]
     if names:
@@ -79,10 +79,10 @@ def compared(context: Context, first: HostProbe, other: HostProbe) -> Iterator[F
 
 
 def pins(python: str, host: HostProbe, versions: Mapping[str, str]) -> list[str]:
-    """The line that installs other versions on a host: of packages, since our own sources are copied."""
+    """The command that installs the given package versions on a host; `grpo` itself is left out."""
     on_mac = host.facts["system"] == "Darwin"
     wanted = {name: version for name, version in versions.items() if name != "grpo" and version[0].isdigit()}
-    if "mlx" in wanted and not on_mac:  # its backend is a package, too, and goes with it
+    if "mlx" in wanted and not on_mac:  # its backend is a package of its own and must have the same version
         version = wanted.pop("mlx")
         wanted |= {"mlx[cpu]": version} if host.facts.get("device") == "cpu" else {}
     if not wanted:
@@ -92,7 +92,7 @@ def pins(python: str, host: HostProbe, versions: Mapping[str, str]) -> list[str]
 
 
 def differences_in_kind(first: HostProbe, other: HostProbe) -> Iterator[Finding]:
-    """What makes hosts compute other numbers, if by rounding only."""
+    """A warning for hosts that differ in device or Python release: their results round differently."""
     pairs = [
         (f"MLX on {probe.facts.get('device')}", release(probe.facts["python"])) for probe in (first, other)
     ]

@@ -1,6 +1,6 @@
-"""The ring that the hosts of a file make, started as a run starts it and measured.
+"""The check of the ring: started on the hosts as a run starts it, and measured.
 
-`mlx.launch` ends with 0 whatever happens: only what rank 0 prints (distributed/ring_test.py) is believed.
+`mlx.launch` exits with 0 even on failure, so only rank 0's output (distributed/ring_test.py) counts.
 """
 
 import re
@@ -15,18 +15,18 @@ from grpo_cli.doctor.findings import Finding, error, gigabytes, ok, skipped, war
 from grpo_cli.doctor.read.json_lines import json_object
 from grpo_cli.doctor.read.machine import Attempt
 
-RING_SECONDS = 180  # a minute to start, one to come together, and the measuring
+RING_SECONDS = 180  # a minute to start, one to connect, one to measure
 TEST = "grpo_cli.distributed.ring_test"
-# Less is a wireless network or a bad cable: Ethernet of 1 Gb/s has 0.1. Latency hardly matters to a training,
-# which adds up large arrays, a few dozen times in a step.
+# Less means a wireless network or a bad cable: 1 Gb/s Ethernet reaches 0.1. Latency hardly matters, since
+# training sums large arrays, a few dozen times per step.
 LEAST_GB_S = 0.05
-SHOWN = 3  # lines of what went wrong
+SHOWN = 3  # lines of error output
 COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 FLOAT32 = 4
 
 
 def ring(context: Context) -> Iterator[Finding]:
-    """The hosts connect in a ring; its latency and bandwidth."""
+    """The hosts connect in a ring, with this latency and bandwidth."""
     file = context.host_file
     assert file is not None
     silent = [probe.ssh for probe in context.host_probes.values() if not probe.facts]
@@ -39,7 +39,7 @@ def ring(context: Context) -> Iterator[Finding]:
 
 
 def homeless(file: HostFile) -> Finding | None:
-    """The finding for hosts without an address, which a ring needs."""
+    """The error for hosts without an address, which a ring needs; None if all have one."""
     names = [host.ssh for host in file.hosts if not host.ips]
     if not names:
         return None
@@ -51,7 +51,7 @@ def homeless(file: HostFile) -> Finding | None:
 
 
 def tried(context: Context, file: HostFile) -> Finding:
-    """Start the ring, and say what came of it."""
+    """The finding of the ring test, which this starts on all hosts."""
     launch = launcher(context)
     if launch is None:
         return error("`mlx.launch` is not beside this Python, nor on the PATH", "install MLX's package anew")
@@ -64,7 +64,7 @@ def tried(context: Context, file: HostFile) -> Finding:
 
 
 def launcher(context: Context) -> str | None:
-    """Where `mlx.launch` is: beside the Python that runs, or on the PATH."""
+    """Path of `mlx.launch`: next to the running Python, or on the PATH; None if neither."""
     beside = str(Path(context.machine.executable).parent / "mlx.launch")
     return context.machine.which(beside) or context.machine.which("mlx.launch")
 
@@ -77,7 +77,7 @@ def started(launch: str, context: Context, file: HostFile) -> list[str]:
 
 
 def not_closed(context: Context, attempt: Attempt, told: list[dict[str, Any]]) -> Finding:
-    """The finding for ranks that do not come together, with what they said last."""
+    """The error for ranks that do not connect, with their last output."""
     by_rank = sorted(told, key=lambda line: int(line.get("rank", 0)))
     words = [f"rank {line.get('rank')}: {line['failed']}" for line in by_rank][:SHOWN]
     words = words or last_lines(attempt.complaint) or last_lines(attempt.output)
@@ -97,13 +97,13 @@ def not_closed(context: Context, attempt: Attempt, told: list[dict[str, Any]]) -
 
 
 def last_lines(text: str) -> list[str]:
-    """What was written last, without colours and without what the launcher says of ranks that it ended."""
+    """The last lines of output, without colours and without the launcher's notes on ranks that it ended."""
     lines = [COLOURS.sub("", line).strip() for line in text.splitlines()]
     return [line for line in lines if line and "[WARN] Node with rank" not in line][-SHOWN:]
 
 
 def measured(context: Context, found: dict[str, Any]) -> Finding:
-    """The verdict on what the ranks measured."""
+    """The finding for the ring's measured latency and bandwidth."""
     numbers, speed, latency = dict(found), found["moved_gb_s"], found["latency_ms"]
     seen = (
         f"{found['size']} ranks: {latency:.2g} ms for a sum of one number, {found['seconds']:.2g} s for "
@@ -128,7 +128,7 @@ def measured(context: Context, found: dict[str, Any]) -> Finding:
 
 
 def gradient_bytes(context: Context) -> int | None:
-    """What the ranks add up in a step of the configuration that was named; None where that is not known."""
+    """Bytes of gradients that the ranks sum per step of the configuration; None if unknown."""
     from grpo_cli.doctor.read.config_memory import trained_numbers
 
     if context.config is None or context.configured_model is None:

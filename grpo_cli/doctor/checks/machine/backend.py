@@ -1,4 +1,4 @@
-"""The reason that MLX does not compute here, from what its probe said and what is installed.
+"""Diagnosis of MLX on this machine, from its probe's answers and the installed packages.
 
 verdict(context).seen      # "MLX 0.32.4 on the CPU (AMD EPYC): a product is right"
 """
@@ -13,7 +13,7 @@ NO_DRIVER = ("libcuda.so", "libnvidia", "no cuda-capable device", "driver versio
 
 
 def verdict(context: Context) -> Finding:
-    """Whether a product is computed, and right; else what keeps it from that."""
+    """The finding for MLX: its test matmul is correct, wrong, or cannot be computed."""
     probe = context.probe
     if "product_right" not in probe:
         return broken(context.machine, str(probe.get("failed", "start")), str(probe.get("error", "")))
@@ -34,7 +34,7 @@ def verdict(context: Context) -> Finding:
 
 
 def on_cpu(machine: Machine, seen: str, numbers: dict[str, object]) -> Finding:
-    """The CPU computes, and nobody asked for it: is there something faster?"""
+    """The finding for a CPU that was not asked for: a warning if the machine has a GPU."""
     driver = nvidia_driver(machine)
     if driver is not None:
         return warning(
@@ -55,7 +55,7 @@ def on_cpu(machine: Machine, seen: str, numbers: dict[str, object]) -> Finding:
 
 
 def broken(machine: Machine, stage: str, said: str) -> Finding:
-    """MLX did not get as far as a product."""
+    """The error for MLX that fails before its test matmul. `stage`: the probe's; `said`: its error text."""
     seen = f"{stage} fails: {said}"
     numbers = {"failed": stage, "error": said}
     present = [name for name in BACKENDS if machine.version(name)]
@@ -98,5 +98,5 @@ def broken(machine: Machine, stage: str, said: str) -> Finding:
 
 
 def is_without_driver(machine: Machine, said: str) -> bool:
-    """Whether CUDA fails for want of a driver."""
+    """True if CUDA fails because no NVIDIA driver is loaded."""
     return nvidia_driver(machine) is None or any(text in said.lower() for text in NO_DRIVER)

@@ -13,13 +13,13 @@ from grpo_cli.foreign_text import quoted
 if TYPE_CHECKING:
     from grpo_cli.config.schema import Config
 
-LEAST_FREE = 5e9  # bytes, where nothing is known of what will be written
+LEAST_FREE = 5e9  # bytes, if the size of the checkpoints is unknown
 LEAST_FOR_DOWNLOADS = 10e9  # bytes; a model of 3 billion numbers takes 6 GB, one of 7 billion 15
 SMALL_FILES = 16 << 20  # of a checkpoint: tokenizer, state and configuration
 
 
 def disk_space(context: Context) -> Iterator[Finding]:
-    """Free space beside what the run's checkpoints take."""
+    """Free space compared with the size of the run's checkpoints."""
     folder = output_of(context)
     free = context.machine.free_bytes(folder)
     if free is None:
@@ -33,7 +33,7 @@ def disk_space(context: Context) -> Iterator[Finding]:
 
 
 def unplanned(folder: Path, free: int) -> Finding:
-    """Of a disk, when the size of what will be written is not known."""
+    """The finding for free bytes when the size of the checkpoints is unknown."""
     seen = f"{free / 1e9:.1f} GB free for {folder}"
     if free >= LEAST_FREE:
         return ok(seen, free_bytes=free)
@@ -47,7 +47,7 @@ def unplanned(folder: Path, free: int) -> Finding:
 
 
 def planned(config: "Config", folder: Path, free: int, size: int) -> Finding:
-    """Of a disk, for a run whose checkpoints take `size` bytes each."""
+    """The finding for free bytes when each checkpoint takes `size` bytes."""
     count = most_checkpoints(config)
     what = f"{count} checkpoints of {size / 1e9:.2f} GB" if count > 1 else "one checkpoint"
     seen = f"{free / 1e9:.1f} GB free for {folder}; {what} will take {count * size / 1e9:.2f} GB"
@@ -65,16 +65,16 @@ def planned(config: "Config", folder: Path, free: int, size: int) -> Finding:
 
 
 def most_checkpoints(config: "Config") -> int:
-    """How many checkpoints can be on the disk at once."""
+    """The largest number of checkpoints that are on the disk at once."""
     if not config.save_steps:
         return 1
-    # Besides the newest: the best, the one that is written before an old one goes, and final.
+    # In addition to those kept: the best, `final`, and the one being written before an old one is deleted.
     most = config.keep_checkpoints + 3
     return min(most, config.max_steps // config.save_steps + 1) if config.max_steps else most
 
 
 def checkpoint_bytes(context: Context) -> int | None:
-    """What a checkpoint of the configuration takes; None where its model is not on this machine."""
+    """Size of one checkpoint in bytes; None if the configuration's model is not on this machine."""
     from grpo_cli.doctor.read.config_memory import needed, weights_in
 
     folder = context.configured_model
@@ -116,7 +116,7 @@ def output_folder(context: Context) -> Iterator[Finding]:
 
 
 def hub_cache_size(context: Context) -> Iterator[Finding]:
-    """Where downloads go, and how large they are."""
+    """The hub's cache: its folder, its size and the free space."""
     folder = hub_cache(context.machine.environment)
     free = context.machine.free_bytes(folder)
     size, complete = measured(folder)
@@ -133,7 +133,7 @@ def hub_cache_size(context: Context) -> Iterator[Finding]:
 
 
 def leftovers(context: Context) -> Iterator[Finding]:
-    """Temporary files of ours that a killed process left."""
+    """Temporary files that killed `grpo` processes left."""
     found = list(found_in(places(context)))
     old = [each for each in found if each.is_abandoned]
     kept = [each for each in found if each.is_aside]
@@ -156,13 +156,13 @@ def leftovers(context: Context) -> Iterator[Finding]:
 
 
 def remedy(stale: StaleFile) -> str:
-    """The line that deletes it, or gives it back the name that nothing else has."""
+    """The command that deletes a stale file, or restores its name if it is the only copy."""
     path = quoted(stale.path)
     return f"mv {path} {quoted(stale.original)}" if stale.original else f"rm -r {path}"
 
 
 def places(context: Context) -> list[Path]:
-    """Where ours may lie: the runs of the output folder, models/ and the current folder."""
+    """Folders to search for stale files: the output folder and its runs, models/ and the current folder."""
     output = output_of(context)
     try:
         runs = sorted(path for path in output.iterdir() if path.is_dir() and not path.is_symlink())
@@ -173,6 +173,6 @@ def places(context: Context) -> list[Path]:
 
 
 def total(found: list[StaleFile]) -> str:
-    """The size of all of them."""
+    """Their total size in words, such as `1.2 GB`."""
     size = sum(each.size for each in found)
     return f"{size / 1e9:.1f} GB" if size >= 1e8 else f"{size / 1e6:.1f} MB"

@@ -22,7 +22,7 @@ from grpo_cli.foreign_text import quoted
 LEAST_PYTHON = "3.11"
 LEAST_MACOS = "14.0"
 LEAST_GLIBC = "2.35"
-# Where the program's own list of requirements cannot be read; None: any version.
+# Used if the program's own requirements cannot be read. None: any version.
 FLOORS: dict[str, str | None] = {
     "tiktoken": "0.9",
     "tokenizers": "0.21",
@@ -77,7 +77,7 @@ def system(context: Context) -> Iterator[Finding]:
 
 
 def macos(machine: Machine) -> Finding:
-    """Of a Mac: an Apple chip, not seen through Rosetta, and a macOS that MLX runs on."""
+    """The finding for a Mac: it needs an Apple chip, a Python that avoids Rosetta, and a recent macOS."""
     version = machine.output("sw_vers", "-productVersion") or "of unknown version"
     chip = machine.output("sysctl", "-n", "machdep.cpu.brand_string") or "unknown chip"
     seen = f"macOS {version}, {chip}"
@@ -110,13 +110,13 @@ def macos(machine: Machine) -> Finding:
 
 
 def is_apple_chip(machine: Machine) -> bool:
-    """Whether the chip is Apple's, whatever this Python was built for."""
+    """True if the chip is Apple's, even if this Python was built for Intel."""
     translated = machine.output("sysctl", "-n", "sysctl.proc_translated")
     return translated == "1" or machine.output("sysctl", "-n", "hw.optional.arm64") == "1"
 
 
 def linux(machine: Machine) -> Finding:
-    """Of Linux: the distribution, the processor and the C library."""
+    """The finding for Linux: distribution, processor and C library."""
     told = re.search(r'^PRETTY_NAME="?([^"\n]*)', machine.text("/etc/os-release") or "", re.MULTILINE)
     name = told[1] if told else "Linux"
     model = re.search(r"^model name\s*:\s*(.+)", machine.text("/proc/cpuinfo") or "", re.MULTILINE)
@@ -135,17 +135,17 @@ def linux(machine: Machine) -> Finding:
 
 
 def mlx_version(context: Context) -> Iterator[Finding]:
-    """mlx is installed, and new enough."""
+    """mlx is installed and new enough."""
     yield installed(context.machine, "mlx")
 
 
 def mlx_lm_version(context: Context) -> Iterator[Finding]:
-    """mlx-lm is installed, and new enough."""
+    """mlx-lm is installed and new enough."""
     yield installed(context.machine, "mlx-lm")
 
 
 def installed(machine: Machine, package: str) -> Finding:
-    """Whether mlx or mlx-lm is there in a version that this program works with."""
+    """The finding for mlx or mlx-lm: missing, too old, or a version that this program works with."""
     version = machine.version(package)
     floor = floors(machine, "grpo-cli").get(package, LEAST_MLX[package])
     numbers = {"version": version, "floor": floor}
@@ -168,7 +168,7 @@ def installed(machine: Machine, package: str) -> Finding:
 
 
 def two_backends(context: Context) -> Iterator[Finding]:
-    """Not more than one backend of MLX is installed."""
+    """At most one backend of MLX is installed."""
     present = {name: version for name in BACKENDS if (version := context.machine.version(name))}
     told = " and ".join(f"{name} {version}" for name, version in present.items())
     if len(present) > 1:
@@ -190,7 +190,7 @@ def two_backends(context: Context) -> Iterator[Finding]:
 
 
 def mlx_backend(context: Context) -> Iterator[Finding]:
-    """MLX computes a product here, and it is right."""
+    """MLX computes a matrix product correctly."""
     yield backend.verdict(context)
 
 
@@ -214,7 +214,7 @@ def nanochat_import(context: Context) -> Iterator[Finding]:
 
 
 def packages(context: Context) -> Iterator[Finding]:
-    """tiktoken, tokenizers, transformers, datasets and huggingface-hub."""
+    """tiktoken, tokenizers, transformers, datasets, huggingface-hub and others are new enough."""
     machine = context.machine
     least = FLOORS | floors(machine, "mlx-lm") | floors(machine, "grpo-cli")
     versions = {name: machine.version(name) for name in FLOORS}
@@ -232,12 +232,12 @@ def packages(context: Context) -> Iterator[Finding]:
 
 
 def is_wrong(version: str | None, floor: str | None) -> bool:
-    """Whether a package is missing or too old."""
+    """True if a package is missing or too old."""
     return version is None or (floor is not None and is_older(version, floor))
 
 
 def compiler(context: Context) -> Iterator[Finding]:
-    """Where MLX compiles on Linux: its C++ compiler and cache folder."""
+    """The compiler that MLX uses, and the folder for its compiled kernels."""
     kind = context.probe.get("device")
     if kind is None:
         yield skipped("MLX does not work here")
@@ -250,7 +250,7 @@ def compiler(context: Context) -> Iterator[Finding]:
 
 
 def cuda_cache(machine: Machine) -> Finding:
-    """CUDA kernels are compiled by CUDA's own compiler, which comes with MLX, and kept in a folder."""
+    """The finding for the folder that caches CUDA kernels. CUDA's compiler itself comes with MLX."""
     named = machine.environment.get("MLX_PTX_CACHE_DIR")
     folder = Path(named or machine.environment.get("TMPDIR") or "/tmp")
     refusal = machine.refusal(folder)

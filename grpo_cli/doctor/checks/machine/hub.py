@@ -1,4 +1,4 @@
-"""Checks of the model hub: it answers, and the token is well formed."""
+"""Checks of the model hub: it can be reached, and the token is well formed."""
 
 from collections.abc import Iterator
 
@@ -19,7 +19,7 @@ ON = ("1", "on", "yes", "true")
 
 
 def reachable(context: Context) -> Iterator[Finding]:
-    """The hub answers, where something must be downloaded."""
+    """The hub can be reached if something must be downloaded."""
     environment = context.machine.environment
     told = without_password((environment.get("HF_ENDPOINT") or HUB).rstrip("/"))
     missing = not_here(context)
@@ -44,7 +44,7 @@ def reachable(context: Context) -> Iterator[Finding]:
 
 
 def offline(missing: list[str]) -> Finding:
-    """Downloads are forbidden by HF_HUB_OFFLINE."""
+    """The finding for HF_HUB_OFFLINE, which forbids downloads."""
     seen = "HF_HUB_OFFLINE is set: nothing is downloaded"
     if not missing:
         return skipped(seen, offline=True, missing=missing)
@@ -58,7 +58,7 @@ def offline(missing: list[str]) -> Finding:
 
 
 def not_here(context: Context) -> list[str]:
-    """What the configuration needs of the hub and this machine does not have, each in words."""
+    """The model and dataset that would have to be downloaded, each in words: `the model OWNER/NAME`."""
     config, found = context.config, []
     if config is None:
         return []
@@ -70,7 +70,7 @@ def not_here(context: Context) -> list[str]:
 
 
 def token(context: Context) -> Iterator[Finding]:
-    """A token for gated models."""
+    """The token for gated models is well formed."""
     value, source = token_and_source(context.machine)
     if not value:
         yield ok("none is set; only gated and private models need one", source=None)

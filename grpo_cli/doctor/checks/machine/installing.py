@@ -1,4 +1,4 @@
-"""The commands that install something here: what made the environment decides how they look.
+"""Commands that install packages here, in the form that suits this environment: uv, pip or `uv sync`.
 
 install(context.machine, "mlx-lm>=0.32.2")
 # ["/home/ada/.venv/bin/python -m pip install --upgrade 'mlx-lm>=0.32.2'"]
@@ -17,7 +17,7 @@ CUDA13_DRIVER = 580  # the first driver that runs CUDA 13
 
 
 def floors(machine: Machine, package: str) -> dict[str, str]:
-    """Package → the oldest version that an installed package takes; its extras' left out."""
+    """Minimum versions of an installed package's requirements, by name; extras are left out."""
     found = {}
     for requirement in machine.requirements(package):
         match = re.match(r"([\w.-]+)(?:\[[\w,-]*\])?[^;]*?>=\s*([\w.]+)", requirement)
@@ -27,34 +27,34 @@ def floors(machine: Machine, package: str) -> dict[str, str]:
 
 
 def environment_folder(machine: Machine) -> Path:
-    """The folder of the virtual environment, where there is one."""
+    """The folder of the virtual environment, if Python runs in one."""
     return Path(machine.executable).parent.parent
 
 
 def virtual_environment(machine: Machine) -> str | None:
-    """What pyvenv.cfg says; None outside a virtual environment."""
+    """The text of pyvenv.cfg; None outside a virtual environment."""
     return machine.text(str(environment_folder(machine) / "pyvenv.cfg"))
 
 
 def is_clone(machine: Machine) -> bool:
-    """Whether uv keeps the environment as a lock file beside it says: `uv run` undoes other changes."""
+    """True for a uv project with a lock file: `uv run` undoes changes made in other ways."""
     return machine.text(str(environment_folder(machine).parent / "uv.lock")) is not None
 
 
 def installer(machine: Machine) -> str:
-    """The program that installs into this environment, as `… -m pip`."""
+    """The command that installs into this environment: `uv pip` or `PYTHON -m pip`."""
     python = quoted(machine.executable)
     made_by_uv = re.search(r"^uv\s*=", virtual_environment(machine) or "", re.MULTILINE)
     return "uv pip" if made_by_uv else f"{python} -m pip"
 
 
 def into(machine: Machine) -> str:
-    """What tells uv which environment; pip is called by its own Python."""
+    """The option that names the environment to uv; empty for pip, which its own Python runs."""
     return f" --python {quoted(machine.executable)}" if installer(machine) == "uv pip" else ""
 
 
 def install(machine: Machine, *requirements: str, again: bool = False) -> list[str]:
-    """The line that brings packages up to date; `again`: also those that look installed."""
+    """The command that upgrades packages; `again`: reinstalls them even if they look installed."""
     if is_clone(machine):
         return [sync(machine, again)]
     wanted = " ".join(quoted(requirement) for requirement in requirements)
@@ -63,7 +63,7 @@ def install(machine: Machine, *requirements: str, again: bool = False) -> list[s
 
 
 def sync(machine: Machine, again: bool = False) -> str:
-    """The line that makes a clone's environment what its lock file says, with the backend it has."""
+    """The command that syncs a clone's environment to its lock file, with this machine's backend."""
     folder = quoted(str(environment_folder(machine).parent))
     extra = wanted_extra(machine)
     backend = f" --no-group linux-cpu --extra {extra}" if extra.startswith("cuda") else ""
@@ -71,7 +71,7 @@ def sync(machine: Machine, again: bool = False) -> str:
 
 
 def one_backend(machine: Machine) -> list[str]:
-    """The lines after which exactly one backend is installed: the one that fits this machine."""
+    """The commands that leave exactly one backend installed: the one that fits this machine."""
     extra = wanted_extra(machine)
     if is_clone(machine):
         return [sync(machine, again=True)]
@@ -83,7 +83,7 @@ def one_backend(machine: Machine) -> list[str]:
 
 
 def wanted_extra(machine: Machine) -> str:
-    """The extra of MLX for this machine: empty on a Mac, by the driver on Linux."""
+    """The extra of MLX for this machine: empty on a Mac; on Linux it depends on the NVIDIA driver."""
     if machine.system == "Darwin":
         return ""
     driver = nvidia_driver(machine)
@@ -93,7 +93,7 @@ def wanted_extra(machine: Machine) -> str:
 
 
 def nvidia_driver(machine: Machine) -> str | None:
-    """The version of the NVIDIA driver that the system has loaded; None without one."""
+    """Version of the loaded NVIDIA driver; None without one."""
     told = machine.text("/proc/driver/nvidia/version")
     match = re.search(r"Kernel Module.*?\s(\d+\.\d[\d.]*)\s", told or "")
     return match[1] if match else None

@@ -12,7 +12,7 @@ from grpo_cli.doctor.read.wired_limit import MIB, highest_limit, raised
 if TYPE_CHECKING:
     from grpo_cli.doctor.read.budget import TypicalModel
 
-LEAST_AVAILABLE = 2e9  # bytes; less than that and the system swaps while a model is loaded
+LEAST_AVAILABLE = 2e9  # bytes; with less the system swaps while a model is loaded
 LEAST_SHARE = 0.1
 MOST_SWAPPED = 0.25  # of the memory's size
 
@@ -42,7 +42,7 @@ def memory(context: Context) -> Iterator[Finding]:
 
 
 def swap(context: Context) -> Iterator[Finding]:
-    """Memory that is swapped out."""
+    """The amount of memory that is swapped out."""
     machine = context.machine
     space, used = swapped(machine)
     size = machine.memory_bytes()
@@ -65,7 +65,7 @@ def swap(context: Context) -> Iterator[Finding]:
 
 
 def wired_limit(context: Context) -> Iterator[Finding]:
-    """macOS: how much a GPU may hold, iogpu.wired_limit_mb."""
+    """macOS: the memory that the GPU may hold, iogpu.wired_limit_mb."""
     if context.machine.system != "Darwin":
         yield skipped("only Macs have this limit")
         return
@@ -81,7 +81,7 @@ def wired_limit(context: Context) -> Iterator[Finding]:
 
 
 class Limit:
-    """What the GPU may hold, in bytes: `by_hand`: what iogpu.wired_limit_mb is set to (0: the default)."""
+    """Memory limit of a Mac's GPU, in bytes. `by_hand`: iogpu.wired_limit_mb as set (0: the default)."""
 
     def __init__(self, context: Context, size: int, by_hand: int, allowed: int) -> None:
         self.context, self.size, self.by_hand, self.allowed = context, size, by_hand, allowed
@@ -100,7 +100,7 @@ class Limit:
         }
 
     def finding(self) -> Finding:
-        """The verdict: set too high, high enough, to be raised, or not enough either way."""
+        """The finding for the limit: too high, high enough, to be raised, or too low even when raised."""
         if self.by_hand > self.highest:
             return self.too_high()
         if self.need is None or self.need <= self.allowed:
@@ -124,12 +124,12 @@ class Limit:
 
     @property
     def is_old(self) -> bool:
-        """A macOS on which MLX cannot keep memory wired."""
+        """True if MLX cannot keep memory wired on this version of macOS."""
         major = self.version.partition(".")[0]
         return major.isdigit() and int(major) < WIRED_SINCE
 
     def too_high(self) -> Finding:
-        """Set by hand to more than the system can spare."""
+        """The warning for a limit above what the system can spare."""
         return warning(
             f"{self.seen}; that leaves the system {gigabytes(self.size - self.by_hand)}",
             f"leave the system {gigabytes(self.size - self.highest)}, or return to the default with 0",
@@ -139,7 +139,7 @@ class Limit:
         )
 
     def smaller(self, words: str) -> Finding:
-        """No limit helps: the keys that make the configuration smaller."""
+        """The warning if no limit is enough, with the keys that make the configuration smaller."""
         from grpo_cli.doctor.read.config_memory import cures
 
         folder = self.context.configured_model
@@ -150,7 +150,7 @@ class Limit:
 
 
 def needed_here(context: Context) -> int | None:
-    """Bytes that the configuration needs; None without one, or where its model is not on this machine."""
+    """Bytes that the configuration needs; None without one, or if its model is not on this machine."""
     from grpo_cli.doctor.read.config_memory import needed
 
     folder = context.configured_model
@@ -161,7 +161,7 @@ def needed_here(context: Context) -> int | None:
 
 
 def models_that_fit(context: Context) -> Iterator[Finding]:
-    """Which of the usual models fit, for what."""
+    """The usual models that fit into memory: for full training, for LoRA, for sampling only."""
     from grpo_cli.doctor.read.budget import MODELS, TYPICAL_WORDS, budget, width_here
 
     there, width = budget(context.machine, context.probe), width_here(context.probe)
@@ -179,7 +179,7 @@ def models_that_fit(context: Context) -> Iterator[Finding]:
 
 
 def row_of(model: "TypicalModel", width: int, there: int) -> dict[str, str | float]:
-    """A model's needs in 10⁹ bytes, and the most that fits."""
+    """A row of the table of models: its needs in GB (10⁹ bytes), and the most demanding use that fits."""
     from grpo_cli.doctor.read.budget import RANK, rollouts_alone, typical_needs
 
     full = typical_needs(model.shape, model.parameters, width).peak

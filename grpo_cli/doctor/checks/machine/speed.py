@@ -1,4 +1,4 @@
-"""Checks of this machine's speed: products, memory bandwidth, and power settings that slow it down."""
+"""Checks of this machine's speed: matrix products, memory bandwidth, and heat or battery limits."""
 
 import re
 from collections.abc import Iterator
@@ -8,13 +8,13 @@ from grpo_cli.doctor.context import Context
 from grpo_cli.doctor.findings import Finding, ok, skipped, warning
 from grpo_cli.doctor.read.machine import Machine
 
-OWN_BLAS = "mlx"  # the name that the slow BLAS has in the probe
+OWN_BLAS = "mlx"  # the probe's name for the slow BLAS
 THERMAL, POWER = "/sys/class/thermal", "/sys/class/power_supply"
 THROTTLES = "clocks_throttle_reasons.sw_thermal_slowdown,clocks_throttle_reasons.hw_thermal_slowdown"
 
 
 def matrix_product(context: Context) -> Iterator[Finding]:
-    """Speed of a matrix product, and which BLAS makes it."""
+    """Speed of a matrix product, and the BLAS that computes it."""
     speed, blas = context.probe.get("gflops"), context.probe.get("blas") or {}
     if not isinstance(speed, int | float):
         yield skipped("MLX does not work here")
@@ -30,7 +30,7 @@ def matrix_product(context: Context) -> Iterator[Finding]:
 
 
 def slow_product(machine: Machine, seen: str, numbers: dict[str, object]) -> Finding:
-    """The reference BLAS is in use: turned off by hand, or the fast one is missing or unusable."""
+    """The warning for MLX's slow BLAS: the fast one is switched off, missing or unusable."""
     if machine.environment.get("GRPO_FAST_BLAS"):
         return warning(seen, "let grpo put a fast one in its place", "unset GRPO_FAST_BLAS", **numbers)
     words = "install a fast one; grpo finds it by itself"
@@ -47,7 +47,7 @@ def memory_bandwidth(context: Context) -> Iterator[Finding]:
 
 
 def power(context: Context) -> Iterator[Finding]:
-    """Heat and battery, where they can be read."""
+    """The machine is not slowed down by heat and not on battery."""
     machine = context.machine
     on_battery, hot = (mac_power if machine.system == "Darwin" else linux_power)(machine)
     hot = hot or (hot_card(machine) if nvidia_driver(machine) else hot)
@@ -73,7 +73,7 @@ def power(context: Context) -> Iterator[Finding]:
 
 
 def mac_power(machine: Machine) -> tuple[str | None, str | None]:
-    """What a Mac says: of its battery and of its heat; empty: nothing bad, None: not known."""
+    """Battery charge if on battery, and the reason for throttling, on a Mac. Empty: no; None: unknown."""
     source = machine.output("pmset", "-g", "batt")
     heat = machine.output("pmset", "-g", "therm")
     settings = machine.output("pmset", "-g") or ""
@@ -88,7 +88,7 @@ def mac_power(machine: Machine) -> tuple[str | None, str | None]:
 
 
 def throttled(pmset: str) -> str:
-    """What `pmset -g therm` says of a slower chip; empty where it says nothing of it."""
+    """The throttling that `pmset -g therm` reports; empty if none."""
     found = re.search(r"CPU_Speed_Limit\s*=\s*(\d+)", pmset)
     if found and int(found[1]) < 100:
         return f"CPU_Speed_Limit = {found[1]} %"
@@ -97,17 +97,17 @@ def throttled(pmset: str) -> str:
 
 
 def linux_power(machine: Machine) -> tuple[str | None, str | None]:
-    """What Linux says of battery and heat, as `mac_power`."""
+    """Battery and throttling on Linux, in the form of `mac_power`."""
     return linux_battery(machine), linux_heat(machine)
 
 
 def linux_battery(machine: Machine) -> str | None:
-    """The charge while a system battery is being emptied."""
+    """Charge of a system battery that is discharging. Empty: none is; None: no battery."""
     found = None
     for name in machine.names(POWER):
         folder = f"{POWER}/{name}"
         kind, scope = (read(machine, f"{folder}/{file}") for file in ("type", "scope"))
-        if kind == "Battery" and scope != "Device":  # that is a mouse's
+        if kind == "Battery" and scope != "Device":  # scope Device: a mouse's battery
             found = found or ""
             if read(machine, f"{folder}/status") == "Discharging":
                 found = f"{read(machine, f'{folder}/capacity') or '?'}%"
@@ -115,7 +115,7 @@ def linux_battery(machine: Machine) -> str | None:
 
 
 def linux_heat(machine: Machine) -> str | None:
-    """The first thermal zone that has reached the point at which the system slows its processors down."""
+    """The first thermal zone hot enough for throttling. Empty: none is; None: no zones to read."""
     found = None
     for name in machine.names(THERMAL):
         folder = f"{THERMAL}/{name}"
@@ -134,7 +134,7 @@ def linux_heat(machine: Machine) -> str | None:
 
 
 def hot_card(machine: Machine) -> str | None:
-    """Whether an NVIDIA card runs slower for its heat."""
+    """The reason if an NVIDIA card throttles for heat. Empty: it does not; None: `nvidia-smi` fails."""
     told = machine.output("nvidia-smi", f"--query-gpu={THROTTLES}", "--format=csv,noheader")
     if told is None:
         return None
@@ -143,10 +143,10 @@ def hot_card(machine: Machine) -> str | None:
 
 
 def read(machine: Machine, path: str) -> str:
-    """A small file of the system, stripped; empty where it is not there."""
+    """A small system file's text, stripped; empty if it cannot be read."""
     return (machine.text(path) or "").strip()
 
 
 def number(text: str) -> int | None:
-    """A whole number in thousandths of a degree, or None."""
+    """A whole number of thousandths of a degree, or None for other text."""
     return int(text) if re.fullmatch(r"-?\d{1,9}", text) else None

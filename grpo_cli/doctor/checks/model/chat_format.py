@@ -1,4 +1,4 @@
-"""Checks of a model's chat format: special tokens, end tokens and the template that makes prompts."""
+"""Checks of a model's chat format: special tokens, end tokens and the chat template."""
 
 import re
 from collections.abc import Iterator
@@ -22,7 +22,7 @@ ASK = [{"role": "system", "content": "Answer briefly."}, {"role": "user", "conte
 
 
 def special_tokens(context: Context) -> Iterator[Finding]:
-    """Special tokens are there, one id each."""
+    """Each special token exists and has one id of its own."""
     tokenizer = loaded(context)
     if tokenizer is None:
         yield skipped(NOT_LOADED)
@@ -44,7 +44,7 @@ def special_tokens(context: Context) -> Iterator[Finding]:
 
 
 def special_faults(tokenizer: "Tokenizer", tokens: dict[str, int], rows: int | None) -> Iterator[str]:
-    """What is wrong with special tokens, one line each."""
+    """Faults of special tokens, one text each. `rows`: of the model's embedding; None: unknown."""
     owners: dict[int, str] = {}
     for token, number in tokens.items():
         if number in owners:
@@ -64,26 +64,26 @@ def special_faults(tokenizer: "Tokenizer", tokens: dict[str, int], rows: int | N
 
 
 def conversation(tokenizer: "Tokenizer", said: str) -> str | None:
-    """A question and its answer as a chat template writes them; None where it does not, or there is none."""
+    """A question and the answer `said` as the chat template writes them; None if it fails or is missing."""
     wrapped: Any = getattr(tokenizer, "wrapped", None)
     if wrapped is None or not wrapped.has_chat_template:
         return None
     try:
         messages = [ASK[1], {"role": "assistant", "content": said}]
         return str(wrapped.apply_chat_template(messages, tokenize=False))
-    except Exception:  # a template is a program of the model's author, and may raise anything
+    except Exception:  # a template is the model author's program and may raise anything
         return None
 
 
 def end_tokens(context: Context) -> Iterator[Finding]:
-    """A completion can end: the end tokens are known."""
+    """Completions can end: the end tokens are known."""
     tokenizer = loaded(context)
     if tokenizer is None:
         yield skipped(NOT_LOADED)
         return
     folder = context.base_folder
     rows = rows_of(folder)
-    if too_few(tokenizer.vocab_size, rows):  # its ids mean nothing to the model: no cure of theirs would
+    if too_few(tokenizer.vocab_size, rows):  # its ids mean nothing to the model, so changing them is no cure
         yield skipped("the tokenizer is another model's: see vocabulary")
         return
     ends = sorted(end for end in tokenizer.eos_ids if isinstance(end, int))
@@ -111,13 +111,13 @@ def end_tokens(context: Context) -> Iterator[Finding]:
 
 
 def end_of_turn(tokenizer: "Tokenizer") -> int | None:
-    """The special token that a chat template writes after the assistant's words; None where it has none."""
+    """Id of the special token that the chat template writes after an answer; None if it writes none."""
     after = tokenizer.encode((conversation(tokenizer, SAID) or "").rpartition(SAID)[2])
     return next((token for token in after if token in reserved_ids(tokenizer)), None)
 
 
 def chat_template(context: Context) -> Iterator[Finding]:
-    """Conversations become prompts."""
+    """The chat template turns conversations into prompts."""
     tokenizer = loaded(context)
     if tokenizer is None:
         yield skipped(NOT_LOADED)
@@ -151,7 +151,7 @@ def chat_template(context: Context) -> Iterator[Finding]:
 
 
 def prompt_ids(tokenizer: "Tokenizer", messages: list[Any]) -> tuple[list[int] | None, str]:
-    """The ids of a conversation, or what kept it from becoming some."""
+    """The token ids of a conversation, or None with the error text."""
     try:
         return tokenizer.encode_prompt(messages), ""
     except GrpoError as problem:
@@ -161,7 +161,7 @@ def prompt_ids(tokenizer: "Tokenizer", messages: list[Any]) -> tuple[list[int] |
 
 
 def rendered(wrapped: Any, generation: bool) -> str:
-    """The question as the template writes it, with or without the beginning of the answer."""
+    """ASK as the template writes it. `generation`: with the opening of the assistant's turn."""
     return str(wrapped.apply_chat_template(ASK, tokenize=False, add_generation_prompt=generation))
 
 

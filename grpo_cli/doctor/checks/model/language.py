@@ -1,9 +1,9 @@
-"""A check that a model writes language: plain English must be likely to it.
+"""A check that a model knows language: it must find plain English likely.
 
-    perplexity(model, ids)      # 15.0 for SmolLM2-135M-Instruct on TEXT; its vocabulary would be guessing
+    perplexity(model, ids)      # 15.0 for SmolLM2-135M-Instruct on TEXT; 49,152 (its vocabulary) = guessing
 
-A model beside another's tokenizer loads, generates and gets rewards, and all of it is worthless. Perplexity
-tells in one forward: e to the mean negative logprob of a token, given those before it.
+A model with another model's tokenizer loads, generates and gets rewards, all of it worthless. Perplexity
+shows it in one forward pass: e to the mean negative logprob of a token, given those before it.
 """
 
 from collections.abc import Iterator
@@ -37,8 +37,8 @@ TEXT = (
 )
 PROMPT = "The capital of France is"
 NEW_TOKENS = 16
-FEWEST_TOKENS = 1000  # of a vocabulary that is one of a language; the embedded model has 316
-# Measured on TEXT with SmolLM2-135M-Instruct (49,152 tokens): as it is 15.0; 4 bits 18.7, 3 bits 70, 2 bits
+FEWEST_TOKENS = 1000  # of a vocabulary for natural language; the embedded model has 316
+# Measured on TEXT with SmolLM2-135M-Instruct (49,152 tokens): unchanged 15.0; 4 bits 18.7, 3 bits 70, 2 bits
 # 1.2 million; the same words shuffled 620; the ids of another vocabulary 2,400; ids shifted by one 13,900,
 # permuted 384,000; untrained weights 72,000; weights with noise of half their size 14 million.
 # Two nanochat models of 1,000 tokens, hardly trained: 101 and 92; their ids permuted 14,300 and 6,300.
@@ -47,21 +47,21 @@ UNLIKELY = 500.0
 
 @dataclass(frozen=True)
 class Reading:
-    """What a model makes of a text. `vocabulary`: what guessing among all tokens has as its perplexity."""
+    """Perplexity of a model on a text. `vocabulary`: number of tokens = the perplexity of guessing."""
 
     perplexity: float
     vocabulary: int
 
     @property
     def verdict(self) -> str:
-        """`language`, `unlikely`, or `guessing` where guessing is no worse; NaN is `guessing`."""
+        """`language`, `unlikely` (above UNLIKELY), or `guessing` (no better than guessing, or NaN)."""
         if not self.perplexity < self.vocabulary:
             return "guessing"
         return "unlikely" if self.perplexity > UNLIKELY else "language"
 
 
 def garbled_output(context: Context) -> Iterator[Finding]:
-    """Plain English is likely to the model: a continuation and its perplexity."""
+    """Plain English is likely to the model: its perplexity, and a continuation."""
     rows = config_of(context.base_folder).get("vocab_size")
     if isinstance(rows, int) and rows < FEWEST_TOKENS:
         yield skipped(f"{rows:,} tokens are no vocabulary of a language: nothing to compare with")
@@ -74,7 +74,7 @@ def garbled_output(context: Context) -> Iterator[Finding]:
 
 
 def judged(context: Context, reading: Reading, continuation: str) -> Finding:
-    """The finding for what a model makes of TEXT, and how it goes on after PROMPT."""
+    """The finding for a model's perplexity on TEXT and its continuation of PROMPT."""
     one_line = " ".join(continuation.split())
     seen = f"perplexity {reading.perplexity:,.1f} on plain English"
     seen += f" (guessing: {reading.vocabulary:,}); “{PROMPT}” → “{one_line}”"
@@ -93,7 +93,7 @@ def judged(context: Context, reading: Reading, continuation: str) -> Finding:
 
 
 def policy_of(context: Context) -> "Policy | str":
-    """The model, or why it is not loaded: it does not fit its files or the memory, which others tell of."""
+    """The model, or the reason that it is not loaded: too little memory, or faults other checks report."""
     folder = context.base_folder
     problem = no_room(context)
     if problem:
@@ -106,7 +106,7 @@ def policy_of(context: Context) -> "Policy | str":
 
 
 def no_room(context: Context) -> str:
-    """Why the weights cannot be loaded here, or nothing. A failed allocation would end the process."""
+    """The reason that the weights do not fit into memory, or "". A failed allocation ends the process."""
     from grpo_cli import device
 
     facts = device.prepare()
@@ -117,7 +117,7 @@ def no_room(context: Context) -> str:
 
 
 def bytes_loaded(context: Context, upcast: bool) -> int:
-    """Bytes that the weights take when they are loaded; `upcast`: to float32, quantised ones unpacked."""
+    """Bytes of the loaded weights; `upcast`: as float32, with quantised weights unpacked."""
     folder = context.base_folder
     tensors = tensors_in(folder).values()
     if upcast:
@@ -126,13 +126,13 @@ def bytes_loaded(context: Context, upcast: bool) -> int:
 
 
 def read_text(policy: "Policy") -> Reading:
-    """What a model makes of TEXT."""
+    """The model's perplexity on TEXT."""
     ids = text_ids(policy.tokenizer)
     return Reading(perplexity(policy.model, ids), policy.tokenizer.vocab_size)
 
 
 def text_ids(tokenizer: "Tokenizer", text: str = TEXT) -> list[int]:
-    """Ids of a text, after the token that a text begins with where the model has one."""
+    """Token ids of a text, with the beginning-of-text token if the model has one."""
     if is_nanochat(tokenizer):
         return [tokenizer.bos_id, *tokenizer.encode(text)]  # type: ignore[attr-defined]
     wrapped: Any = getattr(tokenizer, "wrapped", None)
@@ -140,7 +140,7 @@ def text_ids(tokenizer: "Tokenizer", text: str = TEXT) -> list[int]:
 
 
 def perplexity(model: Any, ids: list[int]) -> float:
-    """e to the mean negative logprob of ids (T,) but the first, each given those before it."""
+    """exp of the mean negative logprob of ids (T,) after the first, each given those before it."""
     import mlx.core as mx
 
     from grpo_cli.cpu.exact_sums import logsumexp
@@ -153,7 +153,7 @@ def perplexity(model: Any, ids: list[int]) -> float:
 
 
 def said(policy: "Policy") -> str:
-    """How a model goes on after PROMPT, choosing the likeliest token each time."""
+    """The model's greedy continuation of PROMPT, or the error's text if sampling fails."""
     from grpo_cli.engine.rollout.generate import generate
     from grpo_cli.engine.rollout.sampling import Sampling
 
@@ -164,6 +164,6 @@ def said(policy: "Policy") -> str:
             1,
             Sampling(max_new_tokens=NEW_TOKENS, temperature=0.0),
         )
-    except GrpoError as failure:  # logits that are no numbers
+    except GrpoError as failure:  # NaN logits
         return failure.message
     return rollout.text

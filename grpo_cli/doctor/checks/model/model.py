@@ -1,4 +1,4 @@
-"""Checks of the files of a model's folder: there, and whole."""
+"""Checks of the files in a model's folder: present and undamaged."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,11 +17,11 @@ from grpo_cli.models.model_files import (
 )
 from grpo_cli.words import plural
 
-OTHERS = ("*.bin", "*.pt", "*.gguf")  # weights in formats that are not read here
+OTHERS = ("*.bin", "*.pt", "*.gguf")  # weights in formats that this program does not read
 
 
 def files(context: Context) -> Iterator[Finding]:
-    """The files are there and their headers can be read."""
+    """The model's files are complete, and their headers can be read."""
     folder = context.model_folder
     if folder is None:
         yield skipped("the model is not on this machine")
@@ -42,7 +42,7 @@ def files(context: Context) -> Iterator[Finding]:
 
 
 def told(context: Context, problem: FileProblem) -> Finding:
-    """The finding for something that keeps a model from loading."""
+    """The finding for a file problem that keeps a model from loading."""
     if problem.kind == "stale":
         return stale(problem.path, problem.text)
     if problem.kind == "no weights":
@@ -51,7 +51,7 @@ def told(context: Context, problem: FileProblem) -> Finding:
 
 
 def no_weights(context: Context, folder: Path) -> Finding:
-    """The finding for a folder that has none that are read here."""
+    """The error for a folder without weights in safetensors format."""
     other = next((path.name for pattern in OTHERS for path in sorted(folder.glob(pattern))), None)
     if other:
         cure = f"{other} is of another format: convert it"
@@ -60,7 +60,7 @@ def no_weights(context: Context, folder: Path) -> Finding:
 
 
 def stale(path: Path, problem: str) -> Finding:
-    """The finding for a file of weights that does not belong to the model."""
+    """The error for a file of weights that does not belong to the model."""
     return error(
         f"{path.name} {problem}",
         "a file of an earlier download or conversion: every model*.safetensors is loaded, so move it away",
@@ -70,14 +70,14 @@ def stale(path: Path, problem: str) -> Finding:
 
 
 def readable(context: Context, paths: list[Path]) -> Iterator[Finding]:
-    """Files whose header cannot be read, or does not fit the file's size."""
+    """Findings for files whose header cannot be read or does not match the file's size."""
     for path in paths:
         if problem := header_problem(path):
             yield told(context, problem)
 
 
 def damaged(context: Context, path: Path, problem: object) -> Finding:
-    """The finding for a file that is not whole."""
+    """The error for a damaged or missing file."""
     again = f"fetch only that file again: {path.name}"
     if (path.parent / "manifest.json").exists():
         again = "take another checkpoint of the run, or copy this one again"

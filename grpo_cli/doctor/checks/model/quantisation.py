@@ -1,11 +1,10 @@
-"""Quantisation measured on the user's own model and machine: each number of bits, its cost and its gain.
+"""Quantisation measured on the user's model and machine: size, speed and accuracy for each number of bits.
 
     bits   MB     tokens/s  perplexity  same tokens  accuracy
     as is  269.0        94        15.0          –         38 %
     8      143.0        97        15.0        99 %        38 %
 
-On a CPU the model is computed in float32, as everywhere here: what is measured is then what quantisation
-does to the model, and its size, and not a gain in speed.
+A CPU computes in float32, so there the measurement shows the model's size and accuracy, but no gain in speed.
 """
 
 import time
@@ -29,26 +28,26 @@ if TYPE_CHECKING:
 BITS = (8, 6, 4, 3, 2)
 GROUP_SIZE = 64
 EXAMPLES = 32
-ROWS, NEW_TOKENS = 4, 32  # of the rollout that is timed
-# How much worse than the weights as they are is still good enough.
-WORSE_PERPLEXITY = 1.1  # times
+ROWS, NEW_TOKENS = 4, 32  # of the timed rollout
+# Tolerances for quantised weights, compared with the original ones.
+WORSE_PERPLEXITY = 1.1  # ratio
 LOST_EXAMPLES = 1  # of EXAMPLES
-OTHER_TOKENS = 0.1  # share, where neither of the others can be measured
+OTHER_TOKENS = 0.1  # share, used if neither perplexity nor accuracy can be measured
 
 
 @dataclass(frozen=True, kw_only=True)
 class BitsRow:
-    """What was measured with one number of bits; 0: the weights as they are. None: cannot be measured."""
+    """Measurements for one number of bits (0: the original weights). None: cannot be measured."""
 
     bits: int
     megabytes: float
     tokens_per_second: float
-    perplexity: float | None  # on plain English; None for a vocabulary that has none
+    perplexity: float | None  # on plain English; None for a vocabulary without English
     same_tokens: float  # share of TEXT's tokens after which the likeliest token is the same
     accuracy: float | None  # on EXAMPLES evaluation examples; None without a configuration
 
     def as_good_as(self, plain: "BitsRow") -> bool:
-        """Whether it is within the tolerances above of the weights as they are."""
+        """True if within the tolerances above of the original weights `plain`."""
         if self.perplexity is None and self.accuracy is None:
             return self.same_tokens >= 1 - OTHER_TOKENS
         reads = (self.perplexity or 0.0) <= WORSE_PERPLEXITY * (plain.perplexity or 0.0)
@@ -56,7 +55,7 @@ class BitsRow:
 
 
 def quantisation(context: Context) -> Iterator[Finding]:
-    """Size, speed and accuracy by bits, measured here (slow: only by name)."""
+    """Size, speed and accuracy for each number of bits, measured here (slow: only by name)."""
     policy = policy_of(context)
     if isinstance(policy, str):
         yield skipped(policy)
@@ -77,20 +76,20 @@ def quantisation(context: Context) -> Iterator[Finding]:
 
 
 def upcast() -> bool:
-    """Whether this machine computes in float32 whatever the weights are."""
+    """True if this machine computes in float32 for weights of any type."""
     from grpo_cli import device
 
     return device.prepare().upcast
 
 
 def stored_megabytes(context: Context) -> float:
-    """Size of the weights' files."""
+    """Size of the weights' files in MB (10⁶ bytes)."""
 
     return sum(path.stat().st_size for path in weight_files(context.base_folder)) / 1e6
 
 
 def examples(context: Context, policy: "Policy") -> "list[Prompt]":
-    """The first evaluation examples of the configuration; none without one, or without its data."""
+    """The configuration's first evaluation examples; empty without a configuration or its data."""
     if context.config is None:
         return []
     from grpo_cli.data.load import load_examples
@@ -104,7 +103,7 @@ def examples(context: Context, policy: "Policy") -> "list[Prompt]":
 
 
 def quantised(folder: Path, bits: int) -> "tuple[nn.Module, float]":
-    """A copy of the model whose layers are rounded to `bits`, ready to compute, and its size in MB."""
+    """A copy of the model with layers quantised to `bits`, ready to compute, and its size in MB."""
     import mlx.core as mx
     import mlx.nn as nn
     from mlx_lm.utils import dequantize_model
@@ -125,12 +124,12 @@ def quantised(folder: Path, bits: int) -> "tuple[nn.Module, float]":
 
 
 def divisible(layer: Any) -> bool:
-    """Whether a layer can be quantised: its rows are whole groups."""
+    """True if a layer can be quantised: its rows divide into whole groups."""
     return hasattr(layer, "to_quantized") and layer.weight.shape[-1] % GROUP_SIZE == 0
 
 
 def with_model(policy: "Policy", model: "nn.Module") -> "Policy":
-    """The policy with another model's weights."""
+    """The policy with `model` in place of its own."""
     from dataclasses import replace
 
     return replace(policy, model=model)
@@ -144,7 +143,7 @@ def measured(
     prompts: "list[Prompt]",
     likeliest: list[int] | None,
 ) -> BitsRow:
-    """Everything about one number of bits. `likeliest`: the tokens of the weights as they are."""
+    """All measurements for one number of bits. `likeliest`: the original weights' likeliest tokens (T,)."""
     is_language = policy.tokenizer.vocab_size >= FEWEST_TOKENS
     same = 1.0
     if likeliest is not None:
@@ -161,7 +160,7 @@ def measured(
 
 
 def likeliest_tokens(policy: "Policy") -> list[int]:
-    """The likeliest token after each of a text's."""
+    """The likeliest next token after each token of TEXT (T,)."""
     import mlx.core as mx
 
     ids = mx.array(text_ids(policy.tokenizer))  # (T,)
@@ -170,7 +169,7 @@ def likeliest_tokens(policy: "Policy") -> list[int]:
 
 
 def rollout_speed(policy: "Policy", prompts: "list[Prompt]") -> float:
-    """Tokens a second of a small rollout: the best of two, after one that warms up."""
+    """Tokens per second of a small rollout: the best of two, after a warm-up."""
     from grpo_cli.engine.rollout.generate import generate
     from grpo_cli.engine.rollout.sampling import Sampling
 
@@ -186,7 +185,7 @@ def rollout_speed(policy: "Policy", prompts: "list[Prompt]") -> float:
 
 
 def accuracy(context: Context, policy: "Policy", prompts: "list[Prompt]") -> float | None:
-    """Share of the examples that are answered right; None without examples."""
+    """Share of examples answered correctly; None without examples."""
     if context.config is None or not prompts:
         return None
     from grpo_cli.engine.evaluation.evaluate import evaluate
@@ -197,13 +196,13 @@ def accuracy(context: Context, policy: "Policy", prompts: "list[Prompt]") -> flo
 
 
 def smallest(rows: list[BitsRow]) -> int | None:
-    """The fewest bits that are as good as the weights as they are; None where none is."""
+    """The fewest bits within the tolerances; None if no number of bits is."""
     good = [row.bits for row in rows[1:] if row.as_good_as(rows[0])]
     return min(good, default=None)
 
 
 def told(rows: list[BitsRow], in_float32: bool) -> str:
-    """The table, and what to take from it."""
+    """The table of measurements, and the recommendation."""
     head = f"{'bits':<6}{'MB':>9}{'tokens/s':>10}{'perplexity':>12}{'same tokens':>13}{'accuracy':>10}"
     lines = [f"group size {GROUP_SIZE}", head]
     for row in rows:
@@ -222,7 +221,7 @@ def told(rows: list[BitsRow], in_float32: bool) -> str:
 
 
 def recommendation(rows: list[BitsRow]) -> str:
-    """Which number of bits to take, and what is meant by good enough."""
+    """The recommended number of bits, with the tolerances."""
     plain = rows[0]
     if plain.perplexity is None and plain.accuracy is None:
         within = f"{1 - OTHER_TOKENS:.0%} of the tokens the same"

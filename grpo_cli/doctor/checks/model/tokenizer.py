@@ -1,4 +1,4 @@
-"""Checks of a model's tokenizer: it loads, it is the model's own, and texts come back as they were."""
+"""Checks of a model's tokenizer: it loads, it belongs to the model, and texts survive a round trip."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -25,7 +25,7 @@ NOT_LOADED = "the tokenizer does not load"
 
 
 def loaded(context: Context) -> "Tokenizer | None":
-    """The tokenizer, or None where it does not load: `tokenizer` tells why."""
+    """The tokenizer, or None if it does not load: the check `tokenizer` reports the reason."""
     try:
         return context.tokenizer
     except GrpoError:
@@ -47,7 +47,7 @@ def loads(context: Context) -> Iterator[Finding]:
 
 
 def not_loaded(context: Context, problem: GrpoError) -> Finding:
-    """The finding for a tokenizer that does not load, with the line that fetches its file again."""
+    """The finding for a tokenizer that does not load, with the command that fetches its file again."""
     try:
         folder = context.base_folder
     except ModelError:  # the base of adapters is gone
@@ -92,7 +92,7 @@ def vocabulary(context: Context) -> Iterator[Finding]:
 
 
 def round_trip(context: Context) -> Iterator[Finding]:
-    """Tricky texts come back as they were."""
+    """Tricky texts survive encoding and decoding."""
     tokenizer = loaded(context)
     if tokenizer is None:
         yield skipped(NOT_LOADED)

@@ -1,4 +1,4 @@
-"""Checks of a model's weights: those that its config.json asks for, and all of them numbers."""
+"""Checks of a model's weights: they match config.json, and none is NaN or infinite."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,7 +22,7 @@ NO_WEIGHTS = "the folder holds no weights"
 
 
 def weights(context: Context) -> Iterator[Finding]:
-    """Names and shapes of the weights are those of config.json."""
+    """Names and shapes of the weights match config.json."""
     folder = context.base_folder
     if unread := list(readable(context, weight_files(folder))):
         yield skipped(f"{unread[0].seen}: see model-files")
@@ -44,7 +44,7 @@ def weights(context: Context) -> Iterator[Finding]:
 
 
 def strictly_loaded(context: Context, folder: Path) -> "dict[str, mx.array]":
-    """The parameters of the model, adapters included, unread. Raises ModelError for a misfit."""
+    """The model's lazy parameters by name, adapters included. Raises ModelError on a mismatch."""
     from grpo_cli import device
 
     device.prepare()
@@ -59,7 +59,7 @@ def strictly_loaded(context: Context, folder: Path) -> "dict[str, mx.array]":
 
 
 def misfit(context: Context, problem: str) -> Finding:
-    """The finding for weights and config.json of different models."""
+    """The error for weights and config.json of different models."""
     folder = context.model_folder or Path()
     return error(
         problem,
@@ -69,7 +69,7 @@ def misfit(context: Context, problem: str) -> Finding:
 
 
 def short(problem: BaseException) -> str:
-    """An error's text, whose list of tensors may have thousands of lines, cut to the first."""
+    """An error's text cut to its first lines: it may list thousands of tensors."""
     text = problem.message if isinstance(problem, GrpoError) else f"{type(problem).__name__}: {problem}"
     lines = [line for line in text.splitlines() if line.strip()]
     more = f" … and {len(lines) - SHOWN - 1} more" if len(lines) > SHOWN + 1 else ""
@@ -77,7 +77,7 @@ def short(problem: BaseException) -> str:
 
 
 def values(context: Context) -> Iterator[Finding]:
-    """Every weight is a number, and no row is all zero."""
+    """No weight is NaN or infinite, and no token's row is all zeros."""
     folder = context.base_folder
     paths = weight_files(folder)
     if context.model_folder is not None and context.model_folder != folder:
@@ -105,13 +105,13 @@ def values(context: Context) -> Iterator[Finding]:
 
 
 def text_ids(context: Context) -> frozenset[int] | None:
-    """The ids that text becomes; None where the tokenizer does not say."""
+    """Token ids that text can become; None if the tokenizer does not load."""
     tokenizer = loaded(context)
     return frozenset(range(tokenizer.vocab_size)) - reserved_ids(tokenizer) if tokenizer else None
 
 
 def zero_rows(context: Context, seen: "Survey") -> Iterator[Finding]:
-    """A warning for each table of tokens that has rows of nothing but zeros."""
+    """A warning for each embedding table in which tokens of text have rows of zeros."""
     for name, rows in seen.zero_tokens.items():
         shown = ", ".join(str(row) for row in rows[:SHOWN]) + (", …" if len(rows) > SHOWN else "")
         yield warning(
@@ -124,24 +124,24 @@ def zero_rows(context: Context, seen: "Survey") -> Iterator[Finding]:
 
 
 class Survey:
-    """What the numbers of some files are like. Memory holds one tensor at a time."""
+    """Survey of the numbers in safetensors files: NaN, infinity and zero rows. Holds one tensor at a time."""
 
     def __init__(self, text_ids: frozenset[int] | None) -> None:
-        self.text_ids = text_ids  # rows of other ids are padding or reserved; None: not known
+        self.text_ids = text_ids  # rows of other ids are padding or reserved; None: unknown
         self.count = 0
         self.broken: list[str] = []
         self.zero_tokens: dict[str, list[int]] = {}
         self.zero_padding = 0
 
     def add(self, path: Path) -> None:
-        """Look at every tensor of a safetensors file."""
+        """Survey every floating-point tensor of a safetensors file."""
         import mlx.core as mx
 
         from grpo_cli.convert.compare import is_finite
 
         arrays: Any = mx.load(str(path))
         for name in sorted(arrays):
-            array = arrays.pop(name)  # read now, and let go before the next one
+            array = arrays.pop(name)  # read here, and freed before the next one
             if not mx.issubdtype(array.dtype, mx.floating):
                 continue
             self.count += array.size
@@ -151,7 +151,7 @@ class Survey:
                 self.add_zero_rows(name, array)
 
     def add_zero_rows(self, name: str, array: "mx.array") -> None:
-        """Sort the rows (V, D) that are all zero into those of tokens and those of padding."""
+        """Record the zero rows of an array (V, D): those of tokens of text, and the number of the others."""
         import mlx.core as mx
 
         empty: Any = (mx.abs(array).max(axis=1) == 0).tolist()
@@ -163,5 +163,5 @@ class Survey:
 
 
 def dtypes(tensors: dict[str, Tensor]) -> list[str]:
-    """The number formats of some tensors, each once."""
+    """The distinct dtypes of some tensors, sorted."""
     return sorted({tensor.dtype for tensor in tensors.values()})

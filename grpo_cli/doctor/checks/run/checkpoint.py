@@ -1,4 +1,4 @@
-"""Checks of checkpoints: they are as they were written, and the run can be resumed from one."""
+"""Checks of checkpoints: their files are intact, and the run can be resumed from one."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +16,7 @@ from grpo_cli.words import plural
 
 
 def files(context: Context) -> Iterator[Finding]:
-    """Manifest, sizes, checksums and headers."""
+    """Each checkpoint is intact: manifest, sizes, checksums and headers."""
     intact = [folder for folder, problem in context.damages.items() if not problem]
     for folder, problem in context.damages.items():
         if isinstance(problem, CheckpointError):
@@ -31,7 +31,7 @@ def files(context: Context) -> Iterator[Finding]:
 
 
 def damaged(context: Context, folder: Path, problem: str, intact: list[Path]) -> Finding:
-    """The finding for a checkpoint that is not whole: a warning where the run goes on from another."""
+    """The finding for a damaged checkpoint: only a warning if the run can resume from another."""
     seen = f"{folder.name}: {problem}"
     numbers = {"checkpoint": folder.name, "problem": problem}
     older = intact[-1] if intact else None
@@ -47,7 +47,7 @@ def damaged(context: Context, folder: Path, problem: str, intact: list[Path]) ->
 
 
 def resumable(context: Context) -> Iterator[Finding]:
-    """Whether the run can go on, and from which step."""
+    """The run can be resumed, from this checkpoint and step."""
     chosen = newest(context)
     if chosen is None or isinstance(context.damages[chosen], CheckpointError):
         yield no_way_on(context, chosen)
@@ -74,7 +74,7 @@ def resumable(context: Context) -> Iterator[Finding]:
 
 
 def newest(context: Context) -> Path | None:
-    """The checkpoint that `grpo resume` would take, or the first of another version that it meets."""
+    """The checkpoint that `grpo resume` would take: the newest that is intact or of another version."""
     by_step = sorted(context.checkpoints, key=readable_step, reverse=True)
     return next(
         (f for f in by_step if not isinstance(context.damages[f], str) or not context.damages[f]), None
@@ -82,7 +82,7 @@ def newest(context: Context) -> Path | None:
 
 
 def no_way_on(context: Context, other_version: Path | None) -> Finding:
-    """The finding for a run without an intact checkpoint, or with one of another version."""
+    """The error for a run without an intact checkpoint, or whose newest is of another version."""
     if other_version is not None:
         problem = context.damages[other_version]
         assert isinstance(problem, CheckpointError)
@@ -103,7 +103,7 @@ def no_way_on(context: Context, other_version: Path | None) -> Finding:
 
 
 def broken_state(context: Context, folder: Path) -> Iterator[Finding]:
-    """What is wrong with the state that the run would go on with."""
+    """Findings for the trainer state that the run would resume from, and for logs shorter than it says."""
     other = f"resume from another checkpoint of {folder.absolute().parent}"
     try:
         state = read_object(folder / STATE)
@@ -119,7 +119,7 @@ def broken_state(context: Context, folder: Path) -> Iterator[Finding]:
 
 
 def cut_logs(context: Context, state: dict[str, Any]) -> Iterator[Finding]:
-    """A log that is shorter than it was when the checkpoint was saved: lines of steps are gone."""
+    """Warnings for logs shorter than when the checkpoint was saved: lines of earlier steps are lost."""
     positions = state.get("log_positions")
     run = context.run
     if run is None or not isinstance(positions, dict):
@@ -136,14 +136,14 @@ def cut_logs(context: Context, state: dict[str, Any]) -> Iterator[Finding]:
 
 
 def without_base(context: Context, folder: Path) -> Iterator[Finding]:
-    """Adapters whose model is not on this machine."""
+    """The error for adapters whose base model is not on this machine."""
     path = folder / "adapter_config.json"
     if not path.exists():
         return
     try:
         name = read_object(path).get("model")
         base = local_folder(name, context.machine.environment) if isinstance(name, str) else None
-    except (OSError, ValueError) as problem:  # damaged, or a name that no folder can have
+    except (OSError, ValueError) as problem:  # damaged file, or an impossible folder name
         yield error(f"{folder.name}/{path.name} {problem}", "take another checkpoint of the run")
         return
     if base is None:
@@ -158,7 +158,7 @@ def without_base(context: Context, folder: Path) -> Iterator[Finding]:
 
 
 def broken_config(context: Context, folder: Path) -> Iterator[Finding]:
-    """Configurations that are not valid: the checkpoint's, and the run's own, which goes first."""
+    """Findings for an invalid config.toml: the checkpoint's (error) and the run's own (warning)."""
     from grpo_cli.config.load import inspect_config
 
     for place in {folder: None, **({context.run: None} if context.run else {})}:
@@ -169,7 +169,7 @@ def broken_config(context: Context, folder: Path) -> Iterator[Finding]:
             problem = "is not valid"
         else:
             continue
-        own = place != folder  # `grpo resume` then takes the checkpoint's
+        own = place != folder  # `grpo resume` then uses the checkpoint's
         cure = "copy the checkpoint's over it" if own else "take another checkpoint of the run"
         command = (
             f"cp {quoted(folder / 'config.toml')} {quoted(path)}"

@@ -1,4 +1,4 @@
-"""Checks of a run's completions: their length, their end, and repetition."""
+"""Checks of a run's completions: length, truncation and repetition."""
 
 import statistics
 from collections.abc import Iterator
@@ -16,16 +16,16 @@ from grpo_cli.doctor.findings import Finding, error, ok, skipped, warning
 from grpo_cli.doctor.read.run_log import first_third, last_third, number, percent, series
 from grpo_cli.engine.guards.nothing_learned import ALL_CUT, FEWEST_STEPS, GUIDE_NEW_TOKENS
 
-SHRUNK = 0.2  # of the length that the run began with
-# The embedded model and SmolLM2 end nearly all of theirs by themselves (0 to 3 % cut off).
+SHRUNK = 0.2  # of the length at the start of the run
+# The embedded model and SmolLM2 end nearly all completions with an end token (0 to 3 % cut off).
 OFTEN_CUT = 0.2
-# Mean repeated 4-grams: at most 0.031 in runs of the embedded model, whose careful sums say alike things;
-# "The capital of France is Paris." is 0.33 when said twice and 0.71 when said four times.
+# Mean share of repeated 4-grams: at most 0.031 in runs of the embedded model, whose worked sums are similar.
+# "The capital of France is Paris." scores 0.33 when written twice and 0.71 when written four times.
 LOOPS = 0.25
 
 
 def length_collapse(context: Context) -> Iterator[Finding]:
-    """Completions keep a length."""
+    """Completions do not collapse to a few tokens."""
     steps = logged_steps(context)
     lengths, rewards = series(steps, "completion_length_mean"), series(steps, "reward_mean")
     if len(lengths) < FEWEST_STEPS:
@@ -47,7 +47,7 @@ def length_collapse(context: Context) -> Iterator[Finding]:
 
 
 def truncation(context: Context) -> Iterator[Finding]:
-    """Completions end by themselves."""
+    """Completions end before max_new_tokens cuts them off."""
     steps = logged_steps(context)
     shares = series(steps, "truncated_fraction")
     if len(shares) < FEWEST_STEPS:
@@ -67,7 +67,7 @@ def truncation(context: Context) -> Iterator[Finding]:
 
 
 def truncation_cures(context: Context, shares: list[float]) -> list[str]:
-    """What lets completions end: a lower rate where they once did, more room else."""
+    """Cures for truncation: a lower learning rate if completions once ended, else a larger max_new_tokens."""
     ended_once = statistics.fmean(first_third(shares)[:1]) <= OFTEN_CUT
     blamed = blamed_rate(context)
     if ended_once and blamed:
@@ -82,7 +82,10 @@ def truncation_cures(context: Context, shares: list[float]) -> list[str]:
 
 
 def enough_tokens(context: Context) -> int:
-    """A max_new_tokens: twice what is not enough, or half more than nearly all need that did end."""
+    """A max_new_tokens to try: 2 × the current one, 1.5 × the longest that ended, or 2 × evaluation's mean.
+
+    The largest of these, at most 8 × the current one, rounded up to a multiple of 32.
+    """
     config = context.run_config
     now = config.max_new_tokens if config else 64
     ended = [
@@ -125,7 +128,7 @@ def repetition(context: Context) -> Iterator[Finding]:
 
 
 def repeated_shares(context: Context) -> tuple[list[float], str]:
-    """The run's shares of repeated 4-grams, and of what: tokens of steps, or words of logged completions."""
+    """Shares of repeated 4-grams and their source: tokens of steps, or words of logged completions."""
     from grpo_cli.engine.metrics import repetition as share_repeated
 
     logged = series(logged_steps(context), "repetition")

@@ -1,4 +1,4 @@
-"""The check that a checkpoint's optimizer state is that of its weights, by names and shapes alone."""
+"""The check that a checkpoint's optimizer state fits its weights, by names and shapes alone."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +16,7 @@ OPTIMIZER = "optimizer.safetensors"
 
 
 def optimizer_state(context: Context) -> Iterator[Finding]:
-    """The optimizer's state belongs to the weights."""
+    """The optimizer's state fits the weights."""
     sound, damaged = [], []
     for folder in context.checkpoints:
         if isinstance(context.damages[folder], str) and context.damages[folder]:
@@ -29,7 +29,7 @@ def optimizer_state(context: Context) -> Iterator[Finding]:
             yield unfit(folder, f"{folder.name}: {name} is missing")
             continue
         except (OSError, DamagedFile):
-            continue  # checkpoint-files tells
+            continue  # checkpoint-files reports it
         problems = list(misfits(state, trained))
         if problems:
             more = f" and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
@@ -50,7 +50,7 @@ def optimizer_state(context: Context) -> Iterator[Finding]:
 
 
 def unfit(folder: Path, seen: str) -> Finding:
-    """The finding for a checkpoint whose optimizer state is not that of its weights, or lacks one of them."""
+    """The error for a checkpoint whose optimizer state does not fit its weights, or lacks either."""
     others = [other for other in siblings(folder) if not damage_of(other)]
     usable = next((each for each in (folder, *reversed(others)) if has_weights(each)), None)
     if usable is None:
@@ -65,7 +65,7 @@ def unfit(folder: Path, seen: str) -> Finding:
 
 
 def has_weights(folder: Path) -> bool:
-    """Whether the weights of a checkpoint can be read."""
+    """True if the weights of a checkpoint can be read."""
     try:
         return bool(trained_weights(folder))
     except (OSError, DamagedFile):
@@ -73,7 +73,10 @@ def has_weights(folder: Path) -> bool:
 
 
 def trained_weights(folder: Path) -> dict[str, Tensor]:
-    """The weights that a run trains: the adapters where there are some, else all. Raises as read_header."""
+    """The weights that a run trains: the adapters if there are any, else all.
+
+    Raises OSError or DamagedFile for files that are missing or damaged.
+    """
     if (folder / "adapter_config.json").exists():
         return read_header(folder / ADAPTERS)
     found = tensors_in(folder)
@@ -83,7 +86,7 @@ def trained_weights(folder: Path) -> dict[str, Tensor]:
 
 
 def misfits(state: dict[str, Tensor], trained: dict[str, Tensor]) -> Iterator[str]:
-    """Arrays of an optimizer's state that belong to no weight or have another shape, and weights without any.
+    """Mismatches: optimizer arrays without a weight or of another shape, and weights without state.
 
     `rule.<weight>.m` and `.v` have the weight's shape, `master.<weight>` is its float32 copy.
     """

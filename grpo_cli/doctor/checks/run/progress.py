@@ -1,4 +1,4 @@
-"""Checks of a run's progress: evaluations and rewards, against what chance alone can make of them."""
+"""Checks of a run's progress: changes of accuracy and reward that exceed chance."""
 
 import statistics
 from collections.abc import Iterator, Sequence
@@ -19,20 +19,21 @@ from grpo_cli.engine.guards.nothing_learned import FEWEST_STEPS, SOLVED
 from grpo_cli.foreign_text import quoted
 from grpo_cli.words import plural
 
-CLEAR = 3.0  # standard errors that a difference between thirds of a run must have
-LOST = 0.4  # of the best third's mean reward
-ENOUGH_STEPS = 12  # for thirds whose spread can be told
-# Steps before which a flat accuracy is no news: the embedded model's moves between 10 and 20 (4 seeds).
+CLEAR = 3.0  # standard errors by which thirds of a run must differ
+LOST = 0.4  # drop that counts as a collapse, as a share of the best third's mean reward
+ENOUGH_STEPS = 12  # so that each third's spread can be estimated
+# Accuracy may be flat before this step: the embedded model's moves between steps 10 and 20 (4 seeds).
 EARLY = 20
-# Nor before so many completions, unless the run is over: with 4 a step it moves after 30 to 45 steps.
+# It may also be flat before so many completions, unless the run is over: with 4 per step it moves after
+# 30 to 45 steps.
 FEW_COMPLETIONS = 500
 ENOUGH_EVALUATIONS = 3
-SMALLEST_GAIN = 0.03  # worth telling apart
-DISCORDANT = 0.25  # examples on which two models differ; the variance of a paired difference of accuracies
+SMALLEST_GAIN = 0.03  # of accuracy; smaller gains are not worth detecting
+DISCORDANT = 0.25  # share of examples on which two models differ: variance of the paired difference
 
 
 def collapse(context: Context) -> Iterator[Finding]:
-    """Rewards and accuracy did not fall."""
+    """Rewards and accuracy have not collapsed."""
     rewards, evaluated = series(logged_steps(context), "reward_mean"), accuracies(context)
     if len(rewards) < FEWEST_STEPS and len(evaluated) < 2:
         yield from too_few(context, "collapse", len(rewards))
@@ -55,7 +56,7 @@ def collapse(context: Context) -> Iterator[Finding]:
 
 
 def fallen_accuracy(evaluated: Sequence[tuple[int, float, int]]) -> bool:
-    """Whether the last evaluation's interval lies below the best one's."""
+    """True if the last evaluation's interval lies below the best one's."""
     if len(evaluated) < 2:
         return False
     best = max(evaluated, key=lambda one: one[1])
@@ -63,12 +64,12 @@ def fallen_accuracy(evaluated: Sequence[tuple[int, float, int]]) -> bool:
 
 
 def below_the_start(evaluated: Sequence[tuple[int, float, int]]) -> bool:
-    """Whether the last evaluation's interval lies below the first one's."""
+    """True if the last evaluation's interval lies below the first one's."""
     return len(evaluated) > 1 and interval(evaluated[-1])[1] < interval(evaluated[0])[0]
 
 
 def interval(one: tuple[int, float, int]) -> tuple[float, float]:
-    """Wilson's interval of an evaluation's accuracy."""
+    """Wilson interval of an evaluation's accuracy. `one`: step, accuracy, number of examples."""
     from grpo_cli.engine.evaluation.intervals import wilson_interval
 
     _, accuracy, samples = one
@@ -76,12 +77,12 @@ def interval(one: tuple[int, float, int]) -> tuple[float, float]:
 
 
 def dead(rewards: Sequence[float]) -> bool:
-    """Whether rewards that there were at first are all 0 by now."""
+    """True if the run had rewards above 0 and the last third has only zeros."""
     return len(rewards) >= FEWEST_STEPS and max(rewards) > 0 and not any(last_third(rewards))
 
 
 def fallen_rewards(rewards: Sequence[float]) -> bool:
-    """Whether the last third's mean reward lies clearly below that of the best third."""
+    """True if the last third's mean reward is clearly below the best earlier third's."""
     if dead(rewards):
         return True
     if len(rewards) < ENOUGH_STEPS:
@@ -94,7 +95,7 @@ def fallen_rewards(rewards: Sequence[float]) -> bool:
 
 
 def rise(before: Sequence[float], after: Sequence[float]) -> float:
-    """The difference of two means in its standard errors (Welch's t), between -100 and 100."""
+    """Welch's t of two samples: the difference of means in standard errors, clipped to ±100."""
     change = statistics.fmean(after) - statistics.fmean(before)
     doubt = sqrt(sum(statistics.variance(v) / len(v) for v in (before, after) if len(v) > 1))
     return max(-100.0, min(100.0, change / doubt)) if doubt > 0 else 100.0 * ((change > 0) - (change < 0))
@@ -111,7 +112,7 @@ def told_accuracy(evaluated: Sequence[tuple[int, float, int]]) -> str:
 
 
 def told_one(one: tuple[int, float, int]) -> str:
-    """`39.0 % (32 to 46; step 0)`."""
+    """One evaluation with its interval: `39.0 % (32 to 46; step 0)`."""
     low, high = interval(one)
     return f"{100 * one[1]:.1f} % ({100 * low:.0f} to {100 * high:.0f}; step {one[0]})"
 
@@ -125,17 +126,17 @@ def told_rewards(rewards: Sequence[float]) -> str:
 
 
 def mean_of_last(rewards: Sequence[float]) -> float | None:
-    """The last third's mean, None without rewards."""
+    """Mean reward of the last third; None without rewards."""
     return statistics.fmean(last_third(rewards)) if rewards else None
 
 
 def held(context: Context) -> list[str]:
-    """A line that holds the policy near its reference, where none does."""
+    """The TOML line that adds a KL penalty; none if the run has one."""
     return [] if context.run_config and context.run_config.kl_coeff > 0 else ["kl_coeff = 0.04"]
 
 
 def best_checkpoint(context: Context, evaluated: Sequence[tuple[int, float, int]]) -> list[str]:
-    """The command that goes on from the best evaluation's checkpoint, if that is there."""
+    """The command that resumes from the best evaluation's checkpoint, if it exists."""
     best = max(evaluated, key=lambda one: one[1], default=None)
     folder = context.run / f"checkpoint-{best[0]}" if best and context.run else None
     if folder is None or not folder.is_dir():
@@ -144,7 +145,7 @@ def best_checkpoint(context: Context, evaluated: Sequence[tuple[int, float, int]
 
 
 def accuracy_flat(context: Context) -> Iterator[Finding]:
-    """Accuracy moves by more than chance."""
+    """Accuracy changes by more than chance."""
     evaluated, steps = accuracies(context), logged_steps(context)
     made = plural(len(evaluated), "evaluation")
     if len(evaluated) < 2:
@@ -168,7 +169,7 @@ def accuracy_flat(context: Context) -> Iterator[Finding]:
 
 
 def is_young(context: Context, step: int) -> bool:
-    """Whether a run that goes on has seen few completions by a step."""
+    """True if an unfinished run has sampled too few completions by `step` to judge its accuracy."""
     config = context.run_config
     if config is None or (context.run and (context.run / "final").is_dir()):
         return False
@@ -176,7 +177,7 @@ def is_young(context: Context, step: int) -> bool:
 
 
 def flat(context: Context, seen: str, first: tuple[int, float, int], last: tuple[int, float, int]) -> Finding:
-    """The finding of a run whose accuracy has not moved within its interval."""
+    """The warning for a run whose accuracy changed by no more than chance, with the examples needed."""
     gain = max(abs(last[1] - first[1]), SMALLEST_GAIN)
     enough = 100 * ceil(1.96**2 * DISCORDANT / gain**2 / 100)
     words = (

@@ -1,4 +1,4 @@
-"""Checks of a run's rewards: is there something to learn from?"""
+"""Checks of a run's rewards: non-zero, different within groups, and of a usual size."""
 
 import statistics
 from collections.abc import Iterator
@@ -27,17 +27,17 @@ from grpo_cli.engine.guards.nothing_learned import (
 from grpo_cli.foreign_text import quoted
 from grpo_cli.words import plural
 
-HIGH_REWARD = 10.0  # the guide's
-# Groups without differences: 0.25 to 0.56 where the embedded model learns, up to 0.9 once it is right, 1
-# where all rewards are alike.
+HIGH_REWARD = 10.0  # the guide's limit
+# Share of groups whose rewards are all equal: 0.25 to 0.56 while the embedded model learns, up to 0.9 once
+# it is right, 1 if all rewards are the same.
 FEW_DIFFER = 0.8
-ENOUGH_GROUPS = 20  # of fewer, so many can be alike by chance
-# Nats per token: 0.03 for the embedded model as it comes, 0.005 when it has learned, 2e-4 and less at 0.001.
+ENOUGH_GROUPS = 20  # among fewer, equal rewards can be chance
+# Nats per token. The embedded model: 0.03 before training, 0.005 after; at most 2e-4 at temperature 0.001.
 NO_ENTROPY = 0.001
 
 
 def rewards_zero(context: Context) -> Iterator[Finding]:
-    """Rewards are not zero for long."""
+    """Rewards do not stay at zero."""
     steps = logged_steps(context)
     means = series(steps, "reward_mean")
     if len(means) < FEWEST_STEPS:
@@ -58,7 +58,7 @@ def rewards_zero(context: Context) -> Iterator[Finding]:
 
 
 def components(steps: list[dict[str, Any]]) -> str:
-    """Every reward function with its mean over the run."""
+    """Reward functions with their means over the run: `correctness 0.3, format 0.9`."""
     names = sorted({key for line in steps for key in line if key.startswith("rewards/")})
     averages = {name: series(steps, name) for name in names}
     told = [f"{short(name)} {statistics.fmean(v):.3g}" for name, v in averages.items() if v]
@@ -66,7 +66,7 @@ def components(steps: list[dict[str, Any]]) -> str:
 
 
 def zero_cures(context: Context, fell: bool) -> list[str]:
-    """The words, then the lines, that help a run whose rewards are all 0."""
+    """Cures for rewards that are all 0: text, then commands and TOML lines. `fell`: once they were not."""
     lines = [shown_completion(context)] if shown_completion(context) else []
     if fell:
         words = blamed_rate(context) or "the rewards were lost during the run, so its updates took them"
@@ -76,26 +76,26 @@ def zero_cures(context: Context, fell: bool) -> list[str]:
 
 
 def shown_completion(context: Context) -> str:
-    """The last logged completion with its reward, as a comment; empty where none is logged."""
+    """The last logged completion with its reward, as a shell comment; empty if none is logged."""
     for line in reversed(context.completions):
         if isinstance(line.get("completion"), str):
             step, reward = number(line, "step"), number(line, "reward")
             told = f"step {step:.0f}, " if step is not None else ""
             told += f"reward {reward:g}, " if reward is not None else ""
             wanted = short(line.get("answer", "?"), 30)
-            # Quoted: a shell that takes no comments must not run what a model wrote.
+            # Quoted, because a shell without comments must not run text that a model wrote.
             return "# " + quoted(f"{told}right answer {wanted}: {short(line['completion'], 200)}")
     return ""
 
 
 def sampled_evaluation(context: Context) -> str:
-    """The command that shows whether any of eight tries is right."""
+    """The evaluation command that samples eight completions per prompt."""
     file = quoted(f"{context.run}/config.toml")
     return f"grpo eval --model {model_name(context)} --config {file} --num-generations 8"
 
 
 def nothing_to_learn(context: Context) -> Iterator[Finding]:
-    """Groups differ in their rewards."""
+    """Rewards differ within groups."""
     steps = logged_steps(context)
     equal = series(steps, "zero_std_fraction")
     if len(equal) < FEWEST_STEPS:
@@ -114,12 +114,12 @@ def nothing_to_learn(context: Context) -> Iterator[Finding]:
 
 
 def groups_of(context: Context, steps: int) -> int:
-    """How many groups some steps have; enough, where the run's configuration is not known."""
+    """Number of groups in `steps` steps; ENOUGH_GROUPS if the run's configuration is unknown."""
     return steps * context.run_config.prompts_per_step if context.run_config else ENOUGH_GROUPS
 
 
 def equality_cures(context: Context) -> list[str]:
-    """What makes rewards of a group differ: what took the difference away undone, or more to learn from."""
+    """Cures for groups with equal rewards: a lower learning rate if it is to blame, else more variety."""
     if blamed := blamed_rate(context):
         return [blamed, lower_rate(context)]
     rewards = last_third(series(logged_steps(context), "reward_mean"))
@@ -130,7 +130,7 @@ def equality_cures(context: Context) -> list[str]:
 
 
 def at_the_top(context: Context) -> str:
-    """Whether rewards rose to the highest seen, of a run whose rewards do not tell what is right."""
+    """The evidence that rewards rose to their maximum, for runs without a correctness reward; else empty."""
     steps = logged_steps(context)
     if any("rewards/correctness" in line or "rewards/last_number" in line for line in steps):
         return ""
@@ -174,7 +174,7 @@ def identical_completions(context: Context) -> Iterator[Finding]:
 
 
 def identical_groups(context: Context) -> tuple[int, int]:
-    """How many groups of the log are one text, of how many that two or more completions are logged of."""
+    """Logged groups whose completions are all the same text, and logged groups of two or more completions."""
     groups: dict[tuple[str, str], list[str]] = {}
     for line in context.completions:
         if isinstance(line.get("completion"), str):
@@ -185,7 +185,7 @@ def identical_groups(context: Context) -> tuple[int, int]:
 
 
 def reward_high(context: Context) -> Iterator[Finding]:
-    """No mean reward above 10, where several are added up."""
+    """No mean reward is above 10 if several are summed."""
     steps = [line for line in logged_steps(context) if number(line, "reward_mean") is not None]
     if not steps:
         yield from too_few(context, "reward-high", 0, fewest=1)
@@ -194,7 +194,7 @@ def reward_high(context: Context) -> Iterator[Finding]:
     most = number(highest, "reward_mean") or 0.0
     above = sum((number(line, "reward_mean") or 0.0) > HIGH_REWARD for line in steps)
     seen = f"highest mean reward {most:.4g}, in step {step_number(highest)}"
-    is_alone = sum(key.startswith("rewards/") for key in highest) == 1  # a single one drowns none
+    is_alone = sum(key.startswith("rewards/") for key in highest) == 1  # a single reward drowns no other
     if not above or is_alone:
         yield ok(seen, highest=most, steps_above=above)
         return
@@ -207,13 +207,13 @@ def reward_high(context: Context) -> Iterator[Finding]:
 
 
 def largest_component(line: dict[str, Any]) -> str:
-    """The reward function with the largest mean of a step."""
+    """Name of the reward function with the largest mean in a step."""
     values = {k: v for k in line if k.startswith("rewards/") if (v := number(line, k)) is not None}
     return short(max(values, key=lambda name: values[name])) if values else "it"
 
 
 def scaled_weights(context: Context, line: dict[str, Any]) -> str:
-    """A line of `reward_weights` that brings every reward above 10 to about 1."""
+    """The TOML line of `reward_weights` that scales every reward above 10 to about 1."""
     values = [number(line, key) for key in line if key.startswith("rewards/")]
     config = context.run_config
     weights = config.reward_weight_list if config and len(config.reward_weight_list) == len(values) else None

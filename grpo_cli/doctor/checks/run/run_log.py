@@ -1,10 +1,10 @@
-"""The check that a run's log can be read, and the numbers of it that several checks look at.
+"""The check that a run's log can be read, and the values that several checks take from it.
 
     steps = logged_steps(context)
     last_third(series(steps, "kl"))
 
-A log can be empty, cut off, or hold anything: what is no number is left out, and the check `run-log` says
-what was wrong with the file, once for all others.
+A log can be empty, cut off or damaged: values that are not numbers are left out. The check `run-log` reports
+the damage once, and the other checks do not repeat it.
 """
 
 import math
@@ -21,9 +21,9 @@ from grpo_cli.engine.guards.nothing_learned import solved as engine_solved
 from grpo_cli.foreign_text import quoted
 from grpo_cli.words import plural
 
-# The peak that nothing survives: adapters of the embedded model learn at 1e-3; 10 broke it in one step.
+# A peak rate that breaks any model: adapters of the embedded model learn at 1e-3; 10 broke it in one step.
 EXCESSIVE_RATE = 1e-2
-USUAL_RATE, USUAL_LORA_RATE = 5e-6, 5e-5  # where the guide and the shipped configurations begin
+USUAL_RATE, USUAL_LORA_RATE = 5e-6, 5e-5  # the guide's and the shipped configurations' first choice
 
 
 def readable(context: Context) -> Iterator[Finding]:
@@ -46,9 +46,9 @@ def readable(context: Context) -> Iterator[Finding]:
 
 
 def lines_of_log(context: Context, lines: Sequence[str]) -> Iterator[Finding]:
-    """What the log's lines are."""
+    """The finding for the log's lines: damaged ones, no steps, NaN values, or a summary."""
     broken = [place for place, text in enumerate(lines, 1) if json_object(text) is None]
-    cut_off = broken[-1:] == [len(lines)]  # the last one, of a run that was killed or is at work
+    cut_off = broken[-1:] == [len(lines)]  # a killed or running run may cut off its last line
     steps, evaluations = logged_steps(context), accuracies(context)
     counts = {"steps": len(steps), "evaluations": len(evaluations), "broken_lines": len(broken)}
     if broken[: len(broken) - cut_off]:
@@ -80,7 +80,7 @@ def lines_of_log(context: Context, lines: Sequence[str]) -> Iterator[Finding]:
 
 
 def not_finite(context: Context) -> dict[str, int]:
-    """In how many lines a logged metric is NaN or infinite, by its name; what is null was not measured."""
+    """Number of lines in which a metric is NaN or infinite, by metric; null means not measured."""
     counts: dict[str, int] = {}
     for line in (*logged_steps(context), *context.evaluations):
         for name, value in line.items():
@@ -90,13 +90,13 @@ def not_finite(context: Context) -> dict[str, int]:
 
 
 def told_metrics(counts: Mapping[str, int]) -> str:
-    """`kl in 6 lines, loss in 1 line`, of the first few."""
+    """The first five metrics in words: `kl in 6 lines, loss in 1 line`."""
     told = [f"{short(name)} in {plural(count, 'line')}" for name, count in list(counts.items())[:5]]
     return ", ".join(told)
 
 
 def no_log(context: Context) -> Finding:
-    """What there is instead of a log."""
+    """The warning for a run without a log."""
     if context.run_config is not None and not context.run_config.log_jsonl:
         return warning(
             "the run wrote no log: log_jsonl = false",
@@ -113,17 +113,17 @@ def no_log(context: Context) -> Finding:
 
 
 def log_path(context: Context) -> Path:
-    """Where the run's log is."""
+    """Path of the run's log."""
     return (context.run or Path()) / "training_log.jsonl"
 
 
 def logged_steps(context: Context) -> list[dict[str, Any]]:
-    """The lines of steps that say which step they are of."""
+    """The log's lines of steps that have a step number."""
     return [line for line in context.steps if number(line, "step") is not None]
 
 
 def accuracies(context: Context) -> list[tuple[int, float, int]]:
-    """Step, accuracy and number of examples of every evaluation that has all three."""
+    """Step, accuracy and number of examples of each evaluation that logged all three."""
     found = []
     for line in context.evaluations:
         step, accuracy, samples = (number(line, k) for k in ("step", "eval_accuracy", "eval_samples"))
@@ -135,20 +135,20 @@ def accuracies(context: Context) -> list[tuple[int, float, int]]:
 
 
 def too_few(context: Context, name: str, found: int, fewest: int = FEWEST_STEPS) -> Iterator[Finding]:
-    """Why a check of steps did not look. Where there are none at all, `run-log` has said so already."""
+    """A skipped finding for too few steps; nothing if there are none, which `run-log` reports already."""
     if found or logged_steps(context) or name in context.asked:
         yield skipped(f"too few steps to say: {found}, and it takes {fewest}")
 
 
 def solved(context: Context) -> str:
-    """What shows that (almost) everything is right by now, as `accuracy 100 %`; empty where nothing does."""
+    """The evidence that nearly everything is right by now, such as `accuracy 100 %`; else empty."""
     evaluated, steps = accuracies(context), logged_steps(context)
     means = {reward: last_third(series(steps, f"rewards/{reward}")) for reward in BEST}
     return engine_solved(evaluated[-1][1] if evaluated else None, means)
 
 
 def peak_rate(context: Context) -> float | None:
-    """The highest learning rate of the run: as logged, or as configured."""
+    """The highest learning rate in the log, else the configured one."""
     rates = series(logged_steps(context), "lr")
     if rates:
         return max(rates)
@@ -156,7 +156,7 @@ def peak_rate(context: Context) -> float | None:
 
 
 def lower_rate(context: Context, ceiling: float = USUAL_RATE) -> str:
-    """A line of TOML with a learning rate to try: a fifth, and no more than is usual."""
+    """The TOML line with a learning rate to try: a fifth of the run's, at most the usual one."""
     lora = context.run_config is not None and context.run_config.lora_rank > 0
     usual = USUAL_LORA_RATE * ceiling / USUAL_RATE if lora else ceiling
     rate = peak_rate(context)
@@ -164,7 +164,7 @@ def lower_rate(context: Context, ceiling: float = USUAL_RATE) -> str:
 
 
 def blamed_rate(context: Context) -> str:
-    """`learning_rate = 10 is …` where the rate is beyond anything that works, else empty."""
+    """The text that blames the learning rate if it is far above any that works; else empty."""
     rate = peak_rate(context)
     if rate is None or rate < EXCESSIVE_RATE:
         return ""
@@ -172,5 +172,5 @@ def blamed_rate(context: Context) -> str:
 
 
 def model_name(context: Context) -> str:
-    """The run's model for a command, `MODEL` where it is not known."""
+    """The run's model, quoted for a command; `MODEL` if unknown."""
     return quoted(context.run_config.model_name) if context.run_config else "MODEL"

@@ -1,4 +1,4 @@
-"""Checks of a run's updates: gradients, the distance from the reference, and the split of time."""
+"""Checks of a run's updates: gradient norm, skipped updates, KL to the reference, and time per step."""
 
 import statistics
 from collections.abc import Iterator
@@ -12,21 +12,21 @@ from grpo_cli.engine.guards.nothing_learned import FEWEST_STEPS
 from grpo_cli.foreign_text import quoted
 from grpo_cli.words import plural
 
-HIGH_GRAD_NORM = 10.0  # the guide's; 0.1 to 1.2 where the embedded model learns
+HIGH_GRAD_NORM = 10.0  # the guide's limit; 0.1 to 1.2 while the embedded model learns
 STAYS = 0.5  # of the last third's steps
-STOPPED = 3  # skipped updates in a row, after which a training stops
-NAN_RATE = 1e-6  # the guide's
-# Nats a token. The embedded model goes from one style of reasoning to the other within 0.1 (its adapters at
-# 1e-3, the mean of a step); beyond 1 hardly a token is the reference's.
+STOPPED = 3  # skipped updates in a row that stop the training
+NAN_RATE = 1e-6  # the guide's learning rate after a NaN
+# Nats per token. The embedded model changes from one style of reasoning to the other within 0.1 (mean of a
+# step, adapters at 1e-3). Beyond 1 the policy shares hardly a token with the reference.
 HIGH_KL = 0.5
-GROWING_KL = 0.1  # below it a growth is the learning itself
+GROWING_KL = 0.1  # growth below it is ordinary learning
 LARGE_SHARE = 0.5  # of the time
-FEW_TO_TIME = 20  # steps; in shorter runs the evaluations before and after them are much of the time
-WORTH_SAVING = 60.0  # seconds; nobody misses fewer
+FEW_TO_TIME = 20  # steps; in shorter runs the first and last evaluations take much of the time
+WORTH_SAVING = 60.0  # seconds; less is not worth a warning
 
 
 def grad_norm_high(context: Context) -> Iterator[Finding]:
-    """No gradient norm above 10."""
+    """No gradient norm is above 10."""
     steps = [line for line in logged_steps(context) if number(line, "grad_norm") is not None]
     if not steps:
         yield from too_few(context, "grad-norm-high", 0, fewest=1)
@@ -58,7 +58,7 @@ def grad_norm_high(context: Context) -> Iterator[Finding]:
 
 
 def nan_gradient(context: Context) -> Iterator[Finding]:
-    """No update was skipped for a NaN."""
+    """No update was skipped because of NaN."""
     steps = logged_steps(context)
     if not steps:
         yield from too_few(context, "nan-gradient", 0, fewest=1)
@@ -89,7 +89,7 @@ def nan_gradient(context: Context) -> Iterator[Finding]:
 
 
 def longest_row(broken: list[dict[str, Any]]) -> int:
-    """The most skipped updates in steps that follow one another."""
+    """The longest run of consecutive steps whose updates were skipped."""
     longest = row = 0
     previous = None
     for step in map(step_number, broken):
@@ -127,7 +127,7 @@ def kl_high(context: Context) -> Iterator[Finding]:
 
 
 def time_split(context: Context) -> Iterator[Finding]:
-    """Where a step's time goes."""
+    """The split of a step's time into rollouts, update and the rest."""
     steps = logged_steps(context)
     whole = seconds_of(steps, "step_seconds")
     if not whole:
@@ -150,12 +150,12 @@ def time_split(context: Context) -> Iterator[Finding]:
 
 
 def seconds_of(lines: list[dict[str, Any]], key: str) -> list[float]:
-    """A key's times, those that are above 0."""
+    """A key's times in seconds, without zeros."""
     return [value for value in series(lines, key) if value > 0]
 
 
 def usual_step(steps: list[dict[str, Any]]) -> dict[str, float]:
-    """Seconds of a usual step (the median), and of its parts: the shares that they have of the whole run."""
+    """Seconds of the median step, divided among its parts by their shares of the whole run."""
     whole = seconds_of(steps, "step_seconds")
     step = statistics.median(whole)
     parts = {"rollouts": "rollout_seconds", "update": "update_seconds"}
@@ -165,7 +165,7 @@ def usual_step(steps: list[dict[str, Any]]) -> dict[str, float]:
 
 
 def told_seconds(steps: list[dict[str, Any]], seconds: dict[str, float]) -> str:
-    """A step's time with the shares of its parts, the speed of its rollouts and its memory."""
+    """Text on a step's time: its parts' shares, the speed of rollouts and the peak memory."""
     speeds, peaks = series(steps, "rollout_tokens_per_second"), series(steps, "peak_memory_gb")
     parts = (f"{part} {percent(seconds[part] / seconds['step'])}" for part in ("rollouts", "update", "rest"))
     told = f"{seconds['step']:.3g} s a step: {', '.join(parts)}"
@@ -174,12 +174,12 @@ def told_seconds(steps: list[dict[str, Any]], seconds: dict[str, float]) -> str:
 
 
 def no_reference(context: Context) -> list[str]:
-    """A line that spares the reference, where there is one."""
+    """The TOML line that does without a reference; none if the run has no reference."""
     return ["kl_coeff = 0.0"] if context.run_config and context.run_config.kl_coeff > 0 else []
 
 
 def larger_part(context: Context, seconds: dict[str, float]) -> str:
-    """What would make the steps quicker, if they have to be."""
+    """Advice on speed: the larger of rollouts and update, and the keys that shorten it."""
     config = context.run_config
     if seconds["rollouts"] >= seconds["update"]:
         now = f" (now {config.max_new_tokens} and {config.num_generations})" if config else ""
@@ -189,7 +189,7 @@ def larger_part(context: Context, seconds: dict[str, float]) -> str:
 
 
 def fewer_evaluations(context: Context) -> list[str]:
-    """Lines of TOML that halve what evaluations take."""
+    """TOML lines that halve the time of evaluations."""
     config = context.run_config
     lines = [f"eval_steps = {2 * config.eval_steps if config and config.eval_steps else 50}"]
     if config is None or config.eval_samples > 100 or config.eval_samples == 0:
