@@ -42,7 +42,7 @@ class Chapter:
     common: bool = False  # shown in README's table of common troubles
     symptoms: tuple[str, ...] = ()  # messages exactly as they appear, so that a search finds them
     why: str  # the trouble, its cause and its consequences
-    cure: str  # what to do, with commands; may have several paragraphs
+    cure: str  # the remedy, with commands; may have several paragraphs
     how: str = ""  # the mechanism in detail
 
 

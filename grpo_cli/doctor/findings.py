@@ -20,7 +20,7 @@ class Finding:
 
     severity: Severity
     seen: str  # the observation with its numbers, usually in one line
-    cure: str = ""  # what to do about it, in words
+    cure: str = ""  # the remedy in words
     commands: tuple[str, ...] = ()  # commands to run, or lines for the configuration
     numbers: dict[str, Any] = field(default_factory=dict)  # measurements, for programs
     name: str = ""  # of the check, and of the chapter that explains it

@@ -105,7 +105,7 @@ def python_trouble(attempt: Attempt, python: str, hosts: Path) -> Trouble:
             found_elsewhere(attempt.output, hosts),
         )
     return Trouble(
-        f"{python} fails there: {last or f'it ended with {attempt.code}'}", "cure that on the machine itself"
+        f"{python} fails there: {last or f'it ended with {attempt.code}'}", "fix that on the machine itself"
     )
 
 

@@ -26,7 +26,7 @@ FLOAT32 = 4
 
 
 def ring(context: Context) -> Iterator[Finding]:
-    """The hosts connect in a ring, with this latency and bandwidth."""
+    """The hosts connect in a ring; its latency and bandwidth."""
     file = context.host_file
     assert file is not None
     silent = [probe.ssh for probe in context.host_probes.values() if not probe.facts]

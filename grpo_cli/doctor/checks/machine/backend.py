@@ -1,6 +1,6 @@
 """Diagnosis of MLX on this machine, from its probe's answers and the installed packages.
 
-verdict(context).seen      # "MLX 0.32.4 on the CPU (AMD EPYC): a product is right"
+verdict(context).seen      # "MLX 0.32.4 on the CPU (AMD EPYC): test matmul correct"
 """
 
 from grpo_cli.doctor.checks.machine.installing import BACKENDS, install, nvidia_driver, one_backend
@@ -30,7 +30,7 @@ def verdict(context: Context) -> Finding:
         )
     if kind == "cpu" and not context.machine.environment.get("GRPO_DEVICE"):
         return on_cpu(context.machine, seen, numbers)
-    return ok(f"{seen}: a product is right", **numbers)
+    return ok(f"{seen}: test matmul correct", **numbers)
 
 
 def on_cpu(machine: Machine, seen: str, numbers: dict[str, object]) -> Finding:
@@ -51,7 +51,7 @@ def on_cpu(machine: Machine, seen: str, numbers: dict[str, object]) -> Finding:
             *install(machine, "mlx", again=True),
             **numbers,
         )
-    return ok(f"{seen}: a product is right", **numbers)
+    return ok(f"{seen}: test matmul correct", **numbers)
 
 
 def broken(machine: Machine, stage: str, said: str) -> Finding:

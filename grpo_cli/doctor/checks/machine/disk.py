@@ -133,7 +133,7 @@ def hub_cache_size(context: Context) -> Iterator[Finding]:
 
 
 def leftovers(context: Context) -> Iterator[Finding]:
-    """Temporary files that killed `grpo` processes left."""
+    """No temporary files of killed `grpo` processes are left."""
     found = list(found_in(places(context)))
     old = [each for each in found if each.is_abandoned]
     kept = [each for each in found if each.is_aside]
@@ -146,9 +146,7 @@ def leftovers(context: Context) -> Iterator[Finding]:
         )
         commands = [remedy(each) for each in old]
         lost = any(each.original for each in old)
-        words = (
-            "give back its name to what is the only copy, and delete the others" if lost else "delete them"
-        )
+        words = "restore the name of what is the only copy, and delete the others" if lost else "delete them"
         yield warning(told, words, *commands, **numbers)
         return
     busy = [f"{at_work} of a process that is at work or ended less than an hour ago"] if at_work else []

@@ -214,7 +214,7 @@ def nanochat_import(context: Context) -> Iterator[Finding]:
 
 
 def packages(context: Context) -> Iterator[Finding]:
-    """tiktoken, tokenizers, transformers, datasets, huggingface-hub and others are new enough."""
+    """tiktoken, tokenizers, transformers, datasets and other packages are new enough."""
     machine = context.machine
     least = FLOORS | floors(machine, "mlx-lm") | floors(machine, "grpo-cli")
     versions = {name: machine.version(name) for name in FLOORS}
@@ -228,7 +228,7 @@ def packages(context: Context) -> Iterator[Finding]:
         for name, version in wrong.items()
     ]
     wanted = [f"{name}>={least[name]}" if least[name] else name for name in wrong]
-    yield error(", ".join(told), "bring them up to date", *install(machine, *wanted), versions=versions)
+    yield error(", ".join(told), "upgrade them", *install(machine, *wanted), versions=versions)
 
 
 def is_wrong(version: str | None, floor: str | None) -> bool:

@@ -101,7 +101,7 @@ def end_tokens(context: Context) -> Iterator[Finding]:
         name = spelled.get(turn, str(turn))
         yield warning(
             f"the chat template ends a turn with {name} ({turn}), which ends no completion: only {shown}",
-            f"name it in {folder / 'generation_config.json'}, or completions go on into the next turn",
+            f"name it in {folder / 'generation_config.json'}, or completions continue into the next turn",
             f'"eos_token_id": {[*ends, turn]}',
             ends=ends,
             turn=turn,
@@ -133,7 +133,7 @@ def chat_template(context: Context) -> Iterator[Finding]:
     if not ids:
         cure = "take the template of the model's instruct version"
         commands = fetch_again(context.base_folder, "tokenizer_config.json", context.model)
-        yield error("the chat template makes nothing of a conversation", cure, *commands)
+        yield error("the chat template turns a conversation into an empty prompt", cure, *commands)
         return
     plain = None if wrapped is None else rendered(wrapped, generation=False)
     asked = None if wrapped is None else rendered(wrapped, generation=True)

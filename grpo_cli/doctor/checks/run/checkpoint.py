@@ -42,12 +42,12 @@ def damaged(context: Context, folder: Path, problem: str, intact: list[Path]) ->
     if others:
         cure = f"take an intact one: {', '.join(other.name for other in others)}; or copy it again, whole"
         return error(seen, cure, f"grpo resume {quoted(others[-1])}", **numbers)
-    cure = "copy it again, whole, from where it is; there is no other intact one beside it"
+    cure = "copy the whole checkpoint again from its source; the run has no other intact one"
     return error(seen, cure, f"ls -l {quoted(folder)}", **numbers)
 
 
 def resumable(context: Context) -> Iterator[Finding]:
-    """The run can be resumed, from this checkpoint and step."""
+    """The run can be resumed from an intact checkpoint."""
     chosen = newest(context)
     if chosen is None or isinstance(context.damages[chosen], CheckpointError):
         yield no_way_on(context, chosen)
@@ -130,7 +130,7 @@ def cut_logs(context: Context, state: dict[str, Any]) -> Iterator[Finding]:
             size = path.stat().st_size
             yield warning(
                 f"{path.name} has {size:,} of the {position:,} bytes it had at step {state['step']}",
-                "the run can go on, but lines of its steps are gone: bring the whole log back first",
+                "the run can be resumed, but lines of its steps are lost: restore the whole log first",
                 f"ls -l {quoted(run)}",
             )
 

@@ -25,7 +25,7 @@ LOOPS = 0.25
 
 
 def length_collapse(context: Context) -> Iterator[Finding]:
-    """Completions do not collapse to a few tokens."""
+    """The length of completions does not collapse."""
     steps = logged_steps(context)
     lengths, rewards = series(steps, "completion_length_mean"), series(steps, "reward_mean")
     if len(lengths) < FEWEST_STEPS:
@@ -84,7 +84,8 @@ def truncation_cures(context: Context, shares: list[float]) -> list[str]:
 def enough_tokens(context: Context) -> int:
     """A max_new_tokens to try: 2 × the current one, 1.5 × the longest that ended, or 2 × evaluation's mean.
 
-    The largest of these, at most 8 × the current one, rounded up to a multiple of 32.
+    The largest of these, at most 8 × the current one, rounded up to a multiple of 32; at least
+    GUIDE_NEW_TOKENS.
     """
     config = context.run_config
     now = config.max_new_tokens if config else 64

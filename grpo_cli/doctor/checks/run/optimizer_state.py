@@ -54,7 +54,7 @@ def unfit(folder: Path, seen: str) -> Finding:
     others = [other for other in siblings(folder) if not damage_of(other)]
     usable = next((each for each in (folder, *reversed(others)) if has_weights(each)), None)
     if usable is None:
-        cure = "copy the checkpoint again, whole: there is no other beside it whose weights are whole"
+        cure = "copy the whole checkpoint again: no other checkpoint of the run has intact weights"
         return error(seen, cure, f"ls -l {quoted(folder)}")
     return error(
         seen,

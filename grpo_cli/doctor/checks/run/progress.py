@@ -150,7 +150,7 @@ def accuracy_flat(context: Context) -> Iterator[Finding]:
     made = plural(len(evaluated), "evaluation")
     if len(evaluated) < 2:
         if steps or evaluated or "accuracy-flat" in context.asked:
-            yield skipped(f"{made}: it takes two, and `eval_steps` says how often they are")
+            yield skipped(f"{made}: two are needed; `eval_steps` sets how often they are made")
         return
     first, last = evaluated[0], evaluated[-1]
     seen = told_accuracy(evaluated)

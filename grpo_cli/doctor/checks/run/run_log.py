@@ -66,8 +66,8 @@ def lines_of_log(context: Context, lines: Sequence[str]) -> Iterator[Finding]:
     elif odd := not_finite(context):
         seen = f"NaN or infinite in {plural(len(odd), 'metric')}: {told_metrics(odd)}"
         words = blamed_rate(context) or (
-            "the checks leave these values out; a loss or a KL that is no number comes of updates that are "
-            "too large: see the lines, and go slower"
+            "the checks leave these values out; updates that are too large cause a NaN loss or KL: look at "
+            "the lines, and lower the learning rate"
         )
         look = f"grep -nE 'NaN|Infinity' {quoted(log_path(context))}"
         yield warning(seen, words, look, lower_rate(context), **counts, not_finite=odd)
@@ -141,7 +141,7 @@ def too_few(context: Context, name: str, found: int, fewest: int = FEWEST_STEPS)
 
 
 def solved(context: Context) -> str:
-    """The evidence that nearly everything is right by now, such as `accuracy 100 %`; else empty."""
+    """The evidence that nearly all answers are right, such as `accuracy 100 %`; else empty."""
     evaluated, steps = accuracies(context), logged_steps(context)
     means = {reward: last_third(series(steps, f"rewards/{reward}")) for reward in BEST}
     return engine_solved(evaluated[-1][1] if evaluated else None, means)

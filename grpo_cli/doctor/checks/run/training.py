@@ -46,7 +46,7 @@ def grad_norm_high(context: Context) -> Iterator[Finding]:
     words = blamed_rate(context) or (
         "the updates are larger than they can be right for: lower the rate"
         if late >= STAYS
-        else "each was clipped to max_grad_norm; where it comes again, lower the rate"
+        else "each was clipped to max_grad_norm; if it happens again, lower the rate"
     )
     yield warning(
         f"{seen}; above {HIGH_GRAD_NORM:g} in {sum(is_high)} of {plural(len(steps), 'step')}, {stays}",
@@ -74,7 +74,7 @@ def nan_gradient(context: Context) -> Iterator[Finding]:
         f"{step_number(first)}: NaN or infinite {short(first['skipped'])}"
     )
     words = blamed_rate(context) or (
-        "go on from the last good state with a lower rate; compute a new run in float32 where memory allows"
+        "resume from the last good state with a lower rate; run a new one in float32 if memory allows"
     )
     lines = [
         f"grpo resume {quoted(context.run)} --set {lower_rate(context, NAN_RATE).replace(' ', '')}",
