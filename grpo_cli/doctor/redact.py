@@ -31,7 +31,7 @@ ADDRESS = re.compile(
     rf"|(?<!{_WORD})(?:(?!:){_WORD})+:{_WORD}+@[\w.-]+"
 )
 # `token = "abc"`, `--api-key abc`, `HF_TOKEN=abc`, `?token=abc`: the value is removed, the name stays. Names
-# that are not secret are kept out: `eos_token`, `seconds_per_token`, the check `hub-token`.
+# that are not secret are exempt: `eos_token`, `seconds_per_token`, the check `hub-token`.
 _NOT_SECRET = r"(?!(?:[\w-]*_)?(?:eos|bos|pad|unk|sep|cls|mask|end|per)_token\b|hub-token\b)"
 _ONE_WORD = r"(?:[\w-]*(?:api[_-]?key|(?:access|private|secret)[_-]?key|secret|token|credentials?)\b)"
 _LONG = r"(?:[\w-]*(?:passw(?:or)?d|passphrase|pwd|authorization|cookie)\b)"

@@ -140,7 +140,7 @@ def _rounded_copy(config: Config, numbers: int, on_cpu: bool, width: int) -> int
 
 
 def _in_memory(config: Config, weights: Weights, facts: dict[str, Any], on_cpu: bool) -> tuple[int, int, int]:
-    """Parameters, their bytes, and bytes of each, once loaded. A CPU unpacks all weights to float32."""
+    """Parameters, their bytes, and bytes of each, once loaded. A CPU unpacks quantised weights."""
     kind = config.dtype if config.dtype != "auto" else ("float32" if on_cpu else "")
     bits = bits_of(facts)
     packed = weights.unpacked(bits) if bits else 0
