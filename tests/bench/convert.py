@@ -1,4 +1,4 @@
-"""How much memory a conversion takes: a nanochat checkpoint of a given size, made here, and its peak.
+"""Peak memory of a conversion: a nanochat checkpoint of a given size, made here, and its peak.
 
     uv run python -m tests.bench.convert --gigabytes 2
 

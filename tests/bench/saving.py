@@ -1,4 +1,4 @@
-"""What saving a checkpoint costs, beside writing the same bytes plainly.
+"""The cost of saving a checkpoint, beside writing the same bytes plainly.
 
     uv run python -m tests.bench.saving --model DIR
 

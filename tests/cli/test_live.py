@@ -1,4 +1,4 @@
-"""What a training run shows: plain lines and the dashboard by their exact text, hostile completions."""
+"""The display of a training run: plain lines and the dashboard by their exact text, hostile completions."""
 
 import io
 import sys

@@ -1,4 +1,4 @@
-"""How long a run still takes, and what its display says after a resume: numbers by hand, a clock by hand."""
+"""Time left, and the display after a resume: numbers by hand, a clock by hand."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""Which nanochat a checkpoint is: told from names and shapes, refused where they leave it open."""
+"""The nanochat version of a checkpoint: told from names and shapes, refused where they leave it open."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""How much memory a conversion takes: not the model's, but a tensor's."""
+"""Peak memory of a conversion: a tensor's, not the model's."""
 
 import sys
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What a name stands for: short names, folders, repositories, steps; and what holds nothing to convert."""
+"""Names of sources: short names, folders, repositories, steps; and what holds nothing to convert."""
 
 from pathlib import Path
 

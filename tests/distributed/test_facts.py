@@ -1,4 +1,4 @@
-"""What a machine says of itself: on this one, as another one would be asked."""
+"""Facts that a machine reports of itself: on this one, as another one would be asked."""
 
 import json
 import platform

@@ -1,4 +1,4 @@
-"""Where a process stands, from the environments that launchers give."""
+"""The rank of a process, from the environments that launchers give."""
 
 import json
 from pathlib import Path

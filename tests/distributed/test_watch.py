@@ -1,4 +1,4 @@
-"""When a run cannot go on: judged from what is known of its ranks, by hand; and links in one process."""
+"""Reasons why a run cannot continue: from recorded states of its ranks; and links in one process."""
 
 import threading
 import time

@@ -1,4 +1,4 @@
-"""What there is on recorded machines, and what the usual models take, by hand."""
+"""Memory of recorded machines, and needs of the usual models, by hand."""
 
 from grpo_cli.doctor.read.budget import (
     MODELS,

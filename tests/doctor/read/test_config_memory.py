@@ -1,4 +1,4 @@
-"""What a configuration needs, by hand, and as the engine has it."""
+"""Memory needs of a configuration: by hand, and as the engine computes them."""
 
 from pathlib import Path
 

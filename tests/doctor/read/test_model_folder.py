@@ -1,4 +1,4 @@
-"""Where a model's folder came from, by its facts and by its place."""
+"""The origin of a model's folder, told by its files and its path."""
 
 import json
 from pathlib import Path

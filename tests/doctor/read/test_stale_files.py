@@ -1,4 +1,4 @@
-"""What is left lying in folders."""
+"""Stale files that killed processes leave in folders."""
 
 import os
 from pathlib import Path

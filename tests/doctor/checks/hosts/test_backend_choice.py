@@ -1,4 +1,4 @@
-"""Which backend suits the hosts: Macs with RDMA and without, CUDA cards, and what the file says."""
+"""The backend that suits the hosts: Macs with RDMA and without, CUDA cards, and what the file says."""
 
 from pathlib import Path
 from typing import Any

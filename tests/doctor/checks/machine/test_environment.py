@@ -1,4 +1,4 @@
-"""What is installed: on recorded machines, and on this one."""
+"""Installed packages and backends: on recorded machines, and on this one."""
 
 import json
 import sys

@@ -1,4 +1,4 @@
-"""What a conversation needs of a tokenizer: special and end tokens, a template; each damaged for real."""
+"""Special and end tokens, and the chat template of a tokenizer; each damaged for real."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What the doctor calls ✗ of a model, every command refuses, and the reverse: each damage on both."""
+"""Every command refuses what the doctor calls ✗ of a model, and the reverse: each damage on both."""
 
 import json
 from collections.abc import Callable

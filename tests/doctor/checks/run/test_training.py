@@ -1,4 +1,4 @@
-"""What a run's log says, by logs that were written by hand."""
+"""Findings about a run's log, from logs written by hand."""
 
 from pathlib import Path
 from typing import Any
