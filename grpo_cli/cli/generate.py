@@ -92,8 +92,8 @@ def ask() -> str:
     """The next line from a user or a pipe; empty at the end. Ctrl-C raises KeyboardInterrupt."""
     if not sys.stdin.isatty():
         return sys.stdin.readline().strip()
-    stderr_console().print("› ", end="", style="bold cyan")
-    try:
+    try:  # from the prompt on: whoever sees it may press Ctrl-C before the line is waited for
+        stderr_console().print("› ", end="", style="bold cyan")
         line = sys.stdin.readline()
     except Terminated:
         raise

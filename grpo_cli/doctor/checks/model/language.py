@@ -32,7 +32,7 @@ TEXT = (
     "them brought one stone, and after a year there were enough stones to begin. It took them three "
     "summers to finish the work. When the bridge was done, the man was old, and he was the first to walk "
     "across it. On the other side he sat down in the grass, looked back at the village and said that it "
-    "was smaller than he had thought. The bridge is still there today. If you probe the valley, you can "
+    "was smaller than he had thought. The bridge is still there today. If you visit the valley, you can "
     "read the names of his friends, which were cut into the stones on both sides."
 )
 PROMPT = "The capital of France is"
