@@ -7,7 +7,7 @@ write a function and add it to `RULES`; rules that look at files belong in local
 
 from collections.abc import Iterator
 
-from grpo_cli.config import rules_of_data, rules_of_the_run
+from grpo_cli.config import rules_of_data, rules_of_the_loss, rules_of_the_run
 from grpo_cli.config.fields import nearest, short, toml_value
 from grpo_cli.config.local_rules import LOCAL_RULES
 from grpo_cli.config.meant import meant
@@ -127,64 +127,6 @@ def evaluation_is_held_out(config: Config) -> Iterator[Violation]:
         yield Violation(keys=("eval_split", "train_split", "eval_steps"), message=message, cure=cure)
 
 
-def reinforce_has_no_ratio(config: Config) -> Iterator[Violation]:
-    """REINFORCE is strictly on-policy: one update per batch, and no scaling by standard deviation."""
-    if config.loss_type != "reinforce":
-        return
-    for key in ("num_iterations", "steps_per_generation"):
-        value = getattr(config, key)
-        if value > 1:
-            message = f'{key} = {value} does not work with loss_type = "reinforce"'
-            cure = (
-                f'it has no ratio to correct for further updates; write `{key} = 1`, or `loss_type = "dapo"`'
-            )
-            yield Violation(keys=(key, "loss_type"), message=message, cure=cure)
-    if is_meant(config, "scale_rewards") and config.scale_rewards != "none":
-        message = (
-            f'scale_rewards = "{config.scale_rewards}" has no effect: reinforce does not scale advantages'
-        )
-        yield Violation(
-            keys=("scale_rewards", "loss_type"),
-            message=message,
-            cure='write `scale_rewards = "none"`',
-            severity="warning",
-        )
-
-
-def sequences_have_a_ratio(config: Config) -> Iterator[Violation]:
-    """REINFORCE has no importance ratio, so it cannot be by sequence."""
-    if config.loss_type == "reinforce" and config.importance_sampling_level == "sequence":
-        message = 'importance_sampling_level = "sequence" does not work with loss_type = "reinforce"'
-        cure = 'it has no ratio; write `importance_sampling_level = "token"`, or `loss_type = "gspo"`'
-        yield Violation(keys=("importance_sampling_level", "loss_type"), message=message, cure=cure)
-
-
-def delta_is_beyond_the_clip(config: Config) -> Iterator[Violation]:
-    """`delta`, the two-sided clip's outer bound, is above the ordinary clip."""
-    if not config.delta:
-        return
-    if config.loss_type in ("reinforce", "cispo"):
-        message = f'delta = {config.delta} has no effect: loss_type = "{config.loss_type}" has no clip'
-        yield Violation(
-            keys=("delta", "loss_type"), message=message, cure="write `delta = 0.0`", severity="warning"
-        )
-    elif config.delta <= 1.0 + (config.clip_eps_high or config.clip_eps):
-        high = 1.0 + (config.clip_eps_high or config.clip_eps)
-        message = f"delta = {config.delta} is not above the upper clip, {high:g}"
-        cure = "it bounds ratios that the clip does not; write `delta = 4.0`, or `delta = 0.0` to disable it"
-        yield Violation(keys=("delta", "clip_eps_high", "clip_eps"), message=message, cure=cure)
-
-
-def kl_options_need_kl(config: Config) -> Iterator[Violation]:
-    """KL options have no effect with kl_coeff = 0."""
-    for key in ("kl_estimator", "use_bias_correction_kl"):
-        if is_meant(config, key) and not config.kl_coeff:
-            message = f"{key} = {toml_value(getattr(config, key))} has no effect: kl_coeff is 0"
-            yield Violation(
-                keys=(key, "kl_coeff"), message=message, cure="write `kl_coeff = 0.001`", severity="warning"
-            )
-
-
 def penalty_fits_the_completion(config: Config) -> Iterator[Violation]:
     """The overlong penalty's range is at most max_new_tokens; a longer one penalises every completion."""
     if config.soft_overlong_tokens > config.max_new_tokens:
@@ -209,33 +151,6 @@ def budget_needs_dynamic_sampling(config: Config) -> Iterator[Violation]:
             cure="write `dynamic_sampling = true`",
             severity="warning",
         )
-
-
-def correction_needs_another_sampler(config: Config) -> Iterator[Violation]:
-    """Importance-sampling correction has no effect if rollouts come from the policy itself."""
-    for key in ("importance_sampling_mode", "importance_sampling_cap"):
-        if is_meant(config, key) and not config.quantize_for_rollouts:
-            message = (
-                f"{key} = {toml_value(getattr(config, key))} has no effect: quantize_for_rollouts is false"
-            )
-            cure = "write `quantize_for_rollouts = true`"
-            yield Violation(
-                keys=(key, "quantize_for_rollouts"), message=message, cure=cure, severity="warning"
-            )
-
-
-def correction_is_by_what_the_ratio_is(config: Config) -> Iterator[Violation]:
-    """Sequence-level ratios need a sequence-level correction."""
-    mode = config.importance_sampling_mode
-    by_sequence = config.importance_sampling_level == "sequence" or config.loss_type == "gspo"
-    written = is_meant(config, "importance_sampling_mode")
-    if config.quantize_for_rollouts and by_sequence and written and mode.startswith("token"):
-        message = (
-            f'importance_sampling_mode = "{mode}" is applied by sequence here, as the ratio of the loss is'
-        )
-        cure = f'write `importance_sampling_mode = "{mode.replace("token", "sequence")}"`'
-        keys = ("importance_sampling_mode", "importance_sampling_level", "loss_type")
-        yield Violation(keys=keys, message=message, cure=cure, severity="warning")
 
 
 def sampling_is_whole(config: Config) -> Iterator[Violation]:
@@ -279,16 +194,11 @@ RULES: tuple[Rule, ...] = (
     policy_is_what_was_sampled,
     adapter_keys_need_adapters,
     evaluation_is_held_out,
-    reinforce_has_no_ratio,
-    sequences_have_a_ratio,
-    delta_is_beyond_the_clip,
-    kl_options_need_kl,
     penalty_fits_the_completion,
     budget_needs_dynamic_sampling,
-    correction_needs_another_sampler,
-    correction_is_by_what_the_ratio_is,
     sampling_is_whole,
     groups_can_differ,
+    *rules_of_the_loss.RULES,
     *rules_of_the_run.RULES,
     *rules_of_data.RULES,
 )

@@ -10,10 +10,10 @@ Each rank samples and scores its share of the prompts; then all ranks exchange t
 import time
 from collections.abc import Sequence
 
+from grpo_cli.config.loss_types import LOSS_TYPES
 from grpo_cli.config.schema import Config
 from grpo_cli.engine import events
 from grpo_cli.engine.grpo.advantages import compute_advantages
-from grpo_cli.engine.grpo.losses import LOSSES
 from grpo_cli.engine.grpo.overlong import punish_overlong
 from grpo_cli.engine.guards.nonfinite import first_broken
 from grpo_cli.engine.rollout.buffer import DrawnGroups
@@ -99,7 +99,7 @@ def sample(run: Run, prompts: list[Prompt], own: Sequence[int], on_group: OnGrou
 
 def set_advantages(groups: list[RolloutGroup], config: Config) -> None:
     """Set the advantage of every completion from the rewards (P, G)."""
-    scale = config.scale_rewards if LOSSES[config.loss_type].scales_rewards else "none"
+    scale = config.scale_rewards if LOSS_TYPES[config.loss_type].scales_rewards else "none"
     rewards = [[rollout.score for rollout in group.rollouts] for group in groups]  # (P, G)
     for group, advantages in zip(groups, compute_advantages(rewards, scale), strict=True):
         for rollout, advantage in zip(group.rollouts, advantages, strict=True):

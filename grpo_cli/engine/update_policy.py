@@ -14,10 +14,10 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from grpo_cli import device
+from grpo_cli.config.loss_types import LOSS_TYPES
 from grpo_cli.config.schema import Config
 from grpo_cli.engine import events
 from grpo_cli.engine.grpo.importance_sampling import WeightStats
-from grpo_cli.engine.grpo.losses import LOSSES
 from grpo_cli.engine.grpo.lr_schedule import learning_rate
 from grpo_cli.engine.guards import logprob_mismatch
 from grpo_cli.engine.guards.nonfinite import Fault, find_fault
@@ -38,7 +38,7 @@ def make_batches(run: Run, groups: list[RolloutGroup]) -> list[Microbatch]:
     config, has_reference = run.config, run.config.kl_coeff > 0
     made = make_microbatches(
         groups,
-        LOSSES[config.loss_type],
+        LOSS_TYPES[config.loss_type],
         config.max_new_tokens,
         config.batch_size,
         has_reference,

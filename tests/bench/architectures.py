@@ -19,7 +19,7 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from grpo_cli import device
-from grpo_cli.engine.grpo.losses import LOSSES
+from grpo_cli.config.loss_types import LOSS_TYPES
 from grpo_cli.engine.rollout.generate import generate
 from grpo_cli.engine.rollout.prompt_cache import carries_gradients
 from grpo_cli.engine.rollout.sampling import Sampling
@@ -177,7 +177,7 @@ def deviation(model: nn.Module, plan: BatchPlan) -> float:
     for one in groups:
         for rollout, advantage in zip(one.rollouts, (1.0, -0.4, -0.6), strict=True):
             rollout.advantage = advantage
-    batches = make_microbatches(groups, LOSSES["grpo"], NEW_TOKENS, len(groups), has_reference=False)
+    batches = make_microbatches(groups, LOSS_TYPES["grpo"], NEW_TOKENS, len(groups), has_reference=False)
     objective = objective_of("grpo", 1.0, 0.2, 0.2, 0.0, plan.share_prefix, head=find_head(model))
     parts = [part for batch in batches for part in batch.in_rows(1 if plan.trained == "single" else None)]
     _, result = accumulate(model, parts, objective)

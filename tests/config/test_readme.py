@@ -2,8 +2,8 @@
 
 import pytest
 
+from grpo_cli.config.keys import XML_SYSTEM_PROMPT
 from grpo_cli.config.readme import configuration_keys, keys_document, row, values
-from grpo_cli.config.schema import XML_SYSTEM_PROMPT
 
 
 @pytest.mark.parametrize(

@@ -16,10 +16,10 @@ import numpy as np
 import pytest
 from transformers import AutoTokenizer
 
+from grpo_cli.config.loss_types import LOSS_TYPES
 from grpo_cli.convert.options import Options
 from grpo_cli.convert.run import convert
 from grpo_cli.convert.to_nanochat import convert_back
-from grpo_cli.engine.grpo.losses import LOSSES
 from grpo_cli.engine.rollout.generate import generate
 from grpo_cli.engine.rollout.sampling import Sampling
 from grpo_cli.engine.update.batch import make_microbatches
@@ -164,7 +164,7 @@ def test_losses_and_gradients_of_chat_rl(october: Policy, share_prefix: bool) ->
     ]
     size = recorded["device_batch_size"]
     passes = [group(prompt, rollouts[start : start + size]) for start in range(0, len(rollouts), size)]
-    batches = make_microbatches(passes, LOSSES["reinforce"], 40, 1, has_reference=False)
+    batches = make_microbatches(passes, LOSS_TYPES["reinforce"], 40, 1, has_reference=False)
     assert [batch.token_count for batch in batches] == recorded["num_valid_per_pass"]
     objective = objective_of("reinforce", 1.0, 0.2, 0.2, 0.0, share_prefix)
 

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from mlx_lm.models import llama
 
+from grpo_cli.config.loss_types import LOSS_TYPES
 from grpo_cli.cpu.exact_sums import logsumexp, row_sums, running_sums, total
 from grpo_cli.engine.grpo.entropy import token_entropies
-from grpo_cli.engine.grpo.losses import LOSSES
 from grpo_cli.engine.rollout.prompt_cache import keep, read_prompts
 from grpo_cli.engine.rollout.sampling import Sampling, draw
 from grpo_cli.engine.update.batch import make_microbatches
@@ -100,7 +100,7 @@ def test_no_completion_is_dropped_at_the_first_update_of_gspo() -> None:
         for prompt, tokens, logprobs in rows
     ]  # fmt: skip
     for head in (None, find_head(model)):
-        batches = make_microbatches(groups, LOSSES["gspo"], 1, 2, has_reference=False)
+        batches = make_microbatches(groups, LOSS_TYPES["gspo"], 1, 2, has_reference=False)
         objective = objective_of("gspo", 1.0, 3e-4, 3e-4, 0.0, head=head)
         _, result = accumulate(model, batches, objective)
         assert result.clip_ratio == 0.0

@@ -11,8 +11,8 @@ prepare()
 
 import mlx.core as mx  # noqa: E402  (after the device)
 
+from grpo_cli.config.loss_types import LOSS_TYPES  # noqa: E402
 from grpo_cli.distributed.world import join  # noqa: E402
-from grpo_cli.engine.grpo.losses import LOSSES  # noqa: E402
 from grpo_cli.engine.ranks.balance import assign_ranks  # noqa: E402
 from grpo_cli.engine.update.batch import Counting, make_microbatches  # noqa: E402
 from grpo_cli.engine.update.gradient import accumulate  # noqa: E402
@@ -47,7 +47,7 @@ def main(file: str, prompts: int) -> None:
         model = llama_policy().model
         for name in TYPES:
             batches = make_microbatches(
-                groups(prompts), LOSSES[name], 32, 1, False, Counting(prompts_per_forward=2)
+                groups(prompts), LOSS_TYPES[name], 32, 1, False, Counting(prompts_per_forward=2)
             )
             gradients, result = accumulate(
                 model, assign_ranks(batches, world.size), objective_of(name, 1.0, 0.2, 0.2, 0.0), world=world

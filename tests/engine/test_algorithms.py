@@ -7,8 +7,8 @@ import mlx.core as mx
 import mlx.nn as nn
 import pytest
 
+from grpo_cli.config.loss_types import LOSS_TYPES
 from grpo_cli.config.schema import Config
-from grpo_cli.engine.grpo.losses import LOSSES
 from grpo_cli.engine.memory.out_of_memory import RowLimit
 from grpo_cli.engine.update.batch import Counting, Microbatch, make_microbatches
 from grpo_cli.engine.update.forward import ForwardPlan, token_logprobs
@@ -38,10 +38,10 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "top_entropy_quantile": 0.4,
     },
 }  # fmt: skip
-WITH_RATIO = [name for name in LOSSES if name != "reinforce"]
+WITH_RATIO = [name for name in LOSS_TYPES if name != "reinforce"]
 CLIPPED = [name for name in WITH_RATIO if name != "cispo"]
 CASES = [
-    *[{"loss_type": name, **option} for name in LOSSES for option in OPTIONS.values()],
+    *[{"loss_type": name, **option} for name in LOSS_TYPES for option in OPTIONS.values()],
     *[{"loss_type": name, "importance_sampling_level": "sequence"} for name in WITH_RATIO],
     *[{"loss_type": name, "importance_sampling_level": "sequence", **OPTIONS["all"]} for name in WITH_RATIO],
     *[{"loss_type": name, "delta": 1.35} for name in CLIPPED],
@@ -75,7 +75,7 @@ def microbatches(
 ) -> list[Microbatch]:
     has_reference = config.kl_coeff > 0
     batches = make_microbatches(
-        groups, LOSSES[config.loss_type], config.max_new_tokens, size, has_reference, Counting.of(config)
+        groups, LOSS_TYPES[config.loss_type], config.max_new_tokens, size, has_reference, Counting.of(config)
     )
     for batch in batches if has_reference else []:
         batch.ref_logprobs = token_logprobs(reference.model, batch, config.temperature)
@@ -122,7 +122,7 @@ def check_case(case: dict[str, Any], cuts: Sequence[tuple[int, int | None]]) -> 
 
 
 @pytest.mark.parametrize("make_policy", [nanochat_policy, llama_policy])
-@pytest.mark.parametrize("loss_type", list(LOSSES))
+@pytest.mark.parametrize("loss_type", list(LOSS_TYPES))
 def test_it_is_the_plain_loop_for_each_kind_of_model_without_a_shared_prefix(
     make_policy: Callable[[], Policy], loss_type: str
 ) -> None:
@@ -165,7 +165,7 @@ EQUAL = [[18], [22, 23], [24], [25, 26, 27]]  # advantage 0
 TRUNCATED = [[8], [12, 13, 14, 15], [25, 26, 27]]
 
 
-@pytest.mark.parametrize("loss_type", list(LOSSES))
+@pytest.mark.parametrize("loss_type", list(LOSS_TYPES))
 def test_completions_whose_gradient_is_zero_cost_no_backward(loss_type: str) -> None:
     everything = trained(loss_type=loss_type, kl_coeff=0.1)
     assert len(everything) == 12
@@ -208,7 +208,7 @@ def test_where_no_completion_counts_the_gradient_is_zero() -> None:
     groups = step_groups(policy.model)
     for item in [item for one in groups for item in one.rollouts]:
         item.stop_reason = StopReason.LENGTH
-    for loss_type in LOSSES:
+    for loss_type in LOSS_TYPES:
         config = Config(**BASE, loss_type=loss_type, mask_truncated_completions=True, kl_coeff=0.1)  # type: ignore[arg-type]
         gradients, result = computed(config, policy, policy, groups, 2, None)
         assert (result.loss, global_norm(gradients), result.kl) == (0.0, 0.0, 0.0)

@@ -129,9 +129,10 @@ def test_rollouts_are_drawn_with_the_configured_sampling(tmp_path: Path) -> None
 def test_the_configured_objective() -> None:
     config = Config(clip_eps=0.1, clip_eps_high=0.3, delta=3.0)
     objective = Objective(config)
-    assert (objective.clip, objective.by_sequence, objective.correction) == (Clip(0.1, 0.3, 3.0), False, None)
-    assert Objective(Config(importance_sampling_level="sequence")).by_sequence
-    assert Objective(Config(loss_type="gspo")).by_sequence
+    assert (objective.clip, objective.correction) == (Clip(0.1, 0.3, 3.0), None)
+    assert not objective.config.has_sequence_ratio
+    assert Config(importance_sampling_level="sequence").has_sequence_ratio
+    assert Config(loss_type="gspo").has_sequence_ratio
     symmetric = Objective(Config(clip_eps=0.1, clip_eps_high=0.0))
     assert symmetric.clip == Clip(0.1, 0.1, 0.0)
 

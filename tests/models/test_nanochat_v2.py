@@ -16,8 +16,8 @@ from mlx.utils import tree_unflatten
 from mlx_lm.models.cache import make_prompt_cache
 from mlx_lm.utils import load_model
 
+from grpo_cli.config.loss_types import LOSS_TYPES
 from grpo_cli.config.schema import Config
-from grpo_cli.engine.grpo.losses import LOSSES
 from grpo_cli.engine.rollout.generate import generate
 from grpo_cli.engine.rollout.prompt_cache import carries_gradients, keep, read_prompts
 from grpo_cli.engine.rollout.sampling import Sampling
@@ -285,7 +285,7 @@ def sampled_groups(model: Model) -> list[RolloutGroup]:
 
 
 def test_sampled_logprobs_equal_those_of_training(model: Model) -> None:
-    (batch,) = make_microbatches(sampled_groups(model), LOSSES["grpo"], 4, 12, has_reference=False)
+    (batch,) = make_microbatches(sampled_groups(model), LOSS_TYPES["grpo"], 4, 12, has_reference=False)
     for share_prefix in (True, False):
         logprobs = token_logprobs(model, batch, 0.8, ForwardPlan(share_prefix))
         assert batch.token_count == 48
@@ -316,7 +316,7 @@ def test_gradient_through_the_shared_prompt_equals_that_of_whole_sequences(model
         (12, False, False),
         (12, True, True),
     ):
-        batches = make_microbatches(groups, LOSSES["reinforce"], 4, size, has_reference=False)
+        batches = make_microbatches(groups, LOSS_TYPES["reinforce"], 4, size, has_reference=False)
         gradients, result = accumulate(
             model, batches, objective_of("reinforce", 0.8, 0.2, 0.2, 0.0, share_prefix, recompute=again)
         )

@@ -11,7 +11,7 @@ from mlx_lm import generate, load
 from mlx_lm.models.nanochat import Model
 from tokenizers import Tokenizer
 
-from grpo_cli.config.schema import XML_SYSTEM_PROMPT
+from grpo_cli.config.keys import XML_SYSTEM_PROMPT
 from grpo_cli.data import arithmetic
 from grpo_cli.models import tiny
 from grpo_cli.models.nanochat_tokenizer import SPECIAL_TOKENS, NanochatTokenizer

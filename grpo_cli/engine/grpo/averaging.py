@@ -58,3 +58,8 @@ def by_forward(forwards: list[list[int]], max_new_tokens: int) -> list[float]:
 def flat(forwards: list[list[int]]) -> list[int]:
     """The lengths of all completions in order."""
     return [length for lengths in forwards for length in lengths]
+
+
+AVERAGES: dict[str, TokenWeights] = {
+    average.__name__: average for average in (by_sequence, by_forward, by_token, by_budget)
+}

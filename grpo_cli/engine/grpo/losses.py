@@ -1,7 +1,7 @@
 """The policy losses, each a pure function of logprobs.
 
-A loss type combines two choices, listed in the table LOSSES at the end: the loss of one token, and the weight
-of that token in the step's loss (averaging.py).
+A loss type (config/loss_types.py) combines two choices: the loss of one token, and the weight of that token
+in the step's loss (averaging.py).
 
     dapo:  clipped_surrogate, averaged by_token
     gspo:  clipped_surrogate with one ratio per completion, averaged by_sequence
@@ -11,8 +11,8 @@ a negative one. The importance ratio r = π/π_old compares the current policy w
 token. It is 1 in the first update on a batch of rollouts, and moves away from 1 in further updates. Clipping
 it bounds how far one batch can move the policy.
 
-To add a loss, write its token loss (or its weights) and give it a line in the table. The ratio is passed as
-its logarithm: (B, T) per token, or (B, 1) per sequence (`sequence_log_ratio`).
+To add a loss type, give it a line in config/loss_types.py; a new token loss is written and listed here. The
+ratio is passed as its logarithm: (B, T) per token, or (B, 1) per sequence (`sequence_log_ratio`).
 """
 
 from collections.abc import Callable
@@ -20,7 +20,7 @@ from dataclasses import dataclass
 
 import mlx.core as mx
 
-from grpo_cli.engine.grpo.averaging import TokenWeights, by_budget, by_forward, by_sequence, by_token
+from grpo_cli.config.loss_types import LOSS_TYPES
 
 
 @dataclass(frozen=True)
@@ -92,22 +92,11 @@ def policy_gradient(logprobs: mx.array, log_ratio: mx.array, advantages: mx.arra
     return TokenLoss(-logprobs * advantages, never, never, never)
 
 
-@dataclass(frozen=True)
-class LossType:
-    """One value of the config key `loss_type`: a token loss and its averaging."""
-
-    token_loss: Callable[[mx.array, mx.array, mx.array, Clip], TokenLoss]
-    weights: TokenWeights
-    scales_rewards: bool = True  # False: scale_rewards is ignored, advantages are reward − mean
-    by_sequence: bool = False  # True: one ratio per sequence, whatever importance_sampling_level says
-
-
-LOSSES = {
-    "grpo": LossType(clipped_surrogate, by_sequence),
-    "bnpo": LossType(clipped_surrogate, by_forward),
-    "dapo": LossType(clipped_surrogate, by_token),
-    "dr_grpo": LossType(clipped_surrogate, by_budget),
-    "cispo": LossType(weighted_policy_gradient, by_token),
-    "gspo": LossType(clipped_surrogate, by_sequence, by_sequence=True),
-    "reinforce": LossType(policy_gradient, by_token, scales_rewards=False),
+TOKEN_LOSSES: dict[str, Callable[[mx.array, mx.array, mx.array, Clip], TokenLoss]] = {
+    loss.__name__: loss for loss in (clipped_surrogate, weighted_policy_gradient, policy_gradient)
 }
+
+
+def token_loss_of(loss_type: str) -> Callable[[mx.array, mx.array, mx.array, Clip], TokenLoss]:
+    """The token loss of a value of the key `loss_type`."""
+    return TOKEN_LOSSES[LOSS_TYPES[loss_type].token_loss]

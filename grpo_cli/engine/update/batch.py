@@ -24,9 +24,10 @@ from itertools import chain
 
 import mlx.core as mx
 
+from grpo_cli.config.loss_types import LossType
 from grpo_cli.config.schema import Config
+from grpo_cli.engine.grpo.averaging import AVERAGES
 from grpo_cli.engine.grpo.entropy import high_entropy_threshold
-from grpo_cli.engine.grpo.losses import LossType
 from grpo_cli.engine.update.packing import Budget, pack
 from grpo_cli.types import Rollout, RolloutGroup, StopReason
 
@@ -190,7 +191,7 @@ def make_microbatches(
     advantage 0, unless a KL term or an entropy bonus gives them a gradient, and those excluded by `counting`.
     """
     counting = counting or Counting()
-    weights = iter(loss_type.weights(counted_lengths(groups, counting, size), max_new_tokens))
+    weights = iter(AVERAGES[loss_type.averaging](counted_lengths(groups, counting, size), max_new_tokens))
     threshold = counting.entropy_threshold(groups)
     by_group = [
         [Sequence(g.prompt_ids, rollout, next(weights), threshold) for rollout in g.rollouts] for g in groups

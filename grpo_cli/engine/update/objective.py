@@ -16,7 +16,7 @@ import mlx.nn as nn
 from grpo_cli.config.schema import Config
 from grpo_cli.engine.grpo.importance_sampling import Correction, summed
 from grpo_cli.engine.grpo.kl import ESTIMATORS, corrected
-from grpo_cli.engine.grpo.losses import LOSSES, Clip, sequence_log_ratio
+from grpo_cli.engine.grpo.losses import Clip, sequence_log_ratio, token_loss_of
 from grpo_cli.engine.update.forward import PLAIN, Batch, ForwardPlan, token_scores
 
 
@@ -32,13 +32,6 @@ class Objective:
         """Bounds of the ratio; clip_eps_high = 0 means clip_eps on both sides."""
         config = self.config
         return Clip(config.clip_eps, config.clip_eps_high or config.clip_eps, config.delta)
-
-    @property
-    def by_sequence(self) -> bool:
-        """True if a completion has one ratio instead of one per token."""
-        return (
-            self.config.importance_sampling_level == "sequence" or LOSSES[self.config.loss_type].by_sequence
-        )
 
     @property
     def correction(self) -> Correction | None:
@@ -71,14 +64,14 @@ def microbatch_loss(model: nn.Module, batch: Batch, objective: Objective) -> tup
     log_ratio = mx.where(
         mask, logprobs - old_logprobs, 0.0
     )  # (B, S); a token that is not trained may have any
-    if objective.by_sequence:
+    if config.has_sequence_ratio:
         log_ratio = sequence_log_ratio(log_ratio, mask)  # (B, 1)
-    token = LOSSES[config.loss_type].token_loss(logprobs, log_ratio, batch.advantages, objective.clip)
+    token = token_loss_of(config.loss_type)(logprobs, log_ratio, batch.advantages, objective.clip)
     loss, divergence, importance = token.loss, mx.zeros_like(logprobs), mx.zeros(3)
     correction = objective.correction
     if correction is not None and batch.sampler_logprobs is not None:
         log_weight = old_logprobs - batch.sampler_logprobs  # (B, S)
-        weights = correction.weights(log_weight, mask, objective.by_sequence)
+        weights = correction.weights(log_weight, mask, config.has_sequence_ratio)
         loss, importance = loss * weights.bounded, summed(weights, mask)
     if batch.policy_mask is not None:
         loss = loss * batch.policy_mask

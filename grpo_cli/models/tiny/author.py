@@ -13,7 +13,7 @@ reach on every problem, and a reward can teach it to reason.
 
 import random
 
-from grpo_cli.config.schema import XML_SYSTEM_PROMPT
+from grpo_cli.config.keys import XML_SYSTEM_PROMPT
 from grpo_cli.data import arithmetic
 
 CAREFUL_FROM_DIGIT = 8  # first numbers that begin with this digit or a higher one look hard

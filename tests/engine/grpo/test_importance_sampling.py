@@ -5,9 +5,10 @@ import math
 import mlx.core as mx
 import pytest
 
+from grpo_cli.config.loss_types import LOSS_TYPES
 from grpo_cli.config.schema import Config
+from grpo_cli.engine.grpo.averaging import AVERAGES
 from grpo_cli.engine.grpo.importance_sampling import Correction, WeightStats, summed
-from grpo_cli.engine.grpo.losses import LOSSES
 from grpo_cli.engine.update.batch import Counting, Microbatch, Sequence, make_microbatches, pad
 from grpo_cli.engine.update.gradient import accumulate
 from grpo_cli.engine.update.objective import Objective, microbatch_loss
@@ -180,7 +181,7 @@ def test_the_gradient_is_that_of_a_plain_loop(loss_type: str, mode: str, size: i
             raw = [math.exp(sum(noise))] * len(own) if by_sequence else [math.exp(n) for n in noise]
             kept = [min(w, cap) if mode.endswith("truncate") else w * (w <= cap) for w in raw]
             rows.append((one.prompt_ids, item, kept))
-    weights = LOSSES[loss_type].weights([[len(item.token_ids) for _, item, _ in rows]], 6)
+    weights = AVERAGES[LOSS_TYPES[loss_type].averaging]([[len(item.token_ids) for _, item, _ in rows]], 6)
 
     def plain(parameters: dict[str, mx.array]) -> mx.array:
         policy.model.update(parameters)
@@ -193,7 +194,7 @@ def test_the_gradient_is_that_of_a_plain_loop(loss_type: str, mode: str, size: i
         return total
 
     counting = Counting(prompts_per_forward=2, recompute_old=True, has_other_sampler=True)
-    batches = make_microbatches(groups, LOSSES[loss_type], 6, size, False, counting)
+    batches = make_microbatches(groups, LOSS_TYPES[loss_type], 6, size, False, counting)
     objective = objective_of(loss_type, TEMPERATURE, 0.2, 0.2, 0.0, correction=Correction(mode, cap))
     gradients, result = accumulate(policy.model, batches, objective)
     expected = mx.grad(plain)(policy.model.trainable_parameters())

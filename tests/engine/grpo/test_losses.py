@@ -1,17 +1,19 @@
 """Golden numbers: every loss type by hand, with a clipped ratio of each sign, an equal group and padding."""
 
 import math
+from typing import Any
 
 import mlx.core as mx
 import pytest
 
-from grpo_cli.engine.grpo.averaging import by_budget, by_forward, by_sequence, by_token
+from grpo_cli.config.loss_types import LOSS_TYPES
+from grpo_cli.engine.grpo.averaging import AVERAGES, by_budget, by_forward, by_sequence, by_token
 from grpo_cli.engine.grpo.losses import (
-    LOSSES,
     Clip,
     TokenLoss,
     clipped_surrogate,
     sequence_log_ratio,
+    token_loss_of,
     weighted_policy_gradient,
 )
 
@@ -29,12 +31,12 @@ CLIP = Clip(0.2, 0.2)
 
 def step_loss(loss_type: str, logprobs: mx.array, max_new_tokens: int = 4) -> mx.array:
     """Σ weight · token loss, as microbatch_loss adds it up."""
-    loss = LOSSES[loss_type]
-    weights = mx.array(loss.weights(FORWARDS, max_new_tokens))[:, None]
+    loss = LOSS_TYPES[loss_type]
+    weights = mx.array(AVERAGES[loss.averaging](FORWARDS, max_new_tokens))[:, None]
     log_ratio = logprobs - OLD
     if loss.by_sequence:
         log_ratio = sequence_log_ratio(log_ratio, MASK)
-    return (weights * MASK * loss.token_loss(logprobs, log_ratio, ADVANTAGES, CLIP).loss).sum()
+    return (weights * MASK * token_loss_of(loss_type)(logprobs, log_ratio, ADVANTAGES, CLIP).loss).sum()
 
 
 def surrogate(clip: Clip, logprobs: mx.array = LOGPROBS) -> TokenLoss:
@@ -161,5 +163,23 @@ def test_a_completion_that_does_not_count_weighs_nothing_and_dilutes_nothing() -
     assert by_token(forwards, 4) == [1 / 6, 0, 0, 0, 1 / 6, 1 / 6]
     assert by_budget(forwards, 4) == [1 / 12, 0, 0, 0, 1 / 12, 1 / 12]
     assert by_forward(forwards, 4) == [1 / 6, 0, 0, 0, 1 / 6, 1 / 6]  # two forwards of three tokens
-    for loss in LOSSES.values():
-        assert loss.weights([[0, 0], [0]], 4) == [0, 0, 0]
+    for loss in LOSS_TYPES.values():
+        assert AVERAGES[loss.averaging]([[0, 0], [0]], 4) == [0, 0, 0]
+
+
+def test_every_loss_type_names_functions_that_exist() -> None:
+    for name, loss in LOSS_TYPES.items():
+        assert token_loss_of(name).__name__ == loss.token_loss
+        assert AVERAGES[loss.averaging].__name__ == loss.averaging
+
+
+def test_the_flags_of_a_loss_type_say_what_its_function_does() -> None:
+    """With a ratio the loss depends on the old policy; with a clip, on `delta`."""
+    for name, loss in LOSS_TYPES.items():
+        token_loss = token_loss_of(name)
+
+        def value(old: mx.array, clip: Clip, token_loss: Any = token_loss) -> list[list[float]]:
+            return token_loss(LOGPROBS, LOGPROBS - old, ADVANTAGES, clip).loss.tolist()
+
+        assert (value(OLD, CLIP) != value(OLD + 0.1, CLIP)) == loss.has_ratio
+        assert (value(OLD, CLIP) != value(OLD, Clip(0.2, 0.2, 1.3))) == loss.has_clip

@@ -7,8 +7,8 @@ from typing import Any
 import mlx.core as mx
 import pytest
 
+from grpo_cli.config.loss_types import LOSS_TYPES
 from grpo_cli.engine import events, setup
-from grpo_cli.engine.grpo.losses import LOSSES
 from grpo_cli.engine.guards.nonfinite import Fault, find_fault, first_broken, recorded
 from grpo_cli.engine.run_dir.run_state import read_state
 from grpo_cli.engine.update import gradient
@@ -27,7 +27,7 @@ OBJECTIVE = objective_of("dapo", 1.0, 0.2, 0.2, 0.0)
 
 
 def batches() -> Any:
-    return make_microbatches(step_groups(), LOSSES["dapo"], 6, 9, has_reference=False)
+    return make_microbatches(step_groups(), LOSS_TYPES["dapo"], 6, 9, has_reference=False)
 
 
 def fault_of(policy: Any) -> Fault | None:

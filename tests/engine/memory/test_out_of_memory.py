@@ -6,8 +6,8 @@ from typing import Any
 import mlx.core as mx
 import pytest
 
+from grpo_cli.config.loss_types import LOSS_TYPES
 from grpo_cli.engine import events, setup
-from grpo_cli.engine.grpo.losses import LOSSES
 from grpo_cli.engine.memory.out_of_memory import RowLimit, is_allocation_failure
 from grpo_cli.engine.rollout import continuous_batch as decode
 from grpo_cli.engine.rollout.generate import generate
@@ -68,7 +68,7 @@ def test_the_gradient_is_that_of_the_unharmed_step(
     policy: Any, most: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = policy().model
-    batches = make_microbatches(step_groups(), LOSSES["dapo"], 6, 9, has_reference=True)
+    batches = make_microbatches(step_groups(), LOSS_TYPES["dapo"], 6, 9, has_reference=True)
     for batch in batches:
         batch.ref_logprobs = batch.old_logprobs - 0.1
     expected, unharmed = accumulate(model, batches, OBJECTIVE)
@@ -88,7 +88,7 @@ def test_the_gradient_is_that_of_the_unharmed_step(
 
 def test_one_sequence_that_does_not_fit_ends_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
     few_rows(monkeypatch, 0)
-    batches = make_microbatches(step_groups(), LOSSES["dapo"], 6, 9, has_reference=False)
+    batches = make_microbatches(step_groups(), LOSS_TYPES["dapo"], 6, 9, has_reference=False)
     with pytest.raises(
         TrainingError, match=r"^Unable to allocate memory for a single sequence: .metal::malloc"
     ) as error:
@@ -101,7 +101,7 @@ def test_another_error_is_not_retried(monkeypatch: pytest.MonkeyPatch) -> None:
         raise RuntimeError("shapes do not match")
 
     monkeypatch.setattr(gradient, "microbatch_loss", loss)
-    batches = make_microbatches(step_groups(), LOSSES["dapo"], 6, 9, has_reference=False)
+    batches = make_microbatches(step_groups(), LOSS_TYPES["dapo"], 6, 9, has_reference=False)
     with pytest.raises(RuntimeError, match="shapes do not match"):
         accumulate(nanochat_policy().model, batches, OBJECTIVE)
 

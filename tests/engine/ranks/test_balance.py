@@ -3,7 +3,7 @@
 import mlx.core as mx
 import pytest
 
-from grpo_cli.engine.grpo.losses import LOSSES
+from grpo_cli.config.loss_types import LOSS_TYPES
 from grpo_cli.engine.ranks.balance import assign_ranks, checksum, cost
 from grpo_cli.engine.update.batch import make_microbatches
 from tests.engine.small import group, rollout
@@ -15,7 +15,7 @@ def batches(*lengths: int, rows: int = 2):  # type: ignore[no-untyped-def]
         group([place, 1, 2], [rollout([7] * length, 1.0) for _ in range(rows)])
         for place, length in enumerate(lengths)
     ]
-    return make_microbatches(groups, LOSSES["dapo"], 64, 1, False)
+    return make_microbatches(groups, LOSS_TYPES["dapo"], 64, 1, False)
 
 
 def test_the_longest_go_first_to_whom_has_least() -> None:

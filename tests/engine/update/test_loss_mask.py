@@ -7,8 +7,9 @@ from pathlib import Path
 import mlx.core as mx
 import pytest
 
+from grpo_cli.config.loss_types import LOSS_TYPES
 from grpo_cli.config.schema import Config
-from grpo_cli.engine.grpo.losses import LOSSES
+from grpo_cli.engine.grpo.averaging import AVERAGES
 from grpo_cli.engine.grpo.overlong import punish_overlong
 from grpo_cli.engine.guards.logprob_mismatch import measure
 from grpo_cli.engine.metrics import rollout_metrics
@@ -57,7 +58,7 @@ def test_the_gradient_is_that_of_a_plain_loss_over_the_trained_tokens(loss_type:
             ]
     lengths = [[item.length for item in one.rollouts] for one in made]
     assert lengths == [[2, 2], [1, 1]]
-    weights = iter(LOSSES[loss_type].weights(lengths, 6))
+    weights = iter(AVERAGES[LOSS_TYPES[loss_type].averaging](lengths, 6))
 
     def plain(parameters: object) -> mx.array:
         policy.model.update(parameters)
@@ -76,7 +77,7 @@ def test_the_gradient_is_that_of_a_plain_loss_over_the_trained_tokens(loss_type:
     fixed = list(weights)
     expected = mx.grad(plain)(policy.model.trainable_parameters())
     counting = Counting(prompts_per_forward=1)
-    batches = make_microbatches(made, LOSSES[loss_type], 6, size, has_reference=False, counting=counting)
+    batches = make_microbatches(made, LOSS_TYPES[loss_type], 6, size, has_reference=False, counting=counting)
     assert sum(batch.token_count for batch in batches) == 6
     gradients, result = accumulate(policy.model, batches, objective_of(loss_type, TEMPERATURE, 0.2, 0.2, 0.0))
     assert result.grad_norm > 1e-3
@@ -88,7 +89,7 @@ def test_a_forced_token_is_read() -> None:
     policy = nanochat_policy()
     one = group([1, 2], [masked([5, 6, 7], [1, 0, 1], 1.0)])
     other = group([1, 2], [masked([5, 200, 7], [1, 0, 1], 1.0)])
-    (a,), (b,) = (make_microbatches([g], LOSSES["dapo"], 6, 1, has_reference=False) for g in (one, other))
+    (a,), (b,) = (make_microbatches([g], LOSS_TYPES["dapo"], 6, 1, has_reference=False) for g in (one, other))
     first, second = (token_logprobs(policy.model, batch, 1.0).tolist()[0] for batch in (a, b))
     assert first[0] == second[0]
     assert abs(first[2] - second[2]) > 1e-3
@@ -99,7 +100,7 @@ def test_kl_and_entropy_leave_it_out() -> None:
     policy = nanochat_policy()
     losses = []
     for shift in (0.0, 3.0):
-        (batch,) = make_microbatches(groups(), LOSSES["dapo"], 6, 2, has_reference=True)
+        (batch,) = make_microbatches(groups(), LOSS_TYPES["dapo"], 6, 2, has_reference=True)
         reference = token_logprobs(policy.model, batch, TEMPERATURE)
         batch.ref_logprobs = reference - 0.1 + mx.where(batch.loss_mask, 0.0, shift)
         batch.old_logprobs = mx.where(batch.loss_mask, reference, FORCED)
@@ -116,13 +117,13 @@ def test_the_entropy_filter_knows_trained_tokens_only() -> None:
     trained = sorted(value for one in made for item in one.rollouts for value in item.trained(item.entropies))
     assert trained == [0.5, 0.5, 0.5, 1.0, 1.0, 2.0]
     assert counting.entropy_threshold(made) == pytest.approx(0.75)
-    batches = make_microbatches(made, LOSSES["dapo"], 6, 2, has_reference=True, counting=counting)
+    batches = make_microbatches(made, LOSS_TYPES["dapo"], 6, 2, has_reference=True, counting=counting)
     assert batches[0].policy_mask.tolist()[0] == [False, False, False, True]  # not the forced ones of 100
 
 
 def test_lengths_guard_and_metrics_count_what_the_policy_wrote() -> None:
     made = groups()
-    (batch,) = make_microbatches(made, LOSSES["dapo"], 6, 2, has_reference=False)
+    (batch,) = make_microbatches(made, LOSS_TYPES["dapo"], 6, 2, has_reference=False)
     sampled = mx.where(batch.loss_mask, -1.0, 50.0)
     deviation = measure([batch], [sampled])
     assert deviation is not None
@@ -142,7 +143,7 @@ def test_lengths_guard_and_metrics_count_what_the_policy_wrote() -> None:
 def test_a_completion_without_a_trained_token_teaches_nothing() -> None:
     one = [group([1], [masked([2, 3], [0, 0], 1.0), masked([4, 5], [0, 0], -1.0)])]
     assert not can_teach(one, Config())
-    assert make_microbatches(one, LOSSES["grpo"], 6, 1, has_reference=True) == []
+    assert make_microbatches(one, LOSS_TYPES["grpo"], 6, 1, has_reference=True) == []
 
 
 def test_a_checkpoint_keeps_it_and_an_older_one_has_none(tmp_path: Path) -> None:

@@ -7,8 +7,8 @@ import mlx.nn as nn
 import pytest
 from mlx.utils import tree_flatten
 
+from grpo_cli.config.loss_types import LOSS_TYPES
 from grpo_cli.config.schema import Config
-from grpo_cli.engine.grpo.losses import LOSSES
 from grpo_cli.engine.update.batch import make_microbatches
 from grpo_cli.engine.update.forward import token_logprobs
 from grpo_cli.engine.update.gradient import Gradients, accumulate, global_norm
@@ -61,18 +61,18 @@ def largest_difference(a: Gradients, b: Gradients) -> float:
 
 
 def test_completions_without_advantage_are_left_out_only_without_a_reference() -> None:
-    without = make_microbatches(step_groups(), LOSSES["dapo"], 6, 4, has_reference=False)
+    without = make_microbatches(step_groups(), LOSS_TYPES["dapo"], 6, 4, has_reference=False)
     assert sum(batch.targets.shape[0] for batch in without) == 5
     assert sum(batch.token_count for batch in without) == 3 + 1 + 2 + 4 + 2
     assert without[0].weights[0, 0].item() == pytest.approx(1 / 19)  # of all 19 tokens of the step
-    with_reference = make_microbatches(step_groups(), LOSSES["dapo"], 6, 4, has_reference=True)
+    with_reference = make_microbatches(step_groups(), LOSS_TYPES["dapo"], 6, 4, has_reference=True)
     assert sum(batch.targets.shape[0] for batch in with_reference) == 9
 
 
 def test_a_step_of_equal_rewards_has_a_gradient_of_exactly_zero() -> None:
     policy = nanochat_policy()
     groups = step_groups()[2:]
-    batches = make_microbatches(groups, LOSSES["dapo"], 6, 4, has_reference=False)
+    batches = make_microbatches(groups, LOSS_TYPES["dapo"], 6, 4, has_reference=False)
     gradients, result = accumulate(policy.model, batches, objective_of("dapo", 1.0, 0.2, 0.2, 0.0))
     assert result.grad_norm == 0.0
     assert result.loss == 0.0
@@ -84,7 +84,7 @@ def test_clip_ratio_and_kl_are_means_over_tokens() -> None:
     reference = nearby_reference(policy)
     groups = [group([1, 2], [rollout([5, 6, 7], 1.0), rollout([8], -1.0)])]
     with_old_logprobs(policy.model, groups, shift=-0.4)  # ratios e^0.4 = 1.49 and e^−0.4 = 0.67
-    batches = make_microbatches(groups, LOSSES["dapo"], 6, 1, has_reference=True)
+    batches = make_microbatches(groups, LOSS_TYPES["dapo"], 6, 1, has_reference=True)
     for batch in batches:
         batch.ref_logprobs = token_logprobs(reference.model, batch, 1.0)
     _, result = accumulate(policy.model, batches, objective_of("dapo", TEMPERATURE, 0.2, 0.2, 0.1))

@@ -10,9 +10,9 @@ import mlx.core as mx
 import mlx.nn as nn
 import pytest
 
+from grpo_cli.config.loss_types import LOSS_TYPES
 from grpo_cli.config.schema import Config
 from grpo_cli.engine import setup
-from grpo_cli.engine.grpo.losses import LOSSES
 from grpo_cli.engine.resume import resume
 from grpo_cli.engine.update.batch import Counting, Microbatch, Sequence, make_microbatches
 from grpo_cli.engine.update.forward import ForwardPlan, token_logprobs
@@ -119,7 +119,7 @@ BUDGETS = [(1, True), (9, True), (14, False), (22, True), (40, False), (1000, Tr
 def packed(config: Config, policy: Policy, reference: Policy, budget: Budget | None) -> list[Microbatch]:
     """The microbatches of a step of four groups, with the reference's logprobs where there is one."""
     groups, has_reference = step_groups(policy.model), config.kl_coeff > 0
-    loss_type, counting = LOSSES[config.loss_type], Counting.of(config)
+    loss_type, counting = LOSS_TYPES[config.loss_type], Counting.of(config)
     made = make_microbatches(groups, loss_type, config.max_new_tokens, 9, has_reference, counting, budget)
     for batch in made if has_reference else []:
         batch.ref_logprobs = token_logprobs(reference.model, batch, config.temperature)
@@ -134,7 +134,7 @@ def computed(
     return *accumulate(policy.model, batches, objective), len(batches)
 
 
-@pytest.mark.parametrize("loss_type", list(LOSSES))
+@pytest.mark.parametrize("loss_type", list(LOSS_TYPES))
 @pytest.mark.parametrize("option", ["alone", "all"])
 def test_no_budget_changes_the_gradient(loss_type: str, option: str) -> None:
     config = Config(**BASE, loss_type=loss_type, **OPTIONS[option])  # type: ignore[arg-type]

@@ -1,0 +1,322 @@
+"""The configuration keys in their groups: type, bounds, default and description of each.
+
+Each description exists only here: `grpo config init`, the JSON Schema and configs/KEYS.md show it.
+Defaults are those of MLX-GRPO, so that its files keep their meaning, except `num_generations` (8, not 64:
+64 do not fit on a laptop).
+
+To add a key, add one field to its group. Rules between keys are in rules.py.
+"""
+
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from grpo_cli.config.loss_types import LOSS_TYPES
+
+if TYPE_CHECKING:
+    LossTypeName = str
+else:
+    LossTypeName = Literal[tuple(LOSS_TYPES)]
+
+XML_SYSTEM_PROMPT = (
+    "Respond in the following format:\n<reasoning>\n...\n</reasoning>\n<answer>\n...\n</answer>"
+)
+
+PositiveInt = Annotated[int, Field(ge=1, le=10**9)]  # more is a typing error
+Count = Annotated[int, Field(ge=0, le=10**9)]
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+
+
+class Keys(BaseModel):
+    """A group of keys; the docstring is its heading in files and tables."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        frozen=True,
+        strict=True,  # "5e-7" is text, not a number
+        allow_inf_nan=False,
+        use_attribute_docstrings=True,
+        protected_namespaces=(),  # model_name is MLX-GRPO's own key
+    )
+
+
+class RunKeys(Keys):
+    """run"""
+
+    model_name: str = Field("Qwen/Qwen2.5-1.5B-Instruct", min_length=1)
+    """The policy model: a folder, a hub repository (owner/name), or `tiny`, the embedded model."""
+    output_dir: str = Field("outputs", min_length=1)
+    """Folder that contains the run folders."""
+    run_name: str = Field("", pattern=r"^([^/\\.][^/\\]{0,79})?$")
+    """Name of the run's folder in output_dir; empty: derived from the model and dataset names."""
+    seed: int = Field(0, ge=0, le=2**32 - 1)
+    """Random seed for sampling, data order and LoRA initialisation."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Data type of the weights in memory: auto keeps that of the files on Metal and CUDA and uses float32 on
+    the CPU.
+    """
+    use_compile: bool = True
+    """Compile the update on Metal and CUDA, once for each of a few padded microbatch shapes. If compilation
+    fails or changes the gradient, the run continues without it. No effect on the CPU.
+    """
+
+
+class DataKeys(Keys):
+    """data"""
+
+    dataset: str = Field("openai/gsm8k", min_length=1)
+    """`arithmetic` (embedded), a hub name, a file (JSON, JSONL, CSV, TSV, Parquet, Arrow; optionally
+    compressed), or a folder: of such files, written by `save_to_disk`, or a cloned hub repository.
+    """
+    dataset_config: str = ""
+    """The dataset's configuration on the hub (`main`); for arithmetic its difficulty, 1 to 4 digits."""
+    train_split: str = Field("train", min_length=1)
+    """Split for training prompts."""
+    eval_split: str = Field("test", min_length=1)
+    """Split for evaluation; never the training split."""
+    prompt_column: str = Field("question", min_length=1)
+    """Column with the problem: text, or a list of chat messages (also with `from` and `value`). A final
+    assistant message is removed; it is the answer if the dataset has no `answer_column`.
+    """
+    prompt_format: Literal["chat", "text"] = "chat"
+    """Prompt format: chat puts the problem into the model's chat template; text uses it unchanged, as text to
+    continue, without a system message (`completion_prefix` still follows).
+    """
+    answer_column: str = "answer"
+    """Column with the right answer; if it contains `####`, the answer is what follows. A dotted path selects
+    a field of an object: `reward_model.ground_truth`. Empty: a dataset without answers.
+    """
+    system_column: str = "system"
+    """Column with a row's own system message, which replaces `system_prompt`; empty: none. The column may be
+    missing.
+    """
+    max_train_samples: Count = 0
+    """Maximum number of training examples; 0: all."""
+    system_prompt: str = XML_SYSTEM_PROMPT
+    """System message before every problem; empty: none."""
+    completion_prefix: str = "<reasoning>"
+    """Text that every completion starts with. The model sees it as part of the prompt, the rewards see it as
+    part of the completion.
+    """
+    max_prompt_length: PositiveInt = 512
+    """Maximum prompt length in tokens; longer prompts are skipped and counted, never truncated."""
+
+
+class RewardKeys(Keys):
+    """rewards"""
+
+    reward_functions: list[str] = Field(
+        ["correctness", "int", "strict_format", "soft_format", "xmlcount"], min_length=1
+    )
+    """Built-in rewards by name, or `path/to/file.py:function` for your own."""
+    reward_weights: list[float] = []
+    """One weight per reward function; empty: each is 1."""
+    soft_overlong_tokens: Count = 0
+    """Overlong penalty of DAPO, added to the reward: falls from 0 to −1 over this many tokens before
+    max_new_tokens; 0: none.
+    """
+    reward_timeout: float = Field(60.0, ge=0.0)
+    """Time limit in seconds for one call of an `async def` reward or one in a worker process; 0: no limit. A
+    plain function in this process cannot be stopped: use `reward_workers`.
+    """
+    reward_workers: int = Field(0, ge=0, le=256)
+    """Worker processes for plain rewards, each given whole groups of completions; 0: rewards run in this
+    process. Workers and `async def` rewards score a group while others are still being sampled.
+    """
+
+
+class RolloutKeys(Keys):
+    """rollouts"""
+
+    num_generations: PositiveInt = 8
+    """Completions per prompt (G); advantages compare the rewards within this group."""
+    max_new_tokens: PositiveInt = 512
+    """Maximum completion length in tokens."""
+    temperature: float = Field(0.7, gt=0.0, le=10.0)
+    """Sampling temperature; the loss uses the logprobs of the same distribution."""
+    top_p: float = Field(1.0, gt=0.0, le=1.0)
+    """Nucleus sampling: sample from the smallest set of tokens whose total probability reaches this; 1: all
+    tokens.
+    """
+    top_k: Count = 0
+    """Sample only from the k most likely tokens; 0: all tokens."""
+    min_p: float = Field(0.0, ge=0.0, lt=1.0)
+    """Exclude tokens whose probability is below this fraction of the most likely token's; 0: none."""
+    repetition_penalty: float = Field(1.0, gt=0.0)
+    """Sampling penalty on tokens already used; 1: none. Training refuses other values for now: the loss would
+    use a different distribution from the sampled one.
+    """
+    stop: list[Annotated[str, Field(min_length=1)]] = []
+    """Texts that end a completion, such as `["</answer>"]`."""
+
+
+class QuantizedRolloutKeys(Keys):
+    """quantized rollouts"""
+
+    quantize_for_rollouts: bool = False
+    """Sample from a quantized copy of the policy (`bits` per weight): faster on Metal and CUDA. The loss
+    corrects for it by truncated importance sampling; evaluation and checkpoints use the full weights.
+    """
+    bits: Literal[2, 3, 4, 6, 8] = 4
+    """Bits per weight of the rollout quantization."""
+    group_size: Literal[32, 64, 128] = 64
+    """Group size of the rollout quantization."""
+    importance_sampling_mode: Literal[
+        "token_truncate", "token_mask", "sequence_truncate", "sequence_mask"
+    ] = "token_truncate"
+    """Granularity of the importance weight π_policy/π_rollout, and its treatment above the cap: truncate
+    clips it, mask drops the token (or completion) from the policy loss. Sequence-level ratios use
+    sequence-level weights.
+    """
+    importance_sampling_cap: float = Field(2.0, ge=1.0, le=1e6)
+    """Cap on the importance weight π_policy/π_rollout."""
+
+
+class LossKeys(Keys):
+    """loss"""
+
+    loss_type: LossTypeName = Field(
+        "dapo",
+        description="Policy loss, and the average of its tokens: "
+        + "; ".join(f"{name} ({loss.description})" for name, loss in LOSS_TYPES.items())
+        + ".",
+    )
+    importance_sampling_level: Literal["token", "sequence"] = "token"
+    """Granularity of the importance ratio: per token, or per sequence (GSPO; length-normalised, with clip_eps
+    around 3e-4). loss_type gspo always uses sequences.
+    """
+    scale_rewards: Literal["group", "batch", "none"] = "group"
+    """Scaling of advantages: divide by the group's standard deviation, by the batch's, or not at all."""
+    clip_eps: float = Field(0.2, gt=0.0, lt=1.0)
+    """Lower clip: the ratio new/old is clipped below 1 − clip_eps."""
+    clip_eps_high: float = Field(0.0, ge=0.0)
+    """Upper clip: the ratio is clipped above 1 + clip_eps_high; 0: same as clip_eps."""
+    delta: float = Field(0.0, ge=0.0)
+    """Two-sided clip: upper bound on the ratio when the advantage is negative; 0: no bound."""
+    kl_coeff: float = Field(0.0, ge=0.0)
+    """Weight of the KL divergence to the reference policy; the reference is loaded only if this is above 0.
+    """
+    kl_estimator: Literal["k3", "k1"] = "k3"
+    """Per-token KL estimator: k3 (never negative) or k1 (new − reference logprob)."""
+    use_bias_correction_kl: bool = False
+    """Multiply the KL estimate by the ratio new/old, which makes its gradient unbiased (DeepSeek-V3.2)."""
+    entropy_coeff: float = Field(0.0, ge=0.0)
+    """Weight of the entropy bonus, averaged like the loss (dr_grpo: over max_new_tokens); 0: none."""
+    top_entropy_quantile: float = Field(1.0, gt=0.0, le=1.0)
+    """Fraction of a step's tokens that have a policy loss, chosen by highest sampling entropy; 1: all."""
+    mask_truncated_completions: bool = False
+    """Exclude completions truncated at max_new_tokens from the loss and from its averages."""
+
+
+class ReuseKeys(Keys):
+    """from rollouts to steps"""
+
+    num_iterations: PositiveInt = 1
+    """Optimizer updates per batch of rollouts (μ)."""
+    steps_per_generation: int = Field(1, ge=1, le=1024)
+    """Number of steps whose rollouts are sampled at once; each step learns from its share. TRL counts
+    forwards here: its value is this × gradient_accumulation_steps.
+    """
+    dynamic_sampling: bool = False
+    """Dynamic sampling (DAPO): discard groups whose rewards are all equal and draw new prompts instead."""
+    dynamic_sampling_budget: int = Field(3, ge=2, le=100)
+    """Maximum batches of rollouts per generation with dynamic sampling; after that, groups with equal rewards
+    fill the remaining places.
+    """
+
+
+class OptimizerKeys(Keys):
+    """optimisation"""
+
+    learning_rate: float = Field(1e-6, ge=0.0, le=100.0)
+    """Peak learning rate."""
+    optimizer: Literal["adamw", "adam", "sgd", "lion"] = "adamw"
+    """Optimizer."""
+    adam_beta1: float = Field(0.9, ge=0.0, lt=1.0)
+    """First-moment decay of AdamW."""
+    adam_beta2: float = Field(0.999, ge=0.0, lt=1.0)
+    """Second-moment decay of AdamW."""
+    weight_decay: float = Field(0.0, ge=0.0)
+    """Decoupled weight decay."""
+    max_grad_norm: float = Field(0.1, gt=0.0)
+    """Maximum global gradient norm; larger gradients are scaled down to it."""
+    lr_scheduler_type: Literal["cosine", "linear", "constant"] = "cosine"
+    """Shape of the learning rate schedule after warmup, over optimizer updates."""
+    warmup_ratio: Fraction = 0.1
+    """Fraction of all updates over which the learning rate rises from 0."""
+
+
+class StepKeys(Keys):
+    """steps and their memory"""
+
+    batch_size: PositiveInt = 1
+    """Prompts per forward and backward pass."""
+    gradient_accumulation_steps: PositiveInt = 4
+    """Forward and backward passes per update: a step has batch_size × this × num_generations completions."""
+    microbatch_tokens: Count = 0
+    """Maximum tokens per forward and backward pass, including padding; 0: batch_size prompts at once,
+    whatever their lengths. Completions of similar length are grouped; the gradient stays the same.
+    """
+    num_epochs: PositiveInt = 1
+    """Passes over the training examples."""
+    max_steps: Count = 0
+    """Stop after this many updates; 0: run all epochs."""
+    grad_checkpoint: bool = False
+    """Recompute each layer in the backward pass and keep only its input: less memory for a second forward
+    pass. The gradient stays the same.
+    """
+
+
+class LoraKeys(Keys):
+    """LoRA"""
+
+    lora_rank: Count = 0
+    """Rank of LoRA adapters; 0: full fine-tuning."""
+    lora_type: Literal["lora", "dora"] = "lora"
+    """Adapter type: lora, or dora (which also trains the norm of every weight row)."""
+    lora_scale: float = Field(20.0, gt=0.0)
+    """Factor on the adapters' output (mlx-lm's `scale`; PEFT's lora_alpha / rank)."""
+    use_rslora: bool = False
+    """rsLoRA: the factor is lora_scale / √lora_rank, so that lora_scale equals PEFT's lora_alpha and the rank
+    does not change the speed of learning.
+    """
+    lora_dropout: float = Field(0.0, ge=0.0, lt=1.0)
+    """Dropout before the adapters; values above 0 are refused: the loss would not see the sampled policy."""
+    lora_layers: Count = 0
+    """Number of layers to adapt, counted from the last; 0: all."""
+
+
+class OutputKeys(Keys):
+    """log, evaluation, checkpoints"""
+
+    logging_steps: PositiveInt = 1
+    """Steps between log lines."""
+    log_jsonl: bool = True
+    """Write training_log.jsonl and completions.jsonl."""
+    log_completions: Count = 4
+    """Number of completions written to completions.jsonl at each logged step."""
+    report_to: Literal["none"] = "none"
+    """Other destinations for metrics; none for now."""
+    eval_steps: Count = 50
+    """Steps between evaluations, which also run before the first and after the last step; 0: never."""
+    eval_samples: Count = 200
+    """Number of examples from the evaluation split, the same each time; 0: all."""
+    eval_reward: str = ""
+    """Reward that measures accuracy in evaluation: a completion is right if it is above 0. A built-in reward
+    or one of reward_functions; empty: the final answer equals the right one.
+    """
+    eval_max_new_tokens: PositiveInt = 128
+    """Maximum completion length in evaluation, in tokens."""
+    save_steps: Count = 100
+    """Steps between checkpoints; 0: only the final one."""
+    keep_checkpoints: PositiveInt = 3
+    """Number of newest checkpoints to keep, besides final and the best by evaluation."""
+
+
+class RankKeys(Keys):
+    """several ranks"""
+
+    rank_timeout: float = Field(0.0, ge=0.0)
+    """Heartbeat timeout on several ranks, in seconds without a sign of work, after which the run ends; 0:
+    adaptive, five times the longest pause so far in the same kind of work, at least 60.
+    """

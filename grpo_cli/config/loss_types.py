@@ -1,0 +1,63 @@
+"""The values of `loss_type`: one line each. The schema, the rules and the engine read this table.
+
+    LOSS_TYPES["gspo"].by_sequence == True
+
+A loss type combines two choices by the names of their functions: the loss of one token (`token_loss`, in
+engine/grpo/losses.py) and the weight of that token in the step's loss (`averaging`, in
+engine/grpo/averaging.py).
+
+To add a loss type, give it a line here. It needs a new function there only if no present one fits.
+"""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossType:
+    """A value of `loss_type`, and what the other keys can do with it."""
+
+    description: str  # follows the name in the description of the key
+    token_loss: str
+    averaging: str
+    has_ratio: bool = True  # False: strictly on-policy, one update per batch of rollouts
+    has_clip: bool = True  # False: `delta` has no effect
+    scales_rewards: bool = True  # False: `scale_rewards` is ignored, advantages are reward − mean
+    by_sequence: bool = False  # True: one ratio per sequence, whatever importance_sampling_level says
+
+
+LOSS_TYPES = {
+    "grpo": LossType(
+        description="averaged by sequence", token_loss="clipped_surrogate", averaging="by_sequence"
+    ),
+    "bnpo": LossType(
+        description="averaged by forward", token_loss="clipped_surrogate", averaging="by_forward"
+    ),
+    "dapo": LossType(
+        description="averaged over all tokens of the step",
+        token_loss="clipped_surrogate",
+        averaging="by_token",
+    ),
+    "dr_grpo": LossType(
+        description="averaged by max_new_tokens", token_loss="clipped_surrogate", averaging="by_budget"
+    ),
+    "cispo": LossType(
+        description="MiniMax-M1; no token is clipped away",
+        token_loss="weighted_policy_gradient",
+        averaging="by_token",
+        has_clip=False,
+    ),
+    "gspo": LossType(
+        description="grpo with one ratio per sequence",
+        token_loss="clipped_surrogate",
+        averaging="by_sequence",
+        by_sequence=True,
+    ),
+    "reinforce": LossType(
+        description="nanochat's; no ratio, no clip, no standard deviation",
+        token_loss="policy_gradient",
+        averaging="by_token",
+        has_ratio=False,
+        has_clip=False,
+        scales_rewards=False,
+    ),
+}
