@@ -23,7 +23,7 @@ from grpo_cli.config.resumable import is_gone
 from grpo_cli.config.schema import Config
 from grpo_cli.distributed.world import ALONE, World
 from grpo_cli.engine import events
-from grpo_cli.engine.memory.verdict import check_memory
+from grpo_cli.engine.memory.check import check_memory
 from grpo_cli.engine.ranks.same_setup import check_same_setup, settings
 from grpo_cli.engine.run import Run
 from grpo_cli.engine.run_dir.folder import CONFIG_FILE, words_for_the_disk, write_config

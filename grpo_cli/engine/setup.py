@@ -22,7 +22,7 @@ from grpo_cli.data.load import load_examples
 from grpo_cli.distributed.world import ALONE, World
 from grpo_cli.engine import events
 from grpo_cli.engine.collect_rollouts import collect_rollouts
-from grpo_cli.engine.memory.verdict import check_memory
+from grpo_cli.engine.memory.check import check_memory
 from grpo_cli.engine.metrics import step_metrics
 from grpo_cli.engine.ranks.same_setup import check_same_setup, loaded, settings
 from grpo_cli.engine.rollout.buffer import DrawnGroups

@@ -33,7 +33,7 @@ def measure(model: str, changes: dict[str, float | str]) -> dict[str, float]:
     device.prepare()
     from grpo_cli.config.schema import Config
     from grpo_cli.engine import setup
-    from grpo_cli.engine.memory.verdict import needs_of
+    from grpo_cli.engine.memory.check import needs_of
 
     config = Config(
         model_name=model, dataset="arithmetic", system_prompt="Think. " * 10, completion_prefix="",

@@ -7,7 +7,7 @@ import pytest
 from grpo_cli import device
 from grpo_cli.engine import events, setup
 from grpo_cli.engine.guards.nonfinite import Fault
-from grpo_cli.engine.memory.verdict import check_memory, needs_of
+from grpo_cli.engine.memory.check import check_memory, needs_of
 from grpo_cli.errors import TrainingError
 from tests.engine.test_train import small
 

@@ -11,13 +11,12 @@ from typing import Any
 
 from grpo_cli.device import CGROUP_LIMITS, usable_memory
 from grpo_cli.doctor.read.machine import Machine
-from grpo_cli.engine.memory.estimate import FLOAT32, Batch, MemoryNeeds, Shape, estimate
+from grpo_cli.engine.memory.estimate import FLOAT32, OPTIMIZER_STATES, Batch, MemoryNeeds, Shape, estimate
 
 # One prompt, 8 completions: the smallest sensible GRPO step.
 TYPICAL = Batch(rollout_rows=8, update_prompts=1, update_rows=8, prompt_length=256, new_tokens=128)
 TYPICAL_WORDS = "1 prompt of 256 tokens, 8 completions of 128, AdamW"
 RANK = 16  # of the adapters
-ADAM_STATES = 2  # float32 numbers per trained parameter
 CGROUP_USED = ("/sys/fs/cgroup/memory.current", "/sys/fs/cgroup/memory/memory.usage_in_bytes")
 
 
@@ -79,7 +78,7 @@ def typical_needs(
     trained = adapter_numbers(shape, rank) if rank else parameters
     copies = 1 if width < FLOAT32 and not rank else 0
     weights = parameters * width + (trained * FLOAT32 if rank else 0)
-    optimizer = trained * FLOAT32 * (ADAM_STATES + copies)
+    optimizer = trained * FLOAT32 * (OPTIMIZER_STATES["adamw"] + copies)
     return estimate(shape, batch, weights, optimizer, trained, width)
 
 

@@ -13,18 +13,16 @@ from typing import TYPE_CHECKING, Any
 
 from grpo_cli.config.local_model import positions, read_config
 from grpo_cli.config.schema import Config
-from grpo_cli.doctor.findings import gigabytes
 from grpo_cli.doctor.read.model_folder import bits_of, unpacked_numbers
 from grpo_cli.models.safetensors_header import BITS, Tensor, read_header
 from grpo_cli.untrusted_json import DamagedFile
 
 if TYPE_CHECKING:
     from grpo_cli.engine.memory.estimate import MemoryNeeds, Shape
+    from grpo_cli.engine.memory.verdict import MemoryVerdict
 
 DTYPES = {"float32": 4, "bfloat16": 2, "float16": 2}
-STATES = {"adamw": 2, "adam": 2, "lion": 1, "sgd": 1}  # float32 numbers per trained parameter
 SUMS_PROMPT = 64  # tokens; the embedded task's prompts are shorter
-FLOAT32 = 4
 
 
 @dataclass(frozen=True)
@@ -51,15 +49,9 @@ class Weights:
 
     def adapters(self, rank: int, last_layers: int) -> int:
         """Parameters of LoRA adapters of `rank` on the matrices of the last layers (0: all layers)."""
-        layers = {_layer(name) for name in self.shapes} - {None}
-        chosen = sorted(number for number in layers if number is not None)[-last_layers:]
-        matrices = [s for name, s in self.shapes.items() if len(s) == 2 and _layer(name) in chosen]
-        return sum(rank * (rows + columns) for rows, columns in matrices)
+        from grpo_cli.engine.memory.estimate import lora_numbers
 
-
-def _layer(name: str) -> int | None:
-    """Layer number in an array's name: 3 for `model.layers.3.mlp.up_proj.weight`; None without one."""
-    return next((int(part) for part in name.split(".") if part.isdecimal() and len(part) < 6), None)
+        return lora_numbers(self.shapes, rank, last_layers)
 
 
 def weights_in(folder: Path) -> Weights | None:
@@ -94,7 +86,7 @@ def shape_of(folder: Path) -> "Shape | None":
 
 def needed(config: Config, folder: Path, on_cpu: bool, rows: int | None = None) -> "MemoryNeeds | None":
     """Memory for training; None if the model's shape is unknown. `rows`: maximum completions at once."""
-    from grpo_cli.engine.memory.estimate import Batch, estimate
+    from grpo_cli.engine.memory.estimate import FLOAT32, OPTIMIZER_STATES, Batch, estimate
 
     shape, weights, facts = shape_of(folder), weights_in(folder), read_config(folder)
     if shape is None or weights is None:
@@ -103,17 +95,17 @@ def needed(config: Config, folder: Path, on_cpu: bool, rows: int | None = None) 
     numbers, size, width = _in_memory(config, weights, facts, on_cpu)
     trained = numbers if full else weights.adapters(config.lora_rank, config.lora_layers)
     master = FLOAT32 if full and width < FLOAT32 else 0
-    in_groups = on_cpu and shares_prompts(facts)
-    batch = Batch.of(config, prompt_length(config, facts), True, True, rows, in_groups)
+    shares = shares_prompts(facts)
+    batch = Batch.of(config, prompt_length(config, facts), shares, True, rows, on_cpu and shares)
     copies = 2 if full and config.kl_coeff > 0 else 1  # the reference
     adapters = 0 if full else FLOAT32 * trained
-    optimizer = trained * (STATES[config.optimizer] * FLOAT32 + master)
+    optimizer = trained * (OPTIMIZER_STATES[config.optimizer] * FLOAT32 + master)
     held = copies * size + adapters + _rounded_copy(config, numbers, on_cpu, width)
     return estimate(shape, batch, held, optimizer, trained, width)
 
 
 def shares_prompts(facts: dict[str, Any]) -> bool:
-    """True if a CPU keeps one KV cache of the prompt for all its completions (shared_prompt.py).
+    """True if completions can share one KV cache of their prompt: in the update and, on a CPU, in sampling.
 
     Not with sliding windows, whose caches rotate, nor with nanochat_v2, whose cache holds token ids.
     """
@@ -135,7 +127,7 @@ def _rounded_copy(config: Config, numbers: int, on_cpu: bool, width: int) -> int
     if not config.quantize_for_rollouts:
         return 0
     if on_cpu:
-        return FLOAT32 * numbers
+        return DTYPES["float32"] * numbers
     return numbers * config.bits // 8 + 2 * width * numbers // config.group_size
 
 
@@ -158,20 +150,16 @@ def prompt_length(config: Config, facts: dict[str, Any]) -> int:
     return min(most, max(1, (positions(facts) or most)))
 
 
-def cures(config: "Config", folder: Path, there: int, on_cpu: bool) -> tuple[str, list[str], bool]:
-    """Changes that fit the configuration into `there` bytes: text, TOML lines, and True if they suffice."""
-    from grpo_cli.config.fields import toml_value
-    from grpo_cli.engine.memory.estimate import steps_down
+def verdict_on(config: Config, folder: Path, there: int, on_cpu: bool) -> "MemoryVerdict | None":
+    """The engine's verdict for a budget of `there` bytes; None if the model's shape is unknown."""
+    from grpo_cli.engine.memory.verdict import judge
 
-    changes: dict[str, Any] = {}
-    smaller = None
-    for step in steps_down(config):
-        changes.update(step)
-        smaller = needed(config.model_copy(update=changes), folder, on_cpu)
-        if smaller is not None and smaller.peak <= there:
-            break
-    lines = [f"{key} = {toml_value(value)}" for key, value in changes.items()]
-    if smaller is not None and smaller.peak <= there:
-        return f"with these keys it needs about {gigabytes(smaller.peak)}", lines, True
-    least = f", and with these keys it still needs {gigabytes(smaller.peak)}" if smaller else ""
-    return f"choose a smaller model: `grpo doctor --only models-that-fit` lists them{least}", lines, False
+    if needed(config, folder, on_cpu) is None:
+        return None
+
+    def needs_of(changed: Config, rows: int | None) -> "MemoryNeeds":
+        needs = needed(changed, folder, on_cpu, rows)
+        assert needs is not None  # the shape is known
+        return needs
+
+    return judge(config, there, needs_of)

@@ -26,6 +26,7 @@ OWN_STEP = 64  # tokens that a row's own keys and values grow by (shared_prompt.
 PROMPT_TOKENS = 2048  # prompt tokens per forward (continuous_batch.py)
 READING_KEPT = 2.0  # scores and feed-forward arrays of a layer during the prefill
 LEAST_BUDGET = 512  # tokens of a microbatch; smaller budgets save little
+OPTIMIZER_STATES = {"adamw": 2, "adam": 2, "lion": 1, "sgd": 1}  # float32 numbers per trained parameter
 STEP_COPIES = 1.5  # copies of the trained weights: their gradient, and the largest array during its update
 
 
@@ -202,6 +203,22 @@ def update_bytes(shape: Shape, batch: Batch, width: int) -> int:
     logits = counted * shape.vocabulary
     copies = LOGITS_KEPT + (ENTROPY_KEPT if batch.entropy_bonus else 0.0)
     return int(layers + copies * FLOAT32 * (min(logits, LOGITS_AT_ONCE) if batch.slices else logits))
+
+
+def lora_numbers(shapes: Mapping[str, tuple[int, ...]], rank: int, last_layers: int) -> int:
+    """Number of parameters of LoRA adapters on the matrices of the last layers (0: all layers).
+
+    `shapes`: those of the model's arrays, by name.
+    """
+    layers = {layer_in(name) for name in shapes} - {None}
+    chosen = sorted(number for number in layers if number is not None)[-last_layers:]
+    matrices = [s for name, s in shapes.items() if len(s) == 2 and layer_in(name) in chosen]
+    return sum(rank * (rows + columns) for rows, columns in matrices)
+
+
+def layer_in(name: str) -> int | None:
+    """Layer number in an array's name: 3 for `model.layers.3.mlp.up_proj.weight`; None without one."""
+    return next((int(part) for part in name.split(".") if part.isdecimal() and len(part) < 6), None)
 
 
 def parts(needs: MemoryNeeds) -> str:

@@ -1,5 +1,7 @@
 """Memory needs of a configuration: by hand, and as the engine computes them."""
 
+import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -49,7 +51,7 @@ def test_the_copy_of_quantised_rollouts_is_added() -> None:
 
 
 def test_it_agrees_with_the_engine_about_the_embedded_hollow_model() -> None:
-    from grpo_cli.engine.memory.verdict import needs_of
+    from grpo_cli.engine.memory.check import needs_of
     from grpo_cli.engine.setup import prepare
 
     config = Config(model_name="tiny", dataset="arithmetic", max_train_samples=8, max_new_tokens=48,
@@ -78,3 +80,16 @@ def test_prompts_count_once_a_group_on_a_cpu() -> None:
     assert elsewhere is not None
     assert on_cpu.update == elsewhere.update
     assert on_cpu.rollouts < 0.6 * elsewhere.rollouts
+
+
+def test_a_sliding_window_costs_a_prompt_for_every_completion(tmp_path: Path) -> None:
+    """Rotating caches cannot be shared: prompts of 64 tokens count 8 times in the update, as in the engine."""
+    folder = shutil.copytree(TINY, tmp_path / "model")
+    config = Config(model_name="tiny", dataset="arithmetic", max_new_tokens=64, num_generations=8)
+    shared = needed(config, folder, on_cpu=True)
+    facts = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**facts, "sliding_window": 32}))
+    own = needed(config, folder, on_cpu=True)
+    assert shared and own
+    assert own.rollouts > 1.5 * shared.rollouts
+    assert own.update > 1.2 * shared.update

@@ -14,8 +14,8 @@ from grpo_cli.engine.collect_rollouts import collect_rollouts
 from grpo_cli.engine.grpo.importance_sampling import Correction
 from grpo_cli.engine.guards.logprob_mismatch import Deviation
 from grpo_cli.engine.guards.nonfinite import first_broken
+from grpo_cli.engine.memory.check import needs_of
 from grpo_cli.engine.memory.estimate import steps_down
-from grpo_cli.engine.memory.verdict import needs_of
 from grpo_cli.engine.rollout import generate
 from grpo_cli.engine.rollout.quantized_policy import RolloutPolicy
 from grpo_cli.engine.run_dir.run_state import read_state, write_state

@@ -10,7 +10,6 @@ from grpo_cli.config.local_model import check_name
 from grpo_cli.doctor.context import Context
 from grpo_cli.doctor.findings import Finding, error, gigabytes, ok, skipped, warning
 from grpo_cli.doctor.read.budget import budget
-from grpo_cli.doctor.read.config_memory import cures
 from grpo_cli.doctor.read.json_lines import read_lines
 from grpo_cli.doctor.read.wired_limit import highest_limit, raised
 from grpo_cli.foreign_text import quoted
@@ -20,10 +19,9 @@ if TYPE_CHECKING:
     from grpo_cli.config.problems import Problem
     from grpo_cli.config.schema import Config
     from grpo_cli.doctor.read.duration import StepDuration
-    from grpo_cli.engine.memory.estimate import MemoryNeeds
+    from grpo_cli.engine.memory.verdict import MemoryVerdict
 
 TO_WRITE = re.compile(r"`(\w+ = [^`]+)`")  # lines of TOML in the text of a cure
-SURELY = 1.25  # need / budget; above it the estimate's own error cannot explain the excess
 
 
 def validity(context: Context) -> Iterator[Finding]:
@@ -61,7 +59,7 @@ def finding_of(problem: "Problem", name: str) -> Finding:
 
 def memory_needed(context: Context) -> Iterator[Finding]:
     """The configuration fits this machine's memory."""
-    from grpo_cli.doctor.read.config_memory import needed
+    from grpo_cli.doctor.read.config_memory import needed, verdict_on
 
     config = context.config
     if config is None:
@@ -72,35 +70,42 @@ def memory_needed(context: Context) -> Iterator[Finding]:
         check_name(config.model_name)  # raises for a name that the hub cannot have
         yield not_here(config)
         return
-    there, on_cpu = budget(context.machine, context.probe), context.on_cpu
-    needs = needed(config, folder, on_cpu)
-    if needs is None or there is None:
-        what = "how much memory there is" if needs else f"the shape of the model in {folder}"
-        yield skipped(f"{what} is not known")
+    there = budget(context.machine, context.probe)
+    verdict = None if there is None else verdict_on(config, folder, there, context.on_cpu)
+    if verdict is not None:
+        yield weighed(context, verdict)
         return
-    yield weighed(context, config, folder, needs, there)
+    known = there is None and needed(config, folder, context.on_cpu) is not None
+    what = "how much memory there is" if known else f"the shape of the model in {folder}"
+    yield skipped(f"{what} is not known")
 
 
-def weighed(context: Context, config: "Config", folder: Path, needs: "MemoryNeeds", there: int) -> Finding:
-    """The finding for the memory needed, compared with the budget `there` in bytes."""
-    from grpo_cli.doctor.read.config_memory import needed
+def weighed(context: Context, verdict: "MemoryVerdict") -> Finding:
+    """The finding for the engine's verdict on memory."""
     from grpo_cli.engine.memory.estimate import parts
 
-    on_cpu = context.on_cpu
+    needs = verdict.needs
     seen = (
-        f"about {gigabytes(needs.peak)} needed ({parts(needs)}), {gigabytes(there)} there; "
+        f"about {gigabytes(needs.peak)} needed ({parts(needs)}), {gigabytes(verdict.budget)} there; "
         f"rollouts {gigabytes(needs.rollout_peak)}, the update {gigabytes(needs.update_peak)}"
     )
-    numbers = {"needed_bytes": needs.peak, "budget_bytes": there}
-    if needs.peak <= there:
+    numbers = {"needed_bytes": needs.peak, "budget_bytes": verdict.budget}
+    if verdict.fits:
         return ok(seen, **numbers)
-    words, lines, suffices = cures(config, folder, there, on_cpu)
-    least = needed(config, folder, on_cpu, rows=1) or needs
-    if least.peak > SURELY * there:
-        one = f"Unable to allocate memory: a single completion needs about {gigabytes(least.peak)}; "
-        return error(one + seen, words, *lines, *wired_limit(context, needs.peak), **numbers)
-    verdict = warning if suffices else error
-    return verdict(seen, words, *lines, *wired_limit(context, needs.peak), **numbers)
+    make = warning if verdict.suffices else error
+    if verdict.is_impossible:
+        one = f"a single completion needs about {gigabytes(verdict.least.peak)}"
+        seen, make = f"Unable to allocate memory: {one}; {seen}", error
+    return make(seen, cure_of(verdict), *verdict.lines, *wired_limit(context, needs.peak), **numbers)
+
+
+def cure_of(verdict: "MemoryVerdict") -> str:
+    """The cure in words; the keys to change follow as commands."""
+    if verdict.changed is not None and verdict.suffices:
+        return f"with these keys it needs about {gigabytes(verdict.changed.peak)}"
+    changed = verdict.changed
+    least = f", and with these keys it still needs {gigabytes(changed.peak)}" if changed else ""
+    return f"choose a smaller model: `grpo doctor --only models-that-fit` lists them{least}"
 
 
 def wired_limit(context: Context, need: int) -> list[str]:

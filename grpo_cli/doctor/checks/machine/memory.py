@@ -140,13 +140,15 @@ class Limit:
 
     def smaller(self, words: str) -> Finding:
         """The warning if no limit is enough, with the keys that make the configuration smaller."""
-        from grpo_cli.doctor.read.config_memory import cures
+        from grpo_cli.doctor.checks.configuration.configuration import cure_of
+        from grpo_cli.doctor.read.config_memory import verdict_on
 
         folder = self.context.configured_model
         assert self.context.config is not None and folder is not None  # else there would be no need
         most = self.allowed if self.is_old else max(self.allowed, self.highest)
-        told, lines, _ = cures(self.context.config, folder, most, False)
-        return warning(self.seen, f"{words}; {told}", *lines, **self.numbers)
+        verdict = verdict_on(self.context.config, folder, most, on_cpu=False)
+        assert verdict is not None  # there is a need
+        return warning(self.seen, f"{words}; {cure_of(verdict)}", *verdict.lines, **self.numbers)
 
 
 def needed_here(context: Context) -> int | None:
