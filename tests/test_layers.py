@@ -38,6 +38,7 @@ LEVELS = {
     "grpo_cli.models.tiny": 5,  # scripts that make the embedded model: the program imports none of them
     "grpo_cli.engine": 4,
     "grpo_cli.convert": 4,
+    "grpo_cli.environments": 3.5,
     "grpo_cli.data": 3,
     "grpo_cli.models": 3,
     "grpo_cli.config": 2,
