@@ -1,7 +1,8 @@
 """The layers of the package, by its imports: only downward, never in a circle, and light modules stay light.
 
-The order, from the top: cli → doctor → the run and what evaluates → the rest of engine, convert → data,
-models → config → rewards → errors, types. Packages on one level do not import one another.
+The order, from the top: cli → doctor → the run and what evaluates → the rest of engine, convert →
+environments → data, models → config → rewards → errors, types. Packages on one level do not import one
+another.
 """
 
 import ast

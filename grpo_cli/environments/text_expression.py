@@ -22,7 +22,7 @@ from typing import Any
 
 Names = ChainMap[str, Any]  # the variables of a generator and of those around it
 
-LONGEST = 100_000  # characters of any text: more than a context window holds
+LONGEST = 100_000  # characters of an expression, and of any text that it makes
 # Limits the time to about a second: a node costs about 1 µs, a character of a text up to 30 ns.
 BUDGET, NODE_COST = 10_000_000, 30
 
@@ -59,6 +59,11 @@ ATTRIBUTES: dict[type, frozenset[str]] = {
     tuple: frozenset(("count", "index")),
     list: frozenset(("copy", "count", "index")),
 }
+# The most that a method makes of one character; 1 for the others.
+GROWTH = {
+    "expandtabs": 8, "encode": 5, "hex": 2,
+    "upper": 3, "lower": 3, "title": 3, "capitalize": 3, "swapcase": 3, "casefold": 3,
+}  # fmt: skip
 CODECS = ("ascii", "latin1", "latin_1", "utf8", "utf_8", "utf16", "utf_16", "utf32", "utf_32")
 
 
@@ -207,7 +212,7 @@ def longest_result(method: BuiltinMethodType, arguments: list[Any]) -> int:
             raise NoResult
         case "encode" | "decode", [str() as codec] if codec.lower() not in CODECS:
             raise NoResult
-    return 8 * length(own)  # tabs become 8 spaces; other methods grow a text less
+    return length(own) * GROWTH.get(method.__name__, 1)
 
 
 def length(value: Any) -> int:

@@ -26,6 +26,8 @@ def test_deep_and_long_expressions_that_python_reads_have_results() -> None:
     assert compute("(1+" * 199 + "1" + ")" * 199) == "200"
     assert compute(" " * 50_000 + "1") == "1"
     assert compute("'a'" + ".upper()" * 40 + ".count('A')") == "1"
+    assert compute("'a' " * 20_000 + ".count('a')") == "20000"
+    assert compute(f"'{'a' * 99_980}'.count('a')") == "99980"
 
 
 # --- what is not computed, although Python does it ------------------------------------------------------
