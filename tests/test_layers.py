@@ -1,7 +1,8 @@
 """The layers of the package, by its imports: only downward, never in a circle, and light modules stay light.
 
-The order, from the top: cli → doctor → the run and what evaluates → the rest of engine, convert → data,
-models → config → rewards → errors, types. Packages on one level do not import one another.
+The order, from the top: cli → doctor → the run and what evaluates → the rest of engine, convert →
+environments → data, models → config → rewards → errors, types. Packages on one level do not import one
+another.
 """
 
 import ast
@@ -38,6 +39,7 @@ LEVELS = {
     "grpo_cli.models.tiny": 5,  # scripts that make the embedded model: the program imports none of them
     "grpo_cli.engine": 4,
     "grpo_cli.convert": 4,
+    "grpo_cli.environments": 3.5,
     "grpo_cli.data": 3,
     "grpo_cli.models": 3,
     "grpo_cli.config": 2,

@@ -6,7 +6,7 @@ from grpo_cli.config.fields import toml_value
 from grpo_cli.config.schema import Config
 from grpo_cli.config.violation import Rule, Violation
 
-COMPARING = ("correctness", "last_number", "math_verify")  # built-in rewards that need an answer
+COMPARING = ("correctness", "last_number", "nanochat_gsm8k", "math_verify")  # rewards that need an answer
 
 
 def rewards_have_their_answers(config: Config) -> Iterator[Violation]:

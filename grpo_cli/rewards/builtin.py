@@ -1,4 +1,4 @@
-"""The built-in rewards: MLX-GRPO's five and `last_number`.
+"""The built-in rewards: MLX-GRPO's five, `last_number` and `nanochat_gsm8k`.
 
 All have TRL's signature, `(prompts, completions, answer, **columns) -> list[float]`, lists of one
 item per completion. A completion is a list of one assistant message, or a plain text.
@@ -22,6 +22,7 @@ TAGS = ("<reasoning>", "</reasoning>", "<answer>", "</answer>")
 FROM_REASONING_TO_ANSWER = re.compile(r"</reasoning>\s*+<answer>")
 WHOLE_NUMBER = re.compile(r"[-+]?\d+", re.ASCII)
 TRAILING_PENALTY = 0.001  # per character after </answer>
+MARKED_NUMBER = re.compile(r"#### (-?[0-9.,]+)")  # exactly one space, as in GSM8K's solutions
 
 
 def completion_text(completion: Any) -> str:
@@ -65,6 +66,25 @@ def last_number_matches(
     found = [read_last(completion_text(completion)) for completion in completions]
     golds = [read_whole(gold) for gold in answer]
     return [1.0 if got and gold and got.equals(gold) else 0.0 for got, gold in zip(found, golds, strict=True)]
+
+
+def nanochat_gsm8k(
+    prompts: list[Any], completions: list[Any], answer: list[str], **columns: Any
+) -> list[float]:
+    """1.0 if the first number after `#### ` is spelled as the answer, commas aside: nanochat's reward.
+
+    The spelling counts: `#### 18.` and `#### 18.0` are wrong for 18, and `#### $18` has no number. An answer
+    that is not a number gives 0.0. Source: karpathy/nanochat, tasks/gsm8k.py.
+    """
+    found = [marked_number(completion_text(completion)) for completion in completions]
+    golds = [marked_number(f"#### {gold}") for gold in answer]
+    return [1.0 if got is not None and got == gold else 0.0 for got, gold in zip(found, golds, strict=True)]
+
+
+def marked_number(text: str) -> str | None:
+    """The first number after `#### `, without commas."""
+    match = MARKED_NUMBER.search(text)
+    return match[1].replace(",", "") if match else None
 
 
 def is_strict(text: str) -> bool:

@@ -25,6 +25,7 @@ REWARDS: dict[str, RewardFunction] = {
     "soft_format": builtin.soft_format,
     "xmlcount": builtin.xmlcount,
     "last_number": builtin.last_number_matches,
+    "nanochat_gsm8k": builtin.nanochat_gsm8k,
     "math_verify": math_verify,
 }
 

@@ -104,13 +104,15 @@ def test_one_value_for_each_completion_each_with_its_own_answer(name: str) -> No
         "soft_format": [0.5, 0.5, 0.0],
         "xmlcount": [0.5, 0.5, 0.0],
         "last_number": [0.0, 1.0, 0.0],
+        "nanochat_gsm8k": [0.0, 0.0, 0.0],
     }
     assert REWARDS[name](["p"] * 3, texts, ["7", "19", "7"]) == expected[name]
 
 
 @pytest.mark.parametrize("name", WITHOUT_PACKAGES)
 @pytest.mark.parametrize(
-    "part", ["<reasoning>", "</reasoning>", "</reasoning> ", "<answer>", "</answer>", " ", "1-"]
+    "part",
+    ["<reasoning>", "</reasoning>", "</reasoning> ", "<answer>", "</answer>", " ", "1-", "#### ", "#### 1,"],
 )
 def test_hostile_completions_take_linear_time(name: str, part: str) -> None:
     text = "<reasoning></reasoning>" + part * (200_000 // len(part))

@@ -8,7 +8,10 @@ from grpo_cli.errors import RewardError
 from grpo_cli.rewards import builtin
 from grpo_cli.rewards.table import REWARDS, load_rewards
 
-NAMES = ["correctness", "int", "strict_format", "soft_format", "xmlcount", "last_number", "math_verify"]
+NAMES = [
+    "correctness", "int", "strict_format", "soft_format", "xmlcount", "last_number", "nanochat_gsm8k",
+    "math_verify",
+]  # fmt: skip
 
 
 def error_of(name: str) -> RewardError:
@@ -26,7 +29,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_the_table_holds_the_six_built_in_rewards() -> None:
+def test_the_table_holds_the_built_in_rewards() -> None:
     assert list(REWARDS) == NAMES
 
 
@@ -40,7 +43,7 @@ def test_an_unknown_name_gets_the_nearest_one() -> None:
     assert error.message == "Unknown reward function: corectness_reward_func"
     assert error.hint == (
         "did you mean `correctness`? built-in rewards: correctness, int, strict_format, soft_format, "
-        "xmlcount, last_number, math_verify; your own: `path/to/file.py:function`"
+        "xmlcount, last_number, nanochat_gsm8k, math_verify; your own: `path/to/file.py:function`"
     )
     assert error_of("zzz").hint.startswith("built-in rewards: ")
 

@@ -22,7 +22,7 @@ from grpo_cli.types import RolloutGroup
 FEWEST_STEPS = 5  # fewer steps without an advantage can be chance
 ALL_CUT = 0.95  # share of truncated completions from which on no answer is reached
 SOLVED = 0.95  # accuracy from which on little is left to learn; runs of the embedded task end at 0.95 to 1
-BEST = {"correctness": 2.0, "last_number": 1.0}  # the reward of a right answer
+BEST = {"correctness": 2.0, "last_number": 1.0, "nanochat_gsm8k": 1.0}  # the reward of a right answer
 GUIDE_NEW_TOKENS, GUIDE_TEMPERATURE, GUIDE_GENERATIONS = 128, 0.7, 16
 FORMAT_REWARDS = ("int", "strict_format", "soft_format", "xmlcount")
 ROOM_FIRST = "Raise max_new_tokens first; the rest may not be needed"

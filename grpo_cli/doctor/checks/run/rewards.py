@@ -17,6 +17,7 @@ from grpo_cli.doctor.context import Context
 from grpo_cli.doctor.findings import Finding, error, ok, warning
 from grpo_cli.doctor.read.run_log import first_third, last_third, number, percent, series, short, step_number
 from grpo_cli.engine.guards.nothing_learned import (
+    BEST,
     FEWEST_STEPS,
     GUIDE_TEMPERATURE,
     equal_cures,
@@ -132,7 +133,7 @@ def equality_cures(context: Context) -> list[str]:
 def at_the_top(context: Context) -> str:
     """The evidence that rewards rose to their maximum, for runs without a correctness reward; else empty."""
     steps = logged_steps(context)
-    if any("rewards/correctness" in line or "rewards/last_number" in line for line in steps):
+    if any(f"rewards/{reward}" in line for line in steps for reward in BEST):
         return ""
     means = series(steps, "reward_mean")
     if not means or statistics.fmean(first_third(series(steps, "zero_std_fraction"))) > FEW_DIFFER:
