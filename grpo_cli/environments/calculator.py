@@ -14,10 +14,11 @@ Source: karpathy/nanochat, nanochat/engine.py, `Engine.generate`.
 """
 
 from grpo_cli.environments.expression import compute
+from grpo_cli.environments.protocol import Environment
 from grpo_cli.models.nanochat_tokenizer import NanochatTokenizer
 
 
-class Calculator:
+class Calculator(Environment):
     """The state of one rollout: the tokens of the open block, if one is open."""
 
     def __init__(self, tokenizer: NanochatTokenizer) -> None:
