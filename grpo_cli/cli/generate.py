@@ -12,7 +12,7 @@ from grpo_cli.cli.heavy import start_device
 from grpo_cli.cli.terminal import encodable, say, stderr_console, stdout_console
 from grpo_cli.errors import GrpoError, Terminated
 from grpo_cli.foreign_text import visible
-from grpo_cli.types import StopReason
+from grpo_cli.types import Example, StopReason
 from grpo_cli.words import plural
 
 LEAVING = ("", "/exit", "/quit", "/bye")
@@ -56,9 +56,11 @@ def generate(
         find(model, tell)
         start_device()
         from grpo_cli.engine.rollout.sampling import Sampling
+        from grpo_cli.environments.make import session_maker
         from grpo_cli.models.load import load_policy
 
         policy = load_policy(model)
+        session_maker(config, policy.tokenizer)  # raises for tools that the model cannot use
     sampling = Sampling(max_new_tokens=max_tokens, temperature=temperature, stop=tuple(config.stop))
     messages: list[Message] = []
     text = config.system_prompt if system is None else system
@@ -113,13 +115,15 @@ def answer(
     Ctrl-C ends it. With `stoppable` it only ends the answer: the text so far is returned.
     """
     from grpo_cli.engine.rollout.stream import stream
+    from grpo_cli.environments.make import session_maker
 
     prefix = config.completion_prefix
+    session = session_maker(config, policy.tokenizer)(Example(messages=messages, answer=""))
     ids = policy.tokenizer.encode_prompt(messages, prefix)
     pieces, is_cut_off = [prefix], False
     show(prefix)
     try:
-        for piece, ended in stream(policy, ids, sampling, prefix):
+        for piece, ended in stream(policy, ids, sampling, prefix, session):
             show(piece)
             pieces.append(piece)
             is_cut_off = ended is StopReason.LENGTH

@@ -7,6 +7,7 @@ from typing import Any
 import mlx.core as mx
 
 from grpo_cli.config.schema import Config
+from grpo_cli.environments.make import session_maker
 from grpo_cli.models.adapters import LoRA, add_adapters
 from grpo_cli.models.load import load_policy
 from grpo_cli.models.quantized import QuantizedCopy, Rounding
@@ -37,6 +38,13 @@ def more_layers_than_there_are() -> Steps:
     hint = yield lambda: add_adapters(policy.model, LoRA(rank=2, layers=99))
     layers = int(hint.partition(",")[0].rpartition("=")[2])
     yield lambda: add_adapters(policy.model, LoRA(rank=2, layers=layers))
+
+
+def calculator_of_another_model() -> Steps:
+    tokenizer: Any = object()  # any but nanochat's
+    hint = yield lambda: session_maker(Config(tools=["calculator"]), tokenizer)
+    assert "`tools = []`" in hint
+    yield lambda: session_maker(Config(tools=[]), tokenizer)
 
 
 def chat(*messages: Mapping[str, Any]) -> object:

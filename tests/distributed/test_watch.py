@@ -79,8 +79,11 @@ def opened(places: list[RankInfo]) -> list[Watch]:
 @pytest.mark.parametrize("size", [2, 3, 4])
 def test_news_of_a_lost_rank_goes_round_the_ring(size: int) -> None:
     watches = opened(ring(size))
-    last = f"host{size - 1}"
-    wait_until(lambda: all(watch._table[size - 1].host == last for watch in watches), "news of the last rank")
+
+    def everyone_is_known() -> bool:
+        return all(watch._table[rank].host == f"host{rank}" for watch in watches for rank in range(size))
+
+    wait_until(everyone_is_known, "news of all ranks")
     for link in watches[1].links.values():  # as the system does for a killed process
         link.close()
     watches[1]._is_closed.set()
