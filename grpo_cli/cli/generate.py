@@ -26,21 +26,23 @@ if TYPE_CHECKING:
 
 
 def generate(
-    model: Annotated[str, typer.Option("--model", metavar="DIR|REPO|tiny", help="The model to ask.")],
-    prompt: Annotated[str | None, typer.Option("--prompt", metavar="TEXT", help="Ask this once.")] = None,
+    model: Annotated[str, typer.Option("--model", metavar="DIR|REPO|tiny", help="The model to use.")],
+    prompt: Annotated[
+        str | None, typer.Option("--prompt", metavar="TEXT", help="Complete one prompt.")
+    ] = None,
     chat: Annotated[
-        bool, typer.Option("--chat", help="Talk; an empty line, /exit or Ctrl-D ends it.")
+        bool, typer.Option("--chat", help="Chat; an empty line, /exit or Ctrl-D ends it.")
     ] = False,
     system: Annotated[
         str | None,
-        typer.Option("--system", metavar="TEXT", help="System message; by default that of the model's run."),
+        typer.Option("--system", metavar="TEXT", help="System message (default: that of the model's run)."),
     ] = None,
     max_tokens: Annotated[
-        int, typer.Option("--max-tokens", metavar="N", min=1, help="Longest answer in tokens.")
+        int, typer.Option("--max-tokens", metavar="N", min=1, help="Maximum tokens per answer.")
     ] = 512,
     temperature: Annotated[
         float,
-        typer.Option("--temperature", metavar="T", min=0.0, help="0 takes the likeliest token each time."),
+        typer.Option("--temperature", metavar="T", min=0.0, help="Sampling temperature; 0 = greedy."),
     ] = 0.0,
 ) -> None:
     """Complete a prompt, or chat.

@@ -67,7 +67,7 @@ class Config(
 
     @property
     def max_completion_tokens(self) -> int:
-        """Maximum length of a completion, with what tools write; `auto` is not counted: its results are short."""
+        """Maximum length of a completion with what tools write; `auto` counts none: its results are short."""
         has_tools = any(name != "auto" for name in self.tools)
         return self.max_new_tokens + (self.max_result_tokens if has_tools else 0)
 

@@ -169,9 +169,9 @@ class Run:
         def tell(rows: int) -> None:
             self.listener(
                 events.Notice(
-                    f"memory was short in {what}: from now on at most {plural(rows, 'completion')} at "
-                    "once, to the same result. `batch_size = 1` with more `gradient_accumulation_steps` "
-                    "needs less"
+                    f"memory ran out in {what}: now at most {plural(rows, 'completion')} will be "
+                    "computed at once, with the same result. `batch_size = 1` with more "
+                    "`gradient_accumulation_steps` needs less"
                 )
             )
 

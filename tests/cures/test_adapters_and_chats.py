@@ -56,7 +56,7 @@ USER = {"role": "user", "content": "2?"}
 
 
 def message_that_is_no_text() -> Steps:
-    assert (yield lambda: chat({"role": "user", "content": 3})) == "give every message a text"
+    assert (yield lambda: chat({"role": "user", "content": 3})) == "write every message as text"
     yield lambda: chat(USER)
 
 
@@ -133,7 +133,7 @@ def tokenizer_that_names_code() -> Steps:
     path = llama() / "tokenizer_config.json"
     whole = path.read_text()
     change(path, chat_template_type="os")
-    assert "look for a version of the model that mlx-lm and transformers know" in (
+    assert "look for a version of the model that mlx-lm and transformers support" in (
         yield lambda: load_policy("m")
     )
     path.write_text(whole)

@@ -65,7 +65,7 @@ def generate(
     """
     if not all(prompts):
         raise ModelError(
-            "A prompt of 0 tokens cannot be completed", "give every example a text", trouble="dataset"
+            "A prompt of 0 tokens cannot be completed", "give every example some text", trouble="dataset"
         )
     check_prompts(policy, prompts)
     limit = limit or RowLimit()
