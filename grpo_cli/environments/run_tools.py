@@ -20,7 +20,7 @@ from typing import Any
 
 from grpo_cli.environments.tools import Call, Tool
 from grpo_cli.errors import Interrupted
-from grpo_cli.foreign_text import one_line
+from grpo_cli.foreign_text import one_line, well_formed
 from grpo_cli.rewards.background import Background
 from grpo_cli.rewards.forks import forks_end
 from grpo_cli.user_error import describe
@@ -209,4 +209,4 @@ def bounded(text: str) -> str:
     """The text as valid UTF-8; of a long one the head, and a mark that says so."""
     if len(text) > MOST_CHARACTERS:
         text = f"{text[:MOST_CHARACTERS]}\n[cut: {MOST_CHARACTERS} of {len(text)} characters are shown]"
-    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return well_formed(text)

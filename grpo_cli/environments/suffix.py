@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 from grpo_cli.environments.text_parts import Part, PartsEncoder, key, parts_of, probe
 from grpo_cli.errors import ModelError
-from grpo_cli.foreign_text import one_line
+from grpo_cli.foreign_text import one_line, well_formed
 from grpo_cli.models.nanochat_tokenizer import NanochatTokenizer
 from grpo_cli.models.tokenizer import ChatTokenizer, Tokenizer
 from grpo_cli.types import Message
@@ -78,7 +78,7 @@ class ParagraphSuffix:
         """As Suffix."""
         parts = [Part("\n\n", False)]
         for message in replies:
-            parts += [Part(message["content"], True), Part("\n\n", False)]
+            parts += [Part(well_formed(message["content"]), True), Part("\n\n", False)]
         return self.encoder.encode(parts, self.encoder.tokenizer.wrapped.eos_token or "")
 
 
@@ -118,7 +118,7 @@ class TemplateSuffix:
         anchor = self.end_of_text(rendered, assistant, first)
         between = rendered[anchor:first]
         ends = {text for text, number in self.encoder.added.items() if number in self.tokenizer.eos_ids}
-        found = [match for match in self.encoder.spelling.finditer(between) if match[1] in ends]
+        found = [match for match in self.encoder.spellings(between) if match[1] in ends]
         if not found and assistant.get("tool_calls"):
             raise ModelError(
                 "The model's chat template ends a turn that calls tools with none of the model's end tokens: "
@@ -127,7 +127,7 @@ class TemplateSuffix:
                 trouble="end-tokens",
             )
         if not found:  # a template may end a turn that is not the last by a token that the model never writes
-            found = list(self.encoder.spelling.finditer(between))[:1]
+            found = self.encoder.spellings(between)[:1]
         if not found:
             return slice(anchor, anchor)
         start, stop = found[-1].span(1)
@@ -148,6 +148,7 @@ class TemplateSuffix:
 
 
 ASSISTANT = "qzxAnswerxzq"
+EMPTY: tuple[Any, ...] = ({}, "{}")  # a call's arguments, which the suffix does not depend on
 
 
 def forms_of(assistant: Message) -> list[Message]:
@@ -157,7 +158,7 @@ def forms_of(assistant: Message) -> list[Message]:
     if not calls:
         return [plain]
     forms = []
-    for arguments in ({}, "{}"):
+    for arguments in EMPTY:
         bare = [{**call, "function": {**call["function"], "arguments": arguments}} for call in calls]
         forms += [{**plain, "tool_calls": bare}, {**plain, "tool_calls": bare[:1]}]
     return forms
@@ -213,7 +214,8 @@ def _answering(name: str, number: int) -> Message:
 def _check_tools_shown(suffix: TemplateSuffix, name: str) -> None:
     """Refuse a template that does not show the tools to the model."""
     question: list[Message] = [{"role": "user", "content": QUESTION}]
-    if name not in suffix.tokenizer.render(question, suffix.schemas):
+    shown = suffix.tokenizer.render(question, suffix.schemas)
+    if name not in shown or shown == suffix.tokenizer.render(question, None):
         raise ModelError(
             "The model's chat template does not show tools to the model",
             "use a model whose template has a place for tools, or write them into the `system_prompt`",

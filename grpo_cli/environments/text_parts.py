@@ -19,6 +19,7 @@ from itertools import pairwise
 from typing import Any
 
 from grpo_cli.errors import ModelError
+from grpo_cli.foreign_text import well_formed
 from grpo_cli.models.tokenizer import ChatTokenizer
 
 OUTER = "\x0b"  # white space that no template writes: it shows that a text is trimmed
@@ -86,6 +87,7 @@ def _changed(text: str, found: re.Match[str]) -> str:
             "use a model whose template writes texts as they are, or as JSON",
             trouble="chat-template",
         )
+    text = well_formed(text)
     text = text if found["before"] else text.lstrip()
     return escape(text if found["after"] else text.rstrip())
 
@@ -103,11 +105,11 @@ class PartsEncoder:
         spelled = {str(token.content): number for number, token in decoder.items()}
         return {text: number for text, number in spelled.items() if len(text) > 1 and not text.isspace()}
 
-    @cached_property
-    def spelling(self) -> re.Pattern[str]:
-        """Finds every place where an added token's spelling begins, the longest of them."""
-        longest_first = sorted(self.added, key=len, reverse=True)
-        return re.compile(f"(?=({'|'.join(map(re.escape, longest_first)) or '(?!)'}))")
+    def spellings(self, text: str) -> list[re.Match[str]]:
+        """Every place in a text where an added token's spelling begins; group 1 is the longest there."""
+        present = [word for word in self.added if word in text]  # some tokenizers have thousands
+        longest_first = "|".join(map(re.escape, sorted(present, key=len, reverse=True)))
+        return list(re.finditer(f"(?=({longest_first}))", text)) if present else []
 
     def encode(self, parts: Sequence[Part], marker: str) -> list[int]:
         """Ids of the joined parts after `marker`, an added token, whose own id is left out.
@@ -131,7 +133,7 @@ class PartsEncoder:
                 spans.append(place + len(part.text))
             place += len(part.text)
         found = set()
-        for match in self.spelling.finditer(text):
+        for match in self.spellings(text):
             start, end = match.span(1)
             before = bisect_right(starts, start) - 1
             if before >= 0 and start < spans[before]:

@@ -21,7 +21,7 @@ from grpo_cli.rewards.spec import RewardSpec
 from grpo_cli.user_code import TOOL, function_in, import_file
 
 HINT = "give every argument a type hint and a line under `Args:` in the docstring"
-BY_POSITION = {
+UNNAMED: dict[Any, str] = {  # kinds of parameters that a call cannot name
     inspect.Parameter.POSITIONAL_ONLY: "{} by position only",
     inspect.Parameter.VAR_POSITIONAL: "*{}",
     inspect.Parameter.VAR_KEYWORD: "**{}",
@@ -64,8 +64,8 @@ class Tool:
         """
         name = getattr(function, "__name__", type(function).__name__)
         for parameter in inspect.signature(function).parameters.values():
-            if form := BY_POSITION.get(parameter.kind):
-                taken = form.format(parameter.name)
+            if parameter.kind in UNNAMED:
+                taken = UNNAMED[parameter.kind].format(parameter.name)
                 raise ToolError(
                     f"Tool `{name}` in {where} takes `{taken}`, which a model cannot name",
                     "write each argument as an argument of its own",

@@ -222,7 +222,7 @@ NOT_APPLIED = {
     "engine/rollout/generate.py:": "is unreachable through datasets, whose empty texts data.no_text refuses",
     "rewards/call.py:timed_out": "changes a person's own code, or waits",
     "rewards/workers.py:": "changes a person's own code, or its machine",
-    "environments/tools.py:": "changes a person's own code; tests/environments/test_tools.py shows the errors",
+    "environments/tools.py:": "changes a person's own code; tests/environments/test_tools.py shows it",
     "environments/tool_calls.py:": "is a name that tests/environments/test_tool_calls.py tries",
     "environments/suffix.py:": OTHER_MODEL,
     "environments/text_parts.py:": OTHER_MODEL,

@@ -17,7 +17,15 @@ from grpo_cli.types import Message
 from tests.environments.chat_models import CHATML, KINDS, SCHEMAS, chat_model, tokenizer_of, wrapped
 
 QUESTION = {"role": "user", "content": "How many people live in Paris?"}
-TEXTS = ["2.1 million", '{"error": "no \\"city\\" é"}', "", " spaced\n\n", "a\tb\n\nc 😀", "[1, 2]"]
+TEXTS = [
+    "2.1 million",
+    "\ufeffa",
+    '{"error": "no \\"city\\" é"}',
+    "",
+    " spaced\n\n",
+    "a\tb\n\nc 😀",
+    "[1, 2]",
+]
 
 
 def calling(count: int = 1) -> Message:
@@ -182,6 +190,13 @@ def test_a_text_that_only_a_normalizer_makes_a_control_token_stays_text() -> Non
     ids = suffix_for(tokenizer).after(turn, True, [{"role": "user", "content": f"b{wide}"}])
     tokens = tokenizer.wrapped._tokenizer.convert_ids_to_tokens(ids)
     assert tokens == ["[A]", "▁", "b", "[", "A", "]", "▁", "[/A]"]
+
+
+def test_halves_of_surrogate_pairs_become_a_sign() -> None:
+    reply = {"role": "user", "content": "a\ud800b\ud83d\ude00"}
+    for tokenizer in (chat_model("lfm2").tokenizer, tokenizer_of(None, CHATML, [], ["<|endoftext|>"])):
+        ids = suffix_for(tokenizer).after({"role": "assistant", "content": "5"}, True, [reply])
+        assert "a\ufffdb😀" in tokenizer.spell(ids)
 
 
 def test_nanochat() -> None:
