@@ -113,7 +113,7 @@ class TemplateSuffix:
         raise error
 
     def end_of_turn(self, rendered: str, assistant: Message) -> slice:
-        """The place of the assistant's end token: the last one before the reply, or what follows its text."""
+        """The place of the end token: the first after the text; after calls, the last before the reply."""
         first = rendered.find(key(0))
         anchor = self.end_of_text(rendered, assistant, first)
         between = rendered[anchor:first]
@@ -130,7 +130,7 @@ class TemplateSuffix:
             found = self.encoder.spellings(between)[:1]
         if not found:
             return slice(anchor, anchor)
-        start, stop = found[-1].span(1)
+        start, stop = found[-1 if assistant.get("tool_calls") else 0].span(1)
         return slice(anchor + start, anchor + stop)
 
     def end_of_text(self, rendered: str, assistant: Message, first: int) -> int:

@@ -140,17 +140,29 @@ def test_a_spelling_that_text_and_template_share_stays_text() -> None:
     )
     tokenizer = tokenizer_of(template, ["</s>", "[INST]", "[/INST]", "][", "user: ["], [], ["</s>"])
     suffix = suffix_for(tokenizer)
-    for text in ("INST", "/INST", "[INST", "INST]", "[INST]", "]", "][", "x"):
+    for text in ("INST", "INST]in", "/INST", "[INST", "INST]", "[INST]", "]", "][", "x"):
         ids = suffix.after({"role": "assistant", "content": "5"}, True, [{"role": "user", "content": text}])
         assert tokenizer.spell(ids) == f"user: [{text}]</s>assistant: "
         spelled = [tokenizer.spell([number]) for number in ids]
+        assert ("in" in text) == ("in" in spelled)  # one token, as elsewhere
         assert [piece for piece in spelled if piece in ("[INST]", "[/INST]", "][", "</s>", "user: [")] == [
             "user: [",
             "</s>",
         ]
 
 
-def metaspace(scheme: str, normalizer: Any, *, normalized: bool) -> ChatTokenizer:
+def test_the_rest_of_a_text_with_a_special_token_is_tokenized_as_usual() -> None:
+    tokenizer = chat_model("lfm2").tokenizer
+    turn, text = {"role": "assistant", "content": "5"}, "in<|im_end|>in"
+    ids = suffix_for(tokenizer).after(turn, True, [{"role": "user", "content": text}])
+    pieces = [tokenizer.spell([number]) for number in ids]
+    start = pieces.index("in")
+    assert pieces[start : start + 11] == ["in", "<", "|", "i", "m", "_", "e", "n", "d", "|>", "in"]
+
+
+def metaspace(
+    scheme: str, normalizer: Any, *, normalized: bool, user: str = "[A] {{ m.content }} [/A]"
+) -> ChatTokenizer:
     """A tokenizer that puts a space before texts, with added tokens that may be normalized."""
     letters = ["<unk>", "▁", *map(chr, range(33, 127)), "é", "\n"]
     inner = Tokenizer(
@@ -163,15 +175,16 @@ def metaspace(scheme: str, normalizer: Any, *, normalized: bool) -> ChatTokenize
     inner.add_special_tokens([AddedToken(text, normalized=normalized, special=True) for text in marks])
     outer = PreTrainedTokenizerFast(tokenizer_object=inner, eos_token="</s>")
     outer.chat_template = (
-        "{% for m in messages %}{% if m.role == 'user' %}[A] {{ m.content }} [/A]{% else %}"
+        "{% for m in messages %}{% if m.role == 'user' %}" + user + "{% else %}"
         " {{ m.content }}</s>{% endif %}{% endfor %}"
     )
     return wrapped(outer, ["</s>"])
 
 
 @pytest.mark.parametrize("scheme", ["first", "always", "never"])
-def test_a_tokenizer_that_puts_spaces_before_texts(scheme: str) -> None:
-    tokenizer = metaspace(scheme, None, normalized=False)
+@pytest.mark.parametrize("user", ["[A] {{ m.content }} [/A]", "U: {{ m.content }}[A]\n[/A]"])
+def test_a_tokenizer_that_puts_spaces_before_texts(scheme: str, user: str) -> None:
+    tokenizer = metaspace(scheme, None, normalized=False, user=user)
     turn, reply = {"role": "assistant", "content": "5"}, {"role": "user", "content": "higher"}
     ids = suffix_for(tokenizer).after(turn, True, [reply])
     whole = tokenizer.wrapped.apply_chat_template([QUESTION, turn, reply])
@@ -190,6 +203,19 @@ def test_a_text_that_only_a_normalizer_makes_a_control_token_stays_text() -> Non
     ids = suffix_for(tokenizer).after(turn, True, [{"role": "user", "content": f"b{wide}"}])
     tokens = tokenizer.wrapped._tokenizer.convert_ids_to_tokens(ids)
     assert tokens == ["[A]", "▁", "b", "[", "A", "]", "▁", "[/A]"]
+
+
+def test_the_first_end_token_ends_a_text_and_the_last_ends_calls() -> None:
+    template = (
+        "{{ tools }}{% for m in messages %}{{ m.role }}: {{ m.content }}"
+        "{% if m.tool_calls %}</s>lookup{% endif %}</s>"
+        "{{ '</s>' if m.role == 'assistant' and not m.tool_calls }}{% endfor %}"
+    )
+    tokenizer = tokenizer_of(template, ["</s>"], [], ["</s>"])
+    suffix = suffix_for(tokenizer, SCHEMAS)
+    ids = suffix.after({"role": "assistant", "content": "5"}, True, [{"role": "user", "content": "x"}])
+    assert tokenizer.spell(ids) == "</s>user: x</s>"
+    assert tokenizer.spell(suffix.after(calling(), True, results("x"))) == "tool: x</s>"
 
 
 def test_halves_of_surrogate_pairs_become_a_sign() -> None:
