@@ -138,15 +138,15 @@ def test_a_spelling_that_text_and_template_share_stays_text() -> None:
         "{% for m in messages %}{{ m.role }}: {{ '[' ~ m.content ~ ']' if m.role == 'user' else m.content }}"
         "</s>{% endfor %}{% if add_generation_prompt %}assistant: {% endif %}"
     )
-    tokenizer = tokenizer_of(template, ["</s>", "[INST]", "[/INST]", "][", "user: ["], [], ["</s>"])
+    tokenizer = tokenizer_of(template, ["</s>", "[INST]", "[/INST]", "][", "user:"], [], ["</s>"])
     suffix = suffix_for(tokenizer)
     for text in ("INST", "INST]in", "/INST", "[INST", "INST]", "[INST]", "]", "][", "x"):
         ids = suffix.after({"role": "assistant", "content": "5"}, True, [{"role": "user", "content": text}])
         assert tokenizer.spell(ids) == f"user: [{text}]</s>assistant: "
         spelled = [tokenizer.spell([number]) for number in ids]
         assert ("in" in text) == ("in" in spelled)  # one token, as elsewhere
-        assert [piece for piece in spelled if piece in ("[INST]", "[/INST]", "][", "</s>", "user: [")] == [
-            "user: [",
+        assert [piece for piece in spelled if piece in ("[INST]", "[/INST]", "][", "</s>", "user:")] == [
+            "user:",
             "</s>",
         ]
 
