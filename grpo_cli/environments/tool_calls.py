@@ -11,6 +11,7 @@ that cannot be parsed is an error text for the model, never an exception: a mode
 import importlib
 import pkgutil
 import re
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from difflib import get_close_matches
@@ -173,6 +174,8 @@ def inferred(wrapped: Any, schemas: Schemas | None) -> str:
 
 def made(name: str, wrapped: Any) -> ToolParser:
     """The parser of that name, with the model's own markers of reasoning."""
+    # Some of mlx-lm's parsers compile what a model wrote.
+    warnings.filterwarnings("ignore", category=SyntaxWarning, module="<unknown>")
     has_thinking = wrapped is not None and wrapped.has_thinking
     thinking = (wrapped.think_start, wrapped.think_end) if has_thinking else None
     if name in OWN:

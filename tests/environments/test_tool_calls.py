@@ -1,15 +1,26 @@
 """Tool calls of eight models are parsed, and what is not a call is an error text."""
 
+from importlib import import_module
+from random import Random
 from typing import Any
 
 import pytest
 
-from grpo_cli.environments.tool_calls import ParsedTurn, parser_for
+from grpo_cli.environments.tool_calls import OWN, ParsedTurn, names, parser_for
 from grpo_cli.environments.tools import Call
 from grpo_cli.errors import ModelError, ToolError
 from grpo_cli.models.find import TINY
 from grpo_cli.models.nanochat_tokenizer import NanochatTokenizer
 from tests.environments.chat_models import CHATML, KINDS, SCHEMAS, chat_model, tokenizer_of
+
+
+def marks(name: str) -> list[str]:
+    """What a parser's calls stand between."""
+    if name in OWN:
+        return {"harmony": ["to=functions.", "<|message|>"], "llama3_json": ['{"name": ', "}"]}[name]
+    module = import_module(f"mlx_lm.tool_parsers.{name}")
+    return [module.tool_call_start, module.tool_call_end]
+
 
 PARIS: dict[str, Any] = {"city": "Paris"}
 JSON = '<tool_call>\n{"name": "lookup", "arguments": {"city": "Paris"}}\n</tool_call>'
@@ -170,3 +181,42 @@ def test_of_several_templates_the_one_for_tools_counts() -> None:
     both = tokenizer_of({"default": "{{ messages[0].content }}", "tool_use": template}, *KINDS["hermes"][:3])
     assert not both.wrapped.has_tool_calling
     assert parser_for(both, schemas=SCHEMAS).name == "json_tools"
+
+
+@pytest.mark.parametrize("name", names())
+def test_no_parser_raises_on_what_a_model_in_training_writes(name: str) -> None:
+    parser = parser_for(chat_model("qwen3").tokenizer, name)
+    pieces = [
+        *marks(name),
+        *('{"name": "lookup", "arguments": {"city": "Paris"}}', "call:lookup{city:Paris}", "lookup", "inf"),
+        *("[lookup(city='Paris', year=1e999)]", "<function=lookup>", "<parameter=year>", "</function>", "\n"),
+        *(
+            "<arg_key>",
+            "</arg_key>",
+            "<arg_value>",
+            "</arg_value>",
+            "{",
+            "}",
+            "[",
+            "]",
+            "(",
+            '"',
+            "'",
+            "\\",
+            ",",
+        ),
+        *(
+            "functions.lookup:0",
+            "<|tool_call_argument_begin|>",
+            "<invoke name=",
+            "<parameter name=",
+            ">",
+            "é\0",
+        ),
+    ]
+    random = Random(0)
+    for _ in range(300):
+        text = "".join(random.choices(pieces, k=random.randint(1, 12)))
+        found = parser.parse(marks(name)[0] + text, SCHEMAS)
+        assert all(isinstance(call.arguments, dict) and call.name for call in found.calls)
+        assert "\n" not in found.error
