@@ -46,6 +46,7 @@ from grpo_cli.engine.update.forward import ForwardPlan
 from grpo_cli.engine.update.forward_probe import check_kind, check_unread, training_plan
 from grpo_cli.engine.update.optimizer import Optimizer
 from grpo_cli.engine.update_policy import make_batches, update_policy
+from grpo_cli.environments.make import tooling_of
 from grpo_cli.errors import ModelError, TrainingError
 from grpo_cli.foreign_text import quoted
 from grpo_cli.models.adapters import LoRA, add_adapters
@@ -102,7 +103,7 @@ def folder_for(config: Config, world: World) -> Iterator[Path]:
         yield config.run_dir
         return
     with new_run_folder(config) as folder:
-        remember_rewards(code_files(config.reward_functions))  # so that the run can be resumed
+        remember_rewards(code_files(config.code_entries))  # so that the run can be resumed
         yield folder
 
 
@@ -195,8 +196,9 @@ def prepare(
     started_at = started_at or world.first(datetime.now().isoformat(timespec="seconds"))
     policy.tokenizer.now = datetime.fromisoformat(started_at)
     plan = forward_plan(config, policy, listener)
-    train_prompts = Prompts(examples, policy.tokenizer, config, encoding(listener))
-    eval_prompts = evaluation_prompts(held_out, policy, config)
+    tooling = tooling_of(config, policy.tokenizer)
+    train_prompts = Prompts(examples, policy.tokenizer, config, encoding(listener), tooling.schemas)
+    eval_prompts = evaluation_prompts(held_out, policy, config, tooling.schemas)
     run = Run(
         config=config,
         policy=policy,
@@ -208,6 +210,7 @@ def prepare(
         listener=listener,
         world=world,
         plan=plan,
+        make_session=tooling.make_session,
     )
     count_prompts(run)
     record_inputs(run, examples, started_at)

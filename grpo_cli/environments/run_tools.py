@@ -148,7 +148,7 @@ class Loop:
     def start(self, work: Callable[[], Any]) -> Future[Observation]:
         """Start a coroutine in the loop."""
         with self.lock:
-            self.background = self.background or Background()
+            self.background = self.background or Background("grpo-tools")
             future: Future[Observation] = self.background.start(work())
             self.running[future] = self.background
             return future

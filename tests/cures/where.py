@@ -58,7 +58,7 @@ WHERE = {
     "adapters_on_another_model": "models/adapters.py:_misfit",
     "adapters_cut_off": "models/adapters.py:load_adapters",
     "more_layers_than_there_are": "models/adapters.py:add_adapters",
-    "calculator_of_another_model": "environments/make.py:session_maker",
+    "calculator_of_another_model": "environments/make.py:tooling_of",
     "message_that_is_no_text": "models/nanochat_chat.py:_parts",
     "part_that_nanochat_lacks": "models/nanochat_chat.py:_parts",
     "system_message_alone": "models/nanochat_chat.py:turns",

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ import pytest
 from grpo_cli.config.schema import Config
 from grpo_cli.engine import setup
 from grpo_cli.engine.resume import resume
+from grpo_cli.environments.make import Tooling
 from grpo_cli.environments.session import Limits, Session
 from grpo_cli.types import Example
 from tests.engine.test_train import lines, small
@@ -37,10 +37,7 @@ def made(monkeypatch: pytest.MonkeyPatch) -> list[Asking]:
         environments.append(Asking())
         return Session(environments[-1], LIMITS)
 
-    def maker(*_: object) -> Callable[[Example], Session]:
-        return session
-
-    monkeypatch.setattr("grpo_cli.engine.run.session_maker", maker)
+    monkeypatch.setattr("grpo_cli.engine.setup.tooling_of", lambda *_: Tooling(session))
     return environments
 
 
@@ -100,4 +97,4 @@ def test_what_an_environment_wrote_is_logged_and_not_counted(made: list[Asking],
     assert several
     for line in several:
         roles = [message["role"] for message in line["messages"]]
-        assert roles == ["assistant"] * (line["turns"] - 1)
+        assert roles == ["assistant"] * line["turns"]
