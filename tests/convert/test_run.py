@@ -19,7 +19,7 @@ from grpo_cli.convert.to_nanochat import convert_back
 from grpo_cli.errors import ModelError
 from grpo_cli.models.find import TINY
 from grpo_cli.models.load import load_policy
-from tests.convert.checkpoints import TOKENS, shapes_of, tensors_of, write_checkpoint
+from tests.support.nanochat_checkpoints import TOKENS, shapes_of, tensors_of, write_checkpoint
 
 VERSIONS = ["october", "january", "current"]
 CHECKS = ["weights", "strict load", "finite", "tokenizer", "generation"]

@@ -11,9 +11,9 @@ from grpo_cli.convert.errors import ConversionError
 from grpo_cli.convert.options import Options
 from grpo_cli.convert.to_nanochat import convert_back
 from grpo_cli.models.load import load_policy
-from tests.convert.checkpoints import shapes_of, tensors_of, write_checkpoint
 from tests.convert.test_run import CHECKS, VERSIONS, converted, refusal, refusal_in, stored
 from tests.support.llama import write_llama
+from tests.support.nanochat_checkpoints import shapes_of, tensors_of, write_checkpoint
 
 
 @pytest.fixture(autouse=True)

@@ -12,7 +12,7 @@ from grpo_cli.convert.compare import verify_equal
 from grpo_cli.convert.dtypes import DTYPES
 from grpo_cli.convert.options import no_progress
 from grpo_cli.convert.outgoing import OutgoingTensor
-from tests.convert.damaged import Arrays, right, wrong
+from tests.support.damaged_conversions import Arrays, right, wrong
 
 FORMATS = {"bfloat16": mx.bfloat16, "float16": mx.float16, "float32": mx.float32}
 

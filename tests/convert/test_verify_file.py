@@ -14,7 +14,7 @@ from grpo_cli.convert.options import CheckResult, no_progress
 from grpo_cli.convert.outgoing import OutgoingTensor
 from grpo_cli.convert.to_nanochat import verify_file
 from grpo_cli.convert.torch_writer import write_torch_file
-from tests.convert.checkpoints import SMALL, shapes_of
+from tests.support.nanochat_checkpoints import SMALL, shapes_of
 
 Tensors = dict[str, OutgoingTensor]
 FC = "transformer.h.0.mlp.c_fc.weight"

@@ -11,7 +11,15 @@ from grpo_cli.convert import compare
 from grpo_cli.convert.compare import verify_like
 from grpo_cli.convert.options import Options, no_progress
 from grpo_cli.convert.through_mlx_lm import convert_folder
-from tests.convert.damaged import Arrays, configure, converted_model, damaged, right, stored, wrong
+from tests.support.damaged_conversions import (
+    Arrays,
+    configure,
+    converted_model,
+    damaged,
+    right,
+    stored,
+    wrong,
+)
 
 LAMBDAS = ("resid_lambdas", "x0_lambdas")
 ZEROS = mx.zeros((32, 32))

@@ -16,9 +16,9 @@ from grpo_cli.engine.update.gradient import Gradients, UpdateResult, accumulate,
 from grpo_cli.engine.update.objective import Objective
 from grpo_cli.models.load import Policy
 from grpo_cli.types import RolloutGroup, StopReason
-from tests.engine.plain import logits_of, logprobs_of, plain_loss
-from tests.engine.small import group, llama_policy, nanochat_policy, rollout
 from tests.engine.update.test_objective import largest_difference, nearby_reference
+from tests.support.plain_loss import logits_of, logprobs_of, plain_loss
+from tests.support.random_models import group, llama_policy, nanochat_policy, rollout
 
 BASE: dict[str, Any] = {
     "temperature": 0.8, "clip_eps": 0.2, "clip_eps_high": 0.3, "batch_size": 2, "max_new_tokens": 6,

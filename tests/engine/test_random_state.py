@@ -15,8 +15,9 @@ from grpo_cli.engine.rollout.sampling import KeyChain
 from grpo_cli.engine.run_dir.run_state import random_state, read_state
 from tests.engine.test_resume import SHORT, Stop, crash_after
 from tests.engine.test_train import small
+from tests.support import letter_reward
 
-REWARDS = Path(__file__).parent / "letter_reward.py"
+REWARDS = letter_reward.__file__
 SETTINGS = {**SHORT, "max_train_samples": 1, "batch_size": 1, "num_epochs": 4, "max_steps": 4}
 SEEDING: dict[str, Any] = {**SETTINGS, "reward_functions": [f"{REWARDS}:with_seeds"]}
 

@@ -19,6 +19,7 @@ from grpo_cli.engine.run_dir.manifest import MANIFEST
 from grpo_cli.engine.run_dir.run_state import read_state
 from grpo_cli.errors import CheckpointError, ConfigError
 from tests.engine.test_train import lines, small
+from tests.support import letter_reward
 
 TIMES = {"rollout_seconds", "update_seconds", "step_seconds", "rollout_tokens_per_second", "eval_seconds"}
 # Few examples, so that epochs end inside the run.
@@ -31,7 +32,7 @@ SHORT = {
     "max_new_tokens": 12,
     "eval_max_new_tokens": 12,
     "temperature": 1.5,
-    "reward_functions": [f"{Path(__file__).parent}/letter_reward.py:mean_letter"],
+    "reward_functions": [f"{letter_reward.__file__}:mean_letter"],
     "log_completions": 2,
 }
 VARIANTS: dict[str, dict[str, Any]] = {

@@ -28,8 +28,8 @@ from grpo_cli.engine.update.objective import Objective
 from grpo_cli.engine.update.optimizer import Optimizer
 from grpo_cli.engine.update_policy import make_batches, update_policy
 from grpo_cli.models.tree import flat
-from tests.engine.small import group, rollout
 from tests.engine.test_train import lines, small
+from tests.support.random_models import group, rollout
 from tests.support.steps import scored_groups
 
 Weights = dict[str, mx.array]

@@ -6,8 +6,8 @@ import warnings
 import pytest
 
 from grpo_cli.environments.expression import compute
-from tests.environments.by_python import by_python
-from tests.environments.expressions import TABLE
+from tests.support.by_python import by_python
+from tests.support.expressions import TABLE
 
 
 @pytest.mark.parametrize(("expression", "result"), TABLE.items(), ids=lambda value: str(value)[:40])

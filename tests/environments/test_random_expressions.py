@@ -6,7 +6,7 @@ from collections.abc import Callable
 import pytest
 
 from grpo_cli.environments.expression import compute
-from tests.environments.by_python import by_python
+from tests.support.by_python import by_python
 
 
 def arithmetic(rng: random.Random, depth: int = 4) -> str:

@@ -32,8 +32,8 @@ from grpo_cli.models.adapters import (
 from grpo_cli.models.find import TINY
 from grpo_cli.models.load import load_policy
 from grpo_cli.models.tree import flat
-from tests.engine.small import llama_policy, nanochat_policy
 from tests.engine.test_train import small
+from tests.support.random_models import llama_policy, nanochat_policy
 from tests.support.steps import scored_groups
 
 KINDS: tuple[Kind, ...] = ("lora", "dora")

@@ -16,7 +16,7 @@ from huggingface_hub import constants
 from grpo_cli.errors import ModelError
 from grpo_cli.models import hub
 from grpo_cli.models.hub import fetch, missing_file, repository_files
-from tests.hub_server import HubServer, use_endpoint
+from tests.support.hub_server import HubServer, use_endpoint
 
 REPO = "karpathy/nanochat-d32"
 LARGE = bytes(range(256)) * 1000  # 256,000 bytes

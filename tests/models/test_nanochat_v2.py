@@ -31,8 +31,8 @@ from grpo_cli.models.load import Policy
 from grpo_cli.models.nanochat_v2 import Model, ModelArgs
 from grpo_cli.models.tree import flat
 from grpo_cli.types import RolloutGroup
-from tests.engine.small import ByteTokenizer, group, rollout
 from tests.engine.update.test_objective import largest_difference
+from tests.support.random_models import ByteTokenizer, group, rollout
 from tests.support.steps import objective_of
 
 GENUINE = Path(__file__).parents[2] / "../shared/fixtures/nanochat/head-sft-small"

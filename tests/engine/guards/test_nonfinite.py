@@ -16,10 +16,10 @@ from grpo_cli.engine.update.batch import make_microbatches
 from grpo_cli.engine.update.gradient import accumulate
 from grpo_cli.errors import RewardError, TrainingError
 from grpo_cli.models.tree import flat
-from tests.engine.small import nanochat_policy
 from tests.engine.test_resume import SHORT, weights
 from tests.engine.test_train import lines, small
 from tests.engine.update.test_objective import step_groups
+from tests.support.random_models import nanochat_policy
 from tests.support.steps import objective_of
 
 NAN, INF = float("nan"), float("inf")

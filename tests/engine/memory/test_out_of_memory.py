@@ -16,10 +16,10 @@ from grpo_cli.engine.update import gradient
 from grpo_cli.engine.update.batch import make_microbatches
 from grpo_cli.engine.update.gradient import accumulate
 from grpo_cli.errors import TrainingError
-from tests.engine.small import llama_policy, nanochat_policy
 from tests.engine.test_resume import SHORT
 from tests.engine.test_train import lines, small
 from tests.engine.update.test_objective import largest_difference, step_groups
+from tests.support.random_models import llama_policy, nanochat_policy
 from tests.support.steps import objective_of
 
 METAL = (

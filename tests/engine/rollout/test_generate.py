@@ -16,9 +16,9 @@ from grpo_cli.engine.update.forward import token_logprobs
 from grpo_cli.errors import ModelError
 from grpo_cli.models.load import Policy
 from grpo_cli.types import StopReason
-from tests.engine.small import EOS, llama_policy, nanochat_policy, sliding_policy
-from tests.engine.small import group as small_group
-from tests.engine.small import rollout as small_rollout
+from tests.support.random_models import EOS, llama_policy, nanochat_policy, sliding_policy
+from tests.support.random_models import group as small_group
+from tests.support.random_models import rollout as small_rollout
 
 PROMPTS = [list(b"one"), list(b"a much longer prompt"), list(b"z")]
 

@@ -264,7 +264,7 @@ def test_with_the_compiler_on() -> None:
     """One layer, checkpointed, logits in slices, two buckets, and weights that change in between."""
     environment = {name: value for name, value in os.environ.items() if name != "MLX_DISABLE_COMPILE"}
     done = subprocess.run(
-        [sys.executable, "-m", "tests.engine.compiled_in_full"],
+        [sys.executable, "-m", "tests.support.compiled_in_full"],
         capture_output=True, text=True, env={**environment, "GRPO_DEVICE": "cpu"},
         cwd=Path(__file__).parents[2], timeout=HANG, check=False,
     )  # fmt: skip

@@ -16,7 +16,7 @@ from grpo_cli.engine.update.optimizer import Optimizer, make_rule
 from grpo_cli.models.load import Policy
 from grpo_cli.models.tree import flat
 from grpo_cli.types import RolloutGroup
-from tests.engine.small import group, nanochat_policy, rollout
+from tests.support.random_models import group, nanochat_policy, rollout
 from tests.support.steps import objective_of
 
 TEMPERATURE = 0.8

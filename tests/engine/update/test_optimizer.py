@@ -13,7 +13,7 @@ from grpo_cli.engine.update.optimizer import Optimizer, at, handfuls, make_rule
 from grpo_cli.models.adapters import LoRA, add_adapters
 from grpo_cli.models.load import Policy
 from grpo_cli.models.tree import flat
-from tests.engine.small import llama_policy, nanochat_policy
+from tests.support.random_models import llama_policy, nanochat_policy
 
 STEPS = 3
 RULES = ["adamw", "adam", "lion", "sgd"]

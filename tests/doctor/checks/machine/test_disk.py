@@ -13,7 +13,7 @@ from grpo_cli.doctor.checks.machine import disk
 from grpo_cli.doctor.context import Context
 from grpo_cli.doctor.read.machine import Machine
 from grpo_cli.doctor.read.stale_files import measured
-from tests.doctor.machines import context_on, look, looks, told
+from tests.support.machines import context_on, look, looks, told
 
 TINY = Path(__file__).parents[4] / "grpo_cli/models/tiny"
 NUMBERS = 2 * 316 * 128 + 4 * 12 * 128**2  # of the embedded model's weights

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.doctor.logs import HEALTHY, NAMES, evaluation, examine, steps, troubles, written
+from tests.support.run_logs import HEALTHY, NAMES, evaluation, examine, steps, troubles, written
 
 
 def test_without_a_log_there_is_one_finding(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from grpo_cli.doctor.checks.run.progress import interval, rise
-from tests.doctor.logs import NAMES, evaluation, examine, steps, troubles, written
+from tests.support.run_logs import NAMES, evaluation, examine, steps, troubles, written
 
 
 def test_a_healthy_log_gets_no_warning(tmp_path: Path) -> None:

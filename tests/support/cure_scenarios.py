@@ -24,7 +24,7 @@ from typer.testing import CliRunner
 
 from grpo_cli.cli.main import app
 from grpo_cli.errors import GrpoError
-from tests.cures.where import WHERE
+from tests.support.cure_places import WHERE
 
 ROOT = Path(__file__).parents[2]
 Act = Callable[[], object]

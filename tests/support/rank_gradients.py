@@ -1,6 +1,6 @@
 """Run on each rank: the gradient of one step for several loss types, written by rank 0.
 
-python -m tests.distributed.gradients FILE PROMPTS
+python -m tests.support.rank_gradients FILE PROMPTS
 """
 
 import sys
@@ -18,7 +18,7 @@ from grpo_cli.engine.update.batch import Counting, make_microbatches  # noqa: E4
 from grpo_cli.engine.update.gradient import accumulate  # noqa: E402
 from grpo_cli.models.tree import flat  # noqa: E402
 from grpo_cli.types import RolloutGroup  # noqa: E402
-from tests.engine.small import group, llama_policy, rollout  # noqa: E402
+from tests.support.random_models import group, llama_policy, rollout  # noqa: E402
 from tests.support.steps import objective_of  # noqa: E402
 
 TYPES = ("grpo", "bnpo", "dapo", "gspo")

@@ -10,7 +10,7 @@ import mlx.core as mx
 
 from grpo_cli.convert.options import CheckResult, Options
 from grpo_cli.convert.run import convert
-from tests.convert.checkpoints import write_checkpoint
+from tests.support.nanochat_checkpoints import write_checkpoint
 
 Arrays = dict[str, mx.array]
 

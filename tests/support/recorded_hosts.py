@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from grpo_cli.doctor.context import Context
-from tests.doctor.machines import context_on
+from tests.support.machines import context_on
 
 PYTHON = "/home/ada/grpo-env/bin/python"  # of the recorded machine
 VERSIONS = {

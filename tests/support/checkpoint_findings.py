@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 from grpo_cli.doctor.findings import Finding
-from tests.doctor.looking import Here, look
+from tests.support.doctor_findings import Here, look
 
 SUBJECT = ("checkpoint-files", "optimizer-state", "resumable")
 

@@ -8,7 +8,7 @@ import pytest
 
 from grpo_cli.convert.errors import ConversionError
 from grpo_cli.convert.torch_file import TorchFile
-from tests.convert.pt_writer import Raw, storage, tensor, write_pt
+from tests.support.pt_writer import Raw, storage, tensor, write_pt
 
 SIX = np.arange(6, dtype="<f4")
 
