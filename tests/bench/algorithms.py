@@ -10,7 +10,7 @@ from grpo_cli.device import prepare
 
 prepare()
 
-from tests.engine.test_algorithms import CASES, CUTS, check_case  # noqa: E402  (after the device)
+from tests.support.loss_cases import CASES, CUTS, check_case  # noqa: E402  (after the device)
 
 
 def main() -> None:

@@ -11,19 +11,10 @@ from grpo_cli.convert.errors import ConversionError
 from grpo_cli.convert.options import Options
 from grpo_cli.convert.to_nanochat import convert_back
 from grpo_cli.models.load import load_policy
-from tests.convert.test_run import CHECKS, VERSIONS, converted, refusal, refusal_in, stored
-from tests.support.llama import write_llama
+from tests.support.conversions import CHECKS, VERSIONS, converted, refusal, refusal_in, stored
 from tests.support.nanochat_checkpoints import shapes_of, tensors_of, write_checkpoint
 
-
-@pytest.fixture(autouse=True)
-def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-
-
-@pytest.fixture
-def llama(tmp_path: Path) -> Path:
-    return write_llama(tmp_path / "llama")
+pytestmark = pytest.mark.usefixtures("elsewhere")
 
 
 def test_transformers_format(llama: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -9,7 +9,7 @@ from grpo_cli.engine import events, setup
 from grpo_cli.engine.guards.nonfinite import Fault
 from grpo_cli.engine.memory.check import check_memory, needs_of
 from grpo_cli.errors import TrainingError
-from tests.engine.test_train import small
+from tests.support.small_runs import small
 
 
 def test_completions_that_are_cut_off_give_a_gradient(tmp_path: Path) -> None:

@@ -18,10 +18,10 @@ from grpo_cli.models.load import Policy
 from grpo_cli.rewards.request import RewardRequest
 from grpo_cli.rewards.score import PendingScores, Scorer
 from grpo_cli.types import Rollout
-from tests.engine.test_reward_processes import left
-from tests.engine.test_train import small
-from tests.rewards.test_score import group
 from tests.support.random_models import nanochat_policy
+from tests.support.reward_groups import group
+from tests.support.reward_processes import left
+from tests.support.small_runs import small
 from tests.support.steps import scored_groups
 from tests.support.waiting import HANG, NEVER
 

@@ -14,8 +14,8 @@ from grpo_cli.engine.update.batch import Microbatch
 from grpo_cli.engine.update.forward import token_logprobs
 from grpo_cli.engine.update.objective import Objective, microbatch_loss
 from grpo_cli.engine.update_policy import make_batches, update_policy
-from tests.engine.test_train import lines, small
-from tests.engine.test_wiring import prepared
+from tests.support.prepared_runs import prepared
+from tests.support.small_runs import lines, small
 from tests.support.steps import scored_groups
 
 

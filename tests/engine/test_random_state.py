@@ -13,9 +13,9 @@ from grpo_cli.engine import setup
 from grpo_cli.engine.resume import resume
 from grpo_cli.engine.rollout.sampling import KeyChain
 from grpo_cli.engine.run_dir.run_state import random_state, read_state
-from tests.engine.test_resume import SHORT, Stop, crash_after
-from tests.engine.test_train import small
 from tests.support import letter_reward
+from tests.support.interruptions import Stop, crash_after
+from tests.support.small_runs import SHORT, small
 
 REWARDS = letter_reward.__file__
 SETTINGS = {**SHORT, "max_train_samples": 1, "batch_size": 1, "num_epochs": 4, "max_steps": 4}

@@ -4,10 +4,7 @@ import json
 import os
 import shutil
 import signal
-import tempfile
-from functools import cache
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -18,73 +15,11 @@ from grpo_cli.engine.resume import resume
 from grpo_cli.engine.run_dir.manifest import MANIFEST
 from grpo_cli.engine.run_dir.run_state import read_state
 from grpo_cli.errors import CheckpointError, ConfigError
-from tests.engine.test_train import lines, small
-from tests.support import letter_reward
+from tests.support.finished_runs import finished, notices
+from tests.support.interruptions import crash
+from tests.support.resumed_runs import check_resumed
+from tests.support.small_runs import SHORT, lines, log_without_times, small, weights
 
-TIMES = {"rollout_seconds", "update_seconds", "step_seconds", "rollout_tokens_per_second", "eval_seconds"}
-# Few examples, so that epochs end inside the run.
-SHORT = {
-    "max_train_samples": 10,
-    "num_epochs": 3,
-    "max_steps": 6,
-    "batch_size": 2,
-    "num_generations": 4,
-    "max_new_tokens": 12,
-    "eval_max_new_tokens": 12,
-    "temperature": 1.5,
-    "reward_functions": [f"{letter_reward.__file__}:mean_letter"],
-    "log_completions": 2,
-}
-VARIANTS: dict[str, dict[str, Any]] = {
-    "full": {},
-    "lora": {"lora_rank": 2},
-    "dora and kl": {"lora_rank": 2, "lora_type": "dora", "kl_coeff": 0.1, "learning_rate": 1e-3},
-    "rewards in processes": {"reward_workers": 2},
-    "rslora": {"lora_rank": 2, "use_rslora": True},
-    "accumulation": {"batch_size": 1, "gradient_accumulation_steps": 2},
-    "kl": {"kl_coeff": 0.1},
-    "lora and kl": {"lora_rank": 2, "lora_layers": 2, "kl_coeff": 0.1},
-    "several updates": {"num_iterations": 3},
-    "several updates and kl": {"num_iterations": 2, "kl_coeff": 0.1, "loss_type": "grpo"},
-    "several updates by sequence": {
-        "num_iterations": 3,
-        "loss_type": "gspo",
-        "kl_coeff": 0.1,
-        "use_bias_correction_kl": True,
-        "clip_eps": 1e-3,
-    },
-    "filters": {
-        "num_iterations": 2,
-        "loss_type": "bnpo",
-        "top_entropy_quantile": 0.5,
-        "entropy_coeff": 0.01,
-        "mask_truncated_completions": True,
-        "soft_overlong_tokens": 6,
-        "max_new_tokens": 40,
-    },
-    "several updates and a cut tail": {"num_iterations": 3, "top_k": 20, "min_p": 0.01},
-    "half precision": {"dtype": "bfloat16"},
-    "quantized rollouts": {"quantize_for_rollouts": True, "group_size": 32},
-    "quantized rollouts of adapters": {"quantize_for_rollouts": True, "lora_rank": 2, "lora_type": "dora"},
-    "quantized rollouts, several updates": {
-        "quantize_for_rollouts": True,
-        "bits": 3,
-        "num_iterations": 3,
-        "kl_coeff": 0.1,
-        "top_k": 20,
-        "importance_sampling_mode": "sequence_mask",
-    },
-    "quantized rollouts, steps of one generation": {
-        "quantize_for_rollouts": True,
-        "bits": 3,
-        "steps_per_generation": 2,
-        "dynamic_sampling": True,
-        "loss_type": "gspo",
-    },
-    "sgd": {"optimizer": "sgd"},
-    "lion": {"optimizer": "lion"},
-    "evaluation": {"eval_steps": 2, "eval_samples": 4},
-}
 # One of every kind of state; `python -m tests.bench.resumed` tries all variants.
 TRIED = (
     "full", "dora and kl", "rewards in processes", "several updates by sequence", "half precision",
@@ -92,110 +27,15 @@ TRIED = (
 )  # fmt: skip
 
 
-class Stop(KeyboardInterrupt):
-    """Ends a run in the middle of a step. A listener that raises anything else is dropped."""
-
-
-def log_without_times(folder: Path) -> list[dict[str, Any]]:
-    kept = [{k: v for k, v in line.items() if k not in TIMES} for line in lines(folder)]
-    return [{k: v for k, v in line.items() if k != "peak_memory_gb"} for line in kept]
-
-
-def weights(folder: Path) -> bytes:
-    (file,) = [
-        path for name in ("model", "adapters") for path in (folder / "final").glob(f"{name}.safetensors")
-    ]
-    return file.read_bytes()
-
-
-def crash_after(step: int) -> events.Listener:
-    """A listener that crashes in the rollouts of the step after this one."""
-    done = 0
-
-    def listen(event: events.Event) -> None:
-        nonlocal done
-        if isinstance(event, events.StepFinished):
-            done = event.step
-        if isinstance(event, events.RolloutProgress | events.UpdateProgress) and done == step:
-            raise Stop
-
-    return listen
-
-
-def crash(config: Config, step: int) -> None:
-    """Kill a run in the step after this one: what a rescue saves of it is gone."""
-    with pytest.raises(Stop):
-        setup.train(config, crash_after(step))
-    if not config.save_steps or step % config.save_steps:
-        shutil.rmtree(config.run_dir / f"checkpoint-{step}")
-
-
-def interrupt_after(step: int) -> events.Listener:
-    """A listener that asks for the end, as Ctrl-C does, once this step is done."""
-
-    def listen(event: events.Event) -> None:
-        if isinstance(event, events.StepFinished) and event.step == step:
-            os.kill(os.getpid(), signal.SIGINT)
-
-    return listen
-
-
 @pytest.mark.parametrize("variant", TRIED)
 def test_interrupted_and_resumed_is_uninterrupted(variant: str, tmp_path: Path) -> None:
     check_resumed(variant, tmp_path)
-
-
-def check_resumed(variant: str, tmp_path: Path) -> None:
-    """Interrupt twice: by a crash inside a step, which loses it, and by Ctrl-C, which does not."""
-    settings = {**SHORT, **VARIANTS[variant]}
-    whole = small(tmp_path, run_name="whole", save_steps=2, **settings)
-    setup.train(whole)
-    broken = small(tmp_path, run_name="broken", save_steps=2, **settings)
-    crash(broken, 3)
-    assert read_state(broken.run_dir / "checkpoint-2")[0].step == 2
-    with pytest.raises(KeyboardInterrupt):
-        resume(broken.run_dir, [], interrupt_after(5))
-    assert resume(broken.run_dir) == (broken.run_dir / "final").absolute()
-    assert log_without_times(broken.run_dir) == log_without_times(whole.run_dir)
-    assert weights(broken.run_dir) == weights(whole.run_dir)
-    completions = [folder / "completions.jsonl" for folder in (whole.run_dir, broken.run_dir)]
-    assert completions[0].read_bytes() == completions[1].read_bytes()
-    assert all(line["grad_norm"] > 0 for line in lines(whole.run_dir) if "grad_norm" in line)
 
 
 @pytest.fixture
 def done(tmp_path: Path) -> Config:
     """A finished run of four steps with a checkpoint at each."""
     return finished(tmp_path)
-
-
-def finished(tmp_path: Path) -> Config:
-    """A run of four steps with a checkpoint at each, as it was copied here."""
-    config = four_steps(tmp_path)
-    shutil.copytree(made_once().run_dir, config.run_dir)
-    return config
-
-
-def four_steps(folder: Path) -> Config:
-    return small(folder, **{**SHORT, "max_steps": 4, "save_steps": 1, "keep_checkpoints": 4})
-
-
-@cache
-def made_once() -> Config:
-    """The run that is copied."""
-    config = four_steps(Path(tempfile.mkdtemp()))
-    setup.train(config)
-    return config
-
-
-def notices(path: Path, *overrides: str) -> tuple[list[str], Path]:
-    seen: list[str] = []
-
-    def listen(event: events.Event) -> None:
-        if isinstance(event, events.Notice):
-            seen.append(event.text)
-
-    return seen, resume(path, overrides, listen)
 
 
 def test_a_complete_run_says_so_and_goes_on_when_it_is_made_longer(done: Config) -> None:

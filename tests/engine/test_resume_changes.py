@@ -20,9 +20,9 @@ from grpo_cli.engine.run_dir.checkpoint import write_manifest
 from grpo_cli.engine.run_dir.run_state import read_state
 from grpo_cli.errors import CheckpointError, GrpoError, ModelError
 from grpo_cli.models.find import TINY
-from tests.engine.test_resume import log_without_times, notices
-from tests.engine.test_train import lines, small
-from tests.test_files import no_wait_forever
+from tests.support.finished_runs import notices
+from tests.support.small_runs import lines, log_without_times, small
+from tests.support.waiting import no_wait_forever
 
 QUICK = {
     "max_steps": 1,

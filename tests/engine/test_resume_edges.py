@@ -13,8 +13,8 @@ from grpo_cli.engine.run_dir import manifest as intact
 from grpo_cli.engine.run_dir.run_state import read_state
 from grpo_cli.engine.update import optimizer
 from grpo_cli.errors import ConfigError
-from tests.engine.test_resume import SHORT, finished, notices
-from tests.engine.test_train import lines, small
+from tests.support.finished_runs import finished, notices
+from tests.support.small_runs import SHORT, lines, small
 
 
 @pytest.fixture

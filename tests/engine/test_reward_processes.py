@@ -1,9 +1,6 @@
 """Runs whose rewards are computed in other processes, or are async: the same run, and nothing left of it."""
 
-import multiprocessing
-import threading
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -12,8 +9,9 @@ from grpo_cli.engine.evaluation.evaluate import evaluate_model
 from grpo_cli.engine.resume import resume
 from grpo_cli.engine.rollout.sampling import Sampling
 from grpo_cli.errors import RewardError
-from tests.engine.test_resume import SHORT, interrupt_after, log_without_times, weights
-from tests.engine.test_train import small
+from tests.support.interruptions import interrupt_after
+from tests.support.reward_processes import left
+from tests.support.small_runs import SHORT, log_without_times, small, weights
 
 SOURCE = """
 import asyncio, time
@@ -37,12 +35,6 @@ def slow(completions, **columns): time.sleep(3600)
 def mine(tmp_path: Path) -> str:
     (tmp_path / "mine.py").write_text(SOURCE)
     return str(tmp_path / "mine.py")
-
-
-def left() -> list[Any]:
-    """Processes and threads of rewards."""
-    processes = [child for child in multiprocessing.active_children() if child.name == "grpo-reward"]
-    return processes + [thread for thread in threading.enumerate() if thread.name == "grpo-rewards"]
 
 
 def test_where_a_reward_runs_changes_nothing(mine: str, tmp_path: Path) -> None:

@@ -22,8 +22,8 @@ from grpo_cli.engine.run_dir.run_state import RunState, read_state, write_state
 from grpo_cli.errors import CheckpointError
 from grpo_cli.models.find import TINY
 from grpo_cli.types import Example, Rollout, RolloutGroup, StopReason
-from tests.engine.test_resume import SHORT, log_without_times, notices
-from tests.engine.test_train import lines, small
+from tests.support.finished_runs import notices
+from tests.support.small_runs import SHORT, lines, log_without_times, small
 
 TYPED = """
 import datetime, decimal

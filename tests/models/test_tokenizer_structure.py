@@ -7,7 +7,7 @@ import pytest
 from grpo_cli.errors import ModelError
 from grpo_cli.models.nanochat_fast import recover_merges
 from grpo_cli.models.nanochat_tokenizer import SPECIAL_TOKENS, NanochatTokenizer
-from tests.models.test_nanochat_tokenizer import refusal, valid_state, write_pickle
+from tests.support.tokenizer_pickles import refusal, valid_state, write_pickle
 
 
 @pytest.mark.parametrize("pattern", [r"\w+", r"\w+|\s+", r"\w*|\W+", r"\w+|\W+?|"])

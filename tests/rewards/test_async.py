@@ -12,7 +12,7 @@ import pytest
 from grpo_cli.errors import RewardError
 from grpo_cli.rewards.call import is_async
 from grpo_cli.rewards.score import Scorer, score
-from tests.rewards.test_score import group, two_groups
+from tests.support.reward_groups import group, two_groups
 from tests.support.waiting import HANG, NEVER
 
 

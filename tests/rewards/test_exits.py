@@ -13,8 +13,8 @@ import pytest
 from grpo_cli.errors import Interrupted, RewardError
 from grpo_cli.rewards.score import Scorer, score
 from grpo_cli.rewards.table import load_rewards
-from tests.rewards.test_score import two_groups
 from tests.support.exceptions import EXCEPTIONS, made
+from tests.support.reward_groups import two_groups
 
 TIMEOUT = 60.0  # nothing here may wait for it
 

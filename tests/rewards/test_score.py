@@ -12,28 +12,8 @@ import pytest
 from grpo_cli.errors import RewardError
 from grpo_cli.rewards.score import score
 from grpo_cli.rewards.table import load_rewards
-from grpo_cli.types import Example, Rollout, RolloutGroup, StopReason, TrainerState
-
-
-def group(question: str, answer: str, texts: list[str], **columns: Any) -> RolloutGroup:
-    """A group of rollouts with these texts."""
-    rollouts = [
-        Rollout(token_ids=[1], logprobs=[0.0], entropies=[0.0], stop_reason=StopReason.EOS, text=text)
-        for text in texts
-    ]
-    return RolloutGroup(
-        Example(messages=[{"role": "user", "content": question}], answer=answer, columns=columns),
-        [1, 2],
-        rollouts,
-    )
-
-
-def two_groups() -> list[RolloutGroup]:
-    """Two prompts with two completions each."""
-    return [
-        group("1 + 1?", "2", ["<answer>2</answer>", "two"], level=1, source="a"),
-        group("2 + 3?", "5", ["<answer>2</answer>", "<answer>5</answer>"], level=2),
-    ]
+from grpo_cli.types import RolloutGroup, TrainerState
+from tests.support.reward_groups import group, two_groups
 
 
 def error_of(function: Callable[..., Any], groups: list[RolloutGroup] | None = None) -> RewardError:

@@ -17,7 +17,7 @@ from grpo_cli.rewards import workers as module
 from grpo_cli.rewards.score import Scorer, parts, score
 from grpo_cli.rewards.table import load_rewards
 from grpo_cli.types import RolloutGroup
-from tests.rewards.test_score import group
+from tests.support.reward_groups import group
 from tests.support.waiting import HANG, wait_until
 
 SOURCE = '''

@@ -10,7 +10,7 @@ from grpo_cli.engine.update.compiled_loss import CompiledLoss
 from grpo_cli.engine.update.gradient import accumulate
 from grpo_cli.engine.update.shape_buckets import Most
 from grpo_cli.models.tree import flat
-from tests.engine.update.test_shape_buckets import microbatch
+from tests.support.microbatches import microbatch
 from tests.support.random_models import llama_policy
 from tests.support.steps import objective_of
 

@@ -32,7 +32,7 @@ from grpo_cli.engine.rollout.shared_prompt import reads_in_groups
 from grpo_cli.engine.update_policy import make_batches, update_policy
 from grpo_cli.errors import TrainingError
 from grpo_cli.models.batch_plan import BatchPlan
-from tests.engine.test_train import small
+from tests.support.small_runs import small
 from tests.support.steps import scored_groups
 
 SHAPE = Shape(layers=2, hidden=8, intermediate=16, heads=2, kv_width=4, vocabulary=100)

@@ -28,8 +28,8 @@ from grpo_cli.engine.update.objective import Objective
 from grpo_cli.engine.update.shape_buckets import Most
 from grpo_cli.models.adapters import LoRA, add_adapters
 from grpo_cli.models.tree import flat
-from tests.engine.update.test_chunked_logits import MODELS, model_of
-from tests.engine.update.test_shape_buckets import microbatch
+from tests.support.microbatches import microbatch
+from tests.support.small_architectures import MODELS, model_of
 from tests.support.steps import objective_of
 from tests.support.waiting import HANG
 

@@ -21,13 +21,14 @@ from grpo_cli.engine.update.objective import Objective
 from grpo_cli.engine.update.packing import Budget, cut, pack
 from grpo_cli.engine.update_policy import make_batches
 from grpo_cli.models.load import Policy
-from tests.engine.test_algorithms import BASE, KL, OPTIONS, step_groups
-from tests.engine.test_resume import SHORT, interrupt_after, log_without_times, weights
-from tests.engine.test_train import small
-from tests.engine.update.test_objective import largest_difference, nearby_reference
+from tests.support.gradients import largest_difference
+from tests.support.interruptions import interrupt_after
+from tests.support.loss_cases import BASE, KL, OPTIONS, step_groups
 from tests.support.plain_loss import plain_loss
 from tests.support.random_models import nanochat_policy, rollout
+from tests.support.small_runs import SHORT, log_without_times, small, weights
 from tests.support.steps import scored_groups
+from tests.support.update_groups import nearby_reference
 
 
 def rows(prompt: int, lengths: list[int], name: int = 1) -> list[Sequence]:

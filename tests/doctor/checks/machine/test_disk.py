@@ -86,7 +86,7 @@ def test_no_checkpoint_is_reckoned_that_is_never_written(
 def test_a_checkpoint_takes_what_was_reckoned(tmp_path: Path) -> None:
     """Against a real one."""
     from grpo_cli.engine import setup
-    from tests.engine.test_train import small
+    from tests.support.small_runs import small
 
     setup.train(small(tmp_path, run_name="real", max_steps=1))
     final = tmp_path / "outputs/real/final"
