@@ -9,7 +9,7 @@ from grpo_cli.engine import events, setup
 from grpo_cli.engine.guards.nonfinite import Fault
 from grpo_cli.engine.memory.check import check_memory, needs_of
 from grpo_cli.errors import TrainingError
-from tests.support.small_runs import small
+from tests.support.small_runs import STEP_KEYS, small
 
 
 def test_completions_that_are_cut_off_give_a_gradient(tmp_path: Path) -> None:
@@ -46,3 +46,9 @@ def test_memory_is_that_of_the_run_and_not_of_the_small_step(
     monkeypatch.setattr(device, "memory_budget", lambda _: 1000)
     with pytest.raises(TrainingError, match="Unable to allocate memory: a single completion needs about "):
         setup.dry_run(config)
+
+
+def test_a_dry_run_saves_nothing(tmp_path: Path) -> None:
+    line = setup.dry_run(small(tmp_path))
+    assert set(line) == STEP_KEYS
+    assert list(tmp_path.iterdir()) == []

@@ -185,12 +185,6 @@ def test_long_prompts_are_skipped_counted_and_never_cut(tmp_path: Path) -> None:
         setup.prepare(small(tmp_path, **(settings | {"max_prompt_length": 3})))
 
 
-def test_a_dry_run_saves_nothing(tmp_path: Path) -> None:
-    line = setup.dry_run(small(tmp_path))
-    assert set(line) == STEP_KEYS
-    assert list(tmp_path.iterdir()) == []
-
-
 def test_old_checkpoints_go_and_final_stays(tmp_path: Path) -> None:
     config = small(tmp_path, max_steps=4, save_steps=1, keep_checkpoints=2, num_generations=2, batch_size=1)
     setup.train(config)

@@ -1,20 +1,26 @@
-"""Several updates on the same rollouts: the first ratio is exactly 1, later ones are to that policy."""
+"""An update: averages, KL and rates as configured, and the old logprobs of several updates per rollout."""
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import mlx.core as mx
 import pytest
 
 from grpo_cli.engine import setup
+from grpo_cli.engine.grpo.lr_schedule import learning_rate
 from grpo_cli.engine.memory.out_of_memory import RowLimit
 from grpo_cli.engine.run import Run
+from grpo_cli.engine.run_dir.checkpoint import save_checkpoint
 from grpo_cli.engine.run_dir.run_state import read_state, write_state
-from grpo_cli.engine.update.batch import Microbatch
+from grpo_cli.engine.update.batch import Microbatch, Sequence, pad
 from grpo_cli.engine.update.forward import token_logprobs
+from grpo_cli.engine.update.gradient import accumulate, global_norm
 from grpo_cli.engine.update.objective import Objective, microbatch_loss
 from grpo_cli.engine.update_policy import make_batches, update_policy
-from tests.support.prepared_runs import prepared
+from grpo_cli.models.tree import flat
+from tests.support.prepared_runs import distance, movement, prepared
+from tests.support.random_models import group, rollout
 from tests.support.small_runs import lines, small
 from tests.support.steps import scored_groups
 
@@ -117,3 +123,97 @@ def test_a_run_of_several_updates_clips_only_after_the_first(tmp_path: Path) -> 
     assert cut[3] > 0.01
     for line in lines(tmp_path / "run"):
         assert line["clip_ratio_low"] + line["clip_ratio_high"] == pytest.approx(line["clip_ratio"])
+
+
+@pytest.mark.parametrize(
+    ("loss_type", "weights"),
+    [  # completions of 1 and 3 tokens
+        ("dapo", [1 / 4, 1 / 4]),
+        ("reinforce", [1 / 4, 1 / 4]),
+        ("grpo", [1 / 2, 1 / 6]),
+        ("gspo", [1 / 2, 1 / 6]),
+        ("bnpo", [1 / 4, 1 / 4]),
+        ("cispo", [1 / 4, 1 / 4]),
+        ("dr_grpo", [1 / 80, 1 / 80]),  # 2 · max_new_tokens
+    ],
+)
+def test_tokens_are_averaged_as_configured(run: Run, loss_type: str, weights: list[float]) -> None:
+    config = run.config.model_copy(update={"loss_type": loss_type, "max_new_tokens": 40})
+    groups = [group([1], [rollout([2], 1.0), rollout([2, 3, 4], -1.0)])]
+    (batch,) = make_batches(dataclasses.replace(run, config=config), groups)
+    assert batch.weights.squeeze(-1).tolist() == pytest.approx(weights)
+
+
+def test_the_kl_term_pulls_as_hard_as_configured(tmp_path: Path) -> None:
+    """Gradient = policy gradient + kl_coeff · gradient of the KL: its share doubles with kl_coeff."""
+    moved = {}
+    for kl_coeff in (0.0, 0.5, 1.0):
+        run, batches = prepared(tmp_path, kl_coeff=kl_coeff)
+        for batch in batches if kl_coeff else []:
+            assert batch.ref_logprobs is not None
+            batch.ref_logprobs = batch.ref_logprobs * 1.5
+        moved[kl_coeff] = movement(run, batches)
+    half, whole = [
+        {name: moved[kl_coeff][name] - moved[0.0][name] for name in moved[0.0]} for kl_coeff in (0.5, 1.0)
+    ]
+    assert global_norm(half) > 1e-2 * global_norm(moved[0.0])
+    assert distance(whole, half, scale=2.0) < 1e-3
+
+
+@pytest.mark.parametrize("kind", ["full", "LoRA", "LoRA folder"])
+def test_the_first_kl_is_zero_at_any_temperature(tmp_path: Path, kind: str) -> None:
+    """Policy and reference are the same model, read at the same temperature."""
+    changes: dict[str, Any] = {"LoRA": {"lora_rank": 2}}.get(kind, {})
+    if kind == "LoRA folder":
+        earlier, batches = prepared(tmp_path, lora_rank=2)
+        update_policy(earlier, 1, batches)
+        save_checkpoint(tmp_path / "adapters", earlier.snapshot())
+        changes = {"model_name": str(tmp_path / "adapters")}
+    settings = {"temperature": 0.7, "completion_prefix": "It is ", "optimizer": "adam"}
+    run, batches = prepared(tmp_path, kl_coeff=0.1, **(settings | changes))
+    assert update_policy(run, 1, batches)["kl"] == pytest.approx(0.0, abs=1e-6)
+    assert update_policy(run, 2, batches)["kl"] > 1e-5  # the reference stays where the policy began
+
+
+@pytest.mark.parametrize(
+    ("shape", "expected"),
+    [  # a peak of 0.08 after a warmup of 2 of 4 updates
+        ("constant", [0.04, 0.08, 0.08, 0.08]),
+        ("linear", [0.04, 0.08, 0.08, 0.04]),
+        ("cosine", [0.04, 0.08, 0.08, 0.04]),
+    ],
+)
+def test_the_optimizer_steps_at_the_rate_of_the_schedule(
+    run: Run, shape: str, expected: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rates: list[float] = []
+    monkeypatch.setattr(run.optimizer, "step", lambda _model, _gradients, _norm, rate: rates.append(rate))
+    batch = pad([Sequence([1, 2], rollout([3], 1.0), 1.0)])
+    settings = {"learning_rate": 0.08, "warmup_ratio": 0.5, "max_steps": 4, "lr_scheduler_type": shape}
+    one = dataclasses.replace(run, config=run.config.model_copy(update=settings))
+    for step, rate in enumerate(expected, start=1):
+        assert update_policy(one, step, [batch])["lr"] == pytest.approx(rate)
+        assert rates[-1] == pytest.approx(rate)
+        assert update_policy(one, step, [])["lr"] == rates[-1]
+    thirds = dataclasses.replace(one, config=one.config.model_copy(update={"warmup_ratio": 0.25}))
+    falls = {"constant": 1.0, "linear": 2 / 3, "cosine": 0.75}  # one third of the way down
+    assert update_policy(thirds, 3, [])["lr"] == pytest.approx(0.08 * falls[shape])
+
+
+def test_the_log_has_the_rate_of_the_schedule(tmp_path: Path) -> None:
+    settings = {"max_steps": 3, "lr_scheduler_type": "linear", "warmup_ratio": 0.34, "learning_rate": 0.01}
+    config = small(tmp_path, max_new_tokens=4, batch_size=1, num_generations=2, **settings)
+    setup.train(config)
+    rates = [line["lr"] for line in lines(config.run_dir)]
+    assert rates == pytest.approx([0.01, 0.01, 0.005])
+    assert rates == [learning_rate(step, 3, 0.01, 0.34, "linear") for step in (1, 2, 3)]
+
+
+def test_weights_move_by_the_scheduled_rate_times_the_gradient(tmp_path: Path) -> None:
+    moved = []
+    for step, rate in ((1, 0.05), (2, 0.1)):  # the first update of a warmup of two is at half the peak
+        run, batches = prepared(tmp_path, warmup_ratio=0.5)
+        gradients, _ = accumulate(run.policy.model, batches, Objective(run.config))
+        moved.append(movement(run, batches, step))
+        assert distance(moved[-1], flat(gradients), scale=-rate) < 1e-3
+    assert distance(moved[1], moved[0], scale=2.0) < 1e-3

@@ -51,7 +51,7 @@ CASES = [
 CUTS: list[tuple[int, int | None]] = [(1, None), (2, None), (9, 1), (9, 4), (2, 3)]
 
 
-def step_groups(model: nn.Module) -> list[RolloutGroup]:
+def four_groups(model: nn.Module) -> list[RolloutGroup]:
     """Four prompts, a group of equal rewards among them, with ratios on both sides of every bound."""
     groups = [
         group([1, 2, 3, 4], [rollout([5, 6, 7], 1.2), rollout([8], -0.7), rollout([9, 10], -0.5)]),
@@ -96,7 +96,7 @@ def check_case(case: dict[str, Any], cuts: Sequence[tuple[int, int | None]]) -> 
     config = Config(**BASE, **case)
     policy = nanochat_policy()
     reference = nearby_reference(policy)
-    groups = step_groups(policy.model)
+    groups = four_groups(policy.model)
     loss, expected = nn.value_and_grad(policy.model, plain_loss)(
         policy.model, reference.model, groups, config.model_dump()
     )

@@ -1,4 +1,4 @@
-"""The memory estimate of a run: against numbers by hand and measured ones, and the notices about it."""
+"""The memory estimate of a run, against numbers by hand and measured ones."""
 
 import dataclasses
 import gc
@@ -12,12 +12,11 @@ from mlx_lm.models import llama
 
 from grpo_cli import device
 from grpo_cli.config.schema import Config
-from grpo_cli.engine import events, setup
-from grpo_cli.engine.memory.check import check_memory, cure_of, needs_of, needs_with
+from grpo_cli.engine import setup
+from grpo_cli.engine.memory.check import needs_of
 from grpo_cli.engine.memory.estimate import (
     FLOAT32,
     Batch,
-    MemoryNeeds,
     Shape,
     estimate,
     rollout_bytes,
@@ -25,12 +24,10 @@ from grpo_cli.engine.memory.estimate import (
     update_bytes,
     updated_at_once,
 )
-from grpo_cli.engine.memory.verdict import judge
 from grpo_cli.engine.rollout.continuous_batch import CompletionRow, Decoding, RowRandom
 from grpo_cli.engine.rollout.sampling import Sampling
 from grpo_cli.engine.rollout.shared_prompt import reads_in_groups
 from grpo_cli.engine.update_policy import make_batches, update_policy
-from grpo_cli.errors import TrainingError
 from grpo_cli.models.batch_plan import BatchPlan
 from tests.support.small_runs import small
 from tests.support.steps import scored_groups
@@ -195,83 +192,3 @@ def test_the_estimate_is_near_what_is_measured(tmp_path: Path, changes: dict[str
     mx.reset_peak_memory()
     update_policy(run, 2, make_batches(run, groups))
     assert 0.5 < needs.update_peak / mx.get_peak_memory() < 2
-
-
-def told(tmp_path: Path, share: float, **changes: Any) -> list[str]:
-    """The notices of a run with this share of the memory that it needs."""
-    seen: list[str] = []
-
-    def listen(event: events.Event) -> None:
-        if isinstance(event, events.Notice):
-            seen.append(event.text)
-
-    run = setup.prepare(small(tmp_path, **changes), listen)
-    needs = needs_of(run)
-    assert needs is not None
-    check_memory(run, int(share * needs.peak))
-    return seen
-
-
-def test_enough_memory_is_not_worth_a_word(tmp_path: Path) -> None:
-    assert told(tmp_path, 1.01) == []
-    assert told(tmp_path, 100.0) == []
-
-
-def test_too_little_says_which_keys_to_change_to_what(tmp_path: Path) -> None:
-    (text,) = told(tmp_path, 0.5, batch_size=8, num_generations=8, max_new_tokens=256)
-    assert text.startswith("this run needs about ")
-    assert "activations and logits" in text
-    assert "set `batch_size = 1`, `gradient_accumulation_steps = 8`" in text
-
-
-def test_a_single_completion_that_does_not_fit_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(
-        TrainingError, match=r"^Unable to allocate memory: a single completion needs about"
-    ) as error:
-        told(tmp_path, 0.01, batch_size=4)
-    assert "`lora_rank = 16`" in error.value.hint
-
-
-def test_without_a_budget_or_a_shape_nothing_is_said(tmp_path: Path) -> None:
-    run = setup.prepare(small(tmp_path))
-    check_memory(run, None)
-    run.policy.config = {"model_type": "unusual"}
-    check_memory(run, 1)
-
-
-def needs(peak: int) -> MemoryNeeds:
-    return MemoryNeeds(weights=peak, optimizer=0, gradients=0, step=0, rollouts=0, update=0)
-
-
-def test_a_verdict_by_hand() -> None:
-    """10 bytes for each new token, one completion takes a quarter: 64 tokens need 640, and 160 at least."""
-
-    def needs_of(config: Config, rows: int | None) -> MemoryNeeds:
-        return needs(config.max_new_tokens * 10 // (4 if rows == 1 else 1))
-
-    config = Config(max_new_tokens=256, batch_size=2, lora_rank=8)
-    assert judge(config, 2560, needs_of).fits
-    verdict = judge(config, 1300, needs_of)
-    assert (verdict.fits, verdict.is_impossible, verdict.suffices) == (False, False, True)
-    assert verdict.lines == ["batch_size = 1", "gradient_accumulation_steps = 8", "max_new_tokens = 128"]
-    assert verdict.changed == needs(1280)
-    hopeless = judge(config, 500, needs_of)
-    assert (hopeless.is_impossible, hopeless.suffices) == (True, False)
-    assert cure_of(hopeless).startswith("choose a smaller model: with `batch_size = 1`, ")
-    assert cure_of(hopeless).endswith("`num_generations = 4` it still needs about 0.0 GB")
-    assert not judge(config, 512, needs_of).is_impossible  # 640 / 512 is within the estimate's error
-
-
-def test_adapters_as_a_way_out_are_counted(tmp_path: Path) -> None:
-    """LoRA of rank 16 has far fewer trained numbers: its needs are below those of all weights."""
-    run = setup.prepare(small(tmp_path))
-    shape = Shape.of(run.policy.config)
-    assert shape is not None
-    full = needs_with(run, shape, run.config)
-    lora = needs_with(run, shape, run.config.model_copy(update={"lora_rank": 16}))
-    assert lora.gradients < 0.5 * full.gradients
-    assert lora.optimizer < 0.5 * full.optimizer
-    exact = needs_of(setup.prepare(small(tmp_path / "lora", lora_rank=16)))
-    assert exact is not None
-    assert lora.optimizer == pytest.approx(exact.optimizer, rel=0.1)
-    assert lora.peak == pytest.approx(exact.peak, rel=0.1)

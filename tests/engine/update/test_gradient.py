@@ -6,10 +6,12 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 import pytest
+from mlx.utils import tree_flatten
 
 from grpo_cli.config.loss_types import LOSS_TYPES
 from grpo_cli.config.schema import Config
-from grpo_cli.engine.update.gradient import global_norm
+from grpo_cli.engine.update.batch import make_microbatches
+from grpo_cli.engine.update.gradient import accumulate, global_norm
 from grpo_cli.models.load import Policy
 from grpo_cli.types import StopReason
 from tests.support.gradients import largest_difference
@@ -20,12 +22,13 @@ from tests.support.loss_cases import (
     OPTIONS,
     check_case,
     computed,
+    four_groups,
     microbatches,
-    step_groups,
 )
 from tests.support.plain_loss import logits_of, logprobs_of, plain_loss
 from tests.support.random_models import group, llama_policy, nanochat_policy, rollout
-from tests.support.update_groups import nearby_reference
+from tests.support.steps import objective_of
+from tests.support.update_groups import nearby_reference, step_groups
 
 
 @pytest.mark.parametrize("place", range(len(CASES)), ids=lambda n: "-".join(map(str, CASES[n].values())))
@@ -42,7 +45,7 @@ def test_it_is_the_plain_loop_for_each_kind_of_model_without_a_shared_prefix(
     config = Config(**BASE, loss_type=loss_type, **OPTIONS["all"])  # type: ignore[arg-type]
     policy = make_policy()
     reference = nearby_reference(policy)
-    groups = step_groups(policy.model)
+    groups = four_groups(policy.model)
     expected = nn.value_and_grad(policy.model, plain_loss)(
         policy.model, reference.model, groups, config.model_dump()
     )[1]
@@ -54,7 +57,7 @@ def test_it_is_the_plain_loop_for_each_kind_of_model_without_a_shared_prefix(
 def test_bnpo_averages_over_the_configured_forward_whatever_fits_into_memory() -> None:
     """Forwards of 1 and 3 prompts are another loss; microbatches of 1 and 3 are not."""
     policy = nanochat_policy()
-    groups = step_groups(policy.model)
+    groups = four_groups(policy.model)
     made = {
         (prompts, size): computed(
             Config(**{**BASE, "loss_type": "bnpo", "batch_size": prompts}), policy, policy, groups, size, None
@@ -70,7 +73,7 @@ def test_bnpo_averages_over_the_configured_forward_whatever_fits_into_memory() -
 def trained(**keys: Any) -> list[list[int]]:
     """The token ids of all completions that get a forward and backward."""
     policy = nanochat_policy()
-    batches = microbatches(Config(**BASE, **keys), step_groups(policy.model), 9, policy)
+    batches = microbatches(Config(**BASE, **keys), four_groups(policy.model), 9, policy)
     return [item.token_ids for batch in batches for item in batch.rollouts]
 
 
@@ -118,10 +121,20 @@ def test_clipped_tokens_are_told_apart_by_their_side() -> None:
 
 def test_where_no_completion_counts_the_gradient_is_zero() -> None:
     policy = nanochat_policy()
-    groups = step_groups(policy.model)
+    groups = four_groups(policy.model)
     for item in [item for one in groups for item in one.rollouts]:
         item.stop_reason = StopReason.LENGTH
     for loss_type in LOSS_TYPES:
         config = Config(**BASE, loss_type=loss_type, mask_truncated_completions=True, kl_coeff=0.1)  # type: ignore[arg-type]
         gradients, result = computed(config, policy, policy, groups, 2, None)
         assert (result.loss, global_norm(gradients), result.kl) == (0.0, 0.0, 0.0)
+
+
+def test_a_step_of_equal_rewards_has_a_gradient_of_exactly_zero() -> None:
+    policy = nanochat_policy()
+    groups = step_groups()[2:]
+    batches = make_microbatches(groups, LOSS_TYPES["dapo"], 6, 4, has_reference=False)
+    gradients, result = accumulate(policy.model, batches, objective_of("dapo", 1.0, 0.2, 0.2, 0.0))
+    assert result.grad_norm == 0.0
+    assert result.loss == 0.0
+    assert all(mx.all(gradient == 0).item() for _, gradient in tree_flatten(gradients))
