@@ -75,3 +75,21 @@ def written(
     defaults = {"model_name": "m", "run_name": "r", "reward_functions": ["correctness"]}
     (folder / "config.toml").write_text(dump_config(Config(**(defaults | settings))))
     return folder
+
+
+# A check's name, the log's lines, settings, severity, a part of the finding, and of its cure with its lines.
+TroubleCase = tuple[str, list[dict[str, Any]], dict[str, Any], str, str, str]
+
+
+def case_name(case: TroubleCase) -> str:
+    return case[0]
+
+
+def check_trouble(folder: Path, case: TroubleCase) -> None:
+    """The check finds the trouble with its numbers and its cure, and no other check warns."""
+    name, lines, settings, severity, seen, cure = case
+    found = examine(written(folder, lines, **settings))
+    assert found[name].severity == severity
+    assert set(troubles(found)) <= {name, "collapse"}  # rewards that fell are told there, too
+    assert seen in found[name].seen
+    assert cure in " ".join([found[name].cure, *found[name].commands])

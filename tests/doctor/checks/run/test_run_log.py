@@ -1,4 +1,4 @@
-"""Logs that are missing, broken or hostile."""
+"""The log of a run: missing, broken or hostile, and metrics that are no numbers."""
 
 import json
 import os
@@ -140,3 +140,17 @@ def test_a_single_line_that_cannot_be_read_is_no_empty_log(tmp_path: Path) -> No
     (run / "training_log.jsonl").write_text('{"step": 1, "a": [[[[')
     found = examine(run)["run-log"]
     assert found.seen == "no step is logged yet: training_log.jsonl holds no line that can be read"
+
+
+def test_metrics_that_are_no_numbers_are_told(tmp_path: Path) -> None:
+    lines = steps(9, kl=float("nan"), loss=lambda s: float("inf") if s == 4 else 0.1)
+    found = examine(written(tmp_path, lines, kl_coeff=0.04))
+    assert troubles(found) == {"run-log": "warning"}
+    log = found["run-log"]
+    assert log.seen == "NaN or infinite in 2 metrics: kl in 9 lines, loss in 1 line"
+    assert log.numbers["not_finite"] == {"kl": 9, "loss": 1}
+    assert log.commands == (f"grep -nE 'NaN|Infinity' {tmp_path}/training_log.jsonl", "learning_rate = 2e-07")
+    assert found["kl-high"].seen == "no logged KL is a finite number: see run-log and nan-gradient"
+    some = examine(written(tmp_path, steps(9, kl=lambda s: 0.01 if s < 7 else float("nan")), kl_coeff=0.04))
+    assert some["run-log"].seen == "NaN or infinite in 1 metric: kl in 3 lines"
+    assert some["kl-high"].severity == "ok"
