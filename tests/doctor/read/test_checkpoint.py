@@ -47,7 +47,7 @@ def test_a_manifest_that_is_missing_or_broken(tmp_path: Path) -> None:
     (folder / "manifest.json").write_text("{")
     assert str(damage_of(folder)).startswith("manifest.json ")
     (folder / "manifest.json").unlink()
-    assert damage_of(folder) == "manifest.json is missing: it was never complete, or not copied whole"
+    assert str(damage_of(folder)).startswith("manifest.json is missing: it was never complete, or ")
 
 
 def test_another_version_is_no_damage(tmp_path: Path) -> None:
