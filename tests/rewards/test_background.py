@@ -149,7 +149,7 @@ def test_a_timeout_of_its_own_is_an_error_of_the_reward() -> None:
     with pytest.raises(RewardError) as error:
         score([("judge", gives_up)], [1.0], two_groups(), timeout=HANG)
     assert error.value.message.startswith(
-        "Reward `judge` raised TimeoutError: no answer from the judge (test_async.py, line"
+        "Reward `judge` raised TimeoutError: no answer from the judge (test_background.py, line"
     )
 
 
@@ -168,7 +168,7 @@ def test_an_error_has_its_line_and_its_completion() -> None:
         score([("brittle", brittle)], [1.0], two_groups(), timeout=HANG)
     line = brittle.__code__.co_firstlineno + 2
     assert error.value.message == (
-        f"Reward `brittle` raised ZeroDivisionError: float division by zero (test_async.py, line {line})\n"
+        f"Reward `brittle` raised ZeroDivisionError: float division by zero (test_background.py, line {line})\n"
         "completion 2 of 4: 'two'"
     )
     assert isinstance(error.value.__cause__, ZeroDivisionError)

@@ -6,4 +6,5 @@ from grpo_cli.cli.main import app
 
 
 def grpo(*words: str, stdin: str | None = None) -> Result:
-    return CliRunner().invoke(app, list(words), input=stdin)
+    """The result of `grpo` with these words."""
+    return CliRunner().invoke(app, list(words), input=stdin, prog_name="grpo")

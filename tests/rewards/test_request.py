@@ -1,4 +1,4 @@
-"""Answers that a column holds as numbers or as whole solutions: raw under the column's own name."""
+"""The arguments of a reward: answers that a column holds as numbers or as whole solutions."""
 
 import inspect
 from typing import Any
