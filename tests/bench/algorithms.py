@@ -2,8 +2,8 @@
 
     uv run python -m tests.bench.algorithms
 
-The tests try one way for each case (tests/engine/test_algorithms.py). Ends with an AssertionError where a
-gradient differs, else prints how many were compared.
+The tests try one way for each case (tests/engine/update/test_gradient.py). Ends with an AssertionError
+where a gradient differs, else prints how many were compared.
 """
 
 from grpo_cli.device import prepare

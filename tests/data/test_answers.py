@@ -8,8 +8,7 @@ import pytest
 from grpo_cli.config.schema import Config
 from grpo_cli.data.load import load_examples
 from grpo_cli.errors import DataError
-from tests.data.test_conversation import ASKED, SAID
-from tests.support.datasets import lines, loaded, put, typed
+from tests.support.datasets import ASKED, SAID, lines, loaded, put, typed
 
 
 @pytest.mark.parametrize(

@@ -7,10 +7,8 @@ import pytest
 
 from grpo_cli.config.schema import Config
 from grpo_cli.data.load import load_examples
-from tests.support.datasets import FORMATS, lines, put
+from tests.support.datasets import ASKED, FORMATS, SAID, lines, put
 
-ASKED = {"role": "user", "content": "9 + 9?"}
-SAID = {"role": "assistant", "content": "#### 18"}
 PARTS = [{"type": "text", "text": "9 "}, {"type": "text", "text": "+ 9?"}]
 RULE = {"role": "system", "content": "Be short."}
 CALL = {"role": "assistant", "content": "", "tool_calls": [{"id": "1", "function": {"name": "add"}}]}

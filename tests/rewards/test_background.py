@@ -168,7 +168,8 @@ def test_an_error_has_its_line_and_its_completion() -> None:
         score([("brittle", brittle)], [1.0], two_groups(), timeout=HANG)
     line = brittle.__code__.co_firstlineno + 2
     assert error.value.message == (
-        f"Reward `brittle` raised ZeroDivisionError: float division by zero (test_background.py, line {line})\n"
+        "Reward `brittle` raised ZeroDivisionError: float division by zero "
+        f"(test_background.py, line {line})\n"
         "completion 2 of 4: 'two'"
     )
     assert isinstance(error.value.__cause__, ZeroDivisionError)

@@ -159,9 +159,7 @@ WHERE = {
 }
 
 PACKAGES = "installs packages from the network"
-HUB = (
-    "needs the hub's answer; tests/models/test_hub.py and tests/data/test_offline.py play it on this machine"
-)
+HUB = "needs the hub's answer; tests/models/test_hub.py and tests/data/test_hub.py play it on this machine"
 MACHINES = "needs another machine, its ssh, or a port that is freed; tests/distributed shows the errors"
 DISK = "needs a disk with room, or one that can be written again"
 MEMORY = "needs less memory than there is; tests/engine/memory/test_verdict.py applies its keys"

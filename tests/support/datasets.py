@@ -93,3 +93,9 @@ def loaded(path: Path, split: str, **keys: Any) -> Rows:
 def typed(rows: Rows) -> list[list[tuple[str, type, Any]]]:
     """Every value with its type: 1, 1.0 and True are equal, but not the same."""
     return [[(name, type(value), value) for name, value in row.items()] for row in rows]
+
+
+ASKED = {"role": "user", "content": "9 + 9?"}
+
+
+SAID = {"role": "assistant", "content": "#### 18"}

@@ -1,4 +1,4 @@
-"""A kind for all checks of a run: logs without a trouble, which no check may warn of."""
+"""Logs without a trouble: no check of a run may warn of one."""
 
 from pathlib import Path
 from typing import Any
