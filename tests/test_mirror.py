@@ -5,6 +5,7 @@ use stands in tests/support: no test file imports another one.
 """
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -56,8 +57,8 @@ def is_kind(test: Path) -> bool:
 
 
 def imported_tests(source: str) -> set[str]:
-    """The test modules that a source imports, wherever in it."""
-    found: set[str] = set()
+    """The test modules that a source imports, in functions and in programs that it holds as texts, too."""
+    found = set(re.findall(r"^ *(?:from|import) (tests[\w.]+)", source, re.MULTILINE))
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
@@ -110,6 +111,7 @@ def test_a_test_file_says_first_what_it_tests_and_is_short(test: Path) -> None:
         ("from tests.engine.test_train import small", {"tests.engine.test_train"}),
         ("def f():\n  from tests.engine import test_train", {"tests.engine.test_train"}),
         ("import tests.test_files as files", {"tests.test_files"}),
+        ('CODE = """\nfrom tests.rewards.test_score import group\n"""', {"tests.rewards.test_score"}),
         ("from tests.support.small_runs import small\nfrom grpo_cli.x import test_y", set()),
     ],
 )

@@ -14,10 +14,11 @@ Source: karpathy/nanochat, nanochat/engine.py, `Engine.generate`.
 """
 
 from grpo_cli.environments.expression import compute
+from grpo_cli.environments.protocol import Environment
 from grpo_cli.models.nanochat_tokenizer import NanochatTokenizer
 
 
-class Calculator:
+class Calculator(Environment):
     """The state of one rollout: the tokens of the open block, if one is open."""
 
     def __init__(self, tokenizer: NanochatTokenizer) -> None:
@@ -25,6 +26,7 @@ class Calculator:
         self.tokenizer = tokenizer
         self.start, self.end = special("<|python_start|>"), special("<|python_end|>")
         self.output_start, self.output_end = special("<|output_start|>"), special("<|output_end|>")
+        self.marker_ids = frozenset((self.start, self.end, self.output_start, self.output_end))
         self.block: list[int] | None = None  # None: no block is open
 
     def read(self, token_id: int) -> list[int]:
@@ -45,6 +47,8 @@ class Calculator:
     def output(self, block: list[int]) -> list[int]:
         """The tokens that show the result of a closed block; none if it has no result."""
         result = compute(self.tokenizer.spell(block))
+        self.calls += 1
         if result is None:
+            self.failures += 1
             return []
         return [self.output_start, *self.tokenizer.encode(result), self.output_end]

@@ -71,7 +71,7 @@ def test_no_checkpoint_yet_begins_again(tmp_path: Path) -> None:
     crash(config, 2)
     assert [line["step"] for line in lines(config.run_dir)] == [1, 2]
     said, _ = notices(config.run_dir)
-    assert said == [f"{config.run_dir} holds no checkpoint yet: the run begins again"]
+    assert said == [f"{config.run_dir} holds no checkpoint yet: the run starts over"]
     whole = small(tmp_path, run_name="whole", **SHORT)
     setup.train(whole)
     assert log_without_times(config.run_dir) == log_without_times(whole.run_dir)
@@ -125,7 +125,7 @@ def test_other_training_data_is_refused(tmp_path: Path) -> None:
     config = small(tmp_path / "out", **{**SHORT, "dataset": str(tmp_path / "train.jsonl"), "max_steps": 2})
     setup.train(config)
     (tmp_path / "train.jsonl").write_text("".join(reversed(rows)))
-    with pytest.raises(CheckpointError, match="The training prompts are not those"):
+    with pytest.raises(CheckpointError, match="The training prompts differ from those"):
         resume(config.run_dir, ["max_steps=3"])
 
 
@@ -163,7 +163,7 @@ def test_a_damaged_configuration_is_that_of_the_checkpoint(done: Config) -> None
 
 
 def test_a_run_cannot_be_made_shorter_than_it_is(done: Config) -> None:
-    with pytest.raises(ConfigError, match="the run has made 4 steps already, and is to end after 3"):
+    with pytest.raises(ConfigError, match="the run has already made 4 steps and would end after 3"):
         resume(done.run_dir, ["max_steps=3"])
 
 

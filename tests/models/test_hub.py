@@ -123,7 +123,7 @@ def test_the_next_call_goes_on_where_a_failed_one_stopped(server: HubServer, tmp
     start = f"The download from {REPO} broke off at 100,000 of 256,000 bytes: "
     assert message.startswith(start)
     assert "peer closed connection without sending complete message body" in message
-    assert hint == "run the same command again: it goes on where it stopped"
+    assert hint == "run the same command again: the download continues where it stopped"
     partial = f"{hashlib.sha256(LARGE).hexdigest()}.incomplete"
     assert blobs(tmp_path)[partial] == 100_000
 
@@ -175,7 +175,7 @@ def test_a_damaged_file_is_found_deleted_and_fetched_anew(server: HubServer, nam
     folder = fetch(REPO, WANTED)  # nobody asked for the check
     assert refused(check=True) == (
         f"Damaged in the download from {REPO}: {name} (not the hub's checksum)",
-        "it is deleted; run the same command again, and it is downloaded anew",
+        "it was deleted; run the same command again to download it",
     )
     assert [path.name for path in folder.iterdir()] == [other for other in WANTED_NAMES if other != name]
     server.damaged.clear()

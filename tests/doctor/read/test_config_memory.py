@@ -83,7 +83,7 @@ def test_prompts_count_once_a_group_on_a_cpu() -> None:
 
 
 def test_a_sliding_window_costs_a_prompt_for_every_completion(tmp_path: Path) -> None:
-    """Rotating caches cannot be shared: prompts of 64 tokens count 8 times in the update, as in the engine."""
+    """Rotating caches cannot be shared: 64 prompt tokens count 8 times in the update, as in the engine."""
     folder = shutil.copytree(TINY, tmp_path / "model")
     config = Config(model_name="tiny", dataset="arithmetic", max_new_tokens=64, num_generations=8)
     shared = needed(config, folder, on_cpu=True)

@@ -40,7 +40,7 @@ from grpo_cli import device
 device.prepare()
 from grpo_cli.engine.run_dir.checkpoint import save_checkpoint
 from grpo_cli.errors import CheckpointError
-from tests.engine.run_dir.test_checkpoint import snapshot
+from tests.support.snapshots import snapshot
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 saved = snapshot(2)
 resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))

@@ -64,7 +64,7 @@ def test_a_damaged_checkpoint_is_reported_and_the_next_older_taken(
         "missing": f"{file} is missing",
     }[damage]
     said, final = notices(done.run_dir)
-    assert said[0] == f"{done.run_dir / 'checkpoint-4'} is damaged ({reason}) and is left out"
+    assert said[0] == f"{done.run_dir / 'checkpoint-4'} is damaged ({reason}) and is skipped"
     assert said[1] == f"resuming from {done.run_dir / 'checkpoint-3'}"
     assert (done.run_dir / "checkpoint-4.aside").exists()
     assert read_state(final)[0].step == 4
@@ -96,8 +96,8 @@ def test_a_manifest_of_another_version(done: Config) -> None:
     with pytest.raises(CheckpointError) as error:
         resume(done.run_dir)
     assert error.value.message == (
-        f"{done.run_dir / 'final'} was written by another version of grpo: its manifest is of version 1, "
-        "and this one reads 2"
+        f"{done.run_dir / 'final'} was written by another version of grpo: its manifest has version 1, "
+        "but this one reads 2"
     )
 
 

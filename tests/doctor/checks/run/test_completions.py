@@ -60,4 +60,4 @@ def test_a_log_without_repetition_is_judged_by_the_completions_words(tmp_path: P
     assert finding.numbers["repetition"] == pytest.approx(1 - 6 / 21)
     assert finding.seen.startswith("71 % of the 4-grams of the words of the last 5 logged completions")
     finding = examine(written(tmp_path, lines))["repetition"]
-    assert finding.seen == "neither the log nor completions.jsonl says what is repeated"
+    assert finding.seen == "neither the log nor completions.jsonl shows repetition"

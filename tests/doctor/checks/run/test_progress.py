@@ -37,7 +37,7 @@ CASES: list[TroubleCase] = [
         [evaluation(0, 0.4), *steps(30), evaluation(15, 0.42), evaluation(30, 0.45)],
         {},
         "warning",
-        "accuracy 40.0 % (33 to 47; step 0), then 45.0 % (38 to 52; step 30): not moved within its interval",
+        "accuracy 40.0 % (33 to 47; step 0), then 45.0 % (38 to 52; step 30): no change beyond its interval",
         "--samples 400 eval_samples = 400",
     ),
 ]

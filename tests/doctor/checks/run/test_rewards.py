@@ -26,7 +26,7 @@ CASES: list[TroubleCase] = [
         {},
         "warning",
         "the mean reward is 0 in all steps after step 3",
-        "begin again with a lower rate learning_rate = 2e-07",
+        "start again with a lower learning rate learning_rate = 2e-07",
     ),
     (
         "nothing-to-learn",

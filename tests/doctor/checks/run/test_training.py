@@ -29,7 +29,7 @@ CASES: list[TroubleCase] = [
         {},
         "warning",
         "above 10 in 9 of 9 steps, and it stays so (100 % of the last steps)",
-        "lower the rate learning_rate = 2e-07",
+        "lower the learning rate learning_rate = 2e-07",
     ),
     (
         "kl-high",
@@ -61,7 +61,7 @@ CASES: list[TroubleCase] = [
         {},
         "warning",
         "10 s a step: rollouts 10 %, update 10 %, rest 80 %",
-        "see whether a reward waits for something",
+        "check whether a reward waits for something",
     ),
 ]
 
