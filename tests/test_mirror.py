@@ -6,6 +6,7 @@ use stands in tests/support: no test file imports another one.
 
 import ast
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -51,6 +52,10 @@ def module_of(test: Path) -> Path:
     return package / folder / test.stem.removeprefix("test_")
 
 
+def is_module(path: Path) -> bool:
+    return path.with_suffix(".py").exists()
+
+
 def is_kind(test: Path) -> bool:
     name = test.relative_to(TESTS)
     return name.as_posix() in KINDS or name.parts[0] in KINDS
@@ -72,37 +77,42 @@ def is_test_module(name: str) -> bool:
     return packages[:1] == ["tests"] and last.startswith("test_")
 
 
-FILES = sorted(TESTS.rglob("*.py"))
-TEST_FILES = [path for path in FILES if path.name.startswith("test_")]
+SOURCES = {path: path.read_text(encoding="utf-8") for path in sorted(TESTS.rglob("*.py"))}
+TEST_FILES = [path for path in SOURCES if path.name.startswith("test_")]
 
 
-def in_tests(path: Path) -> str:
-    return path.relative_to(TESTS).as_posix()
+def named(paths: Iterable[Path]) -> list[str]:
+    return [path.relative_to(TESTS).as_posix() for path in paths]
 
 
-@pytest.mark.parametrize("test", [path for path in TEST_FILES if not is_kind(path)], ids=in_tests)
-def test_every_test_file_has_its_module(test: Path) -> None:
-    module = module_of(test)
-    assert module.with_suffix(".py").exists() or module.is_dir(), f"there is no {module}.py"
+def test_every_test_file_has_its_module() -> None:
+    """A package counts, too: models/tiny."""
+    modules = {path: module_of(path) for path in TEST_FILES if not is_kind(path)}
+    without = [path for path, module in modules.items() if not (is_module(module) or module.is_dir())]
+    assert named(without) == []
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_kind_exists_and_stands_for_no_module(kind: str) -> None:
-    path = TESTS / kind
-    assert path.exists()
-    assert path.is_dir() or not module_of(path).with_suffix(".py").exists()
+def test_kinds_exist_and_stand_for_no_module() -> None:
+    assert [kind for kind in KINDS if not (TESTS / kind).exists()] == []
+    assert [kind for kind in KINDS if is_module(module_of(TESTS / kind))] == []
 
 
-@pytest.mark.parametrize("path", FILES, ids=in_tests)
-def test_no_file_imports_a_test_file(path: Path) -> None:
-    assert imported_tests(path.read_text(encoding="utf-8")) == set()
+def test_no_file_imports_a_test_file() -> None:
+    assert named(path for path, source in SOURCES.items() if imported_tests(source)) == []
 
 
-@pytest.mark.parametrize("test", TEST_FILES, ids=in_tests)
-def test_a_test_file_says_first_what_it_tests_and_is_short(test: Path) -> None:
-    source = test.read_text(encoding="utf-8")
-    assert ast.get_docstring(ast.parse(source))
-    assert source.count("\n") <= 400
+def test_helpers_stand_in_support() -> None:
+    own = ("__init__.py", "conftest.py")
+    others = [path for path in SOURCES if path not in TEST_FILES and path.name not in own]
+    assert [name for name in named(others) if not name.startswith(("support/", "bench/"))] == []
+
+
+def test_every_test_file_says_first_what_it_tests() -> None:
+    assert named(path for path in TEST_FILES if not SOURCES[path].startswith('"""')) == []
+
+
+def test_no_test_file_has_more_than_400_lines() -> None:
+    assert named(path for path in TEST_FILES if SOURCES[path].count("\n") > 400) == []
 
 
 @pytest.mark.parametrize(
