@@ -58,6 +58,12 @@ class RewardError(GrpoError):
     trouble = "rewards"
 
 
+class ToolError(GrpoError):
+    """A tool or an environment that cannot be loaded or used."""
+
+    trouble = "tools"
+
+
 class TrainingError(GrpoError):
     """A training run that must stop."""
 

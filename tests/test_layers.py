@@ -61,6 +61,8 @@ LEVELS = {
     "grpo_cli.types": 0,
     "grpo_cli.words": 0,
     "grpo_cli.untrusted_json": 0.5,
+    "grpo_cli.user_code": 0.8,
+    "grpo_cli.user_error": 0.5,
 }
 # Light when imported, so that `grpo --help` is quick; these may turn heavy inside a function.
 LIGHT_TO_START = {
@@ -93,6 +95,8 @@ LIGHT = {
     "grpo_cli.models.safetensors_header",
     "grpo_cli.types",
     "grpo_cli.untrusted_json",
+    "grpo_cli.user_code",
+    "grpo_cli.user_error",
     "grpo_cli.words",
 }
 OPTIONAL = {"math_verify"}  # an extra of its own: imported in a function, when it is first asked for

@@ -9,7 +9,7 @@ import traceback
 from collections.abc import Iterator
 from pathlib import Path
 
-OURS = str(Path(__file__).parents[1]) + "/"
+OURS = str(Path(__file__).parent) + "/"
 FRAMES = 20  # innermost frames shown
 
 
