@@ -75,13 +75,14 @@ SLOW = (
     "engine/guards/test_nothing_learned.py", "engine/memory/test_check.py", "engine/memory/test_estimate.py",
     "engine/memory/test_out_of_memory.py", "engine/rollout/test_buffer.py", "engine/rollout/test_generate.py",
     "engine/rollout/test_quantized_policy.py", "engine/rollout/test_sampling.py",
-    "engine/run_dir/test_checkpoint.py", "engine/run_dir/test_folder.py", "engine/run_dir/test_inputs.py",
-    "engine/run_dir/test_log.py", "engine/run_dir/test_manifest.py", "engine/run_dir/test_resume_point.py",
-    "engine/run_dir/test_run_state.py", "engine/run_dir/test_saver.py", "engine/test_collect_rollouts.py",
-    "engine/test_resume.py", "engine/test_setup.py", "engine/test_train.py", "engine/test_update_policy.py",
+    "engine/rollout/test_turns.py", "engine/run_dir/test_checkpoint.py", "engine/run_dir/test_folder.py",
+    "engine/run_dir/test_inputs.py", "engine/run_dir/test_log.py", "engine/run_dir/test_manifest.py",
+    "engine/run_dir/test_resume_point.py", "engine/run_dir/test_run_state.py", "engine/run_dir/test_saver.py",
+    "engine/test_collect_rollouts.py", "engine/test_environments.py", "engine/test_resume.py",
+    "engine/test_setup.py", "engine/test_train.py", "engine/test_update_policy.py",
     "engine/update/test_activation_checkpoint.py", "engine/update/test_compiled_loss.py",
-    "engine/update/test_packing.py", "models/test_adapters.py", "rewards/test_worker.py",
-    "rewards/test_workers.py",
+    "engine/update/test_packing.py", "environments/test_taught_calculator.py", "models/test_adapters.py",
+    "rewards/test_worker.py", "rewards/test_workers.py",
 )  # fmt: skip
 
 

@@ -17,7 +17,7 @@ from transformers import PreTrainedTokenizerFast
 
 from grpo_cli.models.tokenizer import ChatTokenizer
 
-TEMPLATES = Path(__file__).parent / "templates"
+TEMPLATES = Path(__file__).parents[1] / "fixtures/chat_templates"
 PATTERN = (
     "(?i:'s|'t)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}{1,3}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+"
 )
