@@ -15,8 +15,8 @@ from grpo_cli.engine.update.batch import Sequence, pad
 from grpo_cli.engine.update.forward import token_logprobs
 from tests.bench import measure, table, updates
 from tests.bench.__main__ import main
-from tests.engine.small import VOCAB, nanochat_policy
-from tests.engine.update.test_objective import largest_difference
+from tests.support.gradients import largest_difference
+from tests.support.random_models import VOCAB, nanochat_policy
 
 PARTS = ("rollout", "batch_generate", "update", "forward_backward", "step")
 UPDATE_PARTS = ("update", "gradient", "prefix_shared", "whole_sequences")

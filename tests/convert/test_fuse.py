@@ -1,7 +1,5 @@
 """Adapters and their base made one: the same logits, in a folder that plain mlx-lm loads."""
 
-# ruff: noqa: F401, F811 - fixtures are imported
-
 import json
 from pathlib import Path
 from typing import Any
@@ -18,9 +16,10 @@ from grpo_cli.engine import setup
 from grpo_cli.errors import ModelError
 from grpo_cli.models.adapters import LoRA, add_adapters, save_adapters
 from grpo_cli.models.load import load_policy
-from tests.convert.test_run_folders import elsewhere, llama
-from tests.engine.test_train import small
-from tests.models.test_adapters import shaken
+from tests.support.shaken_adapters import shaken
+from tests.support.small_runs import small
+
+pytestmark = pytest.mark.usefixtures("elsewhere")
 
 CHECKS = ["fused", "strict load", "finite", "tokenizer", "generation"]
 IDS = mx.array([[5, 7, 11, 13, 17]])

@@ -12,9 +12,9 @@ from grpo_cli.models.adapters import LoRA, add_adapters
 from grpo_cli.models.load import load_policy
 from grpo_cli.models.quantized import QuantizedCopy, Rounding
 from grpo_cli.models.tree import read_json
-from tests.cures.applied import Steps, cases_of, toml
-from tests.cures.made import WEIGHTS, adapters, change, llama, tensors
-from tests.engine.small import nanochat_policy
+from tests.support.cure_models import WEIGHTS, adapters, change, llama, tensors
+from tests.support.cure_scenarios import Steps, cases_of, toml
+from tests.support.random_models import nanochat_policy
 
 
 def adapters_on_another_model() -> Steps:

@@ -12,7 +12,7 @@ from grpo_cli.distributed.links import Patience, open_links
 from grpo_cli.distributed.topology import Address, RankInfo
 from grpo_cli.distributed.watch import WAITING, Status, Watch, find_trouble
 from grpo_cli.errors import TrainingError
-from tests.distributed.started import free_ports
+from tests.support.started_ranks import free_ports
 from tests.support.waiting import HANG, NEVER, wait_until
 
 WORKING = Status(rank=0, host="a", beat=9, doing="sampling", idle=1.0, limit=60.0)

@@ -13,8 +13,8 @@ from grpo_cli.engine.resume import resume
 from grpo_cli.environments.make import Tooling
 from grpo_cli.environments.session import Limits, Session
 from grpo_cli.types import Example
-from tests.engine.test_train import lines, small
 from tests.support.environments import Asking
+from tests.support.small_runs import lines, small
 
 LIMITS = Limits(max_result_tokens=60)
 VARIANTS: dict[str, dict[str, Any]] = {

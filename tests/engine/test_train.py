@@ -3,7 +3,6 @@
 import hashlib
 import json
 from pathlib import Path
-from typing import Any
 
 import mlx.core as mx
 import mlx_lm
@@ -11,55 +10,20 @@ import pytest
 from mlx.utils import tree_flatten
 
 from grpo_cli.config.load import load_config
-from grpo_cli.config.schema import Config
 from grpo_cli.engine import events, setup
 from grpo_cli.engine.update.batch import Sequence, pad
 from grpo_cli.engine.update.forward import token_logprobs
 from grpo_cli.errors import CheckpointError, DataError, RewardError
 from grpo_cli.models.adapters import adapters_off
 from grpo_cli.models.load import load_policy
+from tests.support.small_runs import STEP_KEYS, lines, small
 from tests.support.steps import scored_groups
 
-STEP_KEYS = {
-    "step", "epoch", "lr", "loss", "grad_norm", "kl", "entropy", "ratio_deviation", "clip_ratio",
-    "clip_ratio_low", "clip_ratio_high", "reward_mean", "reward_std",
-    "rewards/correctness", "zero_std_fraction", "completion_length_mean", "truncated_fraction", "repetition",
-    "rollout_seconds", "update_seconds", "step_seconds", "rollout_tokens_per_second", "peak_memory_gb",
-}  # fmt: skip
 EVALUATION_KEYS = {"step", "eval_accuracy", "eval_samples", "eval_format", "eval_seconds"}
-
-
-def small(folder: Path, **changes: Any) -> Config:
-    """A run of two steps that takes a second or two."""
-    settings = {
-        "model_name": "tiny",
-        "dataset": "arithmetic",
-        "system_prompt": "",
-        "completion_prefix": "",
-        "reward_functions": ["correctness"],
-        "temperature": 1.0,
-        "num_generations": 8,
-        "batch_size": 4,
-        "gradient_accumulation_steps": 1,
-        "max_new_tokens": 40,
-        "eval_max_new_tokens": 40,
-        "learning_rate": 1e-4,
-        "max_grad_norm": 1.0,
-        "max_steps": 2,
-        "eval_steps": 0,
-        "save_steps": 0,
-        "output_dir": str(folder),
-        "run_name": "run",
-    }
-    return Config(**(settings | changes))
 
 
 def weights(folder: Path) -> dict[str, mx.array]:
     return mx.load(str(folder / "model.safetensors"))  # type: ignore[return-value]
-
-
-def lines(folder: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (folder / "training_log.jsonl").read_text().splitlines()]
 
 
 def largest_change(a: dict[str, mx.array], b: dict[str, mx.array]) -> float:
@@ -219,12 +183,6 @@ def test_long_prompts_are_skipped_counted_and_never_cut(tmp_path: Path) -> None:
     )
     with pytest.raises(DataError, match="No prompt has 3 tokens or fewer"):
         setup.prepare(small(tmp_path, **(settings | {"max_prompt_length": 3})))
-
-
-def test_a_dry_run_saves_nothing(tmp_path: Path) -> None:
-    line = setup.dry_run(small(tmp_path))
-    assert set(line) == STEP_KEYS
-    assert list(tmp_path.iterdir()) == []
 
 
 def test_old_checkpoints_go_and_final_stays(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from grpo_cli.models.find import TINY
 from grpo_cli.models.nanochat_tokenizer import NanochatTokenizer
 from grpo_cli.models.tokenizer import ChatTokenizer
 from grpo_cli.types import Message
-from tests.environments.chat_models import CHATML, KINDS, SCHEMAS, chat_model, tokenizer_of, wrapped
+from tests.support.chat_models import CHATML, KINDS, SCHEMAS, chat_model, tokenizer_of, wrapped
 
 QUESTION = {"role": "user", "content": "How many people live in Paris?"}
 TEXTS = [

@@ -11,7 +11,7 @@ from grpo_cli.environments.tools import Call
 from grpo_cli.errors import ModelError, ToolError
 from grpo_cli.models.find import TINY
 from grpo_cli.models.nanochat_tokenizer import NanochatTokenizer
-from tests.environments.chat_models import CHATML, KINDS, SCHEMAS, chat_model, tokenizer_of
+from tests.support.chat_models import CHATML, KINDS, SCHEMAS, chat_model, tokenizer_of
 
 
 def marks(name: str) -> list[str]:

@@ -9,7 +9,7 @@ from grpo_cli.environments.suffix import suffix_for
 from grpo_cli.environments.tool_calls import parser_for
 from grpo_cli.environments.tool_environment import ToolEnvironment
 from grpo_cli.environments.tools import Tool
-from tests.environments.chat_models import KINDS, chat_model
+from tests.support.chat_models import KINDS, chat_model
 
 CALL = '<tool_call>{{"name": "{}", "arguments": {}}}</tool_call>'
 WRITTEN = {

@@ -32,20 +32,13 @@ from grpo_cli.models.adapters import (
 from grpo_cli.models.find import TINY
 from grpo_cli.models.load import load_policy
 from grpo_cli.models.tree import flat
-from tests.engine.small import llama_policy, nanochat_policy
-from tests.engine.test_train import small
+from tests.support.random_models import llama_policy, nanochat_policy
+from tests.support.shaken_adapters import shaken
+from tests.support.small_runs import small
 from tests.support.steps import scored_groups
 
 KINDS: tuple[Kind, ...] = ("lora", "dora")
 IDS = mx.array([[5, 7, 11, 13, 17]])
-
-
-def shaken(model: nn.Module, by: float = 0.05) -> nn.Module:
-    """The model with its adapters moved at random, magnitudes too."""
-    mx.random.seed(3)
-    moved = [(n, a + by * mx.random.normal(a.shape)) for n, a in flat(model.trainable_parameters()).items()]
-    model.load_weights(moved, strict=False)
-    return model
 
 
 def same(a: mx.array, b: mx.array) -> bool:

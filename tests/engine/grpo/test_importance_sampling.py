@@ -12,9 +12,10 @@ from grpo_cli.engine.grpo.importance_sampling import Correction, WeightStats, su
 from grpo_cli.engine.update.batch import Counting, Microbatch, Sequence, make_microbatches, pad
 from grpo_cli.engine.update.gradient import accumulate
 from grpo_cli.engine.update.objective import Objective, microbatch_loss
-from tests.engine.small import nanochat_policy, rollout
-from tests.engine.update.test_objective import TEMPERATURE, largest_difference, sequence_logprobs, step_groups
+from tests.support.gradients import largest_difference
+from tests.support.random_models import nanochat_policy, rollout
 from tests.support.steps import objective_of
+from tests.support.update_groups import TEMPERATURE, sequence_logprobs, step_groups
 
 # Two completions of 3 and 2 tokens, π_old / π_rollout:  2.5, 1, 0.25   and   0.5, 3 (and padding)
 MASK = mx.array([[True, True, True], [True, True, False]])

@@ -6,8 +6,8 @@ import pytest
 
 from grpo_cli.engine import setup
 from grpo_cli.engine.grpo.overlong import punish_overlong, soft_overlong
-from tests.engine.small import group, rollout
-from tests.engine.test_train import lines, small
+from tests.support.random_models import group, rollout
+from tests.support.small_runs import lines, small
 
 
 @pytest.mark.parametrize(

@@ -19,8 +19,7 @@ from grpo_cli.engine.update.optimizer import Optimizer
 from grpo_cli.engine.update_policy import make_batches, update_policy
 from grpo_cli.errors import TrainingError
 from grpo_cli.models.tree import flat
-from tests.engine.test_resume import SHORT
-from tests.engine.test_train import lines, small
+from tests.support.small_runs import SHORT, lines, small
 from tests.support.steps import scored_groups
 
 ONE: dict[str, Any] = {**SHORT, "max_steps": 1, "warmup_ratio": 0.0}

@@ -18,9 +18,8 @@ from grpo_cli.engine.update.forward import ForwardPlan
 from grpo_cli.engine.update.objective import Objective
 from grpo_cli.errors import ModelError, TrainingError
 from grpo_cli.models.batch_plan import BatchPlan
-from tests.engine.small import ByteTokenizer, rollout
-from tests.engine.test_resume import SHORT
-from tests.engine.test_train import lines, small
+from tests.support.random_models import ByteTokenizer, rollout
+from tests.support.small_runs import SHORT, lines, small
 
 F32 = [mx.zeros(1)]
 TWELVE = {**SHORT, "max_steps": 1, "temperature": 2.0}

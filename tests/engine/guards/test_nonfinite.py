@@ -16,11 +16,10 @@ from grpo_cli.engine.update.batch import make_microbatches
 from grpo_cli.engine.update.gradient import accumulate
 from grpo_cli.errors import RewardError, TrainingError
 from grpo_cli.models.tree import flat
-from tests.engine.small import nanochat_policy
-from tests.engine.test_resume import SHORT, weights
-from tests.engine.test_train import lines, small
-from tests.engine.update.test_objective import step_groups
+from tests.support.random_models import nanochat_policy
+from tests.support.small_runs import SHORT, lines, small, weights
 from tests.support.steps import objective_of
+from tests.support.update_groups import step_groups
 
 NAN, INF = float("nan"), float("inf")
 OBJECTIVE = objective_of("dapo", 1.0, 0.2, 0.2, 0.0)

@@ -11,8 +11,8 @@ from grpo_cli.cli.summary import heading
 from grpo_cli.config.schema import Config
 from grpo_cli.engine import events, setup
 from grpo_cli.engine.guards.nothing_learned import FEWEST_STEPS, Teaching
-from tests.engine.test_train import lines, small
-from tests.rewards.test_score import group
+from tests.support.reward_groups import group
+from tests.support.small_runs import lines, small
 
 REWARDS = """
 def constant(completions, **columns): return [-abs(20 - len([completion])) for completion in completions]

@@ -16,11 +16,11 @@ from grpo_cli.engine.update import gradient
 from grpo_cli.engine.update.batch import make_microbatches
 from grpo_cli.engine.update.gradient import accumulate
 from grpo_cli.errors import TrainingError
-from tests.engine.small import llama_policy, nanochat_policy
-from tests.engine.test_resume import SHORT
-from tests.engine.test_train import lines, small
-from tests.engine.update.test_objective import largest_difference, step_groups
+from tests.support.gradients import largest_difference
+from tests.support.random_models import llama_policy, nanochat_policy
+from tests.support.small_runs import SHORT, lines, small
 from tests.support.steps import objective_of
+from tests.support.update_groups import step_groups
 
 METAL = (
     "[metal::malloc] Attempting to allocate 48736917632 bytes which is greater than the maximum allowed "

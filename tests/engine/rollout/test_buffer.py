@@ -16,10 +16,10 @@ from grpo_cli.engine.run import Run
 from grpo_cli.engine.run_dir.run_state import read_state
 from grpo_cli.engine.update_policy import make_batches
 from grpo_cli.types import RolloutGroup
-from tests.engine.small import group, rollout
-from tests.engine.test_resume import SHORT, crash, interrupt_after, log_without_times
-from tests.engine.test_resume import weights as weight_bytes
-from tests.engine.test_train import lines, small
+from tests.support.interruptions import crash, interrupt_after
+from tests.support.random_models import group, rollout
+from tests.support.small_runs import SHORT, lines, log_without_times, small
+from tests.support.small_runs import weights as weight_bytes
 from tests.support.steps import scored_groups
 
 

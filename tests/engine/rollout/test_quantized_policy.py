@@ -29,11 +29,10 @@ from grpo_cli.models.load import load_policy
 from grpo_cli.models.quantized import QuantizedCopy, Rounding, copy_bytes, rounded
 from grpo_cli.models.tree import flat
 from grpo_cli.types import RolloutGroup
-from tests.engine.deep import VOCABULARY, deep_nanochat
-from tests.engine.small import rollout
-from tests.engine.test_resume import SHORT
-from tests.engine.test_train import STEP_KEYS, lines, small
-from tests.engine.test_wiring import movement, prepared
+from tests.support.deep_nanochat import VOCABULARY, deep_nanochat
+from tests.support.prepared_runs import movement, prepared
+from tests.support.random_models import rollout
+from tests.support.small_runs import SHORT, STEP_KEYS, lines, small
 from tests.support.steps import objective_of, scored_groups
 
 QUANTIZED: dict[str, Any] = {"quantize_for_rollouts": True, "bits": 3, "group_size": 32}

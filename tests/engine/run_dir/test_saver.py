@@ -18,8 +18,7 @@ from grpo_cli.engine.run_dir.manifest import checkpoints, damage
 from grpo_cli.engine.run_dir.run_state import RunState, write_state
 from grpo_cli.engine.run_dir.saver import best_of
 from grpo_cli.errors import CheckpointError
-from tests.engine.test_resume import SHORT, log_without_times, weights
-from tests.engine.test_train import lines, small
+from tests.support.small_runs import SHORT, lines, log_without_times, small, weights
 from tests.support.waiting import HANG
 
 LIMIT = 1_000_000  # bytes of a file; the model has 3.5 MB

@@ -21,8 +21,8 @@ from grpo_cli.models.batch_plan import BatchPlan
 from grpo_cli.models.load import Policy
 from grpo_cli.models.tree import flat
 from tests.bench.architectures import PROMPTS, Endless, deviation, make, planned
-from tests.engine.small import llama_policy
-from tests.engine.test_train import small
+from tests.support.random_models import llama_policy
+from tests.support.small_runs import small
 
 WHOLE = BatchPlan(share_prefix=False)
 EQUAL = BatchPlan(share_prefix=False, sampled="equal")

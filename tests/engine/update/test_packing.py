@@ -21,13 +21,14 @@ from grpo_cli.engine.update.objective import Objective
 from grpo_cli.engine.update.packing import Budget, cut, pack
 from grpo_cli.engine.update_policy import make_batches
 from grpo_cli.models.load import Policy
-from tests.engine.plain import plain_loss
-from tests.engine.small import nanochat_policy, rollout
-from tests.engine.test_algorithms import BASE, KL, OPTIONS, step_groups
-from tests.engine.test_resume import SHORT, interrupt_after, log_without_times, weights
-from tests.engine.test_train import small
-from tests.engine.update.test_objective import largest_difference, nearby_reference
+from tests.support.gradients import largest_difference
+from tests.support.interruptions import interrupt_after
+from tests.support.loss_cases import BASE, KL, OPTIONS, four_groups
+from tests.support.plain_loss import plain_loss
+from tests.support.random_models import nanochat_policy, rollout
+from tests.support.small_runs import SHORT, log_without_times, small, weights
 from tests.support.steps import scored_groups
+from tests.support.update_groups import nearby_reference
 
 
 def rows(prompt: int, lengths: list[int], name: int = 1) -> list[Sequence]:
@@ -118,7 +119,7 @@ BUDGETS = [(1, True), (9, True), (14, False), (22, True), (40, False), (1000, Tr
 
 def packed(config: Config, policy: Policy, reference: Policy, budget: Budget | None) -> list[Microbatch]:
     """The microbatches of a step of four groups, with the reference's logprobs where there is one."""
-    groups, has_reference = step_groups(policy.model), config.kl_coeff > 0
+    groups, has_reference = four_groups(policy.model), config.kl_coeff > 0
     loss_type, counting = LOSS_TYPES[config.loss_type], Counting.of(config)
     made = make_microbatches(groups, loss_type, config.max_new_tokens, 9, has_reference, counting, budget)
     for batch in made if has_reference else []:
@@ -141,7 +142,7 @@ def test_no_budget_changes_the_gradient(loss_type: str, option: str) -> None:
     policy = nanochat_policy()
     reference = nearby_reference(policy)
     loss, expected = nn.value_and_grad(policy.model, plain_loss)(
-        policy.model, reference.model, step_groups(policy.model), config.model_dump()
+        policy.model, reference.model, four_groups(policy.model), config.model_dump()
     )
     whole, result, _ = computed(config, policy, reference, None)
     assert global_norm(expected) > 1e-3

@@ -6,7 +6,7 @@ from pathlib import Path
 import mlx.core as mx
 import pytest
 
-from tests.doctor.looking import Here, at, fast_copy, look, seen, tiny_copy
+from tests.support.doctor_findings import Here, at, fast_copy, look, seen, tiny_copy
 
 
 def test_a_special_token_beyond_the_rows(tmp_path: Path) -> None:

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from tests.doctor.checks.run.checkpoints import SUBJECT, flip, of_run, rehashed
-from tests.doctor.looking import Here, look, seen
+from tests.support.checkpoint_findings import SUBJECT, flip, of_run, rehashed
+from tests.support.doctor_findings import Here, look, seen
 
 
 def edit(path: Path, **changes: Any) -> None:

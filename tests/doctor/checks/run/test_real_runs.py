@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from grpo_cli.engine import setup
-from tests.doctor.logs import NAMES, examine, troubles
-from tests.engine.test_train import small
+from tests.support.run_logs import NAMES, examine, troubles
+from tests.support.small_runs import small
 
 
 @pytest.fixture(scope="session")
