@@ -24,8 +24,9 @@ if TYPE_CHECKING:
     import mlx.core as mx
 
 from grpo_cli.distributed.links import listen, open_links
+from grpo_cli.distributed.phase import Phase
 from grpo_cli.distributed.topology import LAUNCHER, RankInfo, find_rank
-from grpo_cli.distributed.watch import WAITING, Watch
+from grpo_cli.distributed.watch import Watch
 from grpo_cli.errors import GrpoError, TrainingError
 from grpo_cli.foreign_text import visible
 
@@ -125,10 +126,11 @@ class World:
         if self.watch:
             self.watch.fixed_limit = seconds
 
-    def set_phase(self, doing: str) -> None:
-        """Start another kind of work on this rank."""
+    def set_phase(self, phase: str) -> None:
+        """Start another kind of work on this rank. Raises ValueError for text that is not a Phase."""
+        known = Phase(phase)
         if self.watch:
-            self.watch.set_phase(doing)
+            self.watch.set_phase(known)
 
     def check(self) -> None:
         """Send a sign of work. Raises TrainingError if the run cannot continue because a rank is gone."""
@@ -144,7 +146,7 @@ class World:
         assert self.watch is not None
         self.check()
         doing = self.watch.doing
-        self.watch.set_phase(WAITING)
+        self.watch.set_phase(Phase.WAITING)
         try:
             yield
         except RuntimeError as error:

@@ -21,6 +21,7 @@ import mlx.core as mx
 from grpo_cli import device
 from grpo_cli.config.resumable import is_gone
 from grpo_cli.config.schema import Config
+from grpo_cli.distributed.phase import Phase
 from grpo_cli.distributed.world import ALONE, World
 from grpo_cli.engine import events
 from grpo_cli.engine.memory.check import check_memory
@@ -69,7 +70,7 @@ def resume(
         start = agreed(found, world)
         check_same_setup(world, settings(start.config))
         world.set_timeout(start.config.rank_timeout)
-        world.set_phase("loading")
+        world.set_phase(Phase.LOADING)
         run = restored(start.config, start.checkpoint, listener, world)
         tell_changes(run, start, keys_of(overrides), accept_changes, listener)
         refuse_shorter(run)

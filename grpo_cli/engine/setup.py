@@ -19,6 +19,7 @@ from grpo_cli.config.local_model import check_name
 from grpo_cli.config.resumable import is_gone
 from grpo_cli.config.schema import Config
 from grpo_cli.data.load import load_examples
+from grpo_cli.distributed.phase import Phase
 from grpo_cli.distributed.world import ALONE, World
 from grpo_cli.engine import events
 from grpo_cli.engine.collect_rollouts import collect_rollouts
@@ -73,7 +74,7 @@ def train(config: Config, listener: events.Listener = events.silent, world: Worl
         refuse_existing_run(config.run_dir)
     check_same_setup(world, settings(config))
     world.set_timeout(config.rank_timeout)
-    world.set_phase("loading")
+    world.set_phase(Phase.LOADING)
     run = prepare(config, listener, world=world)
     check_memory(run, device.memory_budget(device.prepare()))
     place = config.run_dir.absolute()  # a reward may change the current folder

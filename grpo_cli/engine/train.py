@@ -35,6 +35,7 @@ import time
 from pathlib import Path
 
 from grpo_cli import device
+from grpo_cli.distributed.phase import Phase
 from grpo_cli.engine import events
 from grpo_cli.engine.collect_rollouts import collect_rollouts, set_advantages
 from grpo_cli.engine.evaluation.evaluate import evaluate, measure_by_reward
@@ -75,7 +76,7 @@ def train_step(run: Run, step: int, log: RunLog) -> None:
         if run.buffer.is_empty:
             drawn = collect_rollouts(run, run.state.prompts_used)  # prompts → completions → rewards
             fill_buffer(run, drawn)  # advantages (P, G)
-        run.world.set_phase("updating")
+        run.world.set_phase(Phase.UPDATING)
         part = run.buffer.waiting[0]  # run.advance removes it, or puts it last for its next iteration
         if part.batches is None:
             part.batches = make_batches(run, part.groups)  # token ids (B, T), old and reference logprobs
@@ -171,7 +172,7 @@ def evaluate_if_due(run: Run, log: RunLog) -> bool:
     due = step == 0 or run.is_due(step, config.eval_steps, last=True)
     if not (run.eval_prompts and due) or run.state.evaluated:
         return False
-    run.world.set_phase("evaluating")
+    run.world.set_phase(Phase.EVALUATING)
     with run.interruption.breakable():
         evaluation = evaluate(
             run.policy,
@@ -211,7 +212,7 @@ def sound_snapshot(run: Run, saver: Saver) -> Snapshot:
 
     A checkpoint of broken weights is never saved: keep_checkpoints would delete good ones to make room.
     """
-    run.world.set_phase("saving")
+    run.world.set_phase(Phase.SAVING)
     synchronize_weights(run)
     name = first_broken(flat(run.policy.model.parameters()))
     if name is not None:

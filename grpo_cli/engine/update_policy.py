@@ -16,6 +16,7 @@ import mlx.nn as nn
 from grpo_cli import device
 from grpo_cli.config.loss_types import LOSS_TYPES
 from grpo_cli.config.schema import Config
+from grpo_cli.distributed.phase import Phase
 from grpo_cli.engine import events
 from grpo_cli.engine.grpo.importance_sampling import WeightStats
 from grpo_cli.engine.grpo.lr_schedule import learning_rate
@@ -73,7 +74,7 @@ def update_policy(
     )
     result, fault, deviation = nothing(config), None, None
     if batches:
-        run.world.set_phase("updating")
+        run.world.set_phase(Phase.UPDATING)
         proves = is_on_policy and not run.weights_moved.is_given and has_advantages(batches)
         if proves:
             run.weights_moved.begin(run.trained_weights())
