@@ -72,6 +72,7 @@ LIGHT_TO_START = {
     "grpo_cli.device",
     "grpo_cli.cpu.blas",
     "grpo_cli.distributed",
+    "grpo_cli.engine.run_dir.run_state",
 }
 LIGHT = {
     "grpo_cli.config",
