@@ -198,7 +198,7 @@ def load_tokenizer(path: Path, config: dict[str, Any], trust_remote_code: bool =
             return tokenizer
     except ModelError:
         raise
-    except Exception as error:  # tokenizers raises nothing narrower for a damaged tokenizer.json
+    except Exception as error:  # tokenizers raises Exception itself, transformers' classes anything
         if "trust_remote_code" in str(error) or "custom code" in str(error):
             raise needs_own_code(path) from error
         raise unusable(path, f"{type(error).__name__}: {str(error)[:200]}") from error

@@ -44,7 +44,7 @@ def read_tokenizer(folder: Path, eos_ids: list[int] | None, trust_remote_code: b
 
     try:
         return load()
-    except Exception:
+    except Exception:  # each of transformers' classes checks its fields in its own way; raised again below
         config = general_config(folder)
         if config is None:
             raise
@@ -60,10 +60,10 @@ def general_config(folder: Path) -> PreTrainedConfig | None:
     try:
         AutoConfig.from_pretrained(str(folder), trust_remote_code=False)
         return None
-    except Exception as error:
+    except Exception as error:  # as above: any class of transformers may be the specific one
         try:
             return PreTrainedConfig.from_pretrained(str(folder), trust_remote_code=False)
-        except Exception:
+        except Exception:  # any reason: the first error, which is raised, names the field
             raise unread_config(folder, error) from error
 
 

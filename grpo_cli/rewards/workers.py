@@ -26,7 +26,7 @@ from grpo_cli.rewards.request import RewardRequest
 from grpo_cli.rewards.worker import Answer, Question, serve
 
 CLOSING_SECONDS = 2.0  # grace period for running rewards on shutdown
-LOST = (EOFError, ConnectionError, OSError)  # errors of a pipe whose process has ended
+LOST = (EOFError, OSError)  # errors of a pipe whose process has ended
 
 Task = tuple[Future[Scores], Question]
 

@@ -68,10 +68,12 @@ def conversation(tokenizer: "Tokenizer", said: str) -> str | None:
     wrapped: Any = getattr(tokenizer, "wrapped", None)
     if wrapped is None or not wrapped.has_chat_template:
         return None
+    from jinja2 import TemplateError
+
     try:
         messages = [ASK[1], {"role": "assistant", "content": said}]
         return str(wrapped.apply_chat_template(messages, tokenize=False))
-    except Exception:  # a template is the model author's program and may raise anything
+    except (TemplateError, *BREAKDOWNS):  # the check chat-template reports a template that fails
         return None
 
 
