@@ -26,6 +26,7 @@ LEVELS = {
     "grpo_cli.doctor.read": 5.4,
     "grpo_cli.doctor.findings": 5.2,
     "grpo_cli.engine.setup": 5,
+    "grpo_cli.engine.dry_run": 5,
     "grpo_cli.engine.resume": 5,
     "grpo_cli.engine.run_dir.resume_point": 5,
     "grpo_cli.engine.run": 5,

@@ -209,7 +209,7 @@ NOT_APPLIED = {
     "engine/guards/frozen_weights.py:": LEARNING,
     "engine/update/optimizer.py:": LEARNING,
     "engine/rollout/quantized_policy.py:": LEARNING,
-    "engine/setup.py:dry_run": LEARNING,
+    "engine/dry_run.py:dry_run": LEARNING,
     "engine/collect_rollouts.py:": LEARNING,
     "engine/train.py:": LEARNING,
     "convert/torch_file.py:_check_record": DAMAGED,

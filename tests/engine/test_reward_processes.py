@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from grpo_cli.engine import setup
+from grpo_cli.engine.dry_run import dry_run
 from grpo_cli.engine.evaluation.evaluate import evaluate_model
 from grpo_cli.engine.resume import resume
 from grpo_cli.engine.rollout.sampling import Sampling
@@ -86,7 +87,7 @@ def test_a_reward_that_takes_too_long_ends_the_run(
 def test_a_dry_run_and_an_evaluation_leave_nothing(mine: str, tmp_path: Path) -> None:
     settings = {"reward_functions": [f"{mine}:plain", f"{mine}:later"], "reward_workers": 1}
     config = small(tmp_path, eval_samples=2, **{**SHORT, **settings})
-    setup.dry_run(config)
+    dry_run(config)
     assert left() == []
     evaluate_model("tiny", config, Sampling(max_new_tokens=4))
     assert left() == []

@@ -13,6 +13,7 @@ from mlx.utils import tree_flatten
 from grpo_cli.config.load import load_config
 from grpo_cli.config.schema import Config
 from grpo_cli.engine import events, setup
+from grpo_cli.engine.dry_run import dry_run
 from grpo_cli.engine.update.batch import Sequence, pad
 from grpo_cli.engine.update.forward import token_logprobs
 from grpo_cli.errors import CheckpointError, DataError, RewardError
@@ -222,7 +223,7 @@ def test_long_prompts_are_skipped_counted_and_never_cut(tmp_path: Path) -> None:
 
 
 def test_a_dry_run_saves_nothing(tmp_path: Path) -> None:
-    line = setup.dry_run(small(tmp_path))
+    line = dry_run(small(tmp_path))
     assert set(line) == STEP_KEYS
     assert list(tmp_path.iterdir()) == []
 

@@ -143,7 +143,7 @@ class MeasuredStep:
 
 def one_step(run: "Run") -> MeasuredStep:
     """Run one step, rollouts and update, on a model that is discarded afterwards."""
-    from grpo_cli.engine.setup import tiny_step
+    from grpo_cli.engine.dry_run import tiny_step
 
     drawn, groups, update = tiny_step(run)
     rollouts = [rollout for group in groups for rollout in group.rollouts]

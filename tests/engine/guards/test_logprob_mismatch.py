@@ -9,6 +9,7 @@ import pytest
 
 from grpo_cli.config.schema import Config
 from grpo_cli.engine import setup
+from grpo_cli.engine.dry_run import dry_run
 from grpo_cli.engine.guards.logprob_mismatch import Deviation, check, measure, tolerance
 from grpo_cli.engine.resume import resume
 from grpo_cli.engine.rollout.prompt_cache import read_prompts
@@ -92,7 +93,7 @@ def test_a_wrong_temperature_in_the_loss(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr("grpo_cli.engine.run.Objective", too_warm)
     assert "the update is off" in stopped(small(tmp_path, **TWELVE)).message
     with pytest.raises(TrainingError, match=r"^The sampler and the loss disagree"):
-        setup.dry_run(small(tmp_path, run_name="dry", **TWELVE))
+        dry_run(small(tmp_path, run_name="dry", **TWELVE))
 
 
 def test_a_corrupted_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,6 +11,7 @@ import pytest
 from grpo_cli.config.schema import Config
 from grpo_cli.engine import events, setup
 from grpo_cli.engine.collect_rollouts import collect_rollouts
+from grpo_cli.engine.dry_run import dry_run
 from grpo_cli.engine.grpo.importance_sampling import Correction
 from grpo_cli.engine.guards.logprob_mismatch import Deviation
 from grpo_cli.engine.guards.nonfinite import first_broken
@@ -255,7 +256,7 @@ def test_layers_that_cannot_be_rounded_stop_the_run(tmp_path: Path, monkeypatch:
 
 
 def test_a_dry_run_samples_from_the_copy(tmp_path: Path) -> None:
-    line = setup.dry_run(small(tmp_path, **{**SHORT, **QUANTIZED, "steps_per_generation": 2}))
+    line = dry_run(small(tmp_path, **{**SHORT, **QUANTIZED, "steps_per_generation": 2}))
     assert line["ratio_deviation"] > 1e-4
     assert set(line) >= IMPORTANCE
 
