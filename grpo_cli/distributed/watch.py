@@ -28,7 +28,7 @@ from grpo_cli.distributed.phase import Phase
 BEAT = 0.5  # seconds
 LOOK = 0.05  # seconds between two checks of the other ranks' messages
 SILENCE = 60.0  # seconds without a heartbeat: the machine or network is gone, or the process is stopped
-PATIENCE = 5.0  # times the longest pause so far
+PAUSE_FACTOR = 5.0  # times the longest pause so far
 LEAST, UNMEASURED = 60.0, 1800.0  # seconds: the shortest limit, and the limit for unmeasured work
 SIGNED = (
     Phase.SAMPLING,
@@ -174,7 +174,7 @@ class Watch:
             return self.fixed_limit
         longest = self._longest.get(doing)
         least = LEAST if doing in SIGNED and longest is not None else UNMEASURED
-        return max(least, PATIENCE * (longest or 0.0))
+        return max(least, PAUSE_FACTOR * (longest or 0.0))
 
     def _beat(self) -> None:
         while not self._is_closed.wait(BEAT):

@@ -34,7 +34,7 @@ Item = TypeVar("Item")
 
 JOIN_SECONDS = 600.0  # time limit for all ranks to arrive; a busy machine takes minutes to start Python
 MOST_WORDS = 2000  # maximum characters of a rank's last message
-LOST = "connection to a peer was lost"  # MLX's message
+LOST_CONNECTION = "connection to a peer was lost"  # MLX's message
 
 
 class World:
@@ -150,7 +150,7 @@ class World:
         try:
             yield
         except RuntimeError as error:
-            if LOST not in str(error):
+            if LOST_CONNECTION not in str(error):
                 raise
             self.watch.is_noticed = True
             raise lost(self.watch.reason() or str(error)) from error

@@ -137,7 +137,7 @@ def prepare(
         optimizer=Optimizer(config, policy.model),
         listener=listener,
         world=world,
-        plan=plan,
+        forward_plan=plan,
     )
     count_prompts(run)
     record_inputs(run, examples, started_at)

@@ -44,7 +44,7 @@ def make_batches(run: Run, groups: list[RolloutGroup]) -> list[Microbatch]:
         config.batch_size,
         has_reference,
         Counting.of(config),
-        Budget(config.microbatch_tokens, run.plan.share_prefix) if config.microbatch_tokens else None,
+        Budget(config.microbatch_tokens, run.forward_plan.share_prefix) if config.microbatch_tokens else None,
     )
     batches = assign_ranks(made, run.world.size)
     for batch in own_batches(run, batches) if has_reference else []:
@@ -179,7 +179,7 @@ def logprobs_by(run: Run, model: nn.Module, batch: Microbatch) -> mx.array:
     """A model's logprobs (B, S), evaluated, by the forward of the loss; in halves if memory runs out."""
 
     def compute(part: Microbatch) -> mx.array:
-        logprobs = token_logprobs(model, part, run.config.temperature, run.plan)
+        logprobs = token_logprobs(model, part, run.config.temperature, run.forward_plan)
         mx.eval(logprobs)
         return logprobs
 

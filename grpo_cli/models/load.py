@@ -26,12 +26,12 @@ from grpo_cli.models.batch_plan import BatchPlan
 from grpo_cli.models.classes import NEWER, UnknownKind, load_weights, model_classes, refuse_problems
 from grpo_cli.models.config_check import check_config
 from grpo_cli.models.find import TINY, adapters_base, check_model_folder, find_model
-from grpo_cli.models.model_files import CONFIG, has_tokenizer, json_problems, tensors_in
+from grpo_cli.models.model_files import BREAKDOWNS, CONFIG, has_tokenizer, json_problems, tensors_in
 from grpo_cli.models.nanochat_tokenizer import NanochatTokenizer
 from grpo_cli.models.tokenizer import ChatTokenizer, Tokenizer
 from grpo_cli.models.tokenizer_files import read_tokenizer, rust_panics, try_tokenizer
 from grpo_cli.models.tree import flat
-from grpo_cli.models.trial import BREAKDOWNS, try_out
+from grpo_cli.models.trial import try_out
 from grpo_cli.trust import without_code_in
 from grpo_cli.untrusted_json import DamagedFile, read_object
 

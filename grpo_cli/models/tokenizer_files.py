@@ -27,7 +27,7 @@ from grpo_cli.trust import check_listed, without_code_in
 # transformers asks "run the custom code? [y/N]" by default; with a timeout of 0 seconds it refuses.
 dynamic_module_utils.TIME_OUT_REMOTE_CODE = 0
 logging.set_verbosity_error()  # otherwise it warns of every model type that only mlx-lm knows
-PROBE = "What is 2 + 2? The answer is 4."
+PROBE_TEXT = "What is 2 + 2? The answer is 4."
 CONFIG = "tokenizer_config.json"
 NAMED_MODULES = {"chat_template_type": mlx_lm.chat_templates, "tool_parser_type": mlx_lm.tool_parsers}
 
@@ -93,12 +93,12 @@ def try_tokenizer(tokenizer: Any) -> None:
 
     A template may refuse this conversation but accept others.
     """
-    ids = tokenizer.encode(PROBE)
+    ids = tokenizer.encode(PROBE_TEXT)
     if not ids:
         raise ValueError("it gives no ids for a text")
     tokenizer.decode(ids)
     with suppress(ModelError):
-        tokenizer.encode_prompt([{"role": "user", "content": PROBE}])
+        tokenizer.encode_prompt([{"role": "user", "content": PROBE_TEXT}])
 
 
 def check_names(folder: Path) -> None:

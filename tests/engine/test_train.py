@@ -14,7 +14,7 @@ from grpo_cli.config.load import load_config
 from grpo_cli.config.schema import Config
 from grpo_cli.engine import events, setup
 from grpo_cli.engine.dry_run import dry_run
-from grpo_cli.engine.update.batch import Sequence, pad
+from grpo_cli.engine.update.batch import TrainingSequence, pad
 from grpo_cli.engine.update.forward import token_logprobs
 from grpo_cli.errors import CheckpointError, DataError, RewardError
 from grpo_cli.models.adapters import adapters_off
@@ -172,7 +172,9 @@ def test_on_policy_ratios_are_one_with_the_real_model_and_prefix(tmp_path: Path)
     run = setup.prepare(small(tmp_path, temperature=0.8, completion_prefix="<reasoning>"))
     groups = scored_groups(run)
     assert all(rollout.text.startswith("<reasoning>") for group in groups for rollout in group.rollouts)
-    batch = pad([Sequence(group.prompt_ids, rollout, 1.0) for group in groups for rollout in group.rollouts])
+    batch = pad(
+        [TrainingSequence(group.prompt_ids, rollout, 1.0) for group in groups for rollout in group.rollouts]
+    )
     trained = token_logprobs(run.policy.model, batch, 0.8)
     assert mx.abs(mx.where(batch.loss_mask, trained - batch.old_logprobs, 0.0)).max().item() < 1e-4
 

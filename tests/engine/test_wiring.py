@@ -22,7 +22,7 @@ from grpo_cli.engine.grpo.lr_schedule import learning_rate
 from grpo_cli.engine.rollout.sampling import Sampling, draw
 from grpo_cli.engine.run import Run
 from grpo_cli.engine.run_dir.checkpoint import save_checkpoint
-from grpo_cli.engine.update.batch import Microbatch, Sequence, pad
+from grpo_cli.engine.update.batch import Microbatch, TrainingSequence, pad
 from grpo_cli.engine.update.gradient import accumulate, global_norm
 from grpo_cli.engine.update.objective import Objective
 from grpo_cli.engine.update.optimizer import Optimizer
@@ -235,7 +235,7 @@ def test_the_optimizer_steps_at_the_rate_of_the_schedule(
 ) -> None:
     rates: list[float] = []
     monkeypatch.setattr(run.optimizer, "step", lambda _model, _gradients, _norm, rate: rates.append(rate))
-    batch = pad([Sequence([1, 2], rollout([3], 1.0), 1.0)])
+    batch = pad([TrainingSequence([1, 2], rollout([3], 1.0), 1.0)])
     settings = {"learning_rate": 0.08, "warmup_ratio": 0.5, "max_steps": 4, "lr_scheduler_type": shape}
     one = dataclasses.replace(run, config=run.config.model_copy(update=settings))
     for step, rate in enumerate(expected, start=1):
@@ -330,8 +330,8 @@ def test_a_checkpointed_step_computes_layers_twice_and_moves_the_same(
     moved = []
     for grad_checkpoint in (False, True):
         run, batches = prepared(tmp_path, grad_checkpoint=grad_checkpoint)
-        assert run.plan.share_prefix
-        assert run.plan.recompute is grad_checkpoint
+        assert run.forward_plan.share_prefix
+        assert run.forward_plan.recompute is grad_checkpoint
         layer_calls.clear()
         moved.append(movement(run, batches))
     # forward and backward, each for the prompts and for the completions
@@ -348,7 +348,7 @@ def test_a_model_whose_layers_cannot_be_stood_for_is_checkpointed_without_a_shar
     monkeypatch.setattr(setup, "can_checkpoint", lambda _: False)
     told: list[events.Event] = []
     run = setup.prepare(plain.config.model_copy(update={"grad_checkpoint": True}), told.append)
-    assert (run.plan.share_prefix, run.plan.recompute) == (False, False)
+    assert (run.forward_plan.share_prefix, run.forward_plan.recompute) == (False, False)
     assert told == [events.Notice(setup.NO_LAYERS)]
     layer_calls.clear()
     assert distance(expected, movement(run, batches)) < 1e-5

@@ -4,8 +4,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from grpo_cli.doctor.read.model_folder import BREAKDOWNS
 from grpo_cli.errors import CheckpointError
+from grpo_cli.models.model_files import BREAKDOWNS
 from grpo_cli.models.safetensors_header import read_header
 from grpo_cli.untrusted_json import DamagedFile, read_object
 

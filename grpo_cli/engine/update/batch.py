@@ -148,7 +148,7 @@ def can_teach(groups: list[RolloutGroup], config: Config) -> bool:
 
 
 @dataclass(frozen=True)
-class Sequence:
+class TrainingSequence:
     """One rollout with its prompt, its token weight and the step's entropy threshold."""
 
     prompt_ids: list[int]
@@ -194,7 +194,8 @@ def make_microbatches(
     weights = iter(AVERAGES[loss_type.averaging](counted_lengths(groups, counting, size), max_new_tokens))
     threshold = counting.entropy_threshold(groups)
     by_group = [
-        [Sequence(g.prompt_ids, rollout, next(weights), threshold) for rollout in g.rollouts] for g in groups
+        [TrainingSequence(g.prompt_ids, rollout, next(weights), threshold) for rollout in g.rollouts]
+        for g in groups
     ]
     everywhere = has_reference or counting.has_bonus
     kept = [[sequence for sequence in group if sequence.has_gradient(everywhere)] for group in by_group]
@@ -215,7 +216,7 @@ def counted_lengths(groups: list[RolloutGroup], counting: Counting, size: int) -
 
 
 def pad(
-    sequences: list[Sequence], recompute_old: bool = False, has_other_sampler: bool = False
+    sequences: list[TrainingSequence], recompute_old: bool = False, has_other_sampler: bool = False
 ) -> Microbatch:
     """Right-pad sequences to one microbatch. Padding has no effect: attention is causal, the loss masked.
 

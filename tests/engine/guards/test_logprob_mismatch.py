@@ -14,7 +14,7 @@ from grpo_cli.engine.guards.logprob_mismatch import Deviation, check, measure, t
 from grpo_cli.engine.resume import resume
 from grpo_cli.engine.rollout.prompt_cache import read_prompts
 from grpo_cli.engine.update import gradient
-from grpo_cli.engine.update.batch import Sequence, pad
+from grpo_cli.engine.update.batch import TrainingSequence, pad
 from grpo_cli.engine.update.forward import ForwardPlan
 from grpo_cli.engine.update.objective import Objective
 from grpo_cli.errors import ModelError, TrainingError
@@ -29,10 +29,10 @@ TWELVE = {**SHORT, "max_steps": 1, "temperature": 2.0}
 
 def test_the_deviation_by_hand() -> None:
     """Three tokens and one; padding and what stands there count for nothing."""
-    first = pad([Sequence([1], rollout([65, 66, 67], 1.0, [-1.0, -2.0, -3.0]), 1.0)])
+    first = pad([TrainingSequence([1], rollout([65, 66, 67], 1.0, [-1.0, -2.0, -3.0]), 1.0)])
     second = pad([
-        Sequence([1], rollout([68], 1.0, [-0.5]), 1.0),
-        Sequence([2], rollout([69, 70], 1.0, [-1.5, -2.5]), 1.0),
+        TrainingSequence([1], rollout([68], 1.0, [-0.5]), 1.0),
+        TrainingSequence([2], rollout([69, 70], 1.0, [-1.5, -2.5]), 1.0),
     ])  # fmt: skip
     trained = [mx.array([[-1.0, -2.25, -3.0]]), mx.array([[-0.5, 99.0], [-1.5, -2.0]])]
     found = measure([first, second], trained)

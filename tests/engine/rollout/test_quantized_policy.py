@@ -21,7 +21,7 @@ from grpo_cli.engine.rollout import generate
 from grpo_cli.engine.rollout.quantized_policy import RolloutPolicy
 from grpo_cli.engine.run_dir.run_state import read_state, write_state
 from grpo_cli.engine.train import fill_buffer
-from grpo_cli.engine.update.batch import Sequence, pad
+from grpo_cli.engine.update.batch import TrainingSequence, pad
 from grpo_cli.engine.update.forward import token_logprobs
 from grpo_cli.engine.update.gradient import Gradients, accumulate
 from grpo_cli.engine.update_policy import make_batches, remember_old, update_policy
@@ -306,7 +306,7 @@ def expected_gradient(name: str, bits: int, correction: Correction | None) -> Gr
     advantages = advantages - (own * advantages).sum()
     sampled: list[float] = theirs.tolist()  # type: ignore[assignment]
     rows = [
-        Sequence(PROMPT, rollout([token], float(advantages[token].item()), [math.log(share)]), share)
+        TrainingSequence(PROMPT, rollout([token], float(advantages[token].item()), [math.log(share)]), share)
         for token, share in enumerate(sampled)
     ]
     objective = objective_of("dapo", 1.0, 0.2, 0.2, 0.0, correction=correction)

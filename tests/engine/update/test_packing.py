@@ -14,7 +14,7 @@ from grpo_cli.config.loss_types import LOSS_TYPES
 from grpo_cli.config.schema import Config
 from grpo_cli.engine import setup
 from grpo_cli.engine.resume import resume
-from grpo_cli.engine.update.batch import Counting, Microbatch, Sequence, make_microbatches
+from grpo_cli.engine.update.batch import Counting, Microbatch, TrainingSequence, make_microbatches
 from grpo_cli.engine.update.forward import ForwardPlan, token_logprobs
 from grpo_cli.engine.update.gradient import Gradients, UpdateResult, accumulate, global_norm
 from grpo_cli.engine.update.objective import Objective
@@ -30,12 +30,12 @@ from tests.engine.update.test_objective import largest_difference, nearby_refere
 from tests.support.steps import scored_groups
 
 
-def rows(prompt: int, lengths: list[int], name: int = 1) -> list[Sequence]:
+def rows(prompt: int, lengths: list[int], name: int = 1) -> list[TrainingSequence]:
     """Rows of one prompt of so many tokens; `name` tells prompts apart."""
-    return [Sequence([name] * prompt, rollout([1] * length), 1.0) for length in lengths]
+    return [TrainingSequence([name] * prompt, rollout([1] * length), 1.0) for length in lengths]
 
 
-def lengths(parts: list[list[Sequence]]) -> list[list[int]]:
+def lengths(parts: list[list[TrainingSequence]]) -> list[list[int]]:
     return [[row.length for row in part] for part in parts]
 
 
@@ -74,7 +74,7 @@ def test_a_row_longer_than_the_budget_is_a_microbatch() -> None:
     assert lengths(pack([rows(5, [50, 3]), [], rows(5, [60], name=2)], Budget(20))) == [[3], [50], [60]]
 
 
-def cheapest_of_all(group: list[Sequence], budget: Budget) -> int:
+def cheapest_of_all(group: list[TrainingSequence], budget: Budget) -> int:
     """The least Σ (tokens + price) of every way to cut the rows by length."""
     ordered = sorted(group, key=lambda row: row.length)
     found = []
@@ -219,12 +219,12 @@ def test_a_budget_without_a_shared_prefix_knows_it(tmp_path: Path) -> None:
     made = {}
     for shared in (False, True):
         run = setup.prepare(small(tmp_path, microbatch_tokens=120, batch_size=1, kl_coeff=0.1))
-        run.plan = ForwardPlan(shared)
+        run.forward_plan = ForwardPlan(shared)
         mx.random.seed(0)
         made[shared] = make_batches(run, scored_groups(run))
         for batch in made[shared]:
             part = [
-                Sequence(batch.prompts[row], item, 1.0)
+                TrainingSequence(batch.prompts[row], item, 1.0)
                 for row, item in zip(batch.rows, batch.rollouts, strict=True)
             ]
             assert len(part) == 1 or Budget(120, shared).cost(part) <= 120

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 from grpo_cli.doctor.checks.model.tokenizer import NOT_LOADED, loaded
 from grpo_cli.doctor.context import Context
 from grpo_cli.doctor.findings import Finding, error, ok, skipped, warning
-from grpo_cli.doctor.read.model_folder import BREAKDOWNS, fetch_again, rows_of
+from grpo_cli.doctor.read.model_folder import fetch_again, rows_of
 from grpo_cli.doctor.read.tokenizer import added_tokens, is_nanochat, reserved_ids, too_few
 from grpo_cli.errors import GrpoError
+from grpo_cli.models.model_files import BREAKDOWNS
 from grpo_cli.words import plural
 
 if TYPE_CHECKING:
