@@ -27,8 +27,8 @@ def ranks() -> "Iterator[World]":
 
     An error that another rank reports too ends this one silently.
     """
+    from grpo_cli.distributed.join import join
     from grpo_cli.distributed.topology import find_rank
-    from grpo_cli.distributed.world import join
 
     place = find_rank(os.environ)
     if place is not None:

@@ -186,6 +186,7 @@ NOT_APPLIED = {
     "distributed/links.py:": MACHINES,
     "distributed/ring_test.py:": MACHINES,
     "distributed/world.py:": MACHINES,
+    "distributed/join.py:": MACHINES,
     "engine/ranks/same_setup.py:": MACHINES,
     "engine/ranks/broadcast_checkpoint.py:": MACHINES,
     "convert/fuse.py:_write": DISK,
