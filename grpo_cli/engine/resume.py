@@ -78,21 +78,27 @@ def resume(
         if run.state.step == run.total_steps and is_final:
             return complete(run, start.run_dir, listener)
         check_memory(run, device.memory_budget(device.prepare()))
-        log = reopened_log(start, run, listener) if world.is_first else RunLog(start.run_dir, False)
-        saver = Saver(
-            folder=start.run_dir,
-            keep=start.config.keep_checkpoints,
-            log=log,
-            listener=listener,
-            saved_step=run.state.step,
-            writes=world.is_first,
-        )
-        try:
-            with Interruption() as interruption:
-                return train_to_the_end(run, log, saver, interruption)
-        finally:
-            run.close()
-            log.close()
+        return train_from(start, run, listener)
+
+
+def train_from(start: Start, run: Run, listener: events.Listener) -> Path:
+    """Train the restored run to its end, and close it; returns the folder of the final model."""
+    is_first = run.world.is_first
+    log = reopened_log(start, run, listener) if is_first else RunLog(start.run_dir, False)
+    saver = Saver(
+        folder=start.run_dir,
+        keep=start.config.keep_checkpoints,
+        log=log,
+        listener=listener,
+        saved_step=run.state.step,
+        writes=is_first,
+    )
+    try:
+        with Interruption() as interruption:
+            return train_to_the_end(run, log, saver, interruption)
+    finally:
+        run.close()
+        log.close()
 
 
 def reopened_log(start: Start, run: Run, listener: events.Listener) -> RunLog:

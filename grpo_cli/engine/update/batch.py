@@ -223,12 +223,7 @@ def pad(
     `recompute_old`: the first update's forward provides the old logprobs, unless it was already made.
     `has_other_sampler`: a quantized copy sampled, so its logprobs are kept in addition.
     """
-    prompts: list[list[int]] = []
-    rows = []
-    for sequence in sequences:
-        if sequence.prompt_ids not in prompts:
-            prompts.append(sequence.prompt_ids)
-        rows.append(prompts.index(sequence.prompt_ids))
+    prompts, rows = distinct_prompts(sequences)
     width = max(len(sequence.rollout.token_ids) for sequence in sequences)
 
     def padded(values: list[float] | list[int] | list[bool]) -> list[float] | list[int] | list[bool]:
@@ -255,3 +250,14 @@ def pad(
         if has_other_sampler
         else None,
     )
+
+
+def distinct_prompts(sequences: list[TrainingSequence]) -> tuple[list[list[int]], list[int]]:
+    """The different prompts of the sequences, in order, and each sequence's index into them."""
+    prompts: list[list[int]] = []
+    rows = []
+    for sequence in sequences:
+        if sequence.prompt_ids not in prompts:
+            prompts.append(sequence.prompt_ids)
+        rows.append(prompts.index(sequence.prompt_ids))
+    return prompts, rows

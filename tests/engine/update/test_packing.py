@@ -14,7 +14,13 @@ from grpo_cli.config.loss_types import LOSS_TYPES
 from grpo_cli.config.schema import Config
 from grpo_cli.engine import setup
 from grpo_cli.engine.resume import resume
-from grpo_cli.engine.update.batch import Counting, Microbatch, TrainingSequence, make_microbatches
+from grpo_cli.engine.update.batch import (
+    Counting,
+    Microbatch,
+    TrainingSequence,
+    distinct_prompts,
+    make_microbatches,
+)
 from grpo_cli.engine.update.forward import ForwardPlan, token_logprobs
 from grpo_cli.engine.update.gradient import Gradients, UpdateResult, accumulate, global_norm
 from grpo_cli.engine.update.objective import Objective
@@ -229,3 +235,8 @@ def test_a_budget_without_a_shared_prefix_knows_it(tmp_path: Path) -> None:
             ]
             assert len(part) == 1 or Budget(120, shared).cost(part) <= 120
     assert len(made[False]) > len(made[True])
+
+
+def test_sequences_of_one_prompt_share_its_place() -> None:
+    sequences = [*rows(2, [1, 1], name=7), *rows(3, [1], name=5), *rows(2, [4], name=7)]
+    assert distinct_prompts(sequences) == ([[7, 7], [5, 5, 5]], [0, 0, 1, 0])
