@@ -1,7 +1,7 @@
 """Run a command as one of several ranks: only the first prints, the others only if it cannot.
 
 with ranks() as world:
-    setup.train(config, listener, world)
+    train(config, listener, world)
 """
 
 import os

@@ -71,7 +71,7 @@ def train(
         start_device()
         from grpo_cli.cli.live import training_display
         from grpo_cli.engine import dry_run as trial
-        from grpo_cli.engine import setup
+        from grpo_cli.engine import train as training
 
         if dry_run:
             with training_display(quiet=True, is_first=world.is_first) as listener:
@@ -80,7 +80,7 @@ def train(
                 say(stderr_console(), Text(dry_run_report(line), style="green"))
             return
         with training_display(quiet, is_first=world.is_first) as listener:
-            setup.train(loaded.config, listener, world)
+            training.train(loaded.config, listener, world)
 
 
 def dry_run_report(line: dict[str, float]) -> str:

@@ -1,10 +1,9 @@
-"""Start of a training run: load model, data and rewards, make the run's folder, train.
+"""Set up a training run: load rewards, data and models, and find the way to compute its forwards.
 
-final = train(config, listener)       # a whole run; resume.py continues one, dry_run.py tries one step
+run = prepare(config, listener)       # train.py trains it, dry_run.py tries one tiny step
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 
@@ -16,25 +15,13 @@ from grpo_cli.config.local_model import check_name
 from grpo_cli.config.resumable import is_gone
 from grpo_cli.config.schema import Config
 from grpo_cli.data.load import load_examples
-from grpo_cli.distributed.phase import Phase
 from grpo_cli.distributed.world import ALONE, World
 from grpo_cli.engine import events
-from grpo_cli.engine.memory.check import check_memory
-from grpo_cli.engine.ranks.same_setup import check_same_setup, loaded, settings
+from grpo_cli.engine.ranks.same_setup import check_same_setup, loaded
 from grpo_cli.engine.rollout.prompt_cache import carries_gradients
 from grpo_cli.engine.rollout.prompts import Prompts, evaluation_prompts
 from grpo_cli.engine.run import Run
-from grpo_cli.engine.run_dir.folder import (
-    discard_empty_run,
-    new_run_folder,
-    refuse_existing_run,
-    words_for_the_disk,
-)
 from grpo_cli.engine.run_dir.inputs import checksums, fingerprint
-from grpo_cli.engine.run_dir.log import RunLog
-from grpo_cli.engine.run_dir.saver import Saver
-from grpo_cli.engine.signals import Interruption
-from grpo_cli.engine.train import train_to_the_end
 from grpo_cli.engine.update.activation_checkpoint import can_checkpoint
 from grpo_cli.engine.update.chunked_logits import find_head
 from grpo_cli.engine.update.forward import ForwardPlan
@@ -44,8 +31,7 @@ from grpo_cli.errors import ModelError
 from grpo_cli.foreign_text import quoted
 from grpo_cli.models.adapters import LoRA, add_adapters
 from grpo_cli.models.load import Policy, check_prompts, load_policy
-from grpo_cli.rewards.table import code_files, load_rewards
-from grpo_cli.trust import remember_rewards
+from grpo_cli.rewards.table import load_rewards
 from grpo_cli.types import Example
 from grpo_cli.words import plural
 
@@ -53,51 +39,6 @@ NO_LAYERS = (
     "grad_checkpoint: this model calls its layers in an unusual way, so prompts are computed once per "
     "completion, which takes more time"
 )
-
-
-def train(config: Config, listener: events.Listener = events.silent, world: World = ALONE) -> Path:
-    """Train from a configuration; returns the folder of the final model.
-
-    Only rank 0 of a `world` writes files. A run that fails before its first step is done leaves no folder
-    that would block the next attempt. Raises GrpoError for problems of configuration, data, model, rewards,
-    checkpoints or training.
-    """
-    listener = events.Listeners(listener)
-    if world.is_first:
-        refuse_existing_run(config.run_dir)
-    check_same_setup(world, settings(config))
-    world.set_timeout(config.rank_timeout)
-    world.set_phase(Phase.LOADING)
-    run = prepare(config, listener, world=world)
-    check_memory(run, device.memory_budget(device.prepare()))
-    place = config.run_dir.absolute()  # a reward may change the current folder
-    with folder_for(config, world) as folder:
-        log: RunLog | None = None
-        try:
-            with words_for_the_disk(folder):
-                log = RunLog(folder, config.log_jsonl and world.is_first)
-            saver = Saver(
-                folder=folder, keep=config.keep_checkpoints, log=log, listener=listener, writes=world.is_first
-            )
-            with Interruption() as interruption:
-                return train_to_the_end(run, log, saver, interruption)
-        finally:
-            run.close()
-            if log is not None:
-                log.close()
-            if run.state.step == 0 and world.is_first:
-                discard_empty_run(place)
-
-
-@contextmanager
-def folder_for(config: Config, world: World) -> Iterator[Path]:
-    """The run's folder: created and locked by rank 0, only a path for the others."""
-    if not world.is_first:
-        yield config.run_dir
-        return
-    with new_run_folder(config) as folder:
-        remember_rewards(code_files(config.reward_functions))  # so that the run can be resumed
-        yield folder
 
 
 def prepare(

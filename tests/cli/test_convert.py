@@ -11,7 +11,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from grpo_cli.cli.main import app
-from grpo_cli.engine.setup import train
+from grpo_cli.engine.train import train
 from tests.convert.checkpoints import write_checkpoint
 from tests.engine.test_train import small
 from tests.hub_server import HubServer

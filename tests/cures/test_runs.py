@@ -13,7 +13,8 @@ from grpo_cli.engine.run_dir.folder import locate, refuse_existing_run
 from grpo_cli.engine.run_dir.lock import RunLock
 from grpo_cli.engine.run_dir.manifest import damage
 from grpo_cli.engine.run_dir.resume_point import find_start
-from grpo_cli.engine.setup import train, trainable_policy
+from grpo_cli.engine.setup import trainable_policy
+from grpo_cli.engine.train import train
 from tests.cures.applied import Steps, cases_of, command, grpo
 from tests.cures.made import adapters, change
 

@@ -6,10 +6,10 @@ from pathlib import Path
 import mlx.core as mx
 import pytest
 
-from grpo_cli.engine import setup
 from grpo_cli.engine.memory.out_of_memory import RowLimit
 from grpo_cli.engine.run import Run
 from grpo_cli.engine.run_dir.run_state import read_state, write_state
+from grpo_cli.engine.train import train
 from grpo_cli.engine.update.batch import Microbatch
 from grpo_cli.engine.update.forward import token_logprobs
 from grpo_cli.engine.update.objective import Objective, microbatch_loss
@@ -110,7 +110,7 @@ def test_a_skipped_update_leaves_the_next_one_to_be_the_first(tmp_path: Path) ->
 
 
 def test_a_run_of_several_updates_clips_only_after_the_first(tmp_path: Path) -> None:
-    setup.train(small(tmp_path, num_iterations=2, max_steps=4, clip_eps=1e-4, learning_rate=1e-3))
+    train(small(tmp_path, num_iterations=2, max_steps=4, clip_eps=1e-4, learning_rate=1e-3))
     cut = [line["clip_ratio"] for line in lines(tmp_path / "run")]
     assert cut[0] == cut[2] == 0.0
     assert cut[1] > 0.1

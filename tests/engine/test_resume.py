@@ -13,10 +13,11 @@ import pytest
 
 from grpo_cli.config.render import dump_config
 from grpo_cli.config.schema import Config
-from grpo_cli.engine import events, setup
+from grpo_cli.engine import events
 from grpo_cli.engine.resume import resume
 from grpo_cli.engine.run_dir.manifest import MANIFEST
 from grpo_cli.engine.run_dir.run_state import read_state
+from grpo_cli.engine.train import train
 from grpo_cli.errors import CheckpointError, ConfigError
 from tests.engine.test_train import lines, small
 
@@ -124,7 +125,7 @@ def crash_after(step: int) -> events.Listener:
 def crash(config: Config, step: int) -> None:
     """Kill a run in the step after this one: what a rescue saves of it is gone."""
     with pytest.raises(Stop):
-        setup.train(config, crash_after(step))
+        train(config, crash_after(step))
     if not config.save_steps or step % config.save_steps:
         shutil.rmtree(config.run_dir / f"checkpoint-{step}")
 
@@ -148,7 +149,7 @@ def check_resumed(variant: str, tmp_path: Path) -> None:
     """Interrupt twice: by a crash inside a step, which loses it, and by Ctrl-C, which does not."""
     settings = {**SHORT, **VARIANTS[variant]}
     whole = small(tmp_path, run_name="whole", save_steps=2, **settings)
-    setup.train(whole)
+    train(whole)
     broken = small(tmp_path, run_name="broken", save_steps=2, **settings)
     crash(broken, 3)
     assert read_state(broken.run_dir / "checkpoint-2")[0].step == 2
@@ -183,7 +184,7 @@ def four_steps(folder: Path) -> Config:
 def made_once() -> Config:
     """The run that is copied."""
     config = four_steps(Path(tempfile.mkdtemp()))
-    setup.train(config)
+    train(config)
     return config
 
 
@@ -211,9 +212,9 @@ def test_a_longer_run_is_the_same_as_one_that_was_planned_so(tmp_path: Path) -> 
     """With a constant learning rate, whose schedule does not depend on the length."""
     settings = {**SHORT, "lr_scheduler_type": "constant", "warmup_ratio": 0.0}
     planned = small(tmp_path, run_name="planned", **settings)
-    setup.train(planned)
+    train(planned)
     grown = small(tmp_path, run_name="grown", **{**settings, "max_steps": 3})
-    setup.train(grown)
+    train(grown)
     resume(grown.run_dir, ["max_steps=6"])
     assert weights(planned.run_dir) == weights(grown.run_dir)
 
@@ -299,7 +300,7 @@ def test_no_checkpoint_yet_begins_again(tmp_path: Path) -> None:
     said, _ = notices(config.run_dir)
     assert said == [f"{config.run_dir} holds no checkpoint yet: the run starts over"]
     whole = small(tmp_path, run_name="whole", **SHORT)
-    setup.train(whole)
+    train(whole)
     assert log_without_times(config.run_dir) == log_without_times(whole.run_dir)
     assert weights(config.run_dir) == weights(whole.run_dir)
 
@@ -382,7 +383,7 @@ def test_other_training_data_is_refused(tmp_path: Path) -> None:
     rows = ['{"question": "1 + 1?", "answer": "2"}\n', '{"question": "2 + 2?", "answer": "4"}\n']
     (tmp_path / "train.jsonl").write_text("".join(rows))
     config = small(tmp_path / "out", **{**SHORT, "dataset": str(tmp_path / "train.jsonl"), "max_steps": 2})
-    setup.train(config)
+    train(config)
     (tmp_path / "train.jsonl").write_text("".join(reversed(rows)))
     with pytest.raises(CheckpointError, match="The training prompts differ from those"):
         resume(config.run_dir, ["max_steps=3"])
@@ -421,7 +422,7 @@ def test_an_interruption_is_told_with_the_command_that_goes_on(tmp_path: Path) -
 
     config = small(tmp_path, **SHORT)
     with pytest.raises(KeyboardInterrupt) as ended:
-        setup.train(config, listen)
+        train(config, listen)
     folder = config.run_dir
     assert seen == ["Stopping after step 2 (saving…). Press Ctrl-C again to quit now."]
     assert str(ended.value) == "Stopped after step 2."

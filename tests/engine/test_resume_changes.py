@@ -18,6 +18,7 @@ from grpo_cli.engine.resume import as_before, resume
 from grpo_cli.engine.rollout.prompt_order import DataOrder
 from grpo_cli.engine.run_dir.checkpoint import write_manifest
 from grpo_cli.engine.run_dir.run_state import read_state
+from grpo_cli.engine.train import train
 from grpo_cli.errors import CheckpointError, GrpoError, ModelError
 from grpo_cli.models.find import TINY
 from tests.engine.test_resume import log_without_times, notices
@@ -56,7 +57,7 @@ def trained(place: Path, **changes: Any) -> Path:
     config = small(
         place.parent / "out *", **{**QUICK, **names, "eval_steps": 1, "eval_samples": 2, **changes}
     )
-    setup.train(config)
+    train(config)
     return config.run_dir
 
 
@@ -65,7 +66,7 @@ def trained(place: Path, **changes: Any) -> Path:
 
 def test_where_every_checkpoint_is_damaged_nothing_begins_again_unasked(tmp_path: Path) -> None:
     config = small(tmp_path, **QUICK)
-    setup.train(config)
+    train(config)
     whole = (config.run_dir / "final/model.safetensors").read_bytes()
     (config.run_dir / "final/model.safetensors").write_bytes(whole[:-1])
     log = (config.run_dir / "training_log.jsonl").read_bytes()
@@ -194,7 +195,7 @@ def test_a_run_without_checksums_goes_on_and_has_them_then(
 
 def test_the_date_of_the_start_is_kept(tmp_path: Path) -> None:
     config = small(tmp_path, **QUICK)
-    final = setup.train(config)
+    final = train(config)
     state = json.loads((final / "trainer_state.json").read_text())
     assert state["started_at"]
     assert read_state(resume(config.run_dir, ["max_steps=2"]))[0].started_at == state["started_at"]
@@ -265,7 +266,7 @@ def test_a_checkpoint_that_is_a_link_is_read_and_replaced(tmp_path: Path, receiv
 def received(tmp_path: Path) -> Config:
     """A run of one step."""
     config = small(tmp_path, **QUICK)
-    setup.train(config)
+    train(config)
     return config
 
 
@@ -280,7 +281,7 @@ def test_a_reward_that_leaves_the_folder_loses_nothing(
     )
     config = small(Path("out"), **{**QUICK, "reward_functions": ["r.py:leave"], "save_steps": 1})
     seen: list[events.Event] = []
-    setup.train(config, seen.append)
+    train(config, seen.append)
     names = sorted(path.name for path in (tmp_path / "out/run").iterdir())
     assert names == ["checkpoint-1", "completions.jsonl", "config.toml", "final", "training_log.jsonl"]
     assert list((tmp_path / "far").iterdir()) == []

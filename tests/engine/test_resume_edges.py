@@ -7,10 +7,10 @@ import mlx.core as mx
 import pytest
 
 from grpo_cli.config.schema import Config
-from grpo_cli.engine import setup
 from grpo_cli.engine.resume import resume
 from grpo_cli.engine.run_dir import manifest as intact
 from grpo_cli.engine.run_dir.run_state import read_state
+from grpo_cli.engine.train import train
 from grpo_cli.engine.update import optimizer
 from grpo_cli.errors import ConfigError
 from tests.engine.test_resume import SHORT, finished, notices
@@ -108,7 +108,7 @@ def test_an_update_that_failed_half_way_is_not_saved(tmp_path: Path, monkeypatch
 
     monkeypatch.setattr(optimizer, "mx", Failing())
     with pytest.raises(RuntimeError, match="out of memory"):
-        setup.train(config)
+        train(config)
     assert not list(config.run_dir.glob("checkpoint-*"))
 
 

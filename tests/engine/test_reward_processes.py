@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from grpo_cli.engine import setup
 from grpo_cli.engine.dry_run import dry_run
 from grpo_cli.engine.evaluation.evaluate import evaluate_model
 from grpo_cli.engine.resume import resume
 from grpo_cli.engine.rollout.sampling import Sampling
+from grpo_cli.engine.train import train
 from grpo_cli.errors import RewardError
 from tests.engine.test_resume import SHORT, interrupt_after, log_without_times, weights
 from tests.engine.test_train import small
@@ -52,7 +52,7 @@ def test_where_a_reward_runs_changes_nothing(mine: str, tmp_path: Path) -> None:
     for name, (reward, workers) in runs.items():
         settings = {**SHORT, "max_steps": 2, "reward_functions": [f"{mine}:{reward}"]}
         configs[name] = small(tmp_path, run_name=name, reward_workers=workers, **settings)
-        setup.train(configs[name])
+        train(configs[name])
         assert left() == []
     here, there, later = (config.run_dir for config in configs.values())
     assert weights(there) == weights(here)
@@ -67,7 +67,7 @@ def test_an_interrupted_run_leaves_no_process(reward: str, mine: str, tmp_path: 
     settings = {**SHORT, "reward_functions": [f"{mine}:{reward}"], "reward_workers": workers}
     config = small(tmp_path, **settings)
     with pytest.raises(KeyboardInterrupt):
-        setup.train(config, interrupt_after(2))
+        train(config, interrupt_after(2))
     assert left() == []
     resume(config.run_dir, ["max_steps=3"])
     assert left() == []
@@ -79,7 +79,7 @@ def test_a_reward_that_takes_too_long_ends_the_run(
 ) -> None:
     settings = {"reward_functions": [f"{mine}:{reward}"], "reward_workers": workers, "reward_timeout": 0.5}
     with pytest.raises(RewardError) as error:
-        setup.train(small(tmp_path, **{**SHORT, **settings}))
+        train(small(tmp_path, **{**SHORT, **settings}))
     assert error.value.message == f"Reward `{reward}` did not answer within reward_timeout = 0.5 s"
     assert left() == []
 

@@ -14,11 +14,12 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from grpo_cli.engine import events, setup
+from grpo_cli.engine import events
 from grpo_cli.engine.resume import resume
 from grpo_cli.engine.run_dir import log as runlog
 from grpo_cli.engine.run_dir.manifest import checkpoints
 from grpo_cli.engine.run_dir.run_state import RunState, read_state, write_state
+from grpo_cli.engine.train import train
 from grpo_cli.errors import CheckpointError
 from grpo_cli.models.find import TINY
 from grpo_cli.types import Example, Rollout, RolloutGroup, StopReason
@@ -74,7 +75,7 @@ def test_rewards_get_the_same_values_after_a_resume_in_the_middle_of_rollouts(tm
         "reward_functions": [f"{tmp_path}/mine.py:typed"],
     }
     config = small(tmp_path, **{**SHORT, **settings})
-    final = setup.train(config)
+    final = train(config)
     weights, log = (final / "model.safetensors").read_bytes(), log_without_times(config.run_dir)
     assert read_state(config.run_dir / "checkpoint-1")[1]  # rollouts that the next step learns from
     resume(config.run_dir / "checkpoint-1")
@@ -161,11 +162,11 @@ def test_a_disk_that_turns_read_only_in_the_middle_says_so(
 
     config = small(tmp_path, **{**SHORT, "save_steps": 1})
     whole = small(tmp_path, run_name="whole", **SHORT)
-    setup.train(whole)
+    train(whole)
     with pytest.raises(
         CheckpointError, match=r"^Failed to save checkpoint: .*Read-only file system.*3 times"
     ):
-        setup.train(config, listen)
+        train(config, listen)
     assert any(f"the log cannot be written: Read-only file system: {config.run_dir}" in text for text in said)
     monkeypatch.undo()  # the disk is mended
     assert checkpoints(config.run_dir) == []  # the step before it was not due to be saved
@@ -178,9 +179,9 @@ def test_a_log_that_cannot_be_opened_leaves_nothing_that_blocks_the_next_try(tmp
     config.run_dir.mkdir()
     (config.run_dir / "completions.jsonl").symlink_to(tmp_path / "elsewhere")
     with pytest.raises(CheckpointError, match="Unusable file in the run's folder"):
-        setup.train(config)
+        train(config)
     assert not (tmp_path / "elsewhere").exists()
-    assert setup.train(config).is_dir()
+    assert train(config).is_dir()
 
 
 LEAVES = """
@@ -203,7 +204,7 @@ def test_a_folder_that_is_moved_away_is_made_again_and_the_work_is_saved(
     Path("mine.py").write_text(LEAVES)
     told: list[events.Event] = []
     config = small(Path("outputs"), reward_functions=["mine.py:leaves"], max_steps=4, save_steps=2)
-    setup.train(config, told.append)
+    train(config, told.append)
     said = [event.text for event in told if isinstance(event, events.Notice)]
     assert any(text.startswith("the run's folder outputs/run was moved or deleted") for text in said)
     assert [path.name for path in checkpoints(Path("outputs/moved"))] == ["checkpoint-2"]
@@ -223,7 +224,7 @@ def test_a_reward_that_changes_the_folder_changes_nothing_else(
     settings |= {"reward_functions": ["mine.py:moves"], "lora_rank": 2}
     config = small(Path("out"), **{**SHORT, **settings})
     seen: list[events.Event] = []
-    assert setup.train(config, seen.append) == tmp_path / "out/run/final"
+    assert train(config, seen.append) == tmp_path / "out/run/final"
     assert Path.cwd() == tmp_path / "elsewhere"
     assert list(Path.cwd().iterdir()) == []
     names = ["checkpoint-1", "checkpoint-2", "checkpoint-3", "completions.jsonl", "config.toml", "final"]

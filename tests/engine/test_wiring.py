@@ -22,6 +22,7 @@ from grpo_cli.engine.grpo.lr_schedule import learning_rate
 from grpo_cli.engine.rollout.sampling import Sampling, draw
 from grpo_cli.engine.run import Run
 from grpo_cli.engine.run_dir.checkpoint import save_checkpoint
+from grpo_cli.engine.train import train
 from grpo_cli.engine.update.batch import Microbatch, TrainingSequence, pad
 from grpo_cli.engine.update.gradient import accumulate, global_norm
 from grpo_cli.engine.update.objective import Objective
@@ -250,7 +251,7 @@ def test_the_optimizer_steps_at_the_rate_of_the_schedule(
 def test_the_log_has_the_rate_of_the_schedule(tmp_path: Path) -> None:
     settings = {"max_steps": 3, "lr_scheduler_type": "linear", "warmup_ratio": 0.34, "learning_rate": 0.01}
     config = small(tmp_path, max_new_tokens=4, batch_size=1, num_generations=2, **settings)
-    setup.train(config)
+    train(config)
     rates = [line["lr"] for line in lines(config.run_dir)]
     assert rates == pytest.approx([0.01, 0.01, 0.005])
     assert rates == [learning_rate(step, 3, 0.01, 0.34, "linear") for step in (1, 2, 3)]

@@ -14,6 +14,7 @@ from grpo_cli.config.loss_types import LOSS_TYPES
 from grpo_cli.config.schema import Config
 from grpo_cli.engine import setup
 from grpo_cli.engine.resume import resume
+from grpo_cli.engine.train import train
 from grpo_cli.engine.update.batch import (
     Counting,
     Microbatch,
@@ -209,12 +210,12 @@ def test_a_run_learns_the_same_and_goes_on_bit_for_bit(tmp_path: Path) -> None:
     plain = small(tmp_path, run_name="plain", **settings)
     tight = small(tmp_path, run_name="tight", microbatch_tokens=100, **settings)
     broken = small(tmp_path, run_name="broken", microbatch_tokens=100, **settings)
-    setup.train(plain)
-    setup.train(tight)
+    train(plain)
+    train(tight)
     for a, b in zip(numbers(plain.run_dir), numbers(tight.run_dir), strict=True):
         assert a == pytest.approx(b, rel=1e-3, abs=1e-5)
     with pytest.raises(KeyboardInterrupt):
-        setup.train(broken, interrupt_after(1))
+        train(broken, interrupt_after(1))
     resume(broken.run_dir)
     assert weights(broken.run_dir) == weights(tight.run_dir)
     assert weights(plain.run_dir) != weights(tight.run_dir)  # the key was at work: sums in another order
