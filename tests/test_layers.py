@@ -26,6 +26,7 @@ LEVELS = {
     "grpo_cli.doctor.read": 5.4,
     "grpo_cli.doctor.findings": 5.2,
     "grpo_cli.engine.setup": 5,
+    "grpo_cli.engine.dry_run": 5,
     "grpo_cli.engine.resume": 5,
     "grpo_cli.engine.run_dir.resume_point": 5,
     "grpo_cli.engine.run": 5,
@@ -72,6 +73,7 @@ LIGHT_TO_START = {
     "grpo_cli.device",
     "grpo_cli.cpu.blas",
     "grpo_cli.distributed",
+    "grpo_cli.engine.run_dir.run_state",
 }
 LIGHT = {
     "grpo_cli.config",

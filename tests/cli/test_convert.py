@@ -11,7 +11,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from grpo_cli.cli.main import app
-from grpo_cli.engine.setup import train
+from grpo_cli.engine.train import train
 from tests.support.forked import start
 from tests.support.hub_server import HubServer
 from tests.support.nanochat_checkpoints import write_checkpoint

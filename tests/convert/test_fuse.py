@@ -12,7 +12,7 @@ from grpo_cli.convert.errors import ConversionError
 from grpo_cli.convert.fuse import fuse
 from grpo_cli.convert.options import CheckResult, Conversion, Options
 from grpo_cli.convert.run import convert
-from grpo_cli.engine import setup
+from grpo_cli.engine.train import train
 from grpo_cli.errors import ModelError
 from grpo_cli.models.adapters import LoRA, add_adapters, save_adapters
 from grpo_cli.models.load import load_policy
@@ -53,7 +53,7 @@ def adapters(base: object, folder: Path, lora: LoRA) -> Path:
 @pytest.mark.parametrize("kind", ["lora", "dora"])
 def test_a_checkpoint_of_a_run(kind: str, tmp_path: Path) -> None:
     settings = {"lora_rank": 2, "lora_type": kind, "lora_layers": 2, "learning_rate": 1e-2}
-    final = setup.train(small(tmp_path / "outputs", **settings))
+    final = train(small(tmp_path / "outputs", **settings))
     done, checks = fused(final)
     assert done.output == Path("models/run-final-mlx")
     assert [(check.name, check.passed) for check in checks] == [(name, True) for name in CHECKS]
@@ -64,7 +64,7 @@ def test_a_checkpoint_of_a_run(kind: str, tmp_path: Path) -> None:
     assert tokenizer.encode("12 + 30") == load_policy("tiny").tokenizer.encode("12 + 30")
     assert not list(done.output.glob("adapter*"))
     assert {array.dtype for array in load_arrays(done.output).values()} == {mx.float32}
-    assert setup.train(small(tmp_path / "more", model_name=str(done.output))).exists()
+    assert train(small(tmp_path / "more", model_name=str(done.output))).exists()
 
 
 def load_arrays(folder: Path) -> dict[str, mx.array]:

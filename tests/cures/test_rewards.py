@@ -4,7 +4,7 @@ import shutil
 from pathlib import Path
 
 from grpo_cli.config.schema import Config
-from grpo_cli.engine.setup import train
+from grpo_cli.engine.train import train
 from grpo_cli.rewards.table import load_rewards
 from tests.support.cure_scenarios import Steps, cases_of
 

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from grpo_cli.config.schema import Config
-from grpo_cli.engine import setup
 from grpo_cli.engine.resume import resume
+from grpo_cli.engine.train import train
 from grpo_cli.environments.make import Tooling
 from grpo_cli.environments.session import Limits, Session
 from grpo_cli.types import Example
@@ -66,7 +66,7 @@ def test_a_resumed_run_is_the_uninterrupted_one(
 ) -> None:
     """Byte for byte. What an environment answered is in the checkpoint: nothing is asked twice."""
     config = configured(tmp_path, **changes)
-    final = setup.train(config)
+    final = train(config)
     asked = len(made)
     folder = tmp_path / "again" / "run"
     shutil.copytree(config.run_dir, folder)
@@ -82,7 +82,7 @@ def test_a_resumed_run_is_the_uninterrupted_one(
 
 def test_what_an_environment_wrote_is_logged_and_not_counted(made: list[Asking], tmp_path: Path) -> None:
     config = configured(tmp_path)
-    setup.train(config)
+    train(config)
     steps = [line for line in lines(config.run_dir) if "loss" in line]
     assert all(line["completion_length_mean"] <= 12 for line in steps)
     assert sum(line["turns_mean"] for line in steps) > 4.0

@@ -12,6 +12,7 @@ from grpo_cli.engine import setup
 from grpo_cli.engine.resume import as_before, resume
 from grpo_cli.engine.rollout.prompt_order import DataOrder
 from grpo_cli.engine.run_dir.run_state import read_state
+from grpo_cli.engine.train import train
 from grpo_cli.errors import CheckpointError, ConfigError
 from tests.support.finished_runs import notices
 from tests.support.interruptions import crash
@@ -45,9 +46,9 @@ def test_a_longer_run_is_the_same_as_one_that_was_planned_so(tmp_path: Path) -> 
     """With a constant learning rate, whose schedule does not depend on the length."""
     settings = {**SHORT, "lr_scheduler_type": "constant", "warmup_ratio": 0.0}
     planned = small(tmp_path, run_name="planned", **settings)
-    setup.train(planned)
+    train(planned)
     grown = small(tmp_path, run_name="grown", **{**settings, "max_steps": 3})
-    setup.train(grown)
+    train(grown)
     resume(grown.run_dir, ["max_steps=6"])
     assert weights(planned.run_dir) == weights(grown.run_dir)
 
@@ -73,7 +74,7 @@ def test_no_checkpoint_yet_begins_again(tmp_path: Path) -> None:
     said, _ = notices(config.run_dir)
     assert said == [f"{config.run_dir} holds no checkpoint yet: the run starts over"]
     whole = small(tmp_path, run_name="whole", **SHORT)
-    setup.train(whole)
+    train(whole)
     assert log_without_times(config.run_dir) == log_without_times(whole.run_dir)
     assert weights(config.run_dir) == weights(whole.run_dir)
 
@@ -123,7 +124,7 @@ def test_other_training_data_is_refused(tmp_path: Path) -> None:
     rows = ['{"question": "1 + 1?", "answer": "2"}\n', '{"question": "2 + 2?", "answer": "4"}\n']
     (tmp_path / "train.jsonl").write_text("".join(rows))
     config = small(tmp_path / "out", **{**SHORT, "dataset": str(tmp_path / "train.jsonl"), "max_steps": 2})
-    setup.train(config)
+    train(config)
     (tmp_path / "train.jsonl").write_text("".join(reversed(rows)))
     with pytest.raises(CheckpointError, match="The training prompts differ from those"):
         resume(config.run_dir, ["max_steps=3"])
@@ -175,7 +176,7 @@ def test_the_current_folder_by_its_dot(done: Config, monkeypatch: pytest.MonkeyP
 
 def test_the_date_of_the_start_is_kept(tmp_path: Path) -> None:
     config = small(tmp_path, **QUICK)
-    final = setup.train(config)
+    final = train(config)
     state = json.loads((final / "trainer_state.json").read_text())
     assert state["started_at"]
     assert read_state(resume(config.run_dir, ["max_steps=2"]))[0].started_at == state["started_at"]

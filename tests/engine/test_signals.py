@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from grpo_cli.config.render import dump_config
-from grpo_cli.engine import events, setup
+from grpo_cli.engine import events
+from grpo_cli.engine.train import train
 from tests.support.small_runs import SHORT, small
 
 
@@ -26,7 +27,7 @@ def test_an_interruption_is_told_with_the_command_that_goes_on(tmp_path: Path) -
 
     config = small(tmp_path, **SHORT)
     with pytest.raises(KeyboardInterrupt) as ended:
-        setup.train(config, listen)
+        train(config, listen)
     folder = config.run_dir
     assert seen == ["Stopping after step 2 (saving…). Press Ctrl-C again to quit now."]
     assert str(ended.value) == "Stopped after step 2."

@@ -7,13 +7,13 @@ from typing import Any
 import mlx.core as mx
 import pytest
 
-from grpo_cli.engine import setup
 from grpo_cli.engine.grpo.lr_schedule import learning_rate
 from grpo_cli.engine.memory.out_of_memory import RowLimit
 from grpo_cli.engine.run import Run
 from grpo_cli.engine.run_dir.checkpoint import save_checkpoint
 from grpo_cli.engine.run_dir.run_state import read_state, write_state
-from grpo_cli.engine.update.batch import Microbatch, Sequence, pad
+from grpo_cli.engine.train import train
+from grpo_cli.engine.update.batch import Microbatch, TrainingSequence, pad
 from grpo_cli.engine.update.forward import token_logprobs
 from grpo_cli.engine.update.gradient import accumulate, global_norm
 from grpo_cli.engine.update.objective import Objective, microbatch_loss
@@ -116,7 +116,7 @@ def test_a_skipped_update_leaves_the_next_one_to_be_the_first(tmp_path: Path) ->
 
 
 def test_a_run_of_several_updates_clips_only_after_the_first(tmp_path: Path) -> None:
-    setup.train(small(tmp_path, num_iterations=2, max_steps=4, clip_eps=1e-4, learning_rate=1e-3))
+    train(small(tmp_path, num_iterations=2, max_steps=4, clip_eps=1e-4, learning_rate=1e-3))
     cut = [line["clip_ratio"] for line in lines(tmp_path / "run")]
     assert cut[0] == cut[2] == 0.0
     assert cut[1] > 0.1
@@ -188,7 +188,7 @@ def test_the_optimizer_steps_at_the_rate_of_the_schedule(
 ) -> None:
     rates: list[float] = []
     monkeypatch.setattr(run.optimizer, "step", lambda _model, _gradients, _norm, rate: rates.append(rate))
-    batch = pad([Sequence([1, 2], rollout([3], 1.0), 1.0)])
+    batch = pad([TrainingSequence([1, 2], rollout([3], 1.0), 1.0)])
     settings = {"learning_rate": 0.08, "warmup_ratio": 0.5, "max_steps": 4, "lr_scheduler_type": shape}
     one = dataclasses.replace(run, config=run.config.model_copy(update=settings))
     for step, rate in enumerate(expected, start=1):
@@ -203,7 +203,7 @@ def test_the_optimizer_steps_at_the_rate_of_the_schedule(
 def test_the_log_has_the_rate_of_the_schedule(tmp_path: Path) -> None:
     settings = {"max_steps": 3, "lr_scheduler_type": "linear", "warmup_ratio": 0.34, "learning_rate": 0.01}
     config = small(tmp_path, max_new_tokens=4, batch_size=1, num_generations=2, **settings)
-    setup.train(config)
+    train(config)
     rates = [line["lr"] for line in lines(config.run_dir)]
     assert rates == pytest.approx([0.01, 0.01, 0.005])
     assert rates == [learning_rate(step, 3, 0.01, 0.34, "linear") for step in (1, 2, 3)]

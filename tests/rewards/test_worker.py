@@ -4,10 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from grpo_cli.engine import setup
+from grpo_cli.engine.dry_run import dry_run
 from grpo_cli.engine.evaluation.evaluate import evaluate_model
 from grpo_cli.engine.resume import resume
 from grpo_cli.engine.rollout.sampling import Sampling
+from grpo_cli.engine.train import train
 from grpo_cli.errors import RewardError
 from tests.support.interruptions import interrupt_after
 from tests.support.reward_processes import left
@@ -43,7 +44,7 @@ def test_where_a_reward_runs_changes_nothing(mine: str, tmp_path: Path) -> None:
     for name, (reward, workers) in runs.items():
         settings = {**SHORT, "max_steps": 2, "reward_functions": [f"{mine}:{reward}"]}
         configs[name] = small(tmp_path, run_name=name, reward_workers=workers, **settings)
-        setup.train(configs[name])
+        train(configs[name])
         assert left() == []
     here, there, later = (config.run_dir for config in configs.values())
     assert weights(there) == weights(here)
@@ -58,7 +59,7 @@ def test_an_interrupted_run_leaves_no_process(reward: str, mine: str, tmp_path: 
     settings = {**SHORT, "reward_functions": [f"{mine}:{reward}"], "reward_workers": workers}
     config = small(tmp_path, **settings)
     with pytest.raises(KeyboardInterrupt):
-        setup.train(config, interrupt_after(2))
+        train(config, interrupt_after(2))
     assert left() == []
     resume(config.run_dir, ["max_steps=3"])
     assert left() == []
@@ -70,7 +71,7 @@ def test_a_reward_that_takes_too_long_ends_the_run(
 ) -> None:
     settings = {"reward_functions": [f"{mine}:{reward}"], "reward_workers": workers, "reward_timeout": 0.5}
     with pytest.raises(RewardError) as error:
-        setup.train(small(tmp_path, **{**SHORT, **settings}))
+        train(small(tmp_path, **{**SHORT, **settings}))
     assert error.value.message == f"Reward `{reward}` did not answer within reward_timeout = 0.5 s"
     assert left() == []
 
@@ -78,7 +79,7 @@ def test_a_reward_that_takes_too_long_ends_the_run(
 def test_a_dry_run_and_an_evaluation_leave_nothing(mine: str, tmp_path: Path) -> None:
     settings = {"reward_functions": [f"{mine}:plain", f"{mine}:later"], "reward_workers": 1}
     config = small(tmp_path, eval_samples=2, **{**SHORT, **settings})
-    setup.dry_run(config)
+    dry_run(config)
     assert left() == []
     evaluate_model("tiny", config, Sampling(max_new_tokens=4))
     assert left() == []

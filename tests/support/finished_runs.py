@@ -6,8 +6,9 @@ from functools import cache
 from pathlib import Path
 
 from grpo_cli.config.schema import Config
-from grpo_cli.engine import events, setup
+from grpo_cli.engine import events
 from grpo_cli.engine.resume import resume
+from grpo_cli.engine.train import train
 from tests.support.small_runs import SHORT, small
 
 
@@ -26,7 +27,7 @@ def four_steps(folder: Path) -> Config:
 def made_once() -> Config:
     """The run that is copied."""
     config = four_steps(Path(tempfile.mkdtemp()))
-    setup.train(config)
+    train(config)
     return config
 
 

@@ -7,7 +7,8 @@ import signal
 import pytest
 
 from grpo_cli.config.schema import Config
-from grpo_cli.engine import events, setup
+from grpo_cli.engine import events
+from grpo_cli.engine.train import train
 
 
 class Stop(KeyboardInterrupt):
@@ -31,7 +32,7 @@ def crash_after(step: int) -> events.Listener:
 def crash(config: Config, step: int) -> None:
     """Kill a run in the step after this one: what a rescue saves of it is gone."""
     with pytest.raises(Stop):
-        setup.train(config, crash_after(step))
+        train(config, crash_after(step))
     if not config.save_steps or step % config.save_steps:
         shutil.rmtree(config.run_dir / f"checkpoint-{step}")
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from grpo_cli.engine import setup
+from grpo_cli.engine.train import train
 from tests.support.small_runs import small
 
 QUICK = {
@@ -26,5 +26,5 @@ def trained(place: Path, **changes: Any) -> Path:
     config = small(
         place.parent / "out *", **{**QUICK, **names, "eval_steps": 1, "eval_samples": 2, **changes}
     )
-    setup.train(config)
+    train(config)
     return config.run_dir

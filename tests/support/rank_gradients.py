@@ -12,7 +12,7 @@ prepare()
 import mlx.core as mx  # noqa: E402  (after the device)
 
 from grpo_cli.config.loss_types import LOSS_TYPES  # noqa: E402
-from grpo_cli.distributed.world import join  # noqa: E402
+from grpo_cli.distributed.join import join  # noqa: E402
 from grpo_cli.engine.ranks.balance import assign_ranks  # noqa: E402
 from grpo_cli.engine.update.batch import Counting, make_microbatches  # noqa: E402
 from grpo_cli.engine.update.gradient import accumulate  # noqa: E402

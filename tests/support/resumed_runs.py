@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from grpo_cli.engine import setup
 from grpo_cli.engine.resume import resume
 from grpo_cli.engine.run_dir.run_state import read_state
+from grpo_cli.engine.train import train
 from tests.support.interruptions import crash, interrupt_after
 from tests.support.small_runs import SHORT, lines, log_without_times, small, weights
 
@@ -67,7 +67,7 @@ def check_resumed(variant: str, tmp_path: Path) -> None:
     """Interrupt twice: by a crash inside a step, which loses it, and by Ctrl-C, which does not."""
     settings = {**SHORT, **VARIANTS[variant]}
     whole = small(tmp_path, run_name="whole", save_steps=2, **settings)
-    setup.train(whole)
+    train(whole)
     broken = small(tmp_path, run_name="broken", save_steps=2, **settings)
     crash(broken, 3)
     assert read_state(broken.run_dir / "checkpoint-2")[0].step == 2

@@ -16,7 +16,7 @@ from grpo_cli.engine import setup
 from grpo_cli.engine.memory.check import needs_of
 from grpo_cli.engine.memory.estimate import (
     FLOAT32,
-    Batch,
+    BatchSizes,
     Shape,
     estimate,
     rollout_bytes,
@@ -34,7 +34,7 @@ from tests.support.small_runs import small
 from tests.support.steps import scored_groups
 
 SHAPE = Shape(layers=2, hidden=8, intermediate=16, heads=2, kv_width=4, vocabulary=100)
-BATCH = Batch(rollout_rows=6, update_prompts=1, update_rows=3, prompt_length=5, new_tokens=10)
+BATCH = BatchSizes(rollout_rows=6, update_prompts=1, update_rows=3, prompt_length=5, new_tokens=10)
 
 
 def test_a_shape_from_config_json() -> None:
@@ -79,9 +79,9 @@ def test_reading_long_prompts_in_groups_by_hand() -> None:
 
 def test_prompts_at_once_in_groups() -> None:
     config = Config(num_generations=4, batch_size=2, gradient_accumulation_steps=3)
-    assert Batch.of(config, 21, True, True).rollout_prompts == 0
-    assert Batch.of(config, 21, True, True, in_groups=True).rollout_prompts == 6
-    assert Batch.of(config, 21, True, True, rows=5, in_groups=True).rollout_prompts == 2  # 4 rows and 1
+    assert BatchSizes.of(config, 21, True, True).rollout_prompts == 0
+    assert BatchSizes.of(config, 21, True, True, in_groups=True).rollout_prompts == 6
+    assert BatchSizes.of(config, 21, True, True, rows=5, in_groups=True).rollout_prompts == 2  # 4 rows and 1
 
 
 @pytest.mark.skipif(device.prepare().kind != "cpu", reason="groups are a CPU's")
@@ -110,7 +110,7 @@ def test_the_estimate_of_grouped_rollouts_is_near_what_is_measured(rows: int, pr
     mx.reset_peak_memory()
     Decoding(policy, sampling, dice, prompts, rows, lambda: None, text).run()
     measured = mx.get_peak_memory() - before
-    batch = Batch(
+    batch = BatchSizes(
         rollout_rows=rows,
         update_prompts=1,
         update_rows=rows,
@@ -146,9 +146,9 @@ def test_what_is_updated_at_once_by_hand() -> None:
     assert updated_at_once(least, 21, shared_prefix=True) == (1, 1)
     most = config.model_copy(update={"microbatch_tokens": 100_000})
     assert updated_at_once(most, 21, shared_prefix=True) == (10, 40)
-    assert Batch.of(budget, 21, True, True).microbatches == 2
-    assert Batch.of(most, 21, True, True).microbatches == 1
-    assert Batch.of(budget, 21, True, True, rows=3).update_rows == 3
+    assert BatchSizes.of(budget, 21, True, True).microbatches == 2
+    assert BatchSizes.of(most, 21, True, True).microbatches == 1
+    assert BatchSizes.of(budget, 21, True, True, rows=3).update_rows == 3
 
 
 def test_a_smaller_budget_is_the_first_cure() -> None:

@@ -11,7 +11,7 @@ from grpo_cli.engine.metrics import rollout_metrics
 from grpo_cli.engine.rollout import continuous_batch as decode
 from grpo_cli.engine.rollout.generate import generate
 from grpo_cli.engine.rollout.sampling import Sampling, narrow
-from grpo_cli.engine.update.batch import Sequence, pad
+from grpo_cli.engine.update.batch import TrainingSequence, pad
 from grpo_cli.engine.update.forward import token_logprobs
 from grpo_cli.errors import ModelError
 from grpo_cli.models.load import Policy
@@ -35,7 +35,7 @@ def test_sampled_logprobs_equal_the_training_forward(policy: Policy, temperature
     groups = generate(policy, PROMPTS, 4, Sampling(max_new_tokens=24, temperature=temperature))
     rollouts = [(prompt, rollout) for prompt, group in zip(PROMPTS, groups, strict=True) for rollout in group]
     assert len({len(rollout.token_ids) for _, rollout in rollouts}) > 1  # some left the batch early
-    batch = pad([Sequence(prompt, rollout, 1.0) for prompt, rollout in rollouts])
+    batch = pad([TrainingSequence(prompt, rollout, 1.0) for prompt, rollout in rollouts])
     trained = token_logprobs(policy.model, batch, temperature)
     difference = mx.where(batch.loss_mask, trained - batch.old_logprobs, 0.0)
     assert mx.abs(difference).max().item() < 1e-4

@@ -12,11 +12,11 @@ import pytest
 
 from grpo_cli.config.schema import Config
 from grpo_cli.engine import resume as resuming
-from grpo_cli.engine import setup
 from grpo_cli.engine.resume import resume
 from grpo_cli.engine.rollout import sampling
 from grpo_cli.engine.rollout.sampling import LIKELIEST, KeyChain, Sampling, draw, keep_top_p, narrow, nucleus
 from grpo_cli.engine.run_dir.run_state import random_state, read_state
+from grpo_cli.engine.train import train
 from tests.support import letter_reward
 from tests.support.interruptions import Stop, crash_after
 from tests.support.prepared_runs import prepared
@@ -160,8 +160,8 @@ def test_the_chain_gives_what_mlxs_own_state_would(seed: int) -> None:
 
 def test_a_reward_that_seeds_changes_no_completion(tmp_path: Path) -> None:
     plain, seeding = small(tmp_path, run_name="plain", **SETTINGS), small(tmp_path, **SEEDING)
-    setup.train(plain)
-    setup.train(seeding)
+    train(plain)
+    train(seeding)
     found = completions(seeding.run_dir)
     assert found == completions(plain.run_dir)
     assert all(step != earlier for earlier, step in pairwise(found))
@@ -169,10 +169,10 @@ def test_a_reward_that_seeds_changes_no_completion(tmp_path: Path) -> None:
 
 def test_resumed_it_goes_on_with_its_own_numbers(tmp_path: Path) -> None:
     whole = small(tmp_path, run_name="whole", **SEEDING)
-    setup.train(whole)
+    train(whole)
     broken = small(tmp_path, run_name="broken", save_steps=2, **SEEDING)
     with pytest.raises(Stop):
-        setup.train(broken, crash_after(2))
+        train(broken, crash_after(2))
     state = read_state(broken.run_dir / "checkpoint-2")[0]
     assert state.sampling_state != state.random_state
     resume(broken.run_dir)
@@ -190,10 +190,10 @@ def test_a_checkpoint_of_old_goes_on_as_it_would_have(
         return state, groups
 
     whole = small(tmp_path, run_name="whole", **SETTINGS)
-    setup.train(whole)
+    train(whole)
     broken = small(tmp_path, run_name="broken", save_steps=2, **SETTINGS)
     with pytest.raises(Stop):
-        setup.train(broken, crash_after(2))
+        train(broken, crash_after(2))
     monkeypatch.setattr(resuming, "read_state", read_old)
     resume(broken.run_dir)
     assert completions(broken.run_dir) == completions(whole.run_dir)

@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 
 from grpo_cli.config.schema import Config
-from grpo_cli.engine import events, setup
+from grpo_cli.engine import events
 from grpo_cli.engine.resume import resume
 from grpo_cli.engine.run_dir.manifest import checkpoints
 from grpo_cli.engine.run_dir.run_state import read_state
+from grpo_cli.engine.train import train
 from grpo_cli.errors import CheckpointError, GrpoError
 from grpo_cli.models.find import TINY
 from tests.support.one_step_runs import QUICK
@@ -47,7 +48,7 @@ def test_a_folder_that_is_moved_away_is_made_again_and_the_work_is_saved(
     Path("mine.py").write_text(LEAVES)
     told: list[events.Event] = []
     config = small(Path("outputs"), reward_functions=["mine.py:leaves"], max_steps=4, save_steps=2)
-    setup.train(config, told.append)
+    train(config, told.append)
     said = [event.text for event in told if isinstance(event, events.Notice)]
     assert any(text.startswith("the run's folder outputs/run was moved or deleted") for text in said)
     assert [path.name for path in checkpoints(Path("outputs/moved"))] == ["checkpoint-2"]
@@ -67,7 +68,7 @@ def test_a_reward_that_changes_the_folder_changes_nothing_else(
     settings |= {"reward_functions": ["mine.py:moves"], "lora_rank": 2}
     config = small(Path("out"), **{**SHORT, **settings})
     seen: list[events.Event] = []
-    assert setup.train(config, seen.append) == tmp_path / "out/run/final"
+    assert train(config, seen.append) == tmp_path / "out/run/final"
     assert Path.cwd() == tmp_path / "elsewhere"
     assert list(Path.cwd().iterdir()) == []
     names = ["checkpoint-1", "checkpoint-2", "checkpoint-3", "completions.jsonl", "config.toml", "final"]
@@ -146,7 +147,7 @@ def test_a_checkpoint_that_is_a_link_is_read_and_replaced(tmp_path: Path, receiv
 def received(tmp_path: Path) -> Config:
     """A run of one step."""
     config = small(tmp_path, **QUICK)
-    setup.train(config)
+    train(config)
     return config
 
 
@@ -161,7 +162,7 @@ def test_a_reward_that_leaves_the_folder_loses_nothing(
     )
     config = small(Path("out"), **{**QUICK, "reward_functions": ["r.py:leave"], "save_steps": 1})
     seen: list[events.Event] = []
-    setup.train(config, seen.append)
+    train(config, seen.append)
     names = sorted(path.name for path in (tmp_path / "out/run").iterdir())
     assert names == ["checkpoint-1", "completions.jsonl", "config.toml", "final", "training_log.jsonl"]
     assert list((tmp_path / "far").iterdir()) == []

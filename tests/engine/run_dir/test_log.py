@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 
 from grpo_cli.config.schema import Config
-from grpo_cli.engine import setup
 from grpo_cli.engine.resume import resume
 from grpo_cli.engine.run_dir import log as runlog
 from grpo_cli.engine.run_dir.run_state import RunState, read_state, write_state
+from grpo_cli.engine.train import train
 from grpo_cli.errors import CheckpointError
 from grpo_cli.types import Example, Rollout, RolloutGroup, StopReason
 from tests.support.finished_runs import notices
@@ -62,9 +62,9 @@ def test_a_log_that_cannot_be_opened_leaves_nothing_that_blocks_the_next_try(tmp
     config.run_dir.mkdir()
     (config.run_dir / "completions.jsonl").symlink_to(tmp_path / "elsewhere")
     with pytest.raises(CheckpointError, match="Unusable file in the run's folder"):
-        setup.train(config)
+        train(config)
     assert not (tmp_path / "elsewhere").exists()
-    assert setup.train(config).is_dir()
+    assert train(config).is_dir()
 
 
 def test_a_log_that_was_switched_off_for_a_while_keeps_its_lines(done: Config) -> None:

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 
 from grpo_cli.config.schema import Config
-from grpo_cli.engine import setup
 from grpo_cli.engine.resume import resume
 from grpo_cli.engine.run_dir import manifest as intact
 from grpo_cli.engine.run_dir.manifest import MANIFEST
 from grpo_cli.engine.run_dir.run_state import read_state
+from grpo_cli.engine.train import train
 from grpo_cli.errors import CheckpointError
 from tests.support.finished_runs import notices
 from tests.support.one_step_runs import QUICK
@@ -103,7 +103,7 @@ def test_a_manifest_of_another_version(done: Config) -> None:
 
 def test_where_every_checkpoint_is_damaged_nothing_begins_again_unasked(tmp_path: Path) -> None:
     config = small(tmp_path, **QUICK)
-    setup.train(config)
+    train(config)
     whole = (config.run_dir / "final/model.safetensors").read_bytes()
     (config.run_dir / "final/model.safetensors").write_bytes(whole[:-1])
     log = (config.run_dir / "training_log.jsonl").read_bytes()

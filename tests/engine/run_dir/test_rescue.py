@@ -9,8 +9,9 @@ from typing import Any
 import mlx.core as mx
 import pytest
 
-from grpo_cli.engine import events, setup
+from grpo_cli.engine import events
 from grpo_cli.engine.run_dir.manifest import checkpoints
+from grpo_cli.engine.train import train
 from grpo_cli.engine.update import optimizer
 from grpo_cli.errors import CheckpointError
 from tests.support.finished_runs import notices
@@ -55,11 +56,11 @@ def test_a_disk_that_turns_read_only_in_the_middle_says_so(
 
     config = small(tmp_path, **{**SHORT, "save_steps": 1})
     whole = small(tmp_path, run_name="whole", **SHORT)
-    setup.train(whole)
+    train(whole)
     with pytest.raises(
         CheckpointError, match=r"^Failed to save checkpoint: .*Read-only file system.*3 times"
     ):
-        setup.train(config, listen)
+        train(config, listen)
     assert any(f"the log cannot be written: Read-only file system: {config.run_dir}" in text for text in said)
     monkeypatch.undo()  # the disk is mended
     assert checkpoints(config.run_dir) == []  # the step before it was not due to be saved
@@ -86,5 +87,5 @@ def test_an_update_that_failed_half_way_is_not_saved(tmp_path: Path, monkeypatch
 
     monkeypatch.setattr(optimizer, "mx", Failing())
     with pytest.raises(RuntimeError, match="out of memory"):
-        setup.train(config)
+        train(config)
     assert not list(config.run_dir.glob("checkpoint-*"))

@@ -7,9 +7,9 @@ from pathlib import Path
 import pyarrow
 import pyarrow.parquet
 
-from grpo_cli.engine import setup
 from grpo_cli.engine.resume import resume
 from grpo_cli.engine.run_dir.run_state import read_state
+from grpo_cli.engine.train import train
 from tests.support.small_runs import SHORT, log_without_times, small
 
 TYPED = """
@@ -52,7 +52,7 @@ def test_rewards_get_the_same_values_after_a_resume_in_the_middle_of_rollouts(tm
         "reward_functions": [f"{tmp_path}/mine.py:typed"],
     }
     config = small(tmp_path, **{**SHORT, **settings})
-    final = setup.train(config)
+    final = train(config)
     weights, log = (final / "model.safetensors").read_bytes(), log_without_times(config.run_dir)
     assert read_state(config.run_dir / "checkpoint-1")[1]  # rollouts that the next step learns from
     resume(config.run_dir / "checkpoint-1")

@@ -243,8 +243,8 @@ def test_a_checkpointed_step_computes_layers_twice_and_moves_the_same(
     moved = []
     for grad_checkpoint in (False, True):
         run, batches = prepared(tmp_path, grad_checkpoint=grad_checkpoint)
-        assert run.plan.share_prefix
-        assert run.plan.recompute is grad_checkpoint
+        assert run.forward_plan.share_prefix
+        assert run.forward_plan.recompute is grad_checkpoint
         layer_calls.clear()
         moved.append(movement(run, batches))
     # forward and backward, each for the prompts and for the completions
@@ -261,7 +261,7 @@ def test_a_model_whose_layers_cannot_be_stood_for_is_checkpointed_without_a_shar
     monkeypatch.setattr(setup, "can_checkpoint", lambda _: False)
     told: list[events.Event] = []
     run = setup.prepare(plain.config.model_copy(update={"grad_checkpoint": True}), told.append)
-    assert (run.plan.share_prefix, run.plan.recompute) == (False, False)
+    assert (run.forward_plan.share_prefix, run.forward_plan.recompute) == (False, False)
     assert told == [events.Notice(setup.NO_LAYERS)]
     layer_calls.clear()
     assert distance(expected, movement(run, batches)) < 1e-5

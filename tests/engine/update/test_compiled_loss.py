@@ -171,7 +171,7 @@ def test_changed_weights_are_seen() -> None:
 
 
 def test_functions_are_dropped_that_were_long_unused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(compiling, "KEPT", 1)
+    monkeypatch.setattr(compiling, "CACHE_SIZE", 1)
     model = model_of("llama")
     compiled = CompiledLoss(model, MOST, never)
     for _ in range(2):

@@ -14,6 +14,7 @@ from grpo_cli.engine.evaluation.evaluate import evaluate_model
 from grpo_cli.engine.memory.out_of_memory import RowLimit
 from grpo_cli.engine.rollout.generate import generate
 from grpo_cli.engine.rollout.sampling import Sampling
+from grpo_cli.engine.train import train
 from grpo_cli.engine.update import forward_probe as probe
 from grpo_cli.engine.update.forward_probe import reference, sampling_plan, training_plan
 from grpo_cli.errors import ModelError
@@ -83,7 +84,7 @@ def test_they_are_refused_before_anything_loads(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(setup, "load_rewards", lambda *_: pytest.fail("rewards were loaded"))
     settings = small(tmp_path, model_name=str(tmp_path))
     for begin in (
-        setup.train,
+        train,
         lambda config: evaluate_model(str(tmp_path), config, Sampling(max_new_tokens=4)),
     ):
         with pytest.raises(ModelError, match="has layers that keep a state"):
