@@ -58,6 +58,12 @@ class RewardError(GrpoError):
     trouble = "rewards"
 
 
+class EnvironmentFailure(GrpoError):
+    """An environment that cannot be loaded, raises, or returns something that it must not."""
+
+    trouble = "rewards"
+
+
 class TrainingError(GrpoError):
     """A training run that must stop."""
 
