@@ -46,7 +46,7 @@ def chosen_path(text: str | Path) -> Path:
     if unknown and not os.path.lexists(written):
         raise ConfigError(
             f"Path not understood: {written}: {unknown.group()} has no value",
-            f"write the path out; `./{written}` is a name that begins with ~"
+            f"write the path out; for a name that begins with ~ write `./{written}`"
             if unknown.group().startswith("~")
             else f"write the path out, or `export {''.join(filter(None, unknown.groups()))}=…` first",
             trouble="paths",

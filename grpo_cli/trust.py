@@ -26,7 +26,7 @@ from grpo_cli.errors import CheckpointError, ModelError
 
 # Keys with which a file of transformers or mlx-lm can name a module to import.
 CODE_KEYS = frozenset({"auto_map", "model_file", "custom_pipelines", "custom_generate", "trust_remote_code"})
-NOT_RUN = "such code is not run: look for a version of the model that mlx-lm and transformers know"
+NOT_RUN = "such code is not run: look for a version of the model that mlx-lm and transformers support"
 
 
 def without_code(content: Any) -> Any:
@@ -67,7 +67,7 @@ def check_listed(name: object, listed: Collection[str], key: str, folder: Path) 
     if name is not None and (not isinstance(name, str) or name not in listed):
         raise ModelError(
             f"`{key}` of the model in {folder} is {repr(name)[:80]}, "
-            "which is not on the list of what may be loaded",
+            "which is not on the list of allowed names",
             NOT_RUN,
             trouble="own-code",
         )
@@ -98,8 +98,10 @@ def refuse_unnamed_rewards(files: Iterable[Path], run: Path, command: str) -> No
     unknown = [str(file) for file in files if _line(file) not in _lines()]
     if unknown:
         raise CheckpointError(
-            f"The configuration in {run} names code that nobody named on this computer: {', '.join(unknown)}",
-            f"a run's folder may come from anybody: read the file, then name it to run it: `{command}`",
+            f"The configuration in {run} names code that you have not named on this computer: "
+            f"{', '.join(unknown)}",
+            "a run's folder may come from someone else: read the file, then name it to allow it: "
+            f"`{command}`",
             trouble="own-code",
         )
 

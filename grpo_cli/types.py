@@ -45,6 +45,17 @@ class StopReason(StrEnum):
     LENGTH = "length"  # max_new_tokens were used up: the completion is truncated
 
 
+@dataclass(frozen=True, kw_only=True)
+class EnvironmentUse:
+    """What an environment did in one rollout."""
+
+    turns: int = 1  # of the model
+    calls: int = 0  # of tools
+    failures: int = 0  # calls that gave an error
+    seconds: float = 0.0  # spent in the environment
+    reward: float | None = None  # the environment's own
+
+
 @dataclass(kw_only=True)
 class Rollout:
     """One completion as the policy sampled it, with its rewards and advantage."""
@@ -56,6 +67,9 @@ class Rollout:
     loss_mask: list[int] = field(default_factory=list)
     stop_reason: StopReason
     text: str  # completion_prefix + the completion, without the end token
+    own_text: str = ""  # the same without what an environment wrote; empty: nothing was written
+    messages: list[Message] = field(default_factory=list)  # the turns and their answers; empty: one turn
+    use: EnvironmentUse | None = None  # None: no environment
     # By name of the reward function, before its weight; None: it does not apply to this completion.
     rewards: dict[str, float | None] = field(default_factory=dict)
     reward: float = 0.0  # weighted sum of the rewards that apply
@@ -85,7 +99,9 @@ class Rollout:
     @staticmethod
     def read(saved: dict[str, Any]) -> "Rollout":
         """A rollout from plain data, the inverse of `asdict`."""
-        return Rollout(**{**saved, "stop_reason": StopReason(saved["stop_reason"])})
+        use = saved.get("use")
+        stop_reason = StopReason(saved["stop_reason"])
+        return Rollout(**{**saved, "stop_reason": stop_reason, "use": EnvironmentUse(**use) if use else None})
 
     @property
     def score(self) -> float | None:

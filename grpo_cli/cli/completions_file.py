@@ -24,8 +24,8 @@ def completions_file(named: Path, force: bool, config: "Config") -> OutputFile:
     path, dataset = chosen_path(named).resolve(), chosen_path(config.dataset).resolve()
     if path == dataset or dataset in path.parents:  # a new file there would become part of the dataset
         raise ConfigError(
-            f"Output file is the dataset's: {named}",
-            f"name another file, outside of {config.dataset}",
+            f"Output file is part of the dataset: {named}",
+            f"choose a file outside {config.dataset}",
             trouble="config-exists",
         )
     return OutputFile(named, force=force, is_earlier=is_completions_file)

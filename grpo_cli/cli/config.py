@@ -37,13 +37,15 @@ config_app = typer.Typer(
     ),
 )
 def validate(
-    files: Annotated[list[str], typer.Argument(metavar="FILE|NAME", help="Paths or shipped names.")],
+    files: Annotated[
+        list[str], typer.Argument(metavar="FILE|NAME", help="Files, or names of shipped configurations.")
+    ],
     set_: SetOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
     """Check configuration files.
 
-    Reports every problem of each file; the exit code is 2 if there is one.
+    Reports every problem in each file; the exit code is 2 if there is any.
     """
     with doing(f"reading {', '.join(files)} …", shown=not as_json):
         from grpo_cli.config.load import inspect_config
@@ -102,13 +104,13 @@ def _as_document(inspections: "list[Inspection]") -> dict[str, Any]:
 def show(
     file: Annotated[
         str | None,
-        typer.Argument(metavar="FILE|NAME", help="Default: $MLX_GRPO_CONFIG, else the defaults."),
+        typer.Argument(metavar="FILE|NAME", help="Default: $MLX_GRPO_CONFIG, or else the default values."),
     ] = None,
     set_: SetOption = None,
 ) -> None:
     """Print the resolved configuration.
 
-    It is TOML; comments say where each value came from.
+    The output is TOML; comments show where each value came from.
     """
     with doing("reading the configuration …"):
         from grpo_cli.config.render import show_config
@@ -125,17 +127,17 @@ def show(
 )
 def init(
     file: Annotated[
-        Path | None, typer.Argument(metavar="FILE", help="File to write; without it, stdout.")
+        Path | None, typer.Argument(metavar="FILE", help="File to write (default: stdout).")
     ] = None,
     from_: Annotated[
         str | None,
-        typer.Option("--from", metavar="FILE|NAME", help="Take the values from this configuration."),
+        typer.Option("--from", metavar="FILE|NAME", help="Copy the values from this configuration."),
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Overwrite the file.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite an existing file.")] = False,
 ) -> None:
     """Write a starting file.
 
-    It has every key with its description, its value and its default.
+    It lists every key with its description, value and default.
     """
     with doing("reading the schema …"):
         from grpo_cli.config.render import starting_file

@@ -22,7 +22,7 @@ STAGES = {
     "writing": "writing the weights",
     "fusing": "adding the adapters to their base",
     "converting": "converting with mlx-lm",
-    "quantising": "quantising",
+    "quantizing": "quantizing",
     "comparing": "comparing with the original",
     "checking": "checking every number",
     "generating": "generating a few tokens",
@@ -82,7 +82,7 @@ def conversion_display() -> Iterator[ConversionDisplay]:
         with _bars(console) as bars:
             yield ConversionDisplay(console, bars)
     except KeyboardInterrupt:
-        say(console, Text("interrupted: nothing was kept but what was downloaded", style="yellow"))
+        say(console, Text("Interrupted: only downloaded files were kept", style="yellow"))
         raise
 
 
@@ -115,7 +115,7 @@ def print_result(done: Conversion, checks: list[CheckResult], to: str) -> None:
     if done.is_nanochat and to == "mlx" and done.output_bytes > LARGE and done.bits_per_weight > 30:
         say(
             console,
-            Text("\n`--dtype bfloat16` needs half of that, and is the format that nanochat computes in."),
+            Text("\n`--dtype bfloat16` halves the size; nanochat itself computes in bfloat16."),
         )
 
 
@@ -150,7 +150,7 @@ def next_steps(done: Conversion, to: str) -> list[str]:
         return [
             f"mkdir -p {there} && cp {folder}/model_*.pt {folder}/meta_*.json {there}",
             f"mkdir -p {tokenizer} && cp -n {folder}/tokenizer.pkl {tokenizer} && "
-            f"cmp {folder}/tokenizer.pkl {tokenizer}/tokenizer.pkl  # another run's would garble",
+            f"cmp {folder}/tokenizer.pkl {tokenizer}/tokenizer.pkl  # another run's tokenizer garbles text",
             f"python -m scripts.chat_cli -i rl -g d{done.layers}",
         ]
     config = "nanochat_grpo" if done.is_nanochat else "prod"

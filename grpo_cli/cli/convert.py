@@ -61,67 +61,75 @@ def convert(
     ],
     output: Annotated[
         Path | None,
-        typer.Option("--output", metavar="DIR", help="Where to; by default models/<name>-mlx."),
+        typer.Option("--output", metavar="DIR", help="Folder to write (default: models/<name>-mlx)."),
     ] = None,
-    quantize: Annotated[bool, typer.Option("--quantize", help="Quantise the weights.")] = False,
+    quantize: Annotated[bool, typer.Option("--quantize", help="Quantize the weights.")] = False,
     bits: Annotated[
-        Bits | None, typer.Option("--bits", metavar="2|3|4|6|8", help="Bits of a quantised weight (4).")
+        Bits | None,
+        typer.Option("--bits", metavar="2|3|4|6|8", help="Bits per quantized weight (default: 4)."),
     ] = None,
     group_size: Annotated[
         GroupSize | None,
-        typer.Option("--group-size", metavar="32|64|128", help="Quantised weights that share a scale (64)."),
+        typer.Option(
+            "--group-size", metavar="32|64|128", help="Weights per quantization group (default: 64)."
+        ),
     ] = None,
     dtype: Annotated[
         DTypeOption | None,
         typer.Option(
             "--dtype",
             metavar="bfloat16|float16|float32",
-            help="Number format of the weights; by default nothing is rounded.",
+            help="Data type of the weights (default: unchanged).",
         ),
     ] = None,
     step: Annotated[
         int | None,
-        typer.Option("--step", min=0, metavar="N", help="Which step of a nanochat folder (newest)."),
+        typer.Option("--step", min=0, metavar="N", help="Step of a nanochat folder (default: newest)."),
     ] = None,
     rename: Annotated[
         list[str] | None,
-        typer.Option("--rename", metavar="OLD=NEW", help="Another name for a tensor; * stands for any text."),
+        typer.Option("--rename", metavar="OLD=NEW", help="Rename a tensor; * matches any text."),
     ] = None,
     to: Annotated[
         Target,
-        typer.Option("--to", metavar="mlx|nanochat", help="nanochat: write its own files from a model."),
+        typer.Option(
+            "--to", metavar="mlx|nanochat", help="Target format; nanochat writes nanochat's own files."
+        ),
     ] = Target.mlx,
     fuse: Annotated[
         bool,
-        typer.Option("--fuse", help="Make one model of a folder's adapters (LoRA, DoRA) and their base."),
+        typer.Option("--fuse", help="Merge a folder's adapters (LoRA, DoRA) into their base model."),
     ] = False,
-    force: Annotated[bool, typer.Option("--force", help="Replace a model that is there.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace an existing model.")] = False,
     trust_remote_code: Annotated[
         bool,
         typer.Option(
             "--trust-remote-code",
-            help="Let the folder's tokenizer run its own code; what is written has none.",
+            help="Run the code that comes with the tokenizer; the converted tokenizer needs none.",
         ),
     ] = False,
     verify: Annotated[
         bool,
-        typer.Option("--verify/--no-verify", help="Check what was written, and generate a few tokens."),
+        typer.Option("--verify/--no-verify", help="Check the result and generate a few tokens."),
     ] = True,
 ) -> None:
     """Convert a model for MLX, or back.
 
-    Exactly, verified and without torch; --to nanochat writes nanochat's own files.
+    Exact and verified, without torch; --to nanochat writes nanochat's own files.
     """
     if (bits or group_size) and not quantize:
-        raise typer.BadParameter("--bits and --group-size belong to --quantize: give that too")
+        raise typer.BadParameter("--bits and --group-size need --quantize")
     if to is Target.nanochat and (quantize or dtype or step is not None or rename):
-        raise typer.BadParameter("--to nanochat writes nanochat's own number formats and names")
+        raise typer.BadParameter(
+            "--to nanochat keeps nanochat's own data types and names: leave out --quantize, --dtype, --step "
+            "and --rename"
+        )
     if trust_remote_code and to is Target.nanochat:
-        raise typer.BadParameter("--trust-remote-code is for a folder in transformers' format")
+        raise typer.BadParameter("--trust-remote-code works only for a folder in transformers' format")
     if fuse and (to is Target.nanochat or step is not None or rename):
         raise typer.BadParameter(
-            "--fuse takes a folder of adapters, where --step and --rename mean nothing; "
-            "--to nanochat fuses adapters by itself"
+            "--fuse takes a folder of adapters, to which --step and --rename do not apply; "
+            "--to nanochat fuses adapters without --fuse"
         )
     with doing(f"looking for {source} …"):
         from grpo_cli.cli.conversion import conversion_display, print_result
@@ -160,7 +168,7 @@ def check_intact(source: str) -> None:
     if problem is not None:
         raise ConversionError(
             f"{source} is damaged: {problem}",
-            f"convert another checkpoint of the run: `ls {quoted(folder.parent)}`",
+            f"convert another checkpoint from the run: `ls {quoted(folder.parent)}`",
             trouble="checkpoint-files",
         )
 

@@ -1,6 +1,6 @@
 """Terminal output of the doctor: findings, the list of checks, and a chapter.
 
-Nothing is broken, 1 in the way
+Nothing is broken, 1 warning
 
 memory
   ✓ memory        16.0 GB, 9.1 available
@@ -25,6 +25,7 @@ from grpo_cli.doctor.chapters import Chapter
 from grpo_cli.doctor.findings import Finding
 from grpo_cli.doctor.table import Check
 from grpo_cli.foreign_text import visible
+from grpo_cli.words import plural
 
 MARKS = {"ok": ("✓", "green"), "warning": ("!", "yellow"), "error": ("✗", "red"), "skipped": ("–", "dim")}
 NAME_WIDTH = 22
@@ -92,16 +93,15 @@ def command_line(command: str, width: int | None) -> str:
 
 
 def verdict(findings: Sequence[Finding]) -> Text:
-    """The result in one line: `3 problems, 1 in the way`, or `Everything is well`."""
+    """The result in one line: `3 problems, 1 warning`, or `No problems found`."""
     counts = {kind: sum(finding.severity == kind for finding in findings) for kind in MARKS}
     errors, warnings = counts["error"], counts["warning"]
     if errors:
-        parts = [f"{errors} problem{'s' if errors > 1 else ''}"]
-        parts += [f"{warnings} in the way"] if warnings else []
+        parts = [plural(errors, "problem"), *([plural(warnings, "warning")] if warnings else [])]
         return Text(", ".join(parts), style="bold red")
     if warnings:
-        return Text(f"Nothing is broken, {warnings} in the way", style="bold yellow")
-    return Text("Everything is well" if counts["ok"] else "Nothing to look at", style="bold green")
+        return Text(f"Nothing is broken, {plural(warnings, 'warning')}", style="bold yellow")
+    return Text("No problems found" if counts["ok"] else "Nothing to check", style="bold green")
 
 
 @contextmanager

@@ -20,41 +20,41 @@ if TYPE_CHECKING:
 
 def doctor(
     config: Annotated[
-        str | None, typer.Option("--config", metavar="FILE|NAME", help="Examine this configuration too.")
+        str | None, typer.Option("--config", metavar="FILE|NAME", help="Also check this configuration.")
     ] = None,
     model: Annotated[
-        str | None, typer.Option("--model", metavar="DIR", help="Examine this model and its tokenizer.")
+        str | None, typer.Option("--model", metavar="DIR", help="Check this model and its tokenizer.")
     ] = None,
     checkpoint: Annotated[
-        Path | None, typer.Option("--checkpoint", metavar="DIR", help="Examine this checkpoint.")
+        Path | None, typer.Option("--checkpoint", metavar="DIR", help="Check this checkpoint.")
     ] = None,
     run: Annotated[
-        Path | None, typer.Option("--run", metavar="DIR", help="Examine this run: its log and checkpoints.")
+        Path | None, typer.Option("--run", metavar="DIR", help="Check this run: its log and checkpoints.")
     ] = None,
     hosts: Annotated[
         Path | None,
-        typer.Option("--hosts", metavar="FILE", help="Examine these machines and the ring that they make."),
+        typer.Option("--hosts", metavar="FILE", help="Check these machines and the ring between them."),
     ] = None,
     python: Annotated[
         str | None,
         typer.Option(
-            "--python", metavar="PATH", help="The Python of the hosts; as default, this one's path."
+            "--python", metavar="PATH", help="Path of Python on the hosts (default: this one's path)."
         ),
     ] = None,
     starting_port: Annotated[
         int,
-        typer.Option("--starting-port", metavar="N", help="The first port of the ring.", min=1024, max=64000),
+        typer.Option("--starting-port", metavar="N", help="First port of the ring.", min=1024, max=64000),
     ] = 32323,
     only: Annotated[
         list[str] | None,
-        typer.Option("--only", metavar="NAME", help="Only this check or subject; may be repeated."),
+        typer.Option("--only", metavar="NAME", help="Run only this check or subject; may be repeated."),
     ] = None,
     list_: Annotated[bool, typer.Option("--list", help="List the checks.")] = False,
     explain: Annotated[
-        str | None, typer.Option("--explain", metavar="NAME", help="Explain a trouble and its cures.")
+        str | None, typer.Option("--explain", metavar="NAME", help="Explain a problem and how to fix it.")
     ] = None,
     problems: Annotated[
-        bool, typer.Option("--problems", help="Show only what is not well (! and ✗).")
+        bool, typer.Option("--problems", help="Show only warnings (!) and problems (✗).")
     ] = False,
     report: Annotated[
         Path | None,
@@ -62,10 +62,10 @@ def doctor(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
-    """Find known problems and their cures.
+    """Find known problems and how to fix them.
 
-    On this machine and in what is named. The exit code is 1 for what is broken (✗), 0 for what is only in the
-    way (!).
+    Checks this machine and whatever the options name. The exit code is 1 if something is broken (✗), 0 if
+    there are only warnings (!).
     """
     with doing("looking …", shown=not as_json):
         from grpo_cli.cli.diagnosis import show_findings
@@ -105,7 +105,7 @@ def examined_context(
         if folder is not None and not folder.is_dir():
             raise CheckpointError(
                 f"{folder} is a file" if folder.is_file() else f"{what} not found: {folder}",
-                "name the folder of a run, or with --checkpoint of one of its checkpoints",
+                "give the folder of a run, or one of its checkpoints with --checkpoint",
                 trouble="checkpoint-not-found",
             )
     # A run or checkpoint has its own configuration; only an explicit --config has priority over it.
@@ -120,9 +120,9 @@ def examined_context(
     if model and context.model_folder is None:
         raise ModelError(
             f"Model not found: {model} is not on this machine",
-            f"the doctor downloads nothing; `hf download {model}` does"
+            f"the doctor downloads nothing; run `hf download {model}` first"
             if is_repository(model)
-            else "name a folder that is here, or a repository (owner/name) that was downloaded before",
+            else "give a local folder, or a repository (owner/name) that is already downloaded",
             trouble="model-not-found",
         )
     return context
@@ -177,7 +177,7 @@ def show_chapter(name: str, as_json: bool) -> None:
         start = f"did you mean {' or '.join(f'`{one}`' for one in near)}? " if near else ""
         raise ConfigError(
             f"No chapter: {name}",
-            f"{start}`grpo doctor --list` shows the checks, and each has a chapter",
+            f"{start}`grpo doctor --list` shows the checks; each has a chapter",
             trouble="doctor",
         )
     if as_json:
@@ -194,7 +194,7 @@ def report_file(named: Path) -> OutputFile:
         named,
         force=False,
         cannot="Cannot write the report:",
-        replace="it is no bug report: name another file",
+        replace="it is not a bug report: choose another file",
         is_earlier=is_report,
     )
 

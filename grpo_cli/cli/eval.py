@@ -35,13 +35,14 @@ def evaluate(
     ] = None,
     config: ConfigOption = None,
     dataset: Annotated[
-        str | None, typer.Option("--dataset", metavar="FILE|DIR|REPO", help="Another dataset.")
+        str | None,
+        typer.Option("--dataset", metavar="FILE|DIR|REPO", help="Dataset (default: the configuration's)."),
     ] = None,
     split: Annotated[
-        str | None, typer.Option("--split", metavar="NAME", help="Another split than eval_split (test).")
+        str | None, typer.Option("--split", metavar="NAME", help="Split (default: eval_split).")
     ] = None,
     samples: Annotated[
-        int | None, typer.Option("--samples", metavar="N", min=0, help="How many examples; 0: all.")
+        int | None, typer.Option("--samples", metavar="N", min=0, help="Number of examples; 0 = all.")
     ] = None,
     num_generations: Annotated[
         int,
@@ -53,27 +54,28 @@ def evaluate(
             "--temperature",
             metavar="T",
             min=0.0,
-            help="By default 0 (greedy); with several completions the run's.",
+            help="Default: 0 (greedy), or the configuration's with several completions.",
         ),
     ] = None,
     compare: Annotated[
-        str | None, typer.Option("--compare", metavar="DIR|REPO", help="A second model, on the same items.")
+        str | None,
+        typer.Option("--compare", metavar="DIR|REPO", help="Second model, evaluated on the same examples."),
     ] = None,
     output: Annotated[
         Path | None, typer.Option("--output", metavar="FILE.jsonl", help="Write every completion to a file.")
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace the file of --output.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite the --output file.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
     set_: SetOption = None,
 ) -> None:
     """Measure a model on held-out examples.
 
-    Accuracy, format, rewards and pass@k on the test split, with 95 % intervals. Prompts, data and rewards are
-    those of --config, by default of the model's own run.
+    Reports accuracy, format, rewards and pass@k on the test split, with 95 % intervals. Prompts, data and
+    rewards come from --config (default: the configuration of the model's own run).
     """
     model = one_of(model, model_, "--model")
     if model is None:
-        raise typer.BadParameter("name a model: `grpo eval outputs/smoke_test/final`, or --model")
+        raise typer.BadParameter("give a model: `grpo eval outputs/smoke_test/final`, or --model")
     with doing(f"loading {model} …"):
         from grpo_cli.config.of_model import config_for_evaluation
 

@@ -12,7 +12,7 @@ from grpo_cli.cli.heavy import start_device
 from grpo_cli.cli.terminal import encodable, say, stderr_console, stdout_console
 from grpo_cli.errors import GrpoError, Terminated
 from grpo_cli.foreign_text import visible
-from grpo_cli.types import StopReason
+from grpo_cli.types import Example, StopReason
 from grpo_cli.words import plural
 
 LEAVING = ("", "/exit", "/quit", "/bye")
@@ -26,21 +26,23 @@ if TYPE_CHECKING:
 
 
 def generate(
-    model: Annotated[str, typer.Option("--model", metavar="DIR|REPO|tiny", help="The model to ask.")],
-    prompt: Annotated[str | None, typer.Option("--prompt", metavar="TEXT", help="Ask this once.")] = None,
+    model: Annotated[str, typer.Option("--model", metavar="DIR|REPO|tiny", help="The model to use.")],
+    prompt: Annotated[
+        str | None, typer.Option("--prompt", metavar="TEXT", help="Complete one prompt.")
+    ] = None,
     chat: Annotated[
-        bool, typer.Option("--chat", help="Talk; an empty line, /exit or Ctrl-D ends it.")
+        bool, typer.Option("--chat", help="Chat; an empty line, /exit or Ctrl-D ends it.")
     ] = False,
     system: Annotated[
         str | None,
-        typer.Option("--system", metavar="TEXT", help="System message; by default that of the model's run."),
+        typer.Option("--system", metavar="TEXT", help="System message (default: that of the model's run)."),
     ] = None,
     max_tokens: Annotated[
-        int, typer.Option("--max-tokens", metavar="N", min=1, help="Longest answer in tokens.")
+        int, typer.Option("--max-tokens", metavar="N", min=1, help="Maximum tokens per answer.")
     ] = 512,
     temperature: Annotated[
         float,
-        typer.Option("--temperature", metavar="T", min=0.0, help="0 takes the likeliest token each time."),
+        typer.Option("--temperature", metavar="T", min=0.0, help="Sampling temperature; 0 = greedy."),
     ] = 0.0,
 ) -> None:
     """Complete a prompt, or chat.
@@ -56,9 +58,11 @@ def generate(
         find(model, tell)
         start_device()
         from grpo_cli.engine.rollout.sampling import Sampling
+        from grpo_cli.environments.make import session_maker
         from grpo_cli.models.load import load_policy
 
         policy = load_policy(model)
+        session_maker(config, policy.tokenizer)  # raises for tools that the model cannot use
     sampling = Sampling(max_new_tokens=max_tokens, temperature=temperature, stop=tuple(config.stop))
     messages: list[Message] = []
     text = config.system_prompt if system is None else system
@@ -113,13 +117,15 @@ def answer(
     Ctrl-C ends it. With `stoppable` it only ends the answer: the text so far is returned.
     """
     from grpo_cli.engine.rollout.stream import stream
+    from grpo_cli.environments.make import session_maker
 
     prefix = config.completion_prefix
+    session = session_maker(config, policy.tokenizer)(Example(messages=messages, answer=""))
     ids = policy.tokenizer.encode_prompt(messages, prefix)
     pieces, is_cut_off = [prefix], False
     show(prefix)
     try:
-        for piece, ended in stream(policy, ids, sampling, prefix):
+        for piece, ended in stream(policy, ids, sampling, prefix, session):
             show(piece)
             pieces.append(piece)
             is_cut_off = ended is StopReason.LENGTH

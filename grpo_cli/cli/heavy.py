@@ -18,7 +18,7 @@ def start_device() -> "Device":
 
     prepared = device.prepare()
     if sys.platform == "linux" and prepared.blas and prepared.blas.name == "mlx":
-        text = f"! matrix products stay slow, with MLX's own BLAS: {prepared.blas.note}"
+        text = f"! matrix products are slow, computed by MLX's own BLAS: {prepared.blas.note}"
         erase()
         say(stderr_console(), Text(text, style="yellow"))
     return prepared

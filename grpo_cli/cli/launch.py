@@ -39,7 +39,9 @@ ENDED = re.compile(rb"Node with rank (\d+) exited with code (-?\d+)")
 def launch(
     command: Annotated[
         list[str],
-        typer.Argument(metavar="COMMAND", help="What each rank runs: train or resume, and its options."),
+        typer.Argument(
+            metavar="COMMAND", help="Command that each rank runs: train or resume, with its options."
+        ),
     ],
     ranks: Annotated[
         int,
@@ -49,26 +51,28 @@ def launch(
     ] = 1,
     hostfile: Annotated[
         Path | None,
-        typer.Option("--hostfile", metavar="FILE", help="The machines, as `mlx.launch` has them."),
+        typer.Option("--hostfile", metavar="FILE", help="Host file in `mlx.launch`'s format."),
     ] = None,
     backend: Annotated[
         str | None,
-        typer.Option("--backend", metavar="NAME", help="ring, jaccl or nccl; without it, what MLX finds."),
+        typer.Option("--backend", metavar="NAME", help="ring, jaccl or nccl (default: chosen by MLX)."),
     ] = None,
     starting_port: Annotated[
         int,
         typer.Option(
-            "--starting-port", metavar="N", min=1024, max=64000, help="The first of the ports that ranks use."
+            "--starting-port", metavar="N", min=1024, max=64000, help="First port that the ranks use."
         ),
     ] = 32323,
     python: Annotated[
         str | None,
-        typer.Option("--python", metavar="PATH", help="The Python of every machine; else this one's path."),
+        typer.Option(
+            "--python", metavar="PATH", help="Path of Python on every machine (default: this one's path)."
+        ),
     ] = None,
 ) -> None:
     """Run a command on several ranks.
 
-    On this machine or on others; the exit code is that of the first failure.
+    The ranks run on this machine or on others; the exit code is that of the first failure.
     """
     hostfile = hostfile and from_here(chosen_path(hostfile))
     with contextlib.ExitStack() as silence:
@@ -94,8 +98,8 @@ def launch(
 def unreached(hosts: list[str]) -> TrainingError:
     """The error for hosts on which ssh could not start a rank."""
     return TrainingError(
-        f"Hosts not reached by ssh: {', '.join(hosts)}",
-        "`grpo doctor --hosts FILE` says what is wrong; `ssh HOST true` must end without a question",
+        f"Cannot reach hosts by ssh: {', '.join(hosts)}",
+        "`grpo doctor --hosts FILE` says what is wrong; `ssh HOST true` must finish without asking anything",
         trouble="hosts",
     )
 
@@ -106,7 +110,7 @@ def launcher() -> str:
     found = str(beside) if beside.is_file() else shutil.which("mlx.launch")
     if found is None:
         raise ConfigError(
-            f"mlx.launch not found beside {sys.executable}",
+            f"mlx.launch not found next to {sys.executable}",
             "it comes with mlx: `pip install 'mlx>=0.32.2'`",
             trouble="several-machines",
         )

@@ -29,7 +29,7 @@ from grpo_cli.foreign_text import guard_output
 
 # Errors of an output that is full, or was closed from the start.
 REFUSALS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EBADF)
-REFUSED_OUTPUT = "send the output to another place, or free some space there"
+REFUSED_OUTPUT = "write the output somewhere else, or free some space there"
 
 app = typer.Typer(
     name="grpo",

@@ -27,7 +27,7 @@ ConfigArgument = Annotated[
 ]
 SetOption = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Give a key another value; may be repeated."),
+    typer.Option("--set", metavar="KEY=VALUE", help="Override a key; may be repeated."),
 ]
 ModelKey = Annotated[
     str | None, typer.Option("--model", metavar="DIR|REPO|tiny", help="Short for --set model_name=…")

@@ -28,7 +28,7 @@ class OutputFile:
         force: bool,
         cannot: str = "Cannot write",
         exists: str = "Output file exists",
-        replace: str = "`--force` replaces it once the result is complete; or name another file",
+        replace: str = "`--force` replaces it once the result is complete; or choose another file",
         is_earlier: Callable[[Path], bool] = lambda _: False,
         error: type[GrpoError] = GrpoError,
     ) -> None:
@@ -77,5 +77,5 @@ class OutputFile:
         there = next(path for path in self.path.parents if path.exists())
         hint = f"`mkdir -p {quoted(self.named.parent)}` makes the folder"
         if not there.is_dir() or there == self.path.parent:
-            hint = "name another file, in a folder that can be written"
+            hint = "choose a file in a writable folder"
         return self.error(f"{self.cannot} {self.named}: {error.strerror}", hint, trouble="config-exists")

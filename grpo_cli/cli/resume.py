@@ -34,11 +34,12 @@ def resume(
     ],
     set_: SetOption = None,
     restart: Annotated[
-        bool, typer.Option("--restart", help="Begin again from step 0; what is there is kept aside.")
+        bool,
+        typer.Option("--restart", help="Start over from step 0; existing files are kept under other names."),
     ] = False,
     accept_changes: Annotated[
         bool,
-        typer.Option("--accept-changes", help="Go on though rewards or examples are not as they were."),
+        typer.Option("--accept-changes", help="Resume even if rewards or examples have changed."),
     ] = False,
     model: ModelKey = None,
     dataset: DatasetKey = None,
@@ -50,7 +51,7 @@ def resume(
 ) -> None:
     """Resume an interrupted run.
 
-    It continues as if it had never been interrupted; with --max-steps it becomes longer.
+    It continues as if it had never been interrupted; --max-steps makes it longer.
     """
     shortcuts = given(model_name=model, dataset=dataset, output_dir=output_dir, run_name=run_name,
                       max_steps=max_steps, seed=seed)  # fmt: skip

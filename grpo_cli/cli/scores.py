@@ -71,7 +71,7 @@ def accuracy_cell(card: dict[str, Any]) -> str:
 def histogram(name: str, reward: dict[str, Any], plain: bool) -> RenderableType:
     """The distribution of one reward over the completions that it applies to."""
     if reward["mean"] is None:
-        return Text(f"\nreward {one_line(name)}: applies to no completion", style="bold")
+        return Text(f"\nreward {one_line(name)}: applied to no completion", style="bold")
     if "values" in reward:
         labels = [f"{value:g}" for value in reward["values"]]
         lines = bar_lines(labels, reward["counts"], HISTOGRAM_WIDTH, plain)

@@ -50,7 +50,9 @@ def heading(finished: RunFinished, resumed_at: int = 0) -> list[Text]:
     nothing = finished.nothing_learnt
     if nothing is None:
         return [Text(f"\nDone: {steps}.", style="bold")]
-    lines = [Text(f"\nNothing was learned: {steps}, without a group that could teach.", style="bold yellow")]
+    lines = [
+        Text(f"\nNothing was learned: {steps}, and in no group did the rewards differ.", style="bold yellow")
+    ]
     lines.append(Text(f"  {one_line(nothing.seen)}"))
     if nothing.cures:
         words, *toml = nothing.cures

@@ -38,14 +38,14 @@ def train(
     max_steps: MaxStepsKey = None,
     seed: SeedKey = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Load everything, make one tiny step, save nothing.")
+        bool, typer.Option("--dry-run", help="Load everything, run one tiny step, save nothing.")
     ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="Show only notices and the result.")] = False,
 ) -> None:
     """Train a model.
 
-    Everything a run makes goes to <output_dir>/<run_name>. With --model and --dataset no configuration is
-    needed: every other key has its default.
+    A run writes everything to <output_dir>/<run_name>. With --model and --dataset no configuration is needed:
+    every other key has its default.
     """
     with doing("reading the configuration …"):
         from grpo_cli.config.load import load_config

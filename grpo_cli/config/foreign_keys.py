@@ -91,21 +91,22 @@ LEFT_OUT = {
     **dict.fromkeys(("gpu_memory_utilization", "cache_implementation"), _SAMPLED_HERE),
     **dict.fromkeys(("deepspeed", "fsdp", "ddp_timeout", "ddp_find_unused_parameters"), _NO_SUCH_SETUP),
     **dict.fromkeys(("push_to_hub", "hub_model_id", "hub_strategy", "hub_private_repo"), _HUB),
-    **dict.fromkeys(("target_modules", "lora_target_modules", "keys"), "every linear layer is adapted"),
+    **dict.fromkeys(("target_modules", "lora_target_modules", "keys"), "LoRA adapts every linear layer"),
     **dict.fromkeys(
         ("load_in_4bit", "load_in_8bit", "load_in_4bits", "load_in_8bits", "load_in_6bits"),
-        "the model's files determine it: name a quantised model",
+        "the model's files determine it: choose a quantized model",
     ),
     **dict.fromkeys(
-        ("max_seq_length", "max_length"), "`max_prompt_length` and `max_new_tokens` bound the two parts"
+        ("max_seq_length", "max_length"),
+        "`max_prompt_length` and `max_new_tokens` limit prompt and completion",
     ),
     **dict.fromkeys(
         ("tf32", "attn_implementation", "dataloader_num_workers", "remove_unused_columns", "adam_epsilon"),
-        "nothing here depends on it",
+        "it has no effect here",
     ),
     **dict.fromkeys(
         ("per_device_eval_batch_size", "bias", "lora_task_type", "trust_remote_code"),
-        "nothing here depends on it",
+        "it has no effect here",
     ),
     **dict.fromkeys(("log_level", "logging_strategy", "logging_first_step"), "use `logging_steps`"),
     **dict.fromkeys(("sync_ref_model", "reference_model_path"), "the reference is the initial model"),
@@ -174,7 +175,7 @@ def _batch(value: Any, written: Written) -> Translation | None:
     count, group = _number(value), _first(written, "num_generations") or default("num_generations")
     if count is None or count < 1:
         return None
-    why = f"it counts completions, batch_size prompts of {group:g} completions each"
+    why = f"it counts completions; batch_size counts prompts of {group:g} completions each"
     return Translation({"batch_size": max(1, int(count // group))}, why)
 
 
@@ -186,9 +187,9 @@ def _warmup(value: Any, written: Written) -> Translation | None:
     if steps == 0:
         return Translation({"warmup_ratio": 0.0})
     if total and steps < total:
-        return Translation({"warmup_ratio": round(steps / total, 4)}, "the share of all steps")
+        return Translation({"warmup_ratio": round(steps / total, 4)}, "the fraction of all steps")
     return Translation(
-        {"warmup_ratio": 0.1}, f"it is a share of all steps{'' if total else ', not given here'}"
+        {"warmup_ratio": 0.1}, f"it is a fraction of all steps{'' if total else ', which are not given here'}"
     )
 
 
@@ -236,7 +237,7 @@ def _lora_parameters(value: Any, _: Written) -> Translation | None:
         found = _translated(key, inner, {**value, "lora_alpha": value.get("alpha")}) if inner else None
         ours |= found.ours if found else {}
     ours |= {"lora_scale": float(scale)} if (scale := _number(value.get("scale"))) else {}
-    return Translation(ours, "dropout is refused, and every linear layer is adapted")
+    return Translation(ours, "dropout is refused, and LoRA adapts every linear layer")
 
 
 def _precision(name: str) -> Callable[[Any, Written], Translation]:

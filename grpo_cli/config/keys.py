@@ -50,7 +50,7 @@ class RunKeys(Keys):
     run_name: str = Field("", pattern=r"^([^/\\.][^/\\]{0,79})?$")
     """Name of the run's folder in output_dir; empty: derived from the model and dataset names."""
     seed: int = Field(0, ge=0, le=2**32 - 1)
-    """Random seed for sampling, data order and LoRA initialisation."""
+    """Random seed for sampling, data order and LoRA initialization."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Data type of the weights in memory: auto keeps that of the files on Metal and CUDA and uses float32 on
     the CPU.
@@ -150,6 +150,20 @@ class RolloutKeys(Keys):
     """Texts that end a completion, such as `["</answer>"]`."""
 
 
+class EnvironmentKeys(Keys):
+    """tools and environments"""
+
+    tools: list[str] = ["auto"]
+    """Tools that a completion can use: `calculator`, nanochat's, which computes what stands between
+    `<|python_start|>` and `<|python_end|>`. auto: the calculator for nanochat models, none for others; empty:
+    none. What a tool writes is not trained.
+    """
+    max_result_tokens: PositiveInt = 512
+    """Maximum number of tokens that tools write into one completion, beyond max_new_tokens. Where a result
+    does not fit, the completion ends as truncated.
+    """
+
+
 class QuantizedRolloutKeys(Keys):
     """quantized rollouts"""
 
@@ -182,7 +196,7 @@ class LossKeys(Keys):
         + ".",
     )
     importance_sampling_level: Literal["token", "sequence"] = "token"
-    """Granularity of the importance ratio: per token, or per sequence (GSPO; length-normalised, with clip_eps
+    """Granularity of the importance ratio: per token, or per sequence (GSPO; length-normalized, with clip_eps
     around 3e-4). loss_type gspo always uses sequences.
     """
     scale_rewards: Literal["group", "batch", "none"] = "group"
@@ -226,7 +240,7 @@ class ReuseKeys(Keys):
 
 
 class OptimizerKeys(Keys):
-    """optimisation"""
+    """optimization"""
 
     learning_rate: float = Field(1e-6, ge=0.0, le=100.0)
     """Peak learning rate."""

@@ -45,8 +45,8 @@ def rows_fit_the_model(config: Config) -> Iterator[Violation]:
     if new >= most:
         message = f"max_new_tokens = {new} is too long: {config.model_name} has {most} positions"
         cure = (
-            f"prompt and completion share them, beyond them a model writes noise; write `max_new_tokens = "
-            f"{max(1, most // 2)}` and `max_prompt_length = {max(1, most - most // 2)}`"
+            "prompt and completion share them, and beyond them a model writes noise; write "
+            f"`max_new_tokens = {max(1, most // 2)}` and `max_prompt_length = {max(1, most - most // 2)}`"
         )
         yield Violation(
             keys=("max_new_tokens", "model_name"),

@@ -57,7 +57,7 @@ def json_schema() -> dict[str, Any]:
             name: value for name, value in properties[new].items() if name not in ("default", "title")
         }
         properties[old] = {**successor, "description": f"Superseded by {new}.", "deprecated": True}
-    properties["mlx_grpo"] = {"$ref": "#", "description": "The same keys, as MLX-GRPO's files may have them."}
+    properties["mlx_grpo"] = {"$ref": "#", "description": "The same keys in a table, as in MLX-GRPO's files."}
     head = {"$schema": "https://json-schema.org/draft/2020-12/schema"}
     return (
         head | schema | {"title": "grpo configuration", "description": "Keys of a grpo configuration file."}

@@ -16,6 +16,7 @@ from grpo_cli.config.violation import Rule, Violation, is_meant
 from grpo_cli.rewards.spec import RewardSpec
 from grpo_cli.rewards.table import REWARDS, is_builtin, unknown_hint
 
+TOOLS = ("auto", "calculator")
 COLD = 0.05  # below this temperature the completions of a group are practically identical
 
 
@@ -57,6 +58,15 @@ def meant_rewards(names: list[str]) -> list[str] | None:
         for name in entries
     ]
     return None if None in known else [name for name in known if name]
+
+
+def tools_exist(config: Config) -> Iterator[Violation]:
+    """Each tool is known, and `auto` stands alone."""
+    unknown = [name for name in config.tools if name not in TOOLS]
+    if unknown:
+        message = f"Unknown tool: {short(unknown[0])}"
+        cure = 'write `tools = ["auto"]`, `tools = ["calculator"]`, or `tools = []` for none'
+        yield Violation(keys=("tools",), message=message, cure=cure, trouble="tools")
 
 
 def eval_reward_is_known(config: Config) -> Iterator[Violation]:
@@ -188,6 +198,7 @@ def groups_can_differ(config: Config) -> Iterator[Violation]:
 RULES: tuple[Rule, ...] = (
     group_has_a_spread,
     rewards_exist,
+    tools_exist,
     eval_reward_is_known,
     one_weight_per_reward,
     some_weight_counts,

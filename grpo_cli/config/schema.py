@@ -11,6 +11,7 @@ from pathlib import Path
 
 from grpo_cli.config.keys import (
     DataKeys,
+    EnvironmentKeys,
     LoraKeys,
     LossKeys,
     OptimizerKeys,
@@ -43,6 +44,7 @@ class Config(
     ReuseKeys,
     LossKeys,
     QuantizedRolloutKeys,
+    EnvironmentKeys,
     RolloutKeys,
     RewardKeys,
     DataKeys,
@@ -62,6 +64,12 @@ class Config(
     def prompts_per_step(self) -> int:
         """P: prompts per optimizer update."""
         return self.batch_size * self.gradient_accumulation_steps
+
+    @property
+    def max_completion_tokens(self) -> int:
+        """Maximum length of a completion with what tools write; `auto` counts none: its results are short."""
+        has_tools = any(name != "auto" for name in self.tools)
+        return self.max_new_tokens + (self.max_result_tokens if has_tools else 0)
 
     @property
     def adapter_scale(self) -> float:

@@ -124,7 +124,7 @@ def _syntax_problem(text: str, shown: str, error: Exception) -> Problem:
     found = re.search(r" \(at line (\d+), column (\d+)\)| \(at end of document\)", detail)
     if found is None:
         reason = detail.partition(":")[0]  # such as a number too long to read
-        cure = "a value is too large or too deep for any key: see `grpo config init`"
+        cure = "a value is too large or too deeply nested for any key: see `grpo config init`"
         place = Place(shown, _largest_line(text))
         return Problem(message=f"Invalid TOML: {reason}", cure=cure, place=place, trouble="config-syntax")
     line = int(found[1]) if found[1] else text.count("\n") + 1
@@ -160,7 +160,7 @@ def _syntax_cure(text: str, line: int, detail: str) -> str:
         return f'text needs straight quotes: `{key} = "…"`'
     if re.fullmatch(r"[A-Za-z][\w./:-]*", value):
         return f'write `{key} = "{value}"`'
-    return "text needs quotes, a list needs brackets, a number stands alone"
+    return "text needs quotes, a list needs brackets, a number neither"
 
 
 def _boolean_meant(key: str, value: str) -> str | None:

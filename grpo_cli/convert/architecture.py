@@ -87,9 +87,9 @@ def recognize(shapes: Shapes, model_config: ModelConfig, source: str) -> Archite
     reason = ambiguity(shapes, gates, model_config.window_pattern)
     if reason:
         raise ConversionError(
-            f"{source} could compute several things: {reason}",
-            "run it with the version of nanochat that trained it: only checkpoints whose files say what they "
-            "compute are converted, so that nothing is silently wrong",
+            f"{source} is ambiguous: {reason}",
+            "run it with the version of nanochat that trained it: only checkpoints whose files determine "
+            "what they compute are converted, so that no result is silently wrong",
         )
     operations: list[Operation] = []
     if LAMBDAS[0] not in shapes:
@@ -113,21 +113,21 @@ def ambiguity(names: Container[str], gates: set[tuple[int, ...]], window_pattern
     if not lambdas and not smear and not gates:
         if window_pattern is None:
             return ""
-        return "its model_config has a window_pattern, and its tensors are those of models without windows"
+        return "its model_config has a window_pattern, but its tensors are those of models without windows"
     if lambdas < len(LAMBDAS) or 0 < smear < len(SMEAR):
         missing = [name for name in (*LAMBDAS, *SMEAR) if name not in names]
-        return f"it has some tensors that later versions added and lacks {', '.join(missing)}"
+        return f"it has some tensors that later versions added but lacks {', '.join(missing)}"
     if window_pattern is None:
         return (
-            "its model_config has no window_pattern, and attention was over all tokens or over windows "
-            "(checkpoints of mid-training in January 2026 lack it either way)"
+            "its model_config has no window_pattern, so attention may cover all tokens or windows "
+            "(mid-training checkpoints of January 2026 lack it in both cases)"
         )
     if smear and gates and gates != {(12,)}:
-        return f"its value embeddings' gates (ve_gate.weight) are {wide} wide, and no known version has that"
+        return f"its value embeddings' gates (ve_gate.weight) are {wide} wide, which no known version has"
     if gates and not smear:
         return (
-            f"it has value embeddings (ve_gate.weight, {wide} wide) and no smear_lambda, and with these the "
-            "softcap of the logits was 15 or 20 (early in March 2026 it changed there and back)"
+            f"it has value embeddings (ve_gate.weight, {wide} wide) but no smear_lambda; in such models the "
+            "softcap of the logits was 15 or 20 (it changed back and forth early in March 2026)"
         )
     return ""
 

@@ -1,7 +1,7 @@
 """Compare written weights with their source: bit for bit, or within the error of rounding.
 
     verify_equal(folder, tensors, on_progress)    # CheckResult("weights", True, "194 of 194 tensors equal …")
-    verify_like(folder, plain, on_progress)       # CheckResult("weights", True, "26 tensors quantised, …")
+    verify_like(folder, plain, on_progress)       # CheckResult("weights", True, "26 tensors quantized, …")
 
 Comparisons go piece by piece, so memory holds about one tensor.
 """
@@ -127,10 +127,10 @@ class Tally:
         if not self.quantized:
             return f"{self.equal} of {self.equal} tensors equal the original's{how}"
         share = (self.lost / self.whole) ** 0.5 if self.whole else 0.0
-        told = f"{self.quantized} tensors quantised, {share:.1%} from the original's (norm); "
+        told = f"{self.quantized} tensors quantized, {share:.1%} from the original's (norm); "
         told += f"{self.equal} equal{how}"
         if self.quantized_numbers < self.equal_numbers:
-            told += "; most weights are not quantised: their rows are no multiple of `--group-size`"
+            told += "; most weights are not quantized: their row length is not a multiple of `--group-size`"
         return told
 
 

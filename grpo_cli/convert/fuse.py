@@ -118,9 +118,9 @@ def find_adapters(name: str, trust_remote_code: bool = False) -> Adapted:
         is_model = (folder / "config.json").exists()
         raise ConversionError(
             f"{name} holds no adapters to fuse: adapter_config.json is missing",
-            f"it is a model by itself: `grpo convert {quoted(name)}`"
+            f"it is already a full model: `grpo convert {quoted(name)}`"
             if is_model
-            else "name a checkpoint of a run with `lora_rank`, or a folder that `mlx_lm.lora` wrote",
+            else "give a checkpoint of a run with `lora_rank`, or a folder that `mlx_lm.lora` wrote",
         )
     base = adapters_base(folder)
     model, config = load_model_folder(base)
@@ -175,7 +175,7 @@ def _shrink(
     on_check: OnCheck,
 ) -> None:
     """Cast or quantize the fused model in `plain` into `folder`."""
-    on_progress("quantising" if options.quantize else "converting", 0, 0)
+    on_progress("quantizing" if options.quantize else "converting", 0, 0)
     small = folder / "small"
     convert_folder(plain, small, options)
     if options.verify:

@@ -143,7 +143,7 @@ def read_meta(path: Path) -> dict[str, Any]:
         return read_object(path, LARGEST_META)
     except FileNotFoundError:
         raise ConversionError(
-            f"{path} is missing", "it lies beside the `.pt` file of the same step; copy both"
+            f"{path} is missing", "it belongs next to the `.pt` file of the same step; copy both"
         ) from None
     except DamagedFile as error:
         raise ConversionError(f"{path} {error}", "copy or download it again") from error
@@ -160,7 +160,7 @@ def find_tokenizer(source: Source) -> Path:
             return place / "tokenizer.pkl"
     raise ConversionError(
         f"there is no tokenizer.pkl in {source.folder}",
-        "copy the one of the same nanochat run there (`~/.cache/nanochat/tokenizer/tokenizer.pkl`): "
+        "copy the tokenizer of the same nanochat run there (`~/.cache/nanochat/tokenizer/tokenizer.pkl`): "
         "each run trains its own, and another one gives garbled text",
     )
 
@@ -187,7 +187,7 @@ def _tensors(file: TorchFile) -> list[OutgoingTensor]:
     for name, info in file.tensors.items():
         if not info.dtype.is_floating:
             raise ConversionError(
-                f"the tensor {name} of {file.path} holds {info.dtype.name}: no weight of nanochat's does",
+                f"the tensor {name} of {file.path} holds {info.dtype.name}, which no nanochat weight does",
                 "convert a model's file, `model_<step>.pt`",
             )
 

@@ -93,7 +93,7 @@ def _unless(options: Options, on_check: OnCheck) -> OnCheck:
 
 def _quantize(plain: Path, folder: Path, options: Options, on_progress: Progress, on_check: OnCheck) -> None:
     """Quantize the model in `plain` into `folder` and copy its tokenizer."""
-    on_progress("quantising", 0, 0)
+    on_progress("quantizing", 0, 0)
     convert_folder(plain, folder / "quantized", options)
     if options.verify:
         verify.approve(iter([verify_like(folder / "quantized", plain, on_progress)]), on_check)
@@ -145,12 +145,13 @@ def _refuse_options(source: Source, config: dict[str, Any], options: Options) ->
     """Raise ConversionError for options that do not apply to a model folder."""
     if options.renames or options.step is not None:
         raise ConversionError(
-            f"{source.name} is a model's folder, where `--rename` and `--step` mean nothing", "leave them out"
+            f"{source.name} is a model folder, to which `--rename` and `--step` do not apply",
+            "leave them out",
         )
     if options.quantize and ("quantization" in config or "quantization_config" in config):
         raise ConversionError(
-            f"{source.name} is quantised already",
-            "quantise the model that it was made from, or leave `--quantize` out",
+            f"{source.name} is already quantized",
+            "quantize the original model, or leave `--quantize` out",
         )
 
 
@@ -179,7 +180,8 @@ def _write_tokenizer(source: Path, config: dict[str, Any], folder: Path, options
     copy_generation_config(source, folder)
     if not any(any(folder.glob(pattern)) for pattern in TOKENIZERS):
         raise ConversionError(
-            f"the tokenizer of {source} is a program: it has no tokenizer.json, and none can be made of it",
+            f"the tokenizer of {source} is a program: it has no tokenizer.json, and none can be generated "
+            "from it",
             "look for a version of the model with a tokenizer.json",
             trouble="own-code",
         )

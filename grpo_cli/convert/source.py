@@ -167,7 +167,7 @@ def _nothing(place: str, names: Sequence[str]) -> ConversionError:
         if Path(place).is_dir():
             read_adapter_config(Path(place))  # raises for PEFT adapters, which cannot be fused here
         return ConversionError(
-            f"{place} holds LoRA adapters, which are no model by themselves",
+            f"{place} holds LoRA adapters, which are not a model by themselves",
             f"merge them into their base: `grpo convert --fuse {quoted(place)}`; "
             f"`grpo eval --model {quoted(place)}` takes them as they are",
         )

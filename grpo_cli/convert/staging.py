@@ -39,7 +39,7 @@ def check_output(output: Path, force: bool, sources: Sequence[Path] = ()) -> Pat
     if output.is_symlink() or not output.name:
         output = output.resolve()
     if any(source.exists() and holds(output, source) for source in sources):
-        raise ConversionError(f"{output} holds the source itself", "choose another folder with `--output`")
+        raise ConversionError(f"{output} contains the source", "choose another folder with `--output`")
     if output.exists():
         _check_replaceable(output, force)
     return output
@@ -51,7 +51,7 @@ def _check_replaceable(output: Path, force: bool) -> None:
         raise ConversionError(f"{output} is a file", "name a folder with `--output`")
     if os.path.ismount(output):
         raise ConversionError(
-            f"{output} is a disk's own folder",
+            f"{output} is the root of a disk",
             f"choose one in it: `--output {quoted(output)}/model`",
         )
     names = sorted(path.name for path in output.iterdir())
@@ -151,7 +151,9 @@ def _replace(new: Path, output: Path, force: bool) -> None:
 
 def _refused(output: Path, error: OSError) -> ConversionError:
     if error.errno == errno.ENOTEMPTY:
-        return ConversionError(f"{output} was made by another program meanwhile", "choose another folder")
+        return ConversionError(
+            f"{output} was created by another program in the meantime", "choose another folder"
+        )
     return ConversionError(
         f"cannot write {output}: {error.strerror or error}",
         "free some space, or choose another folder with `--output`",

@@ -86,11 +86,11 @@ def _refuse_foreign(name: str, base: Path, config: dict[str, Any]) -> None:
     if config.get("model_type") not in NANOCHAT_TYPES:
         raise ConversionError(
             f"{name} is a {config.get('model_type')} model, which nanochat cannot run",
-            "only nanochat's own models go back to its format",
+            "only nanochat models can be converted back to its format",
         )
     if not (base / "tokenizer.pkl").is_file():
         raise ConversionError(
-            f"{base} has no tokenizer.pkl", "copy the one of the nanochat run that the model comes from there"
+            f"{base} has no tokenizer.pkl", "copy it there from the nanochat run that the model comes from"
         )
 
 
@@ -152,7 +152,8 @@ def meta_of(folder: Path, config: dict[str, Any], kept: Provenance) -> tuple[int
         ModelConfig.model_validate(fields)
     except ValidationError as error:
         raise ConversionError(
-            f"the sizes in {folder}/config.json are not those of a nanochat: {error.errors()[0]['msg']}",
+            f"the sizes in {folder}/config.json are not those of a nanochat model: "
+            f"{error.errors()[0]['msg']}",
             "take a model that `grpo convert` made, or that was trained from one",
         ) from error
     if (folder / TRAINING_STATE).exists():
@@ -167,7 +168,7 @@ def provenance(config: dict[str, Any], base: Path) -> Provenance:
         kept = Provenance.model_validate(config.get("nanochat", {}))
     except ValidationError as error:
         raise ConversionError(
-            f"what {base}/config.json says of the original is damaged: {error.errors()[0]['msg']}",
+            f"the entry about the original in {base}/config.json is damaged: {error.errors()[0]['msg']}",
             "convert the original again, or delete its entry `nanochat`: then the usual formats are written",
         ) from error
     if kept.rows is not None and not 0 <= kept.rows - int(config.get("vocab_size", 0)) < 64:
@@ -187,7 +188,7 @@ def verify_file(
         meant = {tensor.name: (tensor.shape, tensor.written) for tensor in tensors}
         if found != meant:
             other = sorted(name for name in found.keys() | meant.keys() if found.get(name) != meant.get(name))
-            return CheckResult("weights", False, f"{', '.join(other[:3])} are not what they should be")
+            return CheckResult("weights", False, f"{', '.join(other[:3])} differ from the expected values")
         recognize(
             {name: shape for name, (shape, _) in found.items()},
             ModelConfig.model_validate(meta["model_config"]),

@@ -118,7 +118,7 @@ def read_index(data: bytes) -> dict[str, TensorInfo]:
 def _storage(pid: Any) -> Storage:
     """The storage for the persistent id ("storage", class, key, location, element count)."""
     if type(pid) is not tuple or len(pid) != 5 or pid[0] != "storage" or type(pid[1]) is not DType:
-        raise RefusedPickle("it refers to something outside the file that is no storage")
+        raise RefusedPickle("it refers to something outside the file that is not a storage")
     _, dtype, key, _location, count = pid
     if type(key) is not str or not _are_counts((count,)):
         raise RefusedPickle("it refers to a storage without key or size")
@@ -140,7 +140,7 @@ def _kind(value: Any) -> str:
 
 def _check_entry(name: Any, value: Any) -> None:
     if type(name) is not str or not name.isprintable():
-        raise RefusedPickle("it holds a name that is no plain text")
+        raise RefusedPickle("it holds a name that is not plain text")
     if type(value) is not TensorInfo:
         raise RefusedPickle(f"its entry {shown(name)} is {_kind(value)}, not a tensor")
     if value.end > value.storage.count:

@@ -111,7 +111,7 @@ class TorchZip:
         roots = [root for root in roots if root.endswith("/")]
         if len(roots) != 1 or len(set(names)) != len(names):
             raise ConversionError(
-                f"{self.path} is a zip file but no PyTorch checkpoint (it needs one data.pkl)"
+                f"{self.path} is a zip file but not a PyTorch checkpoint (it needs one data.pkl)"
             )
         return {entry.orig_filename.removeprefix(roots[0]): entry for entry in entries}
 
@@ -173,11 +173,11 @@ def _check_kind(path: Path) -> None:
     if first.startswith(LEGACY):
         raise ConversionError(
             f"{path} was saved in the format of PyTorch before 1.6",
-            "save it anew where torch is installed: `torch.save(torch.load(old, weights_only=True), new)`",
+            "save it again where torch is installed: `torch.save(torch.load(old, weights_only=True), new)`",
         )
     if first.startswith(b"version https://git-lfs"):
         raise ConversionError(f"{path} is only a Git LFS pointer to the file", "fetch it: `git lfs pull`")
     if not first.startswith(b"PK\x03\x04"):
         raise ConversionError(
-            f"{path} is no PyTorch checkpoint (it does not begin as a zip file)", DOWNLOAD_AGAIN
+            f"{path} is not a PyTorch checkpoint (it does not begin like a zip file)", DOWNLOAD_AGAIN
         )

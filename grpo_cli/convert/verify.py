@@ -38,9 +38,9 @@ def approve(checks: Iterator[CheckResult], on_check: OnCheck) -> None:
             on_check(check)
             if not check.passed:
                 raise ConversionError(
-                    f"the result was checked and is not right ({check.name}: {check.seen})",
-                    "nothing was kept; run it again, and if it fails again the source is damaged or its "
-                    "format is not known: `--no-verify` keeps the result for a look at it",
+                    f"the result failed a check ({check.name}: {check.seen})",
+                    "nothing was kept; run it again: if it fails again, the source is damaged or its "
+                    "format is not known: `--no-verify` keeps the result for inspection",
                 )
 
 
@@ -61,9 +61,7 @@ def verify_load(folder: Path) -> CheckResult:
     except REFUSALS as error:
         return CheckResult("strict load", False, str(error))
     count = len(flat(model.parameters()))
-    return CheckResult(
-        "strict load", True, f"{count} tensors, names and shapes as {config['model_type']} has them"
-    )
+    return CheckResult("strict load", True, f"{count} tensors, names and shapes match {config['model_type']}")
 
 
 def verify_numbers(folder: Path, on_progress: Progress) -> CheckResult:
@@ -112,7 +110,7 @@ def compare_tokenizers(
         ids = original(text)
         if ids != converted(text):
             return CheckResult(
-                "tokenizer", False, f"other ids for {text!r}: {difference(converted(text), ids)}"
+                "tokenizer", False, f"different ids for {text!r}: {difference(converted(text), ids)}"
             )
         if decode is not None and decode(ids) != text:
             return CheckResult("tokenizer", False, f"{text!r} comes back as {decode(ids)!r}")

@@ -273,7 +273,7 @@ def use_fast_blas() -> BlasReport:
         return BlasReport(name=OWN, note=str(error))
     bound = bound_library(slots["cblas_sgemm"][0])
     if any(name in Path(bound).name.lower() for name in FAST_LIBRARIES):
-        return BlasReport(name=Path(bound).name, path=bound, note="mlx is bound to it already")
+        return BlasReport(name=Path(bound).name, path=bound, note="mlx is already linked to it")
     return first_usable(candidates(), slots)
 
 
@@ -284,7 +284,7 @@ def first_usable(choices: tuple[Candidate, ...], slots: dict[str, list[int]]) ->
         try:
             report = adopt(candidate, slots)
         except Unusable as error:
-            notes.append(f"{candidate.name} was not taken: {error}")
+            notes.append(f"{candidate.name} was not used: {error}")
             continue
         if report:
             return BlasReport(

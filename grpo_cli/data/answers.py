@@ -59,4 +59,4 @@ def hint(value: Any, place: str) -> str:
         column = place.split("`")[1]
         return f'name one of its values: `answer_column = "{column}.{next(iter(value))}"`'
     missing = "; remove the row or give it an answer" if value is None or value is MISSING else ""
-    return f"an answer is a text, a number, true or false, or a list of them{missing}"
+    return f"an answer is text, a number, true or false, or a list of these{missing}"

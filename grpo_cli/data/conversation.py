@@ -24,8 +24,8 @@ ROLES = {
 KEPT = ("tool_calls", "tool_call_id", "name")  # fields of a message that templates read besides its text
 SHAPE = (
     'a message is {"role": "user", "content": "…"} or {"from": "human", "value": "…"}; the roles are '
-    "system, developer, user, assistant and tool; the last message that is not the assistant's is the user's "
-    "or a tool's"
+    "system, developer, user, assistant and tool; the last message before the answer is the user's or a "
+    "tool's"
 )
 
 
@@ -51,7 +51,7 @@ def conversation_from(prompt: Any, place: str) -> tuple[list[Message], str | Non
         return [message("user", prompt)], None
     if not isinstance(prompt, list) or not prompt:
         raise DataError(
-            f"No prompt: {place} is {short(prompt)}", "a prompt is a text or a list of chat messages"
+            f"No prompt: {place} is {short(prompt)}", "a prompt is text or a list of chat messages"
         )
     messages = [message_from(item) for item in prompt]
     whole = [item for item in messages if item is not None]

@@ -87,7 +87,7 @@ def not_reached(name: str, error: Exception) -> DataError:
     from huggingface_hub import constants
 
     if constants.HF_HUB_OFFLINE:
-        why, cure = "HF_HUB_OFFLINE=1 forbids to ask the hub", "`unset HF_HUB_OFFLINE`"
+        why, cure = "HF_HUB_OFFLINE=1 forbids access to the hub", "`unset HF_HUB_OFFLINE`"
     else:
         why = f"the hub {constants.ENDPOINT} cannot be reached ({first_line(error)})"
         cure = f"check the network with `curl -I {constants.ENDPOINT}`"
@@ -98,7 +98,7 @@ def not_reached(name: str, error: Exception) -> DataError:
     )
 
 
-LOCAL_COPY = "point `dataset` at a local copy, a folder with train.jsonl and test.jsonl"
+LOCAL_COPY = "set `dataset` to a local copy, a folder with train.jsonl and test.jsonl"
 
 
 NOT_FOUND = "a hub name is `owner/name`, a local one a path that exists; for a private one: `hf auth login`"

@@ -81,7 +81,8 @@ def check_dataset(name: str) -> None:
     if path.exists():
         raise DataError(
             f"Dataset is neither a file nor a folder: {name}",
-            "a pipe or a device is read only once, a dataset for every split: write its rows to a file first",
+            "a pipe or a device can be read only once, but a dataset is read for every split: write its "
+            "rows to a file first",
         )
     if meant := hub.meant_arithmetic(name):
         raise DataError(f"Dataset not found: {name}", meant)

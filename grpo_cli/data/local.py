@@ -56,7 +56,7 @@ def nearest(path: Path, likeness: float = 0.6) -> Path | None:
 def nearby(path: Path) -> str:
     """The hint for a missing path."""
     near = nearest(path)
-    return f"did you mean `{near}`?" if near else f"looked from the folder {Path.cwd()}"
+    return f"did you mean `{near}`?" if near else f"relative paths start at {Path.cwd()}"
 
 
 def nearly_there(path: Path) -> bool:

@@ -27,7 +27,7 @@ from grpo_cli.errors import DataError
 Values = dict[str, Any]
 Reader = Callable[[Path], Iterator[Row]]
 COMPRESSED = (".gz", ".zst", ".bz2", ".lz4")
-ONE_OBJECT_A_LINE = "a JSONL file has one JSON object a line; a JSON file may also be one list of objects"
+ONE_OBJECT_A_LINE = "a JSONL file has one JSON object per line; a JSON file may also hold one list of objects"
 BOM = b"\xef\xbb\xbf"  # byte order mark that some editors write
 PIECE = 1 << 20  # bytes
 
@@ -152,8 +152,8 @@ def read_separated(path: Path, separator: str) -> Iterator[Row]:
         except (ValueError, KeyError, datasets.exceptions.DatasetsError) as error:
             raise DataError(
                 f"Broken CSV file: {path}: {' '.join(str(error).split())}",
-                "its first line has the columns' names, each once; every other row has as many cells, and "
-                "a cell with a comma, a quote or a line break stands in quotes",
+                "its first line names each column once; every other row has the same number of cells, and "
+                "cells with a comma, a quote or a line break are quoted",
             ) from error
     for number, values in enumerate(plain_numbers(rows), start=1):
         yield Row(values, "row", number, str(path))

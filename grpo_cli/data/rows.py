@@ -88,12 +88,12 @@ class Columns:
         if self.takes_last:
             found.append(
                 f"split `{self.split}`: there is no column `{answer}`, so the assistant's last message in "
-                f"`{prompt}` is the answer, and no part of the prompt"
+                f"`{prompt}` is the answer and not part of the prompt"
             )
         if self.drops_last:
             found.append(
-                f"split `{self.split}`: the assistant's last message in `{prompt}` is no part of the prompt; "
-                + (f"the answer is `{answer}`" if answer else "there are no answers")
+                f"split `{self.split}`: the assistant's last message in `{prompt}` is not part of the "
+                "prompt; " + (f"the answer is `{answer}`" if answer else "the dataset has no answers")
             )
         if self.has_system and self.config.prompt_format == "chat":
             found.append(f"split `{self.split}`: system messages come from the column `{self.system}`")

@@ -87,7 +87,7 @@ def check_text(value: Any, what: str, place: str) -> None:
             raise DataError(
                 f"Half of a character: {what} in {place} has {value[error.start]!r}, "
                 f"its character {error.start + 1}",
-                "a text was cut within a character, as an emoji; write the text again, or remove the row",
+                "the text was cut inside a character such as an emoji; write it again, or remove the row",
             ) from error
     elif isinstance(value, dict):
         for key, item in value.items():

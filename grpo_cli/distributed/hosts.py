@@ -105,9 +105,7 @@ def parsed(path: Path, document: Any) -> HostFile:
     hosts = tuple(host(f"host {number}", entry) for number, entry in enumerate(entries))
     for number, one in enumerate(hosts):
         if one.rdma and len(one.rdma) != len(hosts):
-            raise BadEntry(
-                f"host {number} ({one.ssh}) has {len(one.rdma)} in `rdma`, one for each host wanted"
-            )
+            raise BadEntry(f"host {number} ({one.ssh}) has {len(one.rdma)} of {len(hosts)} entries in `rdma`")
     return HostFile(path, hosts, backend, settings(table.get("envs", [])))
 
 
@@ -118,7 +116,9 @@ def settings(value: Any) -> tuple[str, ...]:
     envs = texts("the file", "envs", value)
     for one in envs:
         if not SETTING.match(one):
-            raise BadEntry(f"`envs` has {shown(one)}: only variables of MLX, NCCL and OpenMP may stand there")
+            raise BadEntry(
+                f"`envs` has {shown(one)}: only variables of MLX, NCCL and OpenMP are allowed there"
+            )
     return envs
 
 
@@ -129,10 +129,10 @@ def host(where: str, entry: Any) -> Host:
     refuse_unknown(where, entry, KEYS)
     ssh = entry.get("ssh")
     if not isinstance(ssh, str) or not ssh:
-        raise BadEntry(f"{where} has no `ssh`, the name that ssh calls it")
+        raise BadEntry(f"{where} has no `ssh`, the name that ssh uses for it")
     where = f"{where} ({ssh})"
     if ssh.startswith("-") or ssh.split() != [ssh]:  # ssh would treat it as an option or a command
-        raise BadEntry(f"{where}: `ssh` is no name of a machine")
+        raise BadEntry(f"{where}: `ssh` is not a machine name")
     rdma = entry.get("rdma", [])
     if not isinstance(rdma, list):
         raise BadEntry(f"{where}: `rdma` is {shown(rdma)}, not a list")
@@ -147,7 +147,7 @@ def devices(where: str, value: Any) -> Rdma:
 def texts(where: str, key: str, value: Any) -> tuple[str, ...]:
     """A list of non-empty texts. Raises BadEntry for anything else."""
     if not isinstance(value, list) or not all(isinstance(one, str) and one.strip() for one in value):
-        raise BadEntry(f"{where}: `{key}` is {shown(value)}, not a list of texts")
+        raise BadEntry(f"{where}: `{key}` is {shown(value)}, not a list of strings")
     return tuple(value)
 
 

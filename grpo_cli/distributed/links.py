@@ -73,7 +73,7 @@ class Link:
         self._connection.settimeout(max(seconds, 0.1))
         greeting = parse_as(Greeting, self._reader.readline(LONGEST))
         if greeting.size != place.size:
-            raise ValueError(f"it greets as one of {greeting.size} ranks")
+            raise ValueError(f"it belongs to a run of {greeting.size} ranks")
         self.rank = greeting.rank
         self._connection.settimeout(None)
 
@@ -124,7 +124,7 @@ def numbered(place: RankInfo, links: list[Link]) -> dict[int, Link]:
     expected = sorted([*place.calls, *place.callers])
     if sorted(link.rank for link in links) != expected:
         found = ", ".join(str(link.rank) for link in links)
-        raise met_others(f"rank {place.rank} waited for {expected} and met {found}")
+        raise met_others(f"rank {place.rank} waited for {expected} but met {found}")
     return dict(enumerate(links))
 
 
@@ -163,7 +163,7 @@ def recognize(place: RankInfo, rank: int, link: Link, patience: Patience) -> Non
     try:
         link.recognize(place, patience.left)
     except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
-        raise met_others(f"where rank {rank} should be, {error}") from error
+        raise met_others(f"in place of rank {rank}: {error}") from error
     except OSError as error:
         raise absent(rank, str(place.calls[rank]), error.strerror or "it does not answer") from error
 
@@ -186,16 +186,16 @@ def answer(place: RankInfo, listening: socket.socket, patience: Patience) -> Lin
             link.close()
             continue
         return link
-    raise absent(place.callers[0], "one of those that should call", "it did not")
+    raise absent(place.callers[0], "which should call this one", "it did not call")
 
 
 def absent(rank: int, where: str, reason: str) -> TrainingError:
     """The error for a missing rank."""
     return TrainingError(
-        f"Rank {rank} ({where}) is not there: {reason}",
-        "see what it says above, or on its own machine: is `grpo` installed there, does a firewall let the "
-        "ports through, is the address in the host file that of the cable between the two? "
-        "`grpo doctor --hosts FILE` tries each",
+        f"Rank {rank} ({where}) cannot be reached: {reason}",
+        "look for its own error above or on its machine; check that `grpo` is installed there, that no "
+        "firewall blocks the ports, and that the host file has the address of the cable between the two: "
+        "`grpo doctor --hosts FILE` checks each",
         trouble="several-machines",
     )
 
@@ -203,7 +203,7 @@ def absent(rank: int, where: str, reason: str) -> TrainingError:
 def met_others(what: str) -> TrainingError:
     """The error for ranks of another run."""
     return TrainingError(
-        f"The ranks are not of one run: {what}",
+        f"The ranks do not belong to the same run: {what}",
         "another run uses these ports: start this one with another `--starting-port`",
         trouble="several-machines",
     )
@@ -214,7 +214,7 @@ def cannot_listen(address: Address, error: OSError) -> TrainingError:
     if error.errno == errno.EADDRINUSE:
         return TrainingError(
             f"Port {address.port} of {address.host} is in use",
-            "another run has it, or one that has not ended yet: wait, or `--starting-port 42323`",
+            "another run uses it, or an earlier run has not ended yet: wait, or use `--starting-port 42323`",
             trouble="several-machines",
         )
     return TrainingError(

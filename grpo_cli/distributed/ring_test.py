@@ -33,7 +33,7 @@ def main() -> None:
     try:
         with join() as world:
             if world.size == 1:
-                raise ConfigError("A single process makes no ring", "start it with `mlx.launch`")
+                raise ConfigError("A single process is not a ring", "start it with `mlx.launch`")
             found = measured(world)
             if world.is_first:
                 print(json.dumps({"ring": found}), flush=True)

@@ -93,8 +93,8 @@ def find_rank(environment: Mapping[str, str]) -> RankInfo | None:
         place = read_rank(environment)
     except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
         raise ConfigError(
-            f"The ranks of this run cannot be told: MLX_RANK={environment['MLX_RANK']} and {error}",
-            "start it with `grpo launch` or `mlx.launch`, or unset MLX_RANK for a process alone",
+            f"The ranks of this run cannot be determined: MLX_RANK={environment['MLX_RANK']} and {error}",
+            "start it with `grpo launch` or `mlx.launch`, or unset MLX_RANK for a single process",
             trouble="several-machines",
         ) from error
     return place if place.size > 1 else None

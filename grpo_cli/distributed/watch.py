@@ -127,7 +127,7 @@ class Watch:
             if self.trouble or not names:
                 return self.trouble
             time.sleep(LOOK)
-        return f"{names} did not come to connect within {seconds:.0f} s"
+        return f"{names} did not connect within {seconds:.0f} s"
 
     def _late(self) -> list[str]:
         """Ranks that are not yet about to connect."""
@@ -255,7 +255,7 @@ def find_trouble(table: list[Status], own_rank: int, silences: Mapping[int, floa
     for status in running:
         if silences.get(status.rank, 0.0) > SILENCE:
             return (
-                f"{status.name} has not been heard of for {silences[status.rank]:.0f} s: its process is "
+                f"{status.name} has not been heard from for {silences[status.rank]:.0f} s: its process is "
                 "stopped, or its machine or the network failed"
             )
     ages = {status.rank: status.idle + silences.get(status.rank, 0.0) for status in running}
@@ -265,6 +265,7 @@ def find_trouble(table: list[Status], own_rank: int, silences: Mapping[int, floa
     stand_still = all(status.doing == WAITING and ages[status.rank] > status.limit for status in running)
     if len(running) == len(table) and stand_still:
         return (
-            f"all ranks wait for one another for {min(ages.values()):.0f} s: the network between them failed"
+            f"all ranks have waited for one another for {min(ages.values()):.0f} s: the network between "
+            "them failed"
         )
     return None

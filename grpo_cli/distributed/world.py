@@ -114,8 +114,9 @@ class World:
         values = self.gather(value)
         if any(other != values[0] for other in values):
             raise TrainingError(
-                f"The ranks have come apart: their {what} differ",
-                "a mistake of ours: `grpo doctor --report FILE` and tell us; the last checkpoint is intact",
+                f"The ranks have diverged: their {what} differ",
+                "this is a bug in grpo: please report it with `grpo doctor --report FILE`; the last "
+                "checkpoint is intact",
                 trouble="several-machines",
             )
 
@@ -259,7 +260,7 @@ def cannot_connect(place: RankInfo, error: RuntimeError) -> TrainingError:
     if in_use:
         return TrainingError(
             f"The port of rank {place.rank}{address} is in use: {error}",
-            "another run has it, or one that has not ended yet: wait, or `--starting-port 42323`",
+            "another run uses it, or an earlier run has not ended yet: wait, or use `--starting-port 42323`",
             trouble="several-machines",
         )
     return TrainingError(
@@ -273,8 +274,8 @@ def lost(why: str) -> TrainingError:
     """The error of a rank that ends because another one is gone."""
     return TrainingError(
         f"The run ends: {why}",
-        "rank 0 saves what it can; `grpo resume RUN` goes on from the newest checkpoint, with as many ranks "
-        "as there are then",
+        "rank 0 saves what it can; `grpo resume RUN` continues from the newest checkpoint, with any "
+        "number of ranks",
         trouble="several-machines",
     )
 

@@ -41,7 +41,7 @@ def bug_report(context: Context, findings: Sequence[Finding]) -> str:
     """The report for a maintainer: system, versions, configuration, findings, log and last error."""
     sections = [
         TITLE,
-        "## What happened\n\n(what you did, what you expected, and what came instead)",
+        "## What happened\n\n(what you did, what you expected, and what happened instead)",
         "## System\n\n" + table(system(context)),
         "## Versions\n\n" + table(versions(context)),
         "## Configuration\n\n" + fenced(configuration(context), "toml"),

@@ -41,7 +41,7 @@ def chosen(context: Context, only: Sequence[str] = (), checks: Sequence[Check] =
         if (check.name in only or alone) and not applies(check, context):
             what = check.name if check.name in only else check.subject
             raise ConfigError(
-                f"The check {what} has nothing to look at",
+                f"The check {what} has nothing to examine",
                 f"name it: `grpo doctor --only {what} {OPTIONS[check.needs]}`",
                 trouble="doctor",
             )
@@ -94,7 +94,7 @@ def examined(check: Check, context: Context) -> list[Finding]:
         return [
             error(
                 f"the check itself failed: {type(failure).__name__}: {failure}",
-                "that is a bug of grpo: please report it with `grpo doctor --report FILE`",
+                "this is a bug in grpo: please report it with `grpo doctor --report FILE`",
                 where=f"{Path(place.filename).name}, line {place.lineno}, in {place.name}",
             )
         ]

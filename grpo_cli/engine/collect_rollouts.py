@@ -86,6 +86,7 @@ def sample(run: Run, prompts: list[Prompt], own: Sequence[int], on_group: OnGrou
             on_group,
             own,
             run.random,
+            lambda place: run.make_session(prompts[place].example),
         )
     except BrokenPolicy as error:
         weight = first_broken(flat(run.policy.model.parameters()))

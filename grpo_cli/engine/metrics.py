@@ -9,7 +9,7 @@ from grpo_cli import device
 from grpo_cli.engine.rollout.buffer import DrawnGroups
 from grpo_cli.rewards.notes import averages
 from grpo_cli.rewards.table import unique
-from grpo_cli.types import RolloutGroup, StopReason
+from grpo_cli.types import Rollout, RolloutGroup, StopReason
 
 HIGH_REWARD, HIGH_GRAD_NORM = 10.0, 10.0  # values above these mostly indicate a problem
 SOMETIMES = ("skipped", "flags", "unscored_fraction")  # optional keys that rewards may not use
@@ -96,6 +96,25 @@ def rollout_metrics(groups: list[RolloutGroup]) -> dict[str, Any]:
         "completion_length_mean": statistics.fmean(rollout.length for rollout in rollouts),
         "truncated_fraction": statistics.fmean(r.stop_reason is StopReason.LENGTH for r in rollouts),
         "repetition": statistics.fmean(repetition(rollout.trained_ids) for rollout in rollouts),
+        **environment_metrics(rollouts),
+    }
+
+
+def environment_metrics(rollouts: list[Rollout]) -> dict[str, float]:
+    """Turns and tool calls of a step's completions; nothing if no environment answered any of them.
+
+    tools/calls_mean: calls per completion. tools/failure_rate: share of the calls that gave an error or no
+    result. turns_mean: turns per completion. tool_seconds: time in environments, summed over completions.
+    """
+    uses = [rollout.use for rollout in rollouts if rollout.use is not None]
+    calls = sum(use.calls for use in uses)
+    if not calls and all(use.turns == 1 for use in uses):
+        return {}
+    return {
+        "tools/calls_mean": calls / len(rollouts),
+        "tools/failure_rate": sum(use.failures for use in uses) / max(1, calls),
+        "turns_mean": statistics.fmean(use.turns for use in uses),
+        "tool_seconds": sum(use.seconds for use in uses),
     }
 
 

@@ -108,7 +108,7 @@ def refuse_shorter(run: Run) -> None:
     step, total = run.state.step, run.total_steps
     if step > total:
         raise ConfigError(
-            f"the run has made {step} steps already, and is to end after {total}",
+            f"the run has already made {step} steps and would end after {total}",
             f"`--set max_steps={2 * step}`, or resume from an earlier checkpoint",
             trouble="resumable",
         )
@@ -141,15 +141,15 @@ def restored(config: Config, checkpoint: Path | None, listener: events.Listener,
         if is_gone("model_name", config.model_name):
             error.hint += (
                 f"; the run's base was {config.model_name}, named in {state.started_in}: "
-                "where it is in DIR now, add `--set model_name=DIR`"
+                "if it is now in DIR, add `--set model_name=DIR`"
             )
         raise
     if not state.started_at:
         as_before(run)
     if state.data != run.state.data:
         raise CheckpointError(
-            f"The training prompts are not those that the run in {checkpoint.parent} was started with",
-            f"bring back the dataset {config.dataset} as it was, or start a new run from the weights: "
+            f"The training prompts differ from those that the run in {checkpoint.parent} was started with",
+            f"restore the dataset {config.dataset}, or start a new run from the weights: "
             f"`--set {quoted(f'model_name={checkpoint}')}`",
             trouble="resumable",
         )
@@ -184,10 +184,9 @@ def tell_changes(run: Run, start: Start, given: set[str], accept: bool, listener
     decisive = [*(name for name in inputs if not measured_by(name, given)), *filter(is_measure, start.edited)]
     if decisive and not accept:
         raise CheckpointError(
-            f"The numbers before and after {start.checkpoint.name} could not be compared, for something "
+            f"Results before and after {start.checkpoint.name} would not be comparable, because something "
             f"changed since: {', '.join(decisive)}",
-            "restore it as it was, or resume nevertheless: "
-            f"`grpo resume {quoted(start.run_dir)} --accept-changes`",
+            f"restore it, or resume anyway: `grpo resume {quoted(start.run_dir)} --accept-changes`",
             trouble="resumable",
         )
 
@@ -207,7 +206,9 @@ def set_aside_newer(run_dir: Path, checkpoint: Path | None, step: int, listener:
     for folder in later:
         other = unused(folder.with_name(f"{folder.name}.aside"))
         folder.rename(other)
-        listener(events.Notice(f"{folder.name} is kept as {other.name}: the run continues differently now"))
+        listener(
+            events.Notice(f"{folder.name} is kept as {other.name}, because the run now continues differently")
+        )
     if not later and checkpoint is not None:
         return
     for name in (METRICS, COMPLETIONS):

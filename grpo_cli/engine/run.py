@@ -30,6 +30,7 @@ from grpo_cli.engine.update.compiled_loss import CompiledLoss
 from grpo_cli.engine.update.forward import PLAIN, ForwardPlan
 from grpo_cli.engine.update.objective import Objective
 from grpo_cli.engine.update.optimizer import Optimizer
+from grpo_cli.environments.make import session_maker
 from grpo_cli.models.load import Policy
 from grpo_cli.models.tree import flat
 from grpo_cli.rewards.score import Scorer
@@ -61,6 +62,7 @@ class Run:
         self.buffer = RolloutBuffer(
             config.prompts_per_step, config.steps_per_generation, config.num_iterations
         )
+        self.make_session = session_maker(config, self.policy.tokenizer)
         self.scorer = scorer_of(config, self.rewards)
         self.objective = Objective(config, self.plan)
         self.sampler = RolloutPolicy(config, self.policy, self.listener)
@@ -167,9 +169,9 @@ class Run:
         def tell(rows: int) -> None:
             self.listener(
                 events.Notice(
-                    f"memory was short in {what}: from now on at most {plural(rows, 'completion')} at "
-                    "once, to the same result. `batch_size = 1` with more `gradient_accumulation_steps` "
-                    "needs less"
+                    f"memory ran out in {what}: now at most {plural(rows, 'completion')} will be "
+                    "computed at once, with the same result. `batch_size = 1` with more "
+                    "`gradient_accumulation_steps` needs less"
                 )
             )
 

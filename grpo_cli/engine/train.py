@@ -181,6 +181,7 @@ def evaluate_if_due(run: Run, log: RunLog) -> bool:
             prefix=config.completion_prefix,
             on_progress=lambda *progress: run.progress(events.RolloutProgress("evaluation", *progress)),
             world=run.world,
+            make_session=run.make_session,
         )
         measure_by_reward(evaluation, config, run.rewards)
     line = evaluation.line(step)

@@ -26,6 +26,7 @@ class Calculator(Environment):
         self.tokenizer = tokenizer
         self.start, self.end = special("<|python_start|>"), special("<|python_end|>")
         self.output_start, self.output_end = special("<|output_start|>"), special("<|output_end|>")
+        self.marker_ids = frozenset((self.start, self.end, self.output_start, self.output_end))
         self.block: list[int] | None = None  # None: no block is open
 
     def read(self, token_id: int) -> list[int]:
@@ -46,6 +47,8 @@ class Calculator(Environment):
     def output(self, block: list[int]) -> list[int]:
         """The tokens that show the result of a closed block; none if it has no result."""
         result = compute(self.tokenizer.spell(block))
+        self.calls += 1
         if result is None:
+            self.failures += 1
             return []
         return [self.output_start, *self.tokenizer.encode(result), self.output_end]

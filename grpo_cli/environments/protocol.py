@@ -54,6 +54,10 @@ class Reply:
 class Environment:
     """Base class: an environment that never answers. Override what is needed."""
 
+    marker_ids: frozenset[int] = frozenset()  # special tokens that stay in the text that rewards see
+    calls = 0  # of tools in this rollout
+    failures = 0  # calls that gave an error, or no result
+
     def reset(self, columns: dict[str, Any]) -> str | None:  # noqa: ARG002
         """Begin a rollout of the example with these columns. The text returned follows the last user message.
 

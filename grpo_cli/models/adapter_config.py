@@ -55,15 +55,16 @@ def refuse_others(content: dict[str, Any], folder: Path) -> None:
     if any(key in content for key in OF_PEFT):
         kind, base = (one_line(str(content.get(key)))[:100] for key in OF_PEFT)
         raise ModelError(
-            f"{folder} holds adapters of PEFT ({kind}), trained on {base}: they are not loaded as they are",
-            f"merge them into their model and use that: `pip install peft`, `{MERGE.format(folder=folder)}`, "
+            f"{folder} holds PEFT adapters ({kind}) trained on {base}: they cannot be loaded directly",
+            "merge them into their base and use the result: `pip install peft`, "
+            f"`{MERGE.format(folder=folder)}`, "
             "copy the tokenizer's files of the base into `merged`; or train adapters here (`lora_rank = 8`)",
             trouble="model-weights",
         )
     kind = content.get("fine_tune_type", "lora")
     if isinstance(kind, str) and kind not in KINDS:
         raise ModelError(
-            f"{folder / ADAPTER_CONFIG} is of adapters of the kind {shown(kind)}",
+            f"{folder / ADAPTER_CONFIG} describes adapters of the kind {shown(kind)}",
             f"only {' and '.join(f'`{known}`' for known in KINDS)} are supported; fuse them: `mlx_lm.fuse`",
             trouble="model-weights",
         )

@@ -30,7 +30,7 @@ from grpo_cli.untrusted_json import DamagedFile, shown
 REFUSALS = (ValueError, KeyError, TypeError, RuntimeError, OSError)  # mlx's and mlx-lm's, for bad weights
 # `quant_method`s of other libraries that mlx-lm can read.
 READ_METHODS = ("bitnet", "mxfp4", "mxfp8", "fp8", "compressed-tensors", "modelopt", "awq", "gptq")
-NEWER = "`pip install --upgrade mlx-lm` may know this kind of model; mlx-lm lists what it runs"
+NEWER = "a newer mlx-lm may support this kind of model: `pip install --upgrade mlx-lm`"
 # model_type → module with Model and ModelArgs, for models that mlx-lm lacks.
 OURS: dict[str, ModuleType] = {"nanochat_v2": nanochat_v2}
 
@@ -52,7 +52,7 @@ def load_weights(folder: Path) -> tuple[nn.Module, dict[str, Any]]:
     except DamagedFile as error:
         raise ModelError(
             f"{folder / CONFIG} {error}",
-            "take config.json from where the weights come from",
+            "copy config.json from the source of the weights",
             trouble="model-weights",
         ) from error
     with without_pattern(folder) as plain:  # mlx-lm globs it
@@ -74,7 +74,7 @@ def refuse_problems(problems: Iterable[FileProblem]) -> None:
             raise ModelError(f"{folder} holds no weights (model*.safetensors)", "copy or download them again")
         if problem.kind == "stale":
             hint = (
-                "a file of an earlier download or conversion: move it away, "
+                "it is left from an earlier download or conversion: move it away, "
                 f"`mv {quoted(problem.path)} {quoted(f'{problem.path}.aside')}`"
             )
         raise ModelError(f"{problem.path} {problem.text}", hint)
@@ -90,10 +90,10 @@ def refuse_other_formats(config: dict[str, Any], folder: Path) -> None:
     method = settings.get("quant_method") if isinstance(settings, dict) else settings
     if method not in READ_METHODS:
         raise ModelError(
-            f"The weights in {folder} are quantised by another library, which MLX does not read: "
+            f"The weights in {folder} are quantized by another library, in a format that MLX cannot read: "
             f"`quant_method` is {shown(method)}",
-            "take the model that was quantised, usually the repository without `bnb` or `4bit` in its name, "
-            "and quantise it here: `grpo convert OWNER/NAME --quantize`",
+            "use the original model, usually the repository without `bnb` or `4bit` in its name, "
+            "and quantize it here: `grpo convert OWNER/NAME --quantize`",
             trouble="model-weights",
         )
 

@@ -58,7 +58,8 @@ def adapters_base(folder: Path, base: str = "") -> Path:
     except ModelError as error:
         raise ModelError(
             f"{error.message}: the adapters in {folder} were trained on it",
-            f"restore it, resume with `grpo resume {quoted(folder)} --set model_name=DIR` where "
-            f"it is in DIR now, or write that into `model` of {folder / 'adapter_config.json'}",
+            f"restore it; if it is now in DIR, resume with `grpo resume {quoted(folder)} --set "
+            "model_name=DIR` "
+            f"or write DIR into `model` of {folder / 'adapter_config.json'}",
             trouble=error.trouble,
         ) from error

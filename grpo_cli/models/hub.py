@@ -259,7 +259,7 @@ def _check(repo: str, folder: Path, patterns: Sequence[str]) -> None:
     if damaged:
         raise ModelError(
             f"Damaged in the download from {repo}: {', '.join(damaged)} (not the hub's checksum)",
-            "it is deleted; run the same command again, and it is downloaded anew",
+            "it was deleted; run the same command again to download it",
             trouble="hub",
         )
 

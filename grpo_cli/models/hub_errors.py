@@ -28,7 +28,7 @@ from grpo_cli.errors import ModelError
 
 FAILURES = (HTTPError, OSError, HFValidationError, json.JSONDecodeError)  # exceptions of the library
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
-AGAIN = "run the same command again: it goes on where it stopped"
+AGAIN = "run the same command again: the download continues where it stopped"
 
 
 def explain(repo: str, error: Exception) -> ModelError:
@@ -45,13 +45,13 @@ def explain(repo: str, error: Exception) -> ModelError:
         )
     if isinstance(error, json.JSONDecodeError | FileMetadataError):
         return ModelError(
-            f"What answers at {constants.ENDPOINT} for {repo} is not the hub: {_reason(error)}",
+            f"The server at {constants.ENDPOINT}, asked for {repo}, is not the hub: {_reason(error)}",
             "log in to the network if it asks for that, or `unset HF_ENDPOINT`",
             trouble="hub",
         )
     if isinstance(error, OfflineModeIsEnabled | LocalEntryNotFoundError):
         return ModelError(
-            f"{repo} is not in the local cache, and HF_HUB_OFFLINE=1 forbids to download it",
+            f"{repo} is not in the local cache, and HF_HUB_OFFLINE=1 forbids downloading it",
             f"connect once and `HF_HUB_OFFLINE=0 hf download {repo}`, or give the path of a local folder",
             trouble="hub",
         )
@@ -73,10 +73,10 @@ def broke_off(repo: str, received: int, size: int, error: Exception | None) -> M
     """The error for a transfer that failed despite retries; `error`: the last failure."""
     if isinstance(error, HfHubHTTPError):
         return explain(repo, error)
-    reason = _reason(error) if error else "the server sends no more"
+    reason = _reason(error) if error else "the server stopped sending"
     if _is_timeout(error):
-        reason = f"nothing came for {constants.HF_HUB_DOWNLOAD_TIMEOUT} s"
-    slow = "; on a slow line after `export HF_HUB_DOWNLOAD_TIMEOUT=60`" if _is_timeout(error) else ""
+        reason = f"no data for {constants.HF_HUB_DOWNLOAD_TIMEOUT} s"
+    slow = "; on a slow connection, first `export HF_HUB_DOWNLOAD_TIMEOUT=60`" if _is_timeout(error) else ""
     return ModelError(
         f"The download from {repo} broke off at {received:,} of {size:,} bytes: {reason}",
         AGAIN + slow,
@@ -91,7 +91,8 @@ def _unreachable(repo: str, error: Exception) -> ModelError:
         return ModelError(
             f"The hub {constants.ENDPOINT} did not answer within {constants.HF_HUB_ETAG_TIMEOUT} s, "
             f"and {repo} is not in the local cache",
-            f"run the same command again, on a slow line after `export HF_HUB_ETAG_TIMEOUT=60`, {elsewhere}",
+            "run the same command again, on a slow connection after `export HF_HUB_ETAG_TIMEOUT=60`, "
+            f"{elsewhere}",
             trouble="hub",
         )
     return ModelError(
@@ -107,7 +108,7 @@ def _refused(repo: str, error: HfHubHTTPError) -> ModelError:
     page = f"{constants.ENDPOINT}/{repo}"
     if isinstance(error, GatedRepoError):
         return ModelError(
-            f"The repository {repo} requires accepting its licence",
+            f"The repository {repo} requires accepting its license",
             f"accept it on the model's page {page}, then `hf auth login` with the same account",
             trouble="hub-token",
         )
@@ -122,7 +123,7 @@ def _refused(repo: str, error: HfHubHTTPError) -> ModelError:
     if error.response.status_code == 404:
         return ModelError(
             f"Model not found on the hub: {repo}",
-            "check the spelling; for a private repository `hf auth login` with an account that may read it",
+            "check the spelling; for a private repository `hf auth login` with an account that has access",
             trouble="model-not-found",
         )
     return _failed(repo, error)
@@ -133,14 +134,15 @@ def _failed(repo: str, error: HfHubHTTPError) -> ModelError:
     status = error.response.status_code
     if status == 429:
         return ModelError(
-            f"The hub takes no more requests from here for now, so {repo} is not fetched (429)",
+            f"The hub accepts no more requests from here for now, so {repo} was not downloaded (429)",
             "wait five minutes and run the same command again; `hf auth login` raises the limit",
             trouble="hub",
         )
     if status >= 500:
         return ModelError(
-            f"The hub failed on {repo}: {status} {error.response.reason_phrase}",
-            "wait some minutes and run the same command again; https://status.huggingface.co shows its state",
+            f"The hub failed for {repo}: {status} {error.response.reason_phrase}",
+            "wait a few minutes and run the same command again; https://status.huggingface.co shows its "
+            "state",
             trouble="hub",
         )
     said = error.server_message or error.response.reason_phrase
@@ -156,11 +158,11 @@ def _unauthorized(repo: str, error: HfHubHTTPError) -> ModelError:
     status = error.response.status_code
     if "authorization" not in error.response.request.headers:
         return ModelError(
-            f"Model not found on the hub: {repo} is private or misspelt ({status})",
+            f"Model not found on the hub: {repo} is private or misspelled ({status})",
             "check the spelling; for a private repository `hf auth login` first",
             trouble="model-not-found",
         )
-    wrong = "is wrong or expired" if status == 401 else "may not read it"
+    wrong = "is wrong or expired" if status == 401 else "has no access to it"
     return ModelError(
         f"The hub refuses {repo}: your token {wrong} ({status})",
         "`hf auth login` again; a token in HF_TOKEN comes first: renew it or `unset HF_TOKEN`",

@@ -265,7 +265,7 @@ def check_prompts(policy: Policy, prompts: Iterable[list[int]]) -> None:
         raise ModelError(
             f"The token {policy.tokenizer.spell([largest])!r} ({largest}) occurs in a prompt, "
             f"but the model has only {rows} rows",
-            "take it out of the prompts: this model was not trained with it",
+            "remove it from the prompts: this model was not trained with it",
             trouble="vocabulary",
         )
 

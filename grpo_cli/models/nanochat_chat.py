@@ -52,8 +52,8 @@ def _parts(
         return [(encode(content), role == "assistant")]
     if role != "assistant" or not isinstance(content, list):
         raise ModelError(
-            f"The {role}'s message is no text: {content!r}",
-            "give every message a text",
+            f"The {role}'s message is not text: {content!r}",
+            "write every message as text",
             trouble="chat-template",
         )
     found = []
@@ -61,7 +61,7 @@ def _parts(
         kind = part.get("type") if isinstance(part, Mapping) else None
         if kind not in PARTS:
             raise ModelError(
-                f"nanochat's chat format has no part of the type {kind!r}",
+                f"nanochat's chat format has no parts of type {kind!r}",
                 f"use {', '.join(f'`{name}`' for name in PARTS)}",
                 trouble="chat-template",
             )
@@ -77,7 +77,7 @@ def turns(messages: Sequence[Mapping[str, Any]]) -> list[tuple[str, Any]]:
     if found and found[0][0] == "system":
         if len(found) < 2 or found[1][0] != "user":
             raise ModelError(
-                "nanochat's chat format has no place for a system message without a user message after it",
+                "nanochat's chat format allows no system message without a user message after it",
                 "put a user message second",
                 trouble="chat-template",
             )
@@ -85,7 +85,7 @@ def turns(messages: Sequence[Mapping[str, Any]]) -> list[tuple[str, Any]]:
     for role, _ in found:
         if role not in ("user", "assistant"):
             raise ModelError(
-                f"nanochat's chat format has no role {role!r} here",
+                f"nanochat's chat format does not allow the role {role!r} here",
                 "use `user` and `assistant`, and at most one `system` message, at the beginning",
                 trouble="chat-template",
             )

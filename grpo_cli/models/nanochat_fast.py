@@ -53,7 +53,7 @@ def _pattern(text: str) -> Regex:
         return Regex(text)
     except Exception as error:  # tokenizers raises nothing narrower
         raise ModelError(
-            f"Failed to load tiktoken tokenizer: its pattern has no form in tokenizer.json ({error})",
+            f"Failed to load tiktoken tokenizer: its pattern cannot be written in tokenizer.json ({error})",
             "fetch `tokenizer.pkl` again, from the same nanochat run",
             trouble="tokenizer",
         ) from error
@@ -82,7 +82,7 @@ def recover_merges(ranks: dict[bytes, int]) -> list[tuple[bytes, bytes]]:
             parts = _merge_below(token, ranks, rank)
             if len(parts) != 2:
                 raise ModelError(
-                    f"Failed to load tiktoken tokenizer: the token {token!r} is no merge of two others",
+                    f"Failed to load tiktoken tokenizer: the token {token!r} is not a merge of two others",
                     "fetch `tokenizer.pkl` again, from the same nanochat run",
                     trouble="tokenizer",
                 )

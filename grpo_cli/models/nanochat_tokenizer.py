@@ -157,7 +157,7 @@ def read_encoding(path: Path, repository: str | None = None) -> tiktoken.Encodin
         raise _failure(f"{path} has no special token {', '.join(missing)}", repository)
     first = len(fields["mergeable_ranks"])
     if any(fields["special_tokens"][name] != first + place for place, name in enumerate(SPECIAL_TOKENS)):
-        raise _failure(f"{path}: its special tokens are not the ids from {first} on", repository)
+        raise _failure(f"{path}: its special tokens do not have the ids from {first} on", repository)
     return encoding
 
 

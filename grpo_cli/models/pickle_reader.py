@@ -92,7 +92,7 @@ class _Reader:
 
     def mark(self, _: Any) -> None:
         if len(self.below) == DEEPEST_MARK:
-            raise RefusedPickle("it is not a readable pickle (it nests too deep)")
+            raise RefusedPickle("it is not a readable pickle (it is nested too deeply)")
         self.below.append(self.stack)
         self.stack = []
 
@@ -135,7 +135,7 @@ class _Reader:
     def name_on_stack(self, _: Any) -> None:
         module, name = self.last(2)
         if type(module) is not str or type(name) is not str:
-            raise RefusedPickle("it names something by what is no text")
+            raise RefusedPickle("it names something by a value that is not text")
         self.name(f"{module} {name}")
 
     def old_instance(self, argument: str) -> None:

@@ -118,11 +118,11 @@ def _layer_of(name: str) -> str:
 def no_layer(model: nn.Module, rounding: Rounding) -> ModelError:
     """The error if no layer can be quantized, with the reason."""
     packed = any("scales" in layer for _, layer in model.named_modules())
-    groups = f"their rows are no whole groups of {rounding.group_size}"
+    groups = f"their rows do not divide into groups of {rounding.group_size}"
     why = "they are quantized already" if packed else groups
     cure = "" if packed or rounding.group_size == 32 else "`group_size = 32`, or "
     return ModelError(
-        f"quantize_for_rollouts = true finds no layer to quantise: {why}",
+        f"quantize_for_rollouts = true finds no layer to quantize: {why}",
         f"write {cure}`quantize_for_rollouts = false`",
         trouble="quantised-rollouts",
     )

@@ -71,7 +71,7 @@ def _no_header(size: int, length: int) -> str:
         return f"has {size} bytes, too few for a safetensors header"
     if 2 <= length <= LARGEST:
         return f"is cut off: its header alone has {length:,} bytes, the file {size:,}"
-    return f"is no safetensors file: its first 8 bytes give a header of {length:,} bytes"
+    return f"is not a safetensors file: its first 8 bytes give a header of {length:,} bytes"
 
 
 def _tensors(text: bytes) -> dict[str, Tensor]:
@@ -101,12 +101,12 @@ def _tensor(name: str, entry: Any) -> Tensor:
         dtype, shape, (begin, end) = entry["dtype"], tuple(entry["shape"]), entry["data_offsets"]
         bits = BITS[dtype]
     except (KeyError, TypeError, ValueError) as error:
-        raise DamagedFile(f"has a header in which {shown(name)} is no tensor") from error
+        raise DamagedFile(f"has a header in which {shown(name)} is not a tensor") from error
     numbers = (*shape, begin, end)
     if not all(type(number) is int and 0 <= number < 1 << 62 for number in numbers):
-        raise DamagedFile(f"has a header with sizes of {shown(name)} that are none")
+        raise DamagedFile(f"has a header with invalid sizes of {shown(name)}")
     if (prod(shape) * bits + 7) // 8 != end - begin:
         raise DamagedFile(
-            f"has a header in which {shown(name)} takes {end - begin} bytes, not what its shape does"
+            f"has a header in which {shown(name)} takes {end - begin} bytes, which does not match its shape"
         )
     return Tensor(dtype, shape, begin, end)

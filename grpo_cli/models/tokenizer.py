@@ -125,7 +125,7 @@ class ChatTokenizer:
             roles = ", ".join(message["role"] for message in messages)
             raise ModelError(
                 f"The model's chat template refuses a conversation of {roles}: {error}",
-                'a template without a system role wants `system_prompt = ""`',
+                'a template without a system role needs `system_prompt = ""`',
                 trouble="chat-template",
             ) from error
         return list(ids) + self.encode(prefix)

@@ -71,7 +71,7 @@ def unread_config(folder: Path, error: Exception) -> ModelError:
     """The error for a config.json that transformers cannot read, although the tokenizer may be intact."""
     return ModelError(
         f"{folder / 'config.json'} cannot be read: {type(error).__name__}: {str(error)[:200]}",
-        "take config.json from where the weights come from",
+        "copy config.json from the source of the weights",
     )
 
 
@@ -85,7 +85,7 @@ def rust_panics() -> Iterator[None]:
     except BaseException as error:
         if type(error).__name__ != "PanicException":
             raise
-        raise ValueError(f"the tokenizers library broke down: {error}") from error
+        raise ValueError(f"the tokenizers library failed: {error}") from error
 
 
 def try_tokenizer(tokenizer: Any) -> None:
@@ -95,7 +95,7 @@ def try_tokenizer(tokenizer: Any) -> None:
     """
     ids = tokenizer.encode(PROBE)
     if not ids:
-        raise ValueError("it makes nothing of a text")
+        raise ValueError("it gives no ids for a text")
     tokenizer.decode(ids)
     with suppress(ModelError):
         tokenizer.encode_prompt([{"role": "user", "content": PROBE}])

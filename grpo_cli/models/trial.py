@@ -37,16 +37,16 @@ def try_out(model: nn.Module, folder: Path) -> None:
         is_sound = all(bool(mx.isfinite(one).all().item()) for one in logits)
     except BREAKDOWNS as error:
         raise ModelError(
-            f"The model in {folder} does not run as its config.json has it: {type(error).__name__}: "
+            f"The model in {folder} does not run with its config.json: {type(error).__name__}: "
             f"{str(error)[:200]}",
-            "take config.json from where the weights come from",
+            "copy config.json from the source of the weights",
             trouble="model-weights",
         ) from error
     if not is_sound:
         raise ModelError(
-            f"The model in {folder} answers with logits that are not numbers, though every weight is one",
+            f"The model in {folder} gives NaN or infinite logits, although all its weights are finite",
             "its weights or a number in config.json are far too large: download both again; "
-            '`dtype = "float32"` helps where float16 is too narrow',
+            '`dtype = "float32"` helps if float16 overflows',
             trouble="model-values",
         )
 
@@ -57,7 +57,7 @@ def _answers(model: Any) -> list[mx.array]:
     found = [model(mx.array([list(ids)]), cache=cache) for ids in IDS]
     for logits, ids in zip(found, IDS, strict=True):
         if not isinstance(logits, mx.array) or logits.ndim != 3 or logits.shape[:2] != (1, len(ids)):
-            raise ValueError("what it answers with are not logits")
+            raise ValueError("its output is not logits")
     return found
 
 

@@ -66,14 +66,12 @@ def _checked(found: Any) -> dict[str, Any]:
         raise RefusedPickle(f"it holds a {type(found).__name__}, not a tiktoken encoding")
     state = found.state
     if isinstance(state, str):
-        raise RefusedPickle(
-            f"it only names an encoding ({reprlib.repr(state)}) that this machine would have to know"
-        )
+        raise RefusedPickle(f"it only names an encoding ({reprlib.repr(state)}) and does not contain it")
     if not isinstance(state, dict) or set(state) != set(FIELDS):
         raise RefusedPickle(f"its encoding must have exactly the fields {', '.join(FIELDS)}")
     for field, kind in FIELDS.items():
         if not isinstance(state[field], kind):
-            raise RefusedPickle(f"its field {field} is no {kind.__name__}")
+            raise RefusedPickle(f"its field {field} is not of type {kind.__name__}")
     _check_tokens("mergeable_ranks", state["mergeable_ranks"], bytes)
     _check_tokens("special_tokens", state["special_tokens"], str)
     _check_ids(state["mergeable_ranks"], state["special_tokens"])

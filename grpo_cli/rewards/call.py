@@ -143,8 +143,8 @@ def cure(error: BaseException, request: RewardRequest, index: int) -> str:
         called = f"{note}; {called}"
     if isinstance(error, TypeError) and str(error).startswith("string indices must be integers"):
         return (
-            'with a text prompt a completion is a text, which answers to `completion[0]["content"]`, too; '
-            f"to get lists of messages, let the prompt column hold such lists; {called}"
+            'with a text prompt a completion is a string, which also supports `completion[0]["content"]`; '
+            f"to get lists of messages, put such lists into the prompt column; {called}"
         )
     return called
 

@@ -215,7 +215,7 @@ class PendingScores:
             return future.result(max(0.0, latest - time.monotonic()))
         except TimeoutError as error:
             blocked: RewardError = timed_out(name, timeout)
-            blocked.hint += "; it blocks its event loop: `await` what takes time, or write a plain function"
+            blocked.hint += "; it blocks its event loop: `await` slow calls, or write a plain function"
             raise blocked from error
 
 

@@ -65,8 +65,8 @@ class Worker:
             raise self._lost(question.name) from error
         except (pickle.PicklingError, TypeError, AttributeError) as error:  # unsupported by pickle
             raise RewardError(
-                f"Reward `{question.name}` cannot be asked in another process: {error}",
-                "a dataset column holds what cannot be sent there: write `reward_workers = 0`",
+                f"Reward `{question.name}` cannot be called in another process: {error}",
+                "a dataset column holds values that cannot be sent there: write `reward_workers = 0`",
             ) from error
 
     def end(self) -> None:
@@ -89,7 +89,8 @@ class Worker:
         how = "" if code is None else f", by signal {-code}" if code < 0 else f", with exit code {code}"
         return RewardError(
             f"The process that computed reward `{name}` ended{how}",
-            "it exited, crashed or was killed for its memory: `--set reward_workers=0` shows the reward's "
+            "it exited, crashed or was killed for using too much memory: `--set reward_workers=0` shows "
+            "the reward's "
             "own error, and fewer workers need less memory",
         )
 

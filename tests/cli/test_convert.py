@@ -55,7 +55,7 @@ def test_what_a_person_sees(checkpoint: Path) -> None:
     lines = [line.rstrip() for line in done.stdout.splitlines()]
     assert lines[:4] == [
         "✓  weights      20 of 20 tensors equal the original's, bit for bit",
-        "✓  strict load  20 tensors, names and shapes as nanochat has them",
+        "✓  strict load  20 tensors, names and shapes match nanochat",
         "✓  finite       97,792 numbers, none NaN or infinite",
         "✓  tokenizer    21 tricky texts to the original's ids and back",
     ]
@@ -83,7 +83,7 @@ def test_back_to_nanochat(checkpoint: Path) -> None:
         "models/d3-nanochat/meta_*.json ~/.cache/nanochat/chatrl_checkpoints/d3",
         "  mkdir -p ~/.cache/nanochat/tokenizer && cp -n models/d3-nanochat/tokenizer.pkl "
         "~/.cache/nanochat/tokenizer && cmp models/d3-nanochat/tokenizer.pkl "
-        "~/.cache/nanochat/tokenizer/tokenizer.pkl  # another run's would garble",
+        "~/.cache/nanochat/tokenizer/tokenizer.pkl  # another run's tokenizer garbles text",
         "  python -m scripts.chat_cli -i rl -g d3",
     ]
 
@@ -91,12 +91,12 @@ def test_back_to_nanochat(checkpoint: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["x", "--bits", "4"], "--bits and --group-size belong to --quantize"),
+        (["x", "--bits", "4"], "--bits and --group-size need --quantize"),
         (["x", "--quantize", "--bits", "5"], "'5' is not one of '2', '3', '4', '6', '8'"),
         (["x", "--quantize", "--group-size", "48"], "'48' is not one of '32', '64', '128'"),
         (["x", "--dtype", "int8"], "'int8' is not one of"),
         (["x", "--to", "gguf"], "'gguf' is not one of"),
-        (["x", "--to", "nanochat", "--quantize"], "writes nanochat's own number formats"),
+        (["x", "--to", "nanochat", "--quantize"], "keeps nanochat's own data types and names"),
         ([], "Missing argument 'SOURCE'"),
     ],
 )
@@ -197,7 +197,7 @@ def test_a_connection_that_is_cut_goes_on(files: dict[str, Path], tmp_path: Path
     ("fault", "first", "hint"),
     [
         ("404", f"Model not found on the hub: {D32}", "check the spelling"),
-        ("401", f"Model not found on the hub: {D32} is private or misspelt (401)", "hf auth login"),
+        ("401", f"Model not found on the hub: {D32} is private or misspelled (401)", "hf auth login"),
         ("damaged", f"Damaged in the download from {D32}: model_000650.pt", "run the same command again"),
     ],
 )
@@ -250,4 +250,4 @@ def test_fuse_and_a_checkpoint_that_is_damaged(tmp_path: Path) -> None:
 def test_what_means_nothing_with_fuse(words: list[str]) -> None:
     failed = grpo("--fuse", "somewhere", *words)
     assert failed.exit_code == 2
-    assert "--to nanochat fuses adapters by itself" in " ".join(failed.stderr.replace("│", "").split())
+    assert "--to nanochat fuses adapters without --fuse" in " ".join(failed.stderr.replace("│", "").split())

@@ -90,7 +90,7 @@ def test_a_chapter_is_explained() -> None:
     lines = done.stdout.splitlines()
     assert lines[:5] == [
         "run-in-use",
-        "Another process works in the run's folder",
+        "Another process is using the run's folder",
         "",
         "  The run in … is in use by the process …",
         "",
@@ -123,8 +123,8 @@ def test_an_unknown_chapter_is_a_usage_error_with_near_names() -> None:
     ("arguments", "first"),
     [
         (["--only", "pyton"], "Unknown check: pyton"),
-        (["--only", "repetition"], "The check repetition has nothing to look at"),
-        (["--only", "ring"], "The check ring has nothing to look at"),
+        (["--only", "repetition"], "The check repetition has nothing to examine"),
+        (["--only", "ring"], "The check ring has nothing to examine"),
         (["--hosts", "nowhere"], "Host file not found: nowhere"),
         (["--run", "nowhere"], "Run not found: nowhere"),
         (["--model", "no/such/model"], "Model not found: no/such/model"),
@@ -208,11 +208,11 @@ def test_how_findings_look() -> None:
 
 def test_the_verdict_in_a_line() -> None:
     fine, near, bad = (Finding(severity=kind, seen="x", name="n") for kind in ("ok", "warning", "error"))
-    assert verdict([fine, bad, bad, bad, near]).plain == "3 problems, 1 in the way"
+    assert verdict([fine, bad, bad, bad, near]).plain == "3 problems, 1 warning"
     assert verdict([bad]).plain == "1 problem"
-    assert verdict([fine, near, near]).plain == "Nothing is broken, 2 in the way"
-    assert verdict([fine, fine]).plain == "Everything is well"
-    assert verdict([Finding(severity="skipped", seen="x")]).plain == verdict([]).plain == "Nothing to look at"
+    assert verdict([fine, near, near]).plain == "Nothing is broken, 2 warnings"
+    assert verdict([fine, fine]).plain == "No problems found"
+    assert verdict([Finding(severity="skipped", seen="x")]).plain == verdict([]).plain == "Nothing to check"
 
 
 def test_the_verdict_stands_first_and_problems_alone_can_be_shown(tmp_path: Path) -> None:
@@ -226,7 +226,7 @@ def test_the_verdict_stands_first_and_problems_alone_can_be_shown(tmp_path: Path
     document = json.loads(grpo(*options, "--problems", "--json").stdout)
     assert [row["severity"] for row in document["findings"]] == ["error"]
     assert document["counts"]["ok"] > 0
-    assert grpo("--only", "python", "--problems").stdout == "Everything is well\n"
+    assert grpo("--only", "python", "--problems").stdout == "No problems found\n"
 
 
 TROUBLES = {"two", "leftovers", "garbled", "zero", "nothing", "identical", "high", "nan", "collapse"}

@@ -94,7 +94,7 @@ def test_eval_takes_its_model_by_position(tmp_path: Path, monkeypatch: pytest.Mo
     without_time = [re.sub(r'"seconds": [\d.]+', "", one.stdout) for one in shown]
     assert without_time[0] == without_time[1]
     nothing = grpo("eval")
-    assert nothing.exit_code == 2 and "name a model" in nothing.stderr
+    assert nothing.exit_code == 2 and "give a model" in nothing.stderr
 
 
 def test_the_shell_completes_shipped_configurations() -> None:

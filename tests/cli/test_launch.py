@@ -105,7 +105,7 @@ def test_hosts_that_ssh_does_not_reach_are_named(
     result = CliRunner().invoke(app, ["launch", "--hostfile", named, "train"])
     assert result.exit_code == 1
     assert [Path(launched[0]).absolute()] == [hosts]
-    assert result.stderr.startswith("Hosts not reached by ssh: mac2\n\nhint: `grpo doctor --hosts FILE`")
+    assert result.stderr.startswith("Cannot reach hosts by ssh: mac2\n\nhint: `grpo doctor --hosts FILE`")
 
 
 def test_children_of_a_process() -> None:

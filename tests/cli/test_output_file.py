@@ -65,7 +65,7 @@ def test_the_dataset_is_never_replaced(named: str) -> None:
     for dataset in ("data", "data/test.jsonl"):
         result = grpo(*EVAL, named, "--dataset", dataset, "--force")
         assert result.exit_code != 0 and result.stderr.startswith(
-            ("Output file is the dataset's: ", "Cannot write data")
+            ("Output file is part of the dataset: ", "Cannot write data")
         )
         assert Path("data/test.jsonl").read_text() == row
 
@@ -75,7 +75,7 @@ def test_nothing_is_added_to_the_folder_of_the_dataset() -> None:
     Path("data/test.jsonl").write_text('{"question": "1 + 1", "answer": "2"}\n')
     for named in ("data/test-00001-of-00002.jsonl", "data/x/more.jsonl"):
         result = grpo(*EVAL, named, "--dataset", "data", "--force")
-        assert result.stderr.startswith(f"Output file is the dataset's: {named}\n")
+        assert result.stderr.startswith(f"Output file is part of the dataset: {named}\n")
     assert os.listdir("data") == ["test.jsonl"]  # noqa: PTH208
 
 
@@ -109,7 +109,7 @@ def test_the_cure_fits_what_stands_in_the_way() -> None:
     Path("file").write_text("")
     with pytest.raises(GrpoError, match="No such file or directory\n\nhint: `mkdir -p 'new folder/a'` makes"):
         OutputFile(Path("new folder/a/all.jsonl"), force=False)
-    with pytest.raises(GrpoError, match="Not a directory\n\nhint: name another file, in a folder that can"):
+    with pytest.raises(GrpoError, match="Not a directory\n\nhint: choose a file in a writable folder"):
         OutputFile(Path("file/a/all.jsonl"), force=False)
 
 

@@ -197,5 +197,5 @@ def test_the_closing_line_counts_this_part_and_all() -> None:
         nothing_learnt=NothingLearnt("x", []),
     )
     assert heading(nothing)[0].plain == (
-        "\nNothing was learned: 1 step in 2s, without a group that could teach."
+        "\nNothing was learned: 1 step in 2s, and in no group did the rewards differ."
     )

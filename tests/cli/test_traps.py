@@ -187,9 +187,9 @@ def test_a_run_resumes_with_its_own_rewards_and_a_received_one_asks_for_their_na
     trust.named_here().unlink()  # another person's computer
     refused = run("resume", "outputs/mine", "--set", "max_steps=3", "--quiet")
     assert refused.exit_code == 1
-    assert "names code that nobody named on this computer: m/evil.py" in refused.stderr
+    assert "names code that you have not named on this computer: m/evil.py" in refused.stderr
     assert not trap.sentinel.exists()
-    command = refused.stderr.replace("\n", " ").partition("name it to run it: `grpo ")[2].partition("`")[0]
+    command = refused.stderr.replace("\n", " ").partition("name it to allow it: `grpo ")[2].partition("`")[0]
     named = run(*shlex.split(command), "--set", "max_steps=3", "--quiet")
     assert named.exit_code == 0, named.output
     assert trap.sentinel.exists()

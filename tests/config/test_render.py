@@ -61,8 +61,9 @@ def test_starting_file_has_every_key_once_with_its_default(tmp_path: Path) -> No
 
 def test_groups_are_the_headings_of_the_schema() -> None:
     assert list(groups()) == [
-        "run", "data", "rewards", "rollouts", "quantized rollouts", "loss", "from rollouts to steps",
-        "optimisation", "steps and their memory", "LoRA", "log, evaluation, checkpoints", "several ranks",
+        "run", "data", "rewards", "rollouts", "tools and environments", "quantized rollouts", "loss",
+        "from rollouts to steps", "optimization", "steps and their memory", "LoRA",
+        "log, evaluation, checkpoints", "several ranks",
     ]  # fmt: skip
     assert [key for keys in groups().values() for key in keys] == list(Config.model_fields)
     assert groups()["rewards"] == [

@@ -15,6 +15,7 @@ from grpo_cli.config.schema import Config
 
 BROKEN = [
     ({"reward_functions": ["corectness"]}, "error", "Unknown reward function: corectness"),
+    ({"tools": ["calclator"]}, "error", "Unknown tool: calclator"),
     ({"reward_functions": ["my.py"]}, "error", "Reward function not named: my.py"),
     ({"reward_functions": ["my.py:"]}, "error", "Reward function not named: my.py:"),
     ({"learning_rate": 0.0}, "warning", "learning_rate = 0.0 trains nothing: the model does not change"),

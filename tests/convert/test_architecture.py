@@ -90,9 +90,9 @@ def value_embeddings(gate: int) -> dict[str, tuple[int, ...]]:
 @pytest.mark.parametrize("gate", [12, 32])
 def test_value_embeddings_without_smearing_leave_the_softcap_open(gate: int) -> None:
     assert refusal(value_embeddings(gate), model_config("current")) == (
-        "model.pt could compute several things: it has value embeddings (ve_gate.weight, "
-        f"{gate} wide) and no smear_lambda, and with these the softcap of the logits was 15 or 20 (early in "
-        "March 2026 it changed there and back)"
+        "model.pt is ambiguous: it has value embeddings (ve_gate.weight, "
+        f"{gate} wide) but no smear_lambda; in such models the softcap of the logits was 15 or 20 (it "
+        "changed back and forth early in March 2026)"
     )
 
 

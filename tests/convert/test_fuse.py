@@ -144,7 +144,7 @@ def test_a_sum_that_is_not_the_adapted_model_leaves_nothing(
     module_fuse = module.fuse_adapters
     monkeypatch.setattr(module, "fuse_adapters", forgets)
     source = adapters("tiny", tmp_path / "mine", LoRA(rank=4, scale=2.0))
-    with pytest.raises(ConversionError, match=r"is not right \(fused: logits differ"):
+    with pytest.raises(ConversionError, match=r"failed a check \(fused: logits differ"):
         fused(source)
     assert not Path("models").exists() or not list(Path("models").iterdir())
 
@@ -153,9 +153,9 @@ def test_refusals(llama: Path, tmp_path: Path) -> None:
     with pytest.raises(ConversionError) as error:
         fused(llama)
     assert error.value.message.endswith(f"{llama} holds no adapters to fuse: adapter_config.json is missing")
-    assert error.value.hint == f"it is a model by itself: `grpo convert {llama}`"
+    assert error.value.hint == f"it is already a full model: `grpo convert {llama}`"
     source = adapters(llama, tmp_path / "mine", LoRA(rank=2))
-    with pytest.raises(ConversionError, match="holds the source itself"):
+    with pytest.raises(ConversionError, match="contains the source"):
         fused(source, output=llama, force=True)
     with pytest.raises(ConversionError) as error:
         convert(str(source), Options())

@@ -24,7 +24,7 @@ IMPOSSIBLE = "it builds a tensor whose shape, stride or offset is impossible"
         (six((6,), (1,))["w"], "it holds a single tensor, not a state dict"),
         ({"step": 7}, "its entry step is an int, not a tensor"),
         ({"model": six((6,), (1,))}, "its entry model is a dict, not a tensor"),
-        ({"a\x1b[2J": 7}, "it holds a name that is no plain text"),
+        ({"a\x1b[2J": 7}, "it holds a name that is not plain text"),
         ({7: 7}, "it has a dictionary key of the type int"),
         (six((7,), (1,)), "the tensor w goes past the end of its storage (element 7 of 6)"),
         (six((6,), (1,), 1), "the tensor w goes past the end of its storage (element 7 of 6)"),
@@ -49,7 +49,7 @@ IMPOSSIBLE = "it builds a tensor whose shape, stride or offset is impossible"
         ),
         (
             {"w": Raw(code(("module", "x")) + b"Q")},
-            "it refers to something outside the file that is no storage",
+            "it refers to something outside the file that is not a storage",
         ),
     ],
     ids=lambda value: value[:50] if isinstance(value, str) else "",
@@ -99,7 +99,7 @@ def test_a_name_cannot_draw_on_the_terminal(tmp_path: Path) -> None:
         (Raw(b"r\xff\xff\xff\xff"), "it is not a readable pickle ("),
         (Raw(b"("), "it is not a readable pickle ("),
         (Raw(b"h\x07"), "it is not a readable pickle (7)"),
-        (Raw(b"(" * 2000), "it is not a readable pickle (it nests too deep)"),
+        (Raw(b"(" * 2000), "it is not a readable pickle (it is nested too deeply)"),
         (Raw(b"\x80\xff" + b"N"), "it is a pickle of the unknown protocol 255"),
     ],
 )

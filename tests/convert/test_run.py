@@ -148,7 +148,7 @@ def test_quantised(version: str, tmp_path: Path) -> None:
     source = write_checkpoint(tmp_path / "d3", version)
     done, checks = converted(source, quantize=True, bits=8, group_size=32)
     assert [check.name for check in checks] == CHECKS
-    assert "tensors quantised" in checks[0].seen
+    assert "tensors quantized" in checks[0].seen
     assert 8 < done.bits_per_weight < 17  # not every layer has rows of 32
     exact, rounded = (
         load_policy(str(folder)).model(mx.array([[1, 2, 3]]))
@@ -255,8 +255,7 @@ def test_numbers_that_are_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     error = refusal(source)
     layers = ", ".join(f"transformer.h.{layer}.mlp.c_proj.weight" for layer in range(3))
     assert error.message == (
-        "Failed to convert model: the result was checked and is not right "
-        f"(finite: NaN or infinite numbers in {layers})"
+        f"Failed to convert model: the result failed a check (finite: NaN or infinite numbers in {layers})"
     )
 
 
@@ -302,7 +301,7 @@ def test_an_existing_output_is_refused_before_anything_else(tmp_path: Path) -> N
     converted(source)
     assert "exists already" in refusal_in(source, tmp_path).message
     assert converted(source, force=True)[0].output == Path("models/d3-mlx")
-    assert "holds the source itself" in refusal_in(source, tmp_path, output=source, force=True).message
+    assert "contains the source" in refusal_in(source, tmp_path, output=source, force=True).message
 
 
 def test_a_disk_that_is_too_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

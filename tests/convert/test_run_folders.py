@@ -46,12 +46,12 @@ def test_transformers_format_quantised_and_in_another_format(llama: Path) -> Non
 
 
 def test_transformers_format_has_no_steps_and_no_renaming(llama: Path) -> None:
-    assert "`--rename` and `--step` mean nothing" in refusal(llama, step=1).message
+    assert "`--rename` and `--step` do not apply" in refusal(llama, step=1).message
 
 
 def test_what_is_quantised_is_not_quantised_again(llama: Path, tmp_path: Path) -> None:
     small, _ = converted(llama, quantize=True, output=tmp_path / "small")
-    assert "is quantised already" in refusal(small.output, quantize=True).message
+    assert "is already quantized" in refusal(small.output, quantize=True).message
 
 
 @pytest.mark.parametrize("quantize", [True, False])
@@ -100,7 +100,10 @@ def test_a_disk_that_fills_up_is_not_the_sources_fault(llama: Path, monkeypatch:
 
 def test_group_sizes_that_fit_few_layers_are_told(llama: Path) -> None:
     _, checks = converted(llama, quantize=True, group_size=128)
-    assert "most weights are not quantised: their rows are no multiple of `--group-size`" in checks[0].seen
+    assert (
+        "most weights are not quantized: their row length is not a multiple of `--group-size`"
+        in checks[0].seen
+    )
 
 
 # --- a model of nanochat that was converted or trained here ------------------------------------------
@@ -151,7 +154,7 @@ def test_a_damaged_record_of_the_original_is_told(damage: dict[str, Any], tmp_pa
 
 def test_the_way_back_never_replaces_its_source(tmp_path: Path) -> None:
     done, _ = converted(write_checkpoint(tmp_path / "d3"), output=tmp_path / "model")
-    with pytest.raises(ConversionError, match="holds the source itself"):
+    with pytest.raises(ConversionError, match="contains the source"):
         convert_back(
             str(done.output), Options(output=done.output, force=True), lambda *_: None, lambda _: None
         )

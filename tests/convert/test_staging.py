@@ -172,14 +172,14 @@ def test_names_that_mean_something_else(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.chdir(tmp_path / "real")
     assert check_output(Path(), force=False) == tmp_path / "real"
     monkeypatch.setattr("grpo_cli.convert.staging.os.path.ismount", lambda path: Path(path).name == "real")
-    assert "is a disk's own folder" in refused(tmp_path / "real").message
+    assert "is the root of a disk" in refused(tmp_path / "real").message
 
 
 def test_the_source_is_never_the_output(tmp_path: Path) -> None:
     source = model(tmp_path / "d20")
     (tmp_path / "other name").symlink_to(source)
     for output in (source, tmp_path, tmp_path / "other name"):
-        with pytest.raises(ConversionError, match="holds the source itself"):
+        with pytest.raises(ConversionError, match="contains the source"):
             check_output(output, True, [source])
     check_output(source / "inside", True, [source])
 

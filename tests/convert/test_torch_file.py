@@ -148,7 +148,7 @@ def test_no_file(tmp_path: Path) -> None:
     [
         (b"", "FILE is empty"),
         (b"version https://git-lfs.github.com/spec/v1\n", "FILE is only a Git LFS pointer to the file"),
-        (b"<html>", "FILE is no PyTorch checkpoint (it does not begin as a zip file)"),
+        (b"<html>", "FILE is not a PyTorch checkpoint (it does not begin like a zip file)"),
         (b"PK\x03\x04", "FILE is cut off or damaged (its zip directory cannot be read)"),
     ],
 )
@@ -165,7 +165,7 @@ def test_a_file_cut_off(tmp_path: Path) -> None:
 
 def test_a_zip_of_something_else(tmp_path: Path) -> None:
     path = write_records(tmp_path / "x.pt", {"readme.txt": b"hello"})
-    assert refusal(path) == "FILE is a zip file but no PyTorch checkpoint (it needs one data.pkl)"
+    assert refusal(path) == "FILE is a zip file but not a PyTorch checkpoint (it needs one data.pkl)"
 
 
 def test_a_compressed_record(tmp_path: Path) -> None:

@@ -31,7 +31,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_sound_model_loads(model: Path) -> None:
-    seen = "20 tensors, names and shapes as nanochat has them"
+    seen = "20 tensors, names and shapes match nanochat"
     assert verify.verify_load(model) == CheckResult("strict load", True, seen)
 
 
@@ -140,7 +140,7 @@ def test_a_vocabulary_of_the_same_size_with_two_tokens_swapped(model: Path, tmp_
     vocab["H"], vocab["J"] = vocab["J"], vocab["H"]
     (bad / "tokenizer.json").write_text(json.dumps(content))
     rest = "302, 354, 44, 308, 264, 108, 100]"
-    seen = f"other ids for 'Hello, world!': [74, {rest}, not [72, {rest}"
+    seen = f"different ids for 'Hello, world!': [74, {rest}, not [72, {rest}"
     assert verify.verify_nanochat_tokenizer(bad, 1000) == CheckResult("tokenizer", False, seen)
 
 
@@ -166,7 +166,7 @@ def test_other_ids_for_one_text(text: str) -> None:
         return [7, *points(given)] if given == text else points(given)
 
     check = verify.compare_tokenizers(points, converted, text_of)
-    seen = f"other ids for {text!r}: {[7, *points(text)][:8]}, not {points(text)[:8]}"
+    seen = f"different ids for {text!r}: {[7, *points(text)][:8]}, not {points(text)[:8]}"
     assert check == CheckResult("tokenizer", False, seen)
 
 
@@ -286,11 +286,9 @@ def test_the_first_check_that_fails_is_the_last_one_made(limit: int) -> None:
         verify.approve(some_checks(made, True, False, True), told.append)
     assert made == [("a", 0), ("b", 0)]
     assert told == [CheckResult("a", True, "a was seen"), CheckResult("b", False, "b was seen")]
-    assert error.value.message == (
-        "Failed to convert model: the result was checked and is not right (b: b was seen)"
-    )
+    assert error.value.message == ("Failed to convert model: the result failed a check (b: b was seen)")
     assert error.value.hint == (
-        "nothing was kept; run it again, and if it fails again the source is damaged or its format is not "
-        "known: `--no-verify` keeps the result for a look at it"
+        "nothing was kept; run it again: if it fails again, the source is damaged or its format is not "
+        "known: `--no-verify` keeps the result for inspection"
     )
     assert cache_limit() == limit

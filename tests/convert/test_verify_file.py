@@ -87,7 +87,7 @@ def test_other_names_shapes_and_formats(
     change: Callable[[Tensors], object], names: str, tmp_path: Path
 ) -> None:
     check = checked(written(tmp_path / "model_000650.pt", change), tensors())
-    assert check == CheckResult("weights", False, f"{names} are not what they should be")
+    assert check == CheckResult("weights", False, f"{names} differ from the expected values")
 
 
 @pytest.mark.parametrize("piece", [1 << 18, 100])

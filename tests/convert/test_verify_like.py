@@ -102,7 +102,7 @@ def test_missing_and_left_over_tensors(
 @pytest.mark.parametrize("bits", LOST)
 def test_a_quantised_model_like_its_source(january: Path, quantized: dict[int, Path], bits: int) -> None:
     check = verify_like(quantized[bits], january, no_progress)
-    assert check == right(f"20 tensors quantised, {LOST[bits]} from the original's (norm); 2 equal")
+    assert check == right(f"20 tensors quantized, {LOST[bits]} from the original's (norm); 2 equal")
 
 
 @pytest.mark.parametrize("size", [32, 64, 128])
@@ -197,4 +197,4 @@ def test_a_layer_with_bits_of_its_own(january: Path, quantized: dict[int, Path],
     settings = json.loads((mixed / "config.json").read_text())["quantization"]
     configure(mixed, quantization={**settings, "lm_head": {"group_size": 32, "bits": 8}})
     check = verify_like(mixed, january, no_progress)
-    assert check == right("20 tensors quantised, 6.6% from the original's (norm); 2 equal")
+    assert check == right("20 tensors quantized, 6.6% from the original's (norm); 2 equal")

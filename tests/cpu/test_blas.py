@@ -209,8 +209,8 @@ def test_the_report_tells_which_library_was_not_taken_and_why(monkeypatch: pytes
     package = blas.candidates()[-1]  # passes the child's product, then is exchanged for one that idles
     report = blas.first_usable((absent, libm, package), slots)
     first, second, advice = report.note.split("; ", 2)
-    assert first == "libm was not taken: a product in a child process failed"
-    assert second.startswith("scipy-openblas32 was not taken: its float32 product is off by ")
+    assert first == "libm was not used: a product in a child process failed"
+    assert second.startswith("scipy-openblas32 was not used: its float32 product is off by ")
     assert advice == "products run on mlx's slow BLAS; `pip install scipy-openblas32` makes them fast"
     assert (report.name, report.path, report.gflops) == ("mlx", "", None)
     assert values(slots) == before

@@ -7,6 +7,7 @@ from typing import Any
 import mlx.core as mx
 
 from grpo_cli.config.schema import Config
+from grpo_cli.environments.make import session_maker
 from grpo_cli.models.adapters import LoRA, add_adapters
 from grpo_cli.models.load import load_policy
 from grpo_cli.models.quantized import QuantizedCopy, Rounding
@@ -39,6 +40,13 @@ def more_layers_than_there_are() -> Steps:
     yield lambda: add_adapters(policy.model, LoRA(rank=2, layers=layers))
 
 
+def calculator_of_another_model() -> Steps:
+    tokenizer: Any = object()  # any but nanochat's
+    hint = yield lambda: session_maker(Config(tools=["calculator"]), tokenizer)
+    assert "`tools = []`" in hint
+    yield lambda: session_maker(Config(tools=[]), tokenizer)
+
+
 def chat(*messages: Mapping[str, Any]) -> object:
     tokenizer: Any = load_policy("tiny").tokenizer
     return tokenizer.encode_prompt(list(messages))
@@ -48,7 +56,7 @@ USER = {"role": "user", "content": "2?"}
 
 
 def message_that_is_no_text() -> Steps:
-    assert (yield lambda: chat({"role": "user", "content": 3})) == "give every message a text"
+    assert (yield lambda: chat({"role": "user", "content": 3})) == "write every message as text"
     yield lambda: chat(USER)
 
 
@@ -125,7 +133,7 @@ def tokenizer_that_names_code() -> Steps:
     path = llama() / "tokenizer_config.json"
     whole = path.read_text()
     change(path, chat_template_type="os")
-    assert "look for a version of the model that mlx-lm and transformers know" in (
+    assert "look for a version of the model that mlx-lm and transformers support" in (
         yield lambda: load_policy("m")
     )
     path.write_text(whole)

@@ -84,7 +84,7 @@ def launcher_that_is_not_ours() -> Steps:
 def completions_over_the_dataset() -> Steps:
     Path("d.jsonl").write_text("{}\n")
     config = Config(dataset="d.jsonl")
-    assert "name another file" in (yield lambda: completions_file(Path("d.jsonl"), True, config))
+    assert "choose a file" in (yield lambda: completions_file(Path("d.jsonl"), True, config))
     yield lambda: completions_file(Path("out.jsonl"), True, config)
 
 
@@ -100,7 +100,7 @@ def output_that_exists() -> Steps:
 def doctor_of_a_run_that_is_not_there() -> Steps:
     Path("outputs/r").mkdir(parents=True)
     hint = yield lambda: examined_context(None, None, None, Path("outputs/x"), [])
-    assert hint.startswith("name the folder of a run")
+    assert hint.startswith("give the folder of a run")
     yield lambda: examined_context(None, None, None, Path("outputs/r"), [])
 
 
@@ -128,7 +128,7 @@ def doctor_of_adapters_without_base() -> Steps:
     folder = adapters("a", base="./base")
     Path("base").rename("moved")
     hint = yield lambda: Context(model="a").base_folder
-    assert "write where it is now into `model` of" in hint
+    assert "write its new place into `model` of" in hint
     change(folder / "adapter_config.json", model="./moved")
     yield lambda: Context(model="a").base_folder
 
@@ -141,7 +141,7 @@ def doctor_of_a_missing_model() -> Steps:
 
 def doctor_of_a_missing_folder() -> Steps:
     llama("m")
-    assert "name a folder that is here" in (yield lambda: examined_context(None, "./gone", None, None, []))
+    assert "give a local folder" in (yield lambda: examined_context(None, "./gone", None, None, []))
     yield lambda: examined_context(None, "m", None, None, [])
 
 

@@ -126,7 +126,7 @@ def nanochat_not_converted() -> Steps:
 def meta_missing() -> Steps:
     path = meta(nanochat())
     path.rename("kept")
-    assert "beside the `.pt` file of the same step; copy both" in (yield lambda: made("d3"))
+    assert "next to the `.pt` file of the same step; copy both" in (yield lambda: made("d3"))
     Path("kept").rename(path)
 
 
@@ -160,7 +160,7 @@ def meta_of_another_width() -> Steps:
 
 def tokenizer_not_beside_the_weights() -> Steps:
     (nanochat() / "tokenizer.pkl").unlink(missing_ok=True)
-    assert "copy the one of the same nanochat run there" in (yield lambda: made("d3"))
+    assert "copy the tokenizer of the same nanochat run there" in (yield lambda: made("d3"))
     shutil.copy(FIXTURES / "tokenizer.pkl", "d3")
 
 

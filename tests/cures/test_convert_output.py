@@ -100,7 +100,7 @@ def step_of_a_folder() -> Steps:
 def quantised_twice() -> Steps:
     llama()
     made("m", output=Path("q"), quantize=True)
-    assert "quantise the model that it was made from" in (yield lambda: made("q", quantize=True))
+    assert "quantize the original model" in (yield lambda: made("q", quantize=True))
     yield lambda: made("m", quantize=True)
 
 
@@ -136,7 +136,7 @@ def back_of_a_runs_folder() -> Steps:
 
 def back_of_a_llama() -> Steps:
     llama()
-    assert "only nanochat's own models" in (yield lambda: back("m"))
+    assert "only nanochat models" in (yield lambda: back("m"))
     yield lambda: back(tiny_folder("t"))
 
 
@@ -144,7 +144,7 @@ def back_without_a_tokenizer() -> Steps:
     path = tiny_folder() / "tokenizer.pkl"
     path.unlink()
     yield from copied_again(
-        path, TINY / "tokenizer.pkl", lambda: back("m"), "copy the one of the nanochat run"
+        path, TINY / "tokenizer.pkl", lambda: back("m"), "copy it there from the nanochat run"
     )
 
 

@@ -57,7 +57,7 @@ def no_text() -> Steps:
 
 def no_prompt() -> Steps:
     rows("d.jsonl", {**ROW, "question": 3})
-    assert "a text or a list of chat messages" in (yield lambda: examples("d.jsonl"))
+    assert "a prompt is text or a list of chat messages" in (yield lambda: examples("d.jsonl"))
     rows("d.jsonl", ROW, {**ROW, "question": [MESSAGE]})
 
 
@@ -118,19 +118,19 @@ def split_in_two_kinds() -> Steps:
 
 def rows_that_are_no_objects() -> Steps:
     rows("d.jsonl", ROW, [1])
-    assert "one JSON object a line" in (yield lambda: examples("d.jsonl"))
+    assert "one JSON object per line" in (yield lambda: examples("d.jsonl"))
     rows("d.jsonl", ROW)
 
 
 def broken_json_line() -> Steps:
     Path("d.jsonl").write_text('{"question": "1", "answer": "2"}\n{"question": \n')
-    assert "one JSON object a line" in (yield lambda: examples("d.jsonl"))
+    assert "one JSON object per line" in (yield lambda: examples("d.jsonl"))
     rows("d.jsonl", ROW)
 
 
 def json_too_deep() -> Steps:
     Path("d.jsonl").write_text("[" * 100_000 + "\n")
-    assert "one JSON object a line" in (yield lambda: examples("d.jsonl"))
+    assert "one JSON object per line" in (yield lambda: examples("d.jsonl"))
     rows("d.jsonl", ROW)
 
 
@@ -149,9 +149,7 @@ def broken_arrow() -> Steps:
 
 def broken_csv() -> Steps:
     Path("d.csv").write_text('question,answer\n"1,2,3\n')
-    assert "a cell with a comma, a quote or a line break stands in quotes" in (
-        yield lambda: examples("d.csv")
-    )
+    assert "cells with a comma, a quote or a line break are quoted" in (yield lambda: examples("d.csv"))
     Path("d.csv").write_text('question,answer\n"1,2,3",4\n')
 
 
@@ -214,7 +212,7 @@ def saved_dataset_that_is_broken() -> Steps:
 
 def half_of_a_character() -> Steps:
     rows("d.jsonl", {**ROW, "question": "1 \ud83d"})
-    assert "write the text again, or remove the row" in (yield lambda: examples("d.jsonl"))
+    assert "write it again, or remove the row" in (yield lambda: examples("d.jsonl"))
     rows("d.jsonl", {**ROW, "question": "1 😀"})
 
 

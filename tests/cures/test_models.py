@@ -39,7 +39,7 @@ def base_of_adapters_moved() -> Steps:
     adapters(base="./m")
     Path("m").rename("moved")
     hint = yield lambda: load_policy("a")
-    assert "or write that into `model` of a/adapter_config.json" in hint
+    assert "or write DIR into `model` of a/adapter_config.json" in hint
     change(Path("a/adapter_config.json"), model="./moved")
 
 
@@ -109,13 +109,13 @@ def weights_of_bitsandbytes() -> Steps:
 
 def config_with_a_wrong_field() -> Steps:
     change(llama() / "config.json", num_hidden_layers="two")
-    assert (yield lambda: load_policy("m")) == "take config.json from where the weights come from"
+    assert (yield lambda: load_policy("m")) == "copy config.json from the source of the weights"
     shutil.copy(llama("again") / "config.json", "m")
 
 
 def config_that_transformers_cannot_read() -> Steps:
     change(llama() / "config.json", id2label=5)
-    assert (yield lambda: load_policy("m")) == "take config.json from where the weights come from"
+    assert (yield lambda: load_policy("m")) == "copy config.json from the source of the weights"
     shutil.copy(llama("again") / "config.json", "m")
 
 
@@ -182,7 +182,7 @@ def prompt_with_an_id_beyond_the_rows() -> Steps:
     added = json.loads(path.read_text())["added_tokens"]
     change(path, added_tokens=[*added, {**added[-1], "id": 316, "content": "<extra>"}])
     policy = load_policy("m")
-    assert (yield lambda: check_prompts(policy, [[5, 316]])).startswith("take it out of the prompts")
+    assert (yield lambda: check_prompts(policy, [[5, 316]])).startswith("remove it from the prompts")
     yield lambda: check_prompts(policy, [[5]])
 
 

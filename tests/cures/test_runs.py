@@ -144,7 +144,7 @@ def prompts_that_changed() -> Steps:
     train(Config.model_validate(keys))
     kept = Path("d.jsonl").read_text()
     Path("d.jsonl").write_text('{"question": "2 + 2?", "answer": "4"}\n')
-    assert "bring back the dataset" in (yield lambda: resume(Path("outputs/r"), ["max_steps=2"]))
+    assert "restore the dataset" in (yield lambda: resume(Path("outputs/r"), ["max_steps=2"]))
     Path("d.jsonl").write_text(kept)
 
 

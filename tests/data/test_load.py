@@ -144,7 +144,7 @@ def test_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
             "owner/x",
             ConnectionError("Couldn't reach\n 'owner/x'"),
             "Dataset not reachable: owner/x is neither on this disk nor in the local cache, "
-            "and HF_HUB_OFFLINE=1 forbids to ask the hub",
+            "and HF_HUB_OFFLINE=1 forbids access to the hub",
             f"`unset HF_HUB_OFFLINE`, or {hub.LOCAL_COPY}",
         ),
         (

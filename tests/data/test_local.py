@@ -82,7 +82,8 @@ def test_broken_json_is_named_with_its_line(tmp_path: Path) -> None:
     error = error_of(path, b'{"n": 1}\n\n{"n": \n')
     assert error.message == f"Broken JSON: {path}, line 3, column 6: Expecting value"
     assert (
-        error.hint == "a JSONL file has one JSON object a line; a JSON file may also be one list of objects"
+        error.hint
+        == "a JSONL file has one JSON object per line; a JSON file may also hold one list of objects"
     )
     assert error_of(path, b'{"n": 1}\n[1, 2]\n').message == f"Not an object: line 2 of {path} is [1, 2]"
     message = error_of(path, b'{"n": 1}\n{"n": "\xff"}\n').message
@@ -197,4 +198,4 @@ def test_names_that_mean_a_path() -> None:
 def test_the_nearest_name_beside_a_missing_path(tmp_path: Path) -> None:
     write(tmp_path / "sums.jsonl")
     assert nearby(tmp_path / "sum.jsonl") == f"did you mean `{tmp_path}/sums.jsonl`?"
-    assert nearby(tmp_path / "zzz/q") == f"looked from the folder {Path.cwd()}"
+    assert nearby(tmp_path / "zzz/q") == f"relative paths start at {Path.cwd()}"

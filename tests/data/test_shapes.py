@@ -384,7 +384,7 @@ def test_the_assistants_last_message_is_the_answer_where_there_is_no_column(tmp_
     assert (example.messages[1:], example.answer) == ([ASKED], "18")
     assert told == [
         "split `train`: there is no column `answer`, so the assistant's last message in `messages` is the "
-        "answer, and no part of the prompt"
+        "answer and not part of the prompt"
     ]
     with pytest.raises(DataError) as caught:
         loaded(tmp_path / "a.jsonl", "train", prompt_column="messages")

@@ -168,7 +168,7 @@ def test_a_killed_rank_ends_the_others_and_a_checkpoint_is_left(tmp_path: Path, 
         [["-m", "grpo_cli", "resume", str(tmp_path / "outputs/run"), "--set", "max_steps=8"]]
     ).wait()
     if code == 2:  # it had gone further than that
-        assert "the run has made" in errors
+        assert "the run has already made" in errors
     else:
         assert code == 0
 
@@ -223,10 +223,10 @@ def test_ranks_that_were_started_with_other_things_are_refused(tmp_path: Path) -
     first, second = Ranks([words, [*words, "--set", "learning_rate=1e-4", "--set", "seed=7"]]).wait()
     assert (first[0], second[0]) == (1, 1)
     told = first[2].splitlines()[0]
-    assert told.startswith("The ranks were not started with the same: seed: 0 on rank 0 (")
+    assert told.startswith("The ranks were started with different inputs: seed: 0 on rank 0 (")
     assert "; learning_rate: 0.001 on rank 0 (" in told and ", 0.0001 on rank 1 (" in told
     # One terminal, one message: but a rank that is told late of the other's speaks for itself.
-    assert second[2] == "" or second[2].startswith("rank 1: The ranks were not started with the same: ")
+    assert second[2] == "" or second[2].startswith("rank 1: The ranks were started with different inputs: ")
     assert not (tmp_path / "outputs").exists()
 
 
@@ -248,7 +248,9 @@ def test_another_model_file_is_refused(tmp_path: Path) -> None:
     words = [["-c", script, str(tmp_path / f"cwd{place}"), "train", "--config", file] for place in (0, 1)]
     first, _ = Ranks(words).wait()
     assert first[0] == 1
-    assert first[2].startswith("The ranks were not started with the same: model file config.json: sha256 ")
+    assert first[2].startswith(
+        "The ranks were started with different inputs: model file config.json: sha256 "
+    )
 
 
 def test_a_port_in_use_is_named(tmp_path: Path) -> None:

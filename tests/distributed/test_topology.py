@@ -86,7 +86,7 @@ def test_addresses(text: str, host: str, port: int) -> None:
     ],
 )
 def test_what_is_no_launchers_environment_is_refused(environment: dict[str, str]) -> None:
-    with pytest.raises(ConfigError, match=r"^The ranks of this run cannot be told: MLX_RANK="):
+    with pytest.raises(ConfigError, match=r"^The ranks of this run cannot be determined: MLX_RANK="):
         find_rank(environment)
 
 

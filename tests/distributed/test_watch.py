@@ -46,13 +46,13 @@ def test_a_rank_that_waits_does_not_hang_unless_all_wait() -> None:
         "rank 0 (a) hangs: no sign of work for 61 s while sampling"
     )
     all_wait = judged(replace(WORKING, doing=WAITING, idle=400.0), waiting)
-    assert all_wait == "all ranks wait for one another for 400 s: the network between them failed"
+    assert all_wait == "all ranks have waited for one another for 400 s: the network between them failed"
     assert judged(replace(WORKING, doing=WAITING, idle=40.0), waiting) is None
 
 
 def test_a_silent_rank_is_stopped_or_its_network_failed() -> None:
     told = judged(WORKING, replace(OTHER, limit=1800.0), silences={1: 61.0})
-    assert told is not None and told.startswith("rank 1 (b) has not been heard of for 61 s")
+    assert told is not None and told.startswith("rank 1 (b) has not been heard from for 61 s")
 
 
 def ring(size: int) -> list[RankInfo]:
@@ -79,8 +79,11 @@ def opened(places: list[RankInfo]) -> list[Watch]:
 @pytest.mark.parametrize("size", [2, 3, 4])
 def test_news_of_a_lost_rank_goes_round_the_ring(size: int) -> None:
     watches = opened(ring(size))
-    last = f"host{size - 1}"
-    wait_until(lambda: all(watch._table[size - 1].host == last for watch in watches), "news of the last rank")
+
+    def everyone_is_known() -> bool:
+        return all(watch._table[rank].host == f"host{rank}" for watch in watches for rank in range(size))
+
+    wait_until(everyone_is_known, "news of all ranks")
     for link in watches[1].links.values():  # as the system does for a killed process
         link.close()
     watches[1]._is_closed.set()
@@ -142,11 +145,11 @@ def test_limits_follow_from_the_longest_pause_of_the_same_work(monkeypatch: pyte
 
 def test_a_rank_that_does_not_come_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     first, _ = ring(2)
-    with pytest.raises(TrainingError, match=r"^Rank 1 \(127\.0\.0\.1:\d+\) is not there: "):
+    with pytest.raises(TrainingError, match=r"^Rank 1 \(127\.0\.0\.1:\d+\) cannot be reached: "):
         open_links(first, 0.3)
     places = ring(2)
     monkeypatch.setattr(links_module, "call", lambda *_: None)  # only waits to be called
-    with pytest.raises(TrainingError, match=r"^Rank 1 \(one of those that should call\) is not there"):
+    with pytest.raises(TrainingError, match=r"^Rank 1 \(which should call this one\) cannot be reached"):
         open_links(places[0], 0.3)
 
 
@@ -170,7 +173,7 @@ def test_a_rank_of_another_run_is_turned_away() -> None:
     thread.start()
     with (
         links_module.listen(ours[0].listens_on) as listening,  # type: ignore[arg-type]
-        pytest.raises(TrainingError, match="is not there"),
+        pytest.raises(TrainingError, match="cannot be reached"),
     ):
         links_module.answer(ours[0], listening, Patience(0.5, print))
     thread.join()

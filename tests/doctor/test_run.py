@@ -125,5 +125,5 @@ def test_an_unknown_check_has_near_names() -> None:
 def test_a_check_that_has_nothing_to_look_at_says_what_it_needs() -> None:
     with pytest.raises(ConfigError) as error:
         chosen(Context(), ["resumable"], ALL)
-    assert error.value.message == "The check resumable has nothing to look at"
+    assert error.value.message == "The check resumable has nothing to examine"
     assert error.value.hint == "name it: `grpo doctor --only resumable --run DIR`"

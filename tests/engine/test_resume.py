@@ -255,7 +255,7 @@ def test_a_damaged_checkpoint_is_reported_and_the_next_older_taken(
         "missing": f"{file} is missing",
     }[damage]
     said, final = notices(done.run_dir)
-    assert said[0] == f"{done.run_dir / 'checkpoint-4'} is damaged ({reason}) and is left out"
+    assert said[0] == f"{done.run_dir / 'checkpoint-4'} is damaged ({reason}) and is skipped"
     assert said[1] == f"resuming from {done.run_dir / 'checkpoint-3'}"
     assert (done.run_dir / "checkpoint-4.aside").exists()
     assert read_state(final)[0].step == 4
@@ -287,8 +287,8 @@ def test_a_manifest_of_another_version(done: Config) -> None:
     with pytest.raises(CheckpointError) as error:
         resume(done.run_dir)
     assert error.value.message == (
-        f"{done.run_dir / 'final'} was written by another version of grpo: its manifest is of version 1, "
-        "and this one reads 2"
+        f"{done.run_dir / 'final'} was written by another version of grpo: its manifest has version 1, "
+        "but this one reads 2"
     )
 
 
@@ -297,7 +297,7 @@ def test_no_checkpoint_yet_begins_again(tmp_path: Path) -> None:
     crash(config, 2)
     assert [line["step"] for line in lines(config.run_dir)] == [1, 2]
     said, _ = notices(config.run_dir)
-    assert said == [f"{config.run_dir} holds no checkpoint yet: the run begins again"]
+    assert said == [f"{config.run_dir} holds no checkpoint yet: the run starts over"]
     whole = small(tmp_path, run_name="whole", **SHORT)
     setup.train(whole)
     assert log_without_times(config.run_dir) == log_without_times(whole.run_dir)
@@ -384,7 +384,7 @@ def test_other_training_data_is_refused(tmp_path: Path) -> None:
     config = small(tmp_path / "out", **{**SHORT, "dataset": str(tmp_path / "train.jsonl"), "max_steps": 2})
     setup.train(config)
     (tmp_path / "train.jsonl").write_text("".join(reversed(rows)))
-    with pytest.raises(CheckpointError, match="The training prompts are not those"):
+    with pytest.raises(CheckpointError, match="The training prompts differ from those"):
         resume(config.run_dir, ["max_steps=3"])
 
 

@@ -110,7 +110,7 @@ def test_data_that_moved_is_compared_by_its_content(place: Path) -> None:
     (place / "data").rename(place / "elsewhere")
     resume(run_dir, ["max_steps=2", "dataset=elsewhere"])
     (place / "elsewhere/train.jsonl").write_text('{"question": "other", "answer": "1", "hint": ""}\n')
-    with pytest.raises(CheckpointError, match="not those that the run"):
+    with pytest.raises(CheckpointError, match="differ from those that the run"):
         resume(run_dir, ["max_steps=3"])
 
 
@@ -157,7 +157,7 @@ def test_what_makes_numbers_incomparable_needs_a_yes(
     before = {path: path.stat().st_mtime_ns for path in run_dir.rglob("*")}
     with pytest.raises(CheckpointError) as error:
         resume(run_dir, ["max_steps=2"])
-    assert error.value.message.endswith(f"could not be compared, for something changed since: {name}")
+    assert error.value.message.endswith(f"would not be comparable, because something changed since: {name}")
     assert f"`grpo resume '{run_dir}' --accept-changes`" in error.value.hint
     assert {path: path.stat().st_mtime_ns for path in before} == before
     seen: list[str] = []

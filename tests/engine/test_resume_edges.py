@@ -39,7 +39,7 @@ def test_a_damaged_configuration_is_that_of_the_checkpoint(done: Config) -> None
 
 
 def test_a_run_cannot_be_made_shorter_than_it_is(done: Config) -> None:
-    with pytest.raises(ConfigError, match="the run has made 4 steps already, and is to end after 3"):
+    with pytest.raises(ConfigError, match="the run has already made 4 steps and would end after 3"):
         resume(done.run_dir, ["max_steps=3"])
 
 

@@ -173,7 +173,7 @@ def test_adapters_of_another_kind_are_refused(kind: str, tmp_path: Path) -> None
     file.write_text(json.dumps({**json.loads(file.read_text()), "fine_tune_type": kind}))
     with pytest.raises(ModelError) as error:
         load_policy(str(tmp_path))
-    assert error.value.message == f'{file} is of adapters of the kind "{kind}"'
+    assert error.value.message == f'{file} describes adapters of the kind "{kind}"'
     assert error.value.hint == "only `lora` and `dora` are supported; fuse them: `mlx_lm.fuse`"
 
 

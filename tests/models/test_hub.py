@@ -157,7 +157,7 @@ def test_the_next_call_goes_on_where_a_failed_one_stopped(server: HubServer, tmp
     start = f"The download from {REPO} broke off at 100,000 of 256,000 bytes: "
     assert message.startswith(start)
     assert "peer closed connection without sending complete message body" in message
-    assert hint == "run the same command again: it goes on where it stopped"
+    assert hint == "run the same command again: the download continues where it stopped"
     partial = f"{hashlib.sha256(LARGE).hexdigest()}.incomplete"
     assert blobs(tmp_path)[partial] == 100_000
 
@@ -209,7 +209,7 @@ def test_a_damaged_file_is_found_deleted_and_fetched_anew(server: HubServer, nam
     folder = fetch(REPO, WANTED)  # nobody asked for the check
     assert refused(check=True) == (
         f"Damaged in the download from {REPO}: {name} (not the hub's checksum)",
-        "it is deleted; run the same command again, and it is downloaded anew",
+        "it was deleted; run the same command again to download it",
     )
     assert [path.name for path in folder.iterdir()] == [other for other in WANTED_NAMES if other != name]
     server.damaged.clear()
@@ -270,7 +270,7 @@ def test_a_hub_that_is_down_does_not_matter_for_what_is_cached(server: HubServer
 def test_offline_and_not_in_the_cache(monkeypatch: pytest.MonkeyPatch) -> None:
     go_offline(monkeypatch)
     expected = (
-        f"{REPO} is not in the local cache, and HF_HUB_OFFLINE=1 forbids to download it",
+        f"{REPO} is not in the local cache, and HF_HUB_OFFLINE=1 forbids downloading it",
         f"connect once and `HF_HUB_OFFLINE=0 hf download {REPO}`, or give the path of a local folder",
     )
     assert refused() == expected
@@ -283,7 +283,7 @@ def test_offline_and_not_in_the_cache(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_offline_and_only_partly_in_the_cache(monkeypatch: pytest.MonkeyPatch) -> None:
     fetch(REPO, ["README.md"])
     go_offline(monkeypatch)
-    assert refused()[0] == f"{REPO} is not in the local cache, and HF_HUB_OFFLINE=1 forbids to download it"
+    assert refused()[0] == f"{REPO} is not in the local cache, and HF_HUB_OFFLINE=1 forbids downloading it"
 
 
 def test_a_hub_that_nobody_answers_for(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -305,7 +305,7 @@ def test_a_hub_that_does_not_answer_in_time(server: HubServer, monkeypatch: pyte
     server.delay = 0.5
     assert refused() == (
         f"The hub {server.endpoint} did not answer within 0.2 s, and {REPO} is not in the local cache",
-        "run the same command again, on a slow line after `export HF_HUB_ETAG_TIMEOUT=60`, "
+        "run the same command again, on a slow connection after `export HF_HUB_ETAG_TIMEOUT=60`, "
         "or give the path of a local folder",
     )
 
@@ -314,9 +314,9 @@ def test_a_transfer_that_stalls(server: HubServer, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(constants, "HF_HUB_DOWNLOAD_TIMEOUT", 0.1)
     server.delay = 0.3
     assert refused() == (
-        f"The download from {REPO} broke off at 0 of 13 bytes: nothing came for 0.1 s",
-        "run the same command again: it goes on where it stopped; "
-        "on a slow line after `export HF_HUB_DOWNLOAD_TIMEOUT=60`",
+        f"The download from {REPO} broke off at 0 of 13 bytes: no data for 0.1 s",
+        "run the same command again: the download continues where it stopped; "
+        "on a slow connection, first `export HF_HUB_DOWNLOAD_TIMEOUT=60`",
     )
 
 
@@ -328,14 +328,14 @@ RENEW = "`hf auth login` again; a token in HF_TOKEN comes first: renew it or `un
 def test_a_repository_that_does_not_exist() -> None:
     assert refused("karpathy/nanochat-d99") == (
         "Model not found on the hub: karpathy/nanochat-d99",
-        "check the spelling; for a private repository `hf auth login` with an account that may read it",
+        "check the spelling; for a private repository `hf auth login` with an account that has access",
     )
 
 
 def test_a_repository_that_is_private_or_does_not_exist(server: HubServer) -> None:
     server.private.add(REPO)
     for repo in (REPO, "karpathy/nanochat-d99"):
-        message = f"Model not found on the hub: {repo} is private or misspelt (401)"
+        message = f"Model not found on the hub: {repo} is private or misspelled (401)"
         assert refused(repo) == (message, PRIVATE_OR_MISSPELT)
 
 
@@ -347,7 +347,7 @@ def test_a_token_that_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_token_that_may_not(with_token: HubServer) -> None:
     with_token.status[REPO] = 403
-    assert refused() == (f"The hub refuses {REPO}: your token may not read it (403)", RENEW)
+    assert refused() == (f"The hub refuses {REPO}: your token has no access to it (403)", RENEW)
 
 
 @pytest.mark.parametrize("token", ["", "hf_good"])
@@ -357,7 +357,7 @@ def test_a_licence_that_is_not_accepted(
     monkeypatch.setenv("HF_TOKEN", token)
     server.gated.add(REPO)
     assert refused() == (
-        f"The repository {REPO} requires accepting its licence",
+        f"The repository {REPO} requires accepting its license",
         f"accept it on the model's page {server.endpoint}/{REPO}, then `hf auth login` with the same account",
     )
 
@@ -365,7 +365,7 @@ def test_a_licence_that_is_not_accepted(
 def test_too_many_requests(server: HubServer) -> None:
     server.status[REPO] = 429
     assert refused() == (
-        f"The hub takes no more requests from here for now, so {REPO} is not fetched (429)",
+        f"The hub accepts no more requests from here for now, so {REPO} was not downloaded (429)",
         "wait five minutes and run the same command again; `hf auth login` raises the limit",
     )
 
@@ -374,8 +374,8 @@ def test_too_many_requests(server: HubServer) -> None:
 def test_a_hub_that_fails(server: HubServer, status: int, phrase: str) -> None:
     server.status[REPO] = status
     assert refused() == (
-        f"The hub failed on {REPO}: {status} {phrase}",
-        "wait some minutes and run the same command again; https://status.huggingface.co shows its state",
+        f"The hub failed for {REPO}: {status} {phrase}",
+        "wait a few minutes and run the same command again; https://status.huggingface.co shows its state",
     )
 
 
@@ -387,7 +387,7 @@ def test_a_hub_that_fails_in_mid_download(server: HubServer) -> None:
 
     with pytest.raises(ModelError) as error:
         fetch(REPO, WANTED, fail_later)
-    assert error.value.message == f"The hub failed on {REPO}: 503 Service Unavailable"
+    assert error.value.message == f"The hub failed for {REPO}: 503 Service Unavailable"
     assert len([request for request in server.requests if request.path.endswith(".pt")]) == 5
 
 
@@ -409,7 +409,7 @@ def test_a_server_that_is_no_hub(server: HubServer, monkeypatch: pytest.MonkeyPa
     endpoint = f"{server.endpoint}/api/models"
     use_endpoint(monkeypatch, endpoint, tmp_path)
     message, hint = refused()
-    assert message.startswith(f"What answers at {endpoint} for {REPO} is not the hub: ")
+    assert message.startswith(f"The server at {endpoint}, asked for {REPO}, is not the hub: ")
     assert hint == "log in to the network if it asks for that, or `unset HF_ENDPOINT`"
 
 
@@ -421,7 +421,7 @@ def test_a_full_disk(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(hub, "_receive", no_space)
     assert refused() == (
         f"The disk is full: {REPO} does not fit into {tmp_path}/hub",
-        "free some space and run the same command again: it goes on where it stopped; "
+        "free some space and run the same command again: the download continues where it stopped; "
         "or `export HF_HUB_CACHE=/path/on/another/disk`",
     )
 

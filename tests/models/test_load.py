@@ -120,7 +120,7 @@ def test_a_model_that_was_not_converted_yet() -> None:
 
 def test_a_repository_without_a_network_says_what_to_do() -> None:
     error = refused("nobody/nothing")
-    expected = "nobody/nothing is not in the local cache, and HF_HUB_OFFLINE=1 forbids to download it"
+    expected = "nobody/nothing is not in the local cache, and HF_HUB_OFFLINE=1 forbids downloading it"
     assert error.message == expected
     assert "hf download nobody/nothing" in error.hint
 

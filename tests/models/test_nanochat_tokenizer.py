@@ -95,10 +95,10 @@ def test_a_conversation_is_nanochats_render_conversation(
 @pytest.mark.parametrize(
     ("message", "words"),
     [
-        ({"role": "user", "content": [{"type": "text", "text": "x"}]}, "The user's message is no text"),
-        ({"role": "assistant", "content": None}, "The assistant's message is no text: None"),
-        ({"role": "assistant", "content": [{"type": "image"}]}, "has no part of the type 'image'"),
-        ({"role": "assistant", "content": ["x"]}, "has no part of the type None"),
+        ({"role": "user", "content": [{"type": "text", "text": "x"}]}, "The user's message is not text"),
+        ({"role": "assistant", "content": None}, "The assistant's message is not text: None"),
+        ({"role": "assistant", "content": [{"type": "image"}]}, "has no parts of type 'image'"),
+        ({"role": "assistant", "content": ["x"]}, "has no parts of type None"),
     ],
 )
 def test_a_message_the_format_has_no_place_for(
@@ -126,11 +126,11 @@ def test_a_system_message_goes_before_the_first_user_message(tokenizer: Nanochat
 @pytest.mark.parametrize(
     "roles, message",
     [
-        (["tool"], "nanochat's chat format has no role 'tool' here"),
-        (["user", "system"], "nanochat's chat format has no role 'system' here"),
+        (["tool"], "nanochat's chat format does not allow the role 'tool' here"),
+        (["user", "system"], "nanochat's chat format does not allow the role 'system' here"),
         (
             ["system"],
-            "nanochat's chat format has no place for a system message without a user message after it",
+            "nanochat's chat format allows no system message without a user message after it",
         ),
     ],
 )
@@ -253,7 +253,7 @@ def test_a_valid_state_loads(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "change, reason",
     [
-        ({"pat_str": 7}, "its field pat_str is no str"),
+        ({"pat_str": 7}, "its field pat_str is not of type str"),
         ({"special_tokens": {"<|bos|>": "1"}}, "its field special_tokens holds '<|bos|>': '1'"),
         ({"special_tokens": {"<|bos|>": -1}}, "its field special_tokens holds '<|bos|>': -1"),
         ({"special_tokens": {"<|bos|>": 7}}, "several of its tokens have the same id"),
@@ -276,7 +276,7 @@ def test_an_invalid_pattern_is_refused(tmp_path: Path) -> None:
 
 def test_an_encoding_by_reference_is_refused(tmp_path: Path) -> None:
     assert refusal(write_pickle(tmp_path, "gpt2")) == (
-        "it only names an encoding ('gpt2') that this machine would have to know"
+        "it only names an encoding ('gpt2') and does not contain it"
     )
 
 

@@ -56,7 +56,7 @@ def test_only_what_the_table_holds_is_called() -> None:
         (b"}(Nu.", "it sets items of a dict"),
         (b"}NNs.", "it has a dictionary key of the type NoneType"),
         (b"NNa.", "it appends to a NoneType"),
-        (b"NN\x93.", "it names something by what is no text"),
+        (b"NN\x93.", "it names something by a value that is not text"),
         (b"N)R.", "it calls a NoneType, which a test has no use for"),
         (b"NNb.", "it sets the state of a NoneType"),
         (b"NQ.", "it refers to an object outside the file"),

@@ -150,7 +150,7 @@ def test_a_models_own_exceptions_are_kept_to() -> None:
 
 def test_nothing_to_round_is_an_error_with_its_cure() -> None:
     model = nanochat_policy().model
-    with pytest.raises(ModelError, match="their rows are no whole groups of 128") as error:
+    with pytest.raises(ModelError, match="their rows do not divide into groups of 128") as error:
         QuantizedCopy(model, Rounding(4, 128), dequantize=True)
     assert error.value.hint == "write `group_size = 32`, or `quantize_for_rollouts = false`"
     nn.quantize(model, group_size=32, bits=4)

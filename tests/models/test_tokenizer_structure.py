@@ -49,7 +49,9 @@ def test_ids_that_training_does_not_give(tmp_path: Path) -> None:
     special = valid_state()["special_tokens"]
     swapped = special | {"<|bos|>": special["<|user_start|>"], "<|user_start|>": special["<|bos|>"]}
     state = valid_state() | {"special_tokens": swapped}
-    assert refusal(write_pickle(tmp_path / "a", state)) == "its special tokens are not the ids from 256 on"
+    assert (
+        refusal(write_pickle(tmp_path / "a", state)) == "its special tokens do not have the ids from 256 on"
+    )
     gap = valid_state()["mergeable_ranks"] | {b"ab": 999}
     state = valid_state() | {"mergeable_ranks": gap}
     assert refusal(write_pickle(tmp_path / "b", state)) == "its ranks have gaps"
@@ -57,5 +59,5 @@ def test_ids_that_training_does_not_give(tmp_path: Path) -> None:
 
 def test_a_token_that_other_merges_take_apart() -> None:
     ranks = {b"a": 0, b"b": 1, b"c": 2, b"d": 3, b"ab": 4, b"bc": 5, b"abcd": 6}  # ab, then c and d
-    with pytest.raises(ModelError, match="the token b'abcd' is no merge of two others"):
+    with pytest.raises(ModelError, match="the token b'abcd' is not a merge of two others"):
         recover_merges(ranks)

@@ -212,5 +212,5 @@ def test_messages_that_a_text_cannot_be_say_how_to_get_them() -> None:
 
     with pytest.raises(Exception, match="string indices must be integers") as caught:
         call("walks", walks, request(True))
-    assert 'answers to `completion[0]["content"]`' in caught.value.hint  # type: ignore[attr-defined]
+    assert 'supports `completion[0]["content"]`' in caught.value.hint  # type: ignore[attr-defined]
     assert call("walks", walks, request(False)).values == [1.0, 1.0, 1.0]

@@ -207,7 +207,7 @@ def test_a_file_that_fails_only_there_is_told(tmp_path: Path, mine: str) -> None
 def test_a_column_that_cannot_be_sent_is_told(mine: str) -> None:
     groups = [group("a", "", ["x"], level=lambda: 1)]
     error = error_of(f"{mine}:where", groups)
-    assert error.message.startswith("Reward `where` cannot be asked in another process: ")
+    assert error.message.startswith("Reward `where` cannot be called in another process: ")
     assert "`reward_workers = 0`" in error.hint
 
 

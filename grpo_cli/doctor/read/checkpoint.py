@@ -21,7 +21,7 @@ def damage_of(folder: Path) -> str | CheckpointError:
         read_object(folder / MANIFEST)  # with limits, before `damage` reads it without
         problem = damage(folder)
     except FileNotFoundError:
-        return f"{MANIFEST} is missing: it was never complete, or not copied whole"
+        return f"{MANIFEST} is missing: it was never complete, or was copied only in part"
     except DamagedFile as broken:
         return f"{MANIFEST} {broken}"
     except CheckpointError as other:

@@ -76,7 +76,8 @@ def trouble_of(attempt: Attempt, ssh: str, python: str, hosts: Path) -> Trouble:
     if attempt.code is None:
         return Trouble(
             f"no answer in {ANSWER_SECONDS} s",
-            "see if a command by hand ends: its shell's start files may wait for input, or its disk may hang",
+            "check that a command by hand finishes: its shell's start files may wait for input, or its "
+            "disk may hang",
             (f"ssh {shlex.quote(ssh)} true",),
         )
     if attempt.code == 127 and attempt.complaint.startswith("ssh: "):
@@ -92,12 +93,12 @@ def python_trouble(attempt: Attempt, python: str, hosts: Path) -> Trouble:
     if attempt.code in NOT_FOUND:
         return Trouble(
             f"there is no {python}",
-            "every machine runs the same path: make the environment there where it is here, or name one that "
-            "all have with `--python`",
+            "every machine uses the same path: create the environment at the same path there, or name one "
+            "that all have with `--python`",
             found_elsewhere(attempt.output, hosts),
         )
     if "Unknown option: -P" in attempt.complaint:
-        return Trouble(f"{python} is older than Python 3.11 there", "take a newer one: `--python`")
+        return Trouble(f"{python} is older than Python 3.11 there", "use a newer one: `--python`")
     if "No module named" in last and "grpo_cli" in last:
         return Trouble(
             f"{python} has no `grpo` there, or an older one ({last})",
@@ -120,7 +121,7 @@ SSH_TROUBLES: tuple[tuple[str, str, str, tuple[str, ...]], ...] = (
     (
         r"REMOTE HOST IDENTIFICATION HAS CHANGED",
         "ssh knows another machine of this name",
-        "if it was installed anew, forget the old one and accept the new one by hand",
+        "if it was reinstalled, remove its old key and accept the new one by hand",
         ("ssh-keygen -R {name}", "ssh {ssh} true"),
     ),
     (
@@ -144,7 +145,7 @@ SSH_TROUBLES: tuple[tuple[str, str, str, tuple[str, ...]], ...] = (
     (
         r"timed out|No route to host|Network is unreachable|Host is down",
         "it is not there",
-        "is it on, awake and in this network? does a firewall keep port 22 closed?",
+        "check that it is on, awake and in this network, and that no firewall blocks port 22",
         (),
     ),
 )
@@ -160,7 +161,7 @@ def ssh_trouble(ssh: str, complaint: str) -> Trouble:
         if re.search(pattern, complaint):
             return Trouble(f"{what} ({last})", cure, tuple(line.format(**names) for line in lines))
     return Trouble(
-        f"ssh fails: {last or 'it says nothing'}", "see what it says", (f"ssh -v {names['ssh']} true",)
+        f"ssh fails: {last or 'it prints nothing'}", "see what it says", (f"ssh -v {names['ssh']} true",)
     )
 
 

@@ -182,7 +182,7 @@ class Machine:
     def reach(self, url: str) -> str:
         """Empty if a web server answers at `url`, else the reason that none does."""
         if not url.startswith(("http://", "https://")):
-            return "it is no web address"
+            return "it is not a web address"
         try:
             request = urllib.request.Request(url, method="HEAD", headers={"User-Agent": "grpo"})
             with urllib.request.urlopen(request, timeout=HUB_SECONDS):
@@ -211,7 +211,7 @@ class Machine:
             answers = answers_in(error.stdout or b"")
             return answers | {
                 "failed": answers.get("stage", "start"),
-                "error": f"no end in {PROBE_SECONDS} s",
+                "error": f"not finished after {PROBE_SECONDS} s",
             }
         except OSError as error:
             return {"failed": "start", "error": str(error)}

@@ -67,7 +67,7 @@ def base_folder(folder: Path | None, environment: Mapping[str, str]) -> Path:
     if base is None:
         raise ModelError(
             f"Model not found: {name}: the adapters in {folder} were trained on it",
-            f"bring it back, or write where it is now into `model` of {folder / 'adapter_config.json'}",
+            f"restore it, or write its new place into `model` of {folder / 'adapter_config.json'}",
             trouble="model-not-found",
         )
     return base

@@ -28,6 +28,7 @@ from grpo_cli.engine.rollout.sampling import Sampling
 from grpo_cli.engine.run import scorer_of
 from grpo_cli.engine.run_dir.inputs import fingerprint
 from grpo_cli.engine.update.forward_probe import check_unread, sampling_plan
+from grpo_cli.environments.make import SessionMaker, no_environment, session_maker
 from grpo_cli.models.load import Policy, load_policy
 from grpo_cli.rewards.answers import is_right
 from grpo_cli.rewards.builtin import is_strict
@@ -106,10 +107,12 @@ def evaluate(
     prefix: str = "",
     on_progress: Progress = no_progress,
     world: World = ALONE,
+    make_session: SessionMaker = no_environment,
 ) -> Evaluation:
     """Complete every prompt `num_generations` times, about `rows` sequences at once.
 
-    Each rank of a `world` completes its share and receives the whole evaluation.
+    `make_session`: makes the environment of each completion. Each rank of a `world` completes its share and
+    receives the whole evaluation.
     """
     started = time.perf_counter()
     # Greedy completions do not depend on the items of one call, so a single call samples all.
@@ -133,6 +136,7 @@ def evaluate(
             prefix,
             RowLimit(rows),
             own=world.share(range(len(chunk))),
+            sessions=lambda place, chunk=chunk: make_session(chunk[place].example),  # type: ignore[misc]
         )
         sets = of_all_ranks(sets, world)
         groups += [RolloutGroup(p.example, p.ids, rollouts) for p, rollouts in zip(chunk, sets, strict=True)]
@@ -200,7 +204,15 @@ def evaluate_model(
     mx.random.seed(config.seed)
     rows = config.prompts_per_step * config.num_generations
     evaluation = evaluate(
-        policy, prompts, sampling, rows, num_generations, config.completion_prefix, on_progress, world
+        policy,
+        prompts,
+        sampling,
+        rows,
+        num_generations,
+        config.completion_prefix,
+        on_progress,
+        world,
+        session_maker(config, policy.tokenizer),
     )
     if world.is_first:
         measure_by_reward(evaluation, config, rewards)

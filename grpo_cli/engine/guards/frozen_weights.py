@@ -77,7 +77,7 @@ class WeightsMoved:
             return
         asked = self.asked(arrays, grad_norm, rate)
         dtype = str(max(arrays.values(), key=lambda array: NOISE[array.dtype]).dtype).rpartition(".")[2]
-        told = f"the weights changed by {change:.1g} of their size, their rounding in {dtype} is {noise:.1g}"
+        told = f"the weights changed by {change:.1g} of their size, rounding in {dtype} is {noise:.1g}"
         raise swallowed(told, rate, asked) if asked <= 4 * noise else lost(told, asked)
 
     def asked(self, arrays: Arrays, grad_norm: float, rate: float) -> float:
@@ -104,16 +104,17 @@ def frozen(why: str) -> TrainingError:
 def swallowed(told: str, rate: float, asked: float) -> TrainingError:
     """The error for an update smaller than the rounding of the weights."""
     return TrainingError(
-        f"Nothing is learned: learning_rate = {rate:.3g} is lost in rounding: {told}, and the update asks "
-        f"for {asked:.1g}",
-        'raise `learning_rate`: 1e-6 is usual for all weights, 1e-5 for adapters; `optimizer = "sgd"` needs '
-        "far more than `adamw`",
+        f"Nothing is learned: learning_rate = {rate:.3g} is lost in rounding: {told}, and the update "
+        f"is at most {asked:.1g}",
+        'raise `learning_rate`: 1e-6 is usual for full fine-tuning, 1e-5 for adapters; `optimizer = "sgd"` '
+        "needs far more than `adamw`",
     )
 
 
 def lost(told: str, asked: float) -> TrainingError:
     """The error for an update that is large enough but leaves the weights unchanged."""
     return TrainingError(
-        f"Nothing is learned: the update does not reach the weights: {told}, and it asks for {asked:.1g}",
+        f"Nothing is learned: the update does not reach the weights: {told}, and the update is at most "
+        f"{asked:.1g}",
         "something holds the weights fixed; report it with `grpo doctor --report FILE`",
     )

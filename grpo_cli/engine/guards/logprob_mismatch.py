@@ -122,8 +122,8 @@ def cause(model: Any, batches: list[Microbatch], deviation: Deviation, temperatu
     if abs(whole - deviation.trained) < apart / 4:
         return f"sampling is off, with its cache: {words}, as the update does"
     if abs(whole - deviation.sampled) < apart / 4:
-        return f"the update is off, by what it computes together or at once: {words}, as sampling did"
-    return f"{words}, which is neither: with a cache and in a batch the model computes something else"
+        return f"the update is off, because of how it batches rows: {words}, as sampling did"
+    return f"{words}, which matches neither: with a cache and in a batch the model computes something else"
 
 
 def check(deviation: Deviation, allowed: Tolerance, tokenizer: Tokenizer, cause: Callable[[], str]) -> None:
@@ -136,11 +136,11 @@ def check(deviation: Deviation, allowed: Tolerance, tokenizer: Tokenizer, cause:
     text = tokenizer.decode([deviation.token_id])
     raise TrainingError(
         f"The sampler and the loss disagree: over {plural(deviation.tokens, 'token')} logprobs differ by "
-        f"{deviation.mean:.2g} on average and {deviation.most:.2g} at most, and {allowed.precision} explains "
-        f"{allowed.mean:.2g} and {allowed.most:.2g}. Most at token {deviation.place + 1} of a completion, "
-        f"{text!r} ({deviation.token_id}): {deviation.sampled:.4f} when it was sampled, "
-        f"{deviation.trained:.4f} in the update, of the same weights; {cause()}",
-        "the update is not made, since it would be that of another policy. "
+        f"{deviation.mean:.2g} on average and {deviation.most:.2g} at most, but {allowed.precision} "
+        f"explains only {allowed.mean:.2g} and {allowed.most:.2g}. Largest at token "
+        f"{deviation.place + 1} of a completion, {text!r} ({deviation.token_id}): {deviation.sampled:.4f} "
+        f"when it was sampled, {deviation.trained:.4f} in the update, of the same weights; {cause()}",
+        "the update was not applied, because it would train another policy. "
         '`dtype = "float32"` excludes rounding; if the error stays, choose another model, and report it '
         "with `grpo doctor --report FILE`",
     )

@@ -147,21 +147,21 @@ def zero_words(cut: Sequence[float]) -> str:
         share = 100 * statistics.fmean(cut)
         return f"no completion reaches its answer: {share:.0f} % are cut off. {ROOM_FIRST}"
     return (
-        "look at a completion first: if it deserves a reward, the reward function is wrong; if none can be "
-        "right, give more tries, more room and easier rewards in addition"
+        "look at a completion first: if it deserves a reward, the reward function is wrong; if no completion "
+        "can be right, sample more and longer ones and add easier rewards"
     )
 
 
 def equal_cures(config: Config | None, rewards: Sequence[float]) -> list[str]:
     """Remedies that make the rewards of a group differ. `rewards`: their means in the latest steps."""
     if config and config.temperature < COLD:
-        words = f"at temperature = {config.temperature:g} all tries are the same: raise it"
+        words = f"at temperature = {config.temperature:g} all completions are the same: raise it"
         return [words, *warmer(config)]
     if rewards and not any(rewards):
-        return ["all of them are 0: what cures `rewards-zero` cures this", *more_to_learn_from(config)]
+        return ["all of them are 0: the fix for `rewards-zero` applies here", *more_to_learn_from(config)]
     words = (
-        "take more tries of each prompt, more varied ones, and rewards that tell good from better; prompts "
-        "that are always or never solved teach nothing"
+        "sample more, and more varied, completions per prompt, and use rewards that distinguish good from "
+        "better; prompts that are always or never solved teach nothing"
     )
     return [words, *warmer(config), *more_to_learn_from(config)]
 

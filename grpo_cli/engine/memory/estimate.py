@@ -97,7 +97,7 @@ class Batch:
             update_prompts=1 if rows == 1 else update_prompts,
             update_rows=min(update_rows, rows or update_rows),
             prompt_length=prompt_length,
-            new_tokens=config.max_new_tokens,
+            new_tokens=config.max_completion_tokens,
             shared_prefix=shared_prefix,
             microbatches=2 if is_cut else 1,
             entropy_bonus=config.entropy_coeff > 0,
@@ -112,7 +112,7 @@ def updated_at_once(config: Config, prompt_length: int, shared_prefix: bool) -> 
 
     With a budget of tokens, shorter completions mean more rows but not more tokens.
     """
-    group, most, budget = config.num_generations, config.max_new_tokens, config.microbatch_tokens
+    group, most, budget = config.num_generations, config.max_completion_tokens, config.microbatch_tokens
     if not budget:
         return config.batch_size, config.batch_size * group
     read = prompt_length - 1  # its last token is the first input of its completions

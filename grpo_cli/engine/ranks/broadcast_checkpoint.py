@@ -68,7 +68,7 @@ def prepare_folder(folder: Path, manifest: str) -> None:
         if not path.is_relative_to(folder.resolve()):
             raise CheckpointError(
                 f"The checkpoint's manifest names a file outside its folder: {name}",
-                "rank 0's checkpoint is not one that this program wrote",
+                "rank 0's checkpoint was not written by this program",
             )
         path.parent.mkdir(parents=True, exist_ok=True)
     (folder / MANIFEST).write_text(manifest, "utf-8")
@@ -97,6 +97,6 @@ def check_arrived(new: Path, folder: Path) -> None:
     problem = damage(new)
     if problem is not None:
         raise CheckpointError(
-            f"The checkpoint did not arrive whole: {problem}",
+            f"The checkpoint arrived incomplete: {problem}",
             f"try again, or copy {folder.name} to this machine yourself",
         )

@@ -78,7 +78,7 @@ def check_same_setup(world: World, facts: Facts) -> None:
     if lines:
         more = f" and {len(lines) - SHOWN} more" if len(lines) > SHOWN else ""
         raise TrainingError(
-            f"The ranks were not started with the same: {'; '.join(lines[:SHOWN])}{more}",
+            f"The ranks were started with different inputs: {'; '.join(lines[:SHOWN])}{more}",
             "give every machine the same files and versions, and start again; nothing was changed",
             trouble="several-machines",
         )

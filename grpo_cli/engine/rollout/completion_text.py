@@ -26,14 +26,16 @@ class CompletionText:
     def _prefix_ids(self) -> list[int]:
         return self.tokenizer.encode(self.prefix) if self.prefix else []
 
-    def of(self, ids: list[int]) -> str:
-        """The text of prefix and completion."""
-        return self.prefix + self.after_prefix(ids)
+    def of(self, ids: list[int], markers: frozenset[int] = frozenset()) -> str:
+        """The text of prefix and completion. `markers`: control tokens that stay."""
+        return self.prefix + self.after_prefix(ids, markers)
 
-    def after_prefix(self, ids: list[int]) -> str:
+    def after_prefix(self, ids: list[int], markers: frozenset[int] = frozenset()) -> str:
         """The text of the completion alone, as decoded after the prefix."""
-        before = self.tokenizer.decode(self._prefix_ids)
-        return self.tokenizer.decode([*self._prefix_ids, *ids])[len(before) :]
+        dropped = self.tokenizer.control_ids - markers
+        before = [number for number in self._prefix_ids if number not in dropped]
+        whole = [*before, *(number for number in ids if number not in dropped)]
+        return self.tokenizer.spell(whole)[len(self.tokenizer.spell(before)) :]
 
     def ends_with_one_of(self, stop: tuple[str, ...], ids: list[int]) -> bool:
         """True if the newest tokens contain a stop string. Special tokens count: `<|im_end|>` can be one.

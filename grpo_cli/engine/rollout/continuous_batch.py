@@ -13,15 +13,17 @@ that depend on the batch, and drops the end token with its logprob.
 import math
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any
 
 import mlx.core as mx
 
 from grpo_cli.engine.rollout.completion_text import CompletionText
 from grpo_cli.engine.rollout.prompt_cache import join, keep, read_prompts, select
-from grpo_cli.engine.rollout.sampling import KeyChain, SampledTokens, Sampling, draw, uniforms
-from grpo_cli.engine.rollout.shared_prompt import GroupCache, quick_decoding, reads_in_groups
+from grpo_cli.engine.rollout.rows import ENDED, CompletionRow, Pending, RowRandom
+from grpo_cli.engine.rollout.sampling import Sampling, draw
+from grpo_cli.engine.rollout.shared_prompt import GroupCache, one_row, quick_decoding, reads_in_groups
+from grpo_cli.engine.rollout.turns import Outside
+from grpo_cli.environments.session import Session
 from grpo_cli.errors import TrainingError
 from grpo_cli.models.load import Policy
 from grpo_cli.types import StopReason
@@ -34,71 +36,6 @@ class BrokenPolicy(TrainingError):
     """The policy's logits are NaN or infinite."""
 
     trouble = "nan-gradient"
-
-
-@dataclass(kw_only=True)
-class CompletionRow:
-    """A completion while it is sampled."""
-
-    index: int  # its index in the result
-    prompt: list[int]
-    token_ids: list[int] = field(default_factory=list)
-    logprobs: list[float] = field(default_factory=list)
-    entropies: list[float] = field(default_factory=list)
-    log_kept: list[float] = field(default_factory=list)  # empty without top_k, top_p and min_p
-    stop_reason: StopReason | None = None
-    begun: int = 0  # tokens sampled, including one that the device still computes
-
-    def begin(self) -> None:
-        """Reset the row to its prompt."""
-        self.token_ids, self.logprobs, self.entropies, self.log_kept = [], [], [], []
-        self.stop_reason, self.begun = None, 0
-
-
-class RowRandom:
-    """The random numbers of one `generate` call, by token and row, independent of how rows are batched.
-
-    A completion is therefore the same (except for rounding in the logits) alone, in a batch, and whenever it
-    enters the batch. Greedy sampling draws none. `random`: their source; None = MLX's global state.
-    """
-
-    def __init__(self, rows: int, sampling: Sampling, random: KeyChain | None = None) -> None:
-        self.numbers: mx.array | None = None  # (max_new_tokens, rows, 2)
-        if sampling.temperature > 0:
-            key = random.next() if random else None  # one key per call
-            seed = mx.random.randint(0, (1 << 31) - 1, (2,), key=key).astype(mx.uint32)
-            keys = mx.random.split(seed, sampling.max_new_tokens)
-            self.numbers = mx.stack([uniforms(rows, key) for key in keys])
-            mx.eval(self.numbers)
-
-    def draw(self, rows: list[CompletionRow]) -> mx.array | None:
-        """Random numbers (B, 2) for the next token of these rows; arbitrary for rows that have ended."""
-        if self.numbers is None:
-            return None
-        last = len(self.numbers) - 1
-        tokens = mx.array([min(row.begun, last) for row in rows])
-        return self.numbers[tokens, mx.array([row.index for row in rows])]
-
-
-@dataclass(frozen=True)
-class Pending:
-    """One sampled token per row, which the device may still be computing."""
-
-    rows: list[CompletionRow]
-    drawn: SampledTokens
-
-    @property
-    def is_wanted(self) -> bool:
-        """True if any of the rows has not ended."""
-        return any(row.stop_reason is None for row in self.rows)
-
-    def columns(self) -> list[list[Any]]:
-        """Tokens, logprobs, entropies and log kept masses (None without top_k, top_p and min_p), as lists."""
-        drawn = self.drawn
-        arrays = [drawn.tokens, drawn.logprobs, drawn.entropies]
-        values: list[Any] = [array.tolist() for array in arrays]
-        kept: Any = [None] * len(self.rows) if drawn.log_kept is None else drawn.log_kept.tolist()
-        return [*values, kept]
 
 
 class Decoding:
@@ -117,12 +54,15 @@ class Decoding:
         self.policy, self.sampling, self.dice = policy, sampling, dice
         self.capacity, self.on_token, self.text = capacity, on_token, text
         self.together = policy.plan.sampled
+        if self.together == "equal" and any(row.session and row.session.answers_turns for row in rows):
+            self.together = "single"  # rows that come back have other lengths
         self.in_groups = self.together == "mixed" and reads_in_groups(policy.model)
         self.waiting = deque(rows)
         self.active: list[CompletionRow] = []  # one per row of the cache, including ended rows
         self.cache: list[Any] | None = None
         self.tokens = mx.array([], dtype=mx.int32)  # (B,) the newest token of each active row
         self.held: tuple[list[int], list[Any]] | None = None  # a prompt and its cache, for waiting rows
+        self.outside = Outside()
 
     def run(self) -> None:
         """Sample all rows until they end. Raises BrokenPolicy for logits that are NaN."""
@@ -133,70 +73,125 @@ class Decoding:
         """The decoding loop: one token per active row and iteration."""
         self.admit()
         ahead = self.launch()
-        while ahead is not None:
-            now, ahead = ahead, self.launch()
-            self.read(now)
-            self.on_token()
+        while ahead is not None or self.outside:
+            if ahead is None:
+                self.outside.wait(self.on_token)  # every row waits for its environment
+            else:
+                now, ahead = ahead, self.launch()
+                self.read(now, ahead)
+                self.on_token()
             self.evict_and_admit()
             if ahead is None or not ahead.is_wanted:
                 ahead = self.launch()
+        self.on_token()  # rows may have ended outside of the batch
 
     def launch(self) -> Pending | None:
         """Start computing the next token of every active row; None if no row needs one."""
         most = self.sampling.max_new_tokens
-        if not any(row.stop_reason is None and row.begun < most for row in self.active):
+        if not any(row.is_active and (row.forced or row.begun < most) for row in self.active):
             return None
         logits = self.policy.model(self.tokens[:, None], cache=self.cache)[:, -1]  # (B, V)
         drawn = draw(logits, self.sampling, self.dice.draw(self.active))
         mx.async_eval(drawn.tokens, drawn.logprobs, drawn.entropies)
         for row in self.active:
             row.begun += 1
+            row.cached += 1
         self.tokens = drawn.tokens
-        return Pending(list(self.active), drawn)
+        pending = Pending(list(self.active), drawn)
+        self.force(pending)
+        return pending
 
-    def read(self, pending: Pending) -> None:
-        """Wait for one token per row and append it to the rows that have not ended."""
-        for row, token, logprob, entropy, log_kept in zip(pending.rows, *pending.columns(), strict=True):
-            if row.stop_reason is not None:
+    def force(self, newest: Pending) -> None:
+        """Put forced ids in the place of the newest tokens, which the device drew before they were known."""
+        for place, row in enumerate(newest.rows):
+            if row.forced and place not in newest.forced:
+                newest.forced[place] = row.forced.popleft()
+                row.begun -= 1
+        if newest.forced:
+            is_forced = mx.array([place in newest.forced for place in range(len(newest.rows))])
+            ids = mx.array([newest.forced.get(place, 0) for place in range(len(newest.rows))])
+            self.tokens = mx.where(is_forced, ids, self.tokens)
+
+    def read(self, pending: Pending, newest: Pending | None) -> None:
+        """Wait for one token per row and append it to the active rows. `newest`: launched after `pending`."""
+        for place, (row, *drawn) in enumerate(zip(pending.rows, *pending.columns(), strict=True)):
+            if not row.is_active:
                 continue
-            if not math.isfinite(logprob):
+            if place in pending.forced:
+                row.add_forced([pending.forced[place]], self.sampling.cuts_tail)
+            elif not math.isfinite(drawn[1]):
                 raise broken_policy(row)
-            row.token_ids.append(token)
-            row.logprobs.append(logprob)
-            row.entropies.append(entropy)
-            if log_kept is not None:
-                row.log_kept.append(log_kept)
-            row.stop_reason = stop_reason(row.token_ids, self.sampling, self.text)
+            else:
+                row.add(*drawn)
+                row.stop_reason = stop_reason(row, self.sampling, self.text)
+            if row.session is not None:
+                self.consult(row, row.session, newest)
+        if newest is not None:
+            self.force(newest)
+
+    def consult(self, row: CompletionRow, session: Session, newest: Pending | None) -> None:
+        """Let a row's environment read its newest token, or answer the turn that ended with it."""
+        forced = session.read(row.token_ids[-1])
+        if row.stop_reason is None:
+            row.forced.extend(forced)
+            row.stop_reason = StopReason.LENGTH if session.is_full else None
+        elif row.stop_reason is not StopReason.LENGTH and session.answers_turns:
+            place = next(place for place, other in enumerate(self.active) if other is row)
+            cache = [one_row(layer, place) for layer in self.cache or []]
+            self.active[place] = ENDED
+            if newest is not None:  # its token was drawn after the end of the turn
+                newest.rows[place] = ENDED
+                row.begun -= 1
+            self.outside.leave(row, cache, self.text.tokenizer)
 
     def evict_and_admit(self) -> None:
-        """Remove ended rows and add waiting ones.
+        """Remove rows that have ended or left, and add returning and waiting ones.
 
-        Both copy the cache of the other rows, so nothing is done until an eighth of the rows has ended.
+        All of it copies the cache of the other rows, so nothing is done until an eighth of the rows has ended
+        or a row returns.
         """
-        alive = [place for place, row in enumerate(self.active) if row.stop_reason is None]
-        if len(alive) > len(self.active) * 7 // 8:
+        alive = [place for place, row in enumerate(self.active) if row.is_active]
+        returns = len(alive) < self.capacity and self.outside.has_answers()
+        if len(alive) > len(self.active) * 7 // 8 and not returns:
             return
-        if alive and self.cache is not None:
+        if not alive:
+            self.cache = None
+        elif self.cache is not None and len(alive) < len(self.active):
             keep(self.cache, alive)
             self.tokens = self.tokens[mx.array(alive)]
-        else:
-            self.cache = None
         self.active = [self.active[place] for place in alive]
+        self.readmit()
         self.admit()
+
+    def readmit(self) -> None:
+        """Bring back rows whose environment has answered, into free places."""
+        while len(self.active) < self.capacity and (self.together == "mixed" or not self.active):
+            returned = self.outside.next_answered(self.sampling.cuts_tail)
+            if returned is None:
+                return
+            row, cache = returned
+            suffix = mx.array([row.context[row.cached : -1]])  # (1, S), the tokens that were not read yet
+            for start in range(0, suffix.shape[1], PREFILL_TOKENS):
+                self.policy.model(suffix[:, start : start + PREFILL_TOKENS], cache=cache)
+                mx.eval([layer.state for layer in cache])
+            row.cached = len(row.context) - 1
+            self.enter([row], [GroupCache(layer, [0]) for layer in cache] if self.in_groups else cache)
 
     def admit(self) -> None:
         """Fill free places of the batch with waiting rows."""
         entering = self.entering(self.capacity - len(self.active))
-        if not entering:
-            return
-        cache = self.cache_for(entering)
-        last = mx.array([row.prompt[-1] for row in entering], dtype=mx.int32)
+        if entering:
+            self.enter(entering, self.cache_for(entering))
+
+    def enter(self, rows: list[CompletionRow], cache: list[Any]) -> None:
+        """Add rows, whose cache holds all of their tokens but the last."""
+        last = mx.array([row.context[-1] for row in rows], dtype=mx.int32)
         if self.cache is None:
             self.cache, self.tokens = cache, last
         else:
             join(self.cache, cache)
             self.tokens = mx.concatenate([self.tokens, last])
-        self.active = [*self.active, *entering]
+        self.active = [*self.active, *rows]
 
     def entering(self, free: int) -> list[CompletionRow]:
         """Take the next rows off the queue: only rows that the model computes correctly in one batch."""
@@ -240,10 +235,10 @@ def broken_policy(row: CompletionRow) -> BrokenPolicy:
     )
 
 
-def stop_reason(token_ids: list[int], sampling: Sampling, text: CompletionText) -> StopReason | None:
+def stop_reason(row: CompletionRow, sampling: Sampling, text: CompletionText) -> StopReason | None:
     """The reason if a completion ends with its newest token, else None."""
-    if token_ids[-1] in text.tokenizer.eos_ids:
+    if row.token_ids[-1] in text.tokenizer.eos_ids:
         return StopReason.EOS
-    if sampling.stop and text.ends_with_one_of(sampling.stop, token_ids):
+    if sampling.stop and text.ends_with_one_of(sampling.stop, row.token_ids[row.turn_start :]):
         return StopReason.STOP
-    return StopReason.LENGTH if len(token_ids) >= sampling.max_new_tokens else None
+    return StopReason.LENGTH if row.sampled >= sampling.max_new_tokens else None

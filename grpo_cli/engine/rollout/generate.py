@@ -14,14 +14,17 @@ import mlx.core as mx
 from grpo_cli.distributed.world import World
 from grpo_cli.engine.memory.out_of_memory import RowLimit, is_allocation_failure, unable
 from grpo_cli.engine.rollout.completion_text import CompletionText
-from grpo_cli.engine.rollout.continuous_batch import CompletionRow, Decoding, RowRandom
+from grpo_cli.engine.rollout.continuous_batch import Decoding
+from grpo_cli.engine.rollout.rows import CompletionRow, RowRandom
 from grpo_cli.engine.rollout.sampling import KeyChain, Sampling
+from grpo_cli.environments.session import Session
 from grpo_cli.errors import ModelError
 from grpo_cli.models.load import Policy, check_prompts
 from grpo_cli.types import Rollout, StopReason
 
 Progress = Callable[[int, int, int], None]  # (finished, total, tokens sampled)
 OnGroup = Callable[[int, list[Rollout]], None]  # (index of the prompt, its finished completions)
+Sessions = Callable[[int], Session | None]  # the environment of one completion of the prompt with this index
 
 
 def no_progress(finished: int, total: int, tokens: int) -> None:
@@ -30,6 +33,10 @@ def no_progress(finished: int, total: int, tokens: int) -> None:
 
 def no_one(place: int, rollouts: list[Rollout]) -> None:
     """No-op callback of finished groups."""
+
+
+def no_session(place: int) -> None:
+    """No environment."""
 
 
 def generate(
@@ -43,6 +50,7 @@ def generate(
     on_group: OnGroup = no_one,
     own: Sequence[int] | None = None,
     random: KeyChain | None = None,
+    sessions: Sessions = no_session,
 ) -> list[list[Rollout]]:
     """Sample `num_generations` completions of each prompt: P lists of G rollouts, in order.
 
@@ -50,13 +58,14 @@ def generate(
     hold all rows, fewer are sampled at once, and `limit` remembers how many fit. `on_group`: called with each
     group as soon as its last completion has ended, while others are still sampled. `own`: indices of the
     prompts that this rank samples; only their groups are returned, and they do not depend on the others.
-    `random`: source of random numbers; None = MLX's global state. Raises ModelError for an empty prompt, or
+    `random`: source of random numbers; None = MLX's global state. `sessions`: makes the environment of a
+    completion, given the index of its prompt. Raises ModelError for an empty prompt, or
     for a model whose cache cannot hold a batch; TrainingError for logits that are NaN, or if memory cannot
     hold a single row.
     """
     if not all(prompts):
         raise ModelError(
-            "A prompt of 0 tokens cannot be completed", "give every example a text", trouble="dataset"
+            "A prompt of 0 tokens cannot be completed", "give every example some text", trouble="dataset"
         )
     check_prompts(policy, prompts)
     limit = limit or RowLimit()
@@ -75,15 +84,15 @@ def generate(
 
     def report() -> None:
         for place, group in enumerate(groups):
-            if place not in done and all(row.stop_reason is not None for row in group):
+            if place not in done and all(row.is_done for row in group):
                 done[place] = [finish(row, text) for row in group]
                 on_group(own[place], done[place])
-        ended = sum(row.stop_reason is not None for row in rows)
-        on_progress(ended, len(rows), sum(len(row.token_ids) for row in rows))
+        ended = sum(row.is_done for row in rows)
+        on_progress(ended, len(rows), sum(row.sampled for row in rows))
 
-    while unfinished := [row for row in rows if row.stop_reason is None]:
+    while unfinished := [row for row in rows if not row.is_done]:
         for row in unfinished:  # an attempt that ran out of memory may have started them
-            row.begin()
+            row.begin(sessions(row.index // num_generations))
         capacity = min(limit.rows or len(unfinished), len(unfinished))
         if not fits(Decoding(policy, sampling, dice, unfinished, capacity, report, text)):
             limit.lower(capacity)
@@ -116,11 +125,17 @@ def finish(row: CompletionRow, text: CompletionText) -> Rollout:
     """The rollout of an ended row, with its text."""
     assert row.stop_reason is not None
     body = row.token_ids[:-1] if row.stop_reason is StopReason.EOS else row.token_ids
+    markers = row.session.environment.marker_ids if row.session else frozenset()
+    own = [token for token, is_own in zip(body, row.loss_mask, strict=False) if is_own]
     return Rollout(
         token_ids=row.token_ids,
         logprobs=row.logprobs,
         entropies=row.entropies,
+        loss_mask=row.loss_mask,
         stop_reason=row.stop_reason,
-        text=text.of(body),
+        text=text.of(body, markers),
+        own_text=text.of(own, markers) if len(own) < len(body) else "",
+        messages=row.session.messages if row.session else [],
+        use=row.session.use() if row.session else None,
         log_kept=row.log_kept,
     )

@@ -123,7 +123,7 @@ def own_cache(model: nn.Module) -> list[Any]:
         # State-space layers have a batch form, too, but they read left padding as text.
         raise ModelError(
             f"{type(model).__module__.rpartition('.')[2]} has layers that keep a state "
-            f"({', '.join(sorted(kinds))}) in place of keys and values, and cannot be sampled or tuned yet",
+            f"({', '.join(sorted(kinds))}) instead of keys and values, which is not supported yet",
             "choose a model of attention layers only (llama, qwen2, qwen3, gemma3, mistral, nanochat, …)",
             trouble="model-forward",
         )

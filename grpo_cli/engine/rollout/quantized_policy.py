@@ -72,10 +72,10 @@ class RolloutPolicy:
         )
         if deviation.mean > OTHER:
             raise TrainingError(
-                f"The quantised copy is another model: {seen}",
+                f"The quantized copy behaves like another model: {seen}",
                 f"its completions say nothing about the policy; {more}",
                 trouble="quantised-rollouts",
             )
         if deviation.mean > FAR:
-            told = f"the quantised copy is far from the policy: {seen}"
-            self.listener(events.Notice(f"{told}, so few of its tokens have their full weight; {more}"))
+            told = f"the quantized copy is far from the policy: {seen}"
+            self.listener(events.Notice(f"{told}, so few of its tokens count with full weight; {more}"))

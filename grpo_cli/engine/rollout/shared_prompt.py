@@ -28,7 +28,7 @@ from mlx_lm.models.cache import BatchKVCache
 
 from grpo_cli import device
 from grpo_cli.cpu.fast_exp import exp, has_slow_exp, sigmoid_by_power
-from grpo_cli.engine.rollout.prompt_cache import carries_gradients, keep, read_prompts
+from grpo_cli.engine.rollout.prompt_cache import carries_gradients, keep, read_prompts, select
 
 PROBE = [[1, 2, 3], [2]]  # prompts of two lengths
 STEP = 64  # completion tokens that memory is allocated for at a time
@@ -103,6 +103,19 @@ class GroupCache:
         self.own.extend(other.own)
         self.arrange(self.groups + [first + group for group in other.groups])
 
+    def row(self, place: int) -> BatchKVCache:
+        """The keys and values of one row, its prompt's and its own, as a plain cache of one row."""
+        whole: Any = BatchKVCache([0])
+        whole.keys, whole.values = (
+            mx.concatenate([of_prompt, own], axis=2)  # (1, KV, T + S, D)
+            for of_prompt, own in zip(
+                unpadded(self.prompts, self.groups[place]), unpadded(self.own, place), strict=True
+            )
+        )
+        whole._idx = whole.keys.shape[2]
+        whole.offset = mx.array([whole._idx])
+        return whole
+
     # --- rows and groups ---
 
     def by_group(self, x: mx.array) -> mx.array:
@@ -118,6 +131,18 @@ class GroupCache:
         x = x.reshape(-1, kv, self.width, repeats, channels).swapaxes(1, 2)
         x = x.reshape(-1, kv, repeats, channels)
         return x if self.slots is None else x[self.places]
+
+
+def one_row(layer: Any, place: int) -> Any:
+    """A cache of its own for one row of a layer's cache, which stays unchanged."""
+    return layer.row(place) if isinstance(layer, GroupCache) else select([layer], [place])[0]
+
+
+def unpadded(cache: BatchKVCache, row: int) -> tuple[mx.array, mx.array]:
+    """Keys and values of one row without its left padding: (1, KV, S, D) each."""
+    start: Any = cache.left_padding[row].item()
+    keys, values = cache.keys_and_values()
+    return keys[row : row + 1, :, start:], values[row : row + 1, :, start:]
 
 
 def grouped_attention(queries: mx.array, cache: GroupCache, scale: float, mask: mx.array) -> mx.array:

@@ -4,45 +4,71 @@ for piece, ended in stream(policy, prompt_ids, Sampling(max_new_tokens=256)): pr
 """
 
 import math
+from collections import deque
 from collections.abc import Iterator
 
 import mlx.core as mx
 
 from grpo_cli.engine.rollout.completion_text import CompletionText
-from grpo_cli.engine.rollout.continuous_batch import PREFILL_TOKENS, CompletionRow, broken_policy, stop_reason
+from grpo_cli.engine.rollout.continuous_batch import PREFILL_TOKENS, broken_policy, stop_reason
 from grpo_cli.engine.rollout.prompt_cache import read_prompts
+from grpo_cli.engine.rollout.rows import CompletionRow
 from grpo_cli.engine.rollout.sampling import Sampling, draw
+from grpo_cli.engine.rollout.turns import goes_on
+from grpo_cli.environments.session import Session
 from grpo_cli.models.load import Policy, check_prompts
+from grpo_cli.models.tokenizer import Tokenizer
 from grpo_cli.types import StopReason
 
 UNFINISHED = "\N{REPLACEMENT CHARACTER}"  # an incomplete UTF-8 character decodes to this
 
 
 def stream(
-    policy: Policy, prompt_ids: list[int], sampling: Sampling, prefix: str = ""
+    policy: Policy,
+    prompt_ids: list[int],
+    sampling: Sampling,
+    prefix: str = "",
+    session: Session | None = None,
 ) -> Iterator[tuple[str, StopReason | None]]:
     """Yield pieces of text as they are sampled, the last one with its stop reason.
 
-    Concatenated they are the completion without its prefix. Raises TrainingError for logits that are NaN.
+    Concatenated they are the completion without its prefix, with what the environment of `session` wrote.
+    Raises TrainingError for logits that are NaN.
     """
-    row, shown, whole = (
-        CompletionRow(index=0, prompt=prompt_ids),
-        "",
-        CompletionText(policy.tokenizer, prefix),
-    )
+    row, shown = CompletionRow(index=0, prompt=prompt_ids), ""
+    row.begin(session)
+    whole = CompletionText(policy.tokenizer, prefix)
+    markers = session.environment.marker_ids if session else frozenset()
     check_prompts(policy, [prompt_ids])
     cache = read_prompts(policy.model, [prompt_ids], PREFILL_TOKENS)
-    token = prompt_ids[-1]
     while row.stop_reason is None:
-        logits = policy.model(mx.array([[token]]), cache=cache)[:, -1]  # (1, V)
+        unread = row.context[row.cached :]
+        logits = policy.model(mx.array([unread]), cache=cache)[:, -1]  # (1, V)
+        row.cached += len(unread)
         drawn = draw(logits, sampling)
         if not math.isfinite(drawn.logprobs.item()):  # type: ignore[arg-type]
             raise broken_policy(row)
-        token = int(drawn.tokens)
-        row.token_ids.append(token)
-        row.stop_reason = stop_reason(row.token_ids, sampling, whole)
-        text = whole.after_prefix(row.token_ids)
+        row.add(int(drawn.tokens), 0.0, 0.0, None)
+        row.stop_reason = stop_reason(row, sampling, whole)
+        if session is not None:
+            consult(row, session, policy.tokenizer)
+        text = whole.after_prefix(row.token_ids, markers)
         if text.endswith(UNFINISHED) and row.stop_reason is None:
             continue
         yield text[len(shown) :], row.stop_reason
         shown = text
+
+
+def consult(row: CompletionRow, session: Session, tokenizer: Tokenizer) -> None:
+    """Let the environment read the newest token, or answer the turn that ended with it."""
+    forced = deque(session.read(row.token_ids[-1]))
+    if row.stop_reason is None:
+        while forced:
+            row.add_forced([forced.popleft()], cuts_tail=False)
+            forced.extend(session.read(row.token_ids[-1]))
+        row.stop_reason = StopReason.LENGTH if session.is_full else None
+    elif row.stop_reason is not StopReason.LENGTH and session.answers_turns:
+        turn = row.turn(tokenizer.spell, tokenizer.eos_ids)
+        reply = session.respond(turn)
+        if reply is not None:
+            goes_on(row, session, turn, reply)

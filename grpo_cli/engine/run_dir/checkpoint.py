@@ -84,7 +84,7 @@ def cure(parent: Path, size: int) -> str:
     """The hint for a disk that refused a checkpoint of `size` bytes."""
     longest = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
     if resource.RLIM_INFINITY != longest < size:
-        return f"this shell allows files of {longest / 1e6:.1f} MB (`ulimit -f`): open one without that limit"
+        return f"this shell limits files to {longest / 1e6:.1f} MB (`ulimit -f`): open one without that limit"
     try:
         free = f" ({free_space(parent) / 1e9:.1f} GB free)"
     except OSError:  # a disk that says nothing must not hide what it refused

@@ -84,8 +84,8 @@ def damage(folder: Path) -> str | None:
         return manifest
     if manifest.version != MANIFEST_VERSION:
         raise CheckpointError(
-            f"{folder} was written by another version of grpo: its manifest is of version "
-            f"{manifest.version}, and this one reads {MANIFEST_VERSION}",
+            f"{folder} was written by another version of grpo: its manifest has version "
+            f"{manifest.version}, but this one reads {MANIFEST_VERSION}",
             "resume with the version that wrote it, or train from its weights: "
             f"`--set {quoted(f'model_name={folder}')}` in a new run",
             trouble="resumable",

@@ -76,5 +76,5 @@ def exited(error: SystemExit) -> TrainingError:
     """The error for a SystemExit raised by user code during a run, which must not look like a normal end."""
     return TrainingError(
         f"The run was ended by {in_one_line(error)}",
-        "code that a run calls cannot end the program",
+        "code that a run calls must not end the program",
     )

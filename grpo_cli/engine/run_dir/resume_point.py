@@ -114,16 +114,16 @@ def choose(
 
     def tell(folder: Path, problem: str) -> None:
         damaged.append(f"{folder.name} ({problem})")
-        listener(events.Notice(f"{folder} is damaged ({problem}) and is left out"))
+        listener(events.Notice(f"{folder} is damaged ({problem}) and is skipped"))
 
     if restart:
         if named is not None:
             raise CheckpointError(
-                f"--restart begins again from step 0, and {named} is a checkpoint",
-                f"name the run: `grpo resume {quoted(run_dir)} --restart`",
+                f"--restart starts over from step 0, but {named} is a checkpoint",
+                f"give the run's folder: `grpo resume {quoted(run_dir)} --restart`",
                 trouble="resumable",
             )
-        listener(events.Notice(f"{run_dir} begins again from step 0"))
+        listener(events.Notice(f"{run_dir} starts over from step 0"))
         return None
     limit = None
     if named is not None:
@@ -142,12 +142,12 @@ def choose(
     if damaged:
         raise CheckpointError(
             f"No checkpoint in {run_dir} is intact: {'; '.join(damaged)}",
-            "copy an intact one here again; or start again from step 0, which keeps the existing files under "
+            "copy an intact one here again; or start over from step 0, which keeps the existing files under "
             f"other names: `grpo resume {quoted(run_dir)} --restart`",
             trouble="checkpoint-files",
         )
     if named is None and (run_dir / CONFIG_FILE).exists():
-        listener(events.Notice(f"{run_dir} holds no checkpoint yet: the run begins again"))
+        listener(events.Notice(f"{run_dir} holds no checkpoint yet: the run starts over"))
         return None
     raise CheckpointError(
         f"Checkpoint not found: no intact one in {run_dir}", existing(run_dir), trouble="checkpoint-not-found"
@@ -163,7 +163,9 @@ def own_config(run_dir: Path, overrides: Sequence[str], listener: events.Listene
         load_config(str(file))
     except ConfigError as error:
         listener(
-            events.Notice(f"{file} is damaged ({error.message.splitlines()[0]}): the checkpoint's is used")
+            events.Notice(
+                f"{file} is damaged ({error.message.splitlines()[0]}): the checkpoint's copy is used"
+            )
         )
         return None
     return resumed_config(file, run_dir, overrides)

@@ -121,12 +121,12 @@ def _check_group(group: RolloutGroup) -> None:
         needed = {len(rollout.logprobs), len(rollout.entropies), len(rollout.loss_mask)}
         optional = {len(rollout.old_logprobs), len(rollout.log_kept)} - {0}
         if not count or needed | optional != {count}:
-            raise DamagedFile(f"holds a rollout of {count} ids that has not one logprob and entropy for each")
+            raise DamagedFile(f"holds a rollout of {count} ids without one logprob and entropy for each")
         if not set(rollout.loss_mask) <= {0, 1}:
             raise DamagedFile("holds a loss mask that is neither 0 nor 1")
     ids = [*group.prompt_ids, *(number for rollout in group.rollouts for number in rollout.token_ids)]
     if not group.prompt_ids or not all(0 <= number < 1 << 31 for number in ids):
-        raise DamagedFile("holds ids that no token has")
+        raise DamagedFile("holds ids that are not token ids")
 
 
 def _plain(group: RolloutGroup) -> dict[str, Any]:

@@ -21,8 +21,7 @@ from grpo_cli.foreign_text import quoted
 
 MOST_FAILURES = 3  # failed saves in a row that end the run
 MOVED = (
-    "the run's folder {folder} was moved or deleted: it is created again, and the files written so far stay "
-    "in their new place"
+    "the run's folder {folder} was moved or deleted: it was created again; files written before are not in it"
 )
 
 

@@ -131,12 +131,12 @@ def refusal(
     change: Any = mx.abs(expected - again).max().item()
     told = "; ".join(f"{way}: {words}" for way, words in tried.items())
     if change > RANDOM:
-        told = f"something in it is random (dropout), the same forward twice differs by {change:.2g}; {told}"
+        told = f"something in it is random (dropout): the same forward twice differs by {change:.2g}; {told}"
     return ModelError(
-        f"{name_of(model)} cannot be tuned here: in {where} its logprobs are not those of single rows read "
-        f"without a cache ({told})",
+        f"{name_of(model)} cannot be tuned here: in {where} its logprobs differ from those of single rows "
+        f"read without a cache ({told})",
         "choose another model; llama, qwen2, qwen3, gemma3, mistral and smollm3 are correct. mlx-lm's class "
-        "of this model gives other results with its cache, or in a batch, than without",
+        "of this model gives different results with its cache or in a batch",
         trouble="model-forward",
     )
 

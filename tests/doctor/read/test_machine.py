@@ -29,7 +29,7 @@ def test_a_probe_without_end_says_where(tmp_path: Path, monkeypatch: pytest.Monk
     (tmp_path / "mlx/core.py").write_text(hanging)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     answers = Machine().probe()
-    assert (answers["failed"], answers["error"]) == ("product", f"no end in {seconds} s")
+    assert (answers["failed"], answers["error"]) == ("product", f"not finished after {seconds} s")
 
 
 def test_modules_of_the_current_folder_do_not_disturb(

@@ -77,7 +77,7 @@ def test_at_the_end_it_says_why() -> None:
     equal = after(12, reward_mean=-19.0)[0].explain()
     assert equal is not None
     assert equal.seen.startswith("all rewards are equal in each group of all 12 steps")
-    assert equal.cures[0].startswith("take more tries of each prompt")
+    assert equal.cures[0].startswith("sample more, and more varied, completions")
 
 
 def test_what_was_solved_from_the_start_needs_no_cure() -> None:

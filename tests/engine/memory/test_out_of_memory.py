@@ -154,7 +154,8 @@ def test_a_run_goes_on_with_less_at_once_and_says_so(tmp_path: Path, monkeypatch
     harmed = small(tmp_path, run_name="harmed", **settings)
     setup.train(harmed, lambda event: seen.append(event.text) if isinstance(event, events.Notice) else None)
     assert seen == [
-        "memory was short in the update: from now on at most 4 completions at once, to the same result. "
+        "memory ran out in the update: now at most 4 completions will be computed at once, with the same "
+        "result. "
         "`batch_size = 1` with more `gradient_accumulation_steps` needs less"
     ]
     for a, b in zip(lines(whole.run_dir), lines(harmed.run_dir), strict=True):

@@ -26,7 +26,8 @@ from grpo_cli.engine.memory.estimate import (
     updated_at_once,
 )
 from grpo_cli.engine.memory.verdict import judge
-from grpo_cli.engine.rollout.continuous_batch import CompletionRow, Decoding, RowRandom
+from grpo_cli.engine.rollout.continuous_batch import Decoding
+from grpo_cli.engine.rollout.rows import CompletionRow, RowRandom
 from grpo_cli.engine.rollout.sampling import Sampling
 from grpo_cli.engine.rollout.shared_prompt import reads_in_groups
 from grpo_cli.engine.update_policy import make_batches, update_policy

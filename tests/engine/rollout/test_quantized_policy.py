@@ -203,9 +203,11 @@ def test_a_copy_that_is_far_away() -> None:
     assert seen == []
     policy.check(far(1.1))
     (text,) = notices(seen)
-    assert text.startswith("the quantised copy is far from the policy: over 40 sampled tokens the logprobs")
+    assert text.startswith("the quantized copy is far from the policy: over 40 sampled tokens the logprobs")
     assert "its copy of 2 bits differ by 1.1 nats on average" in text
-    with pytest.raises(TrainingError, match=r"^The quantised copy is another model: over 40") as error:
+    with pytest.raises(
+        TrainingError, match=r"^The quantized copy behaves like another model: over 40"
+    ) as error:
         policy.check(far(3.1))
     assert "`bits = 8`" in error.value.hint
     assert error.value.trouble == "quantised-rollouts"
@@ -219,7 +221,7 @@ def test_a_run_with_a_broken_copy_stops_before_its_first_update(
         "grpo_cli.models.quantized.rounded", lambda weight, settings: 3 * real(weight, settings)
     )
     config = small(tmp_path, **{**SHORT, **QUANTIZED, "temperature": 0.5})
-    with pytest.raises(TrainingError, match=r"^The quantised copy is another model"):
+    with pytest.raises(TrainingError, match=r"^The quantized copy behaves like another model"):
         setup.train(config)
     assert not config.run_dir.exists()
 
@@ -247,7 +249,7 @@ def test_layers_that_cannot_be_rounded_stop_the_run(tmp_path: Path, monkeypatch:
         "grpo_cli.engine.rollout.quantized_policy.Rounding", lambda bits, _: Rounding(bits, 1024)
     )
     config = small(tmp_path, **{**SHORT, **QUANTIZED})
-    with pytest.raises(ModelError, match="finds no layer to quantise"):
+    with pytest.raises(ModelError, match="finds no layer to quantize"):
         setup.train(config)
     assert not config.run_dir.exists()
 

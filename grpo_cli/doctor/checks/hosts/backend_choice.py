@@ -24,7 +24,7 @@ def backend_to_use(context: Context) -> Iterator[Finding]:
     assert file is not None
     silent = [probe.ssh for probe in context.host_probes.values() if "backends" not in probe.facts]
     if silent:
-        yield skipped(f"it is not known what {', '.join(silent)} can do")
+        yield skipped(f"it is unknown what {', '.join(silent)} can do")
         return
     facts = {ssh: probe.facts for ssh, probe in context.host_probes.items()}
     obstacles = {name: look(file, facts) for name, look in OBSTACLES.items()}
@@ -44,16 +44,16 @@ def verdict(file: HostFile, taken: str, obstacles: dict[str, str]) -> Finding:
     words = f"{best} suits these hosts" + (f" ({against})" if against else "")
     if not best:
         return error(f"no backend connects these hosts: {against}", "complete the file", **numbers)
-    says = "the file says" if file.backend else "the file names no backend, and the launcher takes"
+    says = "the file says" if file.backend else "the file names no backend, so the launcher takes"
     cure = f'write `"backend": "{best}"` into {file.path}, or start with `--backend {best}`'
     if taken not in obstacles:
         return error(f"{says} {taken}, which grpo does not run on; {words}", cure, **numbers)
     if obstacles[taken]:
-        return error(f"{says} {taken}, and that cannot work: {obstacles[taken]}; use {best}", cure, **numbers)
+        return error(f"{says} {taken}, which cannot work: {obstacles[taken]}; use {best}", cure, **numbers)
     if taken != best and not file.backend:
         return warning(f"{says} {taken}; {words}", cure, **numbers)
     if taken != best:
-        return ok(f"{says} {taken}, which works; {best} would be quicker", **numbers)
+        return ok(f"{says} {taken}, which works; {best} would be faster", **numbers)
     return ok(words, **numbers)
 
 
@@ -81,9 +81,9 @@ def obstacle_of_macs(facts: All) -> str:
     """The first host that cannot use RDMA over Thunderbolt, with the reason; empty if all can."""
     for ssh, of in facts.items():
         if of["system"] != "Darwin":
-            return f"{ssh} is no Mac"
+            return f"{ssh} is not a Mac"
         if is_older(of["macos"], RDMA_SINCE):
-            return f"{ssh} has macOS {of['macos']}, and RDMA over Thunderbolt came with {RDMA_SINCE}"
+            return f"{ssh} has macOS {of['macos']}, but RDMA over Thunderbolt came with {RDMA_SINCE}"
         if not of["rdma"]:
             return f"{ssh} has no RDMA device: Thunderbolt 5, and `rdma_ctl enable` in its recovery system"
         if "jaccl" not in of["backends"]:
@@ -99,7 +99,7 @@ def obstacle_of_cables(file: HostFile, is_needed: Callable[[int, int, int], bool
     size = len(file.hosts)
     for one, host in enumerate(file.hosts):
         if host.rdma and host.rdma[one]:
-            return f"the file has a device in `rdma` from {host.ssh} to itself, where null must be"
+            return f"the file has a device in `rdma` from {host.ssh} to itself, which must be null"
         for other, to in enumerate(file.hosts):
             if is_needed(one, other, size) and (not host.rdma or not host.rdma[other]):
                 how = "`mlx.distributed_config --backend jaccl` writes them"
@@ -125,7 +125,7 @@ def obstacle_to_nccl(file: HostFile, facts: All) -> str:
             return f"MLX of {ssh} was built without it"
     twice = [ssh for ssh in facts if sum(host.ssh == ssh for host in file.hosts) > 1]
     if twice:
-        return f"{twice[0]} stands in the file twice, and both ranks would take its first card"
+        return f"{twice[0]} is in the file twice, and both ranks would use its first card"
     return "" if file.hosts[0].ips else f"the file has no `ips` for {file.hosts[0].ssh}"
 
 

@@ -26,15 +26,15 @@ def examined(ssh: str, facts: Mapping[str, Any]) -> Finding:
     if "mlx_error" in facts:
         return error(
             f"{ssh}: MLX cannot be imported there: {facts['mlx_error']}",
-            "have the doctor look on that machine itself",
+            "run the doctor on that machine",
             "grpo doctor",
             **numbers,
         )
     strange = [address for address, is_own in facts["addresses"].items() if not is_own]
     if strange:
         return error(
-            f"{ssh}: {' and '.join(strange)} is no address of that machine ({facts['host']})",
-            "write the address that it has on the cable or network to the others",
+            f"{ssh}: {' and '.join(strange)} is not an address of that machine ({facts['host']})",
+            "write its address on the cable or network to the others",
             "ifconfig" if facts["system"] == "Darwin" else "ip -brief address",
             **numbers,
         )
@@ -69,8 +69,8 @@ def compared(context: Context, first: HostProbe, other: HostProbe) -> Iterator[F
         told = "; ".join(f"{name} {mine[name]} and {its.get(name, 'none')}" for name in names)
         yield error(
             f"{first.ssh} and {other.ssh} differ: {told}",
-            f"give {other.ssh} what {first.ssh} has"
-            + (", our sources too: the same checkout or wheel" if "grpo" in names else ""),
+            f"install on {other.ssh} what {first.ssh} has"
+            + (", including grpo: the same checkout or wheel" if "grpo" in names else ""),
             *pins(context.python_there, other, {name: mine[name] for name in names}),
             hosts=[first.ssh, other.ssh],
             differ=names,
@@ -100,7 +100,7 @@ def differences_in_kind(first: HostProbe, other: HostProbe) -> Iterator[Finding]
     if told:
         yield warning(
             f"{first.ssh} and {other.ssh} differ: {'; '.join(told)}",
-            "take machines of one kind if you can: others round differently, and all wait for the slowest",
+            "use machines of one kind if possible: others round differently, and all wait for the slowest",
             hosts=[first.ssh, other.ssh],
         )
 

@@ -31,7 +31,7 @@ def ring(context: Context) -> Iterator[Finding]:
     assert file is not None
     silent = [probe.ssh for probe in context.host_probes.values() if not probe.facts]
     if len(file.hosts) == 1:
-        yield skipped("one rank makes no ring")
+        yield skipped("one rank is not a ring")
     elif silent:
         yield skipped(f"no answer from {', '.join(silent)}")
     else:
@@ -54,7 +54,7 @@ def tried(context: Context, file: HostFile) -> Finding:
     """The finding of the ring test, which this starts on all hosts."""
     launch = launcher(context)
     if launch is None:
-        return error("`mlx.launch` is not beside this Python, nor on the PATH", "install MLX's package anew")
+        return error("`mlx.launch` is neither next to this Python nor on the PATH", "reinstall MLX's package")
     attempt = context.machine.attempt(*started(launch, context, file), seconds=RING_SECONDS)
     lines = [found for line in attempt.output.splitlines() if (found := json_object(line))]
     found = next((line["ring"] for line in lines if isinstance(line.get("ring"), dict)), None)
@@ -82,15 +82,15 @@ def not_closed(context: Context, attempt: Attempt, told: list[dict[str, Any]]) -
     words = [f"rank {line.get('rank')}: {line['failed']}" for line in by_rank][:SHOWN]
     words = words or last_lines(attempt.complaint) or last_lines(attempt.output)
     if attempt.code is None:
-        words = [f"no end in {RING_SECONDS} s", *words]
+        words = [f"not finished after {RING_SECONDS} s", *words]
     assert context.host_file is not None
     first = context.starting_port
     last = first + sum(len(host.ips) for host in context.host_file.hosts) - 1
     return error(
-        f"the ranks do not come together: {'; '.join(words) or 'they say nothing'}",
-        "are the addresses in the file those of the cable or network between the hosts, and does each reach "
-        f"the next one's? does a firewall let the ports {first} to {last} and those 1000 above "
-        "through? if another run has them, take others",
+        f"the ranks do not connect: {'; '.join(words) or 'they print nothing'}",
+        "check that the addresses in the file are those of the cable or network between the hosts, that each "
+        f"host reaches the next one's address, and that no firewall blocks the ports {first} to {last} and "
+        "those 1000 above; if another run uses them, choose others",
         shlex.join(["grpo", "doctor", "--hosts", str(context.hosts), "--starting-port", "42323"]),
         said=words,
     )
@@ -122,7 +122,7 @@ def measured(context: Context, found: dict[str, Any]) -> Finding:
     return warning(
         seen,
         "connect the hosts by cable (Thunderbolt, or Ethernet of 1 Gb/s and more), write the addresses of "
-        "that connection into the file, and let nothing else use it meanwhile",
+        "that connection into the file, and let nothing else use it during the run",
         **numbers,
     )
 

@@ -23,7 +23,8 @@ def verdict(context: Context) -> Finding:
     if not probe["product_right"]:
         return error(
             f"{seen}: a product of ones is wrong",
-            "install MLX anew; on a Linux CPU also try its own, slow product: what replaces it may be broken",
+            "reinstall MLX; on a Linux CPU also try its own slow matrix product: the replacement may be "
+            "broken",
             *one_backend(context.machine),
             *(["export GRPO_FAST_BLAS=0"] if kind == "cpu" and context.machine.system == "Linux" else []),
             **numbers,
@@ -47,7 +48,7 @@ def on_cpu(machine: Machine, seen: str, numbers: dict[str, object]) -> Finding:
     if machine.system == "Darwin":
         return warning(
             f"{seen}: Metal is not available",
-            "a virtual machine has no Metal: run grpo on the Mac itself; else install MLX anew",
+            "a virtual machine has no Metal: run grpo on the Mac itself; otherwise reinstall MLX",
             *install(machine, "mlx", again=True),
             **numbers,
         )
@@ -64,20 +65,16 @@ def broken(machine: Machine, stage: str, said: str) -> Finding:
     if any(name.startswith("mlx-cuda") for name in present) and is_without_driver(machine, said):
         return error(
             f"{seen}; {', '.join(present)} is installed, and no NVIDIA driver is loaded",
-            "load the card's driver (`nvidia-smi` shows it; a container needs `--gpus all`), or take the "
-            "CPU's backend",
+            "load the card's driver (`nvidia-smi` shows it; a container needs `--gpus all`), or install "
+            "the CPU backend",
             *one_backend(machine),
             **numbers,
         )
     if "signal" in said:
         return error(
             seen,
-            "install MLX anew, for this processor"
-            + (
-                "; if that does not help, without a faster library for products"
-                if machine.system == "Linux"
-                else ""
-            ),
+            "reinstall MLX for this processor"
+            + ("; if that does not help, switch off the faster BLAS" if machine.system == "Linux" else ""),
             *one_backend(machine),
             *(["export GRPO_FAST_BLAS=0"] if machine.system == "Linux" else []),
             **numbers,
@@ -85,16 +82,14 @@ def broken(machine: Machine, stage: str, said: str) -> Finding:
     if stage == "start":
         return error(
             seen,
-            "see what this Python says",
+            "see what this Python reports",
             f"{machine.executable} -m grpo_cli.doctor.read.probe",
             **numbers,
         )
     what = (
-        "one backend fits this machine"
-        if present
-        else "no backend is installed: this brings the one that fits"
+        "one backend fits this machine" if present else "no backend is installed: install the one that fits"
     )
-    return error(seen, f"install MLX anew; {what}", *one_backend(machine), **numbers)
+    return error(seen, f"reinstall MLX; {what}", *one_backend(machine), **numbers)
 
 
 def is_without_driver(machine: Machine, said: str) -> bool:

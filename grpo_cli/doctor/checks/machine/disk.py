@@ -23,7 +23,7 @@ def disk_space(context: Context) -> Iterator[Finding]:
     folder = output_of(context)
     free = context.machine.free_bytes(folder)
     if free is None:
-        yield skipped(f"how much room the disk of {folder} has is not known")
+        yield skipped(f"the free space on the disk of {folder} is unknown")
         return
     size = checkpoint_bytes(context)
     if size is None or context.config is None:
@@ -39,7 +39,7 @@ def unplanned(folder: Path, free: int) -> Finding:
         return ok(seen, free_bytes=free)
     return warning(
         seen,
-        "make room, or write elsewhere: checkpoints of a model of 0.5 billion numbers take 7 GB each",
+        "free some space, or write elsewhere: a checkpoint of a model of 0.5 billion parameters takes 7 GB",
         "du -sh * | sort -h",
         'output_dir = "/OTHER/DISK/outputs"',
         free_bytes=free,
@@ -54,12 +54,12 @@ def planned(config: "Config", folder: Path, free: int, size: int) -> Finding:
     numbers = {"free_bytes": free, "checkpoint_bytes": size, "checkpoints": count}
     elsewhere = 'output_dir = "/OTHER/DISK/outputs"'
     if free < size:
-        words = "make room or write elsewhere: not even one checkpoint fits"
+        words = "free some space or write elsewhere: not even one checkpoint fits"
         return error(seen, words, "du -sh * | sort -h", elsewhere, **numbers)
     if free < count * size:
         fit = int(free / size) - 3
         keep = [f"keep_checkpoints = {fit}"] if fit >= 1 else ["save_steps = 0"]
-        words = "keep fewer checkpoints" if fit >= 1 else "save only at the end, or make room"
+        words = "keep fewer checkpoints" if fit >= 1 else "save only at the end, or free some space"
         return warning(seen, f"{words}, or write elsewhere", *keep, elsewhere, **numbers)
     return ok(seen, **numbers)
 
@@ -106,7 +106,7 @@ def output_folder(context: Context) -> Iterator[Finding]:
     name = quoted(folder)
     yield error(
         f"Failed to save checkpoint: {refusal}: {folder}",
-        "make it writable, or name another folder",
+        "make it writable, or choose another folder",
         f"mkdir -p {name} && chmod u+rwx {name}",
         f"df -h {name}",
         'output_dir = "/OTHER/DISK/outputs"',
@@ -146,10 +146,10 @@ def leftovers(context: Context) -> Iterator[Finding]:
         )
         commands = [remedy(each) for each in old]
         lost = any(each.original for each in old)
-        words = "restore the name of what is the only copy, and delete the others" if lost else "delete them"
+        words = "rename the only copies back, and delete the others" if lost else "delete them"
         yield warning(told, words, *commands, **numbers)
         return
-    busy = [f"{at_work} of a process that is at work or ended less than an hour ago"] if at_work else []
+    busy = [f"{at_work} of a process that is running or ended less than an hour ago"] if at_work else []
     yield ok("; ".join([*busy, *([aside] if aside else [])]) or "none", **numbers)
 
 

@@ -70,7 +70,7 @@ def system(context: Context) -> Iterator[Finding]:
     else:
         yield error(
             f"{context.machine.system} {context.machine.architecture}: MLX has no build for it",
-            "run grpo on macOS or on Linux; on Windows the Linux subsystem is one",
+            "run grpo on macOS or Linux; on Windows, use the Linux subsystem",
             "wsl --install",
             system=context.machine.system,
         )
@@ -101,7 +101,7 @@ def macos(machine: Machine) -> Finding:
     if release(version) and is_older(version, LEAST_MACOS):
         return error(
             f"{seen}; MLX needs macOS 14 or newer",
-            "update macOS in its System Settings, or by",
+            "update macOS in its System Settings, or with",
             "softwareupdate --list",
             "sudo softwareupdate --install --all --restart",
             **numbers,
@@ -160,7 +160,7 @@ def installed(machine: Machine, package: str) -> Finding:
     if is_older(version, floor):
         return error(
             f"{package} {version}; {floor} or newer is needed",
-            "upgrade it; where pip finds no newer one, `grpo doctor --only system` says why",
+            "upgrade it; if pip finds no newer one, `grpo doctor --only system` says why",
             *install(machine, f"{package}>={floor}"),
             **numbers,
         )
@@ -173,14 +173,14 @@ def two_backends(context: Context) -> Iterator[Finding]:
     told = " and ".join(f"{name} {version}" for name, version in present.items())
     if len(present) > 1:
         yield error(
-            f"{told} are installed at once",
+            f"{told} are installed together",
             "remove them all and install the one that fits this machine",
             *one_backend(context.machine),
             backends=present,
         )
     elif not present and context.machine.system == "Linux":
         yield error(
-            "no backend of MLX is installed: plain `pip install mlx` brings none on Linux",
+            "no backend of MLX is installed: plain `pip install mlx` installs none on Linux",
             "install the one that fits this machine",
             *one_backend(context.machine),
             backends=present,
@@ -206,7 +206,7 @@ def nanochat_import(context: Context) -> Iterator[Finding]:
         version = context.machine.version("mlx-lm")
         yield error(
             f"`from mlx_lm.models import nanochat` fails: {probe.get('error', '')}",
-            f"install mlx-lm anew ({version or 'none'} is installed), with what it needs",
+            f"reinstall mlx-lm ({version or 'none'} is installed) with its dependencies",
             *install(context.machine, f"mlx-lm>={floor}", "transformers", again=True),
             imported=False,
             version=version,
@@ -257,11 +257,11 @@ def cuda_cache(machine: Machine) -> Finding:
     if refusal:
         return warning(
             f"compiled kernels cannot be kept in {folder}: {refusal}",
-            "name a folder that can be written",
+            "choose a writable folder",
             "mkdir -p ~/.cache/mlx && export MLX_PTX_CACHE_DIR=~/.cache/mlx",
             folder=str(folder),
         )
     return ok(
-        f"CUDA's own compiler is used, no g++; kernels are kept in {quoted(folder)}",
+        f"CUDA's own compiler is used, not g++; kernels are kept in {quoted(folder)}",
         folder=str(folder),
     )

@@ -40,7 +40,7 @@ def reachable(context: Context) -> Iterator[Finding]:
             **numbers,
         )
     else:
-        yield skipped(f"{told} is not reachable: {reason}; what is on this machine works", **numbers)
+        yield skipped(f"{told} is not reachable: {reason}; local models and datasets work", **numbers)
 
 
 def offline(missing: list[str]) -> Finding:
@@ -79,7 +79,7 @@ def token(context: Context) -> Iterator[Finding]:
     if mistake:
         yield warning(
             f"the token of {source} {mistake}",
-            "put one there as https://huggingface.co/settings/tokens shows it; HF_TOKEN comes first",
+            "copy a token from https://huggingface.co/settings/tokens; HF_TOKEN takes precedence",
             *(["unset HF_TOKEN"] if source in TOKEN_NAMES else []),
             "hf auth login",
             source=source,

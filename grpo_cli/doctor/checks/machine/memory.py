@@ -24,16 +24,16 @@ def memory(context: Context) -> Iterator[Finding]:
     machine = context.machine
     size, free, limit = total(machine), available(machine), container_limit(machine)
     if size is None:
-        yield skipped("the system does not say how much memory there is")
+        yield skipped("the amount of memory is unknown")
         return
     what = f"{gigabytes(size)} (the container's limit)" if limit else gigabytes(size)
     numbers = {"total_bytes": size, "available_bytes": free, "container_limit_bytes": limit}
     if free is None:
-        yield ok(f"{what}; how much is available is not known", **numbers)
+        yield ok(f"{what}; the available amount is unknown", **numbers)
     elif free < max(LEAST_AVAILABLE, LEAST_SHARE * size):
         yield warning(
             f"{what}, only {gigabytes(free)} available",
-            "close what takes the most: browsers, other trainings, a second copy of this run",
+            "close what uses the most: browsers, other training runs, a second copy of this run",
             "top -l 1 -o mem -n 10" if machine.system == "Darwin" else "ps aux --sort=-rss | head",
             **numbers,
         )
@@ -47,11 +47,11 @@ def swap(context: Context) -> Iterator[Finding]:
     space, used = swapped(machine)
     size = machine.memory_bytes()
     if space is None or used is None:
-        yield skipped("the system does not say how much is swapped")
+        yield skipped("the amount of swapped memory is unknown")
     elif size and used > MOST_SWAPPED * size:
         yield warning(
             f"{gigabytes(used)} are swapped out, of {gigabytes(size)} of memory",
-            "close what takes the most; pages come back slowly, and a restart is quicker",
+            "close what uses the most; swapped memory returns slowly, so a restart is faster",
             "top -l 1 -o mem -n 10" if machine.system == "Darwin" else "ps aux --sort=-rss | head",
             swap_bytes=space,
             used_bytes=used,
@@ -75,7 +75,7 @@ def wired_limit(context: Context) -> Iterator[Finding]:
     allowed = (context.probe.get("info") or {}).get("max_recommended_working_set_size")
     allowed = allowed if isinstance(allowed, int) and allowed > 0 else by_hand
     if not size or not allowed:
-        yield skipped("neither the system nor Metal says how much the GPU may hold")
+        yield skipped("neither the system nor Metal reports how much the GPU may hold")
         return
     yield Limit(context, size, by_hand, allowed).finding()
 
@@ -104,20 +104,20 @@ class Limit:
         if self.by_hand > self.highest:
             return self.too_high()
         if self.need is None or self.need <= self.allowed:
-            since = f"; raising it is of use from macOS {WIRED_SINCE} on" if self.is_old else ""
+            since = f"; raising it helps from macOS {WIRED_SINCE} on" if self.is_old else ""
             return ok(self.seen + since, **self.numbers)
         if self.need > max(self.highest, self.allowed):
             return self.smaller(
-                f"even raised to {self.highest // MIB} MB it is too little: take smaller settings"
+                f"even raised to {self.highest // MIB} MB it is too little: use smaller settings"
             )
         if self.is_old:
             return self.smaller(
                 f"update to macOS {WIRED_SINCE} (before it MLX cannot keep memory wired, and a raised limit "
-                "does not keep the run from being swapped), or take smaller settings"
+                "does not keep the run from being swapped), or use smaller settings"
             )
         return warning(
             self.seen,
-            "raise it until the next restart, after which the default is back",
+            "raise it; the next restart brings the default back",
             f"sudo sysctl iogpu.wired_limit_mb={raised(self.need, self.highest) // MIB}",
             **self.numbers,
         )
@@ -131,8 +131,8 @@ class Limit:
     def too_high(self) -> Finding:
         """The warning for a limit above what the system can spare."""
         return warning(
-            f"{self.seen}; that leaves the system {gigabytes(self.size - self.by_hand)}",
-            f"leave the system {gigabytes(self.size - self.highest)}, or return to the default with 0",
+            f"{self.seen}, which leaves {gigabytes(self.size - self.by_hand)} for the system",
+            f"leave {gigabytes(self.size - self.highest)} for the system, or return to the default with 0",
             f"sudo sysctl iogpu.wired_limit_mb={self.highest // MIB}",
             "sudo sysctl iogpu.wired_limit_mb=0",
             **self.numbers,
@@ -168,11 +168,11 @@ def models_that_fit(context: Context) -> Iterator[Finding]:
 
     there, width = budget(context.machine, context.probe), width_here(context.probe)
     if there is None:
-        yield skipped("how much memory there is is not known")
+        yield skipped("the amount of memory is unknown")
         return
     kind = "float32" if width == 4 else "bfloat16"
     rows = [row_of(model, width, there) for model in MODELS]
-    told = [f"{gigabytes(there)} there; {TYPICAL_WORDS}, {kind}; in GB:"]
+    told = [f"{gigabytes(there)} available; {TYPICAL_WORDS}, {kind}; in GB:"]
     told.append(f"{'':<14}{'all weights':>12}{'LoRA':>8}{'sampling':>10}  fits")
     for row in rows:
         sizes = f"{row['full_gb']:>12.1f}{row['lora_gb']:>8.1f}{row['rollouts_gb']:>10.1f}"

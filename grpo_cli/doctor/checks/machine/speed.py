@@ -32,8 +32,8 @@ def matrix_product(context: Context) -> Iterator[Finding]:
 def slow_product(machine: Machine, seen: str, numbers: dict[str, object]) -> Finding:
     """The warning for MLX's slow BLAS: the fast one is switched off, missing or unusable."""
     if machine.environment.get("GRPO_FAST_BLAS"):
-        return warning(seen, "let grpo put a fast one in its place", "unset GRPO_FAST_BLAS", **numbers)
-    words = "install a fast one; grpo finds it by itself"
+        return warning(seen, "let grpo use a fast one instead", "unset GRPO_FAST_BLAS", **numbers)
+    words = "install a fast one; grpo finds it automatically"
     return warning(seen, words, *install(machine, "scipy-openblas32", again=True), **numbers)
 
 
@@ -54,14 +54,14 @@ def power(context: Context) -> Iterator[Finding]:
     if on_battery:
         yield warning(
             f"on battery ({on_battery})",
-            "connect the charger: on battery it computes more slowly, and a night's run empties it",
+            "connect the charger: on battery it computes more slowly, and an overnight run drains it",
             *(["caffeinate -is grpo train --config FILE"] if machine.system == "Darwin" else []),
             on_battery=True,
         )
     if hot:
         yield warning(
             f"slowed down: {hot}",
-            "let it cool: on a hard surface, with its vents free, away from the sun; then look again",
+            "let it cool: on a hard surface, with its vents free, away from the sun; then check again",
             "grpo doctor --only speed",
             throttled=True,
         )
@@ -139,7 +139,7 @@ def hot_card(machine: Machine) -> str | None:
     if told is None:
         return None
     hot = any(value.strip() == "Active" for line in told.splitlines() for value in line.split(","))
-    return "the card's clocks are lowered for heat" if hot else ""
+    return "the card's clocks are lowered because of heat" if hot else ""
 
 
 def read(machine: Machine, path: str) -> str:

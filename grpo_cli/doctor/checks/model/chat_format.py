@@ -31,7 +31,7 @@ def special_tokens(context: Context) -> Iterator[Finding]:
     wrong = list(special_faults(tokenizer, tokens, rows))
     if wrong:
         more = f"; and {len(wrong) - SHOWN} more" if len(wrong) > SHOWN else ""
-        cure = "the tokenizer's files are not all of one model: fetch them again together"
+        cure = "the tokenizer's files come from different models: download them again together"
         commands = fetch_again(context.base_folder, "tokenizer_config.json", context.model)
         yield error("; ".join(wrong[:SHOWN]) + more, cure, *commands, wrong=wrong)
         return
@@ -84,7 +84,7 @@ def end_tokens(context: Context) -> Iterator[Finding]:
     folder = context.base_folder
     rows = rows_of(folder)
     if too_few(tokenizer.vocab_size, rows):  # its ids mean nothing to the model, so changing them is no cure
-        yield skipped("the tokenizer is another model's: see vocabulary")
+        yield skipped("the tokenizer belongs to another model: see vocabulary")
         return
     ends = sorted(end for end in tokenizer.eos_ids if isinstance(end, int))
     commands = fetch_again(folder, "generation_config.json", context.model)
@@ -92,7 +92,7 @@ def end_tokens(context: Context) -> Iterator[Finding]:
     spelled = {number: token for token, number in added_tokens(tokenizer).items()}
     shown = ", ".join(f"{spelled.get(end, '?')} {end}" for end in ends)
     if not ends:
-        cure = "name it in config.json: without one every completion runs until `max_new_tokens`"
+        cure = "add it to config.json: without one every completion runs until `max_new_tokens`"
         yield error("no end token is known", cure, '"eos_token_id": ID')
     elif beyond:
         seen = f"the end token {beyond[0]} is beyond the {tokenizer.vocab_size:,} tokens"
@@ -100,7 +100,7 @@ def end_tokens(context: Context) -> Iterator[Finding]:
     elif (turn := end_of_turn(tokenizer)) is not None and turn not in ends:
         name = spelled.get(turn, str(turn))
         yield warning(
-            f"the chat template ends a turn with {name} ({turn}), which ends no completion: only {shown}",
+            f"the chat template ends a turn with {name} ({turn}), but only {shown} ends a completion",
             f"name it in {folder / 'generation_config.json'}, or completions continue into the next turn",
             f'"eos_token_id": {[*ends, turn]}',
             ends=ends,
@@ -173,7 +173,9 @@ def without_system(context: Context, tokenizer: "Tokenizer", problem: str) -> Fi
         cure = "take tokenizer_config.json and chat_template.jinja from the same model"
         return error(problem, cure, *fetch_again(folder, "tokenizer_config.json", context.model))
     if context.config is not None and context.config.system_prompt:
-        return error(problem, "the template has no system role: go without one", 'system_prompt = ""')
+        return error(
+            problem, "the template has no system role: do without a system message", 'system_prompt = ""'
+        )
     return ok(
         f"a question becomes {plural(len(ids), 'id')}; a system message is refused",
         tokens=len(ids),

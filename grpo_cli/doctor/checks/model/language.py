@@ -64,7 +64,7 @@ def garbled_output(context: Context) -> Iterator[Finding]:
     """Plain English is likely to the model: its perplexity, and a continuation."""
     rows = config_of(context.base_folder).get("vocab_size")
     if isinstance(rows, int) and rows < FEWEST_TOKENS:
-        yield skipped(f"{rows:,} tokens are no vocabulary of a language: nothing to compare with")
+        yield skipped(f"{rows:,} tokens are too few for a language: nothing to compare")
         return
     policy = policy_of(context)
     if isinstance(policy, str):
@@ -86,7 +86,7 @@ def judged(context: Context, reading: Reading, continuation: str) -> Finding:
     again = fetch_again(folder, "tokenizer.pkl" if pickled else "tokenizer.json", context.model)
     first = f"grpo doctor --only tokenizer --only model-values --model {quoted(folder)}"
     if reading.verdict == "guessing":
-        cure = "another model's tokenizer, or damaged or untrained weights: look, then fetch the files again"
+        cure = "another model's tokenizer, damaged or untrained weights: check, then download the files again"
         return error(seen, cure, first, *again, **numbers)
     cure = "a tokenizer of another version, weights rounded too far, or a model that was never taught English"
     return warning(seen, cure, first, *again, **numbers)

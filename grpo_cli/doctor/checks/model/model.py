@@ -63,7 +63,8 @@ def stale(path: Path, problem: str) -> Finding:
     """The error for a file of weights that does not belong to the model."""
     return error(
         f"{path.name} {problem}",
-        "a file of an earlier download or conversion: every model*.safetensors is loaded, so move it away",
+        "it is left from an earlier download or conversion: every model*.safetensors is loaded, so move it "
+        "away",
         f"mv {quoted(path)} {quoted(f'{path}.aside')}",
         file=path.name,
     )
@@ -78,9 +79,9 @@ def readable(context: Context, paths: list[Path]) -> Iterator[Finding]:
 
 def damaged(context: Context, path: Path, problem: object) -> Finding:
     """The error for a damaged or missing file."""
-    again = f"fetch only that file again: {path.name}"
+    again = f"download only that file again: {path.name}"
     if (path.parent / "manifest.json").exists():
-        again = "take another checkpoint of the run, or copy this one again"
+        again = "use another checkpoint of the run, or copy this one again"
     told = problem.strerror if isinstance(problem, OSError) else problem
     return error(
         f"{path.name} {told}", again, *fetch_again(path.parent, path.name, context.model), file=path.name

@@ -215,7 +215,8 @@ def told(rows: list[BitsRow], in_float32: bool) -> str:
         )
     if in_float32:
         lines.append(
-            "this CPU computes in float32 whatever the bits: they save disk here, not time or memory"
+            "this CPU computes in float32 for any number of bits: quantizing saves disk space here, not "
+            "time or memory"
         )
     return "\n".join([*lines, recommendation(rows)])
 
@@ -233,8 +234,8 @@ def recommendation(rows: list[BitsRow]) -> str:
         within = " and ".join(limits)
     bits = smallest(rows)
     if bits is None:
-        return f"no number of bits is as good as the weights ({within}): leave them as they are"
+        return f"no number of bits is as good as the original weights ({within}): leave them as they are"
     return (
-        f"the fewest bits as good as the weights: {bits} ({within}): "
+        f"the fewest bits as good as the original weights: {bits} ({within}): "
         f"`grpo convert … --quantize --bits {bits}`"
     )

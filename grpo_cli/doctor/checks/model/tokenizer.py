@@ -55,7 +55,7 @@ def not_loaded(context: Context, problem: GrpoError) -> Finding:
     if not config_of(folder):  # transformers reads it too
         return skipped(f"{NOT_LOADED} without a config.json: see model-files")
     file = "tokenizer.pkl" if (folder / "tokenizer.pkl").exists() else "tokenizer.json"
-    cure = f"fetch only {file} again, from the same model: another tokenizer gives garbled text"
+    cure = f"download only {file} again, from the same model: another tokenizer gives garbled text"
     return error(problem.message, cure, *fetch_again(folder, file, context.model), file=file)
 
 
@@ -104,13 +104,11 @@ def round_trip(context: Context) -> Iterator[Finding]:
     lost = {text: back for text, back in changed.items() if letters(text, special) != letters(back, special)}
     numbers = {"texts": len(TRICKY_TEXTS), "changed": len(changed), "lost": len(lost)}
     if not changed:
-        yield ok(f"{len(TRICKY_TEXTS)} tricky texts come back as they were", **numbers)
+        yield ok(f"{len(TRICKY_TEXTS)} tricky texts come back unchanged", **numbers)
     elif not lost:
-        how = "normalised: white space, accents or special tokens' spellings"
+        how = "normalized: white space, accents or special tokens' spellings"
         same = len(TRICKY_TEXTS) - len(changed)
-        yield ok(
-            f"{same} of {len(TRICKY_TEXTS)} tricky texts come back as they were, the rest {how}", **numbers
-        )
+        yield ok(f"{same} of {len(TRICKY_TEXTS)} tricky texts come back unchanged, the rest {how}", **numbers)
     else:
         text, back = next(iter(lost.items()))
         seen = f"{len(lost)} of {len(TRICKY_TEXTS)} texts lose plain letters; {where_it_differs(text, back)}"

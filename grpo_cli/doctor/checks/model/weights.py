@@ -39,7 +39,7 @@ def weights(context: Context) -> Iterator[Finding]:
         return
     count = sum(tensor.size for tensor in tensors.values())
     seen = f"{len(arrays)} tensors, {count:,} numbers in {', '.join(dtypes(tensors))}"
-    seen += f": names and shapes as {config.get('model_type')} has them"
+    seen += f": names and shapes match {config.get('model_type')}"
     yield ok(seen, tensors=len(arrays), stored_numbers=count)
 
 
@@ -63,7 +63,8 @@ def misfit(context: Context, problem: str) -> Finding:
     folder = context.model_folder or Path()
     return error(
         problem,
-        "weights and config.json must come from the same model: fetch both again, nothing is loaded in part",
+        "weights and config.json must come from the same model: download both again; nothing is loaded "
+        "partially",
         *fetch_again(folder, "config.json", context.model),
     )
 
@@ -94,7 +95,7 @@ def values(context: Context) -> Iterator[Finding]:
     if seen.broken:
         yield error(
             f"NaN or infinite numbers in {some(seen.broken)}",
-            "no part of the model's output is sound: take an earlier checkpoint, or fetch the weights again",
+            "all of the model's output is wrong: use an earlier checkpoint, or download the weights again",
             *fetch_again(folder, weight_files(folder)[0].name, context.model),
             broken=seen.broken,
         )
@@ -116,7 +117,7 @@ def zero_rows(context: Context, seen: "Survey") -> Iterator[Finding]:
         shown = ", ".join(str(row) for row in rows[:SHOWN]) + (", …" if len(rows) > SHOWN else "")
         yield warning(
             f"{name}: {len(rows):,} token ids have a row of zeros ({shown})",
-            "the model cannot tell these tokens apart: look whether the conversion lost them",
+            "the model cannot tell these tokens apart: check whether the conversion lost them",
             f"grpo doctor --model {quoted(context.model_folder)} --only garbled-output",
             table=name,
             rows=len(rows),

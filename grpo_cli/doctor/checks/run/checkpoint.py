@@ -26,7 +26,7 @@ def files(context: Context) -> Iterator[Finding]:
     if intact:
         names = ", ".join(folder.name for folder in intact)
         size = sum(path.stat().st_size for folder in intact for path in folder.rglob("*") if path.is_file())
-        seen = f"{names}: every file as it was written (sha256), {size / 1e6:.1f} MB"
+        seen = f"{names}: every file matches its checksum (sha256), {size / 1e6:.1f} MB"
         yield ok(seen, intact=[folder.name for folder in intact], bytes=size)
 
 
@@ -36,11 +36,13 @@ def damaged(context: Context, folder: Path, problem: str, intact: list[Path]) ->
     numbers = {"checkpoint": folder.name, "problem": problem}
     older = intact[-1] if intact else None
     if context.run is not None and older is not None and folder.name != FINAL:
-        cure = f"`grpo resume` leaves it out; {older.name} is intact. Copy it again from where it is whole"
+        cure = f"`grpo resume` skips it; {older.name} is intact. Copy it again from an intact source"
         return warning(seen, cure, f"mv {quoted(folder)} {quoted(f'{folder}.aside')}", **numbers)
     others = [other for other in siblings(folder) if not damage_of(other)]
     if others:
-        cure = f"take an intact one: {', '.join(other.name for other in others)}; or copy it again, whole"
+        cure = (
+            f"use an intact one: {', '.join(other.name for other in others)}; or copy the whole folder again"
+        )
         return error(seen, cure, f"grpo resume {quoted(others[-1])}", **numbers)
     cure = "copy the whole checkpoint again from its source; the run has no other intact one"
     return error(seen, cure, f"ls -l {quoted(folder)}", **numbers)
@@ -67,7 +69,7 @@ def resumable(context: Context) -> Iterator[Finding]:
         more = f"grpo resume {quoted(where)} --set max_steps={2 * step}"
         seen = f"finished: {step} of {plural(total, 'step')}; `{more}` makes it longer"
     else:
-        seen = f"`grpo resume {quoted(where)}` goes on from {chosen.name}, step {step} of {total}"
+        seen = f"`grpo resume {quoted(where)}` continues from {chosen.name}, step {step} of {total}"
     older = [f.name for f, problem in context.damages.items() if not problem and f != chosen]
     seen += f"; older and intact: {', '.join(older)}" if older else ""
     yield ok(seen, checkpoint=chosen.name, step=step, total_steps=total, older=older)
@@ -92,11 +94,12 @@ def no_way_on(context: Context, other_version: Path | None) -> Finding:
         whole = [other for other in siblings(context.checkpoint) if not damage_of(other)]
         if whole:
             run = context.checkpoint.absolute().parent
-            cure = f"the run can go on from {whole[-1].name}"
+            cure = f"the run can be resumed from {whole[-1].name}"
             return error(f"{names} is not intact", cure, f"grpo resume {quoted(run)}")
     model = next((f for f in reversed(context.checkpoints) if (f / "config.json").exists()), None)
     cure = (
-        "copy a whole one back; the weights of a damaged one may still be sound: look, then train from them"
+        "copy an intact one back; the weights of a damaged one may still be usable: check, then train from "
+        "them"
     )
     look = f"grpo doctor --only model --model {quoted(model)}" if model else "ls -l"
     return error(f"no intact checkpoint: {names}", cure, look, checkpoints=len(context.checkpoints))
@@ -149,7 +152,7 @@ def without_base(context: Context, folder: Path) -> Iterator[Finding]:
     if base is None:
         yield error(
             f"the adapters in {folder.name} belong to {name}, which is not on this machine",
-            f"bring it back, or write where it is now into `model` of {path}",
+            f"restore it, or write its new place into `model` of {path}",
             f"hf download {name}"
             if isinstance(name, str) and is_repository(name)
             else f"ls -l {quoted(path)}",

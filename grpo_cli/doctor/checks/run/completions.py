@@ -40,8 +40,8 @@ def length_collapse(context: Context) -> Iterator[Finding]:
         return
     words = (
         blamed_rate(context)
-        or "the policy learned to stop at once, which costs it least: go slower, hold it near "
-        "its reference, and let no reward favour short completions by itself"
+        or "the policy learned to stop at once: lower the learning rate, keep it near "
+        "its reference, and let no reward favor short completions by itself"
     )
     yield warning(seen, words, lower_rate(context), "kl_coeff = 0.04", start=begun, end=now)
 
@@ -73,10 +73,10 @@ def truncation_cures(context: Context, shares: list[float]) -> list[str]:
     if ended_once and blamed:
         return [blamed, lower_rate(context)]
     room = enough_tokens(context)
-    words = "a completion that is cut off gives no answer and gets no reward for it: give it room"
+    words = "a completion that is cut off gives no answer and gets no reward for it: allow more tokens"
     lines = [f"max_new_tokens = {room}", f"grpo doctor --only end-tokens --model {model_name(context)}"]
     if ended_once:
-        words = "they ended by themselves at first: the updates took that away; go slower"
+        words = "they ended by themselves at first, so the updates caused this: lower the learning rate"
         lines = [lower_rate(context), *lines[:1]]
     return [words, *lines]
 
@@ -106,7 +106,7 @@ def repetition(context: Context) -> Iterator[Finding]:
     shares, source = repeated_shares(context)
     if not shares:
         if logged_steps(context) or "repetition" in context.asked:
-            yield skipped("neither the log nor completions.jsonl says what is repeated")
+            yield skipped("neither the log nor completions.jsonl shows repetition")
         return
     late = last_third(shares)
     share = statistics.fmean(late)
@@ -119,7 +119,8 @@ def repetition(context: Context) -> Iterator[Finding]:
     config = context.run_config
     warm = 0.8 if config is None or config.temperature < 0.8 else 1.0
     words = blamed_rate(context) or (
-        "the completions go in circles: sample hotter, go slower, and hold the policy near its reference. "
+        "the completions repeat themselves: raise the temperature, lower the learning rate, and keep the "
+        "policy near its reference. "
         "`repetition_penalty` is refused in training: the loss would not see it"
     )
     lines = [lower_rate(context), "kl_coeff = 0.04"]

@@ -58,7 +58,7 @@ def unfit(folder: Path, seen: str) -> Finding:
         return error(seen, cure, f"ls -l {quoted(folder)}")
     return error(
         seen,
-        "the files are of two runs: take another checkpoint, or begin a new run from the weights alone",
+        "the files come from two runs: use another checkpoint, or start a new run from the weights alone",
         f"grpo train --config {quoted(usable / 'config.toml')} --set {quoted(f'model_name={usable}')} "
         "--set run_name=NAME",
     )

@@ -45,8 +45,8 @@ def collapse(context: Context) -> Iterator[Finding]:
         yield ok(told, **facts)
         return
     words = blamed_rate(context) or (
-        "the run loses what the model could: go slower, hold it near its reference, and see in "
-        "completions.jsonl what the rewards pay for"
+        "the model loses what it could do before: lower the learning rate, keep it near its reference, and "
+        "see in completions.jsonl what the rewards favor"
     )
     worse = below_the_start(evaluated) or dead(rewards)
     kind = error if worse else warning
@@ -163,7 +163,7 @@ def accuracy_flat(context: Context) -> Iterator[Finding]:
     elif last[0] < EARLY or len(evaluated) < ENOUGH_EVALUATIONS or is_young(context, last[0]):
         yield skipped(f"{seen}: too early to say, after {plural(last[0], 'step')} and {made}")
     elif len(rewards) >= FEWEST_STEPS and rise(first_third(rewards), last_third(rewards)) > CLEAR:
-        yield ok(f"{seen}; {told_rewards(rewards)}: what is sampled gets better first", **facts)
+        yield ok(f"{seen}; {told_rewards(rewards)}: sampled completions improve first", **facts)
     else:
         yield flat(context, seen, first, last)
 
@@ -187,7 +187,7 @@ def flat(context: Context, seen: str, first: tuple[int, float, int], last: tuple
     final, file = quoted(f"{context.run}/final"), quoted(f"{context.run}/config.toml")
     compare = f"grpo eval --model {final} --compare {model_name(context)} --config {file}"
     return warning(
-        f"{seen}: not moved within its interval",
+        f"{seen}: no change beyond its interval",
         words,
         f"{compare} --samples {enough}",
         f"eval_samples = {enough}",

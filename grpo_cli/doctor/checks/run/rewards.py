@@ -70,8 +70,8 @@ def zero_cures(context: Context, fell: bool) -> list[str]:
     """Cures for rewards that are all 0: text, then commands and TOML lines. `fell`: once they were not."""
     lines = [shown_completion(context)] if shown_completion(context) else []
     if fell:
-        words = blamed_rate(context) or "the rewards were lost during the run, so its updates took them"
-        return [f"{words}; begin again with a lower rate", lower_rate(context), *lines]
+        words = blamed_rate(context) or "the rewards disappeared during the run, so its updates caused this"
+        return [f"{words}; start again with a lower learning rate", lower_rate(context), *lines]
     words = zero_words(last_third(series(logged_steps(context), "truncated_fraction")))
     return [words, *more_to_learn_from(context.run_config), *lines, sampled_evaluation(context)]
 
@@ -167,7 +167,9 @@ def identical_completions(context: Context) -> Iterator[Finding]:
     elif (entropy < NO_ENTROPY or same == groups > FEWEST_STEPS) and not (
         solved(context) or at_the_top(context)
     ):
-        words = "the policy has become certain before it is right: sample hotter, and go slower"
+        words = (
+            "the policy became certain before it was right: raise the temperature and lower the learning rate"
+        )
         hotter = max(1.0, 1.5 * (temperature or 0.0))
         yield warning(seen, words, f"temperature = {hotter:g}", lower_rate(context), **facts)
     else:
@@ -200,8 +202,8 @@ def reward_high(context: Context) -> Iterator[Finding]:
         yield ok(seen, highest=most, steps_above=above)
         return
     words = (
-        f"a reward of such a size drowns the others: scale {largest_component(highest)} to about 1; if it is "
-        "a count or a length gone wild, bound it in its function"
+        f"a reward this large drowns the others: scale {largest_component(highest)} to about 1; if it is "
+        "an unbounded count or length, bound it in its function"
     )
     seen += f"; above {HIGH_REWARD:g} in {above} of {plural(len(steps), 'step')}"
     yield warning(seen, words, scaled_weights(context, highest), highest=most, steps_above=above)

@@ -53,9 +53,9 @@ def lines_of_log(context: Context, lines: Sequence[str]) -> Iterator[Finding]:
     counts = {"steps": len(steps), "evaluations": len(evaluations), "broken_lines": len(broken)}
     if broken[: len(broken) - cut_off]:
         yield warning(
-            f"{len(broken)} of {len(lines)} lines are no JSON objects, the first of them line {broken[0]}",
-            "the checks leave them out; a file that was edited, or written by two programs, looks like this: "
-            "see the line",
+            f"{len(broken)} of {len(lines)} lines are not JSON objects, the first of them line {broken[0]}",
+            "the checks skip them; this happens if the file was edited, or written by two programs: look at "
+            "the line",
             f"sed -n {broken[0]}p {quoted(log_path(context))}",
             **counts,
         )
@@ -66,7 +66,7 @@ def lines_of_log(context: Context, lines: Sequence[str]) -> Iterator[Finding]:
     elif odd := not_finite(context):
         seen = f"NaN or infinite in {plural(len(odd), 'metric')}: {told_metrics(odd)}"
         words = blamed_rate(context) or (
-            "the checks leave these values out; updates that are too large cause a NaN loss or KL: look at "
+            "the checks skip these values; updates that are too large cause a NaN loss or KL: look at "
             "the lines, and lower the learning rate"
         )
         look = f"grep -nE 'NaN|Infinity' {quoted(log_path(context))}"
@@ -100,14 +100,14 @@ def no_log(context: Context) -> Finding:
     if context.run_config is not None and not context.run_config.log_jsonl:
         return warning(
             "the run wrote no log: log_jsonl = false",
-            "let it write one: without it nothing can be said of a run",
+            "switch it on: without a log nothing can be said about a run",
             "log_jsonl = true",
         )
     folder = context.run or Path()
     runs = sorted(path.parent for path in folder.glob("*/training_log.jsonl"))
     return warning(
-        f"{folder} holds no training_log.jsonl, so nothing can be said of its steps",
-        "name the folder of a run, which has config.toml and training_log.jsonl",
+        f"{folder} holds no training_log.jsonl, so nothing can be said about its steps",
+        "give the folder of a run, which has config.toml and training_log.jsonl",
         *(f"grpo doctor --run {quoted(run)}" for run in runs[:3]),
     )
 
@@ -137,7 +137,7 @@ def accuracies(context: Context) -> list[tuple[int, float, int]]:
 def too_few(context: Context, name: str, found: int, fewest: int = FEWEST_STEPS) -> Iterator[Finding]:
     """A skipped finding for too few steps; nothing if there are none, which `run-log` reports already."""
     if found or logged_steps(context) or name in context.asked:
-        yield skipped(f"too few steps to say: {found}, and it takes {fewest}")
+        yield skipped(f"too few steps to tell: {found}, but {fewest} are needed")
 
 
 def solved(context: Context) -> str:
@@ -168,7 +168,7 @@ def blamed_rate(context: Context) -> str:
     rate = peak_rate(context)
     if rate is None or rate < EXCESSIVE_RATE:
         return ""
-    return f"learning_rate = {rate:g} is what breaks it: the usual ones are below 0.001"
+    return f"learning_rate = {rate:g} is the cause: usual values are below 0.001"
 
 
 def model_name(context: Context) -> str:

@@ -44,9 +44,9 @@ def grad_norm_high(context: Context) -> Iterator[Finding]:
         f"and it stays so ({percent(late)} of the last steps)" if late >= STAYS else "and it came down again"
     )
     words = blamed_rate(context) or (
-        "the updates are larger than they can be right for: lower the rate"
+        "the updates are too large: lower the learning rate"
         if late >= STAYS
-        else "each was clipped to max_grad_norm; if it happens again, lower the rate"
+        else "each was clipped to max_grad_norm; if it happens again, lower the learning rate"
     )
     yield warning(
         f"{seen}; above {HIGH_GRAD_NORM:g} in {sum(is_high)} of {plural(len(steps), 'step')}, {stays}",
@@ -74,7 +74,8 @@ def nan_gradient(context: Context) -> Iterator[Finding]:
         f"{step_number(first)}: NaN or infinite {short(first['skipped'])}"
     )
     words = blamed_rate(context) or (
-        "resume from the last good state with a lower rate; run a new one in float32 if memory allows"
+        "resume from the last good state with a lower learning rate; start a new run in float32 if memory "
+        "allows"
     )
     lines = [
         f"grpo resume {quoted(context.run)} --set {lower_rate(context, NAN_RATE).replace(' ', '')}",
@@ -121,7 +122,10 @@ def kl_high(context: Context) -> Iterator[Finding]:
         return
     worse = ", while the rewards fell" if fell else ""
     coefficient = context.run_config.kl_coeff if context.run_config else 0.0
-    words = blamed_rate(context) or "the policy runs away from its reference: hold it more, or go slower"
+    words = (
+        blamed_rate(context)
+        or "the policy moves away from its reference: raise `kl_coeff` or lower the learning rate"
+    )
     lines = [lower_rate(context), f"kl_coeff = {max(0.04, 2 * coefficient):g}"]
     yield warning(seen + worse, words, *lines, kl=now, start=begun)
 
@@ -143,7 +147,9 @@ def time_split(context: Context) -> Iterator[Finding]:
     if long_enough and between > LARGE_SHARE and evaluating > WORTH_SAVING:
         yield warning(seen, "evaluate less often, or on fewer examples", *fewer_evaluations(context), **facts)
     elif long_enough and seconds["rest"] * len(whole) > max(LARGE_SHARE * sum(whole), WORTH_SAVING):
-        words = "the rest is rewards, and the reference's logprobs: see whether a reward waits for something"
+        words = (
+            "the rest is rewards, and the reference's logprobs: check whether a reward waits for something"
+        )
         yield warning(seen, words, *no_reference(context), **facts)
     else:
         yield ok(f"{seen}\n{larger_part(context, seconds)}", **facts)

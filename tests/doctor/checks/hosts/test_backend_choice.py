@@ -19,16 +19,16 @@ def test_macs_with_rdma(tmp_path: Path) -> None:
     assert told(finding) == ("ok", "jaccl suits these hosts", ())
     finding = way(tmp_path, MAC, MAC, CABLES, "m3max_macos26")
     assert finding.severity == "warning"
-    assert finding.seen == ("the file names no backend, and the launcher takes ring; jaccl suits these hosts")
+    assert finding.seen == ("the file names no backend, so the launcher takes ring; jaccl suits these hosts")
     assert finding.cure.startswith('write `"backend": "jaccl"` into ')
     finding = way(tmp_path, MAC, MAC, {"backend": "ring", "hosts": CABLES}, "m3max_macos26")
-    assert told(finding) == ("ok", "the file says ring, which works; jaccl would be quicker", ())
+    assert told(finding) == ("ok", "the file says ring, which works; jaccl would be faster", ())
 
 
 @pytest.mark.parametrize(
     ("changes", "document", "obstacle"),
     [
-        ({"macos": "26.1"}, CABLES, "two has macOS 26.1, and RDMA over Thunderbolt came with 26.2"),
+        ({"macos": "26.1"}, CABLES, "two has macOS 26.1, but RDMA over Thunderbolt came with 26.2"),
         (
             {"rdma": []},
             CABLES,
@@ -36,7 +36,7 @@ def test_macs_with_rdma(tmp_path: Path) -> None:
         ),
         ({"rdma": ["rdma_en5"]}, CABLES, "two has no rdma_en2; it has rdma_en5"),
         ({"backends": ["ring"]}, CABLES, "MLX of two was built without it"),
-        ({"system": "Linux"}, CABLES, "two is no Mac"),
+        ({"system": "Linux"}, CABLES, "two is not a Mac"),
         (
             {},
             HOSTS,
@@ -46,7 +46,7 @@ def test_macs_with_rdma(tmp_path: Path) -> None:
         (
             {},
             [{**CABLES[0], "rdma": ["rdma_en2", "rdma_en2"]}, CABLES[1]],
-            "the file has a device in `rdma` from one to itself, where null must be",
+            "the file has a device in `rdma` from one to itself, which must be null",
         ),
     ],
 )
@@ -61,7 +61,7 @@ def test_what_keeps_macs_from_rdma(
     finding = way(tmp_path, MAC, two, {"backend": "jaccl", "hosts": document}, "m3max_macos26")
     assert told(finding)[:2] == (
         "error",
-        f"the file says jaccl, and that cannot work: {obstacle}; use ring",
+        f"the file says jaccl, which cannot work: {obstacle}; use ring",
     )
 
 
@@ -82,17 +82,17 @@ def test_four_macs_in_a_ring_of_cables(tmp_path: Path) -> None:
 
 def test_cards_with_cuda(tmp_path: Path) -> None:
     finding = way(tmp_path, CUDA, CUDA, HOSTS, "linux_cuda")
-    assert told(finding) == ("ok", "nccl suits these hosts (jaccl: one is no Mac)", ())
+    assert told(finding) == ("ok", "nccl suits these hosts (jaccl: one is not a Mac)", ())
     finding = way(tmp_path, CUDA, LINUX, HOSTS, "linux_cuda")
     assert told(finding)[:2] == (
         "error",
-        "the file names no backend, and the launcher takes nccl, and that cannot work: two computes on cpu, "
+        "the file names no backend, so the launcher takes nccl, which cannot work: two computes on cpu, "
         "not on a CUDA card; use ring",
     )
     twice = [HOSTS[0], HOSTS[0]]
     finding = way(tmp_path, CUDA, CUDA, {"backend": "ring", "hosts": twice}, "linux_cuda")
     assert (finding.severity, finding.numbers["best"]) == ("ok", "ring")
-    assert "one stands in the file twice" in finding.seen
+    assert "one is in the file twice" in finding.seen
 
 
 def test_a_backend_that_we_do_not_run_on(tmp_path: Path) -> None:
@@ -104,6 +104,6 @@ def test_a_backend_that_we_do_not_run_on(tmp_path: Path) -> None:
 def test_hosts_without_addresses(tmp_path: Path) -> None:
     finding = way(tmp_path, LINUX, LINUX, [{"ssh": "one"}, {"ssh": "two"}], "linux_cpu")
     assert finding.seen == (
-        "no backend connects these hosts: jaccl: one is no Mac; nccl: one computes on cpu, not on a CUDA "
+        "no backend connects these hosts: jaccl: one is not a Mac; nccl: one computes on cpu, not on a CUDA "
         "card; ring: the file has no `ips` for one, two"
     )

@@ -49,7 +49,7 @@ def test_hosts_that_are_alike_get_no_warning(tmp_path: Path) -> None:
         (
             "backend-to-use",
             "ok",
-            "ring suits these hosts (jaccl: one is no Mac; nccl: one computes on cpu, not on a CUDA card)",
+            "ring suits these hosts (jaccl: one is not a Mac; nccl: one computes on cpu, not on a CUDA card)",
             (),
         ),
     ]
@@ -179,7 +179,7 @@ def test_an_address_of_another_machine(tmp_path: Path) -> None:
     finding = only(find(context(tmp_path, attempts), "hosts"), "error")
     assert told(finding) == (
         "error",
-        "two: 10.0.0.2 is no address of that machine (engine)",
+        "two: 10.0.0.2 is not an address of that machine (engine)",
         ("ifconfig",),
     )
 
@@ -189,7 +189,7 @@ def test_mlx_that_is_broken_there(tmp_path: Path) -> None:
     attempts = alike(LINUX, {**broken, "mlx_error": "libmlx.so: cannot open"})
     found = find(context(tmp_path, attempts), "hosts", "backend-to-use")
     assert found[1].seen == "two: MLX cannot be imported there: libmlx.so: cannot open"
-    assert told(found[2]) == ("skipped", "it is not known what two can do", ())
+    assert told(found[2]) == ("skipped", "it is unknown what two can do", ())
 
 
 def test_versions_that_differ(tmp_path: Path) -> None:
@@ -216,7 +216,7 @@ def test_sources_that_differ(tmp_path: Path) -> None:
         "one and two differ: grpo 0.1.0 (sources 01234567) and 0.1.0 (sources 89abcdef)",
         (),
     )
-    assert finding.cure == "give two what one has, our sources too: the same checkout or wheel"
+    assert finding.cure == "install on two what one has, including grpo: the same checkout or wheel"
 
 
 def test_machines_of_two_kinds(tmp_path: Path) -> None:

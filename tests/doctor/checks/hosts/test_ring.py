@@ -43,13 +43,13 @@ def test_what_a_configuration_s_gradients_take(tmp_path: Path) -> None:
 
 def test_ranks_that_do_not_come_together(tmp_path: Path) -> None:
     output = (
-        '{"failed": "Rank 0 (10.0.0.1:33323) is not there: it does not answer", "rank": 1}\r\n'
-        '{"failed": "Rank 1 (10.0.0.2:33324) is not there: No route to host", "rank": 0}\r\n'
+        '{"failed": "Rank 0 (10.0.0.1:33323) cannot be reached: it does not answer", "rank": 1}\r\n'
+        '{"failed": "Rank 1 (10.0.0.2:33324) cannot be reached: No route to host", "rank": 0}\r\n'
     )
     finding = look("ring", context(tmp_path, alike(LINUX) | {"mlx.launch": [0, output, ""]}))
     assert finding.seen == (
-        "the ranks do not come together: rank 0: Rank 1 (10.0.0.2:33324) is not there: No route to host; "
-        "rank 1: Rank 0 (10.0.0.1:33323) is not there: it does not answer"
+        "the ranks do not connect: rank 0: Rank 1 (10.0.0.2:33324) cannot be reached: No route to "
+        "host; rank 1: Rank 0 (10.0.0.1:33323) cannot be reached: it does not answer"
     )
     assert "the ports 32323 to 32324 and those 1000 above" in finding.cure
     assert finding.commands == (f"grpo doctor --hosts {tmp_path}/hosts.json --starting-port 42323",)
@@ -60,18 +60,18 @@ def test_a_launcher_that_only_complains(tmp_path: Path) -> None:
         "Traceback\nImportError: libmlx.so\n\033[33m[WARN] Node with rank 1 exited with code 1 \033[0m\n"
     )
     finding = look("ring", context(tmp_path, alike(LINUX) | {"mlx.launch": [0, "", complaint]}))
-    assert finding.seen == "the ranks do not come together: Traceback; ImportError: libmlx.so"
+    assert finding.seen == "the ranks do not connect: Traceback; ImportError: libmlx.so"
 
 
 def test_a_ring_that_hangs(tmp_path: Path) -> None:
     finding = look("ring", context(tmp_path, alike(LINUX) | {"mlx.launch": [None, "", ""]}))
-    assert finding.seen == "the ranks do not come together: no end in 180 s"
+    assert finding.seen == "the ranks do not connect: not finished after 180 s"
 
 
 def test_a_ring_is_not_tried_where_it_cannot_be(tmp_path: Path) -> None:
     assert told(look("ring", context(tmp_path, alike(LINUX), HOSTS[:1]))) == (
         "skipped",
-        "one rank makes no ring",
+        "one rank is not a ring",
         (),
     )
     silent = alike(LINUX) | {" two sh -c": [None]}
@@ -80,7 +80,7 @@ def test_a_ring_is_not_tried_where_it_cannot_be(tmp_path: Path) -> None:
     assert look("ring", context(tmp_path, alike(LINUX), homeless)).seen == "the file has no `ips` for two"
     nowhere = context(tmp_path, alike(LINUX))
     nowhere.machine.record["programs"] = {}
-    assert look("ring", nowhere).seen == "`mlx.launch` is not beside this Python, nor on the PATH"
+    assert look("ring", nowhere).seen == "`mlx.launch` is neither next to this Python nor on the PATH"
 
 
 def test_a_command_that_hangs_ends_with_all_that_it_started() -> None:

@@ -104,7 +104,7 @@ def test_a_disk_that_is_too_small(tmp_path: Path) -> None:
     assert (two.severity, two.commands[0]) == ("warning", "save_steps = 0")
     none = at("disk-space", tmp_path / "outputs", free=one - 1, save_steps=10)
     assert none.severity == "error"
-    assert none.cure == "make room or write elsewhere: not even one checkpoint fits"
+    assert none.cure == "free some space or write elsewhere: not even one checkpoint fits"
     assert at("disk-space", tmp_path / "outputs", free=6 * one, save_steps=10).severity == "ok"
 
 
@@ -233,7 +233,7 @@ def test_what_is_new_or_in_use_is_left_alone() -> None:
     for file in (lock, handle):
         fcntl.flock(file, fcntl.LOCK_EX)
     finding = look("leftovers", Context())
-    assert told(finding) == ("ok", "3 of a process that is at work or ended less than an hour ago", ())
+    assert told(finding) == ("ok", "3 of a process that is running or ended less than an hour ago", ())
     lock.close()
     os.close(handle)
     assert look("leftovers", Context()).commands == (

@@ -138,7 +138,7 @@ def test_two_backends() -> None:
     finding = look("two-backends", context_on("two_backends"))
     assert told(finding) == (
         "error",
-        "mlx-cpu 0.32.4 and mlx-cuda-13 0.32.4 are installed at once",
+        "mlx-cpu 0.32.4 and mlx-cuda-13 0.32.4 are installed together",
         (
             f"uv pip uninstall --python {PIP} mlx mlx-cpu mlx-cuda-13",
             f"{UV} --upgrade 'mlx[cpu]>=0.32.2'",
@@ -175,7 +175,7 @@ def test_cuda_packages_without_a_driver() -> None:
         ("ImportError: libmlx.so: cannot open", "import mlx", f"{UV} --upgrade 'mlx[cpu]>=0.32.2'"),
         ("killed by signal 4 (SIGILL)", "product", "export GRPO_FAST_BLAS=0"),
         ("ConfigError: Device not available: GRPO_DEVICE=cuda\n\nhint: x", "device", "unset GRPO_DEVICE"),
-        ("no end in 120 s", "start", f"{PIP} -m grpo_cli.doctor.read.probe"),
+        ("not finished after 120 s", "start", f"{PIP} -m grpo_cli.doctor.read.probe"),
     ],
 )
 def test_what_keeps_mlx_from_computing(error: str, stage: str, command: str) -> None:
@@ -224,7 +224,7 @@ def test_the_compiler() -> None:
     assert look("compiler", context_on("linux_cpu")).seen == (
         "compilation is switched off on a CPU: no C++ compiler is called"
     )
-    assert look("compiler", context_on("linux_cuda")).seen.endswith("no g++; kernels are kept in /tmp")
+    assert look("compiler", context_on("linux_cuda")).seen.endswith("not g++; kernels are kept in /tmp")
     full = {"refusal": "No space left on device", "environment": {"MLX_PTX_CACHE_DIR": "/cache"}}
     finding = look("compiler", context_on("linux_cuda", full))
     assert told(finding)[:2] == (

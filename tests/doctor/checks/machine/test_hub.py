@@ -43,7 +43,7 @@ def test_without_a_network_what_is_here_works(tmp_path: Path) -> None:
     finding = look("hub", context_on("linux_cpu", {"reach": NO_NETWORK, **home(tmp_path)}))
     assert told(finding) == (
         "skipped",
-        f"https://huggingface.co is not reachable: {NO_NETWORK}; what is on this machine works",
+        f"https://huggingface.co is not reachable: {NO_NETWORK}; local models and datasets work",
         (),
     )
 
@@ -147,7 +147,7 @@ def test_a_mirror_with_a_password_is_reached(server: str, tmp_path: Path) -> Non
 
 def test_a_server_that_is_not_there() -> None:
     assert "refused" in Machine().reach("http://127.0.0.1:9")
-    assert Machine().reach("file:///etc/hostname") == "it is no web address"
+    assert Machine().reach("file:///etc/hostname") == "it is not a web address"
     assert Machine().reach("http://a b") != ""
     assert Machine().reach("http://[") != ""
 

@@ -139,7 +139,7 @@ def test_the_limit_is_raised_to_what_the_configuration_needs(large: Path) -> Non
 def test_no_limit_is_enough(large: Path) -> None:
     finding = look("wired-limit", context_on("m1_macos14", config_name=configured(large, 2048)))
     assert finding.severity == "warning"
-    assert finding.cure.startswith("even raised to 12288 MB it is too little: take smaller settings")
+    assert finding.cure.startswith("even raised to 12288 MB it is too little: use smaller settings")
     assert "batch_size = 1" in finding.commands
     assert not any("sysctl" in command for command in finding.commands)
 
@@ -154,7 +154,7 @@ def test_a_limit_that_starves_the_system() -> None:
     outputs = {"sysctl -n iogpu.wired_limit_mb": "15360"}
     finding = look("wired-limit", context_on("m1_macos14", {"outputs": outputs}))
     assert finding.severity == "warning"
-    assert finding.seen.endswith("(iogpu.wired_limit_mb=15360); that leaves the system 1.1 GB")
+    assert finding.seen.endswith("(iogpu.wired_limit_mb=15360), which leaves 1.1 GB for the system")
     assert finding.commands == (
         "sudo sysctl iogpu.wired_limit_mb=12288",
         "sudo sysctl iogpu.wired_limit_mb=0",
@@ -168,7 +168,7 @@ def test_without_a_configuration_the_limit_is_told() -> None:
         (),
     )
     assert look("wired-limit", context_on("m1_macos14")).seen == (
-        "the GPU may hold 11.5 GB of 17.2 GB (the default); raising it is of use from macOS 15 on"
+        "the GPU may hold 11.5 GB of 17.2 GB (the default); raising it helps from macOS 15 on"
     )
     assert look("wired-limit", context_on("linux_cpu")).seen == "only Macs have this limit"
     unknown = {"probe": {"info": None}, "outputs": {"sysctl -n iogpu.wired_limit_mb": "x"}}
@@ -196,5 +196,7 @@ def test_what_fits_follows_the_machine() -> None:
     assert set(fitting("linux_cuda").values()) == {"all", "LoRA"}
     assert fitting("linux_cpu")["Qwen2.5-7B"] == "nothing"
     seen = look("models-that-fit", context_on("m1_macos14")).seen.splitlines()
-    assert seen[0] == ("11.5 GB there; 1 prompt of 256 tokens, 8 completions of 128, AdamW, bfloat16; in GB:")
+    assert seen[0] == (
+        "11.5 GB available; 1 prompt of 256 tokens, 8 completions of 128, AdamW, bfloat16; in GB:"
+    )
     assert len(seen) == 2 + len(MODELS)

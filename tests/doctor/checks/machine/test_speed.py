@@ -105,7 +105,7 @@ def test_a_hot_processor_and_a_hot_card() -> None:
     assert told(finding)[:2] == ("warning", "slowed down: x86_pkg_temp at 97 °C (limit 95)")
     command = next(iter(context_on("linux_cuda").machine.of("outputs")))  # type: ignore[attr-defined]
     card = look("power", context_on("linux_cuda", {"outputs": {command: "Not Active, Active"}}))
-    assert card.seen == "slowed down: the card's clocks are lowered for heat"
+    assert card.seen == "slowed down: the card's clocks are lowered because of heat"
 
 
 def test_what_cannot_be_read_is_not_guessed() -> None:

@@ -42,8 +42,7 @@ def test_a_turn_s_end_that_ends_no_completion(tmp_path: Path) -> None:
     finding = at(folder, "end-tokens")
     assert seen(finding) == (
         "warning",
-        "the chat template ends a turn with <|assistant_end|> (311), which ends no completion: "
-        "only <|bos|> 307",
+        "the chat template ends a turn with <|assistant_end|> (311), but only <|bos|> 307 ends a completion",
     )
     assert finding.commands == ('"eos_token_id": [307, 311]',)
 

@@ -72,7 +72,7 @@ def test_what_is_told_of_garbage(tmp_path: Path) -> None:
 
 def test_a_vocabulary_of_no_language_is_not_judged() -> None:
     (finding,) = look(Here(model="tiny"), "garbled-output")
-    told = "316 tokens are no vocabulary of a language: nothing to compare with"
+    told = "316 tokens are too few for a language: nothing to compare"
     assert (finding.severity, finding.seen) == ("skipped", told)
 
 

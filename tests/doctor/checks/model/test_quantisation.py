@@ -53,15 +53,17 @@ def test_the_table_as_it_is_told() -> None:
         "as is     538.1        94        15.0            –       38%",
         "8         143.0        97        15.1          99%       38%",
         "6         109.4        96        15.5          97%       34%",
-        "this CPU computes in float32 whatever the bits: they save disk here, not time or memory",
-        "the fewest bits as good as the weights: 6 (perplexity within 10% and at most 1 of 32 answers lost): "
+        "this CPU computes in float32 for any number of bits: quantizing saves disk space here, not time "
+        "or memory",
+        "the fewest bits as good as the original weights: 6 (perplexity within 10% and at most 1 of 32 "
+        "answers lost): "
         "`grpo convert … --quantize --bits 6`",
     ]
 
 
 def test_where_no_bits_are_good_enough() -> None:
     assert recommendation([PLAIN, ROWS[4]]) == (
-        "no number of bits is as good as the weights "
+        "no number of bits is as good as the original weights "
         "(perplexity within 10% and at most 1 of 32 answers lost): leave them as they are"
     )
 

@@ -103,7 +103,7 @@ def test_what_is_harmless_is_neither(name: str, tmp_path: Path) -> None:
 def test_logits_that_are_no_numbers_are_named(tmp_path: Path) -> None:
     folder = write_llama(tmp_path / "model")
     rewritten(folder, lambda arrays: arrays.update({"model.norm.weight": mx.full(64, 3e38)}))
-    with pytest.raises(ModelError, match="answers with logits that are not numbers"):
+    with pytest.raises(ModelError, match="gives NaN or infinite logits"):
         load_policy(str(folder))
     rewritten(folder, lambda arrays: arrays.update({"model.norm.weight": mx.full(64, mx.inf)}))
     with pytest.raises(ModelError, match=r"model\.norm\.weight holds NaN"):
@@ -115,8 +115,8 @@ def test_adapters_of_peft_are_told_as_such(tmp_path: Path) -> None:
     (tmp_path / "adapter_config.json").write_text(json.dumps(document))
     with pytest.raises(ModelError) as error:
         load_policy(str(tmp_path))
-    told = f"{tmp_path} holds adapters of PEFT (LORA), trained on owner/name: they are not loaded as they are"
+    told = f"{tmp_path} holds PEFT adapters (LORA) trained on owner/name: they cannot be loaded directly"
     assert error.value.message == told
     assert "merge_and_unload" in error.value.hint
     (finding,) = look(Here(model=str(tmp_path)), "model-files")
-    assert "holds adapters of PEFT" in finding.seen
+    assert "holds PEFT adapters" in finding.seen

@@ -22,7 +22,7 @@ def test_a_healthy_tokenizer() -> None:
     assert [seen(finding) for finding in look(Here(model="tiny"), *SUBJECT)] == [
         ("ok", "nanochat's tokenizer.pkl, read as data: 316 tokens"),
         ("ok", "316 tokens, 316 rows of the model"),
-        ("ok", "21 tricky texts come back as they were"),
+        ("ok", "21 tricky texts come back unchanged"),
         (
             "ok",
             "9 tokens, one id each (<|bos|> 307, <|user_start|> 308, <|user_end|> 309, …); "
@@ -52,7 +52,7 @@ def test_a_damaged_pickle(tmp_path: Path) -> None:
     assert first.severity == "error"
     assert first.seen.startswith(f"Failed to load tiktoken tokenizer: {path}: ")
     assert first.cure == (
-        "fetch only tokenizer.pkl again, from the same model: another tokenizer gives garbled text"
+        "download only tokenizer.pkl again, from the same model: another tokenizer gives garbled text"
     )
     assert first.commands == ("hf download owner/name tokenizer.pkl --force-download",)
     assert {seen(finding) for finding in others} == {("skipped", "the tokenizer does not load")}
@@ -141,7 +141,7 @@ def test_a_far_smaller_tokenizer_than_the_model(tmp_path: Path) -> None:
     assert finding.commands == (f"hf download OWNER/NAME tokenizer.json --local-dir {folder}",)
     assert seen(at(folder, "end-tokens")) == (
         "skipped",
-        "the tokenizer is another model's: see vocabulary",
+        "the tokenizer belongs to another model: see vocabulary",
     )
 
 
@@ -190,7 +190,7 @@ def test_accents_that_are_composed_are_no_loss(tmp_path: Path) -> None:
     finding = at(fast_copy(tmp_path / "model", composed), "round-trip")
     assert seen(finding) == (
         "ok",
-        "20 of 21 tricky texts come back as they were, the rest normalised: white space, accents or special "
+        "20 of 21 tricky texts come back unchanged, the rest normalized: white space, accents or special "
         "tokens' spellings",
     )
     assert finding.numbers == {"texts": 21, "changed": 1, "lost": 0}

@@ -13,7 +13,7 @@ from tests.doctor.looking import Here, at, look, tiny_copy
 
 def test_weights_that_fit() -> None:
     (finding,) = look(Here(model="tiny"), "model-weights")
-    told = "26 tensors, 867,328 numbers in F32: names and shapes as nanochat has them"
+    told = "26 tensors, 867,328 numbers in F32: names and shapes match nanochat"
     assert (finding.severity, finding.seen) == ("ok", told)
 
 

@@ -18,7 +18,7 @@ def test_without_a_log_there_is_one_finding(tmp_path: Path) -> None:
     assert list(found) == ["run-log"]
     assert (
         found["run-log"].seen
-        == f"{tmp_path} holds no training_log.jsonl, so nothing can be said of its steps"
+        == f"{tmp_path} holds no training_log.jsonl, so nothing can be said about its steps"
     )
     (tmp_path / "mine").mkdir()
     written(tmp_path / "mine", steps(1))
@@ -64,7 +64,7 @@ def test_a_last_line_that_is_cut_off_is_harmless_and_another_is_named(tmp_path: 
     path.write_text("no JSON\n" + whole + "[1, 2]\n" + whole)
     finding = examine(tmp_path)["run-log"]
     assert finding.severity == "warning"
-    assert finding.seen == "2 of 14 lines are no JSON objects, the first of them line 1"
+    assert finding.seen == "2 of 14 lines are not JSON objects, the first of them line 1"
     assert finding.commands == (f"sed -n 1p {path}",)
 
 

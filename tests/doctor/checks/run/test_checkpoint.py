@@ -20,7 +20,9 @@ def edit(path: Path, **changes: Any) -> None:
 def test_a_healthy_run(run: Path) -> None:
     files, optimizer, way_on = of_run(run)
     assert files.severity == optimizer.severity == way_on.severity == "ok"
-    assert files.seen.startswith("checkpoint-1, checkpoint-2, final: every file as it was written (sha256), ")
+    assert files.seen.startswith(
+        "checkpoint-1, checkpoint-2, final: every file matches its checksum (sha256), "
+    )
     # Adam: two averages for each of 26 weights, its step and its learning rate
     assert optimizer.seen == "checkpoint-1, checkpoint-2, final: 54 arrays fit 26 weights"
     assert way_on.seen == (
@@ -32,7 +34,7 @@ def test_a_healthy_run(run: Path) -> None:
 def test_a_run_that_was_broken_off(run: Path) -> None:
     shutil.rmtree(run / "final")
     shutil.rmtree(run / "checkpoint-2")
-    assert of_run(run, "resumable")[0].seen == f"`grpo resume {run}` goes on from checkpoint-1, step 1 of 2"
+    assert of_run(run, "resumable")[0].seen == f"`grpo resume {run}` continues from checkpoint-1, step 1 of 2"
 
 
 def test_masters_and_adapters(trained: Path) -> None:
@@ -84,7 +86,7 @@ DAMAGES: list[tuple[Any, str]] = [
     (flip, "model.safetensors does not match its checksum"),
     (delete, "trainer_state.json is missing"),
     (cut_manifest, "manifest.json is not JSON: "),
-    (no_manifest, "manifest.json is missing: it was never complete, or not copied whole"),
+    (no_manifest, "manifest.json is missing: it was never complete, or was copied only in part"),
     (nested, "manifest.json is not JSON: maximum recursion depth exceeded"),
     (climbing, 'manifest.json names a file outside the folder: "../../etc/passwd"'),
     (impossible, ""),
@@ -101,13 +103,16 @@ def test_damage_is_named(run: Path, damage: Any, told: str) -> None:
     assert found.severity == "warning"
     assert found.seen.startswith(f"checkpoint-2: {told}")
     assert found.commands == (f"mv {run / 'checkpoint-2'} {run / 'checkpoint-2'}.aside",)
-    assert intact.seen.startswith("checkpoint-1: every file as it was written")
-    assert way_on.seen == f"`grpo resume {run}` goes on from checkpoint-1, step 1 of 2"
+    assert intact.seen.startswith("checkpoint-1: every file matches its checksum")
+    assert way_on.seen == f"`grpo resume {run}` continues from checkpoint-1, step 1 of 2"
     named, alone = look(Here(checkpoint=run / "checkpoint-2"), "checkpoint-files", "resumable")
     assert (named.severity, named.seen) == ("error", found.seen)
     assert named.commands == (f"grpo resume {run / 'checkpoint-1'}",)
     assert seen(alone) == ("error", "checkpoint-2 is not intact")
-    assert (alone.cure, alone.commands) == ("the run can go on from checkpoint-1", (f"grpo resume {run}",))
+    assert (alone.cure, alone.commands) == (
+        "the run can be resumed from checkpoint-1",
+        (f"grpo resume {run}",),
+    )
 
 
 def test_a_damaged_final_is_worthless(run: Path) -> None:
@@ -129,7 +134,7 @@ def test_a_run_without_an_intact_checkpoint(run: Path) -> None:
 def test_another_version_s_manifest(run: Path) -> None:
     edit(run / "final" / "manifest.json", version=1)
     files, _, way_on = look(Here(checkpoint=run / "final"), *SUBJECT)
-    told = "was written by another version of grpo: its manifest is of version 1, and this one reads 2"
+    told = "was written by another version of grpo: its manifest has version 1, but this one reads 2"
     assert seen(files) == seen(way_on) == ("error", f"{run / 'final'} {told}")
 
 

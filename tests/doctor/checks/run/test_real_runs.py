@@ -58,7 +58,7 @@ def test_a_reward_that_is_always_zero_is_named_with_a_completion(runs: Path) -> 
     )
     evaluation = f"grpo eval --model tiny --config {runs}/zero/config.toml --num-generations 8"
     assert zero.commands[4] == evaluation
-    assert zero.why.startswith("Completions that all get nothing cannot be told apart")
+    assert zero.why.startswith("If all completions get no reward, they have equal advantages")
 
 
 def test_a_learning_rate_of_ten_is_named(runs: Path) -> None:
@@ -66,10 +66,10 @@ def test_a_learning_rate_of_ten_is_named(runs: Path) -> None:
     wrong = troubles(found)
     assert wrong.pop("collapse") == "error"
     assert set(wrong) <= {"rewards-zero", "nothing-to-learn", "truncation", "grad-norm-high", "nan-gradient"}
-    assert found["collapse"].cure == "learning_rate = 10 is what breaks it: the usual ones are below 0.001"
+    assert found["collapse"].cure == "learning_rate = 10 is the cause: usual values are below 0.001"
     assert found["collapse"].commands[0] == "learning_rate = 5e-06"
     for name in wrong:
-        assert "learning_rate = 10 is what breaks it" in found[name].cure
+        assert "learning_rate = 10 is the cause" in found[name].cure
 
 
 def test_a_temperature_near_zero_is_named(runs: Path) -> None:
@@ -93,7 +93,7 @@ def test_two_new_tokens_are_named(runs: Path) -> None:
         "no completion reaches its answer: 100 % are cut off. Raise max_new_tokens first; the rest may "
         "not be needed"
     )
-    assert found["nothing-to-learn"].cure == "all of them are 0: what cures `rewards-zero` cures this"
+    assert found["nothing-to-learn"].cure == "all of them are 0: the fix for `rewards-zero` applies here"
     cut = found["truncation"]
     assert cut.seen == "100 % of the completions of the last 5 steps are cut off by max_new_tokens = 2"
     assert cut.commands == ("max_new_tokens = 128", "grpo doctor --only end-tokens --model tiny")

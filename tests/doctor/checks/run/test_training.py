@@ -33,7 +33,7 @@ CASES = [
         {},
         "warning",
         "the mean reward is 0 in all steps after step 3",
-        "begin again with a lower rate learning_rate = 2e-07",
+        "start again with a lower learning rate learning_rate = 2e-07",
     ),
     (
         "nothing-to-learn",
@@ -73,7 +73,7 @@ CASES = [
         {},
         "warning",
         "above 10 in 9 of 9 steps, and it stays so (100 % of the last steps)",
-        "lower the rate learning_rate = 2e-07",
+        "lower the learning rate learning_rate = 2e-07",
     ),
     (
         "kl-high",
@@ -136,7 +136,7 @@ CASES = [
         [evaluation(0, 0.4), *steps(30), evaluation(15, 0.42), evaluation(30, 0.45)],
         {},
         "warning",
-        "accuracy 40.0 % (33 to 47; step 0), then 45.0 % (38 to 52; step 30): not moved within its interval",
+        "accuracy 40.0 % (33 to 47; step 0), then 45.0 % (38 to 52; step 30): no change beyond its interval",
         "--samples 400 eval_samples = 400",
     ),
     (
@@ -153,7 +153,7 @@ CASES = [
         {},
         "warning",
         "10 s a step: rollouts 10 %, update 10 %, rest 80 %",
-        "see whether a reward waits for something",
+        "check whether a reward waits for something",
     ),
 ]
 
@@ -309,7 +309,7 @@ def test_a_log_without_repetition_is_judged_by_the_completions_words(tmp_path: P
     assert finding.numbers["repetition"] == pytest.approx(1 - 6 / 21)
     assert finding.seen.startswith("71 % of the 4-grams of the words of the last 5 logged completions")
     finding = examine(written(tmp_path, lines))["repetition"]
-    assert finding.seen == "neither the log nor completions.jsonl says what is repeated"
+    assert finding.seen == "neither the log nor completions.jsonl shows repetition"
 
 
 def test_groups_of_one_text_are_told_where_they_are_logged(tmp_path: Path) -> None:

@@ -1,0 +1,110 @@
+"""Rows whose turn has ended: they wait outside of the batch until their environment has answered.
+
+    outside.leave(row, cache, tokenizer)            # its environment answers in a thread of its own
+    outside.wait(on_wait)                           # until one has answered, if there is nothing else to do
+    row, cache = outside.next_answered(…)           # its answer is appended; the row can enter the batch
+
+Other rows go on meanwhile. A row's random numbers belong to its own tokens, so the time that an answer takes
+does not change the result.
+"""
+
+import threading
+from collections import deque
+from collections.abc import Callable
+from queue import Empty, SimpleQueue
+from typing import Any, NamedTuple
+
+from grpo_cli.engine.rollout.rows import CompletionRow
+from grpo_cli.environments.protocol import Reply, Turn
+from grpo_cli.environments.session import Session
+from grpo_cli.models.tokenizer import Tokenizer
+from grpo_cli.types import StopReason
+
+POLL_SECONDS = 0.1  # between two looks at whether the run was interrupted
+
+
+class Left(NamedTuple):
+    """A row that has left the batch."""
+
+    row: CompletionRow
+    session: Session
+    turn: Turn
+    cache: list[Any]  # of this row alone
+
+
+class Answer(NamedTuple):
+    """The environment's answer to a turn, or the exception it raised."""
+
+    left: Left
+    reply: Reply | None = None
+    error: BaseException | None = None
+
+
+class Outside:
+    """The rows outside of the batch."""
+
+    def __init__(self) -> None:
+        self.count = 0  # rows outside, answered ones included
+        self.queue: SimpleQueue[Answer] = SimpleQueue()
+        self.answered: deque[Answer] = deque()
+
+    def __bool__(self) -> bool:
+        """True if any row is outside."""
+        return self.count > 0
+
+    def leave(self, row: CompletionRow, cache: list[Any], tokenizer: Tokenizer) -> None:
+        """Start the environment's answer to a row's turn."""
+        assert row.session is not None
+        row.is_outside = True
+        left = Left(row, row.session, row.turn(tokenizer.spell, tokenizer.eos_ids), cache)
+        self.count += 1
+        threading.Thread(target=self.answer, args=(left,), daemon=True).start()
+
+    def answer(self, left: Left) -> None:
+        """Ask the environment; runs in a thread."""
+        try:
+            answer = Answer(left, left.session.respond(left.turn))
+        except BaseException as error:  # raised again in the main thread, by next_answered
+            answer = Answer(left, error=error)
+        self.queue.put(answer)
+
+    def has_answers(self) -> bool:
+        """True if an environment has answered."""
+        while not self.queue.empty():
+            self.answered.append(self.queue.get())
+        return bool(self.answered)
+
+    def wait(self, on_wait: Callable[[], None]) -> None:
+        """Wait until an environment has answered. `on_wait` is called in between and may raise."""
+        while not self.has_answers():
+            try:
+                self.answered.append(self.queue.get(timeout=POLL_SECONDS))
+            except Empty:
+                on_wait()
+
+    def next_answered(self, cuts_tail: bool) -> tuple[CompletionRow, list[Any]] | None:
+        """The next row that goes on, its answer appended, and its cache; None if there is none yet.
+
+        Rows whose environment has finished, or whose answer does not fit, end here. Raises what an
+        environment raised.
+        """
+        while self.has_answers():
+            left, reply, error = self.answered.popleft()
+            self.count -= 1
+            left.row.is_outside = False
+            if error is not None:
+                raise error
+            if reply is not None and goes_on(left.row, left.session, left.turn, reply, cuts_tail):
+                return left.row, left.cache
+        return None
+
+
+def goes_on(row: CompletionRow, session: Session, turn: Turn, reply: Reply, cuts_tail: bool = False) -> bool:
+    """Append the reply to a turn; False if it does not fit: the row then ends, truncated."""
+    ids = session.ids_of(reply, turn, row.stop_reason is StopReason.EOS)
+    row.stop_reason = StopReason.LENGTH if session.is_full else None
+    row.add_forced(ids, cuts_tail)
+    row.turn_start = len(row.token_ids)
+    for token in ids:
+        session.environment.read(token)
+    return not session.is_full

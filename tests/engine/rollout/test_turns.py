@@ -1,0 +1,164 @@
+"""Rows with environments: forced tokens and turns, in batches of every size, however long an answer takes."""
+
+import random
+import time
+from collections.abc import Callable
+
+import mlx.core as mx
+import pytest
+
+from grpo_cli.engine.rollout.generate import generate
+from grpo_cli.engine.rollout.sampling import KeyChain, Sampling
+from grpo_cli.engine.rollout.stream import stream
+from grpo_cli.environments.protocol import Environment, Reply, Turn
+from grpo_cli.environments.session import Limits, Session
+from grpo_cli.errors import TrainingError
+from grpo_cli.models.load import Policy, load_policy
+from grpo_cli.types import Rollout, StopReason
+
+PROMPTS = ["12 + 30 =", "What is 5 + 7?", "900 + 99 = <answer>"]
+SAMPLING = Sampling(max_new_tokens=24, temperature=1.5)
+
+
+@pytest.fixture(scope="module")
+def policy() -> Policy:
+    return load_policy("tiny")
+
+
+class Echo(Environment):
+    """Forces the token's successor and the token itself after every id that is divisible by 5."""
+
+    def __init__(self) -> None:
+        self.seen: list[int] = []
+        self.skip = 0
+
+    def read(self, token_id: int) -> list[int]:
+        self.seen.append(token_id)
+        if self.skip:
+            self.skip -= 1
+            return []
+        if token_id % 5:
+            return []
+        self.skip = 2
+        return [(token_id + 1) % 300, token_id]
+
+
+class Asking(Echo):
+    """Also answers the first two turns with three ids that depend on the turn."""
+
+    delay = 0.0
+
+    def respond(self, turn: Turn) -> Reply | None:
+        time.sleep(self.delay * random.random())
+        if turn.number == 2:
+            return None
+        return Reply(token_ids=(40 + turn.number, 50, len(turn.token_ids) % 200))
+
+
+class SlowlyAsking(Asking):
+    delay = 0.2
+
+
+def sampled(
+    policy: Policy,
+    make: Callable[[], Environment],
+    at_once: int = 100,
+    limits: Limits = Limits(max_result_tokens=60),
+    sampling: Sampling = SAMPLING,
+) -> list[Rollout]:
+    from grpo_cli.engine.memory.out_of_memory import RowLimit
+
+    ids = [policy.tokenizer.encode_text(text) for text in PROMPTS]
+    groups = generate(
+        policy, ids, 4, sampling, random=KeyChain([1, 2]), limit=RowLimit(at_once),
+        sessions=lambda _: Session(make(), limits),
+    )  # fmt: skip
+    return [rollout for group in groups for rollout in group]
+
+
+def check(policy: Policy, rollouts: list[Rollout]) -> None:
+    """Each sampled token's logprob is that of a plain forward over all tokens before it, forced ones too."""
+    for number, rollout in enumerate(rollouts):
+        prompt = policy.tokenizer.encode_text(PROMPTS[number // 4])
+        whole = mx.array([prompt + rollout.token_ids])
+        logits = policy.model(whole)[0, len(prompt) - 1 : -1].astype(mx.float32) / SAMPLING.temperature
+        expected = logits - mx.logsumexp(logits, axis=-1, keepdims=True)
+        for place, (token, is_own) in enumerate(zip(rollout.token_ids, rollout.loss_mask, strict=True)):
+            if is_own:
+                assert rollout.logprobs[place] == pytest.approx(expected[place, token].item(), abs=2e-4)
+            else:
+                assert (rollout.logprobs[place], rollout.entropies[place]) == (0.0, 0.0)
+
+
+@pytest.mark.parametrize("at_once", [1, 5, 100])
+@pytest.mark.parametrize("make", [Echo, Asking, SlowlyAsking])
+def test_forced_tokens_stand_where_they_belong(policy: Policy, make: type[Echo], at_once: int) -> None:
+    environments: list[Echo] = []
+
+    def made() -> Echo:
+        environments.append(make())
+        return environments[-1]
+
+    rollouts = sampled(policy, made, at_once)
+    check(policy, rollouts)
+    assert any(0 in rollout.loss_mask for rollout in rollouts)
+    by_ids = sorted(environment.seen for environment in environments)
+    assert by_ids == sorted(rollout.token_ids for rollout in rollouts)  # every token was read once, in order
+    for rollout in rollouts:
+        assert rollout.length <= SAMPLING.max_new_tokens
+        ids, mask = rollout.token_ids, rollout.loss_mask
+        for place, token in enumerate(ids[:-2]):
+            if mask[place] and token % 5 == 0 and mask[place + 1 : place + 3] == [0, 0]:
+                assert ids[place + 1] in ((token + 1) % 300, 40, 41)
+
+
+def test_the_rollouts_do_not_depend_on_time_and_batch(policy: Policy) -> None:
+    expected = sampled(policy, Asking)
+    assert any((rollout.use and rollout.use.turns) == 3 for rollout in expected)
+    for make, at_once in ((Asking, 1), (SlowlyAsking, 100), (SlowlyAsking, 3)):
+        found = sampled(policy, make, at_once)
+        assert [r.token_ids for r in found] == [r.token_ids for r in expected]
+        assert [r.loss_mask for r in found] == [r.loss_mask for r in expected]
+        assert [r.stop_reason for r in found] == [r.stop_reason for r in expected]
+
+
+def test_an_environment_that_does_nothing_changes_nothing(policy: Policy) -> None:
+    ids = [policy.tokenizer.encode_text(text) for text in PROMPTS]
+    plain = generate(policy, ids, 4, SAMPLING, random=KeyChain([1, 2]))
+    found = sampled(policy, Environment)
+    assert [r.token_ids for r in found] == [r.token_ids for group in plain for r in group]
+    assert [r.logprobs for r in found] == [r.logprobs for group in plain for r in group]
+
+
+def test_what_does_not_fit_ends_the_completion(policy: Policy) -> None:
+    for rollout in sampled(policy, Echo, limits=Limits(max_result_tokens=3)):
+        assert rollout.token_ids.count(0) >= 0
+        assert len(rollout.token_ids) - rollout.length in (0, 2)
+        if rollout.length < SAMPLING.max_new_tokens and rollout.token_ids[-1] % 5 == 0:
+            assert rollout.stop_reason is StopReason.LENGTH or rollout.token_ids[-1] == rollout.token_ids[-3]
+
+
+def test_one_turn_is_the_limit(policy: Policy) -> None:
+    limits = Limits(max_turns=1, max_result_tokens=60)
+    assert {r.use.turns for r in sampled(policy, Asking, limits=limits) if r.use} == {1}
+
+
+class Broken(Environment):
+    def respond(self, turn: Turn) -> Reply | None:  # noqa: ARG002
+        raise TrainingError("the game is over", "begin anew")
+
+
+def test_an_environment_that_fails_ends_the_call(policy: Policy) -> None:
+    with pytest.raises(TrainingError, match="the game is over"):
+        sampled(policy, Broken)
+
+
+def test_streaming_gives_what_greedy_sampling_gives(policy: Policy) -> None:
+    greedy = Sampling(max_new_tokens=24, temperature=0.0)
+    rollouts = sampled(policy, Asking, sampling=greedy)
+    for text, rollout in zip(PROMPTS, rollouts[::4], strict=True):
+        ids = policy.tokenizer.encode_text(text)
+        session = Session(Asking(), Limits(max_result_tokens=60))
+        pieces = list(stream(policy, ids, greedy, session=session))
+        assert "".join(piece for piece, _ in pieces) == rollout.text
+        assert pieces[-1][1] is rollout.stop_reason
