@@ -11,7 +11,7 @@ from typing import Any
 
 from grpo_cli.environments.protocol import Environment
 from grpo_cli.models.tokenizer import Tokenizer
-from grpo_cli.rewards.answers import is_right
+from grpo_cli.rewards.answers import answers_match, extract_answer
 
 # Numbers with signs between them, and the equals sign at the end. A sign at the start may be a list's dash.
 CALL = re.compile(r"([0-9.(][0-9.+\-*/() ]*[+\-*/][0-9.+\-*/() ]*)=( *)$")
@@ -50,5 +50,5 @@ class InlineTask(Environment):
         return self.tokenizer.encode(f" {result}" if call[1].endswith(" ") and not call[2] else result)
 
     def get_reward(self) -> float:
-        """1 for a right answer after at least one call, else 0."""
-        return float(self.calls > 0 and is_right(self.text, self.answer))
+        """1 for a right answer after at least one call, else 0; it stands in `<answer>`, as in evaluation."""
+        return float(self.calls > 0 and answers_match(extract_answer(self.text), self.answer))

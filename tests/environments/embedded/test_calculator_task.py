@@ -56,7 +56,7 @@ def test_calls(written: str, whole: str, calls: int, failures: int) -> None:
         ("<reasoning>easy</reasoning><answer>785</answer>", 0.0),  # right, but without a call
         ("<reasoning>7+8=</reasoning><answer>779</answer>", 0.0),
         ("<reasoning>7+=</reasoning><answer>785</answer>", 0.0),  # the call had no result
-        ("247 + 538 =", 1.0),
+        ("247 + 538 =", 0.0),  # no `<answer>`
     ],
 )
 def test_only_right_answers_after_a_call_are_rewarded(written: str, reward: float) -> None:
