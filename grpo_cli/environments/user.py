@@ -28,26 +28,42 @@ from grpo_cli.environments.protocol import Environment, Reply, Turn
 from grpo_cli.environments.user_class import own_tools
 from grpo_cli.errors import EnvironmentFailure, Interrupted
 from grpo_cli.rewards.user_error import describe, place, trace
+from grpo_cli.types import Message
 
 SHOWN = 100  # characters of a wrong value in an error
 
 
 class UserEnvironment(Environment):
-    """One rollout's instance of a user's class."""
+    """One rollout's instance of a user's class.
+
+    `tools`: the environment that runs the calls of `tool_functions`, set by whoever has the model's parser. A
+    turn with calls is its own; any other turn goes to the user's `respond`.
+    """
 
     def __init__(self, instance: Any) -> None:
         self.instance = instance
+        self.tools: Environment | None = None
+        self.assistant: Message | None = None  # the last turn with its calls, as the tools read it
 
     def reset(self, columns: dict[str, Any]) -> str | None:
         """Pass the columns to the user's `reset` by keyword: those it names, or all if it has `**kwargs`."""
         return self.text_of("reset", **fitting(self.instance, columns))
 
     def respond(self, turn: Turn) -> Reply | None:
-        """The text of the user's `respond` as a user message; None without such a method."""
+        """The results of the turn's calls, else the text of the user's `respond` as a user message."""
+        if self.tools is not None and (reply := self.of_tools(self.tools, turn)) is not None:
+            return reply
         if not hasattr(self.instance, "respond"):
             return None
         text = self.text_of("respond", turn.text)
         return None if text is None else Reply.of_user(text)
+
+    def of_tools(self, tools: Environment, turn: Turn) -> Reply | None:
+        """The results of the turn's calls, which are counted; None if it has none."""
+        reply = tools.respond(turn)
+        self.calls, self.failures = tools.calls, tools.failures
+        self.assistant = getattr(tools, "assistant", None)
+        return reply
 
     def get_reward(self) -> float | None:
         """The user's own reward; None without such a method."""

@@ -99,7 +99,7 @@ def check_class(cls: type, spec: RewardSpec) -> None:
         )
     if inspect.isabstract(cls):
         raise EnvironmentFailure(
-            f"Environment is abstract: {where} lacks {', '.join(sorted(cls.__abstractmethods__))}",
+            f"Environment is abstract: {where} lacks {', '.join(sorted(vars(cls)['__abstractmethods__']))}",
             "define these methods",
         )
     if needed := [name for name in required(cls) if name != "tokenizer"]:

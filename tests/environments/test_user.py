@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from grpo_cli.environments.protocol import Reply, Turn
+from grpo_cli.environments.protocol import Environment, Reply, Turn
 from grpo_cli.environments.user import UserEnvironment
 from grpo_cli.environments.user_class import check_class, is_environment_class, load_class, make, own_tools
 from grpo_cli.errors import EnvironmentFailure
@@ -82,6 +82,31 @@ def test_respond_is_a_user_message_or_the_end() -> None:
     assert environment.respond(turn("hello")) == Reply.of_user("hello?")
     assert environment.respond(turn("bye")) is None
     assert UserEnvironment(Wordle()).respond(turn("hello")) is None
+
+
+class Calls(Environment):
+    """Stands for the environment of tools: `call` is a call of one that fails."""
+
+    assistant: dict[str, str] | None = None
+
+    def respond(self, turn: Turn) -> Reply | None:
+        self.assistant = {"role": "assistant", "content": turn.text}
+        if turn.text != "call":
+            return None
+        self.calls += 1
+        self.failures += 1
+        return Reply(messages=({"role": "tool", "content": "result"},))
+
+
+@pytest.mark.parametrize(("user", "answer"), [(Wordle, None), (Talk, Reply.of_user("hello?"))])
+def test_a_turn_without_calls_goes_to_respond(user: type, answer: Reply | None) -> None:
+    environment = UserEnvironment(user())
+    environment.tools = Calls()
+    assert environment.respond(turn("call")) == Reply(messages=({"role": "tool", "content": "result"},))
+    assert (environment.calls, environment.failures) == (1, 1)
+    assert environment.respond(turn("hello")) == answer
+    assert environment.assistant == {"role": "assistant", "content": "hello"}
+    assert environment.calls == 1
 
 
 def test_rewards() -> None:
@@ -180,6 +205,7 @@ def test_an_error_names_method_and_line_and_keeps_the_users_traceback() -> None:
 
 
 FILE = """
+from abc import ABC, abstractmethod
 from grpo_cli.environments.protocol import Environment
 
 class Good:
@@ -209,6 +235,11 @@ class Mute:
     def reset(self): ...
     def look(self, name: str) -> str: return name
 
+class Abstract(ABC):
+    def reset(self): ...
+    @abstractmethod
+    def respond(self, text): ...
+
 class Untyped:
     def reset(self): ...
     def look(self, name) -> str:
@@ -236,7 +267,7 @@ def test_a_class_is_loaded_and_every_rollout_makes_its_own(file: str) -> None:
     assert load(file, "Ours").__name__ == "Ours"
 
 
-LISTED = "environments in {file}: Good, Ours, WithTokenizer, Needy, Mute, Untyped"
+LISTED = "environments in {file}: Good, Ours, WithTokenizer, Needy, Mute, Abstract, Untyped"
 
 
 @pytest.mark.parametrize(
@@ -259,6 +290,11 @@ LISTED = "environments in {file}: Good, Ours, WithTokenizer, Needy, Mute, Untype
             "Nothing",
             "Environment lacks `respond` or a tool: Nothing in {file}",
             "it needs `reset(self, **columns)`, and `respond(self, text)` or public methods as tools",
+        ),
+        (
+            "Abstract",
+            "Environment is abstract: Abstract in {file} lacks respond",
+            "define these methods",
         ),
         (
             "Mute",

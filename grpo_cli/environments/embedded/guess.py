@@ -1,14 +1,16 @@
-"""A number guessing game of several turns: find a number from 1 to 9 in at most four guesses.
+"""A number guessing game of several turns: find a number from 1 to 7 in at most four guesses.
 
-    What is my number?       <reasoning>easy</reasoning><answer>5</answer>
-    «lower»                  <reasoning>easy</reasoning><answer>3</answer>
-    «higher»                 <reasoning>easy</reasoning><answer>4</answer>         found: the reward is 1
+    What is my number?       <reasoning>easy</reasoning><answer>4</answer>
+    «lower»                  <reasoning>easy</reasoning><answer>2</answer>
+    «higher»                 <reasoning>easy</reasoning><answer>3</answer>         found: the reward is 1
 
 The guess is the last number of a turn's answer, or of the whole turn without tags. A turn without a number is
-a lost guess. Halving the range always finds the number.
+a lost guess. Halving the range finds every number in three, so one guess may be lost. The embedded model
+`tiny` finds about one number in ten, and learns the game from the rewards alone.
+
+For a model that reads English, put the rules into `system_prompt`.
 """
 
-import os
 import random
 import re
 from typing import Any
@@ -17,8 +19,8 @@ from grpo_cli.environments.protocol import Environment, Reply, Turn
 from grpo_cli.rewards.answers import extract_answer
 from grpo_cli.types import Example
 
-LARGEST, GUESSES = int(os.environ.get("GN", 9)), int(os.environ.get("GG", 4))
-QUESTION = os.environ.get("GP", "What is my number?")
+LARGEST, GUESSES = 7, 4
+QUESTION = "What is my number?"
 NO_GUESS = "what?"
 NUMBER = re.compile(r"[0-9]+")
 
