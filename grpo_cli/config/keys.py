@@ -159,6 +159,13 @@ class EnvironmentKeys(Keys):
     `<|python_end|>`. auto: the calculator for nanochat models, none for others; empty: none. What a tool
     writes is not trained.
     """
+    environment: str = ""
+    """Environment that answers completions: `guess`, `search` or `calculator` (embedded), or
+    `path/to/file.py:Class`; several, separated by commas, for a dataset whose column `environment` chooses.
+    Its own reward is the built-in reward `environment`. Empty: none.
+    """
+    num_episodes: Count = 0
+    """Number of episodes to train on with an environment that needs no dataset; 0: `dataset` is used."""
     tool_parser: str = ""
     """Syntax of the model's tool calls: a parser of mlx-lm (`json_tools`, …); empty: as its chat template."""
     max_turns: PositiveInt = 8

@@ -16,8 +16,13 @@ from grpo_cli.rewards.spec import RewardSpec
 
 def reward_files_exist(config: Config) -> Iterator[Violation]:
     """The file in `file.py:function` exists."""
-    for key, kind, trouble in (("reward_functions", "Reward", "rewards"), ("tools", "Tool", "tools")):
-        for spec in map(RewardSpec.parse, getattr(config, key)):
+    named = (
+        ("reward_functions", "Reward", "rewards", config.reward_functions),
+        ("tools", "Tool", "tools", config.tools),
+        ("environment", "Environment", "tools", config.environments),
+    )
+    for key, kind, trouble, entries in named:
+        for spec in map(RewardSpec.parse, entries):
             if spec.is_file and spec.name and not _is_file(spec):
                 message = f"{kind} file not found: {spec.file}"
                 cure = f"write the path from the current folder, {Path.cwd()}"

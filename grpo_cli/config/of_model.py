@@ -41,7 +41,7 @@ def config_for_evaluation(model: str, name: str | None, overrides: Sequence[str]
     if not beside:
         return loaded
     loaded = replace(loaded, warnings=[one for one in loaded.warnings if was_given(one)])
-    if loaded.sources["tools"] != COMMAND_LINE:
+    if COMMAND_LINE not in (loaded.sources["tools"], loaded.sources["environment"]):
         loaded = without_file_tools(loaded, beside)
     asked = loaded.sources["reward_functions"] == COMMAND_LINE
     return loaded if asked else without_file_rewards(loaded, beside)
@@ -53,14 +53,16 @@ def was_given(problem: Problem) -> bool:
 
 
 def without_file_tools(loaded: LoadedConfig, path: str) -> LoadedConfig:
-    """The configuration with built-in tools only."""
-    kept = [name for name in loaded.config.tools if not RewardSpec.parse(name).is_file]
-    left_out = [name for name in loaded.config.tools if name not in kept]
+    """The configuration with built-in tools and environments only."""
+    config = loaded.config
+    tools = [name for name in config.tools if not RewardSpec.parse(name).is_file]
+    environments = [name for name in config.environments if not RewardSpec.parse(name).is_file]
+    left_out = [name for name in [*config.tools, *config.environments] if name not in [*tools, *environments]]
     if not left_out:
         return loaded
     warning = left_out_warning(left_out, path, "tools")
-    config = loaded.config.model_copy(update={"tools": kept})
-    return replace(loaded, config=config, warnings=[*loaded.warnings, warning])
+    kept = config.model_copy(update={"tools": tools, "environment": ",".join(environments)})
+    return replace(loaded, config=kept, warnings=[*loaded.warnings, warning])
 
 
 def left_out_warning(names: Sequence[str], path: str, key: str) -> Problem:

@@ -12,8 +12,8 @@ from grpo_cli.config.schema import Config
 from grpo_cli.files import expanded_name
 from grpo_cli.rewards.spec import RewardSpec
 
-PATH_KEYS = ("output_dir", "dataset", "model_name", "reward_functions", "tools")
-CODE_KEYS = ("reward_functions", "tools")  # lists of `file.py:name`
+PATH_KEYS = ("output_dir", "dataset", "model_name", "reward_functions", "tools", "environment")
+CODE_KEYS = ("reward_functions", "tools", "environment")  # entries `file.py:name`
 
 
 def expanded(key: str, value: Any) -> Any:
@@ -27,6 +27,8 @@ def expanded(key: str, value: Any) -> Any:
 def _each_path(key: str, value: Any, change: Callable[[str], str]) -> Any:
     if key not in CODE_KEYS:
         return change(value)
+    if isinstance(value, str):
+        return ",".join(_each_path(key, [entry.strip() for entry in value.split(",")], change))
     files = [RewardSpec.parse(entry).file for entry in value]
     return [
         change(file) + entry[len(file) :] if file else entry for file, entry in zip(files, value, strict=True)

@@ -66,14 +66,19 @@ class Config(
         return self.batch_size * self.gradient_accumulation_steps
 
     @property
+    def environments(self) -> list[str]:
+        """The entries of `environment`."""
+        return [entry.strip() for entry in self.environment.split(",") if entry.strip()]
+
+    @property
     def code_entries(self) -> list[str]:
-        """Entries that name a user's code as `file.py:name`: rewards and tools, with the built-in ones."""
-        return [*self.reward_functions, *self.tools]
+        """Entries that may name a user's code as `file.py:name`: rewards, tools and environments."""
+        return [*self.reward_functions, *self.tools, *self.environments]
 
     @property
     def max_completion_tokens(self) -> int:
         """Maximum length of a completion with what tools write; `auto` counts none: its results are short."""
-        has_tools = any(name != "auto" for name in self.tools)
+        has_tools = bool(self.environment) or any(name != "auto" for name in self.tools)
         return self.max_new_tokens + (self.max_result_tokens if has_tools else 0)
 
     @property

@@ -30,7 +30,7 @@ from grpo_cli.engine.update.compiled_loss import CompiledLoss
 from grpo_cli.engine.update.forward import PLAIN, ForwardPlan
 from grpo_cli.engine.update.objective import Objective
 from grpo_cli.engine.update.optimizer import Optimizer
-from grpo_cli.environments.make import SessionMaker, no_environment
+from grpo_cli.environments.tooling import SessionMaker, no_environment
 from grpo_cli.models.load import Policy
 from grpo_cli.models.tree import flat
 from grpo_cli.rewards.score import Scorer

@@ -14,7 +14,6 @@ from grpo_cli import device
 from grpo_cli.config.local_model import check_name
 from grpo_cli.config.resumable import is_gone
 from grpo_cli.config.schema import Config
-from grpo_cli.data.load import load_examples
 from grpo_cli.distributed.world import ALONE, World
 from grpo_cli.engine import events
 from grpo_cli.engine.ranks.same_setup import check_same_setup, loaded
@@ -28,6 +27,8 @@ from grpo_cli.engine.update.forward import ForwardPlan
 from grpo_cli.engine.update.forward_probe import check_kind, check_unread, training_plan
 from grpo_cli.engine.update.optimizer import Optimizer
 from grpo_cli.environments.make import tooling_of
+from grpo_cli.environments.table import Environments, load_environments
+from grpo_cli.environments.task import load_task
 from grpo_cli.errors import ModelError
 from grpo_cli.foreign_text import quoted
 from grpo_cli.models.adapters import LoRA, add_adapters
@@ -60,16 +61,17 @@ def prepare(
         check_name(config.model_name)
     check_unread(str(checkpoint) if checkpoint else config.model_name)
     rewards = load_rewards(config.reward_functions)
-    examples = examples_of(config, config.train_split, listener)
-    held_out = examples_of(config, config.eval_split, listener) if config.eval_steps else []
+    environments = load_environments(config.environments)
+    examples = examples_of(config, config.train_split, environments, listener)
+    held_out = examples_of(config, config.eval_split, environments, listener) if config.eval_steps else []
     mx.random.seed(config.seed)  # LoRA's initial weights
     policy = trainable_policy(config, checkpoint)
     started_at = started_at or world.first(datetime.now().isoformat(timespec="seconds"))
     policy.tokenizer.now = datetime.fromisoformat(started_at)
     plan = forward_plan(config, policy, listener)
-    tooling = tooling_of(config, policy.tokenizer)
-    train_prompts = Prompts(examples, policy.tokenizer, config, encoding(listener), tooling.schemas)
-    eval_prompts = evaluation_prompts(held_out, policy, config, tooling.schemas)
+    tooling = tooling_of(config, policy.tokenizer, environments)
+    train_prompts = Prompts(examples, policy.tokenizer, config, encoding(listener), tooling)
+    eval_prompts = evaluation_prompts(held_out, policy, config, tooling)
     run = Run(
         config=config,
         policy=policy,
@@ -125,11 +127,14 @@ def record_inputs(run: Run, examples: list[Example], started_at: str) -> None:
     run.state.inputs = checksums(run.config, examples, run.eval_prompts, frozen.path if frozen else None)
 
 
-def examples_of(config: Config, split: str, listener: events.Listener) -> list[Example]:
+def examples_of(
+    config: Config, split: str, environments: Environments | None, listener: events.Listener
+) -> list[Example]:
     """Load the examples of a split; notices and progress go to the listener."""
-    return load_examples(
+    return load_task(
         config,
         split,
+        environments,
         lambda text: listener(events.Notice(text)),
         lambda text: listener(events.Loading(text)),
     )

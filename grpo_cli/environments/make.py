@@ -5,16 +5,15 @@ tooling.schemas                                     # for its prompts
 session = tooling.make_session(example)             # None: the completion has no environment
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any
-
 from grpo_cli.config.schema import Config
 from grpo_cli.environments.calculator import Calculator
+from grpo_cli.environments.make_environment import EnvironmentMaker
 from grpo_cli.environments.session import Limits, Session
 from grpo_cli.environments.suffix import check_template, suffix_for
+from grpo_cli.environments.table import Environments
 from grpo_cli.environments.tool_calls import parser_for
 from grpo_cli.environments.tool_environment import ToolEnvironment
+from grpo_cli.environments.tooling import NO_TOOLS, Tooling
 from grpo_cli.environments.tools import load_tools
 from grpo_cli.errors import ModelError
 from grpo_cli.models.nanochat_tokenizer import NanochatTokenizer
@@ -22,24 +21,15 @@ from grpo_cli.models.tokenizer import Tokenizer
 from grpo_cli.rewards.spec import RewardSpec
 from grpo_cli.types import Example
 
-SessionMaker = Callable[[Example], Session | None]
 
+def tooling_of(config: Config, tokenizer: Tokenizer, environments: Environments | None = None) -> Tooling:
+    """The tools or the environment of a configuration.
 
-def no_environment(example: Example) -> None:
-    """No environment."""
-
-
-@dataclass(frozen=True)
-class Tooling:
-    """The tools of a run: their schemas, which its prompts show, and the sessions of its completions."""
-
-    make_session: SessionMaker = no_environment
-    schemas: list[dict[str, Any]] = field(default_factory=list)
-
-
-def tooling_of(config: Config, tokenizer: Tokenizer) -> Tooling:
-    """The tools of a configuration. Raises ToolError or ModelError for tools that cannot be used."""
+    Raises ToolError, EnvironmentFailure or ModelError for those that cannot be used.
+    """
     limits = Limits(max_turns=config.max_turns, max_result_tokens=config.max_result_tokens)
+    if environments is not None:
+        return EnvironmentMaker(config, tokenizer, environments, limits).prepare()
     files = [name for name in config.tools if RewardSpec.parse(name).is_file]
     if files:
         return tooling_of_files(config, tokenizer, files, limits)
@@ -51,7 +41,7 @@ def tooling_of(config: Config, tokenizer: Tokenizer) -> Tooling:
             "write `tools = []`, or choose a nanochat model",
             trouble="tools",
         )
-    return Tooling()
+    return NO_TOOLS
 
 
 def tooling_of_files(config: Config, tokenizer: Tokenizer, files: list[str], limits: Limits) -> Tooling:

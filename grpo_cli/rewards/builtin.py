@@ -68,6 +68,13 @@ def last_number_matches(
     return [1.0 if got and gold and got.equals(gold) else 0.0 for got, gold in zip(found, golds, strict=True)]
 
 
+def environment(
+    prompts: list[Any], completions: list[Any], environment_reward: list[float | None], **columns: Any
+) -> list[float | None]:
+    """The environment's own reward; None, so that it does not apply, without one."""
+    return list(environment_reward)
+
+
 def nanochat_gsm8k(
     prompts: list[Any], completions: list[Any], answer: list[str], **columns: Any
 ) -> list[float]:

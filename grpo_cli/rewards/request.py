@@ -8,6 +8,7 @@
     <column>                        every column of the dataset under its own name, unchanged
     raw_<column>                    a column whose name is one of these keywords, such as `answer`
     completion_ids, prompt_ids      token ids
+    environment_reward              of the environment, or None
     trainer_state                   global_step, max_steps, epoch
     log_metric(name, value)         a number for the step's line; several are averaged
     log_extra(column, values)       a value for each completion, for completions.jsonl
@@ -23,7 +24,7 @@ from typing import Any, NamedTuple
 
 from grpo_cli.rewards.chat_text import ChatText
 from grpo_cli.rewards.notes import Notes
-from grpo_cli.types import NOT_TRAINING, Example, Message, RolloutGroup, TrainerState
+from grpo_cli.types import NOT_TRAINING, Example, Message, Rollout, RolloutGroup, TrainerState
 
 Chat = ChatText | list[Message]
 
@@ -36,6 +37,7 @@ class Sample(NamedTuple):
     text: str
     token_ids: list[int]
     messages: list[Message] = []  # noqa: RUF012  (turns and their answers; empty: one turn)
+    environment_reward: float | None = None  # the environment's own
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,7 @@ class RewardRequest:
     def of(groups: list[RolloutGroup], state: TrainerState = NOT_TRAINING) -> "RewardRequest":
         """All completions of a batch, in order."""
         samples = [
-            Sample(group.example, group.prompt_ids, rollout.text, rollout.token_ids, rollout.messages)
+            Sample(group.example, group.prompt_ids, *seen_of(rollout))
             for group in groups
             for rollout in group.rollouts
         ]
@@ -74,6 +76,7 @@ class RewardRequest:
             "answer": [sample.example.answer for sample in self.samples],
             "completion_ids": [list(sample.token_ids) for sample in self.samples],
             "prompt_ids": [list(sample.prompt_ids) for sample in self.samples],
+            "environment_reward": [sample.environment_reward for sample in self.samples],
             "trainer_state": self.state,
             "log_metric": notes.log_metric,
             "log_extra": notes.log_extra,
@@ -84,6 +87,11 @@ class RewardRequest:
     def column(self, name: str) -> list[Any]:
         """A column's value, one per completion."""
         return copy.deepcopy([sample.example.columns.get(name) for sample in self.samples])
+
+
+def seen_of(rollout: Rollout) -> tuple[str, list[int], list[Message], float | None]:
+    """Text, token ids, messages and the environment's reward of a rollout."""
+    return rollout.text, rollout.token_ids, rollout.messages, rollout.use.reward if rollout.use else None
 
 
 def prompt_of(example: Example) -> Chat:

@@ -26,6 +26,7 @@ REWARDS: dict[str, RewardFunction] = {
     "xmlcount": builtin.xmlcount,
     "last_number": builtin.last_number_matches,
     "nanochat_gsm8k": builtin.nanochat_gsm8k,
+    "environment": builtin.environment,
     "math_verify": math_verify,
 }
 

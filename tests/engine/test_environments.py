@@ -10,8 +10,8 @@ import pytest
 from grpo_cli.config.schema import Config
 from grpo_cli.engine.resume import resume
 from grpo_cli.engine.train import train
-from grpo_cli.environments.make import Tooling
 from grpo_cli.environments.session import Limits, Session
+from grpo_cli.environments.tooling import Tooling
 from grpo_cli.types import Example
 from tests.support.environments import Asking
 from tests.support.small_runs import lines, small

@@ -18,7 +18,6 @@ import mlx.core as mx
 from grpo_cli import device
 from grpo_cli.config.local_model import check_name
 from grpo_cli.config.schema import Config
-from grpo_cli.data.load import load_examples
 from grpo_cli.distributed.world import ALONE, World
 from grpo_cli.engine.memory.out_of_memory import RowLimit
 from grpo_cli.engine.ranks.same_setup import check_same_setup, loaded, settings
@@ -28,7 +27,10 @@ from grpo_cli.engine.rollout.sampling import Sampling
 from grpo_cli.engine.run import scorer_of
 from grpo_cli.engine.run_dir.inputs import fingerprint
 from grpo_cli.engine.update.forward_probe import check_unread, sampling_plan
-from grpo_cli.environments.make import SessionMaker, no_environment, tooling_of
+from grpo_cli.environments.make import tooling_of
+from grpo_cli.environments.table import load_environments
+from grpo_cli.environments.task import load_task
+from grpo_cli.environments.tooling import SessionMaker, no_environment
 from grpo_cli.models.load import Policy, load_policy
 from grpo_cli.rewards.answers import is_right
 from grpo_cli.rewards.builtin import is_strict
@@ -192,12 +194,13 @@ def evaluate_model(
     check_name(name)
     check_unread(name)
     rewards = load_rewards(config.reward_functions)
-    examples = load_examples(config, config.eval_split)
+    environments = load_environments(config.environments)
+    examples = load_task(config, config.eval_split, environments)
     check_same_setup(world, settings(config))
     policy = load_policy(name, config.dtype)
     policy.plan = sampling_plan(policy.model)
-    tooling = tooling_of(config, policy.tokenizer)
-    prompts = evaluation_prompts(examples, policy, config, tooling.schemas)
+    tooling = tooling_of(config, policy.tokenizer, environments)
+    prompts = evaluation_prompts(examples, policy, config, tooling)
     if world.size > 1:
         check_same_setup(
             world, loaded(policy.path, None, fingerprint([prompt.example for prompt in prompts]))

@@ -12,16 +12,16 @@ same prompts.
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, overload
+from typing import overload
 
 from grpo_cli.config.schema import Config
 from grpo_cli.engine.rollout.prompt_order import DataOrder, shuffled
+from grpo_cli.environments.tooling import NO_TOOLS, Tooling
 from grpo_cli.errors import DataError, ModelError
 from grpo_cli.models.load import Policy
 from grpo_cli.models.tokenizer import Tokenizer
 from grpo_cli.types import Example
 
-Schemas = Sequence[dict[str, Any]]  # JSON schemas of tools
 Told = Callable[[int, int], None]  # progress: (encoded, total), called once a second
 
 
@@ -33,16 +33,17 @@ class Prompt:
     ids: list[int]
 
 
-def encode(example: Example, tokenizer: Tokenizer, config: Config, schemas: Schemas = ()) -> Prompt:
+def encode(example: Example, tokenizer: Tokenizer, config: Config, tooling: Tooling = NO_TOOLS) -> Prompt:
     """Encode an example. Raises ModelError, which names the row, if the chat template rejects it.
 
-    `schemas`: the tools that the prompt shows.
+    `tooling`: the tools that the prompt shows, and what an environment adds to it.
     """
+    example = tooling.begin(example)
     if config.prompt_format == "text":
         text = example.messages[-1]["content"]
         return Prompt(example, tokenizer.encode_text(text, config.completion_prefix))
     try:
-        tools = {"tools": list(schemas)} if schemas else {}
+        tools = {"tools": tooling.schemas} if tooling.schemas else {}
         return Prompt(example, tokenizer.encode_prompt(example.messages, config.completion_prefix, **tools))
     except ModelError as error:
         if example.place:
@@ -63,11 +64,11 @@ class Prompts(Sequence[Prompt]):
         tokenizer: Tokenizer,
         config: Config,
         told: Told = nobody,
-        schemas: Schemas = (),
+        tooling: Tooling = NO_TOOLS,
     ) -> None:
         """Encodes one example per sequence of roles; ModelError if the chat template rejects one."""
         self.examples, self.tokenizer, self.config, self.told = examples, tokenizer, config, told
-        self.schemas = schemas
+        self.tooling = tooling
         self.order = DataOrder(len(examples), config.seed)
         self.encoded: dict[int, Prompt | None] = {}  # by place; None: too long
         self._counts: dict[int, int] = {}
@@ -91,7 +92,7 @@ class Prompts(Sequence[Prompt]):
 
     def encode(self, place: int) -> Prompt:
         """Encode one example, of any length."""
-        return encode(self.examples[place], self.tokenizer, self.config, self.schemas)
+        return encode(self.examples[place], self.tokenizer, self.config, self.tooling)
 
     def prompt(self, place: int) -> Prompt | None:
         """The prompt of an example; None if it is longer than max_prompt_length."""
@@ -106,7 +107,7 @@ class Prompts(Sequence[Prompt]):
         """Only the prompts that fit, with their own shuffled order: the stream of earlier versions."""
         places = [place for place in range(len(self)) if self.prompt(place) is not None]
         return Prompts(
-            [self.examples[place] for place in places], self.tokenizer, self.config, self.told, self.schemas
+            [self.examples[place] for place in places], self.tokenizer, self.config, self.told, self.tooling
         )
 
     @property
@@ -184,8 +185,8 @@ def characters(example: Example) -> int:
 
 
 def evaluation_prompts(
-    examples: list[Example], policy: Policy, config: Config, schemas: Schemas = ()
+    examples: list[Example], policy: Policy, config: Config, tooling: Tooling = NO_TOOLS
 ) -> list[Prompt]:
     """The first eval_samples examples as prompts of any length: the same items for every model."""
     chosen = examples[: config.eval_samples or None]
-    return [encode(example, policy.tokenizer, config, schemas) for example in chosen]
+    return [encode(example, policy.tokenizer, config, tooling) for example in chosen]

@@ -84,7 +84,8 @@ def refuse_unnamed_code(config: Config, run_dir: Path, overrides: Sequence[str])
     """Remember reward files named by `--set`. Raises CheckpointError for files never named by the user."""
     for key in CODE_KEYS:
         names = getattr(config, key)
-        files = [file for file in code_files(names) if file.is_file()]
+        entries = config.environments if key == "environment" else names
+        files = [file for file in code_files(entries) if file.is_file()]
         if key not in keys_of(overrides):
             setting = quoted(f"{key}={toml_value(names)}")
             refuse_unnamed_rewards(files, run_dir, f"grpo resume {quoted(run_dir)} --set {setting}")

@@ -1,0 +1,164 @@
+"""A user's environment in TRL's shape, as an environment of ours.
+
+    class Echo:
+        def reset(self, word: str) -> str:
+            self.word = word
+            return f"Say {word}."
+
+        def respond(self, text: str) -> str | None:
+            return None if self.word in text else "Once more."
+
+    environment = UserEnvironment(Echo())
+    environment.reset({"word": "yes", "level": 3})   →  "Say yes."   (`level` is left out: reset has no place)
+    environment.respond(turn)                        →  Reply.of_user("Once more.")
+
+Departures from TRL: `respond`, for tasks without the syntax of tools, and an async `reset`, `respond` or
+`get_reward`. A failure of these three ends the run with the error in the user's own code, as a reward's does;
+a failing tool is an answer that the model sees.
+"""
+
+import asyncio
+import inspect
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from grpo_cli.environments.protocol import Environment, Reply, Turn
+from grpo_cli.environments.user_class import own_tools
+from grpo_cli.errors import EnvironmentFailure, Interrupted
+from grpo_cli.types import Message
+from grpo_cli.user_error import describe, place, trace
+
+SHOWN = 100  # characters of a wrong value in an error
+
+
+class UserEnvironment(Environment):
+    """One rollout's instance of a user's class.
+
+    `tools`: the environment that runs the calls of `tool_functions`, set by whoever has the model's parser. A
+    turn with calls is its own; any other turn goes to the user's `respond`.
+    """
+
+    def __init__(self, instance: Any) -> None:
+        self.instance = instance
+        self.tools: Environment | None = None
+        self.assistant: Message | None = None  # the last turn with its calls, as the tools read it
+
+    def reset(self, columns: dict[str, Any]) -> str | None:
+        """Pass the columns to the user's `reset` by keyword: those it names, or all if it has `**kwargs`."""
+        return self.text_of("reset", **fitting(self.instance, columns))
+
+    def respond(self, turn: Turn) -> Reply | None:
+        """The results of the turn's calls, else the text of the user's `respond` as a user message."""
+        if self.tools is not None and (reply := self.of_tools(self.tools, turn)) is not None:
+            return reply
+        if not hasattr(self.instance, "respond"):
+            return None
+        text = self.text_of("respond", turn.text)
+        return None if text is None else Reply.of_user(text)
+
+    def of_tools(self, tools: Environment, turn: Turn) -> Reply | None:
+        """The results of the turn's calls, which are counted; None if it has none."""
+        reply = tools.respond(turn)
+        self.calls, self.failures = tools.calls, tools.failures
+        self.assistant = getattr(tools, "assistant", None)
+        return reply
+
+    def get_reward(self) -> float | None:
+        """The user's own reward; None without such a method."""
+        if not hasattr(self.instance, "get_reward"):
+            return None
+        value = call(self.instance, "get_reward")
+        return None if value is None else self.number(value)
+
+    def tool_functions(self) -> list[Callable[..., Any]]:
+        """The bound public methods that the model may call, in the order of their definition."""
+        return [getattr(self.instance, name) for name in own_tools(type(self.instance))]
+
+    def text_of(self, method: str, *values: Any, **columns: Any) -> str | None:
+        """The text or None that a method returns."""
+        returned = call(self.instance, method, *values, **columns)
+        if returned is None or isinstance(returned, str):
+            return returned
+        raise EnvironmentFailure(
+            f"Environment returned {shown(returned)}: {name_of(self.instance, method)}",
+            "it must return a text or None",
+        )
+
+    def number(self, value: Any) -> float:
+        """The value as a finite float. Text is refused, although float() would accept it."""
+        cause = None
+        try:
+            result = math.nan if isinstance(value, str | bytes) else float(value)
+        except (TypeError, ValueError, OverflowError) as error:
+            result, cause = math.nan, error
+        if math.isfinite(result):
+            return result
+        raise EnvironmentFailure(
+            f"Environment returned {shown(value)}: {name_of(self.instance, 'get_reward')}",
+            "it must return a finite number, or None if it does not apply",
+        ) from cause
+
+
+def fitting(instance: Any, columns: dict[str, Any]) -> dict[str, Any]:
+    """The columns that the instance's `reset` accepts. Raises EnvironmentFailure if one is missing."""
+    parameters = inspect.signature(instance.reset).parameters.values()
+    missing = [
+        one.name
+        for one in parameters
+        if one.default is one.empty
+        and one.kind not in (one.VAR_KEYWORD, one.VAR_POSITIONAL)
+        and one.name not in columns
+    ]
+    if missing:
+        raise EnvironmentFailure(
+            f"Environment needs the column `{missing[0]}`: {name_of(instance, 'reset')}",
+            f"the example has the columns {', '.join(columns) or 'none'}; give the argument a default",
+        )
+    if any(one.kind is one.VAR_KEYWORD for one in parameters):
+        return columns
+    names = {one.name for one in parameters if one.kind is not one.VAR_POSITIONAL}
+    return {name: value for name, value in columns.items() if name in names}
+
+
+def call(instance: Any, method: str, *values: Any, **columns: Any) -> Any:
+    """What a method returns, awaited if it is async. Raises EnvironmentFailure if it raises anything."""
+    try:
+        returned = getattr(instance, method)(*values, **columns)
+        return asyncio.run(awaited(returned)) if inspect.isawaitable(returned) else returned
+    except Interrupted:  # a signal came meanwhile
+        raise
+    # A user's code can raise anything, even SystemExit. The error is passed on with its place.
+    except BaseException as error:
+        line = place(error, file_of(instance))
+        where = f"{name_of(instance, method)}{f' ({line})' if line else ''}"
+        raise EnvironmentFailure(
+            f"Environment raised {describe(error)}: {where}",
+            "try it by hand: `grpo env try`",
+            trace=trace(error),
+        ) from error
+
+
+async def awaited(value: Any) -> Any:
+    """The result of an awaitable, which need not be a coroutine."""
+    return await value
+
+
+def file_of(instance: Any) -> Path | None:
+    """The file of the instance's class; None if it has none."""
+    try:
+        return Path(inspect.getfile(type(instance)))
+    except (OSError, TypeError):
+        return None
+
+
+def name_of(instance: Any, method: str) -> str:
+    """The method as an error names it: `Wordle.reset in my_env.py`."""
+    file = file_of(instance)
+    return f"{type(instance).__name__}.{method}{f' in {file.name}' if file else ''}"
+
+
+def shown(value: Any) -> str:
+    """A wrong value with its type, shortened."""
+    return f"{repr(value)[:SHOWN]} of type {type(value).__name__}"
