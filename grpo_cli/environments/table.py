@@ -36,12 +36,27 @@ class EnvironmentSource:
 
     name: str
     cls: type
-    examples: MakeExamples | None = None
+    generator: MakeExamples | None = None
 
     def make(self, tokenizer: Tokenizer) -> Environment:
         """A new environment for one rollout."""
         made = make(self.cls, tokenizer)
         return made if isinstance(made, Environment) else UserEnvironment(made)
+
+    def examples(self, split: str, count: int, seed: int) -> list[Example]:
+        """Examples for a run without a dataset: the generator's, else episodes told apart by their columns."""
+        if self.generator:
+            return self.generator(split, count, seed)
+        return [episode(split, number, seed) for number in range(count)]
+
+
+def episode(split: str, number: int, seed: int) -> Example:
+    """An example whose whole text `reset` gives. A group's rollouts are given the same columns."""
+    return Example(
+        messages=[{"role": "user", "content": ""}],
+        answer="",
+        columns={"split": split, "episode": number, "seed": seed},
+    )
 
 
 EMBEDDED = {

@@ -37,8 +37,14 @@ def test_embedded_environments(name: str, cls: type) -> None:
     assert source is EMBEDDED[name]
     first, second = source.make(TOKENIZER), source.make(TOKENIZER)
     assert (type(first), first is second) == (cls, False)
-    assert source.examples is not None
     assert len(source.examples("test", 3, 0)) == 3
+
+
+def test_an_environment_without_a_generator_has_episodes(mine: str) -> None:
+    first, second = load_environment(mine).examples("train", 2, 5)
+    assert first.columns == {"split": "train", "episode": 0, "seed": 5}
+    assert second.columns == {"split": "train", "episode": 1, "seed": 5}
+    assert first.messages == second.messages == [{"role": "user", "content": ""}]
 
 
 def test_the_column_chooses_among_the_runs_environments(mine: str) -> None:
