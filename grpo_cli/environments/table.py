@@ -44,7 +44,7 @@ class EnvironmentSource:
         return made if isinstance(made, Environment) else UserEnvironment(made)
 
     def examples(self, split: str, count: int, seed: int) -> list[Example]:
-        """Examples for a run without a dataset: the generator's, else episodes told apart by their columns."""
+        """Examples for a run without a dataset: the generator's, or episodes with columns of their own."""
         if self.generator:
             return self.generator(split, count, seed)
         return [episode(split, number, seed) for number in range(count)]
