@@ -58,10 +58,10 @@ class RewardError(GrpoError):
     trouble = "rewards"
 
 
-class EnvironmentFailure(GrpoError):
-    """An environment that cannot be loaded, raises, or returns something that it must not."""
+class ToolError(GrpoError):
+    """A tool or an environment that cannot be loaded or used."""
 
-    trouble = "rewards"
+    trouble = "tools"
 
 
 class TrainingError(GrpoError):

@@ -26,7 +26,7 @@ from grpo_cli.errors import ConfigError
 
 LONGEST_NAME, LONGEST_PATH = 255, 1023  # bytes, the limits of macOS
 SHOWN = 60  # characters of an invalid path in its message
-TEMPORARY = ".grpo-tmp-"  # prefix of temporary names
+TEMPORARY_PREFIX = ".grpo-tmp-"  # prefix of temporary names
 NOT_OURS = (errno.ELOOP, errno.EINVAL, errno.EISDIR)  # a link, a pipe or a folder instead of a file
 _VARIABLE = re.compile(r"\$(?:(\w+)|\{(\w+)\})")
 
@@ -121,7 +121,9 @@ def written(path: Path) -> Iterator[Path]:
     The permissions of an existing file are kept. Raises OSError for a folder, a device or a pipe.
     """
     mode = _mode_of(path)
-    fresh = path.with_name(f"{TEMPORARY}{secrets.token_hex(8)}{path.suffix}")  # libraries check the suffix
+    fresh = path.with_name(
+        f"{TEMPORARY_PREFIX}{secrets.token_hex(8)}{path.suffix}"
+    )  # libraries check the suffix
     try:
         os.close(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666))
         if mode is not None:

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from grpo_cli.files import sync
 
-TEMPORARY = ".grpo-tmp"
+TEMPORARY_MARK = ".grpo-tmp"
 OLD = ".grpo-old"
 AT_FDCWD = -100  # Linux: names are relative to the current folder
 SWAP = 2  # RENAME_EXCHANGE of Linux's renameat2, RENAME_SWAP of macOS' renamex_np
@@ -30,7 +30,7 @@ CANNOT = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EPE
 def new_folder(path: Path) -> Path:
     """Create an empty temporary folder next to `path`, and its parents, with default permissions."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    made = Path(tempfile.mkdtemp(prefix=f".{path.name}{TEMPORARY}-", dir=path.parent))
+    made = Path(tempfile.mkdtemp(prefix=f".{path.name}{TEMPORARY_MARK}-", dir=path.parent))
     mask = os.umask(0)
     os.umask(mask)
     made.chmod(0o777 & ~mask)
@@ -98,7 +98,7 @@ def _old_of_conversions(path: Path) -> list[Path]:
 
 def leftovers(path: Path) -> list[Path]:
     """The existing folders made by `new_folder(path)`."""
-    start = f".{path.name}{TEMPORARY}-"
+    start = f".{path.name}{TEMPORARY_MARK}-"
     return sorted(child for child in children(path.parent) if child.name.startswith(start))
 
 

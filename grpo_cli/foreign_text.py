@@ -32,6 +32,11 @@ def visible(text: str, keep: str = "\n\t") -> str:
     return _SUSPECTS.sub(lambda found: found[0] if found[0] in keep else _shown(found[0]), text)
 
 
+def well_formed(text: str) -> str:
+    """`text` with U+FFFD for each lone half of a surrogate pair, so that it can be encoded."""
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+
+
 def one_line(text: str) -> str:
     """`text` as one line: line breaks become ⏎, tabs become spaces."""
     return visible(text.strip().replace("\r\n", "\n").replace("\t", " "), keep="")

@@ -24,7 +24,7 @@ from grpo_cli.words import plural
 
 MOST_WAITING = 1 << 18  # bytes in the queue
 PIECE = 4096  # bytes per write, which a pipe accepts atomically
-PATIENCE = 2.0  # seconds without progress after which `drain` gives up
+STALL_SECONDS = 2.0  # seconds without progress after which `drain` gives up
 LONGEST_END = 10.0  # seconds that `drain` waits at most
 
 _kept = threading.local()
@@ -91,7 +91,7 @@ class Outlet(io.TextIOBase):
         with self._changed:
             while (self._waiting or self._is_writing) and time.monotonic() < deadline:
                 before = self._passed
-                if not self._changed.wait(PATIENCE) and self._passed == before:
+                if not self._changed.wait(STALL_SECONDS) and self._passed == before:
                     return
 
     def _leave_out(self) -> None:
@@ -133,7 +133,7 @@ class Outlet(io.TextIOBase):
             try:
                 piece = piece[os.write(self._descriptor, piece) :]
             except BlockingIOError:  # another process made the descriptor non-blocking
-                select.select([], [self._descriptor], [], PATIENCE)
+                select.select([], [self._descriptor], [], STALL_SECONDS)
             except OSError:  # there is no other place to report it
                 return
 

@@ -83,6 +83,11 @@ class Rollout:
         self.loss_mask = self.loss_mask or [1] * len(self.token_ids)
 
     @property
+    def final_text(self) -> str:
+        """The text of the last turn: what answers the problem."""
+        return str(self.messages[-1]["content"]) if self.messages else self.text
+
+    @property
     def length(self) -> int:
         """Number of tokens that the policy wrote."""
         return sum(self.loss_mask)

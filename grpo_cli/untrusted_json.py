@@ -20,10 +20,10 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from grpo_cli.foreign_text import one_line
 
-LARGEST = 64 << 20  # bytes; the largest known tokenizer.json has 35 MB
+LARGEST_FILE = 64 << 20  # bytes; the largest known tokenizer.json has 35 MB
 DEEPEST = 64  # levels; real files have fewer than 10, and code that walks them recurses once per level
 DIGITS = 40  # transformers writes 10^30 for "no limit"
-LONGEST = 80  # characters of a value in a message
+LONGEST_SHOWN = 80  # characters of a value in a message
 
 T = TypeVar("T")
 S = TypeVar("S", bound=BaseModel)
@@ -39,7 +39,7 @@ class Schema(BaseModel):
     model_config = ConfigDict(strict=True, allow_inf_nan=False, extra="ignore", frozen=True)
 
 
-def read_as(kind: type[T], path: Path, limit: int = LARGEST) -> T:
+def read_as(kind: type[T], path: Path, limit: int = LARGEST_FILE) -> T:
     """A JSON file as a schema or dataclass. Raises DamagedFile for other content, OSError if unreadable."""
     return parse_as(kind, read_bytes(path, limit))
 
@@ -60,17 +60,17 @@ def checked(schema: type[S], value: Any) -> S:
         raise DamagedFile(_told(error)) from error
 
 
-def read_object(path: Path, limit: int = LARGEST) -> dict[str, Any]:
+def read_object(path: Path, limit: int = LARGEST_FILE) -> dict[str, Any]:
     """A file's JSON object. Raises DamagedFile for other content, OSError if unreadable."""
     return _object(read_json(path, limit))
 
 
-def read_json(path: Path, limit: int = LARGEST) -> Any:
+def read_json(path: Path, limit: int = LARGEST_FILE) -> Any:
     """A file's JSON value. Raises DamagedFile for other content, OSError if unreadable."""
     return parse(read_bytes(path, limit))
 
 
-def read_bytes(path: Path, limit: int = LARGEST) -> bytes:
+def read_bytes(path: Path, limit: int = LARGEST_FILE) -> bytes:
     """A regular file's bytes. Raises DamagedFile for other files or above `limit`, OSError if unreadable."""
     check_regular(path)
     with path.open("rb") as file:
@@ -108,16 +108,16 @@ def parse_object(content: bytes | str) -> dict[str, Any]:
 
 
 def shown(value: Any) -> str:
-    """A value for a message: as ASCII JSON, truncated to LONGEST characters."""
-    value = value[: LONGEST + 1] if isinstance(value, str | list) else value
+    """A value for a message: as ASCII JSON, truncated to LONGEST_SHOWN characters."""
+    value = value[: LONGEST_SHOWN + 1] if isinstance(value, str | list) else value
     text = json.dumps(value, default=repr)
-    return text if len(text) <= LONGEST else text[:LONGEST] + "..."
+    return text if len(text) <= LONGEST_SHOWN else text[:LONGEST_SHOWN] + "..."
 
 
 def dotted(place: Sequence[str | int]) -> str:
     """The path to a value within a document as text: `files.model.safetensors.size`."""
     text = one_line(".".join(map(str, place)))
-    return text if len(text) <= LONGEST else text[:LONGEST] + "…"
+    return text if len(text) <= LONGEST_SHOWN else text[:LONGEST_SHOWN] + "…"
 
 
 def _told(error: ValidationError) -> str:

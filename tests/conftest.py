@@ -44,13 +44,14 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 from grpo_cli.device import prepare  # noqa: E402  (after the environment)
 
 prepare()
+pytest.register_assert_rewrite("tests.support")  # its assertions tell values, as those of a test do
 
 
 # Files that take longest or wait for processes of theirs begin first, so that none is alone at the end.
 LONGEST = (
     "distributed/test_ranks.py", "engine/test_resume.py", "cli/test_resume.py",
     "doctor/checks/run/test_real_runs.py", "cli/test_unheard.py",
-    "engine/test_algorithms.py", "engine/guards/test_logprob_mismatch.py",
+    "engine/update/test_gradient.py", "engine/guards/test_logprob_mismatch.py",
     "engine/update/test_activation_checkpoint.py",
     "rewards/test_workers.py", "cli/test_run_commands.py", "cli/test_doctor.py", "convert/test_fuse.py",
 )  # fmt: skip
@@ -59,28 +60,29 @@ LONGEST = (
 # Files whose tests over 0.6 s take 2 s together (`--durations=0 --durations-min=0.6`): whole runs, and
 # commands in processes of their own. `-m "not slow"` leaves them out.
 SLOW = (
-    "bench/test_bench.py", "cli/test_chat.py", "cli/test_config_commands.py", "cli/test_convert.py",
-    "cli/test_doctor.py", "cli/test_early.py", "cli/test_output_file.py", "cli/test_printed_commands.py",
-    "cli/test_resume.py", "cli/test_run_commands.py", "cli/test_traps.py", "cli/test_unheard.py",
-    "config/test_mutations.py", "convert/test_fuse.py", "convert/test_memory.py", "convert/test_run.py",
-    "convert/test_run_folders.py", "convert/test_torch_file.py", "cures/test_rewards.py",
-    "cures/test_runs.py", "distributed/test_ranks.py", "distributed/test_watch.py",
-    "doctor/checks/hosts/test_ring.py", "doctor/checks/machine/test_environment.py",
-    "doctor/checks/machine/test_memory.py", "doctor/checks/machine/test_speed.py",
-    "doctor/checks/model/test_model.py", "doctor/checks/model/test_quantisation.py",
-    "doctor/checks/run/test_real_runs.py", "doctor/read/test_machine.py",
-    "engine/guards/test_frozen_weights.py", "engine/guards/test_logprob_mismatch.py",
-    "engine/guards/test_nonfinite.py", "engine/guards/test_nothing_learned.py",
-    "engine/memory/test_out_of_memory.py", "engine/memory/test_verdict.py",
-    "engine/rollout/test_buffer.py", "engine/rollout/test_generate.py",
-    "engine/rollout/test_quantized_policy.py", "engine/run_dir/test_checkpoint.py",
-    "engine/run_dir/test_saver.py", "engine/test_dry_run.py", "engine/test_early_rewards.py",
-    "engine/test_endings.py", "engine/test_old_logprobs.py", "engine/test_random_state.py",
-    "engine/test_resume.py", "engine/test_resume_changes.py", "engine/test_resume_edges.py",
-    "engine/test_reward_processes.py", "engine/test_run_life.py", "engine/test_torture.py",
-    "engine/test_train.py", "engine/test_wiring.py", "engine/update/test_activation_checkpoint.py",
-    "engine/update/test_compiled_loss.py", "engine/update/test_packing.py", "models/test_adapters.py",
-    "rewards/test_workers.py",
+    "bench/test_bench.py", "bench/test_endings.py", "bench/test_torture.py", "cli/test_convert.py",
+    "cli/test_doctor.py", "cli/test_early.py", "cli/test_generate.py", "cli/test_main.py",
+    "cli/test_output_file.py", "cli/test_printed_commands.py", "cli/test_resume.py",
+    "cli/test_run_commands.py", "cli/test_traps.py", "cli/test_unheard.py", "config/test_mutations.py",
+    "convert/test_fuse.py", "convert/test_memory.py", "convert/test_run.py", "convert/test_through_mlx_lm.py",
+    "convert/test_torch_file.py", "cures/test_rewards.py", "cures/test_runs.py", "distributed/test_ranks.py",
+    "distributed/test_watch.py", "doctor/checks/hosts/test_ring.py",
+    "doctor/checks/machine/test_environment.py", "doctor/checks/machine/test_memory.py",
+    "doctor/checks/machine/test_speed.py", "doctor/checks/model/test_model.py",
+    "doctor/checks/model/test_quantisation.py", "doctor/checks/run/test_real_runs.py",
+    "doctor/read/test_machine.py", "engine/guards/test_frozen_weights.py",
+    "engine/guards/test_logprob_mismatch.py", "engine/guards/test_nonfinite.py",
+    "engine/guards/test_nothing_learned.py", "engine/memory/test_check.py", "engine/memory/test_estimate.py",
+    "engine/memory/test_out_of_memory.py", "engine/rollout/test_buffer.py", "engine/rollout/test_generate.py",
+    "engine/rollout/test_quantized_policy.py", "engine/rollout/test_sampling.py",
+    "engine/rollout/test_turns.py", "engine/run_dir/test_checkpoint.py", "engine/run_dir/test_folder.py",
+    "engine/run_dir/test_inputs.py", "engine/run_dir/test_log.py", "engine/run_dir/test_manifest.py",
+    "engine/run_dir/test_resume_point.py", "engine/run_dir/test_run_state.py", "engine/run_dir/test_saver.py",
+    "engine/test_collect_rollouts.py", "engine/test_environments.py", "engine/test_resume.py",
+    "engine/test_setup.py", "engine/test_train.py", "engine/test_update_policy.py",
+    "engine/update/test_activation_checkpoint.py", "engine/update/test_compiled_loss.py",
+    "engine/update/test_packing.py", "environments/test_taught_calculator.py", "models/test_adapters.py",
+    "rewards/test_worker.py", "rewards/test_workers.py",
 )  # fmt: skip
 
 

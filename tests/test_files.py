@@ -1,10 +1,8 @@
 """Paths that people choose, and files that appear whole or not at all."""
 
 import os
-import signal
 import stat
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -17,6 +15,7 @@ from grpo_cli.config.resolve import find_config
 from grpo_cli.errors import ConfigError
 from grpo_cli.files import chosen_path, expanded_name, open_log, open_regular, write_file, written
 from grpo_cli.models.find import find_model
+from tests.support.waiting import no_wait_forever
 
 
 @pytest.fixture(autouse=True)
@@ -101,22 +100,6 @@ def test_a_link_is_replaced_and_not_followed(tmp_path: Path) -> None:
 def test_libraries_find_the_ending_they_look_for(tmp_path: Path) -> None:
     with written(tmp_path / "optimizer.safetensors") as fresh:
         assert fresh.suffix == ".safetensors" and fresh.parent == tmp_path
-
-
-@contextmanager
-def no_wait_forever() -> Iterator[None]:
-    """Fails where something waits for the other end of a pipe; long after anything slow is done."""
-
-    def end(*_: object) -> None:
-        pytest.fail("it waits for the other end of a pipe")  # no Exception, which the code might handle
-
-    before = signal.signal(signal.SIGALRM, end)
-    signal.alarm(600)
-    try:
-        yield
-    finally:
-        signal.alarm(0)
-        signal.signal(signal.SIGALRM, before)
 
 
 def _pipe(path: Path) -> None:

@@ -108,3 +108,8 @@ def test_a_console_writes_its_own_sequences_and_nobody_elses(monkeypatch: pytest
     assert "text␛]8;;y" in own
     assert "x.example" not in own
     assert not set(own) & (set(HARMFUL) - {"\n"})
+
+
+def test_printable() -> None:
+    assert one_line(" a\r\nb\u00a0c\u200bd\ud800e\x7f ") == "a⏎b\u00a0c\\u200bd\\ud800e␡"
+    assert one_line("naïve 数学 🙂") == "naïve 数学 🙂"

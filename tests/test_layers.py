@@ -26,6 +26,7 @@ LEVELS = {
     "grpo_cli.doctor.read": 5.4,
     "grpo_cli.doctor.findings": 5.2,
     "grpo_cli.engine.setup": 5,
+    "grpo_cli.engine.dry_run": 5,
     "grpo_cli.engine.resume": 5,
     "grpo_cli.engine.run_dir.resume_point": 5,
     "grpo_cli.engine.run": 5,
@@ -61,6 +62,8 @@ LEVELS = {
     "grpo_cli.types": 0,
     "grpo_cli.words": 0,
     "grpo_cli.untrusted_json": 0.5,
+    "grpo_cli.user_code": 0.8,
+    "grpo_cli.user_error": 0.5,
 }
 # Light when imported, so that `grpo --help` is quick; these may turn heavy inside a function.
 LIGHT_TO_START = {
@@ -70,6 +73,7 @@ LIGHT_TO_START = {
     "grpo_cli.device",
     "grpo_cli.cpu.blas",
     "grpo_cli.distributed",
+    "grpo_cli.engine.run_dir.run_state",
 }
 LIGHT = {
     "grpo_cli.config",
@@ -93,6 +97,8 @@ LIGHT = {
     "grpo_cli.models.safetensors_header",
     "grpo_cli.types",
     "grpo_cli.untrusted_json",
+    "grpo_cli.user_code",
+    "grpo_cli.user_error",
     "grpo_cli.words",
 }
 OPTIONAL = {"math_verify"}  # an extra of its own: imported in a function, when it is first asked for

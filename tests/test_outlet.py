@@ -79,7 +79,7 @@ def test_a_full_disk_is_no_error() -> None:
 def test_the_end_waits_no_longer_than_there_is_progress(
     pipe: tuple[io.BufferedReader, io.TextIOWrapper], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(outlet, "PATIENCE", 0.05)
+    monkeypatch.setattr(outlet, "STALL_SECONDS", 0.05)
     out = Outlet(pipe[1])
     print("x" * 200_000, file=out)
     out.drain()  # returns, though nobody reads

@@ -92,31 +92,31 @@ def evaluate(
             sampling = sampling_of(loaded.config, num_generations, temperature)
             from grpo_cli.engine.evaluation.evaluate import evaluate_model
 
-        evaluations = {
-            name: measure(
-                name,
-                partial(evaluate_model, name, loaded.config, sampling, num_generations, world=world),
-                world,
-            )
-            for name in models
-        }
+        evaluations = {}
+        for name in models:
+            evaluation = partial(evaluate_model, name, loaded.config, sampling, num_generations, world=world)
+            evaluations[name] = measure(name, evaluation, world)
         if not world.is_first:
             return
         if file:
             file.write(completions_text(evaluations))
-    settings = loaded.config
-    told = {
-        "model": model,
-        "dataset": settings.dataset,
-        "split": settings.eval_split,
-        "num_generations": num_generations,
-        "temperature": sampling.temperature,
-    }
+    told = settings_of(loaded.config, model, num_generations, sampling)
     document = document_of(told, evaluations[model], compare, evaluations.get(compare or ""))
     if as_json:
         print_json(document)
     else:
         print_scores(document)
+
+
+def settings_of(config: "Config", model: str, num_generations: int, sampling: "Sampling") -> dict[str, Any]:
+    """The settings of an evaluation, as the first keys of its document."""
+    return {
+        "model": model,
+        "dataset": config.dataset,
+        "split": config.eval_split,
+        "num_generations": num_generations,
+        "temperature": sampling.temperature,
+    }
 
 
 def document_of(

@@ -58,11 +58,11 @@ def generate(
         find(model, tell)
         start_device()
         from grpo_cli.engine.rollout.sampling import Sampling
-        from grpo_cli.environments.make import session_maker
+        from grpo_cli.environments.make import tooling_of
         from grpo_cli.models.load import load_policy
 
         policy = load_policy(model)
-        session_maker(config, policy.tokenizer)  # raises for tools that the model cannot use
+        tooling_of(config, policy.tokenizer)  # raises for tools that the model cannot use
     sampling = Sampling(max_new_tokens=max_tokens, temperature=temperature, stop=tuple(config.stop))
     messages: list[Message] = []
     text = config.system_prompt if system is None else system
@@ -117,10 +117,10 @@ def answer(
     Ctrl-C ends it. With `stoppable` it only ends the answer: the text so far is returned.
     """
     from grpo_cli.engine.rollout.stream import stream
-    from grpo_cli.environments.make import session_maker
+    from grpo_cli.environments.make import tooling_of
 
     prefix = config.completion_prefix
-    session = session_maker(config, policy.tokenizer)(Example(messages=messages, answer=""))
+    session = tooling_of(config, policy.tokenizer).make_session(Example(messages=messages, answer=""))
     ids = policy.tokenizer.encode_prompt(messages, prefix)
     pieces, is_cut_off = [prefix], False
     show(prefix)

@@ -30,7 +30,7 @@ from grpo_cli.files import chosen_path, from_here
 from grpo_cli.words import plural
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-PATIENCE = 300.0  # seconds for the others to save and exit after a rank failed; then they count as hung
+EXIT_SECONDS = 300.0  # seconds for the others to save and exit after a rank failed; then they count as hung
 READING = 15.0  # seconds to read the last lines of a launcher that has exited
 UNREACHED = 255  # ssh's exit code if it cannot reach a host
 ENDED = re.compile(rb"Node with rank (\d+) exited with code (-?\d+)")
@@ -160,10 +160,10 @@ class Launch:
         while (code := self.process.poll()) is None:
             time.sleep(0.1)
             if self.failures and deadline is None:
-                deadline = time.monotonic() + PATIENCE
+                deadline = time.monotonic() + EXIT_SECONDS
             if deadline is not None and time.monotonic() > deadline:
                 os.killpg(self.process.pid, signal.SIGKILL)
-                deadline = time.monotonic() + PATIENCE
+                deadline = time.monotonic() + EXIT_SECONDS
         return code
 
     def _relay(self, stream: IO[bytes], to: TextIO) -> None:

@@ -72,7 +72,8 @@ def training_display(
     try:
         yield display
     finally:
-        with suppress(Exception):  # a failed one was reported; it must not hide what ends the run
+        # rich may raise anything; a failed display was reported, and must not hide the error of the run
+        with suppress(Exception):
             display.close()
     print_summary(console, display.progress)
 

@@ -28,7 +28,7 @@ from grpo_cli.errors import GrpoError
 from grpo_cli.foreign_text import guard_output
 
 # Errors of an output that is full, or was closed from the start.
-REFUSALS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EBADF)
+UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EBADF)
 REFUSED_OUTPUT = "write the output somewhere else, or free some space there"
 
 app = typer.Typer(
@@ -153,7 +153,7 @@ def run() -> None:
         show_interruption(error)
         sys.exit(INTERRUPTED)
     except OSError as error:
-        if error.errno not in REFUSALS or error.filename:
+        if error.errno not in UNWRITABLE or error.filename:
             raise
         unwritten = GrpoError(f"{error.strerror}: the output could not be written", REFUSED_OUTPUT)
         copy_notes(error, unwritten)

@@ -1,7 +1,7 @@
 """Run a command as one of several ranks: only the first prints, the others only if it cannot.
 
 with ranks() as world:
-    setup.train(config, listener, world)
+    train(config, listener, world)
 """
 
 import os
@@ -27,8 +27,8 @@ def ranks() -> "Iterator[World]":
 
     An error that another rank reports too ends this one silently.
     """
+    from grpo_cli.distributed.join import join
     from grpo_cli.distributed.topology import find_rank
-    from grpo_cli.distributed.world import join
 
     place = find_rank(os.environ)
     if place is not None:

@@ -70,16 +70,17 @@ def train(
             say(stderr_console(), Text(f"loading {loaded.config.model_name} …", style="dim"))
         start_device()
         from grpo_cli.cli.live import training_display
-        from grpo_cli.engine import setup
+        from grpo_cli.engine import dry_run as trial
+        from grpo_cli.engine import train as training
 
         if dry_run:
             with training_display(quiet=True, is_first=world.is_first) as listener:
-                line = setup.dry_run(loaded.config, listener, world)
+                line = trial.dry_run(loaded.config, listener, world)
             if world.is_first:
                 say(stderr_console(), Text(dry_run_report(line), style="green"))
             return
         with training_display(quiet, is_first=world.is_first) as listener:
-            setup.train(loaded.config, listener, world)
+            training.train(loaded.config, listener, world)
 
 
 def dry_run_report(line: dict[str, float]) -> str:

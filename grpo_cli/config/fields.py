@@ -47,7 +47,7 @@ def default(key: str) -> Any:
 
 
 def groups() -> dict[str, list[str]]:
-    """Group heading → its keys, in the order of schema.py."""
+    """Group heading → its keys, in the order of keys.py."""
     return {group.__doc__ or "": list(group.__annotations__) for group in reversed(Config.__bases__)}
 
 

@@ -154,13 +154,22 @@ class EnvironmentKeys(Keys):
     """tools and environments"""
 
     tools: list[str] = ["auto"]
-    """Tools that a completion can use: `calculator`, nanochat's, which computes what stands between
-    `<|python_start|>` and `<|python_end|>`. auto: the calculator for nanochat models, none for others; empty:
-    none. What a tool writes is not trained.
+    """Functions that a completion can call, each as `path/to/file.py:function`, shown to the model by its
+    chat template; or `calculator`, nanochat's, which computes what stands between `<|python_start|>` and
+    `<|python_end|>`. auto: the calculator for nanochat models, none for others; empty: none. What a tool
+    writes is not trained.
     """
+    tool_parser: str = ""
+    """Syntax of the model's tool calls: a parser of mlx-lm (`json_tools`, …); empty: as its chat template."""
+    max_turns: PositiveInt = 8
+    """Maximum turns of the model in one completion."""
+    max_tool_calls: Count = 16
+    """Maximum tool calls in one completion; further ones are answered by an error; 0: no limit."""
+    tool_timeout: float = Field(30.0, ge=0.0)
+    """Time limit in seconds for the tool calls of one turn; 0: none."""
     max_result_tokens: PositiveInt = 512
-    """Maximum number of tokens that tools write into one completion, beyond max_new_tokens. Where a result
-    does not fit, the completion ends as truncated.
+    """Maximum number of tokens that tools write into one completion, beyond max_new_tokens. A result that
+    does not fit is shortened, or else the completion ends as truncated.
     """
 
 

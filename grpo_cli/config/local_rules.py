@@ -16,12 +16,12 @@ from grpo_cli.rewards.spec import RewardSpec
 
 def reward_files_exist(config: Config) -> Iterator[Violation]:
     """The file in `file.py:function` exists."""
-    for name in config.reward_functions:
-        spec = RewardSpec.parse(name)
-        if spec.is_file and spec.name and not _is_file(spec):
-            message = f"Reward file not found: {spec.file}"
-            cure = f"write the path from the current folder, {Path.cwd()}"
-            yield Violation(keys=("reward_functions",), message=message, cure=cure, trouble="rewards")
+    for key, kind, trouble in (("reward_functions", "Reward", "rewards"), ("tools", "Tool", "tools")):
+        for spec in map(RewardSpec.parse, getattr(config, key)):
+            if spec.is_file and spec.name and not _is_file(spec):
+                message = f"{kind} file not found: {spec.file}"
+                cure = f"write the path from the current folder, {Path.cwd()}"
+                yield Violation(keys=(key,), message=message, cure=cure, trouble=trouble)
 
 
 def _is_file(spec: RewardSpec) -> bool:

@@ -13,6 +13,7 @@ from grpo_cli.config.resolve import shipped_folder
 from grpo_cli.config.schema import Config
 from grpo_cli.files import expanded_name
 from grpo_cli.foreign_text import quoted
+from grpo_cli.rewards.spec import RewardSpec
 from grpo_cli.rewards.table import is_builtin
 
 
@@ -23,7 +24,9 @@ def config_of_model(model: str) -> Config:
     Plain prompts: no system message and no completion prefix.
     """
     name = run_config(model)
-    return load_config(name).config if name else Config(system_prompt="", completion_prefix="")
+    if not name:
+        return Config(system_prompt="", completion_prefix="")
+    return without_file_tools(load_config(name), name).config
 
 
 def config_for_evaluation(model: str, name: str | None, overrides: Sequence[str]) -> LoadedConfig:
@@ -38,6 +41,8 @@ def config_for_evaluation(model: str, name: str | None, overrides: Sequence[str]
     if not beside:
         return loaded
     loaded = replace(loaded, warnings=[one for one in loaded.warnings if was_given(one)])
+    if loaded.sources["tools"] != COMMAND_LINE:
+        loaded = without_file_tools(loaded, beside)
     asked = loaded.sources["reward_functions"] == COMMAND_LINE
     return loaded if asked else without_file_rewards(loaded, beside)
 
@@ -47,6 +52,28 @@ def was_given(problem: Problem) -> bool:
     return str(problem.place) == COMMAND_LINE
 
 
+def without_file_tools(loaded: LoadedConfig, path: str) -> LoadedConfig:
+    """The configuration with built-in tools only."""
+    kept = [name for name in loaded.config.tools if not RewardSpec.parse(name).is_file]
+    left_out = [name for name in loaded.config.tools if name not in kept]
+    if not left_out:
+        return loaded
+    warning = left_out_warning(left_out, path, "tools")
+    config = loaded.config.model_copy(update={"tools": kept})
+    return replace(loaded, config=config, warnings=[*loaded.warnings, warning])
+
+
+def left_out_warning(names: Sequence[str], path: str, key: str) -> Problem:
+    """The warning about code that only a model's folder names."""
+    told = "code that comes with a model is not run unless you ask for it"
+    return Problem(
+        message=f"{', '.join(names)} is left out: {told}",
+        cure=f"name the configuration to run it: `--config {quoted(path)}`",
+        key=key,
+        severity="warning",
+    )
+
+
 def without_file_rewards(loaded: LoadedConfig, path: str) -> LoadedConfig:
     """The configuration with built-in rewards only."""
     config = loaded.config
@@ -54,13 +81,8 @@ def without_file_rewards(loaded: LoadedConfig, path: str) -> LoadedConfig:
     kept = [(reward, weight) for reward, weight in pairs if is_builtin(reward)]
     if len(kept) == len(pairs):
         return loaded
-    left_out = ", ".join(reward for reward, _ in pairs if not is_builtin(reward))
-    warning = Problem(
-        message=f"{left_out} is left out: code that comes with a model is not run unless you ask for it",
-        cure=f"name the configuration to run it: `--config {quoted(path)}`",
-        key="reward_functions",
-        severity="warning",
-    )
+    left_out = [reward for reward, _ in pairs if not is_builtin(reward)]
+    warning = left_out_warning(left_out, path, "reward_functions")
     rewards, weights = zip(*(kept or [("correctness", 1.0)]), strict=True)
     measure = config.eval_reward if is_builtin(config.eval_reward) else ""
     update = {

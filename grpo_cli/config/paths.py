@@ -12,7 +12,8 @@ from grpo_cli.config.schema import Config
 from grpo_cli.files import expanded_name
 from grpo_cli.rewards.spec import RewardSpec
 
-PATH_KEYS = ("output_dir", "dataset", "model_name", "reward_functions")
+PATH_KEYS = ("output_dir", "dataset", "model_name", "reward_functions", "tools")
+CODE_KEYS = ("reward_functions", "tools")  # lists of `file.py:name`
 
 
 def expanded(key: str, value: Any) -> Any:
@@ -24,7 +25,7 @@ def expanded(key: str, value: Any) -> Any:
 
 
 def _each_path(key: str, value: Any, change: Callable[[str], str]) -> Any:
-    if key != "reward_functions":
+    if key not in CODE_KEYS:
         return change(value)
     files = [RewardSpec.parse(entry).file for entry in value]
     return [

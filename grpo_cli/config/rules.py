@@ -61,11 +61,19 @@ def meant_rewards(names: list[str]) -> list[str] | None:
 
 
 def tools_exist(config: Config) -> Iterator[Violation]:
-    """Each tool is known, and `auto` stands alone."""
-    unknown = [name for name in config.tools if name not in TOOLS]
-    if unknown:
-        message = f"Unknown tool: {short(unknown[0])}"
-        cure = 'write `tools = ["auto"]`, `tools = ["calculator"]`, or `tools = []` for none'
+    """Each tool is built in or has the form `file.py:function`."""
+    for spec in map(RewardSpec.parse, config.tools):
+        if spec.is_file and not spec.name:
+            message = f"Tool not named: {spec.file}"
+            cure = f"write `{spec.file}:function`, with the function's name"
+        elif not spec.is_file and spec.name not in TOOLS:
+            message = f"Unknown tool: {short(spec.name)}"
+            cure = (
+                'write `tools = ["auto"]`, `tools = ["calculator"]`, or `tools = []` for none; your own: '
+                "`path/to/file.py:function`"
+            )
+        else:
+            continue
         yield Violation(keys=("tools",), message=message, cure=cure, trouble="tools")
 
 

@@ -66,6 +66,11 @@ class Config(
         return self.batch_size * self.gradient_accumulation_steps
 
     @property
+    def code_entries(self) -> list[str]:
+        """Entries that name a user's code as `file.py:name`: rewards and tools, with the built-in ones."""
+        return [*self.reward_functions, *self.tools]
+
+    @property
     def max_completion_tokens(self) -> int:
         """Maximum length of a completion with what tools write; `auto` counts none: its results are short."""
         has_tools = any(name != "auto" for name in self.tools)

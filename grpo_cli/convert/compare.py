@@ -15,13 +15,13 @@ import mlx.core as mx
 
 from grpo_cli.convert.options import CheckResult, Progress
 from grpo_cli.convert.outgoing import OutgoingTensor, counted
-from grpo_cli.models.classes import REFUSALS, load_weights
+from grpo_cli.models.classes import LOAD_ERRORS, load_weights
 from grpo_cli.models.safetensors_header import read_header
 from grpo_cli.models.tree import flat, read_json
 
 NUMBERS_AT_ONCE = 1 << 22
 # Maximum relative error by bits (fraction of the norm): three times that of normally distributed numbers.
-LOSSES = {8: 0.02, 6: 0.08, 5: 0.15, 4: 0.3, 3: 0.55, 2: 0.95}
+QUANTIZATION_ERRORS = {8: 0.02, 6: 0.08, 5: 0.15, 4: 0.3, 3: 0.55, 2: 0.95}
 
 
 def verify_equal(folder: Path, tensors: Sequence[OutgoingTensor], on_progress: Progress) -> CheckResult:
@@ -91,7 +91,7 @@ def verify_like(folder: Path, source: Path, on_progress: Progress) -> CheckResul
     expected = flat(load_weights(source)[0].parameters())
     try:
         stored = flat(load_weights(folder)[0].parameters())
-    except REFUSALS as refusal:
+    except LOAD_ERRORS as refusal:
         return CheckResult("weights", False, str(refusal))
     config = read_json(folder / "config.json")
     total, done, tally = sum(array.nbytes for array in expected.values()), 0, Tally()
@@ -142,7 +142,9 @@ def compare(
     if name in stored and f"{layer}.scales" in stored and stored[name].dtype != array.dtype:
         own = {**settings, **(settings.get(layer) or {})}
         lost, whole = distance(array, stored, layer, own)
-        if not lost <= LOSSES.get(int(own.get("bits", 2)), 0.95) ** 2 * whole:  # also refuses NaN
+        if (
+            not lost <= QUANTIZATION_ERRORS.get(int(own.get("bits", 2)), 0.95) ** 2 * whole
+        ):  # also refuses NaN
             share = (lost / whole) ** 0.5 if whole else float("inf")
             return f"{name} is {share:.0%} from the original's"
         tally.quantized, tally.quantized_numbers = tally.quantized + 1, tally.quantized_numbers + array.size

@@ -17,11 +17,11 @@ from mlx_lm.utils import quantize_model, save_config, save_model
 
 from grpo_cli.convert.errors import ConversionError
 from grpo_cli.convert.options import Options
-from grpo_cli.models.classes import NEWER, UnknownKind, load_weights, save_code
+from grpo_cli.models.classes import LOAD_ERRORS, NEWER, UnknownKind, load_weights, save_code
 from grpo_cli.models.load import DTYPES
 
 # Errors of mlx and mlx-lm for a model they refuse.
-REFUSALS = (ValueError, KeyError, TypeError, RuntimeError, OSError, AttributeError)
+CONVERSION_ERRORS = (*LOAD_ERRORS, AttributeError)
 
 
 def convert_folder(source: Path, target: Path, options: Options) -> None:
@@ -41,7 +41,7 @@ def convert_folder(source: Path, target: Path, options: Options) -> None:
             save_model(target, model, donate_model=True)
             save_code(config, target)
             save_config(config, target / "config.json", keep_vision_config=has_vision)
-    except REFUSALS as error:
+    except CONVERSION_ERRORS as error:
         if "Unable to write" in str(error) or getattr(error, "errno", None) == errno.ENOSPC:
             raise ConversionError(
                 f"cannot write the result: {error}", "free some space, or choose another disk with `--output`"

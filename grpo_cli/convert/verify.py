@@ -21,7 +21,7 @@ from grpo_cli.convert.compare import is_finite
 from grpo_cli.convert.errors import ConversionError
 from grpo_cli.convert.options import CheckResult, OnCheck, Progress
 from grpo_cli.convert.tricky import TRICKY_TEXTS
-from grpo_cli.models.classes import REFUSALS, load_weights
+from grpo_cli.models.classes import LOAD_ERRORS, load_weights
 from grpo_cli.models.nanochat_tokenizer import NanochatTokenizer
 from grpo_cli.models.tokenizer import Tokenizer
 from grpo_cli.models.tree import flat
@@ -58,7 +58,7 @@ def verify_load(folder: Path) -> CheckResult:
     """The model loads strictly: every name and shape that config.json requires, and no other."""
     try:
         model, config = load_weights(folder)
-    except REFUSALS as error:
+    except LOAD_ERRORS as error:
         return CheckResult("strict load", False, str(error))
     count = len(flat(model.parameters()))
     return CheckResult("strict load", True, f"{count} tensors, names and shapes match {config['model_type']}")

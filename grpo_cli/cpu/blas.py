@@ -117,7 +117,7 @@ def has_wide_integers(library: ctypes.CDLL, candidate: Candidate) -> bool:
 
 # A 1×1 product. MKL ends the process if a part of it is missing, and a build for another processor crashes
 # with an illegal instruction, so it runs in a child process.
-PROBE = """
+PROBE_PROGRAM = """
 import ctypes, sys
 gemm = getattr(ctypes.CDLL(sys.argv[1]), sys.argv[2] + "cblas_sgemm")
 x, out, f = (ctypes.c_float * 1)(3), (ctypes.c_float * 1)(), ctypes.c_float
@@ -128,7 +128,7 @@ sys.exit(out[0] != 9)
 
 def survives(path: str, prefix: str) -> bool:
     """True if a child process computes a correct product with the library at `path`."""
-    command = [sys.executable, "-I", "-S", "-c", PROBE, path, prefix]
+    command = [sys.executable, "-I", "-S", "-c", PROBE_PROGRAM, path, prefix]
     try:
         return subprocess.run(command, capture_output=True, timeout=60, check=False).returncode == 0
     except (OSError, subprocess.TimeoutExpired):

@@ -35,6 +35,7 @@ def described(folder: Path, config_name: str) -> dict[str, list[Path]]:
             DatasetCardData(**{**card.to_dict(), **more}) if isinstance(more, dict) else card
         )
         default = configs.get_default_config_name()
+    # Both libraries use the description's YAML values without checking their types.
     except (ValueError, TypeError, KeyError, AttributeError, yaml.YAMLError) as error:
         raise refused(folder, " ".join(str(error).split())[:200]) from error
     if not configs:

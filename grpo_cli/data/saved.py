@@ -45,6 +45,7 @@ def read_one(folder: Path) -> Iterator[Row]:
     try:
         check_state(folder)
         yield from rows_of(datasets.Dataset.load_from_disk(str(folder)).with_format(None), str(folder))
+    # `datasets` builds its features from the folder's JSON without checking it.
     except (pyarrow.ArrowException, OSError, ValueError, TypeError, LookupError, AttributeError) as error:
         raise DataError(
             f"Broken saved dataset: {folder}: {type(error).__name__}: {' '.join(str(error).split())}",

@@ -23,7 +23,7 @@ from grpo_cli.untrusted_json import DamagedFile, Schema, parse, parse_as
 
 LONGEST = 1 << 20  # maximum bytes of a line
 GREETING = 5.0  # seconds for a caller to introduce itself
-AGAIN = 0.1  # seconds between two calls to a rank that is not listening yet
+RETRY_SECONDS = 0.1  # seconds between two calls to a rank that is not listening yet
 QUIET = 20.0  # seconds of waiting between two messages to the user
 
 
@@ -152,7 +152,7 @@ def call(place: RankInfo, rank: int, address: Address, patience: Patience) -> Li
             link.introduce(place)
         except OSError as error:  # not there yet
             reason = error.strerror or str(error) or reason
-            time.sleep(AGAIN)
+            time.sleep(RETRY_SECONDS)
             continue
         return link
     raise absent(rank, str(address), reason)

@@ -16,7 +16,8 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from grpo_cli.device import prepare
-from grpo_cli.distributed.world import World, join
+from grpo_cli.distributed.join import join
+from grpo_cli.distributed.world import World
 from grpo_cli.errors import ConfigError, GrpoError
 
 if TYPE_CHECKING:

@@ -1,7 +1,7 @@
 """Watch the ranks of a run, and end this one if another is gone: MLX itself would wait forever.
 
     watch = Watch(place.rank, place.size, links, on_end=leave)
-    watch.set_phase("sampling")     # what this rank does now
+    watch.set_phase(Phase.SAMPLING) # the current work of this rank
     watch.sign()                    # sign of life: called between two tokens, two microbatches, …
     watch.trouble                   # the reason why the run cannot continue, or None
 
@@ -23,16 +23,19 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from grpo_cli.distributed.links import Link, Patience
+from grpo_cli.distributed.phase import Phase
 
 BEAT = 0.5  # seconds
 LOOK = 0.05  # seconds between two checks of the other ranks' messages
 SILENCE = 60.0  # seconds without a heartbeat: the machine or network is gone, or the process is stopped
-PATIENCE = 5.0  # times the longest pause so far
+PAUSE_FACTOR = 5.0  # times the longest pause so far
 LEAST, UNMEASURED = 60.0, 1800.0  # seconds: the shortest limit, and the limit for unmeasured work
-SIGNED = ("sampling", "updating", "evaluating")  # work with continuous signs of life; other work has none
+SIGNED = (
+    Phase.SAMPLING,
+    Phase.UPDATING,
+    Phase.EVALUATING,
+)  # work with continuous signs of life; other work has none
 GRACE = 5.0  # seconds
-WAITING = "waiting for the others"
-STARTING, CONNECTING = "starting", "connecting"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +45,7 @@ class Status:
     rank: int
     host: str
     beat: int = 0
-    doing: str = STARTING
+    doing: str = Phase.STARTING  # a str, so that a message of another version can be read
     idle: float = 0.0  # seconds since its last sign of work
     limit: float = UNMEASURED  # a longer idle time counts as hanging
     ended: str | None = None  # None: running; "": finished; otherwise the reason for the end
@@ -81,7 +84,7 @@ class Watch:
             threading.Thread(target=self._listen, args=[link], daemon=True).start()
         threading.Thread(target=self._beat, daemon=True).start()
 
-    def set_phase(self, doing: str) -> None:
+    def set_phase(self, doing: Phase) -> None:
         """Start another kind of work."""
         with self._lock:
             self.sign()
@@ -95,9 +98,9 @@ class Watch:
             self._last_sign = now
 
     @property
-    def doing(self) -> str:
+    def doing(self) -> Phase:
         """The current kind of work."""
-        return self._table[self.rank].doing
+        return Phase(self._table[self.rank].doing)
 
     def close(self, ended: str = "") -> None:
         """Say goodbye: all is done, or the reason for the end."""
@@ -118,7 +121,7 @@ class Watch:
 
         All ranks have been informed by then: none of our threads can send anything while MLX connects.
         """
-        self.set_phase(CONNECTING)
+        self.set_phase(Phase.CONNECTING)
         patience, told = Patience(seconds, on_wait), None
         while patience.wait_for(names := ", ".join(self._late())):
             if names != told:  # pass every arrival on: the others have links to their neighbours only
@@ -132,7 +135,7 @@ class Watch:
     def _late(self) -> list[str]:
         """Ranks that are not yet about to connect."""
         with self._lock:
-            return [status.name for status in self._table.values() if status.doing == STARTING]
+            return [status.name for status in self._table.values() if status.doing == Phase.STARTING]
 
     def say(self, ended: str) -> None:
         """Send the others the reason for this rank's end."""
@@ -171,7 +174,7 @@ class Watch:
             return self.fixed_limit
         longest = self._longest.get(doing)
         least = LEAST if doing in SIGNED and longest is not None else UNMEASURED
-        return max(least, PATIENCE * (longest or 0.0))
+        return max(least, PAUSE_FACTOR * (longest or 0.0))
 
     def _beat(self) -> None:
         while not self._is_closed.wait(BEAT):
@@ -260,9 +263,11 @@ def find_trouble(table: list[Status], own_rank: int, silences: Mapping[int, floa
             )
     ages = {status.rank: status.idle + silences.get(status.rank, 0.0) for status in running}
     for status in running:
-        if status.doing != WAITING and ages[status.rank] > status.limit:
+        if status.doing != Phase.WAITING and ages[status.rank] > status.limit:
             return f"{status.name} hangs: no sign of work for {ages[status.rank]:.0f} s while {status.doing}"
-    stand_still = all(status.doing == WAITING and ages[status.rank] > status.limit for status in running)
+    stand_still = all(
+        status.doing == Phase.WAITING and ages[status.rank] > status.limit for status in running
+    )
     if len(running) == len(table) and stand_still:
         return (
             f"all ranks have waited for one another for {min(ages.values()):.0f} s: the network between "

@@ -1,6 +1,6 @@
 """Collective operations over the ranks of a run: split work, gather and sum results.
 
-    world = join()                       # ALONE without a launcher
+    world = join()                       # join.py; ALONE without a launcher
     mine = world.share(prompts)          # this rank's part, in order
     world.gather(found)                  # every rank's, in the order of the ranks; on all of them
     world.sum(gradients)                 # Σ over the ranks, on all of them
@@ -12,28 +12,22 @@ watch ends the run if a rank is gone (watch.py).
 
 import hashlib
 import json
-import os
 import socket
-import subprocess
-import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
     import mlx.core as mx
 
-from grpo_cli.distributed.links import listen, open_links
-from grpo_cli.distributed.topology import LAUNCHER, RankInfo, find_rank
-from grpo_cli.distributed.watch import WAITING, Watch
+from grpo_cli.distributed.phase import Phase
+from grpo_cli.distributed.watch import Watch
 from grpo_cli.errors import GrpoError, TrainingError
-from grpo_cli.foreign_text import visible
 
 Item = TypeVar("Item")
 
-JOIN_SECONDS = 600.0  # time limit for all ranks to arrive; a busy machine takes minutes to start Python
 MOST_WORDS = 2000  # maximum characters of a rank's last message
-LOST = "connection to a peer was lost"  # MLX's message
+LOST_CONNECTION = "connection to a peer was lost"  # MLX's message
 
 
 class World:
@@ -125,10 +119,11 @@ class World:
         if self.watch:
             self.watch.fixed_limit = seconds
 
-    def set_phase(self, doing: str) -> None:
-        """Start another kind of work on this rank."""
+    def set_phase(self, phase: str) -> None:
+        """Start another kind of work on this rank. Raises ValueError for text that is not a Phase."""
+        known = Phase(phase)
         if self.watch:
-            self.watch.set_phase(doing)
+            self.watch.set_phase(known)
 
     def check(self) -> None:
         """Send a sign of work. Raises TrainingError if the run cannot continue because a rank is gone."""
@@ -144,11 +139,11 @@ class World:
         assert self.watch is not None
         self.check()
         doing = self.watch.doing
-        self.watch.set_phase(WAITING)
+        self.watch.set_phase(Phase.WAITING)
         try:
             yield
         except RuntimeError as error:
-            if LOST not in str(error):
+            if LOST_CONNECTION not in str(error):
                 raise
             self.watch.is_noticed = True
             raise lost(self.watch.reason() or str(error)) from error
@@ -176,100 +171,6 @@ class World:
 ALONE = World()
 
 
-def join(on_wait: Callable[[str], None] = lambda _: None) -> World:
-    """Join the other ranks that the launcher started; ALONE without a launcher.
-
-    `on_wait` gets a message whenever the wait becomes long. Raises TrainingError if the ranks do not meet
-    within JOIN_SECONDS, ConfigError for an unknown launcher.
-    """
-    place = find_rank(os.environ)
-    if place is None:
-        return ALONE
-    launcher = Launcher()
-    links = open_links(place, JOIN_SECONDS, on_wait)
-    watch = Watch(place.rank, place.size, links, socket.gethostname(), end, launcher.is_gone)
-    try:
-        check_port(place)
-        # A rank that cannot connect reports it before the others wait for it.
-        trouble = watch.meet(JOIN_SECONDS, on_wait)
-        if trouble:
-            raise lost(trouble)
-        connect(place)
-    except GrpoError as error:
-        watch.close(farewell(place.rank, error))
-        raise
-    return World(place.rank, place.size, watch)
-
-
-def connect(place: RankInfo) -> None:
-    """Let MLX connect the ranks once all have met. Raises TrainingError if that fails."""
-    import mlx.core as mx
-
-    try:
-        with time_limit(JOIN_SECONDS, f"{not_connected(place)}"):
-            mx.distributed.init(strict=True, backend=place.backend)
-            mx.eval(mx.distributed.all_sum(mx.ones(1)))
-    except RuntimeError as error:
-        raise cannot_connect(place, error) from error
-
-
-TIME_LIMIT = """
-import os, select, sys
-if not select.select([0], [], [], float(sys.argv[1]))[0]:
-    print(sys.argv[2], file=sys.stderr, flush=True)
-    os.kill(os.getppid(), 9)
-"""
-
-
-@contextmanager
-def time_limit(seconds: float, words: str) -> Iterator[None]:
-    """Kill this process, with `words` on stderr, if the block takes longer.
-
-    MLX connects without a time limit and holds Python's GIL meanwhile, so no thread of this process could do
-    that. The watchdog process ends with the block, and with this process: then its stdin closes.
-    """
-    command = [sys.executable, "-S", "-c", TIME_LIMIT, str(seconds), words]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True):
-        yield
-
-
-def not_connected(place: RankInfo) -> TrainingError:
-    """The error for ranks that have met but that MLX does not connect in time."""
-    address = f" {place.ring[place.rank]}" if place.ring else ""
-    return TrainingError(
-        f"MLX did not connect rank {place.rank}{address} with the others within {JOIN_SECONDS:.0f} s",
-        "let the port through the firewalls; `grpo doctor --hosts FILE` tries the machines one by one",
-        trouble="several-machines",
-    )
-
-
-def check_port(place: RankInfo) -> None:
-    """Raise TrainingError if the port that MLX needs is in use."""
-    if place.ring:
-        try:
-            listen(place.ring[place.rank]).close()
-        except TrainingError as error:
-            error.message = f"The port of rank {place.rank} is in use: {error.message}"
-            raise
-
-
-def cannot_connect(place: RankInfo, error: RuntimeError) -> TrainingError:
-    """The error for ranks that MLX cannot connect."""
-    address = f" {place.ring[place.rank]}" if place.ring else ""
-    in_use = "error: 98)" in str(error) or "error: 48)" in str(error)  # EADDRINUSE on Linux, macOS
-    if in_use:
-        return TrainingError(
-            f"The port of rank {place.rank}{address} is in use: {error}",
-            "another run uses it, or an earlier run has not ended yet: wait, or use `--starting-port 42323`",
-            trouble="several-machines",
-        )
-    return TrainingError(
-        f"MLX cannot connect the ranks by {place.backend}: {error}",
-        "`grpo doctor --hosts FILE` tries the machines one by one",
-        trouble="several-machines",
-    )
-
-
 def lost(why: str) -> TrainingError:
     """The error of a rank that ends because another one is gone."""
     return TrainingError(
@@ -287,35 +188,6 @@ def farewell(rank: int, error: BaseException | None) -> str:
     message = error.message if isinstance(error, GrpoError) else f"{type(error).__name__}: {error}"
     prefix = "" if message.startswith("The run ends: ") else f"rank {rank} ({socket.gethostname()}) ended: "
     return (prefix + message.removeprefix("The run ends: ").strip())[:MOST_WORDS]
-
-
-class Launcher:
-    """The parent process and, if it runs on this machine, `grpo launch` behind it."""
-
-    def __init__(self) -> None:
-        self.parent = os.getppid()
-        self.outer = int(os.environ.get(LAUNCHER, "0"))
-
-    def is_gone(self) -> bool:
-        """True if either has exited, so that nobody can hear or stop this rank any more."""
-        return os.getppid() != self.parent or bool(self.outer and not is_alive(self.outer))
-
-
-def is_alive(pid: int) -> bool:
-    """True if a process with this id exists."""
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:  # another user's process, which reuses the id
-        return False
-    return True
-
-
-def end(why: str) -> None:
-    """End this process from outside its main thread, which waits forever."""
-    print(visible(str(lost(why))), file=sys.__stderr__, flush=True)  # before anything that waits for its turn
-    os._exit(1)
 
 
 def as_array(data: bytes) -> "mx.array":

@@ -148,7 +148,7 @@ def failure(listener: Listener, event: Event) -> BaseException | None:
         listener(event)
     except KeyboardInterrupt:
         raise
-    except BaseException as error:
+    except BaseException as error:  # a listener may be anyone's code; the caller reports the error
         return error
     return None
 

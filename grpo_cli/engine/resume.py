@@ -21,6 +21,7 @@ import mlx.core as mx
 from grpo_cli import device
 from grpo_cli.config.resumable import is_gone
 from grpo_cli.config.schema import Config
+from grpo_cli.distributed.phase import Phase
 from grpo_cli.distributed.world import ALONE, World
 from grpo_cli.engine import events
 from grpo_cli.engine.memory.check import check_memory
@@ -69,7 +70,7 @@ def resume(
         start = agreed(found, world)
         check_same_setup(world, settings(start.config))
         world.set_timeout(start.config.rank_timeout)
-        world.set_phase("loading")
+        world.set_phase(Phase.LOADING)
         run = restored(start.config, start.checkpoint, listener, world)
         tell_changes(run, start, keys_of(overrides), accept_changes, listener)
         refuse_shorter(run)
@@ -77,21 +78,27 @@ def resume(
         if run.state.step == run.total_steps and is_final:
             return complete(run, start.run_dir, listener)
         check_memory(run, device.memory_budget(device.prepare()))
-        log = reopened_log(start, run, listener) if world.is_first else RunLog(start.run_dir, False)
-        saver = Saver(
-            folder=start.run_dir,
-            keep=start.config.keep_checkpoints,
-            log=log,
-            listener=listener,
-            saved_step=run.state.step,
-            writes=world.is_first,
-        )
-        try:
-            with Interruption() as interruption:
-                return train_to_the_end(run, log, saver, interruption)
-        finally:
-            run.close()
-            log.close()
+        return train_from(start, run, listener)
+
+
+def train_from(start: Start, run: Run, listener: events.Listener) -> Path:
+    """Train the restored run to its end, and close it; returns the folder of the final model."""
+    is_first = run.world.is_first
+    log = reopened_log(start, run, listener) if is_first else RunLog(start.run_dir, False)
+    saver = Saver(
+        folder=start.run_dir,
+        keep=start.config.keep_checkpoints,
+        log=log,
+        listener=listener,
+        saved_step=run.state.step,
+        writes=is_first,
+    )
+    try:
+        with Interruption() as interruption:
+            return train_to_the_end(run, log, saver, interruption)
+    finally:
+        run.close()
+        log.close()
 
 
 def reopened_log(start: Start, run: Run, listener: events.Listener) -> RunLog:

@@ -30,7 +30,7 @@ from grpo_cli.engine.update.compiled_loss import CompiledLoss
 from grpo_cli.engine.update.forward import PLAIN, ForwardPlan
 from grpo_cli.engine.update.objective import Objective
 from grpo_cli.engine.update.optimizer import Optimizer
-from grpo_cli.environments.make import session_maker
+from grpo_cli.environments.make import SessionMaker, no_environment
 from grpo_cli.models.load import Policy
 from grpo_cli.models.tree import flat
 from grpo_cli.rewards.score import Scorer
@@ -51,7 +51,8 @@ class Run:
     eval_prompts: list[Prompt] = field(default_factory=list)
     skipped_prompts: int = 0  # prompts longer than max_prompt_length
     optimizer: Optimizer
-    plan: ForwardPlan = PLAIN
+    forward_plan: ForwardPlan = PLAIN
+    make_session: SessionMaker = no_environment  # makes the environment of each completion
     listener: events.Listener
     world: World = ALONE  # the ranks that share the work of a step
     state: RunState = field(default_factory=RunState)
@@ -62,11 +63,10 @@ class Run:
         self.buffer = RolloutBuffer(
             config.prompts_per_step, config.steps_per_generation, config.num_iterations
         )
-        self.make_session = session_maker(config, self.policy.tokenizer)
         self.scorer = scorer_of(config, self.rewards)
-        self.objective = Objective(config, self.plan)
+        self.objective = Objective(config, self.forward_plan)
         self.sampler = RolloutPolicy(config, self.policy, self.listener)
-        self.compiled = CompiledLoss.of(config, self.policy.model, self.plan, self.listener)
+        self.compiled = CompiledLoss.of(config, self.policy.model, self.forward_plan, self.listener)
         self.rollout_limit = RowLimit(on_lowering=self.tell_of_memory("rollouts"))
         self.update_limit = RowLimit(on_lowering=self.tell_of_memory("the update"))
         if self.policy.plan.trained == "single":

@@ -1,15 +1,11 @@
-"""Start of a training run: load model, data and rewards, make the run's folder, train.
+"""Set up a training run: load rewards, data and models, and find the way to compute its forwards.
 
-final = train(config, listener)       # a whole run; resume.py continues one
-line = dry_run(config, listener)      # load everything, make one tiny step, save nothing
+run = prepare(config, listener)       # train.py trains it, dry_run.py tries one tiny step
 """
 
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 import mlx.core as mx
 from mlx_lm.tuner.trainer import grad_checkpoint
@@ -21,153 +17,29 @@ from grpo_cli.config.schema import Config
 from grpo_cli.data.load import load_examples
 from grpo_cli.distributed.world import ALONE, World
 from grpo_cli.engine import events
-from grpo_cli.engine.collect_rollouts import collect_rollouts
-from grpo_cli.engine.memory.check import check_memory
-from grpo_cli.engine.metrics import step_metrics
-from grpo_cli.engine.ranks.same_setup import check_same_setup, loaded, settings
-from grpo_cli.engine.rollout.buffer import DrawnGroups
+from grpo_cli.engine.ranks.same_setup import check_same_setup, loaded
 from grpo_cli.engine.rollout.prompt_cache import carries_gradients
 from grpo_cli.engine.rollout.prompts import Prompts, evaluation_prompts
 from grpo_cli.engine.run import Run
-from grpo_cli.engine.run_dir.folder import (
-    discard_empty_run,
-    new_run_folder,
-    refuse_existing_run,
-    words_for_the_disk,
-)
 from grpo_cli.engine.run_dir.inputs import checksums, fingerprint
-from grpo_cli.engine.run_dir.log import RunLog
-from grpo_cli.engine.run_dir.saver import Saver
-from grpo_cli.engine.signals import Interruption
-from grpo_cli.engine.train import train_to_the_end
 from grpo_cli.engine.update.activation_checkpoint import can_checkpoint
 from grpo_cli.engine.update.chunked_logits import find_head
 from grpo_cli.engine.update.forward import ForwardPlan
 from grpo_cli.engine.update.forward_probe import check_kind, check_unread, training_plan
 from grpo_cli.engine.update.optimizer import Optimizer
-from grpo_cli.engine.update_policy import make_batches, update_policy
-from grpo_cli.errors import ModelError, TrainingError
+from grpo_cli.environments.make import tooling_of
+from grpo_cli.errors import ModelError
 from grpo_cli.foreign_text import quoted
 from grpo_cli.models.adapters import LoRA, add_adapters
 from grpo_cli.models.load import Policy, check_prompts, load_policy
-from grpo_cli.rewards.table import code_files, load_rewards
-from grpo_cli.trust import remember_rewards
-from grpo_cli.types import Example, RolloutGroup
+from grpo_cli.rewards.table import load_rewards
+from grpo_cli.types import Example
 from grpo_cli.words import plural
 
 NO_LAYERS = (
     "grad_checkpoint: this model calls its layers in an unusual way, so prompts are computed once per "
     "completion, which takes more time"
 )
-
-
-def train(config: Config, listener: events.Listener = events.silent, world: World = ALONE) -> Path:
-    """Train from a configuration; returns the folder of the final model.
-
-    Only rank 0 of a `world` writes files. A run that fails before its first step is done leaves no folder
-    that would block the next attempt. Raises GrpoError for problems of configuration, data, model, rewards,
-    checkpoints or training.
-    """
-    listener = events.Listeners(listener)
-    if world.is_first:
-        refuse_existing_run(config.run_dir)
-    check_same_setup(world, settings(config))
-    world.set_timeout(config.rank_timeout)
-    world.set_phase("loading")
-    run = prepare(config, listener, world=world)
-    check_memory(run, device.memory_budget(device.prepare()))
-    place = config.run_dir.absolute()  # a reward may change the current folder
-    with folder_for(config, world) as folder:
-        log: RunLog | None = None
-        try:
-            with words_for_the_disk(folder):
-                log = RunLog(folder, config.log_jsonl and world.is_first)
-            saver = Saver(
-                folder=folder, keep=config.keep_checkpoints, log=log, listener=listener, writes=world.is_first
-            )
-            with Interruption() as interruption:
-                return train_to_the_end(run, log, saver, interruption)
-        finally:
-            run.close()
-            if log is not None:
-                log.close()
-            if run.state.step == 0 and world.is_first:
-                discard_empty_run(place)
-
-
-@contextmanager
-def folder_for(config: Config, world: World) -> Iterator[Path]:
-    """The run's folder: created and locked by rank 0, only a path for the others."""
-    if not world.is_first:
-        yield config.run_dir
-        return
-    with new_run_folder(config) as folder:
-        remember_rewards(code_files(config.reward_functions))  # so that the run can be resumed
-        yield folder
-
-
-def dry_run(
-    config: Config, listener: events.Listener = events.silent, world: World = ALONE
-) -> dict[str, Any]:
-    """Load everything as `train` does, and make one tiny step; saves nothing, returns the step's log line.
-
-    Raises the errors of `train`, and TrainingError if the step makes no update.
-    """
-    if world.is_first:
-        refuse_existing_run(config.run_dir)
-    check_same_setup(world, settings(config))
-    run = prepare(config.model_copy(update=tiny(config)), listener, world=world)
-    check_memory(run, device.memory_budget(device.prepare()), config)
-    started = time.perf_counter()
-    try:
-        drawn, groups, update = tiny_step(run, is_on_policy=True)
-    finally:
-        run.close()
-    if "skipped" in update:
-        raise TrainingError(
-            f"NaN gradient encountered in the dry run: NaN or infinite {update['skipped']}",
-            'nothing was changed; set `dtype = "float32"`, or choose another model',
-            trouble="nan-gradient",
-        )
-    if not update["grad_norm"]:
-        raise TrainingError(
-            "The dry run's step has no gradient: nothing in the model would learn",
-            "check `lora_layers` and the other keys that decide which weights are trained",
-            trouble="nothing-to-learn",
-        )
-    epoch = drawn.position / len(run.train_prompts)
-    return step_metrics(1, epoch, groups, update, drawn, False, time.perf_counter() - started)
-
-
-def tiny(config: Config) -> dict[str, Any]:
-    """Keys for a small step: two prompts with two short completions each.
-
-    The short completions are truncated, so options that exclude truncated completions are off.
-    """
-    return {
-        "batch_size": min(2, config.batch_size),
-        "gradient_accumulation_steps": 1,
-        "num_generations": min(2, config.num_generations),
-        "max_new_tokens": min(16, config.max_new_tokens),
-        "steps_per_generation": 1,
-        "dynamic_sampling": False,
-        "mask_truncated_completions": False,
-        "soft_overlong_tokens": 0,
-    }
-
-
-def tiny_step(run: Run, is_on_policy: bool = False) -> tuple[DrawnGroups, list[RolloutGroup], dict[str, Any]]:
-    """Sample, score and update once: the drawn groups, the chosen ones, and the update's metrics.
-
-    The advantages are constants, so that there is a gradient whatever the rewards of such short completions
-    are. They do not cancel if two completions are the same.
-    """
-    drawn = collect_rollouts(run, position=0)
-    groups = drawn.chosen()
-    for group in groups:
-        for index, rollout in enumerate(group.rollouts):
-            rollout.advantage = 1.0 if index % 2 == 0 else -0.5
-    return drawn, groups, update_policy(run, 1, make_batches(run, groups), is_on_policy)
 
 
 def prepare(
@@ -195,8 +67,9 @@ def prepare(
     started_at = started_at or world.first(datetime.now().isoformat(timespec="seconds"))
     policy.tokenizer.now = datetime.fromisoformat(started_at)
     plan = forward_plan(config, policy, listener)
-    train_prompts = Prompts(examples, policy.tokenizer, config, encoding(listener))
-    eval_prompts = evaluation_prompts(held_out, policy, config)
+    tooling = tooling_of(config, policy.tokenizer)
+    train_prompts = Prompts(examples, policy.tokenizer, config, encoding(listener), tooling.schemas)
+    eval_prompts = evaluation_prompts(held_out, policy, config, tooling.schemas)
     run = Run(
         config=config,
         policy=policy,
@@ -207,7 +80,8 @@ def prepare(
         optimizer=Optimizer(config, policy.model),
         listener=listener,
         world=world,
-        plan=plan,
+        forward_plan=plan,
+        make_session=tooling.make_session,
     )
     count_prompts(run)
     record_inputs(run, examples, started_at)

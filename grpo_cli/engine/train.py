@@ -1,6 +1,6 @@
 """The GRPO training loop: sample completions, score them, compare each with its group, update the policy.
 
-    final = train_to_the_end(run, log, saver, interruption)      # setup.py and resume.py make all four
+    final = train(config, listener)      # a whole run; resume.py continues one
 
 GRPO (Group Relative Policy Optimization; DeepSeekMath, arXiv:2402.03300, Algorithm 1) trains a language
 model, the policy, to earn more reward. One step:
@@ -32,34 +32,95 @@ Departure from Algorithm 1: the reference is never replaced by a newer policy, a
 """
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from grpo_cli import device
+from grpo_cli.config.schema import Config
+from grpo_cli.distributed.phase import Phase
+from grpo_cli.distributed.world import ALONE, World
 from grpo_cli.engine import events
 from grpo_cli.engine.collect_rollouts import collect_rollouts, set_advantages
 from grpo_cli.engine.evaluation.evaluate import evaluate, measure_by_reward
 from grpo_cli.engine.guards.nonfinite import first_broken
+from grpo_cli.engine.memory.check import check_memory
 from grpo_cli.engine.metrics import step_metrics
 from grpo_cli.engine.ranks.balance import checksum
+from grpo_cli.engine.ranks.same_setup import check_same_setup, settings
 from grpo_cli.engine.reporting import announce, finish, log_step, report_step
 from grpo_cli.engine.rollout.buffer import DrawnGroups
 from grpo_cli.engine.rollout.sampling import Sampling
 from grpo_cli.engine.run import Run
 from grpo_cli.engine.run_dir.checkpoint import Snapshot
+from grpo_cli.engine.run_dir.folder import (
+    discard_empty_run,
+    new_run_folder,
+    refuse_existing_run,
+    words_for_the_disk,
+)
 from grpo_cli.engine.run_dir.log import RunLog
 from grpo_cli.engine.run_dir.rescue import exited
 from grpo_cli.engine.run_dir.saver import Saver
+from grpo_cli.engine.setup import prepare
 from grpo_cli.engine.signals import Interruption
 from grpo_cli.engine.update.batch import can_teach
 from grpo_cli.engine.update_policy import make_batches, remember_old, update_policy
 from grpo_cli.errors import Interrupted, TrainingError
 from grpo_cli.models.tree import flat
+from grpo_cli.rewards.table import code_files
+from grpo_cli.trust import remember_rewards
 
 MOST_SKIPPED = 3  # the third skipped update in a row ends the run
 CURES = (
     "the state before them is kept: resume with `{resume} --set learning_rate=1e-6`, or with "
     '`--set max_grad_norm=0.1`; in a new run, set `dtype = "float32"` if memory allows'
 )
+
+
+def train(config: Config, listener: events.Listener = events.silent, world: World = ALONE) -> Path:
+    """Train from a configuration; returns the folder of the final model.
+
+    Only rank 0 of a `world` writes files. A run that fails before its first step is done leaves no folder
+    that would block the next attempt. Raises GrpoError for problems of configuration, data, model, rewards,
+    checkpoints or training.
+    """
+    listener = events.Listeners(listener)
+    if world.is_first:
+        refuse_existing_run(config.run_dir)
+    check_same_setup(world, settings(config))
+    world.set_timeout(config.rank_timeout)
+    world.set_phase(Phase.LOADING)
+    run = prepare(config, listener, world=world)
+    check_memory(run, device.memory_budget(device.prepare()))
+    place = config.run_dir.absolute()  # a reward may change the current folder
+    with folder_for(config, world) as folder:
+        log: RunLog | None = None
+        try:
+            with words_for_the_disk(folder):
+                log = RunLog(folder, config.log_jsonl and world.is_first)
+            saver = Saver(
+                folder=folder, keep=config.keep_checkpoints, log=log, listener=listener, writes=world.is_first
+            )
+            with Interruption() as interruption:
+                return train_to_the_end(run, log, saver, interruption)
+        finally:
+            run.close()
+            if log is not None:
+                log.close()
+            if run.state.step == 0 and world.is_first:
+                discard_empty_run(place)
+
+
+@contextmanager
+def folder_for(config: Config, world: World) -> Iterator[Path]:
+    """The run's folder: created and locked by rank 0, only a path for the others."""
+    if not world.is_first:
+        yield config.run_dir
+        return
+    with new_run_folder(config) as folder:
+        remember_rewards(code_files(config.code_entries))  # so that the run can be resumed
+        yield folder
 
 
 def train_step(run: Run, step: int, log: RunLog) -> None:
@@ -75,7 +136,7 @@ def train_step(run: Run, step: int, log: RunLog) -> None:
         if run.buffer.is_empty:
             drawn = collect_rollouts(run, run.state.prompts_used)  # prompts → completions → rewards
             fill_buffer(run, drawn)  # advantages (P, G)
-        run.world.set_phase("updating")
+        run.world.set_phase(Phase.UPDATING)
         part = run.buffer.waiting[0]  # run.advance removes it, or puts it last for its next iteration
         if part.batches is None:
             part.batches = make_batches(run, part.groups)  # token ids (B, T), old and reference logprobs
@@ -171,7 +232,7 @@ def evaluate_if_due(run: Run, log: RunLog) -> bool:
     due = step == 0 or run.is_due(step, config.eval_steps, last=True)
     if not (run.eval_prompts and due) or run.state.evaluated:
         return False
-    run.world.set_phase("evaluating")
+    run.world.set_phase(Phase.EVALUATING)
     with run.interruption.breakable():
         evaluation = evaluate(
             run.policy,
@@ -211,7 +272,7 @@ def sound_snapshot(run: Run, saver: Saver) -> Snapshot:
 
     A checkpoint of broken weights is never saved: keep_checkpoints would delete good ones to make room.
     """
-    run.world.set_phase("saving")
+    run.world.set_phase(Phase.SAVING)
     synchronize_weights(run)
     name = first_broken(flat(run.policy.model.parameters()))
     if name is not None:

@@ -16,6 +16,7 @@ import mlx.nn as nn
 from grpo_cli import device
 from grpo_cli.config.loss_types import LOSS_TYPES
 from grpo_cli.config.schema import Config
+from grpo_cli.distributed.phase import Phase
 from grpo_cli.engine import events
 from grpo_cli.engine.grpo.importance_sampling import WeightStats
 from grpo_cli.engine.grpo.lr_schedule import learning_rate
@@ -43,7 +44,7 @@ def make_batches(run: Run, groups: list[RolloutGroup]) -> list[Microbatch]:
         config.batch_size,
         has_reference,
         Counting.of(config),
-        Budget(config.microbatch_tokens, run.plan.share_prefix) if config.microbatch_tokens else None,
+        Budget(config.microbatch_tokens, run.forward_plan.share_prefix) if config.microbatch_tokens else None,
     )
     batches = assign_ranks(made, run.world.size)
     for batch in own_batches(run, batches) if has_reference else []:
@@ -73,7 +74,7 @@ def update_policy(
     )
     result, fault, deviation = nothing(config), None, None
     if batches:
-        run.world.set_phase("updating")
+        run.world.set_phase(Phase.UPDATING)
         proves = is_on_policy and not run.weights_moved.is_given and has_advantages(batches)
         if proves:
             run.weights_moved.begin(run.trained_weights())
@@ -178,7 +179,7 @@ def logprobs_by(run: Run, model: nn.Module, batch: Microbatch) -> mx.array:
     """A model's logprobs (B, S), evaluated, by the forward of the loss; in halves if memory runs out."""
 
     def compute(part: Microbatch) -> mx.array:
-        logprobs = token_logprobs(model, part, run.config.temperature, run.plan)
+        logprobs = token_logprobs(model, part, run.config.temperature, run.forward_plan)
         mx.eval(logprobs)
         return logprobs
 

@@ -1,17 +1,25 @@
 """Makes each rollout's environment, as the configuration says.
 
-make = session_maker(config, policy.tokenizer)      # raises ModelError for tools the model cannot use
-session = make(example)                             # None: the completion has no environment
+tooling = tooling_of(config, policy.tokenizer)      # raises for tools that the model cannot use
+tooling.schemas                                     # for its prompts
+session = tooling.make_session(example)             # None: the completion has no environment
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
 
 from grpo_cli.config.schema import Config
 from grpo_cli.environments.calculator import Calculator
 from grpo_cli.environments.session import Limits, Session
+from grpo_cli.environments.suffix import check_template, suffix_for
+from grpo_cli.environments.tool_calls import parser_for
+from grpo_cli.environments.tool_environment import ToolEnvironment
+from grpo_cli.environments.tools import load_tools
 from grpo_cli.errors import ModelError
 from grpo_cli.models.nanochat_tokenizer import NanochatTokenizer
 from grpo_cli.models.tokenizer import Tokenizer
+from grpo_cli.rewards.spec import RewardSpec
 from grpo_cli.types import Example
 
 SessionMaker = Callable[[Example], Session | None]
@@ -21,15 +29,43 @@ def no_environment(example: Example) -> None:
     """No environment."""
 
 
-def session_maker(config: Config, tokenizer: Tokenizer) -> SessionMaker:
-    """The function that makes the session of one completion of an example."""
-    limits = Limits(max_result_tokens=config.max_result_tokens)
-    if "calculator" in config.tools and not isinstance(tokenizer, NanochatTokenizer):
+@dataclass(frozen=True)
+class Tooling:
+    """The tools of a run: their schemas, which its prompts show, and the sessions of its completions."""
+
+    make_session: SessionMaker = no_environment
+    schemas: list[dict[str, Any]] = field(default_factory=list)
+
+
+def tooling_of(config: Config, tokenizer: Tokenizer) -> Tooling:
+    """The tools of a configuration. Raises ToolError or ModelError for tools that cannot be used."""
+    limits = Limits(max_turns=config.max_turns, max_result_tokens=config.max_result_tokens)
+    files = [name for name in config.tools if RewardSpec.parse(name).is_file]
+    if files:
+        return tooling_of_files(config, tokenizer, files, limits)
+    if isinstance(tokenizer, NanochatTokenizer) and config.tools:
+        return Tooling(lambda _: Session(Calculator(tokenizer), limits))
+    if "calculator" in config.tools:
         raise ModelError(
             "tools = [\"calculator\"] is nanochat's: this model's tokenizer has no <|python_start|>",
             "write `tools = []`, or choose a nanochat model",
             trouble="tools",
         )
-    if isinstance(tokenizer, NanochatTokenizer) and config.tools:
-        return lambda _: Session(Calculator(tokenizer), limits)
-    return no_environment
+    return Tooling()
+
+
+def tooling_of_files(config: Config, tokenizer: Tokenizer, files: list[str], limits: Limits) -> Tooling:
+    """The user's own functions as tools."""
+    tools = load_tools(files)
+    schemas = [tool.schema for tool in tools]
+    check_template(tokenizer, schemas)
+    parser = parser_for(tokenizer, config.tool_parser, schemas)
+    render = suffix_for(tokenizer, schemas).after
+
+    def make(_: Example) -> Session:
+        environment = ToolEnvironment(
+            tools, parser, max_tool_calls=config.max_tool_calls, tool_timeout=config.tool_timeout
+        )
+        return Session(environment, limits, render)
+
+    return Tooling(make, schemas)

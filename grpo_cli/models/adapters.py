@@ -27,14 +27,13 @@ from mlx_lm.tuner.utils import linear_to_lora_layers
 
 from grpo_cli.errors import ModelError
 from grpo_cli.models.adapter_config import ADAPTER_CONFIG, ADAPTERS, read_adapter_config
-from grpo_cli.models.model_files import header_problem, names_in
+from grpo_cli.models.model_files import BREAKDOWNS, header_problem, names_in
 from grpo_cli.models.tree import flat
-from grpo_cli.models.trial import BREAKDOWNS
 from grpo_cli.words import plural
 
 Kind = Literal["lora", "dora"]
-EMBEDDINGS = (LoRAEmbedding, DoRAEmbedding)
-ADAPTER_LAYERS = (LoRALinear, LoRASwitchLinear, DoRALinear, *EMBEDDINGS)
+ADAPTER_EMBEDDINGS = (LoRAEmbedding, DoRAEmbedding)
+ADAPTER_LAYERS = (LoRALinear, LoRASwitchLinear, DoRALinear, *ADAPTER_EMBEDDINGS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,7 +84,7 @@ def adapters_off(model: nn.Module) -> Iterator[None]:
     """Disable the adapters within the block: the model computes like its base before training."""
     adapters = _adapters(model)
     bases = [
-        (name, adapter.embedding if isinstance(adapter, EMBEDDINGS) else adapter.linear)
+        (name, adapter.embedding if isinstance(adapter, ADAPTER_EMBEDDINGS) else adapter.linear)
         for name, adapter in adapters
     ]
     model.update_modules(tree_unflatten(bases))

@@ -27,7 +27,7 @@ from grpo_cli.models.model_files import CONFIG, FileProblem, json_problems, tens
 from grpo_cli.trust import refuse_model_file, without_code
 from grpo_cli.untrusted_json import DamagedFile, shown
 
-REFUSALS = (ValueError, KeyError, TypeError, RuntimeError, OSError)  # mlx's and mlx-lm's, for bad weights
+LOAD_ERRORS = (ValueError, KeyError, TypeError, RuntimeError, OSError)  # mlx's and mlx-lm's, for bad weights
 # `quant_method`s of other libraries that mlx-lm can read.
 READ_METHODS = ("bitnet", "mxfp4", "mxfp8", "fp8", "compressed-tensors", "modelopt", "awq", "gptq")
 NEWER = "a newer mlx-lm may support this kind of model: `pip install --upgrade mlx-lm`"

@@ -26,12 +26,12 @@ from grpo_cli.models.batch_plan import BatchPlan
 from grpo_cli.models.classes import NEWER, UnknownKind, load_weights, model_classes, refuse_problems
 from grpo_cli.models.config_check import check_config
 from grpo_cli.models.find import TINY, adapters_base, check_model_folder, find_model
-from grpo_cli.models.model_files import CONFIG, has_tokenizer, json_problems, tensors_in
+from grpo_cli.models.model_files import BREAKDOWNS, CONFIG, has_tokenizer, json_problems, tensors_in
 from grpo_cli.models.nanochat_tokenizer import NanochatTokenizer
 from grpo_cli.models.tokenizer import ChatTokenizer, Tokenizer
 from grpo_cli.models.tokenizer_files import read_tokenizer, rust_panics, try_tokenizer
 from grpo_cli.models.tree import flat
-from grpo_cli.models.trial import BREAKDOWNS, try_out
+from grpo_cli.models.trial import try_out
 from grpo_cli.trust import without_code_in
 from grpo_cli.untrusted_json import DamagedFile, read_object
 
@@ -198,7 +198,7 @@ def load_tokenizer(path: Path, config: dict[str, Any], trust_remote_code: bool =
             return tokenizer
     except ModelError:
         raise
-    except Exception as error:  # tokenizers raises nothing narrower for a damaged tokenizer.json
+    except Exception as error:  # tokenizers raises Exception itself, transformers' classes anything
         if "trust_remote_code" in str(error) or "custom code" in str(error):
             raise needs_own_code(path) from error
         raise unusable(path, f"{type(error).__name__}: {str(error)[:200]}") from error

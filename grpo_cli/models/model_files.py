@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from grpo_cli.models.safetensors_header import Tensor, is_pointer, read_header
-from grpo_cli.untrusted_json import LARGEST, DamagedFile, Schema, checked, read_bytes, read_object, shown
+from grpo_cli.untrusted_json import LARGEST_FILE, DamagedFile, Schema, checked, read_bytes, read_object, shown
 
 CONFIG, INDEX = "config.json", "model.safetensors.index.json"
 LARGEST_CONFIG = 4_000_000  # bytes; real files are below 0.1 MB
@@ -31,6 +31,11 @@ TOKENIZERS = (
     *("tekken.json", "tiktoken.model", "*.tiktoken", "vocab.txt"),
 )
 VOCABULARY = ("vocab.json", "merges.txt")
+# Exceptions of a model or tokenizer that is built from a damaged or hostile config.json.
+BREAKDOWNS = (
+    ArithmeticError, AssertionError, AttributeError, LookupError, MemoryError, OSError, RuntimeError,
+    TypeError, ValueError,
+)  # fmt: skip
 SHOWN = 3  # maximum names of tensors or files in a line
 
 Kind = Literal["damaged", "missing", "stale", "no weights"]
@@ -64,9 +69,9 @@ def json_problems(folder: Path) -> Iterator[FileProblem]:
         if name != CONFIG and not path.exists():
             continue
         try:
-            if is_pointer(read_bytes(path, LARGEST)[:64]):
+            if is_pointer(read_bytes(path, LARGEST_FILE)[:64]):
                 raise DamagedFile("is a Git LFS pointer: the file itself was never fetched")
-            content = read_object(path, LARGEST_CONFIG if name == CONFIG else LARGEST)
+            content = read_object(path, LARGEST_CONFIG if name == CONFIG else LARGEST_FILE)
             if name == CONFIG and not isinstance(content.get("model_type"), str):
                 raise DamagedFile("names no `model_type`: it is not a model's configuration")
             if name in ADDED_TOKENS_IN:

@@ -51,7 +51,7 @@ def _pattern(text: str) -> Regex:
     """tiktoken's pattern for `tokenizers`, whose regular expressions differ in rare constructs."""
     try:
         return Regex(text)
-    except Exception as error:  # tokenizers raises nothing narrower
+    except Exception as error:  # tokenizers raises Exception itself for a bad pattern
         raise ModelError(
             f"Failed to load tiktoken tokenizer: its pattern cannot be written in tokenizer.json ({error})",
             "fetch `tokenizer.pkl` again, from the same nanochat run",

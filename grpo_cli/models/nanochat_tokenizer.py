@@ -98,11 +98,20 @@ class NanochatTokenizer:
         """Ids of a text; spelled-out special tokens stay plain text."""
         return self.encoding.encode_ordinary(text)
 
-    def encode_prompt(self, messages: list[Message], prefix: str = "") -> list[int]:
+    def encode_prompt(
+        self, messages: list[Message], prefix: str = "", tools: list[dict[str, Any]] | None = None
+    ) -> list[int]:
         """Ids of a conversation up to assistant_start, followed by the completion prefix.
 
-        Raises ModelError for a role that the chat format does not allow at that position.
+        Raises ModelError for a role that the chat format does not allow at that position, and for `tools`,
+        which it has no place for.
         """
+        if tools:
+            raise ModelError(
+                "nanochat's chat format has no place for tools",
+                'of tools it knows its calculator alone: `tools = ["calculator"]`',
+                trouble="chat-template",
+            )
         ids, _ = self.render(messages)
         return [*ids, self._special["<|assistant_start|>"], *self.encode(prefix)]
 

@@ -59,8 +59,13 @@ class Tokenizer(Protocol):
     def encode(self, text: str) -> list[int]:
         """Ids of plain text, without begin or end tokens."""
 
-    def encode_prompt(self, messages: list[Message], prefix: str = "") -> list[int]:
-        """Ids of a conversation up to the assistant's turn, followed by the completion prefix."""
+    def encode_prompt(
+        self, messages: list[Message], prefix: str = "", tools: list[dict[str, Any]] | None = None
+    ) -> list[int]:
+        """Ids of a conversation up to the assistant's turn, followed by the completion prefix.
+
+        `tools`: schemas of the functions that the model may call.
+        """
 
     @property
     def control_ids(self) -> frozenset[int]:
@@ -109,7 +114,9 @@ class ChatTokenizer:
         """Ids of plain text, without begin or end tokens."""
         return self.wrapped.encode(text, add_special_tokens=False) if text else []
 
-    def encode_prompt(self, messages: list[Message], prefix: str = "") -> list[int]:
+    def encode_prompt(
+        self, messages: list[Message], prefix: str = "", tools: list[dict[str, Any]] | None = None
+    ) -> list[int]:
         """Ids of the chat template up to the assistant's turn, then `prefix`.
 
         For a base model without a template, the messages' texts become paragraphs. Raises ModelError if the
@@ -117,9 +124,22 @@ class ChatTokenizer:
         """
         if not self.wrapped.has_chat_template:
             return self.encode_text("\n\n".join(message["content"] for message in messages) + "\n\n", prefix)
+        ids = self._apply_template(messages, tools, add_generation_prompt=True)
+        return list(ids) + self.encode(prefix)
+
+    def render(
+        self, messages: list[Message], tools: list[dict[str, Any]] | None, is_to_answer: bool = True
+    ) -> str:
+        """The chat template's text; `is_to_answer`: up to the assistant's next turn. Raises ModelError."""
+        return str(self._apply_template(messages, tools, add_generation_prompt=is_to_answer, tokenize=False))
+
+    def _apply_template(
+        self, messages: list[Message], tools: list[dict[str, Any]] | None, **options: Any
+    ) -> Any:
+        given = {"tools": tools} if tools else {}
         try:
-            ids = self.wrapped.apply_chat_template(
-                messages, add_generation_prompt=True, return_dict=False, **self._clock()
+            return self.wrapped.apply_chat_template(
+                messages, return_dict=False, **options, **given, **self._clock(tools)
             )
         except (TemplateError, *FAILED_EXPRESSION) as error:
             roles = ", ".join(message["role"] for message in messages)
@@ -128,7 +148,6 @@ class ChatTokenizer:
                 'a template without a system role needs `system_prompt = ""`',
                 trouble="chat-template",
             ) from error
-        return list(ids) + self.encode(prefix)
 
     @cached_property
     def control_ids(self) -> frozenset[int]:
@@ -151,11 +170,11 @@ class ChatTokenizer:
         """Ids of a text to continue, with the begin token, then `prefix`."""
         return list(self.wrapped.encode(text)) + self.encode(prefix)
 
-    def _clock(self) -> dict[str, Any]:
+    def _clock(self, tools: list[dict[str, Any]] | None = None) -> dict[str, Any]:
         """The template with a fixed date, for models that use it: Llama 3.1, SmolLM3, gpt-oss …"""
         if self.now is None or self.wrapped._chat_template is not None:  # mlx-lm's own templates have no date
             return {}
-        template = self.wrapped.get_chat_template()
+        template = self.wrapped.get_chat_template(tools=tools)
         if "strftime_now" not in template:
             return {}
         return {"chat_template": CLOCK + template, "clock": {code: self.now.strftime(code) for code in CODES}}

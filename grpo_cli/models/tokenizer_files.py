@@ -27,7 +27,7 @@ from grpo_cli.trust import check_listed, without_code_in
 # transformers asks "run the custom code? [y/N]" by default; with a timeout of 0 seconds it refuses.
 dynamic_module_utils.TIME_OUT_REMOTE_CODE = 0
 logging.set_verbosity_error()  # otherwise it warns of every model type that only mlx-lm knows
-PROBE = "What is 2 + 2? The answer is 4."
+PROBE_TEXT = "What is 2 + 2? The answer is 4."
 CONFIG = "tokenizer_config.json"
 NAMED_MODULES = {"chat_template_type": mlx_lm.chat_templates, "tool_parser_type": mlx_lm.tool_parsers}
 
@@ -44,7 +44,7 @@ def read_tokenizer(folder: Path, eos_ids: list[int] | None, trust_remote_code: b
 
     try:
         return load()
-    except Exception:
+    except Exception:  # each of transformers' classes checks its fields in its own way; raised again below
         config = general_config(folder)
         if config is None:
             raise
@@ -60,10 +60,10 @@ def general_config(folder: Path) -> PreTrainedConfig | None:
     try:
         AutoConfig.from_pretrained(str(folder), trust_remote_code=False)
         return None
-    except Exception as error:
+    except Exception as error:  # as above: any class of transformers may be the specific one
         try:
             return PreTrainedConfig.from_pretrained(str(folder), trust_remote_code=False)
-        except Exception:
+        except Exception:  # any reason: the first error, which is raised, names the field
             raise unread_config(folder, error) from error
 
 
@@ -93,12 +93,12 @@ def try_tokenizer(tokenizer: Any) -> None:
 
     A template may refuse this conversation but accept others.
     """
-    ids = tokenizer.encode(PROBE)
+    ids = tokenizer.encode(PROBE_TEXT)
     if not ids:
         raise ValueError("it gives no ids for a text")
     tokenizer.decode(ids)
     with suppress(ModelError):
-        tokenizer.encode_prompt([{"role": "user", "content": PROBE}])
+        tokenizer.encode_prompt([{"role": "user", "content": PROBE_TEXT}])
 
 
 def check_names(folder: Path) -> None:

@@ -12,13 +12,9 @@ import mlx.nn as nn
 from mlx_lm.models.cache import make_prompt_cache
 
 from grpo_cli.errors import ModelError
+from grpo_cli.models.model_files import BREAKDOWNS
 from grpo_cli.models.tree import flat
 
-# Errors of a model built from a damaged or hostile config.json.
-BREAKDOWNS = (
-    ArithmeticError, AssertionError, AttributeError, LookupError, MemoryError, OSError, RuntimeError,
-    TypeError, ValueError,
-)  # fmt: skip
 IDS = ((0, 0), (0,))  # a prompt and one further token
 
 

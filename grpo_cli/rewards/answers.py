@@ -18,7 +18,7 @@ from collections import deque
 from collections.abc import Iterator
 from typing import TypeVar
 
-from grpo_cli.rewards.numbers import LONGEST, has_digits, plain, read_last, read_whole
+from grpo_cli.rewards.numbers import MOST_READ, has_digits, plain, read_last, read_whole
 
 Read = TypeVar("Read")
 
@@ -91,8 +91,8 @@ def stated(text: str) -> list[str]:
     """The parts of a text that may contain its answer, most likely first; empty if a box is not closed."""
     start = max(text.rfind(box) for box in BOXES)
     if start >= 0:
-        return [inside] if (inside := in_braces(text[start : start + LONGEST])) is not None else []
-    end = text[-LONGEST:].strip()
+        return [inside] if (inside := in_braces(text[start : start + MOST_READ])) is not None else []
+    end = text[-MOST_READ:].strip()
     last = deque(CUE.finditer(text), maxlen=1)
     if not last:
         return [end]
@@ -164,5 +164,5 @@ def says(text: str, gold: str) -> bool:
 
 def bare(text: str) -> str:
     """A text normalized for comparison: no Markdown, LaTeX, outer punctuation or insignificant spaces."""
-    words = " ".join(plain(text[-LONGEST:]).split()).strip(AROUND)
+    words = " ".join(plain(text[-MOST_READ:]).split()).strip(AROUND)
     return re.sub(r"(?<=[^\w ]) | (?=[^\w ])", "", words)

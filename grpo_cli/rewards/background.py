@@ -19,10 +19,10 @@ CLOSING_SECONDS = 2.0
 class Background:
     """An event loop that runs until `close`."""
 
-    def __init__(self) -> None:
+    def __init__(self, name: str = "grpo-rewards") -> None:
         self._loop = asyncio.new_event_loop()
         self._is_closing = False
-        self._thread = threading.Thread(target=self._run, name="grpo-rewards", daemon=True)
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
 
     def start(self, work: Coroutine[Any, Any, Result]) -> Future[Result]:

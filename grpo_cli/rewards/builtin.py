@@ -26,8 +26,8 @@ MARKED_NUMBER = re.compile(r"#### (-?[0-9.,]+)")  # exactly one space, as in GSM
 
 
 def completion_text(completion: Any) -> str:
-    """The text of a completion in either of TRL's formats."""
-    return completion if isinstance(completion, str) else completion[0]["content"]
+    """The text of a completion in either of TRL's formats: of its last turn, if it has several."""
+    return completion if isinstance(completion, str) else completion[-1]["content"]
 
 
 def correctness(prompts: list[Any], completions: list[Any], answer: list[str], **columns: Any) -> list[float]:

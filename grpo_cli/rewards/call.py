@@ -19,7 +19,7 @@ from grpo_cli.rewards.forks import forks_end
 from grpo_cli.rewards.notes import Notes
 from grpo_cli.rewards.request import RewardRequest, note_on_answer
 from grpo_cli.rewards.table import RewardFunction
-from grpo_cli.rewards.user_error import describe, place, trace
+from grpo_cli.user_error import describe, place, trace
 from grpo_cli.words import plural
 
 SHOWN = 200  # characters of a completion in an error

@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from typing import NoReturn
 
 from grpo_cli.outlet import pass_on_stderr
-from grpo_cli.rewards.user_error import trace
+from grpo_cli.user_error import trace
 
 
 @contextmanager

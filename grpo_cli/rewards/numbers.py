@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 # Longer numbers are never answers, and comparison as text still works for them.
 MAX_NUMBER_LENGTH = 400
-LONGEST = 4096  # maximum characters read, counted from the end of the text
+MOST_READ = 4096  # maximum characters read, counted from the end of the text
 NEAR = 24  # characters of context on either side of a number
 
 CURRENCY = "$€£¥₹₽₩₺₫₦₱฿"
@@ -135,7 +135,7 @@ def has_digits(text: str) -> bool:
 
 def read_last(text: str) -> Number | None:
     """The last number of a text; None if that is an operand, one of a choice, or too long."""
-    text = plain(text[-LONGEST:])
+    text = plain(text[-MOST_READ:])
     matches = [match for match in QUANTITY.finditer(text) if not is_in_a_name(text, match)]
     if not matches or is_list(text, matches):
         return None

@@ -35,6 +35,7 @@ class Sample(NamedTuple):
     prompt_ids: list[int]
     text: str
     token_ids: list[int]
+    messages: list[Message] = []  # noqa: RUF012  (turns and their answers; empty: one turn)
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ class RewardRequest:
     def of(groups: list[RolloutGroup], state: TrainerState = NOT_TRAINING) -> "RewardRequest":
         """All completions of a batch, in order."""
         samples = [
-            Sample(group.example, group.prompt_ids, rollout.text, rollout.token_ids)
+            Sample(group.example, group.prompt_ids, rollout.text, rollout.token_ids, rollout.messages)
             for group in groups
             for rollout in group.rollouts
         ]
@@ -101,8 +102,8 @@ def note_on_answer(example: Example) -> str:
 
 
 def completion_of(sample: Sample) -> Chat:
-    """A completion in the format of its prompt."""
-    messages = [{"role": "assistant", "content": sample.text}]
+    """A completion in the format of its prompt: the model's turns and their answers, as TRL passes them."""
+    messages = copy.deepcopy(sample.messages) or [{"role": "assistant", "content": sample.text}]
     return messages if sample.example.prompt_text is None else ChatText(sample.text, messages)
 
 

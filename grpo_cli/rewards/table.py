@@ -14,7 +14,7 @@ from grpo_cli.errors import RewardError
 from grpo_cli.rewards import builtin
 from grpo_cli.rewards.math_equivalence import math_verify
 from grpo_cli.rewards.spec import RewardSpec
-from grpo_cli.rewards.user import function_in, import_file
+from grpo_cli.user_code import function_in, import_file
 
 RewardFunction = Callable[..., Sequence[Any]]  # (prompts, completions, answer, **columns)
 

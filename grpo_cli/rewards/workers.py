@@ -26,7 +26,7 @@ from grpo_cli.rewards.request import RewardRequest
 from grpo_cli.rewards.worker import Answer, Question, serve
 
 CLOSING_SECONDS = 2.0  # grace period for running rewards on shutdown
-LOST = (EOFError, ConnectionError, OSError)  # errors of a pipe whose process has ended
+PIPE_ERRORS = (EOFError, OSError)  # errors of a pipe whose process has ended
 
 Task = tuple[Future[Scores], Question]
 
@@ -61,7 +61,7 @@ class Worker:
             scores = _without_error(self.connection.recv()).scores
             assert scores is not None
             return scores
-        except LOST as error:
+        except PIPE_ERRORS as error:
             raise self._lost(question.name) from error
         except (pickle.PicklingError, TypeError, AttributeError) as error:  # unsupported by pickle
             raise RewardError(
@@ -71,7 +71,7 @@ class Worker:
 
     def end(self) -> None:
         """Ask the process to exit."""
-        with contextlib.suppress(*LOST):
+        with contextlib.suppress(*PIPE_ERRORS):
             self.connection.send(None)
         self.process.join(CLOSING_SECONDS)
 

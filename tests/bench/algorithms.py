@@ -2,15 +2,15 @@
 
     uv run python -m tests.bench.algorithms
 
-The tests try one way for each case (tests/engine/test_algorithms.py). Ends with an AssertionError where a
-gradient differs, else prints how many were compared.
+The tests try one way for each case (tests/engine/update/test_gradient.py). Ends with an AssertionError
+where a gradient differs, else prints how many were compared.
 """
 
 from grpo_cli.device import prepare
 
 prepare()
 
-from tests.engine.test_algorithms import CASES, CUTS, check_case  # noqa: E402  (after the device)
+from tests.support.loss_cases import CASES, CUTS, check_case  # noqa: E402  (after the device)
 
 
 def main() -> None:

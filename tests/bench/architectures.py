@@ -30,7 +30,7 @@ from grpo_cli.engine.update.gradient import accumulate
 from grpo_cli.errors import ModelError
 from grpo_cli.models.batch_plan import BatchPlan
 from grpo_cli.models.load import Policy
-from tests.engine.small import ByteTokenizer, group
+from tests.support.random_models import ByteTokenizer, group
 from tests.support.steps import objective_of
 
 V = 300

@@ -51,7 +51,7 @@ class Watch:
 
 def learn(loss_type: str, overrides: list[str], target: float) -> dict[str, Any]:
     """Train until the accuracy is reached, or to the end of the configuration; what came out."""
-    from grpo_cli.engine import setup  # heavy: after the device is prepared
+    from grpo_cli.engine.train import train
 
     watch, started = Watch(target), time.perf_counter()
     reached = False
@@ -59,7 +59,7 @@ def learn(loss_type: str, overrides: list[str], target: float) -> dict[str, Any]
         keys = [f"loss_type={loss_type}", f"eval_steps={EVAL_STEPS}", f"output_dir={folder}", *overrides]
         config = load_config("smoke_test", keys).config
         try:
-            setup.train(config, watch)
+            train(config, watch)
         except Learnt:
             reached = True
     steps = max(watch.accuracies)

@@ -63,11 +63,11 @@ def svg(console: TerminalConsole, progress: RunProgress) -> str:
 def main(file: Annotated[Path, typer.Argument(help="The SVG to write.")]) -> None:
     """Train the embedded model and draw the end of the run."""
     device.prepare()
-    from grpo_cli.engine import setup  # heavy: after the device is prepared
+    from grpo_cli.engine.train import train
 
     target, display = file.resolve(), Recorder(recording_console())
     with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
-        setup.train(load_config("smoke_test.toml").config, display)
+        train(load_config("smoke_test.toml").config, display)
         text = svg(display.console, display.progress)
     target.write_text(text, encoding="utf-8")
 

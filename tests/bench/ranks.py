@@ -20,8 +20,8 @@ import time
 from pathlib import Path
 
 from tests.bench.torture import SETTINGS, intact_steps, log, newest_step
-from tests.distributed.started import Ranks
-from tests.engine import letter_reward
+from tests.support import letter_reward
+from tests.support.started_ranks import Ranks
 
 SAME = ("final/model.safetensors", "final/optimizer.safetensors", "completions.jsonl")
 SPEED = """

@@ -13,7 +13,7 @@ from grpo_cli.device import prepare
 
 prepare()
 
-from tests.engine.test_resume import VARIANTS, check_resumed  # noqa: E402  (after the device)
+from tests.support.resumed_runs import VARIANTS, check_resumed  # noqa: E402  (after the device)
 
 
 def main() -> None:

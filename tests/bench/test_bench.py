@@ -11,12 +11,12 @@ from rich.console import Console
 from typer import Exit
 
 from grpo_cli.config.schema import Config
-from grpo_cli.engine.update.batch import Sequence, pad
+from grpo_cli.engine.update.batch import TrainingSequence, pad
 from grpo_cli.engine.update.forward import token_logprobs
 from tests.bench import measure, table, updates
 from tests.bench.__main__ import main
-from tests.engine.small import VOCAB, nanochat_policy
-from tests.engine.update.test_objective import largest_difference
+from tests.support.gradients import largest_difference
+from tests.support.random_models import VOCAB, nanochat_policy
 
 PARTS = ("rollout", "batch_generate", "update", "forward_backward", "step")
 UPDATE_PARTS = ("update", "gradient", "prefix_shared", "whole_sequences")
@@ -77,7 +77,7 @@ def test_updates_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
 def test_both_yardsticks_are_the_gradient_of_the_same_loss() -> None:
     policy = nanochat_policy()
     random_one = updates.random_group(Config(num_generations=3, max_new_tokens=5), 9, VOCAB)
-    batch = pad([Sequence(random_one.prompt_ids, one, 1 / 15) for one in random_one.rollouts])
+    batch = pad([TrainingSequence(random_one.prompt_ids, one, 1 / 15) for one in random_one.rollouts])
     shared, gradients = updates.prefix_shared(policy.model, batch)
     loss, expected = updates.whole(policy.model, batch)
     logprobs = token_logprobs(policy.model, batch, 1.0)

@@ -8,7 +8,7 @@ import pytest
 
 from grpo_cli.engine.events import CheckpointSaved, EvaluationDone, Notice
 from tests.bench.picture import COMMAND, Recorder, recording_console, svg
-from tests.cli.test_live import AFTER, BEFORE, FINISHED, RUN, STARTED
+from tests.support.recorded_run import AFTER, BEFORE, FINISHED, RUN, STARTED
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from grpo_cli.engine.run_dir.manifest import checkpoints, damage
 from grpo_cli.engine.run_dir.run_state import read_state
-from tests.engine import letter_reward
+from tests.support import letter_reward
 
 TIMES = ("rollout_seconds", "update_seconds", "step_seconds", "rollout_tokens_per_second", "peak_memory_gb",
          "eval_seconds")  # fmt: skip

@@ -11,11 +11,11 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from grpo_cli.cli.main import app
-from grpo_cli.engine.setup import train
-from tests.convert.checkpoints import write_checkpoint
-from tests.engine.test_train import small
-from tests.hub_server import HubServer
+from grpo_cli.engine.train import train
 from tests.support.forked import start
+from tests.support.hub_server import HubServer
+from tests.support.nanochat_checkpoints import write_checkpoint
+from tests.support.small_runs import small
 from tests.support.waiting import HANG
 
 D32 = "karpathy/nanochat-d32"

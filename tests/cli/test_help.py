@@ -3,8 +3,10 @@
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import typer
 from rich.console import Console
 from rich.text import Text
 from typer.main import get_command
@@ -125,3 +127,18 @@ def test_printed_commands_run_as_this_one_was_started(
     text = as_started(Text("stopped; `grpo resume x` continues", style="dim"))
     assert text.plain == f"stopped; {expected} continues"
     assert Console().render_str("x")  # the text stays a rich one
+
+
+def every_command(command: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    yield path
+    for name, child in getattr(command, "commands", {}).items():
+        yield from every_command(child, (*path, name))
+
+
+@pytest.mark.parametrize("path", list(every_command(typer.main.get_command(app))), ids=" ".join)
+def test_every_help_shows_two_real_examples(path: tuple[str, ...]) -> None:
+    result = grpo(*path, "--help")
+    examples = result.stdout.partition("Examples:\n")[2].splitlines()
+    assert result.exit_code == 0
+    assert len(examples) == 2
+    assert all(example.split()[: len(path) + 1] == ["grpo", *path] for example in examples if path)

@@ -75,7 +75,7 @@ def test_the_command_is_passed_on_as_it_is(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_a_rank_that_does_not_end_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(launch_module, "PATIENCE", 0.5)
+    monkeypatch.setattr(launch_module, "EXIT_SECONDS", 0.5)
     line = WARNED.format(0, 1)
     script = f"import sys, time; sys.stderr.write('{line}\\n'); sys.stderr.flush(); time.sleep({NEVER})"
     started = time.monotonic()

@@ -9,7 +9,7 @@ import pytest
 from grpo_cli.cli.output_file import OutputFile
 from grpo_cli.engine.evaluation import evaluate
 from grpo_cli.errors import ConfigError, GrpoError
-from tests.cli.test_run_commands import grpo
+from tests.support.commands import grpo
 from tests.support.forked import start
 from tests.support.waiting import HANG
 

@@ -10,14 +10,13 @@ import sys
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner, Result
 
 from grpo_cli.cli.generate import show
-from grpo_cli.cli.main import app
 from grpo_cli.engine.rollout.generate import generate
 from grpo_cli.engine.rollout.sampling import Sampling
 from grpo_cli.models.find import TINY
 from grpo_cli.models.load import load_policy
+from tests.support.commands import grpo
 from tests.support.forked import start
 from tests.support.waiting import HANG, wait_until
 
@@ -38,10 +37,6 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Commands run in an empty folder."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MLX_GRPO_CONFIG", raising=False)
-
-
-def grpo(*words: str, stdin: str | None = None) -> Result:
-    return CliRunner().invoke(app, list(words), input=stdin)
 
 
 def test_train_eval_and_generate_one_after_the_other() -> None:

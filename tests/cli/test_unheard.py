@@ -13,9 +13,9 @@ import pytest
 
 from grpo_cli.engine.run_dir.manifest import checkpoints, damage
 from grpo_cli.engine.run_dir.run_state import read_state
-from tests.engine.test_train import lines
 from tests.support import waiting
 from tests.support.forked import Process, start
+from tests.support.small_runs import lines
 from tests.support.waiting import HANG
 
 SETTINGS = {

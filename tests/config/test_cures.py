@@ -22,7 +22,7 @@ from grpo_cli.config.foreign_keys import CONVERTED, LEFT_OUT, RENAMED
 from grpo_cli.config.load import inspect_config
 from grpo_cli.config.problems import Problem
 from grpo_cli.config.schema import SUPERSEDED, Config
-from tests.config.test_rules import BROKEN
+from tests.support.broken_configs import BROKEN
 
 ROOT = Path(__file__).parents[2]
 CASES_FOLDER = ROOT.parent / "shared" / "cases" / "26-yaml-and-json-configs"

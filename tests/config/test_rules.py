@@ -12,52 +12,7 @@ from pydantic import ValidationError
 from grpo_cli.config.fields import choices
 from grpo_cli.config.rules import RULES, breaches
 from grpo_cli.config.schema import Config
-
-BROKEN = [
-    ({"reward_functions": ["corectness"]}, "error", "Unknown reward function: corectness"),
-    ({"tools": ["calclator"]}, "error", "Unknown tool: calclator"),
-    ({"reward_functions": ["my.py"]}, "error", "Reward function not named: my.py"),
-    ({"reward_functions": ["my.py:"]}, "error", "Reward function not named: my.py:"),
-    ({"learning_rate": 0.0}, "warning", "learning_rate = 0.0 trains nothing: the model does not change"),
-    ({"learning_rate": 0.01}, "warning", "learning_rate = 0.01 is very high for full fine-tuning with adamw"),
-    ({"learning_rate": 0.1, "lora_rank": 8}, "warning", "learning_rate = 0.1 is very high for LoRA with adamw"),
-    ({"warmup_ratio": 1.0}, "warning", "warmup_ratio = 1 makes the whole run warmup"),
-    ({"warmup_ratio": 0.9, "max_steps": 4}, "warning", "warmup_ratio = 0.9 makes all 4 steps of max_steps warmup"),
-    ({"save_steps": 500, "max_steps": 100}, "warning", "save_steps = 500 is beyond the last step, max_steps = 100: nothing is saved before the end"),
-    ({"max_train_samples": 3}, "warning", "max_train_samples = 3 is less than one step's 4 prompts, batch_size × gradient_accumulation_steps: a step uses some of them more than once"),
-    ({"microbatch_tokens": 511}, "warning", "microbatch_tokens = 511 is less than the longest completion, max_new_tokens = 512: longer ones exceed it"),
-    ({"num_generations": 1}, "error", "num_generations = 1 cannot learn: a group needs at least 2 completions"),
-    ({"reward_functions": ["int"], "reward_weights": [1.0, 2.0]}, "error", "reward_weights has length 2, reward_functions has length 1"),
-    ({"reward_functions": ["int"], "eval_reward": "mine.py:f"}, "error", "eval_reward = 'mine.py:f' is neither built in nor one of reward_functions"),
-    ({"answer_column": "", "reward_functions": ["correctness"], "eval_steps": 0}, "error", 'Reward correctness needs answers, but answer_column is ""'),
-    ({"answer_column": "", "reward_functions": ["int"]}, "error", 'Accuracy needs answers, but answer_column is ""'),
-    ({"reward_functions": ["int"], "reward_weights": [0.0]}, "error", "reward_weights are all 0: every reward would be 0"),
-    ({"repetition_penalty": 1.2}, "error", "repetition_penalty = 1.2 is refused in training"),
-    ({"lora_dropout": 0.1, "lora_rank": 8}, "error", "lora_dropout = 0.1 is refused in training"),
-    ({"lora_layers": 4}, "warning", "lora_layers = 4 has no effect: lora_rank is 0, full fine-tuning"),
-    ({"lora_type": "dora"}, "warning", 'lora_type = "dora" has no effect: lora_rank is 0, full fine-tuning'),
-    ({"use_rslora": True}, "warning", "use_rslora = true has no effect: lora_rank is 0, full fine-tuning"),
-    ({"eval_split": "train"}, "error", 'eval_split = "train" is the training split'),
-    ({"loss_type": "reinforce", "num_iterations": 2}, "error", 'num_iterations = 2 does not work with loss_type = "reinforce"'),
-    ({"loss_type": "reinforce", "steps_per_generation": 2}, "error", 'steps_per_generation = 2 does not work with loss_type = "reinforce"'),
-    ({"dynamic_sampling_budget": 4}, "warning", "dynamic_sampling_budget = 4 has no effect: dynamic_sampling is false"),
-    ({"loss_type": "reinforce", "scale_rewards": "batch"}, "warning", 'scale_rewards = "batch" has no effect: reinforce does not scale advantages'),
-    ({"loss_type": "reinforce", "importance_sampling_level": "sequence"}, "error", 'importance_sampling_level = "sequence" does not work with loss_type = "reinforce"'),
-    ({"loss_type": "cispo", "delta": 4.0}, "warning", 'delta = 4.0 has no effect: loss_type = "cispo" has no clip'),
-    ({"delta": 1.3, "clip_eps_high": 0.3}, "error", "delta = 1.3 is not above the upper clip, 1.3"),
-    ({"delta": 1.1}, "error", "delta = 1.1 is not above the upper clip, 1.2"),
-    ({"kl_estimator": "k1"}, "warning", 'kl_estimator = "k1" has no effect: kl_coeff is 0'),
-    ({"use_bias_correction_kl": True}, "warning", "use_bias_correction_kl = true has no effect: kl_coeff is 0"),
-    ({"soft_overlong_tokens": 513}, "error", "soft_overlong_tokens = 513 is more than max_new_tokens = 512"),
-    ({"importance_sampling_mode": "token_mask"}, "warning", 'importance_sampling_mode = "token_mask" has no effect: quantize_for_rollouts is false'),
-    ({"importance_sampling_cap": 3.0}, "warning", "importance_sampling_cap = 3.0 has no effect: quantize_for_rollouts is false"),
-    ({"quantize_for_rollouts": True, "loss_type": "gspo", "importance_sampling_mode": "token_mask"}, "warning", 'importance_sampling_mode = "token_mask" is applied by sequence here, as the ratio of the loss is'),
-    ({"quantize_for_rollouts": True, "importance_sampling_level": "sequence", "importance_sampling_mode": "token_mask"}, "warning", 'importance_sampling_mode = "token_mask" is applied by sequence here, as the ratio of the loss is'),
-    ({"top_p": 0.9}, "warning", "top_p = 0.9 cuts tokens off while sampling, and those are never explored"),
-    ({"top_k": 20}, "warning", "top_k = 20 cuts tokens off while sampling, and those are never explored"),
-    ({"min_p": 0.1}, "warning", "min_p = 0.1 cuts tokens off while sampling, and those are never explored"),
-    ({"temperature": 0.01}, "warning", "temperature = 0.01 makes the completions of a group identical"),
-]  # fmt: skip
+from tests.support.broken_configs import BROKEN
 
 KEPT: list[dict[str, Any]] = [
     {},

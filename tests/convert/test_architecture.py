@@ -9,7 +9,7 @@ import pytest
 from grpo_cli.convert.architecture import ModelConfig, model_shapes, read_model_config, recognize
 from grpo_cli.convert.errors import ConversionError
 from grpo_cli.convert.name_map import CropRows
-from tests.convert.checkpoints import GENUINE, SMALL, model_config, shapes_of
+from tests.support.nanochat_checkpoints import GENUINE, SMALL, model_config, shapes_of
 
 
 def recognised(shapes: dict[str, tuple[int, ...]], fields: dict[str, Any]) -> dict[str, Any]:

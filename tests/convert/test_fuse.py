@@ -1,7 +1,5 @@
 """Adapters and their base made one: the same logits, in a folder that plain mlx-lm loads."""
 
-# ruff: noqa: F401, F811 - fixtures are imported
-
 import json
 from pathlib import Path
 from typing import Any
@@ -14,13 +12,14 @@ from grpo_cli.convert.errors import ConversionError
 from grpo_cli.convert.fuse import fuse
 from grpo_cli.convert.options import CheckResult, Conversion, Options
 from grpo_cli.convert.run import convert
-from grpo_cli.engine import setup
+from grpo_cli.engine.train import train
 from grpo_cli.errors import ModelError
 from grpo_cli.models.adapters import LoRA, add_adapters, save_adapters
 from grpo_cli.models.load import load_policy
-from tests.convert.test_run_folders import elsewhere, llama
-from tests.engine.test_train import small
-from tests.models.test_adapters import shaken
+from tests.support.shaken_adapters import shaken
+from tests.support.small_runs import small
+
+pytestmark = pytest.mark.usefixtures("elsewhere")
 
 CHECKS = ["fused", "strict load", "finite", "tokenizer", "generation"]
 IDS = mx.array([[5, 7, 11, 13, 17]])
@@ -54,7 +53,7 @@ def adapters(base: object, folder: Path, lora: LoRA) -> Path:
 @pytest.mark.parametrize("kind", ["lora", "dora"])
 def test_a_checkpoint_of_a_run(kind: str, tmp_path: Path) -> None:
     settings = {"lora_rank": 2, "lora_type": kind, "lora_layers": 2, "learning_rate": 1e-2}
-    final = setup.train(small(tmp_path / "outputs", **settings))
+    final = train(small(tmp_path / "outputs", **settings))
     done, checks = fused(final)
     assert done.output == Path("models/run-final-mlx")
     assert [(check.name, check.passed) for check in checks] == [(name, True) for name in CHECKS]
@@ -65,7 +64,7 @@ def test_a_checkpoint_of_a_run(kind: str, tmp_path: Path) -> None:
     assert tokenizer.encode("12 + 30") == load_policy("tiny").tokenizer.encode("12 + 30")
     assert not list(done.output.glob("adapter*"))
     assert {array.dtype for array in load_arrays(done.output).values()} == {mx.float32}
-    assert setup.train(small(tmp_path / "more", model_name=str(done.output))).exists()
+    assert train(small(tmp_path / "more", model_name=str(done.output))).exists()
 
 
 def load_arrays(folder: Path) -> dict[str, mx.array]:

@@ -27,8 +27,8 @@ from grpo_cli.engine.update.forward import ForwardPlan, token_logprobs
 from grpo_cli.engine.update.gradient import accumulate
 from grpo_cli.models.load import Policy, load_policy
 from grpo_cli.models.tree import flat
-from tests.convert.checkpoints import GENUINE, tensors_of
-from tests.engine.small import group, rollout
+from tests.support.nanochat_checkpoints import GENUINE, tensors_of
+from tests.support.random_models import group, rollout
 from tests.support.steps import objective_of
 from tests.support.waiting import HANG
 

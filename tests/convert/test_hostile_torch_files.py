@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from tests.convert.pt_writer import Raw, call, code, name, tensor, write_pt
-from tests.convert.reading import SIX, everything, refused_index, six
+from tests.support.pt_reading import SIX, everything, refused_index, six
+from tests.support.pt_writer import Raw, call, code, name, tensor, write_pt
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "nanochat"
 

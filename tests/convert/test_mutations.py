@@ -23,9 +23,9 @@ from grpo_cli.convert.dtypes import DTYPES
 from grpo_cli.convert.errors import ConversionError
 from grpo_cli.errors import ModelError
 from grpo_cli.models.nanochat_tokenizer import PROBE, read_encoding
-from tests.convert.pt_writer import write_pt, write_records
-from tests.convert.reading import SIX, everything, refusal
 from tests.support.mutations import mutated_bytes
+from tests.support.pt_reading import SIX, everything, refusal
+from tests.support.pt_writer import write_pt, write_records
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "nanochat"
 SECONDS = 10  # for one file; it takes some milliseconds

@@ -13,40 +13,15 @@ from tokenizers import Tokenizer as FastTokenizer
 from grpo_cli.convert import nanochat, verify
 from grpo_cli.convert.dtypes import DTYPES, cast
 from grpo_cli.convert.errors import ConversionError
-from grpo_cli.convert.options import CheckResult, Conversion, Options
+from grpo_cli.convert.options import CheckResult, Options
 from grpo_cli.convert.run import convert
 from grpo_cli.convert.to_nanochat import convert_back
-from grpo_cli.errors import ModelError
 from grpo_cli.models.find import TINY
 from grpo_cli.models.load import load_policy
-from tests.convert.checkpoints import TOKENS, shapes_of, tensors_of, write_checkpoint
+from tests.support.conversions import CHECKS, VERSIONS, converted, refusal, refusal_in, stored
+from tests.support.nanochat_checkpoints import TOKENS, shapes_of, tensors_of, write_checkpoint
 
-VERSIONS = ["october", "january", "current"]
-CHECKS = ["weights", "strict load", "finite", "tokenizer", "generation"]
-
-
-@pytest.fixture(autouse=True)
-def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-
-
-def converted(source: object, **options: Any) -> tuple[Conversion, list[CheckResult]]:
-    checks: list[CheckResult] = []
-    done = convert(str(source), Options(**options), on_check=checks.append)
-    return done, checks
-
-
-def refusal(source: object, **options: Any) -> ModelError:
-    with pytest.raises(ModelError) as error:
-        converted(source, **options)
-    assert sorted(path.name for path in Path().glob("models/*")) == []  # nothing is left
-    assert not list(Path().rglob("*grpo-tmp*"))
-    return error.value
-
-
-def stored(folder: Path) -> dict[str, mx.array]:
-    found: Any = mx.load(str(folder / "model.safetensors"))
-    return found
+pytestmark = pytest.mark.usefixtures("elsewhere")
 
 
 @pytest.mark.parametrize("version", VERSIONS)
@@ -172,15 +147,6 @@ def test_a_compiled_models_prefix_and_renamed_tensors(tmp_path: Path) -> None:
     error = refusal_in(other, tmp_path)
     assert "unknown: blocks.transformer.wte.weight" in error.message
     assert converted(other, renames=("blocks.*=*",))[0].output == Path("models/other-mlx")
-
-
-def refusal_in(source: Path, folder: Path, **options: Any) -> ModelError:
-    """A refusal that leaves the other models of the folder alone."""
-    before = sorted(folder.rglob("*"))
-    with pytest.raises(ModelError) as error:
-        converted(source, **options)
-    assert sorted(folder.rglob("*")) == before
-    return error.value
 
 
 def test_a_renaming_that_matches_nothing_is_misspelt(tmp_path: Path) -> None:

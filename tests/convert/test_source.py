@@ -7,8 +7,8 @@ import pytest
 from grpo_cli.convert.errors import ConversionError
 from grpo_cli.convert.source import SHORT_NAMES, Source, find_source, short_name
 from grpo_cli.errors import ModelError
-from tests.convert.checkpoints import write_checkpoint
-from tests.hub_server import HubServer
+from tests.support.hub_server import HubServer
+from tests.support.nanochat_checkpoints import write_checkpoint
 
 
 def touched(folder: Path, *names: str) -> Path:

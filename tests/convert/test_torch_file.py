@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from grpo_cli.convert.torch_file import TorchFile
-from tests.convert.pt_writer import call, code, pickled, write_arrays, write_pt, write_records
-from tests.convert.reading import SIX, everything, refusal, six
+from tests.support.pt_reading import SIX, everything, refusal, six
+from tests.support.pt_writer import call, code, pickled, write_arrays, write_pt, write_records
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "nanochat"
 GENUINE = Path(__file__).parents[2] / "../shared/fixtures/nanochat"

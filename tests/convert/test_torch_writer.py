@@ -16,7 +16,7 @@ from grpo_cli.convert.errors import ConversionError
 from grpo_cli.convert.outgoing import OutgoingTensor
 from grpo_cli.convert.torch_file import TorchFile
 from grpo_cli.convert.torch_writer import pickled, write_torch_file
-from tests.convert.reading import everything
+from tests.support.pt_reading import everything
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "nanochat"
 

@@ -17,7 +17,7 @@ from grpo_cli.models.classes import load_weights
 from grpo_cli.models.find import TINY
 from grpo_cli.models.nanochat_tokenizer import NanochatTokenizer
 from grpo_cli.words import plural
-from tests.convert.damaged import configure, converted_model, damaged
+from tests.support.damaged_conversions import configure, converted_model, damaged
 
 LAST = "lm_head.weight"
 

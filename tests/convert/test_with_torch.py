@@ -14,7 +14,7 @@ from grpo_cli.convert.dtypes import DTYPES
 from grpo_cli.convert.outgoing import OutgoingTensor
 from grpo_cli.convert.torch_file import TorchFile
 from grpo_cli.convert.torch_writer import write_torch_file
-from tests.convert.reading import everything
+from tests.support.pt_reading import everything
 
 torch = pytest.importorskip("torch", reason="needs torch: `uv run --group torch pytest`")
 

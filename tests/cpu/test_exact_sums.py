@@ -16,7 +16,7 @@ from grpo_cli.engine.update.batch import make_microbatches
 from grpo_cli.engine.update.chunked_logits import chosen_logprobs, find_head, in_slices
 from grpo_cli.engine.update.forward import ForwardPlan, token_logprobs
 from grpo_cli.engine.update.gradient import accumulate, global_norm
-from tests.engine.small import group, rollout
+from tests.support.random_models import group, rollout
 from tests.support.steps import objective_of
 
 VOCABULARIES = [49_152, 151_936, 262_144]

@@ -10,7 +10,7 @@ from mlx.utils import tree_flatten
 from mlx_lm.models import activations, llama
 
 from grpo_cli.cpu.swiglu import gated, lean_activations
-from tests.engine.small import llama_policy, nanochat_policy
+from tests.support.random_models import llama_policy, nanochat_policy
 
 
 @pytest.mark.parametrize("gate", [-30.0, -1.5, 0.0, 0.7, 4.0, 30.0])

@@ -7,14 +7,14 @@ from typing import Any
 import mlx.core as mx
 
 from grpo_cli.config.schema import Config
-from grpo_cli.environments.make import session_maker
+from grpo_cli.environments.make import tooling_of
 from grpo_cli.models.adapters import LoRA, add_adapters
 from grpo_cli.models.load import load_policy
 from grpo_cli.models.quantized import QuantizedCopy, Rounding
 from grpo_cli.models.tree import read_json
-from tests.cures.applied import Steps, cases_of, toml
-from tests.cures.made import WEIGHTS, adapters, change, llama, tensors
-from tests.engine.small import nanochat_policy
+from tests.support.cure_models import WEIGHTS, adapters, change, llama, tensors
+from tests.support.cure_scenarios import Steps, cases_of, toml
+from tests.support.random_models import nanochat_policy
 
 
 def adapters_on_another_model() -> Steps:
@@ -42,9 +42,9 @@ def more_layers_than_there_are() -> Steps:
 
 def calculator_of_another_model() -> Steps:
     tokenizer: Any = object()  # any but nanochat's
-    hint = yield lambda: session_maker(Config(tools=["calculator"]), tokenizer)
+    hint = yield lambda: tooling_of(Config(tools=["calculator"]), tokenizer)
     assert "`tools = []`" in hint
-    yield lambda: session_maker(Config(tools=[]), tokenizer)
+    yield lambda: tooling_of(Config(tools=[]), tokenizer)
 
 
 def chat(*messages: Mapping[str, Any]) -> object:

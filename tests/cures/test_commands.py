@@ -15,8 +15,8 @@ from grpo_cli.distributed.topology import find_rank
 from grpo_cli.doctor.context import Context
 from grpo_cli.doctor.run import chosen
 from grpo_cli.files import chosen_path
-from tests.cures.applied import Steps, cases_of, command
-from tests.cures.made import adapters, change, llama
+from tests.support.cure_models import adapters, change, llama
+from tests.support.cure_scenarios import Steps, cases_of, command
 
 
 def no_configuration() -> Steps:

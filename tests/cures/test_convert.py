@@ -12,9 +12,9 @@ from grpo_cli.convert.source import find_source
 from grpo_cli.convert.to_nanochat import convert_back
 from grpo_cli.convert.torch_file import TorchFile
 from grpo_cli.models.find import TINY, check_model_folder
-from tests.convert.checkpoints import FIXTURES, write_checkpoint
-from tests.cures.applied import Steps, cases_of, command, grpo
-from tests.cures.made import adapters, llama
+from tests.support.cure_models import adapters, llama
+from tests.support.cure_scenarios import Steps, cases_of, command, grpo
+from tests.support.nanochat_checkpoints import FIXTURES, write_checkpoint
 
 
 def unseen(*_: object) -> None:

@@ -13,9 +13,9 @@ from grpo_cli.convert.run import convert
 from grpo_cli.convert.staging import check_output
 from grpo_cli.convert.to_nanochat import convert_back
 from grpo_cli.models.find import TINY
-from tests.convert.checkpoints import write_checkpoint
-from tests.cures.applied import Steps, cases_of, command, grpo
-from tests.cures.made import change, llama
+from tests.support.cure_models import change, llama
+from tests.support.cure_scenarios import Steps, cases_of, command, grpo
+from tests.support.nanochat_checkpoints import write_checkpoint
 
 
 def unseen(*_: object) -> None:

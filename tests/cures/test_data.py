@@ -11,7 +11,7 @@ from grpo_cli.config.schema import Config
 from grpo_cli.data.load import load_examples
 from grpo_cli.engine.rollout.prompts import Prompts
 from grpo_cli.models.load import load_policy
-from tests.cures.applied import Steps, cases_of, toml
+from tests.support.cure_scenarios import Steps, cases_of, toml
 
 ROW = {"question": "1 + 1?", "answer": "2"}
 MESSAGE = {"role": "user", "content": "1 + 1?"}

@@ -3,8 +3,8 @@
 import re
 from pathlib import Path
 
-from tests.cures.applied import places_with_hints
-from tests.cures.where import NOT_APPLIED, WHERE
+from tests.support.cure_places import NOT_APPLIED, WHERE
+from tests.support.cure_scenarios import places_with_hints
 
 
 def test_every_hint_has_a_scenario_or_a_reason() -> None:

@@ -11,8 +11,8 @@ from grpo_cli.config.schema import Config
 from grpo_cli.models.adapters import LoRA, add_adapters
 from grpo_cli.models.find import TINY
 from grpo_cli.models.load import check_prompts, load_policy
-from tests.cures.applied import Steps, cases_of, command, grpo, toml
-from tests.cures.made import WEIGHTS, adapters, change, llama, tensors
+from tests.support.cure_models import WEIGHTS, adapters, change, llama, tensors
+from tests.support.cure_scenarios import Steps, cases_of, command, grpo, toml
 
 
 def checkpoint_of_another_number() -> Steps:

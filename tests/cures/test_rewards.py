@@ -4,9 +4,9 @@ import shutil
 from pathlib import Path
 
 from grpo_cli.config.schema import Config
-from grpo_cli.engine.setup import train
+from grpo_cli.engine.train import train
 from grpo_cli.rewards.table import load_rewards
-from tests.cures.applied import Steps, cases_of
+from tests.support.cure_scenarios import Steps, cases_of
 
 QUICK = {
     "model_name": "tiny", "dataset": "arithmetic", "max_steps": 1, "save_steps": 1, "eval_steps": 0,

@@ -13,9 +13,10 @@ from grpo_cli.engine.run_dir.folder import locate, refuse_existing_run
 from grpo_cli.engine.run_dir.lock import RunLock
 from grpo_cli.engine.run_dir.manifest import damage
 from grpo_cli.engine.run_dir.resume_point import find_start
-from grpo_cli.engine.setup import train, trainable_policy
-from tests.cures.applied import Steps, cases_of, command, grpo
-from tests.cures.made import adapters, change
+from grpo_cli.engine.setup import trainable_policy
+from grpo_cli.engine.train import train
+from tests.support.cure_models import adapters, change
+from tests.support.cure_scenarios import Steps, cases_of, command, grpo
 
 QUICK = {
     "model_name": "tiny", "dataset": "arithmetic", "max_steps": 1, "save_steps": 1, "eval_steps": 0,

@@ -13,8 +13,8 @@ from typing import Any
 import mlx.core as mx
 import pytest
 
-from tests.distributed.started import Ranks, free_ports, grpo
-from tests.engine import letter_reward
+from tests.support import letter_reward
+from tests.support.started_ranks import Ranks, free_ports, grpo
 from tests.support.waiting import HANG, NEVER, slowness, wait_until
 
 KEPT = ("loss", "grad_norm", "entropy", "reward_mean", "reward_std", "clip_ratio", "completion_length_mean")
@@ -103,7 +103,7 @@ def test_a_folder_that_holds_a_run_is_refused(runs: dict[int, Path]) -> None:
 def test_gradients_are_those_of_one_rank(tmp_path: Path, count: int, prompts: int) -> None:
     def made(ranks: int) -> dict[str, mx.array]:
         file = tmp_path / f"{ranks}.npz"
-        words = ["-m", "tests.distributed.gradients", str(file), str(prompts)]
+        words = ["-m", "tests.support.rank_gradients", str(file), str(prompts)]
         ended = Ranks([words] * ranks).wait()
         assert [code for code, _, _ in ended] == [0] * ranks, ended
         return mx.load(str(file))  # type: ignore[return-value]

@@ -9,10 +9,11 @@ import pytest
 from grpo_cli.distributed import links as links_module
 from grpo_cli.distributed import watch as watch_module
 from grpo_cli.distributed.links import Patience, open_links
+from grpo_cli.distributed.phase import Phase
 from grpo_cli.distributed.topology import Address, RankInfo
-from grpo_cli.distributed.watch import WAITING, Status, Watch, find_trouble
+from grpo_cli.distributed.watch import Status, Watch, find_trouble
 from grpo_cli.errors import TrainingError
-from tests.distributed.started import free_ports
+from tests.support.started_ranks import free_ports
 from tests.support.waiting import HANG, NEVER, wait_until
 
 WORKING = Status(rank=0, host="a", beat=9, doing="sampling", idle=1.0, limit=60.0)
@@ -40,14 +41,14 @@ def test_a_rank_hangs_beyond_its_limit_counting_from_its_last_sign() -> None:
 
 
 def test_a_rank_that_waits_does_not_hang_unless_all_wait() -> None:
-    waiting = replace(OTHER, doing=WAITING, idle=500.0)
+    waiting = replace(OTHER, doing=Phase.WAITING, idle=500.0)
     assert judged(WORKING, waiting) is None
     assert judged(replace(WORKING, idle=61.0), waiting) == (
         "rank 0 (a) hangs: no sign of work for 61 s while sampling"
     )
-    all_wait = judged(replace(WORKING, doing=WAITING, idle=400.0), waiting)
+    all_wait = judged(replace(WORKING, doing=Phase.WAITING, idle=400.0), waiting)
     assert all_wait == "all ranks have waited for one another for 400 s: the network between them failed"
-    assert judged(replace(WORKING, doing=WAITING, idle=40.0), waiting) is None
+    assert judged(replace(WORKING, doing=Phase.WAITING, idle=40.0), waiting) is None
 
 
 def test_a_silent_rank_is_stopped_or_its_network_failed() -> None:
@@ -134,7 +135,7 @@ def test_limits_follow_from_the_longest_pause_of_the_same_work(monkeypatch: pyte
     watch = Watch(0, 1, {}, "host", lambda _: None)
     watch._is_closed.set()
     assert watch._limit("sampling") == watch_module.UNMEASURED
-    watch.set_phase("sampling")
+    watch.set_phase(Phase.SAMPLING)
     for clock[0] in (3.0, 23.0, 24.0):
         watch.sign()
     assert watch._limit("sampling") == 100.0  # 5 × 20 s

@@ -3,7 +3,7 @@
 import pytest
 
 from grpo_cli.engine.metrics import repetition, rollout_metrics
-from tests.engine.small import group, rollout
+from tests.support.random_models import group, rollout
 
 
 @pytest.mark.parametrize(

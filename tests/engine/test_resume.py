@@ -1,89 +1,25 @@
 """A run that was interrupted comes out as one that was not: byte for byte, on a CPU."""
 
+import hashlib
 import json
-import os
 import shutil
-import signal
-import tempfile
-from functools import cache
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from grpo_cli.config.render import dump_config
 from grpo_cli.config.schema import Config
-from grpo_cli.engine import events, setup
-from grpo_cli.engine.resume import resume
-from grpo_cli.engine.run_dir.manifest import MANIFEST
+from grpo_cli.engine import setup
+from grpo_cli.engine.resume import as_before, resume
+from grpo_cli.engine.rollout.prompt_order import DataOrder
 from grpo_cli.engine.run_dir.run_state import read_state
+from grpo_cli.engine.train import train
 from grpo_cli.errors import CheckpointError, ConfigError
-from tests.engine.test_train import lines, small
+from tests.support.finished_runs import notices
+from tests.support.interruptions import crash
+from tests.support.one_step_runs import QUICK
+from tests.support.resumed_runs import check_resumed
+from tests.support.small_runs import SHORT, lines, log_without_times, small, weights
 
-TIMES = {"rollout_seconds", "update_seconds", "step_seconds", "rollout_tokens_per_second", "eval_seconds"}
-# Few examples, so that epochs end inside the run.
-SHORT = {
-    "max_train_samples": 10,
-    "num_epochs": 3,
-    "max_steps": 6,
-    "batch_size": 2,
-    "num_generations": 4,
-    "max_new_tokens": 12,
-    "eval_max_new_tokens": 12,
-    "temperature": 1.5,
-    "reward_functions": [f"{Path(__file__).parent}/letter_reward.py:mean_letter"],
-    "log_completions": 2,
-}
-VARIANTS: dict[str, dict[str, Any]] = {
-    "full": {},
-    "lora": {"lora_rank": 2},
-    "dora and kl": {"lora_rank": 2, "lora_type": "dora", "kl_coeff": 0.1, "learning_rate": 1e-3},
-    "rewards in processes": {"reward_workers": 2},
-    "rslora": {"lora_rank": 2, "use_rslora": True},
-    "accumulation": {"batch_size": 1, "gradient_accumulation_steps": 2},
-    "kl": {"kl_coeff": 0.1},
-    "lora and kl": {"lora_rank": 2, "lora_layers": 2, "kl_coeff": 0.1},
-    "several updates": {"num_iterations": 3},
-    "several updates and kl": {"num_iterations": 2, "kl_coeff": 0.1, "loss_type": "grpo"},
-    "several updates by sequence": {
-        "num_iterations": 3,
-        "loss_type": "gspo",
-        "kl_coeff": 0.1,
-        "use_bias_correction_kl": True,
-        "clip_eps": 1e-3,
-    },
-    "filters": {
-        "num_iterations": 2,
-        "loss_type": "bnpo",
-        "top_entropy_quantile": 0.5,
-        "entropy_coeff": 0.01,
-        "mask_truncated_completions": True,
-        "soft_overlong_tokens": 6,
-        "max_new_tokens": 40,
-    },
-    "several updates and a cut tail": {"num_iterations": 3, "top_k": 20, "min_p": 0.01},
-    "half precision": {"dtype": "bfloat16"},
-    "quantized rollouts": {"quantize_for_rollouts": True, "group_size": 32},
-    "quantized rollouts of adapters": {"quantize_for_rollouts": True, "lora_rank": 2, "lora_type": "dora"},
-    "quantized rollouts, several updates": {
-        "quantize_for_rollouts": True,
-        "bits": 3,
-        "num_iterations": 3,
-        "kl_coeff": 0.1,
-        "top_k": 20,
-        "importance_sampling_mode": "sequence_mask",
-    },
-    "quantized rollouts, steps of one generation": {
-        "quantize_for_rollouts": True,
-        "bits": 3,
-        "steps_per_generation": 2,
-        "dynamic_sampling": True,
-        "loss_type": "gspo",
-    },
-    "sgd": {"optimizer": "sgd"},
-    "lion": {"optimizer": "lion"},
-    "evaluation": {"eval_steps": 2, "eval_samples": 4},
-}
 # One of every kind of state; `python -m tests.bench.resumed` tries all variants.
 TRIED = (
     "full", "dora and kl", "rewards in processes", "several updates by sequence", "half precision",
@@ -91,110 +27,9 @@ TRIED = (
 )  # fmt: skip
 
 
-class Stop(KeyboardInterrupt):
-    """Ends a run in the middle of a step. A listener that raises anything else is dropped."""
-
-
-def log_without_times(folder: Path) -> list[dict[str, Any]]:
-    kept = [{k: v for k, v in line.items() if k not in TIMES} for line in lines(folder)]
-    return [{k: v for k, v in line.items() if k != "peak_memory_gb"} for line in kept]
-
-
-def weights(folder: Path) -> bytes:
-    (file,) = [
-        path for name in ("model", "adapters") for path in (folder / "final").glob(f"{name}.safetensors")
-    ]
-    return file.read_bytes()
-
-
-def crash_after(step: int) -> events.Listener:
-    """A listener that crashes in the rollouts of the step after this one."""
-    done = 0
-
-    def listen(event: events.Event) -> None:
-        nonlocal done
-        if isinstance(event, events.StepFinished):
-            done = event.step
-        if isinstance(event, events.RolloutProgress | events.UpdateProgress) and done == step:
-            raise Stop
-
-    return listen
-
-
-def crash(config: Config, step: int) -> None:
-    """Kill a run in the step after this one: what a rescue saves of it is gone."""
-    with pytest.raises(Stop):
-        setup.train(config, crash_after(step))
-    if not config.save_steps or step % config.save_steps:
-        shutil.rmtree(config.run_dir / f"checkpoint-{step}")
-
-
-def interrupt_after(step: int) -> events.Listener:
-    """A listener that asks for the end, as Ctrl-C does, once this step is done."""
-
-    def listen(event: events.Event) -> None:
-        if isinstance(event, events.StepFinished) and event.step == step:
-            os.kill(os.getpid(), signal.SIGINT)
-
-    return listen
-
-
 @pytest.mark.parametrize("variant", TRIED)
 def test_interrupted_and_resumed_is_uninterrupted(variant: str, tmp_path: Path) -> None:
     check_resumed(variant, tmp_path)
-
-
-def check_resumed(variant: str, tmp_path: Path) -> None:
-    """Interrupt twice: by a crash inside a step, which loses it, and by Ctrl-C, which does not."""
-    settings = {**SHORT, **VARIANTS[variant]}
-    whole = small(tmp_path, run_name="whole", save_steps=2, **settings)
-    setup.train(whole)
-    broken = small(tmp_path, run_name="broken", save_steps=2, **settings)
-    crash(broken, 3)
-    assert read_state(broken.run_dir / "checkpoint-2")[0].step == 2
-    with pytest.raises(KeyboardInterrupt):
-        resume(broken.run_dir, [], interrupt_after(5))
-    assert resume(broken.run_dir) == (broken.run_dir / "final").absolute()
-    assert log_without_times(broken.run_dir) == log_without_times(whole.run_dir)
-    assert weights(broken.run_dir) == weights(whole.run_dir)
-    completions = [folder / "completions.jsonl" for folder in (whole.run_dir, broken.run_dir)]
-    assert completions[0].read_bytes() == completions[1].read_bytes()
-    assert all(line["grad_norm"] > 0 for line in lines(whole.run_dir) if "grad_norm" in line)
-
-
-@pytest.fixture
-def done(tmp_path: Path) -> Config:
-    """A finished run of four steps with a checkpoint at each."""
-    return finished(tmp_path)
-
-
-def finished(tmp_path: Path) -> Config:
-    """A run of four steps with a checkpoint at each, as it was copied here."""
-    config = four_steps(tmp_path)
-    shutil.copytree(made_once().run_dir, config.run_dir)
-    return config
-
-
-def four_steps(folder: Path) -> Config:
-    return small(folder, **{**SHORT, "max_steps": 4, "save_steps": 1, "keep_checkpoints": 4})
-
-
-@cache
-def made_once() -> Config:
-    """The run that is copied."""
-    config = four_steps(Path(tempfile.mkdtemp()))
-    setup.train(config)
-    return config
-
-
-def notices(path: Path, *overrides: str) -> tuple[list[str], Path]:
-    seen: list[str] = []
-
-    def listen(event: events.Event) -> None:
-        if isinstance(event, events.Notice):
-            seen.append(event.text)
-
-    return seen, resume(path, overrides, listen)
 
 
 def test_a_complete_run_says_so_and_goes_on_when_it_is_made_longer(done: Config) -> None:
@@ -211,9 +46,9 @@ def test_a_longer_run_is_the_same_as_one_that_was_planned_so(tmp_path: Path) -> 
     """With a constant learning rate, whose schedule does not depend on the length."""
     settings = {**SHORT, "lr_scheduler_type": "constant", "warmup_ratio": 0.0}
     planned = small(tmp_path, run_name="planned", **settings)
-    setup.train(planned)
+    train(planned)
     grown = small(tmp_path, run_name="grown", **{**settings, "max_steps": 3})
-    setup.train(grown)
+    train(grown)
     resume(grown.run_dir, ["max_steps=6"])
     assert weights(planned.run_dir) == weights(grown.run_dir)
 
@@ -232,66 +67,6 @@ def test_from_a_named_checkpoint_the_later_ones_are_kept_under_another_name(done
         assert a.read_bytes() == b.read_bytes()
 
 
-FILES = ["model.safetensors", "optimizer.safetensors", "trainer_state.json", "config.json", "tokenizer.pkl",
-         "tokenizer.json", "config.toml"]  # fmt: skip
-
-
-@pytest.mark.parametrize("file", FILES)
-@pytest.mark.parametrize("damage", ["truncated", "flipped", "missing"])
-def test_a_damaged_checkpoint_is_reported_and_the_next_older_taken(
-    done: Config, file: str, damage: str
-) -> None:
-    shutil.rmtree(done.run_dir / "final")
-    path = done.run_dir / "checkpoint-4" / file
-    data = bytearray(path.read_bytes())
-    if damage == "missing":
-        path.unlink()
-    else:
-        data[len(data) // 2] ^= 1
-        path.write_bytes(data if damage == "flipped" else data[:-1])
-    reason = {
-        "truncated": f"{file} has {len(data) - 1} of {len(data)} bytes",
-        "flipped": f"{file} does not match its checksum",
-        "missing": f"{file} is missing",
-    }[damage]
-    said, final = notices(done.run_dir)
-    assert said[0] == f"{done.run_dir / 'checkpoint-4'} is damaged ({reason}) and is skipped"
-    assert said[1] == f"resuming from {done.run_dir / 'checkpoint-3'}"
-    assert (done.run_dir / "checkpoint-4.aside").exists()
-    assert read_state(final)[0].step == 4
-    assert [line["step"] for line in lines(done.run_dir)] == [1, 2, 3, 4]
-
-
-@pytest.mark.parametrize("content", [None, "{", "[]", '{"version": 2, "step": 4}'])
-def test_a_damaged_manifest(done: Config, content: str | None) -> None:
-    shutil.rmtree(done.run_dir / "final")
-    manifest = done.run_dir / "checkpoint-4" / MANIFEST
-    manifest.unlink()
-    if content is not None:
-        manifest.write_text(content)
-    said, _ = notices(done.run_dir)
-    assert f"({MANIFEST} is {'missing' if content is None else 'damaged'}" in " ".join(said)
-    assert f"resuming from {done.run_dir / 'checkpoint-3'}" in said
-
-
-def test_a_damaged_checkpoint_by_name(done: Config) -> None:
-    (done.run_dir / "checkpoint-3" / "config.json").write_text("{}")
-    said, _ = notices(done.run_dir / "checkpoint-3")
-    assert "checkpoint-3 is damaged (config.json has 2 of" in said[0]
-    assert said[1] == f"resuming from {done.run_dir / 'checkpoint-2'}"
-
-
-def test_a_manifest_of_another_version(done: Config) -> None:
-    manifest = done.run_dir / "final" / MANIFEST
-    manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "version": 1}))
-    with pytest.raises(CheckpointError) as error:
-        resume(done.run_dir)
-    assert error.value.message == (
-        f"{done.run_dir / 'final'} was written by another version of grpo: its manifest has version 1, "
-        "but this one reads 2"
-    )
-
-
 def test_no_checkpoint_yet_begins_again(tmp_path: Path) -> None:
     config = small(tmp_path, **SHORT)
     crash(config, 2)
@@ -299,42 +74,9 @@ def test_no_checkpoint_yet_begins_again(tmp_path: Path) -> None:
     said, _ = notices(config.run_dir)
     assert said == [f"{config.run_dir} holds no checkpoint yet: the run starts over"]
     whole = small(tmp_path, run_name="whole", **SHORT)
-    setup.train(whole)
+    train(whole)
     assert log_without_times(config.run_dir) == log_without_times(whole.run_dir)
     assert weights(config.run_dir) == weights(whole.run_dir)
-
-
-def test_a_checkpoint_that_was_copied_elsewhere_goes_on_there(done: Config, tmp_path: Path) -> None:
-    elsewhere = tmp_path / "usb stick"
-    shutil.copytree(done.run_dir / "checkpoint-2", elsewhere / "checkpoint-2")
-    before = {path: path.stat().st_mtime_ns for path in done.run_dir.rglob("*")}
-    final = resume(elsewhere / "checkpoint-2")
-    assert final == elsewhere / "final"
-    assert (final / "model.safetensors").read_bytes() == (
-        done.run_dir / "final/model.safetensors"
-    ).read_bytes()
-    assert [line["step"] for line in lines(elsewhere)] == [3, 4]
-    assert {path: path.stat().st_mtime_ns for path in done.run_dir.rglob("*")} == before
-    assert f'run_name = "{elsewhere.name}"' in (elsewhere / "config.toml").read_text()
-
-
-@pytest.mark.parametrize("name", ["checkpoint-9", "nowhere/checkpoint-1"])
-def test_what_is_not_there_lists_what_is(done: Config, name: str) -> None:
-    with pytest.raises(CheckpointError) as error:
-        resume(done.run_dir / name)
-    assert error.value.message == f"Checkpoint not found: {done.run_dir / name}"
-    if name == "checkpoint-9":
-        assert str(done.run_dir / "checkpoint-4") in error.value.hint
-    with pytest.raises(CheckpointError) as error:  # the guide's own case: without the run's name
-        resume(Path(done.output_dir) / "checkpoint-1000")
-    assert str(done.run_dir / "checkpoint-1") in error.value.hint
-
-
-def test_a_folder_that_is_no_run(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError) as error:
-        resume(tmp_path)
-    assert error.value.message == f"Checkpoint not found: {tmp_path}"
-    assert "holds none" in error.value.hint
 
 
 @pytest.mark.parametrize(
@@ -382,7 +124,7 @@ def test_other_training_data_is_refused(tmp_path: Path) -> None:
     rows = ['{"question": "1 + 1?", "answer": "2"}\n', '{"question": "2 + 2?", "answer": "4"}\n']
     (tmp_path / "train.jsonl").write_text("".join(rows))
     config = small(tmp_path / "out", **{**SHORT, "dataset": str(tmp_path / "train.jsonl"), "max_steps": 2})
-    setup.train(config)
+    train(config)
     (tmp_path / "train.jsonl").write_text("".join(reversed(rows)))
     with pytest.raises(CheckpointError, match="The training prompts differ from those"):
         resume(config.run_dir, ["max_steps=3"])
@@ -406,27 +148,55 @@ def test_the_tokenizer_outlives_the_checkpoint_it_was_loaded_from(done: Config) 
     assert (done.run_dir / "final/tokenizer.pkl").read_bytes() == original
 
 
-def test_an_interruption_is_told_with_the_command_that_goes_on(tmp_path: Path) -> None:
-    seen: list[str] = []
-    steps = [0]
+def test_an_edited_configuration_does_not_bypass_what_must_stay(done: Config) -> None:
+    file = done.run_dir / "config.toml"
+    file.write_text(file.read_text().replace("seed = 0", "seed = 1"))
+    with pytest.raises(ConfigError, match="seed cannot change when a run is resumed"):
+        resume(done.run_dir, ["max_steps=6"])
 
-    def listen(event: events.Event) -> None:
-        if isinstance(event, events.StepFinished):
-            steps.append(event.step)
-        elif isinstance(event, events.RolloutProgress) and steps == [0, 1]:
-            steps.append(-1)  # once
-            os.kill(os.getpid(), signal.SIGINT)
-        elif isinstance(event, events.Notice):
-            seen.append(event.text)
 
-    config = small(tmp_path, **SHORT)
-    with pytest.raises(KeyboardInterrupt) as ended:
-        setup.train(config, listen)
-    folder = config.run_dir
-    assert seen == ["Stopping after step 2 (saving…). Press Ctrl-C again to quit now."]
-    assert str(ended.value) == "Stopped after step 2."
-    assert ended.value.__notes__ == [
-        f"Step 2 is saved in {folder / 'checkpoint-2'}.",
-        f"Resume with: `grpo resume {folder}`",
-    ]
-    assert dump_config(config) == (folder / "config.toml").read_text()
+def test_a_damaged_configuration_is_that_of_the_checkpoint(done: Config) -> None:
+    (done.run_dir / "config.toml").write_text("max_steps = ")
+    said, final = notices(done.run_dir, "max_steps=5")
+    assert "config.toml is damaged" in said[0]
+    assert read_state(final)[0].step == 5
+    assert "max_steps = 5" in (done.run_dir / "config.toml").read_text()
+
+
+def test_a_run_cannot_be_made_shorter_than_it_is(done: Config) -> None:
+    with pytest.raises(ConfigError, match="the run has already made 4 steps and would end after 3"):
+        resume(done.run_dir, ["max_steps=3"])
+
+
+def test_the_current_folder_by_its_dot(done: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(done.run_dir)
+    resume(Path(), ["max_steps=5"])
+    assert 'run_name = "run"' in (done.run_dir / "config.toml").read_text()
+
+
+def test_the_date_of_the_start_is_kept(tmp_path: Path) -> None:
+    config = small(tmp_path, **QUICK)
+    final = train(config)
+    state = json.loads((final / "trainer_state.json").read_text())
+    assert state["started_at"]
+    assert read_state(resume(config.run_dir, ["max_steps=2"]))[0].started_at == state["started_at"]
+    run = setup.prepare(config, checkpoint=final, started_at="2021-02-03T04:05:06")
+    assert run.policy.tokenizer.now is not None
+    assert run.policy.tokenizer.now.year == 2021
+
+
+def test_a_run_of_an_earlier_version_has_its_own_stream_of_prompts(tmp_path: Path) -> None:
+    """Its state has no date, its checksum is of the ids that fit, and its order is of these alone."""
+    rows = [{"question": "1 + " * n + "1?", "answer": str(n + 1)} for n in range(12)]
+    (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    data = {"dataset": str(tmp_path / "train.jsonl"), "eval_steps": 0, "max_train_samples": 0}
+    config = small(tmp_path, **{**QUICK, **data, "max_prompt_length": 18})
+    run = setup.prepare(config)
+    fitting = [prompt for prompt in run.train_prompts if len(prompt.ids) <= 18]
+    assert 0 < len(fitting) < len(rows)
+    as_before(run)
+    ids = [[prompt.ids, prompt.example.answer] for prompt in fitting]
+    assert run.state.data == hashlib.sha256("".join(json.dumps(pair) for pair in ids).encode()).hexdigest()
+    order = DataOrder(len(fitting), config.seed).take(3, 5)
+    taken, left_out = run.train_prompts.take(3, 5)
+    assert ([prompt.ids for prompt in taken], left_out) == ([fitting[place].ids for place in order], 0)

@@ -3,7 +3,6 @@
 import hashlib
 import json
 from pathlib import Path
-from typing import Any
 
 import mlx.core as mx
 import mlx_lm
@@ -11,55 +10,21 @@ import pytest
 from mlx.utils import tree_flatten
 
 from grpo_cli.config.load import load_config
-from grpo_cli.config.schema import Config
 from grpo_cli.engine import events, setup
-from grpo_cli.engine.update.batch import Sequence, pad
+from grpo_cli.engine.train import train
+from grpo_cli.engine.update.batch import TrainingSequence, pad
 from grpo_cli.engine.update.forward import token_logprobs
 from grpo_cli.errors import CheckpointError, DataError, RewardError
 from grpo_cli.models.adapters import adapters_off
 from grpo_cli.models.load import load_policy
+from tests.support.small_runs import STEP_KEYS, lines, small
 from tests.support.steps import scored_groups
 
-STEP_KEYS = {
-    "step", "epoch", "lr", "loss", "grad_norm", "kl", "entropy", "ratio_deviation", "clip_ratio",
-    "clip_ratio_low", "clip_ratio_high", "reward_mean", "reward_std",
-    "rewards/correctness", "zero_std_fraction", "completion_length_mean", "truncated_fraction", "repetition",
-    "rollout_seconds", "update_seconds", "step_seconds", "rollout_tokens_per_second", "peak_memory_gb",
-}  # fmt: skip
 EVALUATION_KEYS = {"step", "eval_accuracy", "eval_samples", "eval_format", "eval_seconds"}
-
-
-def small(folder: Path, **changes: Any) -> Config:
-    """A run of two steps that takes a second or two."""
-    settings = {
-        "model_name": "tiny",
-        "dataset": "arithmetic",
-        "system_prompt": "",
-        "completion_prefix": "",
-        "reward_functions": ["correctness"],
-        "temperature": 1.0,
-        "num_generations": 8,
-        "batch_size": 4,
-        "gradient_accumulation_steps": 1,
-        "max_new_tokens": 40,
-        "eval_max_new_tokens": 40,
-        "learning_rate": 1e-4,
-        "max_grad_norm": 1.0,
-        "max_steps": 2,
-        "eval_steps": 0,
-        "save_steps": 0,
-        "output_dir": str(folder),
-        "run_name": "run",
-    }
-    return Config(**(settings | changes))
 
 
 def weights(folder: Path) -> dict[str, mx.array]:
     return mx.load(str(folder / "model.safetensors"))  # type: ignore[return-value]
-
-
-def lines(folder: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (folder / "training_log.jsonl").read_text().splitlines()]
 
 
 def largest_change(a: dict[str, mx.array], b: dict[str, mx.array]) -> float:
@@ -70,7 +35,7 @@ def largest_change(a: dict[str, mx.array], b: dict[str, mx.array]) -> float:
 def test_a_run_writes_its_log_completions_and_checkpoints(tmp_path: Path) -> None:
     seen: list[events.Event] = []
     config = small(tmp_path, eval_steps=1, eval_samples=8, save_steps=1, log_completions=3)
-    final = setup.train(config, seen.append)
+    final = train(config, seen.append)
     folder = config.run_dir
     log = lines(folder)
     assert [line["step"] for line in log] == [0, 1, 1, 2, 2]
@@ -91,7 +56,7 @@ def test_a_run_writes_its_log_completions_and_checkpoints(tmp_path: Path) -> Non
 
 
 def test_a_checkpoint_is_what_plain_mlx_lm_loads_and_its_manifest_is_true(tmp_path: Path) -> None:
-    final = setup.train(small(tmp_path))
+    final = train(small(tmp_path))
     manifest = json.loads((final / "manifest.json").read_text())
     files = {path.name for path in final.iterdir()} - {"manifest.json"}
     assert set(manifest["files"]) == files
@@ -111,7 +76,7 @@ def test_a_checkpoint_is_what_plain_mlx_lm_loads_and_its_manifest_is_true(tmp_pa
 
 def test_a_seed_decides_everything(tmp_path: Path) -> None:
     runs = [
-        weights(setup.train(small(tmp_path, run_name=name, seed=seed)))
+        weights(train(small(tmp_path, run_name=name, seed=seed)))
         for name, seed in (("a", 0), ("b", 0), ("c", 1))
     ]
     assert largest_change(runs[0], runs[1]) == 0.0
@@ -122,10 +87,8 @@ def test_a_seed_decides_everything(tmp_path: Path) -> None:
 def test_gradient_accumulation_is_the_big_batch(tmp_path: Path, loss_type: str) -> None:
     """Same prompts and completions, cut into one microbatch or four. SGD shows the gradient itself."""
     settings = {"loss_type": loss_type, "optimizer": "sgd", "learning_rate": 1.0, "max_steps": 1}
-    one = setup.train(small(tmp_path, run_name="one", **settings))
-    four = setup.train(
-        small(tmp_path, run_name="four", batch_size=1, gradient_accumulation_steps=4, **settings)
-    )
+    one = train(small(tmp_path, run_name="one", **settings))
+    four = train(small(tmp_path, run_name="four", batch_size=1, gradient_accumulation_steps=4, **settings))
     before = dict(tree_flatten(load_policy("tiny").model.parameters()))
     moved = largest_change(weights(one), before)
     assert moved > 1e-4
@@ -134,7 +97,7 @@ def test_gradient_accumulation_is_the_big_batch(tmp_path: Path, loss_type: str) 
 
 def test_several_updates_per_rollout_reuse_its_completions(tmp_path: Path) -> None:
     config = small(tmp_path, num_iterations=2, max_steps=4)
-    setup.train(config)
+    train(config)
     log = lines(config.run_dir)
     assert [line["rollout_tokens_per_second"] is None for line in log] == [False, True, False, True]
     assert log[0]["reward_mean"] == log[1]["reward_mean"]
@@ -144,7 +107,7 @@ def test_several_updates_per_rollout_reuse_its_completions(tmp_path: Path) -> No
 
 def test_lora_trains_adapters_only_and_its_reference_is_the_base(tmp_path: Path) -> None:
     config = small(tmp_path, lora_rank=4, kl_coeff=0.1, learning_rate=1e-3)
-    final = setup.train(config)
+    final = train(config)
     log = lines(config.run_dir)
     assert log[0]["kl"] == pytest.approx(0.0, abs=1e-6)  # the adapters begin as zero
     assert log[1]["kl"] > 1e-7
@@ -161,7 +124,7 @@ def test_lora_trains_adapters_only_and_its_reference_is_the_base(tmp_path: Path)
 
 def test_a_full_run_with_kl_compares_with_the_initial_policy(tmp_path: Path) -> None:
     config = small(tmp_path, kl_coeff=0.5, learning_rate=1e-3)
-    setup.train(config)
+    train(config)
     log = lines(config.run_dir)
     assert log[0]["kl"] == pytest.approx(0.0, abs=1e-6)
     assert log[1]["kl"] > 1e-4
@@ -171,16 +134,18 @@ def test_on_policy_ratios_are_one_with_the_real_model_and_prefix(tmp_path: Path)
     run = setup.prepare(small(tmp_path, temperature=0.8, completion_prefix="<reasoning>"))
     groups = scored_groups(run)
     assert all(rollout.text.startswith("<reasoning>") for group in groups for rollout in group.rollouts)
-    batch = pad([Sequence(group.prompt_ids, rollout, 1.0) for group in groups for rollout in group.rollouts])
+    batch = pad(
+        [TrainingSequence(group.prompt_ids, rollout, 1.0) for group in groups for rollout in group.rollouts]
+    )
     trained = token_logprobs(run.policy.model, batch, 0.8)
     assert mx.abs(mx.where(batch.loss_mask, trained - batch.old_logprobs, 0.0)).max().item() < 1e-4
 
 
 def test_a_folder_that_holds_a_run_is_refused(tmp_path: Path) -> None:
-    setup.train(small(tmp_path, max_steps=1))
+    train(small(tmp_path, max_steps=1))
     before = (tmp_path / "run" / "training_log.jsonl").read_bytes()
     with pytest.raises(CheckpointError, match="already holds a run") as error:
-        setup.train(small(tmp_path, max_steps=1))
+        train(small(tmp_path, max_steps=1))
     assert f"grpo resume {tmp_path / 'run'}" in error.value.hint
     assert (tmp_path / "run" / "training_log.jsonl").read_bytes() == before
 
@@ -188,14 +153,14 @@ def test_a_folder_that_holds_a_run_is_refused(tmp_path: Path) -> None:
 def test_an_output_folder_that_cannot_be_made_is_said_so(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(CheckpointError, match=r"^Failed to save checkpoint: Not a dir.*/file") as error:
-        setup.train(small(tmp_path / "file"))
+        train(small(tmp_path / "file"))
     assert error.value.hint == "choose another `output_dir`"
 
 
 def test_a_reward_that_fails_stops_the_run_and_shows_the_completion(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text("def broken(completions, **columns):\n    raise KeyError('gold')\n")
     with pytest.raises(RewardError, match="broken") as error:
-        setup.train(small(tmp_path, reward_functions=[f"{tmp_path}/mine.py:broken"]))
+        train(small(tmp_path, reward_functions=[f"{tmp_path}/mine.py:broken"]))
     assert "gold" in str(error.value)
     assert "<reasoning>" in str(error.value)
 
@@ -221,15 +186,9 @@ def test_long_prompts_are_skipped_counted_and_never_cut(tmp_path: Path) -> None:
         setup.prepare(small(tmp_path, **(settings | {"max_prompt_length": 3})))
 
 
-def test_a_dry_run_saves_nothing(tmp_path: Path) -> None:
-    line = setup.dry_run(small(tmp_path))
-    assert set(line) == STEP_KEYS
-    assert list(tmp_path.iterdir()) == []
-
-
 def test_old_checkpoints_go_and_final_stays(tmp_path: Path) -> None:
     config = small(tmp_path, max_steps=4, save_steps=1, keep_checkpoints=2, num_generations=2, batch_size=1)
-    setup.train(config)
+    train(config)
     kept = sorted(path.name for path in config.run_dir.iterdir() if path.is_dir())
     assert kept == ["checkpoint-3", "checkpoint-4", "final"]
 

@@ -11,7 +11,7 @@ from grpo_cli.config.schema import Config
 from grpo_cli.engine.rollout.generate import generate
 from grpo_cli.engine.rollout.sampling import Sampling
 from grpo_cli.environments.calculator import Calculator
-from grpo_cli.environments.make import session_maker
+from grpo_cli.environments.make import tooling_of
 from grpo_cli.models.load import Policy, load_policy
 from grpo_cli.types import Example, Rollout
 
@@ -61,7 +61,7 @@ def answers(policy: Policy, tools: list[str]) -> list[tuple[str, Rollout]]:
     """Greedy completions of 40 other problems, each with the product asked for."""
     rng = random.Random(1)
     asked = [example(rng, policy) for _ in range(40)]
-    make = session_maker(Config(tools=tools), policy.tokenizer)
+    make = tooling_of(Config(tools=tools), policy.tokenizer).make_session
     groups = generate(
         policy, [prompt for prompt, _ in asked], 1, Sampling(max_new_tokens=32, temperature=0.0),
         sessions=lambda _: make(Example(messages=[], answer="")),

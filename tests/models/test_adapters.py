@@ -18,6 +18,7 @@ from mlx_lm.utils import quantize_model
 from grpo_cli import device
 from grpo_cli.config.schema import Config
 from grpo_cli.engine import setup
+from grpo_cli.engine.train import train
 from grpo_cli.engine.update_policy import make_batches, update_policy
 from grpo_cli.errors import ModelError
 from grpo_cli.models.adapters import (
@@ -32,20 +33,13 @@ from grpo_cli.models.adapters import (
 from grpo_cli.models.find import TINY
 from grpo_cli.models.load import load_policy
 from grpo_cli.models.tree import flat
-from tests.engine.small import llama_policy, nanochat_policy
-from tests.engine.test_train import small
+from tests.support.random_models import llama_policy, nanochat_policy
+from tests.support.shaken_adapters import shaken
+from tests.support.small_runs import small
 from tests.support.steps import scored_groups
 
 KINDS: tuple[Kind, ...] = ("lora", "dora")
 IDS = mx.array([[5, 7, 11, 13, 17]])
-
-
-def shaken(model: nn.Module, by: float = 0.05) -> nn.Module:
-    """The model with its adapters moved at random, magnitudes too."""
-    mx.random.seed(3)
-    moved = [(n, a + by * mx.random.normal(a.shape)) for n, a in flat(model.trainable_parameters()).items()]
-    model.load_weights(moved, strict=False)
-    return model
 
 
 def same(a: mx.array, b: mx.array) -> bool:
@@ -206,7 +200,7 @@ def test_rslora_divides_by_the_root_of_the_rank() -> None:
 
 
 def test_rslora_reaches_the_adapters_and_their_file(tmp_path: Path) -> None:
-    final = setup.train(small(tmp_path, lora_rank=2, lora_scale=5.0, use_rslora=True, max_steps=1))
+    final = train(small(tmp_path, lora_rank=2, lora_scale=5.0, use_rslora=True, max_steps=1))
     written = json.loads((final / "adapter_config.json").read_text())["lora_parameters"]
     assert written == {"rank": 2, "scale": 5.0 / math.sqrt(2), "dropout": 0.0}
     adapters = [m for m in load_policy(str(final)).model.modules() if isinstance(m, LoRALinear)]
@@ -276,7 +270,7 @@ def test_a_qlora_checkpoint_is_adapters_that_name_the_quantised_base(
     quantized: Path, kind: Kind, tmp_path: Path
 ) -> None:
     seen = (quantized / "model.safetensors").read_bytes()
-    final = setup.train(qlora(tmp_path, quantized, kind, max_steps=1))
+    final = train(qlora(tmp_path, quantized, kind, max_steps=1))
     assert not list(final.glob("model*"))
     assert (quantized / "model.safetensors").read_bytes() == seen
     written = json.loads((final / "adapter_config.json").read_text())
@@ -289,7 +283,7 @@ def test_a_qlora_checkpoint_is_adapters_that_name_the_quantised_base(
 
 
 def test_on_a_cpu_the_base_is_dequantised(quantized: Path, tmp_path: Path) -> None:
-    final = setup.train(qlora(tmp_path, quantized, "dora", max_steps=1))
+    final = train(qlora(tmp_path, quantized, "dora", max_steps=1))
     policy = load_policy(str(final))
     assert "quantization" not in policy.config
     assert {array.dtype for array in flat(policy.model.parameters()).values()} == {mx.float32}

@@ -15,9 +15,9 @@ from grpo_cli.errors import GrpoError, ModelError
 from grpo_cli.models.find import TINY
 from grpo_cli.models.load import load_policy
 from grpo_cli.models.tree import flat
-from tests.hub_server import HubServer
+from tests.support.hub_server import HubServer
 from tests.support.llama import write_llama
-from tests.test_files import no_wait_forever
+from tests.support.waiting import no_wait_forever
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ from grpo_cli.engine.rollout.sampling import Sampling
 from grpo_cli.models import nanochat_v2
 from grpo_cli.models.nanochat_v2 import Model, ModelArgs
 from grpo_cli.models.tree import flat
-from tests.models.test_nanochat_v2 import policy
+from tests.support.endless_policy import policy
 
 META = {
     "sequence_len": 25,

@@ -27,12 +27,12 @@ from grpo_cli.engine.update.gradient import accumulate
 from grpo_cli.engine.update.optimizer import make_rule
 from grpo_cli.models import nanochat_v2
 from grpo_cli.models.adapters import LoRA, add_adapters
-from grpo_cli.models.load import Policy
 from grpo_cli.models.nanochat_v2 import Model, ModelArgs
 from grpo_cli.models.tree import flat
 from grpo_cli.types import RolloutGroup
-from tests.engine.small import ByteTokenizer, group, rollout
-from tests.engine.update.test_objective import largest_difference
+from tests.support.endless_policy import policy
+from tests.support.gradients import largest_difference
+from tests.support.random_models import group, rollout
 from tests.support.steps import objective_of
 
 GENUINE = Path(__file__).parents[2] / "../shared/fixtures/nanochat/head-sft-small"
@@ -49,12 +49,6 @@ SMALL = ModelArgs(
     padded_vocab_size=64,
     max_position_embeddings=512,
 )
-
-
-class Endless(ByteTokenizer):
-    """A tokenizer without an end token."""
-
-    eos_ids = frozenset()
 
 
 # Short windows of 128 and long ones of 140: sequences of 150 tokens and more go beyond both.
@@ -87,11 +81,6 @@ def genuine_model() -> Model:
     model = Model(ModelArgs.from_dict({**config, "max_position_embeddings": 512, "window_pattern": "SSSL"}))
     model.load_weights(weights, strict=True)
     return model
-
-
-def policy(model: Model) -> Policy:
-    """A policy that never ends by itself."""
-    return Policy(model=model, tokenizer=Endless(), config={}, path=Path(), source="random")  # type: ignore[arg-type]
 
 
 @pytest.fixture(params=["random", "beyond", pytest.param("genuine", marks=needs_genuine)])

@@ -11,7 +11,7 @@ from grpo_cli.errors import ModelError
 from grpo_cli.models.adapters import LoRA, add_adapters
 from grpo_cli.models.quantized import QuantizedCopy, Rounding, copy_bytes, quantizable, rounded
 from grpo_cli.models.tree import flat
-from tests.engine.small import llama_policy, nanochat_policy
+from tests.support.random_models import llama_policy, nanochat_policy
 
 FOUR = Rounding(bits=4, group_size=32)
 IDS = mx.array([[1, 2, 3, 4, 5]])

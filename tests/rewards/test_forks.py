@@ -8,7 +8,7 @@ PROGRAM = """
 import os, sys
 from grpo_cli.outlet import hold_nobody
 from grpo_cli.rewards.score import score
-from tests.rewards.test_score import two_groups
+from tests.support.reward_groups import two_groups
 
 def kept(): raise KeyboardInterrupt
 def divides(): 1 / 0

@@ -2,6 +2,7 @@
 
 # ruff: noqa: ARG001, ARG005 - rewards are called with keywords that they need not use
 
+import asyncio
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -10,30 +11,12 @@ from typing import Any
 import pytest
 
 from grpo_cli.errors import RewardError
-from grpo_cli.rewards.score import score
+from grpo_cli.rewards.request import RewardRequest
+from grpo_cli.rewards.score import PendingScores, Scorer, score
 from grpo_cli.rewards.table import load_rewards
-from grpo_cli.types import Example, Rollout, RolloutGroup, StopReason, TrainerState
-
-
-def group(question: str, answer: str, texts: list[str], **columns: Any) -> RolloutGroup:
-    """A group of rollouts with these texts."""
-    rollouts = [
-        Rollout(token_ids=[1], logprobs=[0.0], entropies=[0.0], stop_reason=StopReason.EOS, text=text)
-        for text in texts
-    ]
-    return RolloutGroup(
-        Example(messages=[{"role": "user", "content": question}], answer=answer, columns=columns),
-        [1, 2],
-        rollouts,
-    )
-
-
-def two_groups() -> list[RolloutGroup]:
-    """Two prompts with two completions each."""
-    return [
-        group("1 + 1?", "2", ["<answer>2</answer>", "two"], level=1, source="a"),
-        group("2 + 3?", "5", ["<answer>2</answer>", "<answer>5</answer>"], level=2),
-    ]
+from grpo_cli.types import RolloutGroup, TrainerState
+from tests.support.reward_groups import group, two_groups
+from tests.support.reward_processes import left
 
 
 def error_of(function: Callable[..., Any], groups: list[RolloutGroup] | None = None) -> RewardError:
@@ -206,3 +189,50 @@ def test_a_value_that_is_no_finite_number_stops(value: Any, shown: str) -> None:
 def test_anything_but_one_value_for_each_completion_stops(returned: Any, said: str) -> None:
     error = error_of(lambda **columns: returned)
     assert error.message == f"Reward `mine` returned {said}\ncompletion 1 of 4: '<answer>2</answer>'"
+
+
+def three_groups() -> list[Any]:
+    return [
+        group("a", "1", ["x", "xx"], level=1, odd=True),
+        group("b", "2", ["xxx", "bad"], level=2),
+        group("c", "3", ["xxxxx", "xxxxxx"], level=3),
+    ]
+
+
+def test_rewards_come_to_their_own_rows_in_whatever_order_groups_end() -> None:
+    asked: list[Any] = []
+
+    async def judge(prompts: Any, completions: Any, level: Any, **columns: Any) -> list[float]:
+        asked.append((prompts[0][0]["content"], len(completions), sorted(columns)))
+        await asyncio.sleep(0.01 * level[0])
+        return [100.0 * level[0] + len(completion[0]["content"]) for completion in completions]
+
+    groups = three_groups()
+    with Scorer([("judge", judge)], [1.0]) as scorer, scorer.overlapping(groups, 2) as pending:
+        for place in (2, 0, 1):
+            pending.begin(place)
+    assert [item.reward for one in groups for item in one.rollouts] == [101, 102, 203, 203, 305, 306]
+    assert [(first, count) for first, count, _ in asked] == [("c", 2), ("a", 2), ("b", 2)]
+    assert all({"answer", "completion_ids", "trainer_state"} <= set(names) for _, _, names in asked)
+
+
+def test_an_early_error_names_the_completion_of_the_batch() -> None:
+    async def brittle(completions: Any, **columns: Any) -> list[float]:
+        del columns
+        return [1.0 / (completion[0]["content"] != "bad") for completion in completions]
+
+    groups = three_groups()
+    with Scorer([("brittle", brittle)], [1.0]) as scorer:
+        with (
+            pytest.raises(RewardError, match=r"completion 4 of 6: 'bad'"),
+            scorer.overlapping(groups, 2) as all_,
+        ):
+            for place in (2, 1, 0):
+                all_.begin(place)
+        assert left() == []
+
+
+def test_a_part_knows_its_place() -> None:
+    groups = three_groups()
+    pending = PendingScores(scorer=Scorer([], []), groups=groups, size=2)
+    assert pending.request_of(1) == RewardRequest.of(groups).part(2, 4)

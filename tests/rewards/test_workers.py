@@ -17,7 +17,7 @@ from grpo_cli.rewards import workers as module
 from grpo_cli.rewards.score import Scorer, parts, score
 from grpo_cli.rewards.table import load_rewards
 from grpo_cli.types import RolloutGroup
-from tests.rewards.test_score import group
+from tests.support.reward_groups import group
 from tests.support.waiting import HANG, wait_until
 
 SOURCE = '''
@@ -233,7 +233,7 @@ PROGRAM = """
 import sys
 from grpo_cli.rewards.score import Scorer
 from grpo_cli.rewards.table import load_rewards
-from tests.rewards.test_score import group
+from tests.support.reward_groups import group
 
 if __name__ == "__main__":
     names = [sys.argv[1] + ":where", sys.argv[1] + ":slow"]

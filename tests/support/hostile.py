@@ -161,14 +161,14 @@ def examine_state(folder: Path) -> None:
 
 
 def run_log(folder: Path) -> None:
-    from tests.doctor.logs import evaluation, steps, written
+    from tests.support.run_logs import evaluation, steps, written
 
     folder.mkdir()
     written(folder, [*steps(12), evaluation(12, 0.5)])
 
 
 def examine_log(folder: Path) -> None:
-    from tests.doctor.logs import examine
+    from tests.support.run_logs import examine
 
     examine(folder)
 
@@ -190,7 +190,7 @@ def read_hosts_file(folder: Path) -> None:
 
 
 def meta(folder: Path) -> None:
-    from tests.convert.checkpoints import write_checkpoint
+    from tests.support.nanochat_checkpoints import write_checkpoint
 
     write_checkpoint(folder, "current")
     (folder / "meta.json").write_bytes(next(folder.glob("meta_*.json")).read_bytes())
@@ -209,7 +209,7 @@ def fixture(name: str, folder: Path) -> None:
 
 
 def read_pt(name: str, folder: Path) -> Any:
-    from tests.convert.reading import everything
+    from tests.support.pt_reading import everything
 
     return everything(folder / name)
 
@@ -235,7 +235,7 @@ def zip_record(content: bytes, chance: random.Random) -> bytes:
 
 
 def read_index_as_it_is(folder: Path) -> None:
-    from tests.convert.reading import everything
+    from tests.support.pt_reading import everything
 
     everything(folder / "strided_shared.pt")  # its numbers are compared in convert/test_mutations.py
 

@@ -6,10 +6,14 @@ time.sleep(NEVER)                          # in what a test expects nobody to wa
 assert time.monotonic() - started < HANG   # and nobody did
 """
 
+import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import pytest
 
 HANG = 1800.0  # seconds; only what never ends takes so long, on however busy a machine
 NEVER = 2 * HANG
@@ -31,3 +35,19 @@ def slowness() -> float:
     started = time.monotonic()
     subprocess.run([sys.executable, "-c", "import mlx.core, rich.console, typer"], check=True)
     return max(1.0, (time.monotonic() - started) / 0.5)
+
+
+@contextmanager
+def no_wait_forever() -> Iterator[None]:
+    """Fails where something waits for the other end of a pipe; long after anything slow is done."""
+
+    def end(*_: object) -> None:
+        pytest.fail("it waits for the other end of a pipe")  # no Exception, which the code might handle
+
+    before = signal.signal(signal.SIGALRM, end)
+    signal.alarm(600)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)

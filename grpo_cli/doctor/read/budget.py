@@ -11,10 +11,17 @@ from typing import Any
 
 from grpo_cli.device import CGROUP_LIMITS, usable_memory
 from grpo_cli.doctor.read.machine import Machine
-from grpo_cli.engine.memory.estimate import FLOAT32, OPTIMIZER_STATES, Batch, MemoryNeeds, Shape, estimate
+from grpo_cli.engine.memory.estimate import (
+    FLOAT32,
+    OPTIMIZER_STATES,
+    BatchSizes,
+    MemoryNeeds,
+    Shape,
+    estimate,
+)
 
 # One prompt, 8 completions: the smallest sensible GRPO step.
-TYPICAL = Batch(rollout_rows=8, update_prompts=1, update_rows=8, prompt_length=256, new_tokens=128)
+TYPICAL = BatchSizes(rollout_rows=8, update_prompts=1, update_rows=8, prompt_length=256, new_tokens=128)
 TYPICAL_WORDS = "1 prompt of 256 tokens, 8 completions of 128, AdamW"
 RANK = 16  # of the adapters
 CGROUP_USED = ("/sys/fs/cgroup/memory.current", "/sys/fs/cgroup/memory/memory.usage_in_bytes")
@@ -69,7 +76,7 @@ MODELS = (
 
 
 def typical_needs(
-    shape: Shape, parameters: int, width: int, rank: int = 0, batch: Batch = TYPICAL
+    shape: Shape, parameters: int, width: int, rank: int = 0, batch: BatchSizes = TYPICAL
 ) -> MemoryNeeds:
     """Memory for training with AdamW. `width`: bytes of a weight; `rank`: of LoRA adapters (0: all weights).
 

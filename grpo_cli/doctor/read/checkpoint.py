@@ -2,12 +2,15 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from grpo_cli.doctor.read.model_folder import BREAKDOWNS
 from grpo_cli.errors import CheckpointError
+from grpo_cli.models.model_files import BREAKDOWNS
 from grpo_cli.models.safetensors_header import read_header
 from grpo_cli.untrusted_json import DamagedFile, read_object
+
+if TYPE_CHECKING:
+    from grpo_cli.engine.run_dir.run_state import RunState
 
 FINAL, MANIFEST = "final", "manifest.json"
 STATE = "trainer_state.json"
@@ -55,6 +58,26 @@ def readable_step(folder: Path) -> tuple[int, bool]:
         return step_in_manifest(folder)
     except BREAKDOWNS:
         return -1, False
+
+
+def state_of(folder: Path) -> "RunState | str":
+    """The state that a run resumes from, as the engine reads it; the reason if the engine refuses it."""
+    from grpo_cli.engine.run_dir.run_state import read_state
+
+    try:
+        return read_state(folder)[0]
+    except CheckpointError as refusal:
+        short = f"{folder.name}/{refusal.message.removeprefix(f'{folder}/')}"
+        return reason_in_detail(folder) or short
+
+
+def reason_in_detail(folder: Path) -> str:
+    """All wrong fields of a trainer state, or its damage as JSON; empty if neither is the reason."""
+    try:
+        wrong = list(wrong_fields(read_object(folder / STATE)))
+    except (OSError, DamagedFile) as problem:
+        return f"{folder.name}/{STATE} {problem.strerror if isinstance(problem, OSError) else problem}"
+    return f"{folder.name}/{STATE}: {', '.join(wrong)}" if wrong else ""
 
 
 def wrong_fields(state: dict[str, Any]) -> Iterator[str]:

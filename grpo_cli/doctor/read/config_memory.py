@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from grpo_cli.engine.memory.estimate import MemoryNeeds, Shape
     from grpo_cli.engine.memory.verdict import MemoryVerdict
 
-DTYPES = {"float32": 4, "bfloat16": 2, "float16": 2}
+DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 SUMS_PROMPT = 64  # tokens; the embedded task's prompts are shorter
 
 
@@ -86,7 +86,7 @@ def shape_of(folder: Path) -> "Shape | None":
 
 def needed(config: Config, folder: Path, on_cpu: bool, rows: int | None = None) -> "MemoryNeeds | None":
     """Memory for training; None if the model's shape is unknown. `rows`: maximum completions at once."""
-    from grpo_cli.engine.memory.estimate import FLOAT32, OPTIMIZER_STATES, Batch, estimate
+    from grpo_cli.engine.memory.estimate import FLOAT32, OPTIMIZER_STATES, BatchSizes, estimate
 
     shape, weights, facts = shape_of(folder), weights_in(folder), read_config(folder)
     if shape is None or weights is None:
@@ -96,7 +96,7 @@ def needed(config: Config, folder: Path, on_cpu: bool, rows: int | None = None) 
     trained = numbers if full else weights.adapters(config.lora_rank, config.lora_layers)
     master = FLOAT32 if full and width < FLOAT32 else 0
     shares = shares_prompts(facts)
-    batch = Batch.of(config, prompt_length(config, facts), shares, True, rows, on_cpu and shares)
+    batch = BatchSizes.of(config, prompt_length(config, facts), shares, True, rows, on_cpu and shares)
     copies = 2 if full and config.kl_coeff > 0 else 1  # the reference
     adapters = 0 if full else FLOAT32 * trained
     optimizer = trained * (OPTIMIZER_STATES[config.optimizer] * FLOAT32 + master)
@@ -127,7 +127,7 @@ def _rounded_copy(config: Config, numbers: int, on_cpu: bool, width: int) -> int
     if not config.quantize_for_rollouts:
         return 0
     if on_cpu:
-        return DTYPES["float32"] * numbers
+        return DTYPE_BYTES["float32"] * numbers
     return numbers * config.bits // 8 + 2 * width * numbers // config.group_size
 
 
@@ -137,10 +137,10 @@ def _in_memory(config: Config, weights: Weights, facts: dict[str, Any], on_cpu: 
     bits = bits_of(facts)
     packed = weights.unpacked(bits) if bits else 0
     if packed and (on_cpu or config.lora_rank == 0):
-        return packed, packed * DTYPES.get(kind, 2), DTYPES.get(kind, 2)
+        return packed, packed * DTYPE_BYTES.get(kind, 2), DTYPE_BYTES.get(kind, 2)
     if packed:
-        return packed, weights.stored, DTYPES.get(kind, 2)
-    width = DTYPES.get(kind, weights.width)
+        return packed, weights.stored, DTYPE_BYTES.get(kind, 2)
+    width = DTYPE_BYTES.get(kind, weights.width)
     return weights.numbers, weights.numbers * width, width
 
 

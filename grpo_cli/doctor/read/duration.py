@@ -23,7 +23,9 @@ if TYPE_CHECKING:
 FEWEST_LOGGED = 3  # steps that are better evidence than a new measurement
 MEASURED_TOKENS = 32
 TRIES = 3
-PATIENCE = 20.0  # seconds allowed for measuring a whole step; beyond it one prompt's time is multiplied
+MEASURING_SECONDS = (
+    20.0  # seconds allowed for measuring a whole step; beyond it one prompt's time is multiplied
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,7 +111,7 @@ def measured_duration(config: Config, folder: Path) -> StepDuration:
     run = prepare(small)
     one_step(run)  # warm-up: the first builds kernels and caches
     measured = quickest(run)
-    if measured.seconds * config.prompts_per_step <= PATIENCE:
+    if measured.seconds * config.prompts_per_step <= MEASURING_SECONDS:
         whole_step = {name: getattr(config, name) for name in ("batch_size", "gradient_accumulation_steps")}
         measured = quickest(replace(run, config=small.model_copy(update=whole_step)))
     return scaled(config, measured)
@@ -118,7 +120,7 @@ def measured_duration(config: Config, folder: Path) -> StepDuration:
 def quickest(run: "Run") -> "MeasuredStep":
     """The fastest of a few steps: the one least disturbed by other processes."""
     started, steps = time.perf_counter(), [one_step(run)]
-    while len(steps) < TRIES and time.perf_counter() - started < PATIENCE / 4:
+    while len(steps) < TRIES and time.perf_counter() - started < MEASURING_SECONDS / 4:
         steps.append(one_step(run))
     return min(steps, key=lambda step: step.seconds)
 
@@ -143,7 +145,7 @@ class MeasuredStep:
 
 def one_step(run: "Run") -> MeasuredStep:
     """Run one step, rollouts and update, on a model that is discarded afterwards."""
-    from grpo_cli.engine.setup import tiny_step
+    from grpo_cli.engine.dry_run import tiny_step
 
     drawn, groups, update = tiny_step(run)
     rollouts = [rollout for group in groups for rollout in group.rollouts]

@@ -15,10 +15,6 @@ from grpo_cli.models.safetensors_header import Tensor
 
 ADAPTERS = "adapters.safetensors"
 EMBEDDINGS = ("wte.weight", "embed_tokens.weight", "lm_head.weight")  # a row per token id
-# Exceptions of a broken or hostile config.json when a model or tokenizer is built from it.
-BREAKDOWNS = (
-    ArithmeticError, AssertionError, AttributeError, LookupError, OSError, RuntimeError, TypeError, ValueError
-)  # fmt: skip
 NANOCHAT_TOKENS = 65536  # of d20, d32 and d34
 NANOCHAT_WIDTH = 64  # channels for each layer
 SOURCES = {

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from grpo_cli.engine.guards.nothing_learned import FEWEST_STEPS
 
 Item = TypeVar("Item")
-LARGEST = 1e100  # sums and squares of smaller numbers stay finite
+LARGEST_NUMBER = 1e100  # sums and squares of smaller numbers stay finite
 
 
 def number(line: Mapping[str, Any], key: str) -> float | None:
@@ -18,7 +18,9 @@ def number(line: Mapping[str, Any], key: str) -> float | None:
     value = line.get(key)
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
-    return float(value) if -LARGEST < value < LARGEST else None  # the comparison is false for NaN
+    return (
+        float(value) if -LARGEST_NUMBER < value < LARGEST_NUMBER else None
+    )  # the comparison is false for NaN
 
 
 def step_number(line: Mapping[str, Any]) -> int:

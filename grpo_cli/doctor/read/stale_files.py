@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-TEMPORARY = re.compile(r"\..+\.grpo-(tmp(-\w+(-old)?)?|old)|\.grpo-tmp-[0-9a-f]{16}(\.\w+)?")
+TEMPORARY_NAME = re.compile(r"\..+\.grpo-(tmp(-\w+(-old)?)?|old)|\.grpo-tmp-[0-9a-f]{16}(\.\w+)?")
 ASIDE = re.compile(r"(checkpoint-\d+|final|training_log\.jsonl|completions\.jsonl)\.aside(-\d+)?")
 REPLACED = re.compile(r"\.(.+)\.grpo-(?:old|tmp-\w+-old)")
 FRESH_SECONDS = 3600
@@ -44,7 +44,10 @@ def found_in(folders: Iterable[Path]) -> Iterator[StaleFile]:
         except (OSError, ValueError):
             continue
         for path in entries:
-            is_temporary, is_aside = bool(TEMPORARY.fullmatch(path.name)), bool(ASIDE.fullmatch(path.name))
+            is_temporary, is_aside = (
+                bool(TEMPORARY_NAME.fullmatch(path.name)),
+                bool(ASIDE.fullmatch(path.name)),
+            )
             if is_temporary or is_aside:
                 abandoned = is_temporary and age(path) > FRESH_SECONDS and not in_use(path)
                 yield StaleFile(

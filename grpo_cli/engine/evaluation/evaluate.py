@@ -28,7 +28,7 @@ from grpo_cli.engine.rollout.sampling import Sampling
 from grpo_cli.engine.run import scorer_of
 from grpo_cli.engine.run_dir.inputs import fingerprint
 from grpo_cli.engine.update.forward_probe import check_unread, sampling_plan
-from grpo_cli.environments.make import SessionMaker, no_environment, session_maker
+from grpo_cli.environments.make import SessionMaker, no_environment, tooling_of
 from grpo_cli.models.load import Policy, load_policy
 from grpo_cli.rewards.answers import is_right
 from grpo_cli.rewards.builtin import is_strict
@@ -61,7 +61,7 @@ class Evaluation:
     def is_right(self, rollout: Rollout, gold: str) -> bool:
         """True if the reward `measure` is above 0; without one, if the answer equals `gold`."""
         if not self.measure:
-            return is_right(rollout.text, gold)
+            return is_right(rollout.final_text, gold)
         return (rollout.rewards.get(self.measure) or 0.0) > 0  # None: the reward does not apply
 
     @property
@@ -196,7 +196,8 @@ def evaluate_model(
     check_same_setup(world, settings(config))
     policy = load_policy(name, config.dtype)
     policy.plan = sampling_plan(policy.model)
-    prompts = evaluation_prompts(examples, policy, config)
+    tooling = tooling_of(config, policy.tokenizer)
+    prompts = evaluation_prompts(examples, policy, config, tooling.schemas)
     if world.size > 1:
         check_same_setup(
             world, loaded(policy.path, None, fingerprint([prompt.example for prompt in prompts]))
@@ -212,7 +213,7 @@ def evaluate_model(
         config.completion_prefix,
         on_progress,
         world,
-        session_maker(config, policy.tokenizer),
+        tooling.make_session,
     )
     if world.is_first:
         measure_by_reward(evaluation, config, rewards)

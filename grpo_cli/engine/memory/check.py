@@ -10,7 +10,15 @@ memory (verdict.py).
 
 from grpo_cli.config.schema import Config
 from grpo_cli.engine import events
-from grpo_cli.engine.memory.estimate import FLOAT32, Batch, MemoryNeeds, Shape, estimate, lora_numbers, parts
+from grpo_cli.engine.memory.estimate import (
+    FLOAT32,
+    BatchSizes,
+    MemoryNeeds,
+    Shape,
+    estimate,
+    lora_numbers,
+    parts,
+)
 from grpo_cli.engine.memory.verdict import MemoryVerdict, judge
 from grpo_cli.engine.rollout.shared_prompt import reads_in_groups
 from grpo_cli.engine.run import Run
@@ -33,9 +41,9 @@ def needs_with(run: Run, shape: Shape, config: Config, rows: int | None = None) 
     if run.reference:
         weights += sum(array.nbytes for array in flat(run.reference.model.parameters()).values())
     longest = run.train_prompts.longest()
-    slices = run.plan.head is not None
+    slices = run.forward_plan.head is not None
     in_groups = run.policy.plan.sampled == "mixed" and reads_in_groups(model)
-    batch = Batch.of(config, longest, run.plan.share_prefix, slices, rows, in_groups)
+    batch = BatchSizes.of(config, longest, run.forward_plan.share_prefix, slices, rows, in_groups)
     width = max((array.dtype.size for array in parameters.values()), default=FLOAT32)
     trained, optimizer = run.policy.trainable_count, run.optimizer.size
     if config.lora_rank and not run.config.lora_rank:  # a way out: adapters instead of all weights

@@ -61,7 +61,7 @@ class Shape:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Batch:
+class BatchSizes:
     """Sizes of the largest batches of sampling and update, in tokens and rows."""
 
     rollout_rows: int
@@ -85,14 +85,14 @@ class Batch:
         slices: bool,
         rows: int | None = None,
         in_groups: bool = False,
-    ) -> "Batch":
+    ) -> "BatchSizes":
         """The batch sizes of a configuration. `rows`: maximum completions at once. `in_groups`: completions
         share one copy of their prompt's cache while they are sampled (shared_prompt.py)."""
         at_once = config.prompts_per_generation * config.num_generations
         update_prompts, update_rows = updated_at_once(config, prompt_length, shared_prefix)
         is_cut = rows or update_rows < config.prompts_per_step * config.num_generations
         rollout_rows = min(at_once, rows or at_once)
-        return Batch(
+        return BatchSizes(
             rollout_rows=rollout_rows,
             update_prompts=1 if rows == 1 else update_prompts,
             update_rows=min(update_rows, rows or update_rows),
@@ -153,7 +153,7 @@ class MemoryNeeds:
 
 
 def estimate(
-    shape: Shape, batch: Batch, weights: int, optimizer: int, trained: int, width: int
+    shape: Shape, batch: BatchSizes, weights: int, optimizer: int, trained: int, width: int
 ) -> MemoryNeeds:
     """Memory needs of training. `weights`, `optimizer`: bytes. `trained`: number of trainable parameters.
     `width`: bytes per number in the model's arithmetic."""
@@ -169,7 +169,7 @@ def estimate(
     )
 
 
-def rollout_bytes(shape: Shape, batch: Batch, width: int) -> int:
+def rollout_bytes(shape: Shape, batch: BatchSizes, width: int) -> int:
     """Bytes of sampling: the keys and values of every row, and the logits of one token."""
     per_token = 2 * shape.layers * shape.kv_width * width  # bytes of keys and values
     logits = batch.rollout_rows * SAMPLING_COPIES * shape.vocabulary * FLOAT32
@@ -183,7 +183,7 @@ def rollout_bytes(shape: Shape, batch: Batch, width: int) -> int:
     return int(prompts * per_token + max(OWN_COPIES * own * per_token + logits, reading))
 
 
-def update_bytes(shape: Shape, batch: Batch, width: int) -> int:
+def update_bytes(shape: Shape, batch: BatchSizes, width: int) -> int:
     """Bytes that a microbatch's forward stores for its backward."""
     completion = batch.update_rows * batch.new_tokens
     prompts = batch.update_prompts if batch.shared_prefix else batch.update_rows

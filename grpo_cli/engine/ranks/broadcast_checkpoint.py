@@ -8,6 +8,7 @@ It is written like a saved checkpoint: under a temporary name, compared with its
 from pathlib import Path
 from typing import IO
 
+from grpo_cli.distributed.phase import Phase
 from grpo_cli.distributed.world import World
 from grpo_cli.engine.run_dir.folder import words_for_the_disk
 from grpo_cli.engine.run_dir.manifest import MANIFEST, Manifest, damage
@@ -26,7 +27,7 @@ def broadcast_checkpoint(checkpoint: Path, world: World) -> Path:
     """
     if world.size == 1:
         return checkpoint
-    world.set_phase("copying the checkpoint to all ranks")
+    world.set_phase(Phase.COPYING)
     manifest = world.first((checkpoint / MANIFEST).read_text("utf-8") if world.is_first else "")
     has_it = world.is_first or holds(checkpoint, manifest)
     if not world.any(not has_it):

@@ -57,8 +57,8 @@ def version(package: str) -> str:
 
 
 def reward_files(config: Config) -> Iterator[Path]:
-    """The files that reward functions are loaded from."""
-    for name in config.reward_functions:
+    """The files that rewards and tools are loaded from."""
+    for name in config.code_entries:
         spec = RewardSpec.parse(name)
         if spec.is_file and spec.path.is_file():
             yield spec.path

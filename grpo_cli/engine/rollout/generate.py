@@ -20,7 +20,7 @@ from grpo_cli.engine.rollout.sampling import KeyChain, Sampling
 from grpo_cli.environments.session import Session
 from grpo_cli.errors import ModelError
 from grpo_cli.models.load import Policy, check_prompts
-from grpo_cli.types import Rollout, StopReason
+from grpo_cli.types import Message, Rollout, StopReason
 
 Progress = Callable[[int, int, int], None]  # (finished, total, tokens sampled)
 OnGroup = Callable[[int, list[Rollout]], None]  # (index of the prompt, its finished completions)
@@ -121,6 +121,14 @@ def fits(decoding: Decoding) -> bool:
     return True
 
 
+def messages_of(row: CompletionRow, text: CompletionText) -> list[Message]:
+    """The turns of a completion and their answers; empty if it has one turn."""
+    if row.session is None or row.session.turns == 1:
+        return []
+    last = row.turn(text.tokenizer.decode, text.tokenizer.eos_ids)
+    return [*row.session.messages, {"role": "assistant", "content": last.text}]
+
+
 def finish(row: CompletionRow, text: CompletionText) -> Rollout:
     """The rollout of an ended row, with its text."""
     assert row.stop_reason is not None
@@ -135,7 +143,7 @@ def finish(row: CompletionRow, text: CompletionText) -> Rollout:
         stop_reason=row.stop_reason,
         text=text.of(body, markers),
         own_text=text.of(own, markers) if len(own) < len(body) else "",
-        messages=row.session.messages if row.session else [],
+        messages=messages_of(row, text),
         use=row.session.use() if row.session else None,
         log_kept=row.log_kept,
     )

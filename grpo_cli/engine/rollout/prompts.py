@@ -12,7 +12,7 @@ same prompts.
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import overload
+from typing import Any, overload
 
 from grpo_cli.config.schema import Config
 from grpo_cli.engine.rollout.prompt_order import DataOrder, shuffled
@@ -21,6 +21,7 @@ from grpo_cli.models.load import Policy
 from grpo_cli.models.tokenizer import Tokenizer
 from grpo_cli.types import Example
 
+Schemas = Sequence[dict[str, Any]]  # JSON schemas of tools
 Told = Callable[[int, int], None]  # progress: (encoded, total), called once a second
 
 
@@ -32,13 +33,17 @@ class Prompt:
     ids: list[int]
 
 
-def encode(example: Example, tokenizer: Tokenizer, config: Config) -> Prompt:
-    """Encode an example. Raises ModelError, which names the row, if the chat template rejects it."""
+def encode(example: Example, tokenizer: Tokenizer, config: Config, schemas: Schemas = ()) -> Prompt:
+    """Encode an example. Raises ModelError, which names the row, if the chat template rejects it.
+
+    `schemas`: the tools that the prompt shows.
+    """
     if config.prompt_format == "text":
         text = example.messages[-1]["content"]
         return Prompt(example, tokenizer.encode_text(text, config.completion_prefix))
     try:
-        return Prompt(example, tokenizer.encode_prompt(example.messages, config.completion_prefix))
+        tools = {"tools": list(schemas)} if schemas else {}
+        return Prompt(example, tokenizer.encode_prompt(example.messages, config.completion_prefix, **tools))
     except ModelError as error:
         if example.place:
             error.message += f" ({example.place})"
@@ -53,10 +58,16 @@ class Prompts(Sequence[Prompt]):
     """The training prompts, by index in the dataset and in the shuffled order of a run."""
 
     def __init__(
-        self, examples: list[Example], tokenizer: Tokenizer, config: Config, told: Told = nobody
+        self,
+        examples: list[Example],
+        tokenizer: Tokenizer,
+        config: Config,
+        told: Told = nobody,
+        schemas: Schemas = (),
     ) -> None:
         """Encodes one example per sequence of roles; ModelError if the chat template rejects one."""
         self.examples, self.tokenizer, self.config, self.told = examples, tokenizer, config, told
+        self.schemas = schemas
         self.order = DataOrder(len(examples), config.seed)
         self.encoded: dict[int, Prompt | None] = {}  # by place; None: too long
         self._counts: dict[int, int] = {}
@@ -72,16 +83,20 @@ class Prompts(Sequence[Prompt]):
         """The prompt of an example, of any length."""
         if isinstance(place, slice):
             return [self[index] for index in range(*place.indices(len(self)))]
-        return self.prompt(place) or encode(self.examples[place], self.tokenizer, self.config)
+        return self.prompt(place) or self.encode(place)
 
     def __len__(self) -> int:
         """Number of examples, including those that are too long."""
         return len(self.examples)
 
+    def encode(self, place: int) -> Prompt:
+        """Encode one example, of any length."""
+        return encode(self.examples[place], self.tokenizer, self.config, self.schemas)
+
     def prompt(self, place: int) -> Prompt | None:
         """The prompt of an example; None if it is longer than max_prompt_length."""
         if place not in self.encoded:
-            prompt = encode(self.examples[place], self.tokenizer, self.config)
+            prompt = self.encode(place)
             length = len(prompt.ids)
             self._shortest = min(self._shortest or length, length)
             self.encoded[place] = prompt if length <= self.config.max_prompt_length else None
@@ -90,7 +105,9 @@ class Prompts(Sequence[Prompt]):
     def fitting(self) -> "Prompts":
         """Only the prompts that fit, with their own shuffled order: the stream of earlier versions."""
         places = [place for place in range(len(self)) if self.prompt(place) is not None]
-        return Prompts([self.examples[place] for place in places], self.tokenizer, self.config, self.told)
+        return Prompts(
+            [self.examples[place] for place in places], self.tokenizer, self.config, self.told, self.schemas
+        )
 
     @property
     def left_out(self) -> int:
@@ -166,7 +183,9 @@ def characters(example: Example) -> int:
     return sum(len(message["content"]) for message in example.messages)
 
 
-def evaluation_prompts(examples: list[Example], policy: Policy, config: Config) -> list[Prompt]:
+def evaluation_prompts(
+    examples: list[Example], policy: Policy, config: Config, schemas: Schemas = ()
+) -> list[Prompt]:
     """The first eval_samples examples as prompts of any length: the same items for every model."""
     chosen = examples[: config.eval_samples or None]
-    return [encode(example, policy.tokenizer, config) for example in chosen]
+    return [encode(example, policy.tokenizer, config, schemas) for example in chosen]

@@ -12,7 +12,7 @@ from grpo_cli.engine.run_dir.log import COMPLETIONS, METRICS
 from grpo_cli.engine.run_dir.manifest import FINAL, MANIFEST, checkpoints, step_of
 from grpo_cli.errors import CheckpointError
 from grpo_cli.files import from_here, write_file
-from grpo_cli.folders import OLD, TEMPORARY, put_back, remove
+from grpo_cli.folders import OLD, TEMPORARY_MARK, put_back, remove
 from grpo_cli.foreign_text import quoted
 
 CONFIG_FILE = "config.toml"
@@ -95,7 +95,7 @@ def tidy(folder: Path) -> None:
     for path in list(folder.iterdir()):
         if path.name.startswith(".") and path.name.endswith(OLD):
             put_back(folder / path.name.removeprefix(".").removesuffix(OLD))
-        elif path.name.startswith(".") and TEMPORARY in path.name:
+        elif path.name.startswith(".") and TEMPORARY_MARK in path.name:
             remove(path)
 
 

@@ -50,7 +50,9 @@ def changed(before: dict[str, str], now: dict[str, str]) -> list[str]:
 
 def is_measure(key: str) -> bool:
     """True for keys that determine rewards or scores, so that an edit of them needs --accept-changes."""
-    return key in ("reward_functions", "reward_weights") or (key.startswith("eval_") and key != "eval_steps")
+    return key in ("reward_functions", "reward_weights", "tools") or (
+        key.startswith("eval_") and key != "eval_steps"
+    )
 
 
 def code_of_rewards(config: Config) -> set[Path]:

@@ -66,7 +66,7 @@ class Rescue:
                 self._unlogged()
                 good.state.log_positions = log.positions()
             saver.rescue(good)
-        except BaseException as error:
+        except BaseException as error:  # reported with the error that ends the run, which must stay the one
             why = error.message if isinstance(error, GrpoError) else in_one_line(error)
             return [f"Step {step} is NOT saved: {why}"]
         return []

@@ -14,7 +14,7 @@ from typing import Any
 from grpo_cli.config.fields import toml_value
 from grpo_cli.config.load import load_config
 from grpo_cli.config.overrides import read_overrides
-from grpo_cli.config.paths import from_folder
+from grpo_cli.config.paths import CODE_KEYS, from_folder
 from grpo_cli.config.resumable import check_changes
 from grpo_cli.config.schema import Config
 from grpo_cli.distributed.world import World
@@ -82,11 +82,13 @@ def edited_keys(before: Config, after: Config, given: set[str]) -> dict[str, str
 
 def refuse_unnamed_code(config: Config, run_dir: Path, overrides: Sequence[str]) -> None:
     """Remember reward files named by `--set`. Raises CheckpointError for files never named by the user."""
-    files = [file for file in code_files(config.reward_functions) if file.is_file()]
-    if "reward_functions" not in keys_of(overrides):
-        setting = quoted(f"reward_functions={toml_value(config.reward_functions)}")
-        refuse_unnamed_rewards(files, run_dir, f"grpo resume {quoted(run_dir)} --set {setting}")
-    remember_rewards(files)
+    for key in CODE_KEYS:
+        names = getattr(config, key)
+        files = [file for file in code_files(names) if file.is_file()]
+        if key not in keys_of(overrides):
+            setting = quoted(f"{key}={toml_value(names)}")
+            refuse_unnamed_rewards(files, run_dir, f"grpo resume {quoted(run_dir)} --set {setting}")
+        remember_rewards(files)
 
 
 def agreed(found: Start | None, world: World) -> Start:

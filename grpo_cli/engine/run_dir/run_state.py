@@ -2,6 +2,8 @@
 
 It is stored in trainer_state.json, and in rollouts.json the completions that later updates still train on
 (num_iterations or steps_per_generation > 1). Floats are written with full precision.
+
+MLX is imported late, since the doctor also reads states where MLX cannot be imported.
 """
 
 import json
@@ -9,7 +11,6 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
 
-import mlx.core as mx
 from pydantic import Field
 
 from grpo_cli.errors import CheckpointError
@@ -77,12 +78,16 @@ class _Evaluation(Schema):
 
 def random_state() -> list[int]:
     """MLX's global random state: two 32-bit words."""
+    import mlx.core as mx
+
     state: Any = mx.random.state  # a list of one key that mlx's stubs call an object
     return list(state[0].tolist())
 
 
 def restore_random_state(words: list[int]) -> None:
     """Set MLX's global random state to `words`, as returned by `random_state`."""
+    import mlx.core as mx
+
     high, low = words
     mx.random.seed((high << 32) | low)
 

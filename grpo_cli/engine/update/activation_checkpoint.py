@@ -23,10 +23,10 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_unflatten
 
-from grpo_cli.engine.update.chunked_logits import PROBE
+from grpo_cli.engine.update.chunked_logits import PROBE_IDS
 from grpo_cli.models.tree import flat
 
-Arrays = list[mx.array]
+ArrayList = list[mx.array]
 
 
 class RepeatedRows:
@@ -49,7 +49,7 @@ class _Recorder:
 
     def __init__(self, cache: Any) -> None:
         self._cache = cache
-        self.added: Arrays = []  # keys and values in turn
+        self.added: ArrayList = []  # keys and values in turn
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._cache, name)
@@ -78,7 +78,7 @@ class CheckpointedLayer:
         before = Past(cache)
         trained = flat(self.layer.trainable_parameters())
 
-        def compute(arrays: Arrays) -> Arrays:
+        def compute(arrays: ArrayList) -> ArrayList:
             weights = dict(zip(trained, arrays, strict=False))
             inputs = arrays[len(trained) : len(trained) + len(places)]
             recorder = _Recorder(before.with_arrays(arrays[len(trained) + len(places) :]))
@@ -112,9 +112,9 @@ class Past:
         self.rows = cache.rows if isinstance(cache, RepeatedRows) else None
         self.state = copy(source)  # the cache itself advances before the backward runs
         empty = source is None or source.empty()
-        self.arrays: Arrays = [] if empty else list(source.keys_and_values())  # each (P, KV, T, D)
+        self.arrays: ArrayList = [] if empty else list(source.keys_and_values())  # each (P, KV, T, D)
 
-    def with_arrays(self, arrays: Arrays) -> Any:
+    def with_arrays(self, arrays: ArrayList) -> Any:
         """A copy of the cache with these keys and values, for one call of the layer."""
         cache = copy(self.state)
         if arrays:
@@ -135,7 +135,7 @@ def replaced(module: nn.Module, weights: dict[str, mx.array]) -> Iterator[None]:
         module.update(tree_unflatten(kept))
 
 
-def recomputed(function: Callable[[Arrays], Arrays]) -> Callable[[Arrays], Arrays]:
+def recomputed(function: Callable[[ArrayList], ArrayList]) -> Callable[[ArrayList], ArrayList]:
     """A function that stores only its inputs and recomputes its activations in the backward.
 
     Recomputation waits for the gradient of the outputs, so the activations of one function at a time are in
@@ -143,7 +143,7 @@ def recomputed(function: Callable[[Arrays], Arrays]) -> Callable[[Arrays], Array
     """
 
     @mx.custom_function
-    def forward(*arrays: mx.array) -> Arrays:
+    def forward(*arrays: mx.array) -> ArrayList:
         return function(list(arrays))
 
     def backward(primals: Any, cotangents: Any, outputs: Any) -> tuple[mx.array, ...]:
@@ -158,7 +158,7 @@ def recomputed(function: Callable[[Arrays], Arrays]) -> Callable[[Arrays], Array
     return lambda arrays: as_list(traced(*arrays))
 
 
-def as_list(arrays: mx.array | Sequence[mx.array]) -> Arrays:
+def as_list(arrays: mx.array | Sequence[mx.array]) -> ArrayList:
     """Normalize MLX's results: a single array for one, a tuple or list for several."""
     return [arrays] if isinstance(arrays, mx.array) else list(arrays)
 
@@ -193,7 +193,7 @@ def can_checkpoint(model: Any) -> bool:
     """True if the model's layers can be wrapped without changing its output, tested on a few tokens."""
     if not layers_of(model):
         return False
-    ids = mx.array(PROBE)
+    ids = mx.array(PROBE_IDS)
     expected = model(ids)
     try:
         with checkpointed(model) as layers:

@@ -148,7 +148,7 @@ def can_teach(groups: list[RolloutGroup], config: Config) -> bool:
 
 
 @dataclass(frozen=True)
-class Sequence:
+class TrainingSequence:
     """One rollout with its prompt, its token weight and the step's entropy threshold."""
 
     prompt_ids: list[int]
@@ -194,7 +194,8 @@ def make_microbatches(
     weights = iter(AVERAGES[loss_type.averaging](counted_lengths(groups, counting, size), max_new_tokens))
     threshold = counting.entropy_threshold(groups)
     by_group = [
-        [Sequence(g.prompt_ids, rollout, next(weights), threshold) for rollout in g.rollouts] for g in groups
+        [TrainingSequence(g.prompt_ids, rollout, next(weights), threshold) for rollout in g.rollouts]
+        for g in groups
     ]
     everywhere = has_reference or counting.has_bonus
     kept = [[sequence for sequence in group if sequence.has_gradient(everywhere)] for group in by_group]
@@ -215,19 +216,14 @@ def counted_lengths(groups: list[RolloutGroup], counting: Counting, size: int) -
 
 
 def pad(
-    sequences: list[Sequence], recompute_old: bool = False, has_other_sampler: bool = False
+    sequences: list[TrainingSequence], recompute_old: bool = False, has_other_sampler: bool = False
 ) -> Microbatch:
     """Right-pad sequences to one microbatch. Padding has no effect: attention is causal, the loss masked.
 
     `recompute_old`: the first update's forward provides the old logprobs, unless it was already made.
     `has_other_sampler`: a quantized copy sampled, so its logprobs are kept in addition.
     """
-    prompts: list[list[int]] = []
-    rows = []
-    for sequence in sequences:
-        if sequence.prompt_ids not in prompts:
-            prompts.append(sequence.prompt_ids)
-        rows.append(prompts.index(sequence.prompt_ids))
+    prompts, rows = distinct_prompts(sequences)
     width = max(len(sequence.rollout.token_ids) for sequence in sequences)
 
     def padded(values: list[float] | list[int] | list[bool]) -> list[float] | list[int] | list[bool]:
@@ -254,3 +250,14 @@ def pad(
         if has_other_sampler
         else None,
     )
+
+
+def distinct_prompts(sequences: list[TrainingSequence]) -> tuple[list[list[int]], list[int]]:
+    """The different prompts of the sequences, in order, and each sequence's index into them."""
+    prompts: list[list[int]] = []
+    rows = []
+    for sequence in sequences:
+        if sequence.prompt_ids not in prompts:
+            prompts.append(sequence.prompt_ids)
+        rows.append(prompts.index(sequence.prompt_ids))
+    return prompts, rows

@@ -24,7 +24,7 @@ SLICE = 1 << 22  # logits per slice: larger slices are hardly faster and need se
 TRUNKS = ("model", "transformer", "hidden_states")  # modules of mlx-lm's models; a method of our nanochat_v2
 METHOD_HEAD = "lm_head."  # prefix of the head's weights if the trunk is a method
 TIED = "embed_tokens.weight"  # weight in the trunk that a head without own weights uses
-PROBE = ((1, 2, 3),)  # token ids on which a model and its parts are compared
+PROBE_IDS = ((1, 2, 3),)  # token ids on which a model and its parts are compared
 
 
 class _Trunk:
@@ -147,7 +147,7 @@ def chosen_logprobs(logits: mx.array, targets: mx.array) -> mx.array:
 
 def find_head(model: nn.Module) -> Head | None:
     """The model's head, tested on a few tokens; None if trunk and head give other logits than the model."""
-    ids = mx.array(PROBE)
+    ids = mx.array(PROBE_IDS)
     expected = model(ids)
     names = flat(model.parameters())
     for trunk in TRUNKS:

@@ -29,7 +29,7 @@ from grpo_cli.engine.update.objective import ForwardStats, Objective, microbatch
 from grpo_cli.engine.update.shape_buckets import Bucket, Most, PaddedBatch, pad_to_bucket
 from grpo_cli.models.tree import flat
 
-KEPT = 32  # compiled functions in the cache; the least recently used is dropped
+CACHE_SIZE = 32  # compiled functions in the cache; the least recently used is dropped
 EXACT, ROUNDED = 1e-2, 0.25  # gradient tolerance relative to its norm: in float32, in half precision
 Arrays = dict[str, mx.array]
 Compiled = Callable[[Arrays, Arrays, Arrays], tuple[list[mx.array], Arrays]]
@@ -89,7 +89,7 @@ class CompiledLoss:
         if key not in self.functions:
             self.functions[key] = compiled(self.model, padded.old_is_current, objective)
             self.compilations += 1
-            if len(self.functions) > KEPT:
+            if len(self.functions) > CACHE_SIZE:
                 self.functions.popitem(last=False)
         self.functions.move_to_end(key)
         return self.functions[key]

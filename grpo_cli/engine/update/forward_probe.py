@@ -39,7 +39,7 @@ from grpo_cli.models.load import unread_model
 from grpo_cli.models.tree import flat
 
 LENGTHS = (9, 4)  # tokens of the prompts
-WORDS = 40  # ids that every vocabulary has
+PROBE_VOCABULARY = 40  # ids that every vocabulary has
 ROWS = (0, 0, 1)  # three rows: no model has three heads, so a mask applied to heads by mistake shows
 WAYS: tuple[RowsTogether, ...] = ("mixed", "equal", "single")  # ways of sampling, the fastest first
 RANDOM = 0.01  # logprob difference above what a changing order of summation explains
@@ -49,7 +49,7 @@ EXACT, ROUNDED = 1e-2, 0.25  # gradient tolerance relative to its norm: in float
 # Models that crash the process instead of raising, so they cannot be tested.
 DAMAGING = {"phi3small": "its block-sparse attention writes outside of MLX's arrays (seen with mlx 0.32.4)"}
 # Exceptions of models that were not written for a batch.
-REFUSALS = (ValueError, TypeError, AttributeError, IndexError, KeyError, RuntimeError)
+FORWARD_ERRORS = (ValueError, TypeError, AttributeError, IndexError, KeyError, RuntimeError)
 
 Arrays = dict[str, mx.array]
 Logprobs = Callable[[], mx.array]
@@ -151,7 +151,7 @@ def name_of(model: nn.Module) -> str:
 
 def probe_batch() -> Microbatch:
     """Three completions of two prompts. The first two are the same, which saves a forward."""
-    ids = [[1 + (7 + 11 * place * (row + 3)) % WORDS for place in range(13)] for row in range(3)]
+    ids = [[1 + (7 + 11 * place * (row + 3)) % PROBE_VOCABULARY for place in range(13)] for row in range(3)]
     targets = mx.array([ids[row][:NEW_TOKENS] for row in ROWS], dtype=mx.int32)
     prompts = [ids[1 + row][-length:] for row, length in enumerate(LENGTHS)]
     zeros = mx.zeros(targets.shape)
@@ -176,7 +176,7 @@ def reference(model: Any, batch: Microbatch) -> mx.array:
         ids = mx.concatenate([mx.array(batch.prompts[row], dtype=mx.int32), targets])
         try:
             logits = model(ids[None])[:, len(batch.prompts[row]) - 1 : -1].astype(mx.float32)
-        except REFUSALS as error:
+        except FORWARD_ERRORS as error:
             if is_allocation_failure(error):
                 raise
             raise ModelError(
@@ -243,7 +243,7 @@ def compared(model: nn.Module, logprobs: Logprobs, expected: mx.array, gradient:
         if gradient is None or slope is None:
             return Outcome(True, words)
         apart = distance(slope, gradient)
-    except REFUSALS as error:
+    except FORWARD_ERRORS as error:
         if is_allocation_failure(error):
             raise
         return Outcome(

@@ -103,25 +103,9 @@ def accumulate(
     logprobs: list[list[mx.array]] = []  # the parts of every microbatch
 
     def compute(batch: Microbatch) -> Sums:
-        with lean_activations(model):
-            (loss, measured), gradients = loss_and_grad(model, batch, objective)
-        gradients = tree_map(lambda gradient: gradient.astype(mx.float32), gradients)
-        if total.gradients is not None:
-            gradients = tree_map(mx.add, total.gradients, gradients)
-        mx.eval(gradients, loss, *measured)
-        logprobs[-1].append(measured.logprobs)
-        cuts: list[int] = measured.cuts.tolist()
-        total_weight, most, capped = measured.importance.tolist()
-        divergence = float(measured.divergence.item())
-        spread = WeightStats(total_weight, most, capped, batch.token_count)
-        return Sums(
-            gradients=gradients,
-            loss=float(loss.item()),
-            cuts=cuts,
-            divergence=divergence,
-            tokens=batch.token_count,
-            importance=spread,
-        )
+        part, of_tokens = microbatch_gradient(loss_and_grad, model, batch, objective, total.gradients)
+        logprobs[-1].append(of_tokens)
+        return part
 
     own = [batch for batch in batches if batch.rank == world.rank]
     for index, batch in enumerate(own):
@@ -137,6 +121,37 @@ def accumulate(
     gradients, result = total.result(model, objective)
     result.logprobs = found
     return gradients, result
+
+
+def microbatch_gradient(
+    loss_and_grad: Callable[..., Any],  # a LossAndGradient
+    model: nn.Module,
+    batch: Microbatch,
+    objective: Objective,
+    before: Gradients | None,
+) -> tuple[Sums, mx.array]:
+    """Forward and backward of one microbatch, evaluated: its sums and its logprobs (B, S).
+
+    Its gradient is added in float32 to the gradient `before` it. No other name holds the microbatch's own
+    gradient meanwhile, so that MLX can free each array once it is added.
+    """
+    with lean_activations(model):
+        (loss, measured), gradients = loss_and_grad(model, batch, objective)
+    gradients = tree_map(lambda gradient: gradient.astype(mx.float32), gradients)
+    if before is not None:
+        gradients = tree_map(mx.add, before, gradients)
+    mx.eval(gradients, loss, *measured)
+    cuts: list[int] = measured.cuts.tolist()
+    total_weight, most, capped = measured.importance.tolist()
+    sums = Sums(
+        gradients=gradients,
+        loss=float(loss.item()),
+        cuts=cuts,
+        divergence=float(measured.divergence.item()),
+        tokens=batch.token_count,
+        importance=WeightStats(total_weight, most, capped, batch.token_count),
+    )
+    return sums, measured.logprobs
 
 
 def of_all_ranks(

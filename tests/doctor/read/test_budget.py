@@ -10,7 +10,7 @@ from grpo_cli.doctor.read.budget import (
     typical_needs,
 )
 from grpo_cli.engine.memory.estimate import rollout_bytes, update_bytes
-from tests.doctor.machines import RecordedMachine
+from tests.support.machines import RecordedMachine
 
 
 def test_the_budget_is_the_device_s() -> None:

@@ -9,8 +9,8 @@ import pytest
 from grpo_cli.config.schema import Config
 from grpo_cli.doctor.read.config_memory import needed, shares_prompts, weights_in
 from grpo_cli.models.quantized import Rounding
-from tests.doctor.hollow_model import hollow_model
-from tests.doctor.looking import TINY
+from tests.support.doctor_findings import TINY
+from tests.support.hollow_model import hollow_model
 
 
 @pytest.fixture(autouse=True)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from grpo_cli.doctor.read.model_folder import expected_tokens, repository_of
-from tests.doctor.looking import TINY, tiny_copy
+from tests.support.doctor_findings import TINY, tiny_copy
 
 
 def test_other_widths_are_other_models(tmp_path: Path) -> None:

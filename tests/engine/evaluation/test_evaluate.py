@@ -10,7 +10,7 @@ from grpo_cli.engine.rollout.sampling import Sampling
 from grpo_cli.rewards.answers import is_right
 from grpo_cli.rewards.table import load_rewards
 from grpo_cli.types import Example, Rollout, RolloutGroup, StopReason
-from tests.engine.small import nanochat_policy
+from tests.support.random_models import nanochat_policy
 
 
 @pytest.mark.parametrize(

@@ -9,12 +9,13 @@ from grpo_cli.config.loss_types import LOSS_TYPES
 from grpo_cli.config.schema import Config
 from grpo_cli.engine.grpo.averaging import AVERAGES
 from grpo_cli.engine.grpo.importance_sampling import Correction, WeightStats, summed
-from grpo_cli.engine.update.batch import Counting, Microbatch, Sequence, make_microbatches, pad
+from grpo_cli.engine.update.batch import Counting, Microbatch, TrainingSequence, make_microbatches, pad
 from grpo_cli.engine.update.gradient import accumulate
 from grpo_cli.engine.update.objective import Objective, microbatch_loss
-from tests.engine.small import nanochat_policy, rollout
-from tests.engine.update.test_objective import TEMPERATURE, largest_difference, sequence_logprobs, step_groups
+from tests.support.gradients import largest_difference
+from tests.support.random_models import nanochat_policy, rollout
 from tests.support.steps import objective_of
+from tests.support.update_groups import TEMPERATURE, sequence_logprobs, step_groups
 
 # Two completions of 3 and 2 tokens, π_old / π_rollout:  2.5, 1, 0.25   and   0.5, 3 (and padding)
 MASK = mx.array([[True, True, True], [True, True, False]])
@@ -96,7 +97,7 @@ def test_the_weighted_mean_over_rollouts_is_that_of_the_policy() -> None:
 def one_token_batch(sampler: list[float], old: list[float], is_current: bool) -> Microbatch:
     rollouts = [rollout([5, 6, 7], 1.5, sampler)]
     rollouts[0].old_logprobs = [] if is_current else old
-    return pad([Sequence([1, 2], one, 0.5) for one in rollouts], True, True)
+    return pad([TrainingSequence([1, 2], one, 0.5) for one in rollouts], True, True)
 
 
 @pytest.mark.parametrize("mode", ["token_truncate", "token_mask"])
@@ -204,8 +205,8 @@ def test_the_gradient_is_that_of_a_plain_loop(loss_type: str, mode: str, size: i
 
 
 def test_halves_have_their_own_rows() -> None:
-    batch = pad([Sequence([1], rollout([5, 6], 1.0, [-1.0, -2.0]), 1.0),
-                 Sequence([1], rollout([7], 1.0, [-3.0]), 1.0)], True, True)  # fmt: skip
+    batch = pad([TrainingSequence([1], rollout([5, 6], 1.0, [-1.0, -2.0]), 1.0),
+                 TrainingSequence([1], rollout([7], 1.0, [-3.0]), 1.0)], True, True)  # fmt: skip
     halves = batch.halves()
     assert halves is not None
     found = [half.sampler_logprobs.tolist() for half in halves if half.sampler_logprobs is not None]
@@ -230,6 +231,6 @@ def test_the_configuration_arrives() -> None:
 def test_without_another_sampler_nothing_is_weighted() -> None:
     """A correction in the objective, and rollouts of the policy itself (before a resume): no w."""
     policy = nanochat_policy()
-    batch = pad([Sequence([1, 2], rollout([5, 6], 1.0, [-9.0, -9.0]), 1.0)], recompute_old=True)
+    batch = pad([TrainingSequence([1, 2], rollout([5, 6], 1.0, [-9.0, -9.0]), 1.0)], recompute_old=True)
     with_correction = objective_of("dapo", 1.0, 0.2, 0.2, 0.0, correction=Correction())
     assert microbatch_loss(policy.model, batch, with_correction)[0].item() == -2.0

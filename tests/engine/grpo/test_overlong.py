@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from grpo_cli.engine import setup
 from grpo_cli.engine.grpo.overlong import punish_overlong, soft_overlong
-from tests.engine.small import group, rollout
-from tests.engine.test_train import lines, small
+from grpo_cli.engine.train import train
+from tests.support.random_models import group, rollout
+from tests.support.small_runs import lines, small
 
 
 @pytest.mark.parametrize(
@@ -43,7 +43,7 @@ def test_a_reward_of_that_name_keeps_it() -> None:
 
 def test_a_run_learns_from_it_and_logs_it(tmp_path: Path) -> None:
     """Every completion is cut off at 4 tokens: all lose 1."""
-    setup.train(small(tmp_path, max_new_tokens=4, soft_overlong_tokens=2, max_steps=1, batch_size=1))
+    train(small(tmp_path, max_new_tokens=4, soft_overlong_tokens=2, max_steps=1, batch_size=1))
     (line,) = lines(tmp_path / "run")
     assert line["truncated_fraction"] == 1.0
     assert line["rewards/soft_overlong"] == -1.0

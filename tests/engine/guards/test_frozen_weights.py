@@ -14,13 +14,13 @@ from grpo_cli.engine.collect_rollouts import set_advantages
 from grpo_cli.engine.guards.frozen_weights import NOISE, WeightsMoved, moved, sample
 from grpo_cli.engine.resume import resume
 from grpo_cli.engine.run import Run
+from grpo_cli.engine.train import train
 from grpo_cli.engine.update import gradient
 from grpo_cli.engine.update.optimizer import Optimizer
 from grpo_cli.engine.update_policy import make_batches, update_policy
 from grpo_cli.errors import TrainingError
 from grpo_cli.models.tree import flat
-from tests.engine.test_resume import SHORT
-from tests.engine.test_train import lines, small
+from tests.support.small_runs import SHORT, lines, small
 from tests.support.steps import scored_groups
 
 ONE: dict[str, Any] = {**SHORT, "max_steps": 1, "warmup_ratio": 0.0}
@@ -87,7 +87,7 @@ def test_a_proof_by_hand() -> None:
 
 def stopped(config: Config) -> TrainingError:
     with pytest.raises(TrainingError) as error:
-        setup.train(config)
+        train(config)
     assert error.value.hint
     return error.value
 
@@ -178,7 +178,7 @@ def test_an_update_that_does_not_arrive(tmp_path: Path, monkeypatch: pytest.Monk
 )
 def test_a_sound_run_goes_on(tmp_path: Path, changes: dict[str, Any]) -> None:
     config = small(tmp_path, **{**ONE, **changes})
-    setup.train(config)
+    train(config)
     assert len(lines(config.run_dir)) == config.max_steps
 
 
@@ -187,7 +187,7 @@ def test_the_end_of_a_schedule_after_a_resume(tmp_path: Path) -> None:
     config = small(
         tmp_path, **{**ONE, "max_steps": 3, "save_steps": 1, "learning_rate": 2e-7, "optimizer": "lion"}
     )
-    setup.train(config)
+    train(config)
     resume(config.run_dir / "checkpoint-2")
     assert len(lines(config.run_dir)) == 3
 
@@ -197,7 +197,7 @@ def test_a_warmup_that_begins_at_zero(tmp_path: Path, monkeypatch: pytest.Monkey
         "grpo_cli.engine.update_policy.learning_rate", lambda step, *_arguments: 1e-5 * (step > 1)
     )
     config = small(tmp_path, **{**ONE, "max_steps": 2, "learning_rate": 1e-5})
-    setup.train(config)
+    train(config)
     assert [line["lr"] for line in lines(config.run_dir)] == [0.0, 1e-5]
 
 
@@ -213,7 +213,7 @@ def test_skipped_updates_prove_nothing(tmp_path: Path, monkeypatch: pytest.Monke
 
     monkeypatch.setattr("grpo_cli.engine.update_policy.accumulate", broken_once)
     config = small(tmp_path, **{**ONE, "max_steps": 2})
-    setup.train(config)
+    train(config)
     assert ["skipped" in line for line in lines(config.run_dir)] == [True, False]
 
 
@@ -254,7 +254,7 @@ def test_a_run_of_equal_rewards_goes_through_and_learns_nothing(tmp_path: Path) 
     config = small(
         tmp_path, **{**ONE, "max_steps": 2, "reward_functions": [f"{tmp_path}/mine.py:flat"], "save_steps": 1}
     )
-    setup.train(config)
+    train(config)
     first, last = (config.run_dir / name / "model.safetensors" for name in ("checkpoint-1", "final"))
     assert first.read_bytes() == last.read_bytes()
     log = lines(config.run_dir)

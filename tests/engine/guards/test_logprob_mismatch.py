@@ -9,18 +9,19 @@ import pytest
 
 from grpo_cli.config.schema import Config
 from grpo_cli.engine import setup
+from grpo_cli.engine.dry_run import dry_run
 from grpo_cli.engine.guards.logprob_mismatch import Deviation, check, measure, tolerance
 from grpo_cli.engine.resume import resume
 from grpo_cli.engine.rollout.prompt_cache import read_prompts
+from grpo_cli.engine.train import train
 from grpo_cli.engine.update import gradient
-from grpo_cli.engine.update.batch import Sequence, pad
+from grpo_cli.engine.update.batch import TrainingSequence, pad
 from grpo_cli.engine.update.forward import ForwardPlan
 from grpo_cli.engine.update.objective import Objective
 from grpo_cli.errors import ModelError, TrainingError
 from grpo_cli.models.batch_plan import BatchPlan
-from tests.engine.small import ByteTokenizer, rollout
-from tests.engine.test_resume import SHORT
-from tests.engine.test_train import lines, small
+from tests.support.random_models import ByteTokenizer, rollout
+from tests.support.small_runs import SHORT, lines, small
 
 F32 = [mx.zeros(1)]
 TWELVE = {**SHORT, "max_steps": 1, "temperature": 2.0}
@@ -28,10 +29,10 @@ TWELVE = {**SHORT, "max_steps": 1, "temperature": 2.0}
 
 def test_the_deviation_by_hand() -> None:
     """Three tokens and one; padding and what stands there count for nothing."""
-    first = pad([Sequence([1], rollout([65, 66, 67], 1.0, [-1.0, -2.0, -3.0]), 1.0)])
+    first = pad([TrainingSequence([1], rollout([65, 66, 67], 1.0, [-1.0, -2.0, -3.0]), 1.0)])
     second = pad([
-        Sequence([1], rollout([68], 1.0, [-0.5]), 1.0),
-        Sequence([2], rollout([69, 70], 1.0, [-1.5, -2.5]), 1.0),
+        TrainingSequence([1], rollout([68], 1.0, [-0.5]), 1.0),
+        TrainingSequence([2], rollout([69, 70], 1.0, [-1.5, -2.5]), 1.0),
     ])  # fmt: skip
     trained = [mx.array([[-1.0, -2.25, -3.0]]), mx.array([[-0.5, 99.0], [-1.5, -2.0]])]
     found = measure([first, second], trained)
@@ -71,14 +72,14 @@ def test_the_error_says_how_much_and_where(mean: float, most: float) -> None:
                                      {"top_p": 0.9}], ids=str)  # fmt: skip
 def test_what_is_right_passes(dtype: str, changes: dict[str, Any], tmp_path: Path) -> None:
     config = small(tmp_path, **{**TWELVE, **changes, "dtype": dtype})
-    setup.train(config)
+    train(config)
     (line,) = lines(config.run_dir)
     assert 0.0 <= line["ratio_deviation"] < (1e-4 if dtype == "float32" else 0.03)
 
 
 def stopped(config: Any) -> TrainingError:
     with pytest.raises(TrainingError, match=r"^The sampler and the loss disagree") as error:
-        setup.train(config)
+        train(config)
     assert not config.run_dir.exists()  # no update was made
     return error.value
 
@@ -92,7 +93,7 @@ def test_a_wrong_temperature_in_the_loss(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr("grpo_cli.engine.run.Objective", too_warm)
     assert "the update is off" in stopped(small(tmp_path, **TWELVE)).message
     with pytest.raises(TrainingError, match=r"^The sampler and the loss disagree"):
-        setup.dry_run(small(tmp_path, run_name="dry", **TWELVE))
+        dry_run(small(tmp_path, run_name="dry", **TWELVE))
 
 
 def test_a_corrupted_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -125,7 +126,7 @@ def test_dropout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dtype: str) ->
 
     monkeypatch.setattr(setup, "trainable_policy", with_dropout)
     with pytest.raises(ModelError, match=r"something in it is random \(dropout\)"):
-        setup.train(small(tmp_path, **{**TWELVE, "dtype": dtype}))
+        train(small(tmp_path, **{**TWELVE, "dtype": dtype}))
     monkeypatch.setattr(setup, "training_plan", lambda *_: BatchPlan())
     error = stopped(small(tmp_path, **{**TWELVE, "dtype": dtype}))
     assert "something in the model is random (dropout)" in error.message
@@ -145,7 +146,7 @@ def test_later_updates_are_measured_and_do_not_stop(tmp_path: Path, monkeypatch:
 
     monkeypatch.setattr("grpo_cli.engine.update_policy.accumulate", drifting)
     config = small(tmp_path, **{**TWELVE, "max_steps": 2})
-    setup.train(config)
+    train(config)
     first, second = (line["ratio_deviation"] for line in lines(config.run_dir))
     assert first < 1e-4
     assert second == pytest.approx(0.5, abs=1e-3)
@@ -153,7 +154,7 @@ def test_later_updates_are_measured_and_do_not_stop(tmp_path: Path, monkeypatch:
 
 def test_the_first_update_after_a_resume_is_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = small(tmp_path, **TWELVE)
-    setup.train(config)
+    train(config)
     monkeypatch.setattr("grpo_cli.engine.run.Objective", too_warm)
     with pytest.raises(TrainingError, match=r"^The sampler and the loss disagree"):
         resume(config.run_dir, ["max_steps=2"])

@@ -11,16 +11,16 @@ from grpo_cli.config.loss_types import LOSS_TYPES
 from grpo_cli.engine import events, setup
 from grpo_cli.engine.guards.nonfinite import Fault, find_fault, first_broken, recorded
 from grpo_cli.engine.run_dir.run_state import read_state
+from grpo_cli.engine.train import train
 from grpo_cli.engine.update import gradient
 from grpo_cli.engine.update.batch import make_microbatches
 from grpo_cli.engine.update.gradient import accumulate
 from grpo_cli.errors import RewardError, TrainingError
 from grpo_cli.models.tree import flat
-from tests.engine.small import nanochat_policy
-from tests.engine.test_resume import SHORT, weights
-from tests.engine.test_train import lines, small
-from tests.engine.update.test_objective import step_groups
+from tests.support.random_models import nanochat_policy
+from tests.support.small_runs import SHORT, lines, small, weights
 from tests.support.steps import objective_of
+from tests.support.update_groups import step_groups
 
 NAN, INF = float("nan"), float("inf")
 OBJECTIVE = objective_of("dapo", 1.0, 0.2, 0.2, 0.0)
@@ -130,7 +130,7 @@ def test_one_nan_gradient_skips_its_update_and_training_goes_on(
     Injected(monkeypatch, {2})
     seen: list[str] = []
     config = small(tmp_path, **{**SHORT, "max_steps": 3, "save_steps": 1})
-    setup.train(config, lambda event: seen.append(event.text) if isinstance(event, events.Notice) else None)
+    train(config, lambda event: seen.append(event.text) if isinstance(event, events.Notice) else None)
     one, two, three = lines(config.run_dir)
     assert two["skipped"] == "gradient of lm_head.weight"
     assert two["grad_norm"] is None
@@ -149,11 +149,11 @@ def test_three_in_a_row_stop_the_run_with_the_last_good_state(
 ) -> None:
     settings = {**SHORT, "lr_scheduler_type": "constant", "warmup_ratio": 0.0}
     whole = small(tmp_path, run_name="whole", **{**settings, "max_steps": 2})
-    setup.train(whole)
+    train(whole)
     Injected(monkeypatch, {3, 4, 5})
     config = small(tmp_path, **settings)
     with pytest.raises(TrainingError) as error:
-        setup.train(config)
+        train(config)
     assert error.value.message == (
         "NaN gradient encountered in 3 updates in a row, at steps 3 to 5: "
         "NaN or infinite gradient of lm_head.weight"
@@ -187,9 +187,9 @@ def test_a_nan_weight_is_told_as_one_and_is_not_saved(
         run = prepare(*arguments, **named)
         return run
 
-    monkeypatch.setattr(setup, "prepare", prepared)
+    monkeypatch.setattr("grpo_cli.engine.train.prepare", prepared)
     with pytest.raises(TrainingError) as error:
-        setup.train(config, poison)
+        train(config, poison)
     assert error.value.message.startswith("The policy's logits are NaN or infinite after 0 tokens")
     assert error.value.message.endswith("; NaN in the weight lm_head.weight")
     assert sorted(path.name for path in config.run_dir.glob("checkpoint-*")) == ["checkpoint-2"]
@@ -202,7 +202,7 @@ def test_weights_that_an_update_made_infinite_are_not_saved(tmp_path: Path) -> N
         tmp_path, **{**SHORT, **settings, "lr_scheduler_type": "constant", "save_steps": 1, "max_steps": 30}
     )
     with pytest.raises(TrainingError) as error:
-        setup.train(config)
+        train(config)
     assert "NaN" in error.value.message
     for folder in config.run_dir.glob("checkpoint-*"):
         loaded: Any = mx.load(str(folder / "model.safetensors"))
@@ -219,7 +219,7 @@ def test_a_nan_reward_is_told_as_one_and_what_was_done_is_saved(tmp_path: Path) 
     )
     config = small(tmp_path, **{**SHORT, "reward_functions": [f"{tmp_path}/mine.py:reward"]})
     with pytest.raises(RewardError, match="nan"):
-        setup.train(config)
+        train(config)
     assert read_state(config.run_dir / "checkpoint-2")[0].step == 2
     assert [line["step"] for line in lines(config.run_dir)] == [1, 2]
 
@@ -231,6 +231,6 @@ def test_high_rewards_and_gradients_are_flagged_once(tmp_path: Path) -> None:
     seen: list[str] = []
     names = [f"{tmp_path}/mine.py:reward", "int"]
     config = small(tmp_path, **{**SHORT, "reward_functions": names, "max_steps": 3})
-    setup.train(config, lambda event: seen.append(event.text) if isinstance(event, events.Notice) else None)
+    train(config, lambda event: seen.append(event.text) if isinstance(event, events.Notice) else None)
     assert all("reward_mean > 10" in line["flags"] for line in lines(config.run_dir))
     assert len([text for text in seen if "the mean reward is 2" in text]) == 1

@@ -9,10 +9,11 @@ import pytest
 
 from grpo_cli.cli.summary import heading
 from grpo_cli.config.schema import Config
-from grpo_cli.engine import events, setup
+from grpo_cli.engine import events
 from grpo_cli.engine.guards.nothing_learned import FEWEST_STEPS, Teaching
-from tests.engine.test_train import lines, small
-from tests.rewards.test_score import group
+from grpo_cli.engine.train import train
+from tests.support.reward_groups import group
+from tests.support.small_runs import lines, small
 
 REWARDS = """
 def constant(completions, **columns): return [-abs(20 - len([completion])) for completion in completions]
@@ -109,7 +110,7 @@ def finished(tmp_path: Path, reward: str, **changes: Any) -> tuple[list[str], ev
     seen: list[events.Event] = []
     spec = f"{tmp_path / 'rewards_of_teaching.py'}:{reward}"
     settings = {"reward_functions": [spec], "max_new_tokens": 8, "num_generations": 4, **changes}
-    setup.train(small(tmp_path, **settings), seen.append)
+    train(small(tmp_path, **settings), seen.append)
     [end] = [event for event in seen if isinstance(event, events.RunFinished)]
     return [event.text for event in seen if isinstance(event, events.Notice)], end
 

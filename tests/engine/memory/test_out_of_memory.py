@@ -7,20 +7,21 @@ import mlx.core as mx
 import pytest
 
 from grpo_cli.config.loss_types import LOSS_TYPES
-from grpo_cli.engine import events, setup
+from grpo_cli.engine import events
 from grpo_cli.engine.memory.out_of_memory import RowLimit, is_allocation_failure
 from grpo_cli.engine.rollout import continuous_batch as decode
 from grpo_cli.engine.rollout.generate import generate
 from grpo_cli.engine.rollout.sampling import Sampling
+from grpo_cli.engine.train import train
 from grpo_cli.engine.update import gradient
 from grpo_cli.engine.update.batch import make_microbatches
 from grpo_cli.engine.update.gradient import accumulate
 from grpo_cli.errors import TrainingError
-from tests.engine.small import llama_policy, nanochat_policy
-from tests.engine.test_resume import SHORT
-from tests.engine.test_train import lines, small
-from tests.engine.update.test_objective import largest_difference, step_groups
+from tests.support.gradients import largest_difference
+from tests.support.random_models import llama_policy, nanochat_policy
+from tests.support.small_runs import SHORT, lines, small
 from tests.support.steps import objective_of
+from tests.support.update_groups import step_groups
 
 METAL = (
     "[metal::malloc] Attempting to allocate 48736917632 bytes which is greater than the maximum allowed "
@@ -148,11 +149,11 @@ def test_rollouts_that_ran_out_of_memory_come_out_the_same(monkeypatch: pytest.M
 def test_a_run_goes_on_with_less_at_once_and_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = {**SHORT, "max_steps": 2, "kl_coeff": 0.1}
     whole = small(tmp_path, run_name="whole", **settings)
-    setup.train(whole)
+    train(whole)
     few_rows(monkeypatch, 4)
     seen: list[str] = []
     harmed = small(tmp_path, run_name="harmed", **settings)
-    setup.train(harmed, lambda event: seen.append(event.text) if isinstance(event, events.Notice) else None)
+    train(harmed, lambda event: seen.append(event.text) if isinstance(event, events.Notice) else None)
     assert seen == [
         "memory ran out in the update: now at most 4 completions will be computed at once, with the same "
         "result. "

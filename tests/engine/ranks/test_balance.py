@@ -6,7 +6,7 @@ import pytest
 from grpo_cli.config.loss_types import LOSS_TYPES
 from grpo_cli.engine.ranks.balance import assign_ranks, checksum, cost
 from grpo_cli.engine.update.batch import make_microbatches
-from tests.engine.small import group, rollout
+from tests.support.random_models import group, rollout
 
 
 def batches(*lengths: int, rows: int = 2):  # type: ignore[no-untyped-def]

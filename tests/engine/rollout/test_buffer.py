@@ -14,12 +14,13 @@ from grpo_cli.engine.rollout.buffer import DrawnGroups, RolloutBuffer, is_inform
 from grpo_cli.engine.rollout.prompt_order import DataOrder
 from grpo_cli.engine.run import Run
 from grpo_cli.engine.run_dir.run_state import read_state
+from grpo_cli.engine.train import train
 from grpo_cli.engine.update_policy import make_batches
 from grpo_cli.types import RolloutGroup
-from tests.engine.small import group, rollout
-from tests.engine.test_resume import SHORT, crash, interrupt_after, log_without_times
-from tests.engine.test_resume import weights as weight_bytes
-from tests.engine.test_train import lines, small
+from tests.support.interruptions import crash, interrupt_after
+from tests.support.random_models import group, rollout
+from tests.support.small_runs import SHORT, lines, log_without_times, small
+from tests.support.small_runs import weights as weight_bytes
 from tests.support.steps import scored_groups
 
 
@@ -173,7 +174,7 @@ def test_a_spent_budget_fills_the_step_up(tmp_path: Path, monkeypatch: pytest.Mo
 def test_the_log_counts_what_was_drawn_and_the_state_where_the_stream_is(tmp_path: Path) -> None:
     """Ten examples: epochs end inside the run, and inside a step. The steps stay as many as planned."""
     config = small(tmp_path, **settings(tmp_path))
-    setup.train(config)
+    train(config)
     log = lines(config.run_dir)
     assert len(log) == 6
     drawn = [line["groups_drawn"] for line in log]
@@ -188,7 +189,7 @@ def test_the_log_counts_what_was_drawn_and_the_state_where_the_stream_is(tmp_pat
 
 def plain_log(folder: Path) -> list[dict[str, Any]]:
     config = small(folder, run_name="plain", **{**SHORT, "max_steps": 1})
-    setup.train(config)
+    train(config)
     return lines(config.run_dir)
 
 
@@ -206,7 +207,7 @@ def test_interrupted_and_resumed_is_uninterrupted(variant: str, tmp_path: Path) 
     """By a crash inside a step, and by Ctrl-C: in the middle of parts, and with prompts that were skipped."""
     wanted = settings(tmp_path, **VARIANTS[variant])
     whole = small(tmp_path, run_name="whole", save_steps=2, **wanted)
-    setup.train(whole)
+    train(whole)
     broken = small(tmp_path, run_name="broken", save_steps=2, **wanted)
     crash(broken, 2 if "dynamic" in variant else 3)
     with pytest.raises(KeyboardInterrupt):
@@ -221,7 +222,7 @@ def test_interrupted_and_resumed_is_uninterrupted(variant: str, tmp_path: Path) 
 
 def test_a_checkpoint_between_the_parts_holds_those_that_are_left(tmp_path: Path) -> None:
     config = small(tmp_path, **{**SHORT, "steps_per_generation": 3, "save_steps": 1, "keep_checkpoints": 6})
-    setup.train(config)
+    train(config)
     kept = [read_state(config.run_dir / f"checkpoint-{step}") for step in range(1, 7)]
     assert [len(groups) for _, groups in kept] == [4, 2, 0, 4, 2, 0]
     assert [state.prompts_used for state, _ in kept] == [6, 6, 6, 12, 12, 12]

@@ -12,7 +12,7 @@ from grpo_cli.engine.rollout.generate import generate
 from grpo_cli.engine.rollout.sampling import Sampling
 from grpo_cli.errors import ModelError
 from grpo_cli.models.tokenizer import ChatTokenizer
-from tests.engine.small import llama_policy
+from tests.support.random_models import llama_policy
 
 TEMPLATE = (
     "{{ bos_token }}{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n"

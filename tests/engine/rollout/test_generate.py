@@ -10,15 +10,15 @@ from grpo_cli.engine.memory.out_of_memory import RowLimit
 from grpo_cli.engine.metrics import rollout_metrics
 from grpo_cli.engine.rollout import continuous_batch as decode
 from grpo_cli.engine.rollout.generate import generate
-from grpo_cli.engine.rollout.sampling import Sampling, draw, narrow
-from grpo_cli.engine.update.batch import Sequence, pad
+from grpo_cli.engine.rollout.sampling import Sampling, narrow
+from grpo_cli.engine.update.batch import TrainingSequence, pad
 from grpo_cli.engine.update.forward import token_logprobs
 from grpo_cli.errors import ModelError
 from grpo_cli.models.load import Policy
-from grpo_cli.types import StopReason
-from tests.engine.small import EOS, llama_policy, nanochat_policy, sliding_policy
-from tests.engine.small import group as small_group
-from tests.engine.small import rollout as small_rollout
+from grpo_cli.types import Rollout, StopReason
+from tests.support.random_models import EOS, llama_policy, nanochat_policy, sliding_policy
+from tests.support.random_models import group as small_group
+from tests.support.random_models import rollout as small_rollout
 
 PROMPTS = [list(b"one"), list(b"a much longer prompt"), list(b"z")]
 
@@ -35,7 +35,7 @@ def test_sampled_logprobs_equal_the_training_forward(policy: Policy, temperature
     groups = generate(policy, PROMPTS, 4, Sampling(max_new_tokens=24, temperature=temperature))
     rollouts = [(prompt, rollout) for prompt, group in zip(PROMPTS, groups, strict=True) for rollout in group]
     assert len({len(rollout.token_ids) for _, rollout in rollouts}) > 1  # some left the batch early
-    batch = pad([Sequence(prompt, rollout, 1.0) for prompt, rollout in rollouts])
+    batch = pad([TrainingSequence(prompt, rollout, 1.0) for prompt, rollout in rollouts])
     trained = token_logprobs(policy.model, batch, temperature)
     difference = mx.where(batch.loss_mask, trained - batch.old_logprobs, 0.0)
     assert mx.abs(difference).max().item() < 1e-4
@@ -114,62 +114,7 @@ def test_an_empty_prompt_is_refused() -> None:
         generate(nanochat_policy(), [[]], 1, Sampling(max_new_tokens=4))
 
 
-def test_draw_by_hand() -> None:
-    # logits [ln 1, ln 3] at temperature 1: probabilities 0.25, 0.75; entropy 0.5623 nats
-    logits = mx.log(mx.array([[1.0, 3.0]] * 4000))
-    mx.random.seed(0)
-    drawn = draw(logits, Sampling(max_new_tokens=1))
-    assert drawn.tokens.sum().item() / 4000 == pytest.approx(0.75, abs=0.03)
-    chosen = mx.where(drawn.tokens == 1, mx.log(mx.array(0.75)), mx.log(mx.array(0.25)))
-    assert mx.allclose(drawn.logprobs, chosen, atol=1e-6)
-    assert drawn.entropies[0].item() == pytest.approx(0.562335, abs=1e-5)
-    # temperature 0.5 squares the odds: 0.1, 0.9
-    colder = draw(logits, Sampling(max_new_tokens=1, temperature=0.5))
-    assert colder.tokens.sum().item() / 4000 == pytest.approx(0.9, abs=0.03)
-    assert draw(logits, Sampling(max_new_tokens=1, temperature=0.0)).tokens.tolist() == [1] * 4000
-
-
-def kept(sampling: Sampling, probabilities: list[float]) -> list[bool]:
-    logits = narrow(mx.log(mx.array([probabilities])), sampling)[0]
-    return [value > float("-inf") for value in logits.tolist()]
-
-
-def test_top_k_top_p_and_min_p_by_hand() -> None:
-    probabilities = [0.1, 0.5, 0.15, 0.25]
-    assert kept(Sampling(max_new_tokens=1, top_k=2), probabilities) == [False, True, False, True]
-    assert kept(Sampling(max_new_tokens=1, top_p=0.7), probabilities) == [False, True, False, True]
-    assert kept(Sampling(max_new_tokens=1, top_p=0.8), probabilities) == [False, True, True, True]
-    assert kept(Sampling(max_new_tokens=1, top_p=0.01), probabilities) == [False, True, False, False]
-    assert kept(Sampling(max_new_tokens=1, min_p=0.25), probabilities) == [False, True, True, True]
-    assert kept(Sampling(max_new_tokens=1, top_k=100), probabilities) == [True] * 4
-
-
 # --- the kept mass --------------------------------------------------------------------------------
-
-CUT = [
-    (Sampling(max_new_tokens=1, top_k=2), 0.75),  # 0.5 + 0.25
-    (Sampling(max_new_tokens=1, top_p=0.8), 0.9),  # 0.5 + 0.25 + 0.15
-    (Sampling(max_new_tokens=1, min_p=0.25), 0.9),  # all above 0.125
-    (Sampling(max_new_tokens=1, top_k=3, top_p=0.5), 0.5),
-]
-
-
-@pytest.mark.parametrize(("sampling", "mass"), CUT)
-def test_the_kept_mass_by_hand(sampling: Sampling, mass: float) -> None:
-    """Drawn with q = π / m: the frequencies are those of the recorded logprob less the recorded mass."""
-    probabilities = [0.1, 0.5, 0.15, 0.25]
-    mx.random.seed(0)
-    drawn = draw(mx.log(mx.array([probabilities] * 4000)), sampling)
-    assert drawn.log_kept is not None
-    assert mx.allclose(drawn.log_kept, mx.array(math.log(mass)), atol=1e-6)
-    tokens: Any = drawn.tokens.tolist()
-    for token in set(tokens):
-        assert probabilities[token] / mass == pytest.approx(tokens.count(token) / 4000, abs=0.03)
-
-
-def test_the_whole_vocabulary_has_no_kept_mass() -> None:
-    assert draw(mx.zeros((2, 5)), Sampling(max_new_tokens=1)).log_kept is None
-    assert draw(mx.zeros((2, 5)), Sampling(max_new_tokens=1, temperature=0.0, top_k=2)).log_kept is None
 
 
 @pytest.mark.parametrize(
@@ -286,3 +231,65 @@ def test_no_forward_is_made_past_the_longest_completion(monkeypatch: pytest.Monk
     monkeypatch.setattr(type(policy.model), "__call__", counted)
     generate(policy, [[1, 2, 3]], 4, Sampling(max_new_tokens=7))
     assert calls == [(1, 2), *[(4, 1)] * 7]
+
+
+# --- each group is handed over as it ends ---------------------------------------------------------
+
+
+FOUR = [list(b"one"), list(b"a much longer prompt"), list(b"z"), list(b"four")]
+
+
+def ending_early() -> Policy:
+    """A nanochat that ends some completions early, by fewer tokens than `early_ending`."""
+    policy = nanochat_policy()
+    policy.tokenizer.eos_ids = frozenset(range(245, 257))  # type: ignore[misc]
+    return policy
+
+
+@pytest.mark.parametrize("rows", [None, 3])
+def test_each_group_is_handed_over_once_with_its_last_token(rows: int | None) -> None:
+    """Those that end early before the others' last tokens, with what comes out in the end."""
+    handed: list[tuple[int, int, list[Rollout]]] = []
+    tokens = 0
+
+    def progress(ended: int, total: int, count: int) -> None:
+        nonlocal tokens
+        del ended, total
+        tokens = count
+
+    mx.random.seed(5)
+    groups = generate(
+        ending_early(), FOUR, 3, Sampling(max_new_tokens=60), progress, limit=RowLimit(rows),
+        on_group=lambda place, rollouts: handed.append((place, tokens, rollouts)),
+    )  # fmt: skip
+    assert sorted(place for place, _, _ in handed) == [0, 1, 2, 3]
+    assert all(rollouts is groups[place] for place, _, rollouts in handed)
+    assert handed[0][1] < 0.8 * tokens
+    assert [count for _, count, _ in handed] == sorted(count for _, count, _ in handed)
+
+
+def test_a_group_that_had_ended_is_not_handed_over_again_when_memory_runs_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    policy = ending_early()
+    handed: list[int] = []
+    failed: list[int] = []
+    call = type(policy.model).__call__
+
+    def short_of_memory(self: Any, ids: mx.array, cache: Any = None) -> Any:
+        if handed and not failed:
+            failed.append(len(ids))
+            raise RuntimeError("[metal::malloc] Attempting to allocate 1 bytes")
+        return call(self, ids, cache=cache)
+
+    mx.random.seed(5)
+    expected = generate(policy, FOUR, 3, Sampling(max_new_tokens=60))
+    monkeypatch.setattr(type(policy.model), "__call__", short_of_memory)
+    mx.random.seed(5)
+    groups = generate(
+        policy, FOUR, 3, Sampling(max_new_tokens=60), on_group=lambda place, _: handed.append(place)
+    )
+    assert len(failed) == 1
+    assert sorted(handed) == [0, 1, 2, 3]
+    ids = [[item.token_ids for item in group] for group in groups]
+    assert ids == [[item.token_ids for item in group] for group in expected]

@@ -10,7 +10,7 @@ from grpo_cli.engine.rollout.prompts import Prompt, Prompts
 from grpo_cli.engine.run_dir.inputs import fingerprint
 from grpo_cli.errors import DataError, ModelError
 from grpo_cli.types import Example, Message
-from tests.engine.small import ByteTokenizer
+from tests.support.random_models import ByteTokenizer
 
 ROWS = 1000
 

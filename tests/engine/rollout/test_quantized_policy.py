@@ -11,6 +11,7 @@ import pytest
 from grpo_cli.config.schema import Config
 from grpo_cli.engine import events, setup
 from grpo_cli.engine.collect_rollouts import collect_rollouts
+from grpo_cli.engine.dry_run import dry_run
 from grpo_cli.engine.grpo.importance_sampling import Correction
 from grpo_cli.engine.guards.logprob_mismatch import Deviation
 from grpo_cli.engine.guards.nonfinite import first_broken
@@ -19,8 +20,8 @@ from grpo_cli.engine.memory.estimate import steps_down
 from grpo_cli.engine.rollout import generate
 from grpo_cli.engine.rollout.quantized_policy import RolloutPolicy
 from grpo_cli.engine.run_dir.run_state import read_state, write_state
-from grpo_cli.engine.train import fill_buffer
-from grpo_cli.engine.update.batch import Sequence, pad
+from grpo_cli.engine.train import fill_buffer, train
+from grpo_cli.engine.update.batch import TrainingSequence, pad
 from grpo_cli.engine.update.forward import token_logprobs
 from grpo_cli.engine.update.gradient import Gradients, accumulate
 from grpo_cli.engine.update_policy import make_batches, remember_old, update_policy
@@ -29,11 +30,10 @@ from grpo_cli.models.load import load_policy
 from grpo_cli.models.quantized import QuantizedCopy, Rounding, copy_bytes, rounded
 from grpo_cli.models.tree import flat
 from grpo_cli.types import RolloutGroup
-from tests.engine.deep import VOCABULARY, deep_nanochat
-from tests.engine.small import rollout
-from tests.engine.test_resume import SHORT
-from tests.engine.test_train import STEP_KEYS, lines, small
-from tests.engine.test_wiring import movement, prepared
+from tests.support.deep_nanochat import VOCABULARY, deep_nanochat
+from tests.support.prepared_runs import movement, prepared
+from tests.support.random_models import rollout
+from tests.support.small_runs import SHORT, STEP_KEYS, lines, small
 from tests.support.steps import objective_of, scored_groups
 
 QUANTIZED: dict[str, Any] = {"quantize_for_rollouts": True, "bits": 3, "group_size": 32}
@@ -93,13 +93,13 @@ def test_the_first_ratio_is_one_and_the_log_has_the_weights(tmp_path: Path) -> N
 def test_the_log_of_a_run(tmp_path: Path) -> None:
     seen: list[events.Event] = []
     config = small(tmp_path, **{**SHORT, **QUANTIZED, "max_steps": 2})
-    setup.train(config, seen.append)
+    train(config, seen.append)
     for line in lines(config.run_dir):
         assert set(line) == STEP_KEYS - {"rewards/correctness"} | IMPORTANCE | {"rewards/mean_letter"}
         assert line["ratio_deviation"] > 1e-4
     assert sum("this CPU computes with the rounded weights" in text for text in notices(seen)) == 1
     plain = small(tmp_path, run_name="plain", **{**SHORT, "max_steps": 1})
-    setup.train(plain)
+    train(plain)
     assert not IMPORTANCE & set(lines(plain.run_dir)[0])
 
 
@@ -222,7 +222,7 @@ def test_a_run_with_a_broken_copy_stops_before_its_first_update(
     )
     config = small(tmp_path, **{**SHORT, **QUANTIZED, "temperature": 0.5})
     with pytest.raises(TrainingError, match=r"^The quantized copy behaves like another model"):
-        setup.train(config)
+        train(config)
     assert not config.run_dir.exists()
 
 
@@ -241,7 +241,7 @@ def test_a_sampler_that_is_wrong_is_found_behind_the_copy(
 
     monkeypatch.setattr("grpo_cli.engine.collect_rollouts.generate", shifted)
     with pytest.raises(TrainingError, match=r"^The sampler and the loss disagree"):
-        setup.train(small(tmp_path, **{**SHORT, **QUANTIZED}))
+        train(small(tmp_path, **{**SHORT, **QUANTIZED}))
 
 
 def test_layers_that_cannot_be_rounded_stop_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -250,12 +250,12 @@ def test_layers_that_cannot_be_rounded_stop_the_run(tmp_path: Path, monkeypatch:
     )
     config = small(tmp_path, **{**SHORT, **QUANTIZED})
     with pytest.raises(ModelError, match="finds no layer to quantize"):
-        setup.train(config)
+        train(config)
     assert not config.run_dir.exists()
 
 
 def test_a_dry_run_samples_from_the_copy(tmp_path: Path) -> None:
-    line = setup.dry_run(small(tmp_path, **{**SHORT, **QUANTIZED, "steps_per_generation": 2}))
+    line = dry_run(small(tmp_path, **{**SHORT, **QUANTIZED, "steps_per_generation": 2}))
     assert line["ratio_deviation"] > 1e-4
     assert set(line) >= IMPORTANCE
 
@@ -305,7 +305,7 @@ def expected_gradient(name: str, bits: int, correction: Correction | None) -> Gr
     advantages = advantages - (own * advantages).sum()
     sampled: list[float] = theirs.tolist()  # type: ignore[assignment]
     rows = [
-        Sequence(PROMPT, rollout([token], float(advantages[token].item()), [math.log(share)]), share)
+        TrainingSequence(PROMPT, rollout([token], float(advantages[token].item()), [math.log(share)]), share)
         for token, share in enumerate(sampled)
     ]
     objective = objective_of("dapo", 1.0, 0.2, 0.2, 0.0, correction=correction)
@@ -331,7 +331,7 @@ def test_a_deep_nanochat_learns_from_rollouts_of_4_bits(deep: str, tmp_path: Pat
     changes = {"temperature": 1.0, "learning_rate": 1e-3, "num_generations": 8, "clip_eps": 1e-4}
     copied = {"model_name": deep, "quantize_for_rollouts": True, "bits": 4, "group_size": 32}
     config = small(tmp_path, **{**SHORT, **changes, **copied})
-    setup.train(config)
+    train(config)
     log = lines(config.run_dir)
     assert len(log) == 6
     for line in log:

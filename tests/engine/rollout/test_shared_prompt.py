@@ -21,7 +21,7 @@ from grpo_cli.engine.rollout.shared_prompt import (
 )
 from grpo_cli.models import nanochat_v2
 from grpo_cli.models.load import Policy
-from tests.engine.small import llama_policy, nanochat_policy, sliding_policy
+from tests.support.random_models import llama_policy, nanochat_policy, sliding_policy
 
 PROMPTS = [list(b"one"), list(b"a much longer prompt"), list(b"z")]
 

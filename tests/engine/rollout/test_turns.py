@@ -1,7 +1,5 @@
 """Rows with environments: forced tokens and turns, in batches of every size, however long an answer takes."""
 
-import random
-import time
 from collections.abc import Callable
 
 import mlx.core as mx
@@ -15,6 +13,7 @@ from grpo_cli.environments.session import Limits, Session
 from grpo_cli.errors import TrainingError
 from grpo_cli.models.load import Policy, load_policy
 from grpo_cli.types import Rollout, StopReason
+from tests.support.environments import Asking, Echo, SlowlyAsking
 
 PROMPTS = ["12 + 30 =", "What is 5 + 7?", "900 + 99 = <answer>"]
 SAMPLING = Sampling(max_new_tokens=24, temperature=1.5)
@@ -23,40 +22,6 @@ SAMPLING = Sampling(max_new_tokens=24, temperature=1.5)
 @pytest.fixture(scope="module")
 def policy() -> Policy:
     return load_policy("tiny")
-
-
-class Echo(Environment):
-    """Forces the token's successor and the token itself after every id that is divisible by 5."""
-
-    def __init__(self) -> None:
-        self.seen: list[int] = []
-        self.skip = 0
-
-    def read(self, token_id: int) -> list[int]:
-        self.seen.append(token_id)
-        if self.skip:
-            self.skip -= 1
-            return []
-        if token_id % 5:
-            return []
-        self.skip = 2
-        return [(token_id + 1) % 300, token_id]
-
-
-class Asking(Echo):
-    """Also answers the first two turns with three ids that depend on the turn."""
-
-    delay = 0.0
-
-    def respond(self, turn: Turn) -> Reply | None:
-        time.sleep(self.delay * random.random())
-        if turn.number == 2:
-            return None
-        return Reply(token_ids=(40 + turn.number, 50, len(turn.token_ids) % 200))
-
-
-class SlowlyAsking(Asking):
-    delay = 0.2
 
 
 def sampled(

@@ -8,24 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from grpo_cli.config.schema import Config
-from grpo_cli.engine.run_dir.checkpoint import Snapshot, save_checkpoint
-from grpo_cli.engine.run_dir.run_state import RunState
-from grpo_cli.engine.update.optimizer import Optimizer
+from grpo_cli.engine.run_dir.checkpoint import save_checkpoint
 from grpo_cli.errors import CheckpointError
-from grpo_cli.models.load import load_policy
-
-
-def snapshot(step: int) -> Snapshot:
-    """The embedded model after a step."""
-    policy = load_policy("tiny")
-    return Snapshot(
-        policy=policy,
-        optimizer=Optimizer(Config(), policy.model),
-        config=Config(),
-        state=RunState(step=step),
-        groups=[],
-    )
+from tests.support.snapshots import snapshot
 
 
 @pytest.fixture
@@ -55,7 +40,7 @@ from grpo_cli import device
 device.prepare()
 from grpo_cli.engine.run_dir.checkpoint import save_checkpoint
 from grpo_cli.errors import CheckpointError
-from tests.engine.run_dir.test_checkpoint import snapshot
+from tests.support.snapshots import snapshot
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 saved = snapshot(2)
 resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))

@@ -12,14 +12,14 @@ from typing import Any
 
 import pytest
 
-from grpo_cli.engine import events, setup
+from grpo_cli.engine import events
 from grpo_cli.engine.resume import resume
 from grpo_cli.engine.run_dir.manifest import checkpoints, damage
 from grpo_cli.engine.run_dir.run_state import RunState, write_state
 from grpo_cli.engine.run_dir.saver import best_of
+from grpo_cli.engine.train import train
 from grpo_cli.errors import CheckpointError
-from tests.engine.test_resume import SHORT, log_without_times, weights
-from tests.engine.test_train import lines, small
+from tests.support.small_runs import SHORT, lines, log_without_times, small, weights
 from tests.support.waiting import HANG
 
 LIMIT = 1_000_000  # bytes of a file; the model has 3.5 MB
@@ -58,7 +58,7 @@ def test_the_newest_and_the_best_stay(tmp_path: Path, monkeypatch: pytest.Monkey
     config = small(
         tmp_path, **{**SHORT, "eval_steps": 1, "eval_samples": 2, "save_steps": 1, "keep_checkpoints": 2}
     )
-    setup.train(config)
+    train(config)
     names = [path.name for path in checkpoints(config.run_dir)]
     assert names == ["checkpoint-2", "checkpoint-5", "checkpoint-6", "final"]
 
@@ -97,7 +97,7 @@ def in_the_way(run_dir: Path, step: int, seen: list[str]) -> events.Listener:
 def test_a_failed_save_is_told_and_tried_again_at_the_next_point(tmp_path: Path) -> None:
     seen: list[str] = []
     config = small(tmp_path, **{**SHORT, "save_steps": 1, "keep_checkpoints": 9})
-    setup.train(config, in_the_way(config.run_dir, 3, seen))
+    train(config, in_the_way(config.run_dir, 3, seen))
     assert [path.name for path in checkpoints(config.run_dir)] == [
         "checkpoint-1", "checkpoint-2", "checkpoint-4", "checkpoint-5", "checkpoint-6", "final",
     ]  # fmt: skip
@@ -125,7 +125,7 @@ def test_a_folder_that_may_not_be_looked_at_is_a_failed_save(
         if isinstance(event, events.Notice):
             seen.append(event.text)
 
-    setup.train(config, listen)
+    train(config, listen)
     assert [path.name for path in checkpoints(config.run_dir)] == ["checkpoint-1", "checkpoint-3", "final"]
     assert seen == [
         f"Failed to save checkpoint: Permission denied: {config.run_dir}. Training continues and tries again "
@@ -148,7 +148,7 @@ def limited(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
 
 def test_after_three_failures_in_a_row_it_stops_with_nothing_half_written(tmp_path: Path) -> None:
     config = small(tmp_path / "outputs", **{**SHORT, "max_steps": 2})
-    setup.train(config)  # a checkpoint from before the disk is full
+    train(config)  # a checkpoint from before the disk is full
     before = {path: path.read_bytes() for path in (config.run_dir / "final").iterdir()}
     longer = ["max_steps=40", "save_steps=1"]
     done = limited(
@@ -170,7 +170,7 @@ def test_after_three_failures_in_a_row_it_stops_with_nothing_half_written(tmp_pa
 def test_a_final_save_that_fails_ends_with_an_error(tmp_path: Path) -> None:
     config = small(tmp_path / "outputs", **{**SHORT, "max_steps": 2, "save_steps": 1})
     with pytest.raises(CheckpointError, match=r"^Failed to save checkpoint: .*File exists") as error:
-        setup.train(config, in_place_of_final(config.run_dir))
+        train(config, in_place_of_final(config.run_dir))
     assert f"then `grpo resume {config.run_dir}` saves it" in error.value.hint
     (config.run_dir / "final").unlink()
     final = resume(config.run_dir)
@@ -211,10 +211,10 @@ def test_a_disk_that_fills_up_and_has_room_again(tmpfs: Path, tmp_path: Path) ->
 
     settings = {**SHORT, "save_steps": 1, "keep_checkpoints": 9, "optimizer": "sgd"}
     whole = small(tmp_path / "other", **settings)
-    setup.train(whole)
+    train(whole)
     config = small(tmpfs / "out", **settings)
     with pytest.raises(CheckpointError, match="GB free"):
-        setup.train(config, listen)
+        train(config, listen)
     assert any("Training continues" in text for text in seen)
     assert all(damage(folder) is None for folder in checkpoints(config.run_dir))
     for folder in checkpoints(config.run_dir)[:-1]:
@@ -227,7 +227,7 @@ def test_a_disk_that_fills_up_and_has_room_again(tmpfs: Path, tmp_path: Path) ->
 def test_a_disk_without_room_is_known_before_the_first_step(tmpfs: Path) -> None:
     (tmpfs / "film").write_bytes(bytes(20 << 20))
     with pytest.raises(CheckpointError, match=r"^Failed to save checkpoint: it needs 0.03 GB, and"):
-        setup.train(small(tmpfs / "out", **SHORT))
+        train(small(tmpfs / "out", **SHORT))
     assert not (tmpfs / "out/run").exists()
     (tmpfs / "film").unlink()
     seen: list[str] = []
@@ -237,14 +237,14 @@ def test_a_disk_without_room_is_known_before_the_first_step(tmpfs: Path) -> None
             seen.append(event.text)
 
     settings = {**SHORT, "save_steps": 5, "keep_checkpoints": 1, "optimizer": "sgd"}
-    setup.train(small(tmpfs / "out", **settings), listen)
+    train(small(tmpfs / "out", **settings), listen)
     assert "the run will keep up to 0.09 GB of checkpoints" in seen[0]
 
 
 def test_a_read_only_disk_is_known_before_the_first_step(tmpfs: Path) -> None:
     subprocess.run(["mount", "-o", "remount,ro", str(tmpfs)], check=True)
     with pytest.raises(CheckpointError, match=r"^Failed to save checkpoint: Read-only file system") as error:
-        setup.train(small(tmpfs / "out", **SHORT))
+        train(small(tmpfs / "out", **SHORT))
     assert "set `output_dir` to one that is" in error.value.hint
 
 

@@ -1,6 +1,8 @@
 """Layers that are computed again in the backward: the same gradients, for less memory."""
 
 import gc
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
@@ -9,19 +11,20 @@ import pytest
 from mlx.utils import tree_flatten
 from mlx_lm.models import gemma2, llama, nanochat, qwen2, qwen3
 
+from grpo_cli.engine import events, setup
+from grpo_cli.engine.run import Run
 from grpo_cli.engine.update.activation_checkpoint import CheckpointedLayer, can_checkpoint, checkpointed
 from grpo_cli.engine.update.batch import Microbatch
 from grpo_cli.engine.update.chunked_logits import find_head
 from grpo_cli.engine.update.gradient import accumulate
 from grpo_cli.models import nanochat_v2
 from grpo_cli.models.adapters import LoRA, add_adapters
+from tests.support.prepared_runs import distance, movement, prepared
 from tests.support.steps import objective_of
 
 COMMON = {"hidden_size": 16, "num_hidden_layers": 3, "intermediate_size": 32, "num_attention_heads": 2,
           "num_key_value_heads": 1, "vocab_size": 48, "rms_norm_eps": 1e-5}  # fmt: skip
 WITHOUT_EPS = {key: value for key, value in COMMON.items() if key != "rms_norm_eps"}
-
-
 MODELS = {
     "llama": lambda: llama.Model(llama.ModelArgs(model_type="llama", tie_word_embeddings=False, **COMMON)),
     "qwen2": lambda: qwen2.Model(qwen2.ModelArgs(model_type="qwen2", tie_word_embeddings=True, **COMMON)),
@@ -214,3 +217,52 @@ def test_a_layer_more_keeps_one_hidden_state_more(share_prefix: bool) -> None:
     }
     assert growth[True] < 1.5, growth
     assert growth[False] > 20 * growth[True], growth
+
+
+# --- in a run -------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def layer_calls(run: Run, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[None]]:
+    """Grows with every forward of a layer. mlx-lm's checkpointing changes the class: undone at the end."""
+    calls: list[None] = []
+    layer_class = type(run.policy.model.layers[0])
+    original = layer_class.__call__
+
+    def counted(self: nn.Module, *inputs: Any, **options: Any) -> Any:
+        calls.append(None)
+        return original(self, *inputs, **options)
+
+    monkeypatch.setattr(layer_class, "__call__", counted)
+    yield calls
+
+
+def test_a_checkpointed_step_computes_layers_twice_and_moves_the_same(
+    tmp_path: Path, layer_calls: list[None]
+) -> None:
+    moved = []
+    for grad_checkpoint in (False, True):
+        run, batches = prepared(tmp_path, grad_checkpoint=grad_checkpoint)
+        assert run.forward_plan.share_prefix
+        assert run.forward_plan.recompute is grad_checkpoint
+        layer_calls.clear()
+        moved.append(movement(run, batches))
+    # forward and backward, each for the prompts and for the completions
+    assert len(layer_calls) == 2 * 2 * len(run.policy.model.layers) * len(batches)
+    assert distance(moved[0], moved[1]) < 1e-5
+
+
+def test_a_model_whose_layers_cannot_be_stood_for_is_checkpointed_without_a_shared_prompt(
+    tmp_path: Path, layer_calls: list[None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As mlx-lm does it, which changes the layers' class: `layer_calls` undoes that at the end."""
+    plain, batches = prepared(tmp_path)
+    expected = movement(plain, batches)
+    monkeypatch.setattr(setup, "can_checkpoint", lambda _: False)
+    told: list[events.Event] = []
+    run = setup.prepare(plain.config.model_copy(update={"grad_checkpoint": True}), told.append)
+    assert (run.forward_plan.share_prefix, run.forward_plan.recompute) == (False, False)
+    assert told == [events.Notice(setup.NO_LAYERS)]
+    layer_calls.clear()
+    assert distance(expected, movement(run, batches)) < 1e-5
+    assert len(layer_calls) == 2 * len(run.policy.model.layers) * len(batches)

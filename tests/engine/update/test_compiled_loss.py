@@ -28,8 +28,8 @@ from grpo_cli.engine.update.objective import Objective
 from grpo_cli.engine.update.shape_buckets import Most
 from grpo_cli.models.adapters import LoRA, add_adapters
 from grpo_cli.models.tree import flat
-from tests.engine.update.test_chunked_logits import MODELS, model_of
-from tests.engine.update.test_shape_buckets import microbatch
+from tests.support.microbatches import microbatch
+from tests.support.small_architectures import MODELS, model_of
 from tests.support.steps import objective_of
 from tests.support.waiting import HANG
 
@@ -171,7 +171,7 @@ def test_changed_weights_are_seen() -> None:
 
 
 def test_functions_are_dropped_that_were_long_unused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(compiling, "KEPT", 1)
+    monkeypatch.setattr(compiling, "CACHE_SIZE", 1)
     model = model_of("llama")
     compiled = CompiledLoss(model, MOST, never)
     for _ in range(2):
@@ -264,7 +264,7 @@ def test_with_the_compiler_on() -> None:
     """One layer, checkpointed, logits in slices, two buckets, and weights that change in between."""
     environment = {name: value for name, value in os.environ.items() if name != "MLX_DISABLE_COMPILE"}
     done = subprocess.run(
-        [sys.executable, "-m", "tests.engine.compiled_in_full"],
+        [sys.executable, "-m", "tests.support.compiled_in_full"],
         capture_output=True, text=True, env={**environment, "GRPO_DEVICE": "cpu"},
         cwd=Path(__file__).parents[2], timeout=HANG, check=False,
     )  # fmt: skip

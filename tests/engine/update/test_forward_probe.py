@@ -14,6 +14,7 @@ from grpo_cli.engine.evaluation.evaluate import evaluate_model
 from grpo_cli.engine.memory.out_of_memory import RowLimit
 from grpo_cli.engine.rollout.generate import generate
 from grpo_cli.engine.rollout.sampling import Sampling
+from grpo_cli.engine.train import train
 from grpo_cli.engine.update import forward_probe as probe
 from grpo_cli.engine.update.forward_probe import reference, sampling_plan, training_plan
 from grpo_cli.errors import ModelError
@@ -21,8 +22,8 @@ from grpo_cli.models.batch_plan import BatchPlan
 from grpo_cli.models.load import Policy
 from grpo_cli.models.tree import flat
 from tests.bench.architectures import PROMPTS, Endless, deviation, make, planned
-from tests.engine.small import llama_policy
-from tests.engine.test_train import small
+from tests.support.random_models import llama_policy
+from tests.support.small_runs import small
 
 WHOLE = BatchPlan(share_prefix=False)
 EQUAL = BatchPlan(share_prefix=False, sampled="equal")
@@ -83,7 +84,7 @@ def test_they_are_refused_before_anything_loads(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(setup, "load_rewards", lambda *_: pytest.fail("rewards were loaded"))
     settings = small(tmp_path, model_name=str(tmp_path))
     for begin in (
-        setup.train,
+        train,
         lambda config: evaluate_model(str(tmp_path), config, Sampling(max_new_tokens=4)),
     ):
         with pytest.raises(ModelError, match="has layers that keep a state"):

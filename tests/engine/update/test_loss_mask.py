@@ -21,9 +21,10 @@ from grpo_cli.engine.update.gradient import accumulate
 from grpo_cli.errors import CheckpointError
 from grpo_cli.models.tree import flat
 from grpo_cli.types import Rollout, RolloutGroup
-from tests.engine.small import group, nanochat_policy, rollout
-from tests.engine.update.test_objective import TEMPERATURE, largest_difference, sequence_logprobs
+from tests.support.gradients import largest_difference
+from tests.support.random_models import group, nanochat_policy, rollout
 from tests.support.steps import objective_of
+from tests.support.update_groups import TEMPERATURE, sequence_logprobs
 
 FORCED = -200.0  # the logprob of a token that nobody sampled: any number, for none is looked at
 

@@ -1,82 +1,15 @@
-"""The update: against a loop written without the engine, and the same whatever the microbatch."""
-
-import copy
-
-import mlx.core as mx
-import mlx.nn as nn
-import pytest
-from mlx.utils import tree_flatten
+"""The objective: its configuration, and clip ratio and KL as means over tokens."""
 
 from grpo_cli.config.loss_types import LOSS_TYPES
 from grpo_cli.config.schema import Config
+from grpo_cli.engine.grpo.losses import Clip
 from grpo_cli.engine.update.batch import make_microbatches
 from grpo_cli.engine.update.forward import token_logprobs
-from grpo_cli.engine.update.gradient import Gradients, accumulate, global_norm
-from grpo_cli.engine.update.optimizer import Optimizer, make_rule
-from grpo_cli.models.load import Policy
-from grpo_cli.models.tree import flat
-from grpo_cli.types import RolloutGroup
-from tests.engine.small import group, nanochat_policy, rollout
+from grpo_cli.engine.update.gradient import accumulate
+from grpo_cli.engine.update.objective import Objective
+from tests.support.random_models import group, nanochat_policy, rollout
 from tests.support.steps import objective_of
-
-TEMPERATURE = 0.8
-
-
-def nearby_reference(policy: Policy) -> Policy:
-    """The same policy, a little sharper."""
-    head = "model.embed_tokens.weight" if "model" in policy.model else "lm_head.weight"
-    reference = copy.deepcopy(policy)
-    reference.model.load_weights([(head, flat(policy.model.parameters())[head] * 1.05)], strict=False)
-    return reference
-
-
-def step_groups() -> list[RolloutGroup]:
-    """Two prompts of other lengths; the last group's rewards were equal."""
-    return [
-        group([1, 2, 3, 4], [rollout([5, 6, 7], 1.2), rollout([8], -0.7), rollout([9, 10], -0.5)]),
-        group([11], [rollout([12, 13, 14, 15], 0.9), rollout([16, 17], -0.9), rollout([18], 0.0)]),
-        group([20, 21], [rollout([22, 23], 0.0), rollout([24], 0.0), rollout([25, 26, 27], 0.0)]),
-    ]
-
-
-def with_old_logprobs(model: nn.Module, groups: list[RolloutGroup], shift: float) -> None:
-    """Old logprobs that are the model's own, shifted so that some ratios are clipped."""
-    for one in groups:
-        for index, item in enumerate(one.rollouts):
-            logprobs = sequence_logprobs(model, one.prompt_ids, item.token_ids)
-            item.logprobs = [value + shift * (-1) ** index for value in logprobs.tolist()]
-
-
-def sequence_logprobs(model: nn.Module, prompt: list[int], completion: list[int]) -> mx.array:
-    """Logprobs of one completion, alone, without padding: (T,)."""
-    logits = model(mx.array([prompt + completion]))[0] / TEMPERATURE
-    logits = logits - mx.logsumexp(logits, axis=-1, keepdims=True)
-    return mx.stack([logits[len(prompt) - 1 + t, token] for t, token in enumerate(completion)])
-
-
-def largest_difference(a: Gradients, b: Gradients) -> float:
-    """Largest difference of two gradient trees, relative to the larger's norm."""
-    pairs = zip(tree_flatten(a), tree_flatten(b), strict=True)
-    return max(mx.abs(x - y).max().item() for (_, x), (_, y) in pairs) / max(global_norm(a), 1e-12)
-
-
-def test_completions_without_advantage_are_left_out_only_without_a_reference() -> None:
-    without = make_microbatches(step_groups(), LOSS_TYPES["dapo"], 6, 4, has_reference=False)
-    assert sum(batch.targets.shape[0] for batch in without) == 5
-    assert sum(batch.token_count for batch in without) == 3 + 1 + 2 + 4 + 2
-    assert without[0].weights[0, 0].item() == pytest.approx(1 / 19)  # of all 19 tokens of the step
-    with_reference = make_microbatches(step_groups(), LOSS_TYPES["dapo"], 6, 4, has_reference=True)
-    assert sum(batch.targets.shape[0] for batch in with_reference) == 9
-
-
-def test_a_step_of_equal_rewards_has_a_gradient_of_exactly_zero() -> None:
-    policy = nanochat_policy()
-    groups = step_groups()[2:]
-    batches = make_microbatches(groups, LOSS_TYPES["dapo"], 6, 4, has_reference=False)
-    gradients, result = accumulate(policy.model, batches, objective_of("dapo", 1.0, 0.2, 0.2, 0.0))
-    assert result.grad_norm == 0.0
-    assert result.loss == 0.0
-    assert all(mx.all(gradient == 0).item() for _, gradient in tree_flatten(gradients))
+from tests.support.update_groups import TEMPERATURE, nearby_reference, with_old_logprobs
 
 
 def test_clip_ratio_and_kl_are_means_over_tokens() -> None:
@@ -93,38 +26,12 @@ def test_clip_ratio_and_kl_are_means_over_tokens() -> None:
     assert result.kl > 0
 
 
-def test_clipping_scales_to_the_norm_and_sgd_steps_by_hand() -> None:
-    policy = nanochat_policy()
-    before = policy.model.lm_head.weight
-    gradients = policy.model.trainable_parameters()
-    norm = global_norm(gradients)
-    optimizer = Optimizer(Config(optimizer="sgd", max_grad_norm=norm / 4), policy.model)
-    optimizer.step(policy.model, gradients, norm, learning_rate=0.5)
-    assert mx.allclose(policy.model.lm_head.weight, before * (1 - 0.5 / 4), rtol=1e-5)
-
-
-@pytest.mark.parametrize("dtype", [mx.bfloat16, mx.float16])
-def test_half_precision_weights_keep_what_rounding_would_swallow(dtype: mx.Dtype) -> None:
-    """Adam's step of 1e-5 at weight 1: 200 of them make 0.998, where each alone rounds to nothing."""
-    layer = nn.Linear(2, 1, bias=False)
-    layer.weight = mx.array([[1.0, -1.0]], dtype=dtype)
-    optimizer = Optimizer(Config(learning_rate=1e-5, max_grad_norm=100.0), layer)
-    for step in range(200):
-        optimizer.step(layer, {"weight": mx.array([[1.0, -1e-3]], dtype=dtype)}, 1.0, learning_rate=1e-5)
-        if step == 0:
-            assert layer.weight.tolist() == [[1.0, -1.0]]
-    assert layer.weight.dtype == dtype
-    assert mx.allclose(optimizer.master["weight"], mx.array([[0.998, -0.998]]), atol=1e-5)
-    assert mx.allclose(layer.weight.astype(mx.float32), mx.array([[0.998, -0.998]]), atol=2e-3)
-    assert (layer.weight != mx.array([[1.0, -1.0]], dtype=dtype)).all()
-    assert set(optimizer.arrays()) >= {"master.weight", "rule.weight.m", "rule.weight.v"}
-
-
-def test_adamw_has_bias_correction_and_decoupled_decay() -> None:
-    """First update of AdamW: w·(1 − lr·decay) − lr·sign(g), for any β (Loshchilov and Hutter)."""
-    layer = nn.Linear(2, 1, bias=False)
-    layer.weight = mx.array([[1.0, -2.0]])
-    optimizer = make_rule(Config(learning_rate=0.1, weight_decay=0.5, adam_beta1=0.8, adam_beta2=0.9))
-    optimizer.update(layer, {"weight": mx.array([[3.0, -0.01]])})
-    expected = [[1.0 * 0.95 - 0.1, -2.0 * 0.95 + 0.1]]
-    assert mx.allclose(layer.weight, mx.array(expected), atol=1e-5)
+def test_the_configured_objective() -> None:
+    config = Config(clip_eps=0.1, clip_eps_high=0.3, delta=3.0)
+    objective = Objective(config)
+    assert (objective.clip, objective.correction) == (Clip(0.1, 0.3, 3.0), None)
+    assert not objective.config.has_sequence_ratio
+    assert Config(importance_sampling_level="sequence").has_sequence_ratio
+    assert Config(loss_type="gspo").has_sequence_ratio
+    symmetric = Objective(Config(clip_eps=0.1, clip_eps_high=0.0))
+    assert symmetric.clip == Clip(0.1, 0.1, 0.0)

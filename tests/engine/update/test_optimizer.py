@@ -1,19 +1,24 @@
-"""Weights renewed some arrays after the other: byte for byte what the rule makes of all at once."""
+"""The optimizer: numbers by hand, and arrays one after the other, byte for byte as all at once."""
 
 import gc
+import math
+from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
+import mlx.nn as nn
 import pytest
 from mlx.utils import tree_map
 
 from grpo_cli.config.schema import Config
 from grpo_cli.engine.update import optimizer as optimizers
+from grpo_cli.engine.update.gradient import global_norm
 from grpo_cli.engine.update.optimizer import Optimizer, at, handfuls, make_rule
 from grpo_cli.models.adapters import LoRA, add_adapters
 from grpo_cli.models.load import Policy
 from grpo_cli.models.tree import flat
-from tests.engine.small import llama_policy, nanochat_policy
+from tests.support.prepared_runs import distance, movement, prepared
+from tests.support.random_models import llama_policy, nanochat_policy
 
 STEPS = 3
 RULES = ["adamw", "adam", "lion", "sgd"]
@@ -146,3 +151,83 @@ def test_an_array_by_its_name() -> None:
     model = llama_policy().model
     for name, array in flat(model.parameters()).items():
         assert at(model, name) is array
+
+
+def test_the_gradient_is_clipped_to_max_grad_norm(tmp_path: Path) -> None:
+    run, batches = prepared(tmp_path)
+    free = movement(run, batches)
+    norm = global_norm(free) / 0.1  # moved by 0.1 · gradient
+    run, batches = prepared(tmp_path, max_grad_norm=norm / 3)
+    clipped = movement(run, batches)
+    assert distance(free, clipped, scale=3.0) < 1e-3
+    run, batches = prepared(tmp_path, max_grad_norm=norm * 3)
+    assert distance(free, movement(run, batches)) < 1e-6
+
+
+# --- by hand --------------------------------------------------------------------------------------
+
+
+# Two updates of the weight 2 at rate 0.1 with gradients 1 and −0.5, betas 0.6 and 0.8, decay 0.5.
+ADAM_SECOND = (0.6 * 0.4 - 0.4 * 0.5) / (1 - 0.6**2) / math.sqrt((0.8 * 0.2 + 0.2 * 0.25) / (1 - 0.8**2))
+TWO_STEPS = {
+    "adamw": (2.0 * 0.95 - 0.1) * 0.95 - 0.1 * ADAM_SECOND,
+    "adam": 2.0 - 0.1 - 0.1 * ADAM_SECOND,
+    # moment: 0.2 · 1 after the first; the second's sign is that of 0.6 · 0.2 − 0.4 · 0.5 = −0.08
+    "lion": (2.0 * 0.95 - 0.1) * 0.95 + 0.1,
+    "sgd": (2.0 - 0.1 * (1.0 + 0.5 * 2.0)) - 0.1 * (-0.5 + 0.5 * 1.8),
+}
+
+
+@pytest.mark.parametrize("name", list(TWO_STEPS))
+def test_two_steps_of_every_optimizer_by_hand(name: str) -> None:
+    layer = nn.Linear(1, 1, bias=False)
+    layer.weight = mx.array([[2.0]])
+    config = Config(
+        optimizer=name,  # type: ignore[arg-type]
+        adam_beta1=0.6,
+        adam_beta2=0.8,
+        weight_decay=0.5,
+        max_grad_norm=9.0,
+        learning_rate=0.3,
+    )
+    optimizer = Optimizer(config, layer)
+    for gradient in (1.0, -0.5):
+        optimizer.step(layer, {"weight": mx.array([[gradient]])}, abs(gradient), learning_rate=0.1)
+    assert layer.weight.item() == pytest.approx(TWO_STEPS[name], abs=1e-5)
+
+
+def test_clipping_scales_to_the_norm_and_sgd_steps_by_hand() -> None:
+    policy = nanochat_policy()
+    before = policy.model.lm_head.weight
+    gradients = policy.model.trainable_parameters()
+    norm = global_norm(gradients)
+    optimizer = Optimizer(Config(optimizer="sgd", max_grad_norm=norm / 4), policy.model)
+    optimizer.step(policy.model, gradients, norm, learning_rate=0.5)
+    assert mx.allclose(policy.model.lm_head.weight, before * (1 - 0.5 / 4), rtol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [mx.bfloat16, mx.float16])
+def test_half_precision_weights_keep_what_rounding_would_swallow(dtype: mx.Dtype) -> None:
+    """Adam's step of 1e-5 at weight 1: 200 of them make 0.998, where each alone rounds to nothing."""
+    layer = nn.Linear(2, 1, bias=False)
+    layer.weight = mx.array([[1.0, -1.0]], dtype=dtype)
+    optimizer = Optimizer(Config(learning_rate=1e-5, max_grad_norm=100.0), layer)
+    for step in range(200):
+        optimizer.step(layer, {"weight": mx.array([[1.0, -1e-3]], dtype=dtype)}, 1.0, learning_rate=1e-5)
+        if step == 0:
+            assert layer.weight.tolist() == [[1.0, -1.0]]
+    assert layer.weight.dtype == dtype
+    assert mx.allclose(optimizer.master["weight"], mx.array([[0.998, -0.998]]), atol=1e-5)
+    assert mx.allclose(layer.weight.astype(mx.float32), mx.array([[0.998, -0.998]]), atol=2e-3)
+    assert (layer.weight != mx.array([[1.0, -1.0]], dtype=dtype)).all()
+    assert set(optimizer.arrays()) >= {"master.weight", "rule.weight.m", "rule.weight.v"}
+
+
+def test_adamw_has_bias_correction_and_decoupled_decay() -> None:
+    """First update of AdamW: w·(1 − lr·decay) − lr·sign(g), for any β (Loshchilov and Hutter)."""
+    layer = nn.Linear(2, 1, bias=False)
+    layer.weight = mx.array([[1.0, -2.0]])
+    optimizer = make_rule(Config(learning_rate=0.1, weight_decay=0.5, adam_beta1=0.8, adam_beta2=0.9))
+    optimizer.update(layer, {"weight": mx.array([[3.0, -0.01]])})
+    expected = [[1.0 * 0.95 - 0.1, -2.0 * 0.95 + 0.1]]
+    assert mx.allclose(layer.weight, mx.array(expected), atol=1e-5)

@@ -14,28 +14,36 @@ from grpo_cli.config.loss_types import LOSS_TYPES
 from grpo_cli.config.schema import Config
 from grpo_cli.engine import setup
 from grpo_cli.engine.resume import resume
-from grpo_cli.engine.update.batch import Counting, Microbatch, Sequence, make_microbatches
+from grpo_cli.engine.train import train
+from grpo_cli.engine.update.batch import (
+    Counting,
+    Microbatch,
+    TrainingSequence,
+    distinct_prompts,
+    make_microbatches,
+)
 from grpo_cli.engine.update.forward import ForwardPlan, token_logprobs
 from grpo_cli.engine.update.gradient import Gradients, UpdateResult, accumulate, global_norm
 from grpo_cli.engine.update.objective import Objective
 from grpo_cli.engine.update.packing import Budget, cut, pack
 from grpo_cli.engine.update_policy import make_batches
 from grpo_cli.models.load import Policy
-from tests.engine.plain import plain_loss
-from tests.engine.small import nanochat_policy, rollout
-from tests.engine.test_algorithms import BASE, KL, OPTIONS, step_groups
-from tests.engine.test_resume import SHORT, interrupt_after, log_without_times, weights
-from tests.engine.test_train import small
-from tests.engine.update.test_objective import largest_difference, nearby_reference
+from tests.support.gradients import largest_difference
+from tests.support.interruptions import interrupt_after
+from tests.support.loss_cases import BASE, KL, OPTIONS, four_groups
+from tests.support.plain_loss import plain_loss
+from tests.support.random_models import nanochat_policy, rollout
+from tests.support.small_runs import SHORT, log_without_times, small, weights
 from tests.support.steps import scored_groups
+from tests.support.update_groups import nearby_reference
 
 
-def rows(prompt: int, lengths: list[int], name: int = 1) -> list[Sequence]:
+def rows(prompt: int, lengths: list[int], name: int = 1) -> list[TrainingSequence]:
     """Rows of one prompt of so many tokens; `name` tells prompts apart."""
-    return [Sequence([name] * prompt, rollout([1] * length), 1.0) for length in lengths]
+    return [TrainingSequence([name] * prompt, rollout([1] * length), 1.0) for length in lengths]
 
 
-def lengths(parts: list[list[Sequence]]) -> list[list[int]]:
+def lengths(parts: list[list[TrainingSequence]]) -> list[list[int]]:
     return [[row.length for row in part] for part in parts]
 
 
@@ -74,7 +82,7 @@ def test_a_row_longer_than_the_budget_is_a_microbatch() -> None:
     assert lengths(pack([rows(5, [50, 3]), [], rows(5, [60], name=2)], Budget(20))) == [[3], [50], [60]]
 
 
-def cheapest_of_all(group: list[Sequence], budget: Budget) -> int:
+def cheapest_of_all(group: list[TrainingSequence], budget: Budget) -> int:
     """The least Σ (tokens + price) of every way to cut the rows by length."""
     ordered = sorted(group, key=lambda row: row.length)
     found = []
@@ -118,7 +126,7 @@ BUDGETS = [(1, True), (9, True), (14, False), (22, True), (40, False), (1000, Tr
 
 def packed(config: Config, policy: Policy, reference: Policy, budget: Budget | None) -> list[Microbatch]:
     """The microbatches of a step of four groups, with the reference's logprobs where there is one."""
-    groups, has_reference = step_groups(policy.model), config.kl_coeff > 0
+    groups, has_reference = four_groups(policy.model), config.kl_coeff > 0
     loss_type, counting = LOSS_TYPES[config.loss_type], Counting.of(config)
     made = make_microbatches(groups, loss_type, config.max_new_tokens, 9, has_reference, counting, budget)
     for batch in made if has_reference else []:
@@ -141,7 +149,7 @@ def test_no_budget_changes_the_gradient(loss_type: str, option: str) -> None:
     policy = nanochat_policy()
     reference = nearby_reference(policy)
     loss, expected = nn.value_and_grad(policy.model, plain_loss)(
-        policy.model, reference.model, step_groups(policy.model), config.model_dump()
+        policy.model, reference.model, four_groups(policy.model), config.model_dump()
     )
     whole, result, _ = computed(config, policy, reference, None)
     assert global_norm(expected) > 1e-3
@@ -203,12 +211,12 @@ def test_a_run_learns_the_same_and_goes_on_bit_for_bit(tmp_path: Path) -> None:
     plain = small(tmp_path, run_name="plain", **settings)
     tight = small(tmp_path, run_name="tight", microbatch_tokens=100, **settings)
     broken = small(tmp_path, run_name="broken", microbatch_tokens=100, **settings)
-    setup.train(plain)
-    setup.train(tight)
+    train(plain)
+    train(tight)
     for a, b in zip(numbers(plain.run_dir), numbers(tight.run_dir), strict=True):
         assert a == pytest.approx(b, rel=1e-3, abs=1e-5)
     with pytest.raises(KeyboardInterrupt):
-        setup.train(broken, interrupt_after(1))
+        train(broken, interrupt_after(1))
     resume(broken.run_dir)
     assert weights(broken.run_dir) == weights(tight.run_dir)
     assert weights(plain.run_dir) != weights(tight.run_dir)  # the key was at work: sums in another order
@@ -219,13 +227,18 @@ def test_a_budget_without_a_shared_prefix_knows_it(tmp_path: Path) -> None:
     made = {}
     for shared in (False, True):
         run = setup.prepare(small(tmp_path, microbatch_tokens=120, batch_size=1, kl_coeff=0.1))
-        run.plan = ForwardPlan(shared)
+        run.forward_plan = ForwardPlan(shared)
         mx.random.seed(0)
         made[shared] = make_batches(run, scored_groups(run))
         for batch in made[shared]:
             part = [
-                Sequence(batch.prompts[row], item, 1.0)
+                TrainingSequence(batch.prompts[row], item, 1.0)
                 for row, item in zip(batch.rows, batch.rollouts, strict=True)
             ]
             assert len(part) == 1 or Budget(120, shared).cost(part) <= 120
     assert len(made[False]) > len(made[True])
+
+
+def test_sequences_of_one_prompt_share_its_place() -> None:
+    sequences = [*rows(2, [1, 1], name=7), *rows(3, [1], name=5), *rows(2, [4], name=7)]
+    assert distinct_prompts(sequences) == ([[7, 7], [5, 5, 5]], [0, 0, 1, 0])

@@ -1,13 +1,12 @@
 """Microbatches in buckets: few shapes, and the same loss, gradient and numbers."""
 
 import random
-from typing import Any
 
 import mlx.core as mx
 import pytest
 
-from grpo_cli.engine.update.batch import Microbatch
 from grpo_cli.engine.update.shape_buckets import Most, pad_to_bucket, rounded_up
+from tests.support.microbatches import microbatch
 
 MOST = Most(completion=512, prompt=255, rows=64)
 
@@ -23,21 +22,6 @@ def test_nothing_is_rounded_beyond_the_most() -> None:
     assert rounded_up(97, 32, 100) == 100
     assert rounded_up(100, 32, 100) == 100
     assert rounded_up(101, 32, 100) == 101  # never less than there is
-
-
-def microbatch(prompts: list[list[int]], rows: list[int], lengths: list[int], **more: Any) -> Microbatch:
-    """Random targets, old logprobs, advantages and weights; rows of the given lengths."""
-    width = max(lengths)
-    return Microbatch(
-        prompts=prompts,
-        rows=rows,
-        targets=mx.random.randint(0, 48, (len(rows), width)).astype(mx.int32),
-        loss_mask=mx.arange(width)[None] < mx.array(lengths)[:, None],
-        old_logprobs=mx.random.uniform(-5.0, -2.0, (len(rows), width)),
-        advantages=mx.random.normal((len(rows), 1)),
-        weights=mx.full((len(rows), 1), 1.0 / sum(lengths)),
-        **more,
-    )
 
 
 def test_padding_by_hand() -> None:

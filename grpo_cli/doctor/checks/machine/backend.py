@@ -3,7 +3,7 @@
 verdict(context).seen      # "MLX 0.32.4 on the CPU (AMD EPYC): test matmul correct"
 """
 
-from grpo_cli.doctor.checks.machine.installing import BACKENDS, install, nvidia_driver, one_backend
+from grpo_cli.doctor.checks.machine.installing import BACKEND_PACKAGES, install, nvidia_driver, one_backend
 from grpo_cli.doctor.context import Context
 from grpo_cli.doctor.findings import Finding, error, ok, warning
 from grpo_cli.doctor.read.machine import Machine
@@ -59,7 +59,7 @@ def broken(machine: Machine, stage: str, said: str) -> Finding:
     """The error for MLX that fails before its test matmul. `stage`: the probe's; `said`: its error text."""
     seen = f"{stage} fails: {said}"
     numbers = {"failed": stage, "error": said}
-    present = [name for name in BACKENDS if machine.version(name)]
+    present = [name for name in BACKEND_PACKAGES if machine.version(name)]
     if "Device not available" in said:
         return error(seen.splitlines()[0], "let grpo choose the device", "unset GRPO_DEVICE", **numbers)
     if any(name.startswith("mlx-cuda") for name in present) and is_without_driver(machine, said):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from grpo_cli.doctor.checks.machine import backend
 from grpo_cli.doctor.checks.machine.installing import (
-    BACKENDS,
+    BACKEND_PACKAGES,
     environment_folder,
     floors,
     install,
@@ -169,7 +169,7 @@ def installed(machine: Machine, package: str) -> Finding:
 
 def two_backends(context: Context) -> Iterator[Finding]:
     """At most one backend of MLX is installed."""
-    present = {name: version for name in BACKENDS if (version := context.machine.version(name))}
+    present = {name: version for name in BACKEND_PACKAGES if (version := context.machine.version(name))}
     told = " and ".join(f"{name} {version}" for name, version in present.items())
     if len(present) > 1:
         yield error(

@@ -11,7 +11,7 @@ from grpo_cli.doctor.read.machine import Machine
 from grpo_cli.doctor.read.versions import release
 from grpo_cli.foreign_text import quoted
 
-BACKENDS = ("mlx-cpu", "mlx-cuda-12", "mlx-cuda-13", "mlx-cuda", "mlx-metal")
+BACKEND_PACKAGES = ("mlx-cpu", "mlx-cuda-12", "mlx-cuda-13", "mlx-cuda", "mlx-metal")
 EXTRAS = {"mlx-cpu": "cpu", "mlx-cuda-12": "cuda12", "mlx-cuda-13": "cuda13", "mlx-cuda": "cuda12"}
 CUDA13_DRIVER = 580  # the first driver that runs CUDA 13
 
@@ -75,7 +75,7 @@ def one_backend(machine: Machine) -> list[str]:
     extra = wanted_extra(machine)
     if is_clone(machine):
         return [sync(machine, again=True)]
-    present = [package for package in BACKENDS if machine.version(package)]
+    present = [package for package in BACKEND_PACKAGES if machine.version(package)]
     yes = "" if installer(machine) == "uv pip" else " -y"
     remove = f"{installer(machine)} uninstall{into(machine)}{yes} mlx {' '.join(present)}".rstrip()
     floor = floors(machine, "grpo-cli").get("mlx", "0.32.2")

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 from grpo_cli.doctor.checks.model.tokenizer import NOT_LOADED, loaded
 from grpo_cli.doctor.context import Context
 from grpo_cli.doctor.findings import Finding, error, ok, skipped, warning
-from grpo_cli.doctor.read.model_folder import BREAKDOWNS, fetch_again, rows_of
+from grpo_cli.doctor.read.model_folder import fetch_again, rows_of
 from grpo_cli.doctor.read.tokenizer import added_tokens, is_nanochat, reserved_ids, too_few
 from grpo_cli.errors import GrpoError
+from grpo_cli.models.model_files import BREAKDOWNS
 from grpo_cli.words import plural
 
 if TYPE_CHECKING:
@@ -68,10 +69,12 @@ def conversation(tokenizer: "Tokenizer", said: str) -> str | None:
     wrapped: Any = getattr(tokenizer, "wrapped", None)
     if wrapped is None or not wrapped.has_chat_template:
         return None
+    from jinja2 import TemplateError
+
     try:
         messages = [ASK[1], {"role": "assistant", "content": said}]
         return str(wrapped.apply_chat_template(messages, tokenize=False))
-    except Exception:  # a template is the model author's program and may raise anything
+    except (TemplateError, *BREAKDOWNS):  # the check chat-template reports a template that fails
         return None
 
 

@@ -2,17 +2,20 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from grpo_cli.config.local_model import local_folder
 from grpo_cli.doctor.context import Context
 from grpo_cli.doctor.findings import Finding, error, ok, warning
-from grpo_cli.doctor.read.checkpoint import FINAL, STATE, damage_of, readable_step, siblings, wrong_fields
+from grpo_cli.doctor.read.checkpoint import FINAL, damage_of, readable_step, siblings, state_of
 from grpo_cli.doctor.read.hub import is_repository
 from grpo_cli.errors import CheckpointError
 from grpo_cli.foreign_text import quoted
-from grpo_cli.untrusted_json import DamagedFile, read_object
+from grpo_cli.untrusted_json import read_object
 from grpo_cli.words import plural
+
+if TYPE_CHECKING:
+    from grpo_cli.engine.run_dir.run_state import RunState
 
 
 def files(context: Context) -> Iterator[Finding]:
@@ -54,16 +57,16 @@ def resumable(context: Context) -> Iterator[Finding]:
     if chosen is None or isinstance(context.damages[chosen], CheckpointError):
         yield no_way_on(context, chosen)
         return
+    state = state_of(chosen)
     problems = [
-        *broken_state(context, chosen),
+        *([broken_state(chosen, state)] if isinstance(state, str) else cut_logs(context, state)),
         *without_base(context, chosen),
         *broken_config(context, chosen),
     ]
     yield from problems
-    if any(problem.severity == "error" for problem in problems):
+    if isinstance(state, str) or any(problem.severity == "error" for problem in problems):
         return
-    state = read_object(chosen / STATE)
-    step, total = state["step"], state.get("total_steps")
+    step, total = state.step, state.total_steps
     where = context.run or chosen
     if chosen.name == FINAL and step == total:
         more = f"grpo resume {quoted(where)} --set max_steps={2 * step}"
@@ -105,34 +108,23 @@ def no_way_on(context: Context, other_version: Path | None) -> Finding:
     return error(f"no intact checkpoint: {names}", cure, look, checkpoints=len(context.checkpoints))
 
 
-def broken_state(context: Context, folder: Path) -> Iterator[Finding]:
-    """Findings for the trainer state that the run would resume from, and for logs shorter than it says."""
-    other = f"resume from another checkpoint of {folder.absolute().parent}"
-    try:
-        state = read_object(folder / STATE)
-    except (OSError, DamagedFile) as problem:
-        told = problem.strerror if isinstance(problem, OSError) else problem
-        yield error(f"{folder.name}/{STATE} {told}", other, f"ls {quoted(folder.absolute().parent)}")
-        return
-    wrong = list(wrong_fields(state))
-    if wrong:
-        yield error(f"{folder.name}/{STATE}: {', '.join(wrong)}", other, f"ls {quoted(folder.parent)}")
-        return
-    yield from cut_logs(context, state)
+def broken_state(folder: Path, reason: str) -> Finding:
+    """The error for a trainer state that the engine refuses to resume from."""
+    run = folder.absolute().parent
+    return error(reason, f"resume from another checkpoint of {run}", f"ls {quoted(run)}")
 
 
-def cut_logs(context: Context, state: dict[str, Any]) -> Iterator[Finding]:
+def cut_logs(context: Context, state: "RunState") -> Iterator[Finding]:
     """Warnings for logs shorter than when the checkpoint was saved: lines of earlier steps are lost."""
-    positions = state.get("log_positions")
     run = context.run
-    if run is None or not isinstance(positions, dict):
+    if run is None:
         return
-    for name, position in positions.items():
-        path = run / Path(str(name)).name
-        if isinstance(position, int) and path.is_file() and path.stat().st_size < position:
+    for name, position in state.log_positions.items():
+        path = run / Path(name).name
+        if path.is_file() and path.stat().st_size < position:
             size = path.stat().st_size
             yield warning(
-                f"{path.name} has {size:,} of the {position:,} bytes it had at step {state['step']}",
+                f"{path.name} has {size:,} of the {position:,} bytes it had at step {state.step}",
                 "the run can be resumed, but lines of its steps are lost: restore the whole log first",
                 f"ls -l {quoted(run)}",
             )

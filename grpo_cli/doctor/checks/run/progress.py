@@ -20,7 +20,7 @@ from grpo_cli.foreign_text import quoted
 from grpo_cli.words import plural
 
 CLEAR = 3.0  # standard errors by which thirds of a run must differ
-LOST = 0.4  # drop that counts as a collapse, as a share of the best third's mean reward
+COLLAPSE_DROP = 0.4  # drop that counts as a collapse, as a share of the best third's mean reward
 ENOUGH_STEPS = 12  # so that each third's spread can be estimated
 # Accuracy may be flat before this step: the embedded model's moves between steps 10 and 20 (4 seeds).
 EARLY = 20
@@ -91,7 +91,7 @@ def fallen_rewards(rewards: Sequence[float]) -> bool:
     best = max(rewards[:size], rewards[size : 2 * size], key=statistics.fmean)
     late = rewards[-size:]
     lost = statistics.fmean(best) - statistics.fmean(late)
-    return lost > LOST * abs(statistics.fmean(best)) and rise(best, late) < -CLEAR
+    return lost > COLLAPSE_DROP * abs(statistics.fmean(best)) and rise(best, late) < -CLEAR
 
 
 def rise(before: Sequence[float], after: Sequence[float]) -> float:

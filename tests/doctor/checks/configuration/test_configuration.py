@@ -17,7 +17,7 @@ from grpo_cli.doctor.context import Context
 from grpo_cli.doctor.findings import Finding
 from grpo_cli.doctor.read.machine import Machine
 from grpo_cli.errors import ModelError
-from tests.doctor.hollow_model import hollow_model
+from tests.support.hollow_model import hollow_model
 
 GB = 10**9
 

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from grpo_cli.doctor.findings import Finding
-from tests.doctor.machines import look, told
-from tests.doctor.network import CABLES, CUDA, HOSTS, LINUX, MAC, alike, context, says
+from tests.support.machines import look, told
+from tests.support.recorded_hosts import CABLES, CUDA, HOSTS, LINUX, MAC, alike, context, says
 
 
 def way(tmp_path: Path, one: dict[str, Any], two: dict[str, Any], document: Any, kind: str) -> Finding:

@@ -10,9 +10,9 @@ import pytest
 from grpo_cli.doctor.context import Context
 from grpo_cli.doctor.findings import Finding
 from grpo_cli.doctor.read.machine import Attempt, Machine
-from tests.doctor.looking import look as find
-from tests.doctor.machines import look, told
-from tests.doctor.network import CUDA, HOSTS, LINUX, MAC, PYTHON, VERSIONS, alike, context, says
+from tests.support.doctor_findings import look as find
+from tests.support.machines import look, told
+from tests.support.recorded_hosts import CUDA, HOSTS, LINUX, MAC, PYTHON, VERSIONS, alike, context, says
 
 
 def only(found: list[Finding], severity: str) -> Finding:

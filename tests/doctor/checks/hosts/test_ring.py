@@ -13,10 +13,10 @@ import pytest
 from grpo_cli.distributed.ring_test import share_moved
 from grpo_cli.doctor.context import Context
 from grpo_cli.doctor.read.machine import Machine
-from tests.doctor.looking import look as find
-from tests.doctor.looking import tiny_copy
-from tests.doctor.machines import look, told
-from tests.doctor.network import HOSTS, LINUX, alike, context
+from tests.support.doctor_findings import look as find
+from tests.support.doctor_findings import tiny_copy
+from tests.support.machines import look, told
+from tests.support.recorded_hosts import HOSTS, LINUX, alike, context
 from tests.support.waiting import HANG, wait_until
 
 

@@ -13,7 +13,8 @@ from grpo_cli.doctor.checks.machine import disk
 from grpo_cli.doctor.context import Context
 from grpo_cli.doctor.read.machine import Machine
 from grpo_cli.doctor.read.stale_files import measured
-from tests.doctor.machines import context_on, look, looks, told
+from grpo_cli.engine.train import train
+from tests.support.machines import context_on, look, looks, told
 
 TINY = Path(__file__).parents[4] / "grpo_cli/models/tiny"
 NUMBERS = 2 * 316 * 128 + 4 * 12 * 128**2  # of the embedded model's weights
@@ -85,10 +86,9 @@ def test_no_checkpoint_is_reckoned_that_is_never_written(
 
 def test_a_checkpoint_takes_what_was_reckoned(tmp_path: Path) -> None:
     """Against a real one."""
-    from grpo_cli.engine import setup
-    from tests.engine.test_train import small
+    from tests.support.small_runs import small
 
-    setup.train(small(tmp_path, run_name="real", max_steps=1))
+    train(small(tmp_path, run_name="real", max_steps=1))
     final = tmp_path / "outputs/real/final"
     folder = final if final.is_dir() else next(tmp_path.rglob("final"))
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())

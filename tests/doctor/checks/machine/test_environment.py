@@ -8,7 +8,7 @@ import pytest
 
 from grpo_cli.doctor.checks.machine.installing import floors, nvidia_driver, one_backend, wanted_extra
 from grpo_cli.doctor.context import Context
-from tests.doctor.machines import HEALTHY, NAMES, RecordedMachine, context_on, look, looks, told
+from tests.support.machines import HEALTHY, NAMES, RecordedMachine, context_on, look, looks, told
 
 PIP = "/home/ada/grpo-env/bin/python"
 UV = f"uv pip install --python {PIP}"

@@ -11,7 +11,7 @@ import pytest
 from grpo_cli.doctor.context import Context
 from grpo_cli.doctor.read.hub import without_password
 from grpo_cli.doctor.read.machine import Machine
-from tests.doctor.machines import HEALTHY, RecordedMachine, context_on, look, looks, told
+from tests.support.machines import HEALTHY, RecordedMachine, context_on, look, looks, told
 
 NO_NETWORK = "[Errno -2] Name or service not known"
 NEEDS = 'model_name = "Qwen/Qwen2.5-0.5B-Instruct"\ndataset = "openai/gsm8k"\ndataset_config = "main"\n'

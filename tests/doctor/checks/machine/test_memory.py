@@ -13,7 +13,7 @@ from grpo_cli.doctor.read.budget import (
     total,
 )
 from grpo_cli.doctor.read.wired_limit import MIB
-from tests.doctor.machines import HEALTHY, RecordedMachine, context_on, look, looks, told
+from tests.support.machines import HEALTHY, RecordedMachine, context_on, look, looks, told
 
 GIB = 1 << 30
 TINY = Path(__file__).parents[4] / "grpo_cli/models/tiny"

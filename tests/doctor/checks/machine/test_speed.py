@@ -3,7 +3,7 @@
 import pytest
 
 from grpo_cli.doctor.context import Context
-from tests.doctor.machines import HEALTHY, context_on, look, looks, told
+from tests.support.machines import HEALTHY, context_on, look, looks, told
 
 SLOW = {"blas": {"name": "mlx", "threads": None, "note": "products run on mlx's slow BLAS"}, "gflops": 5.1}
 

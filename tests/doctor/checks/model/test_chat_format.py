@@ -2,11 +2,14 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import mlx.core as mx
 import pytest
+from jinja2 import TemplateError
 
-from tests.doctor.looking import Here, at, fast_copy, look, seen, tiny_copy
+from grpo_cli.doctor.checks.model.chat_format import conversation
+from tests.support.doctor_findings import Here, at, fast_copy, look, seen, tiny_copy
 
 
 def test_a_special_token_beyond_the_rows(tmp_path: Path) -> None:
@@ -68,6 +71,28 @@ CHATML = (
     "{%- for m in messages -%}{{- '<|im_start|>' + m['role'] + '\\n' + m['content'] + '<|im_end|>\\n' -}}"
     "{%- endfor -%}{%- if add_generation_prompt -%}{{- '<|im_start|>assistant\\n' -}}{%- endif -%}"
 )
+
+
+class Templated:
+    """A tokenizer whose chat template raises."""
+
+    has_chat_template = True
+
+    def __init__(self, error: Exception) -> None:
+        self.wrapped, self.error = self, error
+
+    def apply_chat_template(self, *_: Any, **__: Any) -> str:
+        raise self.error
+
+
+@pytest.mark.parametrize("error", [TemplateError("no"), ZeroDivisionError(), KeyError("x"), TypeError()])
+def test_a_template_that_fails_writes_no_conversation(error: Exception) -> None:
+    assert conversation(Templated(error), "answer") is None  # type: ignore[arg-type]
+
+
+def test_an_error_that_no_template_raises_is_not_hidden() -> None:
+    with pytest.raises(EOFError):
+        conversation(Templated(EOFError()), "answer")  # type: ignore[arg-type]
 
 
 def test_a_base_model_has_no_template(tmp_path: Path) -> None:

@@ -14,9 +14,9 @@ from grpo_cli.convert.options import Options
 from grpo_cli.convert.run import convert
 from grpo_cli.doctor.checks.model.language import PROMPT, Reading, bytes_loaded, judged, perplexity
 from grpo_cli.doctor.read.config_memory import needed
-from tests.convert.checkpoints import GENUINE, write_checkpoint
-from tests.doctor.damage import rewritten
-from tests.doctor.looking import Here, at, look, tiny_copy
+from tests.support.doctor_findings import Here, at, look, tiny_copy
+from tests.support.model_damage import rewritten
+from tests.support.nanochat_checkpoints import GENUINE, write_checkpoint
 
 
 def constant(logits: list[float]) -> Any:

@@ -15,8 +15,8 @@ from grpo_cli.doctor.findings import Finding
 from grpo_cli.doctor.table import CHECKS
 from grpo_cli.models.safetensors_header import Tensor, read_header
 from grpo_cli.untrusted_json import DamagedFile
-from tests.doctor.damage import entry, rewritten, safetensors
-from tests.doctor.looking import TINY, Here, at, look, tiny_copy
+from tests.support.doctor_findings import TINY, Here, at, look, tiny_copy
+from tests.support.model_damage import entry, rewritten, safetensors
 
 WEIGHTS_BYTES = (TINY / "model.safetensors").stat().st_size
 POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 3471768\n"

@@ -3,7 +3,7 @@
 import pytest
 
 from grpo_cli.doctor.checks.model.quantisation import BitsRow, recommendation, smallest, told
-from tests.doctor.looking import TINY, Here, look
+from tests.support.doctor_findings import TINY, Here, look
 
 PLAIN = BitsRow(
     bits=0, megabytes=538.1, tokens_per_second=94.0, perplexity=15.04, same_tokens=1.0, accuracy=0.375

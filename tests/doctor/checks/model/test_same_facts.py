@@ -10,9 +10,9 @@ import pytest
 
 from grpo_cli.errors import ModelError
 from grpo_cli.models.load import load_policy
-from tests.doctor.damage import edit_json, entry, rewritten, safetensors
-from tests.doctor.looking import Here, look
+from tests.support.doctor_findings import Here, look
 from tests.support.llama import write_llama
+from tests.support.model_damage import edit_json, entry, rewritten, safetensors
 
 CHECKS = ("model-files", "model-weights", "model-values", "tokenizer", "vocabulary")
 Damage = Callable[[Path], object]

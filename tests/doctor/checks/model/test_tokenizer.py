@@ -12,8 +12,8 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 from tokenizers.decoders import WordPiece
 
 from grpo_cli.models.adapters import LoRA, add_adapters, save_adapters
-from tests.convert.checkpoints import FIXTURES
-from tests.doctor.looking import Here, at, fast_copy, look, seen, tiny_copy
+from tests.support.doctor_findings import Here, at, fast_copy, look, seen, tiny_copy
+from tests.support.nanochat_checkpoints import FIXTURES
 
 SUBJECT = ("tokenizer", "vocabulary", "round-trip", "special-tokens", "end-tokens", "chat-template")
 

@@ -7,8 +7,8 @@ from typing import Any
 import mlx.core as mx
 import pytest
 
-from tests.doctor.damage import edit_json, rewritten
-from tests.doctor.looking import Here, at, look, tiny_copy
+from tests.support.doctor_findings import Here, at, look, tiny_copy
+from tests.support.model_damage import edit_json, rewritten
 
 
 def test_weights_that_fit() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from grpo_cli.config.schema import Config
-from grpo_cli.engine.setup import train
+from grpo_cli.engine.train import train
 
 SMALL: dict[str, Any] = {
     "model_name": "tiny",

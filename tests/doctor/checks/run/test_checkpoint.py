@@ -1,5 +1,6 @@
 """Checkpoints of a real short run, damaged in every way that a disk, a copy or a person can."""
 
+import dataclasses
 import json
 import os
 import shlex
@@ -9,8 +10,10 @@ from typing import Any
 
 import pytest
 
-from tests.doctor.checks.run.checkpoints import SUBJECT, flip, of_run, rehashed
-from tests.doctor.looking import Here, look, seen
+from grpo_cli.engine.run_dir.run_state import RunState, read_state
+from grpo_cli.errors import CheckpointError
+from tests.support.checkpoint_findings import SUBJECT, flip, of_run, rehashed
+from tests.support.doctor_findings import Here, look, seen
 
 
 def edit(path: Path, **changes: Any) -> None:
@@ -177,6 +180,68 @@ def test_a_state_that_cannot_be_gone_on_with(run: Path, content: str, told: str)
     found = look(Here(checkpoint=run / "final"), "resumable")[0]
     assert found.severity == "error"
     assert found.seen.startswith(told)
+
+
+DEEP: Any = "x"
+for _ in range(100):
+    DEEP = [DEEP]
+DAMAGED_STATES: list[dict[str, Any]] = [
+    {},
+    {"faults": []},
+    {"unknown": 10**50},
+    {"unknown": DEEP},
+    {"started_at": ""},
+    *(
+        {field: value}
+        for field in ("step", "total_steps", "prompts_used")
+        for value in (None, -1, "2", 1 << 60)
+    ),
+    {"step": 2.0},
+    {"step": True},
+    *({"random_state": words} for words in (None, [], [1], [1, 2, 3], [1, -1], [1, 1 << 32], ["1", 2])),
+    *({"sampling_state": words} for words in (None, ["x"], [1.5], [])),
+    *({"evaluations": lines} for lines in (None, {}, [1], [{}], [{"step": 1, "eval_accuracy": "x"}])),
+    *({"log_positions": lengths} for lengths in (None, [], {"training_log.jsonl": -1}, {"a": "b"})),
+    *({field: 1} for field in ("data", "faults", "has_taught", "started_in", "started_at", "inputs")),
+]
+
+
+@pytest.mark.parametrize("changes", DAMAGED_STATES, ids=lambda changes: f"{changes!s:.60}")
+def test_the_doctor_refuses_the_states_that_resuming_refuses(run: Path, changes: dict[str, Any]) -> None:
+    state = json.loads((run / "final" / "trainer_state.json").read_text())
+    (run / "final" / "trainer_state.json").write_text(json.dumps({**state, **changes}))
+    assert refused_by_doctor(run / "final") is refused_by_engine(run / "final")
+
+
+@pytest.mark.parametrize("field", [field.name for field in dataclasses.fields(RunState)])
+def test_the_doctor_refuses_the_same_states_without_a_field(run: Path, field: str) -> None:
+    state = json.loads((run / "final" / "trainer_state.json").read_text())
+    del state[field]
+    (run / "final" / "trainer_state.json").write_text(json.dumps(state))
+    assert refused_by_doctor(run / "final") is refused_by_engine(run / "final")
+
+
+@pytest.mark.parametrize(
+    "content", ["[]", "{", "[{}]", '[{"example": {}, "prompt_ids": [1], "rollouts": []}]']
+)
+def test_the_doctor_reads_the_rollouts_too(run: Path, content: str) -> None:
+    (run / "final" / "rollouts.json").write_text(content)
+    assert refused_by_doctor(run / "final") is refused_by_engine(run / "final") is (content != "[]")
+    (found, *_) = look(Here(checkpoint=run / "final"), "resumable")
+    assert found.severity == "ok" or found.seen.startswith("final/rollouts.json ")
+
+
+def refused_by_engine(folder: Path) -> bool:
+    try:
+        read_state(folder)
+    except CheckpointError:
+        return True
+    return False
+
+
+def refused_by_doctor(folder: Path) -> bool:
+    rehashed(folder)
+    return look(Here(checkpoint=folder), "resumable")[0].severity == "error"
 
 
 def test_adapters_without_their_base(trained: Path, tmp_path: Path) -> None:

@@ -8,8 +8,8 @@ import mlx.core as mx
 import pytest
 
 from grpo_cli.doctor.findings import Finding
-from tests.doctor.checks.run.checkpoints import flip, of_run, rehashed
-from tests.doctor.looking import Here, look, seen
+from tests.support.checkpoint_findings import flip, of_run, rehashed
+from tests.support.doctor_findings import Here, look, seen
 
 
 def changed_optimizer(folder: Path, change: Any) -> Finding:

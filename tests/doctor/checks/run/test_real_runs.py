@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from grpo_cli.engine import setup
-from tests.doctor.logs import NAMES, examine, troubles
-from tests.engine.test_train import small
+from grpo_cli.engine.train import train
+from tests.support.run_logs import NAMES, examine, troubles
+from tests.support.small_runs import small
 
 
 @pytest.fixture(scope="session")
@@ -22,12 +22,12 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     )
     learns = {"lora_rank": 8, "learning_rate": 1e-3, "batch_size": 8, "eval_steps": 10, "eval_samples": 40}
     learns["temperature"] = 1.2  # at 1.0 the last groups are too sure to differ
-    setup.train(small(folder, run_name="learns", max_steps=20, **learns))
+    train(small(folder, run_name="learns", max_steps=20, **learns))
     short: dict[str, Any] = {"max_steps": 6, "batch_size": 2, "eval_steps": 6, "eval_samples": 8}
-    setup.train(small(folder, run_name="zero", reward_functions=[f"{folder}/mine.py:never"], **short))
-    setup.train(small(folder, run_name="rate", learning_rate=10.0, **short))
-    setup.train(small(folder, run_name="cold", temperature=0.001, **short))
-    setup.train(small(folder, run_name="two", max_new_tokens=2, **short))
+    train(small(folder, run_name="zero", reward_functions=[f"{folder}/mine.py:never"], **short))
+    train(small(folder, run_name="rate", learning_rate=10.0, **short))
+    train(small(folder, run_name="cold", temperature=0.001, **short))
+    train(small(folder, run_name="two", max_new_tokens=2, **short))
     yield folder
 
 
