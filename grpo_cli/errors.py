@@ -64,12 +64,6 @@ class ToolError(GrpoError):
     trouble = "tools"
 
 
-class EnvironmentFailure(GrpoError):
-    """An environment that cannot be loaded, raises, or returns something that it must not."""
-
-    trouble = "tools"
-
-
 class TrainingError(GrpoError):
     """A training run that must stop."""
 

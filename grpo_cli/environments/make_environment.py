@@ -12,7 +12,7 @@ from grpo_cli.environments.tool_environment import ToolEnvironment
 from grpo_cli.environments.tooling import Tooling
 from grpo_cli.environments.tools import Tool
 from grpo_cli.environments.user import UserEnvironment
-from grpo_cli.errors import EnvironmentFailure
+from grpo_cli.errors import ToolError
 from grpo_cli.models.tokenizer import Tokenizer
 from grpo_cli.types import Example
 
@@ -50,7 +50,7 @@ class EnvironmentMaker:
         environment = self.environments.make(example.columns, self.tokenizer)
         text = environment.reset(example.columns)
         if text and not str(example.messages[-1]["content"]).endswith(text):
-            raise EnvironmentFailure(
+            raise ToolError(
                 "The environment's `reset` returned different texts for one example: "
                 f"{text[:80]!r} is not the end of its prompt",
                 "completions of a group are compared: let `reset` depend on the columns alone",

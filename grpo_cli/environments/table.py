@@ -19,7 +19,7 @@ from grpo_cli.environments.embedded import calculator, guess, search
 from grpo_cli.environments.protocol import Environment
 from grpo_cli.environments.user import UserEnvironment
 from grpo_cli.environments.user_class import load_class, make
-from grpo_cli.errors import EnvironmentFailure
+from grpo_cli.errors import ToolError
 from grpo_cli.models.tokenizer import Tokenizer
 from grpo_cli.rewards.spec import RewardSpec
 from grpo_cli.types import Example
@@ -36,12 +36,27 @@ class EnvironmentSource:
 
     name: str
     cls: type
-    examples: MakeExamples | None = None
+    generator: MakeExamples | None = None
 
     def make(self, tokenizer: Tokenizer) -> Environment:
         """A new environment for one rollout."""
         made = make(self.cls, tokenizer)
         return made if isinstance(made, Environment) else UserEnvironment(made)
+
+    def examples(self, split: str, count: int, seed: int) -> list[Example]:
+        """Examples for a run without a dataset: the generator's, or episodes with columns of their own."""
+        if self.generator:
+            return self.generator(split, count, seed)
+        return [episode(split, number, seed) for number in range(count)]
+
+
+def episode(split: str, number: int, seed: int) -> Example:
+    """An example whose whole text `reset` gives. A group's rollouts are given the same columns."""
+    return Example(
+        messages=[{"role": "user", "content": ""}],
+        answer="",
+        columns={"split": split, "episode": number, "seed": seed},
+    )
 
 
 EMBEDDED = {
@@ -67,13 +82,13 @@ class Environments:
         return self.configured[0]
 
     def source_for(self, columns: dict[str, Any]) -> EnvironmentSource:
-        """The environment of an example. Raises EnvironmentFailure if its column names an unknown one."""
+        """The environment of an example. Raises ToolError if its column names an unknown one."""
         name = columns.get(COLUMN)
         if name is None or name == "":
             return self.default
         if not isinstance(name, str) or name not in self.sources:
             known = f"its environments: {', '.join(self.sources)}; others must be in the key `environment`"
-            raise EnvironmentFailure(
+            raise ToolError(
                 f"Unknown environment in the column `{COLUMN}`: {name}",
                 nearest(str(name), self.sources) + known,
             )
@@ -87,7 +102,7 @@ class Environments:
 def load_environments(entries: Sequence[str]) -> Environments | None:
     """The environments that the key `environment` names, and the embedded ones, which the column may name.
 
-    None without entries. Raises EnvironmentFailure for an entry that cannot be used.
+    None without entries. Raises ToolError for an entry that cannot be used.
     """
     if not entries:
         return None
@@ -101,7 +116,7 @@ def load_environment(entry: str) -> EnvironmentSource:
     if spec.is_file:
         return EnvironmentSource(spec.name, load_class(spec))
     if spec.name not in EMBEDDED:
-        raise EnvironmentFailure(
+        raise ToolError(
             f"Unknown environment: {entry}",
             f"{nearest(spec.name, EMBEDDED)}embedded environments: {', '.join(EMBEDDED)}; "
             "your own: `path/to/file.py:Class`",
@@ -112,7 +127,7 @@ def load_environment(entry: str) -> EnvironmentSource:
 def parse(entry: str) -> RewardSpec:
     """An entry's file and name, by the grammar of rewards."""
     if entry.startswith(VERIFIERS):
-        raise EnvironmentFailure(
+        raise ToolError(
             f"Environments of verifiers are not supported: {entry}",
             "write a class with `reset`, `respond` and `get_reward` that uses its dataset and rubric: "
             "`path/to/file.py:Class`",

@@ -4,7 +4,6 @@ load_task(config, "train", environments)     # num_episodes of the environment, 
 """
 
 from dataclasses import replace
-from zlib import crc32
 
 from grpo_cli.config.schema import Config
 from grpo_cli.data.load import load_examples
@@ -27,28 +26,7 @@ def load_task(
         return load_examples(config, split, tell, progress)
     is_train = split == config.train_split
     count = config.num_episodes if is_train else config.eval_samples or EVALUATED
-    make = environments.default.examples or episodes
+    examples = environments.default.examples(split, count, config.seed)
     return [
-        replace(example, messages=with_system(example.messages, config.system_prompt))
-        for example in make(split, count, config.seed)
+        replace(example, messages=with_system(example.messages, config.system_prompt)) for example in examples
     ]
-
-
-def episodes(split: str, count: int, seed: int) -> list[Example]:
-    """Examples without a problem of their own: the environment's `reset` writes it.
-
-    Its columns are `episode`, from 0, `split`, and `seed`, a number that differs between all episodes.
-    """
-    return [
-        Example(
-            messages=[],
-            answer="",
-            columns={"episode": number, "split": split, "seed": hash_of(split, seed, number)},
-        )
-        for number in range(count)
-    ]
-
-
-def hash_of(split: str, seed: int, number: int) -> int:
-    """A number of 31 bits for an episode, the same on every machine."""
-    return crc32(f"{seed}-{split}-{number}".encode()) >> 1

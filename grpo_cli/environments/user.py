@@ -26,7 +26,7 @@ from typing import Any
 
 from grpo_cli.environments.protocol import Environment, Reply, Turn
 from grpo_cli.environments.user_class import own_tools
-from grpo_cli.errors import EnvironmentFailure, Interrupted
+from grpo_cli.errors import Interrupted, ToolError
 from grpo_cli.types import Message
 from grpo_cli.user_error import describe, place, trace
 
@@ -81,7 +81,7 @@ class UserEnvironment(Environment):
         returned = call(self.instance, method, *values, **columns)
         if returned is None or isinstance(returned, str):
             return returned
-        raise EnvironmentFailure(
+        raise ToolError(
             f"Environment returned {shown(returned)}: {name_of(self.instance, method)}",
             "it must return a text or None",
         )
@@ -95,14 +95,14 @@ class UserEnvironment(Environment):
             result, cause = math.nan, error
         if math.isfinite(result):
             return result
-        raise EnvironmentFailure(
+        raise ToolError(
             f"Environment returned {shown(value)}: {name_of(self.instance, 'get_reward')}",
             "it must return a finite number, or None if it does not apply",
         ) from cause
 
 
 def fitting(instance: Any, columns: dict[str, Any]) -> dict[str, Any]:
-    """The columns that the instance's `reset` accepts. Raises EnvironmentFailure if one is missing."""
+    """The columns that the instance's `reset` accepts. Raises ToolError if one is missing."""
     parameters = inspect.signature(instance.reset).parameters.values()
     missing = [
         one.name
@@ -112,7 +112,7 @@ def fitting(instance: Any, columns: dict[str, Any]) -> dict[str, Any]:
         and one.name not in columns
     ]
     if missing:
-        raise EnvironmentFailure(
+        raise ToolError(
             f"Environment needs the column `{missing[0]}`: {name_of(instance, 'reset')}",
             f"the example has the columns {', '.join(columns) or 'none'}; give the argument a default",
         )
@@ -123,7 +123,7 @@ def fitting(instance: Any, columns: dict[str, Any]) -> dict[str, Any]:
 
 
 def call(instance: Any, method: str, *values: Any, **columns: Any) -> Any:
-    """What a method returns, awaited if it is async. Raises EnvironmentFailure if it raises anything."""
+    """What a method returns, awaited if it is async. Raises ToolError if it raises anything."""
     try:
         returned = getattr(instance, method)(*values, **columns)
         return asyncio.run(awaited(returned)) if inspect.isawaitable(returned) else returned
@@ -133,7 +133,7 @@ def call(instance: Any, method: str, *values: Any, **columns: Any) -> Any:
     except BaseException as error:
         line = place(error, file_of(instance))
         where = f"{name_of(instance, method)}{f' ({line})' if line else ''}"
-        raise EnvironmentFailure(
+        raise ToolError(
             f"Environment raised {describe(error)}: {where}",
             "try it by hand: `grpo env try`",
             trace=trace(error),

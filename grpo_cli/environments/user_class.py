@@ -19,7 +19,7 @@ from types import ModuleType
 from typing import Any
 
 from grpo_cli.environments.protocol import Environment
-from grpo_cli.errors import EnvironmentFailure
+from grpo_cli.errors import ToolError
 from grpo_cli.rewards.spec import RewardSpec
 from grpo_cli.user_code import ENVIRONMENT, import_file
 
@@ -28,14 +28,14 @@ OPTIONAL = (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD)
 
 
 def load_class(spec: RewardSpec) -> type:
-    """The class that an entry names, checked. Raises EnvironmentFailure, or RewardError if the file fails."""
+    """The class that an entry names, checked. Raises ToolError."""
     found = class_in(import_file(spec.path.resolve(), spec.file, ENVIRONMENT), spec)
     check_class(found, spec)
     return found
 
 
 def class_in(module: ModuleType, spec: RewardSpec) -> type:
-    """The module's class of that name. Raises EnvironmentFailure that lists the available ones."""
+    """The module's class of that name. Raises ToolError that lists the available ones."""
     own = [
         name
         for name, value in vars(module).items()
@@ -43,17 +43,17 @@ def class_in(module: ModuleType, spec: RewardSpec) -> type:
     ]
     listed = f"environments in {spec.file}: {', '.join(own) or 'none'}"
     if not spec.name:
-        raise EnvironmentFailure(
+        raise ToolError(
             f"Environment class not named: {spec.file}",
             f"write `{spec.file}:{own[0] if own else 'Class'}`; {listed}",
         )
     if not hasattr(module, spec.name):
         near = get_close_matches(spec.name, own, n=1)
         start = f"did you mean `{near[0]}`? " if near else ""
-        raise EnvironmentFailure(f"Environment not found: {spec.name} in {spec.file}", start + listed)
+        raise ToolError(f"Environment not found: {spec.name} in {spec.file}", start + listed)
     found = getattr(module, spec.name)
     if not inspect.isclass(found):
-        raise EnvironmentFailure(
+        raise ToolError(
             f"Environment is not a class: {spec.name} in {spec.file} is of type {type(found).__name__}",
             listed,
         )
@@ -89,21 +89,21 @@ def is_tool(cls: type, name: str) -> bool:
 
 
 def check_class(cls: type, spec: RewardSpec) -> None:
-    """Raise EnvironmentFailure for a class that no rollout could use."""
+    """Raise ToolError for a class that no rollout could use."""
     where = f"{cls.__name__} in {spec.file}"
     if not is_environment_class(cls):
         missing = "`respond` or a tool" if has_method(cls, "reset") else "the method `reset`"
-        raise EnvironmentFailure(
+        raise ToolError(
             f"Environment lacks {missing}: {where}",
             "it needs `reset(self, **columns)`, and `respond(self, text)` or public methods as tools",
         )
     if inspect.isabstract(cls):
-        raise EnvironmentFailure(
+        raise ToolError(
             f"Environment is abstract: {where} lacks {', '.join(sorted(vars(cls)['__abstractmethods__']))}",
             "define these methods",
         )
     if needed := [name for name in required(cls) if name != "tokenizer"]:
-        raise EnvironmentFailure(
+        raise ToolError(
             f"Environment needs arguments: {where} takes {', '.join(needed)}",
             "every rollout makes its own with no arguments: give them defaults, or read them in `reset`",
         )
@@ -119,16 +119,16 @@ def required(cls: type) -> list[str]:
 
 
 def check_tool(cls: type, name: str, where: str) -> None:
-    """Raise EnvironmentFailure for a public method that cannot be described to a model."""
+    """Raise ToolError for a public method that cannot be described to a model."""
     hint = f"describe it to the model, or hide it from the model by the name `_{name}`"
     method = getattr(cls, name)
     if not inspect.getdoc(method):
-        raise EnvironmentFailure(f"Tool without a docstring: {name} of {where}", hint)
+        raise ToolError(f"Tool without a docstring: {name} of {where}", hint)
     is_bound = not inspect.isfunction(inspect.getattr_static(cls, name))
     parameters = list(inspect.signature(method).parameters.values())[0 if is_bound else 1 :]
     bare = [one.name for one in parameters if one.annotation is Parameter.empty]
     if bare:
-        raise EnvironmentFailure(f"Tool without a type hint for `{bare[0]}`: {name} of {where}", hint)
+        raise ToolError(f"Tool without a type hint for `{bare[0]}`: {name} of {where}", hint)
 
 
 def make(cls: type, tokenizer: Any) -> Any:

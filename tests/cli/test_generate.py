@@ -17,7 +17,7 @@ ENDLESS = """
 import itertools, sys, time
 import grpo_cli.engine.rollout.stream
 from grpo_cli.cli.main import run
-def stream(policy, ids, sampling, prefix):
+def stream(policy, ids, sampling, prefix, session):
     asked = policy.tokenizer.decode(ids)
     yield f"[{asked.count('first')} {asked.count('second')} {asked.count('word')}]", None
     for number in itertools.count():

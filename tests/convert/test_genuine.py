@@ -74,9 +74,10 @@ class Endless:
     """The model's tokenizer without end tokens: the original's plain loop does not stop."""
 
     eos_ids: frozenset[int] = frozenset()
+    control_ids: frozenset[int] = frozenset()
 
     def __init__(self, wrapped: Any) -> None:
-        self.decode = wrapped.decode
+        self.spell = wrapped.spell
 
 
 @pytest.mark.parametrize("together", [True, False])

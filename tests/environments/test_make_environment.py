@@ -12,7 +12,7 @@ from grpo_cli.environments.protocol import Turn
 from grpo_cli.environments.session import Session
 from grpo_cli.environments.table import load_environments
 from grpo_cli.environments.tooling import Tooling
-from grpo_cli.errors import EnvironmentFailure, ModelError
+from grpo_cli.errors import ModelError, ToolError
 from grpo_cli.models.load import load_policy
 from grpo_cli.types import Example
 from tests.support.chat_models import chat_model
@@ -108,7 +108,7 @@ def test_an_environment_that_talks_with_nanochat(tmp_path: Path) -> None:
 def test_resets_of_one_example_must_be_equal(tmp_path: Path) -> None:
     (tmp_path / "talk.py").write_text(TALK.replace("START", 'f"number {next(count)}"'))
     tooling = made(load_policy("tiny").tokenizer, f"{tmp_path}/talk.py:Talk")
-    with pytest.raises(EnvironmentFailure, match="returned different texts for one example: 'number 1'"):
+    with pytest.raises(ToolError, match="returned different texts for one example: 'number 1'"):
         session_of(tooling, example())
 
 
@@ -124,7 +124,7 @@ def test_a_column_chooses_among_the_configured_and_the_embedded(tmp_path: Path) 
     talking = tooling.begin(example(environment="Talk"))
     assert talking.messages[-1]["content"] == "Find it. Talk."
     assert tooling.begin(example(answer=3)).messages[-1]["content"] == "Find it."
-    with pytest.raises(EnvironmentFailure, match="Unknown environment in the column `environment`: gues"):
+    with pytest.raises(ToolError, match="Unknown environment in the column `environment`: gues"):
         tooling.begin(example(environment="gues"))
 
 

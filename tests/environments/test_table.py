@@ -10,7 +10,7 @@ from grpo_cli.environments.embedded.guess import GuessTask
 from grpo_cli.environments.embedded.search import SearchTask
 from grpo_cli.environments.table import EMBEDDED, code_files, load_environment, load_environments
 from grpo_cli.environments.user import UserEnvironment
-from grpo_cli.errors import EnvironmentFailure
+from grpo_cli.errors import ToolError
 from grpo_cli.models import tiny
 from grpo_cli.models.nanochat_tokenizer import NanochatTokenizer
 
@@ -37,8 +37,14 @@ def test_embedded_environments(name: str, cls: type) -> None:
     assert source is EMBEDDED[name]
     first, second = source.make(TOKENIZER), source.make(TOKENIZER)
     assert (type(first), first is second) == (cls, False)
-    assert source.examples is not None
     assert len(source.examples("test", 3, 0)) == 3
+
+
+def test_an_environment_without_a_generator_has_episodes(mine: str) -> None:
+    first, second = load_environment(mine).examples("train", 2, 5)
+    assert first.columns == {"split": "train", "episode": 0, "seed": 5}
+    assert second.columns == {"split": "train", "episode": 1, "seed": 5}
+    assert first.messages == second.messages == [{"role": "user", "content": ""}]
 
 
 def test_the_column_chooses_among_the_runs_environments(mine: str) -> None:
@@ -60,7 +66,7 @@ def test_the_column_chooses_among_the_runs_environments(mine: str) -> None:
     [("gues", "did you mean `guess`? "), ("other.py:Echo", ""), (3, ""), ([], "")],
 )
 def test_a_column_names_nothing_that_the_configuration_did_not(value: Any, start: str) -> None:
-    with pytest.raises(EnvironmentFailure) as caught:
+    with pytest.raises(ToolError) as caught:
         load_environments(["calculator"]).source_for({"environment": value})
     assert caught.value.message == f"Unknown environment in the column `environment`: {value}"
     assert caught.value.hint == (
@@ -86,7 +92,7 @@ def test_a_column_names_nothing_that_the_configuration_did_not(value: Any, start
     ],
 )
 def test_an_entry_that_cannot_be_used(entry: str, message: str, hint: str) -> None:
-    with pytest.raises(EnvironmentFailure) as caught:
+    with pytest.raises(ToolError) as caught:
         load_environment(entry)
     assert (caught.value.message, caught.value.hint) == (message, hint)
 
