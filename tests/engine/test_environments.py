@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from grpo_cli.config.load import load_config
 from grpo_cli.config.schema import Config
 from grpo_cli.engine.resume import resume
 from grpo_cli.engine.train import train
@@ -98,3 +99,16 @@ def test_what_an_environment_wrote_is_logged_and_not_counted(made: list[Asking],
     for line in several:
         roles = [message["role"] for message in line["messages"]]
         assert roles == ["assistant"] * line["turns"]
+
+
+@pytest.mark.slow
+def test_the_embedded_model_learns_to_call_a_tool(tmp_path: Path) -> None:
+    """The shipped configuration: from hardly any call to one in nearly every completion."""
+    loaded = load_config("tools_smoke", [f"output_dir={tmp_path}"])
+    train(loaded.config)
+    log = lines(loaded.config.run_dir)
+    before, after = (line["eval_accuracy"] for line in log if "eval_accuracy" in line)
+    steps = [line for line in log if "loss" in line]
+    assert (before, after >= 0.9) == (0.0, True)
+    assert steps[0]["tools/calls_mean"] < 0.3
+    assert steps[-1]["tools/calls_mean"] > 0.9
