@@ -69,10 +69,13 @@ def last_number_matches(
 
 
 def environment(
-    prompts: list[Any], completions: list[Any], environment_reward: list[float | None], **columns: Any
+    prompts: list[Any],
+    completions: list[Any],
+    environment_reward: list[float | None] | None = None,
+    **columns: Any,
 ) -> list[float | None]:
     """The environment's own reward; None, so that it does not apply, without one."""
-    return list(environment_reward)
+    return list(environment_reward or [None] * len(completions))
 
 
 def nanochat_gsm8k(

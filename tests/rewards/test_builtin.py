@@ -6,7 +6,8 @@ import pytest
 
 from grpo_cli.rewards.table import REWARDS
 
-WITHOUT_PACKAGES = [name for name in REWARDS if name != "math_verify"]  # that has a test of its own
+# math_verify has a test of its own, and environment reads no text.
+WITHOUT_PACKAGES = [name for name in REWARDS if name not in ("math_verify", "environment")]
 
 PERFECT = "<reasoning>\n9 + 9 = 18\n</reasoning>\n<answer>\n18\n</answer>\n"
 TIGHT = "<reasoning>9 + 9 = 18</reasoning><answer>18</answer>"
@@ -119,3 +120,10 @@ def test_hostile_completions_take_linear_time(name: str, part: str) -> None:
     start = time.process_time()  # of this process alone: the machine may be busy
     reward(name, text)
     assert time.process_time() - start < 2.0
+
+
+def test_the_environments_reward_is_passed_on() -> None:
+    texts = ["a", "b", "c"]
+    found = REWARDS["environment"](["p"] * 3, texts, ["", "", ""], environment_reward=[1.0, None, 0.5])
+    assert found == [1.0, None, 0.5]
+    assert REWARDS["environment"](["p"] * 3, texts, ["", "", ""]) == [None, None, None]

@@ -60,6 +60,7 @@ def test_a_reward_is_called_once_with_trls_arguments() -> None:
         "source": ["a", "a", None, None],
         "completion_ids": [[1]] * 4,
         "prompt_ids": [[1, 2]] * 4,
+        "environment_reward": [None] * 4,
         "trainer_state": TrainerState(0, 0, 0.0),
     }
 
