@@ -71,6 +71,7 @@ def last_number_matches(
 def environment(
     prompts: list[Any],
     completions: list[Any],
+    answer: list[str],
     environment_reward: list[float | None] | None = None,
     **columns: Any,
 ) -> list[float | None]:
