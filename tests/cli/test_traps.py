@@ -16,8 +16,9 @@ from pathlib import Path
 import pytest
 
 from grpo_cli import trust
-from grpo_cli.config.of_model import config_for_evaluation
-from grpo_cli.errors import GrpoError
+from grpo_cli.config.of_model import config_for_evaluation, config_of_model
+from grpo_cli.engine.run_dir.resume_point import refuse_unnamed_code
+from grpo_cli.errors import CheckpointError, GrpoError
 from grpo_cli.models.load import load_policy
 from grpo_cli.rewards.table import load_rewards
 from tests.bench.traps import RUN_CONFIG, run, steering
@@ -90,7 +91,8 @@ def test_every_command_runs_no_code_and_what_it_writes_names_none(trap: Trap, wo
     for name in ("tokenizer_config.json", "config.json"):
         trap.change(name, note=STEERING)
     config = RUN_CONFIG.format(output=trap.folder.parent, name="m", reward=trap.folder / "evil.py:f")
-    (trap.folder / "config.toml").write_text(config)
+    code = trap.folder / "evil.py"
+    (trap.folder / "config.toml").write_text(f'{config}\ntools = ["{code}:f"]\nenvironment = "{code}:F"\n')
     mine = RUN_CONFIG.format(output=trap.folder.parent, name="mine", reward="correctness")
     Path("mine.toml").write_text(mine.replace('"tiny"', '"m"'))
     done = run(*words)
@@ -194,6 +196,27 @@ def test_a_run_resumes_with_its_own_rewards_and_a_received_one_asks_for_their_na
     assert named.exit_code == 0, named.output
     assert trap.sentinel.exists()
     assert trust.named_here().exists()  # known from now on
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("tools", ["m/evil.py:f"]), ("environment", "guess, m/evil.py:F")]
+)
+def test_tools_and_environments_follow_the_rule_for_rewards(trap: Trap, key: str, value: object) -> None:
+    """A model's folder names them in vain; a run's are run where its person named them before."""
+    text = RUN_CONFIG.format(output=".", name="m", reward="correctness") + f"\n{key} = {json.dumps(value)}\n"
+    (trap.folder / "config.toml").write_text(text)
+    loaded = config_for_evaluation("m", None, [])
+    assert not any(entry.startswith("m/") for entry in loaded.config.code_entries)
+    assert "m/evil.py" in loaded.warnings[0].message
+    assert not any("evil" in entry for entry in config_of_model("m").code_entries)
+    config = config_for_evaluation("m", "m/config.toml", []).config
+    assert any("evil" in entry for entry in config.code_entries)
+    with pytest.raises(CheckpointError, match="names code that you have not named on this computer") as error:
+        refuse_unnamed_code(config, Path("m"), [])
+    assert f"--set '{key}=" in error.value.hint
+    refuse_unnamed_code(config, Path("m"), [f"{key}={json.dumps(value)}"])
+    refuse_unnamed_code(config, Path("m"), [])  # known from now on
+    assert not trap.sentinel.exists()
 
 
 def test_the_source_that_a_person_can_read_is_what_runs(trap: Trap) -> None:
