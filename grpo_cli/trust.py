@@ -8,9 +8,9 @@ installed modules (models, tokenizers) or of our own (rewards). Nothing else is 
 - `tokenizer_class`, `auto_map`: a tokenizer of transformers (models/tokenizer_files.py). Code in the folder
   runs only with `grpo convert --trust-remote-code`, which writes a folder that needs none.
 - `reward_functions`, `tools`, `environment`: built-in ones always; a file only if the user named it, in a
-  configuration given on the command line or in $MLX_GRPO_CONFIG, or by `--set`. `grpo eval` and `grpo generate`
-  skip files named only by a model's folder. `grpo resume` runs files that the user named before on this
-  computer, and refuses others.
+  configuration given on the command line or in $MLX_GRPO_CONFIG, or by `--set`. `grpo eval` and `grpo
+  generate` skip files named only by a model's folder. `grpo resume` runs files that the user named before on
+  this computer, and refuses others.
 
 Folders written by this program never name code other than its own.
 """
