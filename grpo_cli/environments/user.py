@@ -135,7 +135,7 @@ def call(instance: Any, method: str, *values: Any, **columns: Any) -> Any:
         where = f"{name_of(instance, method)}{f' ({line})' if line else ''}"
         raise ToolError(
             f"Environment raised {describe(error)}: {where}",
-            "try it by hand: `grpo env try`",
+            "make an instance in Python and call the method with these values",
             trace=trace(error),
         ) from error
 
