@@ -47,7 +47,7 @@ class StopReason(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class EnvironmentUse:
-    """What an environment did in one rollout."""
+    """Account of an environment in one rollout."""
 
     turns: int = 1  # of the model
     calls: int = 0  # of tools

@@ -31,7 +31,7 @@ from grpo_cli.types import Message
 
 @dataclass(frozen=True, kw_only=True)
 class Turn:
-    """What the model wrote since it was last answered."""
+    """The tokens that the model wrote since it was last answered."""
 
     number: int  # 0 for the first turn of the rollout
     token_ids: list[int]  # the end token included, if it was written

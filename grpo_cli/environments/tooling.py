@@ -1,4 +1,4 @@
-"""What a run's prompts and completions need of its tools or its environment.
+"""The tools or the environment of a run, as its prompts and completions use them.
 
 tooling = tooling_of(config, tokenizer)      # make.py
 tooling.begin(example)                       # the example, with what an environment says first

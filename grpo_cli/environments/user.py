@@ -123,7 +123,7 @@ def fitting(instance: Any, columns: dict[str, Any]) -> dict[str, Any]:
 
 
 def call(instance: Any, method: str, *values: Any, **columns: Any) -> Any:
-    """What a method returns, awaited if it is async. Raises ToolError if it raises anything."""
+    """Call a method; its result, awaited if it is async. Raises ToolError if it raises anything."""
     try:
         returned = getattr(instance, method)(*values, **columns)
         return asyncio.run(awaited(returned)) if inspect.isawaitable(returned) else returned

@@ -45,7 +45,7 @@ def results(*texts: str) -> list[Message]:
 
 
 def by_template(tokenizer: ChatTokenizer, turn: Message, replies: list[Message]) -> list[int]:
-    """What follows the assistant's end token in the template's own rendering of the whole conversation."""
+    """Ids after the assistant's end token in the template's own rendering of the whole conversation."""
 
     def apply(*messages: Message, **options: Any) -> list[int]:
         return list(tokenizer.wrapped.apply_chat_template(list(messages), tools=SCHEMAS, **options))

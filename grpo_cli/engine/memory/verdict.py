@@ -23,7 +23,7 @@ NeedsOf = Callable[[Config, int | None], MemoryNeeds]
 
 @dataclass(frozen=True, kw_only=True)
 class MemoryVerdict:
-    """What a configuration needs, and how it can be made to fit."""
+    """The memory needs of a configuration, and the changes that make it fit."""
 
     budget: int  # bytes
     needs: MemoryNeeds
