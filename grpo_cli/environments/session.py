@@ -74,7 +74,7 @@ class Session:
             self.seconds += time.monotonic() - started
 
     def ids_of(self, reply: Reply, turn: Turn, ended: bool) -> list[int]:
-        """The ids that follow a turn, ending where the model goes on; none if they do not fit.
+        """The ids that follow a turn, ending where the model goes on; none if they do not fit or say nothing.
 
         `ended`: the model wrote its end token.
         """
@@ -84,9 +84,11 @@ class Session:
         if messages:
             assert self.render is not None
             messages, ids = self.shortened(assistant, ended, messages)
-        self.messages += [assistant, *messages]
-        self.turns += 1
-        return self.taken(ids)
+        ids = self.taken(ids)
+        if ids:
+            self.messages += [assistant, *messages]
+            self.turns += 1
+        return ids
 
     def shortened(
         self, assistant: Message, ended: bool, messages: list[Message]

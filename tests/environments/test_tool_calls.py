@@ -15,7 +15,7 @@ from tests.support.chat_models import CHATML, KINDS, SCHEMAS, chat_model, tokeni
 
 
 def marks(name: str) -> list[str]:
-    """What a parser's calls stand between."""
+    """The markers around a parser's calls."""
     if name in OWN:
         return {"harmony": ["to=functions.", "<|message|>"], "llama3_json": ['{"name": ', "}"]}[name]
     module = import_module(f"mlx_lm.tool_parsers.{name}")

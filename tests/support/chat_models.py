@@ -47,7 +47,7 @@ PYTHONIC = [f"<|tool_{kind}_{side}|>" for kind in ("list", "call", "response") f
 
 @dataclass(frozen=True)
 class ChatModel:
-    """What a test knows of a model's tokenizer."""
+    """A model's tokenizer and its end tokens."""
 
     name: str
     tokenizer: ChatTokenizer

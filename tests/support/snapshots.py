@@ -1,4 +1,4 @@
-"""What a checkpoint saves of the embedded model."""
+"""Snapshots of the embedded model, as checkpoints save them."""
 
 from grpo_cli.config.schema import Config
 from grpo_cli.engine.run_dir.checkpoint import Snapshot

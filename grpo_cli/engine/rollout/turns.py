@@ -100,11 +100,15 @@ class Outside:
 
 
 def goes_on(row: CompletionRow, session: Session, turn: Turn, reply: Reply, cuts_tail: bool = False) -> bool:
-    """Append the reply to a turn; False if it does not fit: the row then ends, truncated."""
+    """Append the reply to a turn; False if the row ends: the reply is empty, or does not fit (truncated)."""
     ids = session.ids_of(reply, turn, row.stop_reason is StopReason.EOS)
-    row.stop_reason = StopReason.LENGTH if session.is_full else None
+    if session.is_full:
+        row.stop_reason = StopReason.LENGTH
+    if not ids:
+        return False
+    row.stop_reason = None
     row.add_forced(ids, cuts_tail)
     row.turn_start = len(row.token_ids)
     for token in ids:
         session.environment.read(token)
-    return not session.is_full
+    return True

@@ -1,5 +1,6 @@
 """Rows with environments: forced tokens and turns, in batches of every size, however long an answer takes."""
 
+from collections import deque
 from collections.abc import Callable
 
 import mlx.core as mx
@@ -55,6 +56,22 @@ def check(policy: Policy, rollouts: list[Rollout]) -> None:
                 assert (rollout.logprobs[place], rollout.entropies[place]) == (0.0, 0.0)
 
 
+def replay(policy: Policy, rollout: Rollout, environment: Echo) -> None:
+    """Each forced token is the one that the environment's rules give, and no other token is forced."""
+    due: deque[int] = deque()
+    turns, start = 0, 0
+    for place, (token, is_own) in enumerate(zip(rollout.token_ids, rollout.loss_mask, strict=True)):
+        assert is_own == (not due)
+        if not is_own:
+            assert token == due.popleft()
+        forced = environment.read(token)
+        if is_own and token in policy.tokenizer.eos_ids and place + 1 < len(rollout.token_ids):
+            due.extend((40 + turns, 50, (place + 1 - start) % 200))
+            turns, start = turns + 1, place + 4
+        elif place >= start:  # an answer's own tokens force nothing
+            due.extend(forced)
+
+
 @pytest.mark.parametrize("at_once", [1, 5, 100])
 @pytest.mark.parametrize("make", [Echo, Asking, SlowlyAsking])
 def test_forced_tokens_stand_where_they_belong(policy: Policy, make: type[Echo], at_once: int) -> None:
@@ -71,10 +88,7 @@ def test_forced_tokens_stand_where_they_belong(policy: Policy, make: type[Echo],
     assert by_ids == sorted(rollout.token_ids for rollout in rollouts)  # every token was read once, in order
     for rollout in rollouts:
         assert rollout.length <= SAMPLING.max_new_tokens
-        ids, mask = rollout.token_ids, rollout.loss_mask
-        for place, token in enumerate(ids[:-2]):
-            if mask[place] and token % 5 == 0 and mask[place + 1 : place + 3] == [0, 0]:
-                assert ids[place + 1] in ((token + 1) % 300, 40, 41)
+        replay(policy, rollout, make())
 
 
 def test_the_rollouts_do_not_depend_on_time_and_batch(policy: Policy) -> None:
@@ -96,11 +110,45 @@ def test_an_environment_that_does_nothing_changes_nothing(policy: Policy) -> Non
 
 
 def test_what_does_not_fit_ends_the_completion(policy: Policy) -> None:
+    """Room for three tokens: the first result of two fits, the completion ends where the second is due."""
+    ends = []
     for rollout in sampled(policy, Echo, limits=Limits(max_result_tokens=3)):
-        assert rollout.token_ids.count(0) >= 0
-        assert len(rollout.token_ids) - rollout.length in (0, 2)
-        if rollout.length < SAMPLING.max_new_tokens and rollout.token_ids[-1] % 5 == 0:
-            assert rollout.stop_reason is StopReason.LENGTH or rollout.token_ids[-1] == rollout.token_ids[-3]
+        ids, mask = rollout.token_ids, rollout.loss_mask
+        calls = [place for place, token in enumerate(ids) if mask[place] and token % 5 == 0]
+        assert len(calls) <= 2
+        if len(calls) == 2:
+            assert (calls[1], rollout.stop_reason) == (len(ids) - 1, StopReason.LENGTH)
+            assert mask.count(0) == 2
+            ends.append(rollout.length < SAMPLING.max_new_tokens)
+    assert any(ends)
+
+
+class Silent(Environment):
+    """Answers every turn with nothing."""
+
+    def respond(self, turn: Turn) -> Reply | None:  # noqa: ARG002
+        return Reply()
+
+
+def test_an_empty_reply_finishes(policy: Policy) -> None:
+    plain, found = sampled(policy, Environment), sampled(policy, Silent)
+    assert [r.token_ids for r in found] == [r.token_ids for r in plain]
+    assert [r.stop_reason for r in found] == [r.stop_reason for r in plain]
+    assert any(r.stop_reason is StopReason.EOS for r in found)
+
+
+class Verbose(Environment):
+    """Answers with more than there is room for."""
+
+    def respond(self, turn: Turn) -> Reply | None:  # noqa: ARG002
+        return Reply(token_ids=(1,) * 61)
+
+
+def test_a_reply_that_does_not_fit_truncates(policy: Policy) -> None:
+    plain, found = sampled(policy, Environment), sampled(policy, Verbose)
+    assert [r.token_ids for r in found] == [r.token_ids for r in plain]
+    assert {r.stop_reason for r in found} == {StopReason.LENGTH}
+    assert {r.use.turns for r in found if r.use} == {1}
 
 
 def test_one_turn_is_the_limit(policy: Policy) -> None:
