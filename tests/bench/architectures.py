@@ -147,12 +147,18 @@ class Endless(ByteTokenizer):
     eos_ids = frozenset()
 
 
-def make(name: str) -> nn.Module:
-    """A small random model of a kind, in float32."""
+def config_of(name: str, **changes: Any) -> dict[str, Any]:
+    """The config.json of a kind."""
     kind, fields = KINDS[name]
-    module = import_module(f"mlx_lm.models.{kind}")
+    return {**BASE, "model_type": kind, **fields, **changes}
+
+
+def make(name: str, **changes: Any) -> nn.Module:
+    """A small random model of a kind, in float32. `changes`: other values of its config.json."""
+    config = config_of(name, **changes)
+    module = import_module(f"mlx_lm.models.{config['model_type']}")
     mx.random.seed(0)
-    model: nn.Module = module.Model(module.ModelArgs.from_dict({**BASE, "model_type": kind, **fields}))
+    model: nn.Module = module.Model(module.ModelArgs.from_dict(config))
     model.set_dtype(mx.float32)
     mx.eval(model.parameters())
     return model
