@@ -223,6 +223,26 @@ class LossKeys(Keys):
     """Upper clip: the ratio is clipped above 1 + clip_eps_high; 0: same as clip_eps."""
     delta: float = Field(0.0, ge=0.0)
     """Two-sided clip: upper bound on the ratio when the advantage is negative; 0: no bound."""
+    sapo_temperature_pos: float = Field(1.0, gt=0.0, le=1e3)
+    """sapo: steepness of the gate where the advantage is positive; higher: ratios far from 1 count less."""
+    sapo_temperature_neg: float = Field(1.05, gt=0.0, le=1e3)
+    """sapo: steepness of the gate where the advantage is 0 or negative."""
+    vespo_k_pos: float = Field(2.0, ge=0.0, le=1e3)
+    """vespo: exponent of the sequence's ratio where the advantage is positive or 0; higher: ratios below 1
+    count less.
+    """
+    vespo_lambda_pos: float = Field(3.0, ge=0.0, le=1e3)
+    """vespo: decay with the ratio where the advantage is positive or 0; higher: ratios above 1 count less."""
+    vespo_k_neg: float = Field(3.0, ge=0.0, le=1e3)
+    """vespo: the exponent where the advantage is negative."""
+    vespo_lambda_neg: float = Field(2.0, ge=0.0, le=1e3)
+    """vespo: the decay where the advantage is negative."""
+    divergence_type: Literal["binary_tv", "binary_kl"] = "binary_tv"
+    """dppo: divergence of the token's probability that clip_eps bounds: total variation |new − old|, or the
+    KL of token against all others (with clip_eps around 0.05).
+    """
+    clip_ratio_c: float = Field(20.0, ge=1.0, le=1e6)
+    """dppo: cap on the ratio new/old."""
     kl_coeff: float = Field(0.0, ge=0.0)
     """Weight of the KL divergence to the reference policy; the reference is loaded only if this is above 0.
     """

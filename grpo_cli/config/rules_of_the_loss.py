@@ -5,10 +5,12 @@ What a loss type can do with them stands in its line of loss_types.py.
 
 from collections.abc import Iterator
 
-from grpo_cli.config.fields import toml_value
+from grpo_cli.config.fields import default, toml_value
 from grpo_cli.config.loss_types import LOSS_TYPES
 from grpo_cli.config.schema import Config
 from grpo_cli.config.violation import Rule, Violation, is_meant
+
+CORRECTION = ("importance_sampling_mode", "importance_sampling_cap")  # keys of the weight π_old/π_rollout
 
 
 def updates_have_a_ratio(config: Config) -> Iterator[Violation]:
@@ -52,6 +54,29 @@ def sequences_have_a_ratio(config: Config) -> Iterator[Violation]:
         yield Violation(keys=("importance_sampling_level", "loss_type"), message=message, cure=cure)
 
 
+def token_ratios_stay_token_ratios(config: Config) -> Iterator[Violation]:
+    """vespo and dppo need the ratio of each token."""
+    if LOSS_TYPES[config.loss_type].by_token and config.importance_sampling_level == "sequence":
+        message = (
+            f'importance_sampling_level = "sequence" does not work with loss_type = "{config.loss_type}"'
+        )
+        cure = 'it needs the ratio of each token; write `importance_sampling_level = "token"`'
+        yield Violation(keys=("importance_sampling_level", "loss_type"), message=message, cure=cure)
+
+
+def keys_of_a_loss_need_it(config: Config) -> Iterator[Violation]:
+    """Keys of one loss have no effect with another."""
+    for name, loss in LOSS_TYPES.items():
+        for key in loss.own_keys:
+            if name != config.loss_type and is_meant(config, key):
+                message = (
+                    f"{key} = {toml_value(getattr(config, key))} has no effect: "
+                    f'loss_type is "{config.loss_type}"'
+                )
+                cure = f'write `loss_type = "{name}"`'
+                yield Violation(keys=(key, "loss_type"), message=message, cure=cure, severity="warning")
+
+
 def delta_is_beyond_the_clip(config: Config) -> Iterator[Violation]:
     """`delta`, the two-sided clip's outer bound, is above the ordinary clip."""
     if not config.delta:
@@ -80,7 +105,7 @@ def kl_options_need_kl(config: Config) -> Iterator[Violation]:
 
 def correction_needs_another_sampler(config: Config) -> Iterator[Violation]:
     """Importance-sampling correction has no effect if rollouts come from the policy itself."""
-    for key in ("importance_sampling_mode", "importance_sampling_cap"):
+    for key in CORRECTION:
         if is_meant(config, key) and not config.quantize_for_rollouts:
             message = (
                 f"{key} = {toml_value(getattr(config, key))} has no effect: quantize_for_rollouts is false"
@@ -89,6 +114,23 @@ def correction_needs_another_sampler(config: Config) -> Iterator[Violation]:
             yield Violation(
                 keys=(key, "quantize_for_rollouts"), message=message, cure=cure, severity="warning"
             )
+
+
+def correction_goes_with_the_loss(config: Config) -> Iterator[Violation]:
+    """vespo takes token-level weights into its own; dppo has the sampler's ratio and needs none."""
+    mode, kind = config.importance_sampling_mode, LOSS_TYPES[config.loss_type].sampler_weight
+    if not config.quantize_for_rollouts:
+        return
+    if kind == "inside" and mode.startswith("sequence"):
+        message = f'importance_sampling_mode = "{mode}" does not work with loss_type = "{config.loss_type}"'
+        cure = f'write `importance_sampling_mode = "{mode.replace("sequence", "token")}"`'
+        yield Violation(keys=("importance_sampling_mode", "loss_type"), message=message, cure=cure)
+    for key in CORRECTION if kind == "none" else ():
+        if is_meant(config, key):
+            value = toml_value(getattr(config, key))
+            message = f'{key} = {value} has no effect: loss_type = "{config.loss_type}" corrects by its ratio'
+            cure = f"write `{key} = {toml_value(default(key))}`"
+            yield Violation(keys=(key, "loss_type"), message=message, cure=cure, severity="warning")
 
 
 def correction_is_by_what_the_ratio_is(config: Config) -> Iterator[Violation]:
@@ -109,8 +151,11 @@ RULES: tuple[Rule, ...] = (
     updates_have_a_ratio,
     scaling_has_an_effect,
     sequences_have_a_ratio,
+    token_ratios_stay_token_ratios,
+    keys_of_a_loss_need_it,
     delta_is_beyond_the_clip,
     kl_options_need_kl,
     correction_needs_another_sampler,
+    correction_goes_with_the_loss,
     correction_is_by_what_the_ratio_is,
 )

@@ -49,6 +49,10 @@ KEPT: list[dict[str, Any]] = [
     {"loss_type": "gspo", "importance_sampling_level": "sequence", "delta": 1.5},
     {"loss_type": "cispo", "importance_sampling_level": "sequence"},
     {"clip_eps_high": 0.3, "delta": 1.4},
+    {"loss_type": "sapo", "sapo_temperature_pos": 2.0, "importance_sampling_level": "sequence"},
+    {"loss_type": "vespo", "vespo_k_neg": 1.0, "quantize_for_rollouts": True, "num_iterations": 2},
+    {"loss_type": "dppo", "divergence_type": "binary_kl", "clip_ratio_c": 5.0, "quantize_for_rollouts": True},
+    {"loss_type": "luspo", "delta": 1.5},
     {"kl_coeff": 0.1, "kl_estimator": "k1", "use_bias_correction_kl": True},
     {"soft_overlong_tokens": 512},
 ]

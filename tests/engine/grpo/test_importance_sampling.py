@@ -130,6 +130,30 @@ def test_the_first_update_by_hand(mode: str, loss_type: str) -> None:
     assert result.importance.numbers()["importance_sampling_capped"] == pytest.approx(1 / 3)
 
 
+@pytest.mark.parametrize(
+    ("loss_type", "mode", "weights"),
+    [  # W = e^−0.1 · w · e^−1, φ(W) = W² · e^(3 − 3W)
+        ("vespo", "token_truncate", [(2 * math.exp(-1.1)) ** 2 * math.exp(3 - 6 * math.exp(-1.1))] * 3),
+        ("vespo", "token_mask", [(1e-8 * math.exp(-1.1)) ** 2 * math.exp(3)] * 3),
+        ("dppo", "token_truncate", [math.exp(-0.1), 5.0, math.exp(-1.0)]),  # e^2 = 7.4 is above clip_ratio_c
+    ],
+)
+def test_losses_with_a_correction_of_their_own_by_hand(
+    loss_type: str, mode: str, weights: list[float]
+) -> None:
+    """The first update: Σ 0.5 · weight · −A · logp; the importance weight multiplies nothing else."""
+    policy = nanochat_policy()
+    own: list[float] = sequence_logprobs(policy.model, [1, 2], [5, 6, 7]).tolist()  # type: ignore[assignment]
+    batch = one_token_batch([x + s for x, s in zip(own, (0.1, -2.0, 1.0), strict=True)], [], True)
+    objective = objective_of(
+        loss_type, TEMPERATURE, 0.2, 0.2, 0.0, correction=Correction(mode, 2.0), clip_ratio_c=5.0
+    )
+    _, result = accumulate(policy.model, [batch], objective)
+    expected = sum(0.5 * -1.5 * w * x for w, x in zip(weights, own, strict=True))
+    assert result.loss == pytest.approx(expected, rel=1e-4)
+    assert result.clip_ratio == 0.0
+
+
 def test_a_later_update_has_the_old_policys_weight_and_its_own_ratio() -> None:
     """r = π/π_old is clipped, w = π_old/π_rollout is not touched by the new policy."""
     policy = nanochat_policy()
