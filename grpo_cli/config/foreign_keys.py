@@ -64,6 +64,7 @@ RENAMED = {
     "lr_scheduler": "lr_scheduler_type",
     "lr_schedule": "lr_scheduler_type",
     "grpo_loss_type": "loss_type",
+    "adv_estimator": "advantage_estimator",
     "importance_sampling": "importance_sampling_level",
     "lora": "lora_rank",
     "lora_r": "lora_rank",
@@ -257,6 +258,21 @@ def _strategy(key: str) -> Callable[[Any, Written], Translation]:
     return translate
 
 
+def _loss(value: Any, written: Written) -> Translation | None:
+    """A loss type that is an estimator of advantages here."""
+    del written
+    name = meant("advantage_estimator", value)
+    why = "it is an estimator of advantages, to be combined with any loss_type"
+    return None if name is None else Translation({"advantage_estimator": name}, why)
+
+
+def _normalized(value: Any, _: Written) -> Translation:
+    """RLOOTrainer's `normalize_advantages`."""
+    if not _is_on(value):
+        return Translation({}, "rloo does without it")
+    return Translation({"advantage_estimator": "reinforce_plus_plus_baseline"}, "normalized over the batch")
+
+
 def _full(value: Any, _: Written) -> Translation:
     return Translation({"lora_rank": 0}) if _is_on(value) else Translation({}, "use `lora_rank`")
 
@@ -272,6 +288,8 @@ CONVERTED: dict[str, Callable[[Any, Written], Translation | None]] = {
     "use_dora": _dora,
     "lora_parameters": _lora_parameters,
     "full_finetuning": _full,
+    "loss_type": _loss,
+    "normalize_advantages": _normalized,
     "bf16": _precision("bfloat16"),
     "fp16": _precision("float16"),
     "eval_strategy": _strategy("eval_steps"),

@@ -207,7 +207,7 @@ class LossKeys(Keys):
 
     loss_type: LossTypeName = Field(
         "dapo",
-        description="Policy loss, and the average of its tokens: "
+        description="Policy loss and token average: "
         + "; ".join(f"{name} ({loss.description})" for name, loss in LOSS_TYPES.items())
         + ".",
     )
@@ -215,10 +215,20 @@ class LossKeys(Keys):
     """Granularity of the importance ratio: per token, or per sequence (GSPO; length-normalized, with clip_eps
     around 3e-4). loss_type gspo always uses sequences.
     """
+    advantage_estimator: Literal[
+        "grpo", "rloo", "reinforce_plus_plus", "reinforce_plus_plus_baseline", "maxrl"
+    ] = "grpo"
+    """Advantage of a completion: grpo compares with the group's mean and scales as scale_rewards says; rloo
+    with the mean of the others; reinforce_plus_plus with mean and standard deviation of the batch,
+    reinforce_plus_plus_baseline with the group's mean and the batch's standard deviation; maxrl divides by
+    the group's mean (for rewards that are not negative).
+    """
     scale_rewards: Literal["group", "batch", "none"] = "group"
     """Scaling of advantages: divide by the group's standard deviation, by the batch's, or not at all."""
     clip_eps: float = Field(0.2, gt=0.0, lt=1.0)
-    """Lower clip: the ratio new/old is clipped below 1 − clip_eps."""
+    """Lower clip: the ratio new/old is clipped below 1 − clip_eps. Usual values: gspo 3e-4, luspo 2e-3; gmpo
+    0.4, for the logarithm of the ratio; dppo 0.15, for a divergence.
+    """
     clip_eps_high: float = Field(0.0, ge=0.0)
     """Upper clip: the ratio is clipped above 1 + clip_eps_high; 0: same as clip_eps."""
     delta: float = Field(0.0, ge=0.0)

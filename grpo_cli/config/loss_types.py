@@ -39,47 +39,45 @@ LOSS_TYPES = {
         description="averaged by forward", token_loss="clipped_surrogate", averaging="by_forward"
     ),
     "dapo": LossType(
-        description="averaged over all tokens of the step",
-        token_loss="clipped_surrogate",
-        averaging="by_token",
+        description="averaged over the step's tokens", token_loss="clipped_surrogate", averaging="by_token"
     ),
     "dr_grpo": LossType(
         description="averaged by max_new_tokens", token_loss="clipped_surrogate", averaging="by_budget"
     ),
     "cispo": LossType(
-        description="MiniMax-M1; no token is clipped away",
+        description="bounded weights",
         token_loss="weighted_policy_gradient",
         averaging="by_token",
         has_clip=False,
     ),
     "gspo": LossType(
-        description="grpo with one ratio per sequence",
+        description="one ratio per sequence",
         token_loss="clipped_surrogate",
         averaging="by_sequence",
         by_sequence=True,
     ),
     "luspo": LossType(
-        description="gspo with each sequence weighted by its length; clip_eps around 2e-3",
+        description="gspo by length",
         token_loss="clipped_surrogate",
         averaging="by_sequence_sum",
         by_sequence=True,
     ),
     "gmpo": LossType(
-        description="geometric mean of a sequence's ratios; clip_eps bounds their logarithms, around 0.4",
+        description="geometric mean of ratios",
         token_loss="geometric_mean",
         averaging="by_sequence",
         has_clip=False,
         by_sequence=True,
     ),
     "sapo": LossType(
-        description="a smooth gate instead of the clip",
+        description="smooth gate",
         token_loss="soft_gate",
         averaging="by_sequence",
         has_clip=False,
         own_keys=("sapo_temperature_pos", "sapo_temperature_neg"),
     ),
     "vespo": LossType(
-        description="a smooth weight of the whole sequence's ratio",
+        description="smooth sequence weight",
         token_loss="gamma_weighted_gradient",
         averaging="by_token",
         has_clip=False,
@@ -88,7 +86,7 @@ LOSS_TYPES = {
         own_keys=("vespo_k_pos", "vespo_lambda_pos", "vespo_k_neg", "vespo_lambda_neg"),
     ),
     "dppo": LossType(
-        description="clip_eps bounds the divergence of a token's probability, around 0.15",
+        description="bounded divergence",
         token_loss="divergence_bounded_gradient",
         averaging="by_token",
         has_clip=False,
@@ -97,7 +95,7 @@ LOSS_TYPES = {
         own_keys=("divergence_type", "clip_ratio_c"),
     ),
     "reinforce": LossType(
-        description="nanochat's; no ratio, no clip, no standard deviation",
+        description="nanochat's",
         token_loss="policy_gradient",
         averaging="by_token",
         has_ratio=False,

@@ -28,20 +28,21 @@ def updates_have_a_ratio(config: Config) -> Iterator[Violation]:
 
 
 def scaling_has_an_effect(config: Config) -> Iterator[Violation]:
-    """`scale_rewards` has no effect with a loss that takes advantages as they are."""
-    if LOSS_TYPES[config.loss_type].scales_rewards or not is_meant(config, "scale_rewards"):
+    """`scale_rewards` has no effect with a loss or estimator that does without."""
+    estimator = config.advantage_estimator
+    if not is_meant(config, "scale_rewards"):
         return
-    if config.scale_rewards != "none":
-        message = (
-            f'scale_rewards = "{config.scale_rewards}" has no effect: {config.loss_type} does not scale '
-            "advantages"
-        )
-        yield Violation(
-            keys=("scale_rewards", "loss_type"),
-            message=message,
-            cure='write `scale_rewards = "none"`',
-            severity="warning",
-        )
+    message = f'scale_rewards = "{config.scale_rewards}" has no effect: '
+    if estimator != "grpo":
+        message += f'advantage_estimator = "{estimator}" has its own scale'
+        cure = 'write `scale_rewards = "group"`, the default, or `advantage_estimator = "grpo"`'
+        keys = ("scale_rewards", "advantage_estimator")
+        yield Violation(keys=keys, message=message, cure=cure, severity="warning")
+    elif not LOSS_TYPES[config.loss_type].scales_rewards and config.scale_rewards != "none":
+        message += f"{config.loss_type} does not scale advantages"
+        cure = 'write `scale_rewards = "none"`'
+        keys = ("scale_rewards", "loss_type")
+        yield Violation(keys=keys, message=message, cure=cure, severity="warning")
 
 
 def sequences_have_a_ratio(config: Config) -> Iterator[Violation]:

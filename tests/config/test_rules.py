@@ -17,6 +17,8 @@ from tests.support.broken_configs import BROKEN
 KEPT: list[dict[str, Any]] = [
     {},
     {"num_generations": 2},
+    {"num_generations": 1, "advantage_estimator": "reinforce_plus_plus"},
+    {"advantage_estimator": "maxrl", "loss_type": "reinforce"},
     {"reward_functions": ["int"], "reward_weights": [2.0]},
     {"reward_functions": ["int", "xmlcount"], "reward_weights": [0.0, 1.0]},
     {"lora_layers": 4, "lora_rank": 8},

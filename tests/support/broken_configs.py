@@ -31,6 +31,8 @@ BROKEN = [
     ({"loss_type": "reinforce", "steps_per_generation": 2}, "error", 'steps_per_generation = 2 does not work with loss_type = "reinforce"'),
     ({"dynamic_sampling_budget": 4}, "warning", "dynamic_sampling_budget = 4 has no effect: dynamic_sampling is false"),
     ({"loss_type": "reinforce", "scale_rewards": "batch"}, "warning", 'scale_rewards = "batch" has no effect: reinforce does not scale advantages'),
+    ({"advantage_estimator": "rloo", "scale_rewards": "batch"}, "warning", 'scale_rewards = "batch" has no effect: advantage_estimator = "rloo" has its own scale'),
+    ({"num_generations": 1, "advantage_estimator": "rloo"}, "error", "num_generations = 1 cannot learn: a group needs at least 2 completions"),
     ({"loss_type": "reinforce", "importance_sampling_level": "sequence"}, "error", 'importance_sampling_level = "sequence" does not work with loss_type = "reinforce"'),
     ({"loss_type": "cispo", "delta": 4.0}, "warning", 'delta = 4.0 has no effect: loss_type = "cispo" has no clip'),
     ({"loss_type": "gmpo", "delta": 4.0}, "warning", 'delta = 4.0 has no effect: loss_type = "gmpo" has no clip'),
