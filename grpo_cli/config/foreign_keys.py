@@ -258,6 +258,16 @@ def _strategy(key: str) -> Callable[[Any, Written], Translation]:
     return translate
 
 
+def _correction(key: str) -> Callable[[Any, Written], Translation | None]:
+    """A key of TRL's correction for vLLM: here only a quantized copy of the policy needs one."""
+
+    def translate(value: Any, written: Written) -> Translation | None:
+        quantized = _is_on(written.get("quantize_for_rollouts"))
+        return _as(key, value) if quantized else Translation({}, _SAMPLED_HERE)
+
+    return translate
+
+
 def _loss(value: Any, written: Written) -> Translation | None:
     """A loss type that is an estimator of advantages here."""
     del written
@@ -289,6 +299,10 @@ CONVERTED: dict[str, Callable[[Any, Written], Translation | None]] = {
     "lora_parameters": _lora_parameters,
     "full_finetuning": _full,
     "loss_type": _loss,
+    "vllm_importance_sampling_mode": _correction("importance_sampling_mode"),
+    "vllm_importance_sampling_cap": _correction("importance_sampling_cap"),
+    "vllm_importance_sampling_clip_max": _correction("importance_sampling_cap"),
+    "vllm_importance_sampling_clip_min": _correction("importance_sampling_clip_min"),
     "normalize_advantages": _normalized,
     "bf16": _precision("bfloat16"),
     "fp16": _precision("float16"),

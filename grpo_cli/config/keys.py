@@ -200,6 +200,8 @@ class QuantizedRolloutKeys(Keys):
     """
     importance_sampling_cap: float = Field(2.0, ge=1.0, le=1e6)
     """Cap on the importance weight π_policy/π_rollout."""
+    importance_sampling_clip_min: float = Field(0.0, ge=0.0, le=1.0)
+    """Lower bound on the importance weight: smaller ones are raised to it, or dropped by a mask; 0: none."""
 
 
 class LossKeys(Keys):
@@ -253,6 +255,10 @@ class LossKeys(Keys):
     """
     clip_ratio_c: float = Field(20.0, ge=1.0, le=1e6)
     """dppo: cap on the ratio new/old."""
+    off_policy_mask_threshold: float = Field(0.0, ge=0.0, le=1e3)
+    """Drop the policy loss of completions with a negative advantage whose tokens became less likely by more
+    than this, in nats per token, since they were sampled (DeepSeek-V3.2; such as 0.5); 0: none.
+    """
     kl_coeff: float = Field(0.0, ge=0.0)
     """Weight of the KL divergence to the reference policy; the reference is loaded only if this is above 0.
     """

@@ -10,7 +10,8 @@ from grpo_cli.config.loss_types import LOSS_TYPES
 from grpo_cli.config.schema import Config
 from grpo_cli.config.violation import Rule, Violation, is_meant
 
-CORRECTION = ("importance_sampling_mode", "importance_sampling_cap")  # keys of the weight π_old/π_rollout
+# Keys of the weight π_old/π_rollout.
+CORRECTION = ("importance_sampling_mode", "importance_sampling_cap", "importance_sampling_clip_min")
 
 
 def updates_have_a_ratio(config: Config) -> Iterator[Violation]:

@@ -170,6 +170,11 @@ def test_cures_of_other_programs_keys(key: str) -> None:
         ({"loss_type": "reinforce_plus_plus"}, ['`advantage_estimator = "reinforce_plus_plus"`']),
         ({"adv_estimator": "reinforce++"}, ['`advantage_estimator = "reinforce_plus_plus"`']),
         ({"normalize_advantages": True}, ['`advantage_estimator = "reinforce_plus_plus_baseline"`']),
+        (
+            {"quantize_for_rollouts": True, "vllm_importance_sampling_clip_min": 0.5},
+            ["`importance_sampling_clip_min = 0.5`"],
+        ),
+        ({"vllm_importance_sampling_cap": 3.0}, ["leave vllm_importance_sampling_cap out"]),
         ({"bf16": True}, ['`dtype = "bfloat16"`']),
         ({"epsilon": 0.1, "beta": 0}, ["`clip_eps = 0.1`", "`kl_coeff = 0`"]),
         ({"reward_funcs": ["accuracy", "format"]}, ['`reward_functions = ["correctness", "soft_format"]`']),

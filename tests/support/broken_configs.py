@@ -50,6 +50,7 @@ BROKEN = [
     ({"soft_overlong_tokens": 513}, "error", "soft_overlong_tokens = 513 is more than max_new_tokens = 512"),
     ({"importance_sampling_mode": "token_mask"}, "warning", 'importance_sampling_mode = "token_mask" has no effect: quantize_for_rollouts is false'),
     ({"importance_sampling_cap": 3.0}, "warning", "importance_sampling_cap = 3.0 has no effect: quantize_for_rollouts is false"),
+    ({"importance_sampling_clip_min": 0.5}, "warning", "importance_sampling_clip_min = 0.5 has no effect: quantize_for_rollouts is false"),
     ({"quantize_for_rollouts": True, "loss_type": "gspo", "importance_sampling_mode": "token_mask"}, "warning", 'importance_sampling_mode = "token_mask" is applied by sequence here, as the ratio of the loss is'),
     ({"quantize_for_rollouts": True, "importance_sampling_level": "sequence", "importance_sampling_mode": "token_mask"}, "warning", 'importance_sampling_mode = "token_mask" is applied by sequence here, as the ratio of the loss is'),
     ({"top_p": 0.9}, "warning", "top_p = 0.9 cuts tokens off while sampling, and those are never explored"),

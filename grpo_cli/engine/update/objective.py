@@ -18,6 +18,7 @@ from grpo_cli.config.schema import Config
 from grpo_cli.engine.grpo.importance_sampling import Correction, ImportanceWeights, summed
 from grpo_cli.engine.grpo.kl import ESTIMATORS, corrected
 from grpo_cli.engine.grpo.losses import Tokens, sequence_log_ratio, token_loss_of
+from grpo_cli.engine.grpo.off_policy_mask import is_kept
 from grpo_cli.engine.update.forward import PLAIN, Batch, ForwardPlan, token_scores
 
 
@@ -41,11 +42,20 @@ class Objective:
         log_weight = old_logprobs - batch.sampler_logprobs  # (B, S)
         return correction.weights(log_weight, batch.loss_mask, self.config.has_sequence_ratio)
 
+    def kept(self, batch: Batch, logprobs: mx.array, old_logprobs: mx.array) -> mx.array:
+        """True for completions with a policy loss, by `off_policy_mask_threshold`: (B, 1) or (1, 1)."""
+        threshold, sampler = self.config.off_policy_mask_threshold, batch.sampler_logprobs
+        if not threshold:
+            return mx.ones((1, 1), dtype=mx.bool_)
+        sampled = old_logprobs if sampler is None else sampler
+        return is_kept(logprobs, sampled, batch.advantages, batch.loss_mask, threshold)
+
 
 class ForwardStats(NamedTuple):
     """Measurements of a microbatch's forward, besides its loss."""
 
-    cuts: mx.array  # (3,) numbers of tokens whose ratio was clipped: by any bound, below, and above
+    # (4,) numbers of tokens: whose ratio was clipped by any bound, below, above; of dropped completions
+    cuts: mx.array
     divergence: mx.array  # Σ KL over tokens, a scalar
     logprobs: mx.array  # (B, S), 0 on padding
     importance: mx.array  # (3,) from importance_sampling.summed; 0 without a correction
@@ -72,6 +82,8 @@ def microbatch_loss(model: nn.Module, batch: Batch, objective: Objective) -> tup
         loss = loss * weights.bounded
     if batch.policy_mask is not None:
         loss = loss * batch.policy_mask
+    kept = objective.kept(batch, logprobs, old_logprobs)
+    loss = loss * kept
     if batch.ref_logprobs is not None:
         ref_logprobs = mx.where(mask, batch.ref_logprobs, 0.0)
         divergence = ESTIMATORS[config.kl_estimator](logprobs, ref_logprobs)
@@ -80,7 +92,7 @@ def microbatch_loss(model: nn.Module, batch: Batch, objective: Objective) -> tup
         loss = loss + config.kl_coeff * divergence
     if entropies is not None:
         loss = loss - config.entropy_coeff * mx.where(mask, entropies, 0.0)
-    cuts = mx.stack([(cut & mask).sum() for cut in (token.clipped, token.low, token.high)])
+    cuts = mx.stack([(cut & mask).sum() for cut in (token.clipped, token.low, token.high, ~kept)])
     importance = mx.zeros(3) if weights is None else summed(weights, mask)
     return (batch.weights * mask * loss).sum(), ForwardStats(cuts, divergence.sum(), logprobs, importance)
 

@@ -44,6 +44,23 @@ def test_a_completion_above_the_cap() -> None:
         assert weights.cut.tolist() == [[False], [True]]
 
 
+@pytest.mark.parametrize(
+    ("mode", "expected", "cut"),
+    [
+        ("token_truncate", [[2.0, 1.0, 0.4], [0.5, 2.0, 1.0]], [[True, False, True], [False, True, False]]),
+        ("token_mask", [[0.0, 1.0, 0.0], [0.5, 0.0, 1.0]], [[True, False, True], [False, True, False]]),
+        ("sequence_truncate", [[0.7], [1.5]], [[True], [False]]),  # 0.625 and 1.5
+        ("sequence_mask", [[0.0], [1.5]], [[True], [False]]),
+    ],
+)
+def test_a_lower_bound_by_hand(mode: str, expected: list[list[float]], cut: list[list[bool]]) -> None:
+    weights = Correction(mode, 2.0, 0.4 if mode.startswith("token") else 0.7).weights(LOG, MASK)
+    assert mx.allclose(weights.bounded, mx.array(expected), rtol=1e-6), weights.bounded
+    assert weights.cut.tolist() == cut
+    at_the_bound = Correction(mode, 2.0, 1.0).weights(mx.zeros((1, 2)), mx.array([[True, True]]))
+    assert not at_the_bound.cut.any().item()
+
+
 def test_one_ratio_a_completion_has_one_weight_a_completion() -> None:
     token, sequence = Correction("token_mask", 2.0), Correction("sequence_mask", 2.0)
     assert mx.array_equal(token.weights(LOG, MASK, True).bounded, sequence.weights(LOG, MASK).bounded)
@@ -245,9 +262,10 @@ def test_the_configuration_arrives() -> None:
         quantize_for_rollouts=True,
         importance_sampling_mode="sequence_mask",
         importance_sampling_cap=3.0,
+        importance_sampling_clip_min=0.5,
         steps_per_generation=2,
     )
-    assert Objective(config).correction == Correction("sequence_mask", 3.0)
+    assert Objective(config).correction == Correction("sequence_mask", 3.0, 0.5)
     assert Counting.of(config).recompute_old
     assert Counting.of(config).has_other_sampler
 
