@@ -110,7 +110,7 @@ LEFT_OUT = {
         "it has no effect here",
     ),
     **dict.fromkeys(("log_level", "logging_strategy", "logging_first_step"), "use `logging_steps`"),
-    **dict.fromkeys(("sync_ref_model", "reference_model_path"), "the reference is the initial model"),
+    "reference_model_path": "the reference is the initial model",
     "overwrite_output_dir": "a run's folder is never overwritten",
     "eval_on_start": "the model is always evaluated before the first step",
     "test": "use `grpo eval`",

@@ -266,6 +266,12 @@ class LossKeys(Keys):
     """Per-token KL estimator: k3 (never negative) or k1 (new − reference logprob)."""
     use_bias_correction_kl: bool = False
     """Multiply the KL estimate by the ratio new/old, which makes its gradient unbiased (DeepSeek-V3.2)."""
+    sync_ref_model: bool = False
+    """Move the reference policy towards the policy every few steps (TR-DPO). Full fine-tuning only."""
+    ref_model_mixup_alpha: float = Field(0.6, gt=0.0, le=1.0)
+    """Share α of the policy in the synchronized reference, α · policy + (1 − α) · reference."""
+    ref_model_sync_steps: PositiveInt = 512
+    """Steps between synchronizations of the reference."""
     entropy_coeff: float = Field(0.0, ge=0.0)
     """Weight of the entropy bonus, averaged like the loss (dr_grpo: over max_new_tokens); 0: none."""
     top_entropy_quantile: float = Field(1.0, gt=0.0, le=1.0)

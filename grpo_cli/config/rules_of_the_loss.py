@@ -97,12 +97,25 @@ def delta_is_beyond_the_clip(config: Config) -> Iterator[Violation]:
 
 def kl_options_need_kl(config: Config) -> Iterator[Violation]:
     """KL options have no effect with kl_coeff = 0."""
-    for key in ("kl_estimator", "use_bias_correction_kl"):
+    for key in ("kl_estimator", "use_bias_correction_kl", "sync_ref_model"):
         if is_meant(config, key) and not config.kl_coeff:
             message = f"{key} = {toml_value(getattr(config, key))} has no effect: kl_coeff is 0"
             yield Violation(
                 keys=(key, "kl_coeff"), message=message, cure="write `kl_coeff = 0.001`", severity="warning"
             )
+
+
+def reference_can_move(config: Config) -> Iterator[Violation]:
+    """Only full fine-tuning has a reference model of its own; its options need the synchronization."""
+    if config.sync_ref_model and config.lora_rank:
+        message = f"sync_ref_model = true does not work with lora_rank = {config.lora_rank}"
+        cure = "the reference is the model without its adapters; write `sync_ref_model = false`"
+        yield Violation(keys=("sync_ref_model", "lora_rank"), message=message, cure=cure)
+    for key in ("ref_model_mixup_alpha", "ref_model_sync_steps"):
+        if is_meant(config, key) and not config.sync_ref_model:
+            message = f"{key} = {toml_value(getattr(config, key))} has no effect: sync_ref_model is false"
+            cure = "write `sync_ref_model = true`"
+            yield Violation(keys=(key, "sync_ref_model"), message=message, cure=cure, severity="warning")
 
 
 def correction_needs_another_sampler(config: Config) -> Iterator[Violation]:
@@ -157,6 +170,7 @@ RULES: tuple[Rule, ...] = (
     keys_of_a_loss_need_it,
     delta_is_beyond_the_clip,
     kl_options_need_kl,
+    reference_can_move,
     correction_needs_another_sampler,
     correction_goes_with_the_loss,
     correction_is_by_what_the_ratio_is,
