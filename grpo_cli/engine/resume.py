@@ -40,6 +40,7 @@ from grpo_cli.engine.run_dir.run_state import read_state
 from grpo_cli.engine.run_dir.saver import Saver
 from grpo_cli.engine.setup import prepare
 from grpo_cli.engine.signals import Interruption
+from grpo_cli.engine.sync_reference import restore_reference
 from grpo_cli.engine.train import train_to_the_end
 from grpo_cli.errors import CheckpointError, ConfigError, ModelError
 from grpo_cli.files import copy_file
@@ -162,6 +163,8 @@ def restored(config: Config, checkpoint: Path | None, listener: events.Listener,
         )
     arrays: dict[str, mx.array] = mx.load(str(checkpoint / "optimizer.safetensors"))  # type: ignore[assignment]
     run.optimizer.restore(arrays)
+    if config.sync_ref_model and run.reference:
+        restore_reference(run.reference, checkpoint)
     run.state = replace(state, started_at=run.state.started_at, inputs=run.state.inputs)
     run.buffer.fill(groups)
     return run

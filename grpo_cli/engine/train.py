@@ -28,7 +28,8 @@ Where π_old comes from, without a forward of its own wherever that is possible:
     num_iterations > 1, k > 1               the sampler's logprobs
     a quantized copy sampled                the forward of the first update; for later parts a forward at once
 
-Departure from Algorithm 1: the reference is never replaced by a newer policy, as is usual since.
+Departure from Algorithm 1: the reference is not replaced by a newer policy, as is usual since, unless
+sync_ref_model asks for it (sync_reference.py).
 """
 
 import time
@@ -64,6 +65,7 @@ from grpo_cli.engine.run_dir.rescue import exited
 from grpo_cli.engine.run_dir.saver import Saver
 from grpo_cli.engine.setup import prepare
 from grpo_cli.engine.signals import Interruption
+from grpo_cli.engine.sync_reference import sync_reference
 from grpo_cli.engine.update.batch import can_teach
 from grpo_cli.engine.update_policy import make_batches, remember_old, update_policy
 from grpo_cli.errors import Interrupted, TrainingError
@@ -142,6 +144,7 @@ def train_step(run: Run, step: int, log: RunLog) -> None:
             part.batches = make_batches(run, part.groups)  # token ids (B, T), old and reference logprobs
     taught = can_teach(part.groups, run.config)  # for the warning of a run in which nothing is learned
     update = update_policy(run, step, part.batches, is_on_policy=drawn is not None)
+    sync_reference(run, step)
     taught = taught and "skipped" not in update
     run.state.has_taught = run.state.has_taught or taught
     used = drawn.position if drawn else run.state.prompts_used
