@@ -116,6 +116,7 @@ WHERE = {
     "run_exists": "engine/run_dir/folder.py:refuse_existing_run",
     "run_is_not_there": "engine/run_dir/folder.py:locate",
     "run_in_use": "engine/run_dir/lock.py:_taken",
+    "run_replaced": "engine/run_dir/lock.py:make_again",
     "no_intact_checkpoint": "engine/run_dir/resume_point.py:choose",
     "lock_that_nobody_of_ours_made": "engine/run_dir/lock.py:refused_by_the_disk",
     "restart_of_a_checkpoint": "engine/run_dir/resume_point.py:choose",
