@@ -29,6 +29,7 @@ from grpo_cli.engine.ranks.same_setup import check_same_setup, settings
 from grpo_cli.engine.run import Run
 from grpo_cli.engine.run_dir.folder import CONFIG_FILE, words_for_the_disk, write_config
 from grpo_cli.engine.run_dir.inputs import EVALUATION, changed, is_measure
+from grpo_cli.engine.run_dir.lock import RunLock
 from grpo_cli.engine.run_dir.log import COMPLETIONS, METRICS, RunLog
 from grpo_cli.engine.run_dir.manifest import (
     FINAL,
@@ -87,7 +88,7 @@ def train_from(start: Start, run: Run, listener: events.Listener) -> Path:
     is_first = run.world.is_first
     log = reopened_log(start, run, listener) if is_first else RunLog(start.run_dir, False)
     saver = Saver(
-        folder=start.run_dir,
+        lock=start.lock or RunLock(start.run_dir),
         keep=start.config.keep_checkpoints,
         log=log,
         listener=listener,

@@ -60,6 +60,7 @@ from grpo_cli.engine.run_dir.folder import (
     refuse_existing_run,
     words_for_the_disk,
 )
+from grpo_cli.engine.run_dir.lock import RunLock
 from grpo_cli.engine.run_dir.log import RunLog
 from grpo_cli.engine.run_dir.rescue import exited
 from grpo_cli.engine.run_dir.saver import Saver
@@ -95,14 +96,13 @@ def train(config: Config, listener: events.Listener = events.silent, world: Worl
     world.set_phase(Phase.LOADING)
     run = prepare(config, listener, world=world)
     check_memory(run, device.memory_budget(device.prepare()))
-    place = config.run_dir.absolute()  # a reward may change the current folder
-    with folder_for(config, world) as folder:
+    with folder_for(config, world) as lock:
         log: RunLog | None = None
         try:
-            with words_for_the_disk(folder):
-                log = RunLog(folder, config.log_jsonl and world.is_first)
+            with words_for_the_disk(lock.folder):
+                log = RunLog(lock.folder, config.log_jsonl and world.is_first)
             saver = Saver(
-                folder=folder, keep=config.keep_checkpoints, log=log, listener=listener, writes=world.is_first
+                lock=lock, keep=config.keep_checkpoints, log=log, listener=listener, writes=world.is_first
             )
             with Interruption() as interruption:
                 return train_to_the_end(run, log, saver, interruption)
@@ -111,18 +111,18 @@ def train(config: Config, listener: events.Listener = events.silent, world: Worl
             if log is not None:
                 log.close()
             if run.state.step == 0 and world.is_first:
-                discard_empty_run(place)
+                discard_empty_run(lock)
 
 
 @contextmanager
-def folder_for(config: Config, world: World) -> Iterator[Path]:
+def folder_for(config: Config, world: World) -> Iterator[RunLock]:
     """The run's folder: created and locked by rank 0, only a path for the others."""
     if not world.is_first:
-        yield config.run_dir
+        yield RunLock(config.run_dir)
         return
-    with new_run_folder(config) as folder:
+    with new_run_folder(config) as lock:
         remember_rewards(code_files(config.code_entries))  # so that the run can be resumed
-        yield folder
+        yield lock
 
 
 def train_step(run: Run, step: int, log: RunLog) -> None:
