@@ -274,6 +274,10 @@ class LossKeys(Keys):
     """Steps between synchronizations of the reference."""
     entropy_coeff: float = Field(0.0, ge=0.0)
     """Weight of the entropy bonus, averaged like the loss (dr_grpo: over max_new_tokens); 0: none."""
+    router_aux_loss_coef: float = Field(0.0, ge=0.0, le=10.0)
+    """Mixtures of experts: weight of the loss that keeps the experts' load even (0.001 to 0.02 in the models'
+    own training); 0: none.
+    """
     top_entropy_quantile: float = Field(1.0, gt=0.0, le=1.0)
     """Fraction of a step's tokens that have a policy loss, chosen by highest sampling entropy; 1: all."""
     mask_truncated_completions: bool = False

@@ -79,6 +79,18 @@ def keys_of_a_loss_need_it(config: Config) -> Iterator[Violation]:
                 yield Violation(keys=(key, "loss_type"), message=message, cure=cure, severity="warning")
 
 
+def routers_are_recorded(config: Config) -> Iterator[Violation]:
+    """A layer that is recomputed in the backward keeps nothing of its router."""
+    if config.router_aux_loss_coef and config.grad_checkpoint:
+        yield Violation(
+            keys=("router_aux_loss_coef", "grad_checkpoint"),
+            message=f"router_aux_loss_coef = {config.router_aux_loss_coef} does not work with "
+            "grad_checkpoint = true",
+            cure="recomputed layers keep no router's scores; write `grad_checkpoint = false`, or "
+            "`router_aux_loss_coef = 0.0`",
+        )
+
+
 def delta_is_beyond_the_clip(config: Config) -> Iterator[Violation]:
     """`delta`, the two-sided clip's outer bound, is above the ordinary clip."""
     if not config.delta:
@@ -168,6 +180,7 @@ RULES: tuple[Rule, ...] = (
     sequences_have_a_ratio,
     token_ratios_stay_token_ratios,
     keys_of_a_loss_need_it,
+    routers_are_recorded,
     delta_is_beyond_the_clip,
     kl_options_need_kl,
     reference_can_move,

@@ -126,6 +126,7 @@ def nothing(config: Config) -> UpdateResult:
         kl=0.0 if config.kl_coeff > 0 else None,
     )
     result.importance = WeightStats() if config.quantize_for_rollouts else None
+    result.router_aux_loss = 0.0 if config.router_aux_loss_coef else None
     return result
 
 
@@ -140,6 +141,7 @@ def update_numbers(result: UpdateResult, fault: Fault | None, config: Config) ->
         "clip_ratio_high": result.clip_ratio_high,
         **({"off_policy_masked": result.off_policy_masked} if config.off_policy_mask_threshold else {}),
         **(result.importance.numbers() if result.importance else {}),
+        **({} if result.router_aux_loss is None else {"router_aux_loss": result.router_aux_loss}),
     }
     if fault is None:
         return numbers

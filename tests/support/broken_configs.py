@@ -43,6 +43,7 @@ BROKEN = [
     ({"loss_type": "grpo", "divergence_type": "binary_kl"}, "warning", 'divergence_type = "binary_kl" has no effect: loss_type is "grpo"'),
     ({"quantize_for_rollouts": True, "loss_type": "vespo", "importance_sampling_mode": "sequence_mask"}, "error", 'importance_sampling_mode = "sequence_mask" does not work with loss_type = "vespo"'),
     ({"quantize_for_rollouts": True, "loss_type": "dppo", "importance_sampling_cap": 3.0}, "warning", 'importance_sampling_cap = 3.0 has no effect: loss_type = "dppo" corrects by its ratio'),
+    ({"router_aux_loss_coef": 0.01, "grad_checkpoint": True}, "error", "router_aux_loss_coef = 0.01 does not work with grad_checkpoint = true"),
     ({"delta": 1.3, "clip_eps_high": 0.3}, "error", "delta = 1.3 is not above the upper clip, 1.3"),
     ({"delta": 1.1}, "error", "delta = 1.1 is not above the upper clip, 1.2"),
     ({"kl_estimator": "k1"}, "warning", 'kl_estimator = "k1" has no effect: kl_coeff is 0'),
