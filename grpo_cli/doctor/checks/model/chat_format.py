@@ -166,8 +166,13 @@ def prompt_ids(tokenizer: "Tokenizer", messages: list[Any]) -> tuple[list[int] |
 
 
 def rendered(wrapped: Any, generation: bool) -> str:
-    """ASK as the template writes it. `generation`: with the opening of the assistant's turn."""
-    return str(wrapped.apply_chat_template(ASK, tokenize=False, add_generation_prompt=generation))
+    """ASK as the template writes it; empty if it fails. `generation`: with the opening of an answer."""
+    from jinja2 import TemplateError
+
+    try:
+        return str(wrapped.apply_chat_template(ASK, tokenize=False, add_generation_prompt=generation))
+    except (TemplateError, *BREAKDOWNS):  # without the opening, say: training does not need that
+        return ""
 
 
 def without_system(context: Context, tokenizer: "Tokenizer", problem: str) -> Finding:

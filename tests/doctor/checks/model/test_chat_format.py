@@ -135,6 +135,15 @@ def test_a_template_that_does_not_let_the_assistant_speak(tmp_path: Path) -> Non
     assert seen(at(folder, "chat-template")) == ("warning", told)
 
 
+@pytest.mark.parametrize("failing", ["{{ 1 / 0 }}", "{{ 'a' * 10 ** 12 }}", "{{ raise_exception('no') }}"])
+def test_a_template_that_fails_without_the_assistants_turn_only(tmp_path: Path, failing: str) -> None:
+    """No prompt of a run is written so."""
+    template = f"{{% if not add_generation_prompt %}}{failing}{{% endif %}}{{{{ messages[0].content }}}}"
+    finding = at(templated(tmp_path / "model", template), "chat-template")
+    assert finding.severity == "ok"
+    assert "check itself failed" not in finding.seen
+
+
 @pytest.mark.parametrize(
     "template", ["{{ 1 / 0 }}", "{{ messages + 3 }}", "{% for %}", "{{ a.b.c }}", "{{ [] | first }}"]
 )
