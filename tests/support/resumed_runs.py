@@ -29,6 +29,13 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "quantize_for_rollouts": True,
         "group_size": 32,
     },
+    "adaptive entropy": {
+        "use_adaptive_entropy": True,
+        "entropy_coeff": 0.01,
+        "entropy_target": 3.0,
+        "num_iterations": 2,
+        "learning_rate": 1e-3,
+    },
     "lora and kl": {"lora_rank": 2, "lora_layers": 2, "kl_coeff": 0.1},
     "several updates": {"num_iterations": 3},
     "several updates and kl": {"num_iterations": 2, "kl_coeff": 0.1, "loss_type": "grpo"},

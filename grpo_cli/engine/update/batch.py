@@ -49,6 +49,8 @@ class Microbatch:
     old_is_current: bool = False  # the next forward provides the old logprobs
     # (B, S) float32, of the quantized copy that sampled, for importance sampling; None: the policy sampled
     sampler_logprobs: mx.array | None = None
+    # (B, 1) float32, the coefficient of an adaptive entropy bonus; None: the configured one
+    entropy_coeffs: mx.array | None = None
     rank: int = 0  # the rank that computes it
 
     @property
@@ -85,6 +87,7 @@ class Microbatch:
         """The rows `start` to `end` − 1, with their prompts."""
         kept = sorted(set(self.rows[start:end]))
         reference, policy, sampler = self.ref_logprobs, self.policy_mask, self.sampler_logprobs
+        bonus = self.entropy_coeffs
         return Microbatch(
             prompts=[self.prompts[row] for row in kept],
             rows=[kept.index(row) for row in self.rows[start:end]],
@@ -98,6 +101,7 @@ class Microbatch:
             rollouts=self.rollouts[start:end],
             old_is_current=self.old_is_current,
             sampler_logprobs=None if sampler is None else sampler[start:end],
+            entropy_coeffs=None if bonus is None else bonus[start:end],
             rank=self.rank,
         )
 
@@ -120,7 +124,7 @@ class Counting:
             prompts_per_forward=config.batch_size,
             mask_truncated=config.mask_truncated_completions,
             top_entropy_quantile=config.top_entropy_quantile,
-            has_bonus=config.entropy_coeff > 0,
+            has_bonus=config.has_entropy_bonus,
             recompute_old=config.quantize_for_rollouts
             or (config.num_iterations > 1 and config.steps_per_generation == 1),
             has_other_sampler=config.quantize_for_rollouts,

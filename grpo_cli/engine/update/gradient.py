@@ -38,6 +38,7 @@ class UpdateResult:
     clip_ratio_high: float  # share clipped by the upper bound, with a positive advantage
     off_policy_masked: float = 0.0  # share of trained tokens in completions dropped as off-policy
     kl: float | None  # mean KL estimate per token; None without a reference
+    entropy: float | None = None  # mean entropy per trained token, in nats; None without an entropy bonus
     logprobs: list[mx.array] = field(default_factory=list)  # (B, S) of every microbatch, before the update
     importance: WeightStats | None = None  # statistics of the importance weights; None without a correction
 
@@ -50,6 +51,7 @@ class Sums:
     loss: float = 0.0
     cuts: list[int] = field(default_factory=lambda: [0, 0, 0, 0])  # see ForwardStats.cuts
     divergence: float = 0.0
+    entropy: float = 0.0
     tokens: int = 0
     importance: WeightStats = field(default_factory=WeightStats)
 
@@ -59,6 +61,7 @@ class Sums:
         self.loss += part.loss
         self.cuts = [a + b for a, b in zip(self.cuts, part.cuts, strict=True)]
         self.divergence += part.divergence
+        self.entropy += part.entropy
         self.tokens += part.tokens
         self.importance.add(part.importance)
 
@@ -80,6 +83,8 @@ class Sums:
             kl=kl,
         )
         result.importance = self.importance if objective.correction else None
+        if objective.config.has_entropy_bonus and self.tokens:
+            result.entropy = self.entropy / self.tokens
         return gradients, result
 
 
@@ -144,12 +149,14 @@ def microbatch_gradient(
         gradients = tree_map(mx.add, before, gradients)
     mx.eval(gradients, loss, *measured)
     cuts: list[int] = measured.cuts.tolist()
+    divergence, entropy = measured.totals.tolist()
     total_weight, most, capped = measured.importance.tolist()
     sums = Sums(
         gradients=gradients,
         loss=float(loss.item()),
         cuts=cuts,
-        divergence=float(measured.divergence.item()),
+        divergence=divergence,
+        entropy=entropy,
         tokens=batch.token_count,
         importance=WeightStats(total_weight, most, capped, batch.token_count),
     )
@@ -164,15 +171,16 @@ def of_all_ranks(
     of_own = iter(logprobs)
     shown = [next(of_own) if batch.rank == world.rank else mx.zeros(batch.targets.shape) for batch in batches]
     gradients, shown = world.sum((own.gradients if own.gradients is not None else zeros, shown))
-    numbers = world.gather([own.loss, own.cuts, own.divergence, own.tokens, asdict(own.importance)])
+    mine = [own.loss, own.cuts, own.divergence, own.entropy, own.tokens, asdict(own.importance)]
     total = Sums(gradients=gradients)
-    for loss, cuts, divergence, tokens, spread in numbers:
+    for loss, cuts, divergence, entropy, tokens, spread in world.gather(mine):
         total.add(
             Sums(
                 gradients=gradients,
                 loss=loss,
                 cuts=cuts,
                 divergence=divergence,
+                entropy=entropy,
                 tokens=tokens,
                 importance=WeightStats(**spread),
             )
