@@ -287,7 +287,11 @@ class LossKeys(Keys):
     entropy_coeff_max: float = Field(1.0, ge=0.0, le=100.0)
     """Greatest coefficient of adaptive entropy."""
     top_entropy_quantile: float = Field(1.0, gt=0.0, le=1.0)
-    """Fraction of a step's tokens that have a policy loss, chosen by highest sampling entropy; 1: all."""
+    """Fraction of a step's tokens that have a policy loss, chosen by highest entropy; 1: all."""
+    top_entropy_policy: Literal["rollout", "current"] = "rollout"
+    """Policy whose entropies choose these tokens: the one that sampled, or the current one before each update
+    (TRL's choice; one more forward for updates on reused or quantized rollouts).
+    """
     mask_truncated_completions: bool = False
     """Exclude completions truncated at max_new_tokens from the loss and from its averages."""
 

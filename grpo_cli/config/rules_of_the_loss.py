@@ -136,6 +136,16 @@ def entropy_bounds_are_bounds(config: Config) -> Iterator[Violation]:
             yield Violation(keys=keys, message=message, cure=cure, severity="warning")
 
 
+def entropy_filter_filters(config: Config) -> Iterator[Violation]:
+    """The choice of the entropies has no effect if all tokens have a policy loss."""
+    if is_meant(config, "top_entropy_policy") and config.top_entropy_quantile == 1.0:
+        message = 'top_entropy_policy = "current" has no effect: top_entropy_quantile is 1.0'
+        keys = ("top_entropy_policy", "top_entropy_quantile")
+        yield Violation(
+            keys=keys, message=message, cure="write `top_entropy_quantile = 0.2`", severity="warning"
+        )
+
+
 def correction_needs_another_sampler(config: Config) -> Iterator[Violation]:
     """Importance-sampling correction has no effect if rollouts come from the policy itself."""
     for key in CORRECTION:
@@ -190,6 +200,7 @@ RULES: tuple[Rule, ...] = (
     kl_options_need_kl,
     reference_can_move,
     entropy_bounds_are_bounds,
+    entropy_filter_filters,
     correction_needs_another_sampler,
     correction_goes_with_the_loss,
     correction_is_by_what_the_ratio_is,

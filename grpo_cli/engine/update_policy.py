@@ -18,6 +18,7 @@ from grpo_cli.config.loss_types import LOSS_TYPES
 from grpo_cli.config.schema import Config
 from grpo_cli.distributed.phase import Phase
 from grpo_cli.engine import events
+from grpo_cli.engine.entropy_filter import choose_by_current_entropy
 from grpo_cli.engine.grpo.adaptive_entropy import applied_coefficient, next_coefficient
 from grpo_cli.engine.grpo.importance_sampling import WeightStats
 from grpo_cli.engine.grpo.lr_schedule import learning_rate
@@ -77,6 +78,8 @@ def update_policy(
     if batches:
         run.world.set_phase(Phase.UPDATING)
         set_entropy_coefficient(run, batches)
+        if config.filters_by_current_entropy and (config.quantize_for_rollouts or not is_on_policy):
+            choose_by_current_entropy(run, batches)
         proves = is_on_policy and not run.weights_moved.is_given and has_advantages(batches)
         if proves:
             run.weights_moved.begin(run.trained_weights())

@@ -54,6 +54,7 @@ BROKEN = [
     ({"use_adaptive_entropy": True, "entropy_coeff_min": 0.5, "entropy_coeff_max": 0.1}, "error", "entropy_coeff_min = 0.5 is above entropy_coeff_max = 0.1"),
     ({"entropy_target": 0.5}, "warning", "entropy_target = 0.5 has no effect: use_adaptive_entropy is false"),
     ({"entropy_coeff": 0.1, "entropy_coeff_delta": 0.1}, "warning", "entropy_coeff_delta = 0.1 has no effect: use_adaptive_entropy is false"),
+    ({"top_entropy_policy": "current"}, "warning", 'top_entropy_policy = "current" has no effect: top_entropy_quantile is 1.0'),
     ({"soft_overlong_tokens": 513}, "error", "soft_overlong_tokens = 513 is more than max_new_tokens = 512"),
     ({"importance_sampling_mode": "token_mask"}, "warning", 'importance_sampling_mode = "token_mask" has no effect: quantize_for_rollouts is false'),
     ({"importance_sampling_cap": 3.0}, "warning", "importance_sampling_cap = 3.0 has no effect: quantize_for_rollouts is false"),

@@ -36,6 +36,12 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "num_iterations": 2,
         "learning_rate": 1e-3,
     },
+    "filter by the current entropy": {
+        "top_entropy_quantile": 0.3,
+        "top_entropy_policy": "current",
+        "num_iterations": 3,
+        "learning_rate": 1e-2,
+    },
     "lora and kl": {"lora_rank": 2, "lora_layers": 2, "kl_coeff": 0.1},
     "several updates": {"num_iterations": 3},
     "several updates and kl": {"num_iterations": 2, "kl_coeff": 0.1, "loss_type": "grpo"},

@@ -114,6 +114,7 @@ class Counting:
     mask_truncated: bool = False  # truncated completions are excluded
     top_entropy_quantile: float = 1.0  # share of the tokens, by entropy, that have a policy loss
     has_bonus: bool = False  # an entropy bonus gives every token a gradient
+    refilters: bool = False  # the filter by entropy is renewed before later updates, from all completions
     recompute_old: bool = False  # the old logprobs are the first update's, not the sampler's
     has_other_sampler: bool = False  # a quantized copy sampled
 
@@ -125,6 +126,7 @@ class Counting:
             mask_truncated=config.mask_truncated_completions,
             top_entropy_quantile=config.top_entropy_quantile,
             has_bonus=config.has_entropy_bonus,
+            refilters=config.filters_by_current_entropy,
             recompute_old=config.quantize_for_rollouts
             or (config.num_iterations > 1 and config.steps_per_generation == 1),
             has_other_sampler=config.quantize_for_rollouts,
@@ -202,6 +204,8 @@ def make_microbatches(
         for g in groups
     ]
     everywhere = has_reference or counting.has_bonus
+    if counting.refilters:  # completions of advantage 0 count in the threshold, if there is an update at all
+        everywhere = everywhere or any(s.has_gradient(False) for group in by_group for s in group)
     kept = [[sequence for sequence in group if sequence.has_gradient(everywhere)] for group in by_group]
     if budget is not None:
         chunks = pack(kept, budget)
