@@ -58,10 +58,10 @@ class ForwardStats(NamedTuple):
 
     # (4,) numbers of tokens: whose ratio was clipped by any bound, below, above; of dropped completions
     cuts: mx.array
-    divergence: mx.array  # Σ KL over tokens, a scalar
+    # (3,) Σ KL and Σ entropy over tokens, and the balance of experts times the sum of weights; 0 where unused
+    totals: mx.array
     logprobs: mx.array  # (B, S), 0 on padding
     importance: mx.array  # (3,) from importance_sampling.summed; 0 without a correction
-    balance: mx.array  # the experts' balance times the weights' sum, a scalar; 0 without its loss
 
 
 def microbatch_loss(model: nn.Module, batch: Batch, objective: Objective) -> tuple[mx.array, ForwardStats]:
@@ -75,7 +75,7 @@ def microbatch_loss(model: nn.Module, batch: Batch, objective: Objective) -> tup
     config, mask = objective.config, batch.loss_mask
     with recorded_routing(model) if config.router_aux_loss_coef else nullcontext() as routing:
         logprobs, entropies = token_scores(
-            model, batch, config.temperature, objective.plan, entropy=config.entropy_coeff != 0
+            model, batch, config.temperature, objective.plan, entropy=config.has_entropy_bonus
         )
     logprobs = mx.where(mask, logprobs, 0.0)  # (B, S)
     old_logprobs = mx.stop_gradient(logprobs) if batch.old_is_current else batch.old_logprobs
@@ -95,8 +95,10 @@ def microbatch_loss(model: nn.Module, batch: Batch, objective: Objective) -> tup
         if config.use_bias_correction_kl:
             divergence = corrected(divergence, tokens.log_ratio)
         loss = loss + config.kl_coeff * divergence
+    entropy = mx.zeros_like(logprobs) if entropies is None else mx.where(mask, entropies, 0.0)  # (B, S)
     if entropies is not None:
-        loss = loss - config.entropy_coeff * mx.where(mask, entropies, 0.0)
+        coefficient = config.entropy_coeff if batch.entropy_coeffs is None else batch.entropy_coeffs
+        loss = loss - coefficient * entropy
     cuts = mx.stack([(cut & mask).sum() for cut in (token.clipped, token.low, token.high, ~kept)])
     importance = mx.zeros(3) if weights is None else summed(weights, mask)
     weight = batch.weights * mask
@@ -104,7 +106,8 @@ def microbatch_loss(model: nn.Module, batch: Batch, objective: Objective) -> tup
     if routing is not None:
         balance = weight.sum() * routing.balance(mask, objective.plan.places(batch))
         total = total + config.router_aux_loss_coef * balance
-    return total, ForwardStats(cuts, divergence.sum(), logprobs, importance, balance)
+    totals = mx.stack([divergence.sum(), entropy.sum(), balance])
+    return total, ForwardStats(cuts, totals, logprobs, importance)
 
 
 def tokens_of(

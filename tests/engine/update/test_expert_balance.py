@@ -83,7 +83,7 @@ def test_the_loss_has_the_balance_of_the_trained_tokens(plan: ForwardPlan) -> No
     by_hand = transformers_formula(layers, 2, np.ones(len(layers[0])))
     loss, measured = microbatch_loss(model, made, objective(0.5, plan))
     without, _ = microbatch_loss(model, made, objective(0.0, plan))
-    assert measured.balance.item() == pytest.approx(by_hand, rel=1e-4)
+    assert measured.totals[2].item() == pytest.approx(by_hand, rel=1e-4)
     assert (loss - without).item() == pytest.approx(0.5 * by_hand, rel=1e-4)
 
 
@@ -99,7 +99,7 @@ def test_its_gradient_is_that_of_finite_differences_and_adds_up_over_microbatche
     moved = []
     for change in (step, -step):
         module[router].weight = weight.at[2, 5].add(change)
-        moved.append(microbatch_loss(model, made, objective(0.5, plan))[1].balance.item())
+        moved.append(microbatch_loss(model, made, objective(0.5, plan))[1].totals[2].item())
     module[router].weight = weight
     assert slope == pytest.approx(0.5 * (moved[0] - moved[1]) / (2 * step), rel=0.05)
     assert abs(slope) > 1e-6
