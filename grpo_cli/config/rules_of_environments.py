@@ -63,7 +63,13 @@ def tools_or_environment(config: Config) -> Iterator[Violation]:
     if config.environments and config.tools and is_meant(config, "tools"):
         message = f"tools = {short(toml_value(config.tools))} has no effect: the environment has its own"
         cure = 'a method of the class can call yours; write `tools = ["auto"]`, or `environment = ""`'
-        yield Violation(keys=("tools", "environment"), message=message, cure=cure, trouble="tools")
+        yield Violation(
+            keys=("tools", "environment"),
+            message=message,
+            cure=cure,
+            severity="warning",
+            trouble="tools",
+        )
 
 
 def environment_keys_need_one(config: Config) -> Iterator[Violation]:

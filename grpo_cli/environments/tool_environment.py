@@ -37,6 +37,7 @@ class ToolEnvironment(Environment):
         self.tool_timeout = tool_timeout  # seconds for the calls of a turn; 0: no limit
         self.schemas = [tool.schema for tool in tools]
         self.assistant: Message | None = None  # the last turn
+        self.observations: list[Observation] = []  # of its calls
         self.calls = 0  # of the rollout, failed ones and those that cannot be parsed included
         self.failures = 0
         self.seconds = 0.0  # that the rollout waited for its tools
@@ -47,13 +48,13 @@ class ToolEnvironment(Environment):
         calls = list(parsed.calls)
         if parsed.error:
             calls.append(Call(name=UNREAD, id=f"call{self.calls + len(calls):05d}"))
-        self.assistant = message_of(parsed, calls)
+        self.assistant, self.observations = message_of(parsed, calls), []
         if not calls:
             return None
-        observations = self.observe(parsed)
+        self.observations = self.observe(parsed)
         self.calls += len(calls)
-        self.failures += sum(one.failed for one in observations)
-        return Reply(messages=tuple(map(answer, calls, observations)))
+        self.failures += sum(one.failed for one in self.observations)
+        return Reply(messages=tuple(map(answer, calls, self.observations)))
 
     def observe(self, parsed: ParsedTurn) -> list[Observation]:
         """The observations of a turn's calls, one more if a call cannot be parsed."""

@@ -27,6 +27,7 @@ from typing import Any
 from grpo_cli.environments.protocol import Environment, Reply, Turn
 from grpo_cli.environments.user_class import own_tools
 from grpo_cli.errors import Interrupted, ToolError
+from grpo_cli.foreign_text import quoted
 from grpo_cli.types import Message
 from grpo_cli.user_error import describe, place, trace
 
@@ -135,7 +136,7 @@ def call(instance: Any, method: str, *values: Any, **columns: Any) -> Any:
         where = f"{name_of(instance, method)}{f' ({line})' if line else ''}"
         raise ToolError(
             f"Environment raised {describe(error)}: {where}",
-            "make an instance in Python and call the method with these values",
+            f"play it alone: `grpo env try {quoted(entry_of(instance))}`",
             trace=trace(error),
         ) from error
 
@@ -151,6 +152,15 @@ def file_of(instance: Any) -> Path | None:
         return Path(inspect.getfile(type(instance)))
     except (OSError, TypeError):
         return None
+
+
+def entry_of(instance: Any) -> str:
+    """The instance's class as the key `environment` names it: `my_env.py:Wordle`, from the current folder."""
+    file = file_of(instance)
+    if file is None:
+        return type(instance).__name__
+    near = file.relative_to(Path.cwd()) if file.is_relative_to(Path.cwd()) else file
+    return f"{near}:{type(instance).__name__}"
 
 
 def name_of(instance: Any, method: str) -> str:
