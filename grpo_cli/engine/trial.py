@@ -14,11 +14,12 @@ from grpo_cli.config.schema import Config
 from grpo_cli.engine.rollout.play import Play, Tell
 from grpo_cli.engine.rollout.prompts import Prompt, encode
 from grpo_cli.engine.rollout.sampling import Sampling
-from grpo_cli.environments.by_hand import tooling_without_model, tools_in, with_typed_calls
+from grpo_cli.environments.by_hand import tooling_without_model, with_typed_calls
 from grpo_cli.environments.make import tooling_of
 from grpo_cli.environments.session import Session
 from grpo_cli.environments.subject import example_to_try, unread_columns, with_entries
 from grpo_cli.environments.table import load_environments
+from grpo_cli.environments.tool_environment import tools_in
 from grpo_cli.environments.tooling import Tooling
 from grpo_cli.environments.user import UserEnvironment
 from grpo_cli.errors import ToolError

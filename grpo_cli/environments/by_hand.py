@@ -21,10 +21,9 @@ from grpo_cli.environments.session import Limits, Render, Session
 from grpo_cli.environments.suffix import suffix_for
 from grpo_cli.environments.table import Environments
 from grpo_cli.environments.tool_calls import ParsedTurn, Schemas, ToolParser
-from grpo_cli.environments.tool_environment import ToolEnvironment
+from grpo_cli.environments.tool_environment import ToolEnvironment, tools_in
 from grpo_cli.environments.tooling import Tooling
 from grpo_cli.environments.tools import Call, Tool, load_tools
-from grpo_cli.environments.user import UserEnvironment
 from grpo_cli.models.nanochat_tokenizer import NanochatTokenizer
 from grpo_cli.models.tokenizer import Tokenizer
 from grpo_cli.types import Example, Message
@@ -130,12 +129,6 @@ def with_typed_calls(tooling: Tooling) -> Tooling:
         return session
 
     return Tooling(make, tooling.schemas, tooling.begin)
-
-
-def tools_in(environment: Any) -> ToolEnvironment | None:
-    """The part of an environment that runs tools; None if it has none."""
-    inner = environment.tools if isinstance(environment, UserEnvironment) else environment
-    return inner if isinstance(inner, ToolEnvironment) else None
 
 
 def tooling_without_model(

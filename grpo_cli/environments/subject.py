@@ -18,9 +18,12 @@ from typing import Any
 from grpo_cli.config.schema import Config
 from grpo_cli.data.load import load_examples
 from grpo_cli.data.rows import Tell, silence, with_system
+from grpo_cli.environments.make import tooling_of
 from grpo_cli.environments.protocol import Environment
-from grpo_cli.environments.table import Environments, code_files
+from grpo_cli.environments.table import Environments, code_files, load_environments
+from grpo_cli.environments.tooling import Tooling
 from grpo_cli.errors import DataError, ToolError
+from grpo_cli.models.tokenizer import Tokenizer
 from grpo_cli.rewards.spec import RewardSpec
 from grpo_cli.types import Example
 from grpo_cli.user_source import names_of_file
@@ -103,6 +106,18 @@ def example_to_try(
         message = {"role": "user", "content": prompt}
         example = replace(example, messages=[*example.messages[:-1], message], prompt_text=prompt)
     return replace(example, columns={**example.columns, **columns})
+
+
+def of_prompts(config: Config, tokenizer: Tokenizer) -> tuple[Tooling, dict[str, Any]]:
+    """The tooling of a configuration for prompts without an example, and columns to reset it with.
+
+    Raises ToolError and ModelError for tools or an environment that cannot be used.
+    """
+    environments = load_environments(config.environments)
+    tooling = tooling_of(config, tokenizer, environments)
+    if environments is None:
+        return tooling, {}
+    return tooling, environments.default.examples(config.eval_split, 1, config.seed)[0].columns
 
 
 def read_columns(texts: Iterable[str]) -> dict[str, Any]:

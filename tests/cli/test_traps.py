@@ -75,6 +75,7 @@ def test_no_code_of_a_model_s_folder_runs(trap: Trap, name: str) -> None:
         ["convert", "m", "--output", "small", "--quantize", "--group-size", "32"],
         ["convert", "--fuse", "m", "--output", "fused"],
         ["generate", "--model", "m", "--prompt", "1 + 1", "--max-tokens", "3"],
+        ["generate", "--model", "m", "--prompt", "1 + 1", "--max-tokens", "3", "--set", "tools=auto"],
         ["eval", "--model", "m", "--samples", "1", "--json"],
         ["eval", "--model", "m", "--samples", "1", "--json", "--set", "tools=auto"],
         ["eval", "--model", "m", "--samples", "1", "--json", "--set", "environment="],

@@ -10,13 +10,13 @@ from grpo_cli.environments.by_hand import (
     HandParser,
     end_id,
     tooling_without_model,
-    tools_in,
     typed_ids,
     with_typed_calls,
 )
 from grpo_cli.environments.make import tooling_of
 from grpo_cli.environments.protocol import Turn
 from grpo_cli.environments.table import load_environments
+from grpo_cli.environments.tool_environment import tools_in
 from grpo_cli.environments.tools import Call
 from grpo_cli.models import tiny
 from grpo_cli.models.nanochat_tokenizer import NanochatTokenizer

@@ -18,9 +18,10 @@ from grpo_cli.engine.rollout.prompts import Prompt
 from grpo_cli.engine.rollout.rows import CompletionRow
 from grpo_cli.engine.rollout.sampling import Sampling
 from grpo_cli.engine.rollout.stream import consult, sampled
-from grpo_cli.environments.by_hand import end_id, tools_in, typed_ids
+from grpo_cli.environments.by_hand import end_id, typed_ids
 from grpo_cli.environments.run_tools import Observation
 from grpo_cli.environments.session import Session
+from grpo_cli.environments.tool_environment import tools_in
 from grpo_cli.environments.tools import Call
 from grpo_cli.models.load import Policy
 from grpo_cli.models.tokenizer import Tokenizer
@@ -131,30 +132,15 @@ class Play:
                 self.tell_turn()
             return
         self.tell_turn()
-        messages, seconds, before = len(self.session.messages), self.session.seconds, self.observations
+        messages, seconds = len(self.session.messages), self.session.seconds
+        tools = tools_in(self.session.environment)
+        before = tools.observations if tools else None
         consult(self.row, self.session, self.tokenizer)
-        calls = self.calls() if self.observations is not before else []
+        calls = tools.last_calls if tools and tools.observations is not before else []
         spans = self.spans()
         if spans or calls:
             answer = self.session.messages[messages + 1 :]
             self.tell(Answered(answer, calls, spans, self.session.seconds - seconds))
-
-    @property
-    def observations(self) -> list[Observation] | None:
-        """The observations of the last turn that was answered; None without tools."""
-        tools = tools_in(self.session.environment)
-        return tools.observations if tools else None
-
-    def calls(self) -> list[tuple[Call, Observation]]:
-        """The calls of the last turn with their observations."""
-        tools = tools_in(self.session.environment)
-        if tools is None or tools.assistant is None:
-            return []
-        calls = [
-            Call(name=one["function"]["name"], arguments=one["function"]["arguments"], id=one["id"])
-            for one in tools.assistant.get("tool_calls", [])
-        ]
-        return list(zip(calls, tools.observations, strict=True))
 
     def tell_turn(self) -> None:
         """Report the turn that has ended."""
