@@ -3,11 +3,14 @@
 # ruff: noqa: E501 - one case a line
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from grpo_cli.config.keys import EnvironmentKeys
+from grpo_cli.config.load import load_config
 from grpo_cli.config.schema import Config
 from grpo_cli.engine.rollout.play import Play
 from grpo_cli.engine.trial import Asked, Trial, ending, prepare_trial, tokenizer_of
@@ -104,3 +107,38 @@ def test_a_folder_without_configuration() -> None:
 def test_ends(entry: str, turns: list[str], keys: dict[str, Any], end: str) -> None:
     trial = trial_of(entry, keys=keys)
     assert ending(played(trial, *turns), trial.config) == end
+
+
+# --- the guide's examples ------------------------------------------------------------------------------
+
+CHAPTER = (Path(__file__).parents[2] / "grpo_cli/doctor/guide/tools.md").read_text(encoding="utf-8")
+FILES = {
+    name: text for kind, name, text in re.findall(r"```(python|toml)\n# (\S+)\n(.*?)```", CHAPTER, re.DOTALL)
+}
+
+
+def test_the_guide_explains_every_key() -> None:
+    keys = [*EnvironmentKeys.__annotations__]
+    assert len(keys) == 8
+    written = "\n".join(text for name, text in FILES.items() if name.endswith(".toml"))
+    assert [key for key in keys if not re.search(rf"^{key} = ", written, re.MULTILINE)] == []
+
+
+@pytest.mark.parametrize(
+    ("name", "turns", "account"),
+    [
+        ("tools.toml", ["/lookup Paris", "/lookup Rome", "done"], (3, 2, 0, None)),
+        ("guess.toml", ["3", "it is 4"], (2, 0, 0, 1.0)),
+        ("guess.toml", ["1", "2", "3", "5", "4"], (4, 0, 0, 0.0)),
+        ("game.toml", ["/guess mouse", "/guess house", "done"], (3, 2, 0, 0.5)),
+    ],
+)
+def test_the_guide_s_examples(name: str, turns: list[str], account: tuple[Any, ...]) -> None:
+    for file, text in FILES.items():
+        Path(file).write_text(text)
+    Path("words.jsonl").write_text('{"question": "Find it.", "answer": 1, "word": "house"}\n')
+    config = load_config(name, ["system_prompt="], on_this_machine=True).config
+    trial = prepare_trial(Asked(from_dataset=name == "game.toml"), config)
+    use = played(trial, *turns).rollout().use
+    assert use is not None
+    assert (use.turns, use.calls, use.failures, use.reward) == account
