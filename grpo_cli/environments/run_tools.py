@@ -23,7 +23,7 @@ from grpo_cli.errors import Interrupted
 from grpo_cli.foreign_text import one_line, well_formed
 from grpo_cli.rewards.background import Background
 from grpo_cli.rewards.forks import forks_end
-from grpo_cli.user_error import describe
+from grpo_cli.user_error import describe, place
 
 MOST_CHARACTERS = 20_000  # of one result; the engine cuts again where the tokens do not fit
 ERROR_CHARACTERS = 300
@@ -37,13 +37,14 @@ class Observation:
     text: str  # valid UTF-8
     failed: bool
     seconds: float
+    place: str = ""  # the line of the tool's code that raised: `my_tools.py, line 8`; not for the model
 
     @staticmethod
-    def error(message: str, seconds: float = 0.0) -> "Observation":
+    def error(message: str, seconds: float = 0.0, place: str = "") -> "Observation":
         """A failure, as the model reads it: `{"error": …}` on one line."""
         short = one_line(message)
         short = f"{short[:ERROR_CHARACTERS]} …" if len(short) > ERROR_CHARACTERS else short
-        return Observation(json.dumps({"error": short}, ensure_ascii=False), True, seconds)
+        return Observation(json.dumps({"error": short}, ensure_ascii=False), True, seconds, place)
 
 
 class NotJson(Exception):
@@ -187,7 +188,7 @@ def raised(error: BaseException, seconds: float) -> Observation:
     if isinstance(error, NotJson):
         return Observation.error(str(error), seconds)
     try:
-        return Observation.error(describe(error), seconds)
+        return Observation.error(describe(error), seconds, place(error, None))
     except Interrupted:
         raise
     except BaseException:  # the error is a class of the user's, and its text raises as well

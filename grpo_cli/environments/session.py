@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from grpo_cli.environments.protocol import Environment, Reply, Turn
+from grpo_cli.environments.user import ask
 from grpo_cli.types import EnvironmentUse, Message
 
 CUT_MARK = " …"  # the end of a shortened result
@@ -55,7 +56,7 @@ class Session:
 
     def read(self, token_id: int) -> list[int]:
         """Read the rollout's next token; the ids to force after it, usually none."""
-        return self.taken(self.environment.read(token_id))
+        return self.taken(ask(self.environment, "read", token_id))
 
     def taken(self, ids: Sequence[int]) -> list[int]:
         """The ids, counted; none if they do not fit."""
@@ -69,7 +70,7 @@ class Session:
         """The environment's reply; None if the rollout is finished. May take long: called in a thread."""
         started = time.monotonic()
         try:
-            return self.environment.respond(turn) if self.turns < self.limits.max_turns else None
+            return ask(self.environment, "respond", turn) if self.turns < self.limits.max_turns else None
         finally:
             self.seconds += time.monotonic() - started
 
@@ -112,7 +113,7 @@ class Session:
             calls=environment.calls,
             failures=environment.failures,
             seconds=self.seconds + environment.replayed_seconds,
-            reward=environment.get_reward(),
+            reward=ask(environment, "get_reward"),
         )
 
 

@@ -14,6 +14,7 @@ from grpo_cli.engine.rollout.sampling import KeyChain, Sampling
 from grpo_cli.engine.rollout.stream import stream
 from grpo_cli.engine.update.batch import make_microbatches
 from grpo_cli.engine.update.gradient import Gradients, accumulate
+from grpo_cli.environments.by_hand import plain_render
 from grpo_cli.environments.protocol import Environment, Reply, Turn
 from grpo_cli.environments.session import Limits, Session
 from grpo_cli.errors import TrainingError
@@ -228,3 +229,27 @@ def test_streaming_gives_what_greedy_sampling_gives(policy: Policy) -> None:
         pieces = list(stream(policy, ids, greedy, session=session))
         assert "".join(piece for piece, _ in pieces) == rollout.text
         assert pieces[-1][1] is rollout.stop_reason
+
+
+class Polite(Environment):
+    """Answers the first turn with a message."""
+
+    def respond(self, turn: Turn) -> Reply | None:
+        return Reply.of_user("And?") if turn.number == 0 else None
+
+
+def test_streaming_leaves_messages_out(policy: Policy) -> None:
+    greedy = Sampling(max_new_tokens=40, temperature=0.0)
+    tokenizer = policy.tokenizer
+    ids = tokenizer.encode_prompt([{"role": "user", "content": "What is 5 + 7?"}])
+
+    def made() -> Session:
+        return Session(Polite(), Limits(), plain_render(tokenizer))
+
+    [[rollout]] = generate(policy, [ids], 1, greedy, sessions=lambda _: made())
+    session = made()
+    pieces = list(stream(policy, ids, greedy, session=session))
+    first, second = (one["content"] for one in rollout.messages if one["role"] == "assistant")
+    assert "".join(piece for piece, _ in pieces) == first + second
+    assert session.messages == rollout.messages[:-1]
+    assert [reason for _, reason in pieces if reason] == [rollout.stop_reason]
