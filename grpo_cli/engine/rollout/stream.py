@@ -51,7 +51,7 @@ def stream(
         row.add(int(drawn.tokens), 0.0, 0.0, None)
         row.stop_reason = stop_reason(row, sampling, whole)
         if session is not None:
-            consult(row, session, policy.tokenizer)
+            consult(row, session, policy.tokenizer, sampling)
         text = whole.after_prefix(row.token_ids, markers)
         if text.endswith(UNFINISHED) and row.stop_reason is None:
             continue
@@ -59,7 +59,7 @@ def stream(
         shown = text
 
 
-def consult(row: CompletionRow, session: Session, tokenizer: Tokenizer) -> None:
+def consult(row: CompletionRow, session: Session, tokenizer: Tokenizer, sampling: Sampling) -> None:
     """Let the environment read the newest token, or answer the turn that ended with it."""
     forced = deque(session.read(row.token_ids[-1]))
     if row.stop_reason is None:
@@ -71,4 +71,4 @@ def consult(row: CompletionRow, session: Session, tokenizer: Tokenizer) -> None:
         turn = row.turn(tokenizer.spell, tokenizer.eos_ids)
         reply = session.respond(turn)
         if reply is not None:
-            goes_on(row, session, turn, reply)
+            goes_on(row, session, turn, reply, sampling)
