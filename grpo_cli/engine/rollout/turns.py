@@ -59,7 +59,10 @@ class Outside:
         row.is_outside = True
         left = Left(row, row.session, row.turn(tokenizer.spell, tokenizer.eos_ids), cache)
         self.count += 1
-        threading.Thread(target=self.answer, args=(left,), daemon=True).start()
+        try:
+            threading.Thread(target=self.answer, args=(left,), daemon=True).start()
+        except RuntimeError:  # too many threads, of tools that hang perhaps
+            self.answer(left)
 
     def answer(self, left: Left) -> None:
         """Ask the environment; runs in a thread."""
