@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
 
@@ -70,9 +71,10 @@ def begin(by_name: dict[str, Tool], call: Call, timeout: float) -> Future[Observ
         return answered(Observation.error(f"there is no tool `{call.name}`; the tools are {known}"))
     if problem := tool.problem_with(call.arguments):
         return answered(Observation.error(problem))
+    arguments = deepcopy(call.arguments)  # a tool may change them, even after its time is up
     if tool.is_async:
-        return LOOP.start(lambda: attempt_async(tool, call.arguments, timeout))
-    return in_thread(lambda: attempt(tool, call.arguments))
+        return LOOP.start(lambda: attempt_async(tool, arguments, timeout))
+    return in_thread(lambda: attempt(tool, arguments))
 
 
 def finish(future: Future[Observation], name: str, timeout: float, deadline: float | None) -> Observation:

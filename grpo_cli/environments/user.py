@@ -29,6 +29,7 @@ from grpo_cli.environments.protocol import Environment, Reply, Turn
 from grpo_cli.environments.user_class import own_tools
 from grpo_cli.errors import GrpoError, Interrupted, ToolError
 from grpo_cli.foreign_text import quoted
+from grpo_cli.rewards.forks import forks_end
 from grpo_cli.types import Message
 from grpo_cli.user_error import describe, place, trace
 
@@ -153,8 +154,9 @@ def fitting(instance: Any, columns: dict[str, Any]) -> dict[str, Any]:
 def call(instance: Any, method: str, *values: Any, **columns: Any) -> Any:
     """Call a method; its result, awaited if it is async. Raises ToolError if it raises anything."""
     try:
-        returned = getattr(instance, method)(*values, **columns)
-        return asyncio.run(awaited(returned)) if inspect.isawaitable(returned) else returned
+        with forks_end():
+            returned = getattr(instance, method)(*values, **columns)
+            return asyncio.run(awaited(returned)) if inspect.isawaitable(returned) else returned
     except (Interrupted, GrpoError):  # a signal came meanwhile; or it says by itself what is wrong
         raise
     # A user's code can raise anything, even SystemExit. The error is passed on with its place.

@@ -127,7 +127,7 @@ class Play:
     def consult(self) -> None:
         """Let the environment read the newest token, or answer the turn that ended with it."""
         if self.row.stop_reason is None:
-            consult(self.row, self.session, self.tokenizer)
+            consult(self.row, self.session, self.tokenizer, self.sampling)
             if self.row.stop_reason is not None:  # what it would write does not fit
                 self.tell_turn()
             return
@@ -135,7 +135,7 @@ class Play:
         messages, seconds = len(self.session.messages), self.session.seconds
         tools = tools_in(self.session.environment)
         before = tools.observations if tools else None
-        consult(self.row, self.session, self.tokenizer)
+        consult(self.row, self.session, self.tokenizer, self.sampling)
         calls = tools.last_calls if tools and tools.observations is not before else []
         spans = self.spans()
         if spans or calls:

@@ -42,14 +42,14 @@ def stream(
     for _ in sampled(policy, row, sampling, whole):
         is_turn = row.stop_reason is not None
         if session is not None and not is_turn:
-            consult(row, session, policy.tokenizer)
+            consult(row, session, policy.tokenizer, sampling)
         text = text_of.after_prefix(row.token_ids[start:], markers)
         if text.endswith(UNFINISHED) and row.stop_reason is None:
             continue
         if session is not None and is_turn:
             yield text[len(shown) :], None  # before the environment is asked, which may take long
             shown, told = text, len(session.messages)
-            consult(row, session, policy.tokenizer)
+            consult(row, session, policy.tokenizer, sampling)
             if len(session.messages) > told + 1:  # answered by messages
                 start, shown, text_of = row.turn_start, "", CompletionText(policy.tokenizer)
             text = text_of.after_prefix(row.token_ids[start:], markers)
@@ -79,7 +79,7 @@ def sampled(
         yield row
 
 
-def consult(row: CompletionRow, session: Session, tokenizer: Tokenizer) -> None:
+def consult(row: CompletionRow, session: Session, tokenizer: Tokenizer, sampling: Sampling) -> None:
     """Let the environment read the newest token, or answer the turn that ended with it."""
     forced = deque(session.read(row.token_ids[-1]))
     if row.stop_reason is None:
@@ -91,4 +91,4 @@ def consult(row: CompletionRow, session: Session, tokenizer: Tokenizer) -> None:
         turn = row.turn(tokenizer.spell, tokenizer.eos_ids)
         reply = session.respond(turn)
         if reply is not None:
-            goes_on(row, session, turn, reply)
+            goes_on(row, session, turn, reply, sampling)

@@ -46,7 +46,7 @@ def started(policy: Policy, name: str, row: int, events: list[Any]) -> tuple[Pla
     tooling = tooling_of(config, policy.tokenizer, environments)
     prompt = encode(example, policy.tokenizer, config, tooling)
     make = tooling.make_session
-    [[rollout]] = generate(policy, [prompt.ids], 1, GREEDY, sessions=lambda _: make(prompt.example))
+    [[rollout]] = generate(policy, [prompt.ids], 1, GREEDY, sessions=lambda *_: make(prompt.example))
     session = make(prompt.example)
     assert session is not None
     return Play(policy.tokenizer, prompt, session, GREEDY, tell=events.append), rollout

@@ -191,6 +191,31 @@ def test_an_empty_reply_finishes(policy: Policy) -> None:
     assert any(r.stop_reason is StopReason.EOS for r in found)
 
 
+class Polite(Environment):
+    """Answers every turn with two ids."""
+
+    def respond(self, turn: Turn) -> Reply | None:  # noqa: ARG002
+        self.calls += 1
+        return Reply(token_ids=(40, 50))
+
+
+@pytest.mark.parametrize(("make", "ending"), [(Polite, StopReason.LENGTH), (Silent, StopReason.EOS)])
+def test_a_turn_that_ends_with_the_last_allowed_token_is_the_last(
+    policy: Policy, make: type[Environment], ending: StopReason
+) -> None:
+    """The environment is asked, since it may give a reward for that turn; nothing can be written after it."""
+    ids = [policy.tokenizer.encode_text(PROMPTS[0])]
+    ((plain,),) = generate(policy, ids, 1, Sampling(max_new_tokens=24, temperature=0.0))
+    assert plain.stop_reason is StopReason.EOS
+    greedy = Sampling(max_new_tokens=len(plain.token_ids), temperature=0.0)
+    session = Session(make(), Limits(max_result_tokens=60))
+    ((found,),) = generate(policy, ids, 1, greedy, sessions=lambda *_: session)
+    assert (found.token_ids, found.stop_reason) == (plain.token_ids, ending)
+    assert (session.turns, session.environment.calls) == (1, int(make is Polite))
+    again = Session(make(), Limits(max_result_tokens=60))
+    assert [end for _, end in stream(policy, ids[0], greedy, session=again)][-1] is ending
+
+
 class Verbose(Environment):
     """Answers with more than there is room for."""
 
@@ -246,7 +271,7 @@ def test_streaming_leaves_messages_out(policy: Policy) -> None:
     def made() -> Session:
         return Session(Polite(), Limits(), plain_render(tokenizer))
 
-    [[rollout]] = generate(policy, [ids], 1, greedy, sessions=lambda _: made())
+    [[rollout]] = generate(policy, [ids], 1, greedy, sessions=lambda *_: made())
     session = made()
     pieces = list(stream(policy, ids, greedy, session=session))
     first, second = (one["content"] for one in rollout.messages if one["role"] == "assistant")
