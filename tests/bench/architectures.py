@@ -21,7 +21,6 @@ import mlx.nn as nn
 from grpo_cli import device
 from grpo_cli.config.loss_types import LOSS_TYPES
 from grpo_cli.engine.rollout.generate import generate
-from grpo_cli.engine.rollout.prompt_cache import carries_gradients
 from grpo_cli.engine.rollout.sampling import Sampling
 from grpo_cli.engine.update.batch import make_microbatches
 from grpo_cli.engine.update.chunked_logits import find_head
@@ -148,12 +147,18 @@ class Endless(ByteTokenizer):
     eos_ids = frozenset()
 
 
-def make(name: str) -> nn.Module:
-    """A small random model of a kind, in float32."""
+def config_of(name: str, **changes: Any) -> dict[str, Any]:
+    """The config.json of a kind."""
     kind, fields = KINDS[name]
-    module = import_module(f"mlx_lm.models.{kind}")
+    return {**BASE, "model_type": kind, **fields, **changes}
+
+
+def make(name: str, **changes: Any) -> nn.Module:
+    """A small random model of a kind, in float32. `changes`: other values of its config.json."""
+    config = config_of(name, **changes)
+    module = import_module(f"mlx_lm.models.{config['model_type']}")
     mx.random.seed(0)
-    model: nn.Module = module.Model(module.ModelArgs.from_dict({**BASE, "model_type": kind, **fields}))
+    model: nn.Module = module.Model(module.ModelArgs.from_dict(config))
     model.set_dtype(mx.float32)
     mx.eval(model.parameters())
     return model
@@ -162,7 +167,7 @@ def make(name: str) -> nn.Module:
 def planned(model: nn.Module) -> BatchPlan:
     """As a run decides it. Raises ModelError where it refuses."""
     check_kind(model)
-    return training_plan(model, carries_gradients(model), find_head(model))
+    return training_plan(model, True, find_head(model))
 
 
 def deviation(model: nn.Module, plan: BatchPlan) -> float:
@@ -178,7 +183,9 @@ def deviation(model: nn.Module, plan: BatchPlan) -> float:
         for rollout, advantage in zip(one.rollouts, (1.0, -0.4, -0.6), strict=True):
             rollout.advantage = advantage
     batches = make_microbatches(groups, LOSS_TYPES["grpo"], NEW_TOKENS, len(groups), has_reference=False)
-    objective = objective_of("grpo", 1.0, 0.2, 0.2, 0.0, plan.share_prefix, head=find_head(model))
+    objective = objective_of(
+        "grpo", 1.0, 0.2, 0.2, 0.0, plan.share_prefix, head=find_head(model), together=plan.shared
+    )
     parts = [part for batch in batches for part in batch.in_rows(1 if plan.trained == "single" else None)]
     _, result = accumulate(model, parts, objective)
     if not 0.0 < result.grad_norm < float("inf"):

@@ -65,7 +65,7 @@ def sampled(
     `whole`: finds stop strings. Raises TrainingError for logits that are NaN.
     """
     check_prompts(policy, [row.prompt])
-    cache = read_prompts(policy.model, [row.prompt], PREFILL_TOKENS)
+    cache = read_prompts(policy.model, [row.prompt], PREFILL_TOKENS, "single")
     while row.stop_reason is None:
         unread = row.context[row.cached :]
         logits = policy.model(mx.array([unread]), cache=cache)[:, -1]  # (1, V)

@@ -12,13 +12,14 @@ from dataclasses import dataclass
 import mlx.core as mx
 import mlx.nn as nn
 
-from grpo_cli.cpu.swiglu import lean_activations
 from grpo_cli.engine.grpo.entropy import token_entropies
 from grpo_cli.engine.memory.estimate import LOGITS_AT_ONCE
-from grpo_cli.engine.rollout.prompt_cache import completion_outputs
+from grpo_cli.engine.rollout.prompt_cache import completion_outputs, completion_places
 from grpo_cli.engine.update.batch import Microbatch
 from grpo_cli.engine.update.chunked_logits import Head, chosen_logprobs
 from grpo_cli.engine.update.shape_buckets import PaddedBatch
+from grpo_cli.models.batch_plan import RowsTogether
+from grpo_cli.models.lean_layers import lean_layers
 
 Batch = Microbatch | PaddedBatch
 
@@ -30,6 +31,13 @@ class ForwardPlan:
     share_prefix: bool = True  # compute each prompt once per group
     head: Head | None = None  # the output head, to compute logits in slices; None: it cannot be separated
     recompute: bool = False  # recompute layers in the backward (gradient checkpointing)
+    together: RowsTogether = "mixed"  # the way of reading prompts that are shared
+
+    def places(self, batch: Batch) -> mx.array | None:
+        """Columns of the completions' inputs in the last call of the model: (B, S); None = all of them."""
+        if self.share_prefix or not isinstance(batch, Microbatch):
+            return None
+        return completion_places([batch.prompts[row] for row in batch.rows], batch.targets.shape[1])
 
 
 PLAIN = ForwardPlan()
@@ -39,7 +47,7 @@ def token_logprobs(
     model: nn.Module, batch: Microbatch, temperature: float, plan: ForwardPlan = PLAIN
 ) -> mx.array:
     """log π(target) at the sampling temperature: (B, S) float32."""
-    with lean_activations(model):
+    with lean_layers(model):
         return token_scores(model, batch, temperature, plan, entropy=False)[0]
 
 
@@ -58,6 +66,7 @@ def token_scores(
         batch.rows,
         batch.inputs,
         share_prefix=plan.share_prefix,
+        together=plan.together,
         part=getattr(model, head.trunk) if head else None,
         recompute=plan.recompute,
     )  # (B, S, V); with a head the trunk's hidden states (B, S, H)

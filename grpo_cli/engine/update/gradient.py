@@ -13,12 +13,12 @@ import mlx.nn as nn
 from mlx.utils import tree_map
 
 from grpo_cli.cpu.exact_sums import total as total_of
-from grpo_cli.cpu.swiglu import lean_activations
 from grpo_cli.distributed.world import ALONE, World
 from grpo_cli.engine.grpo.importance_sampling import WeightStats
 from grpo_cli.engine.memory.out_of_memory import RowLimit, with_halving
 from grpo_cli.engine.update.batch import Microbatch
 from grpo_cli.engine.update.objective import ForwardStats, Objective, microbatch_loss
+from grpo_cli.models.lean_layers import lean_layers
 from grpo_cli.models.tree import flat
 
 Gradients = Any  # a tree of arrays, shaped like the trainable parameters
@@ -36,9 +36,12 @@ class UpdateResult:
     clip_ratio: float  # share of trained tokens whose ratio was clipped
     clip_ratio_low: float  # share clipped by the lower bound, with a negative advantage
     clip_ratio_high: float  # share clipped by the upper bound, with a positive advantage
+    off_policy_masked: float = 0.0  # share of trained tokens in completions dropped as off-policy
     kl: float | None  # mean KL estimate per token; None without a reference
+    entropy: float | None = None  # mean entropy per trained token, in nats; None without an entropy bonus
     logprobs: list[mx.array] = field(default_factory=list)  # (B, S) of every microbatch, before the update
     importance: WeightStats | None = None  # statistics of the importance weights; None without a correction
+    router_aux_loss: float | None = None  # balance of experts, 1 per chosen expert if even; None without
 
 
 @dataclass(kw_only=True)
@@ -47,10 +50,17 @@ class Sums:
 
     gradients: Gradients = None  # the sum of all microbatches so far
     loss: float = 0.0
-    cuts: list[int] = field(default_factory=lambda: [0, 0, 0])  # see Measured.cuts
+    cuts: list[int] = field(default_factory=lambda: [0, 0, 0, 0])  # see ForwardStats.cuts
     divergence: float = 0.0
+    entropy: float = 0.0
     tokens: int = 0
+    balance: float = 0.0  # see ForwardStats.totals
     importance: WeightStats = field(default_factory=WeightStats)
+
+    def numbers(self) -> dict[str, Any]:
+        """All sums but the gradients, for other ranks."""
+        of_this = {key: value for key, value in vars(self).items() if key != "gradients"}
+        return {**of_this, "importance": asdict(self.importance)}
 
     def add(self, part: "Sums") -> None:
         """Add a microbatch. Its gradients are the sum so far already, so they replace the old ones."""
@@ -58,7 +68,9 @@ class Sums:
         self.loss += part.loss
         self.cuts = [a + b for a, b in zip(self.cuts, part.cuts, strict=True)]
         self.divergence += part.divergence
+        self.entropy += part.entropy
         self.tokens += part.tokens
+        self.balance += part.balance
         self.importance.add(part.importance)
 
     def result(self, model: nn.Module, objective: Objective) -> tuple[Gradients, UpdateResult]:
@@ -68,16 +80,20 @@ class Sums:
             gradients = tree_map(mx.zeros_like, model.trainable_parameters())
         tokens = max(self.tokens, 1)
         kl = self.divergence / tokens if objective.config.kl_coeff > 0 else None
-        clipped, low, high = (cut / tokens for cut in self.cuts)
+        clipped, low, high, dropped = (cut / tokens for cut in self.cuts)
         result = UpdateResult(
             loss=self.loss,
             grad_norm=global_norm(gradients),
             clip_ratio=clipped,
             clip_ratio_low=low,
             clip_ratio_high=high,
+            off_policy_masked=dropped,
             kl=kl,
         )
         result.importance = self.importance if objective.correction else None
+        result.router_aux_loss = self.balance if objective.config.router_aux_loss_coef else None
+        if objective.config.has_entropy_bonus and self.tokens:
+            result.entropy = self.entropy / self.tokens
         return gradients, result
 
 
@@ -135,20 +151,23 @@ def microbatch_gradient(
     Its gradient is added in float32 to the gradient `before` it. No other name holds the microbatch's own
     gradient meanwhile, so that MLX can free each array once it is added.
     """
-    with lean_activations(model):
+    with lean_layers(model):
         (loss, measured), gradients = loss_and_grad(model, batch, objective)
     gradients = tree_map(lambda gradient: gradient.astype(mx.float32), gradients)
     if before is not None:
         gradients = tree_map(mx.add, before, gradients)
     mx.eval(gradients, loss, *measured)
     cuts: list[int] = measured.cuts.tolist()
+    divergence, entropy, balance = measured.totals.tolist()
     total_weight, most, capped = measured.importance.tolist()
     sums = Sums(
         gradients=gradients,
         loss=float(loss.item()),
         cuts=cuts,
-        divergence=float(measured.divergence.item()),
+        divergence=divergence,
+        entropy=entropy,
         tokens=batch.token_count,
+        balance=balance,
         importance=WeightStats(total_weight, most, capped, batch.token_count),
     )
     return sums, measured.logprobs
@@ -162,19 +181,10 @@ def of_all_ranks(
     of_own = iter(logprobs)
     shown = [next(of_own) if batch.rank == world.rank else mx.zeros(batch.targets.shape) for batch in batches]
     gradients, shown = world.sum((own.gradients if own.gradients is not None else zeros, shown))
-    numbers = world.gather([own.loss, own.cuts, own.divergence, own.tokens, asdict(own.importance)])
     total = Sums(gradients=gradients)
-    for loss, cuts, divergence, tokens, spread in numbers:
-        total.add(
-            Sums(
-                gradients=gradients,
-                loss=loss,
-                cuts=cuts,
-                divergence=divergence,
-                tokens=tokens,
-                importance=WeightStats(**spread),
-            )
-        )
+    for numbers in world.gather(own.numbers()):
+        importance = WeightStats(**numbers.pop("importance"))
+        total.add(Sums(gradients=gradients, importance=importance, **numbers))
     return total, shown
 
 
