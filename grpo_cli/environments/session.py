@@ -112,7 +112,7 @@ class Session:
             turns=self.turns,
             calls=environment.calls,
             failures=environment.failures,
-            seconds=self.seconds,
+            seconds=self.seconds + environment.replayed_seconds,
             reward=ask(environment, "get_reward"),
         )
 
