@@ -24,6 +24,7 @@ from pydantic import Field
 
 from grpo_cli.environments.protocol import Environment, Reply, Turn
 from grpo_cli.environments.tool_environment import ToolEnvironment
+from grpo_cli.environments.user import ask
 from grpo_cli.types import Message
 from grpo_cli.untrusted_json import Schema
 
@@ -156,7 +157,7 @@ class RecordedEnvironment(Environment):
         """The environment's own answer, which is recorded."""
         self.catch_up()
         begun = time.monotonic()
-        reply = self.environment.respond(turn)
+        reply = ask(self.environment, "respond", turn)
         self.calls, self.failures = self.environment.calls, self.environment.failures
         self.assistant = getattr(self.environment, "assistant", None)
         self.records.add({
@@ -169,13 +170,13 @@ class RecordedEnvironment(Environment):
     def catch_up(self) -> None:
         """Tell the environment the turns that were replayed without it."""
         for turn in self.unseen:
-            self.environment.respond(turn)
+            ask(self.environment, "respond", turn)
         self.unseen.clear()
 
     def get_reward(self) -> float | None:
         """The environment's reward, recorded if it has a state."""
         if not self.has_state or not self.turns:
-            return self.environment.get_reward()
+            return ask(self.environment, "get_reward")
         return self.reward if self.is_settled else self.settled()
 
     is_settled = False
@@ -187,7 +188,7 @@ class RecordedEnvironment(Environment):
         if self.unseen and self.end is not None and self.end.digest == self.digest:
             return self.end.reward
         self.catch_up()
-        reward = self.environment.get_reward()
+        reward = ask(self.environment, "get_reward")
         self.records.add(
             {**vars(self.place), "turn": 0, "digest": self.digest, "is_end": True, "reward": reward}
         )

@@ -232,7 +232,6 @@ NOT_APPLIED = {
     "environments/tools.py:": "changes a person's own code; tests/environments/test_tools.py shows it",
     "environments/tool_calls.py:": "is a name that tests/environments/test_tool_calls.py tries",
     "environments/make_environment.py:session": "changes a person's own code",
-    "environments/session.py:respond": "changes a person's own code; tests/environments/test_session.py",
     "environments/table.py:": "is a name that tests/environments/test_table.py tries",
     "environments/user.py:": "changes a person's own code; tests/environments/test_user.py shows it",
     "environments/user_class.py:": "changes a person's own code",
