@@ -256,7 +256,7 @@ def test_streaming_gives_what_greedy_sampling_gives(policy: Policy) -> None:
         assert pieces[-1][1] is rollout.stop_reason
 
 
-class Polite(Environment):
+class Thanking(Environment):
     """Answers the first turn with a message."""
 
     def respond(self, turn: Turn) -> Reply | None:
@@ -269,7 +269,7 @@ def test_streaming_leaves_messages_out(policy: Policy) -> None:
     ids = tokenizer.encode_prompt([{"role": "user", "content": "What is 5 + 7?"}])
 
     def made() -> Session:
-        return Session(Polite(), Limits(), plain_render(tokenizer))
+        return Session(Thanking(), Limits(), plain_render(tokenizer))
 
     [[rollout]] = generate(policy, [ids], 1, greedy, sessions=lambda *_: made())
     session = made()
