@@ -37,6 +37,7 @@ KINDS = {
     "doctor/checks/model/test_same_facts.py": "the doctor and the commands on the same damage",
     "doctor/checks/run/test_healthy_logs.py": "every check of a run",
     "doctor/checks/run/test_real_runs.py": "the doctor on real runs",
+    "doctor/test_trl_defaults.py": "one chapter of the guide",
     "engine/test_environments.py": "whole runs with environments",
     "engine/update/test_loss_mask.py": "masked tokens in batches, losses, metrics and checkpoints",
     "environments/test_taught_calculator.py": "a model trained on the calculator, with and without it",
