@@ -322,8 +322,14 @@ class OptimizerKeys(Keys):
 
     learning_rate: float = Field(1e-6, ge=0.0, le=100.0)
     """Peak learning rate."""
-    optimizer: Literal["adamw", "adam", "sgd", "lion"] = "adamw"
-    """Optimizer."""
+    optimizer: Literal["adamw", "adam", "sgd", "lion", "muon"] = "adamw"
+    """Optimizer. muon: Muon for the matrices of linear layers, with rates 10 to 100 times AdamW's, and AdamW
+    for embeddings, head, norms and vectors.
+    """
+    adamw_learning_rate: float = Field(0.0, ge=0.0, le=100.0)
+    """muon: peak learning rate of the weights that AdamW trains; 0: learning_rate."""
+    muon_momentum: float = Field(0.95, ge=0.0, lt=1.0)
+    """muon: decay of the momentum."""
     adam_beta1: float = Field(0.9, ge=0.0, lt=1.0)
     """First-moment decay of AdamW."""
     adam_beta2: float = Field(0.999, ge=0.0, lt=1.0)

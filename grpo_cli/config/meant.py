@@ -55,7 +55,7 @@ ELSEWHERE: dict[str, dict[str, Any]] = {
         "r1_strict_format": "strict_format",
     },
 }
-OPTIMIZERS = ("adamw", "lion", "adam", "sgd")  # matched as a substring, as in `paged_adamw_8bit`
+OPTIMIZERS = ("muon", "adamw", "lion", "adam", "sgd")  # matched as a substring, as in `paged_adamw_8bit`
 
 
 def is_valid(key: str, value: Any) -> bool:

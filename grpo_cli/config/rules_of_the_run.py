@@ -11,6 +11,8 @@ from grpo_cli.config.violation import Rule, Violation, is_meant
 # Above these rates even the smallest models degrade within a few steps; usual rates are far lower.
 HIGH_RATE, HIGH_LORA_RATE = 1e-3, 1e-2
 
+ADAPTIVE = ("adamw", "adam", "lion")  # optimizers that move a weight by about the rate
+
 
 def learning_rate_trains(config: Config) -> Iterator[Violation]:
     """The learning rate is above 0 and not far above the usual range."""
@@ -21,11 +23,20 @@ def learning_rate_trains(config: Config) -> Iterator[Violation]:
         message = "learning_rate = 0.0 trains nothing: the model does not change"
         cure = f"write `learning_rate = {usual}`"
         yield Violation(keys=keys, message=message, cure=cure, severity="warning", trouble="learning-rate")
-    elif rate > (HIGH_LORA_RATE if lora else HIGH_RATE) and config.optimizer != "sgd":
+    elif rate > (HIGH_LORA_RATE if lora else HIGH_RATE) and config.optimizer in ADAPTIVE:
         what = "LoRA" if lora else "full fine-tuning"
         message = f"learning_rate = {rate:g} is very high for {what} with {config.optimizer}"
         cure = f"begin with `learning_rate = {usual}`, and raise it while grad_norm and kl stay stable"
         yield Violation(keys=keys, message=message, cure=cure, severity="warning", trouble="learning-rate")
+
+
+def muon_has_its_keys(config: Config) -> Iterator[Violation]:
+    """Keys of Muon have no effect with another optimizer."""
+    for key in ("adamw_learning_rate", "muon_momentum"):
+        if is_meant(config, key) and config.optimizer != "muon":
+            message = f'{key} = {getattr(config, key):g} has no effect: optimizer is "{config.optimizer}"'
+            cure = 'write `optimizer = "muon"`'
+            yield Violation(keys=(key, "optimizer"), message=message, cure=cure, severity="warning")
 
 
 def warmup_ends(config: Config) -> Iterator[Violation]:
@@ -94,6 +105,7 @@ def budget_holds_a_completion(config: Config) -> Iterator[Violation]:
 
 RULES: tuple[Rule, ...] = (
     learning_rate_trains,
+    muon_has_its_keys,
     warmup_ends,
     saves_come,
     examples_fill_a_step,

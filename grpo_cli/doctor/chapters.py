@@ -85,6 +85,10 @@ def _prose(markdown: str) -> str:
 
 
 def _lines(paragraph: str) -> Iterator[str]:
+    if paragraph.startswith("|"):  # a table: one line per row, without the rule below its head
+        rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in paragraph.splitlines()]
+        yield from (" · ".join(cells) for cells in rows if set("".join(cells)) != {"-"})
+        return
     for item in re.split(r"^- ", paragraph, flags=re.MULTILINE):
         if item:
             yield " ".join(line.strip() for line in item.splitlines())

@@ -19,9 +19,9 @@ from mlx.utils import tree_unflatten
 from grpo_cli.config.schema import Config
 from grpo_cli.engine.run import Run
 from grpo_cli.engine.run_dir.checkpoint import REFERENCE
-from grpo_cli.engine.update.optimizer import at, handfuls, restored
+from grpo_cli.engine.update.optimizer import handfuls, restored
 from grpo_cli.models.load import Policy
-from grpo_cli.models.tree import flat
+from grpo_cli.models.tree import at, flat
 
 
 def sync_reference(run: Run, step: int) -> None:

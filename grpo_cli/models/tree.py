@@ -39,3 +39,10 @@ def read_json(path: Path) -> dict[str, Any]:
         raise ModelError(f"{path} cannot be read: {error.strerror}", "copy or download it again") from error
     except DamagedFile as error:
         raise ModelError(f"{path} {error}", "copy or download it again") from error
+
+
+def at(tree: Any, name: str) -> Any:
+    """The entry of a tree by the name that `flat` gives it: at(model, "layers.0.weight")."""
+    for key in name.split("."):
+        tree = tree[int(key)] if isinstance(tree, list | tuple) else tree[key]
+    return tree

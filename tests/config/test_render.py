@@ -56,7 +56,7 @@ def test_starting_file_has_every_key_once_with_its_default(tmp_path: Path) -> No
     assert list(tomllib.loads(text)) == list(Config.model_fields)
     assert text.startswith("# Check this file:  grpo config validate my.toml\n")
     assert "\n# Peak learning rate.\nlearning_rate = 5e-07                         # default: 1e-06\n" in text
-    assert '\n# Optimizer.\noptimizer = "adamw"                           # default\n' in text
+    assert "\n# Decoupled weight decay.\nweight_decay = 0.0                            # default\n" in text
 
 
 def test_groups_are_the_headings_of_the_schema() -> None:

@@ -43,6 +43,7 @@ KEPT: list[dict[str, Any]] = [
     {"learning_rate": 1e-3},
     {"learning_rate": 1e-2, "lora_rank": 8},
     {"learning_rate": 0.1, "optimizer": "sgd"},
+    {"learning_rate": 0.02, "optimizer": "muon", "adamw_learning_rate": 1e-4, "muon_momentum": 0.9},
     {"warmup_ratio": 0.85, "max_steps": 4},
     {"warmup_ratio": 1.0, "max_steps": 1},
     {"save_steps": 100, "max_steps": 100},

@@ -17,6 +17,8 @@ BROKEN = [
     ({"learning_rate": 0.0}, "warning", "learning_rate = 0.0 trains nothing: the model does not change"),
     ({"learning_rate": 0.01}, "warning", "learning_rate = 0.01 is very high for full fine-tuning with adamw"),
     ({"learning_rate": 0.1, "lora_rank": 8}, "warning", "learning_rate = 0.1 is very high for LoRA with adamw"),
+    ({"muon_momentum": 0.9}, "warning", 'muon_momentum = 0.9 has no effect: optimizer is "adamw"'),
+    ({"optimizer": "sgd", "adamw_learning_rate": 1e-5}, "warning", 'adamw_learning_rate = 1e-05 has no effect: optimizer is "sgd"'),
     ({"warmup_ratio": 1.0}, "warning", "warmup_ratio = 1 makes the whole run warmup"),
     ({"warmup_ratio": 0.9, "max_steps": 4}, "warning", "warmup_ratio = 0.9 makes all 4 steps of max_steps warmup"),
     ({"save_steps": 500, "max_steps": 100}, "warning", "save_steps = 500 is beyond the last step, max_steps = 100: nothing is saved before the end"),

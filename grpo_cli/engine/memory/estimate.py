@@ -26,7 +26,8 @@ OWN_STEP = 64  # tokens that a row's own keys and values grow by (shared_prompt.
 PROMPT_TOKENS = 2048  # prompt tokens per forward (continuous_batch.py)
 READING_KEPT = 2.0  # scores and feed-forward arrays of a layer during the prefill
 LEAST_BUDGET = 512  # tokens of a microbatch; smaller budgets save little
-OPTIMIZER_STATES = {"adamw": 2, "adam": 2, "lion": 1, "sgd": 1}  # float32 numbers per trained parameter
+# Float32 numbers per trained parameter; muon has 2 for embeddings and head only.
+OPTIMIZER_STATES = {"adamw": 2, "adam": 2, "lion": 1, "sgd": 1, "muon": 2}
 STEP_COPIES = 1.5  # copies of the trained weights: their gradient, and the largest array during its update
 
 

@@ -5,8 +5,8 @@ it; in float16 Adam's epsilon is 0 and its update NaN. For weights in half preci
 updates a float32 copy, and the model gets it rounded (mixed-precision training, Micikevicius et al. 2018,
 arXiv:1710.03740, section 3.1).
 
-The update rules work elementwise, so a few arrays are updated at a time, with the same result as all at once.
-Besides weights, optimizer state and the rest of the gradient, memory then holds few new arrays.
+The update rules work array by array, so a few arrays are updated at a time, with the same result as all at
+once. Besides weights, optimizer state and the rest of the gradient, memory then holds few new arrays.
 """
 
 from collections.abc import Iterator
@@ -18,8 +18,9 @@ import mlx.optimizers as optim
 from mlx.utils import tree_map, tree_map_with_path, tree_unflatten
 
 from grpo_cli.config.schema import Config
+from grpo_cli.engine.update.muon import MuonWithAdamW, matrices_of
 from grpo_cli.errors import CheckpointError
-from grpo_cli.models.tree import flat
+from grpo_cli.models.tree import at, flat
 
 Arrays = dict[str, mx.array]
 
@@ -30,7 +31,7 @@ class Optimizer:
     """The configured optimizer on a model's trainable parameters."""
 
     def __init__(self, config: Config, model: nn.Module) -> None:
-        self.rule = make_rule(config)
+        self.rule = make_rule(config, model)
         self.max_grad_norm = config.max_grad_norm
         parameters = model.trainable_parameters()
         is_half = any(array.dtype != mx.float32 for array in flat(parameters).values())
@@ -102,13 +103,6 @@ def handfuls(arrays: Arrays) -> Iterator[list[str]]:
         yield names
 
 
-def at(tree: Any, name: str) -> Any:
-    """The entry of a tree by the name that `flat` gives it: at(model, "layers.0.weight")."""
-    for key in name.split("."):
-        tree = tree[int(key)] if isinstance(tree, list | tuple) else tree[key]
-    return tree
-
-
 def restored(saved: dict[str, mx.array], tree: Any, prefix: str) -> Any:
     """The tree with every array replaced by the saved array of the same name.
 
@@ -131,11 +125,23 @@ def restored(saved: dict[str, mx.array], tree: Any, prefix: str) -> Any:
     )
 
 
-def make_rule(config: Config) -> optim.Optimizer:
-    """The configured MLX optimizer. AdamW is that of its paper, with bias correction (arXiv:1711.05101)."""
+def make_rule(config: Config, model: nn.Module | None = None) -> optim.Optimizer:
+    """The configured MLX optimizer. AdamW is that of its paper, with bias correction (arXiv:1711.05101).
+
+    `model`: only muon needs it, to choose the matrices.
+    """
     betas, rate = [config.adam_beta1, config.adam_beta2], config.learning_rate
     if config.optimizer == "adamw":
         return optim.AdamW(rate, betas=betas, weight_decay=config.weight_decay, bias_correction=True)
+    if config.optimizer == "muon":
+        return MuonWithAdamW(
+            rate=rate,
+            matrices=matrices_of(model) if model else (),
+            momentum=config.muon_momentum,
+            betas=betas,
+            weight_decay=config.weight_decay,
+            adamw_share=config.adamw_learning_rate / rate if config.adamw_learning_rate and rate else 1.0,
+        )
     if config.optimizer == "adam":
         return optim.Adam(rate, betas=betas, bias_correction=True)
     if config.optimizer == "lion":

@@ -13,15 +13,15 @@ from mlx.utils import tree_map
 from grpo_cli.config.schema import Config
 from grpo_cli.engine.update import optimizer as optimizers
 from grpo_cli.engine.update.gradient import global_norm
-from grpo_cli.engine.update.optimizer import Optimizer, at, handfuls, make_rule
+from grpo_cli.engine.update.optimizer import Optimizer, handfuls, make_rule
 from grpo_cli.models.adapters import LoRA, add_adapters
 from grpo_cli.models.load import Policy
-from grpo_cli.models.tree import flat
+from grpo_cli.models.tree import at, flat
 from tests.support.prepared_runs import distance, movement, prepared
 from tests.support.random_models import llama_policy, nanochat_policy
 
 STEPS = 3
-RULES = ["adamw", "adam", "lion", "sgd"]
+RULES = ["adamw", "adam", "lion", "sgd", "muon"]
 
 
 def random_gradients(policy: Policy, step: int) -> Any:
@@ -34,7 +34,7 @@ def random_gradients(policy: Policy, step: int) -> Any:
 
 def all_at_once(policy: Policy, config: Config, scale: float) -> dict[str, mx.array]:
     """Weights, state and float32 copies after some steps of MLX's rule on the whole tree."""
-    model, rule = policy.model, make_rule(config)
+    model, rule = policy.model, make_rule(config, policy.model)
     master = tree_map(lambda array: array.astype(mx.float32), model.trainable_parameters())
     for step in range(STEPS):
         rule.learning_rate = 0.01 * (step + 1)
