@@ -1,11 +1,11 @@
-"""Every type of model that mlx-lm has: which way of sampling and training is right for it, and is all of it right?
+"""Every type of model that mlx-lm has: the right way of sampling and training for it, and the differences.
 
     python -m tests.bench.architectures            # all, as the table of RESULTS.md
     python -m tests.bench.architectures gemma2 afm7
 
 Each is made tiny with random weights (tests/support/model_kinds) and goes through what a run does with it
-(tests/support/kind_trials.py). A kind is `ok` where all agrees with plain forwards of single sequences, `refused`
-where a run refuses it before it trains, `not here` where this machine has no Metal or lacks a package.
+(tests/support/kind_trials.py). A kind is `ok` if all agrees with plain forwards of single sequences,
+`refused` if a run refuses it before it trains, `not here` if this machine has no Metal or lacks a package.
 """
 
 import sys
@@ -21,7 +21,9 @@ HEAD = ("kind", "verdict", "sampling / training", *MEASURES, "LoRA layers", "sec
 def row(trial: Trial) -> str:
     """A line of the table."""
     if trial.plan is None:
-        return line(trial.name, trial.verdict, trial.reason, *[""] * (len(MEASURES) + 1), f"{trial.seconds:.1f}")
+        return line(
+            trial.name, trial.verdict, trial.reason, *[""] * (len(MEASURES) + 1), f"{trial.seconds:.1f}"
+        )
     numbers = [f"{trial.differences[name]:.1e}" if name in trial.differences else "" for name in MEASURES]
     way = f"{trial.way} ({trial.reason})" if trial.reason else trial.way
     return line(trial.name, trial.verdict, way, *numbers, str(trial.targets), f"{trial.seconds:.1f}")

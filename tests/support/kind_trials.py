@@ -3,7 +3,7 @@
     trial = tried("qwen3_next")
     trial.verdict, trial.logprobs        # "ok", 1.4e-06
 
-The model is tiny and random, in float32, and none of its arrays is left at the zeros or ones that it began with.
+The model is tiny and random, in float32; none of its arrays is left at the zeros or ones that it began with.
 """
 
 import math
@@ -60,7 +60,7 @@ class Endless(ByteTokenizer):
 
 @dataclass(kw_only=True)
 class Trial:
-    """Result of a trial. Differences are the largest ones; `inf` if something raised, and `reason` says it."""
+    """Result of a trial. Differences are the largest; infinite if something raised, as `reason` says."""
 
     name: str
     verdict: Verdict = "ok"
@@ -95,7 +95,7 @@ def make(name: str) -> nn.Module:
     ]
     model.load_weights(moved, strict=False)
     mx.eval(model.parameters())
-    return model
+    return model.train()  # as a run sets it
 
 
 def planned(model: nn.Module) -> BatchPlan:
@@ -104,15 +104,22 @@ def planned(model: nn.Module) -> BatchPlan:
     return training_plan(model, carries_gradients(model), find_head(model))
 
 
-def quantized(model: nn.Module) -> nn.Module:
-    """The model with 4-bit layers where their width allows it."""
-    allows: Any = getattr(model, "quant_predicate", lambda path, layer: True)
+def quantized(model: nn.Module, embeddings: bool) -> nn.Module:
+    """The model with 4-bit layers where their width allows it, computed once."""
+    allows: Any = getattr(model, "quant_predicate", lambda *_: True)
 
     def fits(path: str, layer: nn.Module) -> bool:
         is_layer = hasattr(layer, "to_quantized") and "weight" in layer
-        return is_layer and layer.weight.shape[-1] % QUANTIZED_BY == 0 and bool(allows(path, layer))
+        is_chosen = embeddings or not isinstance(layer, nn.Embedding)
+        return (
+            is_layer
+            and is_chosen
+            and layer.weight.shape[-1] % QUANTIZED_BY == 0
+            and bool(allows(path, layer))
+        )
 
     nn.quantize(model, QUANTIZED_BY, 4, class_predicate=fits)
+    mx.eval(model(mx.array(PROMPTS[:1])))
     return model
 
 
@@ -125,7 +132,9 @@ def adapted(model: nn.Module) -> nn.Module:
 # --- what a run does ----------------------------------------------------------------------------------
 
 
-def sampled(model: nn.Module, plan: BatchPlan, prompts: list[list[int]], size: int, temperature: float = 0.0) -> list[list[Rollout]]:
+def sampled(
+    model: nn.Module, plan: BatchPlan, prompts: list[list[int]], size: int, temperature: float = 0.0
+) -> list[list[Rollout]]:
     """Groups of `size` completions."""
     policy = Policy(model=model, tokenizer=Endless(), config={}, path=Path(), source="random", plan=plan)  # type: ignore[arg-type]
     return generate(policy, prompts, size, Sampling(max_new_tokens=NEW_TOKENS, temperature=temperature))
@@ -142,15 +151,16 @@ def sampled_groups(model: nn.Module, plan: BatchPlan) -> list[RolloutGroup]:
     return groups
 
 
-def updated(model: nn.Module, plan: BatchPlan, groups: list[RolloutGroup]) -> tuple[dict[str, mx.array], float]:
+def updated(
+    model: nn.Module, plan: BatchPlan, groups: list[RolloutGroup]
+) -> tuple[dict[str, mx.array], float]:
     """The gradient of one update, and the largest |Δ logprob| between its forward and the sampler."""
     batches = make_microbatches(groups, LOSS_TYPES["grpo"], NEW_TOKENS, len(groups), has_reference=False)
     objective = objective_of("grpo", 1.0, 0.2, 0.2, 0.0, plan.share_prefix, head=find_head(model))
     parts = [part for batch in batches for part in batch.in_rows(1 if plan.trained == "single" else None)]
     gradients, result = accumulate(model, parts, objective)
     gaps = [
-        mx.abs(found - part.old_logprobs).max()
-        for part, found in zip(parts, result.logprobs, strict=True)
+        mx.abs(found - part.old_logprobs).max() for part, found in zip(parts, result.logprobs, strict=True)
     ]
     return flat(gradients), number(mx.stack(gaps).max())
 
@@ -275,9 +285,25 @@ def measure(trial: Trial, model: nn.Module, only_core: bool) -> None:
         note(trial, ("saved",), lambda: (saved_and_loaded(model, trial.name),))
     note(trial, ("LoRA gradient",), lambda: compare(adapted(model), plan)[1:])
     trial.targets = sum(isinstance(layer, ADAPTER_LAYERS) for layer in model.modules())
+    if not trial.targets:
+        trial.verdict, trial.reason = "wrong", "no layer takes adapters"
     if not only_core:
         note(trial, ("saved",), lambda: (adapters_saved_and_loaded(model, trial.name),))
-        note(trial, ("4-bit",), lambda: compare(adapted(quantized(make(trial.name))), plan)[:1])
+        on_four_bits(trial, plan)
+
+
+def on_four_bits(trial: Trial, plan: BatchPlan) -> None:
+    """Adapters on a quantized base; no fault where mlx-lm cannot quantize or then run the model itself."""
+    for embeddings in (True, False):
+        try:
+            base = quantized(make(trial.name), embeddings)
+        except BREAKDOWNS as error:
+            trial.reason = (
+                f"mlx-lm cannot quantize {'it' if not embeddings else 'its embeddings'}: {words_of(error)}"
+            )
+            continue
+        note(trial, ("4-bit",), lambda base=base: (max(compare(adapted(base), plan)),))
+        return
 
 
 def note(trial: Trial, names: tuple[str, ...], found: Callable[[], tuple[float, ...]]) -> None:

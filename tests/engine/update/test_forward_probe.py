@@ -21,7 +21,7 @@ from grpo_cli.errors import ModelError
 from grpo_cli.models.batch_plan import BatchPlan
 from grpo_cli.models.load import Policy
 from grpo_cli.models.tree import flat
-from tests.bench.architectures import PROMPTS, Endless, deviation, make, planned
+from tests.support.kind_trials import PROMPTS, Endless, deviation, make, planned
 from tests.support.random_models import llama_policy
 from tests.support.small_runs import small
 

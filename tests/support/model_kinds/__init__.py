@@ -9,7 +9,7 @@ from pathlib import Path
 
 import mlx_lm.models
 
-from tests.support.model_kinds.base import BASE, Fields
+from tests.support.model_kinds.base import BASE, WINDOW, Fields
 from tests.support.model_kinds.dense import DENSE
 from tests.support.model_kinds.experts import MIXTURES
 from tests.support.model_kinds.latent import LATENTS
@@ -18,6 +18,7 @@ from tests.support.model_kinds.windows import WINDOWS
 from tests.support.model_kinds.wrapped import WRAPPED
 
 IS_MODEL = re.compile(r"^class ModelArgs\b.*^class Model\(", re.MULTILINE | re.DOTALL)
+__all__ = ("BASE", "KINDS", "WINDOW", "config_of", "module_of", "untried")
 KINDS: dict[str, Fields] = dict(
     sorted({**DENSE, **WINDOWS, **MIXTURES, **LATENTS, **STATES, **WRAPPED}.items())
 )

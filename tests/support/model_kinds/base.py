@@ -1,3 +1,4 @@
+# ruff: noqa: E501
 """Parts of config.json that many kinds of model have in common: two layers of a few thousand numbers."""
 
 from typing import Any

@@ -1,8 +1,15 @@
+# ruff: noqa: E501
 """Mixtures of experts with full attention. Two of four experts read each token."""
 
 from tests.support.model_kinds.base import EXPERTS, ROUTED, Fields
 
-BAILING: Fields = {**EXPERTS, "num_shared_experts": 1, "first_k_dense_replace": 1, "n_group": 1, "topk_group": 1}
+BAILING: Fields = {
+    **EXPERTS,
+    "num_shared_experts": 1,
+    "first_k_dense_replace": 1,
+    "n_group": 1,
+    "topk_group": 1,
+}
 SPARSE_STEP: Fields = {**EXPERTS, "decoder_sparse_step": 1, "mlp_only_layers": []}
 GRANITE: Fields = {
     "logits_scaling": 2.0, "attention_multiplier": 0.25, "embedding_multiplier": 2.0, "residual_multiplier": 0.5,

@@ -1,6 +1,16 @@
+# ruff: noqa: E501
 """Keys and values in a narrow form (latent attention), and attention to chosen keys only."""
 
-from tests.support.model_kinds.base import EXPERTS, INDEXER, LATENT, LATENT_QUERIES, PLAIN_ROPE, ROUTED, YARN, Fields
+from tests.support.model_kinds.base import (
+    EXPERTS,
+    INDEXER,
+    LATENT,
+    LATENT_QUERIES,
+    PLAIN_ROPE,
+    ROUTED,
+    YARN,
+    Fields,
+)
 
 LONG_ROPE: Fields = {
     "original_max_position_embeddings": 2048, "short_factor": [1.0] * 4, "long_factor": [1.5] * 4,

@@ -1,10 +1,25 @@
+# ruff: noqa: E501
 """Layers that keep a state or the last positions of a convolution, alone and between layers of attention."""
 
-from tests.support.model_kinds.base import DELTA, EXPERTS, KIMI_DELTA, LATENT, LATENT_QUERIES, PLAIN_ROPE, WINDOW, Fields
+from tests.support.model_kinds.base import (
+    DELTA,
+    EXPERTS,
+    KIMI_DELTA,
+    LATENT,
+    LATENT_QUERIES,
+    PLAIN_ROPE,
+    WINDOW,
+    Fields,
+)
 from tests.support.model_kinds.experts import BAILING, GRANITE
 
 QWEN_ROPE: Fields = {
-    "rope_parameters": {**PLAIN_ROPE, "type": "default", "mrope_section": [2, 1, 1], "partial_rotary_factor": 0.5}
+    "rope_parameters": {
+        **PLAIN_ROPE,
+        "type": "default",
+        "mrope_section": [2, 1, 1],
+        "partial_rotary_factor": 0.5,
+    }
 }
 QWEN: Fields = {**DELTA, "num_hidden_layers": 4, "full_attention_interval": 4}
 GROUPS_OF_TWO: Fields = {"num_hidden_layers": 4, "layer_group_size": 2, "group_norm_size": 2}
@@ -43,9 +58,10 @@ STATES: dict[str, Fields] = {
     "bailing_moe_v3": {**BAILING, **LATENT_QUERIES, "num_hidden_layers": 4, "layer_group_size": 2,
                        "moe_shared_expert_intermediate_size": 32, "routed_scaling_factor": 1.0},
     "falcon_h1": {"mamba_chunk_size": 16, "mamba_d_head": 16, "mamba_d_ssm": 64, "mamba_d_state": 16,
-                  "mamba_n_heads": 4, "mamba_n_groups": 2, "mamba_rms_norm": True},
+                  "mamba_n_heads": 4, "mamba_n_groups": 2, "mamba_rms_norm": True, "lm_head_multiplier": 1.0,
+                  "key_multiplier": 1.0, "ssm_out_multiplier": 1.0, "ssm_multipliers": [1.0] * 5},
     "gear": {"num_hidden_layers": 3, "sliding_window": WINDOW,
-             "layer_types": ["conv", "sliding_attention", "full_attention"]},
+             "layer_types": ["conv_mixer", "sliding_attention", "full_attention"]},
     "granitemoehybrid": {**EXPERTS, **GRANITE, **MAMBA_OF_GRANITE},
     "granitemoehybrid, dense": {**GRANITE, **MAMBA_OF_GRANITE, "position_embedding_type": "nope"},
     "jamba": {"num_hidden_layers": 4, "attn_layer_offset": 1, "attn_layer_period": 2, "expert_layer_offset": 1,

@@ -1,6 +1,17 @@
-"""Layers that see the last positions only, mixed with layers that see all, and models of Gemma 3 and later."""
+# ruff: noqa: E501
+"""Layers that see the last positions only, mixed with layers that see all; models since Gemma 3."""
 
-from tests.support.model_kinds.base import BASE, EXPERTS, ROPE_BY_LAYER, ROUTED, SLIDING, WINDOW, YARN, V, Fields
+from tests.support.model_kinds.base import (
+    BASE,
+    EXPERTS,
+    ROPE_BY_LAYER,
+    ROUTED,
+    SLIDING,
+    WINDOW,
+    YARN,
+    Fields,
+    V,
+)
 
 LOOPED: Fields = {"loop_num": 2, "loop_window_size": WINDOW}
 GEMMA_4: Fields = {
