@@ -17,7 +17,6 @@ from grpo_cli.config.schema import Config
 from grpo_cli.distributed.world import ALONE, World
 from grpo_cli.engine import events
 from grpo_cli.engine.ranks.same_setup import check_same_setup, loaded
-from grpo_cli.engine.rollout.prompt_cache import carries_gradients
 from grpo_cli.engine.rollout.prompts import Prompts, evaluation_prompts
 from grpo_cli.engine.run import Run
 from grpo_cli.engine.run_dir.inputs import checksums, fingerprint
@@ -32,6 +31,8 @@ from grpo_cli.environments.task import load_task
 from grpo_cli.errors import ModelError
 from grpo_cli.foreign_text import quoted
 from grpo_cli.models.adapters import LoRA, add_adapters
+from grpo_cli.models.batch_plan import BatchPlan
+from grpo_cli.models.caches import has_only_keys
 from grpo_cli.models.load import Policy, check_prompts, load_policy
 from grpo_cli.rewards.table import load_rewards
 from grpo_cli.types import Example
@@ -103,10 +104,23 @@ def forward_plan(config: Config, policy: Policy, listener: events.Listener) -> F
         grad_checkpoint(policy.model.layers[0])
         listener(events.Notice(NO_LAYERS))
     head = find_head(policy.model)
-    # mlx-lm's checkpointed layer would fill its cache again during recomputation.
-    may_share = carries_gradients(policy.model) and (by_layer or not config.grad_checkpoint)
-    policy.plan = training_plan(policy.model, may_share, head, by_layer)
-    return ForwardPlan(policy.plan.share_prefix, head, by_layer)
+    # mlx-lm's checkpointed layer would fill its cache again during recomputation, and ours knows keys only.
+    may_share = not config.grad_checkpoint or (by_layer and has_only_keys(policy.model, windows=True))
+    policy.plan = plan = training_plan(policy.model, may_share, head, by_layer)
+    for text in notices_of(plan, may_share):
+        listener(events.Notice(text))
+    return ForwardPlan(plan.share_prefix, head, by_layer, plan.shared)
+
+
+def notices_of(plan: BatchPlan, may_share: bool) -> list[str]:
+    """Messages for a model that is sampled or trained in a slower way than others."""
+    told = []
+    if plan.sampled in ("equal", "single"):
+        rows = "of prompts of one length" if plan.sampled == "equal" else "one by one"
+        told.append(f"this model's cache cannot hold rows of unlike length: completions are sampled {rows}")
+    if may_share and not plan.share_prefix:
+        told.append("this model's cache cannot share a prompt in training: whole sequences are trained on")
+    return told
 
 
 def count_prompts(run: Run) -> None:

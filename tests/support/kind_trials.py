@@ -21,7 +21,6 @@ from mlx_lm.utils import save_config, save_model
 
 from grpo_cli.config.loss_types import LOSS_TYPES
 from grpo_cli.engine.rollout.generate import generate
-from grpo_cli.engine.rollout.prompt_cache import carries_gradients
 from grpo_cli.engine.rollout.sampling import Sampling
 from grpo_cli.engine.update.batch import make_microbatches
 from grpo_cli.engine.update.chunked_logits import find_head
@@ -75,8 +74,9 @@ class Trial:
         """Sampling and training as the plan has them."""
         if self.plan is None:
             return ""
-        trained = "shared prompt" if self.plan.share_prefix else f"whole, {self.plan.trained} rows"
-        return f"{self.plan.sampled} rows / {trained}"
+        plan = self.plan
+        trained = f"{plan.shared}, shared" if plan.share_prefix else f"{plan.trained}, whole"
+        return f"{plan.sampled} / {trained}"
 
 
 # --- making -------------------------------------------------------------------------------------------
@@ -101,7 +101,7 @@ def make(name: str) -> nn.Module:
 def planned(model: nn.Module) -> BatchPlan:
     """As a run decides it. Raises ModelError where it refuses."""
     check_kind(model)
-    return training_plan(model, carries_gradients(model), find_head(model))
+    return training_plan(model, True, find_head(model))
 
 
 def quantized(model: nn.Module, embeddings: bool) -> nn.Module:
@@ -156,7 +156,9 @@ def updated(
 ) -> tuple[dict[str, mx.array], float]:
     """The gradient of one update, and the largest |Δ logprob| between its forward and the sampler."""
     batches = make_microbatches(groups, LOSS_TYPES["grpo"], NEW_TOKENS, len(groups), has_reference=False)
-    objective = objective_of("grpo", 1.0, 0.2, 0.2, 0.0, plan.share_prefix, head=find_head(model))
+    objective = objective_of(
+        "grpo", 1.0, 0.2, 0.2, 0.0, plan.share_prefix, head=find_head(model), together=plan.shared
+    )
     parts = [part for batch in batches for part in batch.in_rows(1 if plan.trained == "single" else None)]
     gradients, result = accumulate(model, parts, objective)
     gaps = [

@@ -9,6 +9,7 @@ from grpo_cli.engine.run import Run
 from grpo_cli.engine.update.chunked_logits import Head
 from grpo_cli.engine.update.forward import ForwardPlan
 from grpo_cli.engine.update.objective import Objective
+from grpo_cli.models.batch_plan import RowsTogether
 from grpo_cli.types import RolloutGroup
 
 
@@ -30,6 +31,7 @@ def objective_of(
     head: Head | None = None,
     recompute: bool = False,
     correction: Correction | None = None,
+    together: RowsTogether = "mixed",
     **keys: Any,
 ) -> Objective:
     """An objective of these values, the rest the configuration's defaults."""
@@ -44,4 +46,4 @@ def objective_of(
         kl_coeff=kl_coeff,
         **keys,
     )
-    return Objective(config, ForwardPlan(share_prefix, head, recompute))
+    return Objective(config, ForwardPlan(share_prefix, head, recompute, together))

@@ -25,6 +25,8 @@ from grpo_cli.engine.rollout.shared_prompt import GroupCache, one_row, quick_dec
 from grpo_cli.engine.rollout.turns import Outside
 from grpo_cli.environments.session import Session
 from grpo_cli.errors import TrainingError
+from grpo_cli.models.caches import arrays_of
+from grpo_cli.models.evaluating import evaluating
 from grpo_cli.models.load import Policy
 from grpo_cli.types import StopReason
 from grpo_cli.words import plural
@@ -56,6 +58,7 @@ class Decoding:
         self.together = policy.plan.sampled
         if self.together == "equal" and any(row.session and row.session.answers_turns for row in rows):
             self.together = "single"  # rows that come back have other lengths
+        self.is_open = self.together in ("mixed", "joined")  # rows of any length may join
         self.in_groups = self.together == "mixed" and reads_in_groups(policy.model)
         self.waiting = deque(rows)
         self.active: list[CompletionRow] = []  # one per row of the cache, including ended rows
@@ -66,7 +69,7 @@ class Decoding:
 
     def run(self) -> None:
         """Sample all rows until they end. Raises BrokenPolicy for logits that are NaN."""
-        with quick_decoding():
+        with evaluating(self.policy.model), quick_decoding():
             self.sample()
 
     def sample(self) -> None:
@@ -165,7 +168,7 @@ class Decoding:
 
     def readmit(self) -> None:
         """Bring back rows whose environment has answered, into free places."""
-        while len(self.active) < self.capacity and (self.together == "mixed" or not self.active):
+        while len(self.active) < self.capacity and (self.is_open or not self.active):
             returned = self.outside.next_answered(self.sampling.cuts_tail)
             if returned is None:
                 return
@@ -173,7 +176,7 @@ class Decoding:
             suffix = mx.array([row.context[row.cached : -1]])  # (1, S), the tokens that were not read yet
             for start in range(0, suffix.shape[1], PREFILL_TOKENS):
                 self.policy.model(suffix[:, start : start + PREFILL_TOKENS], cache=cache)
-                mx.eval([layer.state for layer in cache])
+                mx.eval(arrays_of(cache))
             row.cached = len(row.context) - 1
             self.enter([row], [GroupCache(layer, [0]) for layer in cache] if self.in_groups else cache)
 
@@ -195,10 +198,10 @@ class Decoding:
 
     def entering(self, free: int) -> list[CompletionRow]:
         """Take the next rows off the queue: only rows that the model computes correctly in one batch."""
-        if self.together != "mixed" and self.active:
+        if not self.is_open and self.active:
             return []
         length = len(self.waiting[0].prompt) if self.waiting else 0
-        fitting = [row for row in self.waiting if self.together == "mixed" or len(row.prompt) == length]
+        fitting = [row for row in self.waiting if self.is_open or len(row.prompt) == length]
         chosen = fitting[: min(free, 1) if self.together == "single" else free]
         places = {row.index for row in chosen}
         self.waiting = deque(row for row in self.waiting if row.index not in places)
@@ -207,12 +210,12 @@ class Decoding:
     def cache_for(self, rows: list[CompletionRow]) -> list[Any]:
         """A cache with each row's prompt. The last prompt's cache is held if waiting rows share it."""
         prompts = list({tuple(row.prompt): row.prompt for row in rows}.values())
-        alone = self.together == "mixed" or len(prompts) == 1  # other prompts cannot join the held cache
+        alone = self.is_open or len(prompts) == 1  # other prompts cannot join the held cache
         cache = self.held[1] if self.held and self.held[0] == prompts[0] and alone else None
         unread = prompts[1:] if cache else prompts
         if unread:
             chunk = max(1, PREFILL_TOKENS // len(unread))
-            read = read_prompts(self.policy.model, unread, chunk, padded=self.together == "mixed")
+            read = read_prompts(self.policy.model, unread, chunk, self.together)
             if cache:
                 join(cache, read)
             cache = cache or read

@@ -10,18 +10,16 @@ completion, and logits are computed for completion tokens only.
 """
 
 from contextlib import nullcontext
-from copy import copy
 from dataclasses import dataclass
 from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
-from mlx_lm.models.cache import BatchKVCache, KVCache, RotatingKVCache, make_prompt_cache
+from mlx_lm.models.cache import make_prompt_cache
 
 from grpo_cli.engine.update.activation_checkpoint import RepeatedRows, checkpointed
-from grpo_cli.errors import ModelError
-
-BATCHING = (KVCache, RotatingKVCache)  # cache types with a batch form that handles left padding
+from grpo_cli.models.batch_plan import RowsTogether
+from grpo_cli.models.caches import arrays_of, batch_form, copied, forget_padding, keep_rows
 
 
 @dataclass(frozen=True)
@@ -32,19 +30,9 @@ class PaddedPrompts:
     padding: mx.array  # (P,)
 
 
-class TracedCache(BatchKVCache):
-    """A batch cache that can be traced: `filter` reads no values, so it removes no common padding."""
-
-    def filter(self, batch_indices: mx.array) -> None:
-        """Keep these rows, in this order."""
-        if self.keys is not None:
-            self.keys, self.values = self.keys[batch_indices], self.values[batch_indices]
-        self.offset, self.left_padding = self.offset[batch_indices], self.left_padding[batch_indices]
-
-
 def read_padded(model: nn.Module, prompts: PaddedPrompts) -> list[Any]:
-    """`read_prompts` for prompts as arrays, and for models for which `carries_gradients` is true."""
-    cache: list[Any] = [TracedCache([0] * len(prompts.ids)) for _ in make_prompt_cache(model)]
+    """`read_prompts` for prompts as arrays, and for models for which `has_only_keys` is true."""
+    cache = batch_form(make_prompt_cache(model), [0] * len(prompts.ids), for_gradients=True)
     for layer in cache:
         layer.prepare(left_padding=prompts.padding)
     if prompts.ids.shape[1]:
@@ -53,46 +41,63 @@ def read_padded(model: nn.Module, prompts: PaddedPrompts) -> list[Any]:
 
 
 def read_prompts(
-    model: nn.Module, prompts: list[list[int]], chunk: int | None = None, padded: bool = True
+    model: nn.Module,
+    prompts: list[list[int]],
+    chunk: int | None = None,
+    together: RowsTogether = "mixed",
+    for_gradients: bool = False,
 ) -> list[Any]:
-    """The KV cache of all but the last token of every prompt.
+    """The cache of all but the last token of every prompt.
 
-    `chunk`: evaluate every so many columns, which bounds memory if no gradient is needed. `padded=False` is
-    for models that are wrong with left padding (forward_probe.py): all prompts have one length and the cache
-    is of the model's own type. Other rows cannot join such a cache.
+    `chunk`: evaluate every so many columns, which bounds memory if no gradient is needed. `together`: the way
+    that is correct for the model (batch_plan.py): with "equal" and "single" all prompts have one length, and
+    other rows cannot join. Raises NoBatchForm for a way that a cache of the model does not know.
     """
+    if together != "joined":
+        return read_at_once(model, prompts, chunk, together, for_gradients)
+    cache: list[Any] = []
+    places = []
+    for length in sorted({len(prompt) for prompt in prompts}):
+        own = [place for place, prompt in enumerate(prompts) if len(prompt) == length]
+        read = read_at_once(model, [prompts[place] for place in own], chunk, together, for_gradients)
+        if cache:
+            join(cache, read)
+        cache = cache or read
+        places += own
+    if places != sorted(places):
+        keep(cache, [places.index(place) for place in range(len(prompts))])
+    return cache
+
+
+def read_at_once(
+    model: nn.Module, prompts: list[list[int]], chunk: int | None, together: RowsTogether, for_gradients: bool
+) -> list[Any]:
+    """`read_prompts` in one batch: left-padded to one length, where lengths differ."""
     length = max(len(prompt) for prompt in prompts) - 1
     padding = [length - (len(prompt) - 1) for prompt in prompts]
-    cache = batch_cache(model, padding) if padded else own_cache(model)
+    cache = make_prompt_cache(model)
+    if together in ("mixed", "joined"):
+        cache = batch_form(cache, padding, for_gradients)
     ids = mx.array([[0] * pad + prompt[:-1] for pad, prompt in zip(padding, prompts, strict=True)])  # (P, T)
     for start in range(0, length, chunk or max(length, 1)):
         # The logits are not used, so MLX, which is lazy, never computes them.
         model(ids[:, start : start + (chunk or length)], cache=cache)
         if chunk:
-            mx.eval([layer.state for layer in cache])
+            mx.eval(arrays_of(cache))
+    forget_padding(cache)
     return cache
-
-
-def read_for_gradients(model: nn.Module, prompts: list[list[int]] | PaddedPrompts) -> list[Any]:
-    """The KV cache of all but the last token of every prompt, given as lists or as padded arrays."""
-    if isinstance(prompts, PaddedPrompts):
-        return read_padded(model, prompts)
-    return read_prompts(model, prompts)
 
 
 def keep(cache: list[Any], rows: list[int] | mx.array) -> None:
     """Keep these rows of the cache, in this order; a row named twice is repeated."""
     indices = mx.array(rows)
     for layer in cache:
-        if not isinstance(layer, BATCHING):
-            layer.filter(indices)
-        elif layer.keys is not None:  # the model's own type, which has no paddings to filter
-            layer.keys, layer.values = layer.keys[indices], layer.values[indices]
+        keep_rows(layer, indices)
 
 
 def select(cache: list[Any], rows: list[int]) -> list[Any]:
     """A new cache with these rows of `cache`, which stays unchanged."""
-    chosen = [copy(layer) for layer in cache]
+    chosen = [copied(layer) for layer in cache]
     keep(chosen, rows)  # makes new arrays
     return chosen
 
@@ -103,38 +108,6 @@ def join(cache: list[Any], other: list[Any]) -> None:
         layer.extend(added)
 
 
-def batch_cache(model: nn.Module, padding: list[int]) -> list[Any]:
-    """An empty cache with one row per prompt, of the batch form of each layer's cache type.
-
-    Raises ModelError for a cache type without a usable batch form.
-    """
-    layers = own_cache(model)
-    batch = [type(layer).merge([layer] * len(padding)) for layer in layers]
-    for layer in batch:
-        layer.prepare(left_padding=padding)
-    return batch
-
-
-def own_cache(model: nn.Module) -> list[Any]:
-    """An empty cache of the model's own types. Raises ModelError for a type without a usable batch form."""
-    layers = make_prompt_cache(model)
-    kinds = {type(layer).__name__ for layer in layers if not isinstance(layer, BATCHING)}
-    if kinds:
-        # State-space layers have a batch form, too, but they read left padding as text.
-        raise ModelError(
-            f"{type(model).__module__.rpartition('.')[2]} has layers that keep a state "
-            f"({', '.join(sorted(kinds))}) instead of keys and values, which is not supported yet",
-            "choose a model of attention layers only (llama, qwen2, qwen3, gemma3, mistral, nanochat, …)",
-            trouble="model-forward",
-        )
-    return layers
-
-
-def carries_gradients(model: nn.Module) -> bool:
-    """True if all of the model's layers use the plain KVCache, through which gradients flow."""
-    return all(type(layer) is KVCache for layer in make_prompt_cache(model))
-
-
 def completion_outputs(
     model: nn.Module,
     prompts: list[list[int]] | PaddedPrompts,
@@ -142,6 +115,7 @@ def completion_outputs(
     inputs: mx.array,
     *,
     share_prefix: bool,
+    together: RowsTogether = "mixed",
     part: nn.Module | None = None,
     recompute: bool = False,
 ) -> mx.array:
@@ -149,12 +123,15 @@ def completion_outputs(
 
     Row b continues prompt rows[b]; the first column of inputs is the prompt's last token. Without
     `share_prefix` every row computes its prompt itself, which works for all models; prompts and rows are
-    lists then. `recompute`: recompute layers in the backward.
+    lists then. `together`: the way of reading shared prompts. `recompute`: recompute layers in the backward.
     """
     forward: Any = part or model
     with checkpointed(model) if recompute else nullcontext():
         if isinstance(prompts, PaddedPrompts) or share_prefix:
-            cache = read_for_gradients(model, prompts)
+            if isinstance(prompts, PaddedPrompts):
+                cache = read_padded(model, prompts)
+            else:
+                cache = read_prompts(model, prompts, together=together, for_gradients=True)
             if recompute:
                 cache = [RepeatedRows(layer, mx.array(rows)) for layer in cache]
             else:

@@ -28,7 +28,8 @@ from mlx_lm.models.cache import BatchKVCache
 
 from grpo_cli import device
 from grpo_cli.cpu.fast_exp import exp, has_slow_exp, sigmoid_by_power
-from grpo_cli.engine.rollout.prompt_cache import carries_gradients, keep, read_prompts, select
+from grpo_cli.engine.rollout.prompt_cache import keep, read_prompts, select
+from grpo_cli.models.caches import has_only_keys
 
 PROBE = [[1, 2, 3], [2]]  # prompts of two lengths
 STEP = 64  # completion tokens that memory is allocated for at a time
@@ -204,7 +205,7 @@ def reads_in_groups(model: nn.Module) -> bool:
 
     False except on a CPU: other devices have fused attention kernels, which GroupCaches would bypass.
     """
-    if device.prepare().kind != "cpu" or not carries_gradients(model):
+    if device.prepare().kind != "cpu" or not has_only_keys(model):
         return False
     kind = (type(model), repr(getattr(model, "args", None)))
     if kind not in _found:

@@ -40,7 +40,7 @@ def stream(
     whole = CompletionText(policy.tokenizer, prefix)
     markers = session.environment.marker_ids if session else frozenset()
     check_prompts(policy, [prompt_ids])
-    cache = read_prompts(policy.model, [prompt_ids], PREFILL_TOKENS)
+    cache = read_prompts(policy.model, [prompt_ids], PREFILL_TOKENS, "single")
     while row.stop_reason is None:
         unread = row.context[row.cached :]
         logits = policy.model(mx.array([unread]), cache=cache)[:, -1]  # (1, V)

@@ -27,6 +27,7 @@ from grpo_cli.engine.update.forward import ForwardPlan
 from grpo_cli.engine.update.gradient import Found, LossAndGradient, global_norm
 from grpo_cli.engine.update.objective import ForwardStats, Objective, microbatch_loss
 from grpo_cli.engine.update.shape_buckets import Bucket, Most, PaddedBatch, pad_to_bucket
+from grpo_cli.models.caches import has_only_keys
 from grpo_cli.models.tree import flat
 
 CACHE_SIZE = 32  # compiled functions in the cache; the least recently used is dropped
@@ -48,8 +49,10 @@ class CompiledLoss:
     def of(
         config: Config, model: nn.Module, plan: ForwardPlan, listener: events.Listener
     ) -> "CompiledLoss | None":
-        """The CompiledLoss of a run; None on a CPU, with use_compile = false, or without shared prompts."""
+        """The CompiledLoss of a run; None on a CPU, with use_compile = false, or without shared keys."""
         if not (config.use_compile and device.prepare().compile and plan.share_prefix):
+            return None
+        if not has_only_keys(model, windows=True):
             return None
         rows = config.prompts_per_step * config.num_generations
         return CompiledLoss(model, Most(config.max_new_tokens, config.max_prompt_length - 1, rows), listener)

@@ -19,6 +19,7 @@ from grpo_cli.engine.rollout.prompt_cache import completion_outputs
 from grpo_cli.engine.update.batch import Microbatch
 from grpo_cli.engine.update.chunked_logits import Head, chosen_logprobs
 from grpo_cli.engine.update.shape_buckets import PaddedBatch
+from grpo_cli.models.batch_plan import RowsTogether
 
 Batch = Microbatch | PaddedBatch
 
@@ -30,6 +31,7 @@ class ForwardPlan:
     share_prefix: bool = True  # compute each prompt once per group
     head: Head | None = None  # the output head, to compute logits in slices; None: it cannot be separated
     recompute: bool = False  # recompute layers in the backward (gradient checkpointing)
+    together: RowsTogether = "mixed"  # the way of reading prompts that are shared
 
 
 PLAIN = ForwardPlan()
@@ -58,6 +60,7 @@ def token_scores(
         batch.rows,
         batch.inputs,
         share_prefix=plan.share_prefix,
+        together=plan.together,
         part=getattr(model, head.trunk) if head else None,
         recompute=plan.recompute,
     )  # (B, S, V); with a head the trunk's hidden states (B, S, H)

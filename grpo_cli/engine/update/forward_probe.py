@@ -28,22 +28,31 @@ from grpo_cli.cpu.swiglu import lean_activations
 from grpo_cli.engine.guards.frozen_weights import norm
 from grpo_cli.engine.guards.logprob_mismatch import tolerance
 from grpo_cli.engine.memory.out_of_memory import is_allocation_failure
-from grpo_cli.engine.rollout.prompt_cache import keep, own_cache, read_prompts
+from grpo_cli.engine.rollout.prompt_cache import keep, read_prompts
 from grpo_cli.engine.update.activation_checkpoint import replaced
 from grpo_cli.engine.update.batch import Microbatch
 from grpo_cli.engine.update.chunked_logits import Head, chosen_logprobs
 from grpo_cli.engine.update.forward import ForwardPlan, token_scores
 from grpo_cli.errors import ModelError
 from grpo_cli.models.batch_plan import BatchPlan, RowsTogether
+from grpo_cli.models.evaluating import evaluating
 from grpo_cli.models.load import unread_model
 from grpo_cli.models.tree import flat
 
 LENGTHS = (9, 4)  # tokens of the prompts
 PROBE_VOCABULARY = 40  # ids that every vocabulary has
 ROWS = (0, 0, 1)  # three rows: no model has three heads, so a mask applied to heads by mistake shows
-WAYS: tuple[RowsTogether, ...] = ("mixed", "equal", "single")  # ways of sampling, the fastest first
+WAYS: tuple[RowsTogether, ...] = ("mixed", "joined", "equal", "single")  # ways of sampling, the fastest first
 RANDOM = 0.01  # logprob difference above what a changing order of summation explains
+# Ways of training, the fastest first; without shared prompts from the third on.
+TRAINED = (
+    BatchPlan(),
+    BatchPlan(shared="joined"),
+    BatchPlan(share_prefix=False),
+    BatchPlan(share_prefix=False, trained="single"),
+)
 NEW_TOKENS = 3
+CHUNK = 5  # the longer prompt is read in two parts, as prompts beyond the sampler's chunk are
 GRADIENT_NUMBERS = 1 << 20  # of the smallest arrays, at least one: a whole gradient may not fit into memory
 EXACT, ROUNDED = 1e-2, 0.25  # gradient tolerance relative to its norm: in float32, in half precision
 # Models that crash the process instead of raising, so they cannot be tested.
@@ -74,21 +83,19 @@ def training_plan(
     expected, gradient = with_gradient(model, lambda: reference(model, batch))
     plan = sampling_plan(model, expected)
     tried = {}
-    for share, parts in ((True, [batch]), (False, [batch]), (False, batch.in_rows(1))):
-        if share and not share_prefix:
-            continue
+    for way in TRAINED if share_prefix else TRAINED[2:]:
+        rows = batch.in_rows(1 if way.trained == "single" else None)
 
-        def logprobs(share: bool = share, parts: Sequence[Microbatch] = parts) -> mx.array:
-            forward = ForwardPlan(share, head, recompute)
+        def logprobs(way: BatchPlan = way, rows: Sequence[Microbatch] = rows) -> mx.array:
+            forward = ForwardPlan(way.share_prefix, head, recompute, way.shared)
             return mx.concatenate(
-                [token_scores(model, part, 1.0, forward, entropy=False)[0] for part in parts]
+                [token_scores(model, part, 1.0, forward, entropy=False)[0] for part in rows]
             )
 
         outcome = compared(model, logprobs, expected, gradient)
         if outcome.is_right:
-            trained: Any = "mixed" if len(parts) == 1 else "single"
-            return replace(plan, share_prefix=share, trained=trained)
-        tried["a shared prompt" if share else f"rows of {len(parts[0].rows)}"] = outcome.words
+            return replace(way, sampled=plan.sampled)
+        tried[f"{way.shared} shared prompts" if way.share_prefix else f"{way.trained} rows"] = outcome.words
     raise refusal(model, "the update", tried, expected, reference(model, batch))
 
 
@@ -100,7 +107,6 @@ def check_kind(model: nn.Module) -> None:
             "choose another model, or a machine with Metal or CUDA",
             trouble="model-forward",
         )
-    own_cache(model)
 
 
 def sampling_plan(model: nn.Module, expected: mx.array | None = None) -> BatchPlan:
@@ -190,14 +196,15 @@ def reference(model: Any, batch: Microbatch) -> mx.array:
 
 def cached(model: Any, batch: Microbatch, way: RowsTogether) -> mx.array:
     """Logprobs (B, S) as sampling computes them: token by token, with a KV cache."""
-    runs = {"mixed": [[0, 1, 2]], "equal": [[0, 1], [2]], "single": [[0], [1], [2]]}[way]
+    runs = {"equal": [[0, 1], [2]], "single": [[0], [1], [2]]}.get(way, [[0, 1, 2]])
     found = []
-    for rows in runs:
-        some = batch.part(rows[0], rows[-1] + 1)
-        cache = read_prompts(model, some.prompts, padded=way == "mixed")
-        keep(cache, some.rows)
-        logits = [model(some.inputs[:, at : at + 1], cache=cache) for at in range(NEW_TOKENS)]
-        found.append(chosen_logprobs(mx.concatenate(logits, axis=1).astype(mx.float32), some.targets))
+    with evaluating(model):
+        for rows in runs:
+            some = batch.part(rows[0], rows[-1] + 1)
+            cache = read_prompts(model, some.prompts, CHUNK, way)
+            keep(cache, some.rows)
+            logits = [model(some.inputs[:, at : at + 1], cache=cache) for at in range(NEW_TOKENS)]
+            found.append(chosen_logprobs(mx.concatenate(logits, axis=1).astype(mx.float32), some.targets))
     return mx.concatenate(found)
 
 

@@ -1,31 +1,25 @@
 """The probe before a run: which ways of computing rows together are right for a model, or that none is."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
 import pytest
-from mlx_lm.models import llama
+from mlx_lm.models import llama, mamba2
 
 from grpo_cli.engine import setup
-from grpo_cli.engine.evaluation.evaluate import evaluate_model
 from grpo_cli.engine.memory.out_of_memory import RowLimit
 from grpo_cli.engine.rollout.generate import generate
 from grpo_cli.engine.rollout.sampling import Sampling
-from grpo_cli.engine.train import train
 from grpo_cli.engine.update import forward_probe as probe
 from grpo_cli.engine.update.forward_probe import reference, sampling_plan, training_plan
 from grpo_cli.errors import ModelError
 from grpo_cli.models.batch_plan import BatchPlan
 from grpo_cli.models.load import Policy
-from grpo_cli.models.tree import flat
 from tests.support.kind_trials import PROMPTS, Endless, deviation, make, planned
 from tests.support.random_models import llama_policy
-from tests.support.small_runs import small
 
-WHOLE = BatchPlan(share_prefix=False)
 EQUAL = BatchPlan(share_prefix=False, sampled="equal")
 
 
@@ -35,8 +29,10 @@ EQUAL = BatchPlan(share_prefix=False, sampled="equal")
         ("llama", BatchPlan()),
         ("qwen3_moe", BatchPlan()),
         ("gemma2, as many keys as queries", BatchPlan()),
-        ("llama, sliding", WHOLE),
-        ("ministral3", WHOLE),  # sampled with padding rightly; a shared prompt's gradient is NaN
+        ("llama, sliding", BatchPlan()),
+        ("ministral3", BatchPlan(shared="joined")),  # a padded prompt gives a NaN gradient
+        ("mamba2", BatchPlan()),  # its layers keep a state, from which padding is hidden by a mask
+        ("qwen3_5", BatchPlan()),
         ("gemma2", EQUAL),
         ("gpt_bigcode", EQUAL),
         ("afm7", EQUAL),
@@ -69,26 +65,32 @@ def test_equal_logits_and_rounding_are_no_dropout() -> None:
     assert ("dropout" in by_rounding.message, "dropout" in by_chance.message) == (False, True)
 
 
-@pytest.mark.parametrize("kind", ["mamba2", "qwen3_5"])
-def test_layers_that_keep_a_state_are_refused_by_name(kind: str) -> None:
-    with pytest.raises(ModelError, match=rf"^{kind} has layers that keep a state \(ArraysCache\)"):
-        planned(make(kind))
+class Maskless(mamba2.Model):
+    """Reads left padding as text, as models do whose states know no mask."""
+
+    def __call__(self, inputs: mx.array, cache: Any = None) -> mx.array:
+        for layer in cache or []:
+            layer.left_padding = None
+        logits: mx.array = super().__call__(inputs, cache)
+        return logits
 
 
-def test_they_are_refused_before_anything_loads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """From config.json: neither rewards nor data nor weights are looked at."""
+def test_a_state_without_a_mask_reads_prompts_of_each_length_by_themselves() -> None:
     model = make("mamba2")
-    config = {"model_type": "mamba2", **vars(model.args)}
-    mx.save_safetensors(str(tmp_path / "model.safetensors"), flat(model.parameters()))
-    (tmp_path / "config.json").write_text(json.dumps(config))
-    monkeypatch.setattr(setup, "load_rewards", lambda *_: pytest.fail("rewards were loaded"))
-    settings = small(tmp_path, model_name=str(tmp_path))
-    for begin in (
-        train,
-        lambda config: evaluate_model(str(tmp_path), config, Sampling(max_new_tokens=4)),
-    ):
-        with pytest.raises(ModelError, match="has layers that keep a state"):
-            begin(settings)
+    maskless = Maskless(model.args)
+    maskless.update(model.parameters())
+    plan = training_plan(maskless, share_prefix=True)
+    assert plan == BatchPlan(sampled="joined", shared="joined")
+    assert deviation(maskless, plan) < 1e-4
+
+
+def test_slower_ways_are_told() -> None:
+    assert setup.notices_of(BatchPlan(), may_share=True) == []
+    equal, whole = setup.notices_of(EQUAL, may_share=True)
+    assert "one length" in equal
+    assert "whole sequences" in whole
+    (single,) = setup.notices_of(BatchPlan(False, "single"), may_share=False)
+    assert "one by one" in single
 
 
 def test_what_damages_memory_is_not_tried() -> None:
@@ -108,23 +110,26 @@ def test_rows_one_by_one_where_nothing_else_is_right() -> None:
     model = llama_policy().model
     alone = Padless(model.args)
     alone.update(model.parameters())
-    assert training_plan(alone, share_prefix=True) == BatchPlan(False, "single", "single")
+    assert training_plan(alone, share_prefix=True) == BatchPlan(False, "single", trained="single")
     policy = Policy(
         model=alone,
         tokenizer=Endless(),
         config={},
         path=Path(),
         source="random",
-        plan=BatchPlan(False, "single", "single"),
+        plan=BatchPlan(False, "single", trained="single"),
     )  # type: ignore[arg-type]
     assert deviation(alone, policy.plan) < 1e-4
 
 
-@pytest.mark.parametrize("sampled", ["equal", "single"])
+@pytest.mark.parametrize("sampled", ["joined", "equal", "single"])
 @pytest.mark.parametrize("capacity", [None, 2])
-def test_rows_of_equal_length_are_sampled_as_rows_of_any(sampled: Any, capacity: int | None) -> None:
+@pytest.mark.parametrize("kind", ["llama", "mamba2", "qwen3_5"])
+def test_rows_of_equal_length_are_sampled_as_rows_of_any(
+    kind: str, sampled: Any, capacity: int | None
+) -> None:
     """The same numbers give the same completions, however the rows are put together."""
-    model = make("llama")
+    model = make(kind)
     found = []
     for plan in (BatchPlan(), BatchPlan(sampled=sampled)):
         mx.random.seed(5)
