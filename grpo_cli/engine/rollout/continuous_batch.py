@@ -27,6 +27,7 @@ from grpo_cli.environments.session import Session
 from grpo_cli.errors import TrainingError
 from grpo_cli.models.caches import arrays_of
 from grpo_cli.models.evaluating import evaluating
+from grpo_cli.models.gated_delta import chunked_gated_delta
 from grpo_cli.models.load import Policy
 from grpo_cli.types import StopReason
 from grpo_cli.words import plural
@@ -69,7 +70,7 @@ class Decoding:
 
     def run(self) -> None:
         """Sample all rows until they end. Raises BrokenPolicy for logits that are NaN."""
-        with evaluating(self.policy.model), quick_decoding():
+        with evaluating(self.policy.model), quick_decoding(), chunked_gated_delta():
             self.sample()
 
     def sample(self) -> None:

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 import mlx.core as mx
 import mlx.nn as nn
 
-from grpo_cli.cpu.swiglu import lean_activations
 from grpo_cli.engine.grpo.entropy import token_entropies
 from grpo_cli.engine.memory.estimate import LOGITS_AT_ONCE
 from grpo_cli.engine.rollout.prompt_cache import completion_outputs
@@ -20,6 +19,7 @@ from grpo_cli.engine.update.batch import Microbatch
 from grpo_cli.engine.update.chunked_logits import Head, chosen_logprobs
 from grpo_cli.engine.update.shape_buckets import PaddedBatch
 from grpo_cli.models.batch_plan import RowsTogether
+from grpo_cli.models.lean_layers import lean_layers
 
 Batch = Microbatch | PaddedBatch
 
@@ -41,7 +41,7 @@ def token_logprobs(
     model: nn.Module, batch: Microbatch, temperature: float, plan: ForwardPlan = PLAIN
 ) -> mx.array:
     """log π(target) at the sampling temperature: (B, S) float32."""
-    with lean_activations(model):
+    with lean_layers(model):
         return token_scores(model, batch, temperature, plan, entropy=False)[0]
 
 

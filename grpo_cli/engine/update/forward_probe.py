@@ -24,7 +24,6 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from grpo_cli import device
-from grpo_cli.cpu.swiglu import lean_activations
 from grpo_cli.engine.guards.frozen_weights import norm
 from grpo_cli.engine.guards.logprob_mismatch import tolerance
 from grpo_cli.engine.memory.out_of_memory import is_allocation_failure
@@ -36,6 +35,7 @@ from grpo_cli.engine.update.forward import ForwardPlan, token_scores
 from grpo_cli.errors import ModelError
 from grpo_cli.models.batch_plan import BatchPlan, RowsTogether
 from grpo_cli.models.evaluating import evaluating
+from grpo_cli.models.lean_layers import lean_layers
 from grpo_cli.models.load import unread_model
 from grpo_cli.models.tree import flat
 
@@ -223,7 +223,7 @@ def with_gradient(model: nn.Module, logprobs: Logprobs) -> tuple[mx.array, Array
         return logprobs(), {}
 
     def loss(weights: Arrays) -> tuple[mx.array, mx.array]:
-        with replaced(model, weights), lean_activations(model):
+        with replaced(model, weights), lean_layers(model):
             found = logprobs()
         return found.sum(), found
 

@@ -13,12 +13,12 @@ import mlx.nn as nn
 from mlx.utils import tree_map
 
 from grpo_cli.cpu.exact_sums import total as total_of
-from grpo_cli.cpu.swiglu import lean_activations
 from grpo_cli.distributed.world import ALONE, World
 from grpo_cli.engine.grpo.importance_sampling import WeightStats
 from grpo_cli.engine.memory.out_of_memory import RowLimit, with_halving
 from grpo_cli.engine.update.batch import Microbatch
 from grpo_cli.engine.update.objective import ForwardStats, Objective, microbatch_loss
+from grpo_cli.models.lean_layers import lean_layers
 from grpo_cli.models.tree import flat
 
 Gradients = Any  # a tree of arrays, shaped like the trainable parameters
@@ -135,7 +135,7 @@ def microbatch_gradient(
     Its gradient is added in float32 to the gradient `before` it. No other name holds the microbatch's own
     gradient meanwhile, so that MLX can free each array once it is added.
     """
-    with lean_activations(model):
+    with lean_layers(model):
         (loss, measured), gradients = loss_and_grad(model, batch, objective)
     gradients = tree_map(lambda gradient: gradient.astype(mx.float32), gradients)
     if before is not None:
