@@ -65,7 +65,18 @@ def load_weights(folder: Path) -> tuple[nn.Module, dict[str, Any]]:
             get_model_classes=model_classes,
             trust_remote_code=False,
         )
-    return model, without_code(config) | ({"model_file": own} if own else {})
+    return completed(model), without_code(config) | ({"model_file": own} if own else {})
+
+
+def completed(model: nn.Module) -> nn.Module:
+    """The model with the attributes that nn.Module's constructor sets, without which it cannot be trained.
+
+    mlx-lm's recurrent_gemma does not call that constructor.
+    """
+    for _, module in model.named_modules():
+        if not hasattr(module, "_no_grad"):
+            module._no_grad, module._training = set(), False
+    return model
 
 
 def refuse_problems(problems: Iterable[FileProblem]) -> None:

@@ -1,7 +1,7 @@
-"""Every type of model of mlx-lm, tiny and random: rollouts, gradients and adapters against plain single rows.
+"""The most used types of model, tiny and random: rollouts, gradients and adapters against plain single rows.
 
-The table of `python -m tests.bench.architectures` (tests/bench/RESULTS.md) has more: batches, groups, saving
-and quantized bases.
+test_all_families.py has all others. The table of `python -m tests.bench.architectures`
+(tests/bench/RESULTS.md) has more: batches, groups, saving and quantized bases.
 """
 
 import math
@@ -14,55 +14,20 @@ from grpo_cli.errors import ModelError
 from grpo_cli.models.batch_plan import BatchPlan
 from tests.support import kind_trials
 from tests.support.kind_trials import MEASURES, Trial, tried
+from tests.support.kind_verdicts import MOST_USED, problem_of
 from tests.support.model_kinds import KINDS, WINDOW, config_of, untried
-from tests.support.model_kinds.states import STATES as STATE_KINDS
 
 OF_MLX_LM = "0.32.2"  # the version whose types tests/support/model_kinds has
 
 METAL = "needs Metal: it has no other kernel"
-STATES = "has layers that keep a state"
-# Kinds that a run refuses, with its words.
-REFUSED = {
-    **dict.fromkeys(STATE_KINDS, STATES),
-    **dict.fromkeys(
-        ("deepseek_v32", "deepseek_v41", "glm_moe_dsa", "longcat_flash", "longcat_flash_ngram"), STATES
-    ),
-    **dict.fromkeys(("kimi_k3", "lfm2-vl", "llama4", "minimax_m3_vl", "prism_hadamard_qwen35"), STATES),
-    "gemma3n": "cannot be tuned here: in sampling",  # its forward without a cache is another model
-    "phi3small": "is not run on a CPU",
-    "plamo3": "cannot be tuned here: in sampling",  # its cache holds one position less than its window
-}
-MOST_USED = (
-    "deepseek_v3", "falcon_h1", "gemma2", "gemma3_text", "gpt_oss", "granite", "granitemoehybrid", "lfm2",
-    "llama", "ministral3", "nanochat", "nemotron_h", "olmo3", "phi3", "qwen2", "qwen3", "qwen3_5",
-    "qwen3_moe", "qwen3_next", "smollm3",
-)  # fmt: skip
-
-
-def problem_of(trial: Trial) -> str:
-    """Empty if a trial has the verdict that it should have."""
-    refusal = REFUSED.get(trial.name)
-    if refusal is None:
-        is_right = trial.verdict in ("ok", "not here")
-    else:
-        is_right = trial.verdict == "refused" and refusal in trial.reason
-    return "" if is_right else f"{trial.verdict}: {trial.reason or trial.differences}"
 
 
 @pytest.mark.parametrize("name", MOST_USED)
 def test_the_most_used_kinds_agree_with_plain_single_rows(name: str) -> None:
     trial = tried(name, only_core=True)
     assert problem_of(trial) == ""
-    if trial.verdict == "refused":
-        return
     assert trial.differences.keys() == {"logprobs", "gradient", "LoRA gradient"}
     assert trial.targets >= 8  # four layers of each of two blocks, at least
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", sorted(KINDS.keys() - set(MOST_USED)))
-def test_all_other_kinds_do_or_are_refused_in_words(name: str) -> None:
-    assert problem_of(tried(name, only_core=True)) == ""
 
 
 @pytest.mark.skipif(version("mlx-lm") != OF_MLX_LM, reason=f"the kinds are those of mlx-lm {OF_MLX_LM}")

@@ -29,7 +29,7 @@ from grpo_cli.engine.update.gradient import accumulate
 from grpo_cli.errors import ModelError
 from grpo_cli.models.adapters import ADAPTER_LAYERS, LoRA, add_adapters, load_adapters, save_adapters
 from grpo_cli.models.batch_plan import BatchPlan
-from grpo_cli.models.classes import load_weights
+from grpo_cli.models.classes import completed, load_weights
 from grpo_cli.models.load import Policy
 from grpo_cli.models.tree import flat
 from grpo_cli.types import Rollout, RolloutGroup
@@ -88,14 +88,19 @@ def make(name: str) -> nn.Module:
     mx.random.seed(0)
     model: nn.Module = module.Model(module.ModelArgs.from_dict(config_of(name)))
     model.set_dtype(mx.float32)
-    moved = [
+    return moved(completed(model)).train()  # as a run sets it
+
+
+def moved(model: nn.Module) -> nn.Module:
+    """The model with other numbers, as after an update."""
+    new = [
         (path, array + 0.05 * mx.random.normal(array.shape))
         for path, array in flat(model.parameters()).items()
         if mx.issubdtype(array.dtype, mx.floating)
     ]
-    model.load_weights(moved, strict=False)
+    model.load_weights(new, strict=False)
     mx.eval(model.parameters())
-    return model.train()  # as a run sets it
+    return model
 
 
 def planned(model: nn.Module) -> BatchPlan:
@@ -106,7 +111,7 @@ def planned(model: nn.Module) -> BatchPlan:
 
 def quantized(model: nn.Module, embeddings: bool) -> nn.Module:
     """The model with 4-bit layers where their width allows it, computed once."""
-    allows: Any = getattr(model, "quant_predicate", lambda *_: True)
+    allows: Any = getattr(model, "quant_predicate", None) or (lambda *_: True)
 
     def fits(path: str, layer: nn.Module) -> bool:
         is_layer = hasattr(layer, "to_quantized") and "weight" in layer
@@ -239,10 +244,11 @@ def saved_and_loaded(model: nn.Module, name: str) -> float:
         return number(mx.abs(loaded(ids) - model(ids)).max())
 
 
-def adapters_saved_and_loaded(model: nn.Module, name: str) -> float:
-    """The same for the adapters of an adapted model."""
+def adapters_saved_and_loaded(model: nn.Module, name: str, weights: dict[str, mx.array]) -> float:
+    """The same for the adapters of an adapted model, on its base of these weights."""
     ids = mx.array(PROMPTS[:1])
     base = make(name)
+    base.load_weights(list(weights.items()))
     with TemporaryDirectory() as folder:
         save_adapters(model, ADAPTERS, "base", Path(folder))
         load_adapters(base, Path(folder))
@@ -281,6 +287,8 @@ def measure(trial: Trial, model: nn.Module, only_core: bool) -> None:
     """Fill in the differences and the verdict."""
     plan = trial.plan
     assert plan is not None
+    moved(model)  # some models keep products of weights, which an update makes obsolete
+    weights = flat(model.parameters())
     note(trial, ("logprobs", "gradient"), lambda: compare(model, plan))
     if not only_core:
         note(trial, ("batch", "group"), lambda: batch_and_group(model, plan))
@@ -290,7 +298,7 @@ def measure(trial: Trial, model: nn.Module, only_core: bool) -> None:
     if not trial.targets:
         trial.verdict, trial.reason = "wrong", "no layer takes adapters"
     if not only_core:
-        note(trial, ("saved",), lambda: (adapters_saved_and_loaded(model, trial.name),))
+        note(trial, ("saved",), lambda: (adapters_saved_and_loaded(model, trial.name, weights),))
         on_four_bits(trial, plan)
 
 
