@@ -10,6 +10,7 @@ is replaced, never followed, so a link in a received folder cannot lead a write 
 """
 
 import errno
+import fcntl
 import glob
 import io
 import os
@@ -17,6 +18,7 @@ import re
 import secrets
 import shutil
 import stat
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -189,6 +191,24 @@ def open_log(path: Path) -> io.FileIO:
     with open_regular(path) as shared:  # its other name, maybe a backup, must not change
         write_file(path, shared.read())
     return open_log(path)
+
+
+def name_of(descriptor: int) -> Path | None:
+    """The path of an open file or folder by its present name, even if it was moved; None if unknown."""
+    try:
+        if sys.platform == "darwin":
+            return Path(os.fsdecode(fcntl.fcntl(descriptor, fcntl.F_GETPATH, bytes(1024)).rstrip(b"\0")))
+        return Path(f"/proc/self/fd/{descriptor}").readlink()
+    except (OSError, ValueError):
+        return None
+
+
+def is_named(descriptor: int, path: Path) -> bool:
+    """True if the path leads to the open file or folder. Raises OSError if it may not be looked at."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except (FileNotFoundError, NotADirectoryError):
+        return False
 
 
 def _descriptor(path: Path, flags: int) -> int:

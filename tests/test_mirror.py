@@ -38,6 +38,7 @@ KINDS = {
     "doctor/checks/run/test_healthy_logs.py": "every check of a run",
     "doctor/checks/run/test_real_runs.py": "the doctor on real runs",
     "engine/test_environments.py": "whole runs with environments",
+    "engine/test_model_kinds.py": "whole runs of models with other caches",
     "engine/update/test_loss_mask.py": "masked tokens in batches, losses, metrics and checkpoints",
     "environments/test_taught_calculator.py": "a model trained on the calculator, with and without it",
     "models/test_all_families.py": "every type of model of mlx-lm, in what a run does with it",

@@ -64,6 +64,7 @@ RENAMED = {
     "lr_scheduler": "lr_scheduler_type",
     "lr_schedule": "lr_scheduler_type",
     "grpo_loss_type": "loss_type",
+    "adv_estimator": "advantage_estimator",
     "importance_sampling": "importance_sampling_level",
     "lora": "lora_rank",
     "lora_r": "lora_rank",
@@ -109,7 +110,7 @@ LEFT_OUT = {
         "it has no effect here",
     ),
     **dict.fromkeys(("log_level", "logging_strategy", "logging_first_step"), "use `logging_steps`"),
-    **dict.fromkeys(("sync_ref_model", "reference_model_path"), "the reference is the initial model"),
+    "reference_model_path": "the reference is the initial model",
     "overwrite_output_dir": "a run's folder is never overwritten",
     "eval_on_start": "the model is always evaluated before the first step",
     "test": "use `grpo eval`",
@@ -257,6 +258,31 @@ def _strategy(key: str) -> Callable[[Any, Written], Translation]:
     return translate
 
 
+def _correction(key: str) -> Callable[[Any, Written], Translation | None]:
+    """A key of TRL's correction for vLLM: here only a quantized copy of the policy needs one."""
+
+    def translate(value: Any, written: Written) -> Translation | None:
+        quantized = _is_on(written.get("quantize_for_rollouts"))
+        return _as(key, value) if quantized else Translation({}, _SAMPLED_HERE)
+
+    return translate
+
+
+def _loss(value: Any, written: Written) -> Translation | None:
+    """A loss type that is an estimator of advantages here."""
+    del written
+    name = meant("advantage_estimator", value)
+    why = "it is an estimator of advantages, to be combined with any loss_type"
+    return None if name is None else Translation({"advantage_estimator": name}, why)
+
+
+def _normalized(value: Any, _: Written) -> Translation:
+    """RLOOTrainer's `normalize_advantages`."""
+    if not _is_on(value):
+        return Translation({}, "rloo does without it")
+    return Translation({"advantage_estimator": "reinforce_plus_plus_baseline"}, "normalized over the batch")
+
+
 def _full(value: Any, _: Written) -> Translation:
     return Translation({"lora_rank": 0}) if _is_on(value) else Translation({}, "use `lora_rank`")
 
@@ -272,6 +298,12 @@ CONVERTED: dict[str, Callable[[Any, Written], Translation | None]] = {
     "use_dora": _dora,
     "lora_parameters": _lora_parameters,
     "full_finetuning": _full,
+    "loss_type": _loss,
+    "vllm_importance_sampling_mode": _correction("importance_sampling_mode"),
+    "vllm_importance_sampling_cap": _correction("importance_sampling_cap"),
+    "vllm_importance_sampling_clip_max": _correction("importance_sampling_cap"),
+    "vllm_importance_sampling_clip_min": _correction("importance_sampling_clip_min"),
+    "normalize_advantages": _normalized,
     "bf16": _precision("bfloat16"),
     "fp16": _precision("float16"),
     "eval_strategy": _strategy("eval_steps"),

@@ -24,6 +24,16 @@ BOOLEANS = {
 # Values of TRL, PEFT, mlx-lm-lora and unsloth (as lower-case text) → ours.
 ELSEWHERE: dict[str, dict[str, Any]] = {
     "scale_rewards": {"true": "group", "false": "none", "std": "group"},
+    "advantage_estimator": {
+        **dict.fromkeys(("group_norm", "group"), "grpo"),
+        **dict.fromkeys(("rloo", "rloo_vectorized"), "rloo"),
+        **dict.fromkeys(("reinforce++", "reinforce_plus_plus"), "reinforce_plus_plus"),
+        **dict.fromkeys(
+            ("reinforce++-baseline", "reinforce++_baseline", "reinforce_plus_plus_baseline"),
+            "reinforce_plus_plus_baseline",
+        ),
+        "maxrl": "maxrl",
+    },
     "lora_rank": {"true": 8, "false": 0},
     "lora_layers": {"-1": 0},
     "max_steps": {"-1": 0},

@@ -21,8 +21,13 @@ COLD = 0.05  # below this temperature the completions of a group are practically
 
 
 def group_has_a_spread(config: Config) -> Iterator[Violation]:
-    """A group has at least 2 completions: advantages compare them with each other."""
-    if config.num_generations < 2:
+    """A group has at least 2 completions: advantages compare them with each other.
+
+    reinforce_plus_plus compares with the batch, which may consist of groups of one.
+    """
+    by_batch = config.advantage_estimator == "reinforce_plus_plus"
+    compared = config.num_generations * (config.prompts_per_generation if by_batch else 1)
+    if compared < 2:
         message = (
             f"num_generations = {config.num_generations} cannot learn: a group needs at least 2 completions"
         )

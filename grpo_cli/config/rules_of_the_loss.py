@@ -5,10 +5,13 @@ What a loss type can do with them stands in its line of loss_types.py.
 
 from collections.abc import Iterator
 
-from grpo_cli.config.fields import toml_value
+from grpo_cli.config.fields import default, toml_value
 from grpo_cli.config.loss_types import LOSS_TYPES
 from grpo_cli.config.schema import Config
 from grpo_cli.config.violation import Rule, Violation, is_meant
+
+# Keys of the weight π_old/π_rollout.
+CORRECTION = ("importance_sampling_mode", "importance_sampling_cap", "importance_sampling_clip_min")
 
 
 def updates_have_a_ratio(config: Config) -> Iterator[Violation]:
@@ -26,20 +29,21 @@ def updates_have_a_ratio(config: Config) -> Iterator[Violation]:
 
 
 def scaling_has_an_effect(config: Config) -> Iterator[Violation]:
-    """`scale_rewards` has no effect with a loss that takes advantages as they are."""
-    if LOSS_TYPES[config.loss_type].scales_rewards or not is_meant(config, "scale_rewards"):
+    """`scale_rewards` has no effect with a loss or estimator that does without."""
+    estimator = config.advantage_estimator
+    if not is_meant(config, "scale_rewards"):
         return
-    if config.scale_rewards != "none":
-        message = (
-            f'scale_rewards = "{config.scale_rewards}" has no effect: {config.loss_type} does not scale '
-            "advantages"
-        )
-        yield Violation(
-            keys=("scale_rewards", "loss_type"),
-            message=message,
-            cure='write `scale_rewards = "none"`',
-            severity="warning",
-        )
+    message = f'scale_rewards = "{config.scale_rewards}" has no effect: '
+    if estimator != "grpo":
+        message += f'advantage_estimator = "{estimator}" has its own scale'
+        cure = 'write `scale_rewards = "group"`, the default, or `advantage_estimator = "grpo"`'
+        keys = ("scale_rewards", "advantage_estimator")
+        yield Violation(keys=keys, message=message, cure=cure, severity="warning")
+    elif not LOSS_TYPES[config.loss_type].scales_rewards and config.scale_rewards != "none":
+        message += f"{config.loss_type} does not scale advantages"
+        cure = 'write `scale_rewards = "none"`'
+        keys = ("scale_rewards", "loss_type")
+        yield Violation(keys=keys, message=message, cure=cure, severity="warning")
 
 
 def sequences_have_a_ratio(config: Config) -> Iterator[Violation]:
@@ -50,6 +54,29 @@ def sequences_have_a_ratio(config: Config) -> Iterator[Violation]:
         )
         cure = 'it has no ratio; write `importance_sampling_level = "token"`, or `loss_type = "gspo"`'
         yield Violation(keys=("importance_sampling_level", "loss_type"), message=message, cure=cure)
+
+
+def token_ratios_stay_token_ratios(config: Config) -> Iterator[Violation]:
+    """vespo and dppo need the ratio of each token."""
+    if LOSS_TYPES[config.loss_type].by_token and config.importance_sampling_level == "sequence":
+        message = (
+            f'importance_sampling_level = "sequence" does not work with loss_type = "{config.loss_type}"'
+        )
+        cure = 'it needs the ratio of each token; write `importance_sampling_level = "token"`'
+        yield Violation(keys=("importance_sampling_level", "loss_type"), message=message, cure=cure)
+
+
+def keys_of_a_loss_need_it(config: Config) -> Iterator[Violation]:
+    """Keys of one loss have no effect with another."""
+    for name, loss in LOSS_TYPES.items():
+        for key in loss.own_keys:
+            if name != config.loss_type and is_meant(config, key):
+                message = (
+                    f"{key} = {toml_value(getattr(config, key))} has no effect: "
+                    f'loss_type is "{config.loss_type}"'
+                )
+                cure = f'write `loss_type = "{name}"`'
+                yield Violation(keys=(key, "loss_type"), message=message, cure=cure, severity="warning")
 
 
 def delta_is_beyond_the_clip(config: Config) -> Iterator[Violation]:
@@ -70,7 +97,7 @@ def delta_is_beyond_the_clip(config: Config) -> Iterator[Violation]:
 
 def kl_options_need_kl(config: Config) -> Iterator[Violation]:
     """KL options have no effect with kl_coeff = 0."""
-    for key in ("kl_estimator", "use_bias_correction_kl"):
+    for key in ("kl_estimator", "use_bias_correction_kl", "sync_ref_model"):
         if is_meant(config, key) and not config.kl_coeff:
             message = f"{key} = {toml_value(getattr(config, key))} has no effect: kl_coeff is 0"
             yield Violation(
@@ -78,9 +105,22 @@ def kl_options_need_kl(config: Config) -> Iterator[Violation]:
             )
 
 
+def reference_can_move(config: Config) -> Iterator[Violation]:
+    """Only full fine-tuning has a reference model of its own; its options need the synchronization."""
+    if config.sync_ref_model and config.lora_rank:
+        message = f"sync_ref_model = true does not work with lora_rank = {config.lora_rank}"
+        cure = "the reference is the model without its adapters; write `sync_ref_model = false`"
+        yield Violation(keys=("sync_ref_model", "lora_rank"), message=message, cure=cure)
+    for key in ("ref_model_mixup_alpha", "ref_model_sync_steps"):
+        if is_meant(config, key) and not config.sync_ref_model:
+            message = f"{key} = {toml_value(getattr(config, key))} has no effect: sync_ref_model is false"
+            cure = "write `sync_ref_model = true`"
+            yield Violation(keys=(key, "sync_ref_model"), message=message, cure=cure, severity="warning")
+
+
 def correction_needs_another_sampler(config: Config) -> Iterator[Violation]:
     """Importance-sampling correction has no effect if rollouts come from the policy itself."""
-    for key in ("importance_sampling_mode", "importance_sampling_cap"):
+    for key in CORRECTION:
         if is_meant(config, key) and not config.quantize_for_rollouts:
             message = (
                 f"{key} = {toml_value(getattr(config, key))} has no effect: quantize_for_rollouts is false"
@@ -89,6 +129,23 @@ def correction_needs_another_sampler(config: Config) -> Iterator[Violation]:
             yield Violation(
                 keys=(key, "quantize_for_rollouts"), message=message, cure=cure, severity="warning"
             )
+
+
+def correction_goes_with_the_loss(config: Config) -> Iterator[Violation]:
+    """vespo takes token-level weights into its own; dppo has the sampler's ratio and needs none."""
+    mode, kind = config.importance_sampling_mode, LOSS_TYPES[config.loss_type].sampler_weight
+    if not config.quantize_for_rollouts:
+        return
+    if kind == "inside" and mode.startswith("sequence"):
+        message = f'importance_sampling_mode = "{mode}" does not work with loss_type = "{config.loss_type}"'
+        cure = f'write `importance_sampling_mode = "{mode.replace("sequence", "token")}"`'
+        yield Violation(keys=("importance_sampling_mode", "loss_type"), message=message, cure=cure)
+    for key in CORRECTION if kind == "none" else ():
+        if is_meant(config, key):
+            value = toml_value(getattr(config, key))
+            message = f'{key} = {value} has no effect: loss_type = "{config.loss_type}" corrects by its ratio'
+            cure = f"write `{key} = {toml_value(default(key))}`"
+            yield Violation(keys=(key, "loss_type"), message=message, cure=cure, severity="warning")
 
 
 def correction_is_by_what_the_ratio_is(config: Config) -> Iterator[Violation]:
@@ -109,8 +166,12 @@ RULES: tuple[Rule, ...] = (
     updates_have_a_ratio,
     scaling_has_an_effect,
     sequences_have_a_ratio,
+    token_ratios_stay_token_ratios,
+    keys_of_a_loss_need_it,
     delta_is_beyond_the_clip,
     kl_options_need_kl,
+    reference_can_move,
     correction_needs_another_sampler,
+    correction_goes_with_the_loss,
     correction_is_by_what_the_ratio_is,
 )

@@ -128,11 +128,12 @@ def _bound(entry: Entry, key: str, finding: Any) -> str:
 def _guess(entry: Entry, key: str) -> str:
     """A suggestion: the probable allowed value, or another key that takes this value."""
     value = entry.value
+    found = translated(key, value, {})
+    if found and found.ours:
+        return f"did you mean {' and '.join(_lines(entry, found.ours))} in its place? "
     near = nearest(value, choices(key)) if isinstance(value, str) else None
     if (near := near or meant(key, value)) is not None:
         return f"did you mean {assignment(entry, toml_value(near))}? "
-    if found := translated(key, value, {}):
-        return f"did you mean {' and '.join(_lines(entry, found.ours))} in its place? "
     return f"for example {assignment(entry, example(key))}; "
 
 

@@ -102,6 +102,7 @@ def set_advantages(groups: list[RolloutGroup], config: Config) -> None:
     """Set the advantage of every completion from the rewards (P, G)."""
     scale = config.scale_rewards if LOSS_TYPES[config.loss_type].scales_rewards else "none"
     rewards = [[rollout.score for rollout in group.rollouts] for group in groups]  # (P, G)
-    for group, advantages in zip(groups, compute_advantages(rewards, scale), strict=True):
+    found = compute_advantages(rewards, scale, config.advantage_estimator)  # (P, G)
+    for group, advantages in zip(groups, found, strict=True):
         for rollout, advantage in zip(group.rollouts, advantages, strict=True):
             rollout.advantage = advantage

@@ -29,6 +29,7 @@ from grpo_cli.engine.ranks.same_setup import check_same_setup, settings
 from grpo_cli.engine.run import Run
 from grpo_cli.engine.run_dir.folder import CONFIG_FILE, words_for_the_disk, write_config
 from grpo_cli.engine.run_dir.inputs import EVALUATION, changed, is_measure
+from grpo_cli.engine.run_dir.lock import RunLock
 from grpo_cli.engine.run_dir.log import COMPLETIONS, METRICS, RunLog
 from grpo_cli.engine.run_dir.manifest import (
     FINAL,
@@ -40,6 +41,7 @@ from grpo_cli.engine.run_dir.run_state import read_state
 from grpo_cli.engine.run_dir.saver import Saver
 from grpo_cli.engine.setup import prepare
 from grpo_cli.engine.signals import Interruption
+from grpo_cli.engine.sync_reference import restore_reference
 from grpo_cli.engine.train import train_to_the_end
 from grpo_cli.errors import CheckpointError, ConfigError, ModelError
 from grpo_cli.files import copy_file
@@ -86,7 +88,7 @@ def train_from(start: Start, run: Run, listener: events.Listener) -> Path:
     is_first = run.world.is_first
     log = reopened_log(start, run, listener) if is_first else RunLog(start.run_dir, False)
     saver = Saver(
-        folder=start.run_dir,
+        lock=start.lock or RunLock(start.run_dir),
         keep=start.config.keep_checkpoints,
         log=log,
         listener=listener,
@@ -162,6 +164,8 @@ def restored(config: Config, checkpoint: Path | None, listener: events.Listener,
         )
     arrays: dict[str, mx.array] = mx.load(str(checkpoint / "optimizer.safetensors"))  # type: ignore[assignment]
     run.optimizer.restore(arrays)
+    if config.sync_ref_model and run.reference:
+        restore_reference(run.reference, checkpoint)
     run.state = replace(state, started_at=run.state.started_at, inputs=run.state.inputs)
     run.buffer.fill(groups)
     return run

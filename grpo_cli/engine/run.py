@@ -45,7 +45,8 @@ class Run:
 
     config: Config
     policy: Policy
-    reference: Policy | None  # frozen initial policy; None without KL, or with LoRA, whose base it is
+    # The initial policy, frozen or synchronized; None without KL, or with LoRA, whose base it is
+    reference: Policy | None
     rewards: list[tuple[str, RewardFunction]]
     train_prompts: Prompts
     eval_prompts: list[Prompt] = field(default_factory=list)
@@ -133,6 +134,7 @@ class Run:
             config=self.config,
             state=self.state.copy(),
             groups=self.buffer.groups,
+            reference=self.reference if self.config.sync_ref_model else None,
         )
 
     def seed(self) -> None:

@@ -28,7 +28,8 @@ Where π_old comes from, without a forward of its own wherever that is possible:
     num_iterations > 1, k > 1               the sampler's logprobs
     a quantized copy sampled                the forward of the first update; for later parts a forward at once
 
-Departure from Algorithm 1: the reference is never replaced by a newer policy, as is usual since.
+Departure from Algorithm 1: the reference is not replaced by a newer policy, as is usual since, unless
+sync_ref_model asks for it (sync_reference.py).
 """
 
 import time
@@ -59,11 +60,13 @@ from grpo_cli.engine.run_dir.folder import (
     refuse_existing_run,
     words_for_the_disk,
 )
+from grpo_cli.engine.run_dir.lock import RunLock
 from grpo_cli.engine.run_dir.log import RunLog
 from grpo_cli.engine.run_dir.rescue import exited
 from grpo_cli.engine.run_dir.saver import Saver
 from grpo_cli.engine.setup import prepare
 from grpo_cli.engine.signals import Interruption
+from grpo_cli.engine.sync_reference import sync_reference
 from grpo_cli.engine.update.batch import can_teach
 from grpo_cli.engine.update_policy import make_batches, remember_old, update_policy
 from grpo_cli.errors import Interrupted, TrainingError
@@ -93,14 +96,13 @@ def train(config: Config, listener: events.Listener = events.silent, world: Worl
     world.set_phase(Phase.LOADING)
     run = prepare(config, listener, world=world)
     check_memory(run, device.memory_budget(device.prepare()))
-    place = config.run_dir.absolute()  # a reward may change the current folder
-    with folder_for(config, world) as folder:
+    with folder_for(config, world) as lock:
         log: RunLog | None = None
         try:
-            with words_for_the_disk(folder):
-                log = RunLog(folder, config.log_jsonl and world.is_first)
+            with words_for_the_disk(lock.folder):
+                log = RunLog(lock.folder, config.log_jsonl and world.is_first)
             saver = Saver(
-                folder=folder, keep=config.keep_checkpoints, log=log, listener=listener, writes=world.is_first
+                lock=lock, keep=config.keep_checkpoints, log=log, listener=listener, writes=world.is_first
             )
             with Interruption() as interruption:
                 return train_to_the_end(run, log, saver, interruption)
@@ -109,18 +111,18 @@ def train(config: Config, listener: events.Listener = events.silent, world: Worl
             if log is not None:
                 log.close()
             if run.state.step == 0 and world.is_first:
-                discard_empty_run(place)
+                discard_empty_run(lock)
 
 
 @contextmanager
-def folder_for(config: Config, world: World) -> Iterator[Path]:
+def folder_for(config: Config, world: World) -> Iterator[RunLock]:
     """The run's folder: created and locked by rank 0, only a path for the others."""
     if not world.is_first:
-        yield config.run_dir
+        yield RunLock(config.run_dir)
         return
-    with new_run_folder(config) as folder:
+    with new_run_folder(config) as lock:
         remember_rewards(code_files(config.code_entries))  # so that the run can be resumed
-        yield folder
+        yield lock
 
 
 def train_step(run: Run, step: int, log: RunLog) -> None:
@@ -142,6 +144,7 @@ def train_step(run: Run, step: int, log: RunLog) -> None:
             part.batches = make_batches(run, part.groups)  # token ids (B, T), old and reference logprobs
     taught = can_teach(part.groups, run.config)  # for the warning of a run in which nothing is learned
     update = update_policy(run, step, part.batches, is_on_policy=drawn is not None)
+    sync_reference(run, step)
     taught = taught and "skipped" not in update
     run.state.has_taught = run.state.has_taught or taught
     used = drawn.position if drawn else run.state.prompts_used

@@ -91,7 +91,7 @@ def update_policy(
             remember_first(batches, result)
     return {
         "lr": rate,
-        **update_numbers(result, fault),
+        **update_numbers(result, fault, config),
         "ratio_deviation": deviation,
         "update_seconds": time.perf_counter() - started,
     }
@@ -129,7 +129,7 @@ def nothing(config: Config) -> UpdateResult:
     return result
 
 
-def update_numbers(result: UpdateResult, fault: Fault | None) -> dict[str, Any]:
+def update_numbers(result: UpdateResult, fault: Fault | None, config: Config) -> dict[str, Any]:
     """Log metrics for one update: applied, empty, or skipped. If skipped, NaN becomes null."""
     numbers = {
         "loss": result.loss,
@@ -138,6 +138,7 @@ def update_numbers(result: UpdateResult, fault: Fault | None) -> dict[str, Any]:
         "clip_ratio": result.clip_ratio,
         "clip_ratio_low": result.clip_ratio_low,
         "clip_ratio_high": result.clip_ratio_high,
+        **({"off_policy_masked": result.off_policy_masked} if config.off_policy_mask_threshold else {}),
         **(result.importance.numbers() if result.importance else {}),
     }
     if fault is None:

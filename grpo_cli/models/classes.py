@@ -23,7 +23,7 @@ from mlx_lm.utils import MODEL_REMAPPING, _get_classes, load_config, load_model
 from grpo_cli.errors import ModelError
 from grpo_cli.files import without_pattern
 from grpo_cli.foreign_text import quoted
-from grpo_cli.models import nanochat_v2
+from grpo_cli.models import nanochat_v2, tied
 from grpo_cli.models.config_check import check_config
 from grpo_cli.models.model_files import CONFIG, FileProblem, json_problems, tensors_in, weight_problems
 from grpo_cli.trust import refuse_model_file, without_code
@@ -57,15 +57,30 @@ def load_weights(folder: Path) -> tuple[nn.Module, dict[str, Any]]:
             "copy config.json from the source of the weights",
             trouble="model-weights",
         ) from error
+    model, config = _read(folder, named)
+    return model, without_code(config) | ({"model_file": own} if own else {})
+
+
+def _read(folder: Path, named: dict[str, Any]) -> tuple[nn.Module, dict[str, Any]]:
+    """Load by mlx-lm, which runs no code of the folder. `named`: config.json."""
+    is_tied = tied.is_tied(named)
+
+    def classes(config: dict[str, Any]) -> tuple[Any, Any]:
+        model_class, arguments = model_classes(config)
+        return (tied.with_tied_head(model_class) if is_tied else model_class), arguments
+
     with without_pattern(folder) as plain:  # mlx-lm globs it
         model, config = load_model(
             plain,
             lazy=True,
-            model_config={"model_file": None},
-            get_model_classes=model_classes,
+            model_config={"model_file": None} | tied.keys_to_build_with(named),
+            get_model_classes=classes,
             trust_remote_code=False,
         )
-    return completed(model), without_code(config) | ({"model_file": own} if own else {})
+    if is_tied and tied.has_own_head(model):
+        config[tied.KEY] = False
+    vars(model).pop("sanitize", None)  # of tied.with_tied_head
+    return completed(model), config
 
 
 def completed(model: nn.Module) -> nn.Module:

@@ -7,6 +7,8 @@ Text becomes ids once, when a prompt is built. Sampled ids are never re-encoded;
 rewards and display. `nanochat_tokenizer.NanochatTokenizer` is the other implementation.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
@@ -15,7 +17,8 @@ from typing import Any, Protocol
 from jinja2 import TemplateError
 
 from grpo_cli.errors import ModelError
-from grpo_cli.models.tokenizer_files import save_tokenizer
+from grpo_cli.models.bounded_template import EndlessTemplate
+from grpo_cli.models.tokenizer_files import RustPanic, UnusableTokenizer, rust_panics, save_tokenizer
 from grpo_cli.types import Message
 
 ROLES = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")  # names of special token roles in transformers
@@ -84,6 +87,15 @@ class Tokenizer(Protocol):
         """Write files that load this tokenizer again, here and in plain mlx-lm."""
 
 
+def endless(folder: str, error: EndlessTemplate) -> UnusableTokenizer:
+    """The error for a chat template that was stopped."""
+    return UnusableTokenizer(
+        f"The chat template of {folder} does not end: {error}",
+        "copy tokenizer_config.json and chat_template.jinja from the same model",
+        trouble="chat-template",
+    )
+
+
 class ChatTokenizer:
     """A Hugging Face tokenizer with its chat template, as mlx-lm loads it."""
 
@@ -112,7 +124,8 @@ class ChatTokenizer:
 
     def encode(self, text: str) -> list[int]:
         """Ids of plain text, without begin or end tokens."""
-        return self.wrapped.encode(text, add_special_tokens=False) if text else []
+        with self._rust_panics():
+            return self.wrapped.encode(text, add_special_tokens=False) if text else []
 
     def encode_prompt(
         self, messages: list[Message], prefix: str = "", tools: list[dict[str, Any]] | None = None
@@ -138,9 +151,12 @@ class ChatTokenizer:
     ) -> Any:
         given = {"tools": tools} if tools else {}
         try:
-            return self.wrapped.apply_chat_template(
-                messages, return_dict=False, **options, **given, **self._clock(tools)
-            )
+            with self._rust_panics():
+                return self.wrapped.apply_chat_template(
+                    messages, return_dict=False, **options, **given, **self._clock(tools)
+                )
+        except EndlessTemplate as error:
+            raise endless(self._folder, error) from error
         except (TemplateError, *FAILED_EXPRESSION) as error:
             roles = ", ".join(message["role"] for message in messages)
             raise ModelError(
@@ -168,7 +184,8 @@ class ChatTokenizer:
 
     def encode_text(self, text: str, prefix: str = "") -> list[int]:
         """Ids of a text to continue, with the begin token, then `prefix`."""
-        return list(self.wrapped.encode(text)) + self.encode(prefix)
+        with self._rust_panics():
+            return list(self.wrapped.encode(text)) + self.encode(prefix)
 
     def _clock(self, tools: list[dict[str, Any]] | None = None) -> dict[str, Any]:
         """The template with a fixed date, for models that use it: Llama 3.1, SmolLM3, gpt-oss …"""
@@ -185,7 +202,25 @@ class ChatTokenizer:
 
     def spell(self, ids: list[int]) -> str:
         """Text of ids, including special tokens."""
-        return self.wrapped.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        with self._rust_panics():
+            return self.wrapped.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+
+    @property
+    def _folder(self) -> str:
+        return str(self.wrapped._tokenizer.name_or_path)
+
+    @contextmanager
+    def _rust_panics(self) -> Iterator[None]:
+        """Turn a panic into UnusableTokenizer: a regular expression that takes too long for a text, say."""
+        try:
+            with rust_panics():
+                yield
+        except RustPanic as error:
+            raise UnusableTokenizer(
+                f"The tokenizer in {self._folder} fails on a text: {error}",
+                "copy tokenizer.json and tokenizer_config.json from the same model",
+                trouble="tokenizer",
+            ) from error
 
     def save(self, folder: Path) -> None:
         """Write tokenizer.json, tokenizer_config.json and the chat template."""

@@ -8,7 +8,7 @@ some of which run a folder's code, so the names are checked against its tokenize
 
 import pkgutil
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -75,9 +75,17 @@ def unread_config(folder: Path, error: Exception) -> ModelError:
     )
 
 
+class UnusableTokenizer(ModelError):
+    """A tokenizer or template that fails on ordinary text; one that refuses a conversation is not."""
+
+
+class RustPanic(ValueError):
+    """A panic of tokenizers' Rust code."""
+
+
 @contextmanager
 def rust_panics() -> Iterator[None]:
-    """Turn a panic within the block into ValueError: for a damaged file, tokenizers' Rust code raises
+    """Turn a panic within the block into RustPanic: for a damaged file, tokenizers' Rust code raises
     `PanicException`, which is not an Exception and would pass every handler like an interruption.
     """
     try:
@@ -85,20 +93,24 @@ def rust_panics() -> Iterator[None]:
     except BaseException as error:
         if type(error).__name__ != "PanicException":
             raise
-        raise ValueError(f"the tokenizers library failed: {error}") from error
+        raise RustPanic(f"the tokenizers library failed: {error}") from error
 
 
 def try_tokenizer(tokenizer: Any) -> None:
     """Encode and decode a text and a prompt. Raises the library's errors, ValueError if there are no ids.
 
-    A template may refuse this conversation but accept others.
+    A template may refuse this conversation but accept others; one that does not end raises UnusableTokenizer.
     """
     ids = tokenizer.encode(PROBE_TEXT)
     if not ids:
         raise ValueError("it gives no ids for a text")
-    tokenizer.decode(ids)
-    with suppress(ModelError):
+    try:
         tokenizer.encode_prompt([{"role": "user", "content": PROBE_TEXT}])
+    except UnusableTokenizer:
+        raise
+    except ModelError:
+        pass
+    tokenizer.decode(ids)
 
 
 def check_names(folder: Path) -> None:

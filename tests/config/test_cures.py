@@ -116,6 +116,10 @@ RULES_BROKEN = [
     {"optimizer": "paged_adamw_8bit"},
     {"lr_scheduler_type": "cosine_with_min_lr"},
     {"scale_rewards": False},
+    {"advantage_estimator": "rloo", "scale_rewards": "none"},
+    {"loss_type": "rloo"},
+    {"loss_type": "reinforce++"},
+    {"advantage_estimator": "REINFORCE++-baseline"},
     {"stop": ""},
     {"reward_functions": "accuracy_reward,format_reward"},
     {"max_new_tokens": 3, "max_completion_length": 4, "beta": 0.1, "kl_coeff": 0.2},
@@ -136,7 +140,7 @@ def test_cures_of_wrong_values(key: str) -> None:
 
 @pytest.mark.parametrize("key", sorted({*RENAMED, *CONVERTED, *LEFT_OUT} - set(Config.model_fields)))
 def test_cures_of_other_programs_keys(key: str) -> None:
-    names = ["dapo", "sequence", "cosine_with_min_lr", "adamw_8bit", ["accuracy"]]
+    names = ["dapo", "sequence", "cosine_with_min_lr", "adamw_8bit", "rloo", ["accuracy"]]
     values = [
         *WRONG,
         *names,
@@ -162,6 +166,15 @@ def test_cures_of_other_programs_keys(key: str) -> None:
         ({"warmup_steps": 10, "max_steps": 200}, ["`warmup_ratio = 0.05`"]),
         ({"lora": True}, ["`lora_rank = 8`"]),
         ({"scale_rewards": False}, ['`scale_rewards = "none"`']),
+        ({"loss_type": "maxrl"}, ['`advantage_estimator = "maxrl"`']),
+        ({"loss_type": "reinforce_plus_plus"}, ['`advantage_estimator = "reinforce_plus_plus"`']),
+        ({"adv_estimator": "reinforce++"}, ['`advantage_estimator = "reinforce_plus_plus"`']),
+        ({"normalize_advantages": True}, ['`advantage_estimator = "reinforce_plus_plus_baseline"`']),
+        (
+            {"quantize_for_rollouts": True, "vllm_importance_sampling_clip_min": 0.5},
+            ["`importance_sampling_clip_min = 0.5`"],
+        ),
+        ({"vllm_importance_sampling_cap": 3.0}, ["leave vllm_importance_sampling_cap out"]),
         ({"bf16": True}, ['`dtype = "bfloat16"`']),
         ({"epsilon": 0.1, "beta": 0}, ["`clip_eps = 0.1`", "`kl_coeff = 0`"]),
         ({"reward_funcs": ["accuracy", "format"]}, ['`reward_functions = ["correctness", "soft_format"]`']),

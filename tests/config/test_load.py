@@ -283,7 +283,7 @@ def test_names_of_other_programs_lead_to_ours(foreign: str, cure: str) -> None:
 
 def test_foreign_names_lead_to_keys_that_exist_and_are_none_themselves() -> None:
     assert set(RENAMED.values()) <= set(Config.model_fields)
-    assert {*RENAMED, *CONVERTED, *LEFT_OUT} & set(Config.model_fields) == {"group_size"}
+    assert {*RENAMED, *CONVERTED, *LEFT_OUT} & set(Config.model_fields) == {"group_size", "loss_type"}
 
 
 @pytest.mark.parametrize(

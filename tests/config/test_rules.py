@@ -17,6 +17,8 @@ from tests.support.broken_configs import BROKEN
 KEPT: list[dict[str, Any]] = [
     {},
     {"num_generations": 2},
+    {"num_generations": 1, "advantage_estimator": "reinforce_plus_plus"},
+    {"advantage_estimator": "maxrl", "loss_type": "reinforce"},
     {"reward_functions": ["int"], "reward_weights": [2.0]},
     {"reward_functions": ["int", "xmlcount"], "reward_weights": [0.0, 1.0]},
     {"lora_layers": 4, "lora_rank": 8},
@@ -49,7 +51,12 @@ KEPT: list[dict[str, Any]] = [
     {"loss_type": "gspo", "importance_sampling_level": "sequence", "delta": 1.5},
     {"loss_type": "cispo", "importance_sampling_level": "sequence"},
     {"clip_eps_high": 0.3, "delta": 1.4},
+    {"loss_type": "sapo", "sapo_temperature_pos": 2.0, "importance_sampling_level": "sequence"},
+    {"loss_type": "vespo", "vespo_k_neg": 1.0, "quantize_for_rollouts": True, "num_iterations": 2},
+    {"loss_type": "dppo", "divergence_type": "binary_kl", "clip_ratio_c": 5.0, "quantize_for_rollouts": True},
+    {"loss_type": "luspo", "delta": 1.5},
     {"kl_coeff": 0.1, "kl_estimator": "k1", "use_bias_correction_kl": True},
+    {"kl_coeff": 0.1, "sync_ref_model": True, "ref_model_mixup_alpha": 1.0, "ref_model_sync_steps": 1},
     {"soft_overlong_tokens": 512},
 ]
 

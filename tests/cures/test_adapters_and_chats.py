@@ -78,6 +78,26 @@ def role_that_nanochat_lacks() -> Steps:
     yield lambda: chat(USER, {"role": "assistant", "content": "a"}, USER)
 
 
+def template_without_an_end() -> Steps:
+    config = llama() / "tokenizer_config.json"
+    whole = config.read_bytes()
+    loop = "{% for i in range(99999) %}"
+    change(config, chat_template=f"{loop}{loop}{{% endfor %}}{{% endfor %}}")
+    hint = yield lambda: load_policy("m")
+    assert hint == "copy tokenizer_config.json and chat_template.jinja from the same model"
+    config.write_bytes(whole)
+
+
+def pattern_that_takes_too_long() -> Steps:
+    path = llama() / "tokenizer.json"
+    whole = path.read_bytes()
+    pattern = {"type": "Split", "pattern": {"Regex": "(a+)+$"}, "behavior": "Isolated", "invert": False}
+    change(path, pre_tokenizer=pattern)
+    hint = yield lambda: load_policy("m").tokenizer.encode("a" * 40 + "b")
+    assert hint == "copy tokenizer.json and tokenizer_config.json from the same model"
+    path.write_bytes(whole)
+
+
 def template_without_a_system_role() -> Steps:
     refused = "{% if messages[0].role == 'system' %}{{ raise_exception('no system') }}{% endif %}"
     template = refused + "{{ messages[0].content }}"

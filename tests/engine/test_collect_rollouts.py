@@ -50,6 +50,18 @@ def test_advantages_are_scaled_as_configured(run: Run, loss_type: str, scale_rew
         assert [item.advantage for item in one.rollouts] == pytest.approx(expected, rel=1e-6)
 
 
+def test_the_configured_estimator_sets_the_advantages(run: Run) -> None:
+    """A group of equal rewards learns with the batch as its baseline: mean 1/2, std √(1/3)."""
+    config = run.config.model_copy(update={"advantage_estimator": "reinforce_plus_plus"})
+    groups = [group([1], [rollout([2]) for _ in range(2)]) for _ in range(2)]
+    for item in groups[0].rollouts:
+        item.reward = 1.0
+    set_advantages(groups, config)
+    expected = 0.5 / (math.sqrt(1 / 3) + 1e-4)
+    assert [item.advantage for item in groups[0].rollouts] == pytest.approx([expected] * 2)
+    assert [item.advantage for item in groups[1].rollouts] == pytest.approx([-expected] * 2)
+
+
 # --- rewards that begin early ---------------------------------------------------------------------
 
 

@@ -1,6 +1,8 @@
 """The date in a chat template is that of the run's start, as Llama 3.1, SmolLM3 and gpt-oss ask for it."""
 
+from collections.abc import Callable
 from datetime import datetime
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -9,7 +11,10 @@ from mlx_lm.tokenizer_utils import TokenizerWrapper
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
+from grpo_cli.errors import ModelError
+from grpo_cli.models.load import load_tokenizer
 from grpo_cli.models.tokenizer import ChatTokenizer
+from tests.support.doctor_findings import fast_copy
 
 LLAMA = (
     "{%- if not date_string is defined %}{%- if strftime_now is defined %}"
@@ -57,3 +62,30 @@ def test_nothing_but_the_date_is_changed(template: str, monkeypatch: pytest.Monk
     clock: Any = SimpleNamespace(now=lambda: moment)
     monkeypatch.setattr("transformers.utils.chat_template_utils.datetime", clock)
     assert prompt(template, None) == pinned
+
+
+def with_pattern(pattern: str) -> Callable[[dict[str, Any]], None]:
+    """Let a tokenizer.json split texts by a regular expression."""
+
+    def change(content: dict[str, Any]) -> None:
+        split = {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}
+        content["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": [split, content["pre_tokenizer"]]}
+
+    return change
+
+
+def test_a_regular_expression_that_takes_too_long_is_an_error_of_its_folder(tmp_path: Path) -> None:
+    folder = fast_copy(tmp_path / "m", with_pattern("(a+)+$"))
+    tokenizer = load_tokenizer(folder, {})
+    assert tokenizer.spell(tokenizer.encode("aab")) == "aab"
+    slow = "a" * 40 + "b"
+    prompts: list[Callable[[], object]] = [
+        lambda: tokenizer.encode(slow),
+        lambda: tokenizer.encode_text(slow),
+        lambda: tokenizer.encode_prompt([{"role": "user", "content": slow}]),
+    ]
+    for encode in prompts:
+        with pytest.raises(ModelError) as error:
+            encode()
+        assert error.value.message.startswith(f"The tokenizer in {folder} fails on a text: ")
+        assert "retry-limit-in-match over" in error.value.message

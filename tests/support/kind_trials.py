@@ -82,11 +82,11 @@ class Trial:
 # --- making -------------------------------------------------------------------------------------------
 
 
-def make(name: str) -> nn.Module:
-    """A small random model of a kind, in float32."""
+def make(name: str, **changes: Any) -> nn.Module:
+    """A small random model of a kind, in float32. `changes`: other values of its config.json."""
     module = import_module(f"mlx_lm.models.{module_of(name)}")
     mx.random.seed(0)
-    model: nn.Module = module.Model(module.ModelArgs.from_dict(config_of(name)))
+    model: nn.Module = module.Model(module.ModelArgs.from_dict(config_of(name, **changes)))
     model.set_dtype(mx.float32)
     return moved(completed(model)).train()  # as a run sets it
 

@@ -2,8 +2,10 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import mlx.core as mx
+import mlx.nn as nn
 from mlx_lm.models import llama
 
 from grpo_cli.models.find import TINY
@@ -27,11 +29,15 @@ CONFIG = {
 
 def write_llama(folder: Path) -> Path:
     """Write it into a new folder."""
-    folder.mkdir()
     mx.random.seed(0)
-    model = llama.Model(llama.ModelArgs.from_dict(CONFIG))
+    return write_model(folder, llama.Model(llama.ModelArgs.from_dict(CONFIG)), CONFIG)
+
+
+def write_model(folder: Path, model: nn.Module, config: dict[str, Any]) -> Path:
+    """Write a model of any kind, with the same tokenizer, into a new folder."""
+    folder.mkdir()
     mx.save_safetensors(str(folder / "model.safetensors"), flat(model.parameters()))
-    (folder / "config.json").write_text(json.dumps(CONFIG))
+    (folder / "config.json").write_text(json.dumps(config))
     hf_tokenizer(NanochatTokenizer.load(TINY).encoding).save(str(folder / "tokenizer.json"))
     (folder / "tokenizer_config.json").write_text(json.dumps(hf_tokenizer_config()))
     return folder

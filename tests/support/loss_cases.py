@@ -39,13 +39,17 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "top_entropy_quantile": 0.4,
     },
 }  # fmt: skip
-WITH_RATIO = [name for name in LOSS_TYPES if name != "reinforce"]
-CLIPPED = [name for name in WITH_RATIO if name != "cispo"]
+BY_SEQUENCE = [name for name in LOSS_TYPES if name not in ("reinforce", "vespo", "dppo")]
+CLIPPED = ["grpo", "bnpo", "dapo", "dr_grpo", "gspo", "luspo"]
 CASES = [
     *[{"loss_type": name, **option} for name in LOSS_TYPES for option in OPTIONS.values()],
-    *[{"loss_type": name, "importance_sampling_level": "sequence"} for name in WITH_RATIO],
-    *[{"loss_type": name, "importance_sampling_level": "sequence", **OPTIONS["all"]} for name in WITH_RATIO],
+    *[{"loss_type": name, "importance_sampling_level": "sequence"} for name in BY_SEQUENCE],
+    *[{"loss_type": name, "importance_sampling_level": "sequence", **OPTIONS["all"]} for name in BY_SEQUENCE],
     *[{"loss_type": name, "delta": 1.35} for name in CLIPPED],
+    {"loss_type": "sapo", "sapo_temperature_pos": 3.0, "sapo_temperature_neg": 5.0},
+    {"loss_type": "vespo", "vespo_k_pos": 0.5, "vespo_lambda_pos": 1.0, "vespo_k_neg": 1.5},
+    {"loss_type": "dppo", "clip_eps": 1e-4, "clip_eps_high": 2e-4, "clip_ratio_c": 1.2},
+    {"loss_type": "dppo", "clip_eps": 1e-5, "divergence_type": "binary_kl"},
 ]
 # Groups in a microbatch, and the most completions that are computed at once.
 CUTS: list[tuple[int, int | None]] = [(1, None), (2, None), (9, 1), (9, 4), (2, 3)]
@@ -93,7 +97,7 @@ def computed(
 
 
 def check_case(case: dict[str, Any], cuts: Sequence[tuple[int, int | None]]) -> None:
-    config = Config(**BASE, **case)
+    config = Config(**{**BASE, **case})
     policy = nanochat_policy()
     reference = nearby_reference(policy)
     groups = four_groups(policy.model)

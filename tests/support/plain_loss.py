@@ -22,10 +22,60 @@ def logprobs_of(logits: mx.array, completion: list[int]) -> mx.array:
     return mx.stack([logits[place, token] for place, token in enumerate(completion)])
 
 
-def policy_loss(logprobs: mx.array, old: mx.array, advantage: float, keys: dict[str, Any]) -> mx.array:
-    """(T,) policy loss of one completion's tokens."""
+def policy_loss(
+    logprobs: mx.array, old: mx.array, advantage: float, chosen: mx.array, keys: dict[str, Any]
+) -> mx.array:
+    """(T,) policy loss of one completion's tokens, 0 where it is not `chosen` (T,)."""
+    if keys["loss_type"] == "gmpo":
+        return geometric_loss(logprobs, old, advantage, chosen, keys)
+    return chosen * token_loss(logprobs, old, advantage, keys)
+
+
+def geometric_loss(
+    logprobs: mx.array, old: mx.array, advantage: float, chosen: mx.array, keys: dict[str, Any]
+) -> mx.array:
+    """(T,) GMPO: the completion's loss −A · (Π clipped ratio)^(1/n), a share of it at each token."""
+    ratio = mx.exp(logprobs) / mx.exp(old)
+    low, high = math.exp(-keys["clip_eps"]), math.exp(keys["clip_eps_high"] or keys["clip_eps"])
+    bounded = mx.where(ratio > high, high, ratio) if advantage > 0 else mx.where(ratio < low, low, ratio)
+    kept = [bounded[place] for place in range(len(logprobs)) if chosen[place].item()]
+    if not kept:
+        return mx.zeros(len(logprobs))
+    whole = -advantage * mx.stack(kept).prod() ** (1 / len(kept))
+    return mx.stack([whole] * len(logprobs))
+
+
+def sequence_weight(logprobs: mx.array, old: mx.array, advantage: float, keys: dict[str, Any]) -> mx.array:
+    """VESPO's φ(W) of one completion."""
+    whole = mx.stop_gradient((mx.exp(logprobs) / mx.exp(old)).prod())
+    sign = "neg" if advantage < 0 else "pos"
+    return whole ** keys[f"vespo_k_{sign}"] * mx.exp(keys[f"vespo_lambda_{sign}"] * (1 - whole))
+
+
+def divergence_weight(logprobs: mx.array, old: mx.array, advantage: float, keys: dict[str, Any]) -> mx.array:
+    """(T,) DPPO's bounded ratio, 0 for the tokens that moved too far."""
+    new, before = mx.stop_gradient(mx.exp(logprobs)), mx.exp(old)
+    moved = mx.abs(new - before)
+    if keys["divergence_type"] == "binary_kl":
+        moved = before * mx.log(before / new) + (1 - before) * mx.log((1 - before) / (1 - new))
+    bound = (keys["clip_eps_high"] or keys["clip_eps"]) if advantage > 0 else keys["clip_eps"]
+    away = (new > before) if advantage > 0 else (new < before)
+    ratio = mx.where(new / before > keys["clip_ratio_c"], keys["clip_ratio_c"], new / before)
+    return mx.where(away & (moved > bound), 0.0, ratio)
+
+
+def token_loss(logprobs: mx.array, old: mx.array, advantage: float, keys: dict[str, Any]) -> mx.array:
+    """(T,) loss of each token of a completion."""
     if keys["loss_type"] == "reinforce":
         return -logprobs * advantage
+    if keys["loss_type"] == "vespo":
+        return -sequence_weight(logprobs, old, advantage, keys) * advantage * logprobs
+    if keys["loss_type"] == "dppo":
+        return -divergence_weight(logprobs, old, advantage, keys) * advantage * logprobs
+    if keys["loss_type"] == "sapo":
+        slope = keys["sapo_temperature_pos" if advantage > 0 else "sapo_temperature_neg"]
+        gate = 1 / (1 + mx.exp(-slope * (ratio_of(logprobs, old, keys) - 1)))
+        return -4 / slope * gate * advantage
     low, high = 1 - keys["clip_eps"], 1 + (keys["clip_eps_high"] or keys["clip_eps"])
     ratio = ratio_of(logprobs, old, keys)
     if keys["loss_type"] == "cispo":
@@ -38,7 +88,7 @@ def policy_loss(logprobs: mx.array, old: mx.array, advantage: float, keys: dict[
 
 def ratio_of(logprobs: mx.array, old: mx.array, keys: dict[str, Any]) -> mx.array:
     """(T,) ratio of every token, or the one of the completion T times."""
-    if keys["loss_type"] == "gspo" or keys["importance_sampling_level"] == "sequence":
+    if keys["loss_type"] in ("gspo", "luspo", "gmpo") or keys["importance_sampling_level"] == "sequence":
         one = (mx.exp(logprobs) / mx.exp(old)).prod() ** (1 / len(logprobs))
         return mx.stack([one] * len(logprobs))
     return mx.exp(logprobs) / mx.exp(old)
@@ -67,11 +117,11 @@ def weight_of(groups: list[RolloutGroup], index: int, rollout: Rollout, keys: di
     sequences = sum(counts(r, keys) for g in groups for r in g.rollouts)
     return {
         "grpo": 1 / (sequences * len(rollout.token_ids)),
-        "gspo": 1 / (sequences * len(rollout.token_ids)),
+        **dict.fromkeys(("gspo", "gmpo", "sapo"), 1 / (sequences * len(rollout.token_ids))),
+        "luspo": 1 / sequences,
         "bnpo": 1 / (tokens[index // size] or 1) / sum(count > 0 for count in tokens),
         "dapo": 1 / sum(tokens),
-        "cispo": 1 / sum(tokens),
-        "reinforce": 1 / sum(tokens),
+        **dict.fromkeys(("cispo", "vespo", "dppo", "reinforce"), 1 / sum(tokens)),
         "dr_grpo": 1 / (sequences * keys["max_new_tokens"]),
     }[keys["loss_type"]]
 
@@ -90,8 +140,8 @@ def plain_loss(
         for rollout in [r for r in group.rollouts if counts(r, keys)]:
             logits = logits_of(model, group.prompt_ids, rollout.token_ids, keys["temperature"])
             logprobs, old = logprobs_of(logits, rollout.token_ids), mx.array(rollout.logprobs)
-            token = policy_loss(logprobs, old, rollout.advantage, keys)
-            token = token * mx.array([float(entropy >= threshold) for entropy in rollout.entropies])
+            chosen = mx.array([float(entropy >= threshold) for entropy in rollout.entropies])
+            token = policy_loss(logprobs, old, rollout.advantage, chosen, keys)
             if keys["kl_coeff"]:
                 ref = logits_of(reference, group.prompt_ids, rollout.token_ids, keys["temperature"])
                 ref_logprobs = logprobs_of(ref, rollout.token_ids)

@@ -21,7 +21,7 @@ from grpo_cli.types import RolloutGroup  # noqa: E402
 from tests.support.random_models import group, llama_policy, rollout  # noqa: E402
 from tests.support.steps import objective_of  # noqa: E402
 
-TYPES = ("grpo", "bnpo", "dapo", "gspo")
+TYPES = ("grpo", "bnpo", "dapo", "gspo", "gmpo", "luspo", "vespo")
 
 
 def groups(prompts: int) -> list[RolloutGroup]:

@@ -19,6 +19,16 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "rslora": {"lora_rank": 2, "use_rslora": True},
     "accumulation": {"batch_size": 1, "gradient_accumulation_steps": 2},
     "kl": {"kl_coeff": 0.1},
+    "a reference that moves": {"kl_coeff": 0.1, "sync_ref_model": True, "ref_model_sync_steps": 2},
+    "a reference that moves between updates": {
+        "kl_coeff": 0.5,
+        "sync_ref_model": True,
+        "ref_model_sync_steps": 1,
+        "num_iterations": 3,
+        "learning_rate": 1e-3,
+        "quantize_for_rollouts": True,
+        "group_size": 32,
+    },
     "lora and kl": {"lora_rank": 2, "lora_layers": 2, "kl_coeff": 0.1},
     "several updates": {"num_iterations": 3},
     "several updates and kl": {"num_iterations": 2, "kl_coeff": 0.1, "loss_type": "grpo"},
@@ -63,9 +73,9 @@ VARIANTS: dict[str, dict[str, Any]] = {
 }
 
 
-def check_resumed(variant: str, tmp_path: Path) -> None:
+def check_resumed(variant: str, tmp_path: Path, **changes: Any) -> None:
     """Interrupt twice: by a crash inside a step, which loses it, and by Ctrl-C, which does not."""
-    settings = {**SHORT, **VARIANTS[variant]}
+    settings = {**SHORT, **VARIANTS[variant], **changes}
     whole = small(tmp_path, run_name="whole", save_steps=2, **settings)
     train(whole)
     broken = small(tmp_path, run_name="broken", save_steps=2, **settings)

@@ -1,5 +1,7 @@
 """Small random models of several architectures."""
 
+from typing import Any
+
 import mlx.core as mx
 import mlx.nn as nn
 from mlx_lm.models import gemma2, llama, nanochat, qwen2
@@ -10,8 +12,8 @@ COMMON = {"hidden_size": 16, "num_hidden_layers": 2, "intermediate_size": 32, "n
           "num_key_value_heads": 2, "vocab_size": 48, "rms_norm_eps": 1e-5}  # fmt: skip
 
 
-def llama_of(tied: bool) -> nn.Module:
-    return llama.Model(llama.ModelArgs(model_type="llama", tie_word_embeddings=tied, **COMMON))
+def llama_of(tied: bool, **more: Any) -> nn.Module:
+    return llama.Model(llama.ModelArgs(model_type="llama", tie_word_embeddings=tied, **COMMON, **more))
 
 
 def nanochat_v2_model(kind: type[nanochat_v2.Model] = nanochat_v2.Model) -> nn.Module:
@@ -29,6 +31,9 @@ def nanochat_v2_model(kind: type[nanochat_v2.Model] = nanochat_v2.Model) -> nn.M
 MODELS = {
     "llama": lambda: llama_of(False),
     "llama, tied": lambda: llama_of(True),
+    "llama, sliding": lambda: llama_of(
+        True, layer_types=["sliding_attention", "full_attention"], sliding_window=3
+    ),
     "qwen2": lambda: qwen2.Model(qwen2.ModelArgs(model_type="qwen2", **COMMON)),
     "gemma2": lambda: gemma2.Model(
         gemma2.ModelArgs(model_type="gemma2", head_dim=8, query_pre_attn_scalar=8.0, **COMMON)

@@ -1,4 +1,4 @@
-"""Group-relative advantages: each completion's reward compared with those of the same prompt.
+"""Advantages: each completion's reward compared with those of the same prompt, or of the whole batch.
 
     rewards [[1, 0, 0, 1]]  →  mean 0.5, std 0.577  →  [[0.866, −0.866, −0.866, 0.866]]
 
@@ -10,35 +10,119 @@ Source: GRPO (Shao et al. 2024, arXiv:2402.03300, section 4.1). Without the divi
 (`scale_rewards = "none"`) it is Dr. GRPO (Liu et al. 2025, arXiv:2503.20783); with the standard deviation of
 the whole batch (`"batch"`) it is Lite PPO (arXiv:2508.08221). Departs from the GRPO paper as TRL does: the
 standard deviation divides by n − 1, and 1e-4 is added to it.
+
+The other estimators (`advantage_estimator`) have a baseline and a scale of their own:
+
+    rloo                            reward − mean of the other rewards of the group
+    reinforce_plus_plus             (reward − mean of the batch) / std of the batch
+    reinforce_plus_plus_baseline    (reward − mean of the group) / std of these differences in the batch
+    maxrl                           (reward − mean of the group) / mean of the group
 """
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 EPSILON = 1e-4
 
 
 Rewards = Sequence[float | None]  # (G,) None: no reward applies, so the completion is left out
+Estimator = Callable[[Sequence[Rewards]], list[list[float]]]
 
 
-def compute_advantages(rewards: Sequence[Rewards], scale_rewards: str = "group") -> list[list[float]]:
-    """Advantages (P, G) of rewards (P, G): (reward − group mean) / (std + 1e-4).
+def compute_advantages(
+    rewards: Sequence[Rewards], scale_rewards: str = "group", estimator: str = "grpo"
+) -> list[list[float]]:
+    """Advantages (P, G) of rewards (P, G), by default (reward − group mean) / (std + 1e-4).
 
-    `scale_rewards`: std is that of the `group`, that of the whole `batch`, or the division is left out
-    (`none`). A group of equal rewards gets exactly 0, since floating-point noise in its mean must not become
-    a gradient. A reward of None gets 0, too.
+    `scale_rewards`, for the estimator grpo: std is that of the `group`, that of the whole `batch`, or the
+    division is left out (`none`). A group of equal rewards gets exactly 0, since floating-point noise in its
+    mean must not become a gradient; with reinforce_plus_plus only a batch of equal rewards does. A reward of
+    None gets 0, too.
     """
-    batch_std = _std([reward for group in rewards for reward in group if reward is not None])
-    return [_group_advantages(group, scale_rewards, batch_std) for group in rewards]
+    if estimator != "grpo":
+        return ESTIMATORS[estimator](rewards)
+    batch_std = _std(_all(rewards))
+    return [_scaled(group, _scale(group, scale_rewards, batch_std)) for group in rewards]
 
 
-def _group_advantages(group: Rewards, scale_rewards: str, batch_std: float) -> list[float]:
-    compared = [reward for reward in group if reward is not None]
+def leave_one_out(rewards: Sequence[Rewards]) -> list[list[float]]:
+    """RLOO: reward − mean of the group's other rewards = (reward − group mean) · n / (n − 1).
+
+    Ahmadian et al. 2024, arXiv:2402.14740, eq. 7. The KL term stays in the loss (`kl_coeff`); there and in
+    TRL's RLOOTrainer it is subtracted from the reward.
+    """
+    counts = [max(2, len(_scored(group))) for group in rewards]
+    return [_scaled(group, (n - 1) / n) for group, n in zip(rewards, counts, strict=True)]
+
+
+def whitened(rewards: Sequence[Rewards]) -> list[list[float]]:
+    """REINFORCE++: (reward − mean of the batch) / (std of the batch + 1e-4); the batch is the baseline.
+
+    Hu et al. 2025, arXiv:2501.03262. The mean is over completions, as in TRL's `normalize_advantages`, not
+    over tokens.
+    """
+    whole = _scaled([reward for group in rewards for reward in group], _std(_all(rewards)) + EPSILON)
+    values = iter(whole)
+    return [[next(values) for _ in group] for group in rewards]
+
+
+def whitened_differences(rewards: Sequence[Rewards]) -> list[list[float]]:
+    """REINFORCE++ with the group's mean as baseline: (reward − group mean) / (std in the batch + 1e-4).
+
+    The same paper's variant for several completions per prompt. The differences have a mean of 0.
+    """
+    differences = [_scaled(group, 1.0) for group in rewards]
+    scored = [
+        value
+        for group, values in zip(rewards, differences, strict=True)
+        for reward, value in zip(group, values, strict=True)
+        if reward is not None
+    ]
+    scale = _std(scored) + EPSILON
+    return [[value / scale for value in group] for group in differences]
+
+
+def divided_by_success(rewards: Sequence[Rewards]) -> list[list[float]]:
+    """MaxRL: (reward − group mean) / (group mean + 1e-4): hard prompts, seldom solved, count more.
+
+    Tajwar et al. 2026, arXiv:2602.02710: for rewards of 0 and 1 the gradient is that of the logarithm of the
+    success rate. A group whose mean is not above 0 gets 0, as it has no success.
+    """
+    means = [statistics.fmean(_scored(group) or [0.0]) for group in rewards]
+    return [
+        _scaled(group, mean + EPSILON) if mean > 0.0 else [0.0] * len(group)
+        for group, mean in zip(rewards, means, strict=True)
+    ]
+
+
+ESTIMATORS: dict[str, Estimator] = {
+    "rloo": leave_one_out,
+    "reinforce_plus_plus": whitened,
+    "reinforce_plus_plus_baseline": whitened_differences,
+    "maxrl": divided_by_success,
+}
+
+
+def _scale(group: Rewards, scale_rewards: str, batch_std: float) -> float:
+    """The divisor of a group's advantages in GRPO."""
+    return {"group": _std(_scored(group)) + EPSILON, "batch": batch_std + EPSILON, "none": 1.0}[scale_rewards]
+
+
+def _scaled(group: Rewards, scale: float) -> list[float]:
+    """(reward − mean) / scale of each reward; exactly 0 if all are equal, and for None."""
+    compared = _scored(group)
     if len(set(compared)) < 2:
         return [0.0] * len(group)
     mean = statistics.fmean(compared)
-    scale = {"group": _std(compared) + EPSILON, "batch": batch_std + EPSILON, "none": 1.0}[scale_rewards]
     return [0.0 if reward is None else (reward - mean) / scale for reward in group]
+
+
+def _scored(group: Rewards) -> list[float]:
+    return [reward for reward in group if reward is not None]
+
+
+def _all(rewards: Sequence[Rewards]) -> list[float]:
+    return [reward for group in rewards for reward in _scored(group)]
 
 
 def _std(values: list[float]) -> float:

@@ -27,6 +27,14 @@ def by_sequence(forwards: list[list[int]], max_new_tokens: int) -> list[float]:
     return [1.0 / (counting * length) if length else 0.0 for length in lengths]
 
 
+def by_sequence_sum(forwards: list[list[int]], max_new_tokens: int) -> list[float]:
+    """Sum over a sequence's tokens, then the mean over sequences (LUSPO, arXiv:2602.05261)."""
+    del max_new_tokens
+    lengths = flat(forwards)
+    counting = sum(length > 0 for length in lengths)
+    return [1.0 / counting if length else 0.0 for length in lengths]
+
+
 def by_token(forwards: list[list[int]], max_new_tokens: int) -> list[float]:
     """Mean over all completion tokens of the step (DAPO, arXiv:2503.14476, eq. 8)."""
     del max_new_tokens
@@ -61,5 +69,5 @@ def flat(forwards: list[list[int]]) -> list[int]:
 
 
 AVERAGES: dict[str, TokenWeights] = {
-    average.__name__: average for average in (by_sequence, by_forward, by_token, by_budget)
+    average.__name__: average for average in (by_sequence, by_sequence_sum, by_forward, by_token, by_budget)
 }

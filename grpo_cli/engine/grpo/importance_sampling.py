@@ -2,6 +2,8 @@
 
     w = exp(log π_old − log π_rollout)       truncate: min(w, cap)        mask: w, and 0 above cap
 
+A lower bound (`importance_sampling_clip_min`) raises smaller weights to it, or masks them.
+
 With quantize_for_rollouts a rounded copy of the policy samples, π_rollout. π_old is the policy itself at that
 time; its logprobs come from the training forward. Weighted by w, the average over rollouts is the average
 over the policy's own completions, except for what the cap cuts off. The ratio π/π_old of the loss stays
@@ -35,24 +37,26 @@ MOST = 20.0  # bound of |log w|, so that a mean of weights stays finite: e^20 = 
 class ImportanceWeights(NamedTuple):
     """Importance weights w: (B, S) per token or (B, 1) per completion."""
 
-    bounded: mx.array  # after the cap: the factor of the policy loss
-    raw: mx.array  # before the cap
-    cut: mx.array  # bool: above the cap
+    bounded: mx.array  # after the bounds: the factor of the policy loss
+    raw: mx.array  # before the bounds
+    cut: mx.array  # bool: beyond one of them
 
 
 @dataclass(frozen=True)
 class Correction:
-    """The importance-sampling correction: granularity and cap of the weights."""
+    """The importance-sampling correction: granularity and bounds of the weights."""
 
     mode: str = "token_truncate"  # token_… | sequence_…, …_truncate | …_mask
     cap: float = 2.0
+    least: float = 0.0  # 0: no lower bound
 
     @staticmethod
     def of(config: Config) -> "Correction | None":
         """The configured correction; None if the policy itself samples."""
         if not config.quantize_for_rollouts:
             return None
-        return Correction(config.importance_sampling_mode, config.importance_sampling_cap)
+        least = config.importance_sampling_clip_min
+        return Correction(config.importance_sampling_mode, config.importance_sampling_cap, least)
 
     def weights(self, log_ratio: mx.array, mask: mx.array, by_sequence: bool = False) -> ImportanceWeights:
         """Importance weights of log ratios (B, S), without gradient. `mask` (B, S): the tokens that count.
@@ -63,18 +67,19 @@ class Correction:
         if by_sequence or self.mode.startswith("sequence"):
             log_ratio = log_ratio.sum(axis=-1, keepdims=True)  # (B, 1)
         raw = mx.exp(mx.clip(log_ratio, -MOST, MOST))
-        cut = raw > self.cap
-        bounded = mx.where(cut, 0.0, raw) if self.mode.endswith("mask") else mx.minimum(raw, self.cap)
+        cut = (raw > self.cap) | (raw < self.least)
+        truncated = mx.clip(raw, self.least, self.cap)
+        bounded = mx.where(cut, 0.0, raw) if self.mode.endswith("mask") else truncated
         return ImportanceWeights(bounded, raw, cut)
 
 
 @dataclass
 class WeightStats:
-    """Sum, maximum and number of capped importance weights, for the log."""
+    """Sum, maximum and number of bounded importance weights, for the log."""
 
-    total: float = 0.0  # Σ w before the cap
+    total: float = 0.0  # Σ w before the bounds
     most: float = 0.0
-    cut: float = 0.0  # tokens above the cap
+    cut: float = 0.0  # tokens beyond the bounds
     tokens: int = 0
 
     def add(self, other: "WeightStats") -> None:
@@ -96,6 +101,6 @@ class WeightStats:
 
 
 def summed(weights: ImportanceWeights, mask: mx.array) -> mx.array:
-    """(3,): sum and maximum of w before the cap, and the number above it, over the tokens in `mask`."""
+    """(3,): sum and maximum of w before its bounds, and the number beyond them, over the tokens in `mask`."""
     counted = mx.where(mask, weights.raw, 0.0)  # (B, S)
     return mx.stack([counted.sum(), counted.max(), (mask & weights.cut).sum().astype(mx.float32)])

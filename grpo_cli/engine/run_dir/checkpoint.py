@@ -2,6 +2,7 @@
 
     checkpoint-100/  model.safetensors (or adapters.safetensors)  config.json  tokenizer files
                      optimizer.safetensors  trainer_state.json  config.toml  manifest.json
+                     with sync_ref_model: reference.safetensors
 
 The folder is a model that plain mlx-lm loads (with LoRA: adapters for `--adapter-path`). It also contains
 everything needed to resume the run, wherever it is copied. A folder with this name is always complete.
@@ -30,12 +31,14 @@ from grpo_cli.models.load import Policy
 from grpo_cli.models.tree import flat
 from grpo_cli.types import RolloutGroup
 
+REFERENCE = "reference.safetensors"  # weights of a reference that moves; names begin with `reference.`
 SMALL_FILES = 16 << 20  # bytes allowed for tokenizer, state and configuration
 
 
 @dataclass(kw_only=True)
 class Snapshot:
-    """The contents of a checkpoint. `groups`: rollouts that later updates still train on.
+    """The contents of a checkpoint. `groups`: rollouts that later updates still train on. `reference`: only
+    one that moves (sync_ref_model); else it is loaded again.
 
     Weights and optimizer are not copies, so a snapshot is valid until the next update begins.
     """
@@ -45,6 +48,7 @@ class Snapshot:
     config: Config
     state: RunState
     groups: list[RolloutGroup]
+    reference: Policy | None = None
 
     def __post_init__(self) -> None:
         self._updates = self.optimizer.begun
@@ -55,11 +59,16 @@ class Snapshot:
         return self.optimizer.begun == self._updates
 
     @property
+    def reference_arrays(self) -> dict[str, mx.array]:
+        """The weights of the reference by name; empty if it does not move."""
+        return flat({"reference": self.reference.model.parameters()}) if self.reference else {}
+
+    @property
     def size(self) -> int:
         """Approximate size on the disk in bytes."""
         model = self.policy.model
         arrays = flat(model.trainable_parameters() if self.policy.lora else model.parameters())
-        arrays = arrays | self.optimizer.arrays()
+        arrays = arrays | self.optimizer.arrays() | self.reference_arrays
         return sum(array.nbytes for array in arrays.values()) + SMALL_FILES
 
 
@@ -121,6 +130,8 @@ def _write_files(folder: Path, snapshot: Snapshot) -> None:
         (folder / "generation_config.json").write_bytes(policy.generation_config)
     policy.tokenizer.save(folder)
     mx.save_safetensors(str(folder / "optimizer.safetensors"), snapshot.optimizer.arrays())
+    if snapshot.reference:
+        mx.save_safetensors(str(folder / REFERENCE), snapshot.reference_arrays)
     write_state(folder, snapshot.state, snapshot.groups)
     (folder / "config.toml").write_text(dump_config(snapshot.config), encoding="utf-8")
 

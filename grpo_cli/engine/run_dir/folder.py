@@ -61,7 +61,7 @@ def existing(path: Path) -> str:
 
 
 @contextlib.contextmanager
-def new_run_folder(config: Config) -> Iterator[Path]:
+def new_run_folder(config: Config) -> Iterator[RunLock]:
     """Create the run's folder with the resolved configuration in it, and lock it during the block.
 
     Raises CheckpointError if the folder cannot be written or another process uses it.
@@ -69,11 +69,11 @@ def new_run_folder(config: Config) -> Iterator[Path]:
     folder = config.run_dir
     with words_for_the_disk(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    with RunLock(folder):
+    with RunLock(folder) as lock:
         refuse_existing_run(folder)  # again: another process may have created a run before the lock
         with words_for_the_disk(folder):
             write_config(folder, config)
-        yield folder.absolute()
+        yield lock
 
 
 @contextlib.contextmanager
@@ -99,9 +99,12 @@ def tidy(folder: Path) -> None:
             remove(path)
 
 
-def discard_empty_run(folder: Path) -> None:
+def discard_empty_run(lock: RunLock) -> None:
     """Remove the files of a run that made no step; other files in the folder stay."""
     with contextlib.suppress(OSError):  # a failure here must not hide the error that ends the run
+        folder = lock.follow()
+        if folder is None:
+            return
         for name in (CONFIG_FILE, METRICS, COMPLETIONS, LOCK_FILE):
             (folder / name).unlink(missing_ok=True)
         if not any(folder.iterdir()):

@@ -93,6 +93,12 @@ class RunLog:
         """Length in bytes of each file once all lines so far are written."""
         return {**self._earlier, **{name: file.position for name, file in self._files.items()}}
 
+    def write_to(self, folder: Path) -> None:
+        """Append to files of another folder from now on. Raises OSError if one cannot be opened."""
+        for name, file in self._files.items():
+            file.close()
+            self._files[name] = LogFile(folder / name, None)
+
     def sync(self) -> None:
         """Flush all lines to the disk, before a checkpoint stores the lengths. Raises OSError on failure."""
         for file in self._files.values():

@@ -39,6 +39,7 @@ class Start:
     checkpoint: Path | None  # None: the run starts again from step 0
     config: Config
     edited: dict[str, str] = field(default_factory=dict)  # keys edited in config.toml: `new instead of old`
+    lock: RunLock | None = None  # None on all ranks but 0
 
 
 def find_start(
@@ -49,7 +50,7 @@ def find_start(
     `restart`: start again from step 0.
     """
     run_dir, named = locate(from_here(chosen_path(path)))
-    stack.enter_context(RunLock(run_dir))
+    lock = stack.enter_context(RunLock(run_dir))
     tidy(run_dir)
     own = own_config(run_dir, overrides, listener)
     checkpoint = choose(run_dir, named, listener, restart)
@@ -63,7 +64,7 @@ def find_start(
         check_changes(in_folder(before, config), config)
         edited = edited_keys(before, config, given)
     refuse_unnamed_code(config, run_dir, overrides)
-    return Start(run_dir, checkpoint, config, edited)
+    return Start(run_dir, checkpoint, config, edited, lock)
 
 
 def keys_of(overrides: Sequence[str]) -> set[str]:

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from grpo_cli.engine import events
 from grpo_cli.engine.run_dir.checkpoint import Snapshot, check_space, save_checkpoint
-from grpo_cli.engine.run_dir.lock import refused_by_the_disk
+from grpo_cli.engine.run_dir.folder import words_for_the_disk, write_config
+from grpo_cli.engine.run_dir.lock import RunLock
 from grpo_cli.engine.run_dir.log import RunLog
 from grpo_cli.engine.run_dir.manifest import FINAL, checkpoints
 from grpo_cli.engine.run_dir.run_state import read_state
@@ -20,20 +21,19 @@ from grpo_cli.folders import remove
 from grpo_cli.foreign_text import quoted
 
 MOST_FAILURES = 3  # failed saves in a row that end the run
-MOVED = (
-    "the run's folder {folder} was moved or deleted: it was created again; files written before are not in it"
-)
+MOVED = "the run's folder {folder} was moved to {place}: the run continues there"
+DELETED = "the run's folder {folder} was deleted: it was created again; files written before are not in it"
 
 
 @dataclass(kw_only=True)
 class Saver:
-    """Saves the checkpoints of a run in `folder`, and keeps the newest `keep` and the best.
+    """Saves the checkpoints of a run in the locked folder, and keeps the newest `keep` and the best.
 
-    `folder` is made absolute, since a reward may change the current folder; `shown` is its short form for
-    messages.
+    A folder that is moved during the run is followed, and one that is deleted is created again. `folder` is
+    absolute, since a reward may change the current folder; `shown` is its short form for messages.
     """
 
-    folder: Path
+    lock: RunLock
     keep: int
     log: RunLog
     listener: events.Listener
@@ -42,8 +42,11 @@ class Saver:
     writes: bool = True  # False on all ranks but 0
 
     def __post_init__(self) -> None:
-        self.folder = self.folder.absolute()
-        self.shown = from_here(self.folder)
+        self._name(self.lock.folder)
+
+    def _name(self, folder: Path) -> None:
+        self.folder = folder
+        self.shown = from_here(folder)
         self.resume_command = f"grpo resume {quoted(self.shown)}"
 
     def save(self, snapshot: Snapshot) -> bool:
@@ -53,9 +56,8 @@ class Saver:
         """
         if not self.writes:
             return True
-        path = self.folder / f"checkpoint-{snapshot.state.step}"
         try:
-            self._write(path, snapshot)
+            self._write(f"checkpoint-{snapshot.state.step}", snapshot)
         except CheckpointError as error:
             self.failures += 1
             if self.failures == MOST_FAILURES:
@@ -95,30 +97,23 @@ class Saver:
 
     def save_final(self, snapshot: Snapshot) -> Path:
         """Save `final`. Raises CheckpointError on failure, since there is no later attempt."""
-        path = self.folder / FINAL
-        if not self.writes:
-            return path
         try:
-            self._write(path, snapshot)
+            if self.writes:
+                self._write(FINAL, snapshot)
         except CheckpointError as error:
             error.hint += f"; then `{self.resume_command}` saves it"
             raise
-        return path
+        return self.folder / FINAL
 
     def rescue(self, snapshot: Snapshot) -> Path:
         """Save `checkpoint-<step>` when the run ends. Raises CheckpointError on failure."""
-        path = self.folder / f"checkpoint-{snapshot.state.step}"
+        name = f"checkpoint-{snapshot.state.step}"
         if self.writes:
-            self._write(path, snapshot)
-        return path
+            self._write(name, snapshot)
+        return self.folder / name
 
-    def _write(self, path: Path, snapshot: Snapshot) -> None:
-        try:
-            self.folder.stat()
-        except FileNotFoundError:
-            self.listener(events.Notice(MOVED.format(folder=self.shown)))
-        except OSError as error:
-            raise refused_by_the_disk(error, self.folder) from error
+    def _write(self, name: str, snapshot: Snapshot) -> None:
+        self._find_folder(snapshot)
         try:
             self.log.sync()  # the checkpoint stores the lengths of the logs
         except OSError as error:
@@ -127,9 +122,24 @@ class Saver:
                 f"check the disk of {self.shown}",
                 trouble="cannot-save",
             ) from error
-        save_checkpoint(path, snapshot)
+        save_checkpoint(self.folder / name, snapshot)
         self.saved_step = snapshot.state.step
-        self.listener(events.CheckpointSaved(snapshot.state.step, self.shown / path.name))
+        self.listener(events.CheckpointSaved(snapshot.state.step, self.shown / name))
+
+    def _find_folder(self, snapshot: Snapshot) -> None:
+        """Follow the run's folder if it was moved; create it again, with the config, if it was deleted."""
+        before = self.shown
+        with words_for_the_disk(self.folder):
+            folder = self.lock.follow()
+        if folder is None:
+            self.lock.make_again()
+            with words_for_the_disk(self.folder):
+                write_config(self.folder, snapshot.config)
+                self.log.write_to(self.folder)
+            self.listener(events.Notice(DELETED.format(folder=before)))
+        elif folder != self.folder:
+            self._name(folder)
+            self.listener(events.Notice(MOVED.format(folder=before, place=self.shown)))
 
     def remove_old(self) -> None:
         """Delete all but the newest checkpoints and the best by evaluation; `final` always stays."""

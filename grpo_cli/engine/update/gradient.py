@@ -36,6 +36,7 @@ class UpdateResult:
     clip_ratio: float  # share of trained tokens whose ratio was clipped
     clip_ratio_low: float  # share clipped by the lower bound, with a negative advantage
     clip_ratio_high: float  # share clipped by the upper bound, with a positive advantage
+    off_policy_masked: float = 0.0  # share of trained tokens in completions dropped as off-policy
     kl: float | None  # mean KL estimate per token; None without a reference
     logprobs: list[mx.array] = field(default_factory=list)  # (B, S) of every microbatch, before the update
     importance: WeightStats | None = None  # statistics of the importance weights; None without a correction
@@ -47,7 +48,7 @@ class Sums:
 
     gradients: Gradients = None  # the sum of all microbatches so far
     loss: float = 0.0
-    cuts: list[int] = field(default_factory=lambda: [0, 0, 0])  # see Measured.cuts
+    cuts: list[int] = field(default_factory=lambda: [0, 0, 0, 0])  # see ForwardStats.cuts
     divergence: float = 0.0
     tokens: int = 0
     importance: WeightStats = field(default_factory=WeightStats)
@@ -68,13 +69,14 @@ class Sums:
             gradients = tree_map(mx.zeros_like, model.trainable_parameters())
         tokens = max(self.tokens, 1)
         kl = self.divergence / tokens if objective.config.kl_coeff > 0 else None
-        clipped, low, high = (cut / tokens for cut in self.cuts)
+        clipped, low, high, dropped = (cut / tokens for cut in self.cuts)
         result = UpdateResult(
             loss=self.loss,
             grad_norm=global_norm(gradients),
             clip_ratio=clipped,
             clip_ratio_low=low,
             clip_ratio_high=high,
+            off_policy_masked=dropped,
             kl=kl,
         )
         result.importance = self.importance if objective.correction else None

@@ -13,10 +13,12 @@ from typing import NamedTuple
 import mlx.core as mx
 import mlx.nn as nn
 
+from grpo_cli.config.loss_types import LOSS_TYPES
 from grpo_cli.config.schema import Config
-from grpo_cli.engine.grpo.importance_sampling import Correction, summed
+from grpo_cli.engine.grpo.importance_sampling import Correction, ImportanceWeights, summed
 from grpo_cli.engine.grpo.kl import ESTIMATORS, corrected
-from grpo_cli.engine.grpo.losses import Clip, sequence_log_ratio, token_loss_of
+from grpo_cli.engine.grpo.losses import Tokens, sequence_log_ratio, token_loss_of
+from grpo_cli.engine.grpo.off_policy_mask import is_kept
 from grpo_cli.engine.update.forward import PLAIN, Batch, ForwardPlan, token_scores
 
 
@@ -28,21 +30,32 @@ class Objective:
     plan: ForwardPlan = PLAIN
 
     @property
-    def clip(self) -> Clip:
-        """Bounds of the ratio; clip_eps_high = 0 means clip_eps on both sides."""
-        config = self.config
-        return Clip(config.clip_eps, config.clip_eps_high or config.clip_eps, config.delta)
-
-    @property
     def correction(self) -> Correction | None:
         """The importance-sampling correction; None if the policy itself samples."""
         return Correction.of(self.config)
+
+    def weights(self, batch: Batch, old_logprobs: mx.array) -> ImportanceWeights | None:
+        """The importance weights π_old/π_rollout; None if the policy itself sampled the batch."""
+        correction = self.correction
+        if correction is None or batch.sampler_logprobs is None:
+            return None
+        log_weight = old_logprobs - batch.sampler_logprobs  # (B, S)
+        return correction.weights(log_weight, batch.loss_mask, self.config.has_sequence_ratio)
+
+    def kept(self, batch: Batch, logprobs: mx.array, old_logprobs: mx.array) -> mx.array:
+        """True for completions with a policy loss, by `off_policy_mask_threshold`: (B, 1) or (1, 1)."""
+        threshold, sampler = self.config.off_policy_mask_threshold, batch.sampler_logprobs
+        if not threshold:
+            return mx.ones((1, 1), dtype=mx.bool_)
+        sampled = old_logprobs if sampler is None else sampler
+        return is_kept(logprobs, sampled, batch.advantages, batch.loss_mask, threshold)
 
 
 class ForwardStats(NamedTuple):
     """Measurements of a microbatch's forward, besides its loss."""
 
-    cuts: mx.array  # (3,) numbers of tokens whose ratio was clipped: by any bound, below, and above
+    # (4,) numbers of tokens: whose ratio was clipped by any bound, below, above; of dropped completions
+    cuts: mx.array
     divergence: mx.array  # Σ KL over tokens, a scalar
     logprobs: mx.array  # (B, S), 0 on padding
     importance: mx.array  # (3,) from importance_sampling.summed; 0 without a correction
@@ -61,27 +74,49 @@ def microbatch_loss(model: nn.Module, batch: Batch, objective: Objective) -> tup
     )
     logprobs = mx.where(mask, logprobs, 0.0)  # (B, S)
     old_logprobs = mx.stop_gradient(logprobs) if batch.old_is_current else batch.old_logprobs
-    log_ratio = mx.where(
-        mask, logprobs - old_logprobs, 0.0
-    )  # (B, S); a token that is not trained may have any
-    if config.has_sequence_ratio:
-        log_ratio = sequence_log_ratio(log_ratio, mask)  # (B, 1)
-    token = token_loss_of(config.loss_type)(logprobs, log_ratio, batch.advantages, objective.clip)
-    loss, divergence, importance = token.loss, mx.zeros_like(logprobs), mx.zeros(3)
-    correction = objective.correction
-    if correction is not None and batch.sampler_logprobs is not None:
-        log_weight = old_logprobs - batch.sampler_logprobs  # (B, S)
-        weights = correction.weights(log_weight, mask, config.has_sequence_ratio)
-        loss, importance = loss * weights.bounded, summed(weights, mask)
+    weights = objective.weights(batch, old_logprobs)
+    tokens = tokens_of(config, batch, logprobs, old_logprobs, weights)
+    token = token_loss_of(config.loss_type)(tokens, config)
+    loss, divergence = token.loss, mx.zeros_like(logprobs)
+    if weights is not None and LOSS_TYPES[config.loss_type].sampler_weight == "factor":
+        loss = loss * weights.bounded
     if batch.policy_mask is not None:
         loss = loss * batch.policy_mask
+    kept = objective.kept(batch, logprobs, old_logprobs)
+    loss = loss * kept
     if batch.ref_logprobs is not None:
         ref_logprobs = mx.where(mask, batch.ref_logprobs, 0.0)
         divergence = ESTIMATORS[config.kl_estimator](logprobs, ref_logprobs)
         if config.use_bias_correction_kl:
-            divergence = corrected(divergence, log_ratio)
+            divergence = corrected(divergence, tokens.log_ratio)
         loss = loss + config.kl_coeff * divergence
     if entropies is not None:
         loss = loss - config.entropy_coeff * mx.where(mask, entropies, 0.0)
-    cuts = mx.stack([(cut & mask).sum() for cut in (token.clipped, token.low, token.high)])
+    cuts = mx.stack([(cut & mask).sum() for cut in (token.clipped, token.low, token.high, ~kept)])
+    importance = mx.zeros(3) if weights is None else summed(weights, mask)
     return (batch.weights * mask * loss).sum(), ForwardStats(cuts, divergence.sum(), logprobs, importance)
+
+
+def tokens_of(
+    config: Config,
+    batch: Batch,
+    logprobs: mx.array,
+    old_logprobs: mx.array,
+    weights: ImportanceWeights | None,
+) -> Tokens:
+    """The arguments of the token loss. `logprobs`, `old_logprobs`: (B, S)."""
+    mask, kind = batch.loss_mask, LOSS_TYPES[config.loss_type].sampler_weight
+    if kind == "none" and batch.sampler_logprobs is not None:
+        old_logprobs = batch.sampler_logprobs
+    # A token that is not trained may have any logprob.
+    token_log_ratio = mx.where(mask, logprobs - old_logprobs, 0.0)  # (B, S)
+    by_sequence = config.has_sequence_ratio
+    return Tokens(
+        logprobs=logprobs,
+        log_ratio=sequence_log_ratio(token_log_ratio, mask) if by_sequence else token_log_ratio,
+        token_log_ratio=token_log_ratio,
+        advantages=batch.advantages,
+        mask=mask,
+        policy_mask=batch.policy_mask,
+        log_weights=mx.log(weights.bounded) if weights is not None and kind == "inside" else None,
+    )

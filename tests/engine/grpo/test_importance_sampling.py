@@ -44,6 +44,23 @@ def test_a_completion_above_the_cap() -> None:
         assert weights.cut.tolist() == [[False], [True]]
 
 
+@pytest.mark.parametrize(
+    ("mode", "expected", "cut"),
+    [
+        ("token_truncate", [[2.0, 1.0, 0.4], [0.5, 2.0, 1.0]], [[True, False, True], [False, True, False]]),
+        ("token_mask", [[0.0, 1.0, 0.0], [0.5, 0.0, 1.0]], [[True, False, True], [False, True, False]]),
+        ("sequence_truncate", [[0.7], [1.5]], [[True], [False]]),  # 0.625 and 1.5
+        ("sequence_mask", [[0.0], [1.5]], [[True], [False]]),
+    ],
+)
+def test_a_lower_bound_by_hand(mode: str, expected: list[list[float]], cut: list[list[bool]]) -> None:
+    weights = Correction(mode, 2.0, 0.4 if mode.startswith("token") else 0.7).weights(LOG, MASK)
+    assert mx.allclose(weights.bounded, mx.array(expected), rtol=1e-6), weights.bounded
+    assert weights.cut.tolist() == cut
+    at_the_bound = Correction(mode, 2.0, 1.0).weights(mx.zeros((1, 2)), mx.array([[True, True]]))
+    assert not at_the_bound.cut.any().item()
+
+
 def test_one_ratio_a_completion_has_one_weight_a_completion() -> None:
     token, sequence = Correction("token_mask", 2.0), Correction("sequence_mask", 2.0)
     assert mx.array_equal(token.weights(LOG, MASK, True).bounded, sequence.weights(LOG, MASK).bounded)
@@ -128,6 +145,30 @@ def test_the_first_update_by_hand(mode: str, loss_type: str) -> None:
         math.exp(2.0), rel=1e-4
     )
     assert result.importance.numbers()["importance_sampling_capped"] == pytest.approx(1 / 3)
+
+
+@pytest.mark.parametrize(
+    ("loss_type", "mode", "weights"),
+    [  # W = e^−0.1 · w · e^−1, φ(W) = W² · e^(3 − 3W)
+        ("vespo", "token_truncate", [(2 * math.exp(-1.1)) ** 2 * math.exp(3 - 6 * math.exp(-1.1))] * 3),
+        ("vespo", "token_mask", [(1e-8 * math.exp(-1.1)) ** 2 * math.exp(3)] * 3),
+        ("dppo", "token_truncate", [math.exp(-0.1), 5.0, math.exp(-1.0)]),  # e^2 = 7.4 is above clip_ratio_c
+    ],
+)
+def test_losses_with_a_correction_of_their_own_by_hand(
+    loss_type: str, mode: str, weights: list[float]
+) -> None:
+    """The first update: Σ 0.5 · weight · −A · logp; the importance weight multiplies nothing else."""
+    policy = nanochat_policy()
+    own: list[float] = sequence_logprobs(policy.model, [1, 2], [5, 6, 7]).tolist()  # type: ignore[assignment]
+    batch = one_token_batch([x + s for x, s in zip(own, (0.1, -2.0, 1.0), strict=True)], [], True)
+    objective = objective_of(
+        loss_type, TEMPERATURE, 0.2, 0.2, 0.0, correction=Correction(mode, 2.0), clip_ratio_c=5.0
+    )
+    _, result = accumulate(policy.model, [batch], objective)
+    expected = sum(0.5 * -1.5 * w * x for w, x in zip(weights, own, strict=True))
+    assert result.loss == pytest.approx(expected, rel=1e-4)
+    assert result.clip_ratio == 0.0
 
 
 def test_a_later_update_has_the_old_policys_weight_and_its_own_ratio() -> None:
@@ -221,9 +262,10 @@ def test_the_configuration_arrives() -> None:
         quantize_for_rollouts=True,
         importance_sampling_mode="sequence_mask",
         importance_sampling_cap=3.0,
+        importance_sampling_clip_min=0.5,
         steps_per_generation=2,
     )
-    assert Objective(config).correction == Correction("sequence_mask", 3.0)
+    assert Objective(config).correction == Correction("sequence_mask", 3.0, 0.5)
     assert Counting.of(config).recompute_old
     assert Counting.of(config).has_other_sampler
 

@@ -11,6 +11,7 @@ import pytest
 from grpo_cli.config.schema import Config
 from grpo_cli.engine import events
 from grpo_cli.engine.resume import resume
+from grpo_cli.engine.run_dir.lock import LOCK_FILE, RunLock
 from grpo_cli.engine.run_dir.manifest import checkpoints
 from grpo_cli.engine.run_dir.run_state import read_state
 from grpo_cli.engine.train import train
@@ -28,33 +29,79 @@ def moves(completions, **columns):
         os.chdir("elsewhere")
     return [float(len(text[0]["content"]) % 3) for text in completions]
 """
-LEAVES = """
-import os
+ACTS = """
+import os, shutil
 calls = 0
 
-def leaves(completions, **columns):
+def acts(completions, **columns):
     global calls
     calls += 1
     if calls == 3:
-        os.rename("outputs/run", "outputs/moved")
+        {act}
     return [float(len(text[0]["content"]) % 3) for text in completions]
 """
+MOVES_RUN = 'os.rename("outputs/run", "outputs/moved")'
+DELETES_RUN = 'shutil.rmtree("outputs/run")'
 
 
-def test_a_folder_that_is_moved_away_is_made_again_and_the_work_is_saved(
+def notices_of(act: str) -> list[str]:
+    """Train 4 steps, saving at 2 and 4, with a reward that acts in step 3; the run's notices."""
+    Path("mine.py").write_text(ACTS.format(act=act))
+    told: list[events.Event] = []
+    config = small(Path("outputs"), reward_functions=["mine.py:acts"], max_steps=4, save_steps=2)
+    train(config, told.append)
+    return [event.text for event in told if isinstance(event, events.Notice)]
+
+
+def test_a_folder_that_is_moved_is_followed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    said = notices_of(MOVES_RUN)
+    assert "the run's folder outputs/run was moved to outputs/moved: the run continues there" in said
+    assert not Path("outputs/run").exists()
+    names = ["checkpoint-2", "checkpoint-4", "final"]
+    assert [path.name for path in checkpoints(Path("outputs/moved"))] == names
+    assert len(lines(Path("outputs/moved"))) == 4
+    assert not (Path("outputs/moved") / LOCK_FILE).exists()
+    assert read_state(resume(Path("outputs/moved"), ["max_steps=5"]))[0].step == 5
+
+
+def test_a_folder_that_is_moved_stays_locked_and_its_old_name_is_free(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    Path("mine.py").write_text(LEAVES)
-    told: list[events.Event] = []
-    config = small(Path("outputs"), reward_functions=["mine.py:leaves"], max_steps=4, save_steps=2)
-    train(config, told.append)
-    said = [event.text for event in told if isinstance(event, events.Notice)]
-    assert any(text.startswith("the run's folder outputs/run was moved or deleted") for text in said)
-    assert [path.name for path in checkpoints(Path("outputs/moved"))] == ["checkpoint-2"]
-    assert [path.name for path in checkpoints(Path("outputs/run"))] == ["checkpoint-4", "final"]
-    assert len(lines(Path("outputs/moved"))) == 4
+    another = "; ".join(
+        [MOVES_RUN, 'os.mkdir("outputs/run")', 'open("outputs/run/config.toml", "w").close()']
+    )
+    notices_of(another)
+    assert [path.name for path in Path("outputs/run").iterdir()] == ["config.toml"]  # another run's
+    with RunLock(Path("outputs/moved")) as lock:
+        Path("outputs/moved").rename("outputs/again")
+        with pytest.raises(CheckpointError, match="is in use by the process"), RunLock(Path("outputs/again")):
+            pass
+        assert lock.follow() == tmp_path / "outputs/again"
+
+
+def test_a_folder_that_is_deleted_is_made_again_and_the_work_is_saved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    said = notices_of(DELETES_RUN)
+    assert any(
+        text.startswith("the run's folder outputs/run was deleted: it was created again") for text in said
+    )
+    names = ["checkpoint-4", "completions.jsonl", "config.toml", "final", "training_log.jsonl"]
+    assert sorted(path.name for path in Path("outputs/run").iterdir()) == names
     assert read_state(resume(Path("outputs/run"), ["max_steps=5"]))[0].step == 5
+
+
+def test_another_run_in_a_deleted_folders_place_is_never_written_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(CheckpointError, match="was deleted or moved, and another one has its name") as error:
+        notices_of("; ".join([DELETES_RUN, 'os.mkdir("outputs/run")', 'os.mkdir("outputs/run/theirs")']))
+    assert "`mv outputs/run outputs/run.aside`" in error.value.hint
+    assert [path.name for path in Path("outputs/run").iterdir()] == ["theirs"]
 
 
 def test_a_reward_that_changes_the_folder_changes_nothing_else(

@@ -45,7 +45,7 @@ def groups() -> list[RolloutGroup]:
     ]
 
 
-@pytest.mark.parametrize("loss_type", ["grpo", "dapo", "dr_grpo", "bnpo", "gspo", "cispo", "reinforce"])
+@pytest.mark.parametrize("loss_type", list(LOSS_TYPES))
 @pytest.mark.parametrize("size", [1, 2])
 def test_the_gradient_is_that_of_a_plain_loss_over_the_trained_tokens(loss_type: str, size: int) -> None:
     """On policy: the gradient of −Σ w · A · ratio, w by how the loss averages the trained tokens alone."""
@@ -69,9 +69,9 @@ def test_the_gradient_is_that_of_a_plain_loss_over_the_trained_tokens(loss_type:
             logprobs = sequence_logprobs(policy.model, one.prompt_ids, item.token_ids)
             mask = mx.array(item.loss_mask)
             log_ratio = mask * (logprobs - mx.stop_gradient(logprobs))
-            if loss_type == "gspo":
+            if LOSS_TYPES[loss_type].by_sequence:
                 log_ratio = log_ratio.sum() / mask.sum() * mask
-            own = logprobs if loss_type in ("reinforce", "cispo") else mx.exp(log_ratio)
+            own = logprobs if loss_type in ("reinforce", "cispo", "vespo", "dppo") else mx.exp(log_ratio)
             loss = loss - weight * item.advantage * (mask * own).sum()
         return loss
 

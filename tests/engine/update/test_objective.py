@@ -29,9 +29,9 @@ def test_clip_ratio_and_kl_are_means_over_tokens() -> None:
 def test_the_configured_objective() -> None:
     config = Config(clip_eps=0.1, clip_eps_high=0.3, delta=3.0)
     objective = Objective(config)
-    assert (objective.clip, objective.correction) == (Clip(0.1, 0.3, 3.0), None)
+    assert (Clip.of(objective.config), objective.correction) == (Clip(0.1, 0.3, 3.0), None)
     assert not objective.config.has_sequence_ratio
     assert Config(importance_sampling_level="sequence").has_sequence_ratio
     assert Config(loss_type="gspo").has_sequence_ratio
     symmetric = Objective(Config(clip_eps=0.1, clip_eps_high=0.0))
-    assert symmetric.clip == Clip(0.1, 0.1, 0.0)
+    assert Clip.of(symmetric.config) == Clip(0.1, 0.1, 0.0)

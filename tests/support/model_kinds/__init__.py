@@ -6,6 +6,7 @@ expert, windows shorter than the longest prompt, and a layer of every sort that 
 
 import re
 from pathlib import Path
+from typing import Any
 
 import mlx_lm.models
 
@@ -29,9 +30,9 @@ def module_of(name: str) -> str:
     return name.partition(",")[0]
 
 
-def config_of(name: str) -> Fields:
-    """The config.json of a kind."""
-    return {**BASE, "model_type": module_of(name), **KINDS[name]}
+def config_of(name: str, **changes: Any) -> Fields:
+    """The config.json of a kind, with other values by `changes`."""
+    return {**BASE, "model_type": module_of(name), **KINDS[name], **changes}
 
 
 def untried() -> list[str]:

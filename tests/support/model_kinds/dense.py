@@ -36,7 +36,7 @@ DENSE: dict[str, Fields] = {
     "llama": {},
     "llama, untied": {"tie_word_embeddings": False},
     "mimo": {},
-    "minicpm": {"scale_emb": 1.0, "scale_depth": 1.0, "dim_model_base": 64, "tie_word_embeddings": False},
+    "minicpm": {"scale_emb": 1.0, "scale_depth": 1.0, "dim_model_base": 64},
     "nanbeige": {"num_loops": 2},
     "nanochat": {},
     "nemotron": {"partial_rotary_factor": 0.5, "hidden_act": "relu2"},

@@ -106,7 +106,8 @@ def nothing_to_learn(context: Context) -> Iterator[Finding]:
     share = statistics.fmean(late)
     seen = f"all rewards are equal in {percent(share)} of the groups of the last {len(late)} steps"
     by_chance = groups_of(context, len(late)) < ENOUGH_GROUPS and min(equal) < 1
-    if share <= FEW_DIFFER or by_chance:
+    by_batch = context.run_config and context.run_config.advantage_estimator == "reinforce_plus_plus"
+    if share <= FEW_DIFFER or by_chance or by_batch:
         yield ok(seen, zero_std_fraction=share)
     elif learned := solved(context) or at_the_top(context):
         yield ok(f"{seen}: nothing is left to learn ({learned})", zero_std_fraction=share)

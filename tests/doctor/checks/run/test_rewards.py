@@ -60,6 +60,15 @@ def test_each_trouble_is_told_with_its_numbers_and_its_cure(tmp_path: Path, case
     check_trouble(tmp_path, case)
 
 
+def test_equal_groups_teach_where_the_batch_is_the_baseline(tmp_path: Path) -> None:
+    found = examine(written(tmp_path, steps(20, zero_std_fraction=0.9)))
+    assert found["nothing-to-learn"].severity == "warning"
+    found = examine(
+        written(tmp_path, steps(20, zero_std_fraction=0.9), advantage_estimator="reinforce_plus_plus")
+    )
+    assert found["nothing-to-learn"].severity == "ok"
+
+
 def test_groups_of_one_text_are_told_where_they_are_logged(tmp_path: Path) -> None:
     same = tuple({"step": s, "prompt": "p", "completion": "x"} for s in range(8) for _ in range(2))
     finding = examine(written(tmp_path, steps(8), same))["identical-completions"]
