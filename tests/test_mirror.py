@@ -37,6 +37,7 @@ KINDS = {
     "doctor/checks/model/test_same_facts.py": "the doctor and the commands on the same damage",
     "doctor/checks/run/test_healthy_logs.py": "every check of a run",
     "doctor/checks/run/test_real_runs.py": "the doctor on real runs",
+    "doctor/cures": "the cures of every finding, by its subject",
     "engine/test_environments.py": "whole runs with environments",
     "engine/test_model_kinds.py": "whole runs of models with other caches",
     "engine/update/test_loss_mask.py": "masked tokens in batches, losses, metrics and checkpoints",
@@ -63,7 +64,7 @@ def is_module(path: Path) -> bool:
 
 def is_kind(test: Path) -> bool:
     name = test.relative_to(TESTS)
-    return name.as_posix() in KINDS or name.parts[0] in KINDS
+    return any(path.as_posix() in KINDS for path in (name, *name.parents))
 
 
 def imported_tests(source: str) -> set[str]:

@@ -66,6 +66,7 @@ RENAMED = {
     "grpo_loss_type": "loss_type",
     "adv_estimator": "advantage_estimator",
     "importance_sampling": "importance_sampling_level",
+    **{f"entropy_coef{end}": f"entropy_coeff{end}" for end in ("", "_min", "_max", "_delta")},
     "lora": "lora_rank",
     "lora_r": "lora_rank",
     "max_lora_rank": "lora_rank",

@@ -274,8 +274,28 @@ class LossKeys(Keys):
     """Steps between synchronizations of the reference."""
     entropy_coeff: float = Field(0.0, ge=0.0)
     """Weight of the entropy bonus, averaged like the loss (dr_grpo: over max_new_tokens); 0: none."""
+    router_aux_loss_coef: float = Field(0.0, ge=0.0, le=10.0)
+    """Mixtures of experts: weight of the loss that keeps the experts' load even (0.001 to 0.02 in the models'
+    own training); 0: none.
+    """
+    use_adaptive_entropy: bool = False
+    """Adapt entropy_coeff (Skywork-OR1): a step up after each update whose entropy is at most entropy_target,
+    a step down otherwise; the bonus is applied only in the first case. entropy_coeff is the initial value.
+    """
+    entropy_target: float = Field(0.2, ge=0.0, le=100.0)
+    """Target of adaptive entropy: mean entropy of the trained tokens, in nats (the log's `entropy`)."""
+    entropy_coeff_delta: float = Field(0.005, gt=0.0, le=100.0)
+    """Step of adaptive entropy."""
+    entropy_coeff_min: float = Field(0.0, ge=0.0, le=100.0)
+    """Least coefficient of adaptive entropy."""
+    entropy_coeff_max: float = Field(1.0, ge=0.0, le=100.0)
+    """Greatest coefficient of adaptive entropy."""
     top_entropy_quantile: float = Field(1.0, gt=0.0, le=1.0)
-    """Fraction of a step's tokens that have a policy loss, chosen by highest sampling entropy; 1: all."""
+    """Fraction of a step's tokens that have a policy loss, chosen by highest entropy; 1: all."""
+    top_entropy_policy: Literal["rollout", "current"] = "rollout"
+    """Policy whose entropies choose these tokens: the one that sampled, or the current one before each update
+    (TRL's choice; one more forward for updates on reused or quantized rollouts).
+    """
     mask_truncated_completions: bool = False
     """Exclude completions truncated at max_new_tokens from the loss and from its averages."""
 

@@ -13,6 +13,8 @@ from grpo_cli.config.violation import Rule, Violation, is_meant
 # Keys of the weight π_old/π_rollout.
 CORRECTION = ("importance_sampling_mode", "importance_sampling_cap", "importance_sampling_clip_min")
 
+ADAPTIVE = ("entropy_target", "entropy_coeff_delta", "entropy_coeff_min", "entropy_coeff_max")
+
 
 def updates_have_a_ratio(config: Config) -> Iterator[Violation]:
     """A loss without a ratio is strictly on-policy: one update per batch of rollouts."""
@@ -79,6 +81,18 @@ def keys_of_a_loss_need_it(config: Config) -> Iterator[Violation]:
                 yield Violation(keys=(key, "loss_type"), message=message, cure=cure, severity="warning")
 
 
+def routers_are_recorded(config: Config) -> Iterator[Violation]:
+    """A layer that is recomputed in the backward keeps nothing of its router."""
+    if config.router_aux_loss_coef and config.grad_checkpoint:
+        yield Violation(
+            keys=("router_aux_loss_coef", "grad_checkpoint"),
+            message=f"router_aux_loss_coef = {config.router_aux_loss_coef} does not work with "
+            "grad_checkpoint = true",
+            cure="recomputed layers keep no router's scores; write `grad_checkpoint = false`, or "
+            "`router_aux_loss_coef = 0.0`",
+        )
+
+
 def delta_is_beyond_the_clip(config: Config) -> Iterator[Violation]:
     """`delta`, the two-sided clip's outer bound, is above the ordinary clip."""
     if not config.delta:
@@ -116,6 +130,32 @@ def reference_can_move(config: Config) -> Iterator[Violation]:
             message = f"{key} = {toml_value(getattr(config, key))} has no effect: sync_ref_model is false"
             cure = "write `sync_ref_model = true`"
             yield Violation(keys=(key, "sync_ref_model"), message=message, cure=cure, severity="warning")
+
+
+def entropy_bounds_are_bounds(config: Config) -> Iterator[Violation]:
+    """The bounds of adaptive entropy are in order, and its keys need it."""
+    least, most = config.entropy_coeff_min, config.entropy_coeff_max
+    if least > most:
+        message = f"entropy_coeff_min = {least} is above entropy_coeff_max = {most}"
+        cure = f"write `entropy_coeff_min = {toml_value(min(least, most))}`"
+        yield Violation(keys=("entropy_coeff_min", "entropy_coeff_max"), message=message, cure=cure)
+    for key in ADAPTIVE if not config.use_adaptive_entropy else ():
+        if is_meant(config, key):
+            value = toml_value(getattr(config, key))
+            message = f"{key} = {value} has no effect: use_adaptive_entropy is false"
+            cure = "write `use_adaptive_entropy = true`"
+            keys = (key, "use_adaptive_entropy")
+            yield Violation(keys=keys, message=message, cure=cure, severity="warning")
+
+
+def entropy_filter_filters(config: Config) -> Iterator[Violation]:
+    """The choice of the entropies has no effect if all tokens have a policy loss."""
+    if is_meant(config, "top_entropy_policy") and config.top_entropy_quantile == 1.0:
+        message = 'top_entropy_policy = "current" has no effect: top_entropy_quantile is 1.0'
+        keys = ("top_entropy_policy", "top_entropy_quantile")
+        yield Violation(
+            keys=keys, message=message, cure="write `top_entropy_quantile = 0.2`", severity="warning"
+        )
 
 
 def correction_needs_another_sampler(config: Config) -> Iterator[Violation]:
@@ -168,9 +208,12 @@ RULES: tuple[Rule, ...] = (
     sequences_have_a_ratio,
     token_ratios_stay_token_ratios,
     keys_of_a_loss_need_it,
+    routers_are_recorded,
     delta_is_beyond_the_clip,
     kl_options_need_kl,
     reference_can_move,
+    entropy_bounds_are_bounds,
+    entropy_filter_filters,
     correction_needs_another_sampler,
     correction_goes_with_the_loss,
     correction_is_by_what_the_ratio_is,

@@ -82,6 +82,16 @@ class Config(
         return self.max_new_tokens + (self.max_result_tokens if has_tools else 0)
 
     @property
+    def has_entropy_bonus(self) -> bool:
+        """True if the loss has an entropy bonus, with a fixed or an adaptive coefficient."""
+        return self.entropy_coeff > 0 or self.use_adaptive_entropy
+
+    @property
+    def filters_by_current_entropy(self) -> bool:
+        """True if the entropies of the current policy choose the tokens with a policy loss."""
+        return self.top_entropy_quantile < 1.0 and self.top_entropy_policy == "current"
+
+    @property
     def adapter_scale(self) -> float:
         """s, the factor on the adapters' output: lora_scale, or lora_scale / √rank with rsLoRA.
 

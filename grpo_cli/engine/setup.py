@@ -16,12 +16,14 @@ from grpo_cli.config.resumable import is_gone
 from grpo_cli.config.schema import Config
 from grpo_cli.distributed.world import ALONE, World
 from grpo_cli.engine import events
+from grpo_cli.engine.guards.routing_difference import routing_difference
 from grpo_cli.engine.ranks.same_setup import check_same_setup, loaded
 from grpo_cli.engine.rollout.prompts import Prompts, evaluation_prompts
 from grpo_cli.engine.run import Run
 from grpo_cli.engine.run_dir.inputs import checksums, fingerprint
 from grpo_cli.engine.update.activation_checkpoint import can_checkpoint
 from grpo_cli.engine.update.chunked_logits import find_head
+from grpo_cli.engine.update.expert_balance import mixtures
 from grpo_cli.engine.update.forward import ForwardPlan
 from grpo_cli.engine.update.forward_probe import check_kind, check_unread, training_plan
 from grpo_cli.engine.update.optimizer import Optimizer
@@ -103,23 +105,34 @@ def forward_plan(config: Config, policy: Policy, listener: events.Listener) -> F
     if config.grad_checkpoint and not by_layer:
         grad_checkpoint(policy.model.layers[0])
         listener(events.Notice(NO_LAYERS))
+    if config.router_aux_loss_coef and not mixtures(policy.model):
+        raise ModelError(
+            f"router_aux_loss_coef = {config.router_aux_loss_coef}, but {policy.source} has no experts whose "
+            "router is a linear layer",
+            "write `router_aux_loss_coef = 0.0`",
+        )
     head = find_head(policy.model)
     # mlx-lm's checkpointed layer would fill its cache again during recomputation, and ours knows keys only.
     may_share = not config.grad_checkpoint or (by_layer and has_only_keys(policy.model, windows=True))
     policy.plan = plan = training_plan(policy.model, may_share, head, by_layer)
-    for text in notices_of(plan, may_share):
+    for text in notices_of(plan, may_share, routing_difference(policy.model, plan)):
         listener(events.Notice(text))
     return ForwardPlan(plan.share_prefix, head, by_layer, plan.shared)
 
 
-def notices_of(plan: BatchPlan, may_share: bool) -> list[str]:
-    """Messages for a model that is sampled or trained in a slower way than others."""
+def notices_of(plan: BatchPlan, may_share: bool, other_experts: float | None) -> list[str]:
+    """Messages for a model that is sampled or trained in a slower way than others, or by other experts."""
     told = []
     if plan.sampled in ("equal", "single"):
         rows = "of prompts of one length" if plan.sampled == "equal" else "one by one"
         told.append(f"this model's cache cannot hold rows of unlike length: completions are sampled {rows}")
     if may_share and not plan.share_prefix:
         told.append("this model's cache cannot share a prompt in training: whole sequences are trained on")
+    if other_experts:
+        told.append(
+            f"sampler and loss choose other experts for {other_experts:.1%} of a trial's tokens (rounding): "
+            '`ratio_deviation` in the log shows the effect; dtype = "float32" avoids it'
+        )
     return told
 
 

@@ -18,6 +18,8 @@ from grpo_cli.config.loss_types import LOSS_TYPES
 from grpo_cli.config.schema import Config
 from grpo_cli.distributed.phase import Phase
 from grpo_cli.engine import events
+from grpo_cli.engine.entropy_filter import choose_by_current_entropy
+from grpo_cli.engine.grpo.adaptive_entropy import applied_coefficient, next_coefficient
 from grpo_cli.engine.grpo.importance_sampling import WeightStats
 from grpo_cli.engine.grpo.lr_schedule import learning_rate
 from grpo_cli.engine.guards import logprob_mismatch
@@ -75,6 +77,9 @@ def update_policy(
     result, fault, deviation = nothing(config), None, None
     if batches:
         run.world.set_phase(Phase.UPDATING)
+        set_entropy_coefficient(run, batches)
+        if config.filters_by_current_entropy and (config.quantize_for_rollouts or not is_on_policy):
+            choose_by_current_entropy(run, batches)
         proves = is_on_policy and not run.weights_moved.is_given and has_advantages(batches)
         if proves:
             run.weights_moved.begin(run.trained_weights())
@@ -89,9 +94,11 @@ def update_policy(
             if proves:
                 run.weights_moved.end(run.trained_weights(), result.grad_norm, rate)
             remember_first(batches, result)
+            adapt_entropy(run, result)
     return {
         "lr": rate,
         **update_numbers(result, fault, config),
+        **({"entropy_coeff": entropy_coefficient(run)} if config.use_adaptive_entropy else {}),
         "ratio_deviation": deviation,
         "update_seconds": time.perf_counter() - started,
     }
@@ -110,6 +117,28 @@ def compute_gradient(run: Run, batches: list[Microbatch]) -> tuple[Gradients, Up
     )
 
 
+def entropy_coefficient(run: Run) -> float:
+    """The present coefficient of the adaptive entropy bonus."""
+    found = run.state.entropy_coeff
+    return run.config.entropy_coeff if found is None else found
+
+
+def set_entropy_coefficient(run: Run, batches: list[Microbatch]) -> None:
+    """Give the microbatches the coefficient of this update if it is adaptive."""
+    if not run.config.use_adaptive_entropy:
+        return
+    applied = applied_coefficient(run.config, entropy_coefficient(run), run.state.last_entropy)
+    for batch in batches:
+        batch.entropy_coeffs = mx.full((len(batch.rows), 1), applied)
+
+
+def adapt_entropy(run: Run, result: UpdateResult) -> None:
+    """Adapt the coefficient of the next update to the entropy of this one."""
+    if run.config.use_adaptive_entropy and result.entropy is not None:
+        run.state.entropy_coeff = next_coefficient(run.config, entropy_coefficient(run), result.entropy)
+        run.state.last_entropy = result.entropy
+
+
 def has_advantages(batches: list[Microbatch]) -> bool:
     """True if any completion has a non-zero advantage."""
     return any(rollout.advantage != 0.0 for batch in batches for rollout in batch.rollouts)
@@ -126,6 +155,7 @@ def nothing(config: Config) -> UpdateResult:
         kl=0.0 if config.kl_coeff > 0 else None,
     )
     result.importance = WeightStats() if config.quantize_for_rollouts else None
+    result.router_aux_loss = 0.0 if config.router_aux_loss_coef else None
     return result
 
 
@@ -140,6 +170,7 @@ def update_numbers(result: UpdateResult, fault: Fault | None, config: Config) ->
         "clip_ratio_high": result.clip_ratio_high,
         **({"off_policy_masked": result.off_policy_masked} if config.off_policy_mask_threshold else {}),
         **(result.importance.numbers() if result.importance else {}),
+        **({} if result.router_aux_loss is None else {"router_aux_loss": result.router_aux_loss}),
     }
     if fault is None:
         return numbers

@@ -57,6 +57,8 @@ KEPT: list[dict[str, Any]] = [
     {"loss_type": "luspo", "delta": 1.5},
     {"kl_coeff": 0.1, "kl_estimator": "k1", "use_bias_correction_kl": True},
     {"kl_coeff": 0.1, "sync_ref_model": True, "ref_model_mixup_alpha": 1.0, "ref_model_sync_steps": 1},
+    {"use_adaptive_entropy": True, "entropy_target": 0.5, "entropy_coeff_max": 0.1},
+    {"top_entropy_policy": "current", "top_entropy_quantile": 0.2},
     {"soft_overlong_tokens": 512},
 ]
 

@@ -13,10 +13,11 @@ from grpo_cli.engine.run_dir.folder import locate, refuse_existing_run
 from grpo_cli.engine.run_dir.lock import RunLock
 from grpo_cli.engine.run_dir.manifest import damage
 from grpo_cli.engine.run_dir.resume_point import find_start
-from grpo_cli.engine.setup import trainable_policy
+from grpo_cli.engine.setup import forward_plan, trainable_policy
 from grpo_cli.engine.train import train
+from grpo_cli.models.load import load_policy
 from tests.support.cure_models import adapters, change
-from tests.support.cure_scenarios import Steps, cases_of, command, grpo
+from tests.support.cure_scenarios import Steps, cases_of, command, grpo, toml
 
 QUICK = {
     "model_name": "tiny", "dataset": "arithmetic", "max_steps": 1, "save_steps": 1, "eval_steps": 0,
@@ -202,6 +203,13 @@ def model_with_adapters_is_trained_on() -> Steps:
     hint = yield lambda: trainable_policy(config)
     grpo(*command(hint), "--no-verify", "--output", "fused")
     yield lambda: trainable_policy(config.model_copy(update={"model_name": "fused"}))
+
+
+def balance_without_experts() -> Steps:
+    config = Config.model_validate({**QUICK, "model_name": "tiny", "router_aux_loss_coef": 0.01})
+    hint = yield lambda: forward_plan(config, load_policy("tiny"), lambda _: None)
+    config = config.model_copy(update=toml(hint))
+    yield lambda: forward_plan(config, load_policy("tiny"), lambda _: None)
 
 
 def checkpoint_to_convert_is_damaged() -> Steps:

@@ -23,7 +23,8 @@ from tests.support.small_runs import SHORT, lines, log_without_times, small, wei
 # One of every kind of state; `python -m tests.bench.resumed` tries all variants.
 TRIED = (
     "full", "dora and kl", "rewards in processes", "several updates by sequence", "half precision",
-    "quantized rollouts of adapters", "lion", "evaluation",
+    "quantized rollouts of adapters", "lion", "evaluation", "a reference that moves between updates",
+    "adaptive entropy",
 )  # fmt: skip
 
 

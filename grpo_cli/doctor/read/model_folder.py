@@ -1,7 +1,7 @@
 """A model's folder, read without MLX: config.json, the weights' headers, its origin."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -88,13 +88,24 @@ def repository_of(folder: Path, named: str | None) -> str | None:
     return named if named and is_repository(named) else None
 
 
-def fetch_again(folder: Path, file: str, named: str | None) -> list[str]:
-    """The command that fetches one file of a model again; `named`: the model as the user named it."""
+def present(folder: Path, first: str, *others: str) -> tuple[str, ...]:
+    """The first file's name, and those of the others that the folder has."""
+    return (first, *(name for name in others if (folder / name).exists()))
+
+
+def template_files(folder: Path) -> tuple[str, ...]:
+    """The files that can hold a chat template."""
+    return present(folder, "tokenizer_config.json", "chat_template.jinja")
+
+
+def fetch_again(folder: Path, files: str | Sequence[str], named: str | None) -> list[str]:
+    """The command that fetches one or several files of a model again; `named`: as the user named it."""
+    file = quoted(files) if isinstance(files, str) else " ".join(quoted(name) for name in files)
     repository = repository_of(folder, named)
     if repository:
-        return [f"hf download {repository} {quoted(file)} --force-download"]
+        return [f"hf download {repository} {file} --force-download"]
     if (folder / "manifest.json").exists():
         return [f"grpo doctor --run {quoted(folder.parent)}"]
-    known = expected_tokens(folder) if file == "tokenizer.pkl" else None  # converted from the hub's
+    known = expected_tokens(folder) if files == "tokenizer.pkl" else None  # converted from the hub's
     name = SOURCES[known[0]] if known else "OWNER/NAME"
-    return [f"hf download {name} {quoted(file)} --local-dir {quoted(folder)}"]
+    return [f"hf download {name} {file} --local-dir {quoted(folder)}"]

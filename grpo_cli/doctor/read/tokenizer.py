@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from grpo_cli.models.model_files import config_of
+from grpo_cli.untrusted_json import DamagedFile, read_object
 
 if TYPE_CHECKING:
     from grpo_cli.models.tokenizer import Tokenizer
@@ -23,7 +24,16 @@ def load(folder: Path) -> "Tokenizer":
     device.prepare()
     from grpo_cli.models.load import load_tokenizer
 
-    return load_tokenizer(folder, config_of(folder))
+    return load_tokenizer(folder, config_of(folder) | end_tokens_of(folder))
+
+
+def end_tokens_of(folder: Path) -> dict[str, Any]:
+    """The `eos_token_id` of generation_config.json, which stands above config.json's; empty without one."""
+    try:
+        ends = read_object(folder / "generation_config.json").get("eos_token_id")
+    except (OSError, DamagedFile):
+        return {}
+    return {"eos_token_id": ends} if ends else {}
 
 
 def is_nanochat(tokenizer: "Tokenizer") -> bool:

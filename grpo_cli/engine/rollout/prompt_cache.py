@@ -152,5 +152,9 @@ def whole_sequence_outputs(forward: Any, prompts: list[list[int]], inputs: mx.ar
     for row, prompt in enumerate(prompts):
         ids[row, : heads[row]] = mx.array(prompt[:-1], dtype=mx.int32)
         ids[row, heads[row] : heads[row] + width] = inputs[row]
-    places = mx.array(heads)[:, None] + mx.arange(width)[None]  # (B, S)
-    return mx.take_along_axis(forward(ids), places[..., None], axis=1)
+    return mx.take_along_axis(forward(ids), completion_places(prompts, width)[..., None], axis=1)
+
+
+def completion_places(prompts: list[list[int]], width: int) -> mx.array:
+    """Columns of each row's completion inputs behind its prompt: (B, S)."""
+    return mx.array([len(prompt) - 1 for prompt in prompts])[:, None] + mx.arange(width)[None]

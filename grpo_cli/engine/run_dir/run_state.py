@@ -35,6 +35,8 @@ class RunState:
     evaluations: list[dict[str, Any]] = field(default_factory=list)  # log lines of all evaluations so far
     faults: list[str] = field(default_factory=list)  # reasons of the latest updates skipped in a row
     log_positions: dict[str, int] = field(default_factory=dict)  # bytes of each log file
+    entropy_coeff: float | None = None  # of the adaptive entropy bonus; None: the configured one
+    last_entropy: float | None = None  # mean of the latest update, in nats, which adaptive entropy looks at
     has_taught: bool = False  # some step had a group whose rewards differ
     data: str = ""  # fingerprint of the training prompts
     started_in: str = ""  # the folder that relative paths in the configuration refer to

@@ -49,6 +49,8 @@ class Microbatch:
     old_is_current: bool = False  # the next forward provides the old logprobs
     # (B, S) float32, of the quantized copy that sampled, for importance sampling; None: the policy sampled
     sampler_logprobs: mx.array | None = None
+    # (B, 1) float32, the coefficient of an adaptive entropy bonus; None: the configured one
+    entropy_coeffs: mx.array | None = None
     rank: int = 0  # the rank that computes it
 
     @property
@@ -85,6 +87,7 @@ class Microbatch:
         """The rows `start` to `end` − 1, with their prompts."""
         kept = sorted(set(self.rows[start:end]))
         reference, policy, sampler = self.ref_logprobs, self.policy_mask, self.sampler_logprobs
+        bonus = self.entropy_coeffs
         return Microbatch(
             prompts=[self.prompts[row] for row in kept],
             rows=[kept.index(row) for row in self.rows[start:end]],
@@ -98,6 +101,7 @@ class Microbatch:
             rollouts=self.rollouts[start:end],
             old_is_current=self.old_is_current,
             sampler_logprobs=None if sampler is None else sampler[start:end],
+            entropy_coeffs=None if bonus is None else bonus[start:end],
             rank=self.rank,
         )
 
@@ -110,6 +114,7 @@ class Counting:
     mask_truncated: bool = False  # truncated completions are excluded
     top_entropy_quantile: float = 1.0  # share of the tokens, by entropy, that have a policy loss
     has_bonus: bool = False  # an entropy bonus gives every token a gradient
+    refilters: bool = False  # the filter by entropy is renewed before later updates, from all completions
     recompute_old: bool = False  # the old logprobs are the first update's, not the sampler's
     has_other_sampler: bool = False  # a quantized copy sampled
 
@@ -120,7 +125,8 @@ class Counting:
             prompts_per_forward=config.batch_size,
             mask_truncated=config.mask_truncated_completions,
             top_entropy_quantile=config.top_entropy_quantile,
-            has_bonus=config.entropy_coeff > 0,
+            has_bonus=config.has_entropy_bonus,
+            refilters=config.filters_by_current_entropy,
             recompute_old=config.quantize_for_rollouts
             or (config.num_iterations > 1 and config.steps_per_generation == 1),
             has_other_sampler=config.quantize_for_rollouts,
@@ -198,6 +204,8 @@ def make_microbatches(
         for g in groups
     ]
     everywhere = has_reference or counting.has_bonus
+    if counting.refilters:  # completions of advantage 0 count in the threshold, if there is an update at all
+        everywhere = everywhere or any(s.has_gradient(False) for group in by_group for s in group)
     kept = [[sequence for sequence in group if sequence.has_gradient(everywhere)] for group in by_group]
     if budget is not None:
         chunks = pack(kept, budget)

@@ -81,10 +81,10 @@ class CompiledLoss:
         function = self.function_for(padded, objective)
         (loss, *measured), gradients = function(trained, frozen, padded.arrays)
         mx.eval(loss, measured, gradients)
-        cuts, divergence, logprobs, importance = measured
+        stats = ForwardStats(*measured)
         rows, width = batch.targets.shape
         tree: Any = tree_map_with_path(lambda name, _: gradients[name], self.model.trainable_parameters())
-        return (loss, ForwardStats(cuts, divergence, logprobs[:rows, :width], importance)), tree
+        return (loss, stats._replace(logprobs=stats.logprobs[:rows, :width])), tree
 
     def function_for(self, padded: PaddedBatch, objective: Objective) -> Compiled:
         """The compiled function of a bucket, from the cache or new."""

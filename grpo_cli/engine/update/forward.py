@@ -14,7 +14,7 @@ import mlx.nn as nn
 
 from grpo_cli.engine.grpo.entropy import token_entropies
 from grpo_cli.engine.memory.estimate import LOGITS_AT_ONCE
-from grpo_cli.engine.rollout.prompt_cache import completion_outputs
+from grpo_cli.engine.rollout.prompt_cache import completion_outputs, completion_places
 from grpo_cli.engine.update.batch import Microbatch
 from grpo_cli.engine.update.chunked_logits import Head, chosen_logprobs
 from grpo_cli.engine.update.shape_buckets import PaddedBatch
@@ -32,6 +32,12 @@ class ForwardPlan:
     head: Head | None = None  # the output head, to compute logits in slices; None: it cannot be separated
     recompute: bool = False  # recompute layers in the backward (gradient checkpointing)
     together: RowsTogether = "mixed"  # the way of reading prompts that are shared
+
+    def places(self, batch: Batch) -> mx.array | None:
+        """Columns of the completions' inputs in the last call of the model: (B, S); None = all of them."""
+        if self.share_prefix or not isinstance(batch, Microbatch):
+            return None
+        return completion_places([batch.prompts[row] for row in batch.rows], batch.targets.shape[1])
 
 
 PLAIN = ForwardPlan()

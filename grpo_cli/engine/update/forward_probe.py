@@ -160,11 +160,16 @@ def probe_batch() -> Microbatch:
     ids = [[1 + (7 + 11 * place * (row + 3)) % PROBE_VOCABULARY for place in range(13)] for row in range(3)]
     targets = mx.array([ids[row][:NEW_TOKENS] for row in ROWS], dtype=mx.int32)
     prompts = [ids[1 + row][-length:] for row, length in enumerate(LENGTHS)]
+    return batch_of(prompts, list(ROWS), targets)
+
+
+def batch_of(prompts: list[list[int]], rows: list[int], targets: mx.array) -> Microbatch:
+    """A microbatch of these tokens (B, S) whose forward is all that is looked at."""
     zeros = mx.zeros(targets.shape)
     mask = mx.ones(targets.shape, dtype=mx.bool_)
     return Microbatch(
         prompts=prompts,
-        rows=list(ROWS),
+        rows=rows,
         targets=targets,
         loss_mask=mask,
         old_logprobs=zeros,

@@ -38,8 +38,10 @@ class UpdateResult:
     clip_ratio_high: float  # share clipped by the upper bound, with a positive advantage
     off_policy_masked: float = 0.0  # share of trained tokens in completions dropped as off-policy
     kl: float | None  # mean KL estimate per token; None without a reference
+    entropy: float | None = None  # mean entropy per trained token, in nats; None without an entropy bonus
     logprobs: list[mx.array] = field(default_factory=list)  # (B, S) of every microbatch, before the update
     importance: WeightStats | None = None  # statistics of the importance weights; None without a correction
+    router_aux_loss: float | None = None  # balance of experts, 1 per chosen expert if even; None without
 
 
 @dataclass(kw_only=True)
@@ -50,8 +52,15 @@ class Sums:
     loss: float = 0.0
     cuts: list[int] = field(default_factory=lambda: [0, 0, 0, 0])  # see ForwardStats.cuts
     divergence: float = 0.0
+    entropy: float = 0.0
     tokens: int = 0
+    balance: float = 0.0  # see ForwardStats.totals
     importance: WeightStats = field(default_factory=WeightStats)
+
+    def numbers(self) -> dict[str, Any]:
+        """All sums but the gradients, for other ranks."""
+        of_this = {key: value for key, value in vars(self).items() if key != "gradients"}
+        return {**of_this, "importance": asdict(self.importance)}
 
     def add(self, part: "Sums") -> None:
         """Add a microbatch. Its gradients are the sum so far already, so they replace the old ones."""
@@ -59,7 +68,9 @@ class Sums:
         self.loss += part.loss
         self.cuts = [a + b for a, b in zip(self.cuts, part.cuts, strict=True)]
         self.divergence += part.divergence
+        self.entropy += part.entropy
         self.tokens += part.tokens
+        self.balance += part.balance
         self.importance.add(part.importance)
 
     def result(self, model: nn.Module, objective: Objective) -> tuple[Gradients, UpdateResult]:
@@ -80,6 +91,9 @@ class Sums:
             kl=kl,
         )
         result.importance = self.importance if objective.correction else None
+        result.router_aux_loss = self.balance if objective.config.router_aux_loss_coef else None
+        if objective.config.has_entropy_bonus and self.tokens:
+            result.entropy = self.entropy / self.tokens
         return gradients, result
 
 
@@ -144,13 +158,16 @@ def microbatch_gradient(
         gradients = tree_map(mx.add, before, gradients)
     mx.eval(gradients, loss, *measured)
     cuts: list[int] = measured.cuts.tolist()
+    divergence, entropy, balance = measured.totals.tolist()
     total_weight, most, capped = measured.importance.tolist()
     sums = Sums(
         gradients=gradients,
         loss=float(loss.item()),
         cuts=cuts,
-        divergence=float(measured.divergence.item()),
+        divergence=divergence,
+        entropy=entropy,
         tokens=batch.token_count,
+        balance=balance,
         importance=WeightStats(total_weight, most, capped, batch.token_count),
     )
     return sums, measured.logprobs
@@ -164,19 +181,10 @@ def of_all_ranks(
     of_own = iter(logprobs)
     shown = [next(of_own) if batch.rank == world.rank else mx.zeros(batch.targets.shape) for batch in batches]
     gradients, shown = world.sum((own.gradients if own.gradients is not None else zeros, shown))
-    numbers = world.gather([own.loss, own.cuts, own.divergence, own.tokens, asdict(own.importance)])
     total = Sums(gradients=gradients)
-    for loss, cuts, divergence, tokens, spread in numbers:
-        total.add(
-            Sums(
-                gradients=gradients,
-                loss=loss,
-                cuts=cuts,
-                divergence=divergence,
-                tokens=tokens,
-                importance=WeightStats(**spread),
-            )
-        )
+    for numbers in world.gather(own.numbers()):
+        importance = WeightStats(**numbers.pop("importance"))
+        total.add(Sums(gradients=gradients, importance=importance, **numbers))
     return total, shown
 
 

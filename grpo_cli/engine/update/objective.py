@@ -7,6 +7,7 @@ The parts are pure functions in engine/grpo: losses.py, kl.py, entropy.py, avera
 importance_sampling.py (w).
 """
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -19,6 +20,7 @@ from grpo_cli.engine.grpo.importance_sampling import Correction, ImportanceWeigh
 from grpo_cli.engine.grpo.kl import ESTIMATORS, corrected
 from grpo_cli.engine.grpo.losses import Tokens, sequence_log_ratio, token_loss_of
 from grpo_cli.engine.grpo.off_policy_mask import is_kept
+from grpo_cli.engine.update.expert_balance import recorded_routing
 from grpo_cli.engine.update.forward import PLAIN, Batch, ForwardPlan, token_scores
 
 
@@ -56,7 +58,8 @@ class ForwardStats(NamedTuple):
 
     # (4,) numbers of tokens: whose ratio was clipped by any bound, below, above; of dropped completions
     cuts: mx.array
-    divergence: mx.array  # Σ KL over tokens, a scalar
+    # (3,) Σ KL and Σ entropy over tokens, and the balance of experts times the sum of weights; 0 where unused
+    totals: mx.array
     logprobs: mx.array  # (B, S), 0 on padding
     importance: mx.array  # (3,) from importance_sampling.summed; 0 without a correction
 
@@ -66,12 +69,14 @@ def microbatch_loss(model: nn.Module, batch: Batch, objective: Objective) -> tup
 
     w is 1 unless a quantized copy sampled (importance_sampling.py). The entropy filter (`policy_mask`) sets
     the policy loss of the other tokens to 0. They keep KL and bonus, and the average is still over all tokens
-    (arXiv:2506.01939, eq. 5, and TRL). The entropy bonus has the same token weights as the loss.
+    (arXiv:2506.01939, eq. 5, and TRL). The entropy bonus has the same token weights as the loss. The balance
+    of experts (expert_balance.py) is added with router_aux_loss_coef and the sum of these weights.
     """
     config, mask = objective.config, batch.loss_mask
-    logprobs, entropies = token_scores(
-        model, batch, config.temperature, objective.plan, entropy=config.entropy_coeff != 0
-    )
+    with recorded_routing(model) if config.router_aux_loss_coef else nullcontext() as routing:
+        logprobs, entropies = token_scores(
+            model, batch, config.temperature, objective.plan, entropy=config.has_entropy_bonus
+        )
     logprobs = mx.where(mask, logprobs, 0.0)  # (B, S)
     old_logprobs = mx.stop_gradient(logprobs) if batch.old_is_current else batch.old_logprobs
     weights = objective.weights(batch, old_logprobs)
@@ -90,11 +95,19 @@ def microbatch_loss(model: nn.Module, batch: Batch, objective: Objective) -> tup
         if config.use_bias_correction_kl:
             divergence = corrected(divergence, tokens.log_ratio)
         loss = loss + config.kl_coeff * divergence
+    entropy = mx.zeros_like(logprobs) if entropies is None else mx.where(mask, entropies, 0.0)  # (B, S)
     if entropies is not None:
-        loss = loss - config.entropy_coeff * mx.where(mask, entropies, 0.0)
+        coefficient = config.entropy_coeff if batch.entropy_coeffs is None else batch.entropy_coeffs
+        loss = loss - coefficient * entropy
     cuts = mx.stack([(cut & mask).sum() for cut in (token.clipped, token.low, token.high, ~kept)])
     importance = mx.zeros(3) if weights is None else summed(weights, mask)
-    return (batch.weights * mask * loss).sum(), ForwardStats(cuts, divergence.sum(), logprobs, importance)
+    weight = batch.weights * mask
+    total, balance = (weight * loss).sum(), mx.zeros(())
+    if routing is not None:
+        balance = weight.sum() * routing.balance(mask, objective.plan.places(batch))
+        total = total + config.router_aux_loss_coef * balance
+    totals = mx.stack([divergence.sum(), entropy.sum(), balance])
+    return total, ForwardStats(cuts, totals, logprobs, importance)
 
 
 def tokens_of(

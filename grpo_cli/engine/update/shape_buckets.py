@@ -22,7 +22,7 @@ from grpo_cli.engine.update.batch import Microbatch
 
 COLUMNS = 32  # the smallest step of a completion's or prompt's length
 ROWS = 4
-BY_ROW = ("advantages", "weights")  # (B, 1)
+BY_ROW = ("advantages", "weights", "entropy_coeffs")  # (B, 1); the last one may be None
 BY_TOKEN = ("targets", "loss_mask", "old_logprobs")  # (B, S)
 OPTIONAL = ("ref_logprobs", "policy_mask", "sampler_logprobs")  # (B, S), or None
 
@@ -62,6 +62,7 @@ class PaddedBatch:
     ref_logprobs: mx.array | None = None  # (B, S)
     policy_mask: mx.array | None = None  # (B, S) bool
     sampler_logprobs: mx.array | None = None  # (B, S)
+    entropy_coeffs: mx.array | None = None  # (B, 1)
     old_is_current: bool = False
 
     @property

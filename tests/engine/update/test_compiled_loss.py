@@ -61,6 +61,13 @@ def masked(made: list[Microbatch]) -> list[Microbatch]:
     return made
 
 
+def adaptive(made: list[Microbatch], coefficient: float) -> list[Microbatch]:
+    """An entropy bonus with a coefficient of the step."""
+    for batch in made:
+        batch.entropy_coeffs = mx.full((len(batch.rows), 1), coefficient)
+    return made
+
+
 def never(notice: Any) -> None:
     raise AssertionError(notice.text)
 
@@ -81,7 +88,15 @@ def check(found: tuple[Any, UpdateResult], expected: tuple[Any, UpdateResult]) -
     off = sum((gradients[name] - plain[name]).square().sum().item() for name in plain) ** 0.5
     assert norm > 0.01
     assert off < 1e-5 * norm
-    for name in ("loss", "clip_ratio", "clip_ratio_low", "clip_ratio_high", "off_policy_masked", "kl"):
+    for name in (
+        "loss",
+        "clip_ratio",
+        "clip_ratio_low",
+        "clip_ratio_high",
+        "off_policy_masked",
+        "kl",
+        "entropy",
+    ):
         value = getattr(expected[1], name)
         assert getattr(found[1], name) == (
             value if value is None else pytest.approx(value, rel=1e-5, abs=1e-6)
@@ -116,6 +131,10 @@ CASES: dict[str, tuple[Objective, list[Microbatch]]] = {
         logprobs_for(batches(), "sampler_logprobs"),
     ),
     "entropy": (objective_of("dapo", 0.7, 0.2, 0.2, 0.0, entropy_coeff=0.3), batches()),
+    "adaptive entropy": (
+        objective_of("dapo", 0.7, 0.2, 0.2, 0.0, use_adaptive_entropy=True),
+        adaptive(batches(), 0.3),
+    ),
     "off-policy mask": (objective_of("dapo", 0.7, 0.2, 0.2, 0.0, off_policy_mask_threshold=0.1), batches()),
     "policy mask": (PLAIN, masked(batches())),
     "first update": (PLAIN, batches(old_is_current=True)),

@@ -85,11 +85,12 @@ def test_a_state_without_a_mask_reads_prompts_of_each_length_by_themselves() -> 
 
 
 def test_slower_ways_are_told() -> None:
-    assert setup.notices_of(BatchPlan(), may_share=True) == []
-    equal, whole = setup.notices_of(EQUAL, may_share=True)
+    assert setup.notices_of(BatchPlan(), True, None) == setup.notices_of(BatchPlan(), True, 0.0) == []
+    equal, whole, experts = setup.notices_of(EQUAL, True, 0.0312)
     assert "one length" in equal
     assert "whole sequences" in whole
-    (single,) = setup.notices_of(BatchPlan(False, "single"), may_share=False)
+    assert "other experts for 3.1% of" in experts
+    (single,) = setup.notices_of(BatchPlan(False, "single"), False, None)
     assert "one by one" in single
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from grpo_cli.doctor.checks.model.tokenizer import NOT_LOADED, loaded
 from grpo_cli.doctor.context import Context
 from grpo_cli.doctor.findings import Finding, error, ok, skipped, warning
-from grpo_cli.doctor.read.model_folder import fetch_again, rows_of
+from grpo_cli.doctor.read.model_folder import fetch_again, present, rows_of, template_files
 from grpo_cli.doctor.read.tokenizer import added_tokens, is_nanochat, reserved_ids, too_few
 from grpo_cli.errors import GrpoError
 from grpo_cli.models.model_files import BREAKDOWNS
@@ -33,7 +33,8 @@ def special_tokens(context: Context) -> Iterator[Finding]:
     if wrong:
         more = f"; and {len(wrong) - SHOWN} more" if len(wrong) > SHOWN else ""
         cure = "the tokenizer's files come from different models: download them again together"
-        commands = fetch_again(context.base_folder, "tokenizer_config.json", context.model)
+        files = "tokenizer.pkl" if is_nanochat(tokenizer) else ("tokenizer.json", "tokenizer_config.json")
+        commands = fetch_again(context.base_folder, files, context.model)
         yield error("; ".join(wrong[:SHOWN]) + more, cure, *commands, wrong=wrong)
         return
     shown = ", ".join(f"{token} {number}" for token, number in list(tokens.items())[:SHOWN])
@@ -90,7 +91,8 @@ def end_tokens(context: Context) -> Iterator[Finding]:
         yield skipped("the tokenizer belongs to another model: see vocabulary")
         return
     ends = sorted(end for end in tokenizer.eos_ids if isinstance(end, int))
-    commands = fetch_again(folder, "generation_config.json", context.model)
+    files = present(folder, "config.json", "generation_config.json")
+    commands = fetch_again(folder, files, context.model)
     beyond = [end for end in ends if not 0 <= end < tokenizer.vocab_size or (rows and end >= rows)]
     spelled = {number: token for token, number in added_tokens(tokenizer).items()}
     shown = ", ".join(f"{spelled.get(end, '?')} {end}" for end in ends)
@@ -135,7 +137,7 @@ def chat_template(context: Context) -> Iterator[Finding]:
         return
     if not ids:
         cure = "take the template of the model's instruct version"
-        commands = fetch_again(context.base_folder, "tokenizer_config.json", context.model)
+        commands = fetch_again(context.base_folder, template_files(context.base_folder), context.model)
         yield error("the chat template turns a conversation into an empty prompt", cure, *commands)
         return
     plain = None if wrapped is None else rendered(wrapped, generation=False)
@@ -144,7 +146,7 @@ def chat_template(context: Context) -> Iterator[Finding]:
         yield warning(
             "the template does not end where the assistant speaks: it ignores add_generation_prompt",
             "take the template of the model's instruct version",
-            *fetch_again(context.base_folder, "tokenizer_config.json", context.model),
+            *fetch_again(context.base_folder, template_files(context.base_folder), context.model),
         )
         return
     end = "<|assistant_start|>" if wrapped is None else str(asked)[len(str(plain)) :]
@@ -164,8 +166,13 @@ def prompt_ids(tokenizer: "Tokenizer", messages: list[Any]) -> tuple[list[int] |
 
 
 def rendered(wrapped: Any, generation: bool) -> str:
-    """ASK as the template writes it. `generation`: with the opening of the assistant's turn."""
-    return str(wrapped.apply_chat_template(ASK, tokenize=False, add_generation_prompt=generation))
+    """ASK as the template writes it; empty if it fails. `generation`: with the opening of an answer."""
+    from jinja2 import TemplateError
+
+    try:
+        return str(wrapped.apply_chat_template(ASK, tokenize=False, add_generation_prompt=generation))
+    except (TemplateError, *BREAKDOWNS):  # without the opening, say: training does not need that
+        return ""
 
 
 def without_system(context: Context, tokenizer: "Tokenizer", problem: str) -> Finding:
@@ -174,7 +181,7 @@ def without_system(context: Context, tokenizer: "Tokenizer", problem: str) -> Fi
     if ids is None:
         folder = context.base_folder
         cure = "take tokenizer_config.json and chat_template.jinja from the same model"
-        return error(problem, cure, *fetch_again(folder, "tokenizer_config.json", context.model))
+        return error(problem, cure, *fetch_again(folder, template_files(folder), context.model))
     if context.config is not None and context.config.system_prompt:
         return error(
             problem, "the template has no system role: do without a system message", 'system_prompt = ""'

@@ -1,5 +1,6 @@
 """Checks of the files in a model's folder: present and undamaged."""
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,7 +18,8 @@ from grpo_cli.models.model_files import (
 )
 from grpo_cli.words import plural
 
-OTHERS = ("*.bin", "*.pt", "*.gguf")  # weights in formats that this program does not read
+OTHERS = ("*.bin", "*.pt", "*.pth", "*.gguf")  # weights in formats that this program does not read
+OF_NANOCHAT = re.compile(r"model_\d+\.pt")
 
 
 def files(context: Context) -> Iterator[Finding]:
@@ -27,7 +29,8 @@ def files(context: Context) -> Iterator[Finding]:
         yield skipped("the model is not on this machine")
         return
     base = context.base_folder
-    problems = [told(context, problem) for problem in file_problems(base)]
+    own = nanochat_file(base)
+    problems = [not_converted(base, own)] if own else [told(context, p) for p in file_problems(base)]
     if base != folder:
         problems += readable(context, [folder / ADAPTERS])
     yield from problems
@@ -50,12 +53,25 @@ def told(context: Context, problem: FileProblem) -> Finding:
     return damaged(context, problem.path, problem.text)
 
 
+def nanochat_file(folder: Path) -> str | None:
+    """nanochat's own file of weights in a folder that was not converted yet; None if it has none."""
+    if weight_files(folder) or not folder.is_dir():
+        return None
+    return next((path.name for path in sorted(folder.iterdir()) if OF_NANOCHAT.fullmatch(path.name)), None)
+
+
+def not_converted(folder: Path, own: str) -> Finding:
+    """The error for a folder with nanochat's own files, which have neither config.json nor safetensors."""
+    cure = "it is nanochat's own format: convert it"
+    return error(f"no model*.safetensors, but {own}", cure, f"grpo convert {quoted(folder)}")
+
+
 def no_weights(context: Context, folder: Path) -> Finding:
     """The error for a folder without weights in safetensors format."""
     other = next((path.name for pattern in OTHERS for path in sorted(folder.glob(pattern))), None)
     if other:
-        cure = f"{other} is of another format: convert it"
-        return error(f"no model*.safetensors, but {other}", cure, f"grpo convert {quoted(folder)}")
+        cure = "this format is not read: look for a revision or a repository with `.safetensors` files"
+        return error(f"no model*.safetensors, but {other}", cure)
     return damaged(context, folder / "model.safetensors", "is missing: the folder holds no weights")
 
 

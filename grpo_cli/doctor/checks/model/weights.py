@@ -66,7 +66,7 @@ def misfit(context: Context, problem: str) -> Finding:
         problem,
         "weights and config.json must come from the same model: download both again; nothing is loaded "
         "partially",
-        *fetch_again(folder, "config.json", context.model),
+        *fetch_again(folder, ("config.json", *(path.name for path in weight_files(folder))), context.model),
     )
 
 
@@ -97,7 +97,7 @@ def values(context: Context) -> Iterator[Finding]:
         yield error(
             f"NaN or infinite numbers in {some(seen.broken)}",
             "all of the model's output is wrong: use an earlier checkpoint, or download the weights again",
-            *fetch_again(folder, weight_files(folder)[0].name, context.model),
+            *fetch_again(seen.broken_in[0].parent, [path.name for path in seen.broken_in], context.model),
             broken=seen.broken,
         )
     yield from zero_rows(context, seen)
@@ -132,6 +132,7 @@ class Survey:
         self.text_ids = text_ids  # rows of other ids are padding or reserved; None: unknown
         self.count = 0
         self.broken: list[str] = []
+        self.broken_in: list[Path] = []  # files
         self.zero_tokens: dict[str, list[int]] = {}
         self.zero_padding = 0
 
@@ -149,6 +150,7 @@ class Survey:
             self.count += array.size
             if not is_finite(array):
                 self.broken.append(name)
+                self.broken_in += [path] if path not in self.broken_in else []
             elif name.endswith(EMBEDDINGS) and array.ndim == 2:
                 self.add_zero_rows(name, array)
 

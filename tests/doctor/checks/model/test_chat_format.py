@@ -28,7 +28,9 @@ def test_markers_of_another_model_s_template(tmp_path: Path) -> None:
         "<|im_end|>, which the chat template writes, becomes 10 ids; "
         "<|im_start|>, which the chat template writes, becomes 12 ids",
     )
-    assert finding.commands == (f"hf download OWNER/NAME tokenizer_config.json --local-dir {folder}",)
+    assert finding.commands == (
+        f"hf download OWNER/NAME tokenizer.json tokenizer_config.json --local-dir {folder}",
+    )
 
 
 def test_ends_that_are_not_in_the_vocabulary(tmp_path: Path) -> None:
@@ -48,6 +50,17 @@ def test_a_turn_s_end_that_ends_no_completion(tmp_path: Path) -> None:
         "the chat template ends a turn with <|assistant_end|> (311), but only <|bos|> 307 ends a completion",
     )
     assert finding.commands == ('"eos_token_id": [307, 311]',)
+
+
+def test_an_end_that_only_generation_config_names(tmp_path: Path) -> None:
+    """As Llama 3 and others: training reads it, above config.json's."""
+    folder = fast_copy(tmp_path / "model", eos_token="<|bos|>")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "eos_token_id": 307}))
+    (folder / "generation_config.json").write_text('{"eos_token_id": [307, 311]}')
+    assert seen(at(folder, "end-tokens")) == ("ok", "<|bos|> 307, <|assistant_end|> 311")
+    (folder / "generation_config.json").write_text('{"temperature": 1.0}')
+    assert at(folder, "end-tokens").severity == "warning"
 
 
 def templated(folder: Path, template: str | None) -> Path:
@@ -120,6 +133,15 @@ def test_a_template_that_does_not_let_the_assistant_speak(tmp_path: Path) -> Non
     folder = templated(tmp_path / "model", "{%- for m in messages -%}{{- m['content'] -}}{%- endfor -%}")
     told = "the template does not end where the assistant speaks: it ignores add_generation_prompt"
     assert seen(at(folder, "chat-template")) == ("warning", told)
+
+
+@pytest.mark.parametrize("failing", ["{{ 1 / 0 }}", "{{ 'a' * 10 ** 12 }}", "{{ raise_exception('no') }}"])
+def test_a_template_that_fails_without_the_assistants_turn_only(tmp_path: Path, failing: str) -> None:
+    """No prompt of a run is written so."""
+    template = f"{{% if not add_generation_prompt %}}{failing}{{% endif %}}{{{{ messages[0].content }}}}"
+    finding = at(templated(tmp_path / "model", template), "chat-template")
+    assert finding.severity == "ok"
+    assert "check itself failed" not in finding.seen
 
 
 @pytest.mark.parametrize(

@@ -214,6 +214,10 @@ def test_weights_of_another_format(tmp_path: Path) -> None:
     (folder / "pytorch_model.bin").write_bytes(b"PK")
     finding = at(folder, "model-files")
     assert finding.seen == "no model*.safetensors, but pytorch_model.bin"
+    assert finding.commands == ()  # a pickle, which no command reads
+    (folder / "model_000650.pt").write_bytes(b"PK")
+    finding = at(folder, "model-files")
+    assert finding.seen == "no model*.safetensors, but model_000650.pt"
     assert finding.commands == (f"grpo convert {folder}",)
 
 
@@ -277,7 +281,7 @@ def test_commands_for_odd_weights_are_safe_to_paste(tmp_path: Path) -> None:
     assert words(stale) == [["mv", path, f"{path}.aside"]]
 
     other = tiny_copy(tmp_path / f"2 {ODD}", "model.safetensors")
-    (other / "pytorch_model.bin").write_bytes(b"PK")
+    (other / "model_000650.pt").write_bytes(b"PK")
     assert words(at(other, "model-files")) == [["grpo", "convert", str(other)]]
 
     def change(arrays: Any) -> None:

@@ -75,6 +75,19 @@ def test_a_weight_that_is_no_number_is_named(tmp_path: Path, number: float) -> N
     assert (finding.severity, finding.seen) == ("error", told)
 
 
+def test_only_the_file_with_the_number_is_fetched_again(tmp_path: Path) -> None:
+    folder = tiny_copy(tmp_path / "model")
+    arrays: Any = mx.load(str(folder / "model.safetensors"))
+    mx.eval(arrays)
+    second = {name: arrays.pop(name) for name in list(arrays) if name.startswith("transformer.h.3.")}
+    second["transformer.h.3.mlp.c_fc.weight"][3, 4] = math.nan
+    mx.save_safetensors(str(folder / "model-1.safetensors"), arrays)
+    mx.save_safetensors(str(folder / "model-2.safetensors"), second)
+    (folder / "model.safetensors").unlink()
+    finding = at(folder, "model-values")
+    assert finding.commands == (f"hf download OWNER/NAME model-2.safetensors --local-dir {folder}",)
+
+
 def test_rows_of_zeros_of_tokens_that_text_becomes(tmp_path: Path) -> None:
     def change(arrays: Any) -> None:
         arrays["transformer.wte.weight"][5] = 0.0
