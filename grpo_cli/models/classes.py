@@ -26,6 +26,7 @@ from grpo_cli.foreign_text import quoted
 from grpo_cli.models import nanochat_v2, tied
 from grpo_cli.models.config_check import check_config
 from grpo_cli.models.model_files import CONFIG, FileProblem, json_problems, tensors_in, weight_problems
+from grpo_cli.models.repairs import repaired
 from grpo_cli.trust import refuse_model_file, without_code
 from grpo_cli.untrusted_json import DamagedFile, shown
 
@@ -80,18 +81,7 @@ def _read(folder: Path, named: dict[str, Any]) -> tuple[nn.Module, dict[str, Any
     if is_tied and tied.has_own_head(model):
         config[tied.KEY] = False
     vars(model).pop("sanitize", None)  # of tied.with_tied_head
-    return completed(model), config
-
-
-def completed(model: nn.Module) -> nn.Module:
-    """The model with the attributes that nn.Module's constructor sets, without which it cannot be trained.
-
-    mlx-lm's recurrent_gemma does not call that constructor.
-    """
-    for _, module in model.named_modules():
-        if not hasattr(module, "_no_grad"):
-            module._no_grad, module._training = set(), False
-    return model
+    return repaired(model), config
 
 
 def refuse_problems(problems: Iterable[FileProblem]) -> None:

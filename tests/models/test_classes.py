@@ -3,21 +3,15 @@
 import sys
 from pathlib import Path
 
-import mlx.core as mx
-import mlx.nn as nn
 import pytest
 from mlx_lm.models import llama
-from mlx_lm.utils import save_config, save_model
 
 from grpo_cli.errors import ModelError
 from grpo_cli.models import nanochat_v2
-from grpo_cli.models.classes import UnknownKind, load_weights, model_classes
+from grpo_cli.models.classes import UnknownKind, model_classes
 from grpo_cli.models.load import load_model_folder
-from grpo_cli.models.tree import flat
 from tests.support.doctor_findings import at, tiny_copy
-from tests.support.kind_trials import make
 from tests.support.model_damage import edit_json
-from tests.support.model_kinds import config_of
 
 NEEDED = "mlx-lm cannot import its class of the model type olmo: To run olmo install ai2-olmo"
 
@@ -35,19 +29,6 @@ def test_classes_are_ours_mlx_lms_or_none() -> None:
     for name in ("no_such_kind", "cache", "os", 5):
         with pytest.raises(UnknownKind, match=f"^Model type {name} not supported"):
             model_classes({"model_type": name})
-
-
-def test_a_class_that_skips_the_constructor_of_modules_can_be_trained(tmp_path: Path) -> None:
-    """mlx-lm's recurrent_gemma, which `nn.value_and_grad` could not read."""
-    made = make("recurrent_gemma")
-    save_model(tmp_path, made)
-    save_config(config_of("recurrent_gemma"), tmp_path / "config.json")
-    model, _ = load_weights(tmp_path)
-    assert model.training is False
-    _, gradient = nn.value_and_grad(model, lambda: model(mx.array([[5, 9]])).square().sum())()
-    assert flat(gradient).keys() == flat(made.parameters()).keys()
-    model.freeze()
-    assert flat(model.trainable_parameters()) == {}
 
 
 @pytest.mark.usefixtures("without_package")

@@ -29,8 +29,9 @@ from grpo_cli.engine.update.gradient import accumulate
 from grpo_cli.errors import ModelError
 from grpo_cli.models.adapters import ADAPTER_LAYERS, LoRA, add_adapters, load_adapters, save_adapters
 from grpo_cli.models.batch_plan import BatchPlan
-from grpo_cli.models.classes import completed, load_weights
+from grpo_cli.models.classes import load_weights
 from grpo_cli.models.load import Policy
+from grpo_cli.models.repairs import repaired
 from grpo_cli.models.tree import flat
 from grpo_cli.types import Rollout, RolloutGroup
 from tests.support.model_kinds import config_of, module_of
@@ -83,12 +84,17 @@ class Trial:
 
 
 def make(name: str, **changes: Any) -> nn.Module:
-    """A small random model of a kind, in float32. `changes`: other values of its config.json."""
+    """A small random model of a kind, in float32, as it is loaded. `changes`: other values of config.json."""
+    return moved(repaired(unrepaired(name, **changes))).train()  # as a run sets it
+
+
+def unrepaired(name: str, **changes: Any) -> nn.Module:
+    """The model as mlx-lm makes it."""
     module = import_module(f"mlx_lm.models.{module_of(name)}")
     mx.random.seed(0)
     model: nn.Module = module.Model(module.ModelArgs.from_dict(config_of(name, **changes)))
     model.set_dtype(mx.float32)
-    return moved(completed(model)).train()  # as a run sets it
+    return model
 
 
 def moved(model: nn.Module) -> nn.Module:

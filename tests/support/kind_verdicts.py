@@ -9,14 +9,11 @@ MOST_USED = (
 )  # fmt: skip
 # Kinds that a run refuses, with its words.
 REFUSED = {
-    "gemma3n": "cannot be tuned here: in sampling",  # its forward without a cache is another model
     "phi3small": "is not run on a CPU",
-    "plamo3": "cannot be tuned here: in sampling",  # its cache holds one position less than its window
 }
-# Kinds of which mlx-lm's class has a fault that nothing here remedies, with the words of the trial.
+# Kinds of which mlx-lm's class has a fault that models/repairs.py does not repair, with the trial's words.
 FAULTY = {
     "deepseek_v41": "Cannot calculate VJP with respect to indices",  # no stop_gradient on indices
-    "kimi_k3": "'LoRALinear' object has no attribute 'weight'",  # reads the weights of adapted layers
 }
 
 
