@@ -33,6 +33,8 @@ LEVELS = {
     "grpo_cli.engine.collect_rollouts": 5,
     "grpo_cli.engine.update_policy": 5,
     "grpo_cli.engine.reporting": 5,
+    "grpo_cli.engine.entropy_filter": 5,
+    "grpo_cli.engine.sync_reference": 5,
     "grpo_cli.engine.memory.check": 5,
     "grpo_cli.engine.train": 5,
     "grpo_cli.engine.evaluation.evaluate": 5,

@@ -41,12 +41,14 @@ def collect_rollouts(run: Run, position: int) -> DrawnGroups:
     budget = config.dynamic_sampling_budget if config.dynamic_sampling else 1
     while drawn.missing and drawn.batches < budget:
         prompts, left_out = run.train_prompts.take(drawn.position, drawn.next_count)
-        drawn.take(*sample_and_score(run, prompts), left_out)
+        drawn.take(*sample_and_score(run, prompts, drawn.position), left_out)
     return drawn
 
 
-def sample_and_score(run: Run, prompts: list[Prompt]) -> Scored:
+def sample_and_score(run: Run, prompts: list[Prompt], at: int) -> Scored:
     """Sample and score G completions per prompt: the groups, seconds of sampling, and the rewards' metrics.
+
+    `at`: the first prompt's place in the stream.
 
     Rewards that may run outside of this thread score a finished group while others are still sampled.
     """
@@ -61,7 +63,7 @@ def sample_and_score(run: Run, prompts: list[Prompt]) -> Scored:
 
         started = time.perf_counter()
         run.world.set_phase("sampling")
-        sample(run, prompts, own, score)
+        sample(run, prompts, own, score, at)
         seconds = time.perf_counter() - started
         run.world.set_phase("scoring")
     punish_overlong(groups, run.config.max_new_tokens, run.config.soft_overlong_tokens)
@@ -72,7 +74,7 @@ def sample_and_score(run: Run, prompts: list[Prompt]) -> Scored:
     return groups, max(all_seconds), together(metrics)
 
 
-def sample(run: Run, prompts: list[Prompt], own: Sequence[int], on_group: OnGroup) -> None:
+def sample(run: Run, prompts: list[Prompt], own: Sequence[int], on_group: OnGroup, at: int) -> None:
     """Sample G completions of the prompts at the places `own`. Raises TrainingError if logits are NaN."""
     try:
         generate(
@@ -86,7 +88,7 @@ def sample(run: Run, prompts: list[Prompt], own: Sequence[int], on_group: OnGrou
             on_group,
             own,
             run.random,
-            lambda place: run.make_session(prompts[place].example),
+            lambda place, row: run.session(prompts[place], at, row),
         )
     except BrokenPolicy as error:
         weight = first_broken(flat(run.policy.model.parameters()))

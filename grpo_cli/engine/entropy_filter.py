@@ -10,12 +10,12 @@ step, not over one microbatch, so it does not depend on the size of the microbat
 
 import mlx.core as mx
 
-from grpo_cli.cpu.swiglu import lean_activations
 from grpo_cli.engine.grpo.entropy import high_entropy_threshold
 from grpo_cli.engine.memory.out_of_memory import with_halving
 from grpo_cli.engine.run import Run
 from grpo_cli.engine.update.batch import Microbatch
 from grpo_cli.engine.update.forward import token_scores
+from grpo_cli.models.lean_layers import lean_layers
 
 
 def choose_by_current_entropy(run: Run, batches: list[Microbatch]) -> None:
@@ -43,7 +43,7 @@ def entropies_by(run: Run, batch: Microbatch) -> mx.array:
 
     def compute(part: Microbatch) -> mx.array:
         model, temperature = run.policy.model, run.config.temperature
-        with lean_activations(model):
+        with lean_layers(model):
             _, entropies = token_scores(model, part, temperature, run.forward_plan, entropy=True)
         mx.eval(entropies)
         return entropies  # type: ignore[return-value]  # asked for

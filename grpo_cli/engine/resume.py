@@ -80,6 +80,7 @@ def resume(
         if run.state.step == run.total_steps and is_final:
             return complete(run, start.run_dir, listener)
         check_memory(run, device.memory_budget(device.prepare()))
+        run.record_answers(start.run_dir, is_new=restart)
         return train_from(start, run, listener)
 
 
@@ -94,6 +95,7 @@ def train_from(start: Start, run: Run, listener: events.Listener) -> Path:
         listener=listener,
         saved_step=run.state.step,
         writes=is_first,
+        answers=run.answers,
     )
     try:
         with Interruption() as interruption:

@@ -9,6 +9,7 @@ Plain functions act on it: collect_rollouts.py samples and scores, update_policy
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import mlx.core as mx
 
@@ -22,6 +23,7 @@ from grpo_cli.engine.rollout.buffer import RolloutBuffer
 from grpo_cli.engine.rollout.prompts import Prompt, Prompts
 from grpo_cli.engine.rollout.quantized_policy import RolloutPolicy
 from grpo_cli.engine.rollout.sampling import KeyChain
+from grpo_cli.engine.run_dir.answers import AnswerJournal, scope_of
 from grpo_cli.engine.run_dir.checkpoint import Snapshot
 from grpo_cli.engine.run_dir.rescue import Rescue
 from grpo_cli.engine.run_dir.run_state import RunState, random_state, restore_random_state
@@ -30,6 +32,7 @@ from grpo_cli.engine.update.compiled_loss import CompiledLoss
 from grpo_cli.engine.update.forward import PLAIN, ForwardPlan
 from grpo_cli.engine.update.objective import Objective
 from grpo_cli.engine.update.optimizer import Optimizer
+from grpo_cli.environments.session import Session
 from grpo_cli.environments.tooling import SessionMaker, no_environment
 from grpo_cli.models.load import Policy
 from grpo_cli.models.tree import flat
@@ -80,6 +83,7 @@ class Run:
         own_rewards = {name for name, function in self.rewards if function not in REWARDS.values()}
         self.teaching = Teaching(config=config, own=own_rewards)
         self.told: set[str] = set()  # anomalies already reported by a notice
+        self.answers: AnswerJournal | None = None  # of environments, recorded for a resumed run
 
     @property
     def prompts_wanted(self) -> int:
@@ -137,6 +141,30 @@ class Run:
             reference=self.reference if self.config.sync_ref_model else None,
         )
 
+    def record_answers(self, folder: Path, is_new: bool = False) -> None:
+        """Record what environments answer in the run's folder, and replay what is recorded there.
+
+        `is_new`: the run begins; nothing is replayed.
+        """
+        if self.make_session is no_environment:
+            return
+        config = self.config
+        limits = [config.max_tool_calls, config.tool_timeout, config.tool_parser, config.max_result_tokens]
+        entries = [config.tools, config.environments]
+        self.answers = AnswerJournal(
+            folder,
+            rank=self.world.rank,
+            scope=scope_of(config.seed, entries, limits, self.state.data, self.state.inputs),
+            vocabulary=self.policy.tokenizer.vocab_size,
+            position=self.state.prompts_used,
+            is_new=is_new,
+        )
+
+    def session(self, prompt: Prompt, at: int, row: int) -> Session | None:
+        """The environment of a training completion. `at`, `row`: the place of its record."""
+        session = self.make_session(prompt.example)
+        return self.answers.recorded(session, at, row, prompt.ids) if self.answers else session
+
     def seed(self) -> None:
         """Set the random states: from the checkpoint if the run is resumed, else from config.seed."""
         if self.state.random_state:
@@ -180,8 +208,10 @@ class Run:
         return tell
 
     def close(self) -> None:
-        """Shut down the reward workers."""
+        """Shut down the reward workers and close the journal of answers."""
         self.scorer.close()
+        if self.answers:
+            self.answers.close()
 
 
 def steps_of(config: Config, prompts: int) -> int:

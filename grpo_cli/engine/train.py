@@ -26,7 +26,8 @@ Where π_old comes from, without a forward of its own wherever that is possible:
     num_iterations = 1                      the sampler's logprobs
     num_iterations > 1, k = 1               the forward of the first update on the completions: r is 1 there
     num_iterations > 1, k > 1               the sampler's logprobs
-    a quantized copy sampled                the forward of the first update; for later parts a forward at once
+    a quantized copy sampled,               the forward of the first update; for later parts a forward at once
+    or environments answered turns
 
 Departure from Algorithm 1: the reference is not replaced by a newer policy, as is usual since, unless
 sync_ref_model asks for it (sync_reference.py).
@@ -101,8 +102,14 @@ def train(config: Config, listener: events.Listener = events.silent, world: Worl
         try:
             with words_for_the_disk(lock.folder):
                 log = RunLog(lock.folder, config.log_jsonl and world.is_first)
+            run.record_answers(lock.folder, is_new=True)
             saver = Saver(
-                lock=lock, keep=config.keep_checkpoints, log=log, listener=listener, writes=world.is_first
+                lock=lock,
+                keep=config.keep_checkpoints,
+                log=log,
+                listener=listener,
+                writes=world.is_first,
+                answers=run.answers,
             )
             with Interruption() as interruption:
                 return train_to_the_end(run, log, saver, interruption)
@@ -161,13 +168,14 @@ def train_step(run: Run, step: int, log: RunLog) -> None:
 def fill_buffer(run: Run, drawn: DrawnGroups) -> None:
     """Set the advantages of the sampled groups and split them into one part for each coming step.
 
-    If a quantized copy sampled them, the policy's own logprobs of the later parts are computed now, before
-    the first update changes the policy.
+    If a quantized copy sampled them, or environments answered turns, the policy's own logprobs of the later
+    parts are computed now, before the first update changes the policy.
     """
     groups = drawn.chosen()
     set_advantages(groups, run.config)
     run.buffer.fill(groups)
-    for part in run.buffer.waiting[1:] if run.config.quantize_for_rollouts else []:
+    depend = any(rollout.logprobs_depend_on_time for group in groups for rollout in group.rollouts)
+    for part in run.buffer.waiting[1:] if run.config.quantize_for_rollouts or depend else []:
         part.batches = make_batches(run, part.groups)
         remember_old(run, part.batches)
 
@@ -191,6 +199,8 @@ def train_to_the_end(run: Run, log: RunLog, saver: Saver, interruption: Interrup
             after_step(run, log, saver)
         final = saver.save_final(sound_snapshot(run, saver))
         run.world.gather(None)  # a barrier: no rank exits before rank 0 has saved
+        if run.answers:
+            run.answers.remove()
     except BaseException as error:  # every kind of ending saves the finished steps
         ending = exited(error) if isinstance(error, SystemExit) else error  # a bare exit looks like success
         for line in run.rescue.save(log, saver, error):

@@ -57,6 +57,7 @@ class Environment:
     marker_ids: frozenset[int] = frozenset()  # special tokens that stay in the text that rewards see
     calls = 0  # of tools in this rollout
     failures = 0  # calls that gave an error, or no result
+    replayed_seconds = 0.0  # that answers took when they were recorded, which are replayed now (recorded.py)
 
     def reset(self, columns: dict[str, Any]) -> str | None:  # noqa: ARG002
         """Begin a rollout of the example with these columns. The text returned follows the last user message.

@@ -111,7 +111,7 @@ class Session:
             turns=self.turns,
             calls=environment.calls,
             failures=environment.failures,
-            seconds=self.seconds,
+            seconds=self.seconds + environment.replayed_seconds,
             reward=environment.get_reward(),
         )
 

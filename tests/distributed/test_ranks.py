@@ -13,6 +13,7 @@ from typing import Any
 import mlx.core as mx
 import pytest
 
+from grpo_cli.config.loss_types import LOSS_TYPES
 from tests.support import letter_reward
 from tests.support.started_ranks import Ranks, free_ports, grpo
 from tests.support.waiting import HANG, NEVER, slowness, wait_until
@@ -113,6 +114,20 @@ def test_gradients_are_those_of_one_rank(tmp_path: Path, count: int, prompts: in
     for name, expected in alone.items():
         size = float(mx.sqrt(expected.square().sum()))
         assert float(mx.sqrt((together[name] - expected).square().sum())) <= 1e-5 * size + 1e-9, name
+
+
+def test_gradients_of_turns_are_those_of_a_plain_loop(tmp_path: Path) -> None:
+    """Tokens that an environment wrote are in no rank's gradient."""
+    file = tmp_path / "two.npz"
+    ended = Ranks([["-m", "tests.support.rank_gradients", str(file), "3", "forced"]] * 2).wait()
+    assert [code for code, _, _ in ended] == [0, 0], ended
+    found: dict[str, mx.array] = mx.load(str(file))  # type: ignore[assignment]
+    for loss_type in LOSS_TYPES:
+        names = [name for name in found if name.startswith(f"{loss_type}.")]
+        norm = sum(float(found[f"plain {name}"].square().sum()) for name in names) ** 0.5
+        gaps = [float(mx.abs(found[name] - found[f"plain {name}"]).max()) for name in names]
+        assert len(names) > 10 and norm > 1e-3
+        assert max(gaps) < 1e-5 * norm, loss_type
 
 
 @pytest.mark.parametrize("count", [1, 3])

@@ -64,7 +64,7 @@ def answers(policy: Policy, tools: list[str]) -> list[tuple[str, Rollout]]:
     make = tooling_of(Config(tools=tools), policy.tokenizer).make_session
     groups = generate(
         policy, [prompt for prompt, _ in asked], 1, Sampling(max_new_tokens=32, temperature=0.0),
-        sessions=lambda _: make(Example(messages=[], answer="")),
+        sessions=lambda *_: make(Example(messages=[], answer="")),
     )  # fmt: skip
     return [(product, rollout) for (_, product), (rollout,) in zip(asked, groups, strict=True)]
 

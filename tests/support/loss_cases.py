@@ -14,6 +14,7 @@ from grpo_cli.engine.update.batch import Counting, Microbatch, make_microbatches
 from grpo_cli.engine.update.forward import ForwardPlan, token_logprobs
 from grpo_cli.engine.update.gradient import Gradients, UpdateResult, accumulate, global_norm
 from grpo_cli.engine.update.objective import Objective
+from grpo_cli.engine.update.packing import Budget
 from grpo_cli.models.load import Policy
 from grpo_cli.types import RolloutGroup, StopReason
 from tests.support.gradients import largest_difference
@@ -74,12 +75,23 @@ def four_groups(model: nn.Module) -> list[RolloutGroup]:
     return groups
 
 
+def with_forced_tokens(groups: list[RolloutGroup]) -> list[RolloutGroup]:
+    """The groups with tokens that an environment wrote: at the start, middle and end of rows."""
+    for index, item in enumerate(item for one in groups for item in one.rollouts):
+        count = len(item.token_ids)
+        mask = [int((index + place) % 3 != 1) for place in range(count)] if count > 1 else [1]
+        item.loss_mask = mask
+        item.logprobs = [value * is_own for value, is_own in zip(item.logprobs, mask, strict=True)]
+        item.entropies = [value * is_own for value, is_own in zip(item.entropies, mask, strict=True)]
+    return groups
+
+
 def microbatches(
-    config: Config, groups: list[RolloutGroup], size: int, reference: Policy
+    config: Config, groups: list[RolloutGroup], size: int, reference: Policy, budget: Budget | None = None
 ) -> list[Microbatch]:
-    has_reference = config.kl_coeff > 0
+    has_reference, kind = config.kl_coeff > 0, LOSS_TYPES[config.loss_type]
     batches = make_microbatches(
-        groups, LOSS_TYPES[config.loss_type], config.max_new_tokens, size, has_reference, Counting.of(config)
+        groups, kind, config.max_new_tokens, size, has_reference, Counting.of(config), budget
     )
     for batch in batches if has_reference else []:
         batch.ref_logprobs = token_logprobs(reference.model, batch, config.temperature)

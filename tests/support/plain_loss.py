@@ -22,6 +22,17 @@ def logprobs_of(logits: mx.array, completion: list[int]) -> mx.array:
     return mx.stack([logits[place, token] for place, token in enumerate(completion)])
 
 
+def own(rollout: Rollout, values: list[Any]) -> list[Any]:
+    """The entries of the tokens that the policy wrote."""
+    return [value for value, is_own in zip(values, rollout.loss_mask, strict=True) if is_own]
+
+
+def own_logits(model: nn.Module, group: RolloutGroup, rollout: Rollout, keys: dict[str, Any]) -> mx.array:
+    """Scaled logits before each token that the policy wrote; all tokens are read."""
+    logits = logits_of(model, group.prompt_ids, rollout.token_ids, keys["temperature"])
+    return logits[mx.array(own(rollout, list(range(len(rollout.token_ids)))))]
+
+
 def policy_loss(
     logprobs: mx.array, old: mx.array, advantage: float, chosen: mx.array, keys: dict[str, Any]
 ) -> mx.array:
@@ -112,12 +123,11 @@ def weight_of(groups: list[RolloutGroup], index: int, rollout: Rollout, keys: di
     size = keys["batch_size"]
     forwards = [groups[start : start + size] for start in range(0, len(groups), size)]
     tokens = [
-        sum(len(r.token_ids) for g in forward for r in g.rollouts if counts(r, keys)) for forward in forwards
+        sum(sum(r.loss_mask) for g in forward for r in g.rollouts if counts(r, keys)) for forward in forwards
     ]
     sequences = sum(counts(r, keys) for g in groups for r in g.rollouts)
     return {
-        "grpo": 1 / (sequences * len(rollout.token_ids)),
-        **dict.fromkeys(("gspo", "gmpo", "sapo"), 1 / (sequences * len(rollout.token_ids))),
+        **dict.fromkeys(("grpo", "gspo", "gmpo", "sapo"), 1 / (sequences * sum(rollout.loss_mask))),
         "luspo": 1 / sequences,
         "bnpo": 1 / (tokens[index // size] or 1) / sum(count > 0 for count in tokens),
         "dapo": 1 / sum(tokens),
@@ -131,20 +141,20 @@ def plain_loss(
 ) -> mx.array:
     """The loss of a step, from the configuration's own keys."""
     counting = [r for g in groups for r in g.rollouts if counts(r, keys)]
-    entropies = [entropy for r in counting for entropy in r.entropies]
+    entropies = [entropy for r in counting for entropy in own(r, r.entropies)]
     threshold = -math.inf
     if keys["top_entropy_quantile"] < 1:
         threshold = float(np.quantile(entropies, 1 - keys["top_entropy_quantile"]))
     loss = mx.array(0.0)
     for index, group in enumerate(groups):
         for rollout in [r for r in group.rollouts if counts(r, keys)]:
-            logits = logits_of(model, group.prompt_ids, rollout.token_ids, keys["temperature"])
-            logprobs, old = logprobs_of(logits, rollout.token_ids), mx.array(rollout.logprobs)
-            chosen = mx.array([float(entropy >= threshold) for entropy in rollout.entropies])
+            written = own(rollout, rollout.token_ids)
+            logits = own_logits(model, group, rollout, keys)
+            logprobs, old = logprobs_of(logits, written), mx.array(own(rollout, rollout.logprobs))
+            chosen = mx.array([float(entropy >= threshold) for entropy in own(rollout, rollout.entropies)])
             token = policy_loss(logprobs, old, rollout.advantage, chosen, keys)
             if keys["kl_coeff"]:
-                ref = logits_of(reference, group.prompt_ids, rollout.token_ids, keys["temperature"])
-                ref_logprobs = logprobs_of(ref, rollout.token_ids)
+                ref_logprobs = logprobs_of(own_logits(reference, group, rollout, keys), written)
                 token = token + keys["kl_coeff"] * divergence_of(logprobs, ref_logprobs, old, keys)
             if keys["entropy_coeff"]:
                 probabilities = mx.softmax(logits, axis=-1)

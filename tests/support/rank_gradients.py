@@ -1,6 +1,9 @@
 """Run on each rank: the gradient of one step for several loss types, written by rank 0.
 
-python -m tests.support.rank_gradients FILE PROMPTS
+    python -m tests.support.rank_gradients FILE PROMPTS
+    python -m tests.support.rank_gradients FILE PROMPTS forced      # and those of a plain loop
+
+`forced`: an environment wrote some of the tokens.
 """
 
 import sys
@@ -10,14 +13,19 @@ from grpo_cli.device import prepare
 prepare()
 
 import mlx.core as mx  # noqa: E402  (after the device)
+import mlx.nn as nn  # noqa: E402
 
 from grpo_cli.config.loss_types import LOSS_TYPES  # noqa: E402
+from grpo_cli.config.schema import Config  # noqa: E402
 from grpo_cli.distributed.join import join  # noqa: E402
 from grpo_cli.engine.ranks.balance import assign_ranks  # noqa: E402
 from grpo_cli.engine.update.batch import Counting, make_microbatches  # noqa: E402
 from grpo_cli.engine.update.gradient import accumulate  # noqa: E402
+from grpo_cli.engine.update.objective import Objective  # noqa: E402
 from grpo_cli.models.tree import flat  # noqa: E402
 from grpo_cli.types import RolloutGroup  # noqa: E402
+from tests.support.loss_cases import BASE, microbatches, with_forced_tokens  # noqa: E402
+from tests.support.plain_loss import plain_loss  # noqa: E402
 from tests.support.random_models import group, llama_policy, rollout  # noqa: E402
 from tests.support.steps import objective_of  # noqa: E402
 
@@ -38,6 +46,25 @@ def groups(prompts: int) -> list[RolloutGroup]:
         )
         for place in range(prompts)
     ]
+
+
+def with_turns(file: str, prompts: int) -> None:
+    """Every loss type, and rank 0 adds the plain loop's gradient under the name `plain`."""
+    found = {}
+    with join() as world:
+        policy = llama_policy()
+        made = with_forced_tokens(groups(prompts))
+        for name in LOSS_TYPES:
+            config = Config(**BASE, loss_type=name)
+            batches = assign_ranks(microbatches(config, made, 1, policy), world.size)
+            gradients, _ = accumulate(policy.model, batches, Objective(config), world=world)
+            found |= {f"{name}.{key}": value for key, value in flat(gradients).items()}
+            if world.is_first:
+                loss = nn.value_and_grad(policy.model, plain_loss)
+                _, expected = loss(policy.model, policy.model, made, config.model_dump())
+                found |= {f"plain {name}.{key}": value for key, value in flat(expected).items()}
+        if world.is_first:
+            mx.savez(file, **found)
 
 
 def main(file: str, prompts: int) -> None:
@@ -62,4 +89,4 @@ def main(file: str, prompts: int) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]))
+    (with_turns if "forced" in sys.argv else main)(sys.argv[1], int(sys.argv[2]))

@@ -138,7 +138,7 @@ def evaluate(
             prefix,
             RowLimit(rows),
             own=world.share(range(len(chunk))),
-            sessions=lambda place, chunk=chunk: make_session(chunk[place].example),  # type: ignore[misc]
+            sessions=lambda place, _, chunk=chunk: make_session(chunk[place].example),  # type: ignore[misc]
         )
         sets = of_all_ranks(sets, world)
         groups += [RolloutGroup(p.example, p.ids, rollouts) for p, rollouts in zip(chunk, sets, strict=True)]

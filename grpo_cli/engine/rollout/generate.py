@@ -24,7 +24,7 @@ from grpo_cli.types import Message, Rollout, StopReason
 
 Progress = Callable[[int, int, int], None]  # (finished, total, tokens sampled)
 OnGroup = Callable[[int, list[Rollout]], None]  # (index of the prompt, its finished completions)
-Sessions = Callable[[int], Session | None]  # the environment of one completion of the prompt with this index
+Sessions = Callable[[int, int], Session | None]  # (index of the prompt, of the row) → its environment
 
 
 def no_progress(finished: int, total: int, tokens: int) -> None:
@@ -35,7 +35,7 @@ def no_one(place: int, rollouts: list[Rollout]) -> None:
     """No-op callback of finished groups."""
 
 
-def no_session(place: int) -> None:
+def no_session(place: int, row: int) -> None:
     """No environment."""
 
 
@@ -59,9 +59,9 @@ def generate(
     group as soon as its last completion has ended, while others are still sampled. `own`: indices of the
     prompts that this rank samples; only their groups are returned, and they do not depend on the others.
     `random`: source of random numbers; None = MLX's global state. `sessions`: makes the environment of a
-    completion, given the index of its prompt. Raises ModelError for an empty prompt, or
-    for a model whose cache cannot hold a batch; TrainingError for logits that are NaN, or if memory cannot
-    hold a single row.
+    completion, given the indices of its prompt and of its row, prompt · G + completion. Raises ModelError for
+    an empty prompt, or for a model whose cache cannot hold a batch; TrainingError for logits that are NaN, or
+    if memory cannot hold a single row.
     """
     if not all(prompts):
         raise ModelError(
@@ -81,18 +81,20 @@ def generate(
     done: dict[int, list[Rollout]] = {}
     text = CompletionText(policy.tokenizer, prefix)
     dice = RowRandom(len(prompts) * num_generations, sampling, random)
+    has_turns = False
 
     def report() -> None:
         for place, group in enumerate(groups):
             if place not in done and all(row.is_done for row in group):
-                done[place] = [finish(row, text) for row in group]
+                done[place] = [finish(row, text, has_turns) for row in group]
                 on_group(own[place], done[place])
         ended = sum(row.is_done for row in rows)
         on_progress(ended, len(rows), sum(row.sampled for row in rows))
 
     while unfinished := [row for row in rows if not row.is_done]:
         for row in unfinished:  # an attempt that ran out of memory may have started them
-            row.begin(sessions(row.index // num_generations))
+            row.begin(sessions(row.index // num_generations, row.index))
+        has_turns = has_turns or any(row.session and row.session.answers_turns for row in unfinished)
         capacity = min(limit.rows or len(unfinished), len(unfinished))
         if not fits(Decoding(policy, sampling, dice, unfinished, capacity, report, text)):
             limit.lower(capacity)
@@ -129,8 +131,8 @@ def messages_of(row: CompletionRow, text: CompletionText) -> list[Message]:
     return [*row.session.messages, {"role": "assistant", "content": last.text}]
 
 
-def finish(row: CompletionRow, text: CompletionText) -> Rollout:
-    """The rollout of an ended row, with its text."""
+def finish(row: CompletionRow, text: CompletionText, has_turns: bool = False) -> Rollout:
+    """The rollout of an ended row, with its text. `has_turns`: rows have left the batch and come back."""
     assert row.stop_reason is not None
     body = row.token_ids[:-1] if row.stop_reason is StopReason.EOS else row.token_ids
     markers = row.session.environment.marker_ids if row.session else frozenset()
@@ -145,5 +147,6 @@ def finish(row: CompletionRow, text: CompletionText) -> Rollout:
         own_text=text.of(own, markers) if len(own) < len(body) else "",
         messages=messages_of(row, text),
         use=row.session.use() if row.session else None,
+        logprobs_depend_on_time=has_turns,
         log_kept=row.log_kept,
     )

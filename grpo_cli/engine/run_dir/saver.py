@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from grpo_cli.engine import events
+from grpo_cli.engine.run_dir.answers import AnswerJournal
 from grpo_cli.engine.run_dir.checkpoint import Snapshot, check_space, save_checkpoint
 from grpo_cli.engine.run_dir.folder import words_for_the_disk, write_config
 from grpo_cli.engine.run_dir.lock import RunLock
@@ -38,8 +39,10 @@ class Saver:
     log: RunLog
     listener: events.Listener
     failures: int = 0  # failed saves in a row
+    has_told: bool = False  # that answers are not recorded
     saved_step: int = -1  # step of the latest checkpoint saved
     writes: bool = True  # False on all ranks but 0
+    answers: AnswerJournal | None = None  # what it holds is no longer needed two checkpoints later
 
     def __post_init__(self) -> None:
         self._name(self.lock.folder)
@@ -47,6 +50,8 @@ class Saver:
     def _name(self, folder: Path) -> None:
         self.folder = folder
         self.shown = from_here(folder)
+        if self.answers:
+            self.answers.follow(folder)
         self.resume_command = f"grpo resume {quoted(self.shown)}"
 
     def save(self, snapshot: Snapshot) -> bool:
@@ -55,6 +60,7 @@ class Saver:
         A failure is reported by a notice. Raises CheckpointError for the third failure in a row.
         """
         if not self.writes:
+            self.pass_answers(snapshot)
             return True
         try:
             self._write(f"checkpoint-{snapshot.state.step}", snapshot)
@@ -72,7 +78,17 @@ class Saver:
             return False
         self.failures = 0
         self.remove_old()
+        self.pass_answers(snapshot)
         return True
+
+    def pass_answers(self, snapshot: Snapshot) -> None:
+        """Shorten the journal of answers after a checkpoint."""
+        if self.answers:
+            self.answers.passed(snapshot.state.prompts_used)
+            if self.answers.refusal and not self.has_told:
+                self.has_told = True
+                reason = self.answers.refusal.strerror
+                self.listener(events.Notice(f"what environments answer is no longer recorded: {reason}"))
 
     def check_room(self, snapshot: Snapshot) -> None:
         """Compare the free disk space with the size of the run's checkpoints, before the first step.

@@ -17,6 +17,9 @@ The source of the old logprobs depends on the configuration:
 - A quantized copy sampled: the policy's own. The first part takes them from its first update, later parts
   from a forward right after sampling (update_policy.py). The sampler's are kept in addition, for the
   correction (importance_sampling.py).
+- An environment answered turns: as after a quantized copy. Rows leave and enter the batch when an answer
+  comes, and the sampler's logprobs depend on their batch in the last bits. A step must not depend on time,
+  since a resumed run makes it again.
 """
 
 from dataclasses import dataclass, field
@@ -253,7 +256,8 @@ def pad(
         if filtered
         else None,
         rollouts=rollouts,
-        old_is_current=recompute_old and not any(rollout.old_logprobs for rollout in rollouts),
+        old_is_current=(recompute_old or any(rollout.logprobs_depend_on_time for rollout in rollouts))
+        and not any(rollout.old_logprobs for rollout in rollouts),
         sampler_logprobs=mx.array([padded(rollout.logprobs) for rollout in rollouts], dtype=mx.float32)
         if has_other_sampler
         else None,

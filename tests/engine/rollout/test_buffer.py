@@ -133,9 +133,9 @@ def recorded_rollouts(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     """The answers of the prompts of every batch that is sampled."""
     batches: list[list[str]] = []
 
-    def recorded(run: Run, prompts: Any) -> Any:
+    def recorded(run: Run, prompts: Any, at: int) -> Any:
         batches.append([prompt.example.answer for prompt in prompts])
-        return sample_and_score(run, prompts)
+        return sample_and_score(run, prompts, at)
 
     monkeypatch.setattr("grpo_cli.engine.collect_rollouts.sample_and_score", recorded)
     return batches

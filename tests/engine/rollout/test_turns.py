@@ -2,19 +2,26 @@
 
 from collections import deque
 from collections.abc import Callable
+from itertools import chain
 
 import mlx.core as mx
 import pytest
 
+from grpo_cli.config.loss_types import LOSS_TYPES
+from grpo_cli.engine.memory.out_of_memory import RowLimit
 from grpo_cli.engine.rollout.generate import generate
 from grpo_cli.engine.rollout.sampling import KeyChain, Sampling
 from grpo_cli.engine.rollout.stream import stream
+from grpo_cli.engine.update.batch import make_microbatches
+from grpo_cli.engine.update.gradient import Gradients, accumulate
 from grpo_cli.environments.protocol import Environment, Reply, Turn
 from grpo_cli.environments.session import Limits, Session
 from grpo_cli.errors import TrainingError
 from grpo_cli.models.load import Policy, load_policy
-from grpo_cli.types import Rollout, StopReason
+from grpo_cli.types import Example, Rollout, RolloutGroup, StopReason
 from tests.support.environments import Asking, Echo, SlowlyAsking
+from tests.support.gradients import largest_difference
+from tests.support.steps import objective_of
 
 PROMPTS = ["12 + 30 =", "What is 5 + 7?", "900 + 99 = <answer>"]
 SAMPLING = Sampling(max_new_tokens=24, temperature=1.5)
@@ -32,12 +39,10 @@ def sampled(
     limits: Limits = Limits(max_result_tokens=60),
     sampling: Sampling = SAMPLING,
 ) -> list[Rollout]:
-    from grpo_cli.engine.memory.out_of_memory import RowLimit
-
     ids = [policy.tokenizer.encode_text(text) for text in PROMPTS]
     groups = generate(
         policy, ids, 4, sampling, random=KeyChain([1, 2]), limit=RowLimit(at_once),
-        sessions=lambda _: Session(make(), limits),
+        sessions=lambda *_: Session(make(), limits),
     )  # fmt: skip
     return [rollout for group in groups for rollout in group]
 
@@ -121,6 +126,54 @@ def test_what_does_not_fit_ends_the_completion(policy: Policy) -> None:
             assert mask.count(0) == 2
             ends.append(rollout.length < SAMPLING.max_new_tokens)
     assert any(ends)
+
+
+class Prompter(Environment):
+    """Writes the next two tokens of a known completion after the first token, and every sixth after it."""
+
+    def __init__(self, known: list[int]) -> None:
+        self.known, self.read_so_far = known, 0
+
+    def read(self, token_id: int) -> list[int]:  # noqa: ARG002
+        self.read_so_far += 1
+        place = self.read_so_far
+        return self.known[place : place + 2][: len(self.known) - 1 - place] if place % 6 == 1 else []
+
+
+@pytest.mark.parametrize("at_once", [1, 5, 100])
+def test_forcing_what_the_model_would_have_written_changes_nothing(policy: Policy, at_once: int) -> None:
+    """Greedily, since a forced token takes no random number. With mask 1 the gradient is the plain run's."""
+    greedy = Sampling(max_new_tokens=24, temperature=0.0)
+    ids = [policy.tokenizer.encode_text(text) for text in PROMPTS]
+    plain = generate(policy, ids, 2, greedy)
+    known = [rollout.token_ids for group in plain for rollout in group]
+    found = generate(
+        policy, ids, 2, greedy, limit=RowLimit(at_once),
+        sessions=lambda _, row: Session(Prompter(known[row]), Limits(max_result_tokens=60)),
+    )  # fmt: skip
+    assert {r.stop_reason for group in plain for r in group} == {StopReason.EOS}
+    for expected, rollout in zip(chain(*plain), chain(*found), strict=True):
+        assert rollout.token_ids == expected.token_ids
+        assert (rollout.stop_reason, rollout.text) == (expected.stop_reason, expected.text)
+        assert 0 in rollout.loss_mask
+        own = zip(rollout.logprobs, expected.logprobs, rollout.loss_mask, strict=True)
+        assert all(one == pytest.approx(other, abs=1e-5) for one, other, is_own in own if is_own)
+        rollout.loss_mask, rollout.logprobs = [1] * len(rollout.token_ids), expected.logprobs
+    gradients = [gradient_of(policy, ids, groups) for groups in (plain, found)]
+    assert largest_difference(*gradients) < 1e-6
+
+
+def gradient_of(policy: Policy, prompts: list[list[int]], rollouts: list[list[Rollout]]) -> Gradients:
+    """The gradient with advantages of +1 and −1."""
+    groups = []
+    for prompt, group in zip(prompts, rollouts, strict=True):
+        for place, rollout in enumerate(group):
+            rollout.advantage = (1.0, -0.5)[place]
+        groups.append(RolloutGroup(Example(messages=[], answer=""), prompt, group))
+    batches = make_microbatches(groups, LOSS_TYPES["grpo"], 24, 2, has_reference=False)
+    gradients, result = accumulate(policy.model, batches, objective_of("grpo", 1.0, 0.2, 0.2, 0.0))
+    assert result.grad_norm > 1e-3
+    return gradients
 
 
 class Silent(Environment):

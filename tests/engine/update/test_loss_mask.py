@@ -3,8 +3,10 @@
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import mlx.core as mx
+import mlx.nn as nn
 import pytest
 
 from grpo_cli.config.loss_types import LOSS_TYPES
@@ -12,19 +14,26 @@ from grpo_cli.config.schema import Config
 from grpo_cli.engine.grpo.averaging import AVERAGES
 from grpo_cli.engine.grpo.overlong import punish_overlong
 from grpo_cli.engine.guards.logprob_mismatch import measure
+from grpo_cli.engine.memory.out_of_memory import RowLimit
 from grpo_cli.engine.metrics import rollout_metrics
 from grpo_cli.engine.rollout.buffer import DrawnGroups
 from grpo_cli.engine.run_dir.run_state import ROLLOUTS_FILE, RunState, read_state, write_state
 from grpo_cli.engine.update.batch import Counting, can_teach, make_microbatches
-from grpo_cli.engine.update.forward import token_logprobs
-from grpo_cli.engine.update.gradient import accumulate
+from grpo_cli.engine.update.compiled_loss import CompiledLoss
+from grpo_cli.engine.update.forward import ForwardPlan, token_logprobs
+from grpo_cli.engine.update.gradient import accumulate, global_norm
+from grpo_cli.engine.update.objective import Objective
+from grpo_cli.engine.update.packing import Budget
+from grpo_cli.engine.update.shape_buckets import Most
 from grpo_cli.errors import CheckpointError
 from grpo_cli.models.tree import flat
 from grpo_cli.types import Rollout, RolloutGroup
 from tests.support.gradients import largest_difference
+from tests.support.loss_cases import BASE, OPTIONS, four_groups, microbatches, with_forced_tokens
+from tests.support.plain_loss import plain_loss
 from tests.support.random_models import group, nanochat_policy, rollout
 from tests.support.steps import objective_of
-from tests.support.update_groups import TEMPERATURE, sequence_logprobs
+from tests.support.update_groups import TEMPERATURE, nearby_reference, sequence_logprobs
 
 FORCED = -200.0  # the logprob of a token that nobody sampled: any number, for none is looked at
 
@@ -83,6 +92,33 @@ def test_the_gradient_is_that_of_a_plain_loss_over_the_trained_tokens(loss_type:
     gradients, result = accumulate(policy.model, batches, objective_of(loss_type, TEMPERATURE, 0.2, 0.2, 0.0))
     assert result.grad_norm > 1e-3
     assert largest_difference(expected, gradients) < 1e-5
+
+
+def never(notice: Any) -> None:
+    raise AssertionError(notice.text)
+
+
+@pytest.mark.parametrize("option", ["alone", "all"])
+@pytest.mark.parametrize("loss_type", list(LOSS_TYPES))
+def test_every_path_gives_the_gradient_of_a_plain_loop(loss_type: str, option: str) -> None:
+    """Ratios on both sides of every bound; the prompt shared or not, compiled, packed, cut into rows."""
+    config = Config(**BASE, loss_type=loss_type, **OPTIONS[option])  # type: ignore[arg-type]
+    policy = nanochat_policy()
+    reference = nearby_reference(policy)
+    made = with_forced_tokens(four_groups(policy.model))
+    _, expected = nn.value_and_grad(policy.model, plain_loss)(
+        policy.model, reference.model, made, config.model_dump()
+    )
+    norm = global_norm(expected)
+    assert norm > 1e-3
+    for share in (True, False):
+        objective = Objective(config, ForwardPlan(share))
+        for budget in (None, Budget(16, share)):
+            batches = microbatches(config, made, 2, reference, budget)
+            compiled = CompiledLoss(policy.model, Most(completion=8, prompt=4, rows=16), never)
+            for way in ({}, {"compiled": compiled}, {"limit": RowLimit(2)}):
+                gradients, _ = accumulate(policy.model, batches, objective, **way)  # type: ignore[arg-type]
+                assert largest_difference(expected, gradients) < 1e-5
 
 
 def test_a_forced_token_is_read() -> None:
