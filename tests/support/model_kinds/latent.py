@@ -24,6 +24,7 @@ LONGCAT: Fields = {
 LATENTS: dict[str, Fields] = {
     "deepseek_v2": {**LATENT_QUERIES, **ROUTED, "topk_method": "greedy", "rope_scaling": YARN},
     "deepseek_v3": {**LATENT, **ROUTED},
+    "deepseek_v3, experts in groups": {**LATENT_QUERIES, **ROUTED, "n_group": 2, "topk_group": 1},
     "deepseek_v32": {**LATENT_QUERIES, **ROUTED, **INDEXER},
     "deepseek_v41": {**EXPERTS, "num_hidden_layers": 4, "q_lora_rank": 32, "qk_rope_head_dim": 8, "o_groups": 2,
                      "o_lora_rank": 16, "n_routed_experts": 4, "sliding_window": 8, "compress_ratios": [0, 2, 2, 2],

@@ -71,6 +71,8 @@ STATES: dict[str, Fields] = {
     "lfm2": LFM_2,
     "lfm2_moe": {**CONVOLUTION, **EXPERTS, "use_expert_bias": True, "num_dense_layers": 1},
     "mamba": {"state_size": 8, "conv_kernel": 4, "use_conv_bias": True, "time_step_rank": 8},
+    "mamba, as Falcon's": {"state_size": 8, "conv_kernel": 4, "use_conv_bias": True, "time_step_rank": 8,
+                           "use_bcdt_rms": True},
     "mamba2": {"time_step_limit": [0.0, 1e9], "num_heads": 4, "head_dim": 32, "state_size": 16, "conv_kernel": 4,
                "n_groups": 1, "expand": 2, "time_step_rank": 8, "chunk_size": 16, "use_conv_bias": True},
     "nemotron_h": {**NEMOTRON, "hybrid_override_pattern": ["M", "-", "*", "M"]},
