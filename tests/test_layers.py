@@ -66,6 +66,7 @@ LEVELS = {
     "grpo_cli.untrusted_json": 0.5,
     "grpo_cli.user_code": 0.8,
     "grpo_cli.user_error": 0.5,
+    "grpo_cli.user_source": 0,
 }
 # Light when imported, so that `grpo --help` is quick; these may turn heavy inside a function.
 LIGHT_TO_START = {
@@ -101,6 +102,7 @@ LIGHT = {
     "grpo_cli.untrusted_json",
     "grpo_cli.user_code",
     "grpo_cli.user_error",
+    "grpo_cli.user_source",
     "grpo_cli.words",
 }
 OPTIONAL = {"math_verify"}  # an extra of its own: imported in a function, when it is first asked for

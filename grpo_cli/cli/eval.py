@@ -112,7 +112,7 @@ def settings_of(config: "Config", model: str, num_generations: int, sampling: "S
     """The settings of an evaluation, as the first keys of its document."""
     return {
         "model": model,
-        "dataset": config.dataset,
+        "dataset": config.task_name,
         "split": config.eval_split,
         "num_generations": num_generations,
         "temperature": sampling.temperature,

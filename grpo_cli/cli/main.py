@@ -15,6 +15,7 @@ import typer
 from grpo_cli.cli.config import config_app
 from grpo_cli.cli.convert import convert
 from grpo_cli.cli.doctor import doctor
+from grpo_cli.cli.env import env_app
 from grpo_cli.cli.errors import INTERRUPTED, GrpoGroup, copy_notes, show_error, show_interruption
 from grpo_cli.cli.eval import evaluate
 from grpo_cli.cli.generate import generate
@@ -125,6 +126,7 @@ app.command(
     ),
 )(doctor)
 app.add_typer(config_app, name="config")
+app.add_typer(env_app, name="env")
 
 
 class ClosedStream(io.TextIOBase):

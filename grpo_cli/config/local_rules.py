@@ -1,32 +1,73 @@
-"""Rules on files that a configuration names: its reward files and its model's config.json.
+"""Rules on files that a configuration names: rewards, tools, environments, and its model's config.json.
 
 They depend on the machine and the current folder, so only `grpo train`, `grpo config validate` and the doctor
-check them. Merely reading a configuration (an evaluation elsewhere) does not. They run no reward and load no
+check them. Merely reading a configuration (an evaluation elsewhere) does not. They run no code and load no
 model, and skip files that are not on this machine.
 """
 
 from collections.abc import Iterator
 from pathlib import Path
 
+from grpo_cli.config.fields import nearest, toml_value
 from grpo_cli.config.local_model import model_config, positions
+from grpo_cli.config.rules_of_environments import VERIFIERS
 from grpo_cli.config.schema import Config
 from grpo_cli.config.violation import Rule, Violation, is_meant
+from grpo_cli.foreign_text import quoted
 from grpo_cli.rewards.spec import RewardSpec
+from grpo_cli.user_code import ENVIRONMENT, REWARD, TOOL, Kind
+from grpo_cli.user_error import describe
+from grpo_cli.user_source import names_of_file
+
+NAMED = (("reward_functions", REWARD), ("tools", TOOL), ("environment", ENVIRONMENT))
 
 
-def reward_files_exist(config: Config) -> Iterator[Violation]:
-    """The file in `file.py:function` exists."""
-    named = (
-        ("reward_functions", "Reward", "rewards", config.reward_functions),
-        ("tools", "Tool", "tools", config.tools),
-        ("environment", "Environment", "tools", config.environments),
-    )
-    for key, kind, trouble, entries in named:
+def named_code_exists(config: Config) -> Iterator[Violation]:
+    """The file in `file.py:name` exists and defines the name; it is read and not run."""
+    for key, kind in NAMED:
+        entries = config.environments if key == "environment" else getattr(config, key)
         for spec in map(RewardSpec.parse, entries):
-            if spec.is_file and spec.name and not _is_file(spec):
-                message = f"{kind} file not found: {spec.file}"
-                cure = f"write the path from the current folder, {Path.cwd()}"
-                yield Violation(keys=(key,), message=message, cure=cure, trouble=trouble)
+            if spec.is_file and spec.name and f"{spec.file}:" != VERIFIERS:
+                yield from _problem_with(config, key, kind, spec)
+
+
+def _problem_with(config: Config, key: str, kind: Kind, spec: RewardSpec) -> Iterator[Violation]:
+    trouble = kind.error.trouble
+    if not _is_file(spec):
+        message = f"{kind.word} file not found: {spec.file}"
+        cure = f"write the path from the current folder, {Path.cwd()}"
+        yield Violation(keys=(key,), message=message, cure=cure, trouble=trouble)
+        return
+    try:
+        names = names_of_file(spec.path)
+    except SyntaxError as error:
+        message = f"{kind.word} file failed: {spec.file}, line {error.lineno}: {describe(error)}"
+        cure = f"run it by itself: `python {quoted(spec.file)}`"
+        yield Violation(keys=(key,), message=message, cure=cure, trouble=trouble)
+        return
+    if names is not None and spec.name not in names:
+        own = [name for name, noun in names.items() if noun == kind.noun]
+        yield Violation(
+            keys=(key,),
+            message=f"{kind.word} {kind.noun} not found: {spec.name} in {spec.file}",
+            cure=f"{_entry_meant(config, key, spec, own)}{kind.plural} in {spec.file}: "
+            f"{', '.join(own) or 'none'}",
+            trouble=trouble,
+        )
+
+
+def _entry_meant(config: Config, key: str, spec: RewardSpec, own: list[str]) -> str:
+    """The start of a cure that writes the key with the nearest name; empty if none is near."""
+    near = nearest(spec.name, own)
+    if near is None:
+        return ""
+    value = getattr(config, key)
+    wrong, right = f"{spec.file}:{spec.name}", f"{spec.file}:{near}"
+    if isinstance(value, str):
+        meant: object = ", ".join(right if entry == wrong else entry for entry in config.environments)
+    else:
+        meant = [right if entry == wrong else entry for entry in value]
+    return f"write `{key} = {toml_value(meant)}`; "
 
 
 def _is_file(spec: RewardSpec) -> bool:
@@ -70,4 +111,4 @@ def rows_fit_the_model(config: Config) -> Iterator[Violation]:
         yield Violation(keys=keys, message=message, cure=cure, severity="warning", trouble="row-too-long")
 
 
-LOCAL_RULES: tuple[Rule, ...] = (reward_files_exist, rows_fit_the_model)
+LOCAL_RULES: tuple[Rule, ...] = (named_code_exists, rows_fit_the_model)

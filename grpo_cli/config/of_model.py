@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from grpo_cli.config.load import LoadedConfig, load_config
-from grpo_cli.config.problems import COMMAND_LINE, Problem
+from grpo_cli.config.load import LoadedConfig, inspect_config, load_config
+from grpo_cli.config.problems import COMMAND_LINE, Problem, config_error
 from grpo_cli.config.resolve import shipped_folder
 from grpo_cli.config.schema import Config
 from grpo_cli.files import expanded_name
@@ -18,15 +18,30 @@ from grpo_cli.rewards.table import is_builtin
 
 
 def config_of_model(model: str) -> Config:
-    """The configuration of the run that made a checkpoint, the embedded task's for `tiny`, else plain
-    prompts.
+    """The configuration for prompts to a model: of the run that made it, the embedded task's for `tiny`."""
+    return config_for_prompts(model).config
 
-    Plain prompts: no system message and no completion prefix.
+
+def config_for_prompts(
+    model: str | None, name: str | None = None, overrides: Sequence[str] = ()
+) -> LoadedConfig:
+    """The named configuration, else that of the model's run, else one of plain prompts.
+
+    Plain prompts, also without a model: no system message and no completion prefix. Tools and environments in
+    files are code: if nobody named the configuration or the files, they are left out with a warning.
     """
-    name = run_config(model)
-    if not name:
-        return Config(system_prompt="", completion_prefix="")
-    return without_file_tools(load_config(name), name).config
+    beside = None if name or model is None else run_config(model)
+    if not name and not beside:
+        overrides = ["system_prompt=", "completion_prefix=", *overrides]
+        inspection = inspect_config(None, ["eval_steps=0", *overrides])
+        if inspection.loaded is None:
+            raise config_error(inspection.problems, inspection.name)
+        return inspection.loaded
+    loaded = load_config(name or beside, ["eval_steps=0", *overrides])
+    if not beside:
+        return loaded
+    loaded = replace(loaded, warnings=[one for one in loaded.warnings if was_given(one)])
+    return without_file_tools(loaded, beside)
 
 
 def config_for_evaluation(model: str, name: str | None, overrides: Sequence[str]) -> LoadedConfig:
@@ -41,8 +56,7 @@ def config_for_evaluation(model: str, name: str | None, overrides: Sequence[str]
     if not beside:
         return loaded
     loaded = replace(loaded, warnings=[one for one in loaded.warnings if was_given(one)])
-    if COMMAND_LINE not in (loaded.sources["tools"], loaded.sources["environment"]):
-        loaded = without_file_tools(loaded, beside)
+    loaded = without_file_tools(loaded, beside)
     asked = loaded.sources["reward_functions"] == COMMAND_LINE
     return loaded if asked else without_file_rewards(loaded, beside)
 
@@ -53,10 +67,13 @@ def was_given(problem: Problem) -> bool:
 
 
 def without_file_tools(loaded: LoadedConfig, path: str) -> LoadedConfig:
-    """The configuration with built-in tools and environments only."""
+    """The configuration with built-in tools and environments, and those in files that the user named."""
     config = loaded.config
-    tools = [name for name in config.tools if not RewardSpec.parse(name).is_file]
-    environments = [name for name in config.environments if not RewardSpec.parse(name).is_file]
+    tools, environments = config.tools, config.environments
+    if loaded.sources["tools"] != COMMAND_LINE:
+        tools = [name for name in tools if not RewardSpec.parse(name).is_file]
+    if loaded.sources["environment"] != COMMAND_LINE:
+        environments = [name for name in environments if not RewardSpec.parse(name).is_file]
     left_out = [name for name in [*config.tools, *config.environments] if name not in [*tools, *environments]]
     if not left_out:
         return loaded

@@ -7,7 +7,7 @@ write a function and add it to `RULES`; rules that look at files belong in local
 
 from collections.abc import Iterator
 
-from grpo_cli.config import rules_of_data, rules_of_the_loss, rules_of_the_run
+from grpo_cli.config import rules_of_data, rules_of_environments, rules_of_the_loss, rules_of_the_run
 from grpo_cli.config.fields import nearest, short, toml_value
 from grpo_cli.config.local_rules import LOCAL_RULES
 from grpo_cli.config.meant import meant
@@ -16,7 +16,6 @@ from grpo_cli.config.violation import Rule, Violation, is_meant
 from grpo_cli.rewards.spec import RewardSpec
 from grpo_cli.rewards.table import REWARDS, is_builtin, unknown_hint
 
-TOOLS = ("auto", "calculator")
 COLD = 0.05  # below this temperature the completions of a group are practically identical
 
 
@@ -63,23 +62,6 @@ def meant_rewards(names: list[str]) -> list[str] | None:
         for name in entries
     ]
     return None if None in known else [name for name in known if name]
-
-
-def tools_exist(config: Config) -> Iterator[Violation]:
-    """Each tool is built in or has the form `file.py:function`."""
-    for spec in map(RewardSpec.parse, config.tools):
-        if spec.is_file and not spec.name:
-            message = f"Tool not named: {spec.file}"
-            cure = f"write `{spec.file}:function`, with the function's name"
-        elif not spec.is_file and spec.name not in TOOLS:
-            message = f"Unknown tool: {short(spec.name)}"
-            cure = (
-                'write `tools = ["auto"]`, `tools = ["calculator"]`, or `tools = []` for none; your own: '
-                "`path/to/file.py:function`"
-            )
-        else:
-            continue
-        yield Violation(keys=("tools",), message=message, cure=cure, trouble="tools")
 
 
 def eval_reward_is_known(config: Config) -> Iterator[Violation]:
@@ -211,7 +193,6 @@ def groups_can_differ(config: Config) -> Iterator[Violation]:
 RULES: tuple[Rule, ...] = (
     group_has_a_spread,
     rewards_exist,
-    tools_exist,
     eval_reward_is_known,
     one_weight_per_reward,
     some_weight_counts,
@@ -225,6 +206,7 @@ RULES: tuple[Rule, ...] = (
     *rules_of_the_loss.RULES,
     *rules_of_the_run.RULES,
     *rules_of_data.RULES,
+    *rules_of_environments.RULES,
 )
 
 

@@ -71,6 +71,11 @@ class Config(
         return [entry.strip() for entry in self.environment.split(",") if entry.strip()]
 
     @property
+    def task_name(self) -> str:
+        """The source of the examples: the environment if it makes them, else the dataset."""
+        return self.environment if self.environments and self.num_episodes else self.dataset
+
+    @property
     def code_entries(self) -> list[str]:
         """Entries that may name a user's code as `file.py:name`: rewards, tools and environments."""
         return [*self.reward_functions, *self.tools, *self.environments]

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from grpo_cli.doctor.checks.configuration import configuration
+from grpo_cli.doctor.checks.configuration import configuration, tools
 from grpo_cli.doctor.checks.hosts import backend_choice, hosts, ring
 from grpo_cli.doctor.checks.machine import disk, environment, hub, memory, speed
 from grpo_cli.doctor.checks.model import chat_format, language, model, quantisation, tokenizer, weights
@@ -109,6 +109,7 @@ CHECKS: tuple[Check, ...] = (
     Check("accuracy-flat", "run", progress.accuracy_flat, needs="run", well="accuracy not flat"),
     Check("time-split", "run", training.time_split, needs="run"),
     Check("configuration", "configuration", configuration.validity, needs="config"),
+    Check("tools", "configuration", tools.tools, needs="config", on_mlx=True),
     Check("memory-needed", "configuration", configuration.memory_needed, needs="config"),
     Check("duration", "configuration", configuration.duration, needs="config", on_mlx=True),
     Check("hosts", "hosts", hosts.reached, needs="hosts"),

@@ -1,5 +1,6 @@
 """Makes the environment of each rollout of `environment = …`, with its tools if it has any."""
 
+from copy import deepcopy
 from dataclasses import dataclass, replace
 
 from grpo_cli.config.schema import Config
@@ -11,7 +12,7 @@ from grpo_cli.environments.tool_calls import ToolParser, parser_for
 from grpo_cli.environments.tool_environment import ToolEnvironment
 from grpo_cli.environments.tooling import Tooling
 from grpo_cli.environments.tools import Tool
-from grpo_cli.environments.user import UserEnvironment
+from grpo_cli.environments.user import UserEnvironment, ask
 from grpo_cli.errors import ToolError
 from grpo_cli.models.tokenizer import Tokenizer
 from grpo_cli.types import Example
@@ -42,13 +43,16 @@ class EnvironmentMaker:
 
     def begin(self, example: Example) -> Example:
         """The example with the text of the environment's `reset` after its last user message, as in TRL."""
-        text = self.environments.make(example.columns, self.tokenizer).reset(example.columns)
+        columns = deepcopy(example.columns)  # an environment may change them
+        text = ask(self.environments.make(columns, self.tokenizer), "reset", columns)
         return with_text(example, text) if text else example
 
     def session(self, example: Example) -> Session:
         """The session of one completion of an example that `begin` has prepared."""
         environment = self.environments.make(example.columns, self.tokenizer)
-        text = environment.reset(example.columns)
+        text = ask(
+            environment, "reset", deepcopy(example.columns)
+        )  # its rollouts share them, with the rewards
         if text and not str(example.messages[-1]["content"]).endswith(text):
             raise ToolError(
                 "The environment's `reset` returned different texts for one example: "

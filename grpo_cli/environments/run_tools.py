@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,7 +24,7 @@ from grpo_cli.errors import Interrupted
 from grpo_cli.foreign_text import one_line, well_formed
 from grpo_cli.rewards.background import Background
 from grpo_cli.rewards.forks import forks_end
-from grpo_cli.user_error import describe
+from grpo_cli.user_error import describe, place
 
 MOST_CHARACTERS = 20_000  # of one result; the engine cuts again where the tokens do not fit
 ERROR_CHARACTERS = 300
@@ -37,13 +38,14 @@ class Observation:
     text: str  # valid UTF-8
     failed: bool
     seconds: float
+    place: str = ""  # the line of the tool's code that raised: `my_tools.py, line 8`; not for the model
 
     @staticmethod
-    def error(message: str, seconds: float = 0.0) -> "Observation":
+    def error(message: str, seconds: float = 0.0, place: str = "") -> "Observation":
         """A failure, as the model reads it: `{"error": …}` on one line."""
         short = one_line(message)
         short = f"{short[:ERROR_CHARACTERS]} …" if len(short) > ERROR_CHARACTERS else short
-        return Observation(json.dumps({"error": short}, ensure_ascii=False), True, seconds)
+        return Observation(json.dumps({"error": short}, ensure_ascii=False), True, seconds, place)
 
 
 class NotJson(Exception):
@@ -69,9 +71,10 @@ def begin(by_name: dict[str, Tool], call: Call, timeout: float) -> Future[Observ
         return answered(Observation.error(f"there is no tool `{call.name}`; the tools are {known}"))
     if problem := tool.problem_with(call.arguments):
         return answered(Observation.error(problem))
+    arguments = deepcopy(call.arguments)  # a tool may change them, even after its time is up
     if tool.is_async:
-        return LOOP.start(lambda: attempt_async(tool, call.arguments, timeout))
-    return in_thread(lambda: attempt(tool, call.arguments))
+        return LOOP.start(lambda: attempt_async(tool, arguments, timeout))
+    return in_thread(lambda: attempt(tool, arguments))
 
 
 def finish(future: Future[Observation], name: str, timeout: float, deadline: float | None) -> Observation:
@@ -187,7 +190,7 @@ def raised(error: BaseException, seconds: float) -> Observation:
     if isinstance(error, NotJson):
         return Observation.error(str(error), seconds)
     try:
-        return Observation.error(describe(error), seconds)
+        return Observation.error(describe(error), seconds, place(error, None))
     except Interrupted:
         raise
     except BaseException:  # the error is a class of the user's, and its text raises as well

@@ -14,9 +14,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from grpo_cli.environments.protocol import Environment, Reply, Turn
+from grpo_cli.environments.run_tools import bounded
+from grpo_cli.environments.user import ask
 from grpo_cli.types import EnvironmentUse, Message
 
 CUT_MARK = " …"  # the end of a shortened result
+SHOWN = 100  # characters of a wrong value in an error
 
 # Ids of messages after a turn, up to the assistant's next one. The flag: the turn's end token was sampled.
 Render = Callable[[Message, bool, Sequence[Message]], list[int]]
@@ -55,7 +58,7 @@ class Session:
 
     def read(self, token_id: int) -> list[int]:
         """Read the rollout's next token; the ids to force after it, usually none."""
-        return self.taken(self.environment.read(token_id))
+        return self.taken(ask(self.environment, "read", token_id))
 
     def taken(self, ids: Sequence[int]) -> list[int]:
         """The ids, counted; none if they do not fit."""
@@ -66,10 +69,13 @@ class Session:
         return list(ids)
 
     def respond(self, turn: Turn) -> Reply | None:
-        """The environment's reply; None if the rollout is finished. May take long: called in a thread."""
+        """The environment's reply; None if the rollout is finished. May take long: called in a thread.
+
+        Raises ToolError for an environment that returns something else.
+        """
         started = time.monotonic()
         try:
-            return self.environment.respond(turn) if self.turns < self.limits.max_turns else None
+            return ask(self.environment, "respond", turn) if self.turns < self.limits.max_turns else None
         finally:
             self.seconds += time.monotonic() - started
 
@@ -93,8 +99,12 @@ class Session:
     def shortened(
         self, assistant: Message, ended: bool, messages: list[Message]
     ) -> tuple[list[Message], list[int]]:
-        """The messages and their ids, the longest contents cut until they fit if that is possible."""
+        """The messages and their ids, the longest contents cut until they fit if that is possible.
+
+        A text has at most MOST_CHARACTERS from the start: megabytes would be tokenized again and again.
+        """
         assert self.render is not None
+        messages = [{**message, "content": bounded(message["content"])} for message in messages]
         ids = self.render(assistant, ended, messages)
         while len(ids) > self.room and any(len(message["content"]) > len(CUT_MARK) for message in messages):
             longest = max(range(len(messages)), key=lambda place: len(messages[place]["content"]))
@@ -112,7 +122,7 @@ class Session:
             calls=environment.calls,
             failures=environment.failures,
             seconds=self.seconds + environment.replayed_seconds,
-            reward=environment.get_reward(),
+            reward=ask(environment, "get_reward"),
         )
 
 

@@ -15,6 +15,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
+from grpo_cli.config.rules_of_environments import VERIFIERS
 from grpo_cli.environments.embedded import calculator, guess, search
 from grpo_cli.environments.protocol import Environment
 from grpo_cli.environments.user import UserEnvironment
@@ -25,7 +26,6 @@ from grpo_cli.rewards.spec import RewardSpec
 from grpo_cli.types import Example
 
 COLUMN = "environment"
-VERIFIERS = "verifiers:"
 
 MakeExamples = Callable[[str, int, int], list[Example]]  # (split, count, seed)
 

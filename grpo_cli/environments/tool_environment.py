@@ -15,6 +15,7 @@ from grpo_cli.environments.protocol import Environment, Reply, Turn
 from grpo_cli.environments.run_tools import Observation, run_calls
 from grpo_cli.environments.tool_calls import ParsedTurn, ToolParser
 from grpo_cli.environments.tools import Call, Tool
+from grpo_cli.environments.user import UserEnvironment
 from grpo_cli.types import Message
 
 UNREAD = "unreadable_call"  # stands for the name of a call that cannot be parsed
@@ -37,6 +38,7 @@ class ToolEnvironment(Environment):
         self.tool_timeout = tool_timeout  # seconds for the calls of a turn; 0: no limit
         self.schemas = [tool.schema for tool in tools]
         self.assistant: Message | None = None  # the last turn
+        self.observations: list[Observation] = []  # of its calls
         self.calls = 0  # of the rollout, failed ones and those that cannot be parsed included
         self.failures = 0
         self.seconds = 0.0  # that the rollout waited for its tools
@@ -47,13 +49,20 @@ class ToolEnvironment(Environment):
         calls = list(parsed.calls)
         if parsed.error:
             calls.append(Call(name=UNREAD, id=f"call{self.calls + len(calls):05d}"))
-        self.assistant = message_of(parsed, calls)
+        self.assistant, self.observations = message_of(parsed, calls), []
         if not calls:
             return None
-        observations = self.observe(parsed)
+        self.observations = self.observe(parsed)
         self.calls += len(calls)
-        self.failures += sum(one.failed for one in observations)
-        return Reply(messages=tuple(map(answer, calls, observations)))
+        self.failures += sum(one.failed for one in self.observations)
+        return Reply(messages=tuple(map(answer, calls, self.observations)))
+
+    @property
+    def last_calls(self) -> list[tuple[Call, Observation]]:
+        """The calls of the last turn with their observations."""
+        calls = (self.assistant or {}).get("tool_calls", [])
+        named = [Call(name=one["function"]["name"], arguments=one["function"]["arguments"]) for one in calls]
+        return list(zip(named, self.observations, strict=True))
 
     def observe(self, parsed: ParsedTurn) -> list[Observation]:
         """The observations of a turn's calls, one more if a call cannot be parsed."""
@@ -65,6 +74,12 @@ class ToolEnvironment(Environment):
         refused = Observation.error(f"no calls are left: max_tool_calls = {self.max_tool_calls}")
         found += [refused] * (len(parsed.calls) - len(allowed))
         return found + ([Observation.error(parsed.error)] if parsed.error else [])
+
+
+def tools_in(environment: Environment) -> ToolEnvironment | None:
+    """The part of an environment that runs tools; None if it has none."""
+    inner = environment.tools if isinstance(environment, UserEnvironment) else environment
+    return inner if isinstance(inner, ToolEnvironment) else None
 
 
 def message_of(parsed: ParsedTurn, calls: Sequence[Call]) -> Message:

@@ -22,14 +22,24 @@ import inspect
 import math
 from collections.abc import Callable
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 from grpo_cli.environments.protocol import Environment, Reply, Turn
 from grpo_cli.environments.user_class import own_tools
-from grpo_cli.errors import Interrupted, ToolError
+from grpo_cli.errors import GrpoError, Interrupted, ToolError
+from grpo_cli.foreign_text import quoted
+from grpo_cli.rewards.forks import forks_end
 from grpo_cli.types import Message
 from grpo_cli.user_error import describe, place, trace
 
+OURS = "grpo_cli."  # modules whose environments are trusted to keep to the protocol
+RESULTS: dict[str, tuple[Any, str]] = {
+    "reset": ((str, NoneType), "a text or None"),
+    "read": (list, "a list of ids"),
+    "respond": ((Reply, NoneType), "a Reply or None"),
+    "get_reward": (NoneType, "a finite number or None"),
+}
 SHOWN = 100  # characters of a wrong value in an error
 
 
@@ -70,7 +80,7 @@ class UserEnvironment(Environment):
         if not hasattr(self.instance, "get_reward"):
             return None
         value = call(self.instance, "get_reward")
-        return None if value is None else self.number(value)
+        return None if value is None else number(self.instance, value)
 
     def tool_functions(self) -> list[Callable[..., Any]]:
         """The bound public methods that the model may call, in the order of their definition."""
@@ -86,19 +96,38 @@ class UserEnvironment(Environment):
             "it must return a text or None",
         )
 
-    def number(self, value: Any) -> float:
-        """The value as a finite float. Text is refused, although float() would accept it."""
-        cause = None
-        try:
-            result = math.nan if isinstance(value, str | bytes) else float(value)
-        except (TypeError, ValueError, OverflowError) as error:
-            result, cause = math.nan, error
-        if math.isfinite(result):
-            return result
+
+def number(instance: Any, value: Any) -> float:
+    """The reward that an instance gave, as a finite float. Text is refused, although float() accepts it."""
+    cause = None
+    try:
+        result = math.nan if isinstance(value, str | bytes) else float(value)
+    except (TypeError, ValueError, OverflowError) as error:
+        result, cause = math.nan, error
+    if math.isfinite(result):
+        return result
+    raise ToolError(
+        f"Environment returned {shown(value)}: {name_of(instance, 'get_reward')}",
+        "it must return a finite number, or None if it does not apply",
+    ) from cause
+
+
+def ask(environment: Environment, method: str, *values: Any) -> Any:
+    """The result of an environment's method, whoever wrote its class.
+
+    Raises ToolError for an exception, or a result of the wrong type, of a user's own subclass of Environment.
+    """
+    if type(environment).__module__.startswith(OURS):
+        return getattr(environment, method)(*values)
+    result = call(environment, method, *values)
+    if method == "get_reward" and result is not None:
+        return number(environment, result)
+    kinds, words = RESULTS[method]
+    if not isinstance(result, kinds):
         raise ToolError(
-            f"Environment returned {shown(value)}: {name_of(self.instance, 'get_reward')}",
-            "it must return a finite number, or None if it does not apply",
-        ) from cause
+            f"Environment returned {shown(result)}: {name_of(environment, method)}", f"it must return {words}"
+        )
+    return result
 
 
 def fitting(instance: Any, columns: dict[str, Any]) -> dict[str, Any]:
@@ -125,9 +154,10 @@ def fitting(instance: Any, columns: dict[str, Any]) -> dict[str, Any]:
 def call(instance: Any, method: str, *values: Any, **columns: Any) -> Any:
     """Call a method; its result, awaited if it is async. Raises ToolError if it raises anything."""
     try:
-        returned = getattr(instance, method)(*values, **columns)
-        return asyncio.run(awaited(returned)) if inspect.isawaitable(returned) else returned
-    except Interrupted:  # a signal came meanwhile
+        with forks_end():
+            returned = getattr(instance, method)(*values, **columns)
+            return asyncio.run(awaited(returned)) if inspect.isawaitable(returned) else returned
+    except (Interrupted, GrpoError):  # a signal came meanwhile; or it says by itself what is wrong
         raise
     # A user's code can raise anything, even SystemExit. The error is passed on with its place.
     except BaseException as error:
@@ -135,7 +165,7 @@ def call(instance: Any, method: str, *values: Any, **columns: Any) -> Any:
         where = f"{name_of(instance, method)}{f' ({line})' if line else ''}"
         raise ToolError(
             f"Environment raised {describe(error)}: {where}",
-            "make an instance in Python and call the method with these values",
+            f"play it alone: `grpo env try {quoted(entry_of(instance))}`",
             trace=trace(error),
         ) from error
 
@@ -151,6 +181,15 @@ def file_of(instance: Any) -> Path | None:
         return Path(inspect.getfile(type(instance)))
     except (OSError, TypeError):
         return None
+
+
+def entry_of(instance: Any) -> str:
+    """The instance's class as the key `environment` names it: `my_env.py:Wordle`, from the current folder."""
+    file = file_of(instance)
+    if file is None:
+        return type(instance).__name__
+    near = file.relative_to(Path.cwd()) if file.is_relative_to(Path.cwd()) else file
+    return f"{near}:{type(instance).__name__}"
 
 
 def name_of(instance: Any, method: str) -> str:

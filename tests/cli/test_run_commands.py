@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from itertools import combinations
 from pathlib import Path
 
 import pytest
@@ -83,6 +84,55 @@ def test_pass_at_k_samples_several_completions() -> None:
     assert list(document["pass_at_k"]) == ["1", "2", "4"]
     assert document["pass_at_k"]["1"] == pytest.approx(document["accuracy"])
     assert json.loads(grpo(*words).stdout)["accuracy"] == document["accuracy"]
+
+
+GAME = """
+class Length:
+    def reset(self, episode: int) -> str:
+        self.wanted, self.lengths = episode % 5, []
+        return "What is 12 + 30?"
+
+    def respond(self, text: str) -> str | None:
+        self.lengths.append(len(text) % 5)
+        return None if self.lengths[-1] == self.wanted or len(self.lengths) == 2 else "Once more: 5 + 7?"
+
+    def get_reward(self) -> float:
+        return float(self.wanted in self.lengths)
+"""
+GAME_CONFIG = """environment = "length_game.py:Length"
+num_episodes = 8
+system_prompt = ""
+completion_prefix = ""
+reward_functions = ["environment"]
+eval_reward = "environment"
+eval_max_new_tokens = 100
+temperature = 1.2
+"""
+
+
+def test_pass_at_k_of_an_environment() -> None:
+    """Each completion has a game of its own, is right by its reward, and the shares are those of subsets."""
+    Path("length_game.py").write_text(GAME)
+    Path("game.toml").write_text(GAME_CONFIG)
+    words = ["eval", "--model", "tiny", "--config", "game.toml", "--samples", "5", "--num-generations", "4"]
+    document = json.loads(grpo(*words, "--json", "--output", "all.jsonl").stdout)
+    assert document["dataset"] == "length_game.py:Length"
+    lines = [json.loads(line) for line in Path("all.jsonl").read_text().splitlines()]
+    assert [line["item"] for line in lines] == [item for item in range(5) for _ in range(4)]
+    for line in lines:
+        turns = [one["content"] for one in line.get("messages", []) if one["role"] == "assistant"]
+        lengths = [len(turn) % 5 for turn in turns or [line["completion"]]]
+        assert line["correct"] is (line["item"] in lengths)
+        assert line["rewards"]["environment"] == float(line["correct"])
+        assert len(lengths) == (1 if lengths[0] == line["item"] else 2)
+    assert len({len(line.get("messages", [])) for line in lines if line["correct"]}) == 2  # by both turns
+    right = [[line["correct"] for line in lines if line["item"] == item] for item in range(5)]
+    for k in (1, 2, 4):
+        tries = [any(chosen) for item in right for chosen in combinations(item, k)]
+        assert document["pass_at_k"][str(k)] == pytest.approx(sum(tries) / len(tries))
+    assert document["accuracy"] == document["pass_at_k"]["1"]
+    assert document["pass_at_k"]["4"] > document["accuracy"]
+    assert json.loads(grpo(*words, "--json").stdout)["pass_at_k"] == document["pass_at_k"]
 
 
 def test_generate_streams_what_a_rollout_samples() -> None:

@@ -37,7 +37,9 @@ SET = re.compile(r"`(?:--set )([^`]+)`")
 # Cures in words alone: only the person knows the name that is to be written.
 IN_WORDS = (
     "with the function's name",
+    "with the class's name",
     "your own: `path/to/file.py:function`",
+    "your own: `path/to/file.py:Class`",
     "no key has a similar name; `grpo config init` prints them all",
     "write its keys at the top of the file",
     "write the path from the current folder",

@@ -19,6 +19,8 @@ KEPT: list[dict[str, Any]] = [
     {"num_generations": 2},
     {"num_generations": 1, "advantage_estimator": "reinforce_plus_plus"},
     {"advantage_estimator": "maxrl", "loss_type": "reinforce"},
+    {"environment": "guess", "num_episodes": 3, "reward_functions": ["environment"]},
+    {"environment": "my.py:Wordle, search", "tools": ["auto"]},
     {"reward_functions": ["int"], "reward_weights": [2.0]},
     {"reward_functions": ["int", "xmlcount"], "reward_weights": [0.0, 1.0]},
     {"lora_layers": 4, "lora_rank": 8},
@@ -78,6 +80,42 @@ def test_a_sound_configuration_breaks_nothing(values: dict[str, Any]) -> None:
     assert list(breaches(Config.model_validate(values))) == []
 
 
+CODE = "def lookup(city): ...\nclass Wordle: ...\nraise SystemExit('ran')"
+
+
+@pytest.mark.parametrize(
+    ("values", "message", "cure"),
+    [
+        ({"tools": ["t.py:lokup"]}, "Tool function not found: lokup in t.py", 'write `tools = ["t.py:lookup"]`; functions in t.py: lookup'),
+        ({"tools": ["t.py:zz"]}, "Tool function not found: zz in t.py", "functions in t.py: lookup"),
+        ({"environment": "guess, t.py:Wordel"}, "Environment class not found: Wordel in t.py", 'write `environment = "guess, t.py:Wordle"`; classes in t.py: Wordle'),
+        ({"reward_functions": ["int", "t.py:lokup"]}, "Reward function not found: lokup in t.py", 'write `reward_functions = ["int", "t.py:lookup"]`; functions in t.py: lookup'),
+        ({"environment": "bad.py:Wordle"}, "Environment file failed: bad.py, line 2: SyntaxError: invalid syntax", "run it by itself: `python bad.py`"),
+        ({"environment": "gone.py:Wordle"}, "Environment file not found: gone.py", "write the path from the current folder, HERE"),
+    ],
+)  # fmt: skip
+def test_code_that_is_not_in_its_file(
+    values: dict[str, Any], message: str, cure: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("t.py").write_text(CODE)
+    Path("bad.py").write_text("x = 1\ndef f(:\n")
+    config = Config.model_validate(values)
+    (breach,) = breaches(config, on_this_machine=True)
+    assert (breach.message, breach.cure) == (message, cure.replace("HERE", str(tmp_path)))
+    assert breach.severity == "error"
+    assert breach.trouble == ("rewards" if "reward_functions" in values else "tools")
+    assert list(breaches(config)) == []
+
+
+@pytest.mark.parametrize("value", ["t.py:Wordle", "star.py:Wordle", "guess"])
+def test_code_that_may_be_in_its_file(value: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("t.py").write_text(CODE)
+    Path("star.py").write_text("from t import *")
+    assert list(breaches(Config(environment=value), on_this_machine=True)) == []
+
+
 def test_every_rule_has_a_case_that_breaks_it() -> None:
     configs = [Config.model_validate(values) for values, *_ in BROKEN]
     silent = [rule.__name__ for rule in RULES if not any(list(rule(config)) for config in configs)]
@@ -100,7 +138,7 @@ def test_a_reward_file_must_be_there_and_is_not_run(tmp_path: Path) -> None:
     name = f"{file}:reward"
     expected = ("error", f"Reward file not found: {file}", "rewards")
     assert local_breaches(reward_functions=[name]) == [expected]
-    file.write_text("raise SystemExit(3)")
+    file.write_text("def reward(**_): ...\nraise SystemExit(3)")
     assert local_breaches(reward_functions=[name]) == []
     assert list(breaches(Config(reward_functions=[f"{tmp_path}/no.py:f"]))) == []
 

@@ -112,6 +112,22 @@ def test_resets_of_one_example_must_be_equal(tmp_path: Path) -> None:
         session_of(tooling, example())
 
 
+def test_an_environment_cannot_change_its_example(tmp_path: Path) -> None:
+    code = """
+class Deck:
+    def reset(self, cards: list) -> str:
+        return f" Your card is {cards.pop()}."
+    def respond(self, text: str) -> None:
+        return None
+"""
+    (tmp_path / "deck.py").write_text(code)
+    tooling = made(chat_model("qwen2_5").tokenizer, f"{tmp_path}/deck.py:Deck")
+    one = tooling.begin(example(cards=[1, 2, 3]))
+    assert one.messages[-1]["content"] == "Find it. Your card is 3."
+    assert tooling.make_session(one) and tooling.make_session(one)
+    assert one.columns == {"cards": [1, 2, 3]}
+
+
 def test_a_model_without_tool_syntax_is_refused(tmp_path: Path) -> None:
     (tmp_path / "wordle.py").write_text(WORDLE)
     with pytest.raises(ModelError):

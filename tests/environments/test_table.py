@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from grpo_cli.config.rules_of_environments import ENVIRONMENTS
 from grpo_cli.environments.embedded.calculator import CalculatorTask
 from grpo_cli.environments.embedded.guess import GuessTask
 from grpo_cli.environments.embedded.search import SearchTask
@@ -38,6 +39,10 @@ def test_embedded_environments(name: str, cls: type) -> None:
     first, second = source.make(TOKENIZER), source.make(TOKENIZER)
     assert (type(first), first is second) == (cls, False)
     assert len(source.examples("test", 3, 0)) == 3
+
+
+def test_configurations_know_the_embedded_ones() -> None:
+    assert tuple(EMBEDDED) == ENVIRONMENTS
 
 
 def test_an_environment_without_a_generator_has_episodes(mine: str) -> None:

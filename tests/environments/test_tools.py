@@ -284,6 +284,21 @@ def test_arguments_that_are_no_object_are_refused(tools: list[Tool]) -> None:
     }
 
 
+def test_a_tool_cannot_change_what_the_model_called(tools: list[Tool]) -> None:  # noqa: ARG001
+    def spoil(items: list) -> str:
+        """Change the argument.
+
+        Args:
+            items: a list
+        """
+        items.append(object())
+        return "done"
+
+    call = Call(name="spoil", arguments={"items": [1]})
+    assert run_calls([Tool.of(spoil, "here")], [call], 10.0)[0].text == "done"
+    assert call.arguments == {"items": [1]}
+
+
 def test_texts_are_bounded(tools: list[Tool]) -> None:
     observation = run(tools, "say", what="megabytes")
     mark = f"\n[cut: {MOST_CHARACTERS} of 5000000 characters are shown]"

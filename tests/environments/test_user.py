@@ -1,12 +1,17 @@
 """Users' environments in TRL's shape: what is called with what, and what an error says."""
 
+# ruff: noqa: E501 - one case a line
+
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from grpo_cli.environments.protocol import Environment, Reply, Turn
-from grpo_cli.environments.user import UserEnvironment
+from grpo_cli.environments.user import UserEnvironment, ask
+from grpo_cli.environments.user_class import load_class
 from grpo_cli.errors import ToolError
+from grpo_cli.rewards.spec import RewardSpec
 from tests.support.user_environments import Talk, Wordle
 
 
@@ -120,3 +125,63 @@ def test_an_error_names_method_and_line_and_keeps_the_users_traceback() -> None:
     assert "environments/user.py" not in caught.value.trace
     with pytest.raises(ToolError, match="raised SystemExit: 3"):
         UserEnvironment(Bad()).respond(turn("exit"))
+
+
+# --- a subclass of Environment in a file of the user's -------------------------------------------------
+
+SUBCLASS = """
+from grpo_cli.environments.protocol import Environment, Reply
+
+class Mine(Environment):
+    def reset(self, columns):
+        return columns["text"]
+
+    def read(self, token_id):
+        return [1] if token_id else token_id / 0
+
+    def respond(self, turn):
+        return {"reply": Reply.of_user("a"), "none": None}.get(turn, turn)
+
+    def get_reward(self):
+        return self.reward
+"""
+
+
+def subclass(tmp_path: Path) -> Any:
+    (tmp_path / "own_subclass.py").write_text(SUBCLASS)
+    return load_class(RewardSpec.parse(f"{tmp_path}/own_subclass.py:Mine"))()
+
+
+def test_what_a_subclass_of_ours_returns(tmp_path: Path) -> None:
+    mine = subclass(tmp_path)
+    assert ask(mine, "reset", {"text": "go"}) == "go"
+    assert ask(mine, "read", 3) == [1]
+    assert ask(mine, "respond", "reply") == Reply.of_user("a")
+    assert ask(mine, "respond", "none") is None
+    for value, reward in ((2, 2.0), (None, None), (True, 1.0)):
+        mine.reward = value
+        assert ask(mine, "get_reward") == reward
+
+
+@pytest.mark.parametrize(
+    ("method", "value", "message"),
+    [
+        ("reset", {}, "Environment raised KeyError: 'text': Mine.reset in own_subclass.py (own_subclass.py, line 6)"),
+        ("reset", {"text": 3}, "Environment returned 3 of type int: Mine.reset in own_subclass.py"),
+        ("read", 0, "Environment raised ZeroDivisionError: division by zero: Mine.read in own_subclass.py (own_subclass.py, line 9)"),
+        ("respond", "a text", "Environment returned 'a text' of type str: Mine.respond in own_subclass.py"),
+    ],
+)  # fmt: skip
+def test_a_subclass_of_ours_fails_with_its_line(
+    tmp_path: Path, method: str, value: Any, message: str
+) -> None:
+    with pytest.raises(ToolError) as caught:
+        ask(subclass(tmp_path), method, value)
+    assert caught.value.message == message
+
+
+def test_the_reward_of_a_subclass_must_be_a_number(tmp_path: Path) -> None:
+    mine = subclass(tmp_path)
+    mine.reward = "1"
+    with pytest.raises(ToolError, match=r"Environment returned '1' of type str: Mine\.get_reward"):
+        ask(mine, "get_reward")

@@ -5,6 +5,13 @@
 BROKEN = [
     ({"reward_functions": ["corectness"]}, "error", "Unknown reward function: corectness"),
     ({"tools": ["calclator"]}, "error", "Unknown tool: calclator"),
+    ({"environment": "gues"}, "error", "Unknown environment: gues"),
+    ({"environment": "guess, serch"}, "error", "Unknown environment: serch"),
+    ({"environment": "my.py"}, "error", "Environment class not named: my.py"),
+    ({"environment": "verifiers:wordle"}, "error", "Environments of verifiers are not supported: verifiers:wordle"),
+    ({"environment": "guess", "tools": ["calculator"]}, "warning", 'tools = ["calculator"] has no effect: the environment has its own'),
+    ({"num_episodes": 3}, "warning", "num_episodes = 3 has no effect: no environment is named"),
+    ({"reward_functions": ["int", "environment"]}, "warning", "The reward `environment` applies to no completion: no environment is named"),
     ({"reward_functions": ["my.py"]}, "error", "Reward function not named: my.py"),
     ({"reward_functions": ["my.py:"]}, "error", "Reward function not named: my.py:"),
     ({"learning_rate": 0.0}, "warning", "learning_rate = 0.0 trains nothing: the model does not change"),

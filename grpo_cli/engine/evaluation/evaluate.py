@@ -165,7 +165,7 @@ def completion_lines(evaluation: Evaluation) -> Iterator[dict[str, Any]]:
     """Every completion as plain data, one JSON line each in `grpo eval --output`."""
     for item, (group, correct) in enumerate(zip(evaluation.groups, evaluation.correct, strict=True)):
         for rollout, right in zip(group.rollouts, correct, strict=True):
-            yield {
+            line = {
                 "item": item,
                 "prompt": group.example.messages,
                 "answer": group.example.answer,
@@ -175,6 +175,9 @@ def completion_lines(evaluation: Evaluation) -> Iterator[dict[str, Any]]:
                 "stop_reason": rollout.stop_reason,
                 "tokens": len(rollout.token_ids),
             }
+            if rollout.messages:  # of a completion with several turns
+                line["messages"] = rollout.messages
+            yield line
 
 
 def evaluate_model(

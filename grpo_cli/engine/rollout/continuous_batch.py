@@ -170,7 +170,7 @@ class Decoding:
     def readmit(self) -> None:
         """Bring back rows whose environment has answered, into free places."""
         while len(self.active) < self.capacity and (self.is_open or not self.active):
-            returned = self.outside.next_answered(self.sampling.cuts_tail)
+            returned = self.outside.next_answered(self.sampling)
             if returned is None:
                 return
             row, cache = returned

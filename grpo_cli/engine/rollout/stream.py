@@ -32,34 +32,54 @@ def stream(
 ) -> Iterator[tuple[str, StopReason | None]]:
     """Yield pieces of text as they are sampled, the last one with its stop reason.
 
-    Concatenated they are the completion without its prefix, with what the environment of `session` wrote.
-    Raises TrainingError for logits that are NaN.
+    Concatenated they are the completion without its prefix, with the tokens that the environment of `session`
+    wrote. Its messages are left out: `session.messages` has them. Raises TrainingError for NaN logits.
     """
-    row, shown = CompletionRow(index=0, prompt=prompt_ids), ""
+    row, start, shown = CompletionRow(index=0, prompt=prompt_ids), 0, ""
     row.begin(session)
-    whole = CompletionText(policy.tokenizer, prefix)
+    whole = text_of = CompletionText(policy.tokenizer, prefix)
     markers = session.environment.marker_ids if session else frozenset()
-    check_prompts(policy, [prompt_ids])
-    cache = read_prompts(policy.model, [prompt_ids], PREFILL_TOKENS, "single")
+    for _ in sampled(policy, row, sampling, whole):
+        is_turn = row.stop_reason is not None
+        if session is not None and not is_turn:
+            consult(row, session, policy.tokenizer, sampling)
+        text = text_of.after_prefix(row.token_ids[start:], markers)
+        if text.endswith(UNFINISHED) and row.stop_reason is None:
+            continue
+        if session is not None and is_turn:
+            yield text[len(shown) :], None  # before the environment is asked, which may take long
+            shown, told = text, len(session.messages)
+            consult(row, session, policy.tokenizer, sampling)
+            if len(session.messages) > told + 1:  # answered by messages
+                start, shown, text_of = row.turn_start, "", CompletionText(policy.tokenizer)
+            text = text_of.after_prefix(row.token_ids[start:], markers)
+        yield text[len(shown) :], row.stop_reason
+        shown = text
+
+
+def sampled(
+    policy: Policy, row: CompletionRow, sampling: Sampling, whole: CompletionText
+) -> Iterator[CompletionRow]:
+    """Sample a row token by token until it ends. Between two tokens others may append to it, or revive it.
+
+    `whole`: finds stop strings. Raises TrainingError for logits that are NaN.
+    """
+    check_prompts(policy, [row.prompt])
+    cache = read_prompts(policy.model, [row.prompt], PREFILL_TOKENS, "single")
     while row.stop_reason is None:
         unread = row.context[row.cached :]
         logits = policy.model(mx.array([unread]), cache=cache)[:, -1]  # (1, V)
         row.cached += len(unread)
         drawn = draw(logits, sampling)
-        if not math.isfinite(drawn.logprobs.item()):  # type: ignore[arg-type]
+        logprob = float(drawn.logprobs.item())  # type: ignore[arg-type]
+        if not math.isfinite(logprob):
             raise broken_policy(row)
-        row.add(int(drawn.tokens), 0.0, 0.0, None)
+        row.add(int(drawn.tokens), logprob, 0.0, None)
         row.stop_reason = stop_reason(row, sampling, whole)
-        if session is not None:
-            consult(row, session, policy.tokenizer)
-        text = whole.after_prefix(row.token_ids, markers)
-        if text.endswith(UNFINISHED) and row.stop_reason is None:
-            continue
-        yield text[len(shown) :], row.stop_reason
-        shown = text
+        yield row
 
 
-def consult(row: CompletionRow, session: Session, tokenizer: Tokenizer) -> None:
+def consult(row: CompletionRow, session: Session, tokenizer: Tokenizer, sampling: Sampling) -> None:
     """Let the environment read the newest token, or answer the turn that ended with it."""
     forced = deque(session.read(row.token_ids[-1]))
     if row.stop_reason is None:
@@ -71,4 +91,4 @@ def consult(row: CompletionRow, session: Session, tokenizer: Tokenizer) -> None:
         turn = row.turn(tokenizer.spell, tokenizer.eos_ids)
         reply = session.respond(turn)
         if reply is not None:
-            goes_on(row, session, turn, reply)
+            goes_on(row, session, turn, reply, sampling)

@@ -15,6 +15,7 @@ from queue import Empty, SimpleQueue
 from typing import Any, NamedTuple
 
 from grpo_cli.engine.rollout.rows import CompletionRow
+from grpo_cli.engine.rollout.sampling import Sampling
 from grpo_cli.environments.protocol import Reply, Turn
 from grpo_cli.environments.session import Session
 from grpo_cli.models.tokenizer import Tokenizer
@@ -58,7 +59,10 @@ class Outside:
         row.is_outside = True
         left = Left(row, row.session, row.turn(tokenizer.spell, tokenizer.eos_ids), cache)
         self.count += 1
-        threading.Thread(target=self.answer, args=(left,), daemon=True).start()
+        try:
+            threading.Thread(target=self.answer, args=(left,), daemon=True).start()
+        except RuntimeError:  # too many threads, of tools that hang perhaps
+            self.answer(left)
 
     def answer(self, left: Left) -> None:
         """Ask the environment; runs in a thread."""
@@ -82,7 +86,7 @@ class Outside:
             except Empty:
                 on_wait()
 
-    def next_answered(self, cuts_tail: bool) -> tuple[CompletionRow, list[Any]] | None:
+    def next_answered(self, sampling: Sampling) -> tuple[CompletionRow, list[Any]] | None:
         """The next row that goes on, its answer appended, and its cache; None if there is none yet.
 
         Rows whose environment has finished, or whose answer does not fit, end here. Raises what an
@@ -94,20 +98,26 @@ class Outside:
             left.row.is_outside = False
             if error is not None:
                 raise error
-            if reply is not None and goes_on(left.row, left.session, left.turn, reply, cuts_tail):
+            if reply is not None and goes_on(left.row, left.session, left.turn, reply, sampling):
                 return left.row, left.cache
         return None
 
 
-def goes_on(row: CompletionRow, session: Session, turn: Turn, reply: Reply, cuts_tail: bool = False) -> bool:
-    """Append the reply to a turn; False if the row ends: the reply is empty, or does not fit (truncated)."""
+def goes_on(row: CompletionRow, session: Session, turn: Turn, reply: Reply, sampling: Sampling) -> bool:
+    """Append the reply to a turn; False if the row ends.
+
+    It ends if the reply is empty, and as truncated if the reply or a token after it does not fit.
+    """
+    if row.sampled >= sampling.max_new_tokens and (reply.messages or reply.token_ids):
+        row.stop_reason = StopReason.LENGTH
+        return False
     ids = session.ids_of(reply, turn, row.stop_reason is StopReason.EOS)
     if session.is_full:
         row.stop_reason = StopReason.LENGTH
     if not ids:
         return False
     row.stop_reason = None
-    row.add_forced(ids, cuts_tail)
+    row.add_forced(ids, sampling.cuts_tail)
     row.turn_start = len(row.token_ids)
     for token in ids:
         session.environment.read(token)

@@ -14,6 +14,7 @@ from grpo_cli.engine.rollout.sampling import KeyChain, Sampling
 from grpo_cli.engine.rollout.stream import stream
 from grpo_cli.engine.update.batch import make_microbatches
 from grpo_cli.engine.update.gradient import Gradients, accumulate
+from grpo_cli.environments.by_hand import plain_render
 from grpo_cli.environments.protocol import Environment, Reply, Turn
 from grpo_cli.environments.session import Limits, Session
 from grpo_cli.errors import TrainingError
@@ -190,6 +191,31 @@ def test_an_empty_reply_finishes(policy: Policy) -> None:
     assert any(r.stop_reason is StopReason.EOS for r in found)
 
 
+class Polite(Environment):
+    """Answers every turn with two ids."""
+
+    def respond(self, turn: Turn) -> Reply | None:  # noqa: ARG002
+        self.calls += 1
+        return Reply(token_ids=(40, 50))
+
+
+@pytest.mark.parametrize(("make", "ending"), [(Polite, StopReason.LENGTH), (Silent, StopReason.EOS)])
+def test_a_turn_that_ends_with_the_last_allowed_token_is_the_last(
+    policy: Policy, make: type[Environment], ending: StopReason
+) -> None:
+    """The environment is asked, since it may give a reward for that turn; nothing can be written after it."""
+    ids = [policy.tokenizer.encode_text(PROMPTS[0])]
+    ((plain,),) = generate(policy, ids, 1, Sampling(max_new_tokens=24, temperature=0.0))
+    assert plain.stop_reason is StopReason.EOS
+    greedy = Sampling(max_new_tokens=len(plain.token_ids), temperature=0.0)
+    session = Session(make(), Limits(max_result_tokens=60))
+    ((found,),) = generate(policy, ids, 1, greedy, sessions=lambda *_: session)
+    assert (found.token_ids, found.stop_reason) == (plain.token_ids, ending)
+    assert (session.turns, session.environment.calls) == (1, int(make is Polite))
+    again = Session(make(), Limits(max_result_tokens=60))
+    assert [end for _, end in stream(policy, ids[0], greedy, session=again)][-1] is ending
+
+
 class Verbose(Environment):
     """Answers with more than there is room for."""
 
@@ -228,3 +254,27 @@ def test_streaming_gives_what_greedy_sampling_gives(policy: Policy) -> None:
         pieces = list(stream(policy, ids, greedy, session=session))
         assert "".join(piece for piece, _ in pieces) == rollout.text
         assert pieces[-1][1] is rollout.stop_reason
+
+
+class Polite(Environment):
+    """Answers the first turn with a message."""
+
+    def respond(self, turn: Turn) -> Reply | None:
+        return Reply.of_user("And?") if turn.number == 0 else None
+
+
+def test_streaming_leaves_messages_out(policy: Policy) -> None:
+    greedy = Sampling(max_new_tokens=40, temperature=0.0)
+    tokenizer = policy.tokenizer
+    ids = tokenizer.encode_prompt([{"role": "user", "content": "What is 5 + 7?"}])
+
+    def made() -> Session:
+        return Session(Polite(), Limits(), plain_render(tokenizer))
+
+    [[rollout]] = generate(policy, [ids], 1, greedy, sessions=lambda *_: made())
+    session = made()
+    pieces = list(stream(policy, ids, greedy, session=session))
+    first, second = (one["content"] for one in rollout.messages if one["role"] == "assistant")
+    assert "".join(piece for piece, _ in pieces) == first + second
+    assert session.messages == rollout.messages[:-1]
+    assert [reason for _, reason in pieces if reason] == [rollout.stop_reason]

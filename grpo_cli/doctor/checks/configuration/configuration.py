@@ -13,6 +13,7 @@ from grpo_cli.doctor.read.budget import budget
 from grpo_cli.doctor.read.json_lines import read_lines
 from grpo_cli.doctor.read.wired_limit import highest_limit, raised
 from grpo_cli.foreign_text import quoted
+from grpo_cli.rewards.spec import RewardSpec
 from grpo_cli.words import plural
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from grpo_cli.doctor.read.duration import StepDuration
     from grpo_cli.engine.memory.verdict import MemoryVerdict
 
+CODE_NOT_RUN = "tools and environments in files are not run to measure a step: the log of a run tells"
 TO_WRITE = re.compile(r"`(\w+ = [^`]+)`")  # lines of TOML in the text of a cure
 
 
@@ -68,7 +70,7 @@ def memory_needed(context: Context) -> Iterator[Finding]:
     folder = context.configured_model
     if folder is None:
         check_name(config.model_name)  # raises for a name that the hub cannot have
-        yield not_here(config)
+        yield skipped(CODE_NOT_RUN) if runs_code(config) else not_here(config)
         return
     there = budget(context.machine, context.probe)
     verdict = None if there is None else verdict_on(config, folder, there, context.on_cpu)
@@ -130,9 +132,10 @@ def duration(context: Context) -> Iterator[Finding]:
     elif folder is not None and does_not_fit(context, config, folder):
         yield skipped("the configuration does not fit into this machine's memory: see memory-needed")
     elif (found := duration_of(context, config, folder)) is None:
-        yield not_here(config)
+        yield skipped(CODE_NOT_RUN) if runs_code(config) else not_here(config)
     else:
-        steps = total_steps(config, len(load_examples(config, config.train_split)))
+        examples = config.num_episodes if makes_examples(config) else None
+        steps = total_steps(config, examples or len(load_examples(config, config.train_split)))
         seconds = total_seconds(config, found, steps)
         yield ok(
             f"about {in_words(seconds)} for {plural(steps, 'step')} of {found.step:.2g} s ({found.basis})",
@@ -163,18 +166,32 @@ def duration_of(context: Context, config: "Config", folder: Path | None) -> "Ste
     lines = context.log if own else read_lines(config.run_dir / "training_log.jsonl")
     steps = [line for line in lines if "loss" in line]
     logged = logged_duration(steps, [line for line in lines if "eval_accuracy" in line])
-    if logged is not None or folder is None or own:
+    if logged is not None or folder is None or own or runs_code(config):
         return logged
     context.__dict__.pop("policy", None)  # loaded by other checks; two copies may not fit
     return measured_duration(config, folder)
 
 
+def makes_examples(config: "Config") -> bool:
+    """True if the examples are the environment's own."""
+    return bool(config.environments and config.num_episodes)
+
+
 def data_is_local(config: "Config") -> bool:
     """True if the examples can be counted without the network."""
     try:
-        return config.dataset == "arithmetic" or Path(config.dataset).expanduser().exists()
+        return (
+            makes_examples(config)
+            or config.dataset == "arithmetic"
+            or Path(config.dataset).expanduser().exists()
+        )
     except (OSError, ValueError, RuntimeError):  # too long, a NUL in it, an unknown ~user
         return False
+
+
+def runs_code(config: "Config") -> bool:
+    """True if a step runs tools or environments of the user's files: none is run unasked."""
+    return any(RewardSpec.parse(entry).is_file for entry in [*config.tools, *config.environments])
 
 
 def not_here(config: "Config") -> Finding:

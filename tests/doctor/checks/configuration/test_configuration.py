@@ -203,15 +203,28 @@ def test_a_small_step_is_really_measured_and_leaves_nothing() -> None:
     assert sorted(path.name for path in Path().iterdir()) == ["c.toml", "mine.py"]
 
 
+def test_episodes_of_an_environment_are_counted() -> None:
+    text = (
+        "model_name = 'tiny'\nenvironment = 'search'\nnum_episodes = 24\nbatch_size = 4\nnum_epochs = 2\n"
+        "gradient_accumulation_steps = 1\nnum_generations = 2\nmax_new_tokens = 8\n"
+        "completion_prefix = ''\nsystem_prompt = ''\neval_steps = 0\n"
+    )
+    found = one(configuration.duration(context(text)))
+    assert (found.severity, found.numbers["steps"]) == ("ok", 12)
+
+
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
         ("dataset = 'openai/gsm8k'\nmodel_name = 'tiny'\n", "the dataset openai/gsm8k is not a file on this machine: its size is not known"),
         ("dataset = 'arithmetic'\nmodel_name = 'a/b'\n", "the model a/b is not on this machine; `grpo doctor --only models-that-fit` says what the usual ones need"),
         ("sed = 3\n", "the configuration is not valid"),
+        ("dataset = 'arithmetic'\nmodel_name = 'tiny'\nenvironment = 'mine.py:Never'\n", "tools and environments in files are not run to measure a step: the log of a run tells"),
+        ("environment = 'mine.py:Never'\nnum_episodes = 4\nmodel_name = 'tiny'\n", "tools and environments in files are not run to measure a step: the log of a run tells"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_measured_is_skipped(text: str, reason: str) -> None:
+    Path("mine.py").write_text("raise SystemExit(3)")
     found = one(configuration.duration(context(text)))
     assert (found.severity, found.seen) == ("skipped", reason)
 
