@@ -52,7 +52,7 @@ LONGEST = (
     "distributed/test_ranks.py", "engine/test_resume.py", "cli/test_resume.py",
     "doctor/checks/run/test_real_runs.py", "cli/test_unheard.py",
     "engine/update/test_gradient.py", "engine/guards/test_logprob_mismatch.py",
-    "engine/update/test_activation_checkpoint.py",
+    "engine/update/test_activation_checkpoint.py", "models/test_all_families.py",
     "rewards/test_workers.py", "cli/test_run_commands.py", "cli/test_doctor.py", "convert/test_fuse.py",
 )  # fmt: skip
 
@@ -82,7 +82,7 @@ SLOW = (
     "engine/test_setup.py", "engine/test_train.py", "engine/test_update_policy.py",
     "engine/update/test_activation_checkpoint.py", "engine/update/test_compiled_loss.py",
     "engine/update/test_packing.py", "environments/test_taught_calculator.py", "models/test_adapters.py",
-    "rewards/test_worker.py", "rewards/test_workers.py",
+    "models/test_all_families.py", "rewards/test_worker.py", "rewards/test_workers.py",
 )  # fmt: skip
 
 

@@ -43,6 +43,8 @@ KINDS = {
     "engine/test_model_kinds.py": "whole runs of models with other caches",
     "engine/update/test_loss_mask.py": "masked tokens in batches, losses, metrics and checkpoints",
     "environments/test_taught_calculator.py": "a model trained on the calculator, with and without it",
+    "models/test_all_families.py": "every type of model of mlx-lm, in what a run does with it",
+    "models/test_families.py": "the most used types of model, in what a run does with them",
     "models/test_nanochat_january.py": "nanochat_v2.py as the conversion sets it up, against a plain loop",
     "rewards/test_found_in_the_wild.py": "rewards as people write them",
     "rewards/test_nanochat_gsm8k.py": "one reward of builtin.py on every genuine row",

@@ -34,6 +34,9 @@ from grpo_cli.words import plural
 Kind = Literal["lora", "dora"]
 ADAPTER_EMBEDDINGS = (LoRAEmbedding, DoRAEmbedding)
 ADAPTER_LAYERS = (LoRALinear, LoRASwitchLinear, DoRALinear, *ADAPTER_EMBEDDINGS)
+LINEAR_LAYERS = (nn.Linear, nn.QuantizedLinear, SwitchLinear, QuantizedSwitchLinear)
+# Layers whose `weight` the model's own code reads or sets (gemma3n, kimi_k3), which an adapter does not have.
+READ_BY_THE_MODEL = ("prediction_coefs", "correction_coefs", "self_attention_res_proj", "mlp_res_proj")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +66,7 @@ def add_adapters(model: nn.Module, lora: LoRA) -> None:
     use_dora = lora.kind == "dora"
     if use_dora:
         _check_dora(model, lora.layers or total)
-    linear_to_lora_layers(model, lora.layers or total, _parameters(lora), use_dora)
+    linear_to_lora_layers(model, lora.layers or total, _parameters(model, lora), use_dora)
 
 
 def _check_dora(model: nn.Module, layers: int) -> None:
@@ -111,7 +114,7 @@ def save_adapters(model: nn.Module, lora: LoRA, base: str, folder: Path) -> None
         "fine_tune_type": lora.kind,
         "model": base,
         "num_layers": lora.layers or len(model.layers),
-        "lora_parameters": _parameters(lora),
+        "lora_parameters": _parameters(model, lora),
     }
     (folder / "adapter_config.json").write_text(json.dumps(config, indent=2) + "\n")
 
@@ -161,7 +164,22 @@ def _misfit(folder: Path, base: str, problem: str) -> ModelError:
     )
 
 
-def _parameters(lora: LoRA) -> dict[str, Any]:
+def _parameters(model: nn.Module, lora: LoRA) -> dict[str, Any]:
     """mlx-lm's `lora_parameters`. Dropout is 0: the sampled policy must be the trained one."""
-    keys = {"keys": list(lora.keys)} if lora.keys else {}
+    names = list(lora.keys) or _names_to_adapt(model)
+    keys = {"keys": names} if names else {}
     return {"rank": lora.rank, "scale": lora.scale, "dropout": 0.0, **keys}
+
+
+def _names_to_adapt(model: nn.Module) -> list[str]:
+    """Names within a layer for a model of which some layers cannot be adapted; empty: mlx-lm adapts all.
+
+    For a model without adapters as for one that has them.
+    """
+    modules = [(name, module) for layer in model.layers for name, module in layer.named_modules()]
+    if not any(name.endswith(READ_BY_THE_MODEL) for name, _ in modules):
+        return []
+    has_adapters = any(isinstance(module, ADAPTER_LAYERS) for _, module in modules)
+    kinds = ADAPTER_LAYERS if has_adapters else LINEAR_LAYERS
+    names = {name for name, module in modules if isinstance(module, kinds)}
+    return sorted(name for name in names if not name.endswith(READ_BY_THE_MODEL))

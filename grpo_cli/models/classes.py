@@ -6,9 +6,11 @@ A model of ours comes with its source file next to the weights, so that plain ml
 (`--trust-remote-code`). We always run our own copy, never the folder's.
 """
 
+import io
 import pkgutil
 import shutil
 from collections.abc import Iterable
+from contextlib import redirect_stdout
 from functools import cache
 from pathlib import Path
 from types import ModuleType
@@ -24,6 +26,7 @@ from grpo_cli.foreign_text import quoted
 from grpo_cli.models import nanochat_v2, tied
 from grpo_cli.models.config_check import check_config
 from grpo_cli.models.model_files import CONFIG, FileProblem, json_problems, tensors_in, weight_problems
+from grpo_cli.models.repairs import repaired
 from grpo_cli.trust import refuse_model_file, without_code
 from grpo_cli.untrusted_json import DamagedFile, shown
 
@@ -78,7 +81,7 @@ def _read(folder: Path, named: dict[str, Any]) -> tuple[nn.Module, dict[str, Any
     if is_tied and tied.has_own_head(model):
         config[tied.KEY] = False
     vars(model).pop("sanitize", None)  # of tied.with_tied_head
-    return model, config
+    return repaired(model), config
 
 
 def refuse_problems(problems: Iterable[FileProblem]) -> None:
@@ -118,16 +121,28 @@ class UnknownKind(ValueError):
 
 
 def model_classes(config: dict[str, Any]) -> tuple[Any, Any]:
-    """(Model, ModelArgs) for a config.json. Raises UnknownKind for an unsupported type."""
+    """(Model, ModelArgs) for a config.json.
+
+    Raises UnknownKind for an unsupported type, ModelError for one that needs a package that is not installed.
+    """
     model_type = config["model_type"]
     if _own_file(model_type):
         return OURS[model_type].Model, OURS[model_type].ModelArgs
     if not isinstance(model_type, str) or MODEL_REMAPPING.get(model_type, model_type) not in _of_mlx_lm():
         raise UnknownKind(f"Model type {model_type} not supported.")
+    said = io.StringIO()
     try:
-        return _get_classes(config)
+        with redirect_stdout(said):
+            return _get_classes(config)
     except AttributeError as error:  # a module of mlx-lm that is not a model
         raise UnknownKind(f"Model type {model_type} not supported.") from error
+    except (SystemExit, ImportError) as error:  # mlx-lm's olmo ends the process without its package
+        raise ModelError(
+            f"mlx-lm cannot import its class of the model type {model_type}: "
+            f"{said.getvalue().strip() or error}",
+            "install the package that it names, in the environment of this program, or choose another model",
+            trouble="mlx-lm",
+        ) from error
 
 
 @cache

@@ -6,13 +6,14 @@ from typing import Any
 import pytest
 
 from grpo_cli.engine.train import train
-from tests.bench.architectures import config_of, make
+from tests.support.kind_trials import make
 from tests.support.llama import write_model
+from tests.support.model_kinds import config_of
 from tests.support.resumed_runs import check_resumed
 from tests.support.small_runs import SHORT, lines, small
 
 ENTRIES = {"vocab_size": 320, "eos_token_id": 311, "torch_dtype": "float32"}
-KINDS = ["qwen3_5", "mamba2", "gemma3"]
+KINDS = ["qwen3_5", "mamba2", "gemma3_text"]
 
 
 def folder_of(kind: str, folder: Path) -> str:

@@ -7,14 +7,13 @@ import pytest
 from grpo_cli.models.classes import model_classes
 from grpo_cli.models.config_check import check_config
 from grpo_cli.untrusted_json import DamagedFile
-from tests.bench.architectures import BASE, KINDS
 from tests.support.llama import CONFIG
+from tests.support.model_kinds import KINDS, config_of
 
 
-@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("name", sorted(KINDS.keys() - {"olmo"}))  # olmo needs a package
 def test_sound_configurations_pass(name: str) -> None:
-    kind, fields = KINDS[name]
-    config = {**BASE, **fields, "model_type": kind}
+    config = config_of(name)
     check_config(config, model_classes(config)[1], {})
 
 

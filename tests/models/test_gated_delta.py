@@ -9,7 +9,7 @@ from mlx_lm.models import gated_delta as of_mlx_lm
 
 from grpo_cli.models import gated_delta
 from grpo_cli.models.gated_delta import chunked, chunked_gated_delta, decay_between, unit_lower_inverse
-from tests.bench.architectures import make
+from tests.support.kind_trials import make
 
 NAMES = ("q", "k", "v", "g", "beta", "state")
 

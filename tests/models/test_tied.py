@@ -13,15 +13,13 @@ from grpo_cli.errors import ModelError
 from grpo_cli.models.load import load_model_folder
 from grpo_cli.models.tied import KEY
 from grpo_cli.models.tree import flat
-from tests.bench.architectures import BASE, KINDS
+from tests.support.model_kinds import BASE, KINDS
 
 IDS = mx.array([[5, 9, 17, 33, 12]])
 MINICPM = {"scale_emb": 2.0, "scale_depth": 1.4, "dim_model_base": 16}
 # Kinds whose class makes an output matrix whatever config.json says, and one that leaves out a factor.
 LACKING: dict[str, dict[str, Any]] = {
-    **{
-        name: KINDS[name][1] for name in ("deepseek_v3", "glm4", "gpt_oss", "helium", "qwen2_moe", "stablelm")
-    },
+    **{name: KINDS[name] for name in ("deepseek_v3", "glm4", "gpt_oss", "helium", "qwen2_moe", "stablelm")},
     "minicpm": MINICPM,
 }
 

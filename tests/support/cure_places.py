@@ -183,6 +183,7 @@ NOT_APPLIED = {
     "cli/main.py:run": DISK,
     "cli/errors.py:": PACKAGES,
     "cli/launch.py:launcher": PACKAGES,
+    "models/classes.py:model_classes": PACKAGES,
     "rewards/math_equivalence.py:": PACKAGES,
     "config/problems.py:": "is a configuration's; tests/config/test_cures.py applies each",
     "data/hub.py:": HUB,

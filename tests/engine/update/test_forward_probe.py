@@ -17,7 +17,7 @@ from grpo_cli.engine.update.forward_probe import reference, sampling_plan, train
 from grpo_cli.errors import ModelError
 from grpo_cli.models.batch_plan import BatchPlan
 from grpo_cli.models.load import Policy
-from tests.bench.architectures import PROMPTS, Endless, deviation, make, planned
+from tests.support.kind_trials import PROMPTS, Endless, deviation, make, moved, planned, unrepaired
 from tests.support.random_models import llama_policy
 
 EQUAL = BatchPlan(share_prefix=False, sampled="equal")
@@ -49,7 +49,7 @@ def test_what_is_right_with_its_cache_only_is_refused_with_the_numbers() -> None
     with pytest.raises(
         ModelError, match=r"^gemma3n cannot be tuned here: in sampling .*\(mixed rows: off by \d"
     ) as error:
-        planned(make("gemma3n"))
+        planned(moved(unrepaired("gemma3n")))
     assert "random" not in error.value.message
     assert error.value.trouble == "model-forward"
 

@@ -35,7 +35,8 @@ def weights(context: Context) -> Iterator[Finding]:
     try:
         arrays = strictly_loaded(context, folder)
     except GrpoError as problem:
-        yield misfit(context, short(problem))
+        is_unknown = problem.trouble == "mlx-lm"  # mlx-lm has no class for it here: the files may be right
+        yield error(short(problem), problem.hint) if is_unknown else misfit(context, short(problem))
         return
     count = sum(tensor.size for tensor in tensors.values())
     seen = f"{len(arrays)} tensors, {count:,} numbers in {', '.join(dtypes(tensors))}"

@@ -1,0 +1,65 @@
+# ruff: noqa: E501
+"""Full attention in every layer, one feed-forward network."""
+
+from tests.support.model_kinds.base import PLAIN_ROPE, Fields
+
+GPT: Fields = {"n_ctx": 256, "n_embd": 64, "n_head": 4, "n_layer": 2, "n_positions": 256}
+GEMMA_2: Fields = {
+    "query_pre_attn_scalar": 16,
+    "attn_logit_softcapping": 50.0,
+    "final_logit_softcapping": 30.0,
+}
+
+DENSE: dict[str, Fields] = {
+    "afm7": {"hidden_dim": 64, "num_layers": 3, "num_kv_reuse_layers": 1, "num_heads": 4, "num_kv_heads": 2},
+    "apertus": {},
+    "bitnet": {},
+    "cohere": {"logit_scale": 1.0},
+    "ernie4_5": {},
+    "exaone": {"num_layers": 2},
+    "gemma": {},
+    "gemma2": GEMMA_2,
+    "gemma2, as many keys as queries": {**GEMMA_2, "num_key_value_heads": 4},
+    "glm": {},
+    "glm4": {"partial_rotary_factor": 0.5},
+    "gpt2": GPT,
+    "gpt_bigcode": {**GPT, "n_inner": 128},
+    "gpt_neox": {"rotary_emb_base": 10000, "rotary_pct": 0.25, "use_parallel_residual": True},
+    "gptj": {**GPT, "rotary_dim": 8},
+    "granite": {"logits_scaling": 2.0, "attention_multiplier": 0.25, "embedding_multiplier": 2.0,
+                "residual_multiplier": 0.5},
+    "helium": {},
+    "hunyuan_v1_dense": {},
+    "internlm2": {},
+    "internlm3": {},
+    "lille-130m": {"block_size": 256, "n_embd": 64, "n_head": 4, "n_kv_heads": 2, "n_layer": 2},
+    "llama": {},
+    "llama, untied": {"tie_word_embeddings": False},
+    "mimo": {},
+    "minicpm": {"scale_emb": 1.0, "scale_depth": 1.0, "dim_model_base": 64},
+    "nanbeige": {"num_loops": 2},
+    "nanochat": {},
+    "nemotron": {"partial_rotary_factor": 0.5, "hidden_act": "relu2"},
+    "nemotron-nas": {"num_hidden_layers": 4, "block_configs": [
+        {"attention": {"n_heads_in_group": 2}, "ffn": {"ffn_mult": 2.0}},
+        {"attention": {"replace_with_linear": True}, "ffn": {"ffn_mult": 1.0}},
+        {"attention": {"no_op": True}, "ffn": {"replace_with_linear": True}},
+        {"attention": {"n_heads_in_group": 4}, "ffn": {"no_op": True}}]},
+    "olmo": {"d_model": 64, "n_layers": 2, "mlp_hidden_size": 128, "n_heads": 4, "embedding_size": 300},
+    "olmo2": {},
+    "openelm": {"num_transformer_layers": 2, "model_dim": 64, "ffn_dim_divisor": 16, "num_query_heads": [4, 4],
+                "num_kv_heads": [2, 2], "ffn_multipliers": [1.0, 2.0]},
+    "phi": {"partial_rotary_factor": 0.5},
+    "phi3": {},
+    "phi3small": {"dense_attention_every_n_layers": 2, "ff_intermediate_size": 128, "gegelu_limit": 20.0},
+    "plamo": {"n_shared_head": 2},
+    "qwen": {"kv_channels": 16, "intermediate_size": 256},
+    "qwen2": {},
+    "qwen3": {},
+    "seed_oss": {},
+    "smollm3": {"no_rope_layer_interval": 2},
+    "stablelm": {"partial_rotary_factor": 0.5},
+    "starcoder2": {"norm_epsilon": 1e-5},
+    "talkie": {},
+    "telechat3": {"rope_scaling": PLAIN_ROPE},
+}  # fmt: skip
