@@ -9,6 +9,7 @@ from rich.text import Text
 from grpo_cli.cli.doing import doing
 from grpo_cli.cli.early import find
 from grpo_cli.cli.heavy import start_device
+from grpo_cli.cli.options import SetOption
 from grpo_cli.cli.terminal import encodable, say, stderr_console, stdout_console
 from grpo_cli.errors import GrpoError, Terminated
 from grpo_cli.foreign_text import visible
@@ -44,6 +45,7 @@ def generate(
         float,
         typer.Option("--temperature", metavar="T", min=0.0, help="Sampling temperature; 0 = greedy."),
     ] = 0.0,
+    set_: SetOption = None,
 ) -> None:
     """Complete a prompt, or chat.
 
@@ -54,15 +56,19 @@ def generate(
     with doing(f"loading {model} …") as tell:
         from grpo_cli.config.of_model import config_of_model
 
-        config = config_of_model(model)
+        config = config_of_model(model, set_ or [])
         find(model, tell)
         start_device()
+        from grpo_cli.engine.rollout.chat_template import set_up_template
         from grpo_cli.engine.rollout.sampling import Sampling
         from grpo_cli.environments.make import tooling_of
         from grpo_cli.models.load import load_policy
 
         policy = load_policy(model)
+        notices = set_up_template(policy.tokenizer, config)
         tooling_of(config, policy.tokenizer)  # raises for tools that the model cannot use
+    for notice in notices:
+        say(stderr_console(), Text(f"! {visible(notice)}", style="yellow"))
     sampling = Sampling(max_new_tokens=max_tokens, temperature=temperature, stop=tuple(config.stop))
     messages: list[Message] = []
     text = config.system_prompt if system is None else system
@@ -120,8 +126,9 @@ def answer(
     from grpo_cli.environments.make import tooling_of
 
     prefix = config.completion_prefix
-    session = tooling_of(config, policy.tokenizer).make_session(Example(messages=messages, answer=""))
-    ids = policy.tokenizer.encode_prompt(messages, prefix)
+    tooling = tooling_of(config, policy.tokenizer)
+    session = tooling.make_session(Example(messages=messages, answer=""))
+    ids = policy.tokenizer.encode_prompt(messages, prefix, tooling.schemas or None)
     pieces, is_cut_off = [prefix], False
     show(prefix)
     try:

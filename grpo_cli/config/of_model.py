@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from grpo_cli.config.load import LoadedConfig, load_config
-from grpo_cli.config.problems import COMMAND_LINE, Problem
+from grpo_cli.config.load import LoadedConfig, inspect_config, load_config
+from grpo_cli.config.problems import COMMAND_LINE, Problem, config_error
 from grpo_cli.config.resolve import shipped_folder
 from grpo_cli.config.schema import Config
 from grpo_cli.files import expanded_name
@@ -16,17 +16,24 @@ from grpo_cli.foreign_text import quoted
 from grpo_cli.rewards.spec import RewardSpec
 from grpo_cli.rewards.table import is_builtin
 
+PLAIN = ("system_prompt=", "completion_prefix=")
 
-def config_of_model(model: str) -> Config:
+
+def config_of_model(model: str, overrides: Sequence[str] = ()) -> Config:
     """The configuration of the run that made a checkpoint, the embedded task's for `tiny`, else plain
-    prompts.
+    prompts; `overrides` are those of `--set`.
 
-    Plain prompts: no system message and no completion prefix.
+    Plain prompts: no system message and no completion prefix. Raises ConfigError.
     """
     name = run_config(model)
-    if not name:
-        return Config(system_prompt="", completion_prefix="")
-    return without_file_tools(load_config(name), name).config
+    if name:
+        loaded = load_config(name, overrides)
+        asked = COMMAND_LINE in (loaded.sources["tools"], loaded.sources["environment"])
+        return (loaded if asked else without_file_tools(loaded, name)).config
+    inspection = inspect_config(None, [*PLAIN, *overrides])
+    if inspection.loaded is None:
+        raise config_error(inspection.problems, inspection.name)
+    return inspection.loaded.config
 
 
 def config_for_evaluation(model: str, name: str | None, overrides: Sequence[str]) -> LoadedConfig:

@@ -7,6 +7,7 @@ Text becomes ids once, when a prompt is built. Sampled ids are never re-encoded;
 rewards and display. `nanochat_tokenizer.NanochatTokenizer` is the other implementation.
 """
 
+import re
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
@@ -40,6 +41,10 @@ class Tokenizer(Protocol):
     """The tokenizer interface of the engine."""
 
     now: datetime | None  # the date for chat templates; None: the present
+    template_keywords: dict[str, Any]  # keywords for the chat template
+
+    def unread_keywords(self) -> list[str]:
+        """Names of `template_keywords` that the chat template does not read."""
 
     @property
     def eos_ids(self) -> frozenset[int]:
@@ -90,6 +95,17 @@ class ChatTokenizer:
     def __init__(self, wrapped: Any) -> None:
         self.wrapped = wrapped  # mlx_lm.tokenizer_utils.TokenizerWrapper
         self.now: datetime | None = None
+        self.template_keywords: dict[str, Any] = {}
+
+    def unread_keywords(self) -> list[str]:
+        """Names of `template_keywords` that do not occur in the chat template.
+
+        mlx-lm's own templates and a tokenizer class with its own are not searched.
+        """
+        if self.wrapped._chat_template is not None or self.wrapped._tokenizer.chat_template is None:
+            return [] if self.wrapped.has_chat_template else list(self.template_keywords)
+        words = set(re.findall(r"\w+", str(self.wrapped._tokenizer.chat_template)))
+        return [name for name in self.template_keywords if name not in words]
 
     @property
     def eos_ids(self) -> frozenset[int]:
@@ -136,11 +152,14 @@ class ChatTokenizer:
     def _apply_template(
         self, messages: list[Message], tools: list[dict[str, Any]] | None, **options: Any
     ) -> Any:
-        given = {"tools": tools} if tools else {}
+        given = {
+            **self.template_keywords,
+            **options,
+            **self._clock(tools),
+            **({"tools": tools} if tools else {}),
+        }
         try:
-            return self.wrapped.apply_chat_template(
-                messages, return_dict=False, **options, **given, **self._clock(tools)
-            )
+            return self.wrapped.apply_chat_template(messages, return_dict=False, **given)
         except (TemplateError, *FAILED_EXPRESSION) as error:
             roles = ", ".join(message["role"] for message in messages)
             raise ModelError(

@@ -1,4 +1,4 @@
-"""The date in a chat template is that of the run's start, as Llama 3.1, SmolLM3 and gpt-oss ask for it."""
+"""Chat templates with the keywords of a configuration, and with the date of the run's start."""
 
 from datetime import datetime
 from types import SimpleNamespace
@@ -10,6 +10,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from grpo_cli.models.tokenizer import ChatTokenizer
+from tests.support.chat_models import chat_model
 
 LLAMA = (
     "{%- if not date_string is defined %}{%- if strftime_now is defined %}"
@@ -57,3 +58,38 @@ def test_nothing_but_the_date_is_changed(template: str, monkeypatch: pytest.Monk
     clock: Any = SimpleNamespace(now=lambda: moment)
     monkeypatch.setattr("transformers.utils.chat_template_utils.datetime", clock)
     assert prompt(template, None) == pinned
+
+
+ASK = [{"role": "user", "content": "hi"}]
+NO_THINKING = "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n"
+
+
+def test_a_keyword_reaches_the_template() -> None:
+    tokenizer = chat_model("qwen3").tokenizer
+    assert tokenizer.spell(tokenizer.encode_prompt(ASK)) == NO_THINKING.partition("<think>")[0]
+    tokenizer.template_keywords = {"enable_thinking": False}
+    assert tokenizer.spell(tokenizer.encode_prompt(ASK)) == NO_THINKING
+    assert tokenizer.render(ASK, None) == NO_THINKING
+
+
+def test_keywords_do_not_change_what_the_program_passes() -> None:
+    tokenizer = chat_model("qwen3").tokenizer
+    whole = tokenizer.encode_prompt(ASK)
+    tokenizer.template_keywords = {"add_generation_prompt": False}
+    assert tokenizer.encode_prompt(ASK) == whole
+
+
+def test_a_date_as_a_keyword_replaces_that_of_the_start() -> None:
+    tokenizer = bytes_tokenizer(LLAMA)
+    tokenizer.now = datetime(2021, 2, 3)
+    tokenizer.template_keywords = {"date_string": "26 Jul 2024"}
+    assert tokenizer.decode(tokenizer.encode_prompt(ASK)) == "26 Jul 2024hi"
+
+
+def test_keywords_that_a_template_does_not_read_are_named() -> None:
+    tokenizer = chat_model("qwen3").tokenizer
+    tokenizer.template_keywords = {"enable_thinkng": False, "enable_thinking": False}
+    assert tokenizer.unread_keywords() == ["enable_thinkng"]
+    tokenizer.wrapped._tokenizer.chat_template = {"default": "{{ a }}", "tool_use": "{{ b }}"}
+    tokenizer.template_keywords = {"a": 1, "b": 2, "c": 3}
+    assert tokenizer.unread_keywords() == ["c"]

@@ -9,7 +9,7 @@ An item is right if its final answer, within `<answer>…</answer>` or not, is t
 
 import statistics
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +21,7 @@ from grpo_cli.config.schema import Config
 from grpo_cli.distributed.world import ALONE, World
 from grpo_cli.engine.memory.out_of_memory import RowLimit
 from grpo_cli.engine.ranks.same_setup import check_same_setup, loaded, settings
+from grpo_cli.engine.rollout.chat_template import set_up_template
 from grpo_cli.engine.rollout.generate import Progress, generate, no_progress, of_all_ranks
 from grpo_cli.engine.rollout.prompts import Prompt, evaluation_prompts
 from grpo_cli.engine.rollout.sampling import Sampling
@@ -37,6 +38,10 @@ from grpo_cli.rewards.builtin import is_strict
 from grpo_cli.rewards.score import Named, Scorer
 from grpo_cli.rewards.table import load_rewards
 from grpo_cli.types import Rollout, RolloutGroup, StopReason
+
+
+def unheard(notice: str) -> None:
+    """No-op receiver of notices."""
 
 
 @dataclass
@@ -184,11 +189,12 @@ def evaluate_model(
     num_generations: int = 1,
     on_progress: Progress = no_progress,
     world: World = ALONE,
+    told: Callable[[str], None] = unheard,
 ) -> Evaluation:
     """Evaluate a model on the configuration's held-out examples, and score it by the configured rewards.
 
-    Each rank of a `world` completes its share; rank 0 scores. Sampling is seeded by the configuration, so
-    evaluations are reproducible.
+    `told`: receives notices about the model's chat template. Each rank of a `world` completes its share; rank
+    0 scores. Sampling is seeded by the configuration, so evaluations are reproducible.
     """
     device.prepare()
     check_name(name)
@@ -199,6 +205,8 @@ def evaluate_model(
     check_same_setup(world, settings(config))
     policy = load_policy(name, config.dtype)
     policy.plan = sampling_plan(policy.model)
+    for notice in set_up_template(policy.tokenizer, config):
+        told(notice)
     tooling = tooling_of(config, policy.tokenizer, environments)
     prompts = evaluation_prompts(examples, policy, config, tooling)
     if world.size > 1:
