@@ -53,6 +53,7 @@ def generate(
     """
     if bool(prompt) == chat:
         raise typer.BadParameter("give either --prompt TEXT or --chat")
+    messages: list[Message] = []
     with doing(f"loading {model} …") as tell:
         from grpo_cli.config.of_model import config_of_model
 
@@ -65,15 +66,13 @@ def generate(
         from grpo_cli.models.load import load_policy
 
         policy = load_policy(model)
-        notices = set_up_template(policy.tokenizer, config)
+        if text := config.system_prompt if system is None else system:
+            messages.append({"role": "system", "content": text})
+        notices = set_up_template(policy.tokenizer, config, [Example(messages=messages, answer="")])
         tooling_of(config, policy.tokenizer)  # raises for tools that the model cannot use
     for notice in notices:
         say(stderr_console(), Text(f"! {visible(notice)}", style="yellow"))
     sampling = Sampling(max_new_tokens=max_tokens, temperature=temperature, stop=tuple(config.stop))
-    messages: list[Message] = []
-    text = config.system_prompt if system is None else system
-    if text:
-        messages.append({"role": "system", "content": text})
     if prompt:
         answer(policy, [*messages, {"role": "user", "content": prompt}], config, sampling, stoppable=False)
     else:

@@ -69,7 +69,7 @@ def prepare(
     policy = trainable_policy(config, checkpoint)
     started_at = started_at or world.first(datetime.now().isoformat(timespec="seconds"))
     policy.tokenizer.now = datetime.fromisoformat(started_at)
-    for notice in set_up_template(policy.tokenizer, config):
+    for notice in set_up_template(policy.tokenizer, config, examples):
         listener(events.Notice(notice))
     plan = forward_plan(config, policy, listener)
     tooling = tooling_of(config, policy.tokenizer, environments)

@@ -51,6 +51,7 @@ class NanochatTokenizer:
         self.encoding = encoding
         self.now: datetime | None = None  # nanochat's conversations have no date
         self.template_keywords: dict[str, Any] = {}  # and no keywords
+        self.merges_system = False  # its format always does: nothing that a user must be told
         self.files = dict(files or {})  # as loaded; saved unchanged except for names of code
         self._special = {name: encoding.encode_single_token(name) for name in SPECIAL_TOKENS}
         self.control_ids = frozenset(self._special.values())  # tokens of the chat format

@@ -21,6 +21,7 @@ from grpo_cli.types import Message
 
 ROLES = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")  # names of special token roles in transformers
 FAILED_EXPRESSION = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
+PROBE = [{"role": "system", "content": "qzxSystemxzq"}, {"role": "user", "content": "qzxQuestionxzq"}]
 CONVERSATION = [{"role": role, "content": "a"} for role in ("user", "assistant", "user")]
 # A macro of this name overrides transformers' function; it fills in the codes of `strftime` from `clock`.
 CLOCK = """\
@@ -45,6 +46,10 @@ class Tokenizer(Protocol):
 
     def unread_keywords(self) -> list[str]:
         """Names of `template_keywords` that the chat template does not read."""
+
+    @property
+    def merges_system(self) -> bool:
+        """True if the chat template has no system role: the message is put before the first user message."""
 
     @property
     def eos_ids(self) -> frozenset[int]:
@@ -87,6 +92,18 @@ class Tokenizer(Protocol):
 
     def save(self, folder: Path) -> None:
         """Write files that load this tokenizer again, here and in plain mlx-lm."""
+
+
+def merged(messages: list[Message]) -> list[Message]:
+    """The conversation with its system message at the beginning of the first user message.
+
+    An empty line stands between, as Gemma's, Mistral's and nanochat's own code writes it.
+    """
+    place = next((n for n, message in enumerate(messages) if message["role"] == "user"), None)
+    if place is None:
+        return messages
+    content = f"{messages[0]['content']}\n\n{messages[place]['content']}"
+    return [*messages[1:place], {**messages[place], "content": content}, *messages[place + 1 :]]
 
 
 class ChatTokenizer:
@@ -152,6 +169,7 @@ class ChatTokenizer:
     def _apply_template(
         self, messages: list[Message], tools: list[dict[str, Any]] | None, **options: Any
     ) -> Any:
+        messages = merged(messages) if self._merges(messages) else messages
         given = {
             **self.template_keywords,
             **options,
@@ -164,9 +182,29 @@ class ChatTokenizer:
             roles = ", ".join(message["role"] for message in messages)
             raise ModelError(
                 f"The model's chat template refuses a conversation of {roles}: {error}",
-                'a template without a system role needs `system_prompt = ""`',
+                "leave out messages of roles that the template does not know: `user` and `assistant` in turn "
+                "are known to all",
                 trouble="chat-template",
             ) from error
+
+    def _merges(self, messages: list[Message]) -> bool:
+        return any(message["role"] == "system" for message in messages[:1]) and self.merges_system
+
+    @cached_property
+    def merges_system(self) -> bool:
+        """True if the template refuses a system message, or leaves it out, but accepts the question alone."""
+        if not self.wrapped.has_chat_template:
+            return False
+        shown = self._try_template(PROBE)
+        return (shown is None or PROBE[0]["content"] not in shown) and bool(self._try_template(PROBE[1:]))
+
+    def _try_template(self, messages: list[Message]) -> str | None:
+        """The template's text of a conversation; None if it refuses it."""
+        options = {**self.template_keywords, "add_generation_prompt": True, "tokenize": False}
+        try:
+            return str(self.wrapped.apply_chat_template(messages, return_dict=False, **options))
+        except (TemplateError, *FAILED_EXPRESSION):
+            return None
 
     @cached_property
     def control_ids(self) -> frozenset[int]:

@@ -9,8 +9,9 @@ from mlx_lm.tokenizer_utils import TokenizerWrapper
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
+from grpo_cli.errors import ModelError
 from grpo_cli.models.tokenizer import ChatTokenizer
-from tests.support.chat_models import chat_model
+from tests.support.chat_models import GEMMA, LEAVES_OUT, MISTRAL_1, chat_model, tokenizer_of
 
 LLAMA = (
     "{%- if not date_string is defined %}{%- if strftime_now is defined %}"
@@ -93,3 +94,54 @@ def test_keywords_that_a_template_does_not_read_are_named() -> None:
     tokenizer.wrapped._tokenizer.chat_template = {"default": "{{ a }}", "tool_use": "{{ b }}"}
     tokenizer.template_keywords = {"a": 1, "b": 2, "c": 3}
     assert tokenizer.unread_keywords() == ["c"]
+
+
+SYSTEM = [{"role": "system", "content": "Be brief."}]
+TALK = [*ASK, {"role": "assistant", "content": "ho"}, {"role": "user", "content": "again"}]
+GEMMA_TEXT = (
+    "<bos><start_of_turn>user\nBe brief.\n\nhi<end_of_turn>\n<start_of_turn>model\nho<end_of_turn>\n"
+    "<start_of_turn>user\nagain<end_of_turn>\n<start_of_turn>model\n"
+)
+CHATML_TEXT = (
+    "<|im_start|>user\nBe brief.\n\nhi<|im_end|>\n<|im_start|>assistant\nho<|im_end|>\n"
+    "<|im_start|>user\nagain<|im_end|>\n<|im_start|>assistant\n"
+)
+
+
+@pytest.mark.parametrize(
+    ("template", "special", "whole"),
+    [
+        (GEMMA, ["<start_of_turn>", "<end_of_turn>"], GEMMA_TEXT),
+        (MISTRAL_1, ["[INST]", "</s>"], "<bos>[INST] Be brief.\n\nhi [/INST]ho</s>[INST] again [/INST]"),
+        (LEAVES_OUT, ["<|im_start|>", "<|im_end|>"], CHATML_TEXT),
+    ],
+    ids=["gemma", "mistral", "leaves out"],
+)
+def test_a_system_message_without_a_role_stands_before_the_first_question(
+    template: str, special: list[str], whole: str
+) -> None:
+    tokenizer = tokenizer_of(template, ["<bos>", *special], [], special[1:], "<bos>")
+    assert tokenizer.spell(tokenizer.encode_prompt([*SYSTEM, *TALK])) == whole
+    assert tokenizer.render([*SYSTEM, *TALK], None) == whole
+    together = [{"role": "user", "content": "Be brief.\n\nhi"}, *TALK[1:]]
+    assert tokenizer.encode_prompt([*SYSTEM, *TALK]) == tokenizer.encode_prompt(together)
+
+
+@pytest.mark.parametrize("name", ["qwen2_5", "hermes", "llama3_2", "lfm2"])
+def test_a_template_with_a_system_role_keeps_it(name: str) -> None:
+    tokenizer = chat_model(name).tokenizer
+    assert not tokenizer.merges_system
+    whole = tokenizer.wrapped.apply_chat_template([*SYSTEM, *ASK], add_generation_prompt=True)
+    assert tokenizer.encode_prompt([*SYSTEM, *ASK]) == whole
+
+
+def test_a_conversation_without_a_question_stays_refused() -> None:
+    tokenizer = tokenizer_of(GEMMA, ["<start_of_turn>", "<end_of_turn>"], [], ["<end_of_turn>"])
+    with pytest.raises(ModelError, match="refuses a conversation of system: System role not supported"):
+        tokenizer.encode_prompt(SYSTEM)
+
+
+def test_a_base_model_s_paragraphs_begin_with_the_system_message() -> None:
+    tokenizer = tokenizer_of(None, ["<e>"], [], ["<e>"])
+    assert not tokenizer.merges_system
+    assert tokenizer.decode(tokenizer.encode_prompt([*SYSTEM, *ASK])) == "Be brief.\n\nhi\n\n"

@@ -63,7 +63,7 @@ WHERE = {
     "part_that_nanochat_lacks": "models/nanochat_chat.py:_parts",
     "system_message_alone": "models/nanochat_chat.py:turns",
     "role_that_nanochat_lacks": "models/nanochat_chat.py:turns",
-    "template_without_a_system_role": "models/tokenizer.py:_apply_template",
+    "role_that_a_template_lacks": "models/tokenizer.py:_apply_template",
     "json_missing": "models/tree.py:read_json",
     "json_damaged": "models/tree.py:read_json",
     "weights_that_are_nan": "models/trial.py:try_out",

@@ -205,7 +205,7 @@ def evaluate_model(
     check_same_setup(world, settings(config))
     policy = load_policy(name, config.dtype)
     policy.plan = sampling_plan(policy.model)
-    for notice in set_up_template(policy.tokenizer, config):
+    for notice in set_up_template(policy.tokenizer, config, examples):
         told(notice)
     tooling = tooling_of(config, policy.tokenizer, environments)
     prompts = evaluation_prompts(examples, policy, config, tooling)

@@ -131,15 +131,17 @@ def chat_template(context: Context) -> Iterator[Finding]:
         return
     ids, problem = prompt_ids(tokenizer, ASK)
     if ids is None:
-        yield without_system(context, tokenizer, problem)
+        folder = context.base_folder
+        cure = "take tokenizer_config.json and chat_template.jinja from the same model"
+        yield error(problem, cure, *fetch_again(folder, "tokenizer_config.json", context.model))
         return
     if not ids:
         cure = "take the template of the model's instruct version"
         commands = fetch_again(context.base_folder, "tokenizer_config.json", context.model)
         yield error("the chat template turns a conversation into an empty prompt", cure, *commands)
         return
-    plain = None if wrapped is None else rendered(wrapped, generation=False)
-    asked = None if wrapped is None else rendered(wrapped, generation=True)
+    plain = None if wrapped is None else rendered(tokenizer, generation=False)
+    asked = None if wrapped is None else rendered(tokenizer, generation=True)
     if wrapped is not None and asked == plain:
         yield warning(
             "the template does not end where the assistant speaks: it ignores add_generation_prompt",
@@ -148,8 +150,12 @@ def chat_template(context: Context) -> Iterator[Finding]:
         )
         return
     end = "<|assistant_start|>" if wrapped is None else str(asked)[len(str(plain)) :]
+    merged = ", the system message as the beginning of the question" if tokenizer.merges_system else ""
     yield ok(
-        f"system and user become {plural(len(ids), 'id')}, ending with {end!r}", tokens=len(ids), end=end
+        f"system and user become {plural(len(ids), 'id')}{merged}, ending with {end!r}",
+        tokens=len(ids),
+        end=end,
+        system=not tokenizer.merges_system,
     )
 
 
@@ -163,24 +169,6 @@ def prompt_ids(tokenizer: "Tokenizer", messages: list[Any]) -> tuple[list[int] |
         return None, f"The model's chat template fails: {type(problem).__name__}: {str(problem)[:200]}"
 
 
-def rendered(wrapped: Any, generation: bool) -> str:
+def rendered(tokenizer: Any, generation: bool) -> str:
     """ASK as the template writes it. `generation`: with the opening of the assistant's turn."""
-    return str(wrapped.apply_chat_template(ASK, tokenize=False, add_generation_prompt=generation))
-
-
-def without_system(context: Context, tokenizer: "Tokenizer", problem: str) -> Finding:
-    """The finding for a template that refuses a conversation with a system message."""
-    ids, _ = prompt_ids(tokenizer, ASK[1:])
-    if ids is None:
-        folder = context.base_folder
-        cure = "take tokenizer_config.json and chat_template.jinja from the same model"
-        return error(problem, cure, *fetch_again(folder, "tokenizer_config.json", context.model))
-    if context.config is not None and context.config.system_prompt:
-        return error(
-            problem, "the template has no system role: do without a system message", 'system_prompt = ""'
-        )
-    return ok(
-        f"a question becomes {plural(len(ids), 'id')}; a system message is refused",
-        tokens=len(ids),
-        system=False,
-    )
+    return str(tokenizer.render(ASK, None, generation))
