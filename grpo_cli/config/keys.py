@@ -141,6 +141,10 @@ class RewardKeys(Keys):
     """Overlong penalty of DAPO, added to the reward: falls from 0 to −1 over this many tokens before
     max_new_tokens; 0: none.
     """
+    strip_thinking: bool = False
+    """Give rewards and evaluation the text after a completion's thinking (`<think>…</think>`, as the model's
+    vocabulary spells it), which is empty if the thinking does not end. Training keeps all tokens.
+    """
     reward_timeout: float = Field(60.0, ge=0.0)
     """Time limit in seconds for one call of an `async def` reward or one in a worker process; 0: no limit. A
     plain function in this process cannot be stopped: use `reward_workers`.

@@ -208,11 +208,15 @@ class ChatTokenizer:
 
     @cached_property
     def control_ids(self) -> frozenset[int]:
-        """Special tokens (bos, pad, …), end tokens, and the chat template's markers around messages."""
+        """Special tokens (bos, pad, …), end tokens, and the chat template's markers around messages.
+
+        The tokens around a model's thinking are text to rewards, even if a template writes them.
+        """
         inner = self.wrapped._tokenizer
         named = {number for role in ROLES if (number := getattr(inner, f"{role}_token_id")) is not None}
         special = {number for number, token in inner.added_tokens_decoder.items() if token.special}
-        return frozenset(named) | self.eos_ids | (special & self._around_messages())
+        thinking = {*(self.wrapped.think_start_tokens or ()), *(self.wrapped.think_end_tokens or ())}
+        return frozenset(named) | self.eos_ids | (special & self._around_messages() - thinking)
 
     def _around_messages(self) -> set[int]:
         """Ids of a short templated conversation, without the beginning of the assistant's turn."""

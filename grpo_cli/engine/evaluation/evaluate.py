@@ -25,6 +25,7 @@ from grpo_cli.engine.rollout.chat_template import set_up_template
 from grpo_cli.engine.rollout.generate import Progress, generate, no_progress, of_all_ranks
 from grpo_cli.engine.rollout.prompts import Prompt, evaluation_prompts
 from grpo_cli.engine.rollout.sampling import Sampling
+from grpo_cli.engine.rollout.thinking import set_answers
 from grpo_cli.engine.run import scorer_of
 from grpo_cli.engine.run_dir.inputs import fingerprint
 from grpo_cli.engine.update.forward_probe import check_unread, sampling_plan
@@ -79,7 +80,7 @@ class Evaluation:
     @property
     def format_rate(self) -> float:
         """Share of completions that are `<reasoning>…</reasoning><answer>…</answer>` and nothing else."""
-        return statistics.fmean(is_strict(rollout.text) for rollout in self.rollouts)
+        return statistics.fmean(is_strict(rollout.seen_text) for rollout in self.rollouts)
 
     @property
     def length_mean(self) -> float:
@@ -115,10 +116,12 @@ def evaluate(
     on_progress: Progress = no_progress,
     world: World = ALONE,
     make_session: SessionMaker = no_environment,
+    strip_thinking: bool = False,
 ) -> Evaluation:
     """Complete every prompt `num_generations` times, about `rows` sequences at once.
 
-    `make_session`: makes the environment of each completion. Each rank of a `world` completes its share and
+    `make_session`: makes the environment of each completion. `strip_thinking`: what follows the thinking
+    counts as the answer. Each rank of a `world` completes its share and
     receives the whole evaluation.
     """
     started = time.perf_counter()
@@ -147,6 +150,8 @@ def evaluate(
         )
         sets = of_all_ranks(sets, world)
         groups += [RolloutGroup(p.example, p.ids, rollouts) for p, rollouts in zip(chunk, sets, strict=True)]
+        for group in groups[-len(chunk) :] if strip_thinking else ():
+            set_answers(group.rollouts, group.prompt_ids, policy.tokenizer, prefix)
         finished += len(chunk) * num_generations
         tokens += sum(rollout.length for rollouts in sets for rollout in rollouts)
     by_index = dict(zip(order, groups, strict=True))
@@ -225,6 +230,7 @@ def evaluate_model(
         on_progress,
         world,
         tooling.make_session,
+        config.strip_thinking,
     )
     if world.is_first:
         measure_by_reward(evaluation, config, rewards)
