@@ -16,6 +16,7 @@ from typing import Any, Protocol
 from jinja2 import TemplateError
 
 from grpo_cli.errors import ModelError
+from grpo_cli.models.spelled_tokens import SpelledTokens
 from grpo_cli.models.tokenizer_files import save_tokenizer
 from grpo_cli.types import Message
 
@@ -152,13 +153,17 @@ class ChatTokenizer:
     ) -> list[int]:
         """Ids of the chat template up to the assistant's turn, then `prefix`.
 
+        Control tokens spelled in a message stay text (spelled_tokens.py).
         For a base model without a template, the messages' texts become paragraphs. Raises ModelError if the
         template refuses the conversation.
         """
         if not self.wrapped.has_chat_template:
             return self.encode_text("\n\n".join(message["content"] for message in messages) + "\n\n", prefix)
-        ids = self._apply_template(messages, tools, add_generation_prompt=True)
-        return list(ids) + self.encode(prefix)
+        ids = list(self._apply_template(messages, tools, add_generation_prompt=True))
+        # A tokenizer class that tokenizes conversations in its own way is left to it.
+        if self.spelled.occur_in(messages) and self.encode(self.render(messages, tools)) == ids:
+            ids = self.spelled.encode(lambda cut: self.render(cut, tools), messages)
+        return ids + self.encode(prefix)
 
     def render(
         self, messages: list[Message], tools: list[dict[str, Any]] | None, is_to_answer: bool = True
@@ -189,6 +194,11 @@ class ChatTokenizer:
 
     def _merges(self, messages: list[Message]) -> bool:
         return any(message["role"] == "system" for message in messages[:1]) and self.merges_system
+
+    @cached_property
+    def spelled(self) -> SpelledTokens:
+        """The added tokens by their spellings."""
+        return SpelledTokens(self)
 
     @cached_property
     def merges_system(self) -> bool:
