@@ -23,6 +23,8 @@ from grpo_cli.types import Message
 ROLES = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")  # names of special token roles in transformers
 FAILED_EXPRESSION = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 PROBE = [{"role": "system", "content": "qzxSystemxzq"}, {"role": "user", "content": "qzxQuestionxzq"}]
+ANSWERED = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "qzxAnswerxzq"}]
+TURN_ENDS = ("<|im_end|>", "<|eot_id|>", "<end_of_turn>", "<|end_of_turn|>", "<|eot|>", "<turn|>")
 CONVERSATION = [{"role": role, "content": "a"} for role in ("user", "assistant", "user")]
 # A macro of this name overrides transformers' function; it fills in the codes of `strftime` from `clock`.
 CLOCK = """\
@@ -114,6 +116,7 @@ class ChatTokenizer:
         self.wrapped = wrapped  # mlx_lm.tokenizer_utils.TokenizerWrapper
         self.now: datetime | None = None
         self.template_keywords: dict[str, Any] = {}
+        self.turn_ends: list[int] = []  # end tokens that only the chat template or the tokenizer names
 
     def unread_keywords(self) -> list[str]:
         """Names of `template_keywords` that do not occur in the chat template.
@@ -129,6 +132,22 @@ class ChatTokenizer:
     def eos_ids(self) -> frozenset[int]:
         """Every end token that the tokenizer, config.json and generation_config.json name."""
         return frozenset(self.wrapped.eos_token_ids)
+
+    def add_turn_ends(self) -> None:
+        """Make end tokens of those that end a turn but that no file names as such: `turn_ends`.
+
+        The tokenizer's own `eot_token`, and the token with which the template ends an answer if it is one of
+        TURN_ENDS: mlx-lm ends on the tokens that config.json and generation_config.json list, and a model's
+        copy may lack the list. Other tokens are not guessed: gpt-oss writes `<|end|>` and goes on.
+        """
+        named = getattr(self.wrapped._tokenizer, "eot_token", None)
+        shown = (self._try_template(ANSWERED) or "").rpartition(ANSWERED[-1]["content"])[2].lstrip()
+        written = next((text for text in TURN_ENDS if shown.startswith(text)), None)
+        known = {self.spelled.added.get(text) for text in (named, written) if isinstance(text, str)}
+        self.turn_ends = sorted(
+            number for number in known if number is not None and number not in self.eos_ids
+        )
+        self.wrapped.eos_token_ids = {*self.eos_ids, *self.turn_ends}
 
     @property
     def vocab_size(self) -> int:

@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerFast
 
 from grpo_cli.errors import ModelError
 from grpo_cli.models.tokenizer import ChatTokenizer
-from tests.support.chat_models import GEMMA, LEAVES_OUT, MISTRAL_1, chat_model, tokenizer_of
+from tests.support.chat_models import GEMMA, KINDS, LEAVES_OUT, MISTRAL_1, chat_model, tokenizer_of
 
 LLAMA = (
     "{%- if not date_string is defined %}{%- if strftime_now is defined %}"
@@ -145,3 +145,28 @@ def test_a_base_model_s_paragraphs_begin_with_the_system_message() -> None:
     tokenizer = tokenizer_of(None, ["<e>"], [], ["<e>"])
     assert not tokenizer.merges_system
     assert tokenizer.decode(tokenizer.encode_prompt([*SYSTEM, *ASK])) == "Be brief.\n\nhi\n\n"
+
+
+@pytest.mark.parametrize("name", sorted(KINDS))
+def test_models_that_list_their_ends_get_no_others(name: str) -> None:
+    """Also gpt-oss, whose template ends earlier answers with `<|end|>`, after which the model goes on."""
+    tokenizer = chat_model(name).tokenizer
+    before = tokenizer.eos_ids
+    tokenizer.add_turn_ends()
+    assert (tokenizer.turn_ends, tokenizer.eos_ids) == ([], before)
+
+
+@pytest.mark.parametrize("end", ["<|im_end|>", "<|eot_id|>", "<end_of_turn>"])
+def test_the_token_that_ends_an_answer_ends_a_completion(end: str) -> None:
+    template = "{% for m in messages %}{{ m.content }}" + end + "{% endfor %}"
+    tokenizer = tokenizer_of(template, ["</s>", end], [], ["</s>"])
+    tokenizer.add_turn_ends()
+    assert tokenizer.eos_ids == {*tokenizer.encode("</s>"), *tokenizer.encode(end)}
+    assert tokenizer.turn_ends == tokenizer.encode(end)
+
+
+def test_an_end_of_turn_that_the_tokenizer_names() -> None:
+    tokenizer = tokenizer_of(None, ["</s>", "<x>"], [], ["</s>"])
+    tokenizer.wrapped._tokenizer.eot_token = "<x>"
+    tokenizer.add_turn_ends()
+    assert tokenizer.turn_ends == tokenizer.encode("<x>")
