@@ -182,7 +182,22 @@ class ChatTokenizer:
         # A tokenizer class that tokenizes conversations in its own way is left to it.
         if self.spelled.occur_in(messages) and self.encode(self.render(messages, tools)) == ids:
             ids = self.spelled.encode(lambda cut: self.render(cut, tools), messages)
-        return ids + self.encode(prefix)
+        return ids + (self.encode(self.answer_header) + self.encode(prefix) if prefix else [])
+
+    @cached_property
+    def answer_header(self) -> str:
+        """Text with control tokens that the template puts between its generation prompt and an answer, or "".
+
+        A prefix stands after it, as with transformers' continue_final_message: an answer of gpt-oss needs its
+        channel, `<|channel|>final<|message|>`. Without control tokens, as Qwen3's empty thinking block or a
+        space, it is left out: the model continues the generation prompt itself, and may think.
+        """
+        if not self.wrapped.has_chat_template:
+            return ""
+        asked, answered = self._try_template(ANSWERED[:1]) or "", self._try_template(ANSWERED) or ""
+        header = answered.rpartition(ANSWERED[-1]["content"])[0]
+        header = header[len(asked) :] if asked and header.startswith(asked) else ""
+        return header if self.control_ids.intersection(self.encode(header)) else ""
 
     def render(
         self, messages: list[Message], tools: list[dict[str, Any]] | None, is_to_answer: bool = True

@@ -170,3 +170,34 @@ def test_an_end_of_turn_that_the_tokenizer_names() -> None:
     tokenizer.wrapped._tokenizer.eot_token = "<x>"
     tokenizer.add_turn_ends()
     assert tokenizer.turn_ends == tokenizer.encode("<x>")
+
+
+def continued(tokenizer: ChatTokenizer, prefix: str) -> list[int]:
+    """The ids of a prefix as transformers' continue_final_message begins an answer with it."""
+    talk = [*ASK, {"role": "assistant", "content": prefix}]
+    options = {"continue_final_message": True, "return_dict": False, **tokenizer._clock()}
+    return list(tokenizer.wrapped.apply_chat_template(talk, **options))
+
+
+@pytest.mark.parametrize("prefix", ["<reasoning>", "The answer is"])
+@pytest.mark.parametrize("name", ["gpt_oss", "hermes", "lfm2", "llama3_2", "qwen2_5"])
+def test_a_prefix_begins_the_final_message(name: str, prefix: str) -> None:
+    tokenizer = chat_model(name).tokenizer
+    assert tokenizer.encode_prompt(ASK, prefix) == continued(tokenizer, prefix)
+
+
+@pytest.mark.parametrize("name", sorted({*KINDS} - {"gpt_oss"}))
+def test_a_prefix_follows_the_generation_prompt(name: str) -> None:
+    """Also where transformers would end the thinking before it (Qwen3) or put a space there (Mistral)."""
+    tokenizer = chat_model(name).tokenizer
+    assert tokenizer.encode_prompt(ASK, "<think>\n") == [
+        *tokenizer.encode_prompt(ASK),
+        *tokenizer.encode("<think>\n"),
+    ]
+
+
+def test_an_answer_of_gpt_oss_with_a_prefix_has_its_channel() -> None:
+    tokenizer = chat_model("gpt_oss").tokenizer
+    text = tokenizer.spell(tokenizer.encode_prompt(ASK, "<reasoning>"))
+    assert text.endswith("<|start|>assistant<|channel|>final<|message|><reasoning>")
+    assert tokenizer.spell(tokenizer.encode_prompt(ASK)).endswith("<|end|><|start|>assistant")
