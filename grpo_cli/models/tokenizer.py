@@ -29,16 +29,14 @@ CONVERSATION = [{"role": role, "content": "a"} for role in ("user", "assistant",
 # A macro of this name overrides transformers' function; it fills in the codes of `strftime` from `clock`.
 CLOCK = """\
 {%- macro strftime_now(format) -%}
-{%- set filled = namespace(text=format) -%}
+{%- set filled = namespace(text=format | replace("%%", "\0")) -%}
 {%- for code, value in clock.items() -%}
 {%- set filled.text = filled.text | replace(code, value) -%}
 {%- endfor -%}
-{{- filled.text -}}
+{{- filled.text | replace("\0", "%") -}}
 {%- endmacro %}
 """
-CODES = [f"%{mark}{letter}" for letter in "aAwdbBmyYHIMpSfzZjUWcxXGuVeDFTRhklsn" for mark in ("", "-")] + [
-    "%%"
-]
+CODES = [f"%{mark}{letter}" for letter in "aAwdbBmyYHIMpSfzZjUWcxXGuVeDFTRhklsn" for mark in ("", "-")]
 
 
 class Tokenizer(Protocol):

@@ -44,6 +44,7 @@ def prompt(template: str, now: datetime | None) -> str:
     [
         (LLAMA, "03 Feb 2021hi"),
         (GPT_OSS, "Current date: 2021-02-03"),
+        ("{{ strftime_now('%d, not %%d or %%%m') }}", "03, not %d or %02"),
         (SMOLLM3, "Today 03 February 2021 at 3%"),
         ("\n  {{ messages[0].content }}", "\n  hi"),
     ],

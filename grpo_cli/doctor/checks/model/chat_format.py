@@ -37,7 +37,9 @@ def special_tokens(context: Context) -> Iterator[Finding]:
         yield error("; ".join(wrong[:SHOWN]) + more, cure, *commands, wrong=wrong)
         return
     shown = ", ".join(f"{token} {number}" for token, number in list(tokens.items())[:SHOWN])
-    stay = "; typed by a user they stay text" if is_nanochat(tokenizer) else ""
+    wrapped: Any = getattr(tokenizer, "wrapped", None)
+    is_guarded = wrapped is None or wrapped.has_chat_template
+    stay = "; typed by a user they stay text" if is_guarded else ""
     yield ok(
         f"{len(tokens)} tokens, one id each ({shown}{', …' if len(tokens) > SHOWN else ''}){stay}",
         tokens=tokens,
