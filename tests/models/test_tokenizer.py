@@ -1,10 +1,13 @@
 """Chat templates with the keywords of a configuration, and with the date of the run's start."""
 
+import re
 from datetime import datetime
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from mlx_lm import chat_templates
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
@@ -202,3 +205,10 @@ def test_an_answer_of_gpt_oss_with_a_prefix_has_its_channel() -> None:
     text = tokenizer.spell(tokenizer.encode_prompt(ASK, "<reasoning>"))
     assert text.endswith("<|start|>assistant<|channel|>final<|message|><reasoning>")
     assert tokenizer.spell(tokenizer.encode_prompt(ASK)).endswith("<|end|><|start|>assistant")
+
+
+def test_mlx_lm_s_own_templates_read_no_clock() -> None:
+    """They are programs: the date of the run's start could not be given to them."""
+    sources = list(Path(chat_templates.__path__[0]).glob("*.py"))
+    assert len(sources) > 1
+    assert not [path.name for path in sources if re.search(r"strftime|import (date)?time", path.read_text())]
