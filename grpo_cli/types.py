@@ -69,6 +69,9 @@ class Rollout:
     text: str  # completion_prefix + the completion, without the end token
     own_text: str = ""  # the same without what an environment wrote; empty: nothing was written
     messages: list[Message] = field(default_factory=list)  # the turns and their answers; empty: one turn
+    # With strip_thinking: text and messages after the thinking, for rewards; None: the whole text
+    answer_text: str | None = None
+    answer_messages: list[Message] = field(default_factory=list)
     use: EnvironmentUse | None = None  # None: no environment
     # By name of the reward function, before its weight; None: it does not apply to this completion.
     rewards: dict[str, float | None] = field(default_factory=dict)
@@ -87,7 +90,17 @@ class Rollout:
     @property
     def final_text(self) -> str:
         """The text of the last turn: what answers the problem."""
-        return str(self.messages[-1]["content"]) if self.messages else self.text
+        return str(self.seen_messages[-1]["content"]) if self.messages else self.seen_text
+
+    @property
+    def seen_text(self) -> str:
+        """The text that rewards receive."""
+        return self.text if self.answer_text is None else self.answer_text
+
+    @property
+    def seen_messages(self) -> list[Message]:
+        """The turns and their answers that rewards receive."""
+        return self.messages if self.answer_text is None else self.answer_messages
 
     @property
     def length(self) -> int:

@@ -35,8 +35,6 @@ LEVELS = {
     "grpo_cli.engine.entropy_filter": 5,
     "grpo_cli.engine.sync_reference": 5,
     "grpo_cli.engine.reporting": 5,
-    "grpo_cli.engine.entropy_filter": 5,
-    "grpo_cli.engine.sync_reference": 5,
     "grpo_cli.engine.memory.check": 5,
     "grpo_cli.engine.train": 5,
     "grpo_cli.engine.evaluation.evaluate": 5,

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.text import Text
 
 from grpo_cli.cli.completions_file import completions_file, completions_text
 from grpo_cli.cli.config import show_warnings
@@ -14,7 +15,8 @@ from grpo_cli.cli.heavy import start_device
 from grpo_cli.cli.options import ConfigOption, SetOption, given, one_of
 from grpo_cli.cli.ranks import ranks
 from grpo_cli.cli.scores import print_scores
-from grpo_cli.cli.terminal import is_interactive, print_json, stderr_console
+from grpo_cli.cli.terminal import is_interactive, print_json, say, stderr_console
+from grpo_cli.foreign_text import visible
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -160,4 +162,8 @@ def measure(name: str, evaluate: "Callable[..., Evaluation]", world: "World") ->
                 task, completed=finished, total=total, description=f"Evaluating {name} ({tokens} tokens)"
             )
 
-        return evaluate(on_progress=show)
+        def tell(notice: str) -> None:
+            if world.is_first:
+                say(console, Text(f"! {visible(notice)}", style="yellow"))
+
+        return evaluate(on_progress=show, told=tell)

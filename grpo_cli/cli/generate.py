@@ -66,6 +66,7 @@ def generate(
     """
     if bool(prompt) == chat:
         raise typer.BadParameter("give either --prompt TEXT or --chat")
+    messages: list[Message] = []
     with doing(f"loading {model} …") as tell:
         from grpo_cli.config.of_model import config_for_prompts
 
@@ -74,21 +75,23 @@ def generate(
         show_warnings(loaded.warnings)
         find(model, tell)
         start_device()
+        from grpo_cli.engine.rollout.chat_template import set_up_template
         from grpo_cli.engine.rollout.sampling import Sampling
         from grpo_cli.environments.subject import of_prompts
         from grpo_cli.models.load import load_policy
 
         policy = load_policy(model)
+        if text := loaded.config.system_prompt if system is None else system:
+            messages.append({"role": "system", "content": text})
+        notices = set_up_template(policy.tokenizer, loaded.config, [Example(messages=messages, answer="")])
         chat_with = Chat(
             policy,
             loaded.config,
             *of_prompts(loaded.config, policy.tokenizer),
             Sampling(max_new_tokens=max_tokens, temperature=temperature, stop=tuple(loaded.config.stop)),
         )
-    messages: list[Message] = []
-    text = loaded.config.system_prompt if system is None else system
-    if text:
-        messages.append({"role": "system", "content": text})
+    for notice in notices:
+        say(stderr_console(), Text(f"! {visible(notice)}", style="yellow"))
     if prompt:
         answer(chat_with, [*messages, {"role": "user", "content": prompt}], stoppable=False)
     else:

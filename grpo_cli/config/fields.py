@@ -1,6 +1,7 @@
 """Schema lookups for one key: Python type, choices, default, group and TOML spelling."""
 
 import difflib
+import re
 import tomllib
 from collections.abc import Iterable
 from typing import Annotated, Any, Literal, get_args, get_origin
@@ -8,12 +9,13 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 import tomli_w
 
 from grpo_cli.config.schema import SUPERSEDED, Config
+from grpo_cli.untrusted_json import DamagedFile, parse_object
 
 LONGEST = 120  # longest excerpt of a user's text in a message, in characters
 
 
 def value_type(key: str) -> type:
-    """The Python type of a key's value: str, int, float, bool or list."""
+    """The Python type of a key's value: str, int, float, bool, list or dict."""
     return _plain_type(Config.model_fields[key].annotation)
 
 
@@ -77,8 +79,27 @@ def toml_value(value: Any) -> str:
     if isinstance(value, list):
         return "[" + ", ".join(map(toml_value, value)) + "]"
     if isinstance(value, dict):
-        return "{" + ", ".join(f"{key} = {toml_value(item)}" for key, item in value.items()) + "}"
+        return "{" + ", ".join(f"{toml_key(key)} = {toml_value(item)}" for key, item in value.items()) + "}"
     return tomli_w.dumps({"v": value}).removeprefix("v = ").rstrip("\n")
+
+
+def toml_key(key: str) -> str:
+    """The key as TOML: quoted unless it consists of letters, digits, `_` and `-`."""
+    return key if re.fullmatch(r"[A-Za-z0-9_-]+", key) else toml_value(key)
+
+
+def parse_table(text: str) -> dict[str, Any] | None:
+    """The table that a text spells in TOML, `{ a = 1 }`, or in JSON, `{"a": 1}`; None for any other text."""
+    if not text.startswith("{"):
+        return None
+    found = parse_toml_value(text)
+    if found is None:
+        try:
+            found = parse_object(text)
+            toml_value(found)  # TOML has no null
+        except (DamagedFile, TypeError):
+            return None
+    return found if isinstance(found, dict) else None
 
 
 def parse_toml_value(text: str) -> Any:

@@ -81,6 +81,7 @@ RENAMED = {
     "save_total_limit": "keep_checkpoints",
     "adapter_path": "output_dir",
     "stop_strings": "stop",
+    "chat_template_args": "chat_template_kwargs",
 }
 
 _SAMPLED_HERE = "rollouts are sampled by MLX in this process"
@@ -288,6 +289,16 @@ def _full(value: Any, _: Written) -> Translation:
     return Translation({"lora_rank": 0}) if _is_on(value) else Translation({}, "use `lora_rank`")
 
 
+def _keyword(name: str) -> Callable[[Any, Written], Translation | None]:
+    """Translation of a keyword of the chat template that another program has a key for."""
+
+    def translate(value: Any, _: Written) -> Translation | None:
+        boolean = BOOLEANS.get(str(value).lower()) if name == "enable_thinking" else value
+        return None if boolean in (None, "") else Translation({"chat_template_kwargs": {name: boolean}})
+
+    return translate
+
+
 CONVERTED: dict[str, Callable[[Any, Written], Translation | None]] = {
     "per_device_train_batch_size": _batch,
     "warmup_steps": _warmup,
@@ -305,6 +316,8 @@ CONVERTED: dict[str, Callable[[Any, Written], Translation | None]] = {
     "vllm_importance_sampling_clip_max": _correction("importance_sampling_cap"),
     "vllm_importance_sampling_clip_min": _correction("importance_sampling_clip_min"),
     "normalize_advantages": _normalized,
+    "enable_thinking": _keyword("enable_thinking"),
+    "reasoning_effort": _keyword("reasoning_effort"),
     "bf16": _precision("bfloat16"),
     "fp16": _precision("float16"),
     "eval_strategy": _strategy("eval_steps"),

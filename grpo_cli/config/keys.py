@@ -7,9 +7,10 @@ Defaults are those of MLX-GRPO, so that its files keep their meaning, except `nu
 To add a key, add one field to its group. Rules between keys are in rules.py.
 """
 
-from typing import TYPE_CHECKING, Annotated, Literal
+import math
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from grpo_cli.config.loss_types import LOSS_TYPES
 
@@ -25,6 +26,27 @@ XML_SYSTEM_PROMPT = (
 PositiveInt = Annotated[int, Field(ge=1, le=10**9)]  # more is a typing error
 Count = Annotated[int, Field(ge=0, le=10**9)]
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+
+
+def of_plain_values(table: dict[str, Any]) -> dict[str, Any]:
+    """The table, if JSON can hold its values. Raises ValueError for a date, a number that is not finite, …"""
+    for name, value in table.items():
+        if (wrong := _not_plain(value)) is not None:
+            allowed = "only texts, finite numbers, booleans, lists and tables"
+            raise ValueError(f"takes {allowed}, and {name} holds {wrong}")
+    return table
+
+
+def _not_plain(value: Any) -> Any:
+    """The first part of the value that JSON has no form for, or that TOML cannot write (null); else None."""
+    if isinstance(value, dict | list):
+        parts = value.values() if isinstance(value, dict) else value
+        return next((wrong for part in parts if (wrong := _not_plain(part)) is not None), None)
+    is_plain = isinstance(value, str | bool | int) or (isinstance(value, float) and math.isfinite(value))
+    return None if is_plain else repr(value)
+
+
+TemplateKeywords = Annotated[dict[str, Any], AfterValidator(of_plain_values)]
 
 
 class Keys(BaseModel):
@@ -82,6 +104,10 @@ class DataKeys(Keys):
     """Prompt format: chat puts the problem into the model's chat template; text uses it unchanged, as text to
     continue, without a system message (`completion_prefix` still follows).
     """
+    chat_template_kwargs: TemplateKeywords = {}
+    """Keywords for the chat template, such as `{ enable_thinking = false }`: texts, numbers, booleans, lists
+    and tables. On the command line also one by one: `--set chat_template_kwargs.enable_thinking=false`.
+    """
     answer_column: str = "answer"
     """Column with the right answer; if it contains `####`, the answer is what follows. A dotted path selects
     a field of an object: `reward_model.ground_truth`. Empty: a dataset without answers.
@@ -114,6 +140,10 @@ class RewardKeys(Keys):
     soft_overlong_tokens: Count = 0
     """Overlong penalty of DAPO, added to the reward: falls from 0 to −1 over this many tokens before
     max_new_tokens; 0: none.
+    """
+    strip_thinking: bool = False
+    """Give rewards and evaluation the text after a completion's thinking (`<think>…</think>`, as the model's
+    vocabulary spells it), which is empty if the thinking does not end. Training keeps all tokens.
     """
     reward_timeout: float = Field(60.0, ge=0.0)
     """Time limit in seconds for one call of an `async def` reward or one in a worker process; 0: no limit. A

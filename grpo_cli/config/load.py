@@ -75,7 +75,7 @@ def inspect_config(
     """
     document = _read(name)
     file_layer, file_problems = _settle(document.entries)
-    set_document = read_overrides(overrides)
+    set_document = read_overrides(overrides, {key: entry.value for key, entry in file_layer.items()})
     set_layer, set_problems = _settle(set_document.entries)
     layer = {**file_layer, **set_layer}
     config, value_problems, invalid = check_values(layer)

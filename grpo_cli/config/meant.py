@@ -11,7 +11,14 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from grpo_cli.config.fields import choices, element_type, parse_toml_value, toml_value, value_type
+from grpo_cli.config.fields import (
+    choices,
+    element_type,
+    parse_table,
+    parse_toml_value,
+    toml_value,
+    value_type,
+)
 from grpo_cli.config.schema import Config
 from grpo_cli.rewards.spec import RewardSpec
 from grpo_cli.rewards.table import is_builtin
@@ -117,6 +124,9 @@ def _item(key: str, item: Any) -> Any:
 def mended(kind: type, value: Any) -> str | None:
     """The probable TOML spelling of a value of the wrong type, or None."""
     text = str(value).strip().strip("\"'").strip()
+    if kind is dict:
+        table = parse_table(text)
+        return None if table is None else toml_value(table)
     if kind is bool:
         boolean = BOOLEANS.get(text.lower())
         return None if boolean is None else toml_value(boolean)

@@ -16,6 +16,8 @@ from grpo_cli.foreign_text import quoted
 from grpo_cli.rewards.spec import RewardSpec
 from grpo_cli.rewards.table import is_builtin
 
+PLAIN = ("system_prompt=", "completion_prefix=")
+
 
 def config_of_model(model: str) -> Config:
     """The configuration for prompts to a model: of the run that made it, the embedded task's for `tiny`."""
@@ -32,8 +34,7 @@ def config_for_prompts(
     """
     beside = None if name or model is None else run_config(model)
     if not name and not beside:
-        overrides = ["system_prompt=", "completion_prefix=", *overrides]
-        inspection = inspect_config(None, ["eval_steps=0", *overrides])
+        inspection = inspect_config(None, ["eval_steps=0", *PLAIN, *overrides])
         if inspection.loaded is None:
             raise config_error(inspection.problems, inspection.name)
         return inspection.loaded
@@ -41,7 +42,8 @@ def config_for_prompts(
     if not beside:
         return loaded
     loaded = replace(loaded, warnings=[one for one in loaded.warnings if was_given(one)])
-    return without_file_tools(loaded, beside)
+    asked = COMMAND_LINE in (loaded.sources["tools"], loaded.sources["environment"])
+    return loaded if asked else without_file_tools(loaded, beside)
 
 
 def config_for_evaluation(model: str, name: str | None, overrides: Sequence[str]) -> LoadedConfig:

@@ -19,7 +19,7 @@ FIXED = {
     ),
     "the prompts and their order depend on it": (
         "dataset", "dataset_config", "train_split", "prompt_column", "prompt_format", "answer_column",
-        "system_column", "system_prompt", "completion_prefix", "max_train_samples",
+        "chat_template_kwargs", "system_column", "system_prompt", "completion_prefix", "max_train_samples",
         "max_prompt_length", "seed",
     ),
     "a run is resumed in its own folder": ("output_dir", "run_name"),

@@ -36,6 +36,8 @@ _REASONS = {
     "max_grad_norm": "gradients are scaled down to it; write `max_grad_norm = 1e9` to disable clipping",
 }
 
+_EXAMPLES = {"chat_template_kwargs": {"enable_thinking": False}}  # where the default shows no form
+
 
 def check_values(layer: Mapping[str, Entry]) -> tuple[Config, list[Problem], set[str]]:
     """A configuration of the valid values, and a problem for each invalid one.
@@ -110,7 +112,7 @@ def assignment(entry: Entry, spelled: str) -> str:
 
 def example(key: str) -> str:
     """A valid value for the key, in TOML."""
-    return toml_value(default(key) or value_type(key)())
+    return toml_value(_EXAMPLES.get(key) or default(key) or value_type(key)())
 
 
 def _bound(entry: Entry, key: str, finding: Any) -> str:
@@ -150,4 +152,6 @@ def _words(finding: Any) -> str:
             return f"must not {'contain an empty text' if len(finding['loc']) > 1 else 'be empty'}"
         case "too_short":
             return f"must have at least {finding['ctx']['min_length']} item"
+        case "value_error":
+            return str(finding["ctx"]["error"])
     return str(finding["msg"].replace("Input should be", "must be"))

@@ -131,12 +131,21 @@ class Context:
         from grpo_cli.models.load import load_policy
 
         device.prepare()
-        return load_policy(str(self.model_folder))
+        policy = load_policy(str(self.model_folder))
+        policy.tokenizer.template_keywords = self.template_keywords
+        return policy
 
     @cached_property
     def tokenizer(self) -> "Tokenizer":
         """The tokenizer of the model's base folder. Raises ModelError if it does not load."""
-        return load(self.base_folder)
+        tokenizer = load(self.base_folder)
+        tokenizer.template_keywords = self.template_keywords
+        return tokenizer
+
+    @property
+    def template_keywords(self) -> dict[str, Any]:
+        """Keywords that the configuration gives to the chat template."""
+        return dict(self.config.chat_template_kwargs) if self.config else {}
 
     @cached_property
     def checkpoints(self) -> list[Path]:

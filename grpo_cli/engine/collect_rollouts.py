@@ -21,6 +21,7 @@ from grpo_cli.engine.rollout.continuous_batch import BrokenPolicy
 from grpo_cli.engine.rollout.generate import OnGroup, generate, of_all_ranks
 from grpo_cli.engine.rollout.prompts import Prompt
 from grpo_cli.engine.rollout.sampling import Sampling
+from grpo_cli.engine.rollout.thinking import set_answers
 from grpo_cli.engine.run import Run
 from grpo_cli.errors import TrainingError
 from grpo_cli.models.tree import flat
@@ -59,6 +60,9 @@ def sample_and_score(run: Run, prompts: list[Prompt], at: int) -> Scored:
 
         def score(place: int, rollouts: list[Rollout]) -> None:
             groups[place].rollouts = rollouts
+            if run.config.strip_thinking:
+                ids, prefix = prompts[place].ids, run.config.completion_prefix
+                set_answers(rollouts, ids, run.policy.tokenizer, prefix)
             pending.begin(own.index(place))
 
         started = time.perf_counter()

@@ -18,6 +18,7 @@ from grpo_cli.distributed.world import ALONE, World
 from grpo_cli.engine import events
 from grpo_cli.engine.guards.routing_difference import routing_difference
 from grpo_cli.engine.ranks.same_setup import check_same_setup, loaded
+from grpo_cli.engine.rollout.chat_template import set_up_template
 from grpo_cli.engine.rollout.prompts import Prompts, evaluation_prompts
 from grpo_cli.engine.run import Run
 from grpo_cli.engine.run_dir.inputs import checksums, fingerprint
@@ -71,6 +72,8 @@ def prepare(
     policy = trainable_policy(config, checkpoint)
     started_at = started_at or world.first(datetime.now().isoformat(timespec="seconds"))
     policy.tokenizer.now = datetime.fromisoformat(started_at)
+    for notice in set_up_template(policy.tokenizer, config, examples):
+        listener(events.Notice(notice))
     plan = forward_plan(config, policy, listener)
     tooling = tooling_of(config, policy.tokenizer, environments)
     train_prompts = Prompts(examples, policy.tokenizer, config, encoding(listener), tooling)

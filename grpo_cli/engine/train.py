@@ -256,6 +256,7 @@ def evaluate_if_due(run: Run, log: RunLog) -> bool:
             on_progress=lambda *progress: run.progress(events.RolloutProgress("evaluation", *progress)),
             world=run.world,
             make_session=run.make_session,
+            strip_thinking=config.strip_thinking,
         )
         measure_by_reward(evaluation, config, run.rewards)
     line = evaluation.line(step)

@@ -14,7 +14,6 @@ import re
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from itertools import pairwise
 from typing import Any
 
@@ -98,18 +97,14 @@ class PartsEncoder:
     def __init__(self, tokenizer: ChatTokenizer) -> None:
         self.tokenizer = tokenizer
 
-    @cached_property
+    @property
     def added(self) -> dict[str, int]:
-        """The spellings of all added tokens; runs of white space and single letters are ordinary text."""
-        decoder = self.tokenizer.wrapped._tokenizer.added_tokens_decoder
-        spelled = {str(token.content): number for number, token in decoder.items()}
-        return {text: number for text, number in spelled.items() if len(text) > 1 and not text.isspace()}
+        """The spellings of all added tokens."""
+        return self.tokenizer.spelled.added
 
     def spellings(self, text: str) -> list[re.Match[str]]:
         """Every place in a text where an added token's spelling begins; group 1 is the longest there."""
-        present = [word for word in self.added if word in text]  # some tokenizers have thousands
-        longest_first = "|".join(map(re.escape, sorted(present, key=len, reverse=True)))
-        return list(re.finditer(f"(?=({longest_first}))", text)) if present else []
+        return self.tokenizer.spelled.spellings(text)
 
     def encode(self, parts: Sequence[Part], marker: str) -> list[int]:
         """Ids of the joined parts after `marker`, an added token, whose own id is left out.
@@ -144,10 +139,7 @@ class PartsEncoder:
 
     def after(self, marker: str, text: str) -> list[int]:
         """Ids of a text that follows a marker."""
-        if not text or marker not in self.added:
-            return self.tokenizer.encode(text)
-        ids = self.tokenizer.encode(marker + text)
-        return ids[1:] if ids[0] == self.added[marker] else self.tokenizer.encode(text)
+        return self.tokenizer.spelled.after(marker, text)
 
     def control(self, ids: Sequence[int]) -> list[int]:
         """The ids of added tokens among `ids`."""

@@ -7,6 +7,7 @@ adapter_config.json is a LoRA checkpoint: its base is loaded and the adapters ar
 Weights load strictly: a missing or unknown tensor is an error, never a random layer.
 """
 
+import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -83,25 +84,37 @@ def load_policy(name: str, dtype: str = "auto", for_training: bool = False, base
     model, config = _convert_weights(model, config, dtype, for_training)
     tokenizer = load_tokenizer(folder, config)
     check_vocabulary(tokenizer, model, config, folder)
+    ends = tokenizer.turn_ends if isinstance(tokenizer, ChatTokenizer) else []
     lora = load_adapters(model, path) if is_adapter else None
     mx.eval(model.parameters())
     try_out(model, path)
     return Policy(
         model=model,
         tokenizer=tokenizer,
-        config=config,
+        config=with_ends(config, ends),
         path=folder,
         source=source,
         lora=lora,
-        generation_config=generation_config(folder),
+        generation_config=generation_config(folder, ends),
     )
 
 
-def generation_config(folder: Path) -> bytes | None:
-    """A folder's generation_config.json without names of code; None if it is missing or not JSON."""
+def with_ends(config: dict[str, Any], ends: list[int]) -> dict[str, Any]:
+    """A model's settings with further end tokens, so that mlx-lm ends on them when it loads a checkpoint."""
+    return {**config, "eos_token_id": [*(_eos_ids(config) or []), *ends]} if ends else config
+
+
+def generation_config(folder: Path, ends: list[int] | None = None) -> bytes | None:
+    """A folder's generation_config.json without names of code; None if it is missing or not JSON.
+
+    `ends`: end tokens to add if it lists any.
+    """
     path = folder / "generation_config.json"
     try:
-        return without_code_in(path.read_bytes()) if path.is_file() else None
+        content = without_code_in(path.read_bytes()) if path.is_file() else None
+        if content is None or not ends or not json.loads(content).get("eos_token_id"):
+            return content
+        return json.dumps(with_ends(json.loads(content), ends), indent=2).encode()
     except (ValueError, RecursionError):
         return None
 
@@ -194,6 +207,7 @@ def load_tokenizer(path: Path, config: dict[str, Any], trust_remote_code: bool =
     try:
         with rust_panics():
             tokenizer = ChatTokenizer(read_tokenizer(path, _eos_ids(config), trust_remote_code))
+            tokenizer.add_turn_ends()
             try_tokenizer(tokenizer)
             return tokenizer
     except ModelError:

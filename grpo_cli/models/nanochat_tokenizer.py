@@ -50,6 +50,8 @@ class NanochatTokenizer:
     def __init__(self, encoding: tiktoken.Encoding, files: Mapping[str, bytes] | None = None) -> None:
         self.encoding = encoding
         self.now: datetime | None = None  # nanochat's conversations have no date
+        self.template_keywords: dict[str, Any] = {}  # and no keywords
+        self.merges_system = False  # its format always does: nothing that a user must be told
         self.files = dict(files or {})  # as loaded; saved unchanged except for names of code
         self._special = {name: encoding.encode_single_token(name) for name in SPECIAL_TOKENS}
         self.control_ids = frozenset(self._special.values())  # tokens of the chat format
@@ -68,6 +70,10 @@ class NanochatTokenizer:
         except (ValueError, RecursionError):  # not JSON: written anew
             del files[CONFIG]
         return cls(encoding, files)
+
+    def unread_keywords(self) -> list[str]:
+        """All names of `template_keywords`: nanochat has no chat template."""
+        return list(self.template_keywords)
 
     @property
     def bos_id(self) -> int:

@@ -91,7 +91,8 @@ class RewardRequest:
 
 def seen_of(rollout: Rollout) -> tuple[str, list[int], list[Message], float | None]:
     """Text, token ids, messages and the environment's reward of a rollout."""
-    return rollout.text, rollout.token_ids, rollout.messages, rollout.use.reward if rollout.use else None
+    own_reward = rollout.use.reward if rollout.use else None
+    return rollout.seen_text, rollout.token_ids, rollout.seen_messages, own_reward
 
 
 def prompt_of(example: Example) -> Chat:

@@ -128,11 +128,11 @@ INTERRUPTED = """
 import os, signal
 from grpo_cli.engine.evaluation import evaluate
 real = evaluate.evaluate_model
-def evaluate_model(name, config, sampling, num_generations, on_progress, world):
+def evaluate_model(name, config, sampling, num_generations, on_progress, world, told):
     def progress(*numbers):
         os.kill(os.getpid(), signal.SIGINT)
         on_progress(*numbers)
-    return real(name, config, sampling, num_generations, progress, world)
+    return real(name, config, sampling, num_generations, progress, world, told)
 evaluate.evaluate_model = evaluate_model
 from grpo_cli.cli.main import run as main
 main()

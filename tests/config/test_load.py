@@ -37,7 +37,7 @@ def the_set_error(override: str) -> str:
 
 def set_value(override: str) -> object:
     config = load_config(None, [override], required=False).config
-    return getattr(config, override.partition("=")[0])
+    return getattr(config, override.partition("=")[0].partition(".")[0])
 
 
 def test_file_then_set_over_the_defaults_and_their_sources() -> None:
@@ -209,6 +209,12 @@ def test_set_false(word: str) -> None:
         ('stop=["a,b"]', ["a,b"]),
         ("stop=", []),
         ("loss_type=grpo", "grpo"),
+        ("chat_template_kwargs={enable_thinking = false}", {"enable_thinking": False}),
+        ('chat_template_kwargs={"a b": [1, {"c": "d"}]}', {"a b": [1, {"c": "d"}]}),
+        ("chat_template_kwargs.enable_thinking=False", {"enable_thinking": False}),
+        ("chat_template_kwargs.reasoning_effort=low", {"reasoning_effort": "low"}),
+        ("chat_template_kwargs.date_string=26 Jul 2024", {"date_string": "26 Jul 2024"}),
+        ("chat_template_kwargs.budget=512", {"budget": 512}),
     ],
 )
 def test_set_is_typed_by_the_schema(override: str, value: object) -> None:
@@ -218,6 +224,45 @@ def test_set_is_typed_by_the_schema(override: str, value: object) -> None:
 
 def test_the_last_set_of_a_key_wins() -> None:
     assert load_config(None, ["seed=1", "seed=2"], required=False).config.seed == 2
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "seed = 1\nchat_template_kwargs = { enable_thinking = true, a = [1, 'b'] }",
+        "seed = 1\n[chat_template_kwargs]\nenable_thinking = true\na = [1, 'b']",
+        "[mlx_grpo]\nseed = 1\nchat_template_kwargs.enable_thinking = true\nchat_template_kwargs.a = [1, 'b']",
+        "[mlx_grpo]\nseed = 1\n[mlx_grpo.chat_template_kwargs]\nenable_thinking = true\na = [1, 'b']",
+    ],
+)
+def test_a_table_in_every_spelling_and_set_changes_single_names(text: str) -> None:
+    Path("c.toml").write_text(text)
+    assert load_config("c.toml").config.chat_template_kwargs == {"enable_thinking": True, "a": [1, "b"]}
+    one = ["chat_template_kwargs.enable_thinking=false", "chat_template_kwargs.x={y = 2}"]
+    changed = load_config("c.toml", one)
+    assert changed.config.chat_template_kwargs == {"enable_thinking": False, "a": [1, "b"], "x": {"y": 2}}
+    assert changed.sources["chat_template_kwargs"] == "--set"
+    whole = ["chat_template_kwargs={z = 1}", *one[:1]]
+    assert load_config("c.toml", whole).config.chat_template_kwargs == {"z": 1, "enable_thinking": False}
+
+
+@pytest.mark.parametrize(
+    ("value", "told"),
+    [
+        ("{ a = nan }", "takes only texts, finite numbers, booleans, lists and tables, and a holds nan"),
+        ("{ a = { b = [2024-01-01] } }", "and a holds datetime.date(2024, 1, 1)"),
+        ("3", "Failed to coerce value: 3 to <class 'dict'>"),
+        ("'{\"a\": true}'", "write `chat_template_kwargs = {a = true}`"),
+    ],
+)
+def test_a_table_holds_what_json_can_hold(value: str, told: str) -> None:
+    assert told in the_error(f"chat_template_kwargs = {value}")
+
+
+def test_a_key_that_slipped_into_a_table_is_found() -> None:
+    error = the_error("[chat_template_kwargs]\nenable_thinking = false\nmax_steps = 3\n'a b' = 4")
+    table = '`chat_template_kwargs = {enable_thinking = false, "a b" = 4}`'
+    assert f"write {table} and `max_steps = 3`, each in a line of its own above the tables" in error
 
 
 @pytest.mark.parametrize(
@@ -274,6 +319,9 @@ def test_no_file_and_no_name_are_explained_together() -> None:
         ("lr = 1", "write `learning_rate = 1`"),
         ("beta = 1", "write `kl_coeff = 1`"),
         ("Epochs = 1", "write `num_epochs = 1`"),
+        ("enable_thinking = false", "write `chat_template_kwargs = {enable_thinking = false}`"),
+        ("reasoning_effort = 'low'", 'write `chat_template_kwargs = {reasoning_effort = "low"}`'),
+        ("chat_template_args = '{\"a\": 1}'", "write `chat_template_kwargs = {a = 1}`"),
         ("reward_funcs = 1", "did you mean `reward_functions`?"),
     ],
 )

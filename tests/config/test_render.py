@@ -15,6 +15,7 @@ ODD = {
     "stop": ["</answer>", "\t"],
     "learning_rate": 5e-7,
     "reward_weights": [],
+    "chat_template_kwargs": {"enable_thinking": False, "a b": [1.5, {'"c': "\n"}], "": {}},
 }
 
 

@@ -98,17 +98,14 @@ def pattern_that_takes_too_long() -> Steps:
     path.write_bytes(whole)
 
 
-def template_without_a_system_role() -> Steps:
-    refused = "{% if messages[0].role == 'system' %}{{ raise_exception('no system') }}{% endif %}"
-    template = refused + "{{ messages[0].content }}"
-    change(llama() / "tokenizer_config.json", chat_template=template)
+def role_that_a_template_lacks() -> Steps:
+    refused = "{% for m in messages %}{% if m.role == 'tool' %}{{ raise_exception('no tools') }}{% endif %}"
+    change(llama() / "tokenizer_config.json", chat_template=refused + "{{ m.content }}{% endfor %}")
     policy = load_policy("m")
-    system = Config().system_prompt
-    prompt: list[Any] = [{"role": "system", "content": system}, USER]
-    hint = yield lambda: policy.tokenizer.encode_prompt(prompt)
-    assert toml(hint) == {"system_prompt": ""}
-    without: list[Any] = [USER]
-    yield lambda: policy.tokenizer.encode_prompt(without)
+    asked: list[Any] = [USER, {"role": "assistant", "content": "a"}, {"role": "tool", "content": "b"}]
+    hint = yield lambda: policy.tokenizer.encode_prompt(asked)
+    known = [message for message in asked if f"`{message['role']}`" in hint]
+    yield lambda: policy.tokenizer.encode_prompt(known)
 
 
 def json_missing() -> Steps:

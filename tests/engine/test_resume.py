@@ -94,6 +94,11 @@ def test_no_checkpoint_yet_begins_again(tmp_path: Path) -> None:
             "run_name=other",
             "run_name cannot change when a run is resumed: a run is resumed in its own folder",
         ),
+        (
+            "chat_template_kwargs.enable_thinking=false",
+            "chat_template_kwargs cannot change when a run is resumed: the prompts and their order depend on "
+            "it (chat_template_kwargs = {})",
+        ),
         ("num_iterations=2", "num_iterations cannot change"),
         ("batch_size=1", "a step has 2 prompts, not 1"),
     ],

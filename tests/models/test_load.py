@@ -5,18 +5,22 @@ import os
 import shutil
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
 import pytest
 from mlx_lm.models import exaone4
 
+from grpo_cli.engine.train import train
 from grpo_cli.errors import GrpoError, ModelError
 from grpo_cli.models.find import TINY
 from grpo_cli.models.load import load_policy
 from grpo_cli.models.tree import flat
+from tests.support.chat_models import tokenizer_of
 from tests.support.hub_server import HubServer
 from tests.support.llama import write_llama
+from tests.support.small_runs import small
 from tests.support.waiting import no_wait_forever
 
 
@@ -167,3 +171,75 @@ def test_a_pipe_in_a_received_folder_is_not_waited_for(
     os.mkfifo(folder / name)
     with no_wait_forever(), suppress(GrpoError):
         load_policy(str(folder))
+
+
+# --- end tokens --------------------------------------------------------------------------------------
+
+CHAT = (
+    "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content }}{{ '<|im_end|>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|other|>"]
+
+
+def ends_of(tmp_path: Path, in_config: Any, in_generation: Any, eos: str | None, template: str | None) -> Any:
+    """A llama whose files name these end tokens, loaded; the id of each special token."""
+    folder = write_llama(tmp_path / "m")
+    tokenizer = tokenizer_of(template, SPECIAL, [], SPECIAL[:1]).wrapped._tokenizer
+    ids = {text: tokenizer.convert_tokens_to_ids(text) for text in SPECIAL}
+    tokenizer.eos_token = eos
+    tokenizer.save_pretrained(folder)
+    config = json.loads((folder / "config.json").read_text())
+    config["eos_token_id"] = ids_of(in_config, ids)
+    (folder / "config.json").write_text(json.dumps(config))
+    if in_generation is not None:
+        named = {"eos_token_id": ids_of(in_generation, ids), "top_p": 0.9}
+        (folder / "generation_config.json").write_text(json.dumps(named))
+    return load_policy(str(folder)), ids
+
+
+def ids_of(named: Any, ids: dict[str, int]) -> Any:
+    return [ids[text] for text in named] if isinstance(named, list) else ids.get(named)
+
+
+@pytest.mark.parametrize(
+    ("in_config", "in_generation", "eos", "template", "ends"),
+    [
+        ("<|endoftext|>", ["<|im_end|>", "<|other|>"], "<|endoftext|>", None, {0, 2, 3}),
+        ("<|endoftext|>", ["<|other|>"], None, None, {3}),  # generation_config.json counts, as in mlx-lm
+        (["<|endoftext|>", "<|other|>"], None, None, None, {0, 3}),
+        ("<|other|>", None, "<|endoftext|>", None, {0, 3}),
+        (None, None, "<|endoftext|>", None, {0}),
+        (None, None, None, None, set()),
+        (None, None, "<|endoftext|>", CHAT, {0, 2}),  # the template ends a turn with <|im_end|>
+        ("<|endoftext|>", "<|endoftext|>", "<|endoftext|>", CHAT, {0, 2}),
+    ],
+)
+def test_every_end_token_that_a_model_names(
+    tmp_path: Path, in_config: Any, in_generation: Any, eos: str | None, template: str | None, ends: set[int]
+) -> None:
+    policy, ids = ends_of(tmp_path, in_config, in_generation, eos, template)
+    assert policy.tokenizer.eos_ids == {ids[SPECIAL[place]] for place in ends}
+
+
+def test_a_checkpoint_lists_the_end_tokens_of_the_template(tmp_path: Path) -> None:
+    policy, ids = ends_of(tmp_path, "<|endoftext|>", "<|endoftext|>", "<|endoftext|>", CHAT)
+    both = [ids["<|endoftext|>"], ids["<|im_end|>"]]
+    assert policy.config["eos_token_id"] == both
+    assert json.loads(policy.generation_config) == {"eos_token_id": both, "top_p": 0.9}
+
+
+def test_files_that_list_them_stay_as_they_are(tmp_path: Path) -> None:
+    policy, ids = ends_of(tmp_path, "<|endoftext|>", ["<|im_end|>"], "<|endoftext|>", CHAT)
+    assert policy.config["eos_token_id"] == [ids["<|im_end|>"]]
+    assert policy.generation_config == (tmp_path / "m/generation_config.json").read_bytes()
+
+
+def test_a_tokenizer_without_padding_and_end_token_trains(tmp_path: Path) -> None:
+    policy, _ = ends_of(tmp_path, None, None, None, CHAT)
+    assert policy.tokenizer.wrapped._tokenizer.pad_token is None
+    config = small(
+        tmp_path, model_name=str(tmp_path / "m"), system_prompt="Count.", max_steps=1, max_new_tokens=8
+    )
+    final = train(config)
+    assert load_policy(str(final)).tokenizer.eos_ids == policy.tokenizer.eos_ids

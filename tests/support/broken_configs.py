@@ -29,6 +29,8 @@ BROKEN = [
     ({"reward_functions": ["int"], "eval_reward": "mine.py:f"}, "error", "eval_reward = 'mine.py:f' is neither built in nor one of reward_functions"),
     ({"answer_column": "", "reward_functions": ["correctness"], "eval_steps": 0}, "error", 'Reward correctness needs answers, but answer_column is ""'),
     ({"answer_column": "", "reward_functions": ["int"]}, "error", 'Accuracy needs answers, but answer_column is ""'),
+    ({"chat_template_kwargs": {"tools": [], "a": 1}}, "error", "chat_template_kwargs holds tools, which the chat template cannot be given"),
+    ({"chat_template_kwargs": {"enable_thinking": False, "seed": 3}}, "error", "chat_template_kwargs holds seed, which the chat template cannot be given"),
     ({"reward_functions": ["int"], "reward_weights": [0.0]}, "error", "reward_weights are all 0: every reward would be 0"),
     ({"repetition_penalty": 1.2}, "error", "repetition_penalty = 1.2 is refused in training"),
     ({"lora_dropout": 0.1, "lora_rank": 8}, "error", "lora_dropout = 0.1 is refused in training"),

@@ -67,7 +67,7 @@ WHERE = {
     "part_that_nanochat_lacks": "models/nanochat_chat.py:_parts",
     "system_message_alone": "models/nanochat_chat.py:turns",
     "role_that_nanochat_lacks": "models/nanochat_chat.py:turns",
-    "template_without_a_system_role": "models/tokenizer.py:_apply_template",
+    "role_that_a_template_lacks": "models/tokenizer.py:_apply_template",
     "template_without_an_end": "models/tokenizer.py:endless",
     "pattern_that_takes_too_long": "models/tokenizer.py:_rust_panics",
     "json_missing": "models/tree.py:read_json",

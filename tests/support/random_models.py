@@ -18,6 +18,11 @@ class ByteTokenizer:
     eos_ids = frozenset({EOS})
     vocab_size = needed_size = VOCAB
     control_ids = eos_ids
+    merges_system = False
+    template_keywords: dict[str, Any] = {}  # noqa: RUF012
+
+    def unread_keywords(self) -> list[str]:
+        return list(self.template_keywords)
 
     def encode(self, text: str) -> list[int]:
         return list(text.encode())

@@ -9,7 +9,7 @@ An item is right if its final answer, within `<answer>…</answer>` or not, is t
 
 import statistics
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,9 +21,11 @@ from grpo_cli.config.schema import Config
 from grpo_cli.distributed.world import ALONE, World
 from grpo_cli.engine.memory.out_of_memory import RowLimit
 from grpo_cli.engine.ranks.same_setup import check_same_setup, loaded, settings
+from grpo_cli.engine.rollout.chat_template import set_up_template
 from grpo_cli.engine.rollout.generate import Progress, generate, no_progress, of_all_ranks
 from grpo_cli.engine.rollout.prompts import Prompt, evaluation_prompts
 from grpo_cli.engine.rollout.sampling import Sampling
+from grpo_cli.engine.rollout.thinking import set_answers
 from grpo_cli.engine.run import scorer_of
 from grpo_cli.engine.run_dir.inputs import fingerprint
 from grpo_cli.engine.update.forward_probe import check_unread, sampling_plan
@@ -37,6 +39,10 @@ from grpo_cli.rewards.builtin import is_strict
 from grpo_cli.rewards.score import Named, Scorer
 from grpo_cli.rewards.table import load_rewards
 from grpo_cli.types import Rollout, RolloutGroup, StopReason
+
+
+def unheard(notice: str) -> None:
+    """No-op receiver of notices."""
 
 
 @dataclass
@@ -74,7 +80,7 @@ class Evaluation:
     @property
     def format_rate(self) -> float:
         """Share of completions that are `<reasoning>…</reasoning><answer>…</answer>` and nothing else."""
-        return statistics.fmean(is_strict(rollout.text) for rollout in self.rollouts)
+        return statistics.fmean(is_strict(rollout.seen_text) for rollout in self.rollouts)
 
     @property
     def length_mean(self) -> float:
@@ -110,10 +116,12 @@ def evaluate(
     on_progress: Progress = no_progress,
     world: World = ALONE,
     make_session: SessionMaker = no_environment,
+    strip_thinking: bool = False,
 ) -> Evaluation:
     """Complete every prompt `num_generations` times, about `rows` sequences at once.
 
-    `make_session`: makes the environment of each completion. Each rank of a `world` completes its share and
+    `make_session`: makes the environment of each completion. `strip_thinking`: what follows the thinking
+    counts as the answer. Each rank of a `world` completes its share and
     receives the whole evaluation.
     """
     started = time.perf_counter()
@@ -142,6 +150,8 @@ def evaluate(
         )
         sets = of_all_ranks(sets, world)
         groups += [RolloutGroup(p.example, p.ids, rollouts) for p, rollouts in zip(chunk, sets, strict=True)]
+        for group in groups[-len(chunk) :] if strip_thinking else ():
+            set_answers(group.rollouts, group.prompt_ids, policy.tokenizer, prefix)
         finished += len(chunk) * num_generations
         tokens += sum(rollout.length for rollouts in sets for rollout in rollouts)
     by_index = dict(zip(order, groups, strict=True))
@@ -187,11 +197,12 @@ def evaluate_model(
     num_generations: int = 1,
     on_progress: Progress = no_progress,
     world: World = ALONE,
+    told: Callable[[str], None] = unheard,
 ) -> Evaluation:
     """Evaluate a model on the configuration's held-out examples, and score it by the configured rewards.
 
-    Each rank of a `world` completes its share; rank 0 scores. Sampling is seeded by the configuration, so
-    evaluations are reproducible.
+    `told`: receives notices about the model's chat template. Each rank of a `world` completes its share; rank
+    0 scores. Sampling is seeded by the configuration, so evaluations are reproducible.
     """
     device.prepare()
     check_name(name)
@@ -202,6 +213,8 @@ def evaluate_model(
     check_same_setup(world, settings(config))
     policy = load_policy(name, config.dtype)
     policy.plan = sampling_plan(policy.model)
+    for notice in set_up_template(policy.tokenizer, config, examples):
+        told(notice)
     tooling = tooling_of(config, policy.tokenizer, environments)
     prompts = evaluation_prompts(examples, policy, config, tooling)
     if world.size > 1:
@@ -220,6 +233,7 @@ def evaluate_model(
         on_progress,
         world,
         tooling.make_session,
+        config.strip_thinking,
     )
     if world.is_first:
         measure_by_reward(evaluation, config, rewards)

@@ -135,6 +135,8 @@ def completion(step: int, group: RolloutGroup, rollout: Rollout) -> dict[str, An
         "stop_reason": rollout.stop_reason,
         "tokens": len(rollout.token_ids),
     }
+    if rollout.answer_text is not None:  # strip_thinking
+        line |= {"answer_text": rollout.answer_text}
     if rollout.own_text:  # an environment wrote the rest
         line |= {"own_text": rollout.own_text, "forced_tokens": len(rollout.token_ids) - rollout.length}
     if rollout.use and (rollout.use.calls or rollout.use.turns > 1):

@@ -38,7 +38,9 @@ def special_tokens(context: Context) -> Iterator[Finding]:
         yield error("; ".join(wrong[:SHOWN]) + more, cure, *commands, wrong=wrong)
         return
     shown = ", ".join(f"{token} {number}" for token, number in list(tokens.items())[:SHOWN])
-    stay = "; typed by a user they stay text" if is_nanochat(tokenizer) else ""
+    wrapped: Any = getattr(tokenizer, "wrapped", None)
+    is_guarded = wrapped is None or wrapped.has_chat_template
+    stay = "; typed by a user they stay text" if is_guarded else ""
     yield ok(
         f"{len(tokens)} tokens, one id each ({shown}{', …' if len(tokens) > SHOWN else ''}){stay}",
         tokens=tokens,
@@ -133,15 +135,17 @@ def chat_template(context: Context) -> Iterator[Finding]:
         return
     ids, problem = prompt_ids(tokenizer, ASK)
     if ids is None:
-        yield without_system(context, tokenizer, problem)
+        folder = context.base_folder
+        cure = "take tokenizer_config.json and chat_template.jinja from the same model"
+        yield error(problem, cure, *fetch_again(folder, "tokenizer_config.json", context.model))
         return
     if not ids:
         cure = "take the template of the model's instruct version"
         commands = fetch_again(context.base_folder, template_files(context.base_folder), context.model)
         yield error("the chat template turns a conversation into an empty prompt", cure, *commands)
         return
-    plain = None if wrapped is None else rendered(wrapped, generation=False)
-    asked = None if wrapped is None else rendered(wrapped, generation=True)
+    plain = None if wrapped is None else rendered(tokenizer, generation=False)
+    asked = None if wrapped is None else rendered(tokenizer, generation=True)
     if wrapped is not None and asked == plain:
         yield warning(
             "the template does not end where the assistant speaks: it ignores add_generation_prompt",
@@ -150,8 +154,12 @@ def chat_template(context: Context) -> Iterator[Finding]:
         )
         return
     end = "<|assistant_start|>" if wrapped is None else str(asked)[len(str(plain)) :]
+    merged = ", the system message as the beginning of the question" if tokenizer.merges_system else ""
     yield ok(
-        f"system and user become {plural(len(ids), 'id')}, ending with {end!r}", tokens=len(ids), end=end
+        f"system and user become {plural(len(ids), 'id')}{merged}, ending with {end!r}",
+        tokens=len(ids),
+        end=end,
+        system=not tokenizer.merges_system,
     )
 
 
@@ -165,29 +173,9 @@ def prompt_ids(tokenizer: "Tokenizer", messages: list[Any]) -> tuple[list[int] |
         return None, f"The model's chat template fails: {type(problem).__name__}: {str(problem)[:200]}"
 
 
-def rendered(wrapped: Any, generation: bool) -> str:
+def rendered(tokenizer: Any, generation: bool) -> str:
     """ASK as the template writes it; empty if it fails. `generation`: with the opening of an answer."""
-    from jinja2 import TemplateError
-
     try:
-        return str(wrapped.apply_chat_template(ASK, tokenize=False, add_generation_prompt=generation))
-    except (TemplateError, *BREAKDOWNS):  # without the opening, say: training does not need that
+        return str(tokenizer.render(ASK, None, generation))
+    except (GrpoError, *BREAKDOWNS):  # without the opening, say: training does not need that
         return ""
-
-
-def without_system(context: Context, tokenizer: "Tokenizer", problem: str) -> Finding:
-    """The finding for a template that refuses a conversation with a system message."""
-    ids, _ = prompt_ids(tokenizer, ASK[1:])
-    if ids is None:
-        folder = context.base_folder
-        cure = "take tokenizer_config.json and chat_template.jinja from the same model"
-        return error(problem, cure, *fetch_again(folder, template_files(folder), context.model))
-    if context.config is not None and context.config.system_prompt:
-        return error(
-            problem, "the template has no system role: do without a system message", 'system_prompt = ""'
-        )
-    return ok(
-        f"a question becomes {plural(len(ids), 'id')}; a system message is refused",
-        tokens=len(ids),
-        system=False,
-    )

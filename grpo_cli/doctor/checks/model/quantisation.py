@@ -192,7 +192,8 @@ def accuracy(context: Context, policy: "Policy", prompts: "list[Prompt]") -> flo
     from grpo_cli.engine.rollout.sampling import Sampling
 
     sampling = Sampling.for_evaluation(context.config)
-    return evaluate(policy, prompts, sampling, EXAMPLES, prefix=context.config.completion_prefix).accuracy
+    options = {"prefix": context.config.completion_prefix, "strip_thinking": context.config.strip_thinking}
+    return evaluate(policy, prompts, sampling, EXAMPLES, **options).accuracy  # type: ignore[arg-type]
 
 
 def smallest(rows: list[BitsRow]) -> int | None:

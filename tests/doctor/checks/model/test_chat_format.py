@@ -115,18 +115,12 @@ def test_a_base_model_has_no_template(tmp_path: Path) -> None:
 
 
 def test_a_template_without_a_system_role(tmp_path: Path) -> None:
-    """No trouble by itself; with a configuration that has a system prompt, a run fails at once."""
+    """No trouble: the system message is put before the question."""
     folder = templated(tmp_path / "model", ONLY_USER)
-    assert at(folder, "chat-template").seen == "a question becomes 8 ids; a system message is refused"
-    (finding,) = look(Here(model=str(folder), config_name="smoke_test"), "chat-template")
-    assert finding.severity == "ok"  # smoke_test has none
-    context = Here(model=str(folder), config_name="smoke_test", overrides=("system_prompt=Be brief.",))
-    (finding,) = look(context, "chat-template")
-    assert finding.severity == "error"
-    assert finding.seen == (
-        "The model's chat template refuses a conversation of system, user: System role not supported"
-    )
-    assert finding.commands == ('system_prompt = ""',)
+    told = "system and user become 22 ids, the system message as the beginning of the question"
+    finding = at(folder, "chat-template")
+    assert seen(finding) == ("ok", f"{told}, ending with '<|assistant_start|>'")
+    assert finding.numbers["system"] is False
 
 
 def test_a_template_that_does_not_let_the_assistant_speak(tmp_path: Path) -> None:
