@@ -27,7 +27,7 @@ from typing import NamedTuple
 from grpo_cli.errors import RewardError
 from grpo_cli.rewards.background import Background
 from grpo_cli.rewards.call import PROBE_SECONDS, Scores, call, call_async, is_async, timed_out
-from grpo_cli.rewards.notes import together
+from grpo_cli.rewards.notes import NAN_FRACTION, together
 from grpo_cli.rewards.request import RewardRequest
 from grpo_cli.rewards.table import RewardFunction
 from grpo_cli.rewards.workers import Workers
@@ -41,7 +41,8 @@ def score(
 ) -> None:
     """Fill every rollout's `rewards` (by name) and `reward` (their weighted sum), in this process.
 
-    Raises RewardError when a reward raises, or returns anything but a finite number or None per completion.
+    Raises RewardError when a reward raises, or returns anything but a finite number, NaN or None per
+    completion.
     """
     with Scorer(rewards, weights, timeout) as scorer:
         scorer.score(groups)
@@ -159,7 +160,8 @@ class PendingScores:
     size: int = 0  # completions per group, if they are still being sampled
     state: TrainerState = NOT_TRAINING
     running: dict[str, list[Running]] = field(default_factory=dict)
-    metrics: dict[str, list[float]] = field(default_factory=dict)  # values passed to log_metric
+    # Values passed to log_metric, and `nan_fraction/<reward>`: 1 for each NaN that a reward returned.
+    metrics: dict[str, list[float]] = field(default_factory=dict)
 
     def begin(self, place: int) -> None:
         """Start the rewards of the group at this position: all its completions are finished."""
@@ -187,6 +189,10 @@ class PendingScores:
             self.scorer.close()
             raise
         self.metrics = together(one.notes.metrics for parts in scores.values() for one in parts)
+        self.metrics |= {
+            f"{NAN_FRACTION}{name}": [float(is_nan) for one in parts for is_nan in one.notes.is_nan]
+            for name, parts in scores.items()
+        }
         write(self.groups, scores, self.scorer.weights)
 
     def _scores(self, request: RewardRequest) -> dict[str, list[Scores]]:

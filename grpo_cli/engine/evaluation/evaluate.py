@@ -64,7 +64,7 @@ class Evaluation:
         """True if the reward `measure` is above 0; without one, if the answer equals `gold`."""
         if not self.measure:
             return is_right(rollout.final_text, gold)
-        return (rollout.rewards.get(self.measure) or 0.0) > 0  # None: the reward does not apply
+        return (rollout.rewards.get(self.measure) or 0.0) > 0  # None, it does not apply: not right
 
     @property
     def accuracy(self) -> float:
@@ -86,6 +86,13 @@ class Evaluation:
         """Share of completions cut off at max_new_tokens."""
         return statistics.fmean(rollout.stop_reason is StopReason.LENGTH for rollout in self.rollouts)
 
+    @property
+    def unscored_fraction(self) -> float:
+        """Share of completions that the reward `measure` does not apply to; they count as not right."""
+        if not self.measure:
+            return 0.0
+        return statistics.fmean(rollout.rewards[self.measure] is None for rollout in self.rollouts)
+
     def line(self, step: int) -> dict[str, Any]:
         """The evaluation's line in training_log.jsonl."""
         return {
@@ -97,6 +104,7 @@ class Evaluation:
             "eval_length_mean": self.length_mean,
             "eval_truncated_fraction": self.truncated_fraction,
             "eval_seconds": self.seconds,
+            **({"eval_unscored_fraction": self.unscored_fraction} if self.unscored_fraction else {}),
         }
 
 
