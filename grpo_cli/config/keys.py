@@ -111,6 +111,11 @@ class RewardKeys(Keys):
     """Built-in rewards by name, or `path/to/file.py:function` for your own."""
     reward_weights: list[float] = []
     """One weight per reward function; empty: each is 1."""
+    multi_objective_aggregation: Literal["sum_then_normalize", "normalize_then_sum"] = "sum_then_normalize"
+    """Order of summing and normalizing: sum_then_normalize compares the weighted sums within a group;
+    normalize_then_sum (GDPO) first normalizes each reward function within the group, then scales by the
+    batch.
+    """
     soft_overlong_tokens: Count = 0
     """Overlong penalty of DAPO, added to the reward: falls from 0 to −1 over this many tokens before
     max_new_tokens; 0: none.

@@ -42,6 +42,24 @@ def scaling_has_an_effect(config: Config) -> Iterator[Violation]:
         )
 
 
+def scaling_is_the_batchs(config: Config) -> Iterator[Violation]:
+    """GDPO scales by the group and then by the batch, whatever `scale_rewards` or the loss type says."""
+    if config.multi_objective_aggregation != "normalize_then_sum":
+        return
+    keeps = LOSS_TYPES[config.loss_type].scales_rewards
+    if keeps and not is_meant(config, "scale_rewards"):
+        return
+    key = "scale_rewards" if keeps else "loss_type"
+    message = f'{key} = "{getattr(config, key)}" does not change the scaling of advantages: '
+    yield Violation(
+        keys=(key, "multi_objective_aggregation"),
+        message=message + 'multi_objective_aggregation = "normalize_then_sum" scales by group and batch',
+        cure=f'write `{key} = "{Config.model_fields[key].default}"`, or '
+        '`multi_objective_aggregation = "sum_then_normalize"`',
+        severity="warning",
+    )
+
+
 def sequences_have_a_ratio(config: Config) -> Iterator[Violation]:
     """A loss without an importance ratio cannot have one by sequence."""
     if not LOSS_TYPES[config.loss_type].has_ratio and config.importance_sampling_level == "sequence":
@@ -108,6 +126,7 @@ def correction_is_by_what_the_ratio_is(config: Config) -> Iterator[Violation]:
 RULES: tuple[Rule, ...] = (
     updates_have_a_ratio,
     scaling_has_an_effect,
+    scaling_is_the_batchs,
     sequences_have_a_ratio,
     delta_is_beyond_the_clip,
     kl_options_need_kl,

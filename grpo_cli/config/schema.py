@@ -100,6 +100,16 @@ class Config(
         return self.reward_weights or [1.0] * len(self.reward_functions)
 
     @property
+    def decoupled_weights(self) -> list[float]:
+        """Weights of the single rewards if these are normalized before they are summed; else empty.
+
+        The overlong penalty is one of them, with weight 1.
+        """
+        if self.multi_objective_aggregation == "sum_then_normalize":
+            return []
+        return self.reward_weight_list + [1.0] * (self.soft_overlong_tokens > 0)
+
+    @property
     def has_sequence_ratio(self) -> bool:
         """True if a completion has one importance ratio instead of one per token."""
         return self.importance_sampling_level == "sequence" or LOSS_TYPES[self.loss_type].by_sequence

@@ -83,8 +83,8 @@ def step_metrics(
 def rollout_metrics(groups: list[RolloutGroup]) -> dict[str, Any]:
     """Reward, length and diversity of a step's completions.
 
-    reward_std: mean over groups of the sample standard deviation. zero_std_fraction: share of groups whose
-    rewards are all equal, which have no advantage. unscored_fraction: share of completions that no reward
+    reward_std: mean over groups of the sample standard deviation. zero_std_fraction: share of groups without
+    an advantage, since their rewards are all equal. unscored_fraction: share of completions that no reward
     applies to, and unscored_groups: number of groups of only such completions, if there are any; the two
     before leave them out. entropy: mean over tokens, in nats.
     repetition: mean share of 4-grams of tokens that occur earlier in their completion. kept_mass: mean over
@@ -103,7 +103,7 @@ def rollout_metrics(groups: list[RolloutGroup]) -> dict[str, Any]:
         "reward_mean": mean(rewards),
         "reward_std": statistics.fmean(statistics.stdev(r) if len(r) > 1 else 0.0 for r in by_group),
         **{f"rewards/{name}": mean(rollout.rewards[name] for rollout in rollouts) for name in names},
-        "zero_std_fraction": statistics.fmean(len(set(scores)) < 2 for scores in by_group),
+        "zero_std_fraction": statistics.fmean(not any(r.advantage for r in g.rollouts) for g in groups),
         **({"unscored_fraction": unscored} if unscored else {}),
         **({"unscored_groups": by_group.count([])} if [] in by_group else {}),
         "completion_length_mean": statistics.fmean(rollout.length for rollout in rollouts),

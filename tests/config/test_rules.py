@@ -51,6 +51,7 @@ KEPT: list[dict[str, Any]] = [
     {"clip_eps_high": 0.3, "delta": 1.4},
     {"kl_coeff": 0.1, "kl_estimator": "k1", "use_bias_correction_kl": True},
     {"soft_overlong_tokens": 512},
+    {"multi_objective_aggregation": "normalize_then_sum", "soft_overlong_tokens": 512},
 ]
 
 

@@ -31,6 +31,8 @@ BROKEN = [
     ({"loss_type": "reinforce", "steps_per_generation": 2}, "error", 'steps_per_generation = 2 does not work with loss_type = "reinforce"'),
     ({"dynamic_sampling_budget": 4}, "warning", "dynamic_sampling_budget = 4 has no effect: dynamic_sampling is false"),
     ({"loss_type": "reinforce", "scale_rewards": "batch"}, "warning", 'scale_rewards = "batch" has no effect: reinforce does not scale advantages'),
+    ({"multi_objective_aggregation": "normalize_then_sum", "scale_rewards": "none"}, "warning", 'scale_rewards = "none" does not change the scaling of advantages: multi_objective_aggregation = "normalize_then_sum" scales by group and batch'),
+    ({"multi_objective_aggregation": "normalize_then_sum", "loss_type": "reinforce"}, "warning", 'loss_type = "reinforce" does not change the scaling of advantages: multi_objective_aggregation = "normalize_then_sum" scales by group and batch'),
     ({"loss_type": "reinforce", "importance_sampling_level": "sequence"}, "error", 'importance_sampling_level = "sequence" does not work with loss_type = "reinforce"'),
     ({"loss_type": "cispo", "delta": 4.0}, "warning", 'delta = 4.0 has no effect: loss_type = "cispo" has no clip'),
     ({"delta": 1.3, "clip_eps_high": 0.3}, "error", "delta = 1.3 is not above the upper clip, 1.3"),
