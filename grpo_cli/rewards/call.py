@@ -18,7 +18,7 @@ from grpo_cli.errors import Interrupted, RewardError
 from grpo_cli.rewards.forks import forks_end
 from grpo_cli.rewards.notes import Notes
 from grpo_cli.rewards.request import RewardRequest, note_on_answer
-from grpo_cli.rewards.table import RewardFunction
+from grpo_cli.rewards.table import InThisThread, RewardFunction
 from grpo_cli.user_error import describe, place, trace
 from grpo_cli.words import plural
 
@@ -54,6 +54,8 @@ def call(name: str, function: RewardFunction, request: RewardRequest) -> Scores:
     # A user's function can raise anything, even SystemExit. Nothing is hidden: the error is re-raised
     # with the name of the reward and the completion that caused it.
     except BaseException as error:
+        if isinstance(function, InThisThread):
+            raise
         raise failure(name, function, request, error, first_failing(function, request)) from error
     return scores_of(checked(name, returned, request), notes)
 

@@ -9,7 +9,8 @@
 
 An `async def` reward runs on an event loop in its own thread, with the whole batch at once. A plain function
 runs in this thread, in the order of the list, or, with `workers`, in processes that each get whole
-groups. So a reward that compares the completions of a group returns the same values there.
+groups. So a reward that compares the completions of a group returns the same values there. A judge, which
+computes with MLX, stays in this thread.
 During sampling, an `async def` gets whole groups as well, each as soon as its last completion ends. A
 plain function in this thread would only delay sampling: it runs at the end, on the whole batch.
 """
@@ -29,7 +30,7 @@ from grpo_cli.rewards.background import Background
 from grpo_cli.rewards.call import PROBE_SECONDS, Scores, call, call_async, is_async, timed_out
 from grpo_cli.rewards.notes import NAN_FRACTION, together
 from grpo_cli.rewards.request import RewardRequest
-from grpo_cli.rewards.table import RewardFunction
+from grpo_cli.rewards.table import InThisThread, RewardFunction
 from grpo_cli.rewards.workers import Workers
 from grpo_cli.types import NOT_TRAINING, Rollout, RolloutGroup, TrainerState
 
@@ -84,7 +85,7 @@ class Scorer:
         for place, (name, function) in enumerate(self.rewards if request.samples else ()):
             if is_async(function):
                 pending.add(name, request, self._begin_async(name, function, request))
-            elif self.worker_count:
+            elif self.worker_count and not isinstance(function, InThisThread):
                 for start, stop in parts(groups, self.worker_count):  # one request per worker
                     part = request.part(start, stop)
                     pending.add(name, part, self._begin_in_worker(place, name, part))
@@ -114,7 +115,7 @@ class Scorer:
         for number, (name, function) in enumerate(self.rewards):
             if is_async(function):
                 pending.add(name, request, self._begin_async(name, function, request))
-            elif self.worker_count:
+            elif self.worker_count and not isinstance(function, InThisThread):
                 pending.add(name, request, self._begin_in_worker(number, name, request))
 
     def close(self) -> None:

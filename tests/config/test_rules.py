@@ -51,6 +51,12 @@ KEPT: list[dict[str, Any]] = [
     {"clip_eps_high": 0.3, "delta": 1.4},
     {"kl_coeff": 0.1, "kl_estimator": "k1", "use_bias_correction_kl": True},
     {"soft_overlong_tokens": 512},
+    {
+        "reward_functions": ["judge_reward_func"],
+        "judge": "tiny",
+        "judge_prompt": "{completion}?",
+        "eval_reward": "judge",
+    },
     {"multi_objective_aggregation": "normalize_then_sum", "soft_overlong_tokens": 512},
 ]
 

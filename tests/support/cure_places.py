@@ -176,6 +176,7 @@ NOT_APPLIED = {
     "cli/errors.py:": PACKAGES,
     "cli/launch.py:launcher": PACKAGES,
     "rewards/math_equivalence.py:": PACKAGES,
+    "rewards/builtin.py:judge": "a rule comes before it; tests/config/test_cures.py applies that rule's cure",
     "config/problems.py:": "is a configuration's; tests/config/test_cures.py applies each",
     "data/hub.py:": HUB,
     "models/hub.py:": HUB,

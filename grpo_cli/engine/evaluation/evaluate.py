@@ -19,6 +19,7 @@ from grpo_cli import device
 from grpo_cli.config.local_model import check_name
 from grpo_cli.config.schema import Config
 from grpo_cli.distributed.world import ALONE, World
+from grpo_cli.engine.judge import with_judge
 from grpo_cli.engine.memory.out_of_memory import RowLimit
 from grpo_cli.engine.ranks.same_setup import check_same_setup, loaded, settings
 from grpo_cli.engine.rollout.generate import Progress, generate, no_progress, of_all_ranks
@@ -201,6 +202,9 @@ def evaluate_model(
     device.prepare()
     check_name(name)
     check_unread(name)
+    if config.has_judge:
+        check_name(config.judge)
+        check_unread(config.judge)
     rewards = load_rewards(config.reward_functions)
     environments = load_environments(config.environments)
     examples = load_task(config, config.eval_split, environments)
@@ -227,6 +231,7 @@ def evaluate_model(
         tooling.make_session,
     )
     if world.is_first:
+        rewards = with_judge(rewards, config)
         measure_by_reward(evaluation, config, rewards)
         measured = [rollout.rewards for rollout in evaluation.rollouts]
         with scorer_of(config, rewards) as scorer:
