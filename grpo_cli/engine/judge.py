@@ -21,7 +21,7 @@ from grpo_cli.engine.update.forward_probe import sampling_plan
 from grpo_cli.models.load import Policy, load_policy
 from grpo_cli.models.tree import flat
 from grpo_cli.rewards.builtin import completion_text, judge
-from grpo_cli.rewards.judging import asked, groups_of, read_ranking, read_score, without_markers
+from grpo_cli.rewards.judging import JUDGE_UNREAD, asked, groups_of, read_ranking, read_score, without_markers
 from grpo_cli.rewards.table import InThisThread, RewardFunction
 from grpo_cli.types import Message
 
@@ -82,7 +82,7 @@ class Judge(InThisThread):
         if log_extra is not None:
             log_extra("judge_answer", said)
         if log_metric is not None and values:
-            log_metric("judge_unread_fraction", values.count(None) / len(values))
+            log_metric(JUDGE_UNREAD, values.count(None) / len(values))
         return values
 
     def rate_each(

@@ -7,10 +7,12 @@ from typing import Any
 
 from grpo_cli import device
 from grpo_cli.engine.rollout.buffer import DrawnGroups
+from grpo_cli.rewards.judging import JUDGE_UNREAD
 from grpo_cli.rewards.notes import NAN_FRACTION, averages
 from grpo_cli.types import Rollout, RolloutGroup, StopReason
 from grpo_cli.words import plural
 
+MOST_UNREAD = 0.5  # share of a judge's answers without a number from which on it is reported
 HIGH_REWARD, HIGH_GRAD_NORM = 10.0, 10.0  # values above these mostly indicate a problem
 SOMETIMES = (  # optional keys that rewards may not use
     "skipped", "flags", "unscored_fraction", "unscored_groups", "kept_mass", "turns_mean", "tool_seconds",
@@ -43,6 +45,12 @@ def anomalies(line: dict[str, Any]) -> dict[str, str]:
             f"every reward returned None for {100 * line['unscored_fraction']:.0f} % of the "
             f"completions{among}: these are left out of training; let at least one reward return a number "
             "for each completion"
+        )
+    if (line.get(JUDGE_UNREAD) or 0.0) > MOST_UNREAD:
+        found["judge"] = (
+            f"{100 * line[JUDGE_UNREAD]:.0f} % of the judge's answers hold no number, so that its reward "
+            "does not apply; read `judge_answer` in completions.jsonl: raise `judge_max_tokens` if they are "
+            "cut off, or change `judge_prompt`"
         )
     for key in [key for key in line if key.startswith(NAN_FRACTION)]:
         found[key] = (

@@ -16,6 +16,7 @@ import re
 from collections.abc import Iterable, Sequence
 from itertools import groupby
 
+JUDGE_UNREAD = "judge_unread_fraction"  # in the log: share of answers without a usable number
 MOST = 10.0  # the highest number; rewards are fractions of it
 
 SCORE_PROMPT = """\

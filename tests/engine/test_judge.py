@@ -8,8 +8,8 @@ import mlx.core as mx
 import pytest
 
 from grpo_cli.config.schema import Config
+from grpo_cli.engine import events, setup
 from grpo_cli.engine import judge as judging
-from grpo_cli.engine import setup
 from grpo_cli.engine.evaluation.evaluate import evaluate_model
 from grpo_cli.engine.judge import Judge, judge_in, with_judge
 from grpo_cli.engine.memory.check import needs_of
@@ -167,8 +167,11 @@ def judged(folder: Path, **changes: Any) -> Config:
     )
 
 
-def test_a_run_is_judged_by_a_model_that_it_does_not_train(tmp_path: Path, known: list[Policy]) -> None:
-    train(judged(tmp_path))
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_run_is_judged_by_a_model_that_it_does_not_train(
+    tmp_path: Path, known: list[Policy], workers: int
+) -> None:
+    train(judged(tmp_path, reward_workers=workers, reward_timeout=120.0))
     samples = [json.loads(text) for text in (tmp_path / "run/completions.jsonl").read_text().splitlines()]
     assert len(samples) == 3 * 32
     scores = [sample["rewards"]["judge"] for sample in samples]
@@ -219,8 +222,13 @@ def test_the_embedded_model_can_be_loaded_as_one(tmp_path: Path) -> None:
     assert shape is not None
     assert needs.judging == judging_bytes(shape, config, 4)
     assert needs.rollout_peak - needs.weights - needs.optimizer == max(needs.rollouts, needs.judging)
-    train(config)
-    assert all("rewards/judge" in line for line in lines(tmp_path / "run"))
+    told: list[str] = []
+    train(config, lambda event: told.append(event.text) if isinstance(event, events.Notice) else None)
+    for line in lines(tmp_path / "run"):
+        assert (line["rewards/judge"], line["judge_unread_fraction"]) == (None, 1.0)  # it only does sums
+    assert [text.partition(",")[0] for text in told if "judge" in text] == [
+        "step 1: 100 % of the judge's answers hold no number"
+    ]
 
 
 def test_a_judge_that_is_not_there_is_told_before_anything_is_loaded(tmp_path: Path) -> None:
@@ -231,7 +239,9 @@ def test_a_judge_that_is_not_there_is_told_before_anything_is_loaded(tmp_path: P
 def test_it_can_measure_an_evaluation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(judging, "load_policy", lambda *_: bigram_policy())
     template = "{completion}g"  # every completion gets a 9
-    config = small(tmp_path, **settings(judge_prompt=template, eval_reward="judge", eval_samples=4))
+    config = small(
+        tmp_path, **settings(judge_prompt=template, eval_reward="judge_reward_func", eval_samples=4)
+    )
     evaluation = evaluate_model("tiny", config, Sampling(max_new_tokens=8, temperature=0.0))
     assert evaluation.accuracy == 1.0
     assert {rollout.rewards["judge"] for rollout in evaluation.rollouts} == {0.9}

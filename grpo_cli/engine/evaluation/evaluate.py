@@ -36,6 +36,7 @@ from grpo_cli.models.load import Policy, load_policy
 from grpo_cli.rewards.answers import is_right
 from grpo_cli.rewards.builtin import is_strict
 from grpo_cli.rewards.score import Named, Scorer
+from grpo_cli.rewards.spec import RewardSpec
 from grpo_cli.rewards.table import load_rewards
 from grpo_cli.types import Rollout, RolloutGroup, StopReason
 
@@ -162,8 +163,8 @@ def measure_by_reward(evaluation: Evaluation, config: Config, rewards: Sequence[
     spec = config.eval_reward
     if not spec:
         return
-    known = dict(zip(config.reward_functions, rewards, strict=True))
-    name, function = known[spec] if spec in known else load_rewards([spec])[0]
+    known = dict(zip(map(RewardSpec.parse, config.reward_functions), rewards, strict=True))
+    name, function = known.get(RewardSpec.parse(spec)) or load_rewards([spec])[0]
     options = (config.reward_timeout, config.reward_workers, [spec])
     with Scorer([(name, function)], [1.0], *options) as scorer:
         scorer.score(evaluation.groups)
