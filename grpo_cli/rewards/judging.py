@@ -40,8 +40,8 @@ Task:
 
 {completions}
 
-Give each answer a number from 0 (worthless) to 10 (perfect), so that a better answer has a higher number.
-Write one line for each answer, its number in the list first, like `1: 5`. Write nothing else."""
+Give each answer points from 0 (worthless) to 10 (perfect), so that a better answer has more points. Write one
+line for each answer: its number, a colon, its points. Write nothing else."""
 
 FIELDS = {"score": "{completion}", "rank": "{completions}"}  # what a template of each mode must have
 FIELD = re.compile(r"\{(prompt|completion|completions|answer)\}")
