@@ -48,6 +48,7 @@ KINDS = {
     "models/test_nanochat_january.py": "nanochat_v2.py as the conversion sets it up, against a plain loop",
     "rewards/test_found_in_the_wild.py": "rewards as people write them",
     "rewards/test_nanochat_gsm8k.py": "one reward of builtin.py on every genuine row",
+    "rewards/test_trl_scripts.py": "reward files in the shapes of public scripts",
     "rewards/test_right_answers.py": "a table of answers for every built-in reward",
 }
 

@@ -18,14 +18,14 @@ if TYPE_CHECKING:
 
 
 def check_names(config: "Config", models: Iterable[str], show: Show) -> None:
-    """Find models and dataset by their names; a hub model is downloaded.
+    """Find models, the judge and the dataset by their names; a hub model is downloaded.
 
     Raises ModelError and DataError if they do not exist.
     """
     from grpo_cli.data.load import check_dataset
 
     check_dataset(config.dataset)
-    for model in models:
+    for model in [*models, *([config.judge] if config.has_judge else [])]:
         find(model, show)
 
 

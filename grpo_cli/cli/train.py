@@ -1,6 +1,6 @@
 """`grpo train`: run a whole training from a configuration."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.text import Text
@@ -83,10 +83,12 @@ def train(
             training.train(loaded.config, listener, world)
 
 
-def dry_run_report(line: dict[str, float]) -> str:
+def dry_run_report(line: dict[str, Any]) -> str:
     """The result of the dry run's step in one sentence."""
+    mean = line["reward_mean"]
+    reward = "none: every reward returned None" if mean is None else f"{mean:.2f}"
     return (
         f"✓ model, data and rewards load; one small step took {line['step_seconds']:.1f} s "
-        f"(reward {line['reward_mean'] or 0.0:.2f}, grad_norm {line['grad_norm']:.3f}, "
+        f"(reward {reward}, grad_norm {line['grad_norm']:.3f}, "
         f"peak memory {line['peak_memory_gb']:.2f} GB). Nothing was saved."
     )

@@ -113,6 +113,10 @@ LEFT_OUT = {
     ),
     **dict.fromkeys(("log_level", "logging_strategy", "logging_first_step"), "use `logging_steps`"),
     "reference_model_path": "the reference is the initial model",
+    **dict.fromkeys(
+        ("reward_model_path", "reward_model_name_or_path", "judge_model", "ruler_judge_model"),
+        'a model that judges is `judge`, with the reward "judge" in `reward_functions`',
+    ),
     "overwrite_output_dir": "a run's folder is never overwritten",
     "eval_on_start": "the model is always evaluated before the first step",
     "test": "use `grpo eval`",

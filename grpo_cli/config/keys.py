@@ -137,6 +137,11 @@ class RewardKeys(Keys):
     """Built-in rewards by name, or `path/to/file.py:function` for your own."""
     reward_weights: list[float] = []
     """One weight per reward function; empty: each is 1."""
+    multi_objective_aggregation: Literal["sum_then_normalize", "normalize_then_sum"] = "sum_then_normalize"
+    """Order of summing and normalizing: sum_then_normalize compares the weighted sums within a group;
+    normalize_then_sum (GDPO) first normalizes each reward function within the group, then scales by the
+    batch.
+    """
     soft_overlong_tokens: Count = 0
     """Overlong penalty of DAPO, added to the reward: falls from 0 to −1 over this many tokens before
     max_new_tokens; 0: none.
@@ -145,6 +150,21 @@ class RewardKeys(Keys):
     """Give rewards and evaluation the text after a completion's thinking (`<think>…</think>`, as the model's
     vocabulary spells it), which is empty if the thinking does not end. Training keeps all tokens.
     """
+    judge: str = ""
+    """Model of the reward `judge`, which scores completions from 0 to 1: a folder or hub repository (or
+    `tiny`). It is loaded beside the policy, answers greedily and is never trained. Empty: none.
+    """
+    judge_mode: Literal["score", "rank"] = "score"
+    """Question to the judge: score (about each completion by itself) or rank (about all completions of a
+    prompt together, for a number for each).
+    """
+    judge_prompt: str = ""
+    """Template of the question to the judge, with `{completion}` for score or `{completions}` for rank, and
+    where wanted `{prompt}` and `{answer}`. Its answer must contain `Score: N`, or a line `1: N` for each
+    completion, with N from 0 to 10. Empty: a built-in question.
+    """
+    judge_max_tokens: PositiveInt = 256
+    """Maximum length of the judge's answer in tokens."""
     reward_timeout: float = Field(60.0, ge=0.0)
     """Time limit in seconds for one call of an `async def` reward or one in a worker process; 0: no limit. A
     plain function in this process cannot be stopped: use `reward_workers`.

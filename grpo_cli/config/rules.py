@@ -7,7 +7,13 @@ write a function and add it to `RULES`; rules that look at files belong in local
 
 from collections.abc import Iterator
 
-from grpo_cli.config import rules_of_data, rules_of_environments, rules_of_the_loss, rules_of_the_run
+from grpo_cli.config import (
+    rules_of_data,
+    rules_of_environments,
+    rules_of_the_judge,
+    rules_of_the_loss,
+    rules_of_the_run,
+)
 from grpo_cli.config.fields import nearest, short, toml_value
 from grpo_cli.config.local_rules import LOCAL_RULES
 from grpo_cli.config.meant import meant
@@ -207,6 +213,7 @@ RULES: tuple[Rule, ...] = (
     *rules_of_the_run.RULES,
     *rules_of_data.RULES,
     *rules_of_environments.RULES,
+    *rules_of_the_judge.RULES,
 )
 
 

@@ -48,6 +48,28 @@ def scaling_has_an_effect(config: Config) -> Iterator[Violation]:
         yield Violation(keys=keys, message=message, cure=cure, severity="warning")
 
 
+def scaling_is_the_batchs(config: Config) -> Iterator[Violation]:
+    """GDPO compares by the group and then by the batch, whatever else says how."""
+    if config.multi_objective_aggregation != "normalize_then_sum":
+        return
+    if config.advantage_estimator != "grpo":
+        key = "advantage_estimator"
+    elif not LOSS_TYPES[config.loss_type].scales_rewards:
+        key = "loss_type"
+    elif is_meant(config, "scale_rewards"):
+        key = "scale_rewards"
+    else:
+        return
+    message = f'{key} = "{getattr(config, key)}" does not change the scaling of advantages: '
+    yield Violation(
+        keys=(key, "multi_objective_aggregation"),
+        message=message + 'multi_objective_aggregation = "normalize_then_sum" scales by group and batch',
+        cure=f'write `{key} = "{Config.model_fields[key].default}"`, or '
+        '`multi_objective_aggregation = "sum_then_normalize"`',
+        severity="warning",
+    )
+
+
 def sequences_have_a_ratio(config: Config) -> Iterator[Violation]:
     """A loss without an importance ratio cannot have one by sequence."""
     if not LOSS_TYPES[config.loss_type].has_ratio and config.importance_sampling_level == "sequence":
@@ -205,6 +227,7 @@ def correction_is_by_what_the_ratio_is(config: Config) -> Iterator[Violation]:
 RULES: tuple[Rule, ...] = (
     updates_have_a_ratio,
     scaling_has_an_effect,
+    scaling_is_the_batchs,
     sequences_have_a_ratio,
     token_ratios_stay_token_ratios,
     keys_of_a_loss_need_it,

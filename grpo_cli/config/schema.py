@@ -25,6 +25,7 @@ from grpo_cli.config.keys import (
     StepKeys,
 )
 from grpo_cli.config.loss_types import LOSS_TYPES
+from grpo_cli.rewards.spec import RewardSpec
 
 # Superseded MLX-GRPO keys that are still accepted → their successors.
 SUPERSEDED = {
@@ -113,6 +114,21 @@ class Config(
     def reward_weight_list(self) -> list[float]:
         """One weight per reward function; 1 for each if reward_weights is empty."""
         return self.reward_weights or [1.0] * len(self.reward_functions)
+
+    @property
+    def decoupled_weights(self) -> list[float]:
+        """Weights of the single rewards if these are normalized before they are summed; else empty.
+
+        The overlong penalty is one of them, with weight 1.
+        """
+        if self.multi_objective_aggregation == "sum_then_normalize":
+            return []
+        return self.reward_weight_list + [1.0] * (self.soft_overlong_tokens > 0)
+
+    @property
+    def has_judge(self) -> bool:
+        """True if the reward `judge` is one of reward_functions."""
+        return any(RewardSpec.parse(name) == RewardSpec("", "judge") for name in self.reward_functions)
 
     @property
     def has_sequence_ratio(self) -> bool:

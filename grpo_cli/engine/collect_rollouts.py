@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from grpo_cli.config.loss_types import LOSS_TYPES
 from grpo_cli.config.schema import Config
 from grpo_cli.engine import events
-from grpo_cli.engine.grpo.advantages import compute_advantages
+from grpo_cli.engine.grpo.advantages import compute_advantages, decoupled_advantages
 from grpo_cli.engine.grpo.overlong import punish_overlong
 from grpo_cli.engine.guards.nonfinite import first_broken
 from grpo_cli.engine.rollout.buffer import DrawnGroups
@@ -38,7 +38,9 @@ def collect_rollouts(run: Run, position: int) -> DrawnGroups:
     drawn until enough groups have a non-zero advantage or the budget of batches is used up.
     """
     config = run.config
-    drawn = DrawnGroups(wanted=config.prompts_per_generation, position=position)
+    drawn = DrawnGroups(
+        wanted=config.prompts_per_generation, position=position, weights=config.decoupled_weights
+    )
     budget = config.dynamic_sampling_budget if config.dynamic_sampling else 1
     while drawn.missing and drawn.batches < budget:
         prompts, left_out = run.train_prompts.take(drawn.position, drawn.next_count)
@@ -105,10 +107,17 @@ def sample(run: Run, prompts: list[Prompt], own: Sequence[int], on_group: OnGrou
 
 
 def set_advantages(groups: list[RolloutGroup], config: Config) -> None:
-    """Set the advantage of every completion from the rewards (P, G)."""
-    scale = config.scale_rewards if LOSS_TYPES[config.loss_type].scales_rewards else "none"
-    rewards = [[rollout.score for rollout in group.rollouts] for group in groups]  # (P, G)
-    found = compute_advantages(rewards, scale, config.advantage_estimator)  # (P, G)
-    for group, advantages in zip(groups, found, strict=True):
+    """Set the advantage of every completion from the rewards (P, G), or from its single ones (P, G, K)."""
+    for group, advantages in zip(groups, advantages_of(groups, config), strict=True):
         for rollout, advantage in zip(group.rollouts, advantages, strict=True):
             rollout.advantage = advantage
+
+
+def advantages_of(groups: list[RolloutGroup], config: Config) -> list[list[float]]:
+    """The advantages (P, G) as configured."""
+    if config.decoupled_weights:
+        single = [[list(rollout.rewards.values()) for rollout in group.rollouts] for group in groups]
+        return decoupled_advantages(single, config.decoupled_weights)
+    scale = config.scale_rewards if LOSS_TYPES[config.loss_type].scales_rewards else "none"
+    rewards = [[rollout.score for rollout in group.rollouts] for group in groups]  # (P, G)
+    return compute_advantages(rewards, scale, config.advantage_estimator)

@@ -7,12 +7,18 @@ from typing import Any
 
 from grpo_cli import device
 from grpo_cli.engine.rollout.buffer import DrawnGroups
-from grpo_cli.rewards.notes import averages
-from grpo_cli.rewards.table import unique
+from grpo_cli.rewards.judging import JUDGE_UNREAD
+from grpo_cli.rewards.notes import NAN_FRACTION, averages
 from grpo_cli.types import Rollout, RolloutGroup, StopReason
+from grpo_cli.words import plural
 
+MOST_UNREAD = 0.5  # share of a judge's answers without a number from which on it is reported
 HIGH_REWARD, HIGH_GRAD_NORM = 10.0, 10.0  # values above these mostly indicate a problem
-SOMETIMES = ("skipped", "flags", "unscored_fraction")  # optional keys that rewards may not use
+SOMETIMES = (  # optional keys that rewards may not use
+    "skipped", "flags", "unscored_fraction", "unscored_groups", "kept_mass", "turns_mean", "tool_seconds",
+    "rollout_batches", "groups_drawn", "groups_discarded", "reward_mean_drawn",
+    "importance_sampling_ratio_mean", "importance_sampling_ratio_max", "importance_sampling_capped",
+)  # fmt: skip
 # In prose four tokens in a row do not repeat by chance; shorter runs do ("of the", the digits of a sum).
 NGRAM = 4
 SHORTEST = 8  # items; a shorter completion has too few n-grams for a meaningful share
@@ -33,9 +39,23 @@ def anomalies(line: dict[str, Any]) -> dict[str, str]:
             "stays so, lower `learning_rate`"
         )
     if line.get("unscored_fraction"):
+        whole = line.get("unscored_groups", 0)
+        among = f", among them {plural(whole, 'whole group')}" if whole else ""
         found["no reward applies"] = (
-            f"every reward returned None for {100 * line['unscored_fraction']:.0f} % of the completions: "
-            "these are left out of training; let at least one reward return a number for each completion"
+            f"every reward returned None for {100 * line['unscored_fraction']:.0f} % of the "
+            f"completions{among}: these are left out of training; let at least one reward return a number "
+            "for each completion"
+        )
+    if (line.get(JUDGE_UNREAD) or 0.0) > MOST_UNREAD:
+        found["judge"] = (
+            f"{100 * line[JUDGE_UNREAD]:.0f} % of the judge's answers hold no number, so that its reward "
+            "does not apply; read `judge_answer` in completions.jsonl: raise `judge_max_tokens` if they are "
+            "cut off, or change `judge_prompt`"
+        )
+    for key in [key for key in line if key.startswith(NAN_FRACTION)]:
+        found[key] = (
+            f"reward `{key.removeprefix(NAN_FRACTION)}` returned NaN for {100 * line[key]:.0f} % of the "
+            "completions, which counts as None, it does not apply; if that is not meant, look for a 0 / 0"
         )
     if "skipped" in line:
         found["skipped update"] = f"NaN or infinite {line['skipped']}: the update is skipped"
@@ -63,8 +83,7 @@ def step_metrics(
         "rollout_tokens_per_second": drawn.tokens / drawn.seconds if drawn.seconds > 0 else None,
         "peak_memory_gb": device.peak_memory_gb(),
     }
-    for name, value in averages(drawn.metrics).items():
-        line[unique(name, {*line, *SOMETIMES})] = value
+    line |= averages(drawn.metrics, {*line, *SOMETIMES})
     found = anomalies(line)
     return {**line, "flags": list(found)} if found else line
 
@@ -72,9 +91,10 @@ def step_metrics(
 def rollout_metrics(groups: list[RolloutGroup]) -> dict[str, Any]:
     """Reward, length and diversity of a step's completions.
 
-    reward_std: mean over groups of the sample standard deviation. zero_std_fraction: share of groups whose
-    rewards are all equal, which have no advantage. unscored_fraction: share of completions that no reward
-    applies to, only if there are any; the two before leave them out. entropy: mean over tokens, in nats.
+    reward_std: mean over groups of the sample standard deviation. zero_std_fraction: share of groups without
+    an advantage, since their rewards are all equal. unscored_fraction: share of completions that no reward
+    applies to, and unscored_groups: number of groups of only such completions, if there are any; the two
+    before leave them out. entropy: mean over tokens, in nats.
     repetition: mean share of 4-grams of tokens that occur earlier in their completion. kept_mass: mean over
     tokens of the probability that top_k, top_p and min_p keep, only if one of them is set.
     """
@@ -91,8 +111,9 @@ def rollout_metrics(groups: list[RolloutGroup]) -> dict[str, Any]:
         "reward_mean": mean(rewards),
         "reward_std": statistics.fmean(statistics.stdev(r) if len(r) > 1 else 0.0 for r in by_group),
         **{f"rewards/{name}": mean(rollout.rewards[name] for rollout in rollouts) for name in names},
-        "zero_std_fraction": statistics.fmean(len(set(scores)) < 2 for scores in by_group),
+        "zero_std_fraction": statistics.fmean(not any(r.advantage for r in g.rollouts) for g in groups),
         **({"unscored_fraction": unscored} if unscored else {}),
+        **({"unscored_groups": by_group.count([])} if [] in by_group else {}),
         "completion_length_mean": statistics.fmean(rollout.length for rollout in rollouts),
         "truncated_fraction": statistics.fmean(r.stop_reason is StopReason.LENGTH for r in rollouts),
         "repetition": statistics.fmean(repetition(rollout.trained_ids) for rollout in rollouts),

@@ -17,6 +17,7 @@ from grpo_cli.config.schema import Config
 from grpo_cli.distributed.world import ALONE, World
 from grpo_cli.engine import events
 from grpo_cli.engine.guards.routing_difference import routing_difference
+from grpo_cli.engine.judge import judge_in, with_judge
 from grpo_cli.engine.ranks.same_setup import check_same_setup, loaded
 from grpo_cli.engine.rollout.chat_template import set_up_template
 from grpo_cli.engine.rollout.prompts import Prompts, evaluation_prompts
@@ -64,6 +65,9 @@ def prepare(
     if checkpoint is None or needs_copy:  # else the checkpoint contains the model, or names its base
         check_name(config.model_name)
     check_unread(str(checkpoint) if checkpoint else config.model_name)
+    if config.has_judge:
+        check_name(config.judge)
+        check_unread(config.judge)
     rewards = load_rewards(config.reward_functions)
     environments = load_environments(config.environments)
     examples = examples_of(config, config.train_split, environments, listener)
@@ -74,6 +78,7 @@ def prepare(
     policy.tokenizer.now = datetime.fromisoformat(started_at)
     for notice in set_up_template(policy.tokenizer, config, examples):
         listener(events.Notice(notice))
+    rewards = with_judge(rewards, config, policy.tokenizer.now)
     plan = forward_plan(config, policy, listener)
     tooling = tooling_of(config, policy.tokenizer, environments)
     train_prompts = Prompts(examples, policy.tokenizer, config, encoding(listener), tooling)
@@ -94,7 +99,7 @@ def prepare(
     count_prompts(run)
     record_inputs(run, examples, started_at)
     if world.size > 1:
-        check_same_setup(world, loaded(policy.path, checkpoint, run.state.data))
+        check_same_setup(world, loaded(policy.path, checkpoint, run.state.data, judge_path(run)))
     return run
 
 
@@ -149,12 +154,20 @@ def count_prompts(run: Run) -> None:
         run.listener(events.Notice(skipped_notice(prompts, run.config)))
 
 
+def judge_path(run: Run) -> Path | None:
+    """The folder of the judge's weights; None without a judge."""
+    judge = judge_in(run.rewards)
+    return judge.policy.path if judge else None
+
+
 def record_inputs(run: Run, examples: list[Example], started_at: str) -> None:
     """Record in the run's state the data and files that it depends on, for comparison on resume."""
     run.state.data, run.state.started_in = fingerprint(examples), str(Path.cwd())
     run.state.started_at = started_at
     frozen = run.reference or (run.policy if run.policy.lora else None)
-    run.state.inputs = checksums(run.config, examples, run.eval_prompts, frozen.path if frozen else None)
+    folders = {"base weights": frozen.path if frozen else None, "judge weights": judge_path(run)}
+    weights = {name: folder for name, folder in folders.items() if folder}
+    run.state.inputs = checksums(run.config, examples, run.eval_prompts, weights)
 
 
 def examples_of(

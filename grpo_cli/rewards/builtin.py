@@ -15,6 +15,7 @@ unclosed `<answer>` is no answer; strict_format wants every tag exactly once.
 import re
 from typing import Any
 
+from grpo_cli.errors import RewardError
 from grpo_cli.rewards.answers import answers_match, extract_answer
 from grpo_cli.rewards.numbers import read_last, read_whole
 
@@ -77,6 +78,16 @@ def environment(
 ) -> list[float | None]:
     """The environment's own reward; None, so that it does not apply, without one."""
     return list(environment_reward or [None] * len(completions))
+
+
+def judge(prompts: list[Any], completions: list[Any], answer: list[str], **columns: Any) -> list[float]:
+    """The score of the model named by `judge`, from 0 to 1; None for an answer without one.
+
+    A stand-in until the engine has loaded that model. Raises RewardError.
+    """
+    raise RewardError(
+        "Reward `judge` has no model", 'name one: `judge = "OWNER/NAME"`, or the folder of a model'
+    )
 
 
 def nanochat_gsm8k(

@@ -3,8 +3,8 @@
     call("short", function, RewardRequest.of(groups)).values     →  [0.5, None, 1.0]
 
 A reward is called as TRL calls it, with the keywords of request.py, and may be an `async def`. It answers
-with one number for each completion, or None if it does not apply. A failing reward always raises an error
-that names the reward and the completion and shows the traceback of the reward's own code.
+with one number for each completion, or with None or NaN where it does not apply. A failing reward always
+raises an error that names the reward and the completion and shows the traceback of the reward's own code.
 """
 
 import asyncio
@@ -18,7 +18,7 @@ from grpo_cli.errors import Interrupted, RewardError
 from grpo_cli.rewards.forks import forks_end
 from grpo_cli.rewards.notes import Notes
 from grpo_cli.rewards.request import RewardRequest, note_on_answer
-from grpo_cli.rewards.table import RewardFunction
+from grpo_cli.rewards.table import InThisThread, RewardFunction
 from grpo_cli.user_error import describe, place, trace
 from grpo_cli.words import plural
 
@@ -54,8 +54,10 @@ def call(name: str, function: RewardFunction, request: RewardRequest) -> Scores:
     # A user's function can raise anything, even SystemExit. Nothing is hidden: the error is re-raised
     # with the name of the reward and the completion that caused it.
     except BaseException as error:
+        if isinstance(function, InThisThread):
+            raise
         raise failure(name, function, request, error, first_failing(function, request)) from error
-    return Scores(checked(name, returned, request), notes)
+    return scores_of(checked(name, returned, request), notes)
 
 
 async def call_async(name: str, function: RewardFunction, request: RewardRequest, timeout: float) -> Scores:
@@ -71,11 +73,20 @@ async def call_async(name: str, function: RewardFunction, request: RewardRequest
         if isinstance(error, TimeoutError) and limit.expired():
             raise timed_out(name, timeout) from error
         raise failure(name, function, request, error, await first_failing_async(function, request)) from error
-    return Scores(checked(name, returned, request), notes)
+    return scores_of(checked(name, returned, request), notes)
+
+
+def scores_of(values: list[float | None], notes: Notes) -> Scores:
+    """The scores of checked values: NaN, like None, does not apply, but is counted, since it may be a slip.
+
+    TRL turns None into NaN and leaves both out alike.
+    """
+    notes.is_nan = [value is not None and math.isnan(value) for value in values]
+    return Scores([None if value is None or math.isnan(value) else value for value in values], notes)
 
 
 def checked(name: str, returned: Any, request: RewardRequest) -> list[float | None]:
-    """One finite number or None for each completion, or a RewardError."""
+    """One number, NaN or None for each completion, or a RewardError."""
     if isinstance(returned, str | bytes | dict) or not hasattr(returned, "__len__"):
         kind = type(returned).__name__
         raise RewardError(f"Reward `{name}` returned a {kind}, not a list of numbers{show(request, 0)}", HINT)
@@ -92,13 +103,13 @@ def checked(name: str, returned: Any, request: RewardRequest) -> list[float | No
 
 
 def number(name: str, value: Any, request: RewardRequest, index: int) -> float:
-    """The value as a finite float. Text is refused, although float() would accept it."""
+    """The value as a finite float or NaN. Text is refused, although float() would accept it."""
     cause = None
     try:
-        result = math.nan if isinstance(value, str | bytes) else float(value)
+        result = math.inf if isinstance(value, str | bytes) else float(value)
     except (TypeError, ValueError, OverflowError) as error:
-        result, cause = math.nan, error
-    if not math.isfinite(result):
+        result, cause = math.inf, error
+    if math.isinf(result):
         shown = repr(value)[:100]
         raise RewardError(f"Reward `{name}` returned {shown}{show(request, index)}", HINT) from cause
     return result

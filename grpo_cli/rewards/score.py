@@ -9,7 +9,8 @@
 
 An `async def` reward runs on an event loop in its own thread, with the whole batch at once. A plain function
 runs in this thread, in the order of the list, or, with `workers`, in processes that each get whole
-groups. So a reward that compares the completions of a group returns the same values there.
+groups. So a reward that compares the completions of a group returns the same values there. A judge, which
+computes with MLX, stays in this thread.
 During sampling, an `async def` gets whole groups as well, each as soon as its last completion ends. A
 plain function in this thread would only delay sampling: it runs at the end, on the whole batch.
 """
@@ -27,9 +28,9 @@ from typing import NamedTuple
 from grpo_cli.errors import RewardError
 from grpo_cli.rewards.background import Background
 from grpo_cli.rewards.call import PROBE_SECONDS, Scores, call, call_async, is_async, timed_out
-from grpo_cli.rewards.notes import together
+from grpo_cli.rewards.notes import NAN_FRACTION, together
 from grpo_cli.rewards.request import RewardRequest
-from grpo_cli.rewards.table import RewardFunction
+from grpo_cli.rewards.table import InThisThread, RewardFunction
 from grpo_cli.rewards.workers import Workers
 from grpo_cli.types import NOT_TRAINING, Rollout, RolloutGroup, TrainerState
 
@@ -41,7 +42,8 @@ def score(
 ) -> None:
     """Fill every rollout's `rewards` (by name) and `reward` (their weighted sum), in this process.
 
-    Raises RewardError when a reward raises, or returns anything but a finite number or None per completion.
+    Raises RewardError when a reward raises, or returns anything but a finite number, NaN or None per
+    completion.
     """
     with Scorer(rewards, weights, timeout) as scorer:
         scorer.score(groups)
@@ -83,7 +85,7 @@ class Scorer:
         for place, (name, function) in enumerate(self.rewards if request.samples else ()):
             if is_async(function):
                 pending.add(name, request, self._begin_async(name, function, request))
-            elif self.worker_count:
+            elif self.worker_count and not isinstance(function, InThisThread):
                 for start, stop in parts(groups, self.worker_count):  # one request per worker
                     part = request.part(start, stop)
                     pending.add(name, part, self._begin_in_worker(place, name, part))
@@ -113,7 +115,7 @@ class Scorer:
         for number, (name, function) in enumerate(self.rewards):
             if is_async(function):
                 pending.add(name, request, self._begin_async(name, function, request))
-            elif self.worker_count:
+            elif self.worker_count and not isinstance(function, InThisThread):
                 pending.add(name, request, self._begin_in_worker(number, name, request))
 
     def close(self) -> None:
@@ -159,7 +161,8 @@ class PendingScores:
     size: int = 0  # completions per group, if they are still being sampled
     state: TrainerState = NOT_TRAINING
     running: dict[str, list[Running]] = field(default_factory=dict)
-    metrics: dict[str, list[float]] = field(default_factory=dict)  # values passed to log_metric
+    # Values passed to log_metric, and `nan_fraction/<reward>`: 1 for each NaN that a reward returned.
+    metrics: dict[str, list[float]] = field(default_factory=dict)
 
     def begin(self, place: int) -> None:
         """Start the rewards of the group at this position: all its completions are finished."""
@@ -187,6 +190,10 @@ class PendingScores:
             self.scorer.close()
             raise
         self.metrics = together(one.notes.metrics for parts in scores.values() for one in parts)
+        self.metrics |= {
+            f"{NAN_FRACTION}{name}": [float(is_nan) for one in parts for is_nan in one.notes.is_nan]
+            for name, parts in scores.items()
+        }
         write(self.groups, scores, self.scorer.weights)
 
     def _scores(self, request: RewardRequest) -> dict[str, list[Scores]]:

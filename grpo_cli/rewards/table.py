@@ -18,6 +18,14 @@ from grpo_cli.user_code import function_in, import_file
 
 RewardFunction = Callable[..., Sequence[Any]]  # (prompts, completions, answer, **columns)
 
+
+class InThisThread:
+    """Base of rewards that compute with MLX, whose arrays belong to one thread: no worker calls them.
+
+    They are a part of the engine, so their errors are its own.
+    """
+
+
 REWARDS: dict[str, RewardFunction] = {
     "correctness": builtin.correctness,
     "int": builtin.integer,
@@ -27,6 +35,7 @@ REWARDS: dict[str, RewardFunction] = {
     "last_number": builtin.last_number_matches,
     "nanochat_gsm8k": builtin.nanochat_gsm8k,
     "environment": builtin.environment,
+    "judge": builtin.judge,
     "math_verify": math_verify,
 }
 

@@ -63,6 +63,13 @@ KEPT: list[dict[str, Any]] = [
     {"use_adaptive_entropy": True, "entropy_target": 0.5, "entropy_coeff_max": 0.1},
     {"top_entropy_policy": "current", "top_entropy_quantile": 0.2},
     {"soft_overlong_tokens": 512},
+    {
+        "reward_functions": ["judge_reward_func"],
+        "judge": "tiny",
+        "judge_prompt": "{completion}?",
+        "eval_reward": "judge",
+    },
+    {"multi_objective_aggregation": "normalize_then_sum", "soft_overlong_tokens": 512},
 ]
 
 

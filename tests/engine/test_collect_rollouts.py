@@ -10,13 +10,16 @@ import pytest
 
 from grpo_cli.engine import events, setup
 from grpo_cli.engine.collect_rollouts import set_advantages
+from grpo_cli.engine.grpo.advantages import decoupled_advantages
+from grpo_cli.engine.rollout.buffer import is_informative
 from grpo_cli.engine.rollout.sampling import KeyChain
 from grpo_cli.engine.run import Run
+from grpo_cli.engine.train import train
 from grpo_cli.errors import TrainingError
 from grpo_cli.rewards.score import Scorer
 from tests.support.random_models import group, rollout
 from tests.support.reward_processes import left
-from tests.support.small_runs import small
+from tests.support.small_runs import lines, small
 from tests.support.steps import scored_groups
 from tests.support.waiting import HANG, NEVER
 
@@ -60,6 +63,50 @@ def test_the_configured_estimator_sets_the_advantages(run: Run) -> None:
     expected = 0.5 / (math.sqrt(1 / 3) + 1e-4)
     assert [item.advantage for item in groups[0].rollouts] == pytest.approx([expected] * 2)
     assert [item.advantage for item in groups[1].rollouts] == pytest.approx([-expected] * 2)
+
+
+def test_each_reward_can_be_normalized_before_the_sum(run: Run) -> None:
+    """Two rewards and the overlong penalty, whose weight is 1, against the formula on the same table."""
+    config = run.config.model_copy(
+        update={
+            "reward_functions": ["a", "b"],
+            "reward_weights": [2.0, 0.5],
+            "multi_objective_aggregation": "normalize_then_sum",
+            "soft_overlong_tokens": 4,
+        }
+    )
+    table = [[1.0, 5.0, 0.0], [0.0, None, -0.5], [1.0, 9.0, -1.0]]
+    one = group([1], [rollout([2]) for _ in table])
+    for item, (a, b, penalty) in zip(one.rollouts, table, strict=True):
+        item.rewards = {"a": a, "b": b, "soft_overlong": penalty}
+        item.reward = 7.0  # the weighted sum decides nothing
+    set_advantages([one], config)
+    [expected] = decoupled_advantages([table], [2.0, 0.5, 1.0])
+    assert [item.advantage for item in one.rollouts] == expected
+    assert is_informative(one, config.decoupled_weights)
+    assert not is_informative(one)
+
+
+@pytest.mark.parametrize(("aggregation", "batches"), [("sum_then_normalize", 2), ("normalize_then_sum", 1)])
+def test_dynamic_sampling_keeps_what_has_an_advantage(tmp_path: Path, aggregation: str, batches: int) -> None:
+    """2 · n and −2 · n cancel; normalized they are 2 · z and −z, which do not."""
+    (tmp_path / "both.py").write_text(
+        "def up(completions, **columns): return [float(len(c)) for c in completions]\n"
+        "def down(completions, **columns): return [-2.0 * len(c) for c in completions]\n"
+    )
+    config = small(
+        tmp_path,
+        reward_functions=[f"{tmp_path}/both.py:up", f"{tmp_path}/both.py:down"],
+        reward_weights=[2.0, 1.0],
+        multi_objective_aggregation=aggregation,
+        dynamic_sampling=True,
+        dynamic_sampling_budget=2,
+        max_steps=1,
+    )
+    train(config)
+    [line] = lines(config.run_dir)
+    assert (line["rollout_batches"], line["zero_std_fraction"]) == (batches, float(batches - 1))
+    assert line["reward_mean"] == 0.0
 
 
 # --- rewards that begin early ---------------------------------------------------------------------

@@ -6,8 +6,8 @@ import pytest
 
 from grpo_cli.rewards.table import REWARDS
 
-# math_verify has a test of its own, and environment reads no text.
-WITHOUT_PACKAGES = [name for name in REWARDS if name not in ("math_verify", "environment")]
+# math_verify has a test of its own, environment reads no text, and judge needs a model.
+WITHOUT_PACKAGES = [name for name in REWARDS if name not in ("math_verify", "environment", "judge")]
 
 PERFECT = "<reasoning>\n9 + 9 = 18\n</reasoning>\n<answer>\n18\n</answer>\n"
 TIGHT = "<reasoning>9 + 9 = 18</reasoning><answer>18</answer>"

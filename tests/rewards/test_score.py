@@ -156,7 +156,6 @@ def test_a_long_completion_is_shortened_in_the_middle() -> None:
 @pytest.mark.parametrize(
     ("value", "shown"),
     [
-        (math.nan, "nan"),
         (math.inf, "inf"),
         (-math.inf, "-inf"),
         ("1.0", "'1.0'"),
@@ -172,6 +171,28 @@ def test_a_value_that_is_no_finite_number_stops(value: Any, shown: str) -> None:
         "it must return one finite number for each completion, as `return [1.0 for text in completions]`, or "
         "None where it does not apply"
     )
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_nan_like_none_does_not_apply_and_is_counted(tmp_path: Path, workers: int) -> None:
+    """Weights 2 and 3 of (1, nan), (nan, None), (None, 4), (0, -1): 2 · 1, nothing, 3 · 4, 3 · −1."""
+    (tmp_path / "nans.py").write_text(
+        "def a(**columns): return [1.0, float('nan'), None, 0]\n"
+        "def b(**columns): return [float('nan'), None, 4, -1.0]\n"
+    )
+    specs, groups = [f"{tmp_path}/nans.py:a", f"{tmp_path}/nans.py:b"], two_groups()
+    with Scorer(load_rewards(specs), [2.0, 3.0], 120.0, workers, specs) as scorer:
+        pending = scorer.start(groups)
+        pending.result()
+    rollouts = [rollout for group in groups for rollout in group.rollouts]
+    assert [rollout.rewards for rollout in rollouts] == [
+        {"a": 1.0, "b": None},
+        {"a": None, "b": None},
+        {"a": None, "b": 4.0},
+        {"a": 0.0, "b": -1.0},
+    ]
+    assert [rollout.score for rollout in rollouts] == [2.0, None, 12.0, -3.0]
+    assert pending.metrics == {"nan_fraction/a": [0.0, 1.0, 0.0, 0.0], "nan_fraction/b": [1.0, 0.0, 0.0, 0.0]}
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from grpo_cli.rewards.table import REWARDS, load_rewards
 
 NAMES = [
     "correctness", "int", "strict_format", "soft_format", "xmlcount", "last_number", "nanochat_gsm8k",
-    "environment",
+    "environment", "judge",
     "math_verify",
 ]  # fmt: skip
 
@@ -44,7 +44,7 @@ def test_an_unknown_name_gets_the_nearest_one() -> None:
     assert error.message == "Unknown reward function: corectness_reward_func"
     assert error.hint == (
         "did you mean `correctness`? built-in rewards: correctness, int, strict_format, soft_format, "
-        "xmlcount, last_number, nanochat_gsm8k, environment, math_verify; your own: "
+        "xmlcount, last_number, nanochat_gsm8k, environment, judge, math_verify; your own: "
         "`path/to/file.py:function`"
     )
     assert error_of("zzz").hint.startswith("built-in rewards: ")

@@ -7,11 +7,11 @@ The estimate is the engine's. Before the first step the engine repeats it with t
 prompts. Here prompts are assumed to be as long as the configuration allows: an upper bound.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from grpo_cli.config.local_model import positions, read_config
+from grpo_cli.config.local_model import local_folder, positions, read_config
 from grpo_cli.config.schema import Config
 from grpo_cli.doctor.read.model_folder import bits_of, unpacked_numbers
 from grpo_cli.models.safetensors_header import BITS, Tensor, read_header
@@ -100,8 +100,23 @@ def needed(config: Config, folder: Path, on_cpu: bool, rows: int | None = None) 
     copies = 2 if full and config.kl_coeff > 0 else 1  # the reference
     adapters = 0 if full else FLOAT32 * trained
     optimizer = trained * (OPTIMIZER_STATES[config.optimizer] * FLOAT32 + master)
-    held = copies * size + adapters + _rounded_copy(config, numbers, on_cpu, width)
-    return estimate(shape, batch, held, optimizer, trained, width)
+    judge, judging = judge_bytes(config, on_cpu)
+    held = copies * size + adapters + _rounded_copy(config, numbers, on_cpu, width) + judge
+    return replace(estimate(shape, batch, held, optimizer, trained, width), judging=judging)
+
+
+def judge_bytes(config: Config, on_cpu: bool) -> tuple[int, int]:
+    """Bytes of a judge's weights, and of its answering; 0 without one, or if its files are not here."""
+    from grpo_cli.engine.memory.estimate import judging_bytes
+
+    folder = local_folder(config.judge) if config.has_judge and config.judge else None
+    shape, weights = (shape_of(folder), weights_in(folder)) if folder else (None, None)
+    if folder is None or weights is None:
+        return 0, 0
+    # A judge is not trained, so that only a CPU unpacks it, as for adapters.
+    frozen = config.model_copy(update={"lora_rank": 1})
+    _, size, width = _in_memory(frozen, weights, read_config(folder), on_cpu)
+    return size, judging_bytes(shape, config, width) if shape else 0
 
 
 def shares_prompts(facts: dict[str, Any]) -> bool:

@@ -19,6 +19,7 @@ from grpo_cli import device
 from grpo_cli.config.local_model import check_name
 from grpo_cli.config.schema import Config
 from grpo_cli.distributed.world import ALONE, World
+from grpo_cli.engine.judge import with_judge
 from grpo_cli.engine.memory.out_of_memory import RowLimit
 from grpo_cli.engine.ranks.same_setup import check_same_setup, loaded, settings
 from grpo_cli.engine.rollout.chat_template import set_up_template
@@ -37,6 +38,7 @@ from grpo_cli.models.load import Policy, load_policy
 from grpo_cli.rewards.answers import is_right
 from grpo_cli.rewards.builtin import is_strict
 from grpo_cli.rewards.score import Named, Scorer
+from grpo_cli.rewards.spec import RewardSpec
 from grpo_cli.rewards.table import load_rewards
 from grpo_cli.types import Rollout, RolloutGroup, StopReason
 
@@ -70,7 +72,7 @@ class Evaluation:
         """True if the reward `measure` is above 0; without one, if the answer equals `gold`."""
         if not self.measure:
             return is_right(rollout.final_text, gold)
-        return (rollout.rewards.get(self.measure) or 0.0) > 0  # None: the reward does not apply
+        return (rollout.rewards.get(self.measure) or 0.0) > 0  # None, it does not apply: not right
 
     @property
     def accuracy(self) -> float:
@@ -92,6 +94,13 @@ class Evaluation:
         """Share of completions cut off at max_new_tokens."""
         return statistics.fmean(rollout.stop_reason is StopReason.LENGTH for rollout in self.rollouts)
 
+    @property
+    def unscored_fraction(self) -> float:
+        """Share of completions that the reward `measure` does not apply to; they count as not right."""
+        if not self.measure:
+            return 0.0
+        return statistics.fmean(rollout.rewards[self.measure] is None for rollout in self.rollouts)
+
     def line(self, step: int) -> dict[str, Any]:
         """The evaluation's line in training_log.jsonl."""
         return {
@@ -103,6 +112,7 @@ class Evaluation:
             "eval_length_mean": self.length_mean,
             "eval_truncated_fraction": self.truncated_fraction,
             "eval_seconds": self.seconds,
+            **({"eval_unscored_fraction": self.unscored_fraction} if self.unscored_fraction else {}),
         }
 
 
@@ -163,8 +173,8 @@ def measure_by_reward(evaluation: Evaluation, config: Config, rewards: Sequence[
     spec = config.eval_reward
     if not spec:
         return
-    known = dict(zip(config.reward_functions, rewards, strict=True))
-    name, function = known[spec] if spec in known else load_rewards([spec])[0]
+    known = dict(zip(map(RewardSpec.parse, config.reward_functions), rewards, strict=True))
+    name, function = known.get(RewardSpec.parse(spec)) or load_rewards([spec])[0]
     options = (config.reward_timeout, config.reward_workers, [spec])
     with Scorer([(name, function)], [1.0], *options) as scorer:
         scorer.score(evaluation.groups)
@@ -207,6 +217,9 @@ def evaluate_model(
     device.prepare()
     check_name(name)
     check_unread(name)
+    if config.has_judge:
+        check_name(config.judge)
+        check_unread(config.judge)
     rewards = load_rewards(config.reward_functions)
     environments = load_environments(config.environments)
     examples = load_task(config, config.eval_split, environments)
@@ -236,6 +249,7 @@ def evaluate_model(
         config.strip_thinking,
     )
     if world.is_first:
+        rewards = with_judge(rewards, config)
         measure_by_reward(evaluation, config, rewards)
         measured = [rollout.rewards for rollout in evaluation.rollouts]
         with scorer_of(config, rewards) as scorer:

@@ -17,15 +17,24 @@ The other estimators (`advantage_estimator`) have a baseline and a scale of thei
     reinforce_plus_plus             (reward − mean of the batch) / std of the batch
     reinforce_plus_plus_baseline    (reward − mean of the group) / std of these differences in the batch
     maxrl                           (reward − mean of the group) / mean of the group
+
+With `multi_objective_aggregation = "normalize_then_sum"` each reward function is normalized by itself before
+the weighted sum, so that one with a large spread does not drown the others: GDPO (arXiv:2601.05242), as in
+TRL 1.16.
+
+    correct [1, 0, 0, 0] → [1.5, −0.5, −0.5, −0.5]    length [1, 2, 1, 2] → [−0.87, 0.87, −0.87, 0.87]
+    their sum [0.63, 0.37, −1.37, 0.37] is then divided by the standard deviation of all sums of the batch
 """
 
+import math
 import statistics
 from collections.abc import Callable, Sequence
 
 EPSILON = 1e-4
-
+SAME = 1e-9  # sums of normalized rewards that differ by less differ by rounding
 
 Rewards = Sequence[float | None]  # (G,) None: no reward applies, so the completion is left out
+Components = Sequence[Rewards]  # (G, K) of each reward function; None: it does not apply
 Estimator = Callable[[Sequence[Rewards]], list[list[float]]]
 
 
@@ -43,6 +52,36 @@ def compute_advantages(
         return ESTIMATORS[estimator](rewards)
     batch_std = _std(_all(rewards))
     return [_scaled(group, _scale(group, scale_rewards, batch_std)) for group in rewards]
+
+
+def decoupled_advantages(groups: Sequence[Components], weights: Sequence[float]) -> list[list[float]]:
+    """GDPO's advantages (P, G) of rewards (P, G, K): sums of normalized rewards, scaled by the batch.
+
+    (sum − batch mean) / (batch std + 1e-4). A completion that no reward applies to gets 0, and so does a
+    group of equal sums. Source: GDPO, arXiv:2601.05242; TRL 1.16, `normalize_then_sum`.
+    """
+    sums = [decoupled_rewards(group, weights) for group in groups]
+    compared = [value for group in sums for value in group if value is not None]
+    mean, scale = statistics.fmean(compared) if compared else 0.0, _std(compared) + EPSILON
+    return [
+        [0.0 if value is None or not any(group) else (value - mean) / scale for value in group]
+        for group in sums
+    ]
+
+
+def decoupled_rewards(group: Components, weights: Sequence[float]) -> list[float | None]:
+    """Weighted sums (G,) of one group's rewards (G, K), each reward normalized within the group.
+
+    A reward that does not apply is left out of its function's mean and std, and of the completion's sum; the
+    sum is None if none applies. All sums are exactly 0 if they are equal.
+    """
+    columns = compute_advantages(list(zip(*group, strict=True)))  # (K, G)
+    rows = zip(*columns, strict=True)  # (G, K)
+    sums = [math.fsum(w * value for w, value in zip(weights, row, strict=True)) for row in rows]
+    if not sums or max(sums) - min(sums) < SAME:
+        sums = [0.0] * len(group)
+    applies = [any(value is not None for value in row) for row in group]
+    return [total if is_scored else None for total, is_scored in zip(sums, applies, strict=True)]
 
 
 def leave_one_out(rewards: Sequence[Rewards]) -> list[list[float]]:

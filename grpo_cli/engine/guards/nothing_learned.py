@@ -85,6 +85,8 @@ class Teaching:
         if learned := solved(self.accuracy, means):
             return NothingLearnt(f"nothing is left to learn ({learned})", [], is_solved=True)
         rewards, count = series(self.lines, "reward_mean"), len(self.lines)
+        if not rewards:
+            return NothingLearnt(f"no reward applies to any completion of {every(count)}", [unscored_words()])
         if not any(rewards):
             seen = f"the mean reward is 0 in {every(count)}: {components(self.lines)}"
             cures = [zero_words(series(late, "truncated_fraction")), *more_to_learn_from(self.config)]
@@ -149,6 +151,14 @@ def zero_words(cut: Sequence[float]) -> str:
     return (
         "look at a completion first: if it deserves a reward, the reward function is wrong; if no completion "
         "can be right, sample more and longer ones and add easier rewards"
+    )
+
+
+def unscored_words() -> str:
+    """The remedy if every reward returned None or NaN for every completion."""
+    return (
+        "every reward returned None: call one by itself on a row of the dataset; usually it looks at a "
+        "column that has another name, or skips all kinds of rows that the dataset has"
     )
 
 

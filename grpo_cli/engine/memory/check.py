@@ -8,14 +8,18 @@ is killed on a CPU. The need is estimated from the model's shape (estimate.py) a
 memory (verdict.py).
 """
 
+from dataclasses import replace
+
 from grpo_cli.config.schema import Config
 from grpo_cli.engine import events
+from grpo_cli.engine.judge import Judge, judge_in
 from grpo_cli.engine.memory.estimate import (
     FLOAT32,
     BatchSizes,
     MemoryNeeds,
     Shape,
     estimate,
+    judging_bytes,
     lora_numbers,
     parts,
 )
@@ -51,7 +55,20 @@ def needs_with(run: Run, shape: Shape, config: Config, rows: int | None = None) 
         adapters = lora_numbers(shapes, config.lora_rank, config.lora_layers)
         optimizer, trained = optimizer * adapters // max(1, trained), adapters
         weights += FLOAT32 * adapters
-    return estimate(shape, batch, weights, optimizer, trained, width)
+    judge = judge_in(run.rewards)
+    weights += judge.size if judge else 0
+    return replace(
+        estimate(shape, batch, weights, optimizer, trained, width), judging=judging_of(judge, config)
+    )
+
+
+def judging_of(judge: Judge | None, config: Config) -> int:
+    """Bytes that a judge needs beside its weights; 0 without one, or if its shape is unknown."""
+    shape = Shape.of(judge.policy.config) if judge else None
+    if judge is None or shape is None:
+        return 0
+    arrays = flat(judge.policy.model.parameters()).values()
+    return judging_bytes(shape, config, max(array.dtype.size for array in arrays))
 
 
 def check_memory(run: Run, budget: int | None, config: Config | None = None) -> None:

@@ -28,6 +28,8 @@ READING_KEPT = 2.0  # scores and feed-forward arrays of a layer during the prefi
 LEAST_BUDGET = 512  # tokens of a microbatch; smaller budgets save little
 # Float32 numbers per trained parameter; muon has 2 for embeddings and head only.
 OPTIMIZER_STATES = {"adamw": 2, "adam": 2, "lion": 1, "sgd": 1, "muon": 2}
+JUDGE_ROWS = 8  # questions that a judge answers at once
+JUDGE_QUESTION = 200  # tokens of the question around the prompt and the completions
 STEP_COPIES = 1.5  # copies of the trained weights: their gradient, and the largest array during its update
 
 
@@ -130,12 +132,13 @@ def updated_at_once(config: Config, prompt_length: int, shared_prefix: bool) -> 
 class MemoryNeeds:
     """Memory needs in bytes, by purpose."""
 
-    weights: int  # including those of the reference and of a quantized copy
+    weights: int  # including those of the reference, of a quantized copy and of a judge
     optimizer: int  # optimizer state and float32 copies
     gradients: int
     step: int  # temporary arrays of the optimizer step
     rollouts: int
     update: int
+    judging: int = 0
 
     @property
     def update_peak(self) -> int:
@@ -144,8 +147,8 @@ class MemoryNeeds:
 
     @property
     def rollout_peak(self) -> int:
-        """Peak while completions are sampled, in bytes."""
-        return self.weights + self.optimizer + self.rollouts
+        """Peak while completions are sampled, or judged after that, in bytes."""
+        return self.weights + self.optimizer + max(self.rollouts, self.judging)
 
     @property
     def peak(self) -> int:
@@ -182,6 +185,20 @@ def rollout_bytes(shape: Shape, batch: BatchSizes, width: int) -> int:
     layer = shape.heads * batch.prompt_length + shape.intermediate  # numbers per prompt token
     reading = READING_KEPT * min(prompts, PROMPT_TOKENS) * layer * width
     return int(prompts * per_token + max(OWN_COPIES * own * per_token + logits, reading))
+
+
+def judging_bytes(shape: Shape, config: Config, width: int) -> int:
+    """Bytes that the judge needs beside its weights, for its longest questions. `shape`: the judge's."""
+    shown = config.num_generations if config.judge_mode == "rank" else 1
+    question = JUDGE_QUESTION + config.max_prompt_length + shown * config.max_completion_tokens
+    batch = BatchSizes(
+        rollout_rows=JUDGE_ROWS,
+        update_prompts=0,
+        update_rows=0,
+        prompt_length=question,
+        new_tokens=config.judge_max_tokens,
+    )
+    return rollout_bytes(shape, batch, width)
 
 
 def update_bytes(shape: Shape, batch: BatchSizes, width: int) -> int:

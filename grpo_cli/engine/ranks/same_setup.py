@@ -37,10 +37,10 @@ def settings(config: Config) -> Facts:
     }
 
 
-def loaded(model: Path, checkpoint: Path | None, prompts: str) -> Facts:
-    """Facts known after loading: checksums of the model's files and of the training prompts."""
+def loaded(model: Path, checkpoint: Path | None, prompts: str, judge: Path | None = None) -> Facts:
+    """Facts known after loading: checksums of the models' files and of the training prompts."""
     facts = {"training prompts": prompts}
-    for kind, folder in (("model", model), ("checkpoint", checkpoint)):
+    for kind, folder in (("model", model), ("checkpoint", checkpoint), ("judge", judge)):
         for path in sorted(
             {path for pattern in MODEL_FILES for path in folder.glob(pattern)} if folder else ()
         ):

@@ -15,16 +15,23 @@ iteration. Departs from TRL: a group is never split, so one step trains on all o
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from grpo_cli.engine.grpo.advantages import decoupled_rewards
 from grpo_cli.engine.update.batch import Microbatch
 from grpo_cli.rewards.notes import Metrics, together
 from grpo_cli.types import RolloutGroup
 
 
-def is_informative(group: RolloutGroup) -> bool:
-    """True if the group's rewards are not all equal, so that it has an advantage."""
+def is_informative(group: RolloutGroup, weights: Sequence[float] = ()) -> bool:
+    """True if the group's rewards are not all equal, so that it has an advantage.
+
+    `weights`: of the single rewards, if these are normalized before they are summed.
+    """
+    if weights:
+        return any(decoupled_rewards([list(r.rewards.values()) for r in group.rollouts], weights))
     return len(set(group.scores)) > 1
 
 
@@ -39,6 +46,7 @@ class DrawnGroups:
     tokens: int = 0
     seconds: float = 0.0  # time spent sampling
     metrics: dict[str, list[float]] = field(default_factory=dict)  # values that rewards gave to log_metric
+    weights: Sequence[float] = ()  # of the single rewards, if these are normalized before they are summed
 
     def take(
         self,
@@ -58,7 +66,7 @@ class DrawnGroups:
     @property
     def informative(self) -> int:
         """Number of groups with an advantage."""
-        return sum(map(is_informative, self.groups))
+        return sum(is_informative(group, self.weights) for group in self.groups)
 
     @property
     def missing(self) -> int:
@@ -74,7 +82,8 @@ class DrawnGroups:
 
     def chosen(self) -> list[RolloutGroup]:
         """The first `wanted` informative groups in the stream's order, filled up with other groups."""
-        by_worth = sorted(range(len(self.groups)), key=lambda place: not is_informative(self.groups[place]))
+        is_worse = [not is_informative(group, self.weights) for group in self.groups]
+        by_worth = sorted(range(len(self.groups)), key=is_worse.__getitem__)
         return [self.groups[place] for place in sorted(by_worth[: self.wanted])]
 
     def numbers(self) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """Checksums of the inputs that determine a run's rewards and scores, stored in its state.
 
-    inputs = checksums(config, train_examples, eval_prompts, base)  # {"reward file math.py": "3f9a…", …}
+    inputs = checksums(config, train_examples, eval_prompts, folders)  # {"reward file math.py": "3f9a…", …}
     changed(state.inputs, inputs)                                 # ["reward file math.py"]
 
 If these inputs change when a run is resumed, its numbers before and after cannot be compared.
@@ -10,9 +10,10 @@ import functools
 import hashlib
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path
+from types import MappingProxyType
 
 from grpo_cli.config.schema import Config
 from grpo_cli.engine.ranks.same_setup import reward_files
@@ -26,11 +27,14 @@ BLOCKS, BLOCK_BYTES = 16, 1 << 16  # blocks hashed per weights file: any trainin
 
 
 def checksums(
-    config: Config, train: Sequence[Example], held_out: Sequence[Prompt], base: Path | None = None
+    config: Config,
+    train: Sequence[Example],
+    held_out: Sequence[Prompt],
+    weights: Mapping[str, Path] = MappingProxyType({}),
 ) -> dict[str, str]:
     """A checksum for each input by name. Rewards must be loaded, so that the modules they import are known.
 
-    `base`: the folder of the frozen weights, those of LoRA's base model or of the reference.
+    `weights`: folders of frozen weights by name: of LoRA's base model or the reference, and of the judge.
     """
     found = {f"reward file {path.name}": sha256_of_file(path) for path in sorted(code_of_rewards(config))}
     found["training examples"] = _digest([example.answer, example.columns] for example in train)
@@ -38,8 +42,8 @@ def checksums(
         found[EVALUATION] = _digest(
             [prompt.ids, prompt.example.answer, prompt.example.columns] for prompt in held_out
         )
-    if base:
-        found["base weights"] = _digest([path.name, _digest_of_blocks(path)] for path in weight_files(base))
+    for name, folder in weights.items():
+        found[name] = _digest([path.name, _digest_of_blocks(path)] for path in weight_files(folder))
     return found
 
 
@@ -50,8 +54,10 @@ def changed(before: dict[str, str], now: dict[str, str]) -> list[str]:
 
 def is_measure(key: str) -> bool:
     """True for keys that determine rewards or scores, so that an edit of them needs --accept-changes."""
-    return key in ("reward_functions", "reward_weights", "tools", "environment") or (
-        key.startswith("eval_") and key != "eval_steps"
+    return (
+        key in ("reward_functions", "reward_weights", "tools", "environment")
+        or key.startswith("judge")
+        or (key.startswith("eval_") and key != "eval_steps")
     )
 
 

@@ -63,6 +63,24 @@ def test_it_agrees_with_the_engine_about_the_embedded_hollow_model() -> None:
     assert 1.0 <= ours.peak / exact.peak < 2.0  # prompts are taken to be 64 tokens, not some 14
 
 
+def test_it_agrees_with_the_engine_about_a_judge() -> None:
+    from grpo_cli.engine.memory.check import needs_of
+    from grpo_cli.engine.setup import prepare
+
+    config = Config(model_name="tiny", dataset="arithmetic", max_train_samples=8, max_new_tokens=48,
+                    eval_steps=0, system_prompt="", completion_prefix="")  # fmt: skip
+    judged = config.model_copy(update={"reward_functions": ["judge"], "judge": "tiny", "judge_mode": "rank"})
+    exact = needs_of(prepare(judged))
+    ours, without = needed(judged, TINY, on_cpu=True), needed(config, TINY, on_cpu=True)
+    assert exact and ours and without
+    assert (ours.weights, ours.judging) == (exact.weights, exact.judging)
+    assert ours.weights == 2 * without.weights
+    assert without.judging == 0
+    # rank shows all 8 completions: the question alone has 200 + 512 + 8 · 48 tokens, and 256 for the answer
+    per_token = 2 * 4 * 4 * 32 * 4  # bytes of keys and values in float32
+    assert ours.judging >= 8 * (200 + 512 + 8 * 48 + 256) * per_token
+
+
 def test_models_that_share_prompts() -> None:
     """Qwen2.5's config.json names a window that is not used."""
     assert shares_prompts({"sliding_window": 32768, "use_sliding_window": False})

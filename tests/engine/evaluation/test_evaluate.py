@@ -109,3 +109,6 @@ def test_a_reward_that_does_not_apply_is_not_right() -> None:
     evaluation = Evaluation([item("1", "1")], 1.0, measure="r")
     evaluation.rollouts[0].rewards = {"r": None}  # type: ignore[dict-item]
     assert evaluation.correct == [[False]]
+    assert evaluation.line(0)["eval_unscored_fraction"] == 1.0
+    evaluation.rollouts[0].rewards = {"r": 0.0}
+    assert "eval_unscored_fraction" not in evaluation.line(0)

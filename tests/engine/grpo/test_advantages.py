@@ -1,9 +1,18 @@
 """Advantages by hand."""
 
+import math
+import random
+
+import numpy as np
 import pytest
 
 from grpo_cli.config.fields import choices
-from grpo_cli.engine.grpo.advantages import ESTIMATORS, compute_advantages
+from grpo_cli.engine.grpo.advantages import (
+    ESTIMATORS,
+    compute_advantages,
+    decoupled_advantages,
+    decoupled_rewards,
+)
 
 REWARDS = [[1.0, 0.0, 0.0, 1.0], [2.0, 2.0, 2.0, 2.0]]
 
@@ -81,3 +90,69 @@ def test_equal_and_missing_rewards_are_exactly_zero(estimator: str) -> None:
 
 def test_the_key_names_every_estimator() -> None:
     assert choices("advantage_estimator") == ("grpo", *ESTIMATORS)
+
+
+# --- each reward normalized before the sum -----------------------------------------------------------
+
+CORRECT_AND_LENGTH = [[1.0, 1.0], [0.0, 2.0], [0.0, 1.0], [0.0, 2.0]]  # (G, K)
+
+
+def test_each_reward_is_normalized_in_its_group_and_the_sums_in_the_batch() -> None:
+    # correct: mean 1/4, std 1/2: 1.5, −0.5 …; length: mean 3/2, std √(1/3): ∓ 0.5 / √(1/3)
+    one, half = 0.75 / 0.5001, 0.25 / 0.5001
+    far = 0.5 / (math.sqrt(1 / 3) + 1e-4)
+    sums = [one - far, far - half, -half - far, far - half]
+    assert decoupled_rewards(CORRECT_AND_LENGTH, [1.0, 1.0]) == pytest.approx(sums, rel=1e-12)
+    # a second group of equal rewards: its four sums of 0 belong to the batch, whose mean is 0, n − 1 = 7
+    scale = math.sqrt(sum(value**2 for value in sums) / 7) + 1e-4
+    first, second = decoupled_advantages([CORRECT_AND_LENGTH, [[3.0, 0.1]] * 4], [1.0, 1.0])
+    assert first == pytest.approx([value / scale for value in sums], rel=1e-9)
+    assert second == [0.0] * 4
+
+
+def test_a_large_reward_does_not_drown_a_small_one() -> None:
+    scaled = [[1000.0 * correct, length] for correct, length in CORRECT_AND_LENGTH]
+    [plain] = decoupled_advantages([CORRECT_AND_LENGTH], [1.0, 1.0])
+    [large] = decoupled_advantages([scaled], [1.0, 1.0])
+    assert large == pytest.approx(plain, abs=5e-4)  # the 1e-4 beside the standard deviation
+    [weighted] = decoupled_advantages([CORRECT_AND_LENGTH], [1.0, 0.0])
+    # mean 1/4, std 1/2 → 1.4997, …; their std 0.9998 → 1.5 and −0.5 but for the two 1e-4
+    assert weighted == pytest.approx([1.49985, -0.49995, -0.49995, -0.49995], abs=1e-5)
+
+
+def test_sums_that_cancel_are_exactly_zero() -> None:
+    assert decoupled_rewards([[1.0, 0.1], [0.0, 0.2]], [1.0, 1.0]) != [0.0, 0.0]  # by the 1e-4
+    assert decoupled_rewards([[3.0, 1.0], [1.0, 3.0]], [1.0, 1.0]) == [0.0, 0.0]
+    assert decoupled_rewards([[0.1, 0.7]] * 3, [1.0, 2.0]) == [0.0] * 3
+
+
+def test_a_reward_that_does_not_apply_is_left_out_of_its_function_and_of_the_sum() -> None:
+    # a: 1 and 3, mean 2, std √2; b: one value only, so nothing to compare it with
+    step = 1.0 / (math.sqrt(2) + 1e-4)
+    sums = decoupled_rewards([[1.0, None], [3.0, 5.0], [None, None]], [2.0, 7.0])
+    assert sums == [pytest.approx(-2 * step), pytest.approx(2 * step), None]
+    [advantages] = decoupled_advantages([[[1.0, None], [3.0, 5.0], [None, None]]], [2.0, 7.0])
+    scale = 2 * step * math.sqrt(2) + 1e-4  # two sums: n − 1 = 1
+    assert advantages == pytest.approx([-2 * step / scale, 2 * step / scale, 0.0])
+    assert decoupled_advantages([[[None], [None]]], [1.0]) == [[0.0, 0.0]]
+
+
+def nanstd(values: np.ndarray, axis: int | None = None) -> np.ndarray:
+    return np.asarray(np.nanstd(values, axis=axis, ddof=1, keepdims=axis is not None))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_it_is_the_formula_with_nan_on_random_rewards(seed: int) -> None:
+    """TRL 1.16's steps in numpy: nanmean and nanstd by function and group, nansum, then over the batch."""
+    dice = random.Random(seed)
+    groups = [
+        [[None if dice.random() < 0.2 else dice.gauss(0, 3) for _ in range(3)] for _ in range(5)]
+        for _ in range(4)
+    ]
+    weights = [1.0, 0.5, -2.0]
+    table = np.array(groups, dtype=float)  # (P, G, K), None as NaN
+    normal = (table - np.nanmean(table, axis=1, keepdims=True)) / (nanstd(table, axis=1) + 1e-4)
+    sums = np.nansum(normal * np.array(weights), axis=2)
+    sums[np.isnan(table).all(axis=2)] = np.nan
+    expected = np.nan_to_num((sums - np.nanmean(sums)) / (nanstd(sums) + 1e-4), nan=0.0)
+    np.testing.assert_allclose(decoupled_advantages(groups, weights), expected, atol=1e-12)

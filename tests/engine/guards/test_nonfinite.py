@@ -209,16 +209,16 @@ def test_weights_that_an_update_made_infinite_are_not_saved(tmp_path: Path) -> N
         assert first_broken(loaded) is None
 
 
-def test_a_nan_reward_is_told_as_one_and_what_was_done_is_saved(tmp_path: Path) -> None:
+def test_an_infinite_reward_is_told_as_one_and_what_was_done_is_saved(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(
         "calls = 0\n"
         "def reward(completions, **columns):\n"
         "    global calls\n"
         "    calls += 1\n"
-        "    return [float('nan') if calls == 3 else float(i) for i, _ in enumerate(completions)]\n"
+        "    return [float('inf') if calls == 3 else float(i) for i, _ in enumerate(completions)]\n"
     )
     config = small(tmp_path, **{**SHORT, "reward_functions": [f"{tmp_path}/mine.py:reward"]})
-    with pytest.raises(RewardError, match="nan"):
+    with pytest.raises(RewardError, match="inf"):
         train(config)
     assert read_state(config.run_dir / "checkpoint-2")[0].step == 2
     assert [line["step"] for line in lines(config.run_dir)] == [1, 2]

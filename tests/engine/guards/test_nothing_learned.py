@@ -25,6 +25,7 @@ def chatty(completions, answer, log_metric, log_extra, trainer_state, **columns)
     values = [float(trainer_state.global_step + len(c)) for c in completions]
     return [None if int(a) % 2 else value for a, value in zip(answer, values)]
 def never(completions, **columns): return [None] * len(completions)
+def slips(completions, **columns): return [float("nan")] + [float(len(c)) for c in completions[1:]]
 """
 
 
@@ -135,7 +136,7 @@ def test_a_whole_run_that_learns_says_done(tmp_path: Path) -> None:
 def test_what_a_reward_logs_is_in_the_files_and_none_is_not_counted(tmp_path: Path, workers: int) -> None:
     finished(tmp_path, "chatty", reward_workers=workers, log_completions=16, reward_timeout=120.0)
     log = lines(tmp_path / "run")
-    assert all(line["letters"] > 0 and line["loss_2"] == 7.0 and line["loss"] != 7.0 for line in log)
+    assert all(line["letters"] > 0 and line["logged/loss"] == 7.0 and line["loss"] != 7.0 for line in log)
     samples = [json.loads(text) for text in (tmp_path / "run" / "completions.jsonl").read_text().splitlines()]
     assert len(samples) == 32
     for sample in samples:
@@ -150,6 +151,23 @@ def test_what_a_reward_logs_is_in_the_files_and_none_is_not_counted(tmp_path: Pa
 
 def test_where_no_reward_applies_at_all_the_run_goes_on_and_says_so(tmp_path: Path) -> None:
     notices, end = finished(tmp_path, "never")
-    assert any("every reward returned None for 100 % of the completions" in text for text in notices)
+    assert any(
+        "every reward returned None for 100 % of the completions, among them 4 whole groups: " in text
+        for text in notices
+    )
     assert end.nothing_learnt is not None
-    assert [line["reward_mean"] for line in lines(tmp_path / "run")] == [None, None]
+    assert end.nothing_learnt.seen == "no reward applies to any completion of all 2 steps"
+    assert end.nothing_learnt.cures[0].startswith("every reward returned None: call one by itself")
+    log = lines(tmp_path / "run")
+    assert [line["reward_mean"] for line in log] == [None, None]
+    assert [line["unscored_groups"] for line in log] == [4, 4]
+
+
+def test_nan_is_told_with_its_reward_and_its_share(tmp_path: Path) -> None:
+    notices, _ = finished(tmp_path, "slips")
+    assert [text.partition(";")[0] for text in notices] == [
+        "step 1: every reward returned None for 6 % of the completions: these are left out of training",
+        "step 1: reward `slips` returned NaN for 6 % of the completions, which counts as None, it does not "
+        "apply",
+    ]
+    assert [line["nan_fraction/slips"] for line in lines(tmp_path / "run")] == [1 / 16, 1 / 16]

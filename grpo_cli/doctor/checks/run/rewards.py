@@ -14,7 +14,7 @@ from grpo_cli.doctor.checks.run.run_log import (
     too_few,
 )
 from grpo_cli.doctor.context import Context
-from grpo_cli.doctor.findings import Finding, error, ok, warning
+from grpo_cli.doctor.findings import Finding, error, ok, skipped, warning
 from grpo_cli.doctor.read.run_log import first_third, last_third, number, percent, series, short, step_number
 from grpo_cli.engine.guards.nothing_learned import (
     BEST,
@@ -23,6 +23,7 @@ from grpo_cli.engine.guards.nothing_learned import (
     equal_cures,
     every,
     more_to_learn_from,
+    unscored_words,
     zero_words,
 )
 from grpo_cli.foreign_text import quoted
@@ -41,6 +42,10 @@ def rewards_zero(context: Context) -> Iterator[Finding]:
     """Rewards do not stay at zero."""
     steps = logged_steps(context)
     means = series(steps, "reward_mean")
+    if not means and is_unscored(steps):
+        seen = f"no reward applies to any completion of {every(len(steps))}"
+        yield error(seen, unscored_words(), steps=len(steps), unscored_fraction=1.0)
+        return
     if len(means) < FEWEST_STEPS:
         yield from too_few(context, "rewards-zero", len(means))
         return
@@ -56,6 +61,11 @@ def rewards_zero(context: Context) -> Iterator[Finding]:
     else:
         seen = f"the mean reward is 0 in {every(len(means))}: {components(steps)}"
         yield error(seen, *zero_cures(context, fell=False), steps=len(means), reward_mean=0.0)
+
+
+def is_unscored(steps: list[dict[str, Any]]) -> bool:
+    """True if there are steps enough, and in all of them every reward returned None for every completion."""
+    return len(steps) >= FEWEST_STEPS and all(number(line, "unscored_fraction") == 1 for line in steps)
 
 
 def components(steps: list[dict[str, Any]]) -> str:
@@ -99,6 +109,9 @@ def nothing_to_learn(context: Context) -> Iterator[Finding]:
     """Rewards differ within groups."""
     steps = logged_steps(context)
     equal = series(steps, "zero_std_fraction")
+    if is_unscored(steps):
+        yield skipped("no reward applies to any completion: see `rewards-zero`")
+        return
     if len(equal) < FEWEST_STEPS:
         yield from too_few(context, "nothing-to-learn", len(equal))
         return

@@ -10,6 +10,7 @@ from tests.support.run_logs import (
     check_trouble,
     examine,
     steps,
+    troubles,
     written,
 )
 
@@ -74,3 +75,13 @@ def test_groups_of_one_text_are_told_where_they_are_logged(tmp_path: Path) -> No
     finding = examine(written(tmp_path, steps(8), same))["identical-completions"]
     assert finding.severity == "warning"
     assert "8 of 8 logged groups are the same text throughout" in finding.seen
+
+
+def test_a_run_without_any_reward_is_told_once(tmp_path: Path) -> None:
+    unscored = {"reward_mean": None, "rewards/correctness": None, "unscored_fraction": 1.0}
+    found = examine(written(tmp_path, steps(6, zero_std_fraction=1.0, reward_std=0.0, **unscored)))
+    zero = found["rewards-zero"]
+    assert (zero.severity, zero.seen) == ("error", "no reward applies to any completion of all 6 steps")
+    assert zero.cure.startswith("every reward returned None: call one by itself on a row of the dataset")
+    assert found["nothing-to-learn"].severity == "skipped"
+    assert troubles(found) == {"rewards-zero": "error"}
