@@ -93,6 +93,7 @@ LIGHT = {
     "grpo_cli.files",
     "grpo_cli.folders",
     "grpo_cli.models.adapter_config",
+    "grpo_cli.models.peft_config",
     "grpo_cli.models.model_files",
     "grpo_cli.models.safetensors_header",
     "grpo_cli.types",

@@ -45,7 +45,7 @@ class Run:
 
     config: Config
     policy: Policy
-    reference: Policy | None  # frozen initial policy; None without KL, or with LoRA, whose base it is
+    reference: Policy | None  # frozen initial policy; None without KL, or with adapters
     rewards: list[tuple[str, RewardFunction]]
     train_prompts: Prompts
     eval_prompts: list[Prompt] = field(default_factory=list)

@@ -24,6 +24,7 @@ from grpo_cli.foreign_text import quoted
 from grpo_cli.models import nanochat_v2
 from grpo_cli.models.config_check import check_config
 from grpo_cli.models.model_files import CONFIG, FileProblem, json_problems, tensors_in, weight_problems
+from grpo_cli.models.rope_config import with_rope_keys
 from grpo_cli.trust import refuse_model_file, without_code
 from grpo_cli.untrusted_json import DamagedFile, shown
 
@@ -48,7 +49,9 @@ def load_weights(folder: Path) -> tuple[nn.Module, dict[str, Any]]:
     refuse_model_file(named, folder, own)
     refuse_other_formats(named, folder)
     try:
-        check_config(named, model_classes(named)[1], tensors_in(folder))
+        arguments = model_classes(named)[1]
+        readable = with_rope_keys(named, arguments)
+        check_config(readable, arguments, tensors_in(folder))
     except DamagedFile as error:
         raise ModelError(
             f"{folder / CONFIG} {error}",
@@ -59,7 +62,7 @@ def load_weights(folder: Path) -> tuple[nn.Module, dict[str, Any]]:
         model, config = load_model(
             plain,
             lazy=True,
-            model_config={"model_file": None},
+            model_config={**readable, "model_file": None},
             get_model_classes=model_classes,
             trust_remote_code=False,
         )

@@ -63,9 +63,9 @@ VARIANTS: dict[str, dict[str, Any]] = {
 }
 
 
-def check_resumed(variant: str, tmp_path: Path) -> None:
+def check_resumed(variant: str, tmp_path: Path, **changes: Any) -> None:
     """Interrupt twice: by a crash inside a step, which loses it, and by Ctrl-C, which does not."""
-    settings = {**SHORT, **VARIANTS[variant]}
+    settings = {**SHORT, **VARIANTS[variant], **changes}
     whole = small(tmp_path, run_name="whole", save_steps=2, **settings)
     train(whole)
     broken = small(tmp_path, run_name="broken", save_steps=2, **settings)

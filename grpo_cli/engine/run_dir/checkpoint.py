@@ -1,6 +1,7 @@
 """Write a checkpoint atomically: a temporary folder, the manifest last, then a rename.
 
     checkpoint-100/  model.safetensors (or adapters.safetensors)  config.json  tokenizer files
+                     start_adapters.safetensors (if the run continues adapters)
                      optimizer.safetensors  trainer_state.json  config.toml  manifest.json
 
 The folder is a model that plain mlx-lm loads (with LoRA: adapters for `--adapter-path`). It also contains
@@ -30,6 +31,7 @@ from grpo_cli.models.load import Policy
 from grpo_cli.models.tree import flat
 from grpo_cli.types import RolloutGroup
 
+START_ADAPTERS = "start_adapters.safetensors"  # those that the run continues: the reference of its KL term
 SMALL_FILES = 16 << 20  # bytes allowed for tokenizer, state and configuration
 
 
@@ -59,8 +61,8 @@ class Snapshot:
         """Approximate size on the disk in bytes."""
         model = self.policy.model
         arrays = flat(model.trainable_parameters() if self.policy.lora else model.parameters())
-        arrays = arrays | self.optimizer.arrays()
-        return sum(array.nbytes for array in arrays.values()) + SMALL_FILES
+        every = (arrays, self.optimizer.arrays(), self.policy.start)
+        return sum(array.nbytes for part in every for array in part.values()) + SMALL_FILES
 
 
 def save_checkpoint(folder: Path, snapshot: Snapshot) -> None:
@@ -113,6 +115,8 @@ def _write_files(folder: Path, snapshot: Snapshot) -> None:
     policy = snapshot.policy
     if policy.lora:
         save_adapters(policy.model, policy.lora, policy.portable_source, folder)
+        if policy.start:
+            mx.save_safetensors(str(folder / START_ADAPTERS), policy.start)
     else:
         save_model(folder, policy.model)
         save_code(policy.config, folder)
