@@ -83,6 +83,7 @@ LIGHT = {
     "grpo_cli.engine.memory.verdict",
     "grpo_cli.engine.guards.nothing_learned",
     "grpo_cli.convert.options",
+    "grpo_cli.convert.targets",
     "grpo_cli.distributed.hosts",
     "grpo_cli.cpu.elf",
     "grpo_cli.foreign_text",

@@ -31,6 +31,7 @@ KINDS = {
     "convert/test_hostile_torch_files.py": "a stranger's .pt file in all its readers",
     "convert/test_memory.py": "peak memory of a whole conversion",
     "convert/test_mutations.py": "random damage to every source of a conversion",
+    "convert/test_to_hf_with_torch.py": "whole folders in transformers",
     "convert/test_with_torch.py": "reader and writer of .pt files against torch",
     "cures": "the cures of every error, by the subject of the error",
     "distributed/test_ranks.py": "whole runs on several ranks",

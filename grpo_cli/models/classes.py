@@ -24,7 +24,7 @@ from grpo_cli.foreign_text import quoted
 from grpo_cli.models import nanochat_v2
 from grpo_cli.models.config_check import check_config
 from grpo_cli.models.model_files import CONFIG, FileProblem, json_problems, tensors_in, weight_problems
-from grpo_cli.models.rope_config import with_rope_keys
+from grpo_cli.models.older_keys import with_older_keys
 from grpo_cli.trust import refuse_model_file, without_code
 from grpo_cli.untrusted_json import DamagedFile, shown
 
@@ -50,7 +50,7 @@ def load_weights(folder: Path) -> tuple[nn.Module, dict[str, Any]]:
     refuse_other_formats(named, folder)
     try:
         arguments = model_classes(named)[1]
-        readable = with_rope_keys(named, arguments)
+        readable = with_older_keys(named, arguments)
         check_config(readable, arguments, tensors_in(folder))
     except DamagedFile as error:
         raise ModelError(

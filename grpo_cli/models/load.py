@@ -28,7 +28,7 @@ from grpo_cli.models.config_check import check_config
 from grpo_cli.models.find import TINY, adapters_base, check_model_folder, find_model
 from grpo_cli.models.model_files import BREAKDOWNS, CONFIG, has_tokenizer, json_problems, tensors_in
 from grpo_cli.models.nanochat_tokenizer import NanochatTokenizer
-from grpo_cli.models.rope_config import with_rope_keys
+from grpo_cli.models.older_keys import with_older_keys
 from grpo_cli.models.tokenizer import ChatTokenizer, Tokenizer
 from grpo_cli.models.tokenizer_files import read_tokenizer, rust_panics, try_tokenizer
 from grpo_cli.models.tree import flat
@@ -121,7 +121,7 @@ def unread_model(name: str) -> nn.Module | None:
             path = Path(read_adapter_config(path).model)
         config = read_object(path / CONFIG)
         model_class, args_class = model_classes(config)
-        config = with_rope_keys(config, args_class)
+        config = with_older_keys(config, args_class)
         check_config(config, args_class, tensors_in(path))
         model: nn.Module = model_class(args_class.from_dict(config))
     except (GrpoError, DamagedFile, *BREAKDOWNS):

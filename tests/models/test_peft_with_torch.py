@@ -12,10 +12,18 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
+from grpo_cli.convert.fuse import fuse
+from grpo_cli.convert.options import Options
+from grpo_cli.convert.to_peft import convert_to_peft
+from grpo_cli.engine.train import train
+from grpo_cli.models.adapters import LoRA, add_adapters, save_adapters
 from grpo_cli.models.find import TINY
 from grpo_cli.models.load import load_policy
 from grpo_cli.models.nanochat_fast import hf_tokenizer, hf_tokenizer_config
 from grpo_cli.models.nanochat_tokenizer import NanochatTokenizer
+from tests.support import letter_reward
+from tests.support.shaken_adapters import shaken
+from tests.support.small_runs import small
 
 torch = pytest.importorskip("torch", reason="needs torch: `uv run --group torch pytest`")
 peft = pytest.importorskip("peft", reason="needs peft: `uv run --group torch pytest`")
@@ -89,3 +97,46 @@ def test_adapters_of_peft_compute_the_same_here(kind: str, base: Path, tmp_path:
     plain = by_mlx(load_policy(str(base)).model)
     assert np.abs(plain - expected).max() > 1e-2
     assert np.abs(by_mlx(load_policy(str(tmp_path / "theirs")).model) - expected).max() < 1e-5
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_they_are_trained_on_and_go_back(kind: str, base: Path, tmp_path: Path) -> None:
+    """peft → two steps of GRPO → peft: its logits are those of the trained policy."""
+    before = made_by_peft(base, tmp_path / "theirs", **KINDS[kind])
+    final = train(
+        small(tmp_path, adapter=str(tmp_path / "theirs"), model_name=str(base), learning_rate=3e-3,
+              temperature=1.5, max_new_tokens=8, reward_functions=[f"{letter_reward.__file__}:mean_letter"])
+    )  # fmt: skip
+    options = Options(output=tmp_path / "back")
+    convert_to_peft(str(final), options, lambda *_: None, lambda check: seen(check.passed))
+    found = read_by_peft(base, tmp_path / "back")
+    assert np.abs(found - by_mlx(load_policy(str(final)).model)).max() < 1e-4
+    assert np.abs(found - before).max() > 1e-3
+
+
+def seen(passed: bool) -> None:
+    assert passed
+
+
+def test_adapters_of_mlx_lm_in_peft(base: Path, tmp_path: Path) -> None:
+    """Every linear layer of the last two of three, as `mlx_lm.lora --num-layers 2` has them."""
+    policy = load_policy(str(base))
+    lora = LoRA(rank=3, scale=20.0, layers=2)
+    add_adapters(policy.model, lora)
+    (tmp_path / "ours").mkdir()
+    save_adapters(shaken(policy.model, 0.02), lora, str(base), tmp_path / "ours")
+    output = tmp_path / "peft"
+    convert_to_peft(str(tmp_path / "ours"), Options(output=output), lambda *_: None, lambda _: None)
+    assert np.abs(read_by_peft(base, output) - by_mlx(policy.model)).max() < 1e-4
+
+
+def test_the_merged_model_is_the_fused_one(base: Path, tmp_path: Path) -> None:
+    """modules_to_save and adapters: peft's merge_and_unload and our --fuse."""
+    made_by_peft(base, tmp_path / "theirs", target_modules=["q_proj"], modules_to_save=["lm_head"])
+    model = transformers.Qwen2ForCausalLM.from_pretrained(base)
+    adapted = peft.PeftModel.from_pretrained(model, tmp_path / "theirs")
+    adapted.base_model.model.lm_head.modules_to_save["default"].weight.data += 0.1
+    adapted.save_pretrained(tmp_path / "changed")
+    expected = by_torch(adapted.merge_and_unload().eval())
+    fused = fuse(str(tmp_path / "changed"), Options(output=tmp_path / "fused")).output
+    assert np.abs(by_mlx(load_policy(str(fused)).model) - expected).max() < 1e-4

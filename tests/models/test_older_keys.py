@@ -1,4 +1,4 @@
-"""RoPE settings of transformers 5 as the keys that mlx-lm's models read."""
+"""Keys that transformers 5 renamed, as mlx-lm's models read them."""
 
 import json
 from pathlib import Path
@@ -6,10 +6,10 @@ from typing import Any
 
 import mlx.core as mx
 import pytest
-from mlx_lm.models import glm_moe_dsa, llama, stablelm
+from mlx_lm.models import gemma3_text, glm_moe_dsa, llama, mixtral, qwen3_moe, stablelm
 
 from grpo_cli.models.load import load_policy
-from grpo_cli.models.rope_config import with_rope_keys
+from grpo_cli.models.older_keys import with_older_keys
 from tests.support.llama import write_llama
 
 SCALED = {"rope_type": "linear", "factor": 4.0, "rope_theta": 5e5}
@@ -31,12 +31,24 @@ SCALED = {"rope_type": "linear", "factor": 4.0, "rope_theta": 5e5}
             stablelm,
             {"rope_theta": 5e5, "partial_rotary_factor": 0.25},
         ),
+        (
+            {
+                "rope_parameters": {
+                    "full_attention": {"rope_theta": 5e5, "rope_type": "default"},
+                    "sliding_attention": {"rope_theta": 2e4},
+                }
+            },
+            gemma3_text,
+            {"rope_theta": 5e5, "rope_local_base_freq": 2e4},
+        ),
+        ({"num_local_experts": 4}, qwen3_moe, {"num_experts": 4}),
+        ({"num_local_experts": 4}, mixtral, {}),  # reads it by this name
         ({"rope_parameters": "none"}, llama, {}),
         ({}, llama, {}),
     ],
 )
 def test_keys_are_added(config: dict[str, Any], arguments: Any, added: dict[str, Any]) -> None:
-    assert with_rope_keys(config, arguments.ModelArgs) == {**config, **added}
+    assert with_older_keys(config, arguments.ModelArgs) == {**config, **added}
 
 
 def test_a_folder_of_transformers_5_computes_its_own_positions(tmp_path: Path) -> None:
