@@ -106,6 +106,14 @@ def convert(
         bool,
         typer.Option("--fuse", help="Merge a folder's adapters (LoRA, DoRA) into their base model."),
     ] = False,
+    push: Annotated[
+        str | None,
+        typer.Option(
+            "--push", metavar="OWNER/NAME", help="Upload the result to the hub with a model card; asks first."
+        ),
+    ] = None,
+    public: Annotated[bool, typer.Option("--public", help="Make a new repository of --push public.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Upload without asking.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace an existing model.")] = False,
     trust_remote_code: Annotated[
         bool,
@@ -131,12 +139,18 @@ def convert(
     }  # fmt: skip
     if reason := refusal(to.value, [option for option, value in given.items() if value]):
         raise typer.BadParameter(reason)
+    if (public or yes) and not push:
+        raise typer.BadParameter("--public and --yes need --push OWNER/NAME")
     with doing(f"looking for {source} …"):
         from grpo_cli.cli.conversion import conversion_display, print_result
         from grpo_cli.convert.options import Options
         from grpo_cli.convert.source import check_there
 
         check_there(source)  # before the slow import of MLX
+        if push:
+            from grpo_cli.convert.push import check_repository
+
+            check_repository(push)
         start_device()
         convert_source = conversion(to, fuse)
     options = Options(
@@ -156,6 +170,10 @@ def convert(
             check_intact(source)
         done = convert_source(source, options, display.progress, display.check)
     print_result(done, display.checks, to.value)
+    if push:
+        from grpo_cli.cli.push import push as push_result
+
+        push_result(done, source, to.value, push, is_public=public, yes=yes)
 
 
 def check_intact(source: str) -> None:

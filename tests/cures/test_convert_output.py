@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from grpo_cli.convert.options import Options
+from grpo_cli.convert.push import check_repository, plan
 from grpo_cli.convert.run import convert
 from grpo_cli.convert.staging import check_output
 from grpo_cli.convert.to_hf import convert_to_hf
@@ -170,6 +171,21 @@ def peft_of_a_tied_embedding() -> Steps:
     hint = yield lambda: peft("a")
     grpo(*command(hint), "--no-verify", "--output", "full")
     yield lambda: None
+
+
+def repository_without_an_owner() -> Steps:
+    assert "`--push OWNER/NAME`" in (yield lambda: check_repository("mine"))
+    yield lambda: check_repository("OWNER/NAME")
+
+
+def peft_of_a_local_base_for_others() -> Steps:
+    llama()
+    adapters(base="m")
+    grpo("convert", "--to", "peft", "a", "--no-verify", "--output", "p")
+    hint = yield lambda: plan(Path("p"), "ada/p", "")
+    assert "`--to hf` in place of `--to peft`" in hint
+    grpo("convert", "--to", "hf", "a", "--no-verify", "--output", "full")
+    yield lambda: plan(Path("full"), "ada/p", "")
 
 
 def back_of_a_runs_folder() -> Steps:
