@@ -95,7 +95,8 @@ def prepare(
     count_prompts(run)
     record_inputs(run, examples, started_at)
     if world.size > 1:
-        check_same_setup(world, loaded(policy.path, checkpoint, run.state.data))
+        adapters = None if checkpoint else warm_start(config.model_name, config.adapter)
+        check_same_setup(world, loaded(policy.path, checkpoint, run.state.data, adapters))
     return run
 
 
@@ -193,16 +194,15 @@ def make_trainable(policy: Policy, config: Config) -> None:
 
 def resumed_policy(config: Config, checkpoint: Path) -> Policy:
     """The policy of a checkpoint, with the adapters that its run started from."""
-    is_base = not is_gone("model_name", config.model_name) and (
-        bool(config.adapter) or warm_start(config.model_name) is None
-    )
-    base = config.model_name if is_base else ""
+    is_here = not is_gone("model_name", config.model_name)
+    is_adapters = is_here and warm_start(config.model_name) is not None
+    base = config.model_name if is_here and not is_adapters else ""
     policy = load_policy(str(checkpoint), config.dtype, config.lora_rank == 0, base)
     if policy.lora is None:
         policy.model.unfreeze()
     if (checkpoint / START_ADAPTERS).is_file():
         policy.start = flat(mx.load(str(checkpoint / START_ADAPTERS)))
-    elif config.adapter:
+    elif config.adapter or is_adapters:
         raise CheckpointError(
             f"{checkpoint} lacks {START_ADAPTERS}, the adapters that the run started from",
             f"copy it from another checkpoint of the run: `ls {quoted(checkpoint.parent)}`",

@@ -121,9 +121,9 @@ def test_a_run_is_resumed_without_the_folder_that_it_started_from(warm: Path) ->
 def test_a_checkpoint_without_its_start_is_refused(warm: Path) -> None:
     final = train(small(warm.parent, adapter=str(warm), max_steps=1))
     (final / START_ADAPTERS).unlink()
-    config = small(warm.parent, adapter=str(warm), max_steps=1)
-    with pytest.raises(CheckpointError, match=f"lacks {START_ADAPTERS}"):
-        trainable_policy(config, final)
+    for keys in ({"adapter": str(warm)}, {"model_name": str(warm)}):
+        with pytest.raises(CheckpointError, match=f"lacks {START_ADAPTERS}"):
+            trainable_policy(small(warm.parent, max_steps=1, **keys), final)
 
 
 def test_adapters_of_a_checkpoint_are_continued_in_a_new_run(warm: Path) -> None:

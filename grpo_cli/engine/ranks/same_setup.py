@@ -37,10 +37,13 @@ def settings(config: Config) -> Facts:
     }
 
 
-def loaded(model: Path, checkpoint: Path | None, prompts: str) -> Facts:
-    """Facts known after loading: checksums of the model's files and of the training prompts."""
+def loaded(model: Path, checkpoint: Path | None, prompts: str, adapters: Path | None = None) -> Facts:
+    """Facts known after loading: checksums of the files that were read and of the training prompts.
+
+    `adapters`: the folder of those that training starts from.
+    """
     facts = {"training prompts": prompts}
-    for kind, folder in (("model", model), ("checkpoint", checkpoint)):
+    for kind, folder in (("model", model), ("checkpoint", checkpoint), ("adapters", adapters)):
         for path in sorted(
             {path for pattern in MODEL_FILES for path in folder.glob(pattern)} if folder else ()
         ):
