@@ -28,6 +28,17 @@ STAGES = {
     "generating": "generating a few tokens",
 }
 COUNTED = {"fetching", "writing", "comparing", "checking"}  # in bytes
+# Commands of other programs that use a converted folder.
+LOAD = "python -c 'import sys, {library}; print({library}.{loader}.from_pretrained(sys.argv[1]))' {{folder}}"
+OTHERS = {
+    "hf": (LOAD.format(library="transformers", loader="AutoModelForCausalLM"),),
+    "peft": (LOAD.format(library="peft", loader="AutoPeftModelForCausalLM"),),
+    "gguf": (
+        "git clone --depth 1 https://github.com/ggml-org/llama.cpp",
+        "pip install -r llama.cpp/requirements.txt",
+        "python llama.cpp/convert_hf_to_gguf.py {folder} --outfile {gguf} --outtype auto",
+    ),
+}
 LARGE = 1_000_000_000  # bytes
 
 
@@ -153,6 +164,9 @@ def next_steps(done: Conversion, to: str) -> list[str]:
             f"cmp {folder}/tokenizer.pkl {tokenizer}/tokenizer.pkl  # another run's tokenizer garbles text",
             f"python -m scripts.chat_cli -i rl -g d{done.layers}",
         ]
+    if to in OTHERS:
+        gguf = quoted(f"{done.output}.gguf")
+        return [command.format(folder=folder, gguf=gguf) for command in OTHERS[to]]
     config = "nanochat_grpo" if done.is_nanochat else "prod"
     trust = " --trust-remote-code" if (done.output / "nanochat_v2.py").exists() else ""
     return [

@@ -1,4 +1,4 @@
-"""`grpo convert`: nanochat checkpoints and Hugging Face models to MLX, and back to nanochat."""
+"""`grpo convert`: nanochat checkpoints and Hugging Face models to MLX, and back to the formats of others."""
 
 from enum import StrEnum
 from pathlib import Path
@@ -8,6 +8,7 @@ import typer
 
 from grpo_cli.cli.doing import doing
 from grpo_cli.cli.heavy import start_device
+from grpo_cli.convert.targets import refusal
 from grpo_cli.files import expanded_name
 from grpo_cli.foreign_text import quoted
 
@@ -47,6 +48,9 @@ class Target(StrEnum):
     """Target formats."""
 
     mlx = "mlx"
+    hf = "hf"
+    peft = "peft"
+    gguf = "gguf"
     nanochat = "nanochat"
 
 
@@ -93,13 +97,23 @@ def convert(
     to: Annotated[
         Target,
         typer.Option(
-            "--to", metavar="mlx|nanochat", help="Target format; nanochat writes nanochat's own files."
+            "--to",
+            metavar="mlx|hf|peft|gguf|nanochat",
+            help="Target format: mlx-lm, transformers, PEFT adapters, llama.cpp or nanochat's own files.",
         ),
     ] = Target.mlx,
     fuse: Annotated[
         bool,
         typer.Option("--fuse", help="Merge a folder's adapters (LoRA, DoRA) into their base model."),
     ] = False,
+    push: Annotated[
+        str | None,
+        typer.Option(
+            "--push", metavar="OWNER/NAME", help="Upload the result to the hub with a model card; asks first."
+        ),
+    ] = None,
+    public: Annotated[bool, typer.Option("--public", help="Make a new repository of --push public.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Upload without asking.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace an existing model.")] = False,
     trust_remote_code: Annotated[
         bool,
@@ -115,28 +129,28 @@ def convert(
 ) -> None:
     """Convert a model for MLX, or back.
 
-    Exact and verified, without torch; --to nanochat writes nanochat's own files.
+    Exact and verified, without torch; --to hf fuses adapters, --to nanochat writes nanochat's own files.
     """
     if (bits or group_size) and not quantize:
         raise typer.BadParameter("--bits and --group-size need --quantize")
-    if to is Target.nanochat and (quantize or dtype or step is not None or rename):
-        raise typer.BadParameter(
-            "--to nanochat keeps nanochat's own data types and names: leave out --quantize, --dtype, --step "
-            "and --rename"
-        )
-    if trust_remote_code and to is Target.nanochat:
-        raise typer.BadParameter("--trust-remote-code works only for a folder in transformers' format")
-    if fuse and (to is Target.nanochat or step is not None or rename):
-        raise typer.BadParameter(
-            "--fuse takes a folder of adapters, to which --step and --rename do not apply; "
-            "--to nanochat fuses adapters without --fuse"
-        )
+    given = {
+        "--quantize": quantize, "--dtype": dtype, "--step": step is not None, "--rename": rename,
+        "--fuse": fuse, "--trust-remote-code": trust_remote_code,
+    }  # fmt: skip
+    if reason := refusal(to.value, [option for option, value in given.items() if value]):
+        raise typer.BadParameter(reason)
+    if (public or yes) and not push:
+        raise typer.BadParameter("--public and --yes need --push OWNER/NAME")
     with doing(f"looking for {source} …"):
         from grpo_cli.cli.conversion import conversion_display, print_result
         from grpo_cli.convert.options import Options
         from grpo_cli.convert.source import check_there
 
         check_there(source)  # before the slow import of MLX
+        if push:
+            from grpo_cli.convert.push import check_repository
+
+            check_repository(push)
         start_device()
         convert_source = conversion(to, fuse)
     options = Options(
@@ -156,6 +170,10 @@ def convert(
             check_intact(source)
         done = convert_source(source, options, display.progress, display.check)
     print_result(done, display.checks, to.value)
+    if push:
+        from grpo_cli.cli.push import push as push_result
+
+        push_result(done, source, to.value, push, is_public=public, yes=yes)
 
 
 def check_intact(source: str) -> None:
@@ -174,11 +192,19 @@ def check_intact(source: str) -> None:
 
 
 def conversion(to: Target, fuse: bool) -> "Callable[..., Conversion]":
-    """The conversion function for a target: to MLX, to nanochat, or fused."""
+    """The conversion function for a target."""
     if to is Target.nanochat:
         from grpo_cli.convert.to_nanochat import convert_back
 
         return convert_back
+    if to in (Target.hf, Target.gguf):
+        from grpo_cli.convert.to_hf import convert_to_hf
+
+        return convert_to_hf
+    if to is Target.peft:
+        from grpo_cli.convert.to_peft import convert_to_peft
+
+        return convert_to_peft
     if fuse:
         from grpo_cli.convert.fuse import fuse as fuse_source
 

@@ -29,8 +29,11 @@ def check_names(config: "Config", models: Iterable[str], show: Show) -> None:
         find(model, show)
 
 
-def find(model: str, show: Show) -> None:
-    """Find a model and, for adapters, its base; shows the progress of downloads."""
+def find(model: str, show: Show, base: str = "") -> None:
+    """Find a model and, for adapters, their base (`base` in place of the one they name).
+
+    Shows the progress of downloads.
+    """
     from grpo_cli.models.find import adapters_base, check_model_folder, find_model
 
     def progress(done: int, total: int) -> None:
@@ -38,6 +41,6 @@ def find(model: str, show: Show) -> None:
 
     folder = find_model(model, progress)
     if (folder / "adapter_config.json").exists():
-        adapters_base(folder)
+        adapters_base(folder, base)
     else:
         check_model_folder(folder)

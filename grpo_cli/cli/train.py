@@ -7,7 +7,7 @@ from rich.text import Text
 
 from grpo_cli.cli.config import show_warnings
 from grpo_cli.cli.doing import doing
-from grpo_cli.cli.early import check_names
+from grpo_cli.cli.early import check_names, find
 from grpo_cli.cli.heavy import start_device
 from grpo_cli.cli.options import (
     ConfigArgument,
@@ -66,6 +66,8 @@ def train(
             if world.is_first:
                 refuse_existing_run(loaded.config.run_dir)
             check_names(loaded.config, [loaded.config.model_name], show)
+            if loaded.config.adapter:
+                find(loaded.config.adapter, show, loaded.config.model_name)
         if shows and is_interactive(stderr_console()):
             say(stderr_console(), Text(f"loading {loaded.config.model_name} …", style="dim"))
         start_device()

@@ -67,6 +67,11 @@ class RunKeys(Keys):
 
     model_name: str = Field("Qwen/Qwen2.5-1.5B-Instruct", min_length=1)
     """The policy model: a folder, a hub repository (owner/name), or `tiny`, the embedded model."""
+    adapter: str = ""
+    """Adapters on model_name that training continues: a folder or repository of mlx_lm.lora, of a run, or of
+    PEFT (LoRA). Their rank, scale and layers are kept. Empty: new ones (`lora_rank`), unless model_name is
+    itself such a folder.
+    """
     output_dir: str = Field("outputs", min_length=1)
     """Folder that contains the run folders."""
     run_name: str = Field("", pattern=r"^([^/\\.][^/\\]{0,79})?$")
@@ -311,6 +316,10 @@ class LossKeys(Keys):
     """
     kl_coeff: float = Field(0.0, ge=0.0)
     """Weight of the KL divergence to the reference policy; the reference is loaded only if this is above 0.
+    """
+    kl_reference: Literal["start", "base"] = "start"
+    """Reference policy of the KL divergence: start is the policy at the run's first step, with the adapters
+    it continues; base is the model without adapters.
     """
     kl_estimator: Literal["k3", "k1"] = "k3"
     """Per-token KL estimator: k3 (never negative) or k1 (new − reference logprob)."""

@@ -12,7 +12,10 @@ from grpo_cli.config.schema import Config
 from grpo_cli.files import expanded_name
 from grpo_cli.rewards.spec import RewardSpec
 
-PATH_KEYS = ("output_dir", "dataset", "model_name", "judge", "reward_functions", "tools", "environment")
+PATH_KEYS = (
+    *("output_dir", "dataset", "model_name", "adapter", "judge"),
+    *("reward_functions", "tools", "environment"),
+)
 CODE_KEYS = ("reward_functions", "tools", "environment")  # entries `file.py:name`
 
 

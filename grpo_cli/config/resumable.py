@@ -14,8 +14,8 @@ from grpo_cli.foreign_text import quoted
 # reason → keys that must stay
 FIXED = {
     "the saved weights and optimizer state depend on it": (
-        "model_name", "dtype", "lora_rank", "lora_type", "lora_scale", "use_rslora", "lora_dropout",
-        "lora_layers", "optimizer", "sync_ref_model",
+        "model_name", "adapter", "dtype", "lora_rank", "lora_type", "lora_scale", "use_rslora",
+        "lora_dropout", "lora_layers", "optimizer", "sync_ref_model",
     ),
     "the prompts and their order depend on it": (
         "dataset", "dataset_config", "train_split", "prompt_column", "prompt_format", "answer_column",

@@ -121,7 +121,7 @@ def policy_is_what_was_sampled(config: Config) -> Iterator[Violation]:
 def adapter_keys_need_adapters(config: Config) -> Iterator[Violation]:
     """LoRA options have no effect with full fine-tuning (lora_rank = 0)."""
     for key in ("lora_layers", "lora_type", "use_rslora"):
-        if is_meant(config, key) and not config.lora_rank:
+        if is_meant(config, key) and not config.lora_rank and not config.adapter:
             message = (
                 f"{key} = {toml_value(getattr(config, key))} has no effect: lora_rank is 0, full fine-tuning"
             )

@@ -16,7 +16,7 @@ ADAPTIVE = ("adamw", "adam", "lion")  # optimizers that move a weight by about t
 
 def learning_rate_trains(config: Config) -> Iterator[Violation]:
     """The learning rate is above 0 and not far above the usual range."""
-    rate, lora = config.learning_rate, config.lora_rank > 0
+    rate, lora = config.learning_rate, config.lora_rank > 0 or bool(config.adapter)
     usual = "5e-5" if lora else "1e-6"
     keys = ("learning_rate", "lora_rank")
     if rate == 0:

@@ -71,7 +71,7 @@ class Adapted:
         model, config = load_model_folder(self.base)
         model, config = dequantized(model, config)
         model.set_dtype(mx.float32)
-        load_adapters(model, self.folder)
+        load_adapters(model, self.folder, fusing=True)
         return model, {**config, "torch_dtype": "float32"}
 
 
@@ -120,7 +120,7 @@ def find_adapters(name: str, trust_remote_code: bool = False) -> Adapted:
             f"{name} holds no adapters to fuse: adapter_config.json is missing",
             f"it is already a full model: `grpo convert {quoted(name)}`"
             if is_model
-            else "give a checkpoint of a run with `lora_rank`, or a folder that `mlx_lm.lora` wrote",
+            else "give a checkpoint of a run with `lora_rank`, or a folder that `mlx_lm.lora` or peft wrote",
         )
     base = adapters_base(folder)
     model, config = load_model_folder(base)

@@ -22,13 +22,17 @@ RESERVED = ("__metadata__",)  # not allowed as a tensor's name
 
 
 def write_shards(
-    folder: Path, tensors: Iterable[OutgoingTensor], max_shard_bytes: int = MAX_SHARD_BYTES
+    folder: Path,
+    tensors: Iterable[OutgoingTensor],
+    max_shard_bytes: int = MAX_SHARD_BYTES,
+    made_for: str = "mlx",
 ) -> list[Path]:
     """Write `model.safetensors`, or several shards with their index, into an existing folder; fsynced.
 
-    A tensor larger than `max_shard_bytes` gets its own shard. Returns the files in order. Raises
-    ConversionError if the folder cannot be written (a full disk), ValueError for duplicate names and for
-    numbers that do not match their OutgoingTensor.
+    `made_for`: the format's name for the library that reads them (`mlx`, `pt`). A tensor larger than
+    `max_shard_bytes` gets its own shard. Returns the files in order. Raises ConversionError if the folder
+    cannot be written (a full disk), ValueError for duplicate names and for numbers that do not match their
+    OutgoingTensor.
     """
     shards = list(_shards(tensors, max_shard_bytes))
     check_distinct((tensor for shard in shards for tensor in shard), RESERVED)
@@ -40,7 +44,7 @@ def write_shards(
     )
     try:
         for name, shard in zip(names, shards, strict=True):
-            _write_shard(folder / name, shard)
+            _write_shard(folder / name, shard, made_for)
         if count > 1:
             _write_index(folder / "model.safetensors.index.json", names, shards)
         sync(folder)
@@ -64,16 +68,16 @@ def _shards(tensors: Iterable[OutgoingTensor], most: int) -> Iterator[list[Outgo
     yield shard
 
 
-def _write_shard(path: Path, tensors: Sequence[OutgoingTensor]) -> None:
+def _write_shard(path: Path, tensors: Sequence[OutgoingTensor], made_for: str) -> None:
     with path.open("wb") as file:
-        file.write(_header(tensors))
+        file.write(_header(tensors, made_for))
         for tensor in tensors:
             tensor.write(file)
     sync(path)
 
 
-def _header(tensors: Sequence[OutgoingTensor]) -> bytes:
-    entries: dict[str, Any] = {"__metadata__": {"format": "mlx"}}
+def _header(tensors: Sequence[OutgoingTensor], made_for: str) -> bytes:
+    entries: dict[str, Any] = {"__metadata__": {"format": made_for}}
     at = 0
     for tensor in tensors:
         entries[tensor.name] = {

@@ -165,7 +165,7 @@ def _nothing(place: str, names: Sequence[str]) -> ConversionError:
     """The error for a place without anything to convert, with the reason."""
     if "adapter_config.json" in names:
         if Path(place).is_dir():
-            read_adapter_config(Path(place))  # raises for PEFT adapters, which cannot be fused here
+            read_adapter_config(Path(place))  # raises for adapters that cannot be fused
         return ConversionError(
             f"{place} holds LoRA adapters, which are not a model by themselves",
             f"merge them into their base: `grpo convert --fuse {quoted(place)}`; "

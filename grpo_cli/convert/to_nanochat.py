@@ -102,7 +102,7 @@ def outgoing(folder: Path, config: dict[str, Any], kept: Provenance) -> list[Out
     model, _ = dequantized(*load_model_folder(base_of(folder)))  # the adapters' base may be quantized
     model.set_dtype(mx.float32)
     if (folder / "adapter_config.json").exists():
-        load_adapters(model, folder)
+        load_adapters(model, folder, fusing=True)
         fuse_adapters(model)
     arrays = flat(model.parameters())
 

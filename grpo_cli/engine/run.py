@@ -48,7 +48,7 @@ class Run:
 
     config: Config
     policy: Policy
-    # The initial policy, frozen or synchronized; None without KL, or with LoRA, whose base it is
+    # The initial policy, frozen or synchronized; None without KL, or with adapters
     reference: Policy | None
     rewards: list[tuple[str, RewardFunction]]
     train_prompts: Prompts

@@ -11,9 +11,11 @@ import mlx.core as mx
 from mlx_lm.tuner.trainer import grad_checkpoint
 
 from grpo_cli import device
+from grpo_cli.config.fields import toml_value
 from grpo_cli.config.local_model import check_name
 from grpo_cli.config.resumable import is_gone
 from grpo_cli.config.schema import Config
+from grpo_cli.config.violation import is_meant
 from grpo_cli.distributed.world import ALONE, World
 from grpo_cli.engine import events
 from grpo_cli.engine.guards.routing_difference import routing_difference
@@ -22,6 +24,7 @@ from grpo_cli.engine.ranks.same_setup import check_same_setup, loaded
 from grpo_cli.engine.rollout.chat_template import set_up_template
 from grpo_cli.engine.rollout.prompts import Prompts, evaluation_prompts
 from grpo_cli.engine.run import Run
+from grpo_cli.engine.run_dir.checkpoint import START_ADAPTERS
 from grpo_cli.engine.run_dir.inputs import checksums, fingerprint
 from grpo_cli.engine.update.activation_checkpoint import can_checkpoint
 from grpo_cli.engine.update.chunked_logits import find_head
@@ -32,12 +35,14 @@ from grpo_cli.engine.update.optimizer import Optimizer
 from grpo_cli.environments.make import tooling_of
 from grpo_cli.environments.table import Environments, load_environments
 from grpo_cli.environments.task import load_task
-from grpo_cli.errors import ModelError
+from grpo_cli.errors import CheckpointError, ModelError
 from grpo_cli.foreign_text import quoted
 from grpo_cli.models.adapters import LoRA, add_adapters
 from grpo_cli.models.batch_plan import BatchPlan
 from grpo_cli.models.caches import has_only_keys
+from grpo_cli.models.find import warm_start
 from grpo_cli.models.load import Policy, check_prompts, load_policy
+from grpo_cli.models.tree import flat
 from grpo_cli.rewards.table import load_rewards
 from grpo_cli.types import Example
 from grpo_cli.words import plural
@@ -61,8 +66,7 @@ def prepare(
     empty = now. Raises TrainingError if the ranks of a `world` have loaded different files.
     """
     device.prepare()
-    needs_copy = config.kl_coeff > 0 and config.lora_rank == 0
-    if checkpoint is None or needs_copy:  # else the checkpoint contains the model, or names its base
+    if checkpoint is None:  # else the checkpoint contains the model, or names its base
         check_name(config.model_name)
     check_unread(str(checkpoint) if checkpoint else config.model_name)
     if config.has_judge:
@@ -74,6 +78,9 @@ def prepare(
     held_out = examples_of(config, config.eval_split, environments, listener) if config.eval_steps else []
     mx.random.seed(config.seed)  # LoRA's initial weights
     policy = trainable_policy(config, checkpoint)
+    needs_copy = config.kl_coeff > 0 and policy.lora is None
+    if needs_copy:
+        check_name(config.model_name)
     started_at = started_at or world.first(datetime.now().isoformat(timespec="seconds"))
     policy.tokenizer.now = datetime.fromisoformat(started_at)
     for notice in set_up_template(policy.tokenizer, config, examples):
@@ -99,7 +106,9 @@ def prepare(
     count_prompts(run)
     record_inputs(run, examples, started_at)
     if world.size > 1:
-        check_same_setup(world, loaded(policy.path, checkpoint, run.state.data, judge_path(run)))
+        adapters = None if checkpoint else warm_start(config.model_name, config.adapter)
+        facts = loaded(policy.path, checkpoint, run.state.data, adapters=adapters, judge=judge_path(run))
+        check_same_setup(world, facts)
     return run
 
 
@@ -197,29 +206,75 @@ def skipped_notice(prompts: Prompts, config: Config) -> str:
 
 
 def trainable_policy(config: Config, checkpoint: Path | None = None) -> Policy:
-    """Load the policy with trainable weights: all of them, or LoRA adapters.
+    """Load the policy with trainable weights: all of them, new LoRA adapters, or those of a warm start.
 
-    The source is a checkpoint of the run, or the configured model, with new adapters if lora_rank > 0.
-    Raises ModelError if that model has adapters already.
+    The source is a checkpoint of the run, or the configured model. Raises ModelError if LoRA keys contradict
+    the adapters that training starts from, CheckpointError if the checkpoint lacks a warm start's.
     """
-    name = str(checkpoint) if checkpoint else config.model_name
-    base = "" if checkpoint is None or is_gone("model_name", config.model_name) else config.model_name
-    policy = load_policy(name, config.dtype, config.lora_rank == 0, base)
-    if config.lora_rank and checkpoint is None:
-        if policy.lora:
-            raise ModelError(
-                f"{config.model_name} holds LoRA adapters already",
-                "train its base, or fuse the adapters first: "
-                f"`grpo convert --fuse {quoted(config.model_name)}`",
-            )
-        policy.lora = LoRA(
-            rank=config.lora_rank,
-            scale=config.adapter_scale,
-            layers=config.lora_layers,
-            kind=config.lora_type,
-        )
-        add_adapters(policy.model, policy.lora)
-    elif policy.lora is None:
-        policy.model.unfreeze()
+    if checkpoint is not None:
+        return resumed_policy(config, checkpoint)
+    adapters = warm_start(config.model_name, config.adapter)
+    if adapters:
+        policy = load_policy(str(adapters), config.dtype, base=config.model_name if config.adapter else "")
+        check_shape(config, policy, adapters)
+        policy.start = flat(policy.model.trainable_parameters())
+    else:
+        policy = load_policy(config.model_name, config.dtype, for_training=config.lora_rank == 0)
+        make_trainable(policy, config)
     policy.model.train()
     return policy
+
+
+def make_trainable(policy: Policy, config: Config) -> None:
+    """Add new adapters if lora_rank > 0, else unfreeze every weight."""
+    if not config.lora_rank:
+        policy.model.unfreeze()
+        return
+    policy.lora = LoRA(
+        rank=config.lora_rank, scale=config.adapter_scale, layers=config.lora_layers, kind=config.lora_type
+    )
+    add_adapters(policy.model, policy.lora)
+
+
+def resumed_policy(config: Config, checkpoint: Path) -> Policy:
+    """The policy of a checkpoint, with the adapters that its run started from."""
+    is_here = not is_gone("model_name", config.model_name)
+    is_adapters = is_here and warm_start(config.model_name) is not None
+    base = config.model_name if is_here and not is_adapters else ""
+    policy = load_policy(str(checkpoint), config.dtype, config.lora_rank == 0, base)
+    if policy.lora is None:
+        policy.model.unfreeze()
+    if (checkpoint / START_ADAPTERS).is_file():
+        policy.start = flat(mx.load(str(checkpoint / START_ADAPTERS)))
+    elif config.adapter or is_adapters:
+        raise CheckpointError(
+            f"{checkpoint} lacks {START_ADAPTERS}, the adapters that the run started from",
+            f"copy it from another checkpoint of the run: `ls {quoted(checkpoint.parent)}`",
+            trouble="checkpoint-files",
+        )
+    policy.model.train()
+    return policy
+
+
+def check_shape(config: Config, policy: Policy, adapters: Path) -> None:
+    """Raise ModelError for LoRA keys that contradict the adapters that training starts from."""
+    lora = policy.lora
+    if lora is None:
+        return
+    layers = lora.layers or len(policy.model.layers)
+    held = {"lora_rank": lora.rank, "lora_type": lora.kind, "lora_layers": layers, "lora_scale": lora.scale}
+    asked = {
+        "lora_rank": config.lora_rank or lora.rank,
+        "lora_type": config.lora_type if is_meant(config, "lora_type") else lora.kind,
+        "lora_layers": config.lora_layers or layers,
+        "lora_scale": config.adapter_scale if is_meant(config, "lora_scale") else lora.scale,
+    }
+    for key, value in asked.items():
+        if value != held[key]:
+            raise ModelError(
+                f"{key} = {toml_value(getattr(config, key))}, but training starts from the adapters in "
+                f"{adapters}, with {toml_value(held[key])}",
+                f"leave {key} out; for new adapters on top of them, fuse them first: "
+                f"`grpo convert --fuse {quoted(adapters)}`",
+                trouble="contradiction",
+            )

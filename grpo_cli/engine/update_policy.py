@@ -31,7 +31,7 @@ from grpo_cli.engine.update.batch import Counting, Microbatch, make_microbatches
 from grpo_cli.engine.update.forward import token_logprobs
 from grpo_cli.engine.update.gradient import Gradients, UpdateResult, accumulate
 from grpo_cli.engine.update.packing import Budget
-from grpo_cli.models.adapters import adapters_off
+from grpo_cli.models.adapters import adapters_of, adapters_off
 from grpo_cli.models.tree import flat
 from grpo_cli.types import RolloutGroup
 
@@ -200,11 +200,16 @@ def remember_old(run: Run, batches: list[Microbatch]) -> None:
 
 
 def reference_logprobs(run: Run, batch: Microbatch) -> mx.array:
-    """Logprobs (B, S) of the initial policy: the frozen copy, or the policy without its LoRA adapters."""
-    if run.reference:  # full fine-tuning, or adapters that already were trained
+    """Logprobs (B, S) of the reference: a frozen copy, or the policy with other adapters or none.
+
+    Adapters change nothing at first, so that without a warm start the base is the policy of the first step.
+    """
+    policy = run.policy
+    if run.reference:  # full fine-tuning
         return logprobs_by(run, run.reference.model, batch)
-    with adapters_off(run.policy.model):
-        return logprobs_by(run, run.policy.model, batch)
+    is_base = not policy.start or run.config.kl_reference == "base"
+    with adapters_off(policy.model) if is_base else adapters_of(policy.model, policy.start):
+        return logprobs_by(run, policy.model, batch)
 
 
 def logprobs_by(run: Run, model: nn.Module, batch: Microbatch) -> mx.array:

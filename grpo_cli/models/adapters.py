@@ -13,9 +13,8 @@ through it to the adapters. The reference policy is the same model without its a
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -26,28 +25,19 @@ from mlx_lm.tuner.lora import LoRAEmbedding, LoRALinear, LoRASwitchLinear
 from mlx_lm.tuner.utils import linear_to_lora_layers
 
 from grpo_cli.errors import ModelError
-from grpo_cli.models.adapter_config import ADAPTER_CONFIG, ADAPTERS, read_adapter_config
+from grpo_cli.foreign_text import quoted
+from grpo_cli.models.adapter_config import ADAPTER_CONFIG, ADAPTERS, AdapterConfig, LoRA, read_adapter_config
 from grpo_cli.models.model_files import BREAKDOWNS, header_problem, names_in
+from grpo_cli.models.peft import StoredAdapters, read_peft
+from grpo_cli.models.peft_config import PeftConfig
 from grpo_cli.models.tree import flat
 from grpo_cli.words import plural
 
-Kind = Literal["lora", "dora"]
 ADAPTER_EMBEDDINGS = (LoRAEmbedding, DoRAEmbedding)
 ADAPTER_LAYERS = (LoRALinear, LoRASwitchLinear, DoRALinear, *ADAPTER_EMBEDDINGS)
 LINEAR_LAYERS = (nn.Linear, nn.QuantizedLinear, SwitchLinear, QuantizedSwitchLinear)
 # Layers whose `weight` the model's own code reads or sets (gemma3n, kimi_k3), which an adapter does not have.
 READ_BY_THE_MODEL = ("prediction_coefs", "correction_coefs", "self_attention_res_proj", "mlp_res_proj")
-
-
-@dataclass(frozen=True, kw_only=True)
-class LoRA:
-    """Shape of the adapters: rank, output scale s, and the number of last layers that have them."""
-
-    rank: int
-    scale: float = 20.0
-    layers: int = 0  # 0: all
-    kind: Kind = "lora"
-    keys: tuple[str, ...] = ()  # names within a layer, such as `self_attn.q_proj`; empty: every linear layer
 
 
 def add_adapters(model: nn.Module, lora: LoRA) -> None:
@@ -65,16 +55,16 @@ def add_adapters(model: nn.Module, lora: LoRA) -> None:
     model.freeze()
     use_dora = lora.kind == "dora"
     if use_dora:
-        _check_dora(model, lora.layers or total)
+        _check_dora(model, lora)
     linear_to_lora_layers(model, lora.layers or total, _parameters(model, lora), use_dora)
 
 
-def _check_dora(model: nn.Module, layers: int) -> None:
+def _check_dora(model: nn.Module, lora: LoRA) -> None:
     """Raise ModelError for a layer that mlx-lm's DoRA cannot adapt correctly."""
     refused = (SwitchLinear, QuantizedSwitchLinear, nn.QuantizedEmbedding)
-    for layer in model.layers[-layers:]:
+    for layer in model.layers[-(lora.layers or len(model.layers)) :]:
         for name, module in layer.named_modules():
-            if isinstance(module, refused):
+            if isinstance(module, refused) and (not lora.keys or name in lora.keys):
                 raise ModelError(
                     f'lora_type = "dora" cannot adapt `{name}` of this model, a {type(module).__name__}',
                     'write `lora_type = "lora"`',
@@ -95,6 +85,17 @@ def adapters_off(model: nn.Module) -> Iterator[None]:
         yield
     finally:
         model.update_modules(tree_unflatten(adapters))
+
+
+@contextmanager
+def adapters_of(model: nn.Module, weights: dict[str, mx.array]) -> Iterator[None]:
+    """Replace the adapters' weights within the block, by those that training started from."""
+    current = flat(model.trainable_parameters())
+    model.load_weights(list(weights.items()), strict=False)
+    try:
+        yield
+    finally:
+        model.load_weights(list(current.items()), strict=False)
 
 
 def fuse_adapters(model: nn.Module) -> None:
@@ -119,32 +120,24 @@ def save_adapters(model: nn.Module, lora: LoRA, base: str, folder: Path) -> None
     (folder / "adapter_config.json").write_text(json.dumps(config, indent=2) + "\n")
 
 
-def load_adapters(model: nn.Module, folder: Path) -> LoRA:
-    """Load a folder's adapters onto their base model.
+def load_adapters(model: nn.Module, folder: Path, fusing: bool = False) -> LoRA:
+    """Load a folder's adapters onto their base model: mlx-lm's, ours or PEFT's.
 
-    Raises ModelError for missing or unknown tensors and wrong shapes.
+    `fusing`: the base's own parameters may change, too (PEFT's `modules_to_save`). Raises ModelError for
+    missing or unknown tensors and wrong shapes, and without `fusing` for such modules.
     """
     config = read_adapter_config(folder)
-    parameters = config.lora_parameters
-    lora = LoRA(
-        rank=parameters.rank,
-        scale=parameters.scale,
-        layers=max(config.num_layers, 0),  # mlx-lm writes −1 for all
-        kind=config.fine_tune_type,
-        keys=tuple(parameters.keys or ()),
-    )
-    problem = header_problem(folder / ADAPTERS)
-    if problem:
-        raise ModelError(f"{problem.path} {problem.text}", "copy the folder again", trouble="model-files")
-    stored = names_in(folder / ADAPTERS)
-    if not any(lora.rank in tensor.shape for tensor in stored.values()):
-        raise _misfit(folder, config.model, f"none has the rank {lora.rank} of {ADAPTER_CONFIG}")
+    stored = _read(model, folder, config)
+    if stored.saved and not fusing:
+        raise _has_modules(folder, stored)
+    if stored.saved:
+        model.load_weights(list(stored.saved.items()), strict=False)
     try:
-        add_adapters(model, lora)
-        weights = flat(mx.load(str(folder / ADAPTERS)))
+        add_adapters(model, stored.lora)
     except BREAKDOWNS as error:
         raise _misfit(folder, config.model, f"{type(error).__name__}: {str(error)[:200]}") from error
     expected = {name: array.shape for name, array in flat(model.trainable_parameters()).items()}
+    weights = stored.weights
     wrong = sorted(
         name
         for name in expected.keys() | weights.keys()
@@ -153,7 +146,36 @@ def load_adapters(model: nn.Module, folder: Path) -> LoRA:
     if wrong:
         raise _misfit(folder, config.model, ", ".join(wrong[:3]))
     model.load_weights(list(weights.items()), strict=False)
-    return lora
+    return stored.lora
+
+
+def _read(model: nn.Module, folder: Path, config: AdapterConfig | PeftConfig) -> StoredAdapters:
+    """A folder's adapters in the format that its configuration names."""
+    if isinstance(config, PeftConfig):
+        return read_peft(model, folder, config)
+    return _read_own(folder, config)
+
+
+def _read_own(folder: Path, config: AdapterConfig) -> StoredAdapters:
+    """Adapters in mlx-lm's format."""
+    problem = header_problem(folder / ADAPTERS)
+    if problem:
+        raise ModelError(f"{problem.path} {problem.text}", "copy the folder again", trouble="model-files")
+    tensors = names_in(folder / ADAPTERS)
+    if not any(config.lora.rank in tensor.shape for tensor in tensors.values()):
+        raise _misfit(folder, config.model, f"none has the rank {config.lora.rank} of {ADAPTER_CONFIG}")
+    return StoredAdapters(lora=config.lora, weights=flat(mx.load(str(folder / ADAPTERS))))
+
+
+def _has_modules(folder: Path, stored: StoredAdapters) -> ModelError:
+    """The error for whole modules beside the adapters: mlx-lm's format has no place for them."""
+    names = sorted({name.rpartition(".")[0] for name in stored.saved})
+    return ModelError(
+        f"The PEFT adapters in {folder} come with whole modules (modules_to_save: {', '.join(names[:3])}), "
+        "which adapters in mlx-lm's format cannot hold",
+        f"fuse them into a model and train that: `grpo convert --fuse {quoted(folder)}`",
+        trouble="model-weights",
+    )
 
 
 def _misfit(folder: Path, base: str, problem: str) -> ModelError:

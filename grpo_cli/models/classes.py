@@ -26,6 +26,7 @@ from grpo_cli.foreign_text import quoted
 from grpo_cli.models import nanochat_v2, tied
 from grpo_cli.models.config_check import check_config
 from grpo_cli.models.model_files import CONFIG, FileProblem, json_problems, tensors_in, weight_problems
+from grpo_cli.models.older_keys import with_older_keys
 from grpo_cli.models.repairs import repaired
 from grpo_cli.trust import refuse_model_file, without_code
 from grpo_cli.untrusted_json import DamagedFile, shown
@@ -51,19 +52,21 @@ def load_weights(folder: Path) -> tuple[nn.Module, dict[str, Any]]:
     refuse_model_file(named, folder, own)
     refuse_other_formats(named, folder)
     try:
-        check_config(named, model_classes(named)[1], tensors_in(folder))
+        arguments = model_classes(named)[1]
+        readable = with_older_keys(named, arguments)
+        check_config(readable, arguments, tensors_in(folder))
     except DamagedFile as error:
         raise ModelError(
             f"{folder / CONFIG} {error}",
             "copy config.json from the source of the weights",
             trouble="model-weights",
         ) from error
-    model, config = _read(folder, named)
+    model, config = _read(folder, readable)
     return model, without_code(config) | ({"model_file": own} if own else {})
 
 
 def _read(folder: Path, named: dict[str, Any]) -> tuple[nn.Module, dict[str, Any]]:
-    """Load by mlx-lm, which runs no code of the folder. `named`: config.json."""
+    """Load by mlx-lm, which runs no code of the folder. `named`: config.json, readable for its class."""
     is_tied = tied.is_tied(named)
 
     def classes(config: dict[str, Any]) -> tuple[Any, Any]:
@@ -74,7 +77,7 @@ def _read(folder: Path, named: dict[str, Any]) -> tuple[nn.Module, dict[str, Any
         model, config = load_model(
             plain,
             lazy=True,
-            model_config={"model_file": None} | tied.keys_to_build_with(named),
+            model_config={**named, "model_file": None} | tied.keys_to_build_with(named),
             get_model_classes=classes,
             trust_remote_code=False,
         )

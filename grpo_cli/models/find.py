@@ -14,7 +14,7 @@ from grpo_cli.errors import ModelError
 from grpo_cli.files import expanded_name
 from grpo_cli.foreign_text import quoted
 from grpo_cli.models import hub
-from grpo_cli.models.adapter_config import read_adapter_config
+from grpo_cli.models.adapter_config import ADAPTER_CONFIG, read_adapter_config
 
 TINY = Path(__file__).parent / "tiny"
 UNCONVERTED = re.compile(r"model_\d+\.pt")  # nanochat's weights
@@ -45,6 +45,29 @@ def check_model_folder(folder: Path) -> None:
         hint = f"it is a nanochat checkpoint: convert it with `grpo convert {quoted(folder)}`"
     found = ", ".join(names[:8]) or "nothing"
     raise ModelError(f"{folder} is not a model folder: config.json is missing (found: {found})", hint)
+
+
+def warm_start(model_name: str, adapter: str = "") -> Path | None:
+    """The folder of the adapters that training starts from: `adapter`, or the model itself if it holds some.
+
+    None for a plain model. Raises ModelError if `adapter` holds none, or its base is adapters itself.
+    """
+    folder = find_model(model_name)
+    is_adapters = (folder / ADAPTER_CONFIG).exists()
+    if not adapter:
+        return folder if is_adapters else None
+    if is_adapters:
+        raise ModelError(
+            f"{model_name} holds adapters, and so cannot be the base of `adapter`",
+            f"write its base into `model_name`: {read_adapter_config(folder).model}",
+        )
+    found = find_model(adapter)
+    if not (found / ADAPTER_CONFIG).exists():
+        raise ModelError(
+            f"{adapter} holds no adapters: {ADAPTER_CONFIG} is missing",
+            "name a folder that `mlx_lm.lora`, this program or peft wrote; `model_name` takes a full model",
+        )
+    return found
 
 
 def adapters_base(folder: Path, base: str = "") -> Path:

@@ -29,6 +29,7 @@ from grpo_cli.models.config_check import check_config
 from grpo_cli.models.find import TINY, adapters_base, check_model_folder, find_model
 from grpo_cli.models.model_files import BREAKDOWNS, CONFIG, has_tokenizer, json_problems, tensors_in
 from grpo_cli.models.nanochat_tokenizer import NanochatTokenizer
+from grpo_cli.models.older_keys import with_older_keys
 from grpo_cli.models.tokenizer import ChatTokenizer, Tokenizer
 from grpo_cli.models.tokenizer_files import read_tokenizer, rust_panics, try_tokenizer
 from grpo_cli.models.tree import flat
@@ -51,6 +52,7 @@ class Policy:
     path: Path  # local folder of the base weights
     source: str  # the name it was requested by: a folder, a repository, or "tiny"
     lora: LoRA | None = None  # its adapters, if any
+    start: dict[str, mx.array] = field(default_factory=dict)  # adapters that training began with; empty: new
     generation_config: bytes | None = None  # generation_config.json, if the folder has one
     plan: BatchPlan = field(default_factory=BatchPlan)  # batch layout that the model supports
 
@@ -73,6 +75,8 @@ class Policy:
 def load_policy(name: str, dtype: str = "auto", for_training: bool = False, base: str = "") -> Policy:
     """Load model and tokenizer by name; `base` overrides the base model that adapters name.
 
+    `for_training`: all weights will be trained, so that a quantized model is dequantized; adapters leave it.
+
     Raises ModelError for a folder or repository that is missing, incomplete or inconsistent with its
     config.json, or whose tokenizer does not fit the model.
     """
@@ -81,7 +85,7 @@ def load_policy(name: str, dtype: str = "auto", for_training: bool = False, base
     source = (base or read_adapter_config(path).model) if is_adapter else name
     folder = adapters_base(path, base) if is_adapter else path
     model, config = load_model_folder(folder)
-    model, config = _convert_weights(model, config, dtype, for_training)
+    model, config = _convert_weights(model, config, dtype, for_training and not is_adapter)
     tokenizer = load_tokenizer(folder, config)
     check_vocabulary(tokenizer, model, config, folder)
     ends = tokenizer.turn_ends if isinstance(tokenizer, ChatTokenizer) else []
@@ -130,6 +134,7 @@ def unread_model(name: str) -> nn.Module | None:
             path = Path(read_adapter_config(path).model)
         config = read_object(path / CONFIG)
         model_class, args_class = model_classes(config)
+        config = with_older_keys(config, args_class)
         check_config(config, args_class, tensors_in(path))
         model: nn.Module = model_class(args_class.from_dict(config))
     except (GrpoError, DamagedFile, *BREAKDOWNS):

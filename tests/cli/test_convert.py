@@ -14,6 +14,7 @@ from grpo_cli.cli.main import app
 from grpo_cli.engine.train import train
 from tests.support.forked import start
 from tests.support.hub_server import HubServer
+from tests.support.llama import write_llama
 from tests.support.nanochat_checkpoints import write_checkpoint
 from tests.support.small_runs import small
 from tests.support.waiting import HANG
@@ -88,6 +89,19 @@ def test_back_to_nanochat(checkpoint: Path) -> None:
     ]
 
 
+def test_commands_of_llama_cpp_for_a_gguf(tmp_path: Path) -> None:
+    llama = write_llama(tmp_path / "my llama")
+    done = grpo("--to", "gguf", str(llama), "--output", "out/my hf")
+    assert done.exit_code == 0, done.stderr
+    assert done.stdout.splitlines()[-4:] == [
+        "The model is in out/my hf. To use it:",
+        "  git clone --depth 1 https://github.com/ggml-org/llama.cpp",
+        "  pip install -r llama.cpp/requirements.txt",
+        "  python llama.cpp/convert_hf_to_gguf.py 'out/my hf' --outfile 'out/my hf.gguf' --outtype auto",
+    ]
+    assert (Path("out/my hf") / "model.safetensors").is_file()
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
@@ -95,7 +109,8 @@ def test_back_to_nanochat(checkpoint: Path) -> None:
         (["x", "--quantize", "--bits", "5"], "'5' is not one of '2', '3', '4', '6', '8'"),
         (["x", "--quantize", "--group-size", "48"], "'48' is not one of '32', '64', '128'"),
         (["x", "--dtype", "int8"], "'int8' is not one of"),
-        (["x", "--to", "gguf"], "'gguf' is not one of"),
+        (["x", "--to", "onnx"], "'onnx' is not one of"),
+        (["x", "--to", "gguf", "--quantize"], "which llama.cpp quantizes: leave out --quantize"),
         (["x", "--to", "nanochat", "--quantize"], "keeps nanochat's own data types and names"),
         ([], "Missing argument 'SOURCE'"),
     ],

@@ -9,11 +9,16 @@ from typing import Any
 import numpy as np
 
 from grpo_cli.convert.options import Options
+from grpo_cli.convert.push import check_repository, plan
 from grpo_cli.convert.run import convert
 from grpo_cli.convert.staging import check_output
+from grpo_cli.convert.to_hf import convert_to_hf
 from grpo_cli.convert.to_nanochat import convert_back
+from grpo_cli.convert.to_peft import convert_to_peft
+from grpo_cli.models.adapters import LoRA, add_adapters, save_adapters
 from grpo_cli.models.find import TINY
-from tests.support.cure_models import change, llama
+from grpo_cli.models.load import load_policy
+from tests.support.cure_models import adapters, change, llama
 from tests.support.cure_scenarios import Steps, cases_of, command, grpo
 from tests.support.nanochat_checkpoints import write_checkpoint
 
@@ -125,6 +130,62 @@ def nothing_to_fuse() -> Steps:
     hint = yield lambda: fuse("my model", Options(verify=False), unseen, unseen)
     grpo(*command(hint), "--no-verify")
     yield lambda: None
+
+
+def hf(source: str) -> object:
+    return convert_to_hf(source, Options(verify=False, force=True), unseen, unseen)
+
+
+def peft(source: str) -> object:
+    return convert_to_peft(source, Options(verify=False, force=True), unseen, unseen)
+
+
+def family_that_transformers_lacks() -> Steps:
+    hint = yield lambda: hf("tiny")
+    grpo(*command(hint), "--no-verify", "--output", "nanochat")
+    yield lambda: None
+
+
+def peft_of_a_full_model() -> Steps:
+    llama("my model")
+    hint = yield lambda: peft("my model")
+    grpo(*command(hint), "--no-verify", "--output", "full")
+    yield lambda: None
+
+
+def peft_of_a_quantized_base() -> Steps:
+    llama()
+    small = convert("m", Options(output=Path("small"), quantize=True, group_size=32, verify=False))
+    adapters(base=str(small.output))
+    hint = yield lambda: peft("a")
+    grpo(*command(hint), "--no-verify", "--output", "full")
+    yield lambda: None
+
+
+def peft_of_a_tied_embedding() -> Steps:
+    llama()
+    policy, lora = load_policy("m"), LoRA(rank=2, keys=("model.embed_tokens",))
+    add_adapters(policy.model, lora)
+    Path("a").mkdir()
+    save_adapters(policy.model, lora, "m", Path("a"))
+    hint = yield lambda: peft("a")
+    grpo(*command(hint), "--no-verify", "--output", "full")
+    yield lambda: None
+
+
+def repository_without_an_owner() -> Steps:
+    assert "`--push OWNER/NAME`" in (yield lambda: check_repository("mine"))
+    yield lambda: check_repository("OWNER/NAME")
+
+
+def peft_of_a_local_base_for_others() -> Steps:
+    llama()
+    adapters(base="m")
+    grpo("convert", "--to", "peft", "a", "--no-verify", "--output", "p")
+    hint = yield lambda: plan(Path("p"), "ada/p", "")
+    assert "`--to hf` in place of `--to peft`" in hint
+    grpo("convert", "--to", "hf", "a", "--no-verify", "--output", "full")
+    yield lambda: plan(Path("full"), "ada/p", "")
 
 
 def back_of_a_runs_folder() -> Steps:

@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import mlx.core as mx
 
@@ -13,6 +14,7 @@ from grpo_cli.models.find import TINY
 from grpo_cli.models.load import check_prompts, load_policy
 from tests.support.cure_models import WEIGHTS, adapters, change, llama, tensors
 from tests.support.cure_scenarios import Steps, cases_of, command, grpo, toml
+from tests.support.peft_folders import path_of, peft_tensors, write_peft
 
 
 def checkpoint_of_another_number() -> Steps:
@@ -51,16 +53,45 @@ def adapter_config_damaged() -> Steps:
     Path("a/adapter_config.json").write_text(whole)
 
 
-def adapters_of_peft() -> Steps:
-    """Merging needs peft, which is not installed here; training adapters here is the other cure."""
+def peft(**settings: Any) -> None:
+    """Adapters of PEFT on the small llama, in the folder p."""
     llama()
-    Path("p").mkdir()
-    fields = {"peft_type": "LORA", "base_model_name_or_path": "m", "r": 8}
-    Path("p/adapter_config.json").write_text(json.dumps(fields))
+    write_peft(Path("p"), peft_tensors({path_of(0, "q_proj"): 4}), Path("m"), **settings)
+
+
+def peft_without_a_counterpart() -> Steps:
+    """Merging needs peft, which is not installed here; training adapters here is the other cure."""
+    peft(init_lora_weights="pissa")
     hint = yield lambda: load_policy("p")
     assert "AutoPeftModelForCausalLM as M; M.from_pretrained('p')" in hint
     assert Config.model_validate(toml(hint)).lora_rank == 8
     yield lambda: add_adapters(load_policy("m").model, LoRA(**{"rank": toml(hint)["lora_rank"]}))
+
+
+def peft_only_as_a_pickle() -> Steps:
+    peft()
+    Path("p/adapter_model.safetensors").rename("p/adapter_model.bin")
+    hint = yield lambda: load_policy("p")
+    assert "`save_pretrained(…, safe_serialization=True)`" in hint
+    Path("p/adapter_model.bin").rename("p/adapter_model.safetensors")  # as peft writes it again
+
+
+def peft_cut_off() -> Steps:
+    peft()
+    path = Path("p/adapter_model.safetensors")
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-50])
+    assert (yield lambda: load_policy("p")) == "copy the folder again"
+    path.write_bytes(whole)
+
+
+def peft_with_whole_modules() -> Steps:
+    llama()
+    norm = {"base_model.model.model.norm.weight": mx.full((64,), 1.5)}
+    write_peft(Path("p"), peft_tensors({path_of(0, "q_proj"): 4}) | norm, Path("m"), modules_to_save=["norm"])
+    hint = yield lambda: load_policy("p")
+    grpo(*command(hint), "--no-verify", "--output", "fused")
+    yield lambda: load_policy("fused")
 
 
 def adapters_of_an_unknown_kind() -> Steps:

@@ -199,8 +199,9 @@ def key_that_cannot_change() -> Steps:
 
 def model_with_adapters_is_trained_on() -> Steps:
     adapters("a b")
-    config = Config.model_validate({**QUICK, "model_name": "a b"})
+    config = Config.model_validate({**QUICK, "model_name": "a b", "lora_rank": 8})
     hint = yield lambda: trainable_policy(config)
+    assert trainable_policy(config.model_copy(update={"lora_rank": 0})).start  # leave lora_rank out
     grpo(*command(hint), "--no-verify", "--output", "fused")
     yield lambda: trainable_policy(config.model_copy(update={"model_name": "fused"}))
 
@@ -210,6 +211,35 @@ def balance_without_experts() -> Steps:
     hint = yield lambda: forward_plan(config, load_policy("tiny"), lambda _: None)
     config = config.model_copy(update=toml(hint))
     yield lambda: forward_plan(config, load_policy("tiny"), lambda _: None)
+
+
+def base_that_holds_adapters() -> Steps:
+    adapters()
+    config = Config.model_validate({**QUICK, "model_name": "a", "adapter": "a"})
+    hint = yield lambda: trainable_policy(config)
+    base = hint.rpartition(": ")[2]
+    yield lambda: trainable_policy(config.model_copy(update={"model_name": base}))
+
+
+def adapter_that_holds_none() -> Steps:
+    adapters()
+    config = Config.model_validate({**QUICK, "adapter": "tiny"})
+    assert "a folder that `mlx_lm.lora`, this program or peft wrote" in (
+        yield lambda: trainable_policy(config)
+    )
+    yield lambda: trainable_policy(config.model_copy(update={"adapter": "a"}))
+
+
+def checkpoint_without_its_start() -> Steps:
+    adapters()
+    keys = {"adapter": "a", "output_dir": "outputs", "run_name": "w", "save_steps": 1, "max_steps": 2}
+    config = Config.model_validate({**QUICK, **keys})
+    train(config)
+    checkpoint = Path("outputs/w/checkpoint-1")
+    (checkpoint / "start_adapters.safetensors").unlink()
+    hint = yield lambda: trainable_policy(config, checkpoint)
+    assert "`ls outputs/w`" in hint
+    shutil.copy("outputs/w/final/start_adapters.safetensors", checkpoint)
 
 
 def checkpoint_to_convert_is_damaged() -> Steps:

@@ -21,8 +21,8 @@ from grpo_cli.engine import setup
 from grpo_cli.engine.train import train
 from grpo_cli.engine.update_policy import make_batches, update_policy
 from grpo_cli.errors import ModelError
+from grpo_cli.models.adapter_config import Kind
 from grpo_cli.models.adapters import (
-    Kind,
     LoRA,
     adapters_off,
     add_adapters,

@@ -14,6 +14,9 @@ from typing import TYPE_CHECKING, Any
 from grpo_cli.config.local_model import local_folder, positions, read_config
 from grpo_cli.config.schema import Config
 from grpo_cli.doctor.read.model_folder import bits_of, unpacked_numbers
+from grpo_cli.errors import ModelError
+from grpo_cli.models.adapter_config import read_adapter_config
+from grpo_cli.models.peft_config import PeftConfig
 from grpo_cli.models.safetensors_header import BITS, Tensor, read_header
 from grpo_cli.untrusted_json import DamagedFile
 
@@ -91,6 +94,7 @@ def needed(config: Config, folder: Path, on_cpu: bool, rows: int | None = None) 
     shape, weights, facts = shape_of(folder), weights_in(folder), read_config(folder)
     if shape is None or weights is None:
         return None
+    config = with_warm_start(config)
     full = config.lora_rank == 0
     numbers, size, width = _in_memory(config, weights, facts, on_cpu)
     trained = numbers if full else weights.adapters(config.lora_rank, config.lora_layers)
@@ -119,6 +123,19 @@ def judge_bytes(config: Config, on_cpu: bool) -> tuple[int, int]:
     return size, judging_bytes(shape, config, width) if shape else 0
 
 
+def with_warm_start(config: Config) -> Config:
+    """The configuration with the rank and layers of the adapters that `adapter` names, if they are here."""
+    folder = local_folder(config.adapter) if config.adapter else None
+    if folder is None or config.lora_rank:
+        return config
+    try:
+        found = read_adapter_config(folder)
+    except ModelError:  # training reports it
+        return config.model_copy(update={"lora_rank": 1})
+    shape = (found.r, 0) if isinstance(found, PeftConfig) else (found.lora.rank, found.lora.layers)
+    return config.model_copy(update=dict(zip(("lora_rank", "lora_layers"), shape, strict=True)))
+
+
 def shares_prompts(facts: dict[str, Any]) -> bool:
     """True if completions can share one KV cache of their prompt: in the update and, on a CPU, in sampling.
 
@@ -133,6 +150,7 @@ def trained_numbers(config: Config, folder: Path, on_cpu: bool) -> int | None:
     weights = weights_in(folder)
     if weights is None:
         return None
+    config = with_warm_start(config)
     numbers, _, _ = _in_memory(config, weights, read_config(folder), on_cpu)
     return numbers if config.lora_rank == 0 else weights.adapters(config.lora_rank, config.lora_layers)
 
@@ -177,4 +195,4 @@ def verdict_on(config: Config, folder: Path, there: int, on_cpu: bool) -> "Memor
         assert needs is not None  # the shape is known
         return needs
 
-    return judge(config, there, needs_of)
+    return judge(with_warm_start(config), there, needs_of)

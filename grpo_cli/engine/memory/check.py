@@ -50,7 +50,7 @@ def needs_with(run: Run, shape: Shape, config: Config, rows: int | None = None) 
     batch = BatchSizes.of(config, longest, run.forward_plan.share_prefix, slices, rows, in_groups)
     width = max((array.dtype.size for array in parameters.values()), default=FLOAT32)
     trained, optimizer = run.policy.trainable_count, run.optimizer.size
-    if config.lora_rank and not run.config.lora_rank:  # a way out: adapters instead of all weights
+    if config.lora_rank and run.policy.lora is None:  # a way out: adapters instead of all weights
         shapes = {name: array.shape for name, array in parameters.items()}
         adapters = lora_numbers(shapes, config.lora_rank, config.lora_layers)
         optimizer, trained = optimizer * adapters // max(1, trained), adapters
@@ -80,7 +80,10 @@ def check_memory(run: Run, budget: int | None, config: Config | None = None) -> 
     shape = Shape.of(run.policy.config)
     if shape is None or budget is None:
         return
-    verdict = judge(config or run.config, budget, lambda changed, rows: needs_with(run, shape, changed, rows))
+    config = config or run.config
+    if run.policy.lora:  # of a warm start, too, whose shape no key names
+        config = config.model_copy(update={"lora_rank": run.policy.lora.rank})
+    verdict = judge(config, budget, lambda changed, rows: needs_with(run, shape, changed, rows))
     if verdict.fits:
         return
     there = f"there are {budget / 1e9:.1f} GB"

@@ -37,10 +37,21 @@ def settings(config: Config) -> Facts:
     }
 
 
-def loaded(model: Path, checkpoint: Path | None, prompts: str, judge: Path | None = None) -> Facts:
-    """Facts known after loading: checksums of the models' files and of the training prompts."""
+def loaded(
+    model: Path,
+    checkpoint: Path | None,
+    prompts: str,
+    *,
+    adapters: Path | None = None,
+    judge: Path | None = None,
+) -> Facts:
+    """Facts known after loading: checksums of the files that were read and of the training prompts.
+
+    `adapters`: the folder of those that training starts from.
+    """
     facts = {"training prompts": prompts}
-    for kind, folder in (("model", model), ("checkpoint", checkpoint), ("judge", judge)):
+    folders = (("model", model), ("checkpoint", checkpoint), ("adapters", adapters), ("judge", judge))
+    for kind, folder in folders:
         for path in sorted(
             {path for pattern in MODEL_FILES for path in folder.glob(pattern)} if folder else ()
         ):

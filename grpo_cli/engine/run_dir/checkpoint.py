@@ -1,6 +1,7 @@
 """Write a checkpoint atomically: a temporary folder, the manifest last, then a rename.
 
     checkpoint-100/  model.safetensors (or adapters.safetensors)  config.json  tokenizer files
+                     start_adapters.safetensors (if the run continues adapters)
                      optimizer.safetensors  trainer_state.json  config.toml  manifest.json
                      with sync_ref_model: reference.safetensors
 
@@ -32,6 +33,7 @@ from grpo_cli.models.tree import flat
 from grpo_cli.types import RolloutGroup
 
 REFERENCE = "reference.safetensors"  # weights of a reference that moves; names begin with `reference.`
+START_ADAPTERS = "start_adapters.safetensors"  # those that the run continues: the reference of its KL term
 SMALL_FILES = 16 << 20  # bytes allowed for tokenizer, state and configuration
 
 
@@ -68,8 +70,8 @@ class Snapshot:
         """Approximate size on the disk in bytes."""
         model = self.policy.model
         arrays = flat(model.trainable_parameters() if self.policy.lora else model.parameters())
-        arrays = arrays | self.optimizer.arrays() | self.reference_arrays
-        return sum(array.nbytes for array in arrays.values()) + SMALL_FILES
+        every = (arrays, self.optimizer.arrays(), self.reference_arrays, self.policy.start)
+        return sum(array.nbytes for part in every for array in part.values()) + SMALL_FILES
 
 
 def save_checkpoint(folder: Path, snapshot: Snapshot) -> None:
@@ -122,6 +124,8 @@ def _write_files(folder: Path, snapshot: Snapshot) -> None:
     policy = snapshot.policy
     if policy.lora:
         save_adapters(policy.model, policy.lora, policy.portable_source, folder)
+        if policy.start:
+            mx.save_safetensors(str(folder / START_ADAPTERS), policy.start)
     else:
         save_model(folder, policy.model)
         save_code(policy.config, folder)

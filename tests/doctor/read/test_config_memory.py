@@ -39,6 +39,20 @@ def test_what_is_added_up_for_full_fine_tuning_lora_and_a_reference() -> None:
     assert held.weights == 4 * numbers
 
 
+def test_adapters_that_a_run_continues_count_with_their_own_rank() -> None:
+    folder = hollow_model()
+    for name, content in {
+        "ours": {"model": "m", "num_layers": 1, "lora_parameters": {"rank": 8, "scale": 2.0}},
+        "peft": {"peft_type": "LORA", "base_model_name_or_path": "m", "r": 8, "lora_alpha": 16},
+    }.items():
+        Path(name).mkdir()
+        (Path(name) / "adapter_config.json").write_text(json.dumps(content))
+        found = needed(Config(adapter=name, kl_coeff=0.1), folder, on_cpu=False)
+        layers = 1 if name == "ours" else 0
+        new = needed(Config(lora_rank=8, lora_layers=layers, kl_coeff=0.1), folder, on_cpu=False)
+        assert found == new
+
+
 def test_the_copy_of_quantised_rollouts_is_added() -> None:
     """4 bits a number, and a scale and a bias of two bytes for 64 of them; a CPU keeps float32."""
     folder, numbers = hollow_model(), 8_390_656

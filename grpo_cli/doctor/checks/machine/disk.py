@@ -75,7 +75,7 @@ def most_checkpoints(config: "Config") -> int:
 
 def checkpoint_bytes(context: Context) -> int | None:
     """Size of one checkpoint in bytes; None if the configuration's model is not on this machine."""
-    from grpo_cli.doctor.read.config_memory import needed, weights_in
+    from grpo_cli.doctor.read.config_memory import needed, weights_in, with_warm_start
 
     folder = context.configured_model
     if context.config is None or folder is None:
@@ -84,9 +84,11 @@ def checkpoint_bytes(context: Context) -> int | None:
     needs = needed(context.config, folder, context.on_cpu)
     if weights is None or needs is None:
         return None
-    if context.config.lora_rank:
-        adapters = 4 * weights.adapters(context.config.lora_rank, context.config.lora_layers)
-        return adapters + needs.optimizer + SMALL_FILES
+    config = with_warm_start(context.config)
+    if config.lora_rank:
+        adapters = 4 * weights.adapters(config.lora_rank, config.lora_layers)
+        copies = 2 if config.adapter else 1  # of those that the run started from, too
+        return copies * adapters + needs.optimizer + SMALL_FILES
     copies = 2 if context.config.kl_coeff > 0 else 1  # the reference is in memory only
     return needs.weights // copies + needs.optimizer + SMALL_FILES
 

@@ -6,8 +6,9 @@ from pathlib import Path
 
 from grpo_cli.doctor.context import Context
 from grpo_cli.doctor.findings import Finding, error, ok, skipped
-from grpo_cli.doctor.read.model_folder import ADAPTERS, fetch_again
+from grpo_cli.doctor.read.model_folder import fetch_again
 from grpo_cli.foreign_text import quoted
+from grpo_cli.models.adapter_config import adapters_file
 from grpo_cli.models.model_files import (
     FileProblem,
     config_of,
@@ -32,7 +33,7 @@ def files(context: Context) -> Iterator[Finding]:
     own = nanochat_file(base)
     problems = [not_converted(base, own)] if own else [told(context, p) for p in file_problems(base)]
     if base != folder:
-        problems += readable(context, [folder / ADAPTERS])
+        problems += readable(context, [adapters_file(folder)])
     yield from problems
     if not problems:
         tensors, paths = tensors_in(base), weight_files(base)

@@ -8,10 +8,11 @@ from grpo_cli.doctor.checks.model.model import readable
 from grpo_cli.doctor.checks.model.tokenizer import loaded
 from grpo_cli.doctor.context import Context
 from grpo_cli.doctor.findings import Finding, error, ok, skipped, warning
-from grpo_cli.doctor.read.model_folder import ADAPTERS, EMBEDDINGS, fetch_again
+from grpo_cli.doctor.read.model_folder import EMBEDDINGS, fetch_again
 from grpo_cli.doctor.read.tokenizer import reserved_ids
 from grpo_cli.errors import GrpoError
 from grpo_cli.foreign_text import quoted
+from grpo_cli.models.adapter_config import adapters_file
 from grpo_cli.models.model_files import SHOWN, config_of, some, tensors_in, weight_files
 from grpo_cli.models.safetensors_header import Tensor
 
@@ -83,7 +84,7 @@ def values(context: Context) -> Iterator[Finding]:
     folder = context.base_folder
     paths = weight_files(folder)
     if context.model_folder is not None and context.model_folder != folder:
-        paths = [*paths, context.model_folder / ADAPTERS]
+        paths = [*paths, adapters_file(context.model_folder)]
     if unread := list(readable(context, paths)):
         yield skipped(f"{unread[0].seen}: see model-files")
         return

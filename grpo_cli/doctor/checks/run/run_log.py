@@ -157,7 +157,8 @@ def peak_rate(context: Context) -> float | None:
 
 def lower_rate(context: Context, ceiling: float = USUAL_RATE) -> str:
     """The TOML line with a learning rate to try: a fifth of the run's, at most the usual one."""
-    lora = context.run_config is not None and context.run_config.lora_rank > 0
+    config = context.run_config
+    lora = config is not None and (config.lora_rank > 0 or bool(config.adapter))
     usual = USUAL_LORA_RATE * ceiling / USUAL_RATE if lora else ceiling
     rate = peak_rate(context)
     return f"learning_rate = {min(rate / 5, usual) if rate else usual:.1g}"
