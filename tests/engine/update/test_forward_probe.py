@@ -157,6 +157,24 @@ def test_a_nan_gradient_is_no_right_way(monkeypatch: pytest.MonkeyPatch) -> None
         training_plan(model, share_prefix=True)
 
 
+class Gradientless(llama.Model):
+    """Chooses by indices that depend on its weights, as models do that were written for sampling."""
+
+    def __call__(self, inputs: mx.array, cache: Any = None, **options: Any) -> mx.array:
+        logits = super().__call__(inputs, cache, **options)
+        order = mx.argpartition(logits, 3, axis=-1)
+        return mx.put_along_axis(logits, order, mx.take_along_axis(logits, order, axis=-1), axis=-1)
+
+
+def test_a_model_without_a_gradient_is_refused_by_name() -> None:
+    model = llama_policy().model
+    plain = Gradientless(model.args)
+    plain.update(model.parameters())
+    assert sampling_plan(plain).sampled == "mixed"
+    with pytest.raises(ModelError, match=r"has no gradient: ValueError: .*VJP"):
+        training_plan(plain, share_prefix=True)
+
+
 def test_the_reference_is_single_rows_by_hand() -> None:
     model = make("llama")
     batch = probe.probe_batch()
