@@ -36,6 +36,7 @@ WHERE = {
     "tiny_misspelt": "config/local_model.py:check_name",
     "conversion_not_made": "config/local_model.py:check_name",
     "base_of_adapters_moved": "models/find.py:adapters_base",
+    "base_of_peft_moved": "models/find.py:adapters_base",
     "adapter_config_damaged": "models/adapter_config.py:_unreadable",
     "peft_without_a_counterpart": "models/peft_config.py:not_converted",
     "peft_only_as_a_pickle": "models/peft_config.py:only_a_pickle",
