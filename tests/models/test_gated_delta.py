@@ -60,7 +60,7 @@ def test_values_and_gradients_are_those_of_the_recurrence(
 
 
 def test_mlx_s_own_operation_is_the_recurrence_too() -> None:
-    """On a CPU MLX computes it token by token: nothing would be gained by it, and the chunks agree with it."""
+    """On a CPU MLX computes it token by token, too, so it would save nothing; the chunks agree with it."""
     own = getattr(mx.fast, "gated_delta_update", None)
     if own is None:
         pytest.skip("this MLX has no gated_delta_update")
