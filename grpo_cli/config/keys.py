@@ -470,6 +470,15 @@ class OutputKeys(Keys):
     """Number of newest checkpoints to keep, besides final and the best by evaluation."""
 
 
+class MachineKeys(Keys):
+    """the machine during a run"""
+
+    exact_float32: bool = False
+    """Compute float32 products in full on CUDA and on an M5, not as TF32 with 10 bits of mantissa; slower.
+    No effect on the CPU and on older Macs, which always do.
+    """
+
+
 class RankKeys(Keys):
     """several ranks"""
 

@@ -14,6 +14,7 @@ from grpo_cli.config.keys import (
     EnvironmentKeys,
     LoraKeys,
     LossKeys,
+    MachineKeys,
     OptimizerKeys,
     OutputKeys,
     QuantizedRolloutKeys,
@@ -38,6 +39,7 @@ SUPERSEDED = {
 # Pydantic collects fields from the last base first, so the groups are listed in reverse.
 class Config(
     RankKeys,
+    MachineKeys,
     OutputKeys,
     LoraKeys,
     StepKeys,

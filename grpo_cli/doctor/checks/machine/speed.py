@@ -1,8 +1,9 @@
-"""Checks of this machine's speed: matrix products, memory bandwidth, and heat or battery limits."""
+"""Checks of this machine's speed: matrix products and their precision, memory bandwidth, heat, battery."""
 
 import re
 from collections.abc import Iterator
 
+from grpo_cli.device import TF32_SWITCH, rounds_float32
 from grpo_cli.doctor.checks.machine.installing import install, nvidia_driver
 from grpo_cli.doctor.context import Context
 from grpo_cli.doctor.findings import Finding, ok, skipped, warning
@@ -44,6 +45,24 @@ def memory_bandwidth(context: Context) -> Iterator[Finding]:
         yield ok(f"{speed:,.0f} GB/s read and written", gb_per_second=round(speed, 1))
     else:
         yield skipped("MLX does not work here")
+
+
+def float32_products(context: Context) -> Iterator[Finding]:
+    """Precision of float32 products: in full, or rounded to TF32."""
+    machine, kind = context.machine, context.probe.get("device")
+    if kind not in ("cpu", "metal", "cuda"):
+        yield skipped("MLX does not work here")
+        return
+    macos = machine.output("sw_vers", "-productVersion") or "" if machine.system == "Darwin" else ""
+    rounds = rounds_float32(kind, context.probe.get("info") or {}, macos)
+    if not rounds:
+        yield ok("computed in full", tf32=False)
+    elif machine.environment.get(TF32_SWITCH) == "0":
+        yield ok(f"computed in full ({TF32_SWITCH}=0)", tf32=False)
+    elif context.config and context.config.exact_float32:
+        yield ok("computed in full in this configuration (exact_float32 = true)", tf32=False)
+    else:
+        yield ok("computed as TF32, 10 bits of mantissa; `exact_float32 = true` has 23, slower", tf32=True)
 
 
 def power(context: Context) -> Iterator[Finding]:
