@@ -221,6 +221,27 @@ def peak_memory_gb() -> float:
     return mx.get_peak_memory() / 1e9
 
 
+def cache_memory() -> int:
+    """Freed memory that MLX keeps for reuse, in bytes. The peak does not count it."""
+    import mlx.core as mx
+
+    return int(mx.get_cache_memory())
+
+
+def clear_cache() -> None:
+    """Return the freed memory that MLX keeps to the system."""
+    import mlx.core as mx
+
+    mx.clear_cache()
+
+
+def set_cache_limit(limit: int) -> None:
+    """Limit the freed memory that MLX keeps, in bytes."""
+    import mlx.core as mx
+
+    mx.set_cache_limit(limit)
+
+
 def reset_peak_memory() -> None:
     """Reset the measurement of peak memory."""
     import mlx.core as mx

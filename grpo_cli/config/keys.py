@@ -473,6 +473,10 @@ class OutputKeys(Keys):
 class MachineKeys(Keys):
     """the machine during a run"""
 
+    cache_limit_gb: float = Field(0.0, ge=0.0, le=10_000.0)
+    """Most freed memory that MLX keeps for reuse, in GB (10⁹ bytes); 0: 1 GiB on the CPU; on Metal and CUDA
+    what the run's estimate leaves of the device's memory, at most the temporary arrays of a step.
+    """
     exact_float32: bool = False
     """Compute float32 products in full on CUDA and on an M5, not as TF32 with 10 bits of mantissa; slower.
     No effect on the CPU and on older Macs, which always do.

@@ -82,6 +82,7 @@ def step_metrics(
         "step_seconds": seconds,
         "rollout_tokens_per_second": drawn.tokens / drawn.seconds if drawn.seconds > 0 else None,
         "peak_memory_gb": device.peak_memory_gb(),
+        "cache_memory_gb": device.cache_memory() / 1e9,
     }
     line |= averages(drawn.metrics, {*line, *SOMETIMES})
     found = anomalies(line)

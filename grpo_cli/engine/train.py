@@ -46,7 +46,7 @@ from grpo_cli.engine import events
 from grpo_cli.engine.collect_rollouts import collect_rollouts, set_advantages
 from grpo_cli.engine.evaluation.evaluate import evaluate, measure_by_reward
 from grpo_cli.engine.guards.nonfinite import first_broken
-from grpo_cli.engine.memory.check import check_memory
+from grpo_cli.engine.memory.check import check_memory, limit_cache
 from grpo_cli.engine.metrics import step_metrics
 from grpo_cli.engine.ranks.balance import checksum
 from grpo_cli.engine.ranks.same_setup import check_same_setup, settings
@@ -96,7 +96,9 @@ def train(config: Config, listener: events.Listener = events.silent, world: Worl
     world.set_timeout(config.rank_timeout)
     world.set_phase(Phase.LOADING)
     run = prepare(config, listener, world=world)
-    check_memory(run, device.memory_budget(device.prepare()))
+    budget = device.memory_budget(device.prepare())
+    check_memory(run, budget)
+    limit_cache(run, budget)
     with folder_for(config, world) as lock:
         log: RunLog | None = None
         try:
@@ -143,9 +145,11 @@ def train_step(run: Run, step: int, log: RunLog) -> None:
     drawn: DrawnGroups | None = None  # None: the step reuses rollouts of an earlier generation
     with run.interruption.breakable():
         if run.buffer.is_empty:
+            run.cache_room.before_rollouts()
             drawn = collect_rollouts(run, run.state.prompts_used)  # prompts → completions → rewards
             fill_buffer(run, drawn)  # advantages (P, G)
         run.world.set_phase(Phase.UPDATING)
+        run.cache_room.before_update()
         part = run.buffer.waiting[0]  # run.advance removes it, or puts it last for its next iteration
         if part.batches is None:
             part.batches = make_batches(run, part.groups)  # token ids (B, T), old and reference logprobs
