@@ -69,6 +69,11 @@ class Config(
         return self.batch_size * self.gradient_accumulation_steps
 
     @property
+    def pauses_on(self) -> set[str]:
+        """The reasons of `pause_on`."""
+        return {reason for reason in self.pause_on.split("|") if reason}
+
+    @property
     def environments(self) -> list[str]:
         """The entries of `environment`."""
         return [entry.strip() for entry in self.environment.split(",") if entry.strip()]

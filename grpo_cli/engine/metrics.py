@@ -18,6 +18,7 @@ SOMETIMES = (  # optional keys that rewards may not use
     "skipped", "flags", "unscored_fraction", "unscored_groups", "kept_mass", "turns_mean", "tool_seconds",
     "rollout_batches", "groups_drawn", "groups_discarded", "reward_mean_drawn",
     "importance_sampling_ratio_mean", "importance_sampling_ratio_max", "importance_sampling_capped",
+    "machine_actions", "paused_seconds",
 )  # fmt: skip
 # In prose four tokens in a row do not repeat by chance; shorter runs do ("of the", the digits of a sum).
 NGRAM = 4
