@@ -70,7 +70,7 @@ def train(
                 find(loaded.config.adapter, show, loaded.config.model_name)
         if shows and is_interactive(stderr_console()):
             say(stderr_console(), Text(f"loading {loaded.config.model_name} …", style="dim"))
-        start_device()
+        start_device(loaded.config.exact_float32)
         from grpo_cli.cli.live import training_display
         from grpo_cli.engine import dry_run as trial
         from grpo_cli.engine import train as training

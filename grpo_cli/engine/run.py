@@ -18,6 +18,10 @@ from grpo_cli.distributed.world import ALONE, World
 from grpo_cli.engine import events
 from grpo_cli.engine.guards.frozen_weights import WeightsMoved
 from grpo_cli.engine.guards.nothing_learned import Teaching
+from grpo_cli.engine.host.facts import read_facts
+from grpo_cli.engine.host.pressure import PressureWatch
+from grpo_cli.engine.host.system import System
+from grpo_cli.engine.memory.cache import CacheRoom
 from grpo_cli.engine.memory.out_of_memory import RowLimit
 from grpo_cli.engine.rollout.buffer import RolloutBuffer
 from grpo_cli.engine.rollout.prompts import Prompt, Prompts
@@ -75,6 +79,10 @@ class Run:
         self.update_limit = RowLimit(on_lowering=self.tell_of_memory("the update"))
         if self.policy.plan.trained == "single":
             self.update_limit.rows = 1
+        self.cache_room = CacheRoom()  # limit_cache sets the real one
+        self.pressure = PressureWatch(pauses=config.pauses_on, read=lambda: read_facts(System()))
+        self.machine_actions: list[str] = []  # against pressure, since the last step
+        self.paused_seconds = 0.0  # since the last step
         self.interruption = Interruption()  # never requested; the training loop sets the real one
         self.has_heard = False  # an interruption was announced to the listener
         self.rescue = Rescue()

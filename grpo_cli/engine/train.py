@@ -46,7 +46,8 @@ from grpo_cli.engine import events
 from grpo_cli.engine.collect_rollouts import collect_rollouts, set_advantages
 from grpo_cli.engine.evaluation.evaluate import evaluate, measure_by_reward
 from grpo_cli.engine.guards.nonfinite import first_broken
-from grpo_cli.engine.memory.check import check_memory
+from grpo_cli.engine.host.relief import machine_numbers, relieve, working
+from grpo_cli.engine.memory.check import check_memory, limit_cache
 from grpo_cli.engine.metrics import step_metrics
 from grpo_cli.engine.ranks.balance import checksum
 from grpo_cli.engine.ranks.same_setup import check_same_setup, settings
@@ -96,7 +97,9 @@ def train(config: Config, listener: events.Listener = events.silent, world: Worl
     world.set_timeout(config.rank_timeout)
     world.set_phase(Phase.LOADING)
     run = prepare(config, listener, world=world)
-    check_memory(run, device.memory_budget(device.prepare()))
+    budget = device.memory_budget(device.prepare())
+    check_memory(run, budget)
+    limit_cache(run, budget)
     with folder_for(config, world) as lock:
         log: RunLog | None = None
         try:
@@ -143,9 +146,11 @@ def train_step(run: Run, step: int, log: RunLog) -> None:
     drawn: DrawnGroups | None = None  # None: the step reuses rollouts of an earlier generation
     with run.interruption.breakable():
         if run.buffer.is_empty:
+            run.cache_room.before_rollouts()
             drawn = collect_rollouts(run, run.state.prompts_used)  # prompts → completions → rewards
             fill_buffer(run, drawn)  # advantages (P, G)
         run.world.set_phase(Phase.UPDATING)
+        run.cache_room.before_update()
         part = run.buffer.waiting[0]  # run.advance removes it, or puts it last for its next iteration
         if part.batches is None:
             part.batches = make_batches(run, part.groups)  # token ids (B, T), old and reference logprobs
@@ -160,6 +165,7 @@ def train_step(run: Run, step: int, log: RunLog) -> None:
     drawn = drawn or DrawnGroups(wanted=0, position=used)
     epoch = used / len(run.train_prompts)
     metrics = step_metrics(step, epoch, part.groups, update, drawn, run.config.dynamic_sampling, seconds)
+    metrics |= machine_numbers(run)
     run.teaching.take(metrics, part.groups, taught)
     log_step(run, metrics, part.groups, log)
     report_step(run, metrics, part.groups, log)
@@ -192,12 +198,14 @@ def train_to_the_end(run: Run, log: RunLog, saver: Saver, interruption: Interrup
     run.teaching.has_taught = run.state.has_taught
     announce(run, saver.shown)
     try:
-        begin(run, log, saver)
-        for step in range(run.state.step + 1, run.total_steps + 1):
-            train_step(run, step, log)
-            stop_if_broken(run, saver)
-            after_step(run, log, saver)
-        final = saver.save_final(sound_snapshot(run, saver))
+        with working(run):
+            begin(run, log, saver)
+            for step in range(run.state.step + 1, run.total_steps + 1):
+                relieve(run, lambda: saver.save(sound_snapshot(run, saver)))
+                train_step(run, step, log)
+                stop_if_broken(run, saver)
+                after_step(run, log, saver)
+            final = saver.save_final(sound_snapshot(run, saver))
         run.world.gather(None)  # a barrier: no rank exits before rank 0 has saved
         if run.answers:
             run.answers.remove()

@@ -23,6 +23,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+from grpo_cli.engine.run_dir.answer_files import NAME, PATTERN, remove_answers
 from grpo_cli.engine.run_dir.log import LogFile
 from grpo_cli.environments.recorded import (
     Place,
@@ -35,7 +36,6 @@ from grpo_cli.environments.session import Session
 from grpo_cli.files import open_regular, write_file
 from grpo_cli.untrusted_json import DamagedFile, checked, parse_object
 
-NAME, PATTERN = "answers.jsonl", "answers*.jsonl"
 LARGEST, LONGEST_LINE = 128 << 20, 1 << 20  # bytes
 
 Key = tuple[int, int, int, bool]  # at, row, turn, is_end
@@ -160,13 +160,6 @@ class AnswerJournal:
         with self.lock:
             self.close()
             remove_answers(self.path)
-
-
-def remove_answers(place: Path) -> None:
-    """Delete a journal, or all of a run's folder."""
-    for path in place.glob(PATTERN) if place.is_dir() else [place]:
-        with contextlib.suppress(OSError):
-            path.unlink()
 
 
 def scope_of(*settings: Any) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from grpo_cli.config.render import dump_config
 from grpo_cli.config.schema import Config
-from grpo_cli.engine.run_dir.answers import remove_answers
+from grpo_cli.engine.run_dir.answer_files import remove_answers
 from grpo_cli.engine.run_dir.lock import LOCK_FILE, RunLock, refused_by_the_disk
 from grpo_cli.engine.run_dir.log import COMPLETIONS, METRICS
 from grpo_cli.engine.run_dir.manifest import FINAL, MANIFEST, checkpoints, step_of
