@@ -19,6 +19,7 @@ from grpo_cli.cli.options import (
     given,
 )
 from grpo_cli.cli.ranks import ranks
+from grpo_cli.cli.restart import restarting
 from grpo_cli.cli.terminal import is_interactive, say, stderr_console
 from grpo_cli.outlet import hold_nobody
 
@@ -70,5 +71,8 @@ def resume(
         from grpo_cli.cli.live import training_display
         from grpo_cli.engine.resume import resume as resume_run
 
-        with training_display(quiet, is_first=world.is_first) as listener:
+        with (
+            restarting(quiet, world.size == 1),
+            training_display(quiet, is_first=world.is_first) as listener,
+        ):
             resume_run(path, overrides, listener, world, restart=restart, accept_changes=accept_changes)

@@ -23,6 +23,7 @@ from grpo_cli.cli.options import (
     one_of,
 )
 from grpo_cli.cli.ranks import ranks
+from grpo_cli.cli.restart import restarting
 from grpo_cli.cli.terminal import is_interactive, say, stderr_console
 from grpo_cli.outlet import hold_nobody
 
@@ -81,7 +82,10 @@ def train(
             if world.is_first:
                 say(stderr_console(), Text(dry_run_report(line), style="green"))
             return
-        with training_display(quiet, is_first=world.is_first) as listener:
+        with (
+            restarting(quiet, world.size == 1),
+            training_display(quiet, is_first=world.is_first) as listener,
+        ):
             training.train(loaded.config, listener, world)
 
 
