@@ -8,6 +8,7 @@ from pathlib import Path
 from grpo_cli.config.render import dump_config
 from grpo_cli.config.schema import Config
 from grpo_cli.engine.run_dir.answer_files import remove_answers
+from grpo_cli.engine.run_dir.incidents import INCIDENTS
 from grpo_cli.engine.run_dir.lock import LOCK_FILE, RunLock, refused_by_the_disk
 from grpo_cli.engine.run_dir.log import COMPLETIONS, METRICS
 from grpo_cli.engine.run_dir.manifest import FINAL, MANIFEST, checkpoints, step_of
@@ -106,7 +107,7 @@ def discard_empty_run(lock: RunLock) -> None:
         folder = lock.follow()
         if folder is None:
             return
-        for name in (CONFIG_FILE, METRICS, COMPLETIONS, LOCK_FILE):
+        for name in (CONFIG_FILE, METRICS, COMPLETIONS, INCIDENTS, LOCK_FILE):
             (folder / name).unlink(missing_ok=True)
         remove_answers(folder)
         if not any(folder.iterdir()):

@@ -24,9 +24,9 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from grpo_cli import device
+from grpo_cli.engine.failures import is_allocation_failure
 from grpo_cli.engine.guards.frozen_weights import norm
 from grpo_cli.engine.guards.logprob_mismatch import tolerance
-from grpo_cli.engine.memory.out_of_memory import is_allocation_failure
 from grpo_cli.engine.rollout.prompt_cache import keep, read_prompts
 from grpo_cli.engine.update.activation_checkpoint import replaced
 from grpo_cli.engine.update.batch import Microbatch

@@ -9,7 +9,7 @@ import pytest
 from mlx_lm.models import llama, mamba2
 
 from grpo_cli.engine import setup
-from grpo_cli.engine.memory.out_of_memory import RowLimit
+from grpo_cli.engine.recovery import RowLimit
 from grpo_cli.engine.rollout.generate import generate
 from grpo_cli.engine.rollout.sampling import Sampling
 from grpo_cli.engine.update import forward_probe as probe
