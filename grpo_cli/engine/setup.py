@@ -44,6 +44,7 @@ from grpo_cli.models.find import warm_start
 from grpo_cli.models.load import Policy, check_prompts, load_policy
 from grpo_cli.models.tree import flat
 from grpo_cli.rewards.table import load_rewards
+from grpo_cli.trackers.table import check_installed
 from grpo_cli.types import Example
 from grpo_cli.words import plural
 
@@ -65,6 +66,8 @@ def prepare(
     `checkpoint`: source of the weights of a resumed run. `started_at`: the time when the run began, ISO 8601;
     empty = now. Raises TrainingError if the ranks of a `world` have loaded different files.
     """
+    if world.is_first:
+        check_installed(config.report_to)
     device.prepare()
     if checkpoint is None:  # else the checkpoint contains the model, or names its base
         check_name(config.model_name)
