@@ -41,6 +41,7 @@ LEVELS = {
     "grpo_cli.engine.evaluation.evaluate": 5,
     "grpo_cli.engine.evaluation.scorecard": 5,
     "grpo_cli.models.tiny": 5,  # scripts that make the embedded model: the program imports none of them
+    "grpo_cli.trackers": 4.5,
     "grpo_cli.engine": 4,
     "grpo_cli.convert": 4,
     "grpo_cli.environments": 3.5,
@@ -96,6 +97,7 @@ LIGHT = {
     "grpo_cli.distributed.hosts",
     "grpo_cli.cpu.elf",
     "grpo_cli.foreign_text",
+    "grpo_cli.trackers.names",
     "grpo_cli.trust",
     "grpo_cli.ended",
     "grpo_cli.errors",

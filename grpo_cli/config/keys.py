@@ -10,14 +10,17 @@ To add a key, add one field to its group. Rules between keys are in rules.py.
 import math
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 from grpo_cli.config.loss_types import LOSS_TYPES
+from grpo_cli.config.tracker_names import PACKAGES, listed
 
 if TYPE_CHECKING:
     LossTypeName = str
+    TrackerName = str
 else:
     LossTypeName = Literal[tuple(LOSS_TYPES)]
+    TrackerName = Literal[tuple(PACKAGES)]
 
 XML_SYSTEM_PROMPT = (
     "Respond in the following format:\n<reasoning>\n...\n</reasoning>\n<answer>\n...\n</answer>"
@@ -58,6 +61,10 @@ def of_pause_reasons(text: str) -> str:
 
 PauseReasons = Annotated[str, AfterValidator(of_pause_reasons)]
 TemplateKeywords = Annotated[dict[str, Any], AfterValidator(of_plain_values)]
+TrackerNames = Annotated[
+    list[TrackerName],
+    BeforeValidator(listed, json_schema_input_type=list[TrackerName] | Literal["none"] | TrackerName),
+]
 
 
 class Keys(BaseModel):
@@ -463,8 +470,10 @@ class OutputKeys(Keys):
     """Write training_log.jsonl and completions.jsonl."""
     log_completions: Count = 4
     """Number of completions written to completions.jsonl at each logged step."""
-    report_to: Literal["none"] = "none"
-    """Other destinations for metrics; none for now."""
+    report_to: TrackerNames = []
+    """Trackers that the run is reported to, each an extra (`pip install 'grpo-cli[wandb]'`): wandb, trackio,
+    tensorboard and mlflow, several at once. They get metrics under TRL's names, evaluations and completions.
+    """
     eval_steps: Count = 50
     """Steps between evaluations, which also run before the first and after the last step; 0: never."""
     eval_samples: Count = 200

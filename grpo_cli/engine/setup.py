@@ -44,6 +44,7 @@ from grpo_cli.models.find import warm_start
 from grpo_cli.models.load import Policy, check_prompts, load_policy
 from grpo_cli.models.tree import flat
 from grpo_cli.rewards.table import load_rewards
+from grpo_cli.trackers.table import check_installed
 from grpo_cli.types import Example
 from grpo_cli.words import plural
 
@@ -67,6 +68,8 @@ def prepare(
     """
     if config.exact_float32:  # a resumed run's configuration is known only now
         device.require_exact_float32()
+    if world.is_first:
+        check_installed(config.report_to)
     device.prepare()
     if checkpoint is None:  # else the checkpoint contains the model, or names its base
         check_name(config.model_name)

@@ -53,7 +53,7 @@ from grpo_cli.engine.metrics import step_metrics
 from grpo_cli.engine.ranks.balance import checksum
 from grpo_cli.engine.ranks.same_setup import check_same_setup, settings
 from grpo_cli.engine.recovery import DeviceLost, Restart, ending_of, first_line
-from grpo_cli.engine.reporting import announce, finish, log_step, report_step
+from grpo_cli.engine.reporting import announce, finish, log_step, report_step, reported
 from grpo_cli.engine.rollout.buffer import DrawnGroups
 from grpo_cli.engine.rollout.sampling import Sampling
 from grpo_cli.engine.run import Run
@@ -203,7 +203,15 @@ def train_to_the_end(run: Run, log: RunLog, saver: Saver, interruption: Interrup
     run.teaching.has_taught = run.state.has_taught
     run.incidents.folder = (lambda: saver.folder) if saver.writes else None
     saver.limit = run.limit_for("saving")
-    announce(run, saver.shown)
+    with reported(run, saver.folder):
+        announce(run, saver.shown)
+        final = remaining_steps(run, log, saver)
+        finish(run, saver.shown, time.perf_counter() - started)
+    return final
+
+
+def remaining_steps(run: Run, log: RunLog, saver: Saver) -> Path:
+    """Run the remaining steps and save the final model; any error saves the finished steps first."""
     try:
         with working(run):
             begin(run, log, saver)
@@ -224,7 +232,6 @@ def train_to_the_end(run: Run, log: RunLog, saver: Saver, interruption: Interrup
         if ending is not error:
             raise ending from error
         raise
-    finish(run, saver.shown, time.perf_counter() - started)
     return final
 
 

@@ -198,6 +198,7 @@ NOT_APPLIED = {
     "cli/launch.py:launcher": PACKAGES,
     "models/classes.py:model_classes": PACKAGES,
     "rewards/math_equivalence.py:": PACKAGES,
+    "trackers/table.py:check_installed": PACKAGES,
     "rewards/builtin.py:judge": "a rule comes before it; tests/config/test_cures.py applies that rule's cure",
     "config/problems.py:": "is a configuration's; tests/config/test_cures.py applies each",
     "data/hub.py:": HUB,

@@ -18,6 +18,7 @@ from grpo_cli.folders import OLD, TEMPORARY_MARK, put_back, remove
 from grpo_cli.foreign_text import quoted
 
 CONFIG_FILE = "config.toml"
+LISTENED = ("trackers",)  # folders of what a run reports elsewhere
 
 
 def refuse_existing_run(folder: Path) -> None:
@@ -110,5 +111,7 @@ def discard_empty_run(lock: RunLock) -> None:
         for name in (CONFIG_FILE, METRICS, COMPLETIONS, INCIDENTS, LOCK_FILE):
             (folder / name).unlink(missing_ok=True)
         remove_answers(folder)
+        for name in LISTENED:
+            remove(folder / name)
         if not any(folder.iterdir()):
             folder.rmdir()
