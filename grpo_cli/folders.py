@@ -11,6 +11,7 @@ On file systems without a swap two renames are used. Between them the old folder
 import ctypes
 import errno
 import os
+import re
 import shutil
 import sys
 import tempfile
@@ -22,6 +23,8 @@ from grpo_cli.files import sync
 
 TEMPORARY_MARK = ".grpo-tmp"
 OLD = ".grpo-old"
+# All temporary names of folders and files, those of earlier versions included.
+TEMPORARY_NAME = re.compile(r"\..+\.grpo-(tmp(-\w+(-old)?)?|old)|\.grpo-tmp-[0-9a-f]{16}(\.\w+)?")
 AT_FDCWD = -100  # Linux: names are relative to the current folder
 SWAP = 2  # RENAME_EXCHANGE of Linux's renameat2, RENAME_SWAP of macOS' renamex_np
 CANNOT = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EPERM)

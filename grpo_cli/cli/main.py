@@ -22,6 +22,7 @@ from grpo_cli.cli.generate import generate
 from grpo_cli.cli.help import GrpoCommand, examples
 from grpo_cli.cli.launch import launch
 from grpo_cli.cli.resume import resume
+from grpo_cli.cli.runs import runs
 from grpo_cli.cli.train import train
 from grpo_cli.doctor.last_error import keep_last_error
 from grpo_cli.ended import ended_by_signals
@@ -125,6 +126,14 @@ app.command(
         "grpo doctor --run outputs/prod --report bug.md",
     ),
 )(doctor)
+app.command(
+    "runs",
+    cls=GrpoCommand,
+    epilog=examples(
+        "grpo runs outputs --sort accuracy",
+        "grpo runs outputs --clean --state failed",
+    ),
+)(runs)
 app.add_typer(config_app, name="config")
 app.add_typer(env_app, name="env")
 

@@ -27,7 +27,7 @@ from grpo_cli.engine import events
 from grpo_cli.engine.memory.check import check_memory, limit_cache
 from grpo_cli.engine.ranks.same_setup import check_same_setup, settings
 from grpo_cli.engine.run import Run
-from grpo_cli.engine.run_dir.folder import CONFIG_FILE, words_for_the_disk, write_config
+from grpo_cli.engine.run_dir.folder import words_for_the_disk, write_config
 from grpo_cli.engine.run_dir.inputs import EVALUATION, changed, is_measure
 from grpo_cli.engine.run_dir.lock import RunLock
 from grpo_cli.engine.run_dir.log import COMPLETIONS, METRICS, RunLog
@@ -36,6 +36,7 @@ from grpo_cli.engine.run_dir.manifest import (
     checkpoints,
     step_in_manifest,
 )
+from grpo_cli.engine.run_dir.names import CONFIG_FILE
 from grpo_cli.engine.run_dir.resume_point import Start, agreed, find_start, keys_of
 from grpo_cli.engine.run_dir.run_state import read_state
 from grpo_cli.engine.run_dir.saver import Saver

@@ -58,6 +58,7 @@ from grpo_cli.engine.rollout.buffer import DrawnGroups
 from grpo_cli.engine.rollout.sampling import Sampling
 from grpo_cli.engine.run import Run
 from grpo_cli.engine.run_dir.checkpoint import Snapshot
+from grpo_cli.engine.run_dir.ending import forget_ending
 from grpo_cli.engine.run_dir.folder import (
     discard_empty_run,
     new_run_folder,
@@ -260,6 +261,8 @@ def begin(run: Run, log: RunLog, saver: Saver) -> None:
 
     Raises CheckpointError if the disk has no room for one checkpoint.
     """
+    if saver.writes:
+        forget_ending(saver.folder)
     run.seed()
     run.keep(log.positions())
     saver.check_room(run.snapshot())

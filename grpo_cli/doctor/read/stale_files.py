@@ -14,7 +14,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-TEMPORARY_NAME = re.compile(r"\..+\.grpo-(tmp(-\w+(-old)?)?|old)|\.grpo-tmp-[0-9a-f]{16}(\.\w+)?")
+from grpo_cli.folders import TEMPORARY_NAME
+
 ASIDE = re.compile(r"(checkpoint-\d+|final|training_log\.jsonl|completions\.jsonl)\.aside(-\d+)?")
 REPLACED = re.compile(r"\.(.+)\.grpo-(?:old|tmp-\w+-old)")
 FRESH_SECONDS = 3600

@@ -6,7 +6,9 @@ remove_answers(run_dir)       # answers.jsonl and those of the other ranks
 import contextlib
 from pathlib import Path
 
-NAME, PATTERN = "answers.jsonl", "answers*.jsonl"
+from grpo_cli.engine.run_dir.names import ANSWERS
+
+NAME, PATTERN = "answers.jsonl", ANSWERS
 
 
 def remove_answers(place: Path) -> None:

@@ -20,9 +20,10 @@ from grpo_cli.config.schema import Config
 from grpo_cli.distributed.world import World
 from grpo_cli.engine import events
 from grpo_cli.engine.ranks.broadcast_checkpoint import broadcast_checkpoint
-from grpo_cli.engine.run_dir.folder import CONFIG_FILE, existing, locate, tidy
+from grpo_cli.engine.run_dir.folder import existing, locate, tidy
 from grpo_cli.engine.run_dir.lock import RunLock
 from grpo_cli.engine.run_dir.manifest import FINAL, damage, newest_intact, step_in_manifest
+from grpo_cli.engine.run_dir.names import CONFIG_FILE
 from grpo_cli.engine.run_dir.run_state import read_state
 from grpo_cli.errors import CheckpointError, ConfigError
 from grpo_cli.files import chosen_path, from_here
