@@ -2,11 +2,14 @@
 
 import os
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from grpo_cli.engine import events
+from grpo_cli.distributed.world import World
+from grpo_cli.engine import events, setup
 from grpo_cli.engine.host import relief
 from grpo_cli.engine.host.facts import HostFacts
 from grpo_cli.engine.resume import resume
@@ -107,6 +110,52 @@ def test_ctrl_c_ends_a_pause_with_the_step_saved(tmp_path: Path, monkeypatch: py
             trained(tmp_path / "other", patch, [FINE, FINE, *[BATTERY] * 99], pause_on="battery")
     resume(tmp_path / "other/run")
     assert weights(tmp_path / "other/run") == weights(calm)
+
+
+@pytest.mark.parametrize(
+    ("rank", "takes"), [(0, True), (1, False), (2, True), (3, False)], ids=["a", "a again", "b", "b again"]
+)
+def test_the_first_rank_of_each_machine_keeps_it_awake(
+    rank: int, takes: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken: list[str] = []
+
+    class Ranks(World):
+        def gather(self, value: object) -> list[object]:  # noqa: ARG002
+            return ["a", "a", "b", "b"]
+
+    @contextmanager
+    def kept(*_: object) -> Iterator[None]:
+        taken.append("taken")
+        yield
+        taken.append("released")
+
+    monkeypatch.setattr(relief, "kept_awake", kept)
+    run = setup.prepare(small(tmp_path))
+    run.world = Ranks(rank, 4)
+    with relief.working(run):
+        assert taken == ["taken"] * takes
+    assert taken == ["taken", "released"] * takes
+
+
+def test_all_ranks_pause_for_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rank 0 is fine; rank 1 is on battery for two of its readings."""
+    told: list[str] = []
+    others = iter([["battery", "on battery (9%)"], False, True, False, True, False, False, False])
+
+    class Ranks(World):
+        def gather(self, value: object) -> list[object]:
+            return [value, next(others)]
+
+    monkeypatch.setattr("grpo_cli.engine.run.read_facts", lambda _: FINE)
+    run = setup.prepare(
+        small(tmp_path), lambda event: told.append(event.text) if isinstance(event, events.Notice) else None
+    )
+    run.world = Ranks(0, 2)
+    relief.relieve(run, lambda: pytest.fail("there is no step to save"))
+    assert told[0] == "paused after step 0: on battery (9%); the run continues by itself"
+    assert next(others, None) is None
+    assert run.machine_actions == ["paused 0 s: battery"]
 
 
 def test_a_battery_and_a_closed_lid_are_told_at_the_start(
