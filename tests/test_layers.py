@@ -1,6 +1,6 @@
 """The layers of the package, by its imports: only downward, never in a circle, and light modules stay light.
 
-The order, from the top: cli → doctor → the run and what evaluates → the rest of engine, convert →
+The order, from the top: cli → report → doctor → the run and what evaluates → the rest of engine, convert →
 environments → data, models → config → rewards → errors, types. Packages on one level do not import one
 another.
 """
@@ -20,6 +20,7 @@ ROOT = Path(__file__).parents[1]
 LEVELS = {
     "grpo_cli.__main__": 8,
     "grpo_cli.cli": 7,
+    "grpo_cli.report": 6.5,
     "grpo_cli.doctor": 6,
     "grpo_cli.doctor.checks": 5.8,
     "grpo_cli.doctor.context": 5.6,

@@ -23,7 +23,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from grpo_cli.engine.run_dir.answer_files import NAME, remove_answers
+from grpo_cli.engine.run_dir.answer_files import NAME, PATTERN, remove_answers
 from grpo_cli.engine.run_dir.log import LogFile
 from grpo_cli.environments.recorded import (
     Place,
@@ -133,7 +133,7 @@ class AnswerJournal:
     def load(self) -> None:
         """Read the answers of all ranks."""
         left = LARGEST
-        for path in sorted(self.folder.glob(ANSWERS)):
+        for path in sorted(self.folder.glob(PATTERN)):
             with contextlib.suppress(OSError):  # a folder or a pipe, which is not ours
                 for line in lines_of(path, left):
                     left -= len(line)
