@@ -158,7 +158,7 @@ class ClosedStream(io.TextIOBase):
 def run() -> None:
     """Entry point of the `grpo` script.
 
-    Exit codes: 0 done, 1 failed, 2 usage or an invalid configuration, 130 interrupted.
+    Exit codes: 0 done, 1 failed, 2 usage or an invalid configuration, 75 the device is lost, 130 interrupted.
     """
     for size in ("COLUMNS", "LINES"):
         if os.environ.get(size) == "0":  # a terminal that reports size 0; rich would print nothing

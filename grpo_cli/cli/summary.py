@@ -25,6 +25,8 @@ def print_summary(console: Console, progress: RunProgress) -> None:
         return
     for line in heading(finished, progress.run.resumed_at if progress.run else 0):
         say(console, line)
+    for text in finished.interruptions:
+        say(console, Text(one_line(text)))
     if (table := comparison(finished.first, finished.last)) is not None:
         console.print()
         console.print(Safe(fitting(table, console)))

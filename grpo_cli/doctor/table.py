@@ -15,6 +15,7 @@ from grpo_cli.doctor.checks.model import chat_format, language, model, quantisat
 from grpo_cli.doctor.checks.run import (
     checkpoint,
     completions,
+    interruptions,
     optimizer_state,
     progress,
     rewards,
@@ -108,6 +109,7 @@ CHECKS: tuple[Check, ...] = (
     Check("truncation", "run", completions.truncation, needs="run", well="completions end"),
     Check("repetition", "run", completions.repetition, needs="run", well="no repetition"),
     Check("accuracy-flat", "run", progress.accuracy_flat, needs="run", well="accuracy not flat"),
+    Check("interruptions", "run", interruptions.interruptions, needs="run", well="no interruptions"),
     Check("time-split", "run", training.time_split, needs="run"),
     Check("configuration", "configuration", configuration.validity, needs="config"),
     Check("tools", "configuration", tools.tools, needs="config", on_mlx=True),

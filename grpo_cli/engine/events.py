@@ -103,6 +103,7 @@ class RunFinished:
     adapters_on: str | None = None  # with LoRA, the base model that the adapters in `final` belong to
     own_code: bool = False  # plain mlx-lm needs the source file in the model's folder to run it
     nothing_learnt: NothingLearnt | None = None  # the reason, if no step had an advantage
+    interruptions: tuple[str, ...] = ()  # a few lines on failures, crashes and the time lost
 
 
 Event = (

@@ -9,6 +9,7 @@ from grpo_cli import device
 from grpo_cli.engine import events
 from grpo_cli.engine.metrics import anomalies
 from grpo_cli.engine.run import Run
+from grpo_cli.engine.run_dir.incidents import read_incidents, told
 from grpo_cli.engine.run_dir.log import RunLog
 from grpo_cli.engine.run_dir.manifest import FINAL
 from grpo_cli.trackers.report import reporting
@@ -95,5 +96,6 @@ def finish(run: Run, folder: Path, seconds: float) -> None:
             adapters_on=base,
             own_code=own_code,
             nothing_learnt=nothing,
+            interruptions=tuple(told(read_incidents(folder))),
         )
     )

@@ -10,6 +10,7 @@ are renamed, not deleted, since the run continues differently from there.
 import hashlib
 import json
 import os
+import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
@@ -28,11 +29,21 @@ from grpo_cli.engine.memory.check import check_memory, limit_cache
 from grpo_cli.engine.ranks.same_setup import check_same_setup, settings
 from grpo_cli.engine.run import Run
 from grpo_cli.engine.run_dir.folder import words_for_the_disk, write_config
+from grpo_cli.engine.run_dir.incidents import (
+    INTERRUPTED,
+    KILLED,
+    RESUMED,
+    Incident,
+    Incidents,
+    read_incidents,
+    told,
+)
 from grpo_cli.engine.run_dir.inputs import EVALUATION, changed, is_measure
 from grpo_cli.engine.run_dir.lock import RunLock
 from grpo_cli.engine.run_dir.log import COMPLETIONS, METRICS, RunLog
 from grpo_cli.engine.run_dir.manifest import (
     FINAL,
+    MANIFEST,
     checkpoints,
     step_in_manifest,
 )
@@ -90,6 +101,8 @@ def resume(
 def train_from(start: Start, run: Run, listener: events.Listener) -> Path:
     """Train the restored run to its end, and close it; returns the folder of the final model."""
     is_first = run.world.is_first
+    if is_first:
+        record_interruption(start, run, listener)
     log = reopened_log(start, run, listener) if is_first else RunLog(start.run_dir, False)
     saver = Saver(
         lock=start.lock or RunLock(start.run_dir),
@@ -106,6 +119,26 @@ def train_from(start: Start, run: Run, listener: events.Listener) -> Path:
     finally:
         run.close()
         log.close()
+
+
+def record_interruption(start: Start, run: Run, listener: events.Listener) -> None:
+    """Record a kill of the last process and the time lost until now, and tell the run's interruptions.
+
+    Lost is the time since the checkpoint was saved, unless the user stopped the run.
+    """
+    folder, step = start.run_dir, run.state.step
+    before = read_incidents(folder)
+    incidents = Incidents(lambda: folder)
+    is_failure = bool(before) and before[-1].kind not in (INTERRUPTED, RESUMED)
+    if start.lock is not None and start.lock.was_killed:
+        incidents.record(Incident(kind=KILLED, step=step, done="resumed from the newest checkpoint"))
+    elif not is_failure:
+        return
+    saved = (start.checkpoint or folder) / (MANIFEST if start.checkpoint else CONFIG_FILE)
+    seconds = max(0.0, time.time() - saved.stat().st_mtime) if saved.exists() else 0.0
+    incidents.record(Incident(kind=RESUMED, step=step, done=f"resumed at step {step}", seconds=seconds))
+    for line in told(read_incidents(folder)):
+        listener(events.Notice(line))
 
 
 def reopened_log(start: Start, run: Run, listener: events.Listener) -> RunLog:

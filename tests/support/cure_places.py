@@ -185,6 +185,7 @@ HUB = "needs the hub's answer; tests/models/test_hub.py and tests/data/test_hub.
 MACHINES = "needs another machine, its ssh, or a port that is freed; tests/distributed shows the errors"
 DISK = "needs a disk with room, or one that can be written again"
 MEMORY = "needs less memory than there is; tests/engine/memory/test_verdict.py applies its keys"
+FAULTS = "needs a device that fails; tests/engine/test_device_faults.py plays it and resumes each run"
 OTHER_MODEL = "is another model, which only a person can choose"
 LEARNING = "is a choice of training (rate, precision, earlier checkpoint); the errors' own tests show them"
 DAMAGED = (
@@ -222,7 +223,7 @@ NOT_APPLIED = {
     "data/readers.py:read_file": DISK,
     "engine/run_dir/checkpoint.py:": DISK,
     "engine/run_dir/saver.py:": DISK,
-    "engine/memory/out_of_memory.py:": MEMORY,
+    "engine/recovery.py:": FAULTS,
     "engine/memory/check.py:": MEMORY,
     "engine/update/forward_probe.py:": OTHER_MODEL,
     "models/adapters.py:_check_dora": OTHER_MODEL,

@@ -118,6 +118,7 @@ NOT_APPLIED = {
     "run/checkpoint.py:no_way_on": OTHER_VERSION,
     "run/completions.py:length_collapse": LEARNING,
     "run/completions.py:repetition": LEARNING,
+    "run/interruptions.py:interruptions": LOOK,
     "run/progress.py:collapse": LEARNING,
     "run/progress.py:flat": LEARNING,
     "run/rewards.py:identical_completions#2": LEARNING,

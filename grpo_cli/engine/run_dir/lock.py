@@ -25,6 +25,7 @@ class RunLock:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder.absolute()  # a reward may change the current folder
+        self.was_killed = False  # the last process that held the lock could not release it
         self._file: FileIO | None = None
         self._directory: int | None = None  # descriptor of the folder, which outlives its name
 
@@ -38,6 +39,7 @@ class RunLock:
             self._directory = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             while self._file is None or not self._is_current(self._file):
                 self._file = self._locked()
+            self.was_killed = bool(os.pread(self._file.fileno(), 1, 0))
             self._file.truncate(0)
             self._file.write(f"{os.getpid()}\n".encode())
         except OSError as error:
