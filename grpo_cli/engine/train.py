@@ -50,7 +50,7 @@ from grpo_cli.engine.memory.check import check_memory
 from grpo_cli.engine.metrics import step_metrics
 from grpo_cli.engine.ranks.balance import checksum
 from grpo_cli.engine.ranks.same_setup import check_same_setup, settings
-from grpo_cli.engine.reporting import announce, finish, log_step, report_step, reported
+from grpo_cli.engine.reporting import announce, finish, keeping_rollouts, log_step, report_step, reported
 from grpo_cli.engine.rollout.buffer import DrawnGroups
 from grpo_cli.engine.rollout.sampling import Sampling
 from grpo_cli.engine.run import Run
@@ -190,7 +190,7 @@ def train_to_the_end(run: Run, log: RunLog, saver: Saver, interruption: Interrup
     started = time.perf_counter()
     run.interruption = interruption
     run.teaching.has_taught = run.state.has_taught
-    with reported(run, saver.folder):
+    with keeping_rollouts(run, saver), reported(run, saver.folder):
         announce(run, saver.shown)
         final = remaining_steps(run, log, saver)
         finish(run, saver.shown, time.perf_counter() - started)
