@@ -470,6 +470,10 @@ class OutputKeys(Keys):
     """Write training_log.jsonl and completions.jsonl."""
     log_completions: Count = 4
     """Number of completions written to completions.jsonl at each logged step."""
+    keep_rollouts: Count = 100
+    """Number of newest steps whose completions are all kept, with tokens, logprobs and rewards, in
+    `rollouts/step-000040.parquet`; 0: none.
+    """
     report_to: TrackerNames = []
     """Trackers that the run is reported to, each an extra (`pip install 'grpo-cli[wandb]'`): wandb, trackio,
     tensorboard and mlflow, several at once. They get metrics under TRL's names, evaluations and completions.

@@ -6,12 +6,15 @@ from pathlib import Path
 from typing import Any
 
 from grpo_cli import device
+from grpo_cli.config.schema import Config
 from grpo_cli.engine import events
 from grpo_cli.engine.metrics import anomalies
 from grpo_cli.engine.run import Run
 from grpo_cli.engine.run_dir.incidents import read_incidents, told
 from grpo_cli.engine.run_dir.log import RunLog
 from grpo_cli.engine.run_dir.manifest import FINAL
+from grpo_cli.engine.run_dir.rollout_log import RolloutLog
+from grpo_cli.engine.run_dir.saver import Saver
 from grpo_cli.trackers.report import reporting
 from grpo_cli.types import RolloutGroup
 
@@ -30,6 +33,25 @@ def reported(run: Run, folder: Path) -> Iterator[None]:
             yield
         finally:
             run.listener = listener
+
+
+@contextmanager
+def keeping_rollouts(run: Run, saver: Saver) -> Iterator[None]:
+    """Keep all completions of the newest steps within the block (`keep_rollouts`); only rank 0 does."""
+    if not run.config.keep_rollouts or not run.world.is_first:
+        yield
+        return
+    run.rollout_log = RolloutLog(lambda: saver.folder, run.config.keep_rollouts)
+    try:
+        yield
+    finally:
+        run.rollout_log.close()
+
+
+def is_first_use(config: Config, step: int) -> bool:
+    """True if the completions of a step are new: later iterations train on them again (num_iterations)."""
+    per_generation = config.steps_per_generation
+    return (step - 1) % (per_generation * config.num_iterations) < per_generation
 
 
 def announce(run: Run, folder: Path) -> None:
@@ -55,9 +77,11 @@ def announce(run: Run, folder: Path) -> None:
 
 
 def log_step(run: Run, metrics: dict[str, Any], groups: list[RolloutGroup], log: RunLog) -> None:
-    """Write the log line of every logging_steps-th step and of the last step."""
+    """Write the log line of every logging_steps-th step and of the last step, and all new completions."""
     if run.is_due(metrics["step"], run.config.logging_steps, last=True):
         run.rescue.log(log.step, metrics, groups, run.config.log_completions)
+    if run.rollout_log and is_first_use(run.config, metrics["step"]):
+        run.rollout_log.put(metrics["step"], groups)
     run.keep(log.positions())
 
 
@@ -70,6 +94,8 @@ def report_step(run: Run, metrics: dict[str, Any], groups: list[RolloutGroup], l
     found = anomalies(metrics)
     if log.refusal:
         found["log"] = f"the log cannot be written: {log.refusal}; its lines are kept and written later"
+    if run.rollout_log and run.rollout_log.failure:
+        found["rollouts"] = run.rollout_log.failure
     for kind, text in found.items():
         if kind not in run.told:
             run.told.add(kind)

@@ -49,6 +49,7 @@ from grpo_cli.engine.run_dir.manifest import (
 )
 from grpo_cli.engine.run_dir.names import CONFIG_FILE
 from grpo_cli.engine.run_dir.resume_point import Start, agreed, find_start, keys_of
+from grpo_cli.engine.run_dir.rollout_log import ROLLOUTS, set_aside
 from grpo_cli.engine.run_dir.run_state import read_state
 from grpo_cli.engine.run_dir.saver import Saver
 from grpo_cli.engine.setup import prepare
@@ -263,6 +264,7 @@ def set_aside_newer(run_dir: Path, checkpoint: Path | None, step: int, listener:
     for name in (METRICS, COMPLETIONS):
         if (run_dir / name).exists() and (run_dir / name).stat().st_size:
             copy_file(run_dir / name, unused(run_dir / f"{name}.aside"))
+    set_aside(run_dir, step, unused(run_dir / f"{ROLLOUTS}.aside"))
 
 
 def unused(path: Path) -> Path:

@@ -30,6 +30,7 @@ from grpo_cli.engine.run_dir.answers import AnswerJournal, scope_of
 from grpo_cli.engine.run_dir.checkpoint import Snapshot
 from grpo_cli.engine.run_dir.incidents import Incident, Incidents
 from grpo_cli.engine.run_dir.rescue import Rescue
+from grpo_cli.engine.run_dir.rollout_log import RolloutLog
 from grpo_cli.engine.run_dir.run_state import RunState, random_state, restore_random_state
 from grpo_cli.engine.signals import Interruption
 from grpo_cli.engine.update.compiled_loss import CompiledLoss
@@ -92,6 +93,7 @@ class Run:
         self.sampler_agrees = False  # the logprobs of sampler and loss were compared and match
         own_rewards = {name for name, function in self.rewards if function not in REWARDS.values()}
         self.teaching = Teaching(config=config, own=own_rewards)
+        self.rollout_log: RolloutLog | None = None
         self.told: set[str] = set()  # anomalies already reported by a notice
         self.answers: AnswerJournal | None = None  # of environments, recorded for a resumed run
 

@@ -14,12 +14,13 @@ from grpo_cli.engine.run_dir.lock import LOCK_FILE, RunLock, refused_by_the_disk
 from grpo_cli.engine.run_dir.log import COMPLETIONS, METRICS
 from grpo_cli.engine.run_dir.manifest import FINAL, MANIFEST, checkpoints, step_of
 from grpo_cli.engine.run_dir.names import CONFIG_FILE
+from grpo_cli.engine.run_dir.rollout_log import ROLLOUTS
 from grpo_cli.errors import CheckpointError
 from grpo_cli.files import from_here, write_file
 from grpo_cli.folders import OLD, TEMPORARY_MARK, put_back, remove
 from grpo_cli.foreign_text import quoted
 
-LISTENED = ("trackers",)  # folders of what a run reports elsewhere
+LISTENED = ("trackers", ROLLOUTS)  # folders of what a run keeps beside its checkpoints
 
 
 def refuse_existing_run(folder: Path) -> None:

@@ -1,0 +1,122 @@
+"""rollouts/step-NNNNNN.parquet: every completion of the newest steps, with its tokens and rewards."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as parquet
+import pytest
+
+from grpo_cli.engine import events
+from grpo_cli.engine.resume import resume
+from grpo_cli.engine.run_dir import rollout_log
+from grpo_cli.engine.run_dir.rollout_log import RolloutLog, remove_old, set_aside, step_files
+from grpo_cli.engine.train import train
+from grpo_cli.types import EnvironmentUse, Example, Rollout, RolloutGroup, StopReason
+from tests.support.small_runs import lines, small, weights
+
+QUICK = {"num_generations": 4, "batch_size": 2, "max_new_tokens": 12, "log_completions": 3}
+
+
+def groups() -> list[RolloutGroup]:
+    example = Example(messages=[{"role": "user", "content": "2 + 2 → ?"}], answer="4")
+    first = Rollout(
+        token_ids=[7, 8], logprobs=[-0.5, -1.25], entropies=[0.0, 0.0], stop_reason=StopReason.EOS,
+        text="4 \x1b[31m<script>", rewards={"right": 1.0, "short": None}, reward=1.0, advantage=0.75,
+    )  # fmt: skip
+    second = Rollout(
+        token_ids=[9, 3], logprobs=[-2.0, 0.0], entropies=[0.0, 0.0], loss_mask=[1, 0], text="5",
+        stop_reason=StopReason.LENGTH, rewards={"right": None, "short": None}, advantage=-0.75,
+        use=EnvironmentUse(turns=2, calls=3),
+    )  # fmt: skip
+    return [RolloutGroup(example, [1, 2, 3], [first]), RolloutGroup(example, [1, 2, 3], [second])]
+
+
+def rows(folder: Path, step: int) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = parquet.read_table(folder / f"step-{step:06}.parquet").to_pylist()
+    return found
+
+
+def test_a_row_for_each_completion(tmp_path: Path) -> None:
+    log = RolloutLog(lambda: tmp_path, keep=2)
+    log.put(40, groups())
+    log.close()
+    prompt = '[{"role": "user", "content": "2 + 2 → ?"}]'
+    assert rows(tmp_path / "rollouts", 40) == [
+        {
+            "step": 40, "group": 0, "prompt": prompt, "answer": "4", "prompt_ids": [1, 2, 3],
+            "completion": "4 \x1b[31m<script>", "token_ids": [7, 8], "logprobs": [-0.5, -1.25],
+            "loss_mask": [1, 1], "rewards": {"right": 1.0, "short": None}, "reward": 1.0, "advantage": 0.75,
+            "stop_reason": "eos", "turns": 1, "tool_calls": 0,
+        },
+        {
+            "step": 40, "group": 1, "prompt": prompt, "answer": "4", "prompt_ids": [1, 2, 3],
+            "completion": "5", "token_ids": [9, 3], "logprobs": [-2.0, 0.0], "loss_mask": [1, 0],
+            "rewards": {"right": None, "short": None}, "reward": None, "advantage": -0.75,
+            "stop_reason": "length", "turns": 2, "tool_calls": 3,
+        },
+    ]  # fmt: skip
+    assert log.failure == ""
+
+
+def test_a_full_disk_is_told_and_the_next_step_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = rollout_log.write_step
+
+    def refused(folder: Path, step: int, found: list[RolloutGroup]) -> None:
+        if step == 1:
+            raise OSError(28, "No space left on device")
+        write(folder, step, found)
+
+    monkeypatch.setattr(rollout_log, "write_step", refused)
+    log = RolloutLog(lambda: tmp_path, keep=2)
+    log.put(1, groups())
+    log.put(2, groups())
+    log.close()
+    assert log.failure.startswith("the completions of step 1 are not kept: OSError: [Errno 28] No space")
+    assert [*step_files(tmp_path / "rollouts")] == [2]
+
+
+def test_the_newest_are_kept_and_other_files_stay(tmp_path: Path) -> None:
+    names = ["step-000002.parquet", "step-000010.parquet", "step-1000000.parquet", "step-x.parquet", "notes"]
+    for name in names:
+        (tmp_path / name).touch()
+    remove_old(tmp_path, 2)
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(names[1:])
+
+
+def test_a_run_keeps_what_it_learned_from(tmp_path: Path) -> None:
+    config = small(tmp_path, **QUICK, max_steps=5, num_iterations=2, keep_rollouts=2)
+    train(config)
+    folder = config.run_dir / "rollouts"
+    assert sorted(step_files(folder)) == [3, 5]  # steps 2 and 4 train on the completions before them again
+    found = rows(folder, 5)
+    assert len(found) == 8 and [row["group"] for row in found] == [0] * 4 + [1] * 4
+    (line,) = [line for line in lines(config.run_dir) if line["step"] == 5]
+    rewards = [row["rewards"]["correctness"] for row in found]
+    assert sum(rewards) / 8 == pytest.approx(line["reward_mean"])
+    text = (config.run_dir / "completions.jsonl").read_text().splitlines()
+    logged = [entry for entry in map(json.loads, text) if entry["step"] == 5]
+    for entry, row in zip(logged, [found[0], found[4], found[1]], strict=True):
+        assert (row["completion"], row["advantage"]) == (entry["completion"], entry["advantage"])
+        assert len(row["token_ids"]) == len(row["logprobs"]) == entry["tokens"]
+        assert json.loads(row["prompt"]) == entry["prompt"] and row["stop_reason"] == entry["stop_reason"]
+
+
+def test_without_it_the_weights_are_the_same(tmp_path: Path) -> None:
+    for keep in (0, 3):
+        train(small(tmp_path, **QUICK, keep_rollouts=keep, run_name=f"keep-{keep}"))
+    assert not (tmp_path / "keep-0/rollouts").exists()
+    assert weights(tmp_path / "keep-0") == weights(tmp_path / "keep-3")
+
+
+def test_a_restarted_run_sets_them_aside(tmp_path: Path) -> None:
+    heard: list[events.Event] = []
+    train(small(tmp_path, **QUICK, max_steps=2), heard.append)
+    before = rows(tmp_path / "run/rollouts", 2)
+    resume(tmp_path / "run", ["learning_rate=2e-4"], restart=True)
+    assert rows(tmp_path / "run/rollouts.aside", 2) == before
+    assert rows(tmp_path / "run/rollouts", 1) == rows(tmp_path / "run/rollouts.aside", 1)
+    set_aside(tmp_path / "run", 2, tmp_path / "none")
+    assert not (tmp_path / "none").exists()
