@@ -3,11 +3,13 @@
 from typing import Any
 
 import pytest
+from rich.cells import cell_len
 
 from grpo_cli.cli.curves import accuracies, best, chart_lines, has_both
-from grpo_cli.cli.dashboard import frame
+from grpo_cli.cli.dashboard import Dashboard, frame
 from grpo_cli.cli.progress import RunProgress
 from grpo_cli.engine.events import EvaluationDone, RunStarted, StepFinished
+from tests.support.consoles import terminal_console
 from tests.support.recorded_run import RUN, step
 
 
@@ -103,3 +105,20 @@ def test_everything_stands_in_usual_windows(width: int, height: int) -> None:
     ]  # fmt: skip
     assert len(lines) <= height - 1
     assert max(map(len, lines)) <= width
+
+
+def test_a_window_that_is_resized_shows_whole_lines_at_each_size() -> None:
+    progress = after(5, evaluated(0, 0.2), evaluated(4, 0.6))
+    console, stream = terminal_console()
+    for width, height, has_accuracy in ((120, 40, True), (80, 24, True), (60, 20, False), (100, 30, True)):
+        console.width, console.height = width, height
+        stream.seek(0)
+        stream.truncate()
+        console.print(Dashboard(progress))
+        lines = stream.getvalue().splitlines()
+        assert max(map(cell_len, lines)) <= width
+        assert len(lines) <= height - 1
+        (top,) = (line for line in lines if line.startswith(" reward "))
+        assert ("accuracy" in top) is has_accuracy
+        assert any(line.startswith(" next       checkpoint at step 6 in 10s") for line in lines)
+        assert any(line.startswith(" teaching   75 % of groups") for line in lines)
