@@ -11,6 +11,7 @@ take the reports of MLX and the system as arguments, so other machines can be te
 import functools
 import os
 import platform
+import re
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -26,6 +27,9 @@ Info = Mapping[str, str | int]  # result of mx.device_info()
 
 CUDA_PACKAGES = ("mlx-cuda-12", "mlx-cuda-13", "mlx-cuda")
 CPU_CACHE_BYTES = 1 << 30  # with MLX's default on the CPU, 32 MiB, every step allocates its pages again
+TF32_SWITCH = "MLX_ENABLE_TF32"  # MLX reads it at its first product
+# GPUs whose matrix units round float32 to TF32: of the M5's generation, from this macOS on.
+TF32_GENERATION, TF32_SINCE = 17, (26, 2)
 WIRED_SINCE = 15  # the first macOS version that lets a process wire its memory
 # Limits of a container (cgroup v2, v1). Without a limit the files are missing or contain "max".
 CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
@@ -40,6 +44,7 @@ class Device:
     memory_bytes: int | None  # memory of the machine, or of the CUDA card
     working_set_bytes: int | None = None  # Metal: maximum recommended by the system
     upcast: bool = False  # convert weights to float32: half precision is 50 times slower on a CPU
+    rounds_float32: bool = False  # float32 products are computed as TF32, unless that is switched off
     compile: bool = True  # use mx.compile; False on a CPU, where it would call a C++ compiler
     blas: BlasReport | None = None  # on the CPU only
 
@@ -63,7 +68,7 @@ def prepare() -> Device:
     limit = wired_limit(info, platform.mac_ver()[0])
     if limit is not None:
         mx.set_wired_limit(limit)
-    return describe(kind, info, total_memory(), None)
+    return describe(kind, info, total_memory(), None, platform.mac_ver()[0])
 
 
 def prepare_cpu() -> Device:
@@ -119,15 +124,42 @@ def choose_kind(requested: str, metal: bool, cuda: bool) -> Kind:
     )
 
 
-def describe(kind: Kind, info: Info, ram_bytes: int | None, blas: BlasReport | None) -> Device:
-    """The Device from MLX's report and the machine's memory in bytes."""
+def describe(
+    kind: Kind, info: Info, ram_bytes: int | None, blas: BlasReport | None, macos: str = ""
+) -> Device:
+    """The Device from MLX's report and the machine's memory in bytes. `macos`: the version, as "26.2"."""
     name = str(info.get("device_name") or info.get("architecture") or kind)
     if kind == "cpu":
         return Device(kind="cpu", name=name, memory_bytes=ram_bytes, upcast=True, compile=False, blas=blas)
     own = int(info.get("memory_size") or info.get("total_memory") or 0)
     recommended = int(info.get("max_recommended_working_set_size") or 0)
     memory = own or (ram_bytes if kind == "metal" else None)  # a CUDA card has memory of its own
-    return Device(kind=kind, name=name, memory_bytes=memory, working_set_bytes=recommended or None)
+    return Device(
+        kind=kind,
+        name=name,
+        memory_bytes=memory,
+        working_set_bytes=recommended or None,
+        rounds_float32=rounds_float32(kind, info, macos),
+    )
+
+
+def rounds_float32(kind: Kind, info: Info, macos: str) -> bool:
+    """True if MLX computes float32 products as TF32 by default: on CUDA, and on an M5 from macOS 26.2 on."""
+    generation = re.fullmatch(r"applegpu_g(\d+)[a-z]", str(info.get("architecture", "")))
+    if kind != "metal" or not generation:
+        return kind == "cuda"
+    version = tuple(int(part) for part in macos.split(".")[:2] if part.isdigit())
+    return int(generation[1]) >= TF32_GENERATION and version >= TF32_SINCE
+
+
+def require_exact_float32() -> None:
+    """Have MLX compute float32 products in full. Without effect after MLX's first product."""
+    os.environ[TF32_SWITCH] = "0"
+
+
+def is_float32_exact() -> bool:
+    """True if float32 products are computed in full on this device."""
+    return not prepare().rounds_float32 or os.environ.get(TF32_SWITCH) == "0"
 
 
 def wired_limit(info: Info, macos: str) -> int | None:
@@ -187,6 +219,27 @@ def peak_memory_gb() -> float:
     import mlx.core as mx
 
     return mx.get_peak_memory() / 1e9
+
+
+def cache_memory() -> int:
+    """Freed memory that MLX keeps for reuse, in bytes. The peak does not count it."""
+    import mlx.core as mx
+
+    return int(mx.get_cache_memory())
+
+
+def clear_cache() -> None:
+    """Return the freed memory that MLX keeps to the system."""
+    import mlx.core as mx
+
+    mx.clear_cache()
+
+
+def set_cache_limit(limit: int) -> None:
+    """Limit the freed memory that MLX keeps, in bytes."""
+    import mlx.core as mx
+
+    mx.set_cache_limit(limit)
 
 
 def reset_peak_memory() -> None:

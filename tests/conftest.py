@@ -73,7 +73,7 @@ SLOW = (
     "doctor/read/test_machine.py", "engine/guards/test_frozen_weights.py",
     "engine/guards/test_logprob_mismatch.py", "engine/guards/test_nonfinite.py",
     "engine/guards/test_nothing_learned.py", "engine/memory/test_check.py", "engine/memory/test_estimate.py",
-    "engine/memory/test_out_of_memory.py", "engine/rollout/test_buffer.py", "engine/rollout/test_generate.py",
+    "engine/test_recovery.py", "engine/rollout/test_buffer.py", "engine/rollout/test_generate.py",
     "engine/rollout/test_quantized_policy.py", "engine/rollout/test_sampling.py",
     "engine/rollout/test_turns.py", "engine/run_dir/test_checkpoint.py", "engine/run_dir/test_folder.py",
     "engine/run_dir/test_inputs.py", "engine/run_dir/test_log.py", "engine/run_dir/test_manifest.py",

@@ -3,6 +3,7 @@
 Only the Linux CPU was at hand; the Macs' sizes are those that their owners have published.
 """
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -33,6 +34,12 @@ CUDA: device.Info = {  # one card under Linux
     "total_memory": 84_929_347_584,
     "free_memory": 84_000_000_000,
 }
+M5: device.Info = {  # MacBook Pro, 24 GB
+    "architecture": "applegpu_g17g",
+    "device_name": "Apple M5",
+    "max_recommended_working_set_size": 19_069_665_280,
+    "memory_size": 25_769_803_776,
+}
 LINUX_CPU: device.Info = {"architecture": "x86_64", "device_name": "AMD EPYC"}
 
 
@@ -47,9 +54,15 @@ def test_a_mac_keeps_the_dtype_and_compiles() -> None:
 
 def test_a_card_has_its_own_memory_not_the_machines() -> None:
     assert device.describe("cuda", CUDA, 128 * GIB, None) == Device(
-        kind="cuda", name="NVIDIA H100 80GB HBM3", memory_bytes=84_929_347_584, upcast=False, compile=True
+        kind="cuda",
+        name="NVIDIA H100 80GB HBM3",
+        memory_bytes=84_929_347_584,
+        upcast=False,
+        compile=True,
+        rounds_float32=True,
     )
-    assert device.describe("cuda", {}, 128 * GIB, None) == Device(kind="cuda", name="cuda", memory_bytes=None)
+    expected = Device(kind="cuda", name="cuda", memory_bytes=None, rounds_float32=True)
+    assert device.describe("cuda", {}, 128 * GIB, None) == expected
 
 
 def test_a_cpu_upcasts_and_does_not_compile() -> None:
@@ -72,6 +85,37 @@ def test_a_cpu_upcasts_and_does_not_compile() -> None:
 )
 def test_wired_limit_is_the_recommended_size(info: device.Info, macos: str, limit: int | None) -> None:
     assert device.wired_limit(info, macos) == limit
+
+
+@pytest.mark.parametrize(
+    ("kind", "info", "macos", "rounds"),
+    [
+        ("metal", M1, "26.2", False),
+        ("metal", M3_MAX, "26.3", False),
+        ("metal", M5, "26.2", True),
+        ("metal", M5, "27.0.1", True),
+        ("metal", M5, "26.1", False),  # MLX uses its matrix units from 26.2 on
+        ("metal", M5, "", False),
+        ("metal", {}, "26.2", False),
+        ("cuda", CUDA, "", True),
+        ("cpu", LINUX_CPU, "", False),
+        ("cpu", M5, "26.2", False),  # GRPO_DEVICE=cpu on a Mac
+    ],
+)
+def test_which_devices_round_float32(kind: device.Kind, info: device.Info, macos: str, rounds: bool) -> None:
+    assert device.rounds_float32(kind, info, macos) is rounds
+    assert device.describe(kind, info, 16 * GIB, None, macos).rounds_float32 is rounds
+
+
+def test_exact_float32_is_switched_on_by_mlx_s_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MLX_ENABLE_TF32", raising=False)
+    monkeypatch.setattr(device, "prepare", lambda: device.describe("cuda", CUDA, None, None))
+    assert not device.is_float32_exact()
+    monkeypatch.setenv("MLX_ENABLE_TF32", "1")
+    assert not device.is_float32_exact()
+    device.require_exact_float32()
+    assert device.is_float32_exact()
+    assert os.environ["MLX_ENABLE_TF32"] == "0"
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,6 @@
 """The layers of the package, by its imports: only downward, never in a circle, and light modules stay light.
 
-The order, from the top: cli → doctor → the run and what evaluates → the rest of engine, convert →
+The order, from the top: cli → report → doctor → the run and what evaluates → the rest of engine, convert →
 environments → data, models → config → rewards → errors, types. Packages on one level do not import one
 another.
 """
@@ -20,6 +20,7 @@ ROOT = Path(__file__).parents[1]
 LEVELS = {
     "grpo_cli.__main__": 8,
     "grpo_cli.cli": 7,
+    "grpo_cli.report": 6.5,
     "grpo_cli.doctor": 6,
     "grpo_cli.doctor.checks": 5.8,
     "grpo_cli.doctor.context": 5.6,
@@ -36,10 +37,12 @@ LEVELS = {
     "grpo_cli.engine.sync_reference": 5,
     "grpo_cli.engine.reporting": 5,
     "grpo_cli.engine.memory.check": 5,
+    "grpo_cli.engine.host.relief": 5,
     "grpo_cli.engine.train": 5,
     "grpo_cli.engine.evaluation.evaluate": 5,
     "grpo_cli.engine.evaluation.scorecard": 5,
     "grpo_cli.models.tiny": 5,  # scripts that make the embedded model: the program imports none of them
+    "grpo_cli.trackers": 4.5,
     "grpo_cli.engine": 4,
     "grpo_cli.convert": 4,
     "grpo_cli.environments": 3.5,
@@ -61,6 +64,7 @@ LEVELS = {
     "grpo_cli.ended": 0.5,
     "grpo_cli.errors": 0,
     "grpo_cli.outlet": 0.5,
+    "grpo_cli.supervise": 0,
     "grpo_cli.types": 0,
     "grpo_cli.words": 0,
     "grpo_cli.untrusted_json": 0.5,
@@ -82,6 +86,10 @@ LIGHT = {
     "grpo_cli.config",
     "grpo_cli.rewards",
     "grpo_cli.engine.events",
+    "grpo_cli.engine.host.facts",
+    "grpo_cli.engine.host.system",
+    "grpo_cli.engine.failures",
+    "grpo_cli.engine.run_dir.incidents",
     "grpo_cli.engine.memory.estimate",
     "grpo_cli.engine.run_dir.ending",
     "grpo_cli.engine.run_dir.lock",
@@ -96,10 +104,12 @@ LIGHT = {
     "grpo_cli.distributed.hosts",
     "grpo_cli.cpu.elf",
     "grpo_cli.foreign_text",
+    "grpo_cli.trackers.names",
     "grpo_cli.trust",
     "grpo_cli.ended",
     "grpo_cli.errors",
     "grpo_cli.outlet",
+    "grpo_cli.supervise",
     "grpo_cli.files",
     "grpo_cli.folders",
     "grpo_cli.models.adapter_config",

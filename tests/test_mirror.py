@@ -40,6 +40,7 @@ KINDS = {
     "doctor/checks/run/test_real_runs.py": "the doctor on real runs",
     "doctor/cures": "the cures of every finding, by its subject",
     "doctor/test_trl_defaults.py": "one chapter of the guide",
+    "engine/test_device_faults.py": "whole runs on a device that fails",
     "engine/test_environments.py": "whole runs with environments",
     "engine/test_model_kinds.py": "whole runs of models with other caches",
     "engine/update/test_loss_mask.py": "masked tokens in batches, losses, metrics and checkpoints",

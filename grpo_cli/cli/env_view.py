@@ -55,6 +55,8 @@ def show_subject(trial: "Trial") -> None:
         line("tool", tool_line(schema))
     if example.columns:
         line("columns", shortened(", ".join(f"{name}={value!r}" for name, value in example.columns.items())))
+    for notice in trial.notices:
+        line("", notice, "yellow")
     if trial.unread:
         line("", f"`reset` does not take: {', '.join(trial.unread)}", "yellow")
     ids = trial.prompt.ids

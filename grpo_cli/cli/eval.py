@@ -90,7 +90,7 @@ def evaluate(
         file = completions_file(output, force, loaded.config) if output and world.is_first else None
         with doing(f"loading {model} …", shown=world.is_first) as show:
             check_names(loaded.config, models, show)
-            start_device()
+            start_device(loaded.config.exact_float32)
             sampling = sampling_of(loaded.config, num_generations, temperature)
             from grpo_cli.engine.evaluation.evaluate import evaluate_model
 

@@ -12,10 +12,12 @@ if TYPE_CHECKING:
     from grpo_cli.device import Device
 
 
-def start_device() -> "Device":
+def start_device(exact_float32: bool = False) -> "Device":
     """Set up MLX for this machine, and warn if its matrix product stays slow."""
     from grpo_cli import device
 
+    if exact_float32:
+        device.require_exact_float32()
     prepared = device.prepare()
     if sys.platform == "linux" and prepared.blas and prepared.blas.name == "mlx":
         text = f"! matrix products are slow, computed by MLX's own BLAS: {prepared.blas.note}"

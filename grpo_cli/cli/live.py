@@ -199,6 +199,7 @@ def step_line(progress: RunProgress) -> str:
         ("update", timing(metrics, "update_seconds")),
         ("", shown(metrics, "rollout_tokens_per_second", ".0f", " tok/s")),
         ("mem", shown(metrics, "peak_memory_gb", ".1f", " GB")),
+        ("machine", ", ".join(metrics.get("machine_actions", [])) or None),
         ("left", None if left is None else duration(left)),
     )
 

@@ -21,6 +21,7 @@ from grpo_cli.cli.eval import evaluate
 from grpo_cli.cli.generate import generate
 from grpo_cli.cli.help import GrpoCommand, examples
 from grpo_cli.cli.launch import launch
+from grpo_cli.cli.report import report
 from grpo_cli.cli.resume import resume
 from grpo_cli.cli.runs import runs
 from grpo_cli.cli.train import train
@@ -134,6 +135,14 @@ app.command(
         "grpo runs outputs --clean --state failed",
     ),
 )(runs)
+app.command(
+    "report",
+    cls=GrpoCommand,
+    epilog=examples(
+        "grpo report outputs/prod --open",
+        "grpo report outputs/prod outputs/prod_lora --output comparison.html",
+    ),
+)(report)
 app.add_typer(config_app, name="config")
 app.add_typer(env_app, name="env")
 

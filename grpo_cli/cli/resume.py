@@ -19,6 +19,8 @@ from grpo_cli.cli.options import (
     given,
 )
 from grpo_cli.cli.ranks import ranks
+from grpo_cli.cli.restart import restarting
+from grpo_cli.cli.supervised import become_supervisor, tell_supervisor
 from grpo_cli.cli.terminal import is_interactive, say, stderr_console
 from grpo_cli.outlet import hold_nobody
 
@@ -47,12 +49,17 @@ def resume(
     run_name: RunNameKey = None,
     max_steps: MaxStepsKey = None,
     seed: SeedKey = None,
+    supervise: Annotated[
+        bool, typer.Option("--supervise", help="Resume the run after a crash, at most 5 times an hour.")
+    ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="Show only notices and the result.")] = False,
 ) -> None:
     """Resume an interrupted run.
 
     It continues as if it had never been interrupted; --max-steps makes it longer.
     """
+    if supervise:
+        become_supervisor()
     shortcuts = given(model_name=model, dataset=dataset, output_dir=output_dir, run_name=run_name,
                       max_steps=max_steps, seed=seed)  # fmt: skip
     overrides = [*shortcuts, *(set_ or ())]
@@ -65,10 +72,14 @@ def resume(
         if world.is_first and not quiet and is_interactive(stderr_console()):
             say(stderr_console(), Text(f"looking for the newest checkpoint in {path} …", style="dim"))
         if world.is_first:
-            locate(from_here(chosen_path(path)))  # before the slow import of MLX
+            run_dir, _ = locate(from_here(chosen_path(path)))  # before the slow import of MLX
+            tell_supervisor(run_dir)
         start_device()
         from grpo_cli.cli.live import training_display
         from grpo_cli.engine.resume import resume as resume_run
 
-        with training_display(quiet, is_first=world.is_first) as listener:
+        with (
+            restarting(quiet, world.size == 1),
+            training_display(quiet, is_first=world.is_first) as listener,
+        ):
             resume_run(path, overrides, listener, world, restart=restart, accept_changes=accept_changes)

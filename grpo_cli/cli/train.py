@@ -23,6 +23,8 @@ from grpo_cli.cli.options import (
     one_of,
 )
 from grpo_cli.cli.ranks import ranks
+from grpo_cli.cli.restart import restarting
+from grpo_cli.cli.supervised import become_supervisor, tell_supervisor
 from grpo_cli.cli.terminal import is_interactive, say, stderr_console
 from grpo_cli.outlet import hold_nobody
 
@@ -40,6 +42,9 @@ def train(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Load everything, run one tiny step, save nothing.")
     ] = False,
+    supervise: Annotated[
+        bool, typer.Option("--supervise", help="Resume the run after a crash, at most 5 times an hour.")
+    ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="Show only notices and the result.")] = False,
 ) -> None:
     """Train a model.
@@ -47,6 +52,8 @@ def train(
     A run writes everything to <output_dir>/<run_name>. With --model and --dataset no configuration is needed:
     every other key has its default.
     """
+    if supervise:
+        become_supervisor()
     with doing("reading the configuration …"):
         from grpo_cli.config.load import load_config
         from grpo_cli.engine.run_dir.folder import refuse_existing_run
@@ -70,18 +77,22 @@ def train(
                 find(loaded.config.adapter, show, loaded.config.model_name)
         if shows and is_interactive(stderr_console()):
             say(stderr_console(), Text(f"loading {loaded.config.model_name} …", style="dim"))
-        start_device()
+        start_device(loaded.config.exact_float32)
         from grpo_cli.cli.live import training_display
         from grpo_cli.engine import dry_run as trial
         from grpo_cli.engine import train as training
 
+        tell_supervisor(loaded.config.run_dir)
         if dry_run:
             with training_display(quiet=True, is_first=world.is_first) as listener:
                 line = trial.dry_run(loaded.config, listener, world)
             if world.is_first:
                 say(stderr_console(), Text(dry_run_report(line), style="green"))
             return
-        with training_display(quiet, is_first=world.is_first) as listener:
+        with (
+            restarting(quiet, world.size == 1),
+            training_display(quiet, is_first=world.is_first) as listener,
+        ):
             training.train(loaded.config, listener, world)
 
 

@@ -88,6 +88,10 @@ _SAMPLED_HERE = "rollouts are sampled by MLX in this process"
 _NO_SUCH_SETUP = "the machines are set up by `grpo launch`"
 _ONLY_GRPO = "`grpo train` only trains with GRPO"
 _HUB = "checkpoints stay on this machine"
+_BY_ENVIRONMENT = (
+    "a tracker of `report_to` reads its own environment variables: WANDB_PROJECT, TRACKIO_PROJECT, "
+    "MLFLOW_EXPERIMENT_NAME, …"
+)
 LEFT_OUT = {
     **dict.fromkeys(("train", "train_mode", "do_train", "trainer_type", "task"), _ONLY_GRPO),
     **dict.fromkeys(("use_vllm", "use_transformers_paged", "fast_inference"), _SAMPLED_HERE),
@@ -112,6 +116,10 @@ LEFT_OUT = {
         "it has no effect here",
     ),
     **dict.fromkeys(("log_level", "logging_strategy", "logging_first_step"), "use `logging_steps`"),
+    **dict.fromkeys(
+        ("project", "project_name", "trackio_space_id", "trackio_bucket_id", "tracking_uri"), _BY_ENVIRONMENT
+    ),
+    **dict.fromkeys(("logging_dir", "tensorboard_dir"), "tensorboard's files are in the run's folder"),
     "reference_model_path": "the reference is the initial model",
     **dict.fromkeys(
         ("reward_model_path", "reward_model_name_or_path", "judge_model", "ruler_judge_model"),
@@ -121,7 +129,12 @@ LEFT_OUT = {
     "eval_on_start": "the model is always evaluated before the first step",
     "test": "use `grpo eval`",
 }
-_LEFT_OUT_BEGINNINGS = {"vllm_": _SAMPLED_HERE, "fsdp_": _NO_SUCH_SETUP, "hub_": _HUB, "wandb_": _HUB}
+_LEFT_OUT_BEGINNINGS = {
+    "vllm_": _SAMPLED_HERE,
+    "fsdp_": _NO_SUCH_SETUP,
+    "hub_": _HUB,
+    "wandb_": _BY_ENVIRONMENT,
+}
 
 
 @dataclass(frozen=True)
@@ -289,6 +302,10 @@ def _normalized(value: Any, _: Written) -> Translation:
     return Translation({"advantage_estimator": "reinforce_plus_plus_baseline"}, "normalized over the batch")
 
 
+def _with_wandb(value: Any, _: Written) -> Translation:
+    return Translation({"report_to": ["wandb"]} if _is_on(value) else {}, "it is one of several trackers")
+
+
 def _full(value: Any, _: Written) -> Translation:
     return Translation({"lora_rank": 0}) if _is_on(value) else Translation({}, "use `lora_rank`")
 
@@ -314,6 +331,7 @@ CONVERTED: dict[str, Callable[[Any, Written], Translation | None]] = {
     "use_dora": _dora,
     "lora_parameters": _lora_parameters,
     "full_finetuning": _full,
+    "use_wandb": _with_wandb,
     "loss_type": _loss,
     "vllm_importance_sampling_mode": _correction("importance_sampling_mode"),
     "vllm_importance_sampling_cap": _correction("importance_sampling_cap"),

@@ -10,14 +10,17 @@ To add a key, add one field to its group. Rules between keys are in rules.py.
 import math
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 from grpo_cli.config.loss_types import LOSS_TYPES
+from grpo_cli.config.tracker_names import PACKAGES, listed
 
 if TYPE_CHECKING:
     LossTypeName = str
+    TrackerName = str
 else:
     LossTypeName = Literal[tuple(LOSS_TYPES)]
+    TrackerName = Literal[tuple(PACKAGES)]
 
 XML_SYSTEM_PROMPT = (
     "Respond in the following format:\n<reasoning>\n...\n</reasoning>\n<answer>\n...\n</answer>"
@@ -46,7 +49,22 @@ def _not_plain(value: Any) -> Any:
     return None if is_plain else repr(value)
 
 
+PAUSE_REASONS = ("battery", "pressure", "heat")
+
+
+def of_pause_reasons(text: str) -> str:
+    """The text, if it names reasons to pause, separated by `|`, or is empty. Raises ValueError otherwise."""
+    if text and not set(text.split("|")) <= set(PAUSE_REASONS):
+        raise ValueError(f"takes {', '.join(PAUSE_REASONS)}, or several of them separated by |")
+    return text
+
+
+PauseReasons = Annotated[str, AfterValidator(of_pause_reasons)]
 TemplateKeywords = Annotated[dict[str, Any], AfterValidator(of_plain_values)]
+TrackerNames = Annotated[
+    list[TrackerName],
+    BeforeValidator(listed, json_schema_input_type=list[TrackerName] | Literal["none"] | TrackerName),
+]
 
 
 class Keys(BaseModel):
@@ -452,8 +470,10 @@ class OutputKeys(Keys):
     """Write training_log.jsonl and completions.jsonl."""
     log_completions: Count = 4
     """Number of completions written to completions.jsonl at each logged step."""
-    report_to: Literal["none"] = "none"
-    """Other destinations for metrics; none for now."""
+    report_to: TrackerNames = []
+    """Trackers that the run is reported to, each an extra (`pip install 'grpo-cli[wandb]'`): wandb, trackio,
+    tensorboard and mlflow, several at once. They get metrics under TRL's names, evaluations and completions.
+    """
     eval_steps: Count = 50
     """Steps between evaluations, which also run before the first and after the last step; 0: never."""
     eval_samples: Count = 200
@@ -468,6 +488,28 @@ class OutputKeys(Keys):
     """Steps between checkpoints; 0: only the final one."""
     keep_checkpoints: PositiveInt = 3
     """Number of newest checkpoints to keep, besides final and the best by evaluation."""
+
+
+class MachineKeys(Keys):
+    """the machine during a run"""
+
+    keep_awake: bool = True
+    """Keep the machine from sleeping while a run trains: `caffeinate` on a Mac, `systemd-inhibit` on Linux
+    where systemd runs. A closed lid or an empty battery still stops it.
+    """
+    pause_on: PauseReasons = "pressure|heat"
+    """Reasons to save and pause between two steps, separated by `|`: battery (until the charger is back),
+    pressure (memory stays short after smaller measures), heat (both at most 10 minutes at a time); empty:
+    never pause. The results do not depend on it.
+    """
+    cache_limit_gb: float = Field(0.0, ge=0.0, le=10_000.0)
+    """Most freed memory that MLX keeps for reuse, in GB (10⁹ bytes); 0: 1 GiB on the CPU; on Metal and CUDA
+    what the run's estimate leaves of the device's memory, at most the temporary arrays of a step.
+    """
+    exact_float32: bool = False
+    """Compute float32 products in full on CUDA and on an M5, not as TF32 with 10 bits of mantissa; slower.
+    No effect on the CPU and on older Macs, which always do.
+    """
 
 
 class RankKeys(Keys):

@@ -45,7 +45,10 @@ ELSEWHERE: dict[str, dict[str, Any]] = {
     "lora_layers": {"-1": 0},
     "max_steps": {"-1": 0},
     "log_completions": {"true": 4, "false": 0},
-    "report_to": dict.fromkeys(("all", "false", "wandb", "trackio", "tensorboard", "mlflow"), "none"),
+    "report_to": {
+        **dict.fromkeys(("wb", "weights_and_biases", "weights & biases"), "wandb"),
+        **dict.fromkeys(("tb", "tensorboardx"), "tensorboard"),
+    },
     "lr_scheduler_type": {
         "cosine_with_min_lr": "cosine",
         "cosine_with_restarts": "cosine",
@@ -97,7 +100,7 @@ def _elsewhere(key: str, value: Any) -> Any:
 
 def _list_meant(key: str, value: Any) -> list[Any] | None:
     """The value's items converted to the key's item type; None if one cannot be converted."""
-    split = key == "reward_functions" or element_type(key) is not str
+    split = key in ("reward_functions", "report_to") or element_type(key) is not str
     if isinstance(value, str):  # a comma may be part of a stop text
         value = value.split(",") if split else [value]
     elif not isinstance(value, list):

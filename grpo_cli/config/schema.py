@@ -14,6 +14,7 @@ from grpo_cli.config.keys import (
     EnvironmentKeys,
     LoraKeys,
     LossKeys,
+    MachineKeys,
     OptimizerKeys,
     OutputKeys,
     QuantizedRolloutKeys,
@@ -38,6 +39,7 @@ SUPERSEDED = {
 # Pydantic collects fields from the last base first, so the groups are listed in reverse.
 class Config(
     RankKeys,
+    MachineKeys,
     OutputKeys,
     LoraKeys,
     StepKeys,
@@ -65,6 +67,11 @@ class Config(
     def prompts_per_step(self) -> int:
         """P: prompts per optimizer update."""
         return self.batch_size * self.gradient_accumulation_steps
+
+    @property
+    def pauses_on(self) -> set[str]:
+        """The reasons of `pause_on`."""
+        return {reason for reason in self.pause_on.split("|") if reason}
 
     @property
     def environments(self) -> list[str]:

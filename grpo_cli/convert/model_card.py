@@ -38,7 +38,10 @@ def model_card(source: Path, base: str, to: str) -> str:
     head = ["---", f"library_name: {LIBRARIES[to]}"]
     head += [f"base_model: {json.dumps(named)}"] if named.count("/") == 1 else []
     head += ["tags:", "- grpo", "- mlx", "---"]
-    title = f"# {one_line(source.resolve().parent.name if source.name == 'final' else source.resolve().name)}"
+    folder = source.resolve()
+    is_of_run = folder.name == "final" or folder.name.startswith("checkpoint-")
+    name = (folder.parent if is_of_run else folder).name if config else named.rpartition("/")[2]
+    title = f"# {one_line(name)}"  # a model of the hub lies in a folder named by its commit
     told = f"Made from {one_line(named)}"
     if config is None:
         return "\n".join([*head, "", title, "", f"{told}, converted by grpo-cli.", ""])

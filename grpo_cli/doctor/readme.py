@@ -11,6 +11,7 @@ from pathlib import Path
 from grpo_cli.config.readme import keys_document
 from grpo_cli.doctor.chapters import GUIDE, INDEX, Chapter, chapters
 from grpo_cli.files import write_file
+from grpo_cli.trackers.names import names_table
 
 ROOT = Path(__file__).parents[2]
 COMMAND = "uv run python -m grpo_cli.doctor.readme"
@@ -27,7 +28,7 @@ def documents(readme: str) -> dict[Path, str]:
     """Texts of all documents that are generated, fully or in part, by path below the repository's root."""
     return {
         Path("README.md"): with_table(readme, common_troubles()),
-        Path("configs/KEYS.md"): keys_document(COMMAND),
+        Path("configs/KEYS.md"): f"{keys_document(COMMAND)}\n{names_table()}",
         INDEX.relative_to(ROOT): index(),
     }
 

@@ -63,6 +63,7 @@ CHECKS: tuple[Check, ...] = (
     Check("wired-limit", "memory", memory.wired_limit),
     Check("models-that-fit", "memory", memory.models_that_fit),
     Check("matrix-product", "speed", speed.matrix_product),
+    Check("float32-products", "speed", speed.float32_products),
     Check("memory-bandwidth", "speed", speed.memory_bandwidth),
     Check("power", "speed", speed.power),
     Check("disk-space", "disk", disk.disk_space),

@@ -11,7 +11,7 @@ step, not over one microbatch, so it does not depend on the size of the microbat
 import mlx.core as mx
 
 from grpo_cli.engine.grpo.entropy import high_entropy_threshold
-from grpo_cli.engine.memory.out_of_memory import with_halving
+from grpo_cli.engine.recovery import with_recovery
 from grpo_cli.engine.run import Run
 from grpo_cli.engine.update.batch import Microbatch
 from grpo_cli.engine.update.forward import token_scores
@@ -51,6 +51,6 @@ def entropies_by(run: Run, batch: Microbatch) -> mx.array:
     parts = [
         half
         for rows in batch.in_rows(run.update_limit.rows)
-        for half in with_halving(rows, compute, Microbatch.halves, run.update_limit.lower)
+        for half in with_recovery(rows, compute, Microbatch.halves, run.update_limit)
     ]
     return mx.concatenate(parts)

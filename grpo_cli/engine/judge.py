@@ -14,7 +14,7 @@ from typing import Any
 from grpo_cli.config.local_model import positions
 from grpo_cli.config.schema import Config
 from grpo_cli.engine.memory.estimate import JUDGE_ROWS
-from grpo_cli.engine.memory.out_of_memory import RowLimit
+from grpo_cli.engine.recovery import RowLimit
 from grpo_cli.engine.rollout.generate import generate
 from grpo_cli.engine.rollout.sampling import Sampling
 from grpo_cli.engine.update.forward_probe import sampling_plan

@@ -18,6 +18,7 @@ SOMETIMES = (  # optional keys that rewards may not use
     "skipped", "flags", "unscored_fraction", "unscored_groups", "kept_mass", "turns_mean", "tool_seconds",
     "rollout_batches", "groups_drawn", "groups_discarded", "reward_mean_drawn",
     "importance_sampling_ratio_mean", "importance_sampling_ratio_max", "importance_sampling_capped",
+    "machine_actions", "paused_seconds",
 )  # fmt: skip
 # In prose four tokens in a row do not repeat by chance; shorter runs do ("of the", the digits of a sum).
 NGRAM = 4
@@ -82,6 +83,7 @@ def step_metrics(
         "step_seconds": seconds,
         "rollout_tokens_per_second": drawn.tokens / drawn.seconds if drawn.seconds > 0 else None,
         "peak_memory_gb": device.peak_memory_gb(),
+        "cache_memory_gb": device.cache_memory() / 1e9,
     }
     line |= averages(drawn.metrics, {*line, *SOMETIMES})
     found = anomalies(line)

@@ -1,5 +1,7 @@
 """Reports of a run to its listener and its log: the start, each step, the end."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +11,24 @@ from grpo_cli.engine.metrics import anomalies
 from grpo_cli.engine.run import Run
 from grpo_cli.engine.run_dir.log import RunLog
 from grpo_cli.engine.run_dir.manifest import FINAL
+from grpo_cli.trackers.report import reporting
 from grpo_cli.types import RolloutGroup
+
+
+@contextmanager
+def reported(run: Run, folder: Path) -> Iterator[None]:
+    """Report the run to its trackers (`report_to`) within the block; only rank 0 does."""
+    names, listener = run.config.report_to, run.listener
+    if not names or not run.world.is_first:
+        yield
+        return
+    facts = {"name": run.config.run_dir.name, "config": run.config.model_dump()}
+    with reporting(names, folder=folder, tell=listener, **facts) as tracking:
+        run.listener = events.Listeners(listener, tracking)
+        try:
+            yield
+        finally:
+            run.listener = listener
 
 
 def announce(run: Run, folder: Path) -> None:

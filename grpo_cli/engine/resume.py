@@ -24,7 +24,7 @@ from grpo_cli.config.schema import Config
 from grpo_cli.distributed.phase import Phase
 from grpo_cli.distributed.world import ALONE, World
 from grpo_cli.engine import events
-from grpo_cli.engine.memory.check import check_memory
+from grpo_cli.engine.memory.check import check_memory, limit_cache
 from grpo_cli.engine.ranks.same_setup import check_same_setup, settings
 from grpo_cli.engine.run import Run
 from grpo_cli.engine.run_dir.folder import words_for_the_disk, write_config
@@ -80,7 +80,9 @@ def resume(
         is_final = start.checkpoint is not None and start.checkpoint.name == FINAL
         if run.state.step == run.total_steps and is_final:
             return complete(run, start.run_dir, listener)
-        check_memory(run, device.memory_budget(device.prepare()))
+        budget = device.memory_budget(device.prepare())
+        check_memory(run, budget)
+        limit_cache(run, budget)
         run.record_answers(start.run_dir, is_new=restart)
         return train_from(start, run, listener)
 

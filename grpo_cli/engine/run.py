@@ -7,7 +7,6 @@ Plain functions act on it: collect_rollouts.py samples and scores, update_policy
 """
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,13 +17,18 @@ from grpo_cli.distributed.world import ALONE, World
 from grpo_cli.engine import events
 from grpo_cli.engine.guards.frozen_weights import WeightsMoved
 from grpo_cli.engine.guards.nothing_learned import Teaching
-from grpo_cli.engine.memory.out_of_memory import RowLimit
+from grpo_cli.engine.host.facts import read_facts
+from grpo_cli.engine.host.pressure import PressureWatch
+from grpo_cli.engine.host.system import System
+from grpo_cli.engine.memory.cache import CacheRoom
+from grpo_cli.engine.recovery import PREFILL_TOKENS, Answered, RowLimit
 from grpo_cli.engine.rollout.buffer import RolloutBuffer
 from grpo_cli.engine.rollout.prompts import Prompt, Prompts
 from grpo_cli.engine.rollout.quantized_policy import RolloutPolicy
 from grpo_cli.engine.rollout.sampling import KeyChain
 from grpo_cli.engine.run_dir.answers import AnswerJournal, scope_of
 from grpo_cli.engine.run_dir.checkpoint import Snapshot
+from grpo_cli.engine.run_dir.incidents import Incident, Incidents
 from grpo_cli.engine.run_dir.rescue import Rescue
 from grpo_cli.engine.run_dir.run_state import RunState, random_state, restore_random_state
 from grpo_cli.engine.signals import Interruption
@@ -39,7 +43,6 @@ from grpo_cli.models.tree import flat
 from grpo_cli.rewards.score import Scorer
 from grpo_cli.rewards.table import REWARDS, RewardFunction
 from grpo_cli.types import TrainerState
-from grpo_cli.words import plural
 
 
 @dataclass(kw_only=True)
@@ -71,10 +74,17 @@ class Run:
         self.objective = Objective(config, self.forward_plan)
         self.sampler = RolloutPolicy(config, self.policy, self.listener)
         self.compiled = CompiledLoss.of(config, self.policy.model, self.forward_plan, self.listener)
-        self.rollout_limit = RowLimit(on_lowering=self.tell_of_memory("rollouts"))
-        self.update_limit = RowLimit(on_lowering=self.tell_of_memory("the update"))
+        self.incidents = Incidents()  # recorded nowhere yet; the training loop sets the run's file
+        self.rollout_limit = self.limit_for("rollouts")
+        self.evaluation_limit = self.limit_for("the evaluation")
+        self.update_limit = self.limit_for("the update", prefill_tokens=0)
+        self.optimizer.limit = self.limit_for("the optimizer")
         if self.policy.plan.trained == "single":
             self.update_limit.rows = 1
+        self.cache_room = CacheRoom()  # limit_cache sets the real one
+        self.pressure = PressureWatch(pauses=config.pauses_on, read=lambda: read_facts(System()))
+        self.machine_actions: list[str] = []  # against pressure, since the last step
+        self.paused_seconds = 0.0  # since the last step
         self.interruption = Interruption()  # never requested; the training loop sets the real one
         self.has_heard = False  # an interruption was announced to the listener
         self.rescue = Rescue()
@@ -193,19 +203,34 @@ class Run:
                 events.Notice(f"Stopping after step {step} (saving…). Press Ctrl-C again to quit now.")
             )
 
-    def tell_of_memory(self, what: str) -> Callable[[int], None]:
-        """A callback that reports a memory shortage in `what` and the new limit of rows to the listener."""
+    def limit_for(self, place: str, prefill_tokens: int = PREFILL_TOKENS) -> RowLimit:
+        """A limit without failures so far, which reports each to the listener and to the run's incidents."""
 
-        def tell(rows: int) -> None:
-            self.listener(
-                events.Notice(
-                    f"memory ran out in {what}: now at most {plural(rows, 'completion')} will be "
-                    "computed at once, with the same result. `batch_size = 1` with more "
-                    "`gradient_accumulation_steps` needs less"
+        def tell(answered: Answered) -> None:
+            name, done = answered.failure.name, answered.done
+            self.incidents.record(
+                Incident(
+                    kind=name,
+                    step=self.state.step,
+                    place=place,
+                    reason=answered.reason,
+                    done=done,
+                    seconds=answered.seconds,
                 )
             )
+            advice = (
+                ". `batch_size = 1` with more `gradient_accumulation_steps` needs less"
+                if answered.failure.answer == "halve"
+                else f": `grpo doctor --explain {answered.failure.chapter}`"
+            )
+            self.listener(events.Notice(f"{name} in {place}: {done}, with the same result{advice}"))
 
-        return tell
+        return RowLimit(prefill_tokens=prefill_tokens, on_answer=tell, drop_compiled=self.drop_compiled)
+
+    def drop_compiled(self) -> None:
+        """Free the compiled functions of the update."""
+        if self.compiled is not None:
+            self.compiled.drop()
 
     def close(self) -> None:
         """Shut down the reward workers and close the journal of answers."""

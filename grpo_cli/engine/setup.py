@@ -44,6 +44,7 @@ from grpo_cli.models.find import warm_start
 from grpo_cli.models.load import Policy, check_prompts, load_policy
 from grpo_cli.models.tree import flat
 from grpo_cli.rewards.table import load_rewards
+from grpo_cli.trackers.table import check_installed
 from grpo_cli.types import Example
 from grpo_cli.words import plural
 
@@ -65,6 +66,10 @@ def prepare(
     `checkpoint`: source of the weights of a resumed run. `started_at`: the time when the run began, ISO 8601;
     empty = now. Raises TrainingError if the ranks of a `world` have loaded different files.
     """
+    if config.exact_float32:  # a resumed run's configuration is known only now
+        device.require_exact_float32()
+    if world.is_first:
+        check_installed(config.report_to)
     device.prepare()
     if checkpoint is None:  # else the checkpoint contains the model, or names its base
         check_name(config.model_name)
@@ -104,6 +109,7 @@ def prepare(
         make_session=tooling.make_session,
     )
     count_prompts(run)
+    tell_precision(run)
     record_inputs(run, examples, started_at)
     if world.size > 1:
         adapters = None if checkpoint else warm_start(config.model_name, config.adapter)
@@ -161,6 +167,19 @@ def count_prompts(run: Run) -> None:
     if prompts.left_out:
         run.skipped_prompts = prompts.left_out
         run.listener(events.Notice(skipped_notice(prompts, run.config)))
+
+
+def tell_precision(run: Run) -> None:
+    """Report that this device rounds the run's float32 products, if any of its matrices are float32."""
+    arrays = flat(run.policy.model.parameters()).values()
+    if device.is_float32_exact() or not any(a.dtype == mx.float32 and a.ndim > 1 for a in arrays):
+        return
+    run.listener(
+        events.Notice(
+            "this device computes float32 products as TF32, with 10 bits of mantissa instead of 23; "
+            "`exact_float32 = true` computes them in full, more slowly"
+        )
+    )
 
 
 def judge_path(run: Run) -> Path | None:

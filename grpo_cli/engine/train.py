@@ -33,6 +33,7 @@ Departure from Algorithm 1: the reference is not replaced by a newer policy, as 
 sync_ref_model asks for it (sync_reference.py).
 """
 
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -46,11 +47,13 @@ from grpo_cli.engine import events
 from grpo_cli.engine.collect_rollouts import collect_rollouts, set_advantages
 from grpo_cli.engine.evaluation.evaluate import evaluate, measure_by_reward
 from grpo_cli.engine.guards.nonfinite import first_broken
-from grpo_cli.engine.memory.check import check_memory
+from grpo_cli.engine.host.relief import machine_numbers, relieve, working
+from grpo_cli.engine.memory.check import check_memory, limit_cache
 from grpo_cli.engine.metrics import step_metrics
 from grpo_cli.engine.ranks.balance import checksum
 from grpo_cli.engine.ranks.same_setup import check_same_setup, settings
-from grpo_cli.engine.reporting import announce, finish, log_step, report_step
+from grpo_cli.engine.recovery import DeviceLost, Restart, ending_of, first_line
+from grpo_cli.engine.reporting import announce, finish, log_step, report_step, reported
 from grpo_cli.engine.rollout.buffer import DrawnGroups
 from grpo_cli.engine.rollout.sampling import Sampling
 from grpo_cli.engine.run import Run
@@ -62,6 +65,7 @@ from grpo_cli.engine.run_dir.folder import (
     refuse_existing_run,
     words_for_the_disk,
 )
+from grpo_cli.engine.run_dir.incidents import INTERRUPTED, Incident
 from grpo_cli.engine.run_dir.lock import RunLock
 from grpo_cli.engine.run_dir.log import RunLog
 from grpo_cli.engine.run_dir.rescue import exited
@@ -97,7 +101,9 @@ def train(config: Config, listener: events.Listener = events.silent, world: Worl
     world.set_timeout(config.rank_timeout)
     world.set_phase(Phase.LOADING)
     run = prepare(config, listener, world=world)
-    check_memory(run, device.memory_budget(device.prepare()))
+    budget = device.memory_budget(device.prepare())
+    check_memory(run, budget)
+    limit_cache(run, budget)
     with folder_for(config, world) as lock:
         log: RunLog | None = None
         try:
@@ -118,7 +124,8 @@ def train(config: Config, listener: events.Listener = events.silent, world: Worl
             run.close()
             if log is not None:
                 log.close()
-            if run.state.step == 0 and world.is_first:
+            is_resumed = isinstance(sys.exception(), Restart)  # in a new process, from the same folder
+            if run.state.step == 0 and world.is_first and not is_resumed:
                 discard_empty_run(lock)
 
 
@@ -144,9 +151,11 @@ def train_step(run: Run, step: int, log: RunLog) -> None:
     drawn: DrawnGroups | None = None  # None: the step reuses rollouts of an earlier generation
     with run.interruption.breakable():
         if run.buffer.is_empty:
+            run.cache_room.before_rollouts()
             drawn = collect_rollouts(run, run.state.prompts_used)  # prompts → completions → rewards
             fill_buffer(run, drawn)  # advantages (P, G)
         run.world.set_phase(Phase.UPDATING)
+        run.cache_room.before_update()
         part = run.buffer.waiting[0]  # run.advance removes it, or puts it last for its next iteration
         if part.batches is None:
             part.batches = make_batches(run, part.groups)  # token ids (B, T), old and reference logprobs
@@ -161,6 +170,7 @@ def train_step(run: Run, step: int, log: RunLog) -> None:
     drawn = drawn or DrawnGroups(wanted=0, position=used)
     epoch = used / len(run.train_prompts)
     metrics = step_metrics(step, epoch, part.groups, update, drawn, run.config.dynamic_sampling, seconds)
+    metrics |= machine_numbers(run)
     run.teaching.take(metrics, part.groups, taught)
     log_step(run, metrics, part.groups, log)
     report_step(run, metrics, part.groups, log)
@@ -184,33 +194,66 @@ def fill_buffer(run: Run, drawn: DrawnGroups) -> None:
 def train_to_the_end(run: Run, log: RunLog, saver: Saver, interruption: Interruption) -> Path:
     """Run all remaining steps, with evaluations and checkpoints; returns the `final` folder.
 
-    Any error or signal that ends the run saves the finished steps first. Raises Interrupted once the step
+    Any error or signal that ends the run saves the finished steps first. A failure of the device that no
+    retry answers becomes Restart or DeviceLost (recovery.py). Raises Interrupted once the step
     during which the signal came is saved, TrainingError after three skipped updates in a row, and
     CheckpointError after three failed saves.
     """
     started = time.perf_counter()
     run.interruption = interruption
     run.teaching.has_taught = run.state.has_taught
-    announce(run, saver.shown)
+    run.incidents.folder = (lambda: saver.folder) if saver.writes else None
+    saver.limit = run.limit_for("saving")
+    with reported(run, saver.folder):
+        announce(run, saver.shown)
+        final = remaining_steps(run, log, saver)
+        finish(run, saver.shown, time.perf_counter() - started)
+    return final
+
+
+def remaining_steps(run: Run, log: RunLog, saver: Saver) -> Path:
+    """Run the remaining steps and save the final model; any error saves the finished steps first."""
     try:
-        begin(run, log, saver)
-        for step in range(run.state.step + 1, run.total_steps + 1):
-            train_step(run, step, log)
-            stop_if_broken(run, saver)
-            after_step(run, log, saver)
-        final = saver.save_final(sound_snapshot(run, saver))
+        with working(run):
+            begin(run, log, saver)
+            for step in range(run.state.step + 1, run.total_steps + 1):
+                relieve(run, lambda: saver.save(sound_snapshot(run, saver)))
+                train_step(run, step, log)
+                stop_if_broken(run, saver)
+                after_step(run, log, saver)
+            final = saver.save_final(sound_snapshot(run, saver))
         run.world.gather(None)  # a barrier: no rank exits before rank 0 has saved
         if run.answers:
             run.answers.remove()
     except BaseException as error:  # every kind of ending saves the finished steps
-        ending = exited(error) if isinstance(error, SystemExit) else error  # a bare exit looks like success
+        ending = ending_for(run, saver, error)
         for line in run.rescue.save(log, saver, error):
             ending.add_note(line)
+        run.incidents.record(incident_of(ending, saver.saved_step))
         if ending is not error:
             raise ending from error
         raise
-    finish(run, saver.shown, time.perf_counter() - started)
     return final
+
+
+def ending_for(run: Run, saver: Saver, error: BaseException) -> BaseException:
+    """The error that ends the run in place of `error`, which may be MLX's own or a bare exit."""
+    if isinstance(error, SystemExit):
+        return exited(error)  # a bare exit looks like success
+    ending = ending_of(error)
+    if isinstance(ending, Restart):
+        if run.interruption.requested:
+            return Interrupted(f"Stopped after a failure of the device: {ending.message}")
+        ending.run_dir = saver.folder
+    return ending
+
+
+def incident_of(error: BaseException, saved_step: int) -> Incident:
+    """The incident of an error or a signal that ends the run."""
+    kind = error.failure.name if isinstance(error, Restart | DeviceLost) else "error"
+    kind = INTERRUPTED if isinstance(error, KeyboardInterrupt) else kind
+    words = first_line(str(error)) or type(error).__name__
+    return Incident(kind=kind, step=max(saved_step, 0), reason=words, done=f"ended: {words}")
 
 
 def begin(run: Run, log: RunLog, saver: Saver) -> None:
@@ -260,6 +303,7 @@ def evaluate_if_due(run: Run, log: RunLog) -> bool:
             world=run.world,
             make_session=run.make_session,
             strip_thinking=config.strip_thinking,
+            limit=run.evaluation_limit,
         )
         measure_by_reward(evaluation, config, run.rewards)
     line = evaluation.line(step)

@@ -11,6 +11,7 @@ from typing import Any
 import mlx.core as mx
 
 from grpo_cli.config.schema import Config
+from grpo_cli.engine.rollout.chat_template import set_up_template
 from grpo_cli.engine.rollout.play import Play, Tell
 from grpo_cli.engine.rollout.prompts import Prompt, encode
 from grpo_cli.engine.rollout.sampling import Sampling
@@ -57,6 +58,7 @@ class Trial:
     session: Session
     sampling: Sampling
     unread: list[str]  # given columns that `reset` does not take
+    notices: list[str]  # about the model's chat template
 
     @property
     def schemas(self) -> list[dict[str, Any]]:
@@ -103,6 +105,7 @@ def prepare_trial(asked: Asked, config: Config) -> Trial:
     )
     policy = None if asked.by_hand or asked.model is None else load_policy(asked.model, config.dtype)
     tokenizer = policy.tokenizer if policy else tokenizer_of(asked.model or "tiny")
+    notices = set_up_template(tokenizer, config, [example])
     tooling = _tooling(asked, config, tokenizer, environments, files)
     mx.random.seed(config.seed)
     prompt = encode(example, tokenizer, config, tooling)
@@ -122,6 +125,7 @@ def prepare_trial(asked: Asked, config: Config) -> Trial:
         session=session,
         sampling=sampling if asked.temperature is None else replace(sampling, temperature=asked.temperature),
         unread=unread_columns(environments, example, asked.columns),
+        notices=notices,
     )
 
 

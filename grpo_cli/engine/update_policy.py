@@ -24,8 +24,8 @@ from grpo_cli.engine.grpo.importance_sampling import WeightStats
 from grpo_cli.engine.grpo.lr_schedule import learning_rate
 from grpo_cli.engine.guards import logprob_mismatch
 from grpo_cli.engine.guards.nonfinite import Fault, find_fault
-from grpo_cli.engine.memory.out_of_memory import with_halving
 from grpo_cli.engine.ranks.balance import assign_ranks
+from grpo_cli.engine.recovery import with_recovery
 from grpo_cli.engine.run import Run
 from grpo_cli.engine.update.batch import Counting, Microbatch, make_microbatches
 from grpo_cli.engine.update.forward import token_logprobs
@@ -220,7 +220,7 @@ def logprobs_by(run: Run, model: nn.Module, batch: Microbatch) -> mx.array:
         mx.eval(logprobs)
         return logprobs
 
-    return mx.concatenate(list(with_halving(batch, compute, Microbatch.halves, run.update_limit.lower)))
+    return mx.concatenate(list(with_recovery(batch, compute, Microbatch.halves, run.update_limit)))
 
 
 def compare_with_sampler(run: Run, batches: list[Microbatch], result: UpdateResult) -> float | None:

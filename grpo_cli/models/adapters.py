@@ -127,7 +127,10 @@ def load_adapters(model: nn.Module, folder: Path, fusing: bool = False) -> LoRA:
     missing or unknown tensors and wrong shapes, and without `fusing` for such modules.
     """
     config = read_adapter_config(folder)
-    stored = _read(model, folder, config)
+    try:
+        stored = _read(model, folder, config)
+    except BREAKDOWNS as error:
+        raise _misfit(folder, config.model, f"{type(error).__name__}: {str(error)[:200]}") from error
     if stored.saved and not fusing:
         raise _has_modules(folder, stored)
     if stored.saved:

@@ -15,7 +15,9 @@ from grpo_cli.files import expanded_name
 from grpo_cli.foreign_text import quoted
 from grpo_cli.models import hub
 from grpo_cli.models.adapter_config import ADAPTER_CONFIG, read_adapter_config
+from grpo_cli.models.peft_config import OF_PEFT, PeftConfig
 
+TRAINER_STATE = "trainer_state.json"  # a checkpoint of a run has it
 TINY = Path(__file__).parent / "tiny"
 UNCONVERTED = re.compile(r"model_\d+\.pt")  # nanochat's weights
 HUB_FILES = ["*.json", "*.safetensors", "tokenizer.model", "*.tiktoken", "*.txt", "*.jinja", "tokenizer.pkl"]
@@ -75,14 +77,17 @@ def adapters_base(folder: Path, base: str = "") -> Path:
 
     Raises ModelError, naming the adapter file, if it is gone.
     """
-    base = base or read_adapter_config(folder).model
+    config = read_adapter_config(folder)
     try:
-        return find_model(base)
+        return find_model(base or config.model)
     except ModelError as error:
+        key = OF_PEFT[1] if isinstance(config, PeftConfig) else "model"
+        if (folder / TRAINER_STATE).exists():
+            cure = f"resume with `grpo resume {quoted(folder)} --set model_name=DIR`"
+        else:
+            cure = f"train with `--set model_name=DIR --set {quoted(f'adapter={folder}')}`"
         raise ModelError(
             f"{error.message}: the adapters in {folder} were trained on it",
-            f"restore it; if it is now in DIR, resume with `grpo resume {quoted(folder)} --set "
-            "model_name=DIR` "
-            f"or write DIR into `model` of {folder / 'adapter_config.json'}",
+            f"restore it; if it is now in DIR, {cure} or write DIR into `{key}` of {folder / ADAPTER_CONFIG}",
             trouble=error.trouble,
         ) from error

@@ -123,6 +123,9 @@ def _check(model: nn.Module, module: str, path: str, part: Arrays, config: PeftC
         wanted = {*wanted, "lora_magnitude_vector"}
     if set(part) != wanted:
         raise not_converted(folder, f"{shown} with {', '.join(sorted(part))}")
+    for name, array in part.items():
+        if array.ndim != 2 and name != "lora_magnitude_vector":
+            raise not_converted(folder, f"{name} of {shown} in the shape {array.shape}")
     if _rank(part) != config.rank_of(module):
         told = f"rank {_rank(part)} of {shown}, for which adapter_config.json says {config.rank_of(module)}"
         raise not_converted(folder, told)

@@ -23,7 +23,7 @@ from grpo_cli.engine.run_dir.run_state import read_state
 from tests.support import letter_reward
 
 TIMES = ("rollout_seconds", "update_seconds", "step_seconds", "rollout_tokens_per_second", "peak_memory_gb",
-         "eval_seconds")  # fmt: skip
+         "cache_memory_gb", "eval_seconds")  # fmt: skip
 SETTINGS = """
 model_name = "tiny"
 dataset = "arithmetic"

@@ -64,7 +64,7 @@ def test_groups_are_the_headings_of_the_schema() -> None:
     assert list(groups()) == [
         "run", "data", "rewards", "rollouts", "tools and environments", "quantized rollouts", "loss",
         "from rollouts to steps", "optimization", "steps and their memory", "LoRA",
-        "log, evaluation, checkpoints", "several ranks",
+        "log, evaluation, checkpoints", "the machine during a run", "several ranks",
     ]  # fmt: skip
     assert [key for keys in groups().values() for key in keys] == list(Config.model_fields)
     assert groups()["rewards"] == [

@@ -72,7 +72,7 @@ def test_the_card_of_a_model_without_a_run(tmp_path: Path) -> None:
     folder.mkdir()
     card = model_card(folder, "owner/name", "nanochat")
     assert card == (
-        '---\nlibrary_name: nanochat\nbase_model: "owner/name"\ntags:\n- grpo\n- mlx\n---\n\n# SmolLM2\n\n'
+        '---\nlibrary_name: nanochat\nbase_model: "owner/name"\ntags:\n- grpo\n- mlx\n---\n\n# name\n\n'
         "Made from owner/name, converted by grpo-cli.\n"
     )
 

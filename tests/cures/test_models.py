@@ -1,6 +1,7 @@
 """Cures of models and tokenizers."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import mlx.core as mx
 
 from grpo_cli.config.local_model import check_name
 from grpo_cli.config.schema import Config
+from grpo_cli.engine.setup import trainable_policy
 from grpo_cli.models.adapters import LoRA, add_adapters
 from grpo_cli.models.find import TINY
 from grpo_cli.models.load import check_prompts, load_policy
@@ -42,7 +44,22 @@ def base_of_adapters_moved() -> Steps:
     Path("m").rename("moved")
     hint = yield lambda: load_policy("a")
     assert "or write DIR into `model` of a/adapter_config.json" in hint
+    config = Config(model_name="./moved", adapter=command_words(hint)["adapter"], dtype="float32")
+    assert trainable_policy(config).start
     change(Path("a/adapter_config.json"), model="./moved")
+
+
+def base_of_peft_moved() -> Steps:
+    peft()
+    Path("m").rename("moved")
+    hint = yield lambda: load_policy("p")
+    assert "or write DIR into `base_model_name_or_path` of p/adapter_config.json" in hint
+    change(Path("p/adapter_config.json"), base_model_name_or_path="./moved")
+
+
+def command_words(hint: str) -> dict[str, str]:
+    """The keys of the `--set` options that a hint names."""
+    return dict(re.findall(r"--set '?(\w+)=([^\s'`]+)", hint))
 
 
 def adapter_config_damaged() -> Steps:

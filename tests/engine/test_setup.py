@@ -1,10 +1,13 @@
 """`--dry-run` does what training does before its first step, and one step with a gradient."""
 
+import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from grpo_cli import device
+from grpo_cli.config.schema import Config
 from grpo_cli.engine import events, setup
 from grpo_cli.engine.dry_run import dry_run
 from grpo_cli.engine.guards.nonfinite import Fault
@@ -47,6 +50,29 @@ def test_memory_is_that_of_the_run_and_not_of_the_small_step(
     monkeypatch.setattr(device, "memory_budget", lambda _: 1000)
     with pytest.raises(TrainingError, match="Unable to allocate memory: a single completion needs about "):
         dry_run(config)
+
+
+def notices(config: Config) -> list[str]:
+    seen: list[events.Event] = []
+    setup.prepare(config, seen.append)
+    return [event.text for event in seen if isinstance(event, events.Notice)]
+
+
+def test_a_device_that_rounds_float32_is_told_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told = (
+        "this device computes float32 products as TF32, with 10 bits of mantissa instead of 23; "
+        "`exact_float32 = true` computes them in full, more slowly"
+    )
+    monkeypatch.delenv("MLX_ENABLE_TF32", raising=False)
+    assert notices(small(tmp_path)) == []  # this CPU
+    rounding = replace(device.prepare(), rounds_float32=True)
+    monkeypatch.setattr(device, "prepare", lambda: rounding)
+    assert notices(small(tmp_path)) == [told]
+    assert notices(small(tmp_path, dtype="bfloat16")) == []  # no product is in float32
+    assert notices(small(tmp_path, dtype="bfloat16", lora_rank=2)) == [told]  # the adapters' are
+    assert notices(small(tmp_path, exact_float32=True)) == []
+    assert os.environ["MLX_ENABLE_TF32"] == "0"  # a resumed run's configuration is known this late
+    monkeypatch.delenv("MLX_ENABLE_TF32")
 
 
 def test_a_dry_run_saves_nothing(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import mlx.core as mx
 import pytest
 
 from grpo_cli.engine.grpo.lr_schedule import learning_rate
-from grpo_cli.engine.memory.out_of_memory import RowLimit
+from grpo_cli.engine.recovery import RowLimit
 from grpo_cli.engine.run import Run
 from grpo_cli.engine.run_dir.checkpoint import save_checkpoint
 from grpo_cli.engine.run_dir.run_state import read_state, write_state

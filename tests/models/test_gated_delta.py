@@ -59,6 +59,17 @@ def test_values_and_gradients_are_those_of_the_recurrence(
         assert mx.abs(found - wanted).max().item() < 2e-5 * max(1.0, mx.abs(wanted).max().item())
 
 
+def test_mlx_s_own_operation_is_the_recurrence_too() -> None:
+    """On a CPU MLX computes it token by token, too, so it would save nothing; the chunks agree with it."""
+    own = getattr(mx.fast, "gated_delta_update", None)
+    if own is None:
+        pytest.skip("this MLX has no gated_delta_update")
+    arrays = inputs(37)
+    expected = with_gradients(lambda *values: own(*values[:6]), arrays)
+    for found, wanted in zip(with_gradients(chunked, arrays), expected, strict=True):
+        assert mx.abs(found - wanted).max().item() < 2e-5 * max(1.0, mx.abs(wanted).max().item())
+
+
 def test_one_step_by_hand() -> None:
     """S = g S₀ + β (v − g S₀ k) kᵀ, y = S q, for two tokens in numpy."""
     arrays = inputs(2, key_heads=4)

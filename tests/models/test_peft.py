@@ -196,6 +196,24 @@ def test_tensors_without_a_counterpart_are_named(name: str, named: str, tmp_path
     assert f"mlx-lm has no counterpart for {named}" in error.value.message
 
 
+@pytest.mark.parametrize(
+    ("a", "b", "told"),
+    [
+        ((4,), (64, 4), r"no counterpart for lora_A of .*q_proj in the shape \(4,\)"),
+        ((4, 64), (64,), "no counterpart for lora_B of"),
+        ((4, 64), (64, 5), "do not fit"),
+        ((4, 63), (64, 4), "do not fit"),
+        ((4, 64), (63, 4), "do not fit"),
+    ],
+)  # fmt: skip
+def test_tensors_of_other_shapes(a: tuple[int, ...], b: tuple[int, ...], told: str, tmp_path: Path) -> None:
+    name = f"base_model.model.{path_of(0, 'q_proj')}"
+    tensors = {f"{name}.lora_A.weight": mx.ones(a), f"{name}.lora_B.weight": mx.ones(b)}
+    folder = write_peft(tmp_path / "peft", tensors, llama(tmp_path / "base"))
+    with pytest.raises(ModelError, match=told):
+        load_policy(str(folder))
+
+
 def test_only_a_pickle(tmp_path: Path) -> None:
     folder = write_peft(tmp_path / "peft", peft_tensors({path_of(0, "q_proj"): 4}), llama(tmp_path / "base"))
     (folder / "adapter_model.safetensors").rename(folder / "adapter_model.bin")

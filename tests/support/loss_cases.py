@@ -9,7 +9,7 @@ import pytest
 
 from grpo_cli.config.loss_types import LOSS_TYPES
 from grpo_cli.config.schema import Config
-from grpo_cli.engine.memory.out_of_memory import RowLimit
+from grpo_cli.engine.recovery import RowLimit
 from grpo_cli.engine.update.batch import Counting, Microbatch, make_microbatches
 from grpo_cli.engine.update.forward import ForwardPlan, token_logprobs
 from grpo_cli.engine.update.gradient import Gradients, UpdateResult, accumulate, global_norm

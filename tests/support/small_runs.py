@@ -12,6 +12,7 @@ STEP_KEYS = {
     "clip_ratio_low", "clip_ratio_high", "reward_mean", "reward_std",
     "rewards/correctness", "zero_std_fraction", "completion_length_mean", "truncated_fraction", "repetition",
     "rollout_seconds", "update_seconds", "step_seconds", "rollout_tokens_per_second", "peak_memory_gb",
+    "cache_memory_gb",
 }  # fmt: skip
 
 
@@ -62,7 +63,9 @@ SHORT = {
 
 def log_without_times(folder: Path) -> list[dict[str, Any]]:
     kept = [{k: v for k, v in line.items() if k not in TIMES} for line in lines(folder)]
-    return [{k: v for k, v in line.items() if k != "peak_memory_gb"} for line in kept]
+    return [
+        {k: v for k, v in line.items() if k not in ("peak_memory_gb", "cache_memory_gb")} for line in kept
+    ]
 
 
 def weights(folder: Path) -> bytes:

@@ -11,6 +11,7 @@ from typing import Any
 
 from grpo_cli.device import CGROUP_LIMITS, usable_memory
 from grpo_cli.doctor.read.machine import Machine
+from grpo_cli.engine.host.facts import meminfo
 from grpo_cli.engine.memory.estimate import (
     FLOAT32,
     OPTIMIZER_STATES,
@@ -145,12 +146,6 @@ def available(machine: Machine) -> int | None:
     return left if free is None else min(free, left)
 
 
-def meminfo(machine: Machine) -> dict[str, int]:
-    """The fields of /proc/meminfo in bytes."""
-    lines = re.findall(r"^(\w+):\s*(\d{1,18}) kB", machine.text("/proc/meminfo") or "", re.MULTILINE)
-    return {name: int(kilobytes) * 1024 for name, kilobytes in lines}
-
-
 def free_pages(vm_stat: str) -> int | None:
     """Bytes that macOS can allocate without swapping: free, speculative and inactive pages."""
     size = re.search(r"page size of (\d+) bytes", vm_stat)
@@ -158,22 +153,3 @@ def free_pages(vm_stat: str) -> int | None:
     if size is None or "free" not in pages:
         return None
     return int(size[1]) * sum(int(pages.get(name, 0)) for name in ("free", "inactive", "speculative"))
-
-
-UNITS = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
-
-
-def swapped(machine: Machine) -> tuple[int | None, int | None]:
-    """Size of the swap space and the used part, in bytes; None: unknown."""
-    if machine.system == "Darwin":
-        told = machine.output("sysctl", "-n", "vm.swapusage") or ""
-        sizes = {
-            name: int(float(number) * UNITS[unit])
-            for name, number, unit in re.findall(
-                r"(total|used) = (\d+(?:[.]\d+)?)([KMGT])", told.replace(",", ".")
-            )
-        }
-        return sizes.get("total"), sizes.get("used")
-    fields = meminfo(machine)
-    space, free = fields.get("SwapTotal"), fields.get("SwapFree")
-    return space, None if space is None or free is None else space - free

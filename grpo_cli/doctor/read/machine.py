@@ -30,7 +30,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-COMMAND_SECONDS = 5
+from grpo_cli.engine.host.system import System
+
 PROBE_SECONDS = 120
 HUB_SECONDS = 3
 ROOT = str(Path(__file__).parents[3])  # where the package is imported from
@@ -45,13 +46,8 @@ class Attempt:
     complaint: str = ""  # stderr
 
 
-class Machine:
+class Machine(System):
     """This machine. A recorded one overrides its methods."""
-
-    @property
-    def system(self) -> str:
-        """`Darwin` or `Linux`."""
-        return platform.system()
 
     @property
     def architecture(self) -> str:
@@ -81,16 +77,6 @@ class Machine:
         """Path of the running Python."""
         return sys.executable
 
-    def output(self, *command: str) -> str | None:
-        """A command's stdout, stripped; None if it is missing, fails or takes over COMMAND_SECONDS."""
-        try:
-            done = subprocess.run(
-                command, capture_output=True, text=True, timeout=COMMAND_SECONDS, check=True, errors="replace"
-            )
-        except (OSError, subprocess.SubprocessError):
-            return None
-        return done.stdout.strip()
-
     def attempt(self, *command: str, seconds: float) -> Attempt:
         """Run a command that may be slow or hang. After `seconds`, or at its end, its group is killed."""
         # Files, not pipes: programs that stay behind, such as ssh's shared connections, keep pipes open.
@@ -114,13 +100,6 @@ class Machine:
                 code, output.read().decode(errors="replace"), complaint.read().decode(errors="replace")
             )
 
-    def text(self, path: str) -> str | None:
-        """A file's text; None if it cannot be read."""
-        try:
-            return Path(path).read_text(encoding="utf-8", errors="replace")
-        except OSError:
-            return None
-
     def which(self, program: str) -> str | None:
         """Path of a program, or None."""
         return shutil.which(program)
@@ -137,13 +116,6 @@ class Machine:
         try:
             return metadata.requires(package) or []
         except metadata.PackageNotFoundError:
-            return []
-
-    def names(self, folder: str) -> list[str]:
-        """The names in a folder, sorted; empty if it cannot be read."""
-        try:
-            return sorted(os.listdir(folder))  # noqa: PTH208 (names are wanted, not paths)
-        except OSError:
             return []
 
     def refusal(self, folder: Path) -> str:

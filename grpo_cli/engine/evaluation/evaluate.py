@@ -20,8 +20,8 @@ from grpo_cli.config.local_model import check_name
 from grpo_cli.config.schema import Config
 from grpo_cli.distributed.world import ALONE, World
 from grpo_cli.engine.judge import with_judge
-from grpo_cli.engine.memory.out_of_memory import RowLimit
 from grpo_cli.engine.ranks.same_setup import check_same_setup, loaded, settings
+from grpo_cli.engine.recovery import RowLimit
 from grpo_cli.engine.rollout.chat_template import set_up_template
 from grpo_cli.engine.rollout.generate import Progress, generate, no_progress, of_all_ranks
 from grpo_cli.engine.rollout.prompts import Prompt, evaluation_prompts
@@ -127,14 +127,17 @@ def evaluate(
     world: World = ALONE,
     make_session: SessionMaker = no_environment,
     strip_thinking: bool = False,
+    limit: RowLimit | None = None,
 ) -> Evaluation:
     """Complete every prompt `num_generations` times, about `rows` sequences at once.
 
     `make_session`: makes the environment of each completion. `strip_thinking`: what follows the thinking
-    counts as the answer. Each rank of a `world` completes its share and
-    receives the whole evaluation.
+    counts as the answer. `limit`: remembers how many rows the device can do at once. Each rank of a `world`
+    completes its share and receives the whole evaluation.
     """
     started = time.perf_counter()
+    limit = limit or RowLimit()
+    limit.rows = min(rows, limit.rows or rows)
     # Greedy completions do not depend on the items of one call, so a single call samples all.
     # Random numbers do depend on them, so with temperature every call has a fixed set of items.
     size = len(prompts) if sampling.temperature == 0 else max(1, rows // num_generations)
@@ -154,7 +157,7 @@ def evaluate(
                 offset + done, total, sampled + count
             ),
             prefix,
-            RowLimit(rows),
+            limit,
             own=world.share(range(len(chunk))),
             sessions=lambda place, _, chunk=chunk: make_session(chunk[place].example),  # type: ignore[misc]
         )

@@ -5,14 +5,16 @@
 
 Without it, a run that is too large swaps on a Mac, fails after the first long completion on a CUDA card, and
 is killed on a CPU. The need is estimated from the model's shape (estimate.py) and compared with the device's
-memory (verdict.py).
+memory (verdict.py). MLX's cache of freed memory gets what is left (cache.py).
 """
 
 from dataclasses import replace
 
+from grpo_cli import device
 from grpo_cli.config.schema import Config
 from grpo_cli.engine import events
 from grpo_cli.engine.judge import Judge, judge_in
+from grpo_cli.engine.memory.cache import CacheRoom, cache_limit
 from grpo_cli.engine.memory.estimate import (
     FLOAT32,
     BatchSizes,
@@ -97,6 +99,28 @@ def check_memory(run: Run, budget: int | None, config: Config | None = None) -> 
     needs = verdict.needs
     told = f"this run needs about {needs.peak / 1e9:.1f} GB ({parts(needs)}), and {there}"
     run.listener(events.Notice(f"{told}; {cure_of(verdict)}"))
+
+
+def limit_cache(run: Run, budget: int | None) -> None:
+    """Limit MLX's cache for the run, and remember its needs. `budget`: the device's memory, in bytes.
+
+    A notice reports a `cache_limit_gb` that does not fit beside the run.
+    """
+    needs = needs_of(run)
+    run.cache_room = CacheRoom(needs, budget)
+    limit = cache_limit(run.config, device.prepare().kind, needs, budget)
+    if limit is None:
+        return
+    device.set_cache_limit(limit)
+    if run.config.cache_limit_gb and needs and budget and needs.peak <= budget < needs.peak + limit:
+        left = max(0.1, int((budget - needs.peak) / 1e8) / 10)
+        run.listener(
+            events.Notice(
+                f"this run needs about {needs.peak / 1e9:.1f} GB, and with MLX's cache of up to "
+                f"{limit / 1e9:.1f} GB more than the {budget / 1e9:.1f} GB there are: "
+                f"`cache_limit_gb = {left}` fits"
+            )
+        )
 
 
 def cure_of(verdict: MemoryVerdict) -> str:

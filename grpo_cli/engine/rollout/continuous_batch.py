@@ -17,6 +17,7 @@ from typing import Any
 
 import mlx.core as mx
 
+from grpo_cli.engine.recovery import PREFILL_TOKENS
 from grpo_cli.engine.rollout.completion_text import CompletionText
 from grpo_cli.engine.rollout.prompt_cache import join, keep, read_prompts, select
 from grpo_cli.engine.rollout.rows import ENDED, CompletionRow, Pending, RowRandom
@@ -31,8 +32,6 @@ from grpo_cli.models.gated_delta import chunked_gated_delta
 from grpo_cli.models.load import Policy
 from grpo_cli.types import StopReason
 from grpo_cli.words import plural
-
-PREFILL_TOKENS = 2048  # prompt tokens per forward: bounds memory and changes no result
 
 
 class BrokenPolicy(TrainingError):
@@ -53,7 +52,9 @@ class Decoding:
         capacity: int,
         on_token: Callable[[], None],
         text: CompletionText,
+        prefill_tokens: int = PREFILL_TOKENS,
     ) -> None:
+        self.prefill_tokens = prefill_tokens
         self.policy, self.sampling, self.dice = policy, sampling, dice
         self.capacity, self.on_token, self.text = capacity, on_token, text
         self.together = policy.plan.sampled
@@ -175,8 +176,8 @@ class Decoding:
                 return
             row, cache = returned
             suffix = mx.array([row.context[row.cached : -1]])  # (1, S), the tokens that were not read yet
-            for start in range(0, suffix.shape[1], PREFILL_TOKENS):
-                self.policy.model(suffix[:, start : start + PREFILL_TOKENS], cache=cache)
+            for start in range(0, suffix.shape[1], self.prefill_tokens):
+                self.policy.model(suffix[:, start : start + self.prefill_tokens], cache=cache)
                 mx.eval(arrays_of(cache))
             row.cached = len(row.context) - 1
             self.enter([row], [GroupCache(layer, [0]) for layer in cache] if self.in_groups else cache)
@@ -215,7 +216,7 @@ class Decoding:
         cache = self.held[1] if self.held and self.held[0] == prompts[0] and alone else None
         unread = prompts[1:] if cache else prompts
         if unread:
-            chunk = max(1, PREFILL_TOKENS // len(unread))
+            chunk = max(1, self.prefill_tokens // len(unread))
             read = read_prompts(self.policy.model, unread, chunk, self.together)
             if cache:
                 join(cache, read)

@@ -6,13 +6,12 @@ The token ids and logprobs returned are those that the loss trains on, including
 in continuous_batch.py and does not change the result.
 """
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 
-import mlx.core as mx
-
 from grpo_cli.distributed.world import World
-from grpo_cli.engine.memory.out_of_memory import RowLimit, is_allocation_failure, unable
+from grpo_cli.engine.recovery import RowLimit
 from grpo_cli.engine.rollout.completion_text import CompletionText
 from grpo_cli.engine.rollout.continuous_batch import Decoding
 from grpo_cli.engine.rollout.rows import CompletionRow, RowRandom
@@ -61,7 +60,7 @@ def generate(
     `random`: source of random numbers; None = MLX's global state. `sessions`: makes the environment of a
     completion, given the indices of its prompt and of its row, prompt · G + completion. Raises ModelError for
     an empty prompt, or for a model whose cache cannot hold a batch; TrainingError for logits that are NaN, or
-    if memory cannot hold a single row.
+    for a failure of the device that fewer rows do not answer (recovery.py).
     """
     if not all(prompts):
         raise ModelError(
@@ -96,9 +95,9 @@ def generate(
             row.begin(sessions(row.index // num_generations, row.index))
         has_turns = has_turns or any(row.session and row.session.answers_turns for row in unfinished)
         capacity = min(limit.rows or len(unfinished), len(unfinished))
-        if not fits(Decoding(policy, sampling, dice, unfinished, capacity, report, text)):
-            limit.lower(capacity)
-            mx.clear_cache()
+        sample(
+            Decoding(policy, sampling, dice, unfinished, capacity, report, text, limit.prefill_tokens), limit
+        )
     return [done[place] for place in range(len(groups))]
 
 
@@ -110,17 +109,15 @@ def of_all_ranks(sampled: list[list[Rollout]], world: World) -> list[list[Rollou
     return [[Rollout.read(saved) for saved in group] for part in parts for group in part]
 
 
-def fits(decoding: Decoding) -> bool:
-    """Sample the rows until they end; False if memory ran out. Some rows may have ended by then."""
+def sample(decoding: Decoding, limit: RowLimit) -> None:
+    """Sample the rows until they end, or until the device fails. Some rows may have ended by then."""
+    started = time.perf_counter()
     try:
         decoding.run()
     except (RuntimeError, MemoryError) as error:
-        if not is_allocation_failure(error):
-            raise
-        if decoding.capacity == 1:
-            raise unable(str(error)) from error
-        return False
-    return True
+        limit.answer(error, decoding.capacity, time.perf_counter() - started)
+    else:
+        limit.succeeded()
 
 
 def messages_of(row: CompletionRow, text: CompletionText) -> list[Message]:

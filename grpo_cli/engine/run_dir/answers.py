@@ -23,8 +23,8 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+from grpo_cli.engine.run_dir.answer_files import NAME, PATTERN, remove_answers
 from grpo_cli.engine.run_dir.log import LogFile
-from grpo_cli.engine.run_dir.names import ANSWERS
 from grpo_cli.environments.recorded import (
     Place,
     Record,
@@ -36,7 +36,6 @@ from grpo_cli.environments.session import Session
 from grpo_cli.files import open_regular, write_file
 from grpo_cli.untrusted_json import DamagedFile, checked, parse_object
 
-NAME = "answers.jsonl"
 LARGEST, LONGEST_LINE = 128 << 20, 1 << 20  # bytes
 
 Key = tuple[int, int, int, bool]  # at, row, turn, is_end
@@ -134,7 +133,7 @@ class AnswerJournal:
     def load(self) -> None:
         """Read the answers of all ranks."""
         left = LARGEST
-        for path in sorted(self.folder.glob(ANSWERS)):
+        for path in sorted(self.folder.glob(PATTERN)):
             with contextlib.suppress(OSError):  # a folder or a pipe, which is not ours
                 for line in lines_of(path, left):
                     left -= len(line)
@@ -161,13 +160,6 @@ class AnswerJournal:
         with self.lock:
             self.close()
             remove_answers(self.path)
-
-
-def remove_answers(place: Path) -> None:
-    """Delete a journal, or all of a run's folder."""
-    for path in place.glob(ANSWERS) if place.is_dir() else [place]:
-        with contextlib.suppress(OSError):
-            path.unlink()
 
 
 def scope_of(*settings: Any) -> str:

@@ -20,6 +20,7 @@ from mlx_lm.utils import save_config, save_model
 
 from grpo_cli.config.render import dump_config
 from grpo_cli.config.schema import Config
+from grpo_cli.engine.failures import failure_of
 from grpo_cli.engine.run_dir.manifest import MANIFEST, MANIFEST_VERSION, sha256
 from grpo_cli.engine.run_dir.run_state import RunState, write_state
 from grpo_cli.engine.update.optimizer import Optimizer
@@ -78,7 +79,7 @@ def save_checkpoint(folder: Path, snapshot: Snapshot) -> None:
     """Write a complete checkpoint to `folder`, or nothing. An existing one is replaced at the end.
 
     Raises CheckpointError (`Failed to save checkpoint: …`) if the disk refuses it or is full; the partial
-    files are then removed.
+    files are then removed. A failure of the device is raised as MLX's RuntimeError.
     """
     try:
         check_space(folder.parent, snapshot.size)
@@ -86,6 +87,8 @@ def save_checkpoint(folder: Path, snapshot: Snapshot) -> None:
             _write_files(new, snapshot)
             write_manifest(new, snapshot.state.step)
     except (OSError, RuntimeError) as error:  # mlx reports a failed write as a RuntimeError
+        if failure_of(error) is not None:
+            raise
         raise CheckpointError(
             f"Failed to save checkpoint: {error}", cure(folder.parent, snapshot.size), trouble="cannot-save"
         ) from error

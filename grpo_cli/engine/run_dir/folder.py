@@ -7,8 +7,9 @@ from pathlib import Path
 
 from grpo_cli.config.render import dump_config
 from grpo_cli.config.schema import Config
-from grpo_cli.engine.run_dir.answers import remove_answers
+from grpo_cli.engine.run_dir.answer_files import remove_answers
 from grpo_cli.engine.run_dir.ending import ENDED_FILE
+from grpo_cli.engine.run_dir.incidents import INCIDENTS
 from grpo_cli.engine.run_dir.lock import LOCK_FILE, RunLock, refused_by_the_disk
 from grpo_cli.engine.run_dir.log import COMPLETIONS, METRICS
 from grpo_cli.engine.run_dir.manifest import FINAL, MANIFEST, checkpoints, step_of
@@ -17,6 +18,8 @@ from grpo_cli.errors import CheckpointError
 from grpo_cli.files import from_here, write_file
 from grpo_cli.folders import OLD, TEMPORARY_MARK, put_back, remove
 from grpo_cli.foreign_text import quoted
+
+LISTENED = ("trackers",)  # folders of what a run reports elsewhere
 
 
 def refuse_existing_run(folder: Path) -> None:
@@ -106,8 +109,10 @@ def discard_empty_run(lock: RunLock) -> None:
         folder = lock.follow()
         if folder is None:
             return
-        for name in (CONFIG_FILE, METRICS, COMPLETIONS, ENDED_FILE, LOCK_FILE):
+        for name in (CONFIG_FILE, METRICS, COMPLETIONS, INCIDENTS, ENDED_FILE, LOCK_FILE):
             (folder / name).unlink(missing_ok=True)
         remove_answers(folder)
+        for name in LISTENED:
+            remove(folder / name)
         if not any(folder.iterdir()):
             folder.rmdir()

@@ -5,10 +5,11 @@ saver.save_final(snapshot)      # `final`; a failure ends the run
 """
 
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from grpo_cli.engine import events
+from grpo_cli.engine.recovery import RowLimit
 from grpo_cli.engine.run_dir.answers import AnswerJournal
 from grpo_cli.engine.run_dir.checkpoint import Snapshot, check_space, save_checkpoint
 from grpo_cli.engine.run_dir.folder import words_for_the_disk, write_config
@@ -42,6 +43,7 @@ class Saver:
     has_told: bool = False  # that answers are not recorded
     saved_step: int = -1  # step of the latest checkpoint saved
     writes: bool = True  # False on all ranks but 0
+    limit: RowLimit = field(default_factory=RowLimit)  # answers failures of the device
     answers: AnswerJournal | None = None  # what it holds is no longer needed two checkpoints later
 
     def __post_init__(self) -> None:
@@ -138,9 +140,19 @@ class Saver:
                 f"check the disk of {self.shown}",
                 trouble="cannot-save",
             ) from error
-        save_checkpoint(self.folder / name, snapshot)
+        self._try(self.folder / name, snapshot)
         self.saved_step = snapshot.state.step
         self.listener(events.CheckpointSaved(snapshot.state.step, self.shown / name))
+
+    def _try(self, path: Path, snapshot: Snapshot) -> None:
+        """Save, and try again where the device fails (recovery.py)."""
+        while True:
+            try:
+                save_checkpoint(path, snapshot)
+            except (RuntimeError, MemoryError) as error:
+                self.limit.answer(error, 1, divisible=False)
+            else:
+                return self.limit.succeeded()
 
     def _find_folder(self, snapshot: Snapshot) -> None:
         """Follow the run's folder if it was moved; create it again, with the config, if it was deleted."""

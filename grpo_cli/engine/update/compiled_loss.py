@@ -21,6 +21,7 @@ from mlx.utils import tree_map_with_path
 from grpo_cli import device
 from grpo_cli.config.schema import Config
 from grpo_cli.engine import events
+from grpo_cli.engine.failures import failure_of
 from grpo_cli.engine.update.activation_checkpoint import replaced
 from grpo_cli.engine.update.batch import Microbatch
 from grpo_cli.engine.update.forward import ForwardPlan
@@ -65,6 +66,9 @@ class CompiledLoss:
         try:
             found = self.compute(batch, objective)
         except (RuntimeError, ValueError, TypeError) as error:  # also out of memory: padding needs more
+            failure = failure_of(error)
+            if failure is not None and failure.answer not in ("halve", "plain"):
+                raise  # not due to compiling: recovery.py answers it
             self.give_up(str(error).strip().partition("\n")[0] or type(error).__name__)
             return plainly(model, batch, objective)
         if self.was_compared:
@@ -96,6 +100,10 @@ class CompiledLoss:
                 self.functions.popitem(last=False)
         self.functions.move_to_end(key)
         return self.functions[key]
+
+    def drop(self) -> None:
+        """Free the compiled functions with their buffers; each is compiled again when it is needed."""
+        self.functions.clear()
 
     def compare(self, found: Found, plain: Found) -> None:
         """Turn compiling off if its gradient differs from the plain one; skipped if that is 0 or NaN."""

@@ -11,9 +11,9 @@ mlx-lm give wrong results if prompts are left-padded to one length:
     ministral3     scales queries by the logarithm of their position, which padding makes negative: NaN
     afm7           its last layers rotate keys by column instead of position
 
-Others compute something else with their cache than without (gemma3n's shared layers). If no way is correct,
-ModelError reports the differences before anything is trained. The tolerance follows from the precision of
-the weights, as in logprob_mismatch.py.
+Others compute something else with their cache than without; models/repairs.py mends those of mlx-lm that are
+known. If no way is correct, ModelError reports the differences before anything is trained. The tolerance
+follows from the precision of the weights, as in logprob_mismatch.py.
 """
 
 from collections.abc import Callable, Sequence
@@ -24,9 +24,9 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from grpo_cli import device
+from grpo_cli.engine.failures import is_allocation_failure
 from grpo_cli.engine.guards.frozen_weights import norm
 from grpo_cli.engine.guards.logprob_mismatch import tolerance
-from grpo_cli.engine.memory.out_of_memory import is_allocation_failure
 from grpo_cli.engine.rollout.prompt_cache import keep, read_prompts
 from grpo_cli.engine.update.activation_checkpoint import replaced
 from grpo_cli.engine.update.batch import Microbatch
@@ -80,7 +80,7 @@ def training_plan(
     """
     check_kind(model)
     batch = probe_batch()
-    expected, gradient = with_gradient(model, lambda: reference(model, batch))
+    expected, gradient = reference_with_gradient(model, batch)
     plan = sampling_plan(model, expected)
     tried = {}
     for way in TRAINED if share_prefix else TRAINED[2:]:
@@ -197,6 +197,20 @@ def reference(model: Any, batch: Microbatch) -> mx.array:
             ) from error
         found[row] = chosen_logprobs(logits, targets[None])
     return mx.concatenate([found[row] for row in batch.rows])
+
+
+def reference_with_gradient(model: Any, batch: Microbatch) -> tuple[mx.array, Arrays]:
+    """The reference, and its gradient as `with_gradient`. Raises ModelError for a model without gradient."""
+    try:
+        return with_gradient(model, lambda: reference(model, batch))
+    except FORWARD_ERRORS as error:
+        if is_allocation_failure(error):
+            raise
+        raise ModelError(
+            f"{name_of(model)} has no gradient: {type(error).__name__}: {str(error)[:200]}",
+            "choose another model: mlx-lm's class of this one was written for sampling only",
+            trouble="model-forward",
+        ) from error
 
 
 def cached(model: Any, batch: Microbatch, way: RowsTogether) -> mx.array:

@@ -15,7 +15,7 @@ from mlx.utils import tree_map
 from grpo_cli.cpu.exact_sums import total as total_of
 from grpo_cli.distributed.world import ALONE, World
 from grpo_cli.engine.grpo.importance_sampling import WeightStats
-from grpo_cli.engine.memory.out_of_memory import RowLimit, with_halving
+from grpo_cli.engine.recovery import RowLimit, with_recovery
 from grpo_cli.engine.update.batch import Microbatch
 from grpo_cli.engine.update.objective import ForwardStats, Objective, microbatch_loss
 from grpo_cli.models.lean_layers import lean_layers
@@ -127,7 +127,7 @@ def accumulate(
     for index, batch in enumerate(own):
         logprobs.append([])
         for rows in batch.in_rows(limit.rows):
-            for part in with_halving(rows, compute, Microbatch.halves, limit.lower):
+            for part in with_recovery(rows, compute, Microbatch.halves, limit):
                 total.add(part)
         if on_progress:
             on_progress(index + 1, len(own))

@@ -9,6 +9,7 @@ The update rules work array by array, so a few arrays are updated at a time, wit
 once. Besides weights, optimizer state and the rest of the gradient, memory then holds few new arrays.
 """
 
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -18,13 +19,15 @@ import mlx.optimizers as optim
 from mlx.utils import tree_map, tree_map_with_path, tree_unflatten
 
 from grpo_cli.config.schema import Config
+from grpo_cli.engine.recovery import RowLimit
 from grpo_cli.engine.update.muon import MuonWithAdamW, matrices_of
-from grpo_cli.errors import CheckpointError
+from grpo_cli.errors import CheckpointError, TrainingError
 from grpo_cli.models.tree import at, flat
 
 Arrays = dict[str, mx.array]
 
 AT_ONCE = 1 << 20  # numbers updated together; the array that reaches this count is included
+KEPT = 1 << 21  # numbers of which the old arrays are kept until the new ones are computed: 8 MB a copy
 
 
 class Optimizer:
@@ -39,12 +42,15 @@ class Optimizer:
             parameters = tree_map(lambda array: array.astype(mx.float32), parameters)
         self.rule.init(parameters)
         self.master: Arrays | None = flat(parameters) if is_half else None  # float32 copies, by name
+        self.limit = RowLimit()  # answers failures of the device
         self.begun = 0  # updates begun so far; a snapshot with another count no longer matches the weights
 
     def step(self, model: nn.Module, gradients: Any, grad_norm: float, learning_rate: float) -> None:
         """Update the model once. A gradient with a norm above max_grad_norm is scaled down to it.
 
-        The gradient tree is emptied, so that each array can be freed as soon as its weights are updated.
+        The gradient tree is emptied, so that each array can be freed as soon as its weights are updated. A
+        failure of the device is answered for each handful of arrays; if that does not help, Restart is
+        raised, and `begun` tells if the weights are still those before the update.
         """
         self.begun += 1
         self.rule.learning_rate = learning_rate
@@ -53,11 +59,50 @@ class Optimizer:
         scale = self.max_grad_norm / grad_norm if grad_norm > self.max_grad_norm else None
         left = flat(gradients)
         gradients.clear()
+        updated = 0
         for names in handfuls(left):
-            new = {name: self.renewed(name, at(model, name), left.pop(name), scale) for name in names}
-            model.update(tree_unflatten(list(new.items())))
-            states = [at(self.rule.state, name) for name in names]
-            mx.eval(new, states, [self.master[name] for name in names] if self.master else [])
+            found = {name: left.pop(name) for name in names}
+            try:
+                self.update(model, found, scale)
+            except TrainingError:
+                if not updated:
+                    self.begun -= 1  # nothing was changed
+                    self.rule.state["step"] = self.rule.step - 1
+                raise
+            updated += len(names)
+
+    def update(self, model: nn.Module, gradients: Arrays, scale: float | None) -> None:
+        """Update a handful of arrays, again where the device fails: all of them or, by an error, none.
+
+        The old arrays are kept meanwhile, unless they are so large that this would need much more memory;
+        the error is then the device's own.
+        """
+        if sum(gradient.size for gradient in gradients.values()) > KEPT:
+            return self.apply(model, gradients, scale)
+        weights = {name: at(model, name) for name in gradients}
+        states = {name: dict(at(self.rule.state, name)) for name in gradients}
+        master = {name: self.master[name] for name in gradients} if self.master else {}
+        while True:
+            started = time.perf_counter()
+            try:
+                self.apply(model, dict(gradients), scale)
+            except (RuntimeError, MemoryError) as error:
+                model.update(tree_unflatten(list(weights.items())))
+                for name, state in states.items():
+                    at(self.rule.state, name).update(state)
+                if self.master:
+                    self.master.update(master)
+                self.limit.answer(error, 1, time.perf_counter() - started, divisible=False)
+            else:
+                return self.limit.succeeded()
+
+    def apply(self, model: nn.Module, gradients: Arrays, scale: float | None) -> None:
+        """Update the arrays of these gradients, evaluated."""
+        names = list(gradients)
+        new = {name: self.renewed(name, at(model, name), gradients.pop(name), scale) for name in names}
+        model.update(tree_unflatten(list(new.items())))
+        states = [at(self.rule.state, name) for name in names]
+        mx.eval(new, states, [self.master[name] for name in names] if self.master else [])
 
     def renewed(self, name: str, weight: mx.array, gradient: mx.array, scale: float | None) -> mx.array:
         """The updated weight, not evaluated. Also updates its optimizer state and float32 copy, if any."""

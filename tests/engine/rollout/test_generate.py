@@ -6,8 +6,8 @@ from typing import Any
 import mlx.core as mx
 import pytest
 
-from grpo_cli.engine.memory.out_of_memory import RowLimit
 from grpo_cli.engine.metrics import rollout_metrics
+from grpo_cli.engine.recovery import RowLimit
 from grpo_cli.engine.rollout import continuous_batch as decode
 from grpo_cli.engine.rollout.generate import generate
 from grpo_cli.engine.rollout.sampling import Sampling, narrow

@@ -8,7 +8,7 @@ import mlx.core as mx
 import pytest
 
 from grpo_cli.config.loss_types import LOSS_TYPES
-from grpo_cli.engine.memory.out_of_memory import RowLimit
+from grpo_cli.engine.recovery import RowLimit
 from grpo_cli.engine.rollout.generate import generate
 from grpo_cli.engine.rollout.sampling import KeyChain, Sampling
 from grpo_cli.engine.rollout.stream import stream

@@ -9,7 +9,7 @@ import pytest
 from mlx_lm.models import llama, mamba2
 
 from grpo_cli.engine import setup
-from grpo_cli.engine.memory.out_of_memory import RowLimit
+from grpo_cli.engine.recovery import RowLimit
 from grpo_cli.engine.rollout.generate import generate
 from grpo_cli.engine.rollout.sampling import Sampling
 from grpo_cli.engine.update import forward_probe as probe
@@ -155,6 +155,24 @@ def test_a_nan_gradient_is_no_right_way(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(probe, "with_gradient", broken)
     with pytest.raises(ModelError, match=r"in the update .* its gradient by nan of its norm"):
         training_plan(model, share_prefix=True)
+
+
+class Gradientless(llama.Model):
+    """Chooses by indices that depend on its weights, as models do that were written for sampling."""
+
+    def __call__(self, inputs: mx.array, cache: Any = None, **options: Any) -> mx.array:
+        logits = super().__call__(inputs, cache, **options)
+        order = mx.argpartition(logits, 3, axis=-1)
+        return mx.put_along_axis(logits, order, mx.take_along_axis(logits, order, axis=-1), axis=-1)
+
+
+def test_a_model_without_a_gradient_is_refused_by_name() -> None:
+    model = llama_policy().model
+    plain = Gradientless(model.args)
+    plain.update(model.parameters())
+    assert sampling_plan(plain).sampled == "mixed"
+    with pytest.raises(ModelError, match=r"has no gradient: ValueError: .*VJP"):
+        training_plan(plain, share_prefix=True)
 
 
 def test_the_reference_is_single_rows_by_hand() -> None:

@@ -14,8 +14,8 @@ from grpo_cli.config.schema import Config
 from grpo_cli.engine.grpo.averaging import AVERAGES
 from grpo_cli.engine.grpo.overlong import punish_overlong
 from grpo_cli.engine.guards.logprob_mismatch import measure
-from grpo_cli.engine.memory.out_of_memory import RowLimit
 from grpo_cli.engine.metrics import rollout_metrics
+from grpo_cli.engine.recovery import RowLimit
 from grpo_cli.engine.rollout.buffer import DrawnGroups
 from grpo_cli.engine.run_dir.run_state import ROLLOUTS_FILE, RunState, read_state, write_state
 from grpo_cli.engine.update.batch import Counting, can_teach, make_microbatches

@@ -84,14 +84,18 @@ def memory_needed(context: Context) -> Iterator[Finding]:
 
 def weighed(context: Context, verdict: "MemoryVerdict") -> Finding:
     """The finding for the engine's verdict on memory."""
+    from grpo_cli.engine.memory.cache import cache_limit
     from grpo_cli.engine.memory.estimate import parts
 
-    needs = verdict.needs
+    needs, config = verdict.needs, context.config
+    assert config is not None  # there is a verdict on it
+    cache = cache_limit(config, context.probe.get("device", "cpu"), needs, verdict.budget) or 0
     seen = (
         f"about {gigabytes(needs.peak)} needed ({parts(needs)}), {gigabytes(verdict.budget)} there; "
-        f"rollouts {gigabytes(needs.rollout_peak)}, the update {gigabytes(needs.update_peak)}"
+        f"rollouts {gigabytes(needs.rollout_peak)}, the update {gigabytes(needs.update_peak)}; "
+        f"MLX keeps up to {gigabytes(cache)} more for reuse"
     )
-    numbers = {"needed_bytes": needs.peak, "budget_bytes": verdict.budget}
+    numbers = {"needed_bytes": needs.peak, "budget_bytes": verdict.budget, "cache_bytes": cache}
     if verdict.fits:
         return ok(seen, **numbers)
     make = warning if verdict.suffices else error

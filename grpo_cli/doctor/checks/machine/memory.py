@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 from grpo_cli.device import WIRED_SINCE
 from grpo_cli.doctor.context import Context
 from grpo_cli.doctor.findings import Finding, gigabytes, ok, skipped, warning
-from grpo_cli.doctor.read.budget import swapped
 from grpo_cli.doctor.read.wired_limit import MIB, highest_limit, raised
+from grpo_cli.engine.host.facts import swapped
 
 if TYPE_CHECKING:
     from grpo_cli.doctor.read.budget import TypicalModel

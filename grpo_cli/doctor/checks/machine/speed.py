@@ -1,15 +1,16 @@
-"""Checks of this machine's speed: matrix products, memory bandwidth, and heat or battery limits."""
+"""Checks of this machine's speed: matrix products and their precision, memory bandwidth, heat, battery."""
 
 import re
 from collections.abc import Iterator
 
+from grpo_cli.device import TF32_SWITCH, rounds_float32
 from grpo_cli.doctor.checks.machine.installing import install, nvidia_driver
 from grpo_cli.doctor.context import Context
 from grpo_cli.doctor.findings import Finding, ok, skipped, warning
 from grpo_cli.doctor.read.machine import Machine
+from grpo_cli.engine.host.facts import linux_battery, linux_heat, mac_battery, throttled
 
 OWN_BLAS = "mlx"  # the probe's name for the slow BLAS
-THERMAL, POWER = "/sys/class/thermal", "/sys/class/power_supply"
 THROTTLES = "clocks_throttle_reasons.sw_thermal_slowdown,clocks_throttle_reasons.hw_thermal_slowdown"
 
 
@@ -46,6 +47,24 @@ def memory_bandwidth(context: Context) -> Iterator[Finding]:
         yield skipped("MLX does not work here")
 
 
+def float32_products(context: Context) -> Iterator[Finding]:
+    """Precision of float32 products: in full, or rounded to TF32."""
+    machine, kind = context.machine, context.probe.get("device")
+    if kind not in ("cpu", "metal", "cuda"):
+        yield skipped("MLX does not work here")
+        return
+    macos = machine.output("sw_vers", "-productVersion") or "" if machine.system == "Darwin" else ""
+    rounds = rounds_float32(kind, context.probe.get("info") or {}, macos)
+    if not rounds:
+        yield ok("computed in full", tf32=False)
+    elif machine.environment.get(TF32_SWITCH) == "0":
+        yield ok(f"computed in full ({TF32_SWITCH}=0)", tf32=False)
+    elif context.config and context.config.exact_float32:
+        yield ok("computed in full in this configuration (exact_float32 = true)", tf32=False)
+    else:
+        yield ok("computed as TF32, 10 bits of mantissa; `exact_float32 = true` has 23, slower", tf32=True)
+
+
 def power(context: Context) -> Iterator[Finding]:
     """The machine is not slowed down by heat and not on battery."""
     machine = context.machine
@@ -55,7 +74,7 @@ def power(context: Context) -> Iterator[Finding]:
         yield warning(
             f"on battery ({on_battery})",
             "connect the charger: on battery it computes more slowly, and an overnight run drains it",
-            *(["caffeinate -is grpo train --config FILE"] if machine.system == "Darwin" else []),
+            "grpo doctor --explain long-runs",
             on_battery=True,
         )
     if hot:
@@ -77,60 +96,16 @@ def mac_power(machine: Machine) -> tuple[str | None, str | None]:
     source = machine.output("pmset", "-g", "batt")
     heat = machine.output("pmset", "-g", "therm")
     settings = machine.output("pmset", "-g") or ""
-    on_battery = None
-    if source is not None:
-        charge = re.search(r"(\d{1,3}%)", source)
-        on_battery = (charge[1] if charge else "charge unknown") if "Battery Power" in source else ""
+    on_battery = None if source is None else mac_battery(source)
     hot = None if heat is None else throttled(heat)
     if re.search(r"^\s*lowpowermode\s+1", settings, re.MULTILINE):
         hot = hot or "Low Power Mode is on (System Settings, Battery)"
     return on_battery, hot
 
 
-def throttled(pmset: str) -> str:
-    """The throttling that `pmset -g therm` reports; empty if none."""
-    found = re.search(r"CPU_Speed_Limit\s*=\s*(\d+)", pmset)
-    if found and int(found[1]) < 100:
-        return f"CPU_Speed_Limit = {found[1]} %"
-    level = re.search(r"(?:thermal|performance) warning level(?: set to|:)?\s*(\d+)", pmset, re.IGNORECASE)
-    return f"thermal warning level {level[1]}" if level and int(level[1]) > 0 else ""
-
-
 def linux_power(machine: Machine) -> tuple[str | None, str | None]:
     """Battery and throttling on Linux, in the form of `mac_power`."""
     return linux_battery(machine), linux_heat(machine)
-
-
-def linux_battery(machine: Machine) -> str | None:
-    """Charge of a system battery that is discharging. Empty: none is; None: no battery."""
-    found = None
-    for name in machine.names(POWER):
-        folder = f"{POWER}/{name}"
-        kind, scope = (read(machine, f"{folder}/{file}") for file in ("type", "scope"))
-        if kind == "Battery" and scope != "Device":  # scope Device: a mouse's battery
-            found = found or ""
-            if read(machine, f"{folder}/status") == "Discharging":
-                found = f"{read(machine, f'{folder}/capacity') or '?'}%"
-    return found
-
-
-def linux_heat(machine: Machine) -> str | None:
-    """The first thermal zone hot enough for throttling. Empty: none is; None: no zones to read."""
-    found = None
-    for name in machine.names(THERMAL):
-        folder = f"{THERMAL}/{name}"
-        degrees = number(read(machine, f"{folder}/temp"))
-        if not name.startswith("thermal_zone") or degrees is None:
-            continue
-        found = found or ""
-        for point in range(12):
-            kind = read(machine, f"{folder}/trip_point_{point}_type")
-            limit = number(read(machine, f"{folder}/trip_point_{point}_temp"))
-            if kind in ("passive", "hot") and limit is not None and limit > 0 and degrees >= limit:
-                return (
-                    f"{read(machine, f'{folder}/type')} at {degrees / 1000:.0f} °C (limit {limit / 1000:.0f})"
-                )
-    return found
 
 
 def hot_card(machine: Machine) -> str | None:
@@ -140,13 +115,3 @@ def hot_card(machine: Machine) -> str | None:
         return None
     hot = any(value.strip() == "Active" for line in told.splitlines() for value in line.split(","))
     return "the card's clocks are lowered because of heat" if hot else ""
-
-
-def read(machine: Machine, path: str) -> str:
-    """A small system file's text, stripped; empty if it cannot be read."""
-    return (machine.text(path) or "").strip()
-
-
-def number(text: str) -> int | None:
-    """A whole number of thousandths of a degree, or None for other text."""
-    return int(text) if re.fullmatch(r"-?\d{1,9}", text) else None

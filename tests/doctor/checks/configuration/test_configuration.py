@@ -121,6 +121,8 @@ def test_enough_memory_is_ok_with_its_numbers() -> None:
     assert found.numbers["budget_bytes"] == 64 * GB // 1024 * 1024
     assert 0.1 * GB < found.numbers["needed_bytes"] < 3 * GB
     assert "64.0 GB there" in found.seen
+    assert found.seen.endswith("; MLX keeps up to 1.1 GB more for reuse")  # 1 GiB on a CPU
+    assert found.numbers["cache_bytes"] == 1 << 30
 
 
 def test_too_little_names_the_keys_that_make_it_fit() -> None:

@@ -1,7 +1,10 @@
 """Speed: read from recorded machines; the product of this one is measured."""
 
+from typing import Any
+
 import pytest
 
+from grpo_cli.doctor.checks.machine import speed
 from grpo_cli.doctor.context import Context
 from tests.support.machines import HEALTHY, context_on, look, looks, told
 
@@ -97,6 +100,27 @@ def test_a_laptop_under_linux(status: str, severity: str) -> None:
     assert severity == "ok" or finding.seen == "on battery (81%)"
     mouse = {**changes, "files": {**files, f"{BATTERY}/scope": "Device\n"}}
     assert look("power", context_on("linux_cpu", mouse)).severity == "ok"
+
+
+def test_the_precision_of_float32_products() -> None:
+    def seen(name: str, **changes: Any) -> str:
+        finding = look("float32-products", context_on(name, changes))
+        assert finding.severity == "ok"
+        return finding.seen
+
+    rounded = "computed as TF32, 10 bits of mantissa; `exact_float32 = true` has 23, slower"
+    m5 = {"info": {"architecture": "applegpu_g17s"}}
+    of_26_2 = {"sw_vers -productVersion": "26.2"}
+    assert seen("linux_cpu") == seen("m1_macos14") == seen("m3max_macos26") == "computed in full"
+    assert seen("linux_cuda") == rounded
+    assert seen("linux_cuda", environment={"MLX_ENABLE_TF32": "0"}) == "computed in full (MLX_ENABLE_TF32=0)"
+    assert seen("m3max_macos26", probe=m5) == "computed in full"  # macOS 26.1
+    assert seen("m3max_macos26", probe=m5, outputs=of_26_2) == rounded
+    assert look("float32-products", context_on("rosetta")).severity == "skipped"
+    context = context_on("linux_cuda")
+    context.config_name, context.overrides = "smoke_test", ["exact_float32=true"]
+    (finding,) = speed.float32_products(context)
+    assert finding.seen == "computed in full in this configuration (exact_float32 = true)"
 
 
 def test_a_hot_processor_and_a_hot_card() -> None:

@@ -110,13 +110,13 @@ def test_logits_that_are_no_numbers_are_named(tmp_path: Path) -> None:
         load_policy(str(folder))
 
 
-def test_adapters_of_peft_are_told_as_such(tmp_path: Path) -> None:
-    document = {"peft_type": "LORA", "base_model_name_or_path": "owner/name", "r": 8, "lora_alpha": 16}
+def test_adapters_of_peft_without_a_counterpart_are_told_as_such(tmp_path: Path) -> None:
+    document = {"peft_type": "IA3", "base_model_name_or_path": "owner/name"}
     (tmp_path / "adapter_config.json").write_text(json.dumps(document))
     with pytest.raises(ModelError) as error:
         load_policy(str(tmp_path))
-    told = f"{tmp_path} holds PEFT adapters (LORA) trained on owner/name: they cannot be loaded directly"
-    assert error.value.message == told
+    told = f"The PEFT adapters in {tmp_path} cannot be converted exactly: mlx-lm has no counterpart for "
+    assert error.value.message == f'{told}peft_type = "IA3"'
     assert "merge_and_unload" in error.value.hint
     (finding,) = look(Here(model=str(tmp_path)), "model-files")
-    assert "holds PEFT adapters" in finding.seen
+    assert 'no counterpart for peft_type = "IA3"' in finding.seen

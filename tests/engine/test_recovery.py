@@ -8,7 +8,8 @@ import pytest
 
 from grpo_cli.config.loss_types import LOSS_TYPES
 from grpo_cli.engine import events
-from grpo_cli.engine.memory.out_of_memory import RowLimit, is_allocation_failure
+from grpo_cli.engine.failures import is_allocation_failure
+from grpo_cli.engine.recovery import RowLimit
 from grpo_cli.engine.rollout import continuous_batch as decode
 from grpo_cli.engine.rollout.generate import generate
 from grpo_cli.engine.rollout.sampling import Sampling
@@ -155,8 +156,7 @@ def test_a_run_goes_on_with_less_at_once_and_says_so(tmp_path: Path, monkeypatch
     harmed = small(tmp_path, run_name="harmed", **settings)
     train(harmed, lambda event: seen.append(event.text) if isinstance(event, events.Notice) else None)
     assert seen == [
-        "memory ran out in the update: now at most 4 completions will be computed at once, with the same "
-        "result. "
+        "out of memory in the update: at most 4 completions at once, with the same result. "
         "`batch_size = 1` with more `gradient_accumulation_steps` needs less"
     ]
     for a, b in zip(lines(whole.run_dir), lines(harmed.run_dir), strict=True):

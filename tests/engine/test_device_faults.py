@@ -1,0 +1,120 @@
+"""Whole runs on a device that fails: every class of failures at every place of a step.
+
+Each run is compared with a calm one: the same weights, to the bit where rows are not divided. `harmed`
+resumes a run as cli/restart.py does, so it also shows that nothing is lost where a new process is needed.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import pytest
+
+from grpo_cli.config.schema import Config
+from grpo_cli.engine import events
+from grpo_cli.engine.recovery import DeviceLost, Restart
+from grpo_cli.engine.resume import resume
+from grpo_cli.engine.run_dir.incidents import read_incidents
+from grpo_cli.engine.train import train
+from tests.support.device_faults import PLACES, TEXTS, Faults
+from tests.support.small_runs import SHORT, small
+
+STEPS = 3
+CURABLE = [name for name in TEXTS if name != "lost device"]
+EXACT = ("victim", "resource limit", "compile")  # rows are not divided, so not a bit differs
+
+
+def settings(folder: Path, name: str) -> Config:
+    keys: dict[str, Any] = {**SHORT, "max_steps": STEPS, "save_steps": 1, "keep_checkpoints": 9}
+    return small(folder, run_name=name, **keys | {"eval_steps": 1, "eval_samples": 4, "lora_rank": 0})
+
+
+def weights(run_dir: Path) -> dict[str, mx.array]:
+    found: Any = mx.load(str(run_dir / "final" / "model.safetensors"))
+    return dict(found)
+
+
+@pytest.fixture(scope="module")
+def calm(tmp_path_factory: pytest.TempPathFactory) -> dict[str, mx.array]:
+    config = settings(tmp_path_factory.mktemp("calm"), "calm")
+    train(config)
+    return weights(config.run_dir)
+
+
+def harmed(config: Config) -> tuple[int, list[str]]:
+    """Train, and resume after each Restart: the number of restarts, and the notices."""
+    seen: list[str] = []
+
+    def listen(event: events.Event) -> None:
+        if isinstance(event, events.Notice):
+            seen.append(event.text)
+
+    restarts = 0
+    while True:
+        try:
+            if restarts:
+                resume(config.run_dir, [], listen)
+            else:
+                train(config, listen)
+        except Restart as error:
+            assert error.run_dir == config.run_dir.absolute()
+            restarts += 1
+        else:
+            return restarts, seen
+
+
+def assert_close(found: dict[str, mx.array], expected: dict[str, mx.array], is_exact: bool) -> None:
+    assert found.keys() == expected.keys()
+    for name, array in expected.items():
+        gap = float(mx.abs(found[name] - array).max())
+        assert gap == 0.0 if is_exact else gap < 5e-5, (name, gap)
+
+
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("name", CURABLE)
+def test_a_single_failure_costs_nothing(
+    place: str, name: str, calm: dict[str, mx.array], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = settings(tmp_path, "harmed")
+    # Evaluations come first: the first draws of a run are theirs.
+    faults = Faults(place, TEXTS[name], (2,) if place in ("evaluation", "saving") else (30,))
+    if place in ("prefill", "forward", "backward", "optimizer"):
+        faults.at = (2,)
+    faults.set_up(monkeypatch)
+    restarts, seen = harmed(config)
+    assert faults.raised == 1
+    assert restarts == 0
+    assert_close(weights(config.run_dir), calm, name in EXACT or place == "saving")
+    incident = read_incidents(config.run_dir)[0]
+    assert any(incident.kind in text and incident.done in text for text in seen)
+    where = {"prefill": "rollouts", "decode": "rollouts", "evaluation": "the evaluation"}
+    where |= {"optimizer": "the optimizer", "saving": "saving"}
+    assert incident.place in (where.get(place, "the update"), "the evaluation")
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_a_resource_limit_that_comes_again_restarts_the_process_and_loses_nothing(
+    place: str, calm: dict[str, mx.array], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = settings(tmp_path, "harmed")
+    faults = Faults(place, TEXTS["resource limit"], range(3, 5))
+    faults.set_up(monkeypatch)
+    restarts, _ = harmed(config)
+    assert (faults.raised, restarts) == (2, 1)
+    assert_close(weights(config.run_dir), calm, is_exact=True)
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_a_lost_device_saves_and_ends_with_the_reason(
+    place: str, calm: dict[str, mx.array], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = settings(tmp_path, "harmed")
+    with monkeypatch.context() as harm:
+        faults = Faults(place, TEXTS["lost device"], range(3 if place != "decode" else 60, 1000))
+        faults.set_up(harm)
+        with pytest.raises(DeviceLost, match="illegal memory access") as error:
+            train(config)
+        assert error.value.exit_code == 75
+        assert read_incidents(config.run_dir)[-1].kind == "lost device"
+    resume(config.run_dir)
+    assert_close(weights(config.run_dir), calm, is_exact=True)
