@@ -10,7 +10,7 @@
 
 import itertools
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 LEVELS = "▁▂▃▄▅▆▇█"
 ASCII_LEVELS = "_.:-=+*#"
@@ -32,22 +32,41 @@ def sparkline(values: Iterable[float], width: int, ascii_only: bool = False) -> 
 
 
 def line_chart(
-    values: Iterable[float], width: int, height: int, slots: int = 0, ascii_only: bool = False
+    values: Iterable[float],
+    width: int,
+    height: int,
+    slots: int = 0,
+    ascii_only: bool = False,
+    *,
+    places: Sequence[int] | None = None,
+    mark_best: bool = False,
 ) -> list[str]:
     """A curve in `height` lines of `width` characters, with labels for its highest and lowest value.
 
     `slots`: number of values for the full width. A curve with fewer leaves the rest empty, so it grows to the
-    right and its past stays in place. 0: the values fill the width.
+    right and its past stays in place. 0: the values fill the width. `places`: the slot of each value,
+    ascending, where not every slot has one. `mark_best`: a ● at the highest value, the first of equal ones.
     """
-    finite = [value for value in values if math.isfinite(value)]
-    if not finite:
+    numbers = list(values)
+    where = range(len(numbers)) if places is None else places
+    known = [(place, value) for place, value in zip(where, numbers, strict=True) if math.isfinite(value)]
+    if not known:
         return [" " * width] * height
+    finite = [value for _, value in known]
+    if places is None:  # what is not known leaves no gap
+        known = list(enumerate(finite))
     labels = axis_labels(min(finite), max(finite), height)
     gutter = max(map(len, labels))
     columns = max(1, width - gutter - 2)
     across, down = (1, 1) if ascii_only else (2, 4)  # dots per character
-    dots = curve(finite, columns * across, height * down, max(slots, len(finite)))
+    slots = max(slots, known[-1][0] + 1)
+    dots = curve(known, columns * across, height * down, slots)
     rows = ascii_rows(dots, columns, height) if ascii_only else braille_rows(dots, columns, height)
+    if mark_best:
+        place = next(place for place, value in known if value == max(finite))
+        at = column(place, columns * across, slots) // across
+        top = height - 1 - level(max(finite), min(finite), max(finite), height * down) // down
+        rows[top] = rows[top][:at] + ("o" if ascii_only else "●") + rows[top][at + 1 :]
     tick, wall = ("+", "|") if ascii_only else ("┤", "│")
     return [
         f"{label:>{gutter}} {tick if label else wall}{row}" for label, row in zip(labels, rows, strict=True)
@@ -130,40 +149,47 @@ def axis_labels(low: float, high: float, height: int) -> list[str]:
     return labels
 
 
-def curve(values: Sequence[float], across: int, down: int, slots: int) -> list[range]:
+def column(place: int, across: int, slots: int) -> int:
+    """The column of dots of a slot."""
+    return place * (across - 1) // max(1, slots - 1)
+
+
+def curve(known: Sequence[tuple[int, float]], across: int, down: int, slots: int) -> dict[int, range]:
     """The rows, counted from below, that the curve passes in each column of dots, from left to right.
 
-    Values in the same column are averaged; between two values the curve is straight.
+    `known`: slot and value, ascending. Values in the same column are averaged; between two values the curve
+    is straight.
     """
     buckets: dict[int, list[float]] = {}
-    for i, value in enumerate(values):
-        buckets.setdefault(i * (across - 1) // max(1, slots - 1), []).append(value)
+    for place, value in known:
+        buckets.setdefault(column(place, across, slots), []).append(value)
     means = {x: math.fsum(bucket) / len(bucket) for x, bucket in buckets.items()}
+    values = [value for _, value in known]
     low, high = min(values), max(values)
     points = [(x, level(mean, low, high, down)) for x, mean in means.items()]
-    dots = [range(points[0][1], points[0][1] + 1)]
+    dots = {points[0][0]: range(points[0][1], points[0][1] + 1)}
     for (x0, y0), (x1, y1) in itertools.pairwise(points):
         for x in range(x0 + 1, x1 + 1):
             y, before = (round(y0 + (y1 - y0) * (at - x0) / (x1 - x0)) for at in (x, x - 1))
             # Start next to the previous dot, so that a steep curve has no gaps.
-            dots.append(range(min(y, before + 1), max(y, before - 1) + 1))
+            dots[x] = range(min(y, before + 1), max(y, before - 1) + 1)
     return dots
 
 
-def braille_rows(dots: Sequence[range], columns: int, height: int) -> list[str]:
+def braille_rows(dots: Mapping[int, range], columns: int, height: int) -> list[str]:
     """The dots as `height` rows of braille characters, from the top."""
     cells = [[0] * columns for _ in range(height)]
-    for x, rows in enumerate(dots):
+    for x, rows in dots.items():
         for y in rows:
             from_top = height * 4 - 1 - y
             cells[from_top // 4][x // 2] |= DOT_BITS[x % 2][from_top % 4]
     return ["".join(chr(BRAILLE + cell) if cell else " " for cell in row) for row in cells]
 
 
-def ascii_rows(dots: Sequence[range], columns: int, height: int) -> list[str]:
+def ascii_rows(dots: Mapping[int, range], columns: int, height: int) -> list[str]:
     """The dots as `height` rows of asterisks, from the top."""
     cells = [[" "] * columns for _ in range(height)]
-    for x, rows in enumerate(dots):
+    for x, rows in dots.items():
         for y in rows:
             cells[height - 1 - y][x] = "*"
     return ["".join(row) for row in cells]

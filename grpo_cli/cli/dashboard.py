@@ -4,25 +4,26 @@ One `Text` per line, cut at the right edge and never wrapped, so that the height
 the display stays in place. On a low terminal, the least important lines are left out first.
 """
 
+import math
 from dataclasses import dataclass
 
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.text import Text
 
-from grpo_cli.cli.charts import line_chart, progress_bar, sparkline
-from grpo_cli.cli.figures import accuracy, duration, fields, magnitude, number, percent, share, shown, timing
+from grpo_cli.cli.charts import progress_bar, sparkline
+from grpo_cli.cli.curves import MARGIN, accuracies, best, chart_lines, has_both, row
+from grpo_cli.cli.figures import accuracy, duration, fields, magnitude, percent, share, shown, timing
 from grpo_cli.cli.progress import RunProgress, ShownCompletion
 from grpo_cli.cli.terminal import Safe, ascii_only, stderr_console
+from grpo_cli.cli.time_left import SAVE
 from grpo_cli.engine.events import RolloutProgress, UpdateProgress
 from grpo_cli.foreign_text import one_line
 from grpo_cli.words import plural
 
-MARGIN = 12  # the column of labels
 WIDEST = 110
 CHART_ROWS = (4, 8)  # minimum and maximum height
 CHART_EXTRA = 2  # the line with the steps below the curve and the gap above it
-COMPLETION_ROWS = 3
-SHORTEST_SPAN = 100  # steps covered by the chart's width at first, for longer runs
+COMPLETION_ROWS, SAMPLE_HEAD = 3, 2  # of the sample: its text, at most, and the lines above
 LONGEST_SHOWN = 4000  # characters of a completion that are examined
 
 Lines = list[Text]
@@ -49,9 +50,10 @@ def frame(progress: RunProgress, width: int, height: int, plain: bool = False) -
     gap = Text("")  # between permanent lines and the dashboard
     top = [gap, *header(progress), *bars(progress, width, plain)]
     room = height - 1 - len(top) - (CHART_ROWS[0] + CHART_EXTRA if progress.steps else 0)
-    facts = fact_lines(progress, plain)[: max(0, room - 1)]
+    facts = fact_lines(progress, width, plain)[: max(0, room - 1)]
     room -= len(facts) + 1
-    sample = sample_lines(progress.sample, width) if progress.sample else []
+    rows = min(COMPLETION_ROWS, max(2, room - SAMPLE_HEAD - 1))
+    sample = sample_lines(progress.sample, width, rows) if progress.sample else []
     if room > len(sample):
         room -= len(sample) + 1
     else:
@@ -63,11 +65,6 @@ def frame(progress: RunProgress, width: int, height: int, plain: bool = False) -
         line.rstrip()  # trailing spaces would be wrapped too
         line.no_wrap, line.overflow = True, "ellipsis"
     return lines
-
-
-def row(label: str, *pieces: str | tuple[str, str]) -> Text:
-    """A line: its label in the margin, then pieces of text with optional styles."""
-    return Text.assemble((f" {label}".ljust(MARGIN), "dim"), *pieces)
 
 
 def header(progress: RunProgress) -> Lines:
@@ -115,42 +112,8 @@ def bar(label: str, done: int, total: int, note: str, width: int, plain: bool, s
     return row(label, (full, style), (rest, "bright_black"), f"  {f'{done}/{total}':<8}", (f" {note}", "dim"))
 
 
-def chart_lines(progress: RunProgress, width: int, rows: int, plain: bool) -> Lines:
-    """The mean reward of each step as a curve that grows to the right; empty before the first."""
-    steps, rewards = list(progress.steps), list(progress.rewards)
-    if not steps or progress.run is None:
-        return []
-    total = progress.run.total_steps
-    slots = min(span(len(steps)), max(total - steps[0] + 1, len(steps)))
-    curve = line_chart(rewards, width - MARGIN - 1, rows, slots, plain)
-    axis = axis_width(curve[0])
-    latest = shown(progress.metrics, "reward_mean", ".2f") or ""
-    labels = ["reward", latest] + [""] * rows
-    lines = [
-        row(label, (line[:axis], "dim"), (line[axis:], "green"))
-        for label, line in zip(labels, curve, strict=False)
-    ]
-    lines[1].stylize("bold not dim", 0, MARGIN)
-    end = steps[0] + slots - 1
-    first, last = f"step {steps[0]}", f"{end}" if end >= total else f"{end} of {total}"
-    return [*lines, row("", (" " * axis + first + last.rjust(len(curve[0]) - axis - len(first)), "dim"))]
-
-
-def axis_width(line: str) -> int:
-    """Width of a chart line before the curve: label and axis."""
-    return next(i for i, char in enumerate(line) if char in "┤│+|") + 1
-
-
-def span(steps: int) -> int:
-    """Steps covered by the chart's width: it doubles from time to time and stays constant in between."""
-    slots = SHORTEST_SPAN
-    while slots < steps:
-        slots *= 2
-    return slots
-
-
-def fact_lines(progress: RunProgress, plain: bool) -> Lines:
-    """Accuracy, length, speed and update metrics, one line each if known."""
+def fact_lines(progress: RunProgress, width: int, plain: bool) -> Lines:
+    """Accuracy, next work, teaching groups, length, speed and update metrics, one line each if known."""
     metrics = progress.metrics
     seconds = fields(
         ("rollout", timing(metrics, "rollout_seconds")),
@@ -167,7 +130,9 @@ def fact_lines(progress: RunProgress, plain: bool) -> Lines:
     )
     speed = shown(metrics, "rollout_tokens_per_second", ",.0f", " tok/s")
     found: list[tuple[str, list[str | tuple[str, str]]]] = [
-        ("accuracy", accuracy_pieces(progress, plain)),
+        ("accuracy", accuracy_pieces(progress, width, plain)),
+        ("next", next_pieces(progress)),
+        ("teaching", teaching_pieces(progress, plain)),
         ("length", length_pieces(progress, plain)),
         ("speed", [(speed or "").ljust(15), (seconds, "dim")] if speed or seconds else []),
         ("update", [(update, "dim")] if update else []),
@@ -175,18 +140,43 @@ def fact_lines(progress: RunProgress, plain: bool) -> Lines:
     return [row(label, *pieces) for label, pieces in found if pieces]
 
 
-def accuracy_pieces(progress: RunProgress, plain: bool) -> list[str | tuple[str, str]]:
-    """The latest accuracy, the first one for comparison, and a sparkline."""
+def accuracy_pieces(progress: RunProgress, width: int, plain: bool) -> list[str | tuple[str, str]]:
+    """The latest accuracy, the first one for comparison, the best, and a sparkline if there is no curve."""
     evaluations = list(progress.evaluations)
     if not evaluations or (latest := accuracy(evaluations[-1])) is None:
         return []
-    values = [value for line in evaluations if (value := number(line, "eval_accuracy")) is not None]
+    known = accuracies(progress)
     step = evaluations[0].get("step", 0)
-    if len(values) > 1:
-        course = f"from {percent(values[0])} at step {step}  {sparkline(values, 20, plain)}"
+    if len(known) > 1:
+        course = f"from {percent(known[0][1])} at step {step}"
+        if not has_both(progress, width):
+            course += f"  {sparkline([value for _, value in known], 20, plain)}"
+        top_step, top = best(known)
+        if top > known[-1][1]:
+            course += f"  best {percent(top)} at step {top_step}"
     else:
         course = f"at step {step}" if step else "before training"
     return [(latest, "bold"), (f"  {course}", "dim")]
+
+
+def next_pieces(progress: RunProgress) -> list[str | tuple[str, str]]:
+    """The next evaluation and checkpoint, the sooner one first: after which step, and in how long."""
+    pieces = []
+    for kind, step, seconds in progress.coming():
+        is_final = kind == SAVE and progress.run is not None and step == progress.run.total_steps
+        name = "final model" if is_final else "checkpoint" if kind == SAVE else kind
+        time = "" if seconds is None else f" in {duration(seconds)}" if seconds else " now"
+        pieces.append(f"{name} at step {step}{time}")
+    return [(" · ".join(pieces), "dim")] if pieces else []
+
+
+def teaching_pieces(progress: RunProgress, plain: bool) -> list[str | tuple[str, str]]:
+    """The share of groups whose rewards differ: only these have an advantage, and a sparkline."""
+    latest = progress.teaching[-1] if progress.teaching else math.nan
+    if not math.isfinite(latest):
+        return []
+    course = sparkline(progress.teaching, 20, plain)
+    return [f"{100 * latest:.0f} % of groups".ljust(15), (course, "dim")]
 
 
 def length_pieces(progress: RunProgress, plain: bool) -> list[str | tuple[str, str]]:
@@ -201,15 +191,15 @@ def length_pieces(progress: RunProgress, plain: bool) -> list[str | tuple[str, s
     ]
 
 
-def sample_lines(sample: ShownCompletion, width: int) -> Lines:
-    """The latest completion: always the same number of lines; the middle of a long one is left out."""
+def sample_lines(sample: ShownCompletion, width: int, rows: int = COMPLETION_ROWS) -> Lines:
+    """The latest completion with `rows` lines of its text; the middle of a long one is left out."""
     room = max(10, width - MARGIN - 1)
     prompt, answer = one_line(sample.prompt), one_line(sample.answer)
     prompt = shortened(prompt, room - min(len(answer), 20) - 9)
     text = sample.completion
     if len(text) > LONGEST_SHOWN:
         text = text[: LONGEST_SHOWN // 2] + text[-LONGEST_SHOWN // 2 :]
-    wrapped = middle_out(wrap(one_line(text), room), COMPLETION_ROWS)
+    wrapped = middle_out(wrap(one_line(text), room), rows)
     parts = "  ".join(f"{one_line(name)} {reward_figure(value)}" for name, value in sample.rewards.items())
     return [
         row("latest", (prompt, "bold"), (f"  answer {shortened(answer, 20)}", "dim")),

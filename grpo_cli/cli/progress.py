@@ -41,6 +41,7 @@ class RunProgress:
     steps: list[int] = field(default_factory=list)  # the steps of the histories below
     rewards: list[float] = field(default_factory=list)
     lengths: list[float] = field(default_factory=list)
+    teaching: list[float] = field(default_factory=list)  # share of groups whose rewards differ
     evaluations: list[dict[str, Any]] = field(default_factory=list)
     metrics: dict[str, Any] = field(default_factory=dict)  # the latest step's line
     sample: ShownCompletion | None = None
@@ -77,6 +78,7 @@ class RunProgress:
         self.steps.append(event.step)
         self.rewards.append(number_or_nan(event.metrics.get("reward_mean")))
         self.lengths.append(number_or_nan(event.metrics.get("completion_length_mean")))
+        self.teaching.append(1 - number_or_nan(event.metrics.get("zero_std_fraction")))
         self.sample = sample_of(event.groups) or self.sample
 
     def did(self, kind: str, step: int) -> None:
@@ -90,10 +92,24 @@ class RunProgress:
 
     def left(self) -> float | None:
         """Seconds until the run ends; None before this part's first step."""
+        return self.time_left.seconds(self.evaluated()) if self.time_left else None
+
+    def coming(self) -> list[tuple[str, int, float | None]]:
+        """The next evaluation and the next save, each with its step and the seconds until then, if known."""
+        times = self.time_left
+        if times is None or self.finished:
+            return []
+        steps = [(kind, times.next(kind)) for kind in (EVALUATION, SAVE)]
+        found = [
+            (kind, step, times.until(kind, self.evaluated())) for kind, step in steps if step is not None
+        ]
+        return sorted(found, key=lambda work: work[1])
+
+    def evaluated(self) -> float:
+        """The finished fraction of the current evaluation; 0 during other work."""
         stage = self.doing
         is_evaluation = isinstance(stage, RolloutProgress) and stage.phase == "evaluation"
-        share = stage.finished / max(1, stage.total) if stage and is_evaluation else 0.0
-        return self.time_left.seconds(share) if self.time_left else None
+        return stage.finished / max(1, stage.total) if stage and is_evaluation else 0.0
 
 
 def number_or_nan(value: Any) -> float:

@@ -178,11 +178,13 @@ def agreed(run: "FoundRun") -> bool:
 
 
 def removed(run: "FoundRun") -> int:
-    """Remove a run; returns its size in bytes. Raises CheckpointError if that fails."""
+    """Remove a run; returns the bytes that this frees. Raises CheckpointError if that fails."""
+    from grpo_cli.doctor.read.stale_files import measured
     from grpo_cli.engine.run_dir.removal import remove_run
 
     others = remove_run(run.path)
-    if others:
-        path = one_line(str(run.path))
-        say(stderr_console(), Text(f"{path} stays, with what grpo did not write: {listed(others)}"))
-    return run.size
+    if not others:
+        return run.size
+    path = one_line(str(run.path))
+    say(stderr_console(), Text(f"{path} stays, with what grpo did not write: {listed(others)}"))
+    return max(0, run.size - measured(run.path)[0])

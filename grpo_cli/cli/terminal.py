@@ -26,7 +26,7 @@ COMMAND = re.compile(rf"[^\s`]*`(?:(?:python3 -m )?uv run )?(?:grpo|mlx_lm\.\w+)
 WORD = re.compile(r"[^\s`]*`[^`\s]{1,24}(?: [^`\s]+){0,7}`[^\s`]*|\S+")  # or code of a few words
 CONTINUED = " \\"  # line continuation in a shell
 # One character for one, so that the layout stays: for streams that cannot encode our drawing characters.
-ASCII_FOR = str.maketrans("→·…–−×│┤╶─━╸█⏎“”‘’", ">|~--x|+---=#/\"\"''")
+ASCII_FOR = str.maketrans("→·…–−×│┤╶─━╸█●⏎“”‘’", ">|~--x|+---=#o/\"\"''")
 
 
 class TerminalConsole(Console):

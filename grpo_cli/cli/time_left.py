@@ -42,24 +42,62 @@ class TimeLeft:
         """
         if not self.measured[STEP]:
             return None
-        step = self.done[STEP]
-        ahead = {kind: self.ahead(kind, max(step - 1, done)) for kind, done in self.done.items()}
-        due_now = (kind for kind in (EVALUATION, SAVE) if ahead[kind] > self.ahead(kind, step))
-        under_way = next(due_now, STEP if ahead[STEP] else SAVE)
+        ahead = {kind: self.ahead(kind, self.since(kind)) for kind in self.done}
+        return self.duration_of(ahead, evaluated)
+
+    def until(self, kind: str, evaluated: float = 0.0) -> float | None:
+        """Seconds until the next evaluation or save begins; 0 while it is made, None if unknown or none."""
+        step = self.next(kind)
+        if step is None or (step > self.done[STEP] and not self.measured[STEP]):
+            return None
+        ends = {STEP: step, EVALUATION: step if kind == SAVE else step - 1, SAVE: step - 1}
+        return self.duration_of(
+            {each: self.pieces(each, self.since(each), ends[each]) for each in ends}, evaluated
+        )
+
+    def next(self, kind: str) -> int | None:
+        """The step after which the next evaluation or save is made; None if there is none."""
+        total, every, since = self.run.total_steps, self.every(kind), self.since(kind)
+        if kind == EVALUATION and (not every or since >= total):
+            return None
+        return min((since // every + 1) * every, total) if every else total
+
+    def since(self, kind: str) -> int:
+        """The step after which no piece of a kind is due any more."""
+        return max(self.done[STEP] - 1, self.done[kind])
+
+    def duration_of(self, pieces: dict[str, int], evaluated: float) -> float:
+        """Seconds that so many pieces of each kind still take; the current one is partly done."""
+        ahead = {kind: self.ahead(kind, self.since(kind)) for kind in (EVALUATION, SAVE)}
+        due_now = (kind for kind in ahead if ahead[kind] > self.ahead(kind, self.done[STEP]))
+        under_way = next(due_now, STEP if self.ahead(STEP, self.done[STEP]) else SAVE)
+        whole = sum(count * self.mean(kind) for kind, count in pieces.items())
+        if not pieces[under_way]:
+            return whole
         usual, spent = self.mean(under_way), self.clock() - self.marked
         rest = max(0.0, usual - spent)
         if under_way == EVALUATION and not rest and evaluated:
             rest = min(usual, spent * (1.0 - evaluated) / evaluated)
-        return sum(count * self.mean(kind) for kind, count in ahead.items()) - usual + rest
+        return whole - usual + rest
+
+    def every(self, kind: str) -> int:
+        """The interval of a kind of work in steps; 0 = never, or only at the end."""
+        return {STEP: 1, EVALUATION: self.run.eval_steps, SAVE: self.run.save_steps}[kind]
 
     def ahead(self, kind: str, since: int) -> int:
-        """The number of pieces of a kind after step `since`: as often as configured, and at the end."""
-        total = self.run.total_steps
-        every = {STEP: 1, EVALUATION: self.run.eval_steps, SAVE: self.run.save_steps}[kind]
-        regular = total // every - since // every if every else 0
-        if kind == EVALUATION:
-            return regular + (every > 0 and total % every > 0 and since < total)
-        return regular + (kind == SAVE)  # the final one, in addition to a save after the last step
+        """The number of pieces of a kind after step `since`, until the run's end with its final save."""
+        return self.pieces(kind, since, self.run.total_steps) + (kind == SAVE)
+
+    def pieces(self, kind: str, since: int, end: int) -> int:
+        """The number of pieces after step `since`, up to that after `end`: as often as configured.
+
+        The last step is also evaluated if it is no multiple of `eval_steps`.
+        """
+        total, every = self.run.total_steps, self.every(kind)
+        if not every or end <= since:
+            return 0
+        is_last = kind == EVALUATION and total % every > 0 and since < total <= end
+        return end // every - since // every + is_last
 
     def mean(self, kind: str) -> float:
         """Mean seconds per piece of a kind; 0 while unknown."""

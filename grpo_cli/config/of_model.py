@@ -42,8 +42,7 @@ def config_for_prompts(
     if not beside:
         return loaded
     loaded = replace(loaded, warnings=[one for one in loaded.warnings if was_given(one)])
-    asked = COMMAND_LINE in (loaded.sources["tools"], loaded.sources["environment"])
-    return loaded if asked else without_file_tools(loaded, beside)
+    return without_file_tools(loaded, beside)
 
 
 def config_for_evaluation(model: str, name: str | None, overrides: Sequence[str]) -> LoadedConfig:

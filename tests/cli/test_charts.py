@@ -52,6 +52,24 @@ def test_line_chart_averages_what_shares_a_column() -> None:
     assert line_chart([0, 0, 0, 9, 9, 9, 0], 9, 2, ascii_only=True) == ["9.00 + * ", "0.00 +* *"]
 
 
+def test_line_chart_places_values_in_their_slots_and_marks_the_best() -> None:
+    # Seven slots: values in the first, third and fifth. The first of equal ones is marked.
+    assert line_chart([0, 9, 9], 14, 3, slots=7, ascii_only=True, places=[0, 2, 4], mark_best=True) == [
+        "9.00 +  o**   ",
+        "     | *      ",
+        "0.00 +*       ",
+    ]
+    assert line_chart([0, 1], 12, 2, mark_best=True) == ["1.00 ┤   ⣀⠔●", "0.00 ┤⡠⠔⠉   "]
+
+
+def test_an_unknown_value_in_its_slot_is_bridged() -> None:
+    assert line_chart([0, math.nan, 2], 9, 3, ascii_only=True, places=[0, 1, 2], mark_best=True) == [
+        "2.00 +  o",
+        "     | * ",
+        "0.00 +*  ",
+    ]
+
+
 def test_flat_and_empty_line_charts() -> None:
     assert line_chart([0.5, 0.5], 9, 3, ascii_only=True) == ["     |   ", "0.50 +***", "     |   "]
     assert line_chart([math.nan], 4, 2) == ["    ", "    "]

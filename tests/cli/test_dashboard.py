@@ -68,6 +68,7 @@ def test_dashboard_between_steps() -> None:
         "                  step 1                                                  3",
         "",
         " accuracy   42.0 % (84/200)  before training",
+        " next       final model at step 3 in 7s",
         " length     31.2 tokens    ▄▄  cut off 3.0 %",
         " speed      1,204 tok/s    rollout 0.4 s + update 0.5 s = step 0.9 s",
         " update     lr 3e-05",
@@ -99,7 +100,7 @@ def test_dashboard_fits_the_terminal(width: int, height: int) -> None:
 def test_low_terminals_keep_the_curve() -> None:
     progress = after([STARTED, step(1, 0.2), step(2, 0.3)], Clock())
     labels = [line.plain[:12].strip() for line in frame(progress, 80, 14)]
-    assert labels == ["", "model", "run", "step", "", "", "reward", "0.30", "", "", "", "", "length"]
+    assert labels == ["", "model", "run", "step", "", "", "reward", "0.30", "", "", "", "", "next"]
 
 
 def test_hostile_completions_do_nothing_to_the_terminal() -> None:

@@ -118,6 +118,17 @@ def test_yes_removes_the_runs_in_the_named_states(three: Path) -> None:
     assert sorted(path.name for path in three.iterdir()) == ["good", "half"]
 
 
+def test_what_stays_is_named_and_not_counted_as_freed(three: Path) -> None:
+    freed = size(three, "bad")
+    (three / "bad" / "notes.md").write_text("x" * 5000)
+    result = grpo("runs", "--clean", "--state", "failed", "--yes")
+    assert result.stderr.splitlines()[-2:] == [
+        "outputs/bad stays, with what grpo did not write: notes.md",
+        f"1 run removed, {freed} freed.",
+    ]
+    assert [path.name for path in (three / "bad").iterdir()] == ["notes.md"]
+
+
 def test_yes_removes_one_run_that_is_named(three: Path) -> None:
     assert grpo("runs", "outputs/good", "--clean", "--yes").exit_code == 0
     assert sorted(path.name for path in three.iterdir()) == ["bad", "half"]

@@ -138,6 +138,49 @@ def test_how_many_evaluations_are_to_come(eval_steps: int, evaluations: int) -> 
     assert run.left() == 9 + 100 * evaluations
 
 
+def coming(run: Watched) -> list[tuple[str, int, float | None]]:
+    return run.progress.coming()
+
+
+def test_what_comes_next_and_when() -> None:
+    run = Watched(12, eval_steps=5, save_steps=4)
+    assert coming(run) == [("evaluation", 0, 0), ("save", 4, None)]
+    run.evaluation(0, 30)
+    assert coming(run) == [("save", 4, None), ("evaluation", 5, None)]
+    run.step(1, 2)
+    assert coming(run) == [("save", 4, 3 * 2), ("evaluation", 5, 4 * 2)]  # no save was measured yet
+    run.now += 1.5
+    assert coming(run) == [("save", 4, 3 * 2 - 1.5), ("evaluation", 5, 4 * 2 - 1.5)]
+    run.step(2, 0.5)
+    run.step(3, 2)
+    run.step(4, 2)
+    run.now += 3
+    assert coming(run) == [("save", 4, 0), ("evaluation", 5, 2)]
+    run.save(4, 4)  # 7 s in all
+    assert coming(run) == [("evaluation", 5, 2), ("save", 8, 4 * 2 + 30)]
+    run.step(5, 2)
+    run.now += 10
+    assert coming(run) == [("evaluation", 5, 0), ("save", 8, 20 + 3 * 2)]
+    run.evaluation(5, 20)
+    for step in (6, 7, 8):
+        run.step(step, 2)
+    run.save(8, 7)
+    for step in (9, 10):
+        run.step(step, 2)
+    run.evaluation(10, 30)
+    assert coming(run) == [("evaluation", 12, 4), ("save", 12, 4 + 30)]  # the last ones
+    run.step(11, 2)
+    run.step(12, 2)
+    run.evaluation(12, 30)
+    assert coming(run) == [("save", 12, 0)]
+
+
+def test_a_run_without_evaluations_still_saves_its_model() -> None:
+    run = Watched(7)
+    run.step(1, 3)
+    assert coming(run) == [("save", 7, 18)]
+
+
 BEFORE = (
     {"step": 0, "eval_accuracy": 0.25, "eval_seconds": 40.0},
     {"step": 10, "eval_accuracy": 0.5, "eval_seconds": 20.0},
@@ -156,15 +199,14 @@ def test_a_resumed_run_is_shown_from_where_it_is() -> None:
     run = resumed()
     assert any(line.startswith(" step       ━━━━━━━━━╸─") and " 12/40 " in line for line in lines(run))
     assert " accuracy   50.0 %  from 25.0 % at step 0  ▁█" in lines(run)
+    assert coming(run) == [("evaluation", 20, None), ("save", 20, None)]
     run.step(13, 3)
+    assert coming(run) == [("evaluation", 20, 21), ("save", 20, 21 + 30)]
     assert run.left() == 27 * 3 + 3 * 30  # by the evaluations before the resume; after 20, 30 and 40
     assert step_line(run.progress) == "step 13/40  reward 0.50  left 2m 51s"
     assert "resumed after step 12" in started_line(run.progress.run)  # type: ignore[arg-type]
-    assert next(line for line in lines(run) if line.startswith("                  step")).split() == [
-        "step",
-        "13",
-        "40",
-    ]
+    (below,) = (line for line in lines(run) if line.startswith("                  step"))
+    assert below.split() == ["step", "13", "40", "step", "0", "40"]  # of the reward, of the accuracy
 
 
 def test_an_evaluation_after_a_resume_is_not_one_before_training() -> None:

@@ -12,7 +12,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field
 
 from grpo_cli.config.toml_source import read_document
 from grpo_cli.doctor.read.json_lines import json_object, texts
@@ -87,7 +89,7 @@ class _Progress(Schema):
 
     step: int
     total_steps: int
-    started_at: str = ""
+    started_at: Annotated[str, Field(max_length=64)] = ""
 
 
 def found_runs(folder: Path) -> list[FoundRun]:

@@ -40,7 +40,10 @@ def is_ours(name: str) -> bool:
 
 def contents(folder: Path | int) -> tuple[list[str], list[str]]:
     """The names in a run's folder, or in one that is open: those that grpo wrote, and the others."""
-    names = sorted(os.listdir(folder))  # noqa: PTH208 (names are all that is needed)
+    try:
+        names = sorted(os.listdir(folder))  # noqa: PTH208 (names are all that is needed)
+    except FileNotFoundError:  # removed meanwhile
+        return [], []
     return [name for name in names if is_ours(name)], [name for name in names if not is_ours(name)]
 
 
