@@ -454,6 +454,10 @@ class OutputKeys(Keys):
     """Number of completions written to completions.jsonl at each logged step."""
     report_to: Literal["none"] = "none"
     """Other destinations for metrics; none for now."""
+    report_every: Count = 0
+    """Steps between updates of the run's page, report.html, which is always written at the end; 0: only
+    then. An update takes about a second per 1,000 steps so far.
+    """
     eval_steps: Count = 50
     """Steps between evaluations, which also run before the first and after the last step; 0: never."""
     eval_samples: Count = 200

@@ -61,6 +61,10 @@ def large_run(folder: Path, count: int = 1000, per_step: int = 4, length: int = 
         completion(1 + place // per_step, text, prompt=[{"role": "user", "content": f"What is {place} + 2?"}])
         for place, text in enumerate(texts)
     )
-    log = [judged(0, "01" * 100), *steps(count, reward_mean=lambda step: step / count), judged(count, "11" * 100)]
+    log = [
+        judged(0, "01" * 100),
+        *steps(count, reward_mean=lambda step: step / count),
+        judged(count, "11" * 100),
+    ]
     folder.mkdir(parents=True, exist_ok=True)
     return finished(written(folder, log, lines))
