@@ -19,6 +19,7 @@ from grpo_cli.cli.dashboard import Dashboard
 from grpo_cli.cli.figures import accuracy, duration, fields, magnitude, share, shown, timing
 from grpo_cli.cli.picture import Picture
 from grpo_cli.cli.progress import RunProgress
+from grpo_cli.cli.run_page import RunPage, with_page
 from grpo_cli.cli.summary import print_summary
 from grpo_cli.cli.terminal import is_interactive, say, stderr_console
 from grpo_cli.engine.events import (
@@ -69,13 +70,16 @@ def training_display(
         display = LiveDisplay(console)
     else:
         display = PlainDisplay(console)
+    page = RunPage(display)
     try:
-        yield display
+        yield with_page(display, page)
     finally:
         # rich may raise anything; a failed display was reported, and must not hide the error of the run
         with suppress(Exception):
             display.close()
-    print_summary(console, display.progress)
+        with suppress(Exception):
+            page.close()
+    print_summary(console, display.progress, page.path)
 
 
 class QuietDisplay:

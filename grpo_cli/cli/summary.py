@@ -1,5 +1,6 @@
 """Summary of a finished training run: before and after, the model's folder, commands that use it."""
 
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -18,8 +19,11 @@ WIDE = 1000  # columns: wider than any table
 LONGEST_PROMPT = 60  # a longer one would obscure the command
 
 
-def print_summary(console: Console, progress: RunProgress) -> None:
-    """Print the summary of `progress.finished` on the console; nothing if the run did not finish."""
+def print_summary(console: Console, progress: RunProgress, page: Path | None = None) -> None:
+    """Print the summary of `progress.finished` on the console; nothing if the run did not finish.
+
+    `page`: the run's page, which the last line names.
+    """
     finished = progress.finished
     if finished is None:
         return
@@ -35,6 +39,8 @@ def print_summary(console: Console, progress: RunProgress) -> None:
     say(console, Text.assemble("\nThe model is in ", (one_line(str(finished.final)), "bold"), ". To use it:"))
     for command in commands(finished, progress.sample.prompt if progress.sample else ""):
         say_command(console, command)
+    if page is not None:
+        say(console, Text.assemble("\nThe run as a page: ", (one_line(str(page)), "bold")))
 
 
 def fitting(table: Table, console: Console) -> Table:

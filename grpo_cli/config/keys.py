@@ -478,6 +478,10 @@ class OutputKeys(Keys):
     """Trackers that the run is reported to, each an extra (`pip install 'grpo-cli[wandb]'`): wandb, trackio,
     tensorboard and mlflow, several at once. They get metrics under TRL's names, evaluations and completions.
     """
+    report_every: Count = 0
+    """Steps between updates of the run's page, report.html, which is always written at the end; 0: only
+    then. An update takes about a second per 1,000 steps so far.
+    """
     eval_steps: Count = 50
     """Steps between evaluations, which also run before the first and after the last step; 0: never."""
     eval_samples: Count = 200

@@ -31,6 +31,7 @@ class RunStarted:
     logging_steps: int = 1
     eval_steps: int = 0  # 0 = never, also without evaluation prompts
     save_steps: int = 0
+    report_every: int = 0  # 0 = the page is written at the end only
 
 
 @dataclass(frozen=True)

@@ -72,6 +72,7 @@ def announce(run: Run, folder: Path) -> None:
             logging_steps=config.logging_steps,
             eval_steps=config.eval_steps if run.eval_prompts else 0,
             save_steps=config.save_steps,
+            report_every=config.report_every,
         )
     )
 

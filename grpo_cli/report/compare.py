@@ -97,7 +97,7 @@ def tiles_of(run: RunRecord) -> list[tuple[str, str]]:
     samples = number(run.evaluations[-1], "eval_samples") if run.evaluations else None
     found = [
         ("accuracy" + (f", {samples:,.0f} problems" if samples else ""), change(run)),
-        ("mean reward, first → last third", reward_change(run)),
+        ("reward, first → last third", reward_change(run)),
         ("groups that teach", percent(taught(run))),
         ("steps", f"{run.steps[-1]['step']:,}" if run.steps else "–"),
         ("time", seconds_in_words(seconds_of(run)) if run.steps else "–"),

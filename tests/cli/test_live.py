@@ -19,6 +19,8 @@ from grpo_cli.engine.events import (
 from grpo_cli.foreign_text import guarded_output
 from tests.support.consoles import plain_console, terminal_console
 from tests.support.recorded_run import RUN, STARTED, step, whole_run
+from tests.support.report_runs import run_of
+from tests.support.run_logs import steps
 
 pytestmark = pytest.mark.usefixtures("ordinary_terminal")
 
@@ -66,6 +68,14 @@ def test_plain_lines(monkeypatch: pytest.MonkeyPatch) -> None:
         )
         + RESULT
     )
+
+
+def test_the_last_line_names_the_page(tmp_path: Path) -> None:
+    folder = run_of(tmp_path / "run", steps(3)).folder
+    console, stream = plain_console()
+    played(console, [replace(one, run_dir=folder) if hasattr(one, "run_dir") else one for one in whole_run()])
+    assert "".join(stream.getvalue().split()).endswith(f"Therunasapage:{folder}/report.html")
+    assert (folder / "report.html").is_file()
 
 
 def test_plain_lines_follow_logging_steps_and_end_with_the_last() -> None:

@@ -37,7 +37,7 @@ def test_the_numbers_on_top(tmp_path: Path) -> None:
     log = [judged(0, "1000"), *steps(6, reward_mean=lambda step: float(step)), judged(6, "1110")]
     assert dict(tiles_of(run_of(tmp_path, log))) == {
         "accuracy, 4 problems": "25.0 → 75.0 %",
-        "mean reward, first → last third": "1.50 → 4.00",
+        "reward, first → last third": "1.50 → 4.00",
         "groups that teach": "70.0 %",
         "steps": "6",
         "time": "1 min 00 s",

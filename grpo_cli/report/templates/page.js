@@ -15,7 +15,8 @@ function told(value, unit) {
   if (value === null || value === undefined) return "–";
   const size = Math.abs(value);
   const digits = unit === "%" ? 1 : size >= 100 ? 0 : size >= 1 ? 2 : 4;
-  const text = size !== 0 && (size < 1e-3 || size >= 1e7) ? value.toExponential(1) : value.toFixed(digits);
+  const tiny = size !== 0 && (size < 1e-3 || size >= 1e7);
+  const text = tiny ? value.toExponential(1) : Number.isInteger(value) && unit !== "%" ? String(value) : value.toFixed(digits);
   return unit ? text + " " + unit : text;
 }
 
@@ -28,11 +29,16 @@ function color(name) {
   return getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 }
 
+function last(values) {
+  return values.findLast((value) => value !== null);
+}
+
 function columns(chart) {
-  const series = [{ label: "step", value: (_, step) => (step === null ? "–" : String(step)) }];
+  const series = [{ label: "step", value: (plot, step, index, at) => String(at === null ? last(plot.data[0]) : step ?? "–") }];
   const rows = [chart.x];
   const bands = [];
-  const value = (_, number) => told(number, chart.unit);
+  // Without a cursor the legend shows the last values.
+  const value = (plot, number, index, at) => told(at === null ? last(plot.data[index]) : number, chart.unit);
   for (const one of chart.series) {
     const stroke = color("--c" + one.color);
     series.push({ label: one.label, stroke, width: 2, spanGaps: true, value });
@@ -263,7 +269,7 @@ function card(row, sought) {
 }
 
 function groupOf(members, sought) {
-  const made = make("section", undefined, "group");
+  const made = make("section", undefined, members.length > 1 ? "group several" : "group");
   const { prompt, answer, run } = members[0];
   const of = data.runs.length > 1 ? " – " + data.runs[run] : "";
   const text = make("pre", undefined, "prompt");
@@ -271,9 +277,9 @@ function groupOf(members, sought) {
   text.append(marked(prompts[prompt], sought));
   const cards = make("div", undefined, "cards");
   cards.append(...members.map((row) => card(row, sought)));
-  made.append(make("h3", "Problem " + (prompt + 1) + of), text);
-  if (answer) made.append(make("p", "Answer: " + answer, "quiet"));
-  made.append(cards);
+  const head = make("h3", "Problem " + (prompt + 1) + of);
+  if (answer) head.append(make("small", " answer: " + answer));
+  made.append(head, text, cards);
   return made;
 }
 
