@@ -69,7 +69,8 @@ def test_groups_are_the_headings_of_the_schema() -> None:
     assert [key for keys in groups().values() for key in keys] == list(Config.model_fields)
     assert groups()["rewards"] == [
         "reward_functions", "reward_weights", "multi_objective_aggregation", "soft_overlong_tokens",
-        "judge", "judge_mode", "judge_prompt", "judge_max_tokens", "reward_timeout", "reward_workers",
+        "strip_thinking", "judge", "judge_mode", "judge_prompt", "judge_max_tokens", "reward_timeout",
+        "reward_workers",
     ]  # fmt: skip
 
 

@@ -1,10 +1,12 @@
 """Whole runs on a machine under pressure, by readings of the test: what they do, and that results stay."""
 
 import os
+import re
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -53,8 +55,13 @@ def trained(
     return folder / "run", seen
 
 
+def timeless(texts: list[str]) -> list[str]:
+    """The texts with every length of a pause as 0: a busy machine makes them longer."""
+    return [re.sub(r"\d+(\.\d+)? (s:|minutes)", r"0 \2", text) for text in texts]
+
+
 def actions(folder: Path) -> list[list[str]]:
-    return [line.get("machine_actions", []) for line in lines(folder)]
+    return [timeless(line.get("machine_actions", [])) for line in lines(folder)]
 
 
 def test_a_cleared_cache_and_pauses_change_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -70,12 +77,12 @@ def test_a_cleared_cache_and_pauses_change_nothing(tmp_path: Path, monkeypatch: 
     plain = [{k: v for k, v in line.items() if k not in ACTIONS} for line in log_without_times(pressed)]
     assert plain == log_without_times(calm)
     assert (pressed / "checkpoint-1").is_dir() and (pressed / "checkpoint-3").is_dir()  # saved before pausing
-    assert told == [
+    assert timeless(told) == [
         "memory is very short on this machine: MLX's cache is cleared",
         "paused after step 1: on battery (63%); the run continues by itself",
-        "the run continues after a pause of 0.0 minutes",
+        "the run continues after a pause of 0 minutes",
         "paused after step 3: 97 °C; the run continues by itself",
-        "the run continues after a pause of 0.0 minutes",
+        "the run continues after a pause of 0 minutes",
     ]
 
 
@@ -105,7 +112,7 @@ def test_ctrl_c_ends_a_pause_with_the_step_saved(tmp_path: Path, monkeypatch: py
         os.kill(os.getpid(), signal.SIGINT)
 
     with monkeypatch.context() as patch:
-        patch.setattr(relief.time, "sleep", asleep)
+        patch.setattr(relief, "time", SimpleNamespace(sleep=asleep))  # not for other threads
         with pytest.raises(Interrupted, match=r"Stopped after step 2\."):
             trained(tmp_path / "other", patch, [FINE, FINE, *[BATTERY] * 99], pause_on="battery")
     resume(tmp_path / "other/run")
@@ -155,7 +162,7 @@ def test_all_ranks_pause_for_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     relief.relieve(run, lambda: pytest.fail("there is no step to save"))
     assert told[0] == "paused after step 0: on battery (9%); the run continues by itself"
     assert next(others, None) is None
-    assert run.machine_actions == ["paused 0 s: battery"]
+    assert timeless(run.machine_actions) == ["paused 0 s: battery"]
 
 
 def test_a_battery_and_a_closed_lid_are_told_at_the_start(
