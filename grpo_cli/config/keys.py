@@ -470,7 +470,7 @@ class OutputKeys(Keys):
     """Write training_log.jsonl and completions.jsonl."""
     log_completions: Count = 4
     """Number of completions written to completions.jsonl at each logged step."""
-    keep_rollouts: Count = 100
+    keep_rollouts: Count = 0
     """Number of newest steps whose completions are all kept, with tokens, logprobs and rewards, in
     `rollouts/step-000040.parquet`; 0: none.
     """

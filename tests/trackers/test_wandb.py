@@ -1,6 +1,7 @@
 """An interrupted and resumed run of wandb offline, read back from its own files; and who is logged in."""
 
 import json
+import struct
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
@@ -10,17 +11,27 @@ import pytest
 from grpo_cli.trackers.wandb import KEYS, is_logged_in
 from tests.support.tracked_runs import STEPS, tracked
 
+BLOCK = 1 << 15  # bytes of a .wandb file, which has the format of LevelDB's logs
+FILE_HEAD, HEAD = 7, 7  # bytes of the file's head, and of a fragment's: checksum, length, kind
+FULL, LAST = 1, 4  # kinds of fragments that end a record
+
 
 def records(file: Path) -> list[Any]:
-    """The records of a .wandb file, by wandb's own reader."""
+    """The records of a .wandb file, as wandb's own messages."""
     from wandb.proto import wandb_internal_pb2
-    from wandb.sdk.internal.datastore import DataStore
 
-    store, found = DataStore(), []
-    store.open_for_scan(str(file))
-    while (data := store.scan_data()) is not None:
-        found.append(wandb_internal_pb2.Record())
-        found[-1].ParseFromString(data)
+    content, at, whole, found = file.read_bytes(), FILE_HEAD, b"", []
+    assert content[:4] == b":W&B"
+    while at + HEAD <= len(content):
+        if BLOCK - at % BLOCK < HEAD:  # the rest of a block is padding
+            at += BLOCK - at % BLOCK
+            continue
+        length, kind = struct.unpack_from("<HB", content, at + 4)
+        whole += content[at + HEAD : at + HEAD + length]
+        at += HEAD + length
+        if kind in (FULL, LAST):
+            found.append(wandb_internal_pb2.Record.FromString(whole))
+            whole = b""
     return found
 
 
@@ -46,7 +57,7 @@ def test_each_step_once_with_its_value(tmp_path: Path, monkeypatch: pytest.Monke
     assert len({file.name for file in files}) == 1 and len(files) == 2  # one id, two parts
     seen = [pair for file in files for pair in history(file)["train/reward"]]
     assert sorted(seen) == [(step, pytest.approx(rewards[step])) for step in STEPS]
-    tables = [step for file in files for step, _ in history(file)["completions"]]
+    tables = [step for file in files for step, _ in history(file)["completions/_type"]]
     assert sorted(tables) == STEPS
     kinds = [record.WhichOneof("record_type") for file in files for record in records(file)]
     assert kinds.count("exit") == 2 and "output_raw" not in kinds  # nothing of the terminal

@@ -113,7 +113,7 @@ def test_without_it_the_weights_are_the_same(tmp_path: Path) -> None:
 
 def test_a_restarted_run_sets_them_aside(tmp_path: Path) -> None:
     heard: list[events.Event] = []
-    train(small(tmp_path, **QUICK, max_steps=2), heard.append)
+    train(small(tmp_path, **QUICK, max_steps=2, keep_rollouts=5), heard.append)
     before = rows(tmp_path / "run/rollouts", 2)
     resume(tmp_path / "run", ["learning_rate=2e-4"], restart=True)
     assert rows(tmp_path / "run/rollouts.aside", 2) == before
