@@ -14,6 +14,7 @@ from grpo_cli.cli.early import check_names
 from grpo_cli.cli.heavy import start_device
 from grpo_cli.cli.options import ConfigOption, SetOption, given, one_of
 from grpo_cli.cli.ranks import ranks
+from grpo_cli.cli.report import page_file
 from grpo_cli.cli.scores import print_scores
 from grpo_cli.cli.terminal import is_interactive, print_json, say, stderr_console
 from grpo_cli.foreign_text import visible
@@ -66,7 +67,13 @@ def evaluate(
     output: Annotated[
         Path | None, typer.Option("--output", metavar="FILE.jsonl", help="Write every completion to a file.")
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Overwrite the --output file.")] = False,
+    report: Annotated[
+        Path | None,
+        typer.Option("--report", metavar="FILE.html", help="Write scores and completions as one HTML page."),
+    ] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Overwrite the files of --output and --report.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
     set_: SetOption = None,
 ) -> None:
@@ -88,6 +95,7 @@ def evaluate(
         if world.is_first:
             show_warnings(loaded.warnings)
         file = completions_file(output, force, loaded.config) if output and world.is_first else None
+        page = page_file(report, force) if report and world.is_first else None
         with doing(f"loading {model} …", shown=world.is_first) as show:
             check_names(loaded.config, models, show)
             start_device(loaded.config.exact_float32)
@@ -104,10 +112,20 @@ def evaluate(
             file.write(completions_text(evaluations))
     told = settings_of(loaded.config, model, num_generations, sampling)
     document = document_of(told, evaluations[model], compare, evaluations.get(compare or ""))
+    if page:
+        page.write(page_text(document, evaluations))
     if as_json:
         print_json(document)
     else:
         print_scores(document)
+
+
+def page_text(document: dict[str, Any], evaluations: "dict[str, Evaluation]") -> str:
+    """The page of `--report`."""
+    from grpo_cli.engine.evaluation.evaluate import completion_lines
+    from grpo_cli.report.evaluation import evaluation_page
+
+    return evaluation_page(document, {name: [*completion_lines(one)] for name, one in evaluations.items()})
 
 
 def settings_of(config: "Config", model: str, num_generations: int, sampling: "Sampling") -> dict[str, Any]:

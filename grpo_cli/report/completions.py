@@ -75,6 +75,8 @@ def row_of(line: Row, run: RunRecord, index: int, prompts: dict[str, int]) -> Ro
 
 def rightness(line: Row, run: RunRecord) -> bool | None:
     """True if a completion is right as in the run's evaluations; None if it is not known."""
+    if isinstance(line.get("correct"), bool):  # of an evaluation
+        return bool(line["correct"])
     measure, rewards = run.settings.get("eval_reward"), line.get("rewards")
     if measure:
         value = rewards.get(measure) if isinstance(rewards, dict) else None

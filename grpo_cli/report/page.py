@@ -42,6 +42,7 @@ def page_of(runs: Sequence[RunRecord], findings: Sequence[Sequence[Finding]], re
     room = LARGEST - REST - len(json_for_html(charts).encode())
     completions = completions_of(runs, max(room, SMALLEST_ROOM))
     data = {
+        "kind": "Run",
         "runs": [label(run.name) for run in runs],
         "charts": charts,
         "marks": marks_of(runs),
@@ -52,6 +53,8 @@ def page_of(runs: Sequence[RunRecord], findings: Sequence[Sequence[Finding]], re
         "page.html",
         title=" · ".join(label(run.name) for run in runs),
         runs=[run_words(run, found) for run, found in zip(runs, findings, strict=True)],
+        kind="Run",
+        names=data["runs"],
         charts=charts,
         marks=data["marks"],
         completions={"shown": len(completions["rows"]), "all": completions["all"]},

@@ -51,7 +51,12 @@ def test_train_eval_and_generate_one_after_the_other() -> None:
     assert again.exit_code == 1
     assert again.stderr.splitlines()[0] == "The folder outputs/smoke_test already holds a run"
     assert "hint: `grpo resume outputs/smoke_test`" in again.stderr
-    evaluated = grpo("eval", "--model", "outputs/smoke_test/final", "--samples", "4", "--json")
+    assert trained.stderr.rstrip().endswith("The run as a page: outputs/smoke_test/report.html")
+    assert "What is" in Path("outputs/smoke_test/report.html").read_text()
+    evaluated = grpo(
+        "eval", "--model", "outputs/smoke_test/final", "--samples", "4", "--json", "--report", "page.html"
+    )
+    assert "of 4 problems (95 % interval" in Path("page.html").read_text()
     document = json.loads(evaluated.stdout)
     assert document["samples"] == 4
     assert document["accuracy"] == document["correct"] / 4

@@ -195,6 +195,8 @@ DAMAGED = (
 # beginning of file:function → reason
 NOT_APPLIED = {
     "engine/run_dir/removal.py:remove_run": "tests/engine/run_dir/test_removal.py applies both",
+    "cli/report.py:report": "name fewer runs",
+    "report/read.py:read_run": "names what a run's folder is",
     "cli/main.py:run": DISK,
     "cli/errors.py:": PACKAGES,
     "cli/launch.py:launcher": PACKAGES,

@@ -202,7 +202,8 @@ new ResizeObserver(() => {
 
 // --- completions ----------------------------------------------------------------------------------------
 
-const PAGE = 10; // groups at once
+const isRun = data.kind === "Run"; // else an evaluation of one or two models
+const PAGE = 12; // groups at once
 const { prompts, fields, rewards } = data.completions;
 const rows = data.completions.rows.map((values) => {
   const row = Object.fromEntries(fields.map((name, index) => [name, values[index]]));
@@ -213,25 +214,30 @@ const rows = data.completions.rows.map((values) => {
 function grouped(kept) {
   const groups = new Map();
   for (const row of kept) {
-    const key = row.run + "/" + row.prompt;
+    const key = isRun ? row.run + "/" + row.prompt : row.prompt;
     if (!groups.has(key)) groups.set(key, []);
     groups.get(key).push(row);
   }
   return [...groups.values()];
 }
 
-const highest = Math.max(...rows.map((row) => row.reward ?? -Infinity));
+const score = (row) => row.reward ?? row.rewards.reduce((sum, [, value]) => sum + value, 0);
+const highest = rows.reduce((most, row) => Math.max(most, score(row)), -Infinity);
 const spread = new Map(); // run/step/prompt → [lowest, highest reward]
 for (const row of rows) {
   const key = [row.run, row.step, row.prompt].join("/"), seen = spread.get(key) || [Infinity, -Infinity];
   spread.set(key, [Math.min(seen[0], row.reward ?? Infinity), Math.max(seen[1], row.reward ?? -Infinity)]);
 }
+const solved = new Set(rows.filter((row) => row.right).map((row) => row.run + "/" + row.prompt));
+const rightOf = (run, row) => solved.has(run + "/" + row.prompt);
 const FILTERS = {
   all: () => true,
   right: (row) => row.right === true,
   wrong: (row) => row.right === false,
   cut: (row) => row.stop === "length",
-  fooled: (row) => row.right === false && row.reward !== null && row.reward >= highest,
+  fooled: (row) => row.right === false && score(row) >= highest,
+  gained: (row) => rightOf(0, row) && !rightOf(1, row),
+  lost: (row) => !rightOf(0, row) && rightOf(1, row),
   spread: (row) => (row.advantage ?? 0) !== 0 || isMixed(row),
 };
 
@@ -253,16 +259,17 @@ function marked(text, sought) { // text nodes and <mark> elements
 }
 
 function card(row, sought) {
+  const title = isRun ? "step " + row.step : data.runs[row.run];
   const made = make("article", undefined, "card" + (row.right === true ? " right" : row.right === false ? " wrong" : ""));
-  const head = make("h4", "step " + row.step);
+  const head = make("h4", title);
   if (row.right !== null) head.append(make("span", row.right ? "✓ right" : "✗ wrong", row.right ? "good" : "bad"));
   if (row.stop === "length") head.append(make("span", "cut off", "warn"));
   const text = make("pre");
   text.tabIndex = 0;
   text.append(marked(row.text, sought));
-  const scores = ["reward " + told(row.reward)];
-  if (row.rewards.length > 1) scores.push(...row.rewards.map(([name, value]) => name + " " + told(value)));
-  const facts = ["advantage " + told(row.advantage), (row.tokens ?? "–") + " tokens", "stop: " + row.stop];
+  const scores = isRun ? ["reward " + told(row.reward)] : [];
+  if (row.rewards.length > 1 || !isRun) scores.push(...row.rewards.map(([name, value]) => name + " " + told(value)));
+  const facts = [...(isRun ? ["advantage " + told(row.advantage)] : []), (row.tokens ?? "–") + " tokens", "stop: " + row.stop];
   if (row.turns) facts.push(row.turns + " turns", (row.tool_calls ?? 0) + " tool calls");
   made.append(head, make("p", scores.join(" · ")), make("p", facts.join(" · ")), text);
   return made;
@@ -271,7 +278,7 @@ function card(row, sought) {
 function groupOf(members, sought) {
   const made = make("section", undefined, members.length > 1 ? "group several" : "group");
   const { prompt, answer, run } = members[0];
-  const of = data.runs.length > 1 ? " – " + data.runs[run] : "";
+  const of = isRun && data.runs.length > 1 ? " – " + data.runs[run] : "";
   const text = make("pre", undefined, "prompt");
   text.tabIndex = 0;
   text.append(marked(prompts[prompt], sought));
