@@ -54,7 +54,7 @@ from tests.bench.soak import Harm
 HARM = Harm(Path(__file__).with_name("plan.json"))
 
 def mean_letter(completions, trainer_state=None, **_):
-    HARM.step(trainer_state.step + 1)
+    HARM.step(trainer_state.global_step + 1)
     return [sum(map(ord, text[:8])) % 97 / 97 for text in completions]
 """
 
