@@ -126,7 +126,7 @@ def test_gradients_of_turns_are_those_of_a_plain_loop(tmp_path: Path) -> None:
         names = [name for name in found if name.startswith(f"{loss_type}.")]
         norm = sum(float(found[f"plain {name}"].square().sum()) for name in names) ** 0.5
         gaps = [float(mx.abs(found[name] - found[f"plain {name}"]).max()) for name in names]
-        assert len(names) > 10 and norm > 1e-3
+        assert len(names) > 10 and norm > 1e-8  # vespo weighs completions that moved so far by almost 0
         assert max(gaps) < 1e-5 * norm, loss_type
 
 
