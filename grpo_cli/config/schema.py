@@ -3,7 +3,7 @@
     config = Config(model_name="tiny", dataset="arithmetic")
     config.prompts_per_step == config.batch_size * config.gradient_accumulation_steps
 
-The keys themselves are in keys.py.
+The keys themselves are in keys.py and keys_of_the_loss.py.
 """
 
 import math
@@ -13,18 +13,16 @@ from grpo_cli.config.keys import (
     DataKeys,
     EnvironmentKeys,
     LoraKeys,
-    LossKeys,
     MachineKeys,
     OptimizerKeys,
     OutputKeys,
-    QuantizedRolloutKeys,
     RankKeys,
-    ReuseKeys,
     RewardKeys,
     RolloutKeys,
     RunKeys,
     StepKeys,
 )
+from grpo_cli.config.keys_of_the_loss import LossKeys, QuantizedRolloutKeys, ReuseKeys
 from grpo_cli.config.loss_types import LOSS_TYPES
 from grpo_cli.rewards.spec import RewardSpec
 

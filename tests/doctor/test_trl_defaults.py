@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from grpo_cli.config.fields import default
-from grpo_cli.config.keys import LossKeys
+from grpo_cli.config.keys_of_the_loss import LossKeys
 from grpo_cli.config.schema import Config
 from grpo_cli.doctor.chapters import GUIDE, chapters
 

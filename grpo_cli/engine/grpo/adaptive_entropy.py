@@ -12,7 +12,7 @@ mean is over the tokens that the bonus acts on: all trained tokens of the update
 
 import math
 
-from grpo_cli.config.keys import LossKeys
+from grpo_cli.config.keys_of_the_loss import LossKeys
 
 
 def applied_coefficient(keys: LossKeys, coefficient: float, entropy: float | None) -> float:

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 
 import mlx.core as mx
 
-from grpo_cli.config.keys import LossKeys
+from grpo_cli.config.keys_of_the_loss import LossKeys
 from grpo_cli.config.loss_types import LOSS_TYPES
 
 MOST = 20.0  # bound of a log ratio above, and of a token's below, in VESPO
