@@ -230,7 +230,7 @@ def test_the_verdict_stands_first_and_problems_alone_can_be_shown(tmp_path: Path
 
 
 TROUBLES = {"two", "leftovers", "garbled", "zero", "nothing", "identical", "high", "nan", "collapse"}
-TROUBLES |= {"truncation", "repetition", "flat"}
+TROUBLES |= {"truncation", "repetition", "flat", "interruptions"}
 
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.name)
