@@ -124,7 +124,9 @@ def train(config: Config, listener: events.Listener = events.silent, world: Worl
             run.close()
             if log is not None:
                 log.close()
-            is_resumed = isinstance(sys.exception(), Restart)  # in a new process, from the same folder
+            is_resumed = isinstance(
+                sys.exception(), Restart | DeviceLost
+            )  # from the same folder, which tells why
             if run.state.step == 0 and world.is_first and not is_resumed:
                 discard_empty_run(lock)
 
@@ -202,7 +204,7 @@ def train_to_the_end(run: Run, log: RunLog, saver: Saver, interruption: Interrup
     started = time.perf_counter()
     run.interruption = interruption
     run.teaching.has_taught = run.state.has_taught
-    run.incidents.folder = (lambda: saver.folder) if saver.writes else None
+    run.incidents.folder = saver.lock.follow if saver.writes else None
     saver.limit = run.limit_for("saving")
     with keeping_rollouts(run, saver), reported(run, saver.folder):
         announce(run, saver.shown)

@@ -70,15 +70,16 @@ class _Line(Schema):
 class Incidents:
     """The record of a run. `folder`: gives its folder at the moment; None = nothing is recorded."""
 
-    folder: Callable[[], Path] | None = None
+    folder: Callable[[], Path | None] | None = None
     seen: list[Incident] = field(default_factory=list)  # of this process
 
     def record(self, incident: Incident) -> None:
         """Append an incident. A failure to write must not end the run that survived the incident."""
         self.seen.append(incident)
-        if self.folder is None:
+        folder = self.folder() if self.folder else None
+        if folder is None:  # not the first rank, or the folder was deleted and another one may have its name
             return
-        with contextlib.suppress(OSError), open_log(self.folder() / INCIDENTS) as file:
+        with contextlib.suppress(OSError), open_log(folder / INCIDENTS) as file:
             file.write(f"{safe_json(asdict(incident))}\n".encode())
 
 

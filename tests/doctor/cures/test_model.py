@@ -12,7 +12,7 @@ from grpo_cli.doctor.findings import Finding
 from grpo_cli.models.adapters import LoRA, add_adapters, save_adapters
 from grpo_cli.models.load import load_policy
 from tests.support.cure_scenarios import grpo
-from tests.support.doctor_cures import Cure, cases_of, command, run_shell, toml
+from tests.support.doctor_cures import Cure, cases_of, command, run_shell
 from tests.support.doctor_findings import TINY, Here, fast_copy, look, tiny_copy
 from tests.support.model_damage import edit_json, rewritten
 from tests.support.nanochat_checkpoints import FIXTURES, write_checkpoint
@@ -219,14 +219,6 @@ def a_template_in_a_file_that_fails() -> Cure:
     shutil.copyfile("m/chat_template.jinja", "hub/chat_template.jinja")
     Path("m/chat_template.jinja").write_text("{{ 1 / 0 }}")
     fetch((yield lambda: at("chat-template")))
-
-
-def a_template_without_a_system_role() -> Cure:
-    edit_json(model() / "tokenizer_config.json", chat_template=NO_SYSTEM + LOOP + TURN)
-    written = {"config_name": "smoke_test", "overrides": ("system_prompt=Be brief.",)}
-    finding = yield lambda: at("chat-template", **written)
-    assert toml(finding) == {"system_prompt": ""}
-    yield lambda: at("chat-template", **{**written, "overrides": ("system_prompt=",)})
 
 
 test_a_cure_cures = cases_of(globals())

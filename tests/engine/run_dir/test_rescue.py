@@ -10,6 +10,7 @@ import mlx.core as mx
 import pytest
 
 from grpo_cli.engine import events
+from grpo_cli.engine.recovery import Restart
 from grpo_cli.engine.run_dir.manifest import checkpoints
 from grpo_cli.engine.train import train
 from grpo_cli.engine.update import optimizer
@@ -86,6 +87,6 @@ def test_an_update_that_failed_half_way_is_not_saved(tmp_path: Path, monkeypatch
             mx.eval(*arrays)
 
     monkeypatch.setattr(optimizer, "mx", Failing())
-    with pytest.raises(RuntimeError, match="out of memory"):
+    with pytest.raises(Restart, match="out of memory"):
         train(config)
     assert not list(config.run_dir.glob("checkpoint-*"))

@@ -137,7 +137,7 @@ def chat_template(context: Context) -> Iterator[Finding]:
     if ids is None:
         folder = context.base_folder
         cure = "take tokenizer_config.json and chat_template.jinja from the same model"
-        yield error(problem, cure, *fetch_again(folder, "tokenizer_config.json", context.model))
+        yield error(problem, cure, *fetch_again(folder, template_files(folder), context.model))
         return
     if not ids:
         cure = "take the template of the model's instruct version"
