@@ -261,6 +261,8 @@ class ChatTokenizer:
         options = {**self.template_keywords, "add_generation_prompt": True, "tokenize": False}
         try:
             return str(self.wrapped.apply_chat_template(messages, return_dict=False, **options))
+        except EndlessTemplate as error:
+            raise endless(self._folder, error) from error
         except (TemplateError, *FAILED_EXPRESSION):
             return None
 
