@@ -23,7 +23,7 @@ def test_a_real_runs_values_have_trls_names(tmp_path: Path) -> None:
     assert found.keys() >= TRLS
     assert found.keys() - TRLS == {
         "train/ratio_deviation", "train/repetition", "train/rollout_seconds", "train/update_seconds",
-        "train/rollout_tokens_per_second", "train/peak_memory_gb", "train/skipped",
+        "train/rollout_tokens_per_second", "train/peak_memory_gb", "train/cache_memory_gb", "train/skipped",
     }  # fmt: skip
     for ours in STEP_KEYS - {"step"}:
         assert found[name_of(ours)] == step[ours]
