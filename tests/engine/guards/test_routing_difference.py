@@ -8,7 +8,7 @@ import pytest
 from grpo_cli.engine.guards import routing_difference as module
 from grpo_cli.engine.guards.routing_difference import routing_difference
 from grpo_cli.models.batch_plan import BatchPlan
-from tests.bench.architectures import make
+from tests.support.kind_trials import make
 
 PLANS = [BatchPlan(), BatchPlan(False, "joined"), BatchPlan(False, "single", trained="single")]
 

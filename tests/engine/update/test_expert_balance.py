@@ -13,7 +13,7 @@ from grpo_cli.engine.update.forward import ForwardPlan
 from grpo_cli.engine.update.gradient import accumulate
 from grpo_cli.engine.update.objective import Objective, microbatch_loss
 from grpo_cli.models.tree import flat
-from tests.bench.architectures import make
+from tests.support.kind_trials import make
 from tests.support.microbatches import microbatch
 
 MIXTURES = ["qwen3_moe", "mixtral", "gpt_oss", "olmoe", "qwen2_moe"]

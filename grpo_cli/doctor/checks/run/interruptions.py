@@ -3,8 +3,9 @@
 from collections import Counter
 from collections.abc import Iterator
 
+from grpo_cli.doctor.checks.run.run_log import logged_steps
 from grpo_cli.doctor.context import Context
-from grpo_cli.doctor.findings import Finding, ok, warning
+from grpo_cli.doctor.findings import Finding, ok, skipped, warning
 from grpo_cli.engine.failures import FAILURES
 from grpo_cli.engine.run_dir.incidents import INTERRUPTED, KILLED, RESUMED, read_incidents, told
 
@@ -20,7 +21,10 @@ def interruptions(context: Context) -> Iterator[Finding]:
     lost = sum(one.seconds for one in incidents)
     facts = {"interruptions": sum(kinds.values()), "kinds": dict(kinds), "seconds_lost": lost}
     if not kinds:
-        yield ok("nothing interrupted the run", **facts)
+        if logged_steps(context):
+            yield ok("nothing interrupted the run", **facts)
+        elif "interruptions" in context.asked:
+            yield skipped("no step is logged yet, and nothing has interrupted the run")
         return
     known = [kind for kind in kinds if kind in CHAPTERS]
     commands = [f"grpo doctor --explain {name}" for name in dict.fromkeys(CHAPTERS[kind] for kind in known)]

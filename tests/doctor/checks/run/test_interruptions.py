@@ -32,5 +32,6 @@ def test_a_kill_asks_for_supervision(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kinds", [(), ("interrupted",)])
 def test_a_calm_run_and_a_user_that_stopped_it_are_well(kinds: tuple[str, ...], tmp_path: Path) -> None:
+    (tmp_path / "training_log.jsonl").write_text('{"step": 1, "loss": 0.1}\n')
     (finding,) = look(Here(run=recorded(tmp_path, *kinds)), "interruptions")
     assert finding.severity == "ok"
