@@ -61,7 +61,7 @@ def check_repository(name: str) -> None:
 
 
 def plan(folder: Path, repository: str, card: str, is_private: bool = True) -> Upload:
-    """What an upload would send: every file of the folder, and the card as README.md.
+    """The content of an upload: every file of the folder, and the card as README.md.
 
     Raises ConversionError for adapters whose base exists only on this machine.
     """

@@ -24,7 +24,7 @@ LARGEST_CONFIG = 1 << 20  # bytes
 
 @dataclass(frozen=True, kw_only=True)
 class RunRecord:
-    """What a run's folder tells: lines of steps and evaluations by step, completions, settings."""
+    """The content of a run's folder: lines of steps and evaluations by step, completions, settings."""
 
     folder: Path
     name: str

@@ -1,4 +1,4 @@
-"""What a run remembers of each tracker, so that a resumed run goes on there and sends no step twice.
+"""A run's memory of each tracker, so that a resumed run goes on there and sends no step twice.
 
 memory = Memory.read(run_dir / "trackers/wandb.json")
 memory.take("step", 40)  # False: the step was sent before the run was interrupted

@@ -123,7 +123,7 @@ def pause(run: Run, reason: str, why: str, *, own: bool, save: Callable[[], obje
 
 
 def machine_numbers(run: Run) -> dict[str, object]:
-    """What was done since the last step, for the log; empty if nothing was."""
+    """The actions since the last step, for the log; empty without any."""
     if not run.machine_actions:
         return {}
     found: dict[str, object] = {"machine_actions": run.machine_actions}

@@ -27,7 +27,7 @@ def set_up_template(tokenizer: Tokenizer, config: Config, examples: Sequence[Exa
 
 
 def notices(tokenizer: Tokenizer, examples: Sequence[Example]) -> Iterator[str]:
-    """What a user would not expect of this template."""
+    """Notices of anything in this template that a user would not expect."""
     for name in tokenizer.unread_keywords():
         yield f"chat_template_kwargs: the model's chat template does not read the keyword {name!r}"
     has_system = any(example.messages[:1] and example.messages[0]["role"] == "system" for example in examples)

@@ -44,7 +44,7 @@ class _Recorded:
 
 @dataclass
 class Routing:
-    """What the routers of a model gave, in the order of their calls; mixtures in the order of layers."""
+    """The records of a model's routers, in the order of their calls; mixtures in the order of layers."""
 
     scores: list[list[mx.array]] = field(default_factory=list)  # of each router's calls, (…, E)
     chosen: list[list[mx.array]] = field(default_factory=list)  # of each mixture's calls, (…, k)

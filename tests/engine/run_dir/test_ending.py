@@ -1,4 +1,4 @@
-"""What a run's folder says of the run's early end, after real runs and damaged files."""
+"""The record of a run's early end in its folder, after real runs and damaged files."""
 
 import shlex
 import shutil
