@@ -153,10 +153,10 @@ class Decoding:
         """Remove rows that have ended or left, and add returning and waiting ones.
 
         All of it copies the cache of the other rows, so nothing is done until an eighth of the rows has ended
-        or a row returns.
+        or has an answer.
         """
         alive = [place for place, row in enumerate(self.active) if row.is_active]
-        returns = len(alive) < self.capacity and self.outside.has_answers()
+        returns = len(alive) < self.capacity and self.outside.answers() > len(alive) // 8
         if len(alive) > len(self.active) * 7 // 8 and not returns:
             return
         if not alive:
@@ -170,17 +170,34 @@ class Decoding:
 
     def readmit(self) -> None:
         """Bring back rows whose environment has answered, into free places."""
-        while len(self.active) < self.capacity and (self.is_open or not self.active):
+        rows: list[CompletionRow] = []
+        cache: list[Any] = []
+        free = self.capacity - len(self.active)
+        if not self.is_open:
+            free = 0 if self.active else min(free, 1)  # rows of other lengths cannot join
+        while len(rows) < free:
             returned = self.outside.next_answered(self.sampling)
             if returned is None:
-                return
-            row, cache = returned
-            suffix = mx.array([row.context[row.cached : -1]])  # (1, S), the tokens that were not read yet
-            for start in range(0, suffix.shape[1], self.prefill_tokens):
-                self.policy.model(suffix[:, start : start + self.prefill_tokens], cache=cache)
-                mx.eval(arrays_of(cache))
-            row.cached = len(row.context) - 1
-            self.enter([row], [GroupCache(layer, [0]) for layer in cache] if self.in_groups else cache)
+                break
+            row, own = returned
+            own = self.read_answer(row, own)
+            if cache:
+                join(cache, own)
+            cache = cache or own
+            rows.append(row)
+        if rows:
+            self.enter(rows, cache)
+
+    def read_answer(self, row: CompletionRow, cache: list[Any]) -> list[Any]:
+        """The cache of a returning row, all of its tokens but the last read, in the batch's form."""
+        suffix = mx.array([row.context[row.cached : -1]])  # (1, S), the tokens that were not read yet
+        for start in range(0, suffix.shape[1], self.prefill_tokens):
+            self.policy.model(suffix[:, start : start + self.prefill_tokens], cache=cache)
+            mx.eval(arrays_of(cache))
+        row.cached = len(row.context) - 1
+        if not self.in_groups:
+            return cache
+        return [GroupCache.of_row(layer, len(row.prompt) - 1, tuple(row.prompt)) for layer in cache]
 
     def admit(self) -> None:
         """Fill free places of the batch with waiting rows."""
@@ -226,7 +243,8 @@ class Decoding:
         self.held = (prompts[-1], select(cache, [len(prompts) - 1])) if more else None
         groups = [prompts.index(row.prompt) for row in rows]
         if self.in_groups:
-            return [GroupCache(layer, groups) for layer in cache]
+            names = [tuple(prompt) for prompt in prompts]
+            return [GroupCache(layer, groups, names) for layer in cache]
         keep(cache, groups)
         return cache
 

@@ -18,7 +18,7 @@ others MLX's own. Models that use their cache's keys in any other way fail the t
 decode with plain caches.
 """
 
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -39,20 +39,29 @@ NEGLIGIBLE = -1e30  # a masked score; finite, so that a fully masked row is not 
 class GroupCache:
     """One layer's keys and values of P prompts and of the B completions that continue them.
 
-    `prompts`: the cache of the left-padded prompts. Row b of the batch continues prompt groups[b].
+    `prompts`: the cache of the left-padded prompts. Row b of the batch continues prompt groups[b]. `names`:
+    one for each prompt; rows of a prompt that is already there join its group.
     """
 
-    def __init__(self, prompts: BatchKVCache, groups: list[int]) -> None:
+    def __init__(self, prompts: BatchKVCache, groups: list[int], names: Sequence[Hashable] = ()) -> None:
         self.prompts, self.own = prompts, BatchKVCache([0] * len(groups))
         self.own.step = STEP
+        self.names = list(names) or [object() for _ in range(len(prompts.left_padding))]
         self.arrange(groups)
+
+    @classmethod
+    def of_row(cls, whole: BatchKVCache, prompt_length: int, name: Hashable) -> "GroupCache":
+        """The cache of one row that comes back, from the plain cache that `row` made of it."""
+        cache = cls(section(whole, 0, prompt_length), [0], [name])
+        cache.own = section(whole, prompt_length, whole._idx)
+        cache.own.step = STEP
+        return cache
 
     def arrange(self, groups: list[int]) -> None:
         """Set each row's prompt, and pad every group to the number of rows of the largest."""
         self.groups = groups
         of_group = [
-            [row for row, group in enumerate(groups) if group == prompt]
-            for prompt in range(len(self.prompts.left_padding))
+            [row for row, group in enumerate(groups) if group == prompt] for prompt in range(len(self.names))
         ]
         self.width = max(len(rows) for rows in of_group)
         slots = [row for rows in of_group for row in rows + [0] * (self.width - len(rows))]
@@ -92,30 +101,27 @@ class GroupCache:
         numbers: Any = rows.tolist()
         groups = [self.groups[row] for row in numbers]
         needed = sorted(set(groups))
-        if len(needed) < len(self.prompts.left_padding):
+        if len(needed) < len(self.names):
             self.prompts.filter(mx.array(needed))
+            self.names = [self.names[group] for group in needed]
         self.own.filter(rows)
         self.arrange([needed.index(group) for group in groups])
 
     def extend(self, other: "GroupCache") -> None:
-        """Append the rows of another cache."""
-        first = len(self.prompts.left_padding)
-        self.prompts.extend(other.prompts)
+        """Append the rows of another cache, and those of its prompts that are not here yet."""
+        new = [place for place, name in enumerate(other.names) if name not in self.names]
+        if new:
+            self.prompts.extend(select([other.prompts], new)[0])
+            self.names += [other.names[place] for place in new]
         self.own.extend(other.own)
-        self.arrange(self.groups + [first + group for group in other.groups])
+        self.arrange(self.groups + [self.names.index(other.names[group]) for group in other.groups])
 
     def row(self, place: int) -> BatchKVCache:
         """The keys and values of one row, its prompt's and its own, as a plain cache of one row."""
-        whole: Any = BatchKVCache([0])
-        whole.keys, whole.values = (
-            mx.concatenate([of_prompt, own], axis=2)  # (1, KV, T + S, D)
-            for of_prompt, own in zip(
-                unpadded(self.prompts, self.groups[place]), unpadded(self.own, place), strict=True
-            )
-        )
-        whole._idx = whole.keys.shape[2]
-        whole.offset = mx.array([whole._idx])
-        return whole
+        parts = unpadded(self.own, place)
+        if self.prompts.keys is not None:
+            parts = tuple(map(joined, unpadded(self.prompts, self.groups[place]), parts))
+        return plain_cache(*parts)
 
     # --- rows and groups ---
 
@@ -144,6 +150,27 @@ def unpadded(cache: BatchKVCache, row: int) -> tuple[mx.array, mx.array]:
     start: Any = cache.left_padding[row].item()
     keys, values = cache.keys_and_values()
     return keys[row : row + 1, :, start:], values[row : row + 1, :, start:]
+
+
+def joined(before: mx.array, after: mx.array) -> mx.array:
+    """Keys or values of two sections of a row: (1, KV, T + S, D)."""
+    return mx.concatenate([before, after], axis=2)
+
+
+def plain_cache(keys: mx.array, values: mx.array) -> BatchKVCache:
+    """A cache of one row without padding: (1, KV, S, D) each."""
+    cache: Any = BatchKVCache([0])
+    cache.keys, cache.values, cache._idx = keys, values, keys.shape[2]
+    cache.offset = mx.array([cache._idx])
+    return cache
+
+
+def section(whole: BatchKVCache, start: int, end: int) -> BatchKVCache:
+    """The tokens from `start` to `end` of a cache of one row, as a cache of their own."""
+    if start == end:
+        return BatchKVCache([0])  # holds no arrays
+    keys, values = whole.keys_and_values()
+    return plain_cache(keys[:, :, start:end], values[:, :, start:end])
 
 
 def grouped_attention(queries: mx.array, cache: GroupCache, scale: float, mask: mx.array) -> mx.array:

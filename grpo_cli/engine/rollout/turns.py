@@ -72,15 +72,15 @@ class Outside:
             answer = Answer(left, error=error)
         self.queue.put(answer)
 
-    def has_answers(self) -> bool:
-        """True if an environment has answered."""
+    def answers(self) -> int:
+        """The number of rows whose environment has answered."""
         while not self.queue.empty():
             self.answered.append(self.queue.get())
-        return bool(self.answered)
+        return len(self.answered)
 
     def wait(self, on_wait: Callable[[], None]) -> None:
         """Wait until an environment has answered. `on_wait` is called in between and may raise."""
-        while not self.has_answers():
+        while not self.answers():
             try:
                 self.answered.append(self.queue.get(timeout=POLL_SECONDS))
             except Empty:
@@ -92,7 +92,7 @@ class Outside:
         Rows whose environment has finished, or whose answer does not fit, end here. Raises what an
         environment raised.
         """
-        while self.has_answers():
+        while self.answers():
             left, reply, error = self.answered.popleft()
             self.count -= 1
             left.row.is_outside = False

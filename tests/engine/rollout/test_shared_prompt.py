@@ -11,11 +11,12 @@ from mlx_lm.models.cache import BatchKVCache
 from grpo_cli.cpu.fast_exp import exp, sigmoid_by_power
 from grpo_cli.engine.rollout import continuous_batch as decode
 from grpo_cli.engine.rollout.generate import generate
-from grpo_cli.engine.rollout.prompt_cache import join, keep, read_prompts
+from grpo_cli.engine.rollout.prompt_cache import join, keep, read_prompts, select
 from grpo_cli.engine.rollout.sampling import Sampling, draw
 from grpo_cli.engine.rollout.shared_prompt import (
     GroupCache,
     grouped_attention,
+    one_row,
     quick_decoding,
     reads_in_groups,
 )
@@ -95,6 +96,40 @@ def test_logits_are_the_plain_ones_while_rows_leave_and_enter(policy: Policy) ->
     for cache in (plain, grouped):
         keep(cache, [4, 3])
     step([70, 71])
+
+
+@pytest.mark.parametrize("place", [0, 2, 3])
+def test_a_row_that_comes_back_joins_its_prompt_again(policy: Policy, place: int) -> None:
+    """A row leaves, its answer is read outside while others go on, and it comes back; one prompt has 1 token."""
+    model, rows = policy.model, [0, 0, 1, 2]
+    plain, grouped = read_prompts(model, PROMPTS), read_prompts(model, PROMPTS)
+    keep(plain, rows)
+    names = [tuple(prompt) for prompt in PROMPTS]
+    grouped = [GroupCache(layer, rows, names) for layer in grouped]
+
+    def step(tokens: list[int]) -> None:
+        ids = mx.array(tokens)[:, None]
+        expected = model(ids, cache=plain)
+        with quick_decoding():
+            found = model(ids, cache=grouped)
+        assert mx.allclose(found, expected, atol=1e-5, rtol=1e-5)
+
+    step([10, 11, 12, 13])
+    prompt, answer = PROMPTS[rows[place]], mx.array([[80, 81, 82]])
+    outside = [one_row(layer, place) for layer in grouped]
+    others = [other for other in range(4) if other != place]
+    expected = select(plain, [place])
+    keep(plain, others)
+    keep(grouped, others)
+    step([20, 21, 22])
+    model(answer, cache=expected)
+    model(answer, cache=outside)
+    join(plain, expected)
+    join(grouped, [GroupCache.of_row(layer, len(prompt) - 1, tuple(prompt)) for layer in outside])
+    assert sorted(grouped[0].names) == sorted(names)  # none twice
+    assert grouped[0].prompts.keys.shape[0] == 3
+    step([30, 31, 32, 33])
+    step([40, 41, 42, 43])
 
 
 def test_a_prompt_lies_in_memory_once(policy: Policy) -> None:
