@@ -100,7 +100,7 @@ def test_logits_are_the_plain_ones_while_rows_leave_and_enter(policy: Policy) ->
 
 @pytest.mark.parametrize("place", [0, 2, 3])
 def test_a_row_that_comes_back_joins_its_prompt_again(policy: Policy, place: int) -> None:
-    """A row leaves, its answer is read outside while others go on, and it comes back; one prompt has 1 token."""
+    """A row leaves, its answer is read outside while others go on; one prompt has 1 token."""
     model, rows = policy.model, [0, 0, 1, 2]
     plain, grouped = read_prompts(model, PROMPTS), read_prompts(model, PROMPTS)
     keep(plain, rows)
