@@ -26,6 +26,7 @@ from grpo_cli.engine.rollout.prompts import Prompts, evaluation_prompts
 from grpo_cli.engine.run import Run
 from grpo_cli.engine.run_dir.checkpoint import START_ADAPTERS
 from grpo_cli.engine.run_dir.inputs import checksums, fingerprint
+from grpo_cli.engine.slower_ways import NO_LAYERS, slower_ways
 from grpo_cli.engine.update.activation_checkpoint import can_checkpoint
 from grpo_cli.engine.update.chunked_logits import find_head
 from grpo_cli.engine.update.expert_balance import mixtures
@@ -38,7 +39,6 @@ from grpo_cli.environments.task import load_task
 from grpo_cli.errors import CheckpointError, ModelError
 from grpo_cli.foreign_text import quoted
 from grpo_cli.models.adapters import LoRA, add_adapters
-from grpo_cli.models.batch_plan import BatchPlan
 from grpo_cli.models.caches import has_only_keys
 from grpo_cli.models.find import warm_start
 from grpo_cli.models.load import Policy, check_prompts, load_policy
@@ -47,11 +47,6 @@ from grpo_cli.rewards.table import load_rewards
 from grpo_cli.trackers.table import check_installed
 from grpo_cli.types import Example
 from grpo_cli.words import plural
-
-NO_LAYERS = (
-    "grad_checkpoint: this model calls its layers in an unusual way, so prompts are computed once per "
-    "completion, which takes more time"
-)
 
 
 def prepare(
@@ -138,25 +133,11 @@ def forward_plan(config: Config, policy: Policy, listener: events.Listener) -> F
     # mlx-lm's checkpointed layer would fill its cache again during recomputation, and ours knows keys only.
     may_share = not config.grad_checkpoint or (by_layer and has_only_keys(policy.model, windows=True))
     policy.plan = plan = training_plan(policy.model, may_share, head, by_layer)
-    for text in notices_of(plan, may_share, routing_difference(policy.model, plan)):
+    forward = ForwardPlan(plan.share_prefix, head, by_layer, plan.shared)
+    other_experts = routing_difference(policy.model, plan)
+    for text in slower_ways(policy.model, plan, forward, may_share, other_experts):
         listener(events.Notice(text))
-    return ForwardPlan(plan.share_prefix, head, by_layer, plan.shared)
-
-
-def notices_of(plan: BatchPlan, may_share: bool, other_experts: float | None) -> list[str]:
-    """Messages for a model that is sampled or trained in a slower way than others, or by other experts."""
-    told = []
-    if plan.sampled in ("equal", "single"):
-        rows = "of prompts of one length" if plan.sampled == "equal" else "one by one"
-        told.append(f"this model's cache cannot hold rows of unlike length: completions are sampled {rows}")
-    if may_share and not plan.share_prefix:
-        told.append("this model's cache cannot share a prompt in training: whole sequences are trained on")
-    if other_experts:
-        told.append(
-            f"sampler and loss choose other experts for {other_experts:.1%} of a trial's tokens (rounding): "
-            '`ratio_deviation` in the log shows the effect; dtype = "float32" avoids it'
-        )
-    return told
+    return forward
 
 
 def count_prompts(run: Run) -> None:

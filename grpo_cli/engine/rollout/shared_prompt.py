@@ -30,6 +30,7 @@ from grpo_cli import device
 from grpo_cli.cpu.fast_exp import exp, has_slow_exp, sigmoid_by_power
 from grpo_cli.engine.rollout.prompt_cache import keep, read_prompts, select
 from grpo_cli.models.caches import has_only_keys
+from grpo_cli.models.same_logits import same_logits
 
 PROBE = [[1, 2, 3], [2]]  # prompts of two lengths
 STEP = 64  # completion tokens that memory is allocated for at a time
@@ -252,4 +253,4 @@ def agrees(model: nn.Module) -> bool:
             found = model(tokens, cache=grouped)
     except (TypeError, AttributeError, ValueError, IndexError, KeyError):  # the model reads the keys itself
         return False
-    return bool(mx.allclose(found, expected, rtol=1e-4, atol=1e-4).item())
+    return same_logits(found, expected)

@@ -18,6 +18,7 @@ from mlx.utils import tree_unflatten
 
 from grpo_cli.cpu.exact_sums import logsumexp
 from grpo_cli.engine.grpo.entropy import token_entropies
+from grpo_cli.models.same_logits import same_logits
 from grpo_cli.models.tree import flat
 
 SLICE = 1 << 22  # logits per slice: larger slices are hardly faster and need several times their size
@@ -163,6 +164,6 @@ def find_head(model: nn.Module) -> Head | None:
             found = head.logits(model, part(ids))
         except (TypeError, ValueError, AttributeError, KeyError):  # the model combines its parts differently
             continue
-        if found.shape == expected.shape and bool(mx.allclose(found, expected, rtol=1e-4, atol=1e-4).item()):
+        if same_logits(found, expected):
             return head
     return None

@@ -13,6 +13,7 @@ from mlx_lm.models import gemma2, llama, nanochat, qwen2, qwen3
 
 from grpo_cli.engine import events, setup
 from grpo_cli.engine.run import Run
+from grpo_cli.engine.slower_ways import NO_LAYERS
 from grpo_cli.engine.update.activation_checkpoint import CheckpointedLayer, can_checkpoint, checkpointed
 from grpo_cli.engine.update.batch import Microbatch
 from grpo_cli.engine.update.chunked_logits import find_head
@@ -262,7 +263,7 @@ def test_a_model_whose_layers_cannot_be_stood_for_is_checkpointed_without_a_shar
     told: list[events.Event] = []
     run = setup.prepare(plain.config.model_copy(update={"grad_checkpoint": True}), told.append)
     assert (run.forward_plan.share_prefix, run.forward_plan.recompute) == (False, False)
-    assert told == [events.Notice(setup.NO_LAYERS)]
+    assert told == [events.Notice(NO_LAYERS)]
     layer_calls.clear()
     assert distance(expected, movement(run, batches)) < 1e-5
     assert len(layer_calls) == 2 * len(run.policy.model.layers) * len(batches)

@@ -8,7 +8,6 @@ import mlx.nn as nn
 import pytest
 from mlx_lm.models import llama, mamba2
 
-from grpo_cli.engine import setup
 from grpo_cli.engine.recovery import RowLimit
 from grpo_cli.engine.rollout.generate import generate
 from grpo_cli.engine.rollout.sampling import Sampling
@@ -82,16 +81,6 @@ def test_a_state_without_a_mask_reads_prompts_of_each_length_by_themselves() -> 
     plan = training_plan(maskless, share_prefix=True)
     assert plan == BatchPlan(sampled="joined", shared="joined")
     assert deviation(maskless, plan) < 1e-4
-
-
-def test_slower_ways_are_told() -> None:
-    assert setup.notices_of(BatchPlan(), True, None) == setup.notices_of(BatchPlan(), True, 0.0) == []
-    equal, whole, experts = setup.notices_of(EQUAL, True, 0.0312)
-    assert "one length" in equal
-    assert "whole sequences" in whole
-    assert "other experts for 3.1% of" in experts
-    (single,) = setup.notices_of(BatchPlan(False, "single"), False, None)
-    assert "one by one" in single
 
 
 def test_what_damages_memory_is_not_tried() -> None:
