@@ -18,7 +18,9 @@ import mlx.nn as nn
 import mlx.optimizers as optim
 from mlx.utils import tree_map, tree_map_with_path, tree_unflatten
 
+from grpo_cli import device
 from grpo_cli.config.schema import Config
+from grpo_cli.cpu.adamw import ChunkedAdamW
 from grpo_cli.engine.recovery import RowLimit
 from grpo_cli.engine.update.muon import MuonWithAdamW, matrices_of
 from grpo_cli.errors import CheckpointError, TrainingError
@@ -173,9 +175,11 @@ def restored(saved: dict[str, mx.array], tree: Any, prefix: str) -> Any:
 def make_rule(config: Config, model: nn.Module | None = None) -> optim.Optimizer:
     """The configured MLX optimizer. AdamW is that of its paper, with bias correction (arXiv:1711.05101).
 
-    `model`: only muon needs it, to choose the matrices.
+    `model`: only muon needs it, to choose the matrices. On a CPU Adam and AdamW are those of cpu/adamw.py.
     """
     betas, rate = [config.adam_beta1, config.adam_beta2], config.learning_rate
+    if config.optimizer in ("adam", "adamw") and device.prepare().kind == "cpu":
+        return ChunkedAdamW(rate, betas, config.weight_decay if config.optimizer == "adamw" else 0.0)
     if config.optimizer == "adamw":
         return optim.AdamW(rate, betas=betas, weight_decay=config.weight_decay, bias_correction=True)
     if config.optimizer == "muon":
