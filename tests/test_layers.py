@@ -58,6 +58,7 @@ LEVELS = {
     "grpo_cli.foreign_text": 0,
     "grpo_cli.cpu": 2,
     "grpo_cli.cpu.elf": 0,
+    "grpo_cli.cpu.blas_libraries": 0,
     "grpo_cli.cpu.blas": 1,
     "grpo_cli.files": 0.5,  # below rewards, above the errors that it raises
     "grpo_cli.folders": 0.7,
@@ -79,6 +80,7 @@ LIGHT_TO_START = {
     "grpo_cli.doctor",
     "grpo_cli.device",
     "grpo_cli.cpu.blas",
+    "grpo_cli.cpu.blas_libraries",
     "grpo_cli.distributed",
     "grpo_cli.engine.run_dir.run_state",
 }

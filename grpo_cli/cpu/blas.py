@@ -5,7 +5,7 @@ where OpenBLAS reaches 200 to 300. Before the first product (MLX may be imported
 
     report = use_fast_blas()        # BlasReport(name='scipy-openblas32', threads=2, gflops=270.0, …)
 
-finds a faster library (a system OpenBLAS, MKL, or the package scipy-openblas32). It writes the addresses of
+finds a faster library (the newest OpenBLAS, or MKL: blas_libraries.py). It writes the addresses of
 the library's functions into the slots through which libmlx.so calls `cblas_sgemm` and others: the entries of
 its global offset table that the ELF relocations name (elf.py). This needs no compiler and no preloading.
 
@@ -17,18 +17,17 @@ off.
 
 import ctypes
 import functools
-import importlib.util
 import math
 import os
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from operator import mul
 from pathlib import Path
 from typing import Any
 
+from grpo_cli.cpu.blas_libraries import Library, check_usable, examine, libraries
 from grpo_cli.cpu.elf import Unusable, libmlx_slots, mapping_of, own_maps, read_slot, write_slots
 
 OWN = "mlx"  # BlasReport.name if MLX keeps its own BLAS
@@ -42,97 +41,11 @@ class BlasReport:
     """The BLAS that MLX uses on the CPU, and the reason if it is MLX's own slow one."""
 
     name: str  # "openblas", "mkl", "scipy-openblas32" or "mlx"
+    version: str = ""  # such as "0.3.29"; empty if the library does not say
     path: str = ""
     threads: int | None = None
     gflops: float | None = None  # of a float32 product, measured when the library was adopted
     note: str = ""
-
-
-# --- choice of library -------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, kw_only=True)
-class Candidate:
-    """A CBLAS library with 32-bit integers: its paths, and the prefix of its function names."""
-
-    name: str
-    paths: tuple[str, ...]  # tried in this order; a bare file name is looked up by the loader
-    prefix: str = ""
-    threads: str = "openblas_get_num_threads"
-    config: str = "openblas_get_config"
-
-
-def candidates() -> tuple[Candidate, ...]:
-    """The libraries to try, in order: those of the machine, then the package scipy-openblas32."""
-    beside = Path(sys.prefix, "lib")  # conda, and MKL's package on PyPI
-    mkl = ("libmkl_rt.so.3", "libmkl_rt.so.2")
-    spec = importlib.util.find_spec("scipy_openblas32")
-    folders = (spec.submodule_search_locations or []) if spec else []
-    return (
-        Candidate(name="openblas", paths=("libopenblas.so.0", str(beside / "libopenblas.so.0"))),
-        Candidate(
-            name="mkl", paths=mkl + tuple(str(beside / name) for name in mkl), threads="MKL_Get_Max_Threads"
-        ),
-        Candidate(
-            name="scipy-openblas32",
-            paths=tuple(
-                str(path) for folder in folders for path in Path(folder, "lib").glob("libscipy_openblas*.so")
-            ),
-            prefix="scipy_",
-        ),
-    )
-
-
-def open_candidate(candidate: Candidate) -> ctypes.CDLL | None:
-    """Load the candidate's library; None if the machine does not have it.
-
-    Raises Unusable if it uses 64-bit integers or crashes in a test product.
-    """
-    # Spinning time of OpenBLAS's idle threads, as a power of two of cycles (default 26). Spinning threads
-    # use up their CPU time on a busy machine, and every product then waits for one of them.
-    os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "20")
-    for path in candidate.paths:
-        try:
-            library = ctypes.CDLL(path)
-        except OSError:
-            continue
-        if has_wide_integers(library, candidate):
-            raise Unusable("it is built for 64-bit integers")
-        if not survives(path, candidate.prefix):
-            raise Unusable("a product in a child process failed")
-        return library
-    return None
-
-
-def has_wide_integers(library: ctypes.CDLL, candidate: Candidate) -> bool:
-    """True if the library expects 64-bit sizes, which MLX does not pass."""
-    if candidate.name == "mkl":
-        return "ILP64" in os.environ.get("MKL_INTERFACE_LAYER", "").upper()
-    config = getattr(library, candidate.prefix + candidate.config, None)
-    if config is None:
-        return False
-    config.restype = ctypes.c_char_p
-    return b"USE64BITINT" in (config() or b"")
-
-
-# A 1×1 product. MKL ends the process if a part of it is missing, and a build for another processor crashes
-# with an illegal instruction, so it runs in a child process.
-PROBE_PROGRAM = """
-import ctypes, sys
-gemm = getattr(ctypes.CDLL(sys.argv[1]), sys.argv[2] + "cblas_sgemm")
-x, out, f = (ctypes.c_float * 1)(3), (ctypes.c_float * 1)(), ctypes.c_float
-gemm(101, 111, 111, 1, 1, 1, f(1), x, 1, x, 1, f(0), out, 1)
-sys.exit(out[0] != 9)
-"""
-
-
-def survives(path: str, prefix: str) -> bool:
-    """True if a child process computes a correct product with the library at `path`."""
-    command = [sys.executable, "-I", "-S", "-c", PROBE_PROGRAM, path, prefix]
-    try:
-        return subprocess.run(command, capture_output=True, timeout=60, check=False).returncode == 0
-    except (OSError, subprocess.TimeoutExpired):
-        return False
 
 
 def addresses(library: ctypes.CDLL, prefix: str, names: list[str]) -> dict[str, int]:
@@ -226,20 +139,26 @@ def measure_gflops(size: int = 1024, repeats: int = 3) -> float:
     return 2e-9 * size**3 / min(seconds)
 
 
-def adopt(candidate: Candidate, slots: dict[str, list[int]]) -> BlasReport | None:
-    """Switch MLX to a candidate; None if the machine does not have it. Raises Unusable."""
-    library = open_candidate(candidate)
-    if library is None:
+def adopt(choice: Library, slots: dict[str, list[int]]) -> BlasReport | None:
+    """Switch MLX to a library; None if the machine does not have it. Raises Unusable."""
+    found = examine(choice)
+    if found is None:
         return None
-    functions = addresses(library, candidate.prefix, list(slots))
+    check_usable(choice, found)
+    # Spinning time of OpenBLAS's idle threads, as a power of two of cycles (default 26). Spinning threads
+    # use up their CPU time on a busy machine, and every product then waits for one of them.
+    os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "20")
+    library = ctypes.CDLL(found.path)
+    functions = addresses(library, choice.prefix, list(slots))
     problem = rebind(slots, functions, wrong_product)
     if problem:
         raise Unusable(problem)
     home = mapping_of(functions["cblas_sgemm"], own_maps())
-    threads = getattr(library, candidate.prefix + candidate.threads, None)
+    threads = getattr(library, choice.prefix + choice.threads, None)
     return BlasReport(
-        name=candidate.name,
-        path=home.path if home else candidate.paths[0],
+        name=choice.name,
+        version=".".join(map(str, found.version)),
+        path=home.path if home else found.path,
         threads=int(threads()) if threads is not None else None,
         gflops=round(measure_gflops(512), 1),
     )
@@ -274,25 +193,19 @@ def use_fast_blas() -> BlasReport:
     bound = bound_library(slots["cblas_sgemm"][0])
     if any(name in Path(bound).name.lower() for name in FAST_LIBRARIES):
         return BlasReport(name=Path(bound).name, path=bound, note="mlx is already linked to it")
-    return first_usable(candidates(), slots)
+    return first_usable(libraries(), slots)
 
 
-def first_usable(choices: tuple[Candidate, ...], slots: dict[str, list[int]]) -> BlasReport:
-    """Adopt the first candidate that works; the note describes the problems of those before it."""
+def first_usable(choices: tuple[Library, ...], slots: dict[str, list[int]]) -> BlasReport:
+    """Adopt the first library that works; the note describes the problems of those before it."""
     notes: list[str] = []
-    for candidate in choices:
+    for choice in choices:
         try:
-            report = adopt(candidate, slots)
-        except Unusable as error:
-            notes.append(f"{candidate.name} was not used: {error}")
+            report = adopt(choice, slots)
+        except (Unusable, OSError) as error:
+            notes.append(f"{choice.name} was not used: {error}")
             continue
         if report:
-            return BlasReport(
-                name=report.name,
-                path=report.path,
-                threads=report.threads,
-                gflops=report.gflops,
-                note="; ".join(notes),
-            )
+            return replace(report, note="; ".join(notes))
     notes.append("products run on mlx's slow BLAS; `pip install scipy-openblas32` makes them fast")
     return BlasReport(name=OWN, note="; ".join(notes))

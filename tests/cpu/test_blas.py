@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from grpo_cli.cpu import blas, elf
-from grpo_cli.cpu.blas import Candidate
+from grpo_cli.cpu.blas_libraries import Library, libraries
 from grpo_cli.cpu.elf import Mapping, Unusable
 from grpo_cli.device import prepare
 
@@ -132,31 +132,6 @@ def test_a_read_only_slot_is_written_and_sealed_again() -> None:
 # --- the libraries -------------------------------------------------------------------------------
 
 
-class WideConfig:
-    """Stands for `openblas_get_config` of a build with 64-bit integers."""
-
-    def __call__(self) -> bytes:
-        return b"OpenBLAS 0.3.21 USE64BITINT DYNAMIC_ARCH"
-
-
-def test_a_library_of_64_bit_integers_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Library:
-        openblas_get_config = WideConfig()
-
-    class Narrow:
-        openblas_get_config = staticmethod(lambda: b"OpenBLAS 0.3.21 DYNAMIC_ARCH")
-
-    openblas, mkl, _ = blas.candidates()
-    assert blas.has_wide_integers(Library(), openblas)  # type: ignore[arg-type]
-    assert not blas.has_wide_integers(Narrow(), openblas)  # type: ignore[arg-type]
-    monkeypatch.setenv("MKL_INTERFACE_LAYER", "ILP64,GNU")
-    assert blas.has_wide_integers(Narrow(), mkl)  # type: ignore[arg-type]
-
-
-def test_candidates_in_order() -> None:
-    assert [candidate.name for candidate in blas.candidates()] == ["openblas", "mkl", "scipy-openblas32"]
-
-
 def own_slots() -> dict[str, list[int]]:
     return elf.libmlx_slots(elf.own_maps())
 
@@ -202,11 +177,13 @@ def test_a_check_that_raises_restores_the_slots() -> None:
 def test_the_report_tells_which_library_was_not_taken_and_why(monkeypatch: pytest.MonkeyPatch) -> None:
     slots = own_slots()
     before = values(slots)
-    libm = Candidate(name="libm", paths=("libm.so.6",))  # a library without a BLAS
-    absent = Candidate(name="absent", paths=("libthere-is-no-such-blas.so.0",))
+    libm = Library(name="libm", paths=("libm.so.6",))  # a library without a BLAS
+    absent = Library(name="absent", paths=("libthere-is-no-such-blas.so.0",))
     idle = blas.function_address(ctypes.CDLL(None).getpid)
     monkeypatch.setattr(blas, "addresses", lambda *_: dict.fromkeys(slots, idle))
-    package = blas.candidates()[-1]  # passes the child's product, then is exchanged for one that idles
+    package = next(
+        choice for choice in libraries() if choice.name == "scipy-openblas32"
+    )  # passes the child's product, then is exchanged for one that idles
     report = blas.first_usable((absent, libm, package), slots)
     first, second, advice = report.note.split("; ", 2)
     assert first == "libm was not used: a product in a child process failed"

@@ -56,7 +56,9 @@ def device_facts() -> dict[str, Any]:
         "info": {key: value for key, value in mx.device_info().items() if isinstance(value, str | int)},
         "metal": bool(mx.metal.is_available()),
         "cuda": has_cuda(),
-        "blas": {"name": blas.name, "threads": blas.threads, "note": blas.note} if blas else None,
+        "blas": {"name": blas.name, "version": blas.version, "threads": blas.threads, "note": blas.note}
+        if blas
+        else None,
     }
 
 

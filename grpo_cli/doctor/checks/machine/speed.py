@@ -21,7 +21,8 @@ def matrix_product(context: Context) -> Iterator[Finding]:
         yield skipped("MLX does not work here")
         return
     kind, name = context.probe.get("device"), str(blas.get("name", ""))
-    library = f" with {name} on {blas.get('threads') or '?'} threads" if name and name != OWN_BLAS else ""
+    known = " ".join(part for part in (name, str(blas.get("version") or "")) if part)
+    library = f" with {known} on {blas.get('threads') or '?'} threads" if name and name != OWN_BLAS else ""
     seen = f"{speed:,.0f} GFLOP/s in float32 on {kind}{library}"
     numbers = {"gflops": round(speed, 1), "device": kind, "blas": name or None}
     if kind == "cpu" and context.machine.system == "Linux" and name == OWN_BLAS:

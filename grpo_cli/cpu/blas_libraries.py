@@ -1,0 +1,119 @@
+"""The BLAS libraries of a machine, and the order in which they are tried.
+
+    [library, *others] = libraries()       # Library(name='scipy-openblas32', version='0.3.29', …)
+
+The newest OpenBLAS comes first, be it the system's or that of the package scipy-openblas32: an old one may
+lack the kernels of a newer processor. MKL is the last choice.
+
+A library is examined in a child process: MKL ends the process if a part of it is missing, and a build for
+another processor crashes with an illegal instruction.
+"""
+
+import functools
+import importlib.util
+import os
+import re
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from grpo_cli.cpu.elf import Unusable
+
+ABSENT = 3  # exit code of the child process for a library that the machine does not have
+
+
+@dataclass(frozen=True, kw_only=True)
+class Library:
+    """A CBLAS library with 32-bit integers: its paths, and the names of its functions."""
+
+    name: str
+    paths: tuple[str, ...]  # tried in this order; a bare file name is looked up by the loader
+    prefix: str = ""
+    threads: str = "openblas_get_num_threads"
+    config: str = "openblas_get_config"
+
+
+@dataclass(frozen=True)
+class Examined:
+    """A library that exists: its path, a correct product in a child process, and its own description."""
+
+    path: str
+    works: bool
+    config: str = ""  # such as "OpenBLAS 0.3.29 DYNAMIC_ARCH Haswell"
+
+    @property
+    def version(self) -> tuple[int, ...]:
+        """(0, 3, 29); empty if its description names none."""
+        found = re.search(r"\d+(?:\.\d+)+", self.config)
+        return tuple(int(part) for part in found[0].split(".")) if found else ()
+
+
+def libraries() -> tuple[Library, ...]:
+    """The libraries to try, in order."""
+    beside = Path(sys.prefix, "lib")  # conda, and MKL's package on PyPI
+    mkl = ("libmkl_rt.so.3", "libmkl_rt.so.2")
+    spec = importlib.util.find_spec("scipy_openblas32")
+    folders = (spec.submodule_search_locations or []) if spec else []
+    system = Library(name="openblas", paths=("libopenblas.so.0", str(beside / "libopenblas.so.0")))
+    package = Library(
+        name="scipy-openblas32",
+        paths=tuple(
+            str(path) for folder in folders for path in Path(folder, "lib").glob("libscipy_openblas*.so")
+        ),
+        prefix="scipy_",
+    )
+    newest_first = sorted((system, package), key=lambda library: version_of(library), reverse=True)
+    paths = mkl + tuple(str(beside / name) for name in mkl)
+    return (*newest_first, Library(name="mkl", paths=paths, threads="MKL_Get_Max_Threads"))
+
+
+def version_of(library: Library) -> tuple[int, ...]:
+    """The version of an installed library; empty if there is none, or it does not work."""
+    found = examine(library)
+    return found.version if found and found.works else ()
+
+
+@functools.cache
+def examine(library: Library) -> Examined | None:
+    """Examine the first of the library's paths that the machine has; None if it has none."""
+    for path in library.paths:
+        if os.sep in path and not Path(path).exists():
+            continue
+        command = [sys.executable, "-I", "-S", "-c", PROGRAM, path, library.prefix, library.config]
+        try:
+            child = subprocess.run(command, capture_output=True, timeout=60, check=False)
+        except (OSError, subprocess.TimeoutExpired):
+            return Examined(path, works=False)
+        if child.returncode != ABSENT:
+            config = child.stdout.decode(errors="replace").strip()
+            return Examined(path, works=child.returncode == 0, config=config)
+    return None
+
+
+# A 1×1 product. Prints the library's description, if it has one.
+PROGRAM = """
+import ctypes, sys
+path, prefix, config = sys.argv[1:]
+try:
+    library = ctypes.CDLL(path)
+except OSError:
+    sys.exit(3)
+describe = getattr(library, prefix + config, None)
+if describe is not None:
+    describe.restype = ctypes.c_char_p
+    print((describe() or b"").decode(errors="replace"), flush=True)
+gemm = getattr(library, prefix + "cblas_sgemm")
+x, out, f = (ctypes.c_float * 1)(3), (ctypes.c_float * 1)(), ctypes.c_float
+gemm(101, 111, 111, 1, 1, 1, f(1), x, 1, x, 1, f(0), out, 1)
+sys.exit(out[0] != 9)
+"""
+
+
+def check_usable(library: Library, found: Examined) -> None:
+    """Raise Unusable if the library uses 64-bit sizes, which MLX does not pass, or fails in a product."""
+    wide_mkl = library.name == "mkl" and "ILP64" in os.environ.get("MKL_INTERFACE_LAYER", "").upper()
+    if wide_mkl or "USE64BITINT" in found.config:
+        raise Unusable("it is built for 64-bit integers")
+    if not found.works:
+        raise Unusable("a product in a child process failed")
