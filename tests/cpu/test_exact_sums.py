@@ -9,7 +9,7 @@ from mlx_lm.models import llama
 
 from grpo_cli.config.loss_types import LOSS_TYPES
 from grpo_cli.cpu.exact_sums import logsumexp, row_sums, running_sums, total
-from grpo_cli.engine.grpo.entropy import token_entropies
+from grpo_cli.engine.grpo.entropy import logprobs_and_entropies
 from grpo_cli.engine.rollout.prompt_cache import keep, read_prompts
 from grpo_cli.engine.rollout.sampling import Sampling, draw
 from grpo_cli.engine.update.batch import make_microbatches
@@ -73,8 +73,10 @@ def test_everything_made_of_logits_is_of_one_normalizer(vocabulary: int, spread:
     whole = np.where(np.isinf(logits), 0.0, logits.astype(np.float64) - exact[:, None])
     entropies = -(np.exp(logits.astype(np.float64) - exact[:, None]) * whole).sum(axis=-1)
     assert np.array(sampled.entropies) == pytest.approx(entropies, rel=2e-6)
-    assert np.array(token_entropies(mx.array(logits)[None])[0]) == pytest.approx(entropies, rel=2e-6)
-    slope = mx.grad(lambda x: token_entropies(x).sum())(mx.array(logits)[None])[0]
+    both = logprobs_and_entropies(mx.array(logits), sampled.tokens)
+    assert np.array(both[0]) == pytest.approx(logprobs, abs=3e-6)
+    assert np.array(both[1]) == pytest.approx(entropies, rel=2e-6)
+    slope = mx.grad(lambda x: logprobs_and_entropies(x, sampled.tokens)[1].sum())(mx.array(logits))
     probs = np.exp(logits.astype(np.float64) - exact[:, None])
     expected = -probs * (whole + entropies[:, None])
     # −p · (log p + H): where logits are flat two numbers of about 12 cancel, which leaves their rounding.

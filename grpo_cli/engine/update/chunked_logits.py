@@ -17,7 +17,7 @@ import mlx.nn as nn
 from mlx.utils import tree_unflatten
 
 from grpo_cli.cpu.exact_sums import logsumexp
-from grpo_cli.engine.grpo.entropy import token_entropies
+from grpo_cli.engine.grpo.entropy import logprobs_and_entropies
 from grpo_cli.models.same_logits import same_logits
 from grpo_cli.models.tree import flat
 
@@ -84,12 +84,9 @@ class Head:
             logits = self.logits(model, states[None])[0].astype(mx.float32) / temperature  # (s, V)
             model.update(tree_unflatten(kept))
             wanted = flat_targets[start : start + width]
-            return mx.stack(
-                [
-                    chosen_logprobs(logits, wanted),
-                    token_entropies(logits[None])[0] if entropy else mx.zeros(wanted.shape),
-                ]
-            )
+            if entropy:
+                return mx.stack(list(logprobs_and_entropies(logits, wanted)))
+            return mx.stack([chosen_logprobs(logits, wanted), mx.zeros(wanted.shape)])
 
         states = hidden.reshape(-1, hidden.shape[-1])
         result = in_slices(one, width)(states, *(trained[name] for name in names))

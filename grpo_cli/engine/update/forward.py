@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import mlx.core as mx
 import mlx.nn as nn
 
-from grpo_cli.engine.grpo.entropy import token_entropies
+from grpo_cli.engine.grpo.entropy import logprobs_and_entropies
 from grpo_cli.engine.memory.estimate import LOGITS_AT_ONCE
 from grpo_cli.engine.rollout.prompt_cache import completion_outputs, completion_places
 from grpo_cli.engine.update.batch import Microbatch
@@ -75,4 +75,6 @@ def token_scores(
         return scores[0], scores[1] if entropy else None
     logits = head.logits(model, outputs) if head else outputs
     logits = logits.astype(mx.float32) / temperature  # (B, S, V)
-    return chosen_logprobs(logits, batch.targets), token_entropies(logits) if entropy else None
+    if entropy:
+        return logprobs_and_entropies(logits, batch.targets)
+    return chosen_logprobs(logits, batch.targets), None

@@ -5,7 +5,7 @@ import math
 import mlx.core as mx
 import pytest
 
-from grpo_cli.engine.grpo.entropy import high_entropy_threshold, token_entropies
+from grpo_cli.engine.grpo.entropy import high_entropy_threshold, logprobs_and_entropies
 from grpo_cli.engine.grpo.kl import corrected, k1_divergence, k3_divergence
 
 # ref − logp = ln 2, 0, −ln 2
@@ -62,18 +62,37 @@ def test_corrected_on_average_it_has_the_gradient_of_the_kl(estimator) -> None: 
     assert mx.allclose(gradient, kl_gradient, atol=1e-6)
 
 
+def entropies_of(logits: mx.array) -> mx.array:
+    return logprobs_and_entropies(logits, mx.zeros(logits.shape[:-1], dtype=mx.int32))[1]
+
+
 def test_entropy_by_hand() -> None:
     # p = 1/2, 1/4, 1/4: H = 1.5 ln 2; d H / d logit = −p · (log p + H)
     logits = mx.log(mx.array([[[2.0, 1.0, 1.0]]]))
-    assert token_entropies(logits).item() == pytest.approx(1.5 * LN2, abs=1e-6)
-    gradient = mx.grad(lambda values: token_entropies(values).sum())(logits)
+    assert entropies_of(logits).item() == pytest.approx(1.5 * LN2, abs=1e-6)
+    gradient = mx.grad(lambda values: entropies_of(values).sum())(logits)
     expected = [-0.5 * (-LN2 + 1.5 * LN2), -0.25 * (-2 * LN2 + 1.5 * LN2), -0.25 * (-2 * LN2 + 1.5 * LN2)]
+    assert mx.allclose(gradient, mx.array([[expected]]), atol=1e-6)
+
+
+def test_both_scores_in_one_pass_by_hand() -> None:
+    """p = 1/2, 1/4, 1/4, target 1: log p = −2 ln 2, with the slope [v = 1] − p; weighted 3 and 2."""
+    logits, target = mx.log(mx.array([[[2.0, 1.0, 1.0]]])), mx.array([[1]])
+
+    def loss(values: mx.array) -> mx.array:
+        logprobs, entropies = logprobs_and_entropies(values, target)
+        return (3 * logprobs + 2 * entropies).sum()
+
+    value, gradient = mx.value_and_grad(loss)(logits)
+    assert value.item() == pytest.approx(3 * -2 * LN2 + 2 * 1.5 * LN2, abs=1e-6)
+    of_entropy = [-0.25 * LN2, 0.125 * LN2, 0.125 * LN2]  # −p · (log p + 1.5 ln 2)
+    expected = [3 * s + 2 * e for s, e in zip([-0.5, 0.75, -0.25], of_entropy, strict=True)]
     assert mx.allclose(gradient, mx.array([[expected]]), atol=1e-6)
 
 
 def test_a_token_that_is_ruled_out_has_no_share_in_the_entropy() -> None:
     logits = mx.array([[[math.log(2.0), 0.0, 0.0, -math.inf]]])
-    value, gradient = mx.value_and_grad(lambda values: token_entropies(values).sum())(logits)
+    value, gradient = mx.value_and_grad(lambda values: entropies_of(values).sum())(logits)
     assert value.item() == pytest.approx(1.5 * LN2, abs=1e-6)
     assert gradient[0, 0, 3].item() == 0.0
     assert gradient[0, 0, 0].item() == pytest.approx(-0.25 * LN2, abs=1e-6)
