@@ -18,7 +18,7 @@ from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
-from mlx_lm.models import activations
+from mlx_lm.models.activations import swiglu
 
 from grpo_cli import device
 from grpo_cli.cpu.fast_exp import has_slow_exp, sigmoid_by_power
@@ -35,7 +35,7 @@ def gated(gate: mx.array, x: mx.array) -> mx.array:
     With s = σ(gate): ∂/∂gate = x · (s + gate·s − gate·s²), ∂/∂x = gate · s.
     """
     if gate.dtype != mx.float32 or x.dtype != mx.float32 or gate.shape != x.shape:
-        whole: mx.array = activations.swiglu(gate, x)
+        whole: mx.array = swiglu(gate, x)
         return whole
 
     @mx.custom_function
@@ -61,11 +61,11 @@ def lean_activations(model: nn.Module) -> Iterator[None]:
     """Replace `swiglu` by `gated` in the model's layers within the block; on a CPU only."""
     kinds = {type(module).__module__ for module in model.modules()} if device.prepare().kind == "cpu" else ()
     files: list[Any] = [sys.modules[name] for name in kinds if name in sys.modules]
-    replaced = [file for file in files if getattr(file, "swiglu", None) is activations.swiglu]
+    replaced = [file for file in files if getattr(file, "swiglu", None) is swiglu]
     for file in replaced:
         file.swiglu = gated
     try:
         yield
     finally:
         for file in replaced:
-            file.swiglu = activations.swiglu
+            file.swiglu = swiglu

@@ -52,8 +52,8 @@ def problems(split: str, difficulty: int, count: int, seed: int) -> tuple[tuple[
     return tuple(found)
 
 
-def load(config: Config, split: str) -> list[Example]:
-    """The examples of `train` or `test`.
+def load(config: Config, split: str, limit: int | None = None) -> list[Example]:
+    """The first `limit` examples of `train` or `test`; None: all of them.
 
     Raises DataError for another split or a difficulty that is not 1 to 4.
     """
@@ -74,7 +74,7 @@ def load(config: Config, split: str) -> list[Example]:
         TEST_PROBLEMS if test else TRAIN_PROBLEMS,
         TEST_SEED if test else config.seed,
     )
-    return [example(a, b) for a, b in pairs]
+    return [example(a, b) for a, b in pairs[:limit]]
 
 
 def example(a: int, b: int) -> Example:

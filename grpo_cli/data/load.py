@@ -35,10 +35,9 @@ def load_examples(
     """
     limit = (config.max_train_samples if split == config.train_split else 0) or None
     if config.dataset == "arithmetic":
-        examples = arithmetic.load(config, split)[:limit]
         return [
             replace(example, messages=with_system(example.messages, config.system_prompt))
-            for example in examples
+            for example in arithmetic.load(config, split, limit)
         ]
     rows = list(
         watched(islice(read_rows(config, split, limit or 0), limit), f"reading split `{split}`", progress)

@@ -12,7 +12,6 @@ import json
 import random
 import signal
 import subprocess
-import sys
 import tempfile
 import time
 from dataclasses import dataclass, field
@@ -20,7 +19,7 @@ from pathlib import Path
 
 from grpo_cli.engine.run_dir.manifest import checkpoints, damage
 from grpo_cli.engine.run_dir.run_state import read_state
-from tests.support import letter_reward
+from tests.support import forked, letter_reward
 
 TIMES = ("rollout_seconds", "update_seconds", "step_seconds", "rollout_tokens_per_second", "peak_memory_gb",
          "cache_memory_gb", "eval_seconds")  # fmt: skip
@@ -57,22 +56,26 @@ class Report:
     lost: list[str] = field(default_factory=list)  # intact checkpoints that were gone after a kill
 
 
-def start(folder: Path, name: str, steps: int, resume: bool) -> "subprocess.Popen[bytes]":
+def start(folder: Path, name: str, steps: int, resume: bool) -> forked.Running:
     """Begin a run, or go on with it."""
     config = folder / f"{name}.toml"
     config.write_text(
         SETTINGS.format(reward=letter_reward.__file__, steps=steps, output=folder / "outputs", name=name)
     )
     words = ["resume", str(folder / "outputs" / name)] if resume else ["train", "--config", str(config)]
-    return subprocess.Popen(
-        [sys.executable, "-m", "grpo_cli", *words, "--quiet"],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
+    return forked.start(
+        ["-m", "grpo_cli", *words, "--quiet"], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
     )
 
 
+def ended(process: forked.Running) -> None:
+    """Wait for a run's end. AssertionError with its words where it failed."""
+    _, errors = process.communicate()
+    assert process.returncode == 0, errors
+
+
 def kill_at_some_moment(
-    process: "subprocess.Popen[bytes]", run_dir: Path, chance: random.Random, report: Report
+    process: forked.Running, run_dir: Path, chance: random.Random, report: Report
 ) -> bool:
     """Kill the process at a random moment of its work, or of its writing; whether it still ran then."""
     begun, started = newest_step(run_dir), time.time()
@@ -122,20 +125,18 @@ def torture(folder: Path, kills: int, seed: int = 0) -> Report:
     """Kill a run so many times and let it end. AssertionError where it is not the uninterrupted one."""
     chance, report, steps = random.Random(seed), Report(), 8 * kills
     whole, broken = (folder / "outputs" / name for name in ("whole", "broken"))
-    alone = start(folder, "whole", steps, resume=False)
-    assert alone.wait() == 0, alone.stderr and alone.stderr.read()
+    ended(start(folder, "whole", steps, resume=False))
     highest = 0
     while report.kills < kills:
         process = start(folder, "broken", steps, resume=broken.exists())
         if not kill_at_some_moment(process, broken, chance, report):
-            assert process.returncode == 0, process.stderr and process.stderr.read()
+            ended(process)
             break
         newest = max(intact_steps(broken), default=0)
         if newest < highest:
             report.lost.append(f"after kill {report.kills}: step {newest} after {highest}")
         highest = max(highest, newest)
-    last = start(folder, "broken", steps, resume=True)
-    assert last.wait() == 0, last.stderr and last.stderr.read()
+    ended(start(folder, "broken", steps, resume=True))
     assert report.lost == []
     for file in ("final/model.safetensors", "final/optimizer.safetensors", "completions.jsonl"):
         assert (whole / file).read_bytes() == (broken / file).read_bytes(), file

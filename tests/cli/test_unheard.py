@@ -14,7 +14,7 @@ import pytest
 from grpo_cli.engine.run_dir.manifest import checkpoints, damage
 from grpo_cli.engine.run_dir.run_state import read_state
 from tests.support import waiting
-from tests.support.forked import Process, start
+from tests.support.forked import Running, start
 from tests.support.small_runs import lines
 from tests.support.waiting import HANG
 
@@ -28,7 +28,6 @@ def talks(completions, **columns):
     print("x" * 100_000)
     return [float(index) for index in range(len(completions))]
 """
-Running = Process | subprocess.Popen[str]
 
 
 def begin(folder: Path, steps: int, stderr: int, **more: object) -> Running:

@@ -27,6 +27,7 @@ from grpo_cli.engine.update.forward import ForwardPlan, token_logprobs
 from grpo_cli.engine.update.gradient import accumulate
 from grpo_cli.models.load import Policy, load_policy
 from grpo_cli.models.tree import flat
+from tests.support import forked
 from tests.support.nanochat_checkpoints import GENUINE, tensors_of
 from tests.support.random_models import group, rollout
 from tests.support.steps import objective_of
@@ -193,9 +194,7 @@ def test_losses_and_gradients_of_chat_rl(october: Policy, share_prefix: bool) ->
 
 
 def run(*command: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run(
-        [sys.executable, "-m", *command], cwd=cwd, capture_output=True, text=True, timeout=HANG, check=False
-    )
+    done = forked.run(["-m", *command], cwd=cwd)
     assert done.returncode == 0, done.stderr
     return done
 

@@ -75,6 +75,19 @@ def test_a_model_without_it_is_left_alone() -> None:
         assert llama.swiglu is activations.swiglu
 
 
+def test_the_file_that_defines_it_is_put_back_too() -> None:
+    """A model may have a layer from that file: Apertus has its XieLU, GPT-OSS its SwigluOAI."""
+    model = llama_policy().model
+    model.layers[0].extra = activations.XieLU()
+    assert activations.swiglu is llama.swiglu
+    with lean_activations(model), lean_activations(model):
+        assert (activations.swiglu, llama.swiglu) == (gated, gated)
+        half = mx.array([0.5], dtype=mx.bfloat16)
+        assert gated(half, half).item() == pytest.approx(0.5 * 0.5 / (1 + math.exp(-0.5)), rel=0.01)
+    assert activations.swiglu is llama.swiglu
+    assert activations.swiglu is not gated
+
+
 def test_other_dtypes_are_mlx_s_own() -> None:
     gate, x = mx.array([0.5], dtype=mx.bfloat16), mx.array([3.0], dtype=mx.bfloat16)
     assert gated(gate, x).item() == activations.swiglu(gate, x).item()

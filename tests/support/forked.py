@@ -108,7 +108,10 @@ class Process:
         self.send_signal(signal.SIGKILL)
 
 
-def start(words: list[str], **settings: Any) -> "Process | subprocess.Popen[str]":
+Running = Process | subprocess.Popen[str]
+
+
+def start(words: list[str], **settings: Any) -> Running:
     """`python WORDS`, forked where MLX computes on a Linux CPU: Metal and CUDA do not survive a fork."""
     if sys.platform == "linux" and prepare().kind == "cpu":
         return Process(words, **settings)

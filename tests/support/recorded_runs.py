@@ -8,7 +8,6 @@ FOLDER/calls gets a line for each call. `tools` has a function as a tool, `game`
 
 import json
 import os
-import subprocess
 import sys
 import threading
 import time
@@ -26,7 +25,7 @@ from grpo_cli.environments.tool_environment import ToolEnvironment
 from grpo_cli.environments.tooling import Tooling
 from grpo_cli.environments.tools import Call, Tool
 from grpo_cli.environments.user import UserEnvironment
-from tests.support import digits
+from tests.support import digits, forked
 from tests.support.small_runs import SHORT, small
 from tests.support.waiting import NEVER
 
@@ -123,11 +122,11 @@ def run(folder: Path, kind: str, command: str, holds: bool) -> None:
             resume(folder / "run")
 
 
-def started(folder: Path, kind: str, command: str, *more: str) -> subprocess.Popen[bytes]:
+def started(folder: Path, kind: str, command: str, *more: str) -> forked.Running:
     """The same as a program of its own."""
     folder.mkdir(exist_ok=True)
-    program = [sys.executable, "-m", "tests.support.recorded_runs", str(folder), kind, command, *more]
-    return subprocess.Popen(program, cwd=Path(__file__).parents[2])
+    words = ["-m", "tests.support.recorded_runs", str(folder), kind, command, *more]
+    return forked.start(words, cwd=forked.ROOT)
 
 
 def calls(folder: Path) -> list[str]:

@@ -9,6 +9,7 @@ over 100,000 rows encodes only a few. Positions include skipped examples, so a r
 same prompts.
 """
 
+import functools
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -167,11 +168,14 @@ class Prompts(Sequence[Prompt]):
 
     def longest(self) -> int:
         """Tokens of the longest prompt; estimated from the longest text if not all are encoded."""
-        if len(self.encoded) < len(self):
-            place = max(range(len(self)), key=lambda index: characters(self.examples[index]))
-            if self.prompt(place) is None:
-                return self.config.max_prompt_length
+        if len(self.encoded) < len(self) and self.prompt(self._longest_text) is None:
+            return self.config.max_prompt_length
         return max(map(len, self.ids))
+
+    @functools.cached_property
+    def _longest_text(self) -> int:
+        """The place of the example with the most characters."""
+        return max(range(len(self)), key=lambda place: characters(self.examples[place]))
 
 
 def roles(example: Example) -> tuple[str, ...]:

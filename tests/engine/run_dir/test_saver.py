@@ -3,7 +3,6 @@
 import errno
 import json
 import os
-import resource
 import shutil
 import subprocess
 import sys
@@ -19,8 +18,8 @@ from grpo_cli.engine.run_dir.run_state import RunState, write_state
 from grpo_cli.engine.run_dir.saver import best_of
 from grpo_cli.engine.train import train
 from grpo_cli.errors import CheckpointError
+from tests.support import forked
 from tests.support.small_runs import SHORT, lines, log_without_times, small, weights
-from tests.support.waiting import HANG
 
 LIMIT = 1_000_000  # bytes of a file; the model has 3.5 MB
 
@@ -135,15 +134,8 @@ def test_a_folder_that_may_not_be_looked_at_is_a_failed_save(
 
 def limited(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
     """`grpo` in a process whose files cannot grow beyond LIMIT."""
-    return subprocess.run(
-        [sys.executable, "-m", "grpo_cli", *words],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        timeout=HANG,
-        check=False,
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (LIMIT, LIMIT)),
-    )
+    limit = f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({LIMIT}, {LIMIT}))"
+    return forked.run(["-c", f"{limit}; from grpo_cli.cli.main import run; run()", *words], cwd=folder)
 
 
 def test_after_three_failures_in_a_row_it_stops_with_nothing_half_written(tmp_path: Path) -> None:

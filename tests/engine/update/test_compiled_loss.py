@@ -285,11 +285,25 @@ def test_it_is_used_where_the_device_compiles(monkeypatch: pytest.MonkeyPatch) -
     assert of(monkeypatch, True, use_compile=False) is None
 
 
+def fast_compiler(folder: Path) -> Path:
+    """A folder with a `g++` that reads MLX's header precompiled: 0.15 s a kernel, not 0.75 s."""
+    header = Path("mlx/backend/cpu/compiled_preamble.h")
+    include = Path(mx.__file__).parent / "include"
+    (folder / header).parent.mkdir(parents=True)
+    shutil.copy(include / header, folder / header)
+    options = ["-std=c++17", "-O3", "-fPIC", "-w", "-I", str(include), "-x", "c++-header", str(header)]
+    subprocess.run(["g++", *options], cwd=folder, check=True)
+    (folder / "g++").write_text(f'#!/bin/sh\nexec {shutil.which("g++")} -I {folder} "$@"\n')
+    (folder / "g++").chmod(0o755)
+    return folder
+
+
 @pytest.mark.skipif(shutil.which("g++") is None, reason="no g++, which MLX compiles with on Linux")
 @pytest.mark.skipif(sys.platform != "linux", reason="the CPU's compiler is tried on Linux")
-def test_with_the_compiler_on() -> None:
+def test_with_the_compiler_on(tmp_path: Path) -> None:
     """One layer, checkpointed, logits in slices, two buckets, and weights that change in between."""
     environment = {name: value for name, value in os.environ.items() if name != "MLX_DISABLE_COMPILE"}
+    environment["PATH"] = f"{fast_compiler(tmp_path)}:{environment['PATH']}"
     done = subprocess.run(
         [sys.executable, "-m", "tests.support.compiled_in_full"],
         capture_output=True, text=True, env={**environment, "GRPO_DEVICE": "cpu"},
