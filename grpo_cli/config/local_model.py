@@ -17,6 +17,7 @@ from grpo_cli.foreign_text import quoted
 from grpo_cli.untrusted_json import DamagedFile, read_object
 
 MOST_BYTES = 4_000_000  # limit for config.json; real files are below 0.1 MB
+ADAPTER_CONFIG = "adapter_config.json"  # a folder of adapters has it
 LARGEST = 1 << 40  # a larger number of positions is not credible
 
 
@@ -98,6 +99,15 @@ def check_name(name: str) -> None:
     is_local = first in ("models", "outputs", "checkpoints", ".", "..", "~", "") or Path(first).is_dir()
     if name.count("/") != 1 or is_local:
         raise ModelError(f"Model not found: {name}", _hint_for(name), trouble="model-not-found")
+
+
+def is_possible(name: str) -> bool:
+    """True for a folder, `tiny`, and a name that the hub could have."""
+    try:
+        check_name(name)
+    except (OSError, ValueError, RuntimeError, ConfigError, ModelError):  # as in local_folder
+        return False
+    return True
 
 
 def _hint_for(name: str) -> str:

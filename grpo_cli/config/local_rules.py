@@ -1,4 +1,4 @@
-"""Rules on files that a configuration names: rewards, tools, environments, and its model's config.json.
+"""Rules on files that a configuration names: rewards, tools, environments, adapters, the model's config.json.
 
 They depend on the machine and the current folder, so only `grpo train`, `grpo config validate` and the doctor
 check them. Merely reading a configuration (an evaluation elsewhere) does not. They run no code and load no
@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from grpo_cli.config.fields import nearest, toml_value
-from grpo_cli.config.local_model import model_config, positions
+from grpo_cli.config.local_model import ADAPTER_CONFIG, is_possible, local_folder, model_config, positions
 from grpo_cli.config.rules_of_environments import VERIFIERS
 from grpo_cli.config.schema import Config
 from grpo_cli.config.violation import Rule, Violation, is_meant
@@ -77,6 +77,20 @@ def _is_file(spec: RewardSpec) -> bool:
         return False
 
 
+def adapter_is_there(config: Config) -> Iterator[Violation]:
+    """The folder in `adapter` exists and holds adapters. A repository that is not here is not judged."""
+    folder = local_folder(config.adapter) if config.adapter else None
+    if folder is not None and not (folder / ADAPTER_CONFIG).is_file():
+        message = f"{config.adapter} holds no adapters: {ADAPTER_CONFIG} is missing"
+        cure = "name a folder that `mlx_lm.lora`, this program or peft wrote; `model_name` takes a full model"
+    elif config.adapter and folder is None and not is_possible(config.adapter):
+        message = f"Adapters not found: {config.adapter}"
+        cure = f"write the path from the current folder, {Path.cwd()}"
+    else:
+        return
+    yield Violation(keys=("adapter",), message=message, cure=cure, trouble="model-not-found")
+
+
 def rows_fit_the_model(config: Config) -> Iterator[Violation]:
     """Prompt plus completion fit into the model's positions.
 
@@ -111,4 +125,4 @@ def rows_fit_the_model(config: Config) -> Iterator[Violation]:
         yield Violation(keys=keys, message=message, cure=cure, severity="warning", trouble="row-too-long")
 
 
-LOCAL_RULES: tuple[Rule, ...] = (named_code_exists, rows_fit_the_model)
+LOCAL_RULES: tuple[Rule, ...] = (named_code_exists, adapter_is_there, rows_fit_the_model)

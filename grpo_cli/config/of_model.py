@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from grpo_cli.config.load import LoadedConfig, inspect_config, load_config
+from grpo_cli.config.local_model import local_folder
 from grpo_cli.config.problems import COMMAND_LINE, Problem, config_error
 from grpo_cli.config.resolve import shipped_folder
 from grpo_cli.config.schema import Config
@@ -16,6 +17,7 @@ from grpo_cli.foreign_text import quoted
 from grpo_cli.rewards.spec import RewardSpec
 from grpo_cli.rewards.table import is_builtin
 
+JUDGE = RewardSpec("", "judge")
 PLAIN = ("system_prompt=", "completion_prefix=")
 
 
@@ -57,7 +59,7 @@ def config_for_evaluation(model: str, name: str | None, overrides: Sequence[str]
     if not beside:
         return loaded
     loaded = replace(loaded, warnings=[one for one in loaded.warnings if was_given(one)])
-    loaded = without_file_tools(loaded, beside)
+    loaded = without_absent_judge(without_file_tools(loaded, beside), beside)
     asked = loaded.sources["reward_functions"] == COMMAND_LINE
     return loaded if asked else without_file_rewards(loaded, beside)
 
@@ -96,20 +98,41 @@ def left_out_warning(names: Sequence[str], path: str, key: str) -> Problem:
 
 def without_file_rewards(loaded: LoadedConfig, path: str) -> LoadedConfig:
     """The configuration with built-in rewards only."""
-    config = loaded.config
-    pairs = list(zip(config.reward_functions, config.reward_weight_list, strict=True))
-    kept = [(reward, weight) for reward, weight in pairs if is_builtin(reward)]
-    if len(kept) == len(pairs):
+    left_out = [reward for reward in loaded.config.reward_functions if not is_builtin(reward)]
+    if not left_out:
         return loaded
-    left_out = [reward for reward, _ in pairs if not is_builtin(reward)]
-    warning = left_out_warning(left_out, path, "reward_functions")
+    return without_rewards(loaded, left_out, left_out_warning(left_out, path, "reward_functions"))
+
+
+def without_absent_judge(loaded: LoadedConfig, path: str) -> LoadedConfig:
+    """The configuration without a judge that only a model's folder names and that is not on this machine.
+
+    A folder may come from anybody, and a name in it starts no download.
+    """
+    name = loaded.config.judge
+    named = loaded.sources["judge"] == COMMAND_LINE
+    if not loaded.config.has_judge or not name or named or local_folder(name) is not None:
+        return loaded
+    warning = Problem(
+        message=f"the reward judge is left out: {name} is not on this machine, and a name that comes "
+        "with a model is not downloaded unless you ask for it",
+        cure=f"name the configuration to download it: `--config {quoted(path)}`",
+        key="judge",
+        severity="warning",
+    )
+    judges = [reward for reward in loaded.config.reward_functions if RewardSpec.parse(reward) == JUDGE]
+    return without_rewards(loaded, judges, warning)
+
+
+def without_rewards(loaded: LoadedConfig, left_out: Sequence[str], warning: Problem) -> LoadedConfig:
+    """The configuration without some rewards, or with `correctness` if none is left."""
+    config = loaded.config
+    pairs = zip(config.reward_functions, config.reward_weight_list, strict=True)
+    kept = [(reward, weight) for reward, weight in pairs if reward not in left_out]
     rewards, weights = zip(*(kept or [("correctness", 1.0)]), strict=True)
-    measure = config.eval_reward if is_builtin(config.eval_reward) else ""
-    update = {
-        "reward_functions": list(rewards),
-        "reward_weights": list(weights),
-        "eval_reward": measure,
-    }
+    specs = [RewardSpec.parse(reward) for reward in left_out]
+    measure = "" if RewardSpec.parse(config.eval_reward) in specs else config.eval_reward
+    update = {"reward_functions": list(rewards), "reward_weights": list(weights), "eval_reward": measure}
     return replace(loaded, config=config.model_copy(update=update), warnings=[*loaded.warnings, warning])
 
 

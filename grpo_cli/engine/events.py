@@ -43,9 +43,9 @@ class Loading:
 
 @dataclass(frozen=True)
 class RolloutProgress:
-    """Progress of sampling, sent between two tokens of a batch, in training or evaluation."""
+    """Progress of sampling, sent between two tokens of a batch: by the policy, or by a judge."""
 
-    phase: str  # "rollout" | "evaluation"
+    phase: str  # "rollout" | "evaluation" | "judging"
     finished: int  # completions that have ended
     total: int
     tokens: int  # tokens sampled so far

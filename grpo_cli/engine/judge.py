@@ -15,7 +15,7 @@ from grpo_cli.config.local_model import positions
 from grpo_cli.config.schema import Config
 from grpo_cli.engine.memory.estimate import JUDGE_ROWS
 from grpo_cli.engine.recovery import RowLimit
-from grpo_cli.engine.rollout.generate import generate
+from grpo_cli.engine.rollout.generate import Progress, generate, no_progress
 from grpo_cli.engine.rollout.sampling import Sampling
 from grpo_cli.engine.update.forward_probe import sampling_plan
 from grpo_cli.models.load import Policy, load_policy
@@ -48,6 +48,13 @@ def judge_in(rewards: Sequence[Named]) -> "Judge | None":
     return next((function for _, function in rewards if isinstance(function, Judge)), None)
 
 
+def show_judging(rewards: Sequence[Named], on_progress: Progress) -> None:
+    """Report the progress of the judge among the rewards, if there is one."""
+    judge = judge_in(rewards)
+    if judge is not None:
+        judge.on_progress = on_progress
+
+
 class Judge(InThisThread):
     """A judge model, callable as a reward: scores of 0 to 1, or None for an unusable answer."""
 
@@ -56,6 +63,7 @@ class Judge(InThisThread):
         self.mode, self.template = config.judge_mode, config.judge_prompt
         self.sampling = Sampling(max_new_tokens=config.judge_max_tokens, temperature=0.0)
         self.limit = RowLimit(JUDGE_ROWS)
+        self.on_progress: Progress = no_progress  # of its answers to the questions of one call
         self.answers: dict[str, str] = {}  # by question, the oldest first
         tokenizer = policy.tokenizer
         spelled = {tokenizer.spell([number]) for number in tokenizer.control_ids}
@@ -123,7 +131,8 @@ class Judge(InThisThread):
             for place, prompt in enumerate(ids)
             if most is None or len(prompt) + self.sampling.max_new_tokens <= most
         ]
-        found = generate(self.policy, [ids[place] for place in fitting], 1, self.sampling, limit=self.limit)
+        options = {"on_progress": self.on_progress, "limit": self.limit}
+        found = generate(self.policy, [ids[place] for place in fitting], 1, self.sampling, **options)
         texts = dict(zip(fitting, (rollouts[0].text for rollouts in found), strict=True))
         known = self.answers | {question: texts.get(place, "") for place, question in enumerate(new)}
         self.answers = dict(list(known.items())[-REMEMBERED:])

@@ -19,7 +19,7 @@ from grpo_cli.config.violation import is_meant
 from grpo_cli.distributed.world import ALONE, World
 from grpo_cli.engine import events
 from grpo_cli.engine.guards.routing_difference import routing_difference
-from grpo_cli.engine.judge import judge_in, with_judge
+from grpo_cli.engine.judge import judge_in, show_judging, with_judge
 from grpo_cli.engine.ranks.same_setup import check_same_setup, loaded
 from grpo_cli.engine.rollout.chat_template import set_up_template
 from grpo_cli.engine.rollout.prompts import Prompts, evaluation_prompts
@@ -103,6 +103,7 @@ def prepare(
         forward_plan=plan,
         make_session=tooling.make_session,
     )
+    show_judging(rewards, lambda *progress: run.progress(events.RolloutProgress("judging", *progress)))
     count_prompts(run)
     tell_precision(run)
     record_inputs(run, examples, started_at)

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from grpo_cli.config.local_model import ADAPTER_CONFIG
 from grpo_cli.errors import ModelError
 from grpo_cli.models.peft_config import (
     HIGHEST_RANK,
@@ -18,7 +19,7 @@ from grpo_cli.models.peft_config import (
 )
 from grpo_cli.untrusted_json import DamagedFile, Schema, checked, read_object, shown
 
-ADAPTER_CONFIG, ADAPTERS = "adapter_config.json", "adapters.safetensors"
+ADAPTERS = "adapters.safetensors"
 KINDS = ("lora", "dora")  # mlx-lm's `fine_tune_type`
 MOST_LAYERS = 10_000
 LARGEST = 4_000_000  # bytes

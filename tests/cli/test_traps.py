@@ -182,6 +182,23 @@ def test_an_evaluation_leaves_out_rewards_that_only_a_folder_names(
     assert config_for_evaluation("m", "m/config.toml", []).config.reward_functions == [named]
 
 
+@pytest.mark.parametrize("judge", ["stranger/judge", "m"])
+def test_an_evaluation_downloads_no_judge_that_only_a_folder_names(trap: Trap, judge: str) -> None:
+    config = RUN_CONFIG.format(output=".", name="m", reward="judge")
+    (trap.folder / "config.toml").write_text(f'{config}\njudge = "{judge}"\neval_reward = "judge"\n')
+    loaded = config_for_evaluation("m", None, [])
+    is_here = judge == "m"
+    assert loaded.config.reward_functions == ["judge" if is_here else "correctness"]
+    assert loaded.config.eval_reward == ("judge" if is_here else "")
+    told = [warning.message.partition(",")[0] for warning in loaded.warnings]
+    assert told == [] if is_here else [f"the reward judge is left out: {judge} is not on this machine"]
+    for asked in (
+        config_for_evaluation("m", "m/config.toml", []),
+        config_for_evaluation("m", None, [f"judge={judge}"]),
+    ):
+        assert asked.config.reward_functions == ["judge"]
+
+
 def test_a_run_resumes_with_its_own_rewards_and_a_received_one_asks_for_their_name(trap: Trap) -> None:
     text = RUN_CONFIG.format(output="outputs", name="mine", reward="m/evil.py:f")
     Path("mine.toml").write_text(text)

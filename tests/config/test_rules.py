@@ -151,6 +151,21 @@ def test_a_reward_file_must_be_there_and_is_not_run(tmp_path: Path) -> None:
     assert list(breaches(Config(reward_functions=[f"{tmp_path}/no.py:f"]))) == []
 
 
+def test_a_folder_of_adapters_must_be_there_and_hold_some(tmp_path: Path) -> None:
+    folder = tmp_path / "adapters"
+    gone = ("error", f"Adapters not found: {folder}", "model-not-found")
+    assert local_breaches(max_new_tokens=64, model_name="tiny", adapter=str(folder)) == [gone]
+    folder.mkdir()
+    empty = ("error", f"{folder} holds no adapters: adapter_config.json is missing", "model-not-found")
+    assert local_breaches(max_new_tokens=64, model_name="tiny", adapter=str(folder)) == [empty]
+    (folder / "adapter_config.json").write_text("{}")
+    for name in (str(folder), "", "owner/adapters"):  # a repository may be on the hub
+        assert local_breaches(max_new_tokens=64, model_name="tiny", adapter=name) == []
+    assert local_breaches(max_new_tokens=64, model_name="tiny", adapter="x\0") == [
+        ("error", "Adapters not found: x\0", "model-not-found")
+    ]
+
+
 def test_completions_longer_than_the_model_s_positions(tmp_path: Path) -> None:
     name = model(tmp_path / "m", n_positions=100)
     assert local_breaches(model_name=name, max_new_tokens=100, max_prompt_length=20) == [

@@ -171,7 +171,14 @@ def judged(folder: Path, **changes: Any) -> Config:
 def test_a_run_is_judged_by_a_model_that_it_does_not_train(
     tmp_path: Path, known: list[Policy], workers: int
 ) -> None:
-    train(judged(tmp_path, reward_workers=workers, reward_timeout=120.0))
+    heard: list[events.RolloutProgress] = []
+    train(
+        judged(tmp_path, reward_workers=workers, reward_timeout=120.0),
+        lambda event: heard.append(event) if isinstance(event, events.RolloutProgress) else None,
+    )
+    judging_told = [event for event in heard if event.phase == "judging"]
+    assert all(0 <= event.finished <= event.total <= 32 for event in judging_told)
+    assert sum(event.finished == event.total for event in judging_told) >= 3  # the end of each step's
     samples = [json.loads(text) for text in (tmp_path / "run/completions.jsonl").read_text().splitlines()]
     assert len(samples) == 3 * 32
     scores = [sample["rewards"]["judge"] for sample in samples]
@@ -242,6 +249,13 @@ def test_it_can_measure_an_evaluation(tmp_path: Path, monkeypatch: pytest.Monkey
     config = small(
         tmp_path, **settings(judge_prompt=template, eval_reward="judge_reward_func", eval_samples=4)
     )
-    evaluation = evaluate_model("tiny", config, Sampling(max_new_tokens=8, temperature=0.0))
+    heard: list[int] = []
+    evaluation = evaluate_model(
+        "tiny",
+        config,
+        Sampling(max_new_tokens=8, temperature=0.0),
+        on_progress=lambda finished, total, _: heard.append(total - finished),
+    )
     assert evaluation.accuracy == 1.0
+    assert heard.count(0) >= 2  # of the model's completions, and of the judge's answers
     assert {rollout.rewards["judge"] for rollout in evaluation.rollouts} == {0.9}

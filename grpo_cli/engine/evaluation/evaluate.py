@@ -19,7 +19,7 @@ from grpo_cli import device
 from grpo_cli.config.local_model import check_name
 from grpo_cli.config.schema import Config
 from grpo_cli.distributed.world import ALONE, World
-from grpo_cli.engine.judge import with_judge
+from grpo_cli.engine.judge import show_judging, with_judge
 from grpo_cli.engine.ranks.same_setup import check_same_setup, loaded, settings
 from grpo_cli.engine.recovery import RowLimit
 from grpo_cli.engine.rollout.chat_template import set_up_template
@@ -253,6 +253,7 @@ def evaluate_model(
     )
     if world.is_first:
         rewards = with_judge(rewards, config)
+        show_judging(rewards, on_progress)
         measure_by_reward(evaluation, config, rewards)
         measured = [rollout.rewards for rollout in evaluation.rollouts]
         with scorer_of(config, rewards) as scorer:
