@@ -131,8 +131,10 @@ class Judge(InThisThread):
             for place, prompt in enumerate(ids)
             if most is None or len(prompt) + self.sampling.max_new_tokens <= most
         ]
-        options = {"on_progress": self.on_progress, "limit": self.limit}
-        found = generate(self.policy, [ids[place] for place in fitting], 1, self.sampling, **options)
+        found = generate(
+            self.policy, [ids[place] for place in fitting], 1, self.sampling,
+            on_progress=self.on_progress, limit=self.limit,
+        )  # fmt: skip
         texts = dict(zip(fitting, (rollouts[0].text for rollouts in found), strict=True))
         known = self.answers | {question: texts.get(place, "") for place, question in enumerate(new)}
         self.answers = dict(list(known.items())[-REMEMBERED:])
