@@ -55,6 +55,8 @@ def prepare() -> Device:
 
     Raises ConfigError if GRPO_DEVICE names a device that is not available.
     """
+    # mlx-lm imports transformers, which would tell the user of an MLX program to install PyTorch.
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     requested = os.environ.get("GRPO_DEVICE", "").lower()
     if expects_cpu(requested, sys.platform, installed(CUDA_PACKAGES)):
         os.environ["MLX_DISABLE_COMPILE"] = "1"  # read when mlx is imported

@@ -260,3 +260,10 @@ def test_the_budget_of_each_kind_of_device(monkeypatch: pytest.MonkeyPatch) -> N
     assert (
         device.memory_budget(Device(kind="cpu", name="other", memory_bytes=24 * GIB, upcast=True)) == 24 * GIB
     )
+
+
+def test_no_library_speaks_while_it_is_imported() -> None:
+    """transformers advises to install PyTorch, which no user of MLX needs."""
+    program = "from grpo_cli.device import prepare; prepare(); import mlx_lm"
+    child = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert (child.stdout, child.stderr) == ("", "")
