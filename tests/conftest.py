@@ -62,7 +62,7 @@ LONGEST = (
 SLOW = (
     "bench/test_bench.py", "bench/test_endings.py", "bench/test_torture.py", "cli/test_convert.py",
     "cli/test_doctor.py", "cli/test_early.py", "cli/test_generate.py", "cli/test_main.py",
-    "cli/test_output_file.py", "cli/test_printed_commands.py", "cli/test_resume.py",
+    "cli/test_output_file.py", "cli/test_printed_commands.py", "cli/test_restart.py", "cli/test_resume.py",
     "cli/test_run_commands.py", "cli/test_traps.py", "cli/test_unheard.py", "config/test_mutations.py",
     "convert/test_fuse.py", "convert/test_memory.py", "convert/test_run.py", "convert/test_through_mlx_lm.py",
     "convert/test_torch_file.py", "cures/test_rewards.py", "cures/test_runs.py", "distributed/test_ranks.py",

@@ -1,16 +1,22 @@
 """The parent of `--supervise`: restarts after crashes only, bounded, and passes signals on."""
 
+import contextlib
 import os
+import pty
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import pytest
 
 from grpo_cli import supervise
+from grpo_cli.engine.run_dir.manifest import checkpoints, damage
 from grpo_cli.supervise import MOST_RESTARTS, Supervisor, is_crash
+from tests.support.small_runs import SHORT, lines, small
+from tests.support.waiting import wait_until
 
 # A stand-in for grpo: tells its folder, notes its words, and ends as the file `ends` says, one line a start.
 CHILD = """
@@ -113,3 +119,114 @@ def test_the_parent_imports_the_standard_library_only() -> None:
     names, count = found.rsplit(" ", 1)
     assert names == "[]"
     assert int(count) < 30
+
+
+# A real run whose reward waits as long as the folder holds a file `wait`.
+REWARD = """
+import sys, time
+from pathlib import Path
+sys.path.insert(0, {root!r})
+from tests.support.letter_reward import mean_letter as letters
+
+def mean_letter(completions, **columns):
+    Path({folder!r}, "in a reward").touch()
+    while Path({folder!r}, "wait").exists():
+        time.sleep(0.02)
+    return letters(completions, **columns)
+"""
+
+
+class Screen:
+    """A terminal with `grpo` as its first program; `text` is what was written to it."""
+
+    def __init__(self, folder: Path, *words: str) -> None:
+        self.text = ""
+        environment = {"TERM": "xterm-256color", "COLUMNS": "100", "LINES": "40"}
+        environment["PYTHONPATH"] = str(Path(__file__).parents[1])
+        self.pid, self.terminal = pty.fork()
+        if self.pid == 0:
+            os.chdir(folder)
+            command = [sys.executable, "-m", "grpo_cli", *words]
+            os.execve(sys.executable, command, {**os.environ, **environment})
+        self.reader = threading.Thread(target=self.read, daemon=True)
+        self.reader.start()
+
+    def read(self) -> None:
+        with contextlib.suppress(OSError):  # how Linux tells that the other end is closed
+            while data := os.read(self.terminal, 1 << 16):
+                self.text += data.decode(errors="replace")
+
+    def child(self) -> int:
+        """The supervised process; 0 without one."""
+        found = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()
+        return int(found[0]) if found else 0
+
+    def press_ctrl_c(self) -> None:
+        os.write(self.terminal, b"\x03")
+
+    def code(self) -> int:
+        """The exit code, once it has ended."""
+        code = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+        self.reader.join()
+        os.close(self.terminal)
+        return code
+
+
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str, int]:
+    """The folder of a supervised run that was killed, then stopped by one Ctrl-C; its screen and its code."""
+    folder = tmp_path_factory.mktemp("supervised")
+    root = str(Path(__file__).parents[1])
+    (folder / "reward.py").write_text(REWARD.format(root=root, folder=str(folder)))
+    changes = {**SHORT, "num_epochs": 1000, "max_steps": 1000, "num_generations": 2, "save_steps": 1}
+    config = small(folder, **changes | {"reward_functions": [f"{folder}/reward.py:mean_letter"]})
+    chosen = [f"{key} = {str(value).lower() if isinstance(value, bool) else repr(value)}\n"
+              for key, value in config.model_dump(exclude_defaults=True).items()]  # fmt: skip
+    (folder / "night.toml").write_text("".join(chosen))
+    screen = Screen(folder, "train", "--supervise", "--config", "night.toml")
+
+    def reaches(step: int) -> None:
+        wait_until(lambda: any(int(path.name[11:]) >= step for path in checkpoints(folder / "run")), "steps")
+
+    reaches(2)
+    os.kill(screen.child(), signal.SIGKILL)
+    wait_until(lambda: "restart 1 of at most 5" in screen.text, "the restart")
+    before = len(lines(folder / "run"))
+    reaches(before + 1)
+    screen.press_ctrl_c()
+    code = screen.code()
+    return folder, screen.text, code
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="children are found in /proc")
+def test_on_a_terminal_a_killed_run_is_resumed_and_one_ctrl_c_saves_and_ends_it(
+    killed: tuple[Path, str, int],
+) -> None:
+    folder, text, code = killed
+    assert code == 130
+    assert "The run was ended by SIGKILL; it is resumed (restart 1 of at most 5 within an hour)." in text
+    assert "Stopping after step" in text
+    assert "\x1b[" in text and "reward" in text  # the live display, twice
+    assert text.count("\x1b[?25l") == 2  # the cursor is hidden once in each process
+    newest = checkpoints(folder / "run")[-1]
+    assert damage(newest) is None
+    assert f"Step {newest.name[11:]} is saved in run/{newest.name}." in text
+    assert lines(folder / "run")[-1]["step"] == int(newest.name[11:])
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="children are found in /proc")
+def test_a_second_ctrl_c_ends_a_supervised_run_within_the_step(killed: tuple[Path, str, int]) -> None:
+    folder, _, _ = killed
+    newest = checkpoints(folder / "run")[-1].name
+    (folder / "wait").touch()
+    (folder / "in a reward").unlink()
+    screen = Screen(folder, "resume", "--supervise", "run")
+    wait_until((folder / "in a reward").exists, "the reward")
+    screen.press_ctrl_c()
+    time.sleep(0.3)  # two signals at once would be one
+    screen.press_ctrl_c()
+    assert screen.code() == 130
+    assert "restart" not in screen.text
+    assert checkpoints(folder / "run")[-1].name == newest

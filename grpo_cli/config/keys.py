@@ -311,6 +311,10 @@ class MachineKeys(Keys):
     """Keep the machine from sleeping while a run trains: `caffeinate` on a Mac, `systemd-inhibit` on Linux
     where systemd runs. A closed lid or an empty battery still stops it.
     """
+    display_sleep: bool = False
+    """On a Mac put the display to sleep when training starts, and after each interactivity error of the GPU:
+    macOS raises these only while a display is on. Any key wakes it. Without effect elsewhere.
+    """
     pause_on: PauseReasons = "pressure|heat"
     """Reasons to save and pause between two steps, separated by `|`: battery (until the charger is back),
     pressure (memory stays short after smaller measures), heat (both at most 10 minutes at a time); empty:

@@ -114,6 +114,10 @@ class RowLimit:
         """Lower the limit to half of the rows that were too many."""
         self.rows = max(1, failed // 2)
 
+    def is_exceeded_by(self, rows: int) -> bool:
+        """True if so many rows are known to be too many."""
+        return self.rows is not None and rows > self.rows
+
     def answer(
         self, error: BaseException, rows: int, seconds: float = 0.0, *, divisible: bool = True
     ) -> None:
@@ -143,11 +147,11 @@ class RowLimit:
 
     def _repeat(self, failure: Failure, error: BaseException, divisible: bool) -> None:
         """Prepare to try the same work again. Raises TrainingError or Restart if that is pointless."""
-        if failure.answer == "halve" and divisible:
-            raise unable(str(error)) from error
         if failure.answer == "shrink" and divisible:
             raise Restart(failure, str(error), SMALL_BUFFERS) from error
         self.repeats += 1
+        if failure.answer == "halve" and divisible and self.repeats > 1:  # not a moment's shortage
+            raise unable(str(error)) from error
         if failure.answer == "plain":
             if self.repeats > 1:
                 raise error
@@ -184,13 +188,15 @@ def with_recovery(
     waiting = [work]
     while waiting:
         part = waiting.pop(0)
+        if limit.is_exceeded_by(len(part.rows)) and (divided := halves(part)):  # also the parts not tried yet
+            waiting = [*divided, *waiting]
+            continue
         started = time.perf_counter()
         try:
             result = compute(part)
         except (RuntimeError, MemoryError) as error:
             limit.answer(error, len(part.rows), time.perf_counter() - started)
-            divided = halves(part) if limit.rows is not None and len(part.rows) > limit.rows else None
-            waiting = [*(divided or (part,)), *waiting]
+            waiting = [part, *waiting]
         else:
             limit.succeeded()
             yield result

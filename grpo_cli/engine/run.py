@@ -15,8 +15,10 @@ import mlx.core as mx
 from grpo_cli.config.schema import Config
 from grpo_cli.distributed.world import ALONE, World
 from grpo_cli.engine import events
+from grpo_cli.engine.failures import INTERACTIVITY, Failure
 from grpo_cli.engine.guards.frozen_weights import WeightsMoved
 from grpo_cli.engine.guards.nothing_learned import Teaching
+from grpo_cli.engine.host.display import Display
 from grpo_cli.engine.host.facts import read_facts
 from grpo_cli.engine.host.pressure import PressureWatch
 from grpo_cli.engine.host.system import System
@@ -84,6 +86,7 @@ class Run:
             self.update_limit.rows = 1
         self.cache_room = CacheRoom()  # limit_cache sets the real one
         self.pressure = PressureWatch(pauses=config.pauses_on, read=lambda: read_facts(System()))
+        self.display = Display(config.display_sleep)
         self.machine_actions: list[str] = []  # against pressure, since the last step
         self.paused_seconds = 0.0  # since the last step
         self.interruption = Interruption()  # never requested; the training loop sets the real one
@@ -220,14 +223,18 @@ class Run:
                     seconds=answered.seconds,
                 )
             )
-            advice = (
-                ". `batch_size = 1` with more `gradient_accumulation_steps` needs less"
-                if answered.failure.answer == "halve"
-                else f": `grpo doctor --explain {answered.failure.chapter}`"
-            )
+            advice = self.advice_on(answered.failure)
             self.listener(events.Notice(f"{name} in {place}: {done}, with the same result{advice}"))
 
         return RowLimit(prefill_tokens=prefill_tokens, on_answer=tell, drop_compiled=self.drop_compiled)
+
+    def advice_on(self, failure: Failure) -> str:
+        """The end of the notice of a failure: what the user can do about the next one."""
+        if failure.answer == "halve":
+            return ". `batch_size = 1` with more `gradient_accumulation_steps` needs less"
+        if failure is INTERACTIVITY:
+            return self.display.after_interactivity()
+        return f": `grpo doctor --explain {failure.chapter}`"
 
     def drop_compiled(self) -> None:
         """Free the compiled functions of the update."""

@@ -2,11 +2,12 @@
 
     uv run python -m tests.bench.soak --steps 2000
 
-Failures of the device are drawn at random, a class about every 50 steps at one place of the step, kill -9
-about every 200 steps, and saves that a full disk refuses. The run must end by itself under `--supervise`, and
-its final weights must be byte for byte those of the calm run where no failure divides rows. Resident memory
-and open files are measured in every step. This process plays the faults through a reward file: MLX on a CPU
-has none of these failures of its own.
+Faults are drawn at random (harm.py): a failure of the device of any class at any place about every 50 steps,
+kill -9 about every 200, memory pressure about every 250, a full disk about every 100. Run as root, the disk
+is a real one of 64 MB that is filled to the last byte; else there are no such faults. The run must end by
+itself under `--supervise`, and its final weights must be byte for byte those of a calm run that computes as
+many rows at once. Resident memory and open files are measured before every step. MLX on a CPU has none of
+these failures of its own: a reward file plays them.
 """
 
 import argparse
@@ -18,13 +19,16 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from grpo_cli.engine.run_dir.incidents import read_incidents
+from tests.bench.harm import HOUR, drawn
 
-DIVIDING = ("metal memory", "timeout", "interactivity", "page fault")  # they compute fewer rows at once
-REPEATING = ("victim", "resource limit")
+EVERY = {"failure": 50, "kill": 200, "pressure": 250, "disk": 100}  # steps
+DISK_MB = 64
 SETTINGS = """
 model_name = "tiny"
 dataset = "arithmetic"
@@ -36,163 +40,137 @@ num_epochs = 100000
 max_steps = {steps}
 batch_size = 2
 num_generations = 4
-max_new_tokens = 12
-eval_steps = 0
-save_steps = 10
-keep_checkpoints = 2
+max_new_tokens = 8
+eval_max_new_tokens = 8
+eval_steps = 100
+eval_samples = 4
+save_steps = 20
+keep_checkpoints = 1
+log_completions = 0
 temperature = 1.5
 learning_rate = 1e-5
 output_dir = "{output}"
-run_name = "{name}"
+run_name = "run"
 """
-# The reward is called once a step; it is loaded in the run's process, before the first step.
+# It is loaded in the run's process, before the first step.
 REWARD = """
-import json, os, sys
+import sys
 from pathlib import Path
 sys.path.insert(0, {root!r})
-from tests.bench.soak import Harm
-HARM = Harm(Path(__file__).with_name("plan.json"))
+from tests.bench.harm import Harm
+Harm(Path({folder!r}), Path({disk!r})).set_up()
 
-def mean_letter(completions, trainer_state=None, **_):
-    HARM.step(trainer_state.global_step + 1)
+def mean_letter(completions, **_):
     return [sum(map(ord, text[:8])) % 97 / 97 for text in completions]
+"""
+# `grpo train --supervise` with a short hour, and short waits before a restart
+PARENT = """
+import sys
+from grpo_cli import supervise
+supervise.HOUR, supervise.WAIT_SECONDS = {hour}, 0.2
+sys.exit(supervise.Supervisor(sys.argv[1:]).run())
 """
 
 
 @dataclass(frozen=True)
-class Result:
-    """Measurements of one soak."""
+class Part:
+    """One of the two runs."""
 
-    seconds: float
-    incidents: Counter[str]
-    is_equal: bool
+    folder: Path  # with its files of harm.py
+    run_dir: Path
     code: int
-    memory: tuple[int, int]  # MB resident: the median of the first and of the last tenth of the steps
-    files: tuple[int, int]  # open files, likewise
+    seconds: float
+
+    @property
+    def weights(self) -> bytes:
+        """The final weights; empty if there are none."""
+        path = self.run_dir / "final" / "model.safetensors"
+        return path.read_bytes() if path.exists() else b""
+
+    def measured(self, column: int) -> tuple[int, int]:
+        """Medians of the first and of the last tenth of the steps; 1: MB resident, 2: open files."""
+        lines = (self.folder / "measured.txt").read_text().splitlines()
+        values = [int(line.split()[column]) for line in lines]
+        tenth = max(1, len(values) // 10)
+        return (sorted(values[:tenth])[tenth // 2], sorted(values[-tenth:])[tenth // 2])
+
+    def limits(self) -> dict[str, object]:
+        """The rows at once of each step, as it was computed last."""
+        lines = (line.split(" ", 1) for line in (self.folder / "limits.txt").read_text().splitlines())
+        return {step: json.loads(limits) for step, limits in lines}
 
 
-class Harm:
-    """Plays the faults that a plan names for a step, each once: the plan's file survives the process."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.done = path.with_name("done.txt")
-
-    def step(self, step: int) -> None:
-        """Measure the process, and arrange the faults of this step."""
-        with self.path.with_name("measured.txt").open("a") as file:
-            file.write(f"{step} {resident()} {open_files()}\n")
-        wanted = json.loads(self.path.read_text()).get(str(step), [])
-        done = self.done.read_text().split("\n") if self.done.exists() else []
-        for fault in wanted:
-            if (line := f"{step} {fault}") not in done:
-                with self.done.open("a") as file:
-                    file.write(f"{line}\n")
-                self.play(*fault.split("/"))
-
-    def play(self, kind: str, place: str) -> None:
-        """Arrange one fault: the next call at its place fails, or the process is killed at once."""
-        if kind == "kill":
-            os.kill(os.getpid(), 9)
-        import pytest
-
-        from tests.support.device_faults import TEXTS, Faults
-
-        text = "[save] Unable to write: No space left on device" if kind == "disk" else TEXTS[kind]
-        times = 2 if kind == "resource limit" and place == "backward" else 1  # the second asks for a process
-        Faults(place, text, range(1, times + 1)).set_up(pytest.MonkeyPatch())
+@contextmanager
+def small_disk(folder: Path) -> Iterator[bool]:
+    """A small disk at `folder` within the block; False if it may not be mounted."""
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={DISK_MB}m", "tmpfs", str(folder)]
+    is_mounted = subprocess.run(mount, capture_output=True, check=False).returncode == 0
+    try:
+        yield is_mounted
+    finally:
+        if is_mounted:
+            subprocess.run(["umount", str(folder)], check=False)
 
 
-def resident() -> int:
-    """Resident memory of this process in MB."""
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE") >> 20
-
-
-def open_files() -> int:
-    """Open descriptors of this process."""
-    return sum(1 for _ in Path("/proc/self/fd").iterdir())
-
-
-def plan_of(steps: int, chance: random.Random, divides: bool) -> dict[str, list[str]]:
-    """The faults of each step."""
-    kinds = REPEATING + (DIVIDING if divides else ())
-    places = ("forward", "backward", "optimizer", "saving")
-    plan: dict[str, list[str]] = {}
-    for step in range(2, steps):
-        faults = []
-        if chance.random() < 1 / 50:
-            faults.append(f"{chance.choice(kinds)}/{chance.choice(places)}")
-        if chance.random() < 1 / 100:
-            faults.append("disk/saving")
-        if chance.random() < 1 / 200:
-            faults.append("kill/")
-        if faults:
-            plan[str(step)] = faults
-    return plan
-
-
-def run(folder: Path, name: str, steps: int, plan: dict[str, list[str]]) -> tuple[int, Path]:
-    """One supervised run: its exit code and its folder."""
-    place = folder / name
-    place.mkdir()
-    (place / "plan.json").write_text(json.dumps(plan))
-    (place / "reward.py").write_text(REWARD.format(root=str(Path(__file__).parents[2])))
-    config = place / "run.toml"
-    config.write_text(
-        SETTINGS.format(reward=place / "reward.py", steps=steps, output=place / "outputs", name="run")
-    )
-    words = [sys.executable, "-m", "grpo_cli", "train", "--config", str(config), "--supervise", "--quiet"]
-    with (place / "stderr.txt").open("wb") as file:
-        done = subprocess.run(words, stdin=subprocess.DEVNULL, stderr=file, check=False)
-    return done.returncode, place / "outputs" / "run"
-
-
-def measured(place: Path) -> tuple[tuple[int, int], tuple[int, int]]:
-    """Memory and open files: the medians of the first and the last tenth of the steps."""
-    rows = [
-        [int(text) for text in line.split()] for line in (place / "measured.txt").read_text().splitlines()
-    ]
-    tenth = max(1, len(rows) // 10)
-
-    def median(part: list[list[int]], column: int) -> int:
-        return sorted(row[column] for row in part)[len(part) // 2]
-
-    first, last = rows[:tenth], rows[-tenth:]
-    return (median(first, 1), median(last, 1)), (median(first, 2), median(last, 2))
-
-
-def soak(folder: Path, steps: int, seed: int, divides: bool) -> Result:
-    """A calm run and a harmed one."""
-    chance = random.Random(seed)
-    _, calm = run(folder, "calm", steps, {})
+def run(folder: Path, disk: Path, steps: int, plan: dict[str, list[str]]) -> Part:
+    """One supervised run with the faults of a plan."""
+    (folder / "plan.json").write_text(json.dumps(plan))
+    reward, config = folder / "reward.py", folder / "run.toml"
+    root = Path(__file__).parents[2]
+    reward.write_text(REWARD.format(root=str(root), folder=str(folder), disk=str(disk)))
+    config.write_text(SETTINGS.format(reward=reward, steps=steps, output=disk))
+    words = [sys.executable, "-c", PARENT.format(hour=HOUR), "train", "--config", str(config), "--quiet"]
     started = time.monotonic()
-    code, harmed = run(folder, "harmed", steps, plan_of(steps, chance, divides))
-    seconds = time.monotonic() - started
-    weights = [path / "final" / "model.safetensors" for path in (calm, harmed)]
-    is_equal = all(path.exists() for path in weights) and weights[0].read_bytes() == weights[1].read_bytes()
-    memory, files = measured(folder / "harmed")
-    kinds = Counter(incident.kind for incident in read_incidents(harmed))
-    return Result(seconds, kinds, is_equal, code, memory, files)
+    with (folder / "stderr.txt").open("wb") as file:
+        done = subprocess.run(
+            words, stdin=subprocess.DEVNULL, stderr=file, check=False, cwd=root, env={**os.environ}
+        )
+    return Part(folder, disk / "run", done.returncode, time.monotonic() - started)
+
+
+def soak(folder: Path, steps: int, seed: int) -> tuple[Part, Part, Counter[str]]:
+    """The harmed run, the calm one, and what the first one says that it met."""
+    for name in ("harmed", "calm"):
+        (folder / name).mkdir()
+    with small_disk(folder / "disk") as is_real:
+        every = EVERY if is_real else {**EVERY, "disk": 10 * steps}
+        plan = drawn(steps, random.Random(seed), every.__getitem__)
+        harmed = run(folder / "harmed", folder / "disk", steps, plan)
+        kept = folder / "harmed" / "run"
+        subprocess.run(["cp", "-r", harmed.run_dir, kept], check=True)
+    harmed = Part(harmed.folder, kept, harmed.code, harmed.seconds)
+    (folder / "calm" / "limits.json").write_text(json.dumps(harmed.limits()))
+    calm = run(folder / "calm", folder / "calm", steps, {}) if harmed.code == 0 else harmed
+    return harmed, calm, Counter(incident.kind for incident in read_incidents(kept))
 
 
 def main() -> None:
-    """Run the soak and print its result in one line."""
+    """Run the soak and print its result."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--steps", type=int, default=2000)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--divides", action="store_true", help="also failures after which rows are divided")
+    parser.add_argument("--folder", type=Path, help="keep everything in this new folder")
     chosen = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
-        found = soak(Path(name), chosen.steps, chosen.seed, chosen.divides)
-        if found.code:
-            print((Path(name) / "harmed" / "stderr.txt").read_text()[-3000:])
-    print(
-        f"{chosen.steps} steps in {found.seconds:.0f} s, exit code {found.code}; "
-        f"{', '.join(f'{kind} {count}' for kind, count in found.incidents.items())}; final weights "
-        f"{'byte-equal' if found.is_equal else 'DIFFERENT'}; resident memory {found.memory[0]} → "
-        f"{found.memory[1]} MB, open files {found.files[0]} → {found.files[1]}"
-    )
+        folder = chosen.folder or Path(name)
+        folder.mkdir(parents=True, exist_ok=True)
+        harmed, calm, met = soak(folder, chosen.steps, chosen.seed)
+        is_equal = harmed is not calm and harmed.weights == calm.weights != b""
+        played = Counter(
+            line.split(" ", 1)[1].split("/")[0]
+            for line in (harmed.folder / "done.txt").read_text().splitlines()
+        )
+        if harmed.code or calm.code:
+            print((harmed.folder / "stderr.txt").read_text()[-3000:])
+        print(f"{chosen.steps} steps; exit codes {harmed.code} and {calm.code}; final weights "
+              f"{'byte-equal' if is_equal else 'DIFFERENT'}")  # fmt: skip
+        print("played:", ", ".join(f"{kind} {count}" for kind, count in played.most_common()))
+        print("recorded:", ", ".join(f"{kind} {count}" for kind, count in met.most_common()))
+        for name, part in (("harmed", harmed), ("calm", calm)):
+            memory, files = part.measured(1), part.measured(2)
+            print(f"{name}: {part.seconds:.0f} s; resident memory {memory[0]} → {memory[1]} MB, open files "
+                  f"{files[0]} → {files[1]}")  # fmt: skip
 
 
 if __name__ == "__main__":

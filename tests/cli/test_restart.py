@@ -10,7 +10,32 @@ from grpo_cli.cli import restart
 from grpo_cli.cli.restart import MOST_RESTARTS, TIMES, restarting, restarts
 from grpo_cli.engine.failures import GPU_TIMEOUT
 from grpo_cli.engine.recovery import SMALL_BUFFERS, Restart
+from grpo_cli.engine.run_dir.incidents import read_incidents
+from grpo_cli.engine.train import train
 from grpo_cli.errors import ConfigError, TrainingError
+from tests.support.forked import PIPE, start
+from tests.support.small_runs import SHORT, small, weights
+
+# Plays two failures in a row in the second step of the first process. What keeps the machine awake only notes
+# its start and its end.
+REWARD = """
+import os, sys
+import pytest
+from pathlib import Path
+sys.path.insert(0, {root!r})
+from grpo_cli.engine.host import awake
+from tests.support.device_faults import TEXTS, Faults
+from tests.support.letter_reward import mean_letter
+
+awake.BOOTED = Path("/")
+if "GRPO_RESTARTED_AT" not in os.environ:
+    Faults("backward", TEXTS["resource limit"], (2, 3)).set_up(pytest.MonkeyPatch())
+"""
+AWAKE = """#!/bin/sh
+trap 'echo released >> notes; exit 0' TERM
+echo taken >> notes
+while :; do sleep 0.05; done
+"""
 
 
 class Replaced(Exception):
@@ -65,3 +90,26 @@ def test_other_errors_pass(error: Exception) -> None:
 
 def test_times_of_the_last_hour_count_and_nothing_else() -> None:
     assert restarts("9000,6399,x,,99999,10000", 10_000.0) == [9000.0, 10000.0]
+
+
+def test_a_resource_limit_met_twice_starts_a_new_process_that_resumes_by_itself(tmp_path: Path) -> None:
+    root = Path(__file__).parents[2]
+    for name, text in (("reward.py", REWARD.format(root=str(root))), ("systemd-inhibit", AWAKE)):
+        (tmp_path / name).write_text(text)
+    (tmp_path / "systemd-inhibit").chmod(0o755)
+    changes = {**SHORT, "max_steps": 3, "save_steps": 9, "num_generations": 2}
+    train(calm := small(tmp_path / "calm", **changes))
+    words = ["--config", f"{calm.run_dir}/config.toml", "--output-dir", str(tmp_path / "night")]
+    words += ["--set", f"reward_functions={tmp_path}/reward.py:mean_letter", "--quiet"]
+    environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", "PYTHONPATH": str(root)}
+    process = start(["-m", "grpo_cli", "train", *words], cwd=tmp_path, env=environment, stderr=PIPE)
+    _, told = process.communicate()
+    assert process.returncode == 0, told
+    assert "Step 1 is saved in night/run/checkpoint-1." in told
+    assert "Restarting in a new process." in told
+    assert "2 interruptions: resource limit ×2" in told
+    run_dir = tmp_path / "night/run"
+    kinds = [(one.kind, one.step) for one in read_incidents(run_dir)]
+    assert kinds == [("resource limit", 1), ("resource limit", 1), ("resumed", 1)]
+    assert (tmp_path / "notes").read_text().split() == ["taken", "released"] * 2
+    assert weights(run_dir) == weights(calm.run_dir)

@@ -3,8 +3,8 @@
 import pytest
 
 from grpo_cli.doctor.chapters import chapters
-from grpo_cli.engine.failures import FAILURES, failure_of, is_allocation_failure
-from tests.support.device_faults import TEXTS
+from grpo_cli.engine.failures import FAILURES, LOST_DEVICE, failure_of, is_allocation_failure
+from tests.support.device_faults import REASONED, SEEN, TEXTS
 
 EXPECTED = {
     "metal memory": ("out of memory", "halve"),
@@ -26,6 +26,18 @@ def test_every_text_has_its_class_and_its_answer(name: str) -> None:
     found = failure_of(RuntimeError(TEXTS[name]))
     assert found is not None
     assert (found.name, found.answer) == EXPECTED[name]
+
+
+@pytest.mark.parametrize("text", SEEN)
+def test_texts_of_threads_and_of_the_source(text: str) -> None:
+    found = failure_of(RuntimeError(text))
+    assert found is not None
+    assert found.name == SEEN[text][0]
+
+
+@pytest.mark.parametrize("text", REASONED)
+def test_texts_that_nobody_published(text: str) -> None:
+    assert failure_of(RuntimeError(text)) is LOST_DEVICE
 
 
 def test_the_resource_limit_is_not_taken_for_memory() -> None:

@@ -9,7 +9,7 @@ import pytest
 from grpo_cli.config.loss_types import LOSS_TYPES
 from grpo_cli.engine import events
 from grpo_cli.engine.failures import is_allocation_failure
-from grpo_cli.engine.recovery import RowLimit
+from grpo_cli.engine.recovery import RowLimit, with_recovery
 from grpo_cli.engine.rollout import continuous_batch as decode
 from grpo_cli.engine.rollout.generate import generate
 from grpo_cli.engine.rollout.sampling import Sampling
@@ -96,6 +96,44 @@ def test_one_sequence_that_does_not_fit_ends_the_run(monkeypatch: pytest.MonkeyP
     ) as error:
         accumulate(nanochat_policy().model, batches, objective_of("dapo", 1.0, 0.2, 0.2, 0.0))
     assert "max_new_tokens" in error.value.hint
+
+
+class Rows:
+    """Work of so many rows."""
+
+    def __init__(self, count: int) -> None:
+        self.rows = list(range(count))
+
+    def halves(self) -> "tuple[Rows, Rows] | None":
+        half = len(self.rows) // 2
+        return (Rows(half), Rows(len(self.rows) - half)) if half else None
+
+
+def attempts(count: int, *fails: int, limit: RowLimit) -> list[int]:
+    """The rows of each attempt at this work; those numbered `fails` (from 1) fail."""
+    tried: list[int] = []
+
+    def compute(work: Rows) -> None:
+        tried.append(len(work.rows))
+        if len(tried) in fails:
+            raise RuntimeError(METAL)
+
+    list(with_recovery(Rows(count), compute, Rows.halves, limit))
+    return tried
+
+
+def test_parts_as_large_as_the_one_that_failed_are_not_tried() -> None:
+    assert attempts(8, 1, 2, limit=RowLimit()) == [8, 4, 2, 2, 2, 2]
+    assert attempts(8, limit=RowLimit(3)) == [2] * 4
+
+
+def test_a_single_row_is_tried_once_more() -> None:
+    """Memory may have been short for a moment."""
+    limit = RowLimit()
+    assert attempts(1, 1, limit=limit) == [1, 1]
+    assert attempts(2, 1, 2, 4, limit=limit) == [2, 1, 1, 1, 1]
+    with pytest.raises(TrainingError, match="for a single sequence"):
+        attempts(1, 1, 2, limit=limit)
 
 
 def test_another_error_is_not_retried(monkeypatch: pytest.MonkeyPatch) -> None:

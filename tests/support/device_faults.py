@@ -29,6 +29,26 @@ TEXTS = {
     "lost device": "cudaStreamSynchronize(stream) failed: an illegal memory access was encountered",
     "compile": "[compile] Compilation failed: nvrtc: error: invalid value",
 }
+# Other texts: the class of each, and where it was seen.
+SEEN = {
+    BUFFER + "Internal Error (0000000e:Internal Error)": ("GPU interactivity", "mlx#1231"),
+    BUFFER + "Caused GPU Hang Error (00000003:kIOGPUCommandBufferCallbackErrorHang)": (
+        "GPU timeout", "mlx-vlm#1064"),
+    BUFFER + "Invalid Resource (00000009:kIOGPUCommandBufferCallbackErrorInvalidResource)": (
+        "GPU page fault", "mlx-vlm#270, mlx#3689"),
+    "Ignored (for causing prior/excessive GPU errors) "
+    "(00000004:kIOAccelCommandBufferCallbackErrorSubmissionsIgnored)": ("lost device", "llama.cpp#8886"),
+    "[metal::load_device] No Metal device available.": ("lost device", "mlx/backend/metal/device.cpp"),
+    "[metal::CommandEncoder] Failed to make new command queue.": (
+        "lost device", "mlx/backend/metal/device.cpp"),
+    "[malloc] Unable to allocate 17179869184 bytes.": ("out of memory", "mlx/backend/metal/allocator.cpp"),
+    "[metal::Device] Unable to load kernel gemm\n": ("failed compilation", "mlx/backend/metal/device.cpp"),
+    "[metal::Device] Unable to load function gemm\n": ("failed compilation", "mlx/backend/metal/device.cpp"),
+    "Failed to compile kernel: error: identifier.": ("failed compilation", "mlx/backend/cuda/jit_module.cpp"),
+    "[Compile::eval_cpu] Failed to compile function": ("failed compilation", "mlx/backend/cpu/compiled.cpp"),
+}  # fmt: skip
+# No thread and no source was found that holds these: they follow the names of Metal's errors.
+REASONED = ("Device Removed", "kIOGPUCommandBufferCallbackErrorAccessRevoked")
 PLACES = ("prefill", "decode", "forward", "backward", "optimizer", "evaluation", "saving")
 
 

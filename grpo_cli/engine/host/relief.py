@@ -43,6 +43,7 @@ def working(run: Run, system: System | None = None) -> Iterator[None]:
         return
     system = system or System()
     tell_power(run, system)
+    run.display.rest()
     if not run.config.keep_awake:
         yield
         return
