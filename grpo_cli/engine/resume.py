@@ -30,7 +30,6 @@ from grpo_cli.engine.ranks.same_setup import check_same_setup, settings
 from grpo_cli.engine.run import Run
 from grpo_cli.engine.run_dir.folder import words_for_the_disk, write_config
 from grpo_cli.engine.run_dir.incidents import (
-    INTERRUPTED,
     KILLED,
     RESUMED,
     Incident,
@@ -130,14 +129,13 @@ def record_interruption(start: Start, run: Run, listener: events.Listener) -> No
     folder, step = start.run_dir, run.state.step
     before = read_incidents(folder)
     incidents = Incidents(lambda: folder)
-    is_failure = bool(before) and before[-1].kind not in (INTERRUPTED, RESUMED)
-    if start.lock is not None and start.lock.was_killed:
-        incidents.record(Incident(kind=KILLED, step=step, done="resumed from the newest checkpoint"))
-    elif not is_failure:
+    was_killed = start.lock is not None and start.lock.was_killed
+    if not was_killed and not (before and before[-1].is_failed_end):
         return
     saved = (start.checkpoint or folder) / (MANIFEST if start.checkpoint else CONFIG_FILE)
     seconds = max(0.0, time.time() - saved.stat().st_mtime) if saved.exists() else 0.0
-    incidents.record(Incident(kind=RESUMED, step=step, done=f"resumed at step {step}", seconds=seconds))
+    kind, done = (KILLED, "resumed from the newest checkpoint") if was_killed else (RESUMED, "resumed")
+    incidents.record(Incident(kind=kind, step=step, done=done, seconds=seconds))
     for line in told(read_incidents(folder)):
         listener(events.Notice(line))
 

@@ -39,10 +39,11 @@ max_train_samples = 60
 num_epochs = 100000
 max_steps = {steps}
 batch_size = 2
+gradient_accumulation_steps = 1
 num_generations = 4
 max_new_tokens = 8
 eval_max_new_tokens = 8
-eval_steps = 100
+eval_steps = 250
 eval_samples = 4
 save_steps = 20
 keep_checkpoints = 1
@@ -61,7 +62,7 @@ from tests.bench.harm import Harm
 Harm(Path({folder!r}), Path({disk!r})).set_up()
 
 def mean_letter(completions, **_):
-    return [sum(map(ord, text[:8])) % 97 / 97 for text in completions]
+    return [sum(map(ord, text)) % 97 / 97 for text in completions]
 """
 # `grpo train --supervise` with a short hour, and short waits before a restart
 PARENT = """
@@ -86,6 +87,12 @@ class Part:
         """The final weights; empty if there are none."""
         path = self.run_dir / "final" / "model.safetensors"
         return path.read_bytes() if path.exists() else b""
+
+    @property
+    def learned(self) -> int:
+        """Logged steps whose gradient was not 0: without any, equal weights would say nothing."""
+        lines = (self.run_dir / "training_log.jsonl").read_text().splitlines()
+        return sum((json.loads(line).get("grad_norm") or 0) > 0 for line in lines)
 
     def measured(self, column: int) -> tuple[int, int]:
         """Medians of the first and of the last tenth of the steps; 1: MB resident, 2: open files."""
@@ -164,7 +171,7 @@ def main() -> None:
         if harmed.code or calm.code:
             print((harmed.folder / "stderr.txt").read_text()[-3000:])
         print(f"{chosen.steps} steps; exit codes {harmed.code} and {calm.code}; final weights "
-              f"{'byte-equal' if is_equal else 'DIFFERENT'}")  # fmt: skip
+              f"{'byte-equal' if is_equal else 'DIFFERENT'}; {calm.learned} steps with a gradient")  # fmt: skip
         print("played:", ", ".join(f"{kind} {count}" for kind, count in played.most_common()))
         print("recorded:", ", ".join(f"{kind} {count}" for kind, count in met.most_common()))
         for name, part in (("harmed", harmed), ("calm", calm)):

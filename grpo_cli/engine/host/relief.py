@@ -22,6 +22,7 @@ from grpo_cli.engine.host.facts import is_lid_closed, read_facts
 from grpo_cli.engine.host.pressure import Answer
 from grpo_cli.engine.host.system import System
 from grpo_cli.engine.run import Run
+from grpo_cli.engine.run_dir.incidents import PRESSURES, Incident
 from grpo_cli.errors import Interrupted
 from grpo_cli.words import plural
 
@@ -94,6 +95,7 @@ def halve_rows(run: Run, answer: Answer) -> None:
     run.update_limit.rows = max(1, (run.update_limit.rows or at_once) // 2)
     rows = plural(run.update_limit.rows, "completion")
     run.machine_actions.append(f"{rows} at once")
+    record(run, "pressure", f"at most {rows} at once")
     run.listener(
         events.Notice(f"{answer.why} on this machine: now at most {rows} in the update, with the same result")
     )
@@ -117,10 +119,17 @@ def pause(run: Run, reason: str, why: str, *, own: bool, save: Callable[[], obje
     run.pressure.resumed(reason)
     seconds = run.pressure.clock() - since
     run.machine_actions.append(f"paused {seconds:.0f} s: {reason}")
+    record(run, reason, "paused", seconds)
     run.paused_seconds += seconds
     if run.world.any(run.interruption.requested):
         raise Interrupted(f"Stopped after step {step}." if step else "")
     run.listener(events.Notice(f"the run continues after a pause of {seconds / 60:.1f} minutes"))
+
+
+def record(run: Run, reason: str, done: str, seconds: float = 0.0) -> None:
+    """Record what was done about the machine in the run's incidents."""
+    kind, step = PRESSURES[reason], run.state.step
+    run.incidents.record(Incident(kind=kind, step=step, place="the machine", done=done, seconds=seconds))
 
 
 def machine_numbers(run: Run) -> dict[str, object]:

@@ -27,6 +27,8 @@ INCIDENTS = "incidents.jsonl"
 LONGEST = 1 << 20  # bytes that are read of the file, from its end
 MOST_TOLD = 4  # lines; the rest is counted
 KILLED, INTERRUPTED, RESUMED = "killed", "interrupted", "resumed"
+# Reasons of `pause_on` → the kind of the incident.
+PRESSURES = {"pressure": "memory pressure", "heat": "heat", "battery": "on battery"}
 
 
 def now() -> str:
@@ -38,13 +40,18 @@ def now() -> str:
 class Incident:
     """One line of the file."""
 
-    kind: str  # a Failure's name, "killed", "interrupted", "resumed", or the class of the error
+    kind: str  # a Failure's name, one of PRESSURES, "killed", "interrupted", "resumed", or "error"
     step: int  # the last finished step
-    place: str = ""  # "the update", "rollouts", …; empty for the end of a process
+    place: str = ""  # "the update", "rollouts", "the machine", …; empty for the end of a process
     reason: str = ""  # the error's first line
     done: str = ""  # the answer
     seconds: float = 0.0  # that it cost
     time: str = field(default_factory=now)
+
+    @property
+    def is_failed_end(self) -> bool:
+        """True for the end of a process that the user did not ask for."""
+        return not self.place and self.kind not in (INTERRUPTED, KILLED, RESUMED)
 
     @property
     def line(self) -> str:

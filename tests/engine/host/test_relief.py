@@ -15,6 +15,7 @@ from grpo_cli.engine import events, setup
 from grpo_cli.engine.host import relief
 from grpo_cli.engine.host.facts import HostFacts
 from grpo_cli.engine.resume import resume
+from grpo_cli.engine.run_dir.incidents import read_incidents
 from grpo_cli.engine.train import train
 from grpo_cli.errors import Interrupted
 from tests.support.machines import RecordedMachine
@@ -64,6 +65,10 @@ def actions(folder: Path) -> list[list[str]]:
     return [timeless(line.get("machine_actions", [])) for line in lines(folder)]
 
 
+def incidents(folder: Path) -> list[tuple[str, int, str]]:
+    return [(one.kind, one.step, one.done) for one in read_incidents(folder)]
+
+
 def test_a_cleared_cache_and_pauses_change_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calm, said = trained(tmp_path / "calm", monkeypatch, [])
     assert (actions(calm), said) == ([[], [], [], []], [])
@@ -74,6 +79,7 @@ def test_a_cleared_cache_and_pauses_change_nothing(tmp_path: Path, monkeypatch: 
     done = actions(pressed)
     assert done == [["cache cleared"], ["paused 0 s: battery"], [], ["paused 0 s: heat"]]
     assert [key in lines(pressed)[1] for key in ACTIONS] == [True, True]
+    assert incidents(pressed) == [("on battery", 1, "paused"), ("heat", 3, "paused")]
     plain = [{k: v for k, v in line.items() if k not in ACTIONS} for line in log_without_times(pressed)]
     assert plain == log_without_times(calm)
     assert (pressed / "checkpoint-1").is_dir() and (pressed / "checkpoint-3").is_dir()  # saved before pausing
@@ -92,6 +98,7 @@ def test_halved_rows_give_the_same_completions_and_gradient(
     calm, _ = trained(tmp_path / "calm", monkeypatch, [])
     halved, told = trained(tmp_path / "halved", monkeypatch, [SHORT, SHORT], pause_on="")
     assert actions(halved) == [["cache cleared"], ["cache cleared", "4 completions at once"], [], []]
+    assert incidents(halved) == [("memory pressure", 1, "at most 4 completions at once")]
     assert told[-1].endswith("now at most 4 completions in the update, with the same result")
     before, after = (
         [

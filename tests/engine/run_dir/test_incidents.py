@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import pytest
+
 from grpo_cli.engine.run_dir.incidents import INCIDENTS, Incident, Incidents, read_incidents, spent, told
 
 
@@ -47,3 +49,19 @@ def test_the_night_in_a_few_lines() -> None:
 
 def test_durations() -> None:
     assert [spent(seconds) for seconds in (0.4, 59, 61, 3700)] == ["0 s", "59 s", "1 min 1 s", "1 h 1 min"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "place", "expected"),
+    [
+        ("lost device", "", True),
+        ("error", "", True),
+        ("GPU timeout", "the update", False),  # answered
+        ("heat", "the machine", False),
+        ("killed", "", False),  # recorded by the process that resumed
+        ("resumed", "", False),
+        ("interrupted", "", False),
+    ],
+)
+def test_ends_that_the_user_did_not_ask_for(kind: str, place: str, expected: bool) -> None:
+    assert Incident(kind=kind, step=3, place=place).is_failed_end is expected

@@ -7,9 +7,11 @@ from grpo_cli.doctor.checks.run.run_log import logged_steps
 from grpo_cli.doctor.context import Context
 from grpo_cli.doctor.findings import Finding, ok, skipped, warning
 from grpo_cli.engine.failures import FAILURES
-from grpo_cli.engine.run_dir.incidents import INTERRUPTED, KILLED, RESUMED, read_incidents, told
+from grpo_cli.engine.run_dir.incidents import INTERRUPTED, KILLED, PRESSURES, RESUMED, read_incidents, told
 
-CHAPTERS = {failure.name: failure.chapter for failure in FAILURES}
+CHAPTERS = {failure.name: failure.chapter for failure in FAILURES} | dict.fromkeys(
+    PRESSURES.values(), "long-runs"
+)
 SAVE_OFTEN = "save_steps = 10"
 
 

@@ -24,6 +24,12 @@ def test_every_class_is_named_with_its_chapter(failure: Failure, tmp_path: Path)
     assert finding.commands == (f"grpo doctor --explain {failure.chapter}",)
 
 
+def test_a_pause_is_told_with_its_chapter(tmp_path: Path) -> None:
+    (finding,) = look(Here(run=recorded(tmp_path, "heat", "on battery")), "interruptions")
+    assert finding.seen.startswith("2 interruptions: heat, on battery; 2 min 2 s lost\n")
+    assert finding.commands == ("grpo doctor --explain long-runs",)
+
+
 def test_a_kill_asks_for_supervision(tmp_path: Path) -> None:
     (finding,) = look(Here(run=recorded(tmp_path, "killed", "resumed", "killed")), "interruptions")
     assert finding.seen.startswith("2 interruptions: killed ×2; 3 min 3 s lost\n")
