@@ -14,6 +14,7 @@ import platform
 import re
 import sys
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -221,6 +222,16 @@ def peak_memory_gb() -> float:
     import mlx.core as mx
 
     return mx.get_peak_memory() / 1e9
+
+
+def past_the_gpu() -> AbstractContextManager[object]:
+    """Compute on a Mac's CPU within the block, where the GPU may take no more commands: it shares the memory.
+
+    No effect elsewhere: after a failure a CUDA card's memory cannot be read.
+    """
+    import mlx.core as mx
+
+    return mx.stream(mx.cpu) if prepare().kind == "metal" else nullcontext()
 
 
 def cache_memory() -> int:

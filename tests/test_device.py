@@ -6,7 +6,9 @@ Only the Linux CPU was at hand; the Macs' sizes are those that their owners have
 import os
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 
 import mlx.core as mx
 import pytest
@@ -267,3 +269,15 @@ def test_no_library_speaks_while_it_is_imported() -> None:
     program = "from grpo_cli.device import prepare; prepare(); import mlx_lm"
     child = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert (child.stdout, child.stderr) == ("", "")
+
+
+@pytest.mark.parametrize(("kind", "is_entered"), [("metal", True), ("cuda", False), ("cpu", False)])
+def test_only_a_mac_computes_past_its_gpu(
+    kind: str, is_entered: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entered: list[object] = []
+    monkeypatch.setattr(device, "prepare", lambda: SimpleNamespace(kind=kind))
+    monkeypatch.setattr(mx, "stream", lambda given: entered.append(given) or nullcontext())
+    with device.past_the_gpu():
+        pass
+    assert entered == [mx.cpu] * is_entered

@@ -19,8 +19,9 @@ from typing import Literal
 # drop: drop compiled functions and the buffer cache, and compute the same; the second time, in a new process
 # again: compute the same again
 # plain: without mx.compile (compiled_loss.py)
+# restart: save what can be saved, and resume in a new process with smaller command buffers
 # end: save what can be saved, and end
-Answer = Literal["halve", "shrink", "drop", "again", "plain", "end"]
+Answer = Literal["halve", "shrink", "drop", "again", "plain", "restart", "end"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,8 +39,6 @@ LOST_DEVICE = Failure(
     texts=(
         "Device Removed",
         "CommandBufferCallbackErrorDeviceRemoved",
-        "Ignored (for causing prior/excessive GPU errors)",
-        "CommandBufferCallbackErrorSubmissionsIgnored",  # after too many failures of one process
         "Access Revoked",
         "CommandBufferCallbackErrorAccessRevoked",
         "No Metal device",
@@ -57,6 +56,15 @@ LOST_DEVICE = Failure(
     ),
     answer="end",
     chapter="lost-device",
+)
+REFUSED = Failure(  # after too many failures the driver takes nothing from this process any more
+    name="GPU refuses the process",
+    texts=(
+        "Ignored (for causing prior/excessive GPU errors)",
+        "CommandBufferCallbackErrorSubmissionsIgnored",
+    ),
+    answer="restart",
+    chapter="gpu-timeout",
 )
 RESOURCE_LIMIT = Failure(
     name="resource limit", texts=("Resource limit",), answer="drop", chapter="resource-limit"
@@ -134,6 +142,7 @@ BROKEN_COMPILE = Failure(
 
 FAILURES = (
     LOST_DEVICE,
+    REFUSED,
     RESOURCE_LIMIT,
     GPU_TIMEOUT,
     INTERACTIVITY,

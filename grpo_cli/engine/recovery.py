@@ -40,13 +40,14 @@ class Restart(TrainingError):
 
     run_dir: Path | None = None
 
-    def __init__(self, failure: Failure, reason: str, environment: dict[str, str] | None = None) -> None:
+    def __init__(self, failure: Failure, reason: str) -> None:
         super().__init__(
             f"The device failed ({failure.name}): {first_line(reason)}",
             "resume the run: a new process starts with a fresh device",
             trouble=failure.chapter,
         )
-        self.failure, self.environment = failure, environment or {}
+        self.failure = failure
+        self.environment = SMALL_BUFFERS if failure.answer in ("shrink", "restart") else {}
 
 
 class DeviceLost(TrainingError):
@@ -132,6 +133,8 @@ class RowLimit:
             raise error
         if failure.answer == "end":
             raise DeviceLost(failure, str(error)) from error
+        if failure.answer == "restart":
+            raise Restart(failure, str(error)) from error
         divides = failure.answer in ("halve", "shrink") and rows > 1 and divisible
         if divides:
             self.lower(rows)
@@ -148,7 +151,7 @@ class RowLimit:
     def _repeat(self, failure: Failure, error: BaseException, divisible: bool) -> None:
         """Prepare to try the same work again. Raises TrainingError or Restart if that is pointless."""
         if failure.answer == "shrink" and divisible:
-            raise Restart(failure, str(error), SMALL_BUFFERS) from error
+            raise Restart(failure, str(error)) from error
         self.repeats += 1
         if failure.answer == "halve" and divisible and self.repeats > 1:  # not a moment's shortage
             raise unable(str(error)) from error

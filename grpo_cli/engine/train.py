@@ -36,7 +36,7 @@ sync_ref_model asks for it (sync_reference.py).
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 from grpo_cli import device
@@ -229,7 +229,10 @@ def remaining_steps(run: Run, log: RunLog, saver: Saver) -> Path:
             run.answers.remove()
     except BaseException as error:  # every kind of ending saves the finished steps
         ending = ending_for(run, saver, error)
-        for line in run.rescue.save(log, saver, error):
+        is_dead = isinstance(ending, Restart | DeviceLost)
+        with device.past_the_gpu() if is_dead else nullcontext():
+            lines = run.rescue.save(log, saver, error)
+        for line in lines:
             ending.add_note(line)
         run.incidents.record(incident_of(ending, saver.saved_step))
         if ending is not error:

@@ -4,13 +4,15 @@
 
 Before each step the faults that the plan names for it are arranged, each once: `done.txt` survives the
 process. After each step the rows that were computed at once are noted in `limits.txt`. The calm run that is
-compared computes as many: `limits.json` tells it. All else must leave no trace in the weights.
+compared follows LAG steps behind and computes as many; its `follows` names the other folder. All else must
+leave no trace in the weights.
 """
 
 import json
 import os
 import random
 import threading
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -28,6 +30,7 @@ HOUR = (
     60.0  # seconds that stand for the hour of the bounds on restarts: the run is so much shorter than a night
 )
 SHORT_READINGS = 3  # the third pauses the run
+LAG = 200  # steps; a killed run goes back to its newest checkpoint, after failed saves 60 steps and more
 PIECE = 1 << 16  # bytes by which a disk is filled
 
 
@@ -37,8 +40,9 @@ class Harm:
     def __init__(self, folder: Path, disk: Path) -> None:
         self.folder, self.ballast = folder, disk / "ballast"
         self.plan: dict[str, list[str]] = json.loads((folder / "plan.json").read_text())
-        limits = folder / "limits.json"
-        self.limits: dict[str, list[Any]] | None = json.loads(limits.read_text()) if limits.exists() else None
+        follows = folder / "follows"
+        self.followed = Path(follows.read_text()) if follows.exists() else None
+        self.limits: dict[int, list[Any]] = {}  # of the followed run
         self.faults = {place: Faults(place, "", ()) for place in PLACES}
         self.readings: list[HostFacts] = []
         self.fills = False  # the disk, at the next checkpoint
@@ -83,10 +87,28 @@ class Harm:
         note(self.folder / "limits.txt", f"{step} {json.dumps(limits)}")
 
     def set_limits(self, run: Any, step: int) -> None:
-        """Compute as many rows at once as the harmed run did in this step."""
-        if self.limits is not None:
-            limits = self.limits[str(step)]
-            run.update_limit.rows, run.rollout_limit.rows, run.rollout_limit.prefill_tokens = limits
+        """Compute as many rows at once as the followed run did in this step, when it last made it."""
+        if self.followed is None:
+            return
+        if step not in self.limits:
+            self.limits = self.limits_from(self.followed, step + LAG)
+        update, rollouts, prefill = self.limits[step]
+        run.update_limit.rows, run.rollout_limit.rows, run.rollout_limit.prefill_tokens = (
+            update, rollouts, prefill
+        )  # fmt: skip
+
+    def limits_from(self, folder: Path, step: int) -> dict[int, list[Any]]:
+        """The limits that will not change any more, once the run has come to `step` or has ended."""
+        while True:
+            has_ended = (folder / "ended").exists()
+            lines = (
+                (folder / "limits.txt").read_text().splitlines() if (folder / "limits.txt").exists() else []
+            )
+            found = {int(step): json.loads(limits) for step, limits in (line.split(" ", 1) for line in lines)}
+            if has_ended or (found and max(found) >= step):
+                last = max(found)
+                return {one: limits for one, limits in found.items() if has_ended or one <= last - LAG}
+            time.sleep(0.5)
 
     def reading(self) -> HostFacts:
         """The next reading of the machine: the plan's, or a real one."""

@@ -5,9 +5,9 @@
 Faults are drawn at random (harm.py): a failure of the device of any class at any place about every 50 steps,
 kill -9 about every 200, memory pressure about every 250, a full disk about every 100. Run as root, the disk
 is a real one of 64 MB that is filled to the last byte; else there are no such faults. The run must end by
-itself under `--supervise`, and its final weights must be byte for byte those of a calm run that computes as
-many rows at once. Resident memory and open files are measured before every step. MLX on a CPU has none of
-these failures of its own: a reward file plays them.
+itself under `--supervise`, and its final weights must be byte for byte those of a calm run, which follows
+some steps behind and computes as many rows at once. Resident memory and open files are measured before every
+step. MLX on a CPU has none of these failures of its own: a reward file plays them.
 """
 
 import argparse
@@ -20,6 +20,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -140,15 +141,17 @@ def soak(folder: Path, steps: int, seed: int) -> tuple[Part, Part, Counter[str]]
     """The harmed run, the calm one, and what the first one says that it met."""
     for name in ("harmed", "calm"):
         (folder / name).mkdir()
-    with small_disk(folder / "disk") as is_real:
+    kept = folder / "harmed" / "run"
+    (folder / "calm" / "follows").write_text(str(folder / "harmed"))
+    with ThreadPoolExecutor() as pool, small_disk(folder / "disk") as is_real:
+        waiting = pool.submit(run, folder / "calm", folder / "calm", steps, {})
         every = EVERY if is_real else {**EVERY, "disk": 10 * steps}
         plan = drawn(steps, random.Random(seed), every.__getitem__)
         harmed = run(folder / "harmed", folder / "disk", steps, plan)
-        kept = folder / "harmed" / "run"
+        (folder / "harmed" / "ended").touch()
         subprocess.run(["cp", "-r", harmed.run_dir, kept], check=True)
+        calm = waiting.result()
     harmed = Part(harmed.folder, kept, harmed.code, harmed.seconds)
-    (folder / "calm" / "limits.json").write_text(json.dumps(harmed.limits()))
-    calm = run(folder / "calm", folder / "calm", steps, {}) if harmed.code == 0 else harmed
     return harmed, calm, Counter(incident.kind for incident in read_incidents(kept))
 
 
@@ -163,15 +166,18 @@ def main() -> None:
         folder = chosen.folder or Path(name)
         folder.mkdir(parents=True, exist_ok=True)
         harmed, calm, met = soak(folder, chosen.steps, chosen.seed)
-        is_equal = harmed is not calm and harmed.weights == calm.weights != b""
+        is_equal = harmed.weights == calm.weights != b""
         played = Counter(
             line.split(" ", 1)[1].split("/")[0]
             for line in (harmed.folder / "done.txt").read_text().splitlines()
         )
         if harmed.code or calm.code:
             print((harmed.folder / "stderr.txt").read_text()[-3000:])
-        print(f"{chosen.steps} steps; exit codes {harmed.code} and {calm.code}; final weights "
-              f"{'byte-equal' if is_equal else 'DIFFERENT'}; {calm.learned} steps with a gradient")  # fmt: skip
+        words = "byte-equal" if is_equal else "DIFFERENT"
+        print(
+            f"{chosen.steps} steps, {calm.learned} with a gradient; exit codes {harmed.code} and {calm.code}"
+        )
+        print(f"final weights {words}")
         print("played:", ", ".join(f"{kind} {count}" for kind, count in played.most_common()))
         print("recorded:", ", ".join(f"{kind} {count}" for kind, count in met.most_common()))
         for name, part in (("harmed", harmed), ("calm", calm)):

@@ -54,7 +54,7 @@ def failing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: str = "", alone
     for name in (*SMALL_BUFFERS, TIMES):
         monkeypatch.setenv(name, at if name == TIMES else "")
     with restarting(quiet=True, is_alone=alone):
-        error = Restart(GPU_TIMEOUT, "Caused GPU Timeout Error", SMALL_BUFFERS)
+        error = Restart(GPU_TIMEOUT, "Caused GPU Timeout Error")
         error.run_dir = tmp_path
         raise error
     return found

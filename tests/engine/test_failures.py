@@ -15,6 +15,7 @@ EXPECTED = {
     "interactivity": ("GPU interactivity", "shrink"),
     "page fault": ("GPU page fault", "shrink"),
     "victim": ("GPU reset by another program", "again"),
+    "refused": ("GPU refuses the process", "restart"),
     "resource limit": ("resource limit", "drop"),
     "lost device": ("lost device", "end"),
     "compile": ("failed compilation", "plain"),

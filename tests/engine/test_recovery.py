@@ -9,7 +9,7 @@ import pytest
 from grpo_cli.config.loss_types import LOSS_TYPES
 from grpo_cli.engine import events
 from grpo_cli.engine.failures import is_allocation_failure
-from grpo_cli.engine.recovery import RowLimit, with_recovery
+from grpo_cli.engine.recovery import SMALL_BUFFERS, Restart, RowLimit, with_recovery
 from grpo_cli.engine.rollout import continuous_batch as decode
 from grpo_cli.engine.rollout.generate import generate
 from grpo_cli.engine.rollout.sampling import Sampling
@@ -18,6 +18,7 @@ from grpo_cli.engine.update import gradient
 from grpo_cli.engine.update.batch import make_microbatches
 from grpo_cli.engine.update.gradient import accumulate
 from grpo_cli.errors import TrainingError
+from tests.support.device_faults import TEXTS
 from tests.support.gradients import largest_difference
 from tests.support.random_models import llama_policy, nanochat_policy
 from tests.support.small_runs import SHORT, lines, small
@@ -134,6 +135,18 @@ def test_a_single_row_is_tried_once_more() -> None:
     assert attempts(2, 1, 2, 4, limit=limit) == [2, 1, 1, 1, 1]
     with pytest.raises(TrainingError, match="for a single sequence"):
         attempts(1, 1, 2, limit=limit)
+
+
+def test_a_driver_that_refuses_the_process_asks_for_a_new_one_with_smaller_buffers() -> None:
+    limit = RowLimit()
+    with pytest.raises(Restart) as error:
+        limit.answer(RuntimeError(TEXTS["refused"]), 8)
+    assert error.value.environment == SMALL_BUFFERS
+    assert limit.rows is None
+    with pytest.raises(Restart) as error:
+        for _ in range(2):
+            limit.answer(RuntimeError(TEXTS["resource limit"]), 8)
+    assert error.value.environment == {}
 
 
 def test_another_error_is_not_retried(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,6 +25,8 @@ TEXTS = {
     + "Caused GPU Address Fault Error (0000000b:kIOGPUCommandBufferCallbackErrorPageFault)",
     "victim": BUFFER + "Discarded (victim of GPU error/recovery) "
     "(00000005:kIOGPUCommandBufferCallbackErrorInnocentVictim)",
+    "refused": BUFFER + "Ignored (for causing prior/excessive GPU errors) "
+    "(00000004:kIOGPUCommandBufferCallbackErrorSubmissionsIgnored)",
     "resource limit": "[metal::malloc] Resource limit (499000) exceeded.",
     "lost device": "cudaStreamSynchronize(stream) failed: an illegal memory access was encountered",
     "compile": "[compile] Compilation failed: nvrtc: error: invalid value",
@@ -37,7 +39,9 @@ SEEN = {
     BUFFER + "Invalid Resource (00000009:kIOGPUCommandBufferCallbackErrorInvalidResource)": (
         "GPU page fault", "mlx-vlm#270, mlx#3689"),
     "Ignored (for causing prior/excessive GPU errors) "
-    "(00000004:kIOAccelCommandBufferCallbackErrorSubmissionsIgnored)": ("lost device", "llama.cpp#8886"),
+    "(00000004:kIOAccelCommandBufferCallbackErrorSubmissionsIgnored)": (
+        "GPU refuses the process", "llama.cpp#8886"),
+    "cudaMallocManaged failed: an illegal memory access was encountered.": ("lost device", "mlx#2821"),
     "[metal::load_device] No Metal device available.": ("lost device", "mlx/backend/metal/device.cpp"),
     "[metal::CommandEncoder] Failed to make new command queue.": (
         "lost device", "mlx/backend/metal/device.cpp"),
