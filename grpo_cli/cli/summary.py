@@ -29,8 +29,8 @@ def print_summary(console: Console, progress: RunProgress, page: Path | None = N
         return
     for line in heading(finished, progress.run.resumed_at if progress.run else 0):
         say(console, line)
-    for text in finished.interruptions:
-        say(console, Text(one_line(text)))
+    for index, text in enumerate(finished.interruptions):
+        say(console, Text(f"{'  ' * (index > 0)}{one_line(text)}"))
     if (table := comparison(finished.first, finished.last)) is not None:
         console.print()
         console.print(Safe(fitting(table, console)))

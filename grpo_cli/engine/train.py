@@ -254,11 +254,16 @@ def ending_for(run: Run, saver: Saver, error: BaseException) -> BaseException:
 
 
 def incident_of(error: BaseException, saved_step: int) -> Incident:
-    """The incident of an error or a signal that ends the run."""
-    kind = error.failure.name if isinstance(error, Restart | DeviceLost) else "error"
-    kind = INTERRUPTED if isinstance(error, KeyboardInterrupt) else kind
+    """The incident of an error or a signal that ends the run, or this process of it."""
     words = first_line(str(error)) or type(error).__name__
-    return Incident(kind=kind, step=max(saved_step, 0), reason=words, done=f"ended: {words}")
+    kind, done = "error", f"ended: {words}"
+    if isinstance(error, Restart):
+        kind, done = error.failure.name, "a new process"
+    elif isinstance(error, DeviceLost):
+        kind, done = error.failure.name, f"ended with exit code {error.exit_code}"
+    elif isinstance(error, KeyboardInterrupt):
+        kind = INTERRUPTED
+    return Incident(kind=kind, step=max(saved_step, 0), reason=words, done=done)
 
 
 def begin(run: Run, log: RunLog, saver: Saver) -> None:

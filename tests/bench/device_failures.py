@@ -32,7 +32,7 @@ FAILING_CALL = {
 }  # fmt: skip
 SIGNS = {  # the words of recovery.py, shortened
     "completion": "rows", "prompt tokens": "prefill", "computed again": "again", "switched off": "plain",
-    "ended:": "saved",
+    "ended with": "saved", "a new process": "saved,",
 }  # fmt: skip
 Gradients = dict[int, dict[str, mx.array]]
 

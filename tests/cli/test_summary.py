@@ -1,10 +1,13 @@
 """The summary of a run: commands that are safe to paste, and how sure the difference is."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
-from grpo_cli.cli.summary import certainty, commands
+from grpo_cli.cli.progress import RunProgress
+from grpo_cli.cli.summary import certainty, commands, print_summary
 from grpo_cli.engine.events import (
     RunFinished,
 )
@@ -50,3 +53,14 @@ def test_the_closing_table_says_how_sure_its_difference_is() -> None:
     assert chance.startswith("accuracy: no significant difference, ")
     assert certainty({}, after) == ""
     assert certainty({**before, "eval_right": "0"}, after) == ""
+
+
+def test_the_night_is_told_below_the_result(capsys: pytest.CaptureFixture[str]) -> None:
+    night = ("2 interruptions: killed, heat; 11 min 3 s lost", "  02:14 step 2: killed: resumed (63 s)")
+    progress = RunProgress()
+    progress.take(replace(FINISHED, interruptions=night))
+    print_summary(Console(width=100), progress)
+    shown = capsys.readouterr().out.splitlines()
+    place = shown.index(night[0])
+    assert shown[place - 1].startswith("Done: ")
+    assert shown[place + 1] == night[1]
