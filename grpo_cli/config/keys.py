@@ -276,9 +276,9 @@ class OutputKeys(Keys):
     """Write training_log.jsonl and completions.jsonl."""
     log_completions: Count = 4
     """Number of completions written to completions.jsonl at each logged step."""
-    keep_rollouts: Count = 0
+    keep_rollouts: Count = 1000
     """Number of newest steps whose completions are all kept, with tokens, logprobs and rewards, in
-    `rollouts/step-000040.parquet`; 0: none.
+    `rollouts/step-000040.parquet`, at most 1 GB for a run; 0: none.
     """
     report_to: TrackerNames = []
     """Trackers that the run is reported to, each an extra (`pip install 'grpo-cli[wandb]'`): wandb, trackio,
@@ -286,7 +286,7 @@ class OutputKeys(Keys):
     """
     report_every: Count = 0
     """Steps between updates of the run's page, report.html, which is always written at the end; 0: only
-    then. An update takes about a second per 1,000 steps so far.
+    then. An update that comes too soon is left out: they take at most 1 % of a run's time.
     """
     eval_steps: Count = 50
     """Steps between evaluations, which also run before the first and after the last step; 0: never."""

@@ -41,7 +41,9 @@ def keeping_rollouts(run: Run, saver: Saver) -> Iterator[None]:
     if not run.config.keep_rollouts or not run.world.is_first:
         yield
         return
-    run.rollout_log = RolloutLog(lambda: saver.folder, run.config.keep_rollouts)
+    run.rollout_log = saver.rollouts = RolloutLog(
+        saver.folder, run.config.keep_rollouts, run.policy.tokenizer.spell
+    )
     try:
         yield
     finally:

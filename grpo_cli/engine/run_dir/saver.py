@@ -16,6 +16,7 @@ from grpo_cli.engine.run_dir.folder import words_for_the_disk, write_config
 from grpo_cli.engine.run_dir.lock import RunLock
 from grpo_cli.engine.run_dir.log import RunLog
 from grpo_cli.engine.run_dir.manifest import FINAL, checkpoints
+from grpo_cli.engine.run_dir.rollout_log import RolloutLog
 from grpo_cli.engine.run_dir.run_state import read_state
 from grpo_cli.errors import CheckpointError
 from grpo_cli.files import from_here
@@ -44,6 +45,7 @@ class Saver:
     saved_step: int = -1  # step of the latest checkpoint saved
     writes: bool = True  # False on all ranks but 0
     limit: RowLimit = field(default_factory=RowLimit)  # answers failures of the device
+    rollouts: RolloutLog | None = None
     answers: AnswerJournal | None = None  # what it holds is no longer needed two checkpoints later
 
     def __post_init__(self) -> None:
@@ -164,6 +166,8 @@ class Saver:
             with words_for_the_disk(self.folder):
                 write_config(self.folder, snapshot.config)
                 self.log.write_to(self.folder)
+                if self.rollouts:
+                    self.rollouts.write_to(self.folder)
             self.listener(events.Notice(DELETED.format(folder=before)))
         elif folder != self.folder:
             self._name(folder)

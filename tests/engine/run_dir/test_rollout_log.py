@@ -1,6 +1,7 @@
 """rollouts/step-NNNNNN.parquet: every completion of the newest steps, with its tokens and rewards."""
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -32,26 +33,30 @@ def groups() -> list[RolloutGroup]:
     return [RolloutGroup(example, [1, 2, 3], [first]), RolloutGroup(example, [1, 2, 3], [second])]
 
 
+def spell(ids: list[int]) -> str:
+    return "".join(f"<{number}>" for number in ids)
+
+
 def rows(folder: Path, step: int) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = parquet.read_table(folder / f"step-{step:06}.parquet").to_pylist()
     return found
 
 
 def test_a_row_for_each_completion(tmp_path: Path) -> None:
-    log = RolloutLog(lambda: tmp_path, keep=2)
+    log = RolloutLog(tmp_path, keep=2, spell=spell)
     log.put(40, groups())
     log.close()
     prompt = '[{"role": "user", "content": "2 + 2 → ?"}]'
     assert rows(tmp_path / "rollouts", 40) == [
         {
             "step": 40, "group": 0, "prompt": prompt, "answer": "4", "prompt_ids": [1, 2, 3],
-            "completion": "4 \x1b[31m<script>", "token_ids": [7, 8], "logprobs": [-0.5, -1.25],
+            "completion": "4 \x1b[31m<script>", "token_ids": [7, 8], "tokens": ["<7>", "<8>"], "logprobs": [-0.5, -1.25],
             "loss_mask": [1, 1], "rewards": {"right": 1.0, "short": None}, "reward": 1.0, "advantage": 0.75,
             "stop_reason": "eos", "turns": 1, "tool_calls": 0,
         },
         {
             "step": 40, "group": 1, "prompt": prompt, "answer": "4", "prompt_ids": [1, 2, 3],
-            "completion": "5", "token_ids": [9, 3], "logprobs": [-2.0, 0.0], "loss_mask": [1, 0],
+            "completion": "5", "token_ids": [9, 3], "tokens": ["<9>", "<3>"], "logprobs": [-2.0, 0.0], "loss_mask": [1, 0],
             "rewards": {"right": None, "short": None}, "reward": None, "advantage": -0.75,
             "stop_reason": "length", "turns": 2, "tool_calls": 3,
         },
@@ -64,13 +69,13 @@ def test_a_full_disk_is_told_and_the_next_step_is_kept(
 ) -> None:
     write = rollout_log.write_step
 
-    def refused(folder: Path, step: int, found: list[RolloutGroup]) -> None:
+    def refused(folder: Path, step: int, *rest: Any) -> None:
         if step == 1:
             raise OSError(28, "No space left on device")
-        write(folder, step, found)
+        write(folder, step, *rest)
 
     monkeypatch.setattr(rollout_log, "write_step", refused)
-    log = RolloutLog(lambda: tmp_path, keep=2)
+    log = RolloutLog(tmp_path, keep=2, spell=spell)
     log.put(1, groups())
     log.put(2, groups())
     log.close()
@@ -84,6 +89,52 @@ def test_the_newest_are_kept_and_other_files_stay(tmp_path: Path) -> None:
         (tmp_path / name).touch()
     remove_old(tmp_path, 2)
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(names[1:])
+
+
+def test_what_does_not_fit_is_removed_from_the_oldest(tmp_path: Path) -> None:
+    for step in (1, 2, 3, 4):
+        (tmp_path / f"step-{step:06}.parquet").write_bytes(b"x" * 100)
+    remove_old(tmp_path, 10, most=250)
+    assert sorted(step_files(tmp_path)) == [3, 4]
+    remove_old(tmp_path, 10, most=50)
+    assert sorted(step_files(tmp_path)) == [4]  # the newest stays, however large
+
+
+def test_a_moved_folder_is_followed_at_once(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    log = RolloutLog(tmp_path / "run", keep=9, spell=spell)
+    (tmp_path / "run").rename(tmp_path / "moved")
+    (tmp_path / "run").mkdir()  # another one takes its name
+    log.put(1, groups())
+    log.close()
+    assert list((tmp_path / "run").iterdir()) == []
+    assert [*step_files(tmp_path / "moved/rollouts")] == [1] and log.failure == ""
+
+
+def test_a_deleted_folder_is_not_made_again_by_it(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    log = RolloutLog(tmp_path / "run", keep=9, spell=spell)
+    (tmp_path / "run").rmdir()
+    log.put(1, groups())
+    while not log._queue.empty():
+        time.sleep(0.01)
+    assert not (tmp_path / "run").exists()
+    (tmp_path / "run").mkdir()  # by the saver, with the next checkpoint
+    log.write_to(tmp_path / "run")
+    log.put(2, groups())
+    log.close()
+    assert 2 in step_files(tmp_path / "run/rollouts") and log.failure == ""
+
+
+def test_a_link_leads_no_file_out_of_a_received_run(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "far").mkdir()
+    (tmp_path / "run/rollouts").symlink_to(tmp_path / "far")
+    log = RolloutLog(tmp_path / "run", keep=9, spell=spell)
+    log.put(1, groups())
+    log.close()
+    assert list((tmp_path / "far").iterdir()) == []
+    assert "step 1 are not kept" in log.failure and "It is a link" in log.failure
 
 
 def test_a_run_keeps_what_it_learned_from(tmp_path: Path) -> None:
@@ -101,6 +152,7 @@ def test_a_run_keeps_what_it_learned_from(tmp_path: Path) -> None:
     for entry, row in zip(logged, [found[0], found[4], found[1]], strict=True):
         assert (row["completion"], row["advantage"]) == (entry["completion"], entry["advantage"])
         assert len(row["token_ids"]) == len(row["logprobs"]) == entry["tokens"]
+        assert "".join(row["tokens"]).startswith(row["completion"])  # the end token's name follows
         assert json.loads(row["prompt"]) == entry["prompt"] and row["stop_reason"] == entry["stop_reason"]
 
 
