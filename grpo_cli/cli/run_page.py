@@ -5,15 +5,19 @@
     page.close()        # also after an interruption
     page.path           # None if there is no page
 
-A page that cannot be written is reported once and never ends or fails a run.
+A page that comes too soon is left out: it reloads every REFRESH seconds only, and all pages together take at
+most SHARE of a run's time. The first one is written at once. A page that cannot be written is reported once
+and never ends or fails a run.
 """
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 from grpo_cli.engine.events import Event, Listener, Notice, RunFinished, RunStarted, StepFinished, in_one_line
 
 REFRESH = 20  # seconds between two reloads of a page while its run is training
+SHARE = 0.01  # of the time, at most, for pages while a run is training
 
 
 class RunPage:
@@ -26,6 +30,8 @@ class RunPage:
         self.path: Path | None = None
         self.is_due = False  # there is something that is not on the page yet
         self.has_failed = False
+        self.clock: Callable[[], float] = time.monotonic
+        self.wait_until = float("-inf")  # the next page of a run that is training comes no sooner
 
     def __call__(self, event: Event) -> None:
         """Write the page if it is time to."""
@@ -34,7 +40,7 @@ class RunPage:
         elif isinstance(event, StepFinished):
             self.is_due = True
             every = self.run.report_every if self.run else 0
-            if every and event.step % every == 0:
+            if every and event.step % every == 0 and self.clock() >= self.wait_until:
                 self.write(REFRESH)
         elif isinstance(event, RunFinished):
             self.is_due = True
@@ -50,8 +56,11 @@ class RunPage:
         """Write the page; a failure is told once."""
         if self.run is None or self.has_failed:
             return
+        since = self.clock()
         try:
             self.path = written_page(self.run.run_dir, refresh)
+            spent = self.clock() - since
+            self.wait_until = self.clock() + max(REFRESH, spent / SHARE)
         except Exception as error:  # a page is never worth a run
             self.has_failed, self.path = True, None
             self.tell(Notice(f"the page of the run cannot be written: {in_one_line(error)}"))

@@ -9,9 +9,11 @@ from grpo_cli import device
 from grpo_cli.config.schema import Config
 from grpo_cli.engine import events
 from grpo_cli.engine.metrics import anomalies
+from grpo_cli.engine.ranks.same_setup import PACKAGES, version
 from grpo_cli.engine.run import Run
 from grpo_cli.engine.run_dir.incidents import read_incidents, told
 from grpo_cli.engine.run_dir.log import RunLog
+from grpo_cli.engine.run_dir.machines import record_machine, this_machine
 from grpo_cli.engine.run_dir.manifest import FINAL
 from grpo_cli.engine.run_dir.rollout_log import RolloutLog
 from grpo_cli.engine.run_dir.saver import Saver
@@ -48,6 +50,20 @@ def keeping_rollouts(run: Run, saver: Saver) -> Iterator[None]:
         yield
     finally:
         run.rollout_log.close()
+
+
+def note_machine(run: Run, folder: Path) -> None:
+    """Record the machine and the versions of this start in the run's folder; only rank 0 does."""
+    if run.world.is_first:
+        found = device.prepare()
+        start = this_machine(
+            step=run.state.step,
+            device=found.name,
+            memory_bytes=found.memory_bytes,
+            ranks=run.world.size,
+            versions={name: version(name) for name in PACKAGES},
+        )
+        record_machine(folder, start)
 
 
 def is_first_use(config: Config, step: int) -> bool:

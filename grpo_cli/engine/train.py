@@ -53,7 +53,15 @@ from grpo_cli.engine.metrics import step_metrics
 from grpo_cli.engine.ranks.balance import checksum
 from grpo_cli.engine.ranks.same_setup import check_same_setup, settings
 from grpo_cli.engine.recovery import DeviceLost, Restart, ending_of, first_line
-from grpo_cli.engine.reporting import announce, finish, keeping_rollouts, log_step, report_step, reported
+from grpo_cli.engine.reporting import (
+    announce,
+    finish,
+    keeping_rollouts,
+    log_step,
+    note_machine,
+    report_step,
+    reported,
+)
 from grpo_cli.engine.rollout.buffer import DrawnGroups
 from grpo_cli.engine.rollout.sampling import Sampling
 from grpo_cli.engine.run import Run
@@ -207,6 +215,7 @@ def train_to_the_end(run: Run, log: RunLog, saver: Saver, interruption: Interrup
     run.incidents.folder = saver.lock.follow if saver.writes else None
     saver.limit = run.limit_for("saving")
     with keeping_rollouts(run, saver), reported(run, saver.folder):
+        note_machine(run, saver.folder)
         announce(run, saver.shown)
         final = remaining_steps(run, log, saver)
         finish(run, saver.shown, time.perf_counter() - started)

@@ -13,15 +13,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from grpo_cli.doctor.read.run_log import number
-from grpo_cli.foreign_text import one_line
+from grpo_cli.report.marks import MOST_MARKS, label, marks_of_line
 from grpo_cli.report.read import RunRecord
 from grpo_cli.report.sentence import accuracy_interval
 
 MOST_POINTS = 1000  # of a curve
 MOST_SERIES = 8  # of a chart
 MOST_CHARTS = 60
-MOST_MARKS = 200
-LONGEST_NAME = 60  # of a metric
 DIGITS = 5  # significant ones of a value
 
 Line = dict[str, Any]
@@ -130,7 +128,9 @@ def thinned(lines: list[Line]) -> list[Line]:
     if len(lines) <= MOST_POINTS:
         return lines
     stride = math.ceil(len(lines) / MOST_POINTS)
-    marked = {id(line) for line in [line for line in lines if mark_of(line)][:MOST_MARKS]} | {id(lines[-1])}
+    marked = {id(line) for line in [line for line in lines if marks_of_line(line)][:MOST_MARKS]} | {
+        id(lines[-1])
+    }
     return [line for index, line in enumerate(lines) if index % stride == 0 or id(line) in marked]
 
 
@@ -161,27 +161,3 @@ def on_axis(points: Points, axis: Sequence[int]) -> list[float | None]:
 def rounded(value: float | None, scale: float = 1.0) -> float | None:
     """A value to DIGITS significant digits, to keep the page small."""
     return None if value is None else float(f"{scale * value:.{DIGITS}g}")
-
-
-def label(key: str) -> str:
-    """A name from a log, on one line and bounded."""
-    line = one_line(key)
-    return line if len(line) <= LONGEST_NAME else line[: LONGEST_NAME - 1] + "…"
-
-
-def marks_of(runs: Sequence[RunRecord]) -> list[dict[str, Any]]:
-    """Marked steps: skipped updates and flags, with the run's name if there are several."""
-    found = []
-    for run in runs:
-        of = f"{run.name}: " if len(runs) > 1 else ""
-        found += [{"step": line["step"], "text": of + mark} for line in run.steps if (mark := mark_of(line))]
-    return found[:MOST_MARKS]
-
-
-def mark_of(line: Line) -> str:
-    """The mark of a step's line: its skipped update and its flags; empty if there is none."""
-    flags = line.get("flags")
-    told = [flag for flag in flags if isinstance(flag, str)][:8] if isinstance(flags, list) else []
-    if isinstance(line.get("skipped"), str):
-        told = [f"update skipped: {line['skipped']}", *(flag for flag in told if flag != "skipped update")]
-    return "; ".join(label(text) for text in told)

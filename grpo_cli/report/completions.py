@@ -3,6 +3,8 @@
     shown = completions_of(runs, room=1_600_000)
     shown["prompts"][shown["rows"][0]["prompt"]]
 
+Of a step whose rollouts are kept, whole groups are shown with their tokens; of others what completions.jsonl
+has.
 Texts are a model's, so they are foreign: control characters become visible here, and the page inserts them
 as text only. Beyond the room in bytes, whole steps are left out at equal distances, and the page says so.
 """
@@ -13,9 +15,11 @@ from typing import Any
 
 from grpo_cli.doctor.read.run_log import number
 from grpo_cli.foreign_text import visible, well_formed
-from grpo_cli.report.charts import label, rounded
+from grpo_cli.report.charts import rounded
 from grpo_cli.report.embed import json_for_html
+from grpo_cli.report.marks import label
 from grpo_cli.report.read import RunRecord, is_step
+from grpo_cli.report.tokens import packed_tokens
 from grpo_cli.rewards.answers import is_right
 
 LONGEST_TEXT = 6_000  # characters of a completion or a prompt; more are cut with a word
@@ -24,7 +28,7 @@ MOST_ROWS = 20_000  # examined
 ROOM = 2_500_000  # bytes of JSON
 FIELDS = (
     "run", "step", "prompt", "answer", "text", "right", "stop", "reward", "advantage", "tokens", "turns",
-    "tool_calls",
+    "tool_calls", "group", "lengths", "levels",
 )  # fmt: skip
 
 Row = dict[str, Any]
@@ -33,19 +37,22 @@ Row = dict[str, Any]
 def completions_of(runs: Sequence[RunRecord], room: int = ROOM) -> dict[str, Any]:
     """Prompts, rows and the number of all completions: {"prompts": […], "rows": […], "all": 4000}."""
     prompts: dict[str, int] = {}
-    rows = [
-        row
-        for index, run in enumerate(runs)
-        for line in run.completions[:MOST_ROWS]
-        if (row := row_of(line, run, index, prompts)) is not None
-    ]
-    total = sum(len(run.completions) for run in runs)
+    lines = [(index, line) for index, run in enumerate(runs) for line in lines_of(run)]
+    made = [row_of(line, runs[index], index, prompts) for index, line in lines]
+    rows = [row for row in made if row is not None]
+    total = len(lines) + sum(max(0, len(run.completions) - MOST_ROWS) for run in runs)
     texts = [*prompts]
     kept = fitting(rows, texts, room)
     used = sorted({row["prompt"] for row in kept})
     renumbered = {old: new for new, old in enumerate(used)}
     kept = [{**row, "prompt": renumbered[row["prompt"]]} for row in kept]
     return {"prompts": [texts[old] for old in used], "rows": kept, "all": total}
+
+
+def lines_of(run: RunRecord) -> list[Row]:
+    """The rollouts that are kept, and the logged completions of all other steps."""
+    kept = {line.get("step") for line in run.rollouts}
+    return [*(line for line in run.completions[:MOST_ROWS] if line.get("step") not in kept), *run.rollouts]
 
 
 def row_of(line: Row, run: RunRecord, index: int, prompts: dict[str, int]) -> Row | None:
@@ -67,10 +74,20 @@ def row_of(line: Row, run: RunRecord, index: int, prompts: dict[str, int]) -> Ro
         "stop": label(str(line.get("stop_reason") or "")),
         **{key: rounded(number(line, key)) for key in ("reward", "advantage", "tokens")},
     }
-    more = {
-        key: rounded(value) for key in ("turns", "tool_calls") if (value := number(line, key)) is not None
-    }
-    return row | more
+    numbers = {key: number(line, key) for key in ("turns", "tool_calls", "group")}
+    if numbers["turns"] == 1 and not numbers["tool_calls"]:  # no environment took part
+        numbers["turns"] = numbers["tool_calls"] = None
+    row |= {key: rounded(value) for key, value in numbers.items() if value is not None}
+    return row | tokens_of(line, run)
+
+
+def tokens_of(line: Row, run: RunRecord) -> Row:
+    """The lengths and logprobs of a rollout's tokens; {} without them."""
+    if "tokens_list" not in line:
+        return {}
+    prefix = run.settings.get("completion_prefix")
+    found = packed_tokens(line, prefix if isinstance(prefix, str) else "", LONGEST_TEXT)
+    return {"lengths": found[0], "levels": found[1]} if found else {}
 
 
 def rightness(line: Row, run: RunRecord) -> bool | None:
@@ -108,21 +125,34 @@ def cut(text: str) -> str:
 
 def fitting(rows: list[Row], prompts: Sequence[str], room: int) -> list[Row]:
     """The rows of as many whole steps as fit into `room` bytes, at equal distances, the last one included."""
+    sizes = {id(row): size_of([row], prompts, with_prompts=False) for row in rows}
+    asked = [size_of_text(prompt) for prompt in prompts]
+
+    def size(of: list[Row]) -> int:
+        return sum(sizes[id(row)] for row in of) + sum(
+            asked[index] for index in {row["prompt"] for row in of}
+        )
+
     steps = sorted({row["step"] for row in rows})
-    kept, stride = rows, max(1, size_of(rows, prompts) // room)
-    while kept and size_of(kept, prompts) > room and stride < len(steps):
+    kept, stride = rows, max(1, size(rows) // room)
+    while kept and size(kept) > room and stride < len(steps):
         stride += 1
         chosen = {*steps[::-1][::stride], steps[0]}
         kept = [row for row in rows if row["step"] in chosen]
-    while kept and size_of(kept, prompts) > room:  # one step alone is too large
+    while kept and size(kept) > room:  # one step alone is too large
         kept = kept[: len(kept) // 2]
     return kept
 
 
-def size_of(rows: Sequence[Row], prompts: Sequence[str]) -> int:
-    """Bytes of rows and their prompts in a page."""
-    used = {row["prompt"] for row in rows}
-    return len(json_for_html([packed(rows), [prompts[index] for index in used]]).encode())
+def size_of_text(text: str) -> int:
+    """Bytes of a text in a page."""
+    return len(json_for_html(text).encode()) + 1
+
+
+def size_of(rows: Sequence[Row], prompts: Sequence[str], with_prompts: bool = True) -> int:
+    """Bytes of rows in a page, without the names of the fields, and of their prompts."""
+    used = {row["prompt"] for row in rows} if with_prompts else set[int]()
+    return len(json_for_html([packed(rows)["rows"], [prompts[index] for index in used]]).encode())
 
 
 def packed(rows: Sequence[Row]) -> dict[str, Any]:

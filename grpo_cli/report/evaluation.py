@@ -9,9 +9,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from grpo_cli.report.charts import label
 from grpo_cli.report.compare import percent
 from grpo_cli.report.completions import completions_of, packed
+from grpo_cli.report.marks import label
 from grpo_cli.report.page import LARGEST, REST, render
 from grpo_cli.report.read import RunRecord
 from grpo_cli.report.sentence import Sentence, Tone, seconds_in_words
@@ -31,6 +31,8 @@ def evaluation_page(document: Mapping[str, Any], lines: Mapping[str, Sequence[di
         "runs": names,
         "charts": [],
         "marks": [],
+        "kinds": {},
+        "alphabet": "",
         "completions": {"prompts": completions["prompts"], **packed(completions["rows"])},
         "refresh": 0,
     }
@@ -40,6 +42,7 @@ def evaluation_page(document: Mapping[str, Any], lines: Mapping[str, Sequence[di
         title=" against ".join(names),
         kind="Model",
         names=names,
+        has_groups=False,
         sentences=sentences_of(document, names),
         scores=score_rows(cards),
         about=about(document),

@@ -17,13 +17,17 @@ from markupsafe import Markup
 
 from grpo_cli.doctor.findings import Finding
 from grpo_cli.foreign_text import visible
-from grpo_cli.report.charts import MOST_POINTS, charts_of, label, marks_of
+from grpo_cli.report.charts import MOST_POINTS, charts_of
 from grpo_cli.report.compare import pairs_of, results_of, tiles_of
 from grpo_cli.report.completions import completions_of, packed
 from grpo_cli.report.embed import content_policy, json_for_html
+from grpo_cli.report.machines import machine_rows
+from grpo_cli.report.marks import KINDS, MOST_MARKS, headline, label, marks_of
 from grpo_cli.report.read import RunRecord
+from grpo_cli.report.rollouts import MOST_ROWS, MOST_STEPS
 from grpo_cli.report.sentence import result_of
 from grpo_cli.report.settings import commands_of, differing, settings_rows
+from grpo_cli.report.tokens import ALPHABET
 
 TEMPLATES = Path(__file__).parent / "templates"
 PAGE = "report.html"  # in a run's folder
@@ -41,11 +45,14 @@ def page_of(runs: Sequence[RunRecord], findings: Sequence[Sequence[Finding]], re
     charts = charts_of(runs)
     room = LARGEST - REST - len(json_for_html(charts).encode())
     completions = completions_of(runs, max(room, SMALLEST_ROOM))
+    marks = marks_of(runs)
     data = {
         "kind": "Run",
         "runs": [label(run.name) for run in runs],
         "charts": charts,
-        "marks": marks_of(runs),
+        "marks": marks,
+        "kinds": {kind.name: [kind.sign, kind.color] for kind in KINDS},
+        "alphabet": ALPHABET,
         "completions": {"prompts": completions["prompts"], **packed(completions["rows"])},
         "refresh": refresh,
     }
@@ -56,7 +63,12 @@ def page_of(runs: Sequence[RunRecord], findings: Sequence[Sequence[Finding]], re
         kind="Run",
         names=data["runs"],
         charts=charts,
-        marks=data["marks"],
+        marks=marks,
+        kinds=[kind for kind in KINDS if any(mark["kind"] == kind.name for mark in marks)],
+        most_marks=MOST_MARKS,
+        has_groups=any(run.rollouts for run in runs),
+        most_steps=MOST_STEPS,
+        most_rows=MOST_ROWS,
         completions={"shown": len(completions["rows"]), "all": completions["all"]},
         thinned=[f"{run.name}: {len(run.steps):,} steps" for run in runs if len(run.steps) > MOST_POINTS],
         results=results_of(runs) if len(runs) > 1 else [],
@@ -79,6 +91,8 @@ def run_words(run: RunRecord, findings: Sequence[Finding]) -> dict[str, Any]:
         "examined": len([finding for finding in findings if finding.severity != "skipped"]),
         "settings": settings,
         "changed": [row for row in settings if row["differs"]],
+        "headline": headline(run),
+        "machine": machine_rows(run),
         "commands": [(purpose, visible(command)) for purpose, command in commands_of(run)],
     }
 

@@ -13,8 +13,11 @@ from typing import Any
 
 from grpo_cli.doctor.read.json_lines import read_lines
 from grpo_cli.doctor.read.run_log import number
+from grpo_cli.engine.run_dir.incidents import Incident, read_incidents
+from grpo_cli.engine.run_dir.machines import Start, read_machines
 from grpo_cli.engine.run_dir.manifest import FINAL, MANIFEST, step_of
 from grpo_cli.errors import CheckpointError
+from grpo_cli.report.rollouts import rollout_lines
 from grpo_cli.untrusted_json import DamagedFile, read_bytes
 
 # Named here, since the modules that write them load MLX.
@@ -24,7 +27,7 @@ LARGEST_CONFIG = 1 << 20  # bytes
 
 @dataclass(frozen=True, kw_only=True)
 class RunRecord:
-    """The content of a run's folder: lines of steps and evaluations by step, completions, settings."""
+    """The content of a run's folder: steps and evaluations by step, completions, settings, incidents."""
 
     folder: Path
     name: str
@@ -34,6 +37,9 @@ class RunRecord:
     completions: list[dict[str, Any]]
     settings: dict[str, Any] = field(default_factory=dict)  # keys of config.toml
     is_finished: bool = False
+    rollouts: list[dict[str, Any]] = field(default_factory=list)  # whole groups, with their tokens
+    incidents: list[Incident] = field(default_factory=list)
+    starts: list[Start] = field(default_factory=list)  # the machine and the versions each time
 
 
 def read_run(folder: Path) -> RunRecord:
@@ -55,6 +61,9 @@ def read_run(folder: Path) -> RunRecord:
         completions=lines_of(folder / COMPLETIONS),
         settings=settings_of(folder / CONFIG_FILE),
         is_finished=(folder / FINAL / MANIFEST).is_file(),
+        rollouts=rollout_lines(folder),
+        incidents=read_incidents(folder),
+        starts=read_machines(folder),
     )
 
 

@@ -14,7 +14,8 @@ from pydantic_core import PydanticUndefined
 from grpo_cli.config.fields import default, description, toml_value
 from grpo_cli.config.schema import Config
 from grpo_cli.foreign_text import one_line, quoted
-from grpo_cli.report.charts import label
+from grpo_cli.report.machines import install_command
+from grpo_cli.report.marks import label
 from grpo_cli.report.read import RunRecord
 
 LONGEST_VALUE = 400  # characters
@@ -66,6 +67,8 @@ def commands_of(run: RunRecord) -> list[tuple[str, str]]:
     folder = quoted(run.folder)
     config, final = quoted(run.folder / "config.toml"), quoted(run.folder / "final")
     again = [("repeat it", f"grpo train --config {config} --set run_name={quoted(f'{run.name}-again')}")]
+    if install := install_command(run):
+        again.insert(0, ("install its versions", install))
     if not run.is_finished:
         return [
             ("continue it", f"grpo resume {folder}"),

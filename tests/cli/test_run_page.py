@@ -35,6 +35,26 @@ def test_the_page_is_written_every_so_many_steps_and_reloads(folder: Path) -> No
     assert (page.path, told) == (folder / "report.html", [])
 
 
+def test_pages_take_at_most_a_hundredth_of_the_time(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    now, written = 0.0, []
+
+    def write(_: Path, refresh: int) -> Path:
+        nonlocal now
+        now += 0.5  # seconds that a page takes
+        written.append((now, refresh))
+        return folder / "report.html"
+
+    monkeypatch.setattr("grpo_cli.cli.run_page.written_page", write)
+    page, _ = heard(folder, 1)
+    page.clock = lambda: now
+    for number in range(1, 121):
+        now += 1.0
+        page(step(number, 0.5))
+    assert written == [(1.5, REFRESH), (52.5, REFRESH), (103.5, REFRESH)]  # 50 s apart: 0.5 s in 50
+    page(FINISHED)
+    assert written[-1][1] == 0
+
+
 def test_by_default_it_is_written_at_the_end_only(folder: Path) -> None:
     page, _ = heard(folder, 0, step(1, 0.5), step(2, 0.5))
     assert page.path is None

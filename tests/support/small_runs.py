@@ -36,6 +36,7 @@ def small(folder: Path, **changes: Any) -> Config:
         "max_steps": 2,
         "eval_steps": 0,
         "save_steps": 0,
+        "keep_rollouts": 0,  # a file for each step: test_rollout_log.py
         "output_dir": str(folder),
         "run_name": "run",
     }

@@ -12,6 +12,7 @@ from grpo_cli.engine.run_dir.ending import ENDED_FILE
 from grpo_cli.engine.run_dir.incidents import INCIDENTS
 from grpo_cli.engine.run_dir.lock import LOCK_FILE, RunLock, refused_by_the_disk
 from grpo_cli.engine.run_dir.log import COMPLETIONS, METRICS
+from grpo_cli.engine.run_dir.machines import MACHINES
 from grpo_cli.engine.run_dir.manifest import FINAL, MANIFEST, checkpoints, step_of
 from grpo_cli.engine.run_dir.names import CONFIG_FILE
 from grpo_cli.engine.run_dir.rollout_log import ROLLOUTS
@@ -110,7 +111,7 @@ def discard_empty_run(lock: RunLock) -> None:
         folder = lock.follow()
         if folder is None:
             return
-        for name in (CONFIG_FILE, METRICS, COMPLETIONS, INCIDENTS, ENDED_FILE, LOCK_FILE):
+        for name in (CONFIG_FILE, METRICS, COMPLETIONS, INCIDENTS, MACHINES, ENDED_FILE, LOCK_FILE):
             (folder / name).unlink(missing_ok=True)
         remove_answers(folder)
         for name in LISTENED:

@@ -15,15 +15,21 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 from grpo_cli.engine.run_dir.ending import ENDED_FILE
+from grpo_cli.engine.run_dir.incidents import INCIDENTS
 from grpo_cli.engine.run_dir.lock import LOCK_FILE, RunLock
 from grpo_cli.engine.run_dir.log import COMPLETIONS, METRICS
+from grpo_cli.engine.run_dir.machines import MACHINES
 from grpo_cli.engine.run_dir.manifest import FINAL, step_of
 from grpo_cli.engine.run_dir.names import ANSWERS, CONFIG_FILE
+from grpo_cli.engine.run_dir.rollout_log import ROLLOUTS
 from grpo_cli.errors import CheckpointError
 from grpo_cli.folders import TEMPORARY_NAME
 from grpo_cli.foreign_text import quoted
 
-FILES = {CONFIG_FILE, METRICS, COMPLETIONS, LOCK_FILE, ENDED_FILE, "report.html", FINAL, "rollouts"}
+FILES = {
+    CONFIG_FILE, METRICS, COMPLETIONS, INCIDENTS, MACHINES, LOCK_FILE, ENDED_FILE, "report.html", FINAL,
+    ROLLOUTS, "trackers",
+}  # fmt: skip
 ASIDE = re.compile(r"\.aside(-\d+)?$")
 
 

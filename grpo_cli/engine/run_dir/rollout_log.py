@@ -82,7 +82,8 @@ class RolloutLog:
                 return
             try:
                 write_step(made(folder / ROLLOUTS), step, groups, self._pieces)
-                return remove_old(folder / ROLLOUTS, self._keep)
+                remove_old(folder / ROLLOUTS, self._keep)
+                return
             except FileNotFoundError:  # moved in this moment
                 if is_last:
                     raise

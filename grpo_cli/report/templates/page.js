@@ -16,7 +16,7 @@ function told(value, unit) {
   const size = Math.abs(value);
   const digits = unit === "%" ? 1 : size >= 100 ? 0 : size >= 1 ? 2 : 4;
   const tiny = size !== 0 && (size < 1e-3 || size >= 1e7);
-  const text = tiny ? value.toExponential(1) : Number.isInteger(value) && unit !== "%" ? String(value) : value.toFixed(digits);
+  const text = tiny ? value.toExponential(1) : unit === "%" ? value.toFixed(digits) : String(Number(value.toFixed(digits)));
   return unit ? text + " " + unit : text;
 }
 
@@ -56,15 +56,19 @@ function drawMarks(plot) {
   const { ctx, bbox } = plot;
   const { min, max } = plot.scales.x;
   ctx.save();
-  ctx.strokeStyle = color("--warn");
   ctx.setLineDash([4, 4]);
+  ctx.textAlign = "center";
+  ctx.font = Math.round(bbox.height / 13) + "px system-ui, sans-serif";
   for (const mark of data.marks) {
     if (mark.step < min || mark.step > max) continue;
+    const [sign, name] = data.kinds[mark.kind];
     const x = Math.round(plot.valToPos(mark.step, "x", true)) + 0.5;
+    ctx.strokeStyle = ctx.fillStyle = color(name);
     ctx.beginPath();
     ctx.moveTo(x, bbox.top);
     ctx.lineTo(x, bbox.top + bbox.height);
     ctx.stroke();
+    ctx.fillText(sign, x, bbox.top - bbox.height / 40);
   }
   ctx.restore();
 }
@@ -84,7 +88,7 @@ function options(chart, width, series, bands) {
   const axis = { stroke: color("--soft"), grid: { stroke: color("--grid"), width: 1 }, ticks: { show: false }, font: "12px system-ui, sans-serif" };
   const span = chart.unit === "%" ? { range: [0, 100] } : { range: (_, low, high) => padded(low, high) };
   return {
-    width, height: 190, series, bands,
+    width, height: 190, series, bands, padding: [data.marks.length ? 16 : null, null, null, null],
     scales: { x: { time: false, range: (_, low, high) => (low === high ? [low - 1, high + 1] : [low, high]) }, y: span },
     axes: [{ ...axis, incrs: [1, 2, 5, 10, 20, 50, 100, 200, 500, 1e3, 2e3, 5e3, 1e4, 2e4, 5e4, 1e5, 1e6], size: 28 },
            { ...axis, size: 52, values: (_, ticks) => ticks.map((tick) => short(tick)) }],
@@ -258,15 +262,79 @@ function marked(text, sought) { // text nodes and <mark> elements
   return parts;
 }
 
-function card(row, sought) {
-  const title = isRun ? "step " + row.step : data.runs[row.run];
+// --- tokens in color ---
+
+const CHANCES = [0.9, 0.5, 0.2, 0.05, 0.01]; // lower ends of the classes p0 to p4; p5 is below
+const SIZES = [0.5, 1]; // of an advantage
+const placeOf = new Map([...data.alphabet].map((sign, index) => [sign, index]));
+const NOT_SAMPLED = data.alphabet.length - 1;
+const paintBy = () => ($("paint") ? $("paint").value : "");
+
+function classOf(row, level) {
+  if (level === NOT_SAMPLED) return "given";
+  if (paintBy() === "logprob") {
+    const chance = Math.exp(-level / 10), found = CHANCES.findIndex((least) => chance >= least - 0.005);
+    return "p" + (found < 0 ? CHANCES.length : found);
+  }
+  const size = Math.abs(row.advantage ?? 0), degree = SIZES.filter((least) => size >= least).length;
+  return size < 1e-6 ? "" : (row.advantage > 0 ? "more" : "less") + degree;
+}
+
+function wordsOf(row, level) {
+  if (level === NOT_SAMPLED) return "not sampled: part of the prompt, or written by the environment";
+  const chance = Math.exp(-level / 10);
+  return "probability " + (level >= NOT_SAMPLED - 1 ? "below 0.0002" : chance >= 0.1 ? chance.toFixed(2) : chance.toPrecision(1)) +
+    ", advantage " + told(row.advantage);
+}
+
+function colored(row, sought) { // a span for each token; the text stays one text
+  const parts = document.createDocumentFragment();
+  const signs = [...row.text];
+  let at = 0;
+  [...row.lengths].forEach((length, index) => {
+    const level = placeOf.get(row.levels[index]), size = placeOf.get(length);
+    const span = make("span", undefined, "token " + classOf(row, level));
+    span.title = wordsOf(row, level);
+    span.append(marked(signs.slice(at, at + size).join(""), sought));
+    parts.append(span);
+    at += size;
+  });
+  parts.append(signs.slice(at).join(""));
+  return parts;
+}
+
+const sample = (words, className) => make("span", words, "token " + className);
+
+function legend(kept) {
+  const place = $("legend");
+  if (!place) return;
+  place.textContent = "";
+  if (!paintBy()) return;
+  const known = kept.filter((row) => row.lengths).length;
+  if (paintBy() === "logprob") {
+    const names = ["0.9 and more", "0.5", "0.2", "0.05", "0.01", "less"];
+    place.append("Probability with which the policy sampled each token: ", ...names.map((name, index) => sample(name, "p" + index)));
+  } else {
+    place.append("Advantage of the completion, which each of its sampled tokens gets: ",
+      sample("more likely from now on", "more2"), sample("less likely", "less2"), sample("0: teaches nothing", ""));
+  }
+  place.append(sample("not sampled", "given"));
+  if (known < kept.length) {
+    place.append(make("p", known + " of these " + kept.length + " completions have their tokens in the log. The others are from completions.jsonl, " +
+      "which has texts alone: keep_rollouts says of how many steps the tokens are kept."));
+  }
+}
+
+// --- cards ---
+
+function card(row, sought, title) {
   const made = make("article", undefined, "card" + (row.right === true ? " right" : row.right === false ? " wrong" : ""));
   const head = make("h4", title);
   if (row.right !== null) head.append(make("span", row.right ? "✓ right" : "✗ wrong", row.right ? "good" : "bad"));
   if (row.stop === "length") head.append(make("span", "cut off", "warn"));
   const text = make("pre");
   text.tabIndex = 0;
-  text.append(marked(row.text, sought));
+  text.append(paintBy() && row.lengths ? colored(row, sought) : marked(row.text, sought));
   const scores = isRun ? ["reward " + told(row.reward)] : [];
   if (row.rewards.length > 1 || !isRun) scores.push(...row.rewards.map(([name, value]) => name + " " + told(value)));
   const facts = [...(isRun ? ["advantage " + told(row.advantage)] : []), (row.tokens ?? "–") + " tokens", "stop: " + row.stop];
@@ -275,18 +343,62 @@ function card(row, sought) {
   return made;
 }
 
+const STEPS = 8; // of a problem at once
+
+function bySteps(members) {
+  const found = new Map();
+  for (const row of members) found.set(row.step, [...(found.get(row.step) || []), row]);
+  return [...found.entries()].sort(([one], [other]) => one - other);
+}
+
+function column(step, rows, sought) {
+  const made = make("section", undefined, "step"), known = rows.map((row) => row.reward).filter((value) => value !== null);
+  const mean = known.length ? ", mean reward " + told(known.reduce((sum, value) => sum + value, 0) / known.length) : "";
+  const cards = make("div", undefined, "cards");
+  cards.append(...rows.map((row, index) => card(row, sought, index + 1 + " of " + rows.length)));
+  made.append(make("h4", "Step " + step + ": " + rows.length + (rows.length === 1 ? " completion" : " completions") + mean), cards);
+  return made;
+}
+
+function columnsOf(members, sought) { // a problem's groups at each step, side by side
+  const steps = bySteps(members), made = make("div", undefined, steps.length > 1 ? "steps" : "steps one");
+  if (steps.length > 1) {
+    made.tabIndex = 0;
+    made.setAttribute("role", "region");
+    made.setAttribute("aria-label", "Groups at " + steps.length + " steps");
+  }
+  const add = (some) => some.forEach(([step, rows]) => made.append(column(step, rows, sought)));
+  add(steps.splice(0, STEPS));
+  if (steps.length) {
+    const more = make("button", "Show " + steps.length + " more steps");
+    more.type = "button";
+    more.addEventListener("click", () => {
+      more.remove();
+      add(steps);
+    });
+    made.append(more);
+  }
+  return made;
+}
+
 function groupOf(members, sought) {
+  const several = new Set(members.map((row) => row.step)).size < members.length; // a step has more than one
   const made = make("section", undefined, members.length > 1 ? "group several" : "group");
   const { prompt, answer, run } = members[0];
   const of = isRun && data.runs.length > 1 ? " – " + data.runs[run] : "";
   const text = make("pre", undefined, "prompt");
   text.tabIndex = 0;
   text.append(marked(prompts[prompt], sought));
-  const cards = make("div", undefined, "cards");
-  cards.append(...members.map((row) => card(row, sought)));
   const head = make("h3", "Problem " + (prompt + 1) + of);
   if (answer) head.append(make("small", " answer: " + answer));
-  made.append(head, text, cards);
+  made.append(head, text);
+  if (isRun && several) {
+    made.append(columnsOf(members, sought));
+    return made;
+  }
+  const cards = make("div", undefined, "cards");
+  cards.append(...members.map((row) => card(row, sought, isRun ? "step " + row.step : data.runs[row.run])));
+  made.append(cards);
   return made;
 }
 
@@ -309,6 +421,7 @@ function show() {
   shown = grouped(kept);
   $("count").textContent = kept.length + " of " + rows.length + " completions, " + shown.length + (shown.length === 1 ? " problem" : " problems");
   $("groups").textContent = "";
+  legend(kept);
   showMore();
 }
 

@@ -119,7 +119,8 @@ def test_a_reward_that_changes_the_folder_changes_nothing_else(
     assert Path.cwd() == tmp_path / "elsewhere"
     assert list(Path.cwd().iterdir()) == []
     names = ["checkpoint-1", "checkpoint-2", "checkpoint-3", "completions.jsonl", "config.toml", "final"]
-    assert sorted(path.name for path in (tmp_path / "out/run").iterdir()) == [*names, "training_log.jsonl"]
+    names += ["machines.jsonl", "training_log.jsonl"]
+    assert sorted(path.name for path in (tmp_path / "out/run").iterdir()) == names
     monkeypatch.chdir(tmp_path)
     assert resume(Path("out/run"), ["max_steps=4"]) == tmp_path / "out/run/final"
     assert list((tmp_path / "elsewhere").iterdir()) == []
@@ -211,5 +212,7 @@ def test_a_reward_that_leaves_the_folder_loses_nothing(
     seen: list[events.Event] = []
     train(config, seen.append)
     names = sorted(path.name for path in (tmp_path / "out/run").iterdir())
-    assert names == ["checkpoint-1", "completions.jsonl", "config.toml", "final", "training_log.jsonl"]
+    assert names == [
+        "checkpoint-1", "completions.jsonl", "config.toml", "final", "machines.jsonl", "training_log.jsonl",
+    ]  # fmt: skip
     assert list((tmp_path / "far").iterdir()) == []

@@ -50,13 +50,15 @@ def test_a_row_for_each_completion(tmp_path: Path) -> None:
     assert rows(tmp_path / "rollouts", 40) == [
         {
             "step": 40, "group": 0, "prompt": prompt, "answer": "4", "prompt_ids": [1, 2, 3],
-            "completion": "4 \x1b[31m<script>", "token_ids": [7, 8], "tokens": ["<7>", "<8>"], "logprobs": [-0.5, -1.25],
+            "completion": "4 \x1b[31m<script>", "token_ids": [7, 8], "tokens": ["<7>", "<8>"],
+            "logprobs": [-0.5, -1.25],
             "loss_mask": [1, 1], "rewards": {"right": 1.0, "short": None}, "reward": 1.0, "advantage": 0.75,
             "stop_reason": "eos", "turns": 1, "tool_calls": 0,
         },
         {
             "step": 40, "group": 1, "prompt": prompt, "answer": "4", "prompt_ids": [1, 2, 3],
-            "completion": "5", "token_ids": [9, 3], "tokens": ["<9>", "<3>"], "logprobs": [-2.0, 0.0], "loss_mask": [1, 0],
+            "completion": "5", "token_ids": [9, 3], "tokens": ["<9>", "<3>"],
+            "logprobs": [-2.0, 0.0], "loss_mask": [1, 0],
             "rewards": {"right": None, "short": None}, "reward": None, "advantage": -0.75,
             "stop_reason": "length", "turns": 2, "tool_calls": 3,
         },
