@@ -20,10 +20,11 @@ from grpo_cli.report.embed import json_for_html
 from grpo_cli.report.marks import label
 from grpo_cli.report.read import RunRecord, is_step
 from grpo_cli.report.tokens import packed_tokens
-from grpo_cli.rewards.answers import is_right
+from grpo_cli.rewards.answers import extract_answer, is_right
 
 LONGEST_TEXT = 6_000  # characters of a completion or a prompt; more are cut with a word
 MOST_REWARDS = 20
+CORRECTNESS = "correctness"  # the built-in reward for right answers
 MOST_ROWS = 20_000  # examined
 ROOM = 2_500_000  # bytes of JSON
 FIELDS = (
@@ -38,14 +39,17 @@ def completions_of(runs: Sequence[RunRecord], room: int = ROOM) -> dict[str, Any
     """Prompts, rows and the number of all completions: {"prompts": […], "rows": […], "all": 4000}."""
     prompts: dict[str, int] = {}
     lines = [(index, line) for index, run in enumerate(runs) for line in lines_of(run)]
-    made = [row_of(line, runs[index], index, prompts) for index, line in lines]
-    rows = [row for row in made if row is not None]
+    made = [(row_of(line, runs[index], index, prompts), line) for index, line in lines]
+    rows = [row for row, _ in made if row is not None]
+    sources = {id(row): line for row, line in made}
     total = len(lines) + sum(max(0, len(run.completions) - MOST_ROWS) for run in runs)
     texts = [*prompts]
     kept = fitting(rows, texts, room)
     used = sorted({row["prompt"] for row in kept})
     renumbered = {old: new for new, old in enumerate(used)}
-    kept = [{**row, "prompt": renumbered[row["prompt"]]} for row in kept]
+    for row in kept:  # only now: reading an answer takes most of the time
+        row["right"] = rightness(sources[id(row)], runs[row["run"]])
+        row["prompt"] = renumbered[row["prompt"]]
     return {"prompts": [texts[old] for old in used], "rows": kept, "all": total}
 
 
@@ -70,7 +74,7 @@ def row_of(line: Row, run: RunRecord, index: int, prompts: dict[str, int]) -> Ro
         "answer": cut(str(line.get("answer") or ""))[:300],
         "text": cut(text),
         "rewards": {label(str(name)): rounded(number({"r": value}, "r")) for name, value in rewards},
-        "right": rightness(line, run),
+        "right": False,  # completions_of sets it for those that are shown
         "stop": label(str(line.get("stop_reason") or "")),
         **{key: rounded(number(line, key)) for key in ("reward", "advantage", "tokens")},
     }
@@ -101,6 +105,12 @@ def rightness(line: Row, run: RunRecord) -> bool | None:
     gold, text = line.get("answer"), line.get("answer_text", line.get("completion"))
     if not (isinstance(gold, str) and gold and isinstance(text, str)):
         return None
+    names = run.settings.get("reward_functions")
+    if isinstance(names, list) and CORRECTNESS in names and isinstance(rewards, dict):
+        # That reward has read the answer already; it does not count one without its tags.
+        score = number(rewards, CORRECTNESS)
+        if score or (score is not None and extract_answer(text) is not None):
+            return score > 0
     return is_right(text[: LONGEST_TEXT * 10], gold)
 
 

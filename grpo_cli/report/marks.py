@@ -34,7 +34,7 @@ KINDS = (
     Kind("resume", "▶", "--good", "resume"),
     Kind("pressure", "◆", "--c3", "action under pressure"),
     Kind("skipped", "×", "--bad", "skipped update"),
-    Kind("flag", "!", "--warn", "flag"),
+    Kind("flag", "▲", "--warn", "flag"),
 )
 
 

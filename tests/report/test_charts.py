@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from grpo_cli.report.charts import MOST_POINTS, charts_of, marks_of, thinned
+from grpo_cli.report.charts import MOST_POINTS, charts_of, thinned
 from tests.support.report_runs import judged, run_of
 from tests.support.run_logs import steps
 
@@ -52,13 +52,3 @@ def test_long_runs_are_thinned_but_keep_what_is_marked() -> None:
     assert kept[:5] == [0, 3, 6, 12, 18]
     assert kept[-1] == 5 * MOST_POINTS
     assert len(kept) <= MOST_POINTS
-
-
-def test_marks_name_flags_and_skipped_updates(tmp_path: Path) -> None:
-    log = steps(3)
-    log[0] |= {"flags": ["skipped update"], "skipped": "gradient"}
-    log[2] |= {"flags": ["judge", "a\x1b[2J", 7]}
-    assert marks_of([run_of(tmp_path / "a", log)]) == [
-        {"step": 1, "text": "update skipped: gradient"},
-        {"step": 3, "text": "judge; a␛[2J"},
-    ]

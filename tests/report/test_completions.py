@@ -29,6 +29,16 @@ def test_the_reward_that_measures_decides_what_is_right(tmp_path: Path) -> None:
     assert [row["right"] for row in completions_of([run])["rows"]] == [False, True]
 
 
+def test_the_reward_for_right_answers_is_trusted_where_it_says_the_same(tmp_path: Path) -> None:
+    lines = (
+        completion(1, "<answer>3</answer>", rewards={"correctness": 2.0}),
+        completion(1, "<answer>4</answer>", rewards={"correctness": 0.0}),
+        completion(1, "it is 3", rewards={"correctness": 0.0}),  # right, without the tags
+    )
+    run = run_of(tmp_path, steps(1), lines, reward_functions=["correctness"])
+    assert [row["right"] for row in completions_of([run])["rows"]] == [True, False, True]
+
+
 def test_control_characters_become_visible(tmp_path: Path) -> None:
     found = completions_of([run_of(tmp_path, steps(1), tuple(completion(1, text) for text in HOSTILE))])
     texts = [row["text"] for row in found["rows"]]

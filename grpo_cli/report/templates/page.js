@@ -59,8 +59,12 @@ function drawMarks(plot) {
   ctx.setLineDash([4, 4]);
   ctx.textAlign = "center";
   ctx.font = Math.round(bbox.height / 13) + "px system-ui, sans-serif";
+  const drawn = new Set(), used = new Map(); // kinds at a step, and how many of them
   for (const mark of data.marks) {
-    if (mark.step < min || mark.step > max) continue;
+    if (mark.step < min || mark.step > max || drawn.has(mark.step + mark.kind)) continue;
+    drawn.add(mark.step + mark.kind);
+    const before = used.get(mark.step) || 0;
+    used.set(mark.step, before + 1);
     const [sign, name] = data.kinds[mark.kind];
     const x = Math.round(plot.valToPos(mark.step, "x", true)) + 0.5;
     ctx.strokeStyle = ctx.fillStyle = color(name);
@@ -68,7 +72,7 @@ function drawMarks(plot) {
     ctx.moveTo(x, bbox.top);
     ctx.lineTo(x, bbox.top + bbox.height);
     ctx.stroke();
-    ctx.fillText(sign, x, bbox.top - bbox.height / 40);
+    ctx.fillText(sign, x + before * bbox.height / 13, bbox.top - bbox.height / 40); // beside those before
   }
   ctx.restore();
 }
