@@ -11,7 +11,10 @@ from tests.support.run_logs import steps
 
 
 def test_a_completion_with_its_prompt(tmp_path: Path) -> None:
-    lines = (completion(1, "<answer>3</answer>"), completion(2, "four", turns=2, tool_calls=1))
+    lines = (
+        completion(1, "<answer>3</answer>"),
+        completion(2, "four", rewards={"correctness": 0.0}, turns=2, tool_calls=1),
+    )
     found = completions_of([run_of(tmp_path, steps(2), lines)])
     assert found["prompts"] == ["What is 1 + 2?"]
     first, second = found["rows"]
