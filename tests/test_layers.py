@@ -92,6 +92,7 @@ LIGHT = {
     "grpo_cli.engine.host.system",
     "grpo_cli.engine.failures",
     "grpo_cli.engine.run_dir.incidents",
+    "grpo_cli.engine.run_dir.machines",
     "grpo_cli.engine.memory.estimate",
     "grpo_cli.engine.run_dir.ending",
     "grpo_cli.engine.run_dir.lock",

@@ -46,9 +46,9 @@ from grpo_cli.engine.run_dir.manifest import (
     checkpoints,
     step_in_manifest,
 )
-from grpo_cli.engine.run_dir.names import CONFIG_FILE
+from grpo_cli.engine.run_dir.names import CONFIG_FILE, ROLLOUTS
 from grpo_cli.engine.run_dir.resume_point import Start, agreed, find_start, keys_of
-from grpo_cli.engine.run_dir.rollout_log import ROLLOUTS, set_aside
+from grpo_cli.engine.run_dir.rollout_log import set_aside
 from grpo_cli.engine.run_dir.run_state import read_state
 from grpo_cli.engine.run_dir.saver import Saver
 from grpo_cli.engine.setup import prepare

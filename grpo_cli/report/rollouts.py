@@ -11,7 +11,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from grpo_cli.engine.run_dir.rollout_log import ROLLOUTS, step_files
+from grpo_cli.engine.run_dir.names import ROLLOUTS
+from grpo_cli.engine.run_dir.rollout_log import step_files
 
 MOST_STEPS = 60  # whose files are read
 MOST_READ = 8 << 20  # bytes of all those files

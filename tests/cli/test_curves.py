@@ -94,7 +94,7 @@ def test_a_run_that_logs_no_groups_says_nothing_of_them() -> None:
     assert [line for line in facts(progress, 80) if "teaching" in line] == []
 
 
-@pytest.mark.parametrize(("width", "height"), [(80, 24), (110, 40), (72, 24), (120, 30)])
+@pytest.mark.parametrize(("width", "height"), [(80, 24), (110, 40), (72, 24), (120, 30), (120, 40)])
 def test_everything_stands_in_usual_windows(width: int, height: int) -> None:
     progress = after(5, evaluated(0, 0.2), evaluated(4, 0.6))
     lines = [line.plain for line in frame(progress, width, height)]

@@ -14,8 +14,8 @@ from grpo_cli.engine.run_dir.incidents import Incident, Incidents
 from grpo_cli.report.make import make_page
 from grpo_cli.report.page import is_page
 from grpo_cli.report.read import read_run
-from tests.report.test_rollouts import kept
 from tests.support.browser import CHROMIUM, Browser, browser
+from tests.support.kept_rollouts import kept
 from tests.support.report_runs import HOSTILE, completion, judged, large_run, run_of
 from tests.support.run_logs import steps
 

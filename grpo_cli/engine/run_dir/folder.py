@@ -14,8 +14,7 @@ from grpo_cli.engine.run_dir.lock import LOCK_FILE, RunLock, refused_by_the_disk
 from grpo_cli.engine.run_dir.log import COMPLETIONS, METRICS
 from grpo_cli.engine.run_dir.machines import MACHINES
 from grpo_cli.engine.run_dir.manifest import FINAL, MANIFEST, checkpoints, step_of
-from grpo_cli.engine.run_dir.names import CONFIG_FILE
-from grpo_cli.engine.run_dir.rollout_log import ROLLOUTS
+from grpo_cli.engine.run_dir.names import CONFIG_FILE, ROLLOUTS
 from grpo_cli.errors import CheckpointError
 from grpo_cli.files import from_here, write_file
 from grpo_cli.folders import OLD, TEMPORARY_MARK, put_back, remove

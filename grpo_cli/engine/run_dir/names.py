@@ -2,3 +2,4 @@
 
 CONFIG_FILE = "config.toml"
 ANSWERS = "answers*.jsonl"  # pattern: one for each rank
+ROLLOUTS = "rollouts"  # every completion of the newest steps

@@ -20,8 +20,7 @@ from grpo_cli.engine.run_dir.lock import LOCK_FILE, RunLock
 from grpo_cli.engine.run_dir.log import COMPLETIONS, METRICS
 from grpo_cli.engine.run_dir.machines import MACHINES
 from grpo_cli.engine.run_dir.manifest import FINAL, step_of
-from grpo_cli.engine.run_dir.names import ANSWERS, CONFIG_FILE
-from grpo_cli.engine.run_dir.rollout_log import ROLLOUTS
+from grpo_cli.engine.run_dir.names import ANSWERS, CONFIG_FILE, ROLLOUTS
 from grpo_cli.errors import CheckpointError
 from grpo_cli.folders import TEMPORARY_NAME
 from grpo_cli.foreign_text import quoted

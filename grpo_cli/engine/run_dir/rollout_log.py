@@ -24,10 +24,10 @@ from pathlib import Path
 from typing import Any
 
 from grpo_cli.engine.events import in_one_line
+from grpo_cli.engine.run_dir.names import ROLLOUTS
 from grpo_cli.files import is_named, name_of, written
 from grpo_cli.types import Rollout, RolloutGroup
 
-ROLLOUTS = "rollouts"
 NAME = re.compile(r"step-(\d{6,})\.parquet")
 WAITING = 4  # steps
 MOST_BYTES = 1_000_000_000  # of all files of a run, apart from the newest one
