@@ -35,6 +35,7 @@ KINDS = {
     "convert/test_with_torch.py": "reader and writer of .pt files against torch",
     "cures": "the cures of every error, by the subject of the error",
     "distributed/test_ranks.py": "whole runs on several ranks",
+    "distributed/test_rank_options.py": "a whole run on two ranks with the options that act on all of them",
     "doctor/checks/model/test_same_facts.py": "the doctor and the commands on the same damage",
     "doctor/checks/run/test_healthy_logs.py": "every check of a run",
     "doctor/checks/run/test_real_runs.py": "the doctor on real runs",

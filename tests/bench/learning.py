@@ -28,8 +28,8 @@ EVAL_STEPS = 2
 LOSS_TYPES = list(Config.model_json_schema()["properties"]["loss_type"]["enum"])
 
 
-class Learnt(Exception):
-    """Ends a run that has reached the accuracy."""
+class Learnt(KeyboardInterrupt):
+    """Ends a run that has reached the accuracy; any other exception of a listener only drops the listener."""
 
 
 class Watch:

@@ -75,23 +75,31 @@ def weights_in(folder: Path) -> Weights | None:
     return Weights(tensors, max(by_width, key=lambda width: by_width[width]), stored)
 
 
-def shape_of(folder: Path) -> "Shape | None":
+def shape_of(folder: Path, on_cpu: bool = True) -> "Shape | None":
     """The model's shape from its config.json; None if a key is missing or a value is absurd."""
     from grpo_cli.engine.memory.estimate import Shape
 
     try:
-        shape = Shape.of(read_config(folder))
+        shape = Shape.of(read_config(folder), on_cpu)
     except (ZeroDivisionError, OverflowError):  # heads = 0, or an infinite number
         return None
-    sizes = vars(shape).values() if shape else ()
-    return shape if shape and all(0 < size < 1 << 32 for size in sizes) else None
+    return shape if shape and is_credible(shape) else None
+
+
+def is_credible(shape: "Shape") -> bool:
+    """True if no size is absurd. A model of states alone has no heads and no feed-forward layers."""
+    sizes = {**vars(shape), **(vars(shape.states) if shape.states else {})}
+    optional = {"heads", "kv_width", "intermediate", "replaced", "delta_chunk"} if shape.states else set()
+    return all(
+        (0 if name in optional else 1) <= size < 1 << 40 for name, size in sizes.items() if name != "states"
+    )
 
 
 def needed(config: Config, folder: Path, on_cpu: bool, rows: int | None = None) -> "MemoryNeeds | None":
     """Memory for training; None if the model's shape is unknown. `rows`: maximum completions at once."""
     from grpo_cli.engine.memory.estimate import FLOAT32, OPTIMIZER_STATES, BatchSizes, estimate
 
-    shape, weights, facts = shape_of(folder), weights_in(folder), read_config(folder)
+    shape, weights, facts = shape_of(folder, on_cpu), weights_in(folder), read_config(folder)
     if shape is None or weights is None:
         return None
     config = with_warm_start(config)
@@ -100,7 +108,8 @@ def needed(config: Config, folder: Path, on_cpu: bool, rows: int | None = None) 
     trained = numbers if full else weights.adapters(config.lora_rank, config.lora_layers)
     master = FLOAT32 if full and width < FLOAT32 else 0
     shares = shares_prompts(facts)
-    batch = BatchSizes.of(config, prompt_length(config, facts), shares, True, rows, on_cpu and shares)
+    in_groups = on_cpu and shares and shape.states is None
+    batch = BatchSizes.of(config, prompt_length(config, facts), shares, True, rows, in_groups)
     copies = 2 if full and config.kl_coeff > 0 else 1  # the reference
     adapters = 0 if full else FLOAT32 * trained
     optimizer = trained * (OPTIMIZER_STATES[config.optimizer] * FLOAT32 + master)

@@ -153,8 +153,8 @@ def divergence_bounded_gradient(tokens: Tokens, keys: LossKeys) -> TokenLoss:
 
     Too far: the divergence of the token's probability from the sampler's is above clip_eps_high and the
     token became likelier, with a positive advantage; or above clip_eps and it became less likely, without.
-    Source: arXiv:2602.04879, the binary divergences, and TRL's experimental DPPOTrainer. The ratio is to the
-    policy that sampled, also if that was a quantized copy.
+    Source: arXiv:2602.04879, the binary divergences, and the DPPOTrainer that TRL had up to 1.8. The ratio is
+    to the policy that sampled, also if that was a quantized copy.
     """
     clip, advantages = Clip.of(keys), tokens.advantages
     new, old = mx.exp(tokens.logprobs), mx.exp(tokens.logprobs - tokens.log_ratio)  # (B, T)

@@ -34,7 +34,7 @@ from grpo_cli.models.tree import flat
 
 def needs_of(run: Run) -> MemoryNeeds | None:
     """Memory needs of a run; None if the model's shape is unknown."""
-    shape = Shape.of(run.policy.config)
+    shape = Shape.of(run.policy.config, device.prepare().kind == "cpu")
     return needs_with(run, shape, run.config) if shape else None
 
 
@@ -79,7 +79,7 @@ def check_memory(run: Run, budget: int | None, config: Config | None = None) -> 
     If they exceed it, a notice lists the keys to change. Raises TrainingError (`Unable to allocate memory …`)
     if not even one completion fits. `config`: the real configuration, if `run` is a smaller dry run.
     """
-    shape = Shape.of(run.policy.config)
+    shape = Shape.of(run.policy.config, device.prepare().kind == "cpu")
     if shape is None or budget is None:
         return
     config = config or run.config

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from grpo_cli.config.schema import Config
+from grpo_cli.engine.memory.state_layers import STATE_COPIES, STATE_STARTS, States, states_in
 
 FLOAT32 = 4  # bytes
 # Arrays of one forward stored for the backward, in units of a token's width in its layer.
@@ -43,21 +44,31 @@ class Shape:
     heads: int
     kv_width: int  # key channels of a token in one layer, over all key heads
     vocabulary: int
+    states: States | None = None  # layers that keep a state
+
+    @property
+    def attention_layers(self) -> int:
+        """Layers with keys and values."""
+        return self.layers - (self.states.replaced if self.states else 0)
 
     @staticmethod
-    def of(config: Mapping[str, Any]) -> "Shape | None":
+    def of(config: Mapping[str, Any], on_cpu: bool = True) -> "Shape | None":
         """The shape in a config.json; None if it uses other keys."""
         config = {**config, **config.get("text_config", {})}
         try:
-            heads, hidden = int(config["num_attention_heads"]), int(config["hidden_size"])
-            head_width = int(config.get("head_dim") or hidden // heads)
+            layers, hidden = int(config["num_hidden_layers"]), int(config["hidden_size"])
+            states = states_in(config, layers, on_cpu)
+            has_attention = states is None or states.replaced < layers
+            heads = int(config["num_attention_heads"]) if has_attention else 0
+            head_width = int(config.get("head_dim") or hidden // heads) if has_attention else 0
             return Shape(
-                layers=int(config["num_hidden_layers"]),
+                layers=layers,
                 hidden=hidden,
-                intermediate=int(config["intermediate_size"]),
+                intermediate=int(config["intermediate_size"]) if has_attention else 0,
                 heads=heads,
                 kv_width=int(config.get("num_key_value_heads") or heads) * head_width,
                 vocabulary=int(config["vocab_size"]),
+                states=states,
             )
         except (KeyError, TypeError, ValueError):
             return None
@@ -174,12 +185,15 @@ def estimate(
 
 
 def rollout_bytes(shape: Shape, batch: BatchSizes, width: int) -> int:
-    """Bytes of sampling: the keys and values of every row, and the logits of one token."""
-    per_token = 2 * shape.layers * shape.kv_width * width  # bytes of keys and values
+    """Bytes of sampling: the keys, values and states of every row, and the logits of one token."""
+    per_token = 2 * shape.attention_layers * shape.kv_width * width  # bytes of keys and values
     logits = batch.rollout_rows * SAMPLING_COPIES * shape.vocabulary * FLOAT32
     if not batch.rollout_prompts:
         length = batch.prompt_length + batch.new_tokens
-        return int(batch.rollout_rows * CACHE_COPIES * per_token * length + logits)
+        held = CACHE_COPIES * per_token * length
+        if shape.states:
+            held += STATE_COPIES * FLOAT32 * shape.states.layers * shape.states.state
+        return int(batch.rollout_rows * held + logits)
     prompts = batch.rollout_prompts * batch.prompt_length  # tokens
     own = batch.rollout_rows * -(-batch.new_tokens // OWN_STEP) * OWN_STEP
     layer = shape.heads * batch.prompt_length + shape.intermediate  # numbers per prompt token
@@ -206,21 +220,42 @@ def update_bytes(shape: Shape, batch: BatchSizes, width: int) -> int:
     completion = batch.update_rows * batch.new_tokens
     prompts = batch.update_prompts if batch.shared_prefix else batch.update_rows
     prompt = prompts * batch.prompt_length
-    length = batch.prompt_length + batch.new_tokens
-    per_token = HIDDEN_KEPT * shape.hidden + INTERMEDIATE_KEPT * shape.intermediate + 4 * shape.kv_width
-    scores = SCORES_KEPT * shape.heads * (completion * length + prompt * batch.prompt_length)
-    rows = batch.update_rows * 2 * 2 * shape.kv_width * length  # keys and values, and their gradients
-    layer = width * (per_token * (completion + prompt) + scores + rows)
-    layers = shape.layers * layer
+    common = width * (HIDDEN_KEPT * shape.hidden + INTERMEDIATE_KEPT * shape.intermediate)
+    common *= completion + prompt
+    attention = width * attention_numbers(shape, batch, completion, prompt)
+    states = state_bytes(shape.states, batch, completion, prompt, width)
+    layers = shape.layers * common + shape.attention_layers * attention
+    layers += shape.states.layers * states if shape.states else 0.0
     if (
         batch.checkpoint
     ):  # every layer's input, the prompts' keys and values, and one layer with its gradients
         inputs = shape.hidden * (completion + prompt) + 2 * shape.kv_width * prompt
-        layers = shape.layers * width * inputs + LAYERS_AT_ONCE * layer
+        layers = shape.layers * width * inputs + LAYERS_AT_ONCE * (common + max(attention, states))
     counted = completion if batch.shared_prefix or batch.slices else completion + prompt
     logits = counted * shape.vocabulary
     copies = LOGITS_KEPT + (ENTROPY_KEPT if batch.entropy_bonus else 0.0)
     return int(layers + copies * FLOAT32 * (min(logits, LOGITS_AT_ONCE) if batch.slices else logits))
+
+
+def attention_numbers(shape: Shape, batch: BatchSizes, completion: int, prompt: int) -> float:
+    """Numbers that one layer's attention keeps: scores, and keys and values with their gradients.
+
+    `completion`, `prompt`: tokens of the microbatch.
+    """
+    length = batch.prompt_length + batch.new_tokens
+    scores = SCORES_KEPT * shape.heads * (completion * length + prompt * batch.prompt_length)
+    rows = batch.update_rows * 2 * 2 * shape.kv_width * length  # keys and values, and their gradients
+    return 4 * shape.kv_width * (completion + prompt) + scores + rows
+
+
+def state_bytes(states: States | None, batch: BatchSizes, completion: int, prompt: int, width: int) -> float:
+    """Bytes that one layer with a state keeps; a gated delta rule is computed in float32."""
+    if states is None:
+        return 0.0
+    of_new, of_prompt = map(states.numbers_per_token, (batch.new_tokens, batch.prompt_length))
+    rows = batch.update_rows * STATE_STARTS * states.state
+    number = FLOAT32 if states.delta_chunk else width
+    return number * (of_new * completion + of_prompt * prompt) + FLOAT32 * rows
 
 
 def lora_numbers(shapes: Mapping[str, tuple[int, ...]], rank: int, last_layers: int) -> int:
