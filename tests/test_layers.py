@@ -94,6 +94,7 @@ LIGHT = {
     "grpo_cli.engine.run_dir.incidents",
     "grpo_cli.engine.run_dir.machines",
     "grpo_cli.engine.memory.estimate",
+    "grpo_cli.engine.memory.state_layers",
     "grpo_cli.engine.run_dir.ending",
     "grpo_cli.engine.run_dir.lock",
     "grpo_cli.engine.run_dir.log",

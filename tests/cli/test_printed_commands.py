@@ -18,7 +18,7 @@ PRINTED = re.compile(r"`(grpo [^`\n]+)`|^(grpo (?:generate|train|eval) -[^\n]+)$
 # Placeholders that need no quotes: numbers, names of ours, and what was quoted where it was made.
 PLAIN = {
     "bits", "more", "2 * step", "what", "error.trouble", "finding.name", "config", "folder", "setting",
-    "answered.failure.chapter",
+    "answered.failure.chapter", "failure.chapter",
     "model", "prompt", "file", "final", "OPTIONS[check.needs]", "model_name(context)", "command",
     "lower_rate(context).replace(' ', '')", "lower_rate(context, NAN_RATE).replace(' ', '')",
 }  # fmt: skip
