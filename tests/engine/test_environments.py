@@ -14,7 +14,9 @@ from grpo_cli.engine.train import train
 from grpo_cli.environments.session import Limits, Session
 from grpo_cli.environments.tooling import Tooling
 from grpo_cli.types import Example
+from tests.support import letter_reward
 from tests.support.environments import Asking
+from tests.support.shallow_model import shallow_model
 from tests.support.small_runs import lines, small
 
 LIMITS = Limits(max_result_tokens=60)
@@ -25,7 +27,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "a cut tail": {"top_k": 20, "num_iterations": 2},
     "filters": {"top_entropy_quantile": 0.5, "entropy_coeff": 0.01, "mask_truncated_completions": True},
     "two steps a generation": {"steps_per_generation": 2},
-    "quantized rollouts": {"quantize_for_rollouts": True, "group_size": 32},
+    "quantized rollouts": {"quantize_for_rollouts": True, "group_size": 32, "model_name": "tiny"},
 }
 
 
@@ -53,6 +55,8 @@ def configured(folder: Path, **changes: Any) -> Config:
         "keep_checkpoints": 9,
         "log_completions": 8,
         "seed": 3,
+        "model_name": shallow_model(),
+        "reward_functions": [f"{letter_reward.__file__}:mean_letter"],
     }
     return small(folder, **{**settings, **changes})
 

@@ -29,6 +29,7 @@ from grpo_cli.types import RolloutGroup
 from tests.support.bigram_judge import bigram_policy, known_score
 from tests.support.interruptions import interrupt_after
 from tests.support.reward_groups import group
+from tests.support.shallow_model import shallow_model
 from tests.support.small_runs import lines, log_without_times, small, weights
 
 SCORE = Config(reward_functions=["judge"], judge="here", judge_prompt="{prompt} {answer} {completion}")
@@ -192,9 +193,9 @@ def test_a_run_is_judged_by_a_model_that_it_does_not_train(
 
 
 def test_a_judged_run_resumes_as_if_it_had_not_stopped(tmp_path: Path, known: list[Policy]) -> None:
-    train(judged(tmp_path / "whole"))
+    train(judged(tmp_path / "whole", model_name=shallow_model()))
     with pytest.raises(Interrupted):
-        train(judged(tmp_path / "parts"), interrupt_after(1))
+        train(judged(tmp_path / "parts", model_name=shallow_model()), interrupt_after(1))
     resume(tmp_path / "parts" / "run")
     assert len(known) == 3
     assert log_without_times(tmp_path / "parts/run") == log_without_times(tmp_path / "whole/run")
@@ -203,7 +204,7 @@ def test_a_judged_run_resumes_as_if_it_had_not_stopped(tmp_path: Path, known: li
 
 def test_another_question_to_the_judge_is_another_measure(tmp_path: Path, known: list[Policy]) -> None:
     with pytest.raises(Interrupted):
-        train(judged(tmp_path), interrupt_after(1))
+        train(judged(tmp_path, model_name=shallow_model()), interrupt_after(1))
     config = tmp_path / "run" / "config.toml"
     text = config.read_text().replace('judge_prompt = "{completion}"', 'judge_prompt = "{completion}b"')
     config.write_text(text)

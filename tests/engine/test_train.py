@@ -101,7 +101,7 @@ def test_several_updates_per_rollout_reuse_its_completions(tmp_path: Path) -> No
     log = lines(config.run_dir)
     assert [line["rollout_tokens_per_second"] is None for line in log] == [False, True, False, True]
     assert log[0]["reward_mean"] == log[1]["reward_mean"]
-    assert [line["epoch"] for line in log] == [4 / 10_000, 4 / 10_000, 8 / 10_000, 8 / 10_000]
+    assert [line["epoch"] for line in log] == [4 / 500, 4 / 500, 8 / 500, 8 / 500]
     assert json.loads((config.run_dir / "final" / "trainer_state.json").read_text())["prompts_used"] == 8
 
 

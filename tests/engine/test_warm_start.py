@@ -100,15 +100,17 @@ def test_after_the_reference_the_policy_has_its_own_adapters_again(warm: Path) -
 
 @pytest.mark.parametrize("kl_reference", ["start", "base"])
 def test_interrupted_and_resumed_is_uninterrupted(kl_reference: str, warm: Path) -> None:
-    check_resumed("kl", warm.parent, adapter=str(warm), kl_reference=kl_reference, learning_rate=1e-3)
+    start = {"model_name": "tiny", "adapter": str(warm)}
+    check_resumed("kl", warm.parent, kl_reference=kl_reference, learning_rate=1e-3, **start)
 
 
 def test_a_run_is_resumed_without_the_folder_that_it_started_from(warm: Path) -> None:
     """Its checkpoints hold the adapters of the first step, which are its reference."""
-    settings = {**SHORT, "kl_coeff": 0.1, "learning_rate": 1e-3, "lr_scheduler_type": "constant"}
-    whole = small(warm.parent, run_name="whole", model_name=str(warm), **settings)
+    changes = {"kl_coeff": 0.1, "learning_rate": 1e-3, "lr_scheduler_type": "constant"}
+    settings = {**SHORT, "model_name": str(warm), **changes}
+    whole = small(warm.parent, run_name="whole", **settings)
     train(whole)
-    part = small(warm.parent, run_name="part", model_name=str(warm), **{**settings, "max_steps": 3})
+    part = small(warm.parent, run_name="part", **{**settings, "max_steps": 3})
     final = train(part)
     assert same(stored(final / START_ADAPTERS), stored(warm / "adapters.safetensors"))
     shutil.rmtree(warm)

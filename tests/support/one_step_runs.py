@@ -4,9 +4,11 @@ from pathlib import Path
 from typing import Any
 
 from grpo_cli.engine.train import train
+from tests.support.shallow_model import shallow_model
 from tests.support.small_runs import small
 
 QUICK = {
+    "model_name": shallow_model(),
     "max_steps": 1,
     "batch_size": 1,
     "num_generations": 2,

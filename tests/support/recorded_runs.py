@@ -113,7 +113,8 @@ def run(folder: Path, kind: str, command: str, holds: bool) -> None:
         return Session(environment_of(kind, witness), Limits(max_result_tokens=60), render)
 
     reward = {"reward_functions": ["environment" if kind == "game" else f"{digits.__file__}:mean_digit"]}
-    settings = {**SHORT, "max_steps": 3, "save_steps": 1, "temperature": 1.0, "max_new_tokens": 60, **reward}
+    short = {**SHORT, "model_name": "tiny"}  # which is there in every process
+    settings = {**short, "max_steps": 3, "save_steps": 1, "temperature": 1.0, "max_new_tokens": 60, **reward}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("grpo_cli.engine.setup.tooling_of", lambda *_: Tooling(session))
         if command == "train":

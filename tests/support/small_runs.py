@@ -6,6 +6,7 @@ from typing import Any
 
 from grpo_cli.config.schema import Config
 from tests.support import letter_reward
+from tests.support.shallow_model import shallow_model
 
 STEP_KEYS = {
     "step", "epoch", "lr", "loss", "grad_norm", "kl", "entropy", "ratio_deviation", "clip_ratio",
@@ -48,8 +49,9 @@ def lines(folder: Path) -> list[dict[str, Any]]:
 
 
 TIMES = {"rollout_seconds", "update_seconds", "step_seconds", "rollout_tokens_per_second", "eval_seconds"}
-# Few examples, so that epochs end inside the run.
+# Few examples, so that epochs end inside the run, of a model whose answers need not be right.
 SHORT = {
+    "model_name": shallow_model(),
     "max_train_samples": 10,
     "num_epochs": 3,
     "max_steps": 6,

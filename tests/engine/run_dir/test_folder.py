@@ -48,7 +48,8 @@ def notices_of(act: str) -> list[str]:
     """Train 4 steps, saving at 2 and 4, with a reward that acts in step 3; the run's notices."""
     Path("mine.py").write_text(ACTS.format(act=act))
     told: list[events.Event] = []
-    config = small(Path("outputs"), reward_functions=["mine.py:acts"], max_steps=4, save_steps=2)
+    changes = {"reward_functions": ["mine.py:acts"], "max_steps": 4, "save_steps": 2}
+    config = small(Path("outputs"), **{**SHORT, **changes})
     train(config, told.append)
     return [event.text for event in told if isinstance(event, events.Notice)]
 
