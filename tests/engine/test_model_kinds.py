@@ -6,9 +6,10 @@ from typing import Any
 import pytest
 
 from grpo_cli.engine.train import train
+from grpo_cli.models.load import load_policy
 from tests.support.kind_trials import make
 from tests.support.llama import write_model
-from tests.support.model_kinds import config_of
+from tests.support.model_kinds import WINDOW, config_of
 from tests.support.resumed_runs import check_resumed
 from tests.support.small_runs import SHORT, lines, small
 
@@ -26,6 +27,14 @@ def folder_of(kind: str, folder: Path) -> str:
 )
 def test_interrupted_and_resumed_is_uninterrupted(kind: str, variant: str, tmp_path: Path) -> None:
     check_resumed(variant, tmp_path, model_name=folder_of(kind, tmp_path / "model"))
+
+
+def test_prompts_are_longer_than_the_windows() -> None:
+    """So the runs of gemma3_text train beyond its window."""
+    tokenizer = load_policy("tiny").tokenizer
+    asked = [{"role": "user", "content": "What is 1 + 2?"}]
+    assert len(tokenizer.encode_prompt(asked)) > WINDOW
+    assert config_of("gemma3_text")["sliding_window"] == WINDOW
 
 
 @pytest.mark.parametrize(

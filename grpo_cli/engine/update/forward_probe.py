@@ -14,6 +14,10 @@ mlx-lm give wrong results if prompts are left-padded to one length:
 Others compute something else with their cache than without; models/repairs.py mends those of mlx-lm that are
 known. If no way is correct, ModelError reports the differences before anything is trained. The tolerance
 follows from the precision of the weights, as in logprob_mismatch.py.
+
+The prompts are shorter than the sliding windows of real models. That a plan found within a window is right
+beyond it was tried for every type with windows (tests/bench/RESULTS.md), and logprob_mismatch.py compares
+sampler and update on the run's own rows.
 """
 
 from collections.abc import Callable, Sequence

@@ -72,7 +72,7 @@ def test_attention_alone_has_none() -> None:
 
 
 def test_chunks_are_those_of_the_forward() -> None:
-    assert {True: CHUNKS["cpu"], False: CHUNK} == DELTA_CHUNK
+    assert (DELTA_CHUNK[True], DELTA_CHUNK[False]) == (CHUNKS["cpu"], CHUNK)
 
 
 def test_numbers_of_a_token_by_hand() -> None:

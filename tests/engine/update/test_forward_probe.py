@@ -16,7 +16,8 @@ from grpo_cli.engine.update.forward_probe import reference, sampling_plan, train
 from grpo_cli.errors import ModelError
 from grpo_cli.models.batch_plan import BatchPlan
 from grpo_cli.models.load import Policy
-from tests.support.kind_trials import PROMPTS, Endless, deviation, make, moved, planned, unrepaired
+from tests.support.kind_trials import PROMPTS, Endless, compare, deviation, make, moved, planned, unrepaired
+from tests.support.model_kinds import WINDOW
 from tests.support.random_models import llama_policy
 
 EQUAL = BatchPlan(share_prefix=False, sampled="equal")
@@ -42,6 +43,17 @@ def test_the_quickest_way_that_is_right(kind: str, plan: BatchPlan) -> None:
     assert planned(model) == plan
     assert deviation(model, plan) < 1e-4
     assert sampling_plan(model).sampled == plan.sampled
+
+
+@pytest.mark.parametrize(
+    ("kind", "key"), [("llama, sliding", "sliding_window"), ("mimo_v2_flash", "sliding_window_size")]
+)
+def test_a_plan_found_within_the_window_is_right_beyond_it(kind: str, key: str) -> None:
+    """A real window is longer than the probe's prompts; here the prompts are longer than the window."""
+    assert max(map(len, PROMPTS)) > WINDOW
+    plan = planned(make(kind, **{key: 1024}))
+    assert plan == planned(make(kind))
+    assert max(compare(make(kind), plan)) < 1e-4  # logprobs and gradient, with plain autograd
 
 
 def test_what_is_right_with_its_cache_only_is_refused_with_the_numbers() -> None:
