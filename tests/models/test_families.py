@@ -8,12 +8,14 @@ import math
 from importlib.metadata import version
 
 import mlx.core as mx
+import mlx.nn as nn
 import pytest
 
 from grpo_cli.errors import ModelError
 from grpo_cli.models.batch_plan import BatchPlan
+from grpo_cli.models.tree import flat
 from tests.support import kind_trials
-from tests.support.kind_trials import MEASURES, Trial, tried
+from tests.support.kind_trials import MEASURES, Trial, adapted, compare, make, planned, tried
 from tests.support.kind_verdicts import MOST_USED, problem_of
 from tests.support.model_kinds import KINDS, WINDOW, config_of, untried
 
@@ -107,3 +109,17 @@ def test_an_exception_is_a_wrong_kind_with_its_words() -> None:
 )  # fmt: skip
 def test_only_what_is_missing_on_the_machine_is_not_here(error: BaseException, reason: str) -> None:
     assert kind_trials.not_here(error) == reason
+
+
+def test_adapters_train_on_experts_in_mxfp4() -> None:
+    """As gpt-oss comes: experts in 4-bit floats, all other weights in full."""
+    model = make("gpt_oss")
+    plan = planned(model)
+
+    def is_expert(path: str, layer: nn.Module) -> bool:
+        return ".experts." in path and hasattr(layer, "to_quantized")
+
+    nn.quantize(model, 32, 4, mode="mxfp4", class_predicate=is_expert)
+    packed = [name for name, array in flat(model.parameters()).items() if array.dtype == mx.uint32]
+    assert len(packed) == 2 * 3  # gate, up and down of both layers
+    assert max(compare(adapted(model), plan)) < 1e-4  # logprobs and gradient, with plain autograd
