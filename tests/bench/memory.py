@@ -1,6 +1,7 @@
 """The estimate of memory beside what is measured, for several batches of a model.
 
     uv run python -m tests.bench.memory --model DIR
+    uv run python -m tests.bench.memory --kind qwen3_5       # a wide random model of a kind with states
 
 Each line is a rollout and an update of completions of full length, in a process of its own.
 """
@@ -9,6 +10,8 @@ import argparse
 import json
 import subprocess
 import sys
+import tempfile
+from pathlib import Path
 
 from grpo_cli.engine.update_policy import make_batches, update_policy
 from tests.support.steps import scored_groups
@@ -81,10 +84,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--model", default="tiny")
     parser.add_argument("--case", type=json.loads)
+    parser.add_argument("--kind", help="of tests/support/wide_kinds.py")
     chosen = parser.parse_args()
+    if chosen.kind:
+        from tests.support.wide_kinds import write_wide
+
+        with tempfile.TemporaryDirectory() as folder:
+            show(str(write_wide(chosen.kind, Path(folder) / "model")))
+        return
     if chosen.case is not None:
         print(json.dumps(measure(chosen.model, chosen.case)))
         return
+    show(chosen.model)
+
+
+def show(model: str) -> None:
+    """Print a line for each case."""
     print(f"{'rollouts':>25} {'update':>25}   (GB measured, estimated, ratio)")
     for case in CASES:
         command = [
@@ -92,7 +107,7 @@ def main() -> None:
             "-m",
             "tests.bench.memory",
             "--model",
-            chosen.model,
+            model,
             "--case",
             json.dumps(case),
         ]

@@ -15,11 +15,9 @@ from grpo_cli.engine.memory.estimate import BatchSizes, Shape, rollout_bytes, up
 from grpo_cli.engine.memory.state_layers import DELTA_CHUNK, States, states_in
 from grpo_cli.engine.update_policy import make_batches, update_policy
 from grpo_cli.models.gated_delta import CHUNK, CHUNKS
-from tests.support.kind_trials import make
-from tests.support.llama import write_model
-from tests.support.model_kinds import config_of
 from tests.support.small_runs import small
 from tests.support.steps import scored_groups
+from tests.support.wide_kinds import write_wide
 
 DELTA = {"linear_num_value_heads": 8, "linear_num_key_heads": 4, "linear_key_head_dim": 32,
          "linear_value_head_dim": 16}  # fmt: skip
@@ -104,21 +102,11 @@ def test_a_model_of_states_alone_has_a_shape(tmp_path: Path) -> None:
     assert shape_of(tmp_path) == shape
 
 
-WIDE = {"vocab_size": 320, "eos_token_id": 311, "torch_dtype": "float32", "hidden_size": 256,
-        "intermediate_size": 512, "num_attention_heads": 8, "head_dim": 32}  # fmt: skip
-KINDS = {
-    "qwen3_5": {**WIDE, **DELTA, "linear_key_head_dim": 64, "linear_value_head_dim": 64},
-    "mamba2": {**WIDE, **MAMBA, "state_size": 64},
-}
-
-
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ["qwen3_5", "mamba2"])
 def test_the_estimate_is_near_what_is_measured(kind: str, tmp_path: Path) -> None:
-    """From half to twice as much above the weights, as for models of attention."""
-    facts = KINDS[kind]
-    folder = write_model(tmp_path / "model", make(kind, **facts), config_of(kind, **facts))
-    settings = {"model_name": str(folder), "max_new_tokens": 32, "temperature": 2.0}
-    run = setup.prepare(small(tmp_path, **settings))
+    """From 0.6 to 1.7 times as much; `python -m tests.bench.memory --kind mamba2` prints more."""
+    folder = write_wide(kind, tmp_path / "model")
+    run = setup.prepare(small(tmp_path, model_name=str(folder), max_new_tokens=32, temperature=2.0))
     needs = needs_of(run)
     assert needs is not None
     peaks = []
