@@ -6,14 +6,15 @@ from pathlib import Path
 
 import pytest
 
-# Runs `grpo` and prints MLX's variable at the moment when MLX's import begins.
+# Runs `grpo` up to the moment when MLX's import begins, and prints MLX's variable then.
 WATCHED = """
 import importlib.abc, os, sys
 
 class Watch(importlib.abc.MetaPathFinder):
     def find_spec(self, name, path=None, target=None):
         if name == "mlx.core":
-            print("MLX_ENABLE_TF32 =", os.environ.get("MLX_ENABLE_TF32"))
+            print("MLX_ENABLE_TF32 =", os.environ.get("MLX_ENABLE_TF32"), flush=True)
+            os._exit(0)  # the rest of the command is tested elsewhere
 
 sys.meta_path.insert(0, Watch())
 from grpo_cli.cli.main import run
@@ -42,4 +43,4 @@ def test_exact_float32_is_set_before_mlx_is_imported(
         [sys.executable, "-c", WATCHED, *words], cwd=tmp_path, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[0] == f"MLX_ENABLE_TF32 = {seen}"
+    assert done.stdout == f"MLX_ENABLE_TF32 = {seen}\n"

@@ -15,12 +15,13 @@ import pytest
 
 from grpo_cli.config.loss_types import LOSS_TYPES
 from tests.support import letter_reward
+from tests.support.shallow_model import shallow_model
 from tests.support.started_ranks import Ranks, free_ports, grpo
 from tests.support.waiting import HANG, NEVER, slowness, wait_until
 
 KEPT = ("loss", "grad_norm", "entropy", "reward_mean", "reward_std", "clip_ratio", "completion_length_mean")
 SETTINGS = f"""
-model_name = "tiny"
+model_name = "{shallow_model()}"
 dataset = "arithmetic"
 system_prompt = ""
 completion_prefix = ""
@@ -99,9 +100,8 @@ def test_a_folder_that_holds_a_run_is_refused(runs: dict[int, Path]) -> None:
     assert log(runs[2]) == before
 
 
-@pytest.mark.parametrize("count", [2, 3])
 @pytest.mark.parametrize("prompts", [5, 1])
-def test_gradients_are_those_of_one_rank(tmp_path: Path, count: int, prompts: int) -> None:
+def test_gradients_are_those_of_one_rank(tmp_path: Path, prompts: int) -> None:
     def made(ranks: int) -> dict[str, mx.array]:
         file = tmp_path / f"{ranks}.npz"
         words = ["-m", "tests.support.rank_gradients", str(file), str(prompts)]
@@ -109,11 +109,14 @@ def test_gradients_are_those_of_one_rank(tmp_path: Path, count: int, prompts: in
         assert [code for code, _, _ in ended] == [0] * ranks, ended
         return mx.load(str(file))  # type: ignore[return-value]
 
-    alone, together = made(1), made(count)
-    assert alone.keys() == together.keys() and len(alone) > 80
-    for name, expected in alone.items():
-        size = float(mx.sqrt(expected.square().sum()))
-        assert float(mx.sqrt((together[name] - expected).square().sum())) <= 1e-5 * size + 1e-9, name
+    alone = made(1)
+    for count in (2, 3):
+        together = made(count)
+        assert alone.keys() == together.keys() and len(alone) > 80
+        for name, expected in alone.items():
+            size = float(mx.sqrt(expected.square().sum()))
+            gap = float(mx.sqrt((together[name] - expected).square().sum()))
+            assert gap <= 1e-5 * size + 1e-9, (count, name)
 
 
 def test_gradients_of_turns_are_those_of_a_plain_loop(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from grpo_cli.environments.make import tooling_of
 from grpo_cli.models.load import Policy, load_policy
 from grpo_cli.types import Example, Rollout
 
-STEPS, ROWS = 140, 32
+STEPS, ROWS = 140, 12
 Row = tuple[list[int], list[int]]  # token ids, and 1 for each token that is taught
 
 
@@ -40,7 +40,7 @@ def taught_row(rng: random.Random, policy: Policy) -> Row:
 
 def teach(policy: Policy) -> None:
     """Supervised steps on the taught tokens."""
-    rng, optimizer = random.Random(0), optim.AdamW(learning_rate=2e-3)
+    rng, optimizer = random.Random(0), optim.AdamW(learning_rate=1e-3)
 
     def loss(model: nn.Module, ids: mx.array, mask: mx.array) -> mx.array:
         each = nn.losses.cross_entropy(model(ids[:, :-1]), ids[:, 1:])

@@ -18,13 +18,13 @@ def deep_nanochat(folder: Path) -> str:
     """Write it, with random weights and a head sharp enough that its tokens differ in likelihood."""
     config = {
         "model_type": "nanochat",
-        "hidden_size": 64,
+        "hidden_size": 32,
         "num_hidden_layers": LAYERS,
         "num_attention_heads": 2,
         "num_key_value_heads": 1,
         "vocab_size": VOCABULARY,
         "max_position_embeddings": 256,
-        "intermediate_size": 128,
+        "intermediate_size": 64,
     }
     mx.random.seed(1)
     model = nanochat.Model(nanochat.ModelArgs.from_dict(config))

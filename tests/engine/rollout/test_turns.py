@@ -22,6 +22,7 @@ from grpo_cli.models.load import Policy, load_policy
 from grpo_cli.types import Example, Rollout, RolloutGroup, StopReason
 from tests.support.environments import Asking, Echo, SlowlyAsking
 from tests.support.gradients import largest_difference
+from tests.support.shallow_model import shallow_model
 from tests.support.steps import objective_of
 
 PROMPTS = ["12 + 30 =", "What is 5 + 7?", "900 + 99 = <answer>"]
@@ -30,6 +31,12 @@ SAMPLING = Sampling(max_new_tokens=24, temperature=1.5)
 
 @pytest.fixture(scope="module")
 def policy() -> Policy:
+    return load_policy(shallow_model())
+
+
+@pytest.fixture(scope="module")
+def able() -> Policy:
+    """A model that ends its completions when it chooses the likeliest token, too."""
     return load_policy("tiny")
 
 
@@ -142,14 +149,14 @@ class Prompter(Environment):
 
 
 @pytest.mark.parametrize("at_once", [1, 5, 100])
-def test_forcing_what_the_model_would_have_written_changes_nothing(policy: Policy, at_once: int) -> None:
+def test_forcing_what_the_model_would_have_written_changes_nothing(able: Policy, at_once: int) -> None:
     """Greedily, since a forced token takes no random number. With mask 1 the gradient is the plain run's."""
     greedy = Sampling(max_new_tokens=24, temperature=0.0)
-    ids = [policy.tokenizer.encode_text(text) for text in PROMPTS]
-    plain = generate(policy, ids, 2, greedy)
+    ids = [able.tokenizer.encode_text(text) for text in PROMPTS]
+    plain = generate(able, ids, 2, greedy)
     known = [rollout.token_ids for group in plain for rollout in group]
     found = generate(
-        policy, ids, 2, greedy, limit=RowLimit(at_once),
+        able, ids, 2, greedy, limit=RowLimit(at_once),
         sessions=lambda _, row: Session(Prompter(known[row]), Limits(max_result_tokens=60)),
     )  # fmt: skip
     assert {r.stop_reason for group in plain for r in group} == {StopReason.EOS}
@@ -160,7 +167,7 @@ def test_forcing_what_the_model_would_have_written_changes_nothing(policy: Polic
         own = zip(rollout.logprobs, expected.logprobs, rollout.loss_mask, strict=True)
         assert all(one == pytest.approx(other, abs=1e-5) for one, other, is_own in own if is_own)
         rollout.loss_mask, rollout.logprobs = [1] * len(rollout.token_ids), expected.logprobs
-    gradients = [gradient_of(policy, ids, groups) for groups in (plain, found)]
+    gradients = [gradient_of(able, ids, groups) for groups in (plain, found)]
     assert largest_difference(*gradients) < 1e-6
 
 
@@ -201,19 +208,19 @@ class Polite(Environment):
 
 @pytest.mark.parametrize(("make", "ending"), [(Polite, StopReason.LENGTH), (Silent, StopReason.EOS)])
 def test_a_turn_that_ends_with_the_last_allowed_token_is_the_last(
-    policy: Policy, make: type[Environment], ending: StopReason
+    able: Policy, make: type[Environment], ending: StopReason
 ) -> None:
     """The environment is asked, since it may give a reward for that turn; nothing can be written after it."""
-    ids = [policy.tokenizer.encode_text(PROMPTS[0])]
-    ((plain,),) = generate(policy, ids, 1, Sampling(max_new_tokens=24, temperature=0.0))
+    ids = [able.tokenizer.encode_text(PROMPTS[0])]
+    ((plain,),) = generate(able, ids, 1, Sampling(max_new_tokens=24, temperature=0.0))
     assert plain.stop_reason is StopReason.EOS
     greedy = Sampling(max_new_tokens=len(plain.token_ids), temperature=0.0)
     session = Session(make(), Limits(max_result_tokens=60))
-    ((found,),) = generate(policy, ids, 1, greedy, sessions=lambda *_: session)
+    ((found,),) = generate(able, ids, 1, greedy, sessions=lambda *_: session)
     assert (found.token_ids, found.stop_reason) == (plain.token_ids, ending)
     assert (session.turns, session.environment.calls) == (1, int(make is Polite))
     again = Session(make(), Limits(max_result_tokens=60))
-    assert [end for _, end in stream(policy, ids[0], greedy, session=again)][-1] is ending
+    assert [end for _, end in stream(able, ids[0], greedy, session=again)][-1] is ending
 
 
 class Verbose(Environment):

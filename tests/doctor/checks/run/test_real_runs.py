@@ -20,7 +20,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     (folder / "mine.py").write_text(
         "def never(completions, **columns):\n    return [0.0] * len(completions)\n"
     )
-    learns = {"lora_rank": 8, "learning_rate": 1e-3, "batch_size": 8, "eval_steps": 10, "eval_samples": 40}
+    learns = {"lora_rank": 8, "learning_rate": 1e-3, "eval_steps": 10, "eval_samples": 40}
     learns["temperature"] = 1.2  # at 1.0 the last groups are too sure to differ
     train(small(folder, run_name="learns", max_steps=20, **learns))
     short: dict[str, Any] = {"max_steps": 6, "batch_size": 2, "eval_steps": 6, "eval_samples": 8}
