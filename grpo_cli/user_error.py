@@ -1,6 +1,7 @@
 """Describe an error in a user's code by the lines of that code, without ours.
 
 describe(error)          "ZeroDivisionError: division by zero"
+shown(3.5)               "3.5"
 place(error, file)       "mine.py, line 12"
 trace(error)             "Traceback (most recent call last):\n  File "…/mine.py", line 12, in short\n …"
 """
@@ -8,15 +9,30 @@ trace(error)             "Traceback (most recent call last):\n  File "…/mine.p
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 OURS = str(Path(__file__).parent) + "/"
 FRAMES = 20  # innermost frames shown
+SHOWN = 100  # characters of a wrong value
 
 
 def describe(error: BaseException) -> str:
     """The error on one line, like the last line of its traceback."""
-    text = error.msg if isinstance(error, SyntaxError) else str(error)
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+    name = type(error).__name__
+    try:
+        text = error.msg if isinstance(error, SyntaxError) else str(error)
+    except Exception:  # a class of the user's, whose text raises as well
+        return name
+    return f"{name}: {text}" if text else name
+
+
+def shown(value: Any) -> str:
+    """A wrong value of a user's code, shortened."""
+    try:
+        return repr(value)[:SHOWN]
+    # A user's `__repr__` can raise anything, and Python's own refuses an integer of over 4300 digits.
+    except Exception:
+        return "a value"
 
 
 def place(error: BaseException, file: Path | None) -> str:

@@ -78,23 +78,35 @@ def environment_keys_need_one(config: Config) -> Iterator[Violation]:
         return
     if config.num_episodes:
         message = f"num_episodes = {config.num_episodes} has no effect: no environment is named"
-        cure = 'write `environment = "guess"`, or the name of yours, or else `num_episodes = 0`'
-        yield Violation(
-            keys=("num_episodes", "environment"),
-            message=message,
-            cure=cure,
-            severity="warning",
-            trouble="tools",
-        )
+        yield without_environment("num_episodes", message, "else `num_episodes = 0`")
     if "environment" in config.reward_functions:
         message = "The reward `environment` applies to no completion: no environment is named"
         others = [name for name in config.reward_functions if name != "environment"] or ["correctness"]
-        without = f"`reward_functions = {toml_value(others)}`"
-        cure = f'write `environment = "guess"`, or the name of yours, or {without}'
+        yield without_environment("reward_functions", message, f"`reward_functions = {toml_value(others)}`")
+    if config.eval_reward == "environment":
+        message = 'eval_reward = "environment" counts nothing as right: no environment is named'
+        yield without_environment("eval_reward", message, '`eval_reward = "correctness"`')
+
+
+def without_environment(key: str, message: str, cure: str) -> Violation:
+    """The warning of a key that has no effect because no environment is named."""
+    return Violation(
+        keys=(key, "environment"),
+        message=message,
+        cure=f'write `environment = "guess"`, or the name of yours, or {cure}',
+        severity="warning",
+        trouble="tools",
+    )
+
+
+def examples_are_named(config: Config) -> Iterator[Violation]:
+    """An environment plays its own episodes, or the rows of a dataset that the configuration names."""
+    if config.environments and not config.num_episodes and not is_meant(config, "dataset"):
         yield Violation(
-            keys=("reward_functions", "environment"),
-            message=message,
-            cure=cure,
+            keys=("environment", "num_episodes", "dataset"),
+            message=f"environment = {toml_value(config.environment)} plays the rows of the default dataset, "
+            f"{config.dataset}",
+            cure="write `num_episodes = 200` if it needs no dataset, or `dataset` with the name of yours",
             severity="warning",
             trouble="tools",
         )
@@ -105,4 +117,5 @@ RULES: tuple[Rule, ...] = (
     environments_exist,
     tools_or_environment,
     environment_keys_need_one,
+    examples_are_named,
 )

@@ -25,7 +25,7 @@ from grpo_cli.types import Example
 def tooling_of(config: Config, tokenizer: Tokenizer, environments: Environments | None = None) -> Tooling:
     """The tools or the environment of a configuration.
 
-    Raises ToolError, ToolError or ModelError for those that cannot be used.
+    Raises ToolError or ModelError for those that cannot be used.
     """
     limits = Limits(max_turns=config.max_turns, max_result_tokens=config.max_result_tokens)
     if environments is not None:

@@ -205,7 +205,9 @@ def text_of(name: str, result: Any) -> str:
         return bounded(json.dumps(result, ensure_ascii=False, allow_nan=False))
     except (TypeError, ValueError, RecursionError) as error:
         kind = type(result).__name__
-        raise NotJson(f"`{name}` returned a {kind} that is neither text nor JSON: {error}") from error
+        raise NotJson(
+            f"`{name}` returned a value of type {kind} that is neither text nor JSON: {error}"
+        ) from error
 
 
 def bounded(text: str) -> str:

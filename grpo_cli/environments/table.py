@@ -18,8 +18,8 @@ from typing import Any
 from grpo_cli.config.rules_of_environments import VERIFIERS
 from grpo_cli.environments.embedded import calculator, guess, search
 from grpo_cli.environments.protocol import Environment
-from grpo_cli.environments.user import UserEnvironment
-from grpo_cli.environments.user_class import load_class, make
+from grpo_cli.environments.user import construct
+from grpo_cli.environments.user_class import load_class
 from grpo_cli.errors import ToolError
 from grpo_cli.models.tokenizer import Tokenizer
 from grpo_cli.rewards.spec import RewardSpec
@@ -39,9 +39,8 @@ class EnvironmentSource:
     generator: MakeExamples | None = None
 
     def make(self, tokenizer: Tokenizer) -> Environment:
-        """A new environment for one rollout."""
-        made = make(self.cls, tokenizer)
-        return made if isinstance(made, Environment) else UserEnvironment(made)
+        """A new environment for one rollout. Raises ToolError if a user's constructor fails."""
+        return construct(self.cls, tokenizer)
 
     def examples(self, split: str, count: int, seed: int) -> list[Example]:
         """Examples for a run without a dataset: the generator's, or episodes with columns of their own."""

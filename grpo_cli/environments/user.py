@@ -13,8 +13,8 @@
     environment.respond(turn)                        →  Reply.of_user("Once more.")
 
 Departures from TRL: `respond`, for tasks without the syntax of tools, and an async `reset`, `respond` or
-`get_reward`. A failure of these three ends the run with the error in the user's own code, as a reward's does;
-a failing tool is an answer that the model sees.
+`get_reward`. A failure of these three, or of the constructor, ends the run with the error in the user's own
+code, as a reward's does; a failing tool is an answer that the model sees.
 """
 
 import asyncio
@@ -26,12 +26,12 @@ from types import NoneType
 from typing import Any
 
 from grpo_cli.environments.protocol import Environment, Reply, Turn
-from grpo_cli.environments.user_class import own_tools
+from grpo_cli.environments.user_class import make, own_tools
 from grpo_cli.errors import GrpoError, Interrupted, ToolError
 from grpo_cli.foreign_text import quoted
 from grpo_cli.rewards.forks import forks_end
 from grpo_cli.types import Message
-from grpo_cli.user_error import describe, place, trace
+from grpo_cli.user_error import describe, place, shown, trace
 
 OURS = "grpo_cli."  # modules whose environments are trusted to keep to the protocol
 RESULTS: dict[str, tuple[Any, str]] = {
@@ -40,7 +40,6 @@ RESULTS: dict[str, tuple[Any, str]] = {
     "respond": ((Reply, NoneType), "a Reply or None"),
     "get_reward": (NoneType, "a finite number or None"),
 }
-SHOWN = 100  # characters of a wrong value in an error
 
 
 class UserEnvironment(Environment):
@@ -89,12 +88,26 @@ class UserEnvironment(Environment):
     def text_of(self, method: str, *values: Any, **columns: Any) -> str | None:
         """The text or None that a method returns."""
         returned = call(self.instance, method, *values, **columns)
-        if returned is None or isinstance(returned, str):
-            return returned
+        if returned is None:
+            return None
+        if isinstance(returned, str):
+            return str.__str__(returned)  # a user's subclass of str could do anything where it is formatted
         raise ToolError(
-            f"Environment returned {shown(returned)}: {name_of(self.instance, method)}",
+            f"Environment returned {typed(returned)}: {name_of(type(self.instance), method)}",
             "it must return a text or None",
         )
+
+
+def construct(cls: type, tokenizer: Any) -> Environment:
+    """A new environment for one rollout, of an embedded or a user's class.
+
+    Raises ToolError if a user's constructor raises anything.
+    """
+    if cls.__module__.startswith(OURS):
+        made = make(cls, tokenizer)
+    else:
+        made = attempt(cls, "__init__", lambda: make(cls, tokenizer))
+    return made if isinstance(made, Environment) else UserEnvironment(made)
 
 
 def number(instance: Any, value: Any) -> float:
@@ -102,12 +115,12 @@ def number(instance: Any, value: Any) -> float:
     cause = None
     try:
         result = math.nan if isinstance(value, str | bytes) else float(value)
-    except (TypeError, ValueError, OverflowError) as error:
+    except (TypeError, ValueError, OverflowError, RuntimeError) as error:  # RuntimeError: torch's
         result, cause = math.nan, error
     if math.isfinite(result):
         return result
     raise ToolError(
-        f"Environment returned {shown(value)}: {name_of(instance, 'get_reward')}",
+        f"Environment returned {typed(value)}: {name_of(type(instance), 'get_reward')}",
         "it must return a finite number, or None if it does not apply",
     ) from cause
 
@@ -125,7 +138,8 @@ def ask(environment: Environment, method: str, *values: Any) -> Any:
     kinds, words = RESULTS[method]
     if not isinstance(result, kinds):
         raise ToolError(
-            f"Environment returned {shown(result)}: {name_of(environment, method)}", f"it must return {words}"
+            f"Environment returned {typed(result)}: {name_of(type(environment), method)}",
+            f"it must return {words}",
         )
     return result
 
@@ -142,8 +156,9 @@ def fitting(instance: Any, columns: dict[str, Any]) -> dict[str, Any]:
     ]
     if missing:
         raise ToolError(
-            f"Environment needs the column `{missing[0]}`: {name_of(instance, 'reset')}",
-            f"the example has the columns {', '.join(columns) or 'none'}; give the argument a default",
+            f"Environment needs the column `{missing[0]}`: {name_of(type(instance), 'reset')}",
+            f"the example has the columns {', '.join(columns) or 'none'}; add it to the dataset, or give the "
+            f"argument a default; `grpo env try` takes `--column {missing[0]}=…`",
         )
     if any(one.kind is one.VAR_KEYWORD for one in parameters):
         return columns
@@ -153,19 +168,27 @@ def fitting(instance: Any, columns: dict[str, Any]) -> dict[str, Any]:
 
 def call(instance: Any, method: str, *values: Any, **columns: Any) -> Any:
     """Call a method; its result, awaited if it is async. Raises ToolError if it raises anything."""
+    return attempt(type(instance), method, lambda: getattr(instance, method)(*values, **columns))
+
+
+def attempt(cls: type, method: str, work: Callable[[], Any]) -> Any:
+    """The result of `work`, awaited if it is async, which runs a method of a user's class.
+
+    Raises ToolError with the user's own line if it raises anything.
+    """
     try:
         with forks_end():
-            returned = getattr(instance, method)(*values, **columns)
+            returned = work()
             return asyncio.run(awaited(returned)) if inspect.isawaitable(returned) else returned
     except (Interrupted, GrpoError):  # a signal came meanwhile; or it says by itself what is wrong
         raise
     # A user's code can raise anything, even SystemExit. The error is passed on with its place.
     except BaseException as error:
-        line = place(error, file_of(instance))
-        where = f"{name_of(instance, method)}{f' ({line})' if line else ''}"
+        line = place(error, file_of(cls))
+        where = f"{name_of(cls, method)}{f' ({line})' if line else ''}"
         raise ToolError(
             f"Environment raised {describe(error)}: {where}",
-            f"play it alone: `grpo env try {quoted(entry_of(instance))}`",
+            f"play it alone: `grpo env try {quoted(entry_of(cls))}`",
             trace=trace(error),
         ) from error
 
@@ -175,29 +198,29 @@ async def awaited(value: Any) -> Any:
     return await value
 
 
-def file_of(instance: Any) -> Path | None:
-    """The file of the instance's class; None if it has none."""
+def file_of(cls: type) -> Path | None:
+    """The file of a class; None if it has none."""
     try:
-        return Path(inspect.getfile(type(instance)))
+        return Path(inspect.getfile(cls))
     except (OSError, TypeError):
         return None
 
 
-def entry_of(instance: Any) -> str:
-    """The instance's class as the key `environment` names it: `my_env.py:Wordle`, from the current folder."""
-    file = file_of(instance)
+def entry_of(cls: type) -> str:
+    """The class as the key `environment` names it: `my_env.py:Wordle`, from the current folder."""
+    file = file_of(cls)
     if file is None:
-        return type(instance).__name__
+        return cls.__name__
     near = file.relative_to(Path.cwd()) if file.is_relative_to(Path.cwd()) else file
-    return f"{near}:{type(instance).__name__}"
+    return f"{near}:{cls.__name__}"
 
 
-def name_of(instance: Any, method: str) -> str:
+def name_of(cls: type, method: str) -> str:
     """The method as an error names it: `Wordle.reset in my_env.py`."""
-    file = file_of(instance)
-    return f"{type(instance).__name__}.{method}{f' in {file.name}' if file else ''}"
+    file = file_of(cls)
+    return f"{cls.__name__}.{method}{f' in {file.name}' if file else ''}"
 
 
-def shown(value: Any) -> str:
-    """A wrong value with its type, shortened."""
-    return f"{repr(value)[:SHOWN]} of type {type(value).__name__}"
+def typed(value: Any) -> str:
+    """A wrong value with its type: `3 of type int`."""
+    return f"{shown(value)} of type {type(value).__name__}"

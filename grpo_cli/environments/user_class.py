@@ -108,8 +108,20 @@ def check_class(cls: type, spec: RewardSpec) -> None:
             "every rollout makes its own with no arguments: give them defaults, or read them in `reset`",
         )
     if not issubclass(cls, Environment):
+        check_reset(cls, where)
         for name in own_tools(cls):
             check_tool(cls, name, where)
+
+
+def check_reset(cls: type, where: str) -> None:
+    """Raise ToolError for a `reset` that cannot take columns by keyword."""
+    kinds = inspect.signature(cls.reset).parameters  # type: ignore[attr-defined]
+    bare = [name for name, one in list(kinds.items())[1:] if one.kind is Parameter.POSITIONAL_ONLY]
+    if bare:
+        raise ToolError(
+            f"Environment takes `{bare[0]}` by position only: reset of {where}",
+            "columns are given by keyword: leave out the `/`",
+        )
 
 
 def required(cls: type) -> list[str]:

@@ -19,7 +19,7 @@ from grpo_cli.rewards.forks import forks_end
 from grpo_cli.rewards.notes import Notes
 from grpo_cli.rewards.request import RewardRequest, note_on_answer
 from grpo_cli.rewards.table import InThisThread, RewardFunction
-from grpo_cli.user_error import describe, place, trace
+from grpo_cli.user_error import describe, place, shown, trace
 from grpo_cli.words import plural
 
 SHOWN = 200  # characters of a completion in an error
@@ -107,11 +107,10 @@ def number(name: str, value: Any, request: RewardRequest, index: int) -> float:
     cause = None
     try:
         result = math.inf if isinstance(value, str | bytes) else float(value)
-    except (TypeError, ValueError, OverflowError) as error:
+    except (TypeError, ValueError, OverflowError, RuntimeError) as error:  # RuntimeError: torch's
         result, cause = math.inf, error
     if math.isinf(result):
-        shown = repr(value)[:100]
-        raise RewardError(f"Reward `{name}` returned {shown}{show(request, index)}", HINT) from cause
+        raise RewardError(f"Reward `{name}` returned {shown(value)}{show(request, index)}", HINT) from cause
     return result
 
 

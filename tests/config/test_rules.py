@@ -20,7 +20,7 @@ KEPT: list[dict[str, Any]] = [
     {"num_generations": 1, "advantage_estimator": "reinforce_plus_plus"},
     {"advantage_estimator": "maxrl", "loss_type": "reinforce"},
     {"environment": "guess", "num_episodes": 3, "reward_functions": ["environment"]},
-    {"environment": "my.py:Wordle, search", "tools": ["auto"]},
+    {"environment": "my.py:Wordle, search", "tools": ["auto"], "dataset": "games.jsonl"},
     {"reward_functions": ["int"], "reward_weights": [2.0]},
     {"reward_functions": ["int", "xmlcount"], "reward_weights": [0.0, 1.0]},
     {"lora_layers": 4, "lora_rank": 8},
@@ -96,10 +96,10 @@ CODE = "def lookup(city): ...\nclass Wordle: ...\nraise SystemExit('ran')"
     [
         ({"tools": ["t.py:lokup"]}, "Tool function not found: lokup in t.py", 'write `tools = ["t.py:lookup"]`; functions in t.py: lookup'),
         ({"tools": ["t.py:zz"]}, "Tool function not found: zz in t.py", "functions in t.py: lookup"),
-        ({"environment": "guess, t.py:Wordel"}, "Environment class not found: Wordel in t.py", 'write `environment = "guess, t.py:Wordle"`; classes in t.py: Wordle'),
+        ({"num_episodes": 9, "environment": "guess, t.py:Wordel"}, "Environment class not found: Wordel in t.py", 'write `environment = "guess, t.py:Wordle"`; classes in t.py: Wordle'),
         ({"reward_functions": ["int", "t.py:lokup"]}, "Reward function not found: lokup in t.py", 'write `reward_functions = ["int", "t.py:lookup"]`; functions in t.py: lookup'),
-        ({"environment": "bad.py:Wordle"}, "Environment file failed: bad.py, line 2: SyntaxError: invalid syntax", "run it by itself: `python bad.py`"),
-        ({"environment": "gone.py:Wordle"}, "Environment file not found: gone.py", "write the path from the current folder, HERE"),
+        ({"num_episodes": 9, "environment": "bad.py:Wordle"}, "Environment file failed: bad.py, line 2: SyntaxError: invalid syntax", "run it by itself: `python bad.py`"),
+        ({"num_episodes": 9, "environment": "gone.py:Wordle"}, "Environment file not found: gone.py", "write the path from the current folder, HERE"),
     ],
 )  # fmt: skip
 def test_code_that_is_not_in_its_file(
@@ -121,7 +121,7 @@ def test_code_that_may_be_in_its_file(value: str, tmp_path: Path, monkeypatch: p
     monkeypatch.chdir(tmp_path)
     Path("t.py").write_text(CODE)
     Path("star.py").write_text("from t import *")
-    assert list(breaches(Config(environment=value), on_this_machine=True)) == []
+    assert list(breaches(Config(environment=value, num_episodes=9), on_this_machine=True)) == []
 
 
 def test_every_rule_has_a_case_that_breaks_it() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from grpo_cli.environments.protocol import Environment, Reply, Turn
-from grpo_cli.environments.user import UserEnvironment, ask
+from grpo_cli.environments.user import UserEnvironment, ask, construct
 from grpo_cli.environments.user_class import load_class
 from grpo_cli.errors import ToolError
 from grpo_cli.rewards.spec import RewardSpec
@@ -83,7 +83,10 @@ def test_a_missing_column_is_named() -> None:
     assert caught.value.message == (
         "Environment needs the column `word`: Wordle.reset in user_environments.py"
     )
-    assert caught.value.hint == "the example has the columns answer, level; give the argument a default"
+    assert caught.value.hint == (
+        "the example has the columns answer, level; add it to the dataset, or give the argument a default; "
+        "`grpo env try` takes `--column word=…`"
+    )
 
 
 class Bad(Talk):
@@ -125,6 +128,76 @@ def test_an_error_names_method_and_line_and_keeps_the_users_traceback() -> None:
     assert "environments/user.py" not in caught.value.trace
     with pytest.raises(ToolError, match="raised SystemExit: 3"):
         UserEnvironment(Bad()).respond(turn("exit"))
+
+
+# --- hostile values ------------------------------------------------------------------------------------
+
+
+class Loud(str):
+    """A text that fails wherever it is formatted."""
+
+    def __str__(self) -> str:
+        raise RuntimeError
+
+    __format__ = __repr__ = __str__  # type: ignore[assignment]
+
+
+class Wild(Exception):
+    """An error without a text."""
+
+    def __str__(self) -> str:
+        raise RuntimeError
+
+
+class Hostile(Talk):
+    """Its values and its error cannot be shown."""
+
+    def reset(self, **columns: Any) -> Any:  # noqa: ARG002
+        return Loud("Go.")
+
+    def respond(self, text: str) -> Any:
+        if text == "raise":
+            raise Wild
+        return 10**5000 if text == "long" else [Loud("x")]
+
+
+def test_values_and_errors_that_cannot_be_shown() -> None:
+    environment = UserEnvironment(Hostile())
+    text = environment.reset({})
+    assert text == "Go."
+    assert f"{text}" == "Go."
+    for said, value in (("long", "a value of type int"), ("list", "a value of type list")):
+        with pytest.raises(ToolError) as caught:
+            environment.respond(turn(said))
+        assert caught.value.message == f"Environment returned {value}: Hostile.respond in test_user.py"
+    with pytest.raises(ToolError, match=r"^Environment raised Wild: Hostile\.respond in test_user"):
+        environment.respond(turn("raise"))
+
+
+class NoStart(Talk):
+    """Its constructor fails, or exits."""
+
+    failure: BaseException = ValueError("no file")
+
+    def __init__(self) -> None:
+        raise self.failure
+
+
+class Exits(NoStart):
+    failure = SystemExit(3)
+
+
+@pytest.mark.parametrize(
+    ("cls", "raised"), [(NoStart, "ValueError: no file: NoStart"), (Exits, "SystemExit: 3: Exits")]
+)
+def test_a_constructor_that_fails_is_named(cls: type, raised: str) -> None:
+    with pytest.raises(ToolError) as caught:
+        construct(cls, None)
+    line = NoStart.__init__.__code__.co_firstlineno + 1
+    assert caught.value.message == (
+        f"Environment raised {raised}.__init__ in test_user.py (test_user.py, line {line})"
+    )
+    assert "raise self.failure" in caught.value.trace
 
 
 # --- a subclass of Environment in a file of the user's -------------------------------------------------

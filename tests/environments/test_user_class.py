@@ -86,6 +86,10 @@ class Untyped:
     def look(self, name) -> str:
         "Look."
 
+class ByPlace:
+    def reset(self, word, /): ...
+    def respond(self, text): return None
+
 number = 3
 """
 
@@ -108,7 +112,7 @@ def test_a_class_is_loaded_and_every_rollout_makes_its_own(file: str) -> None:
     assert load(file, "Ours").__name__ == "Ours"
 
 
-LISTED = "environments in {file}: Good, Ours, WithTokenizer, Needy, Mute, Abstract, Untyped"
+LISTED = "environments in {file}: Good, Ours, WithTokenizer, Needy, Mute, Abstract, Untyped, ByPlace"
 
 
 @pytest.mark.parametrize(
@@ -136,6 +140,11 @@ LISTED = "environments in {file}: Good, Ours, WithTokenizer, Needy, Mute, Abstra
             "Abstract",
             "Environment is abstract: Abstract in {file} lacks respond",
             "define these methods",
+        ),
+        (
+            "ByPlace",
+            "Environment takes `word` by position only: reset of ByPlace in {file}",
+            "columns are given by keyword: leave out the `/`",
         ),
         (
             "Mute",

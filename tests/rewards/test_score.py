@@ -162,6 +162,7 @@ def test_a_long_completion_is_shortened_in_the_middle() -> None:
         ([1.0], "[1.0]"),
         (1j, "1j"),
         (10**400, "1" + "0" * 99),
+        pytest.param(10**5000, "a value", id="5000 digits"),  # Python refuses to spell it
     ],
 )
 def test_a_value_that_is_no_finite_number_stops(value: Any, shown: str) -> None:
