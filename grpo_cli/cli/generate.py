@@ -160,7 +160,7 @@ def answer(chat: Chat, messages: "list[Message]", *, stoppable: bool) -> "list[M
     prefix, tooling = chat.config.completion_prefix, chat.tooling
     columns = {**chat.columns, "question": messages[-1]["content"]}
     example = tooling.begin(Example(messages=messages, answer="", columns=columns))
-    ids = chat.policy.tokenizer.encode_prompt(example.messages, prefix, tooling.schemas or None)
+    ids = chat.policy.tokenizer.encode_prompt(example.messages, prefix, tooling.schemas_for(example) or None)
     session = tooling.make_session(example)
     turns: list[Message] = []
     pieces, is_cut_off, told = [prefix], False, 0

@@ -12,7 +12,7 @@ format, which knows no tools: their results are shown as a user's message.
 import json
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from grpo_cli.config.schema import Config
@@ -128,7 +128,7 @@ def with_typed_calls(tooling: Tooling) -> Tooling:
             tools.parser = HandParser(model=tools.parser)
         return session
 
-    return Tooling(make, tooling.schemas, tooling.begin)
+    return replace(tooling, make_session=make)
 
 
 def tooling_without_model(

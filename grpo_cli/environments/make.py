@@ -1,7 +1,7 @@
 """Makes each rollout's environment, as the configuration says.
 
 tooling = tooling_of(config, policy.tokenizer)      # raises for tools that the model cannot use
-tooling.schemas                                     # for its prompts
+tooling.schemas_for(example)                        # for its prompt
 session = tooling.make_session(example)             # None: the completion has no environment
 """
 

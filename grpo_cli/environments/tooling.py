@@ -2,7 +2,7 @@
 
 tooling = tooling_of(config, tokenizer)      # make.py
 tooling.begin(example)                       # the example, with what an environment says first
-tooling.schemas                              # for its prompt
+tooling.schemas_for(example)                 # the tools that its prompt shows
 tooling.make_session(example)                # the environment of one completion; None: it has none
 """
 
@@ -30,8 +30,13 @@ class Tooling:
     """The tools or the environment of a run, for its prompts and its completions."""
 
     make_session: SessionMaker = no_environment
-    schemas: list[dict[str, Any]] = field(default_factory=list)  # of the tools that prompts show
+    schemas: list[dict[str, Any]] = field(default_factory=list)  # of all tools
     begin: Callable[[Example], Example] = unchanged  # adds what an environment says first
+    choose: Callable[[Example], list[dict[str, Any]]] | None = None  # None: every prompt shows all tools
+
+    def schemas_for(self, example: Example) -> list[dict[str, Any]]:
+        """The tools that the example's prompt shows."""
+        return self.choose(example) if self.choose else self.schemas
 
 
 NO_TOOLS = Tooling()

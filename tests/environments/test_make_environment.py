@@ -144,6 +144,37 @@ def test_a_column_chooses_among_the_configured_and_the_embedded(tmp_path: Path) 
         tooling.begin(example(environment="gues"))
 
 
+def test_each_environment_has_its_own_tools_and_dialogue(tmp_path: Path) -> None:
+    """Two with a tool of the same name, and one without: a prompt shows its own environment's tools alone."""
+    (tmp_path / "wordle.py").write_text(WORDLE)
+    (tmp_path / "other.py").write_text(
+        WORDLE.replace("class Wordle", "class Other").replace("Guess the word.", "Guess another word.")
+    )
+    tokenizer = chat_model("qwen2_5").tokenizer
+    tooling = made(tokenizer, f"{tmp_path}/wordle.py:Wordle, {tmp_path}/other.py:Other")
+    shown = {
+        name: [one["function"]["description"] for one in tooling.schemas_for(example(environment=name))]
+        for name in ("Wordle", "Other", "guess")
+    }
+    assert shown == {"Wordle": ["Guess the word."], "Other": ["Guess another word."], "guess": []}
+    session = session_of(tooling, example(environment="guess", answer=3))
+    asked = turn("9")
+    reply = session.respond(asked)
+    assert reply is not None
+    text = tokenizer.spell(session.ids_of(reply, asked, ended=True))
+    assert text.count("<|im_start|>user") == 1
+    assert "<tools>" not in text
+
+
+def test_a_column_may_name_an_environment_that_answers_where_the_configured_one_does_not() -> None:
+    tooling = made(load_policy("tiny").tokenizer, "calculator")
+    session = session_of(tooling, example(environment="guess", answer=3))
+    asked = turn("9")
+    reply = session.respond(asked)
+    assert reply is not None
+    assert session.ids_of(reply, asked, ended=True)
+
+
 def test_a_text_follows_the_last_user_message() -> None:
     system = {"role": "system", "content": "s"}
     assert with_text(Example(messages=[], answer=""), "go").messages == [{"role": "user", "content": "go"}]

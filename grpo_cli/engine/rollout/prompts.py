@@ -44,7 +44,8 @@ def encode(example: Example, tokenizer: Tokenizer, config: Config, tooling: Tool
         text = example.messages[-1]["content"]
         return Prompt(example, tokenizer.encode_text(text, config.completion_prefix))
     try:
-        tools = {"tools": tooling.schemas} if tooling.schemas else {}
+        schemas = tooling.schemas_for(example)
+        tools = {"tools": schemas} if schemas else {}
         return Prompt(example, tokenizer.encode_prompt(example.messages, config.completion_prefix, **tools))
     except ModelError as error:
         if example.place:
