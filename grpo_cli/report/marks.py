@@ -10,7 +10,7 @@ incidents.jsonl, which is never shortened.
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from grpo_cli.engine.run_dir.incidents import RESUMED, Incident, spent, told
+from grpo_cli.engine.run_dir.incidents import PRESSURES, RESUMED, Incident, spent, told
 from grpo_cli.foreign_text import one_line
 from grpo_cli.report.read import RunRecord
 
@@ -18,6 +18,7 @@ MOST_MARKS = 200
 MOST_TEXTS = 8  # of a line's flags or actions
 LONGEST_NAME = 60  # characters of a metric, a flag, an action
 LONGEST_TEXT = 240  # of an incident
+CLEARED = "cache cleared"  # the only action under pressure that is in the log alone
 
 
 class Kind(NamedTuple):
@@ -44,14 +45,16 @@ def marks_of(runs: Sequence[RunRecord]) -> list[dict[str, Any]]:
     for run in runs:
         of = f"{run.name}: " if len(runs) > 1 else ""
         marks = [mark_of_incident(incident) for incident in run.incidents]
-        marks += [mark for line in run.steps for mark in marks_of_line(line)]
+        has_pauses = any(mark["kind"] == "pressure" for mark in marks)  # then the log's are the same ones
+        marks += [mark for line in run.steps for mark in marks_of_line(line, has_pauses)]
         found += [{**mark, "text": of + mark["text"]} for mark in marks]
     return sorted(found, key=lambda mark: int(mark["step"]))[:MOST_MARKS]
 
 
-def marks_of_line(line: dict[str, Any]) -> list[dict[str, Any]]:
-    """The marks of a step's line."""
+def marks_of_line(line: dict[str, Any], has_pauses: bool = False) -> list[dict[str, Any]]:
+    """The marks of a step's line. `has_pauses`: pauses and smaller batches are recorded as incidents."""
     flags, actions = texts(line.get("flags")), texts(line.get("machine_actions"))
+    actions = [action for action in actions if action == CLEARED or not has_pauses]
     marks = {
         "pressure": "; ".join(actions),
         "skipped": line["skipped"] if isinstance(line.get("skipped"), str) else "",
@@ -75,7 +78,8 @@ def texts(values: Any) -> list[str]:
 
 def mark_of_incident(incident: Incident) -> dict[str, Any]:
     """An incident with its time and what it cost."""
-    kind = "resume" if incident.kind == RESUMED else "interruption"
+    others = {RESUMED: "resume", **dict.fromkeys(PRESSURES.values(), "pressure")}
+    kind = others.get(incident.kind, "interruption")
     where = f" in {incident.place}" if incident.place else ""
     lost = f" ({spent(incident.seconds)} lost)" if incident.seconds >= 1 else ""
     words = incident.done if kind == "resume" else f"{incident.kind}{where}: {incident.done}"

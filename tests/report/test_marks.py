@@ -4,6 +4,7 @@ from pathlib import Path
 
 from grpo_cli.engine.run_dir.incidents import Incident, Incidents
 from grpo_cli.report.marks import headline, label, marks_of
+from grpo_cli.report.read import read_run
 from tests.support.report_runs import run_of
 from tests.support.run_logs import steps
 
@@ -30,6 +31,18 @@ def test_interruptions_resumes_pressure_skips_and_flags_in_the_order_of_steps(tm
     ]
     assert headline(run) == "1 interruption: GPU timeout; 1 min 13 s lost"
     assert marks_of([run, run])[0]["text"].endswith(": KL above 1; a␛[2J")
+
+
+def test_a_pause_is_marked_once(tmp_path: Path) -> None:
+    log = steps(5)
+    log[3]["machine_actions"] = ["cache cleared", "paused 42 s: heat"]
+    run = run_of(tmp_path, log)
+    assert [mark["text"] for mark in marks_of([run])] == ["cache cleared; paused 42 s: heat"]
+    Incidents(lambda: tmp_path).record(Incident(kind="heat", step=3, done="paused", seconds=42.0, time=""))
+    run = read_run(tmp_path)
+    assert [(mark["step"], mark["kind"], mark["text"]) for mark in marks_of([run])] == [
+        (3, "pressure", "heat: paused (42 s lost)"), (4, "pressure", "cache cleared"),
+    ]  # fmt: skip
 
 
 def test_a_quiet_run_has_none(tmp_path: Path) -> None:
