@@ -59,6 +59,8 @@ def prepare() -> Device:
     # mlx-lm imports transformers, which would tell the user of an MLX program to install PyTorch.
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     requested = os.environ.get("GRPO_DEVICE", "").lower()
+    # As mlx-lm does, which is not always imported before transformers: else that says PyTorch was not found.
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     if expects_cpu(requested, sys.platform, installed(CUDA_PACKAGES)):
         os.environ["MLX_DISABLE_COMPILE"] = "1"  # read when mlx is imported
     import mlx.core as mx

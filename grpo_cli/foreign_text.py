@@ -21,6 +21,7 @@ import sys
 import unicodedata
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any, TextIO, cast
 
 JOINERS = "\u200c\u200d"
@@ -123,12 +124,34 @@ class GuardedStream:
         return getattr(self.rich_proxied_file, name)
 
     def write(self, text: str) -> int:
+        if self is sys.stdout and self is not sys.stderr and _ASIDE.get():
+            return sys.stderr.write(text)
         self.rich_proxied_file.write(visible(text.replace("\r\n", "\n")))
         return len(text)
 
     def writelines(self, lines: Iterable[str]) -> None:
         for line in lines:
             self.write(line)
+
+    def close(self) -> None:
+        """Flush only: a user's code may close stdout, and results are still to be written."""
+        self.rich_proxied_file.flush()
+
+
+_ASIDE: ContextVar[bool] = ContextVar("aside", default=False)
+
+
+@contextmanager
+def aside() -> Iterator[None]:
+    """Within the block, what this thread or task prints goes to stderr: stdout is reserved for results.
+
+    Other threads are not affected, unlike with `contextlib.redirect_stdout`: a tool may never return.
+    """
+    before = _ASIDE.set(True)
+    try:
+        yield
+    finally:
+        _ASIDE.reset(before)
 
 
 def guard_output() -> None:

@@ -18,7 +18,7 @@ from types import CodeType, ModuleType
 from typing import Any, NamedTuple
 
 from grpo_cli.errors import GrpoError, Interrupted, RewardError, ToolError
-from grpo_cli.foreign_text import quoted
+from grpo_cli.foreign_text import aside, quoted
 from grpo_cli.user_error import describe, place, trace
 
 
@@ -70,7 +70,8 @@ def import_file(path: Path, shown: str, kind: Kind = REWARD) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # dataclasses and pickle look up the module by name
     try:
-        spec.loader.exec_module(module)
+        with aside():
+            spec.loader.exec_module(module)
     # A user's file can raise anything, and a script without a main guard may even exit. The error is
     # passed on with its location in the user's file.
     except Interrupted:

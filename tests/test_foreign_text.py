@@ -6,8 +6,10 @@ import os
 import re
 import subprocess
 import sys
+import threading
 import tomllib
 import unicodedata
+from contextlib import redirect_stdout
 
 import pytest
 import tomli_w
@@ -15,7 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from grpo_cli.cli.terminal import TerminalConsole
-from grpo_cli.foreign_text import guarded_output, one_line, quoted, safe_json, safe_toml, visible
+from grpo_cli.foreign_text import aside, guarded_output, one_line, quoted, safe_json, safe_toml, visible
 
 HARMFUL = [
     chr(code)
@@ -91,6 +93,35 @@ def test_guarded_streams_let_nothing_pass(monkeypatch: pytest.MonkeyPatch) -> No
     assert out.getvalue() == "a␛[2Jb\tc␍\nd\\u009be\n"
     assert "w␛]0;x␇" in err.getvalue()
     assert err.getvalue().endswith("once␛\n")
+
+
+def test_what_users_code_prints_goes_aside_in_its_thread_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    out, err = io.StringIO(), io.StringIO()
+    monkeypatch.setattr(sys, "stdout", out)
+    monkeypatch.setattr(sys, "stderr", err)
+    with guarded_output():
+        begun, over = threading.Event(), threading.Event()
+
+        def tool() -> None:
+            with aside():
+                print("of the tool\x1b")
+                begun.set()
+                over.wait(10)
+                print("late")
+
+        thread = threading.Thread(target=tool)
+        thread.start()
+        begun.wait(10)
+        print("result")  # while the tool runs
+        over.set()
+        thread.join()
+        with aside():
+            sys.stdout.close()
+            with redirect_stdout(sys.stderr):  # as where rewards are computed
+                print("reward")
+        print("end")
+    assert out.getvalue() == "result\nend\n"
+    assert err.getvalue() == "of the tool␛\nlate\nreward\n"
 
 
 def test_a_console_writes_its_own_sequences_and_nobody_elses(monkeypatch: pytest.MonkeyPatch) -> None:

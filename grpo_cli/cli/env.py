@@ -97,20 +97,19 @@ def try_(
     is_by_hand = by_hand or model is None or answers is not None
     turns = read_turns(answers) if answers else None
     with doing(f"loading {', '.join(entries or []) or config} …", shown=not as_json) as show:
+        loaded, from_dataset = load(
+            entries or [], config, model, [*given(dataset=dataset, seed=seed), *(set_ or [])]
+        )
+        if model:
+            find(model, show)
+        start_device()  # before what imports MLX
+        from grpo_cli.engine.trial import Asked
         from grpo_cli.environments.subject import read_columns
 
         try:
             columns = read_columns(column or [])
         except ValueError as error:
             raise typer.BadParameter(f"write --column NAME=VALUE, not {str(error)!r}") from None
-        loaded, from_dataset = load(
-            entries or [], config, model, [*given(dataset=dataset, seed=seed), *(set_ or [])]
-        )
-        if model:
-            find(model, show)
-        start_device()
-        from grpo_cli.engine.trial import Asked
-
         asked = Asked(
             entries=entries or [],
             model=model,

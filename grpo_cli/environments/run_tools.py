@@ -21,7 +21,7 @@ from typing import Any
 
 from grpo_cli.environments.tools import Call, Tool
 from grpo_cli.errors import Interrupted
-from grpo_cli.foreign_text import one_line, well_formed
+from grpo_cli.foreign_text import aside, one_line, well_formed
 from grpo_cli.rewards.background import Background
 from grpo_cli.rewards.forks import forks_end
 from grpo_cli.user_error import describe, place
@@ -126,7 +126,7 @@ def attempt(tool: Tool, arguments: dict[str, Any]) -> Observation:
     """Call a plain function and observe its result, or whatever it raises."""
     begun = time.monotonic()
     try:
-        with forks_end():
+        with aside(), forks_end():
             result = tool.function(**arguments)
             if inspect.iscoroutine(result):  # an `async def` behind a decorator
                 result = asyncio.run(result)
@@ -171,7 +171,7 @@ async def attempt_async(tool: Tool, arguments: dict[str, Any], timeout: float) -
     begun, limit = time.monotonic(), asyncio.timeout(timeout or None)
     try:
         async with limit:
-            with forks_end():
+            with aside(), forks_end():
                 text = text_of(tool.name, await tool.function(**arguments))
     except BaseException as error:  # as above; SystemExit would end the event loop
         if isinstance(error, TimeoutError) and limit.expired():

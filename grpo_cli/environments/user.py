@@ -28,7 +28,7 @@ from typing import Any
 from grpo_cli.environments.protocol import Environment, Reply, Turn
 from grpo_cli.environments.user_class import make, own_tools
 from grpo_cli.errors import GrpoError, Interrupted, ToolError
-from grpo_cli.foreign_text import quoted
+from grpo_cli.foreign_text import aside, quoted
 from grpo_cli.rewards.forks import forks_end
 from grpo_cli.types import Message
 from grpo_cli.user_error import describe, place, shown, trace
@@ -177,7 +177,7 @@ def attempt(cls: type, method: str, work: Callable[[], Any]) -> Any:
     Raises ToolError with the user's own line if it raises anything.
     """
     try:
-        with forks_end():
+        with aside(), forks_end():
             returned = work()
             return asyncio.run(awaited(returned)) if inspect.isawaitable(returned) else returned
     except (Interrupted, GrpoError):  # a signal came meanwhile; or it says by itself what is wrong

@@ -3,12 +3,17 @@
 # ruff: noqa: E501 - one case a line
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from grpo_cli.cli.env import turn_of
 from tests.support.commands import grpo
+
+ROOT = Path(__file__).parents[2]
 
 CODE = '''
 class Wordle:
@@ -160,3 +165,22 @@ def test_turns_of_several_lines() -> None:
     assert turn_of("plain") == "plain"
     assert turn_of('"a\\nb"') == "a\nb"
     assert turn_of('"a" or "b"') == '"a" or "b"'
+
+
+def test_a_process_of_its_own_prints_the_document_alone() -> None:
+    """Neither what the tool and its file print, nor a notice of a library, is mixed with it."""
+    Path("loud.py").write_text(
+        'print("file")\ndef one() -> str:\n    """One."""\n    print("tool")\n    return "1"\n'
+    )
+    words = ["env", "try", "loud.py:one", "--answers", "-", "--json"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    environment.pop("TRANSFORMERS_NO_ADVISORY_WARNINGS", None)
+    done = subprocess.run(
+        [sys.executable, "-m", "grpo_cli", *words],
+        input="/one\n",
+        capture_output=True,
+        text=True,
+        env=environment,
+    )
+    assert json.loads(done.stdout)["events"][1]["calls"][0]["text"] == "1"
+    assert done.stderr == "file\ntool\n"

@@ -2,16 +2,21 @@
 
 # ruff: noqa: E501 - one case a line
 
+import asyncio
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from grpo_cli.environments.protocol import Environment, Reply, Turn
+from grpo_cli.environments.run_tools import run_calls
+from grpo_cli.environments.tools import Call, Tool
 from grpo_cli.environments.user import UserEnvironment, ask, construct
 from grpo_cli.environments.user_class import load_class
 from grpo_cli.errors import ToolError
+from grpo_cli.foreign_text import guarded_output
 from grpo_cli.rewards.spec import RewardSpec
+from grpo_cli.user_code import TOOL, import_file
 from tests.support.user_environments import Talk, Wordle
 
 
@@ -198,6 +203,47 @@ def test_a_constructor_that_fails_is_named(cls: type, raised: str) -> None:
         f"Environment raised {raised}.__init__ in test_user.py (test_user.py, line {line})"
     )
     assert "raise self.failure" in caught.value.trace
+
+
+class Chatty:
+    """Prints wherever it is called."""
+
+    def __init__(self) -> None:
+        print("made")
+
+    def reset(self) -> None:
+        print("reset")
+
+    async def respond(self, text: str) -> None:
+        await asyncio.sleep(0)
+        print(text)
+
+    def look(self) -> None:
+        """Look."""
+        print("look")
+
+    async def wait(self) -> None:
+        """Wait."""
+        print("wait")
+
+
+def test_what_an_environment_prints_never_reaches_stdout(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "printing.py").write_text("print('file')\ndef f(): ...\n")
+    with guarded_output():
+        import_file(tmp_path / "printing.py", "printing.py", TOOL)
+        environment = construct(Chatty, None)
+        assert isinstance(environment, UserEnvironment)
+        environment.reset({})
+        environment.respond(turn("answer"))
+        tools = [Tool.of(function, "here") for function in environment.tool_functions()]
+        for name in ("look", "wait"):
+            run_calls(tools, [Call(name=name)], timeout=10.0)
+        print("result")
+    shown = capsys.readouterr()
+    assert shown.out == "result\n"
+    assert shown.err.split() == ["file", "made", "reset", "answer", "look", "wait"]
 
 
 # --- a subclass of Environment in a file of the user's -------------------------------------------------
