@@ -38,6 +38,12 @@ class EnvironmentSource:
     cls: type
     generator: MakeExamples | None = None
 
+    @property
+    def has_reward(self) -> bool:
+        """True if its class has a reward of its own."""
+        found = getattr(self.cls, "get_reward", None)
+        return found is not None and found is not Environment.get_reward
+
     def make(self, tokenizer: Tokenizer) -> Environment:
         """A new environment for one rollout. Raises ToolError if a user's constructor fails."""
         return construct(self.cls, tokenizer)

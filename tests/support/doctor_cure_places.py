@@ -123,6 +123,7 @@ NOT_APPLIED = {
     "run/rewards.py:identical_completions#2": LEARNING,
     "run/rewards.py:rewards_zero": "changes a person's own rewards",
     "run/rewards.py:rewards_zero#2": LEARNING,
+    "configuration/tools.py:unused_rewards": "is applied by tests/doctor/checks/configuration/test_tools.py",
     "configuration/tools.py:tools": "is an error's own hint; tests/cures applies those",
     "model/weights.py:weights": "installs a package",
     "run/run_log.py:lines_of_log#2": LEARNING,

@@ -3,9 +3,10 @@
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from grpo_cli.config.fields import toml_value
 from grpo_cli.doctor.checks.model.tokenizer import NOT_LOADED, loaded
 from grpo_cli.doctor.context import Context
-from grpo_cli.doctor.findings import Finding, error, ok, skipped
+from grpo_cli.doctor.findings import Finding, error, ok, skipped, warning
 from grpo_cli.doctor.read.tokenizer import is_nanochat
 from grpo_cli.errors import GrpoError
 from grpo_cli.rewards.spec import RewardSpec
@@ -49,11 +50,24 @@ def findings(context: Context, config: "Config") -> Iterator[Finding]:
     if environments is None:
         names = [tool.name for tool in load_tools(files_of(config))] or config.tools
     yield ok(f"{', '.join(names)}: {'loads' if len(names) == 1 else 'all load'}", names=names)
+    yield from unused_rewards(config, environments)
     tokenizer = loaded(context) if context.model_folder else None
     if tokenizer is None:
         yield skipped(NOT_LOADED if context.model_folder else "the model is not on this machine")
         return
     yield with_model(config, tokenizer, environments)
+
+
+def unused_rewards(config: "Config", environments: "Environments | None") -> Iterator[Finding]:
+    """Environments whose own reward counts nowhere."""
+    used = {*config.reward_functions, config.eval_reward}
+    names = [source.name for source in environments.configured if source.has_reward] if environments else []
+    if names and "environment" not in used:
+        yield warning(
+            f"{', '.join(names)}: `get_reward` is not used: reward_functions = "
+            f"{toml_value(config.reward_functions)}",
+            'write `reward_functions = ["environment"]`, or add `"environment"` to yours',
+        )
 
 
 def files_of(config: "Config") -> list[str]:

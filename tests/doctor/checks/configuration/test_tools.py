@@ -74,7 +74,7 @@ def test_tools_of_a_model_with_a_syntax() -> None:
 
 
 def test_environments_without_tools() -> None:
-    assert told(found("tiny", 'environment = "guess, doctor_code.py:Talk"')) == [
+    assert told(found("tiny", 'environment = "guess, doctor_code.py:Talk"\neval_reward = "environment"')) == [
         ("ok", "guess, Talk: all load"),
         ("ok", "no tool syntax is needed; nanochat's chat format takes the answers as they come"),
     ]
@@ -120,3 +120,18 @@ def test_code_that_only_a_run_s_folder_names_is_not_run() -> None:
     [finding] = tools(Context(run=Path("run")))
     assert finding.severity == "skipped"
     assert "is not run" in finding.seen
+
+
+def test_an_own_reward_that_counts_nowhere() -> None:
+    Path("doctor_reward.py").write_text(f"{CODE}    def get_reward(self):\n        return 1.0\n")
+    keys = 'environment = "doctor_reward.py:Game, doctor_reward.py:Talk"\nnum_episodes = 4\n'
+    assert told(found("qwen", f'{keys}reward_functions = ["int"]'))[1] == (
+        "warning", 'Game: `get_reward` is not used: reward_functions = ["int"]',
+    )  # fmt: skip
+    assert [severity for severity, _ in told(found("tiny", 'environment = "guess"'))] == [
+        "ok",
+        "warning",
+        "ok",
+    ]
+    for cure in ('reward_functions = ["environment"]', 'reward_functions = ["int", "environment"]'):
+        assert [severity for severity, _ in told(found("qwen", keys + cure))] == ["ok", "ok"]
