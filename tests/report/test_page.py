@@ -248,5 +248,6 @@ def page_with_groups(folder: Path) -> str:
     Incidents(lambda: folder).record(Incident(kind="killed", step=2, done="resumed"))
     log = steps(4)
     log[3]["flags"] = ["KL above 1"]
-    wrong = completion(1, "<answer>4</answer>", stop_reason="length", reward=2.0)
+    rewards = {"correctness": 0.0, "format": 2.0}
+    wrong = completion(1, "<answer>4</answer>", stop_reason="length", reward=2.0, rewards=rewards)
     return make_page([run_of(folder, log, (wrong,))])
