@@ -91,7 +91,7 @@ def is_credible(shape: "Shape") -> bool:
     sizes = {**vars(shape), **(vars(shape.states) if shape.states else {})}
     optional = {"heads", "kv_width", "intermediate", "replaced", "delta_chunk"} if shape.states else set()
     return all(
-        (0 if name in optional else 1) <= size < 1 << 40 for name, size in sizes.items() if name != "states"
+        (0 if name in optional else 1) <= size < 1 << 32 for name, size in sizes.items() if name != "states"
     )
 
 

@@ -223,14 +223,14 @@ def update_bytes(shape: Shape, batch: BatchSizes, width: int) -> int:
     common = width * (HIDDEN_KEPT * shape.hidden + INTERMEDIATE_KEPT * shape.intermediate)
     common *= completion + prompt
     attention = width * attention_numbers(shape, batch, completion, prompt)
-    states = state_bytes(shape.states, batch, completion, prompt, width)
-    layers = shape.layers * common + shape.attention_layers * attention
+    states, at_once = state_bytes(shape.states, batch, completion, prompt, width)
+    layers = shape.layers * common + shape.attention_layers * attention + at_once
     layers += shape.states.layers * states if shape.states else 0.0
     if (
         batch.checkpoint
     ):  # every layer's input, the prompts' keys and values, and one layer with its gradients
         inputs = shape.hidden * (completion + prompt) + 2 * shape.kv_width * prompt
-        layers = shape.layers * width * inputs + LAYERS_AT_ONCE * (common + max(attention, states))
+        layers = shape.layers * width * inputs + LAYERS_AT_ONCE * (common + max(attention, states)) + at_once
     counted = completion if batch.shared_prefix or batch.slices else completion + prompt
     logits = counted * shape.vocabulary
     copies = LOGITS_KEPT + (ENTROPY_KEPT if batch.entropy_bonus else 0.0)
@@ -248,14 +248,18 @@ def attention_numbers(shape: Shape, batch: BatchSizes, completion: int, prompt: 
     return 4 * shape.kv_width * (completion + prompt) + scores + rows
 
 
-def state_bytes(states: States | None, batch: BatchSizes, completion: int, prompt: int, width: int) -> float:
-    """Bytes that one layer with a state keeps; a gated delta rule is computed in float32."""
+def state_bytes(
+    states: States | None, batch: BatchSizes, completion: int, prompt: int, width: int
+) -> tuple[float, float]:
+    """Bytes that one layer with a state keeps, and those beside them while its gradient is computed."""
     if states is None:
-        return 0.0
+        return 0.0, 0.0
     of_new, of_prompt = map(states.numbers_per_token, (batch.new_tokens, batch.prompt_length))
-    rows = batch.update_rows * STATE_STARTS * states.state
-    number = FLOAT32 if states.delta_chunk else width
-    return number * (of_new * completion + of_prompt * prompt) + FLOAT32 * rows
+    kept = of_new * completion + of_prompt * prompt
+    begun = batch.update_rows if batch.shared_prefix else 0  # rows that begin with their prompt's state
+    at_once = states.numbers_at_once(kept, begun, batch.new_tokens)
+    number = FLOAT32 if states.delta_chunk else width  # a gated delta rule is computed in float32
+    return number * kept + FLOAT32 * begun * STATE_STARTS * states.state, number * at_once
 
 
 def lora_numbers(shapes: Mapping[str, tuple[int, ...]], rank: int, last_layers: int) -> int:

@@ -13,8 +13,9 @@ from typing import Any
 
 STATE_COPIES = 1.8  # copies of the rows' states while they are sampled
 STATE_STARTS = 2.0  # in an update: the state that a row begins with, and its gradient
-DELTA_KEPT, DELTA_SQUARES, DELTA_STATES = 11.0, 18.0, 3.5  # of a token's channels, its chunk, the states
-MAMBA_KEPT, MAMBA_SQUARES = 25.0, 5.0  # of a token's channels, and its chunk
+DELTA_KEPT, DELTA_SQUARES, DELTA_STATES = 8.7, 14.5, 2.8  # of a token's channels, its chunk, the states
+MAMBA_KEPT, MAMBA_SQUARES = 12.6, 2.5  # of a token's channels, and its chunk
+DELTA_MORE, MAMBA_MORE = 0.56, 1.4  # of what a layer keeps, once more while its gradient is computed
 MAMBA_CHUNK = 256  # tokens that mlx-lm's ssm_attn reads at once
 DELTA_CHUNK = {True: 16, False: 64}  # models/gated_delta.py's, on a CPU and elsewhere
 # Names of heads, channels of a head, and numbers of a channel's state, for Mamba-2 layers.
@@ -43,6 +44,15 @@ class States:
             return MAMBA_KEPT * self.width + MAMBA_SQUARES * self.heads * min(length, MAMBA_CHUNK)
         squares = DELTA_SQUARES * self.heads * self.delta_chunk
         return DELTA_KEPT * self.width + squares + DELTA_STATES * self.state / self.delta_chunk
+
+    def numbers_at_once(self, kept: float, rows: int, length: int) -> float:
+        """Numbers beside the `kept` ones while the gradient of one layer is computed.
+
+        `rows`: those that begin with a state and have this length: Mamba-2 multiplies it with each token.
+        """
+        if self.delta_chunk:
+            return DELTA_MORE * kept
+        return MAMBA_MORE * kept + rows * min(length, MAMBA_CHUNK) * self.state
 
 
 def states_in(config: Mapping[str, Any], layers: int, on_cpu: bool) -> States | None:

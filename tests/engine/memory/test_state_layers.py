@@ -74,10 +74,12 @@ def test_chunks_are_those_of_the_forward() -> None:
 
 
 def test_numbers_of_a_token_by_hand() -> None:
-    assert STATES.numbers_per_token(10) == 25 * 12 + 5 * 2 * 10
-    assert STATES.numbers_per_token(1000) == 25 * 12 + 5 * 2 * 256
+    assert STATES.numbers_per_token(10) == pytest.approx(12.6 * 12 + 2.5 * 2 * 10)
+    assert STATES.numbers_per_token(1000) == pytest.approx(12.6 * 12 + 2.5 * 2 * 256)
+    assert STATES.numbers_at_once(100.0, rows=3, length=1000) == pytest.approx(1.4 * 100 + 3 * 256 * 20)
     delta = dataclasses.replace(STATES, delta_chunk=16)
-    assert delta.numbers_per_token(10) == 11 * 12 + 18 * 2 * 16 + 3.5 * 20 / 16
+    assert delta.numbers_per_token(10) == pytest.approx(8.7 * 12 + 14.5 * 2 * 16 + 2.8 * 20 / 16)
+    assert delta.numbers_at_once(100.0, rows=3, length=10) == pytest.approx(56.0)
 
 
 def test_a_model_of_both_by_hand() -> None:
@@ -88,7 +90,8 @@ def test_a_model_of_both_by_hand() -> None:
     assert rollout_bytes(hybrid, BATCH, width=2) == int(6 * (2 * keys + 1.8 * 4 * 1 * 20) + logits)
     both, one = (update_bytes(shape, BATCH, width=2) for shape in (ATTENDED, hybrid))
     attention = 2 * (4 * 4 * 35 + 2 * 2 * (30 * 15 + 5 * 5) + 3 * 2 * 2 * 4 * 15)
-    states = 2 * (STATES.numbers_per_token(10) * 30 + STATES.numbers_per_token(5) * 5) + 4 * 3 * 2 * 20
+    kept = STATES.numbers_per_token(10) * 30 + STATES.numbers_per_token(5) * 5
+    states = 2 * kept + 4 * 3 * 2 * 20 + 2 * (1.4 * kept + 3 * 10 * 20)
     assert one == int(both - attention + states)
 
 
