@@ -37,6 +37,9 @@ if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:  # nohup: only this proces
 sys.dont_write_bytecode = False
 for name in ("HF_HUB_CACHE", "MLX_GRPO_CONFIG", "UV_RUN_RECURSION_DEPTH", "PYTHONDONTWRITEBYTECODE"):
     os.environ.pop(name, None)
+# What tests write need not outlive a power cut: a sync takes 2 to 5 ms, and a small run makes 60. Processes
+# that tests start do sync.
+os.fsync = lambda descriptor: (os.fstat(descriptor), None)[1]  # EBADF stays an error
 # Threads that wait for a busy core make small products many times slower: on two cores with other work
 # the tests took 67 s with two threads and 37 s with one.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
@@ -49,11 +52,17 @@ pytest.register_assert_rewrite("tests.support")  # its assertions tell values, a
 
 # Files that take longest or wait for processes of theirs begin first, so that none is alone at the end.
 LONGEST = (
-    "distributed/test_ranks.py", "engine/test_resume.py", "cli/test_resume.py",
-    "doctor/checks/run/test_real_runs.py", "cli/test_unheard.py",
-    "engine/update/test_gradient.py", "engine/guards/test_logprob_mismatch.py",
-    "engine/update/test_activation_checkpoint.py", "models/test_all_families.py",
-    "rewards/test_workers.py", "cli/test_run_commands.py", "cli/test_doctor.py", "convert/test_fuse.py",
+    "distributed/test_ranks.py", "convert/test_genuine.py", "engine/test_resume.py",
+    "engine/test_environments.py", "engine/update/test_gradient.py", "engine/test_model_kinds.py",
+    "engine/test_train.py", "engine/test_warm_start.py", "engine/update/test_packing.py",
+    "doctor/checks/run/test_real_runs.py", "engine/update/test_compiled_loss.py",
+    "models/test_all_families.py",
+    "bench/test_torture.py", "engine/run_dir/test_answers.py", "engine/test_device_faults.py",
+    "engine/rollout/test_quantized_policy.py", "engine/rollout/test_generate.py", "engine/test_judge.py",
+    "environments/test_taught_calculator.py", "engine/memory/test_estimate.py", "cli/test_resume.py",
+    "cli/test_unheard.py", "engine/update/test_activation_checkpoint.py", "rewards/test_workers.py",
+    "cli/test_run_commands.py", "cli/test_doctor.py", "convert/test_fuse.py", "convert/test_memory.py",
+    "doctor/checks/machine/test_speed.py", "doctor/cures/test_run.py",
 )  # fmt: skip
 
 

@@ -19,6 +19,7 @@ from tests.support.small_runs import small
 from tests.support.steps import scored_groups
 
 CURRENT: dict[str, Any] = {
+    "max_train_samples": 0,
     "top_entropy_quantile": 0.3, "top_entropy_policy": "current", "num_iterations": 2, "learning_rate": 1e-2,
     "warmup_ratio": 0.0,
 }  # fmt: skip

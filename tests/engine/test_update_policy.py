@@ -116,7 +116,8 @@ def test_a_skipped_update_leaves_the_next_one_to_be_the_first(tmp_path: Path) ->
 
 
 def test_a_run_of_several_updates_clips_only_after_the_first(tmp_path: Path) -> None:
-    train(small(tmp_path, num_iterations=2, max_steps=4, clip_eps=1e-4, learning_rate=1e-3))
+    every = {"max_train_samples": 0}  # among fewer, the second generation has no group that teaches
+    train(small(tmp_path, num_iterations=2, max_steps=4, clip_eps=1e-4, learning_rate=1e-3, **every))
     cut = [line["clip_ratio"] for line in lines(tmp_path / "run")]
     assert cut[0] == cut[2] == 0.0
     assert cut[1] > 0.1

@@ -22,7 +22,7 @@ def one(folder: Path) -> FoundRun:
 def test_a_real_run(tmp_path: Path) -> None:
     config = finished(tmp_path)
     run = one(tmp_path)
-    assert (run.name, run.model, run.data) == ("run", "tiny", "arithmetic")
+    assert (run.name, run.model, run.data) == ("run", config.model_name, "arithmetic")
     assert (run.state, run.pid, run.step, run.total_steps) == ("done", None, 4, 4)
     assert run.size == sum(path.stat().st_size for path in config.run_dir.rglob("*") if path.is_file())
     assert run.is_whole_size
