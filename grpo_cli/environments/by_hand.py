@@ -58,7 +58,7 @@ class HandParser(ToolParser):
             try:
                 name, arguments = call_of(line, schemas)
                 calls.append(Call(name=name, arguments=arguments, id=f"call{first + len(calls):05d}"))
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 errors.append(f"this tool call cannot be parsed: {error}")
         content = "\n".join(line for line in lines if not line.startswith(MARK))
         return ParsedTurn(content, calls, errors[0] if errors else "")
@@ -96,7 +96,7 @@ def value_of(text: str, schema: dict[str, Any]) -> Any:
         return text
     try:
         return json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return text
 
 

@@ -132,7 +132,7 @@ def read_columns(texts: Iterable[str]) -> dict[str, Any]:
             raise ValueError(text)
         try:
             columns[name.strip()] = json.loads(value)
-        except ValueError:
+        except (ValueError, RecursionError):
             columns[name.strip()] = value
     return columns
 

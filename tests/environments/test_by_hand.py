@@ -24,6 +24,7 @@ from grpo_cli.types import Example
 from tests.support.chat_models import SCHEMAS, chat_model
 
 TINY: Any = NanochatTokenizer.load(Path(tiny.__file__).parent)
+DEEP = "[" * 100_000
 TOOLS = '''
 def add(a: int, b: int = 1) -> int:
     """Add.
@@ -43,6 +44,7 @@ def add(a: int, b: int = 1) -> int:
         ("/lookup city=Paris year=3", {"city": "Paris", "year": 3}),
         ("/lookup Paris 3", {"city": "Paris", "year": 3}),
         ("/lookup year=3 'New York'", {"city": "New York", "year": 3}),
+        pytest.param("/lookup 7 " + DEEP, {"city": "7", "year": DEEP}, id="deep"),
         ("/lookup 7 x", {"city": "7", "year": "x"}),  # the call is checked against the schema elsewhere
         ("/lookup", {}),
     ],
@@ -60,6 +62,11 @@ def test_forms_of_a_call(line: str, arguments: dict[str, Any]) -> None:
         ("/lookup a 2 b", "this tool call cannot be parsed: 'b' is one argument too many"),
         ("/lookup 'a", "this tool call cannot be parsed: No closing quotation"),
         ('/lookup {"city": ', "this tool call cannot be parsed: Expecting value"),
+        pytest.param(
+            '/lookup {"city": ' + DEEP,
+            "this tool call cannot be parsed: maximum recursion depth exceeded",
+            id="deep",
+        ),
     ],
 )
 def test_a_slip_is_answered_as_a_model_s(line: str, error: str) -> None:

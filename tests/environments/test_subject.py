@@ -107,6 +107,8 @@ def test_columns_are_json_or_text() -> None:
     assert read_columns(texts) == {
         "word": "house", "answer": 5, "list": ["a"], "equation": "a=b", "empty": "", "quoted": "5",
     }  # fmt: skip
+    deep = "[" * 100_000
+    assert read_columns([f"deep={deep}"]) == {"deep": deep}  # too deep for JSON
     for wrong in ("word", "=3"):
         with pytest.raises(ValueError, match=wrong):
             read_columns([wrong])
