@@ -19,7 +19,7 @@ from tests.support.kept_rollouts import kept
 from tests.support.report_runs import HOSTILE, completion, judged, large_run, run_of
 from tests.support.run_logs import steps
 
-MOST_SECONDS = 15.0  # 3 s are promised for an idle machine
+MOST_SECONDS = 3.0  # of the processor, which a busy machine does not stretch
 
 
 class Elements(HTMLParser):
@@ -108,9 +108,9 @@ def test_earlier_pages_are_recognized(tmp_path: Path) -> None:
 
 def test_a_long_run_fits_into_three_megabytes_and_seconds(tmp_path: Path) -> None:
     folder = large_run(tmp_path / "long", count=1000, per_step=4)
-    started = time.monotonic()
+    started = time.process_time()
     page = make_page([read_run(folder)])
-    assert time.monotonic() - started < MOST_SECONDS
+    assert time.process_time() - started < MOST_SECONDS
     assert len(page.encode()) <= 3_000_000
     data = data_of(page)
     assert len(data["completions"]["rows"]) == 4000
@@ -123,9 +123,9 @@ def test_a_long_run_with_all_its_rollouts_fits_too(tmp_path: Path) -> None:
     first = folder / "rollouts/step-000001.parquet"
     for step in range(2, 1001):
         (folder / f"rollouts/step-{step:06}.parquet").hardlink_to(first)
-    started = time.monotonic()
+    started = time.process_time()
     page = make_page([read_run(folder)])
-    assert time.monotonic() - started < MOST_SECONDS
+    assert time.process_time() - started < MOST_SECONDS
     assert len(page.encode()) <= 3_000_000
     assert "Whole groups, with their tokens, are shown of at most 60 steps" in page
 
