@@ -1,6 +1,8 @@
 """An interrupted and resumed run in mlflow's database and at its own server, read back by its client."""
 
 import json
+import os
+import signal
 import socket
 import subprocess
 import sys
@@ -31,12 +33,12 @@ def server(folder: Path) -> Iterator[str]:
         "--artifacts-destination", str(folder / "files"),
     ]  # fmt: skip
     with (folder / "server.log").open("wb") as log:
-        process = subprocess.Popen(words, stdout=log, stderr=log, cwd=folder)
+        process = subprocess.Popen(words, stdout=log, stderr=log, cwd=folder, start_new_session=True)
     try:
         wait_for(f"http://127.0.0.1:{port}/health", process)
         yield f"http://127.0.0.1:{port}"
     finally:
-        process.terminate()
+        os.killpg(process.pid, signal.SIGKILL)  # its workers, too; all is read already
         process.wait(30)
 
 
