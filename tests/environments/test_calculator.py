@@ -3,6 +3,7 @@
 import json
 from collections import deque
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
@@ -91,13 +92,45 @@ def play(calculator: Calculator, sampled: list[int]) -> tuple[list[int], list[in
     return row, mask
 
 
-@pytest.mark.parametrize(("sampled", "expected"), STREAMS)
-def test_streams(tokenizer: NanochatTokenizer, sampled: str, expected: str) -> None:
+def row_and_mask(tokenizer: NanochatTokenizer, expected: str) -> tuple[list[int], list[int]]:
+    """The ids of a whole row, and its mask: 0 for what stands between guillemets."""
     row, mask = [], []
     for place, part in enumerate(expected.replace("»", "«").split("«")):
         row += ids(tokenizer, part)
         mask += [1 - place % 2] * len(ids(tokenizer, part))
-    assert play(Calculator(tokenizer), ids(tokenizer, sampled)) == (row, mask)
+    return row, mask
+
+
+@pytest.mark.parametrize(("sampled", "expected"), STREAMS)
+def test_streams(tokenizer: NanochatTokenizer, sampled: str, expected: str) -> None:
+    expectation = row_and_mask(tokenizer, expected)
+    assert play(Calculator(tokenizer), ids(tokenizer, sampled)) == expectation
+
+
+def is_closed(stream: str) -> bool:
+    """True if a stream leaves no block open, so that another one may follow it."""
+    return stream.rfind(E) >= stream.rfind(S)
+
+
+def test_two_hundred_generated_streams(tokenizer: NanochatTokenizer) -> None:
+    """Two to eight of the streams above, one after the other and the last perhaps left open: the results of
+    each are those that it has alone.
+    """
+    random = Random(0)
+    closed = [pair for pair in STREAMS if is_closed(pair[0])]
+    seen = set()
+    for _ in range(200):
+        chosen = [*random.choices(closed, k=random.randint(1, 7)), random.choice(STREAMS)]
+        sampled: list[int] = []
+        row: list[int] = []
+        mask: list[int] = []
+        for stream, expected in chosen:
+            sampled += ids(tokenizer, stream)
+            more, trained = row_and_mask(tokenizer, expected)
+            row, mask = row + more, mask + trained
+        assert play(Calculator(tokenizer), sampled) == (row, mask)
+        seen.add(tuple(sampled))
+    assert len(seen) == 200
 
 
 def test_a_special_token_that_is_spelled_out_in_a_text_opens_no_block(tokenizer: NanochatTokenizer) -> None:
