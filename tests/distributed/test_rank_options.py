@@ -1,6 +1,7 @@
 """One run on two ranks with the options that act on all of them: it is that of one rank.
 
-The reference that follows the policy, adaptive entropy, and the filter by the current policy's entropies.
+The reference that follows the policy, adaptive entropy, and the filter by the current policy's entropies; and
+completions in which an environment wrote a part that is not trained.
 """
 
 import json
@@ -23,6 +24,11 @@ OPTIONS: dict[str, Any] = {
     "top_entropy_quantile": 0.4, "top_entropy_policy": "current", "num_iterations": 2,
 }  # fmt: skip
 SETTINGS = {**SHORT, **OPTIONS, "max_steps": 4, "batch_size": 1, "gradient_accumulation_steps": 3}
+TURNS: dict[str, Any] = {
+    **SHORT, "environment": "search", "num_episodes": 12, "system_prompt": "", "completion_prefix": "",
+    "reward_functions": ["environment"], "max_new_tokens": 32, "max_result_tokens": 32, "max_steps": 3,
+    "model_name": "tiny", "num_generations": 8, "top_entropy_quantile": 0.5,
+}  # fmt: skip
 STEPPING = {"optimizer": "sgd", "learning_rate": 0.05, "warmup_ratio": 0.0}  # AdamW would level differences
 
 
@@ -35,9 +41,14 @@ class Pair(NamedTuple):
 
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory: pytest.TempPathFactory) -> Pair:
-    folders = Pair(tmp_path_factory.mktemp("alone"), tmp_path_factory.mktemp("together"))
-    configs: list[Config] = [small(folder, **SETTINGS, **STEPPING) for folder in folders]
+    return both(Pair(tmp_path_factory.mktemp("alone"), tmp_path_factory.mktemp("together")), SETTINGS)
+
+
+def both(folders: Pair, settings: dict[str, Any]) -> Pair:
+    """The same run on one rank and on two."""
+    configs: list[Config] = [small(folder, **settings, **STEPPING) for folder in folders]
     train(configs[0])
+    folders.together.mkdir(exist_ok=True)
     file = folders.together / "two.toml"
     file.write_text(dump_config(configs[1]))
     ended = grpo(2, "train", "--config", str(file), "--quiet")
@@ -75,3 +86,23 @@ def test_the_entropy_bonus_grew_alike(pair: Pair) -> None:
     for folder in pair:
         state = json.loads((folder / "final" / "trainer_state.json").read_text())
         assert state["entropy_coeff"] == pytest.approx(0.04)
+
+
+def test_turns_are_those_of_one_rank(tmp_path: Path) -> None:
+    """Masked tokens count nowhere, on whichever rank their rows are."""
+    found = both(Pair(tmp_path / "alone", tmp_path / "together"), TURNS)
+    steps = list(zip(lines(found.together), lines(found.alone), strict=True))
+    assert sum(other["grad_norm"] > 0 for _, other in steps) > 1
+    for mine, other in steps:
+        assert other["tools/calls_mean"] > 0
+        for key in (
+            "tools/calls_mean",
+            "turns_mean",
+            "completion_length_mean",
+            "reward_mean",
+            "loss",
+            "grad_norm",
+        ):
+            assert mine[key] == pytest.approx(other[key], rel=1e-5, abs=1e-7), (mine["step"], key)
+    weights = [arrays(folder / "final" / "model.safetensors") for folder in found]
+    assert gap(*weights) < 1e-6
