@@ -183,7 +183,10 @@ def warmer(config: Config | None) -> list[str]:
 
 
 def more_to_learn_from(config: Config | None) -> list[str]:
-    """Lines of TOML with more and longer completions, and with rewards that are easier to earn."""
+    """Lines of TOML with more and longer completions, and with rewards that are easier to earn.
+
+    Those reward the tags around an answer, which an environment's task does not have.
+    """
     generations = config.num_generations if config else 8
     lines = [f"num_generations = {max(GUIDE_GENERATIONS, 2 * generations)}"]
     if config is None or config.max_new_tokens < GUIDE_NEW_TOKENS:
@@ -191,6 +194,6 @@ def more_to_learn_from(config: Config | None) -> list[str]:
     given = config.reward_functions if config else ["correctness"]
     names = {name.removesuffix("_reward_func") for name in given}
     easier = [name for name in FORMAT_REWARDS if name not in names]
-    if easier:
+    if easier and not (config and config.environments):
         lines.append(f"reward_functions = {json.dumps([*given, *easier], ensure_ascii=False)}")
     return lines

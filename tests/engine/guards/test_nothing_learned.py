@@ -82,6 +82,16 @@ def test_at_the_end_it_says_why() -> None:
     assert equal.cures[0].startswith("sample more, and more varied, completions")
 
 
+def test_no_tags_are_rewarded_in_an_environments_task() -> None:
+    """Its completions are calls and moves; rewards of `<answer>` would teach another task."""
+    config = Config(environment="guess", num_episodes=4, reward_functions=["environment"], max_new_tokens=64)
+    teaching = Teaching(config=config)
+    teaching.take(*step(["a", "b"], [{"environment": 0.0}, {"environment": 0.0}]), False)
+    nothing = teaching.explain()
+    assert nothing is not None
+    assert nothing.cures[1:] == ["num_generations = 16", "max_new_tokens = 128"]
+
+
 def test_what_was_solved_from_the_start_needs_no_cure() -> None:
     nothing = after(6, reward_mean=2.0, **{"rewards/correctness": 2.0})[0].explain()
     assert nothing is not None
