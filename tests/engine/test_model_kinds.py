@@ -15,6 +15,7 @@ from tests.support.small_runs import SHORT, lines, small
 
 ENTRIES = {"vocab_size": 320, "eos_token_id": 311, "torch_dtype": "float32"}
 KINDS = ["qwen3_5", "mamba2", "gemma3_text"]
+HYBRIDS = ("lfm2", "nemotron_h", "granitemoehybrid")  # convolutions or states beside attention
 
 
 def folder_of(kind: str, folder: Path) -> str:
@@ -23,7 +24,7 @@ def folder_of(kind: str, folder: Path) -> str:
 
 
 @pytest.mark.parametrize(
-    ("kind", "variant"), [*((kind, "full") for kind in KINDS), ("qwen3_5", "dora and kl")]
+    ("kind", "variant"), [*((kind, "full") for kind in (*KINDS, *HYBRIDS)), ("qwen3_5", "dora and kl")]
 )
 def test_interrupted_and_resumed_is_uninterrupted(kind: str, variant: str, tmp_path: Path) -> None:
     check_resumed(variant, tmp_path, model_name=folder_of(kind, tmp_path / "model"))
