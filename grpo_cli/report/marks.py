@@ -1,4 +1,4 @@
-"""What happened to a run beside its steps: the marks on the curves, and the list of them.
+"""Events of a run beside its steps: the marks on the curves, and the list of them.
 
     marks_of([run])
     # [{"step": 121, "kind": "interruption", "text": "02:14 GPU timeout in the update: …"}, …]

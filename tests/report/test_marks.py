@@ -1,4 +1,4 @@
-"""What happened to a run, as marks on its curves and as a list."""
+"""The events of a run, as marks on its curves and as a list."""
 
 from pathlib import Path
 

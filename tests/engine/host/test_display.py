@@ -27,7 +27,7 @@ class Linux(System):
 
 @pytest.fixture
 def notes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """What `pmset` was asked for."""
+    """The requests to `pmset`."""
     (tmp_path / "pmset").write_text(PMSET)
     (tmp_path / "pmset").chmod(0o755)
     for name, value in (("PATH", f"{tmp_path}:{os.environ['PATH']}"), ("CODE", "0")):

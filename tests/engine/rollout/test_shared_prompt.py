@@ -62,6 +62,15 @@ def test_a_window_is_counted_in_positions_not_columns() -> None:
     assert two == [[False, False, True, True]] * 2
 
 
+def check_step(model: Any, tokens: list[int], plain: list[Any], grouped: list[Any]) -> None:
+    """The logits of the next tokens are the same with both caches."""
+    ids = mx.array(tokens)[:, None]
+    expected = model(ids, cache=plain)
+    with quick_decoding():
+        found = model(ids, cache=grouped)
+    assert mx.allclose(found, expected, atol=1e-5, rtol=1e-5)
+
+
 def test_logits_are_the_plain_ones_while_rows_leave_and_enter(policy: Policy) -> None:
     model = policy.model
     rows = [0, 0, 0, 1, 1, 2]
@@ -70,11 +79,7 @@ def test_logits_are_the_plain_ones_while_rows_leave_and_enter(policy: Policy) ->
     grouped = [GroupCache(layer, rows) for layer in grouped]
 
     def step(tokens: list[int]) -> None:
-        ids = mx.array(tokens)[:, None]
-        expected = model(ids, cache=plain)
-        with quick_decoding():
-            found = model(ids, cache=grouped)
-        assert mx.allclose(found, expected, atol=1e-5, rtol=1e-5)
+        check_step(model, tokens, plain, grouped)
 
     step([10, 11, 12, 13, 14, 15])
     step([20, 21, 22, 23, 24, 25])
@@ -108,11 +113,7 @@ def test_a_row_that_comes_back_joins_its_prompt_again(policy: Policy, place: int
     grouped = [GroupCache(layer, rows, names) for layer in grouped]
 
     def step(tokens: list[int]) -> None:
-        ids = mx.array(tokens)[:, None]
-        expected = model(ids, cache=plain)
-        with quick_decoding():
-            found = model(ids, cache=grouped)
-        assert mx.allclose(found, expected, atol=1e-5, rtol=1e-5)
+        check_step(model, tokens, plain, grouped)
 
     step([10, 11, 12, 13])
     prompt, answer = PROMPTS[rows[place]], mx.array([[80, 81, 82]])
