@@ -39,7 +39,7 @@ def choose_by_current_entropy(run: Run, batches: list[Microbatch]) -> None:
 
 
 def entropies_by(run: Run, batch: Microbatch) -> mx.array:
-    """The current policy's entropies (B, S) in nats, evaluated; in halves if memory runs out."""
+    """The current policy's entropies (B, S) in nats, evaluated; in parts if memory runs out."""
 
     def compute(part: Microbatch) -> mx.array:
         model, temperature = run.policy.model, run.config.temperature
@@ -48,9 +48,4 @@ def entropies_by(run: Run, batch: Microbatch) -> mx.array:
         mx.eval(entropies)
         return entropies  # type: ignore[return-value]  # asked for
 
-    parts = [
-        half
-        for rows in batch.in_rows(run.update_limit.rows)
-        for half in with_recovery(rows, compute, Microbatch.halves, run.update_limit)
-    ]
-    return mx.concatenate(parts)
+    return mx.concatenate(list(with_recovery(batch, compute, run.update_limit)))

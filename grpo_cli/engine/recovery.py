@@ -1,6 +1,6 @@
 """Recovery from failures of the device: every class of failures (failures.py) gets its own answer.
 
-    for result in with_recovery(batch, compute, Microbatch.halves, limit): ...
+    for result in with_recovery(batch, compute, limit): ...
 
 Memory: half the rows at once. A watchdog (GPU timeout, interactivity): smaller command buffers. The resource
 limit: compiled functions and cache are dropped, not rows. A reset by another program: the same once more.
@@ -82,6 +82,9 @@ class Divisible(Protocol):
 
     rows: list[Any]
 
+    def in_rows(self, most: int | None) -> list[Any]:
+        """The work in parts of at most so many rows; None = no limit."""
+
 
 @dataclass(frozen=True)
 class Answered:
@@ -113,7 +116,7 @@ class RowLimit:
 
     def lower(self, failed: int) -> None:
         """Lower the limit to half of the rows that were too many."""
-        self.rows = max(1, failed // 2)
+        self.rows = half_of(failed)
 
     def is_exceeded_by(self, rows: int) -> bool:
         """True if so many rows are known to be too many."""
@@ -178,21 +181,25 @@ class RowLimit:
         self.repeats = 0
 
 
-def with_recovery(
-    work: Work,
-    compute: Callable[[Work], Result],
-    halves: Callable[[Work], tuple[Work, Work] | None],
-    limit: RowLimit,
-) -> Iterator[Result]:
-    """Compute `work`, repeated or split into halves as the device requires; yields the results in order.
+def half_of(rows: int) -> int:
+    """At most half of the rows: a power of two, so that parts always consist of the parts of a lower limit.
 
-    `halves` returns None for a single row. Raises the errors of `RowLimit.answer`.
+    Work that was divided again after a failure then gives the same bits as under that limit from the start.
+    """
+    half = max(1, rows // 2)
+    return 1 << (half.bit_length() - 1)
+
+
+def with_recovery(work: Work, compute: Callable[[Work], Result], limit: RowLimit) -> Iterator[Result]:
+    """Compute `work`, repeated or divided as the device requires; yields the results in order.
+
+    Raises the errors of `RowLimit.answer`.
     """
     waiting = [work]
     while waiting:
         part = waiting.pop(0)
-        if limit.is_exceeded_by(len(part.rows)) and (divided := halves(part)):  # also the parts not tried yet
-            waiting = [*divided, *waiting]
+        if limit.is_exceeded_by(len(part.rows)):  # also the parts not tried yet
+            waiting = [*part.in_rows(limit.rows), *waiting]
             continue
         started = time.perf_counter()
         try:

@@ -3,7 +3,7 @@
     batches = make_batches(run, groups)                         # with the reference's logprobs
     numbers = update_policy(run, 1, batches, is_on_policy=True)
 
-If memory runs out, a microbatch is split in halves and computed again, to the same gradient.
+If memory runs out, a microbatch is divided and computed again, to the same gradient.
 """
 
 import math
@@ -213,14 +213,14 @@ def reference_logprobs(run: Run, batch: Microbatch) -> mx.array:
 
 
 def logprobs_by(run: Run, model: nn.Module, batch: Microbatch) -> mx.array:
-    """A model's logprobs (B, S), evaluated, by the forward of the loss; in halves if memory runs out."""
+    """A model's logprobs (B, S), evaluated, by the forward of the loss; in parts if memory runs out."""
 
     def compute(part: Microbatch) -> mx.array:
         logprobs = token_logprobs(model, part, run.config.temperature, run.forward_plan)
         mx.eval(logprobs)
         return logprobs
 
-    return mx.concatenate(list(with_recovery(batch, compute, Microbatch.halves, run.update_limit)))
+    return mx.concatenate(list(with_recovery(batch, compute, run.update_limit)))
 
 
 def compare_with_sampler(run: Run, batches: list[Microbatch], result: UpdateResult) -> float | None:

@@ -8,6 +8,7 @@ compared follows LAG steps behind and computes as many; its `follows` names the 
 leave no trace in the weights.
 """
 
+import hashlib
 import json
 import os
 import random
@@ -19,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from mlx.utils import tree_flatten
 
 from grpo_cli.cli import restart
 from grpo_cli.engine import train
@@ -85,6 +87,7 @@ class Harm:
         update, rollouts = run.update_limit, run.rollout_limit
         limits = [update.rows, rollouts.rows, rollouts.prefill_tokens]
         note(self.folder / "limits.txt", f"{step} {json.dumps(limits)}")
+        note(self.folder / "weights.txt", f"{step} {digest(run)}")
 
     def set_limits(self, run: Any, step: int) -> None:
         """Compute as many rows at once as the followed run did in this step, when it last made it."""
@@ -139,6 +142,15 @@ def fill(path: Path) -> None:
     with path.open("wb", buffering=0) as file, suppress(OSError):
         while True:
             file.write(bytes(PIECE))
+
+
+def digest(run: Any) -> str:
+    """A digest of the weights and of the optimizer's state."""
+    found = hashlib.blake2b(digest_size=16)
+    for state in (run.policy.model.trainable_parameters(), run.optimizer.rule.state):
+        for name, array in sorted(tree_flatten(state)):
+            found.update(name.encode() + memoryview(array).cast("B") if array.ndim else name.encode())
+    return found.hexdigest()
 
 
 def resident() -> int:

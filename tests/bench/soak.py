@@ -4,7 +4,7 @@
 
 Faults are drawn at random (harm.py): a failure of the device of any class at any place about every 50 steps,
 kill -9 about every 200, memory pressure about every 250, a full disk about every 100. Run as root, the disk
-is a real one of 64 MB that is filled to the last byte; else there are no such faults. The run must end by
+is a real one of 96 MB that is filled to the last byte; else there are no such faults. The run must end by
 itself under `--supervise`, and its final weights must be byte for byte those of a calm run, which follows
 some steps behind and computes as many rows at once. Resident memory and open files are measured before every
 step. MLX on a CPU has none of these failures of its own: a reward file plays them.
@@ -29,7 +29,7 @@ from grpo_cli.engine.run_dir.incidents import read_incidents
 from tests.bench.harm import HOUR, drawn
 
 EVERY = {"failure": 50, "kill": 200, "pressure": 250, "disk": 100}  # steps
-DISK_MB = 64
+DISK_MB = 96
 SETTINGS = """
 model_name = "tiny"
 dataset = "arithmetic"
@@ -102,10 +102,18 @@ class Part:
         tenth = max(1, len(values) // 10)
         return (sorted(values[:tenth])[tenth // 2], sorted(values[-tenth:])[tenth // 2])
 
-    def limits(self) -> dict[str, object]:
-        """The rows at once of each step, as it was computed last."""
-        lines = (line.split(" ", 1) for line in (self.folder / "limits.txt").read_text().splitlines())
-        return {step: json.loads(limits) for step, limits in lines}
+    def noted(self, name: str) -> dict[str, str]:
+        """What one of the files of harm.py says of each step, as it was computed last."""
+        path = self.folder / name
+        lines = path.read_text().splitlines() if path.exists() else []
+        return dict(line.split(" ", 1) for line in lines)  # type: ignore[arg-type]
+
+
+def first_difference(harmed: Part, calm: Part) -> str:
+    """The first step after which weights or optimizer differ; empty if none does."""
+    one, other = (part.noted("weights.txt") for part in (harmed, calm))
+    steps = [int(step) for step, digest in one.items() if other.get(step) != digest]
+    return f"; the first difference after step {min(steps)}" if steps else ""
 
 
 @contextmanager
@@ -177,7 +185,7 @@ def main() -> None:
         print(
             f"{chosen.steps} steps, {calm.learned} with a gradient; exit codes {harmed.code} and {calm.code}"
         )
-        print(f"final weights {words}")
+        print(f"final weights {words}{first_difference(harmed, calm)}")
         print("played:", ", ".join(f"{kind} {count}" for kind, count in played.most_common()))
         print("recorded:", ", ".join(f"{kind} {count}" for kind, count in met.most_common()))
         for name, part in (("harmed", harmed), ("calm", calm)):

@@ -105,9 +105,9 @@ class Rows:
     def __init__(self, count: int) -> None:
         self.rows = list(range(count))
 
-    def halves(self) -> "tuple[Rows, Rows] | None":
-        half = len(self.rows) // 2
-        return (Rows(half), Rows(len(self.rows) - half)) if half else None
+    def in_rows(self, most: int | None) -> "list[Rows]":
+        most = most or len(self.rows)
+        return [Rows(len(self.rows[start : start + most])) for start in range(0, len(self.rows), most)]
 
 
 def attempts(count: int, *fails: int, limit: RowLimit) -> list[int]:
@@ -119,13 +119,22 @@ def attempts(count: int, *fails: int, limit: RowLimit) -> list[int]:
         if len(tried) in fails:
             raise RuntimeError(METAL)
 
-    list(with_recovery(Rows(count), compute, Rows.halves, limit))
+    list(with_recovery(Rows(count), compute, limit))
     return tried
 
 
 def test_parts_as_large_as_the_one_that_failed_are_not_tried() -> None:
     assert attempts(8, 1, 2, limit=RowLimit()) == [8, 4, 2, 2, 2, 2]
-    assert attempts(8, limit=RowLimit(3)) == [2] * 4
+    assert attempts(8, limit=RowLimit(3)) == [3, 3, 2]
+
+
+@pytest.mark.parametrize("count", range(2, 33))
+def test_divided_work_consists_of_the_parts_of_the_lower_limit(count: int) -> None:
+    """So that it gives the same bits as under that limit from the start."""
+    limit = RowLimit()
+    while limit.rows != 1:
+        divided = attempts(count, 1, limit=limit)[1:]
+        assert divided == attempts(count, limit=RowLimit(limit.rows)), limit.rows
 
 
 def test_a_single_row_is_tried_once_more() -> None:
@@ -147,6 +156,21 @@ def test_a_driver_that_refuses_the_process_asks_for_a_new_one_with_smaller_buffe
         for _ in range(2):
             limit.answer(RuntimeError(TEXTS["resource limit"]), 8)
     assert error.value.environment == {}
+
+
+def test_a_gradient_after_a_failure_has_the_bits_of_the_lower_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Seven rows of one microbatch, of which four did not fit: parts of 2, 2, 2 and 1, not 2, 2, 1 and 2."""
+    batch = make_microbatches(step_groups(), LOSS_TYPES["dapo"], 6, 9, has_reference=True)[0]
+    batch.ref_logprobs = batch.old_logprobs - 0.1
+    seven = batch.part(0, 7)
+    assert len(seven.rows) == 7
+    model = nanochat_policy().model
+    expected, _ = accumulate(model, [seven], OBJECTIVE, limit=RowLimit(2))
+    limit = RowLimit(4)
+    few_rows(monkeypatch, 2)
+    found, _ = accumulate(model, [seven], OBJECTIVE, limit=limit)
+    assert limit.rows == 2
+    assert largest_difference(expected, found) == 0.0
 
 
 def test_another_error_is_not_retried(monkeypatch: pytest.MonkeyPatch) -> None:

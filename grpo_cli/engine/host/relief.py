@@ -87,12 +87,12 @@ def clear_cache(run: Run, answer: Answer) -> None:
 
 
 def halve_rows(run: Run, answer: Answer) -> None:
-    """Compute half as many completions at once from now on."""
+    """Compute at most half as many completions at once from now on."""
     config = run.config
     whole = config.prompts_per_generation * config.num_generations
-    run.rollout_limit.rows = max(1, (run.rollout_limit.rows or whole) // 2)
+    run.rollout_limit.lower(run.rollout_limit.rows or whole)
     at_once = config.batch_size * config.num_generations
-    run.update_limit.rows = max(1, (run.update_limit.rows or at_once) // 2)
+    run.update_limit.lower(run.update_limit.rows or at_once)
     rows = plural(run.update_limit.rows, "completion")
     run.machine_actions.append(f"{rows} at once")
     record(run, "pressure", f"at most {rows} at once")

@@ -74,11 +74,6 @@ class Microbatch:
         starts = range(0, len(self.rows), most)
         return [self.part(start, min(start + most, len(self.rows))) for start in starts]
 
-    def halves(self) -> "tuple[Microbatch, Microbatch] | None":
-        """The first and the second half of the rows; None for a single row."""
-        middle = len(self.rows) // 2
-        return (self.part(0, middle), self.part(middle, len(self.rows))) if middle else None
-
     def remember(self, logprobs: mx.array) -> None:
         """Store logprobs (B, S) as the old logprobs, here and in the rollouts."""
         self.old_logprobs, self.old_is_current = logprobs, False

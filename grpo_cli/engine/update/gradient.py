@@ -109,8 +109,8 @@ def accumulate(
     """Gradient of the whole step, summed over its microbatches, and the numbers for the log.
 
     Each rank of a `world` computes its own microbatches, and all receive the sum. Without microbatches (all
-    advantages are 0) the gradient is exactly 0. A microbatch that does not fit into memory is halved as often
-    as needed, with the same sum; `limit` remembers how many rows fit. `compiled`: replaces the plain forward
+    advantages are 0) the gradient is exactly 0. A microbatch that does not fit into memory is divided, with the
+    same sum; `limit` remembers how many rows fit. `compiled`: replaces the plain forward
     and backward (compiled_loss.py).
     """
     loss_and_grad: Any = compiled or nn.value_and_grad(model, microbatch_loss)
@@ -126,9 +126,8 @@ def accumulate(
     own = [batch for batch in batches if batch.rank == world.rank]
     for index, batch in enumerate(own):
         logprobs.append([])
-        for rows in batch.in_rows(limit.rows):
-            for part in with_recovery(rows, compute, Microbatch.halves, limit):
-                total.add(part)
+        for part in with_recovery(batch, compute, limit):
+            total.add(part)
         if on_progress:
             on_progress(index + 1, len(own))
     found = [mx.concatenate(parts) for parts in logprobs]
