@@ -114,9 +114,10 @@ class RowLimit:
     drop_compiled: Callable[[], None] = nothing_to_drop
     repeats: int = field(default=0, init=False)  # of the same work, unchanged
 
-    def lower(self, failed: int) -> None:
-        """Lower the limit to half of the rows that were too many."""
+    def lower(self, failed: int) -> int:
+        """Lower the limit to half of the rows that were too many; returns it."""
         self.rows = half_of(failed)
+        return self.rows
 
     def is_exceeded_by(self, rows: int) -> bool:
         """True if so many rows are known to be too many."""

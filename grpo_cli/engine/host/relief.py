@@ -92,8 +92,7 @@ def halve_rows(run: Run, answer: Answer) -> None:
     whole = config.prompts_per_generation * config.num_generations
     run.rollout_limit.lower(run.rollout_limit.rows or whole)
     at_once = config.batch_size * config.num_generations
-    run.update_limit.lower(run.update_limit.rows or at_once)
-    rows = plural(run.update_limit.rows, "completion")
+    rows = plural(run.update_limit.lower(run.update_limit.rows or at_once), "completion")
     run.machine_actions.append(f"{rows} at once")
     record(run, "pressure", f"at most {rows} at once")
     run.listener(

@@ -109,9 +109,9 @@ def accumulate(
     """Gradient of the whole step, summed over its microbatches, and the numbers for the log.
 
     Each rank of a `world` computes its own microbatches, and all receive the sum. Without microbatches (all
-    advantages are 0) the gradient is exactly 0. A microbatch that does not fit into memory is divided, with the
-    same sum; `limit` remembers how many rows fit. `compiled`: replaces the plain forward
-    and backward (compiled_loss.py).
+    advantages are 0) the gradient is exactly 0. A microbatch that does not fit into memory is divided, with
+    the same sum; `limit` remembers how many rows fit. `compiled`: replaces the plain forward and backward
+    (compiled_loss.py).
     """
     loss_and_grad: Any = compiled or nn.value_and_grad(model, microbatch_loss)
     limit = limit or RowLimit()
