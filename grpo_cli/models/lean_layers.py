@@ -9,12 +9,16 @@ from contextlib import contextmanager
 
 import mlx.nn as nn
 
+from grpo_cli.cpu.attention import blockwise_attention
 from grpo_cli.cpu.swiglu import lean_activations
 from grpo_cli.models.gated_delta import chunked_gated_delta
 
 
 @contextmanager
 def lean_layers(model: nn.Module) -> Iterator[None]:
-    """Within the block gated activations and the gated delta rule store less; results differ by rounding."""
-    with lean_activations(model), chunked_gated_delta():
+    """Within the block attention, gated activations and the gated delta rule store less.
+
+    Results differ by rounding.
+    """
+    with blockwise_attention(), lean_activations(model), chunked_gated_delta():
         yield

@@ -17,6 +17,7 @@ from typing import Any
 
 import mlx.core as mx
 
+from grpo_cli.cpu.attention import blockwise_attention
 from grpo_cli.engine.recovery import PREFILL_TOKENS
 from grpo_cli.engine.rollout.completion_text import CompletionText
 from grpo_cli.engine.rollout.prompt_cache import join, keep, read_prompts, select
@@ -71,7 +72,7 @@ class Decoding:
 
     def run(self) -> None:
         """Sample all rows until they end. Raises BrokenPolicy for logits that are NaN."""
-        with evaluating(self.policy.model), quick_decoding(), chunked_gated_delta():
+        with evaluating(self.policy.model), blockwise_attention(), quick_decoding(), chunked_gated_delta():
             self.sample()
 
     def sample(self) -> None:

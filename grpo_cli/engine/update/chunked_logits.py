@@ -16,7 +16,9 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_unflatten
 
+from grpo_cli import device
 from grpo_cli.cpu.exact_sums import logsumexp
+from grpo_cli.cpu.lazy import after
 from grpo_cli.engine.grpo.entropy import logprobs_and_entropies
 from grpo_cli.models.same_logits import same_logits
 from grpo_cli.models.tree import flat
@@ -128,17 +130,10 @@ def in_slices(function: Any, width: int) -> Any:
     return forward
 
 
-def after(array: mx.array, earlier: list[mx.array]) -> mx.array:
-    """The array with a dependency: MLX computes it after `earlier`."""
-    if not earlier:
-        return array
-    later: Any = mx.depends([array], earlier)  # a list for a list
-    result: mx.array = later[0]
-    return result
-
-
 def chosen_logprobs(logits: mx.array, targets: mx.array) -> mx.array:
-    """Logprobs (…) of the targets (…) from logits (…, V)."""
+    """Logprobs (…) of the targets (…) from logits (…, V); one fused kernel each way on Metal and CUDA."""
+    if device.prepare().kind != "cpu":
+        return -mx.fast.cross_entropy(logits, targets)
     chosen = mx.take_along_axis(logits, targets[..., None], axis=-1).squeeze(-1)
     return chosen - logsumexp(logits)
 
