@@ -13,7 +13,7 @@ from typer import Exit
 from grpo_cli.config.schema import Config
 from grpo_cli.engine.update.batch import TrainingSequence, pad
 from grpo_cli.engine.update.forward import token_logprobs
-from tests.bench import measure, table, updates
+from tests.bench import measure, table, updates, versus
 from tests.bench.__main__ import main
 from tests.support.gradients import largest_difference
 from tests.support.random_models import VOCAB, nanochat_policy
@@ -142,3 +142,25 @@ def test_table() -> None:
     assert caption == (
         "rollouts 1.50 × as fast as batch_generate; update 1.12 × forward and backward; BLAS openblas"
     )
+
+
+def test_medians_and_ratios_of_two_commits() -> None:
+    new = [{"step, seconds": value, "CPU seconds": 6.0, "added": 1.0} for value in (1.0, 9.0, 2.0)]
+    old = [{"step, seconds": 4.0, "CPU seconds": 3.0} for _ in range(3)]
+    found = [line.split() for line in versus.lines(new, old)]
+    assert found == [
+        ["new", "old", "ratio"],
+        ["step,", "seconds", "2.000", "4.000", "0.50"],
+        ["CPU", "seconds", "6.000", "3.000", "2.00"],
+    ]
+
+
+def test_parts_that_two_commits_are_compared_by() -> None:
+    part = {"seconds": 2.0, "peak_memory_gb": 0.5}
+    result = {"rollout": part, "updates": [{"prompt_tokens": 83, "update": part, "gradient": part}]}
+    assert versus.of_parts(result) == {
+        "rollout, seconds": 2.0,
+        "rollout, peak GB": 0.5,
+        "update after 83 tokens, seconds": 2.0,
+        "gradient after 83 tokens, seconds": 2.0,
+    }

@@ -25,6 +25,8 @@ CACHE_COPIES = 2.0  # the cache's rows are copied when some leave the batch
 OWN_COPIES = 1.3  # copies of the rows' own keys and values, which grow layer by layer
 OWN_STEP = 64  # tokens that a row's own keys and values grow by (shared_prompt.py)
 PROMPT_TOKENS = 2048  # prompt tokens per forward (continuous_batch.py)
+BLOCK = 1 << 19  # scores of a block of queries (cpu/attention.py)
+BLOCK_COPIES = 5.0  # arrays of a block
 READING_KEPT = 2.0  # scores and feed-forward arrays of a layer during the prefill
 LEAST_BUDGET = 512  # tokens of a microbatch; smaller budgets save little
 # Float32 numbers per trained parameter; muon has 2 for embeddings and head only.
@@ -45,6 +47,7 @@ class Shape:
     kv_width: int  # key channels of a token in one layer, over all key heads
     vocabulary: int
     states: States | None = None  # layers that keep a state
+    keeps_scores: bool = True  # all scores of attention; False: a block in float32 (cpu/attention.py)
 
     @property
     def attention_layers(self) -> int:
@@ -69,6 +72,7 @@ class Shape:
                 kv_width=int(config.get("num_key_value_heads") or heads) * head_width,
                 vocabulary=int(config["vocab_size"]),
                 states=states,
+                keeps_scores=not on_cpu,
             )
         except (KeyError, TypeError, ValueError):
             return None
@@ -196,8 +200,11 @@ def rollout_bytes(shape: Shape, batch: BatchSizes, width: int) -> int:
         return int(batch.rollout_rows * held + logits)
     prompts = batch.rollout_prompts * batch.prompt_length  # tokens
     own = batch.rollout_rows * -(-batch.new_tokens // OWN_STEP) * OWN_STEP
-    layer = shape.heads * batch.prompt_length + shape.intermediate  # numbers per prompt token
-    reading = READING_KEPT * min(prompts, PROMPT_TOKENS) * layer * width
+    at_once = min(prompts, PROMPT_TOKENS)
+    scores = READING_KEPT * at_once * shape.heads * batch.prompt_length
+    if not (shape.keeps_scores or width != FLOAT32):
+        scores = min(scores, BLOCK_COPIES * BLOCK)
+    reading = (scores + READING_KEPT * at_once * shape.intermediate) * width
     return int(prompts * per_token + max(OWN_COPIES * own * per_token + logits, reading))
 
 
@@ -222,7 +229,8 @@ def update_bytes(shape: Shape, batch: BatchSizes, width: int) -> int:
     prompt = prompts * batch.prompt_length
     common = width * (HIDDEN_KEPT * shape.hidden + INTERMEDIATE_KEPT * shape.intermediate)
     common *= completion + prompt
-    attention = width * attention_numbers(shape, batch, completion, prompt)
+    has_scores = shape.keeps_scores or width != FLOAT32
+    attention = width * attention_numbers(shape, batch, completion, prompt, has_scores)
     states, at_once = state_bytes(shape.states, batch, completion, prompt, width)
     layers = shape.layers * common + shape.attention_layers * attention + at_once
     layers += shape.states.layers * states if shape.states else 0.0
@@ -237,13 +245,18 @@ def update_bytes(shape: Shape, batch: BatchSizes, width: int) -> int:
     return int(layers + copies * FLOAT32 * (min(logits, LOGITS_AT_ONCE) if batch.slices else logits))
 
 
-def attention_numbers(shape: Shape, batch: BatchSizes, completion: int, prompt: int) -> float:
+def attention_numbers(
+    shape: Shape, batch: BatchSizes, completion: int, prompt: int, has_scores: bool
+) -> float:
     """Numbers that one layer's attention keeps: scores, and keys and values with their gradients.
 
-    `completion`, `prompt`: tokens of the microbatch.
+    `completion`, `prompt`: tokens of the microbatch. Without scores it keeps its result, and two numbers a
+    head.
     """
     length = batch.prompt_length + batch.new_tokens
     scores = SCORES_KEPT * shape.heads * (completion * length + prompt * batch.prompt_length)
+    if not has_scores:
+        scores = 2 * shape.heads * (completion + prompt)
     rows = batch.update_rows * 2 * 2 * shape.kv_width * length  # keys and values, and their gradients
     return 4 * shape.kv_width * (completion + prompt) + scores + rows
 

@@ -12,6 +12,7 @@ from mlx_lm.models import llama
 
 from grpo_cli import device
 from grpo_cli.config.schema import Config
+from grpo_cli.cpu import attention
 from grpo_cli.engine import setup
 from grpo_cli.engine.memory.check import needs_of
 from grpo_cli.engine.memory.estimate import (
@@ -42,15 +43,12 @@ def test_a_shape_from_config_json() -> None:
         "num_hidden_layers": 30, "hidden_size": 576, "intermediate_size": 1536, "num_attention_heads": 9,
         "num_key_value_heads": 3, "vocab_size": 49152,
     }  # fmt: skip
-    assert Shape.of(config) == Shape(
-        layers=30, hidden=576, intermediate=1536, heads=9, kv_width=192, vocabulary=49152
-    )
-    assert Shape.of({**config, "head_dim": 128}) == Shape(
-        layers=30, hidden=576, intermediate=1536, heads=9, kv_width=384, vocabulary=49152
-    )
-    assert Shape.of({"text_config": config, "vocab_size": 1}) == Shape(
-        layers=30, hidden=576, intermediate=1536, heads=9, kv_width=192, vocabulary=49152
-    )
+    expected = Shape(layers=30, hidden=576, intermediate=1536, heads=9, kv_width=192, vocabulary=49152)
+    assert Shape.of(config, on_cpu=False) == expected
+    assert Shape.of(config) == dataclasses.replace(expected, keeps_scores=False)
+    wide = {**config, "head_dim": 128}
+    assert Shape.of(wide, on_cpu=False) == dataclasses.replace(expected, kv_width=384)
+    assert Shape.of({"text_config": config, "vocab_size": 1}, on_cpu=False) == expected
     assert Shape.of({"hidden_size": 576}) is None
 
 
@@ -75,6 +73,18 @@ def test_reading_long_prompts_in_groups_by_hand() -> None:
     grouped = dataclasses.replace(BATCH, rollout_prompts=2, prompt_length=3000)
     reading = 2 * 2048 * (2 * 3000 + 16) * 2
     assert rollout_bytes(SHAPE, grouped, width=2) == 2 * 3000 * 2 * 2 * 4 * 2 + reading
+
+
+def test_blocks_of_scores_are_not_counted() -> None:
+    """On a CPU in float32: neither in the update nor while prompts are read; in bfloat16 they are."""
+    shape = dataclasses.replace(SHAPE, keeps_scores=False)
+    grouped = dataclasses.replace(BATCH, rollout_prompts=2, prompt_length=3000)
+    reading = (5 * attention.SCORES + 2 * 2048 * 16) * 4
+    assert rollout_bytes(shape, grouped, width=4) == 2 * 3000 * 2 * 2 * 4 * 4 + reading
+    assert rollout_bytes(shape, grouped, width=2) == rollout_bytes(SHAPE, grouped, width=2)
+    scores, results = 2 * 2 * (30 * 15 + 5 * 5), 2 * 2 * 35  # a result and a sum for every head and token
+    found = update_bytes(SHAPE, BATCH, width=4) - update_bytes(shape, BATCH, width=4)
+    assert found == 4 * 2 * (scores - results)
 
 
 def test_prompts_at_once_in_groups() -> None:
