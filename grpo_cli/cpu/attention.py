@@ -71,10 +71,16 @@ def is_supported(queries: mx.array, keys: Any, values: Any, mask: Mask = None, *
 
 
 def hides_later_keys(mask: mx.array) -> bool:
-    """True if no query sees a key after its own place, where the last query has the last key: (…, L, T)."""
+    """True if no query sees a key after its own place, where the last query has the last key: (…, L, T).
+
+    False for a mask that is not known yet, within mx.compile: then all keys are computed.
+    """
     length, keys = mask.shape[-2:]
     later = mx.arange(keys)[None] > mx.arange(keys - length, keys)[:, None]  # (L, T)
-    found: Any = (mask & later).any().item()
+    try:
+        found: Any = (mask & later).any().item()
+    except ValueError:  # "Attempting to eval an array during function transformations"
+        return False
     return not found
 
 

@@ -2,8 +2,8 @@
 
     python -m tests.bench.versus 2408ef6~1 --rounds 3 -- --model ./SmolLM2 --prompts 1 --repeats 1
 
-What follows `--` goes to `python -m tests.bench` of both. The earlier commit gets a worktree of its own and the
-same environment. Printed are, for each part, the medians of the rounds and their ratio new ÷ old, and the CPU
+What follows `--` goes to `python -m tests.bench` of both. The earlier commit gets a worktree of its own and
+the same environment. Printed are, for each part, the medians of the rounds and their ratio new ÷ old, and CPU
 seconds of the whole process.
 """
 

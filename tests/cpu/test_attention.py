@@ -88,6 +88,10 @@ def test_a_mask_that_shows_later_keys_is_found() -> None:
     assert hides_later_keys(create_causal_mask(5, 3))
     assert hides_later_keys(create_causal_mask(5, 0, left_padding=mx.array([0, 2])))
     assert not hides_later_keys(mx.ones((5, 5), dtype=mx.bool_))
+    traced: list[bool] = []
+    mask = create_causal_mask(5, 0)
+    mx.compile(lambda mask: traced.append(hides_later_keys(mask)) or mask)(mask)
+    assert traced == [False]
 
 
 @pytest.mark.parametrize(
