@@ -98,7 +98,7 @@ class Decoding:
             return None
         logits = self.policy.model(self.tokens[:, None], cache=self.cache)[:, -1]  # (B, V)
         drawn = draw(logits, self.sampling, self.dice.draw(self.active))
-        mx.async_eval(drawn.tokens, drawn.logprobs, drawn.entropies)
+        drawn.submit()
         for row in self.active:
             row.begun += 1
             row.cached += 1

@@ -72,6 +72,11 @@ class SampledTokens:
     entropies: mx.array  # (B,) float32, nats, of the whole distribution
     log_kept: mx.array | None = None  # (B,) float32, log m kept by top_k, top_p and min_p; None: m = 1
 
+    def submit(self) -> None:
+        """Start computing all arrays. One left out would be computed when it is read, after the next step."""
+        kept = [] if self.log_kept is None else [self.log_kept]
+        mx.async_eval(self.tokens, self.logprobs, self.entropies, kept)
+
 
 class KeyChain:
     """A sequence of random keys that only the sampling of a run uses.
