@@ -64,6 +64,7 @@ def main(
         raise typer.Exit(error.exit_code) from error
     if not updates_only:
         console.print(table.table(result))
+        console.print(table.counts_table(result))
     for case in result.get("updates", []):
         console.print(table.update_table(result, case))
     text = json.dumps(result, indent=2)

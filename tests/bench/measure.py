@@ -8,13 +8,14 @@ update because its group scored alike.
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib import metadata
 from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
 from mlx_lm.generate import batch_generate
+from mlx_lm.models.cache import make_prompt_cache
 from mlx_lm.sample_utils import make_sampler
 
 from grpo_cli import device
@@ -25,8 +26,12 @@ from grpo_cli.engine.run import Run
 from grpo_cli.engine.setup import prepare
 from grpo_cli.engine.update.batch import Microbatch
 from grpo_cli.engine.update_policy import make_batches, update_policy
+from grpo_cli.models.caches import arrays_of, has_only_keys
+from grpo_cli.models.tied import is_tied
 from grpo_cli.models.tokenizer import Tokenizer
+from grpo_cli.models.tree import flat
 from grpo_cli.types import RolloutGroup
+from tests.bench.counters import LONG, SHORT, decoding_counts
 from tests.support.steps import scored_groups
 
 
@@ -106,6 +111,7 @@ def run(config: Config, repeats: int, rollouts_only: bool = False) -> dict[str, 
         **{name: part.as_dict() for name, part in parts.items()},
         "rollout_speedup": parts["batch_generate"].seconds / parts["rollout"].seconds,
         **update_overhead(parts),
+        "decoding": decoding(run, groups),
         "peak_memory_gb": max(part.peak_memory_gb for part in parts.values()),
     }
 
@@ -161,13 +167,15 @@ def balanced(groups: list[RolloutGroup]) -> list[RolloutGroup]:
 # --- the parts -----------------------------------------------------------------------------------
 
 
-def sample(run: Run, groups: list[RolloutGroup]) -> None:
-    """Our rollouts of the groups' prompts, logprobs and entropies included."""
+def sample(run: Run, groups: list[RolloutGroup], tokens: int = 0) -> None:
+    """Our rollouts of the groups' prompts, logprobs and entropies included. `tokens`: not as configured."""
     prompts = [group.prompt_ids for group in groups]
-    generate(run.policy, prompts, run.config.num_generations, Sampling.for_training(run.config))
+    sampling = Sampling.for_training(run.config)
+    sampling = replace(sampling, max_new_tokens=tokens or sampling.max_new_tokens)
+    generate(run.policy, prompts, run.config.num_generations, sampling)
 
 
-def sample_with_mlx_lm(run: Run, groups: list[RolloutGroup]) -> None:
+def sample_with_mlx_lm(run: Run, groups: list[RolloutGroup], tokens: int = 0) -> None:
     """mlx-lm's completions of the same prompts, all in one batch, without logprobs."""
     config = run.config
     prompts = [list(group.prompt_ids) for group in groups for _ in range(config.num_generations)]
@@ -175,11 +183,41 @@ def sample_with_mlx_lm(run: Run, groups: list[RolloutGroup]) -> None:
         run.policy.model,
         run.policy.tokenizer,
         prompts,
-        max_tokens=config.max_new_tokens,
+        max_tokens=tokens or config.max_new_tokens,
         sampler=make_sampler(temp=config.temperature),
         completion_batch_size=len(prompts),
         prefill_batch_size=len(prompts),
     )
+
+
+def decoding(run: Run, groups: list[RolloutGroup]) -> dict[str, Any]:
+    """Counts of one decoding step, of ours and of mlx-lm's, and the bytes that it cannot do without."""
+    return {
+        "rows": len(groups) * run.config.num_generations,
+        "least_bytes": least_bytes(run, groups),
+        "rollout": decoding_counts(lambda tokens: sample(run, groups, tokens)).as_dict(),
+        "batch_generate": decoding_counts(lambda tokens: sample_with_mlx_lm(run, groups, tokens)).as_dict(),
+    }
+
+
+def least_bytes(run: Run, groups: list[RolloutGroup]) -> int:
+    """Bytes of the weights and of the KV cache at the mean length counted, each prompt once.
+
+    Without an embedding's table where it is not the output matrix too, and the cache of plain keys only.
+    """
+    model = run.policy.model
+    tied = is_tied(run.policy.config)
+    tables = {f"{name}.weight" for name, module in model.named_modules() if isinstance(module, nn.Embedding)}
+    arrays = flat(model.parameters())
+    weights = sum(array.nbytes for name, array in arrays.items() if tied or name not in tables)
+    if not has_only_keys(model):
+        return weights
+    cache: list[Any] = make_prompt_cache(model)
+    mx.eval(model(mx.array([groups[0].prompt_ids]), cache=cache))
+    allocated = arrays_of(cache)
+    per_token = sum(array.nbytes for array in allocated) // allocated[0].shape[2]
+    own = len(groups) * run.config.num_generations * (SHORT + LONG) // 2
+    return weights + per_token * (own + sum(len(group.prompt_ids) for group in groups))
 
 
 def whole_sequences(batch: Microbatch) -> tuple[mx.array, int]:

@@ -40,6 +40,38 @@ def table(result: dict[str, Any]) -> Table:
     return rendered
 
 
+COUNTS = (
+    ("calls", "calls into MLX"),
+    ("nodes", "graph nodes"),
+    ("late_nodes", "of them submitted by reading a value"),
+)
+
+
+def counts_table(result: dict[str, Any]) -> Table:
+    """One decoding step in counts that hold on every device: ours beside mlx-lm's."""
+    counted = result["decoding"]
+    rows, least = counted["rows"], counted["least_bytes"]
+    caption = f"weights and KV cache, each prompt once: {least / 1e6:,.1f} MB"
+    rendered = Table(title=f"{result['model']}: one decoding step of {rows} rows", caption=caption)
+    rendered.add_column("per step")
+    both = [counted[name] for name in ("rollout", "batch_generate")]
+    for heading in ("rollouts", "batch_generate"):
+        rendered.add_column(heading, justify="right")
+    for key, label in COUNTS:
+        rendered.add_row(label, *(f"{one[key]:,.0f}" for one in both))
+    rendered.add_row("evaluations", *(evaluations(one["evaluations"]) for one in both))
+    each = [sum(one["evaluations"].values()) / rows for one in both]
+    rendered.add_row("evaluations per token", *(f"{number:.3f}" for number in each))
+    rendered.add_row("MB read", *(f"{one['bytes_read'] / 1e6:,.1f}" for one in both))
+    rendered.add_row("ms of the Python thread", *(f"{1e3 * one['host_seconds']:.2f}" for one in both))
+    return rendered
+
+
+def evaluations(counts: dict[str, float]) -> str:
+    """The evaluations by name: "1 async_eval, 3 tolist"."""
+    return ", ".join(f"{number:g} {name}" for name, number in sorted(counts.items()))
+
+
 UPDATE_ROWS = (
     ("update", "update, optimizer included"),
     ("gradient", "its gradient alone"),

@@ -105,11 +105,32 @@ def test_the_table_of_an_update() -> None:
     )
 
 
+def test_the_table_of_a_decoding_step() -> None:
+    ours = {
+        "calls": 347.0, "nodes": 845.4, "late_nodes": 0.0, "bytes_read": 9.2e6, "host_seconds": 0.0021,
+        "evaluations": {"tolist": 3.0, "async_eval": 1.0},
+    }  # fmt: skip
+    counted = {"rows": 32, "least_bytes": 5_812_224, "rollout": ours, "batch_generate": ours}
+    console = Console(width=110, record=True, file=io.StringIO())
+    console.print(table.counts_table({"model": "tiny", "decoding": counted}))
+    lines = [" ".join(line.split()) for line in console.export_text().splitlines()]
+    assert lines[0] == "tiny: one decoding step of 32 rows"
+    assert "│ evaluations │ 1 async_eval, 3 tolist │ 1 async_eval, 3 tolist │" in lines
+    assert "│ evaluations per token │ 0.125 │ 0.125 │" in lines
+    assert "│ MB read │ 9.2 │ 9.2 │" in lines
+    assert lines[-1] == "weights and KV cache, each prompt once: 5.8 MB"
+
+
 def test_rollouts_alone(tmp_path: Path) -> None:
     file = tmp_path / "bench.json"
     main(prompts=1, generations=2, new_tokens=3, repeats=1, rollouts_only=True, json_file=file)
     result = json.loads(file.read_text())
     assert result["rollout"]["tokens"] == result["batch_generate"]["tokens"] == 6
+    counted = result["decoding"]
+    assert counted["rows"] == 2
+    assert counted["rollout"]["evaluations"] == {"async_eval": 1, "tolist": 3}
+    assert counted["batch_generate"]["evaluations"] == {"async_eval": 1, "eval": 1, "tolist": 1}
+    assert 3e6 < counted["least_bytes"] < counted["rollout"]["bytes_read"]
     assert not {"update", "forward_backward", "step", "update_overhead", "updates"} & result.keys()
 
 
