@@ -9,6 +9,7 @@ import pytest
 from grpo_cli.engine.rollout import continuous_batch
 from grpo_cli.engine.rollout.generate import generate
 from grpo_cli.engine.rollout.sampling import Sampling
+from grpo_cli.engine.rollout.stream import stream
 from grpo_cli.models.load import load_policy
 from tests.bench.counters import Counts, counting, decoding_counts
 from tests.bench.measure import Endless
@@ -64,6 +65,17 @@ def test_the_next_step_is_submitted_before_a_token_is_read() -> None:
     read = ["tolist"] * 3
     steps = ["async_eval", "async_eval", *read, "async_eval", *read, "async_eval", *read, *read]
     assert counts.order[-len(steps) :] == steps
+
+
+def test_the_next_token_is_submitted_before_one_is_shown() -> None:
+    policy = load_policy("tiny")
+    policy.tokenizer = Endless(policy.tokenizer)  # type: ignore[assignment]
+    with counting() as counts:
+        assert len(list(stream(policy, PROMPTS[0], Sampling(max_new_tokens=3)))) == 3
+    read = ["item", "__int__"]
+    steps = ["async_eval", "async_eval", *read, "async_eval", *read, *read]
+    assert counts.order[-len(steps) :] == steps
+    assert counts.late_nodes == 0
 
 
 def test_a_synchronization_more_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:

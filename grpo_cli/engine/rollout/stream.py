@@ -13,7 +13,7 @@ from grpo_cli.engine.rollout.completion_text import CompletionText
 from grpo_cli.engine.rollout.continuous_batch import PREFILL_TOKENS, broken_policy, stop_reason
 from grpo_cli.engine.rollout.prompt_cache import read_prompts
 from grpo_cli.engine.rollout.rows import CompletionRow
-from grpo_cli.engine.rollout.sampling import Sampling, draw
+from grpo_cli.engine.rollout.sampling import SampledTokens, Sampling, draw, uniforms
 from grpo_cli.engine.rollout.turns import goes_on
 from grpo_cli.environments.session import Session
 from grpo_cli.models.load import Policy, check_prompts
@@ -62,19 +62,35 @@ def sampled(
 ) -> Iterator[CompletionRow]:
     """Sample a row token by token until it ends. Between two tokens others may append to it, or revive it.
 
-    `whole`: finds stop strings. Raises TrainingError for logits that are NaN.
+    While a token is read and shown, the device already computes the next. If others append to the row, that
+    one is void, and its random numbers serve the token after theirs. `whole`: finds stop strings. Raises
+    TrainingError for logits that are NaN.
     """
     check_prompts(policy, [row.prompt])
     cache = read_prompts(policy.model, [row.prompt], PREFILL_TOKENS, "single")
+
+    def launch(ids: mx.array, random: mx.array | None) -> SampledTokens:
+        """Start computing the token after `ids` (1, S)."""
+        row.cached += ids.shape[1]
+        drawn = draw(policy.model(ids, cache=cache)[:, -1], sampling, random)
+        mx.async_eval(drawn.tokens, drawn.logprobs)
+        return drawn
+
+    def numbers() -> mx.array | None:
+        return uniforms(1) if sampling.temperature > 0 else None
+
+    random = numbers()
+    ahead: SampledTokens | None = None
     while row.stop_reason is None:
         unread = row.context[row.cached :]
-        logits = policy.model(mx.array([unread]), cache=cache)[:, -1]  # (1, V)
-        row.cached += len(unread)
-        drawn = draw(logits, sampling)
-        logprob = float(drawn.logprobs.item())  # type: ignore[arg-type]
+        now = launch(mx.array([unread]), random) if ahead is None or unread else ahead
+        random, ahead = numbers(), None
+        if row.sampled + 1 < sampling.max_new_tokens:
+            ahead = launch(now.tokens[:, None], random)
+        logprob = float(now.logprobs.item())  # type: ignore[arg-type]
         if not math.isfinite(logprob):
             raise broken_policy(row)
-        row.add(int(drawn.tokens), logprob, 0.0, None)
+        row.add(int(now.tokens), logprob, 0.0, None)
         row.stop_reason = stop_reason(row, sampling, whole)
         yield row
 
