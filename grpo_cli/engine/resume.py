@@ -25,6 +25,7 @@ from grpo_cli.config.schema import Config
 from grpo_cli.distributed.phase import Phase
 from grpo_cli.distributed.world import ALONE, World
 from grpo_cli.engine import events
+from grpo_cli.engine.kernels import FAILED, LOSS, changed_kernels
 from grpo_cli.engine.memory.check import check_memory, limit_cache
 from grpo_cli.engine.ranks.same_setup import check_same_setup, settings
 from grpo_cli.engine.run import Run
@@ -87,6 +88,7 @@ def resume(
         world.set_phase(Phase.LOADING)
         run = restored(start.config, start.checkpoint, listener, world)
         tell_changes(run, start, keys_of(overrides), accept_changes, listener)
+        keep_kernels(run, listener)
         refuse_shorter(run)
         is_final = start.checkpoint is not None and start.checkpoint.name == FINAL
         if run.state.step == run.total_steps and is_final:
@@ -236,6 +238,20 @@ def tell_changes(run: Run, start: Start, given: set[str], accept: bool, listener
             f"changed since: {', '.join(decisive)}",
             f"restore it, or resume anyway: `grpo resume {quoted(start.run_dir)} --accept-changes`",
             trouble="resumable",
+        )
+
+
+def keep_kernels(run: Run, listener: events.Listener) -> None:
+    """Compute the loss as before if its compilation had failed; report the other choices that differ."""
+    before = run.state.kernels
+    if run.compiled is not None and before.get(LOSS) == FAILED:
+        run.compiled.is_off = True
+    changes = changed_kernels(before, run.kernels)
+    if changes:
+        listener(
+            events.Notice(
+                f"computed in another way than before, so the same to rounding only: {'; '.join(changes)}"
+            )
         )
 
 

@@ -22,6 +22,7 @@ from grpo_cli.engine.host.display import Display
 from grpo_cli.engine.host.facts import read_facts
 from grpo_cli.engine.host.pressure import PressureWatch
 from grpo_cli.engine.host.system import System
+from grpo_cli.engine.kernels import kernels_of
 from grpo_cli.engine.memory.cache import CacheRoom
 from grpo_cli.engine.recovery import PREFILL_TOKENS, Answered, RowLimit
 from grpo_cli.engine.rollout.buffer import RolloutBuffer
@@ -128,6 +129,11 @@ class Run:
         """The arrays the optimizer updates, by name: float32 master copies if the weights are 16-bit."""
         return flat(self.optimizer.master or self.policy.model.trainable_parameters())
 
+    @property
+    def kernels(self) -> dict[str, str]:
+        """The kernels that the run computes with."""
+        return kernels_of(self.policy, self.forward_plan, self.optimizer, self.compiled)
+
     def advance(self, step: int, prompts_used: int, fault: str | None, log_positions: dict[str, int]) -> None:
         """Record that `step` is finished. `fault`: the reason if its update was skipped."""
         self.buffer.advance(step)
@@ -146,7 +152,7 @@ class Run:
 
     def snapshot(self) -> Snapshot:
         """The current state, for a checkpoint."""
-        self.state.total_steps = self.total_steps
+        self.state.total_steps, self.state.kernels = self.total_steps, self.kernels
         return Snapshot(
             policy=self.policy,
             optimizer=self.optimizer,

@@ -42,6 +42,7 @@ class RunState:
     started_in: str = ""  # the folder that relative paths in the configuration refer to
     started_at: str = ""  # ISO 8601, local: the date given to chat templates; older runs had none
     inputs: dict[str, str] = field(default_factory=dict)  # checksums by name (inputs.py)
+    kernels: dict[str, str] = field(default_factory=dict)  # choices by name (kernels.py)
 
     @property
     def evaluation(self) -> dict[str, Any] | None:
