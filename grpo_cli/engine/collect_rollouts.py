@@ -10,11 +10,14 @@ Each rank samples and scores its share of the prompts; then all ranks exchange t
 import time
 from collections.abc import Sequence
 
+import mlx.nn as nn
+
 from grpo_cli.config.loss_types import LOSS_TYPES
 from grpo_cli.config.schema import Config
 from grpo_cli.engine import events
 from grpo_cli.engine.grpo.advantages import compute_advantages, decoupled_advantages
 from grpo_cli.engine.grpo.overlong import punish_overlong
+from grpo_cli.engine.guards import logprob_mismatch
 from grpo_cli.engine.guards.nonfinite import first_broken
 from grpo_cli.engine.rollout.buffer import DrawnGroups
 from grpo_cli.engine.rollout.continuous_batch import BrokenPolicy
@@ -23,6 +26,8 @@ from grpo_cli.engine.rollout.prompts import Prompt
 from grpo_cli.engine.rollout.sampling import Sampling
 from grpo_cli.engine.rollout.thinking import set_answers
 from grpo_cli.engine.run import Run
+from grpo_cli.engine.update.batch import TrainingSequence, pad
+from grpo_cli.engine.update_policy import check_logprobs, logprobs_by
 from grpo_cli.errors import TrainingError
 from grpo_cli.models.tree import flat
 from grpo_cli.rewards.notes import together
@@ -70,6 +75,8 @@ def sample_and_score(run: Run, prompts: list[Prompt], at: int) -> Scored:
         started = time.perf_counter()
         run.world.set_phase("sampling")
         sample(run, prompts, own, score, at)
+        if run.sampler.copy:
+            set_copy_logprobs(run, run.sampler.copy.model, mine)
         seconds = time.perf_counter() - started
         run.world.set_phase("scoring")
     punish_overlong(groups, run.config.max_new_tokens, run.config.soft_overlong_tokens)
@@ -104,6 +111,26 @@ def sample(run: Run, prompts: list[Prompt], own: Sequence[int], on_group: OnGrou
             error.hint,
             trouble="nan-gradient",
         ) from error
+
+
+def set_copy_logprobs(run: Run, copy: nn.Module, groups: list[RolloutGroup]) -> None:
+    """Set the logprobs of the copy that sampled, by a forward of each group whose rows came back from tools.
+
+    Those of sampling depend in their last bits on when the tools answered, so a resumed run could not repeat
+    them. The loss weighs the copy's tokens by these logprobs. Raises TrainingError if sampler and forward
+    disagree.
+    """
+    for group in groups:
+        if not any(rollout.logprobs_depend_on_time for rollout in group.rollouts):
+            continue
+        batch = pad([TrainingSequence(group.prompt_ids, rollout, 1.0) for rollout in group.rollouts])
+        logprobs = logprobs_by(run, copy, batch)
+        deviation = logprob_mismatch.measure([batch], [logprobs])
+        if deviation and not run.sampler_agrees:
+            check_logprobs(run, copy, [batch], deviation)
+        rows: list[list[float]] = logprobs.tolist()  # type: ignore[assignment]
+        for rollout, row in zip(group.rollouts, rows, strict=True):
+            rollout.logprobs = row[: len(rollout.token_ids)]
 
 
 def set_advantages(groups: list[RolloutGroup], config: Config) -> None:

@@ -236,18 +236,23 @@ def compare_with_sampler(run: Run, batches: list[Microbatch], result: UpdateResu
 
 def check_sampler(run: Run, batches: list[Microbatch], deviation: logprob_mismatch.Deviation) -> None:
     """Raise TrainingError if the sampler's logprobs are not those of a forward of the sampled model."""
-    model, own, temperature = run.policy.model, deviation, run.config.temperature
-    if run.sampler.copy:
-        model = run.sampler.copy.model
-        again = logprob_mismatch.measure(batches, [logprobs_by(run, model, batch) for batch in batches])
-        own = again or deviation
+    if run.sampler.copy is None:
+        check_logprobs(run, run.policy.model, batches, deviation)
+        return
+    copy = run.sampler.copy.model
+    again = logprob_mismatch.measure(batches, [logprobs_by(run, copy, batch) for batch in batches])
+    check_logprobs(run, copy, batches, again or deviation)
+    run.sampler.check(deviation)
+
+
+def check_logprobs(
+    run: Run, model: nn.Module, batches: list[Microbatch], deviation: logprob_mismatch.Deviation
+) -> None:
+    """Raise TrainingError if the sampler's logprobs are too far from those of the model's forward."""
+    weights, temperature = list(flat(model.parameters()).values()), run.config.temperature
     logprob_mismatch.check(
-        own,
-        logprob_mismatch.tolerance(
-            list(flat(model.parameters()).values()), temperature, device.prepare().kind == "cpu"
-        ),
+        deviation,
+        logprob_mismatch.tolerance(weights, temperature, device.prepare().kind == "cpu"),
         run.policy.tokenizer,
-        lambda: logprob_mismatch.cause(model, batches, own, temperature),
+        lambda: logprob_mismatch.cause(model, batches, deviation, temperature),
     )
-    if run.sampler.copy:
-        run.sampler.check(deviation)
