@@ -25,7 +25,7 @@ from grpo_cli.cpu.lazy import after
 
 SCORES = 1 << 19  # numbers of a block of scores, which stay in the processor's cache
 FEWEST = 16  # queries of a block
-NEGLIGIBLE = -1e30  # added to a masked score; finite, so that a fully masked row is not NaN
+NEGLIGIBLE = -1e30  # a masked score; finite, so that a fully masked row is not NaN
 
 Mask = mx.array | str | None
 
@@ -124,9 +124,10 @@ def attend(
         found = rows @ keys[:, :, :seen].swapaxes(-1, -2)  # (B, KV, R·l, T)
         if mask is None:
             return rows, found
-        added = added_to_scores(mask, block, shape)
         split = found.reshape(shape.rows, shape.key_heads, -1, end - start, seen)
-        return rows, (split + added).reshape(found.shape)
+        # Not a sum: scores of padding may be infinite.
+        masked = mx.where(visible_keys(mask, block, shape), split, NEGLIGIBLE)
+        return rows, masked.reshape(found.shape)
 
     @mx.custom_function
     def forward(queries: mx.array, keys: mx.array, values: mx.array) -> tuple[mx.array, ...]:
@@ -164,16 +165,14 @@ def attend(
     return result[0]
 
 
-def added_to_scores(mask: mx.array | str, block: tuple[int, int, int], shape: Shape) -> mx.array:
-    """0 or NEGLIGIBLE for the scores of a block, which broadcasts to (B, KV, R, l, T)."""
+def visible_keys(mask: mx.array | str, block: tuple[int, int, int], shape: Shape) -> mx.array:
+    """The mask of a block's scores, which broadcasts to (B, KV, R, l, T)."""
     start, end, seen = block
     if isinstance(mask, str):
         before = shape.keys - shape.queries
-        visible = mx.arange(seen)[None] <= mx.arange(before + start, before + end)[:, None]
-    else:
-        visible = mask[..., start:end, :seen]
-    added = mx.where(visible, 0.0, NEGLIGIBLE)
-    return added[:, :, None] if added.ndim == 4 else added
+        return mx.arange(seen)[None] <= mx.arange(before + start, before + end)[:, None]
+    visible = mask[..., start:end, :seen]
+    return visible[:, :, None] if visible.ndim == 4 else visible
 
 
 def grown(sums: list[mx.array], added: list[mx.array]) -> list[mx.array]:

@@ -84,6 +84,18 @@ def test_by_hand() -> None:
     assert found.reshape(-1).tolist() == pytest.approx([10.0, 10 + 10 * 0.7310586])
 
 
+def test_infinite_scores_of_padding_harm_nobody() -> None:
+    """Ministral scales queries by their position, which gives infinite ones before a padded text begins."""
+    queries, keys, values, _ = arrays(9, 9)
+    mask = create_causal_mask(9, 0, left_padding=mx.array([0, 3]))
+    expected = PLAIN(queries, keys, values, scale=0.3, mask=mask)
+    queries[1, :, :3] = mx.inf
+    with blockwise_attention():
+        found = mx.fast.scaled_dot_product_attention(queries, keys, values, scale=0.3, mask=mask)
+    assert mx.isfinite(found).all()
+    assert mx.allclose(found[1, :, 3:], expected[1, :, 3:], atol=2e-6)
+
+
 def test_a_mask_that_shows_later_keys_is_found() -> None:
     assert hides_later_keys(create_causal_mask(5, 3))
     assert hides_later_keys(create_causal_mask(5, 0, left_padding=mx.array([0, 2])))
