@@ -86,7 +86,7 @@ def load_policy(name: str, dtype: str = "auto", for_training: bool = False, base
     folder = adapters_base(path, base) if is_adapter else path
     model, config = load_model_folder(folder)
     model, config = _convert_weights(model, config, dtype, for_training and not is_adapter)
-    tokenizer = load_tokenizer(folder, config)
+    tokenizer = load_tokenizer(folder, config, is_checked=True)  # by load_model_folder
     check_vocabulary(tokenizer, model, config, folder)
     ends = tokenizer.turn_ends if isinstance(tokenizer, ChatTokenizer) else []
     lora = load_adapters(model, path) if is_adapter else None
@@ -191,15 +191,18 @@ def dequantized(
     return model, {k: v for k, v in config.items() if k not in ("quantization", "quantization_config")}
 
 
-def load_tokenizer(path: Path, config: dict[str, Any], trust_remote_code: bool = False) -> Tokenizer:
+def load_tokenizer(
+    path: Path, config: dict[str, Any], trust_remote_code: bool = False, is_checked: bool = False
+) -> Tokenizer:
     """The folder's nanochat tokenizer if it has one, else its Hugging Face tokenizer.
 
-    `trust_remote_code`: the user allows the folder's tokenizer to run its own code. Raises ModelError if its
-    files are missing or damaged, or if it needs such code.
+    `trust_remote_code`: the user allows the folder's tokenizer to run its own code. `is_checked`: its files
+    were checked with the model's, so they are not parsed once more. Raises ModelError if its files are
+    missing or damaged, or if it needs such code.
     """
     if (path / "tokenizer.pkl").exists():
         return NanochatTokenizer.load(path)
-    for problem in json_problems(path):
+    for problem in () if is_checked else json_problems(path):
         if problem.path.name in OF_THE_MODEL:  # transformers reads them too
             refuse_problems([problem])
         raise unusable(path, f"{problem.path.name} {problem.text}")

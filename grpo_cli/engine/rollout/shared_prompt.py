@@ -28,7 +28,7 @@ from mlx_lm.models.cache import BatchKVCache
 
 from grpo_cli import device
 from grpo_cli.cpu.fast_exp import exp, has_slow_exp, sigmoid_by_power
-from grpo_cli.engine.rollout.prompt_cache import keep, read_prompts, select
+from grpo_cli.engine.rollout.prompt_cache import read_prompts, select
 from grpo_cli.models.caches import has_only_keys
 from grpo_cli.models.same_logits import same_logits
 
@@ -245,9 +245,9 @@ def agrees(model: nn.Module) -> bool:
     """True if one decoding step gives the same logits with GroupCaches as without."""
     rows, tokens = [0, 0, 1], mx.array([[3], [4], [2]])
     try:
-        plain = read_prompts(model, PROBE)
-        grouped = [GroupCache(layer, rows) for layer in read_prompts(model, PROBE)]
-        keep(plain, rows)
+        prompts = read_prompts(model, PROBE)
+        plain = select(prompts, rows)
+        grouped = [GroupCache(layer, rows) for layer in prompts]
         expected = model(tokens, cache=plain)
         with quick_decoding():
             found = model(tokens, cache=grouped)

@@ -64,6 +64,8 @@ def is_measure(key: str) -> bool:
 def code_of_rewards(config: Config) -> set[Path]:
     """The files of rewards, and the imported modules in the same folders or their subfolders."""
     files = {path.resolve() for path in reward_files(config)}
+    if not files:
+        return files
     identity = functools.cache(_identity)  # thousands of modules share a few hundred folders
     folders = {identity(path.parent) for path in files} - {None}
     others = [module for name, module in list(sys.modules.items()) if not name.startswith("grpo_cli")]
