@@ -12,6 +12,8 @@ import hashlib
 import random
 
 from grpo_cli.config.schema import Config
+from grpo_cli.data.conversation import message
+from grpo_cli.data.rows import with_system
 from grpo_cli.errors import DataError
 from grpo_cli.types import Example
 
@@ -74,15 +76,15 @@ def load(config: Config, split: str, limit: int | None = None) -> list[Example]:
         TEST_PROBLEMS if test else TRAIN_PROBLEMS,
         TEST_SEED if test else config.seed,
     )
-    return [example(a, b) for a, b in pairs[:limit]]
+    return [example(a, b, config.system_prompt) for a, b in pairs[:limit]]
 
 
-def example(a: int, b: int) -> Example:
-    """The problem a + b as a conversation of one user message."""
+def example(a: int, b: int, system_prompt: str = "") -> Example:
+    """The problem a + b as a conversation of one user message, after the system prompt if there is one."""
     question = f"What is {a} + {b}?"
     columns = {"question": question, "answer": a + b}
     return Example(
-        messages=[{"role": "user", "content": question}],
+        messages=with_system([message("user", question)], system_prompt),
         answer=str(a + b),
         columns=columns,
         prompt_text=question,

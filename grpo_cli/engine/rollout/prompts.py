@@ -75,7 +75,10 @@ class Prompts(Sequence[Prompt]):
         self.encoded: dict[int, Prompt | None] = {}  # by place; None: too long
         self._counts: dict[int, int] = {}
         self._shortest = 0
-        for place in {roles(example): place for place, example in reversed([*enumerate(examples)])}.values():
+        first: dict[tuple[str, ...], int] = {}
+        for place, example in enumerate(examples):
+            first.setdefault(roles(example), place)
+        for place in first.values():
             self.prompt(place)
 
     @overload
