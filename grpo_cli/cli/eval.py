@@ -11,7 +11,7 @@ from grpo_cli.cli.completions_file import completions_file, completions_text
 from grpo_cli.cli.config import show_warnings
 from grpo_cli.cli.doing import doing
 from grpo_cli.cli.early import check_names
-from grpo_cli.cli.heavy import start_device
+from grpo_cli.cli.heavy import importing, start_device
 from grpo_cli.cli.options import ConfigOption, SetOption, given, one_of
 from grpo_cli.cli.ranks import ranks
 from grpo_cli.cli.report import page_file
@@ -99,8 +99,9 @@ def evaluate(
         with doing(f"loading {model} …", shown=world.is_first) as show:
             check_names(loaded.config, models, show)
             start_device(loaded.config.exact_float32)
+            with importing():
+                from grpo_cli.engine.evaluation.evaluate import evaluate_model
             sampling = sampling_of(loaded.config, num_generations, temperature)
-            from grpo_cli.engine.evaluation.evaluate import evaluate_model
 
         evaluations = {}
         for name in models:

@@ -11,7 +11,7 @@ from grpo_cli.cli.config import show_warnings
 from grpo_cli.cli.doing import doing, erase
 from grpo_cli.cli.early import find
 from grpo_cli.cli.env_view import call_text
-from grpo_cli.cli.heavy import start_device
+from grpo_cli.cli.heavy import importing, start_device
 from grpo_cli.cli.options import ConfigOption, SetOption
 from grpo_cli.cli.terminal import encodable, say, stderr_console, stdout_console
 from grpo_cli.errors import GrpoError, Terminated
@@ -75,10 +75,11 @@ def generate(
         show_warnings(loaded.warnings)
         find(model, tell)
         start_device()
-        from grpo_cli.engine.rollout.chat_template import set_up_template
-        from grpo_cli.engine.rollout.sampling import Sampling
-        from grpo_cli.environments.subject import of_prompts
-        from grpo_cli.models.load import load_policy
+        with importing():
+            from grpo_cli.engine.rollout.chat_template import set_up_template
+            from grpo_cli.engine.rollout.sampling import Sampling
+            from grpo_cli.environments.subject import of_prompts
+            from grpo_cli.models.load import load_policy
 
         policy = load_policy(model)
         if text := loaded.config.system_prompt if system is None else system:

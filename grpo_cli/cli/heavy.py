@@ -1,6 +1,9 @@
-"""Set up MLX before anything imports it."""
+"""Set up MLX before anything imports it, and import what computes."""
 
+import gc
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from rich.text import Text
@@ -24,3 +27,23 @@ def start_device(exact_float32: bool = False) -> "Device":
         erase()
         say(stderr_console(), Text(text, style="yellow"))
     return prepared
+
+
+@contextmanager
+def importing() -> Iterator[None]:
+    """Import the engine within the block, without Python's garbage collector.
+
+    Modules stay to the end, so it would walk their hundreds of thousands of objects for nothing: during the
+    imports, in each full collection later, and at the exit.
+    """
+    if "mlx_lm" in sys.modules:  # nothing much is left to import, and others' garbage may be about
+        yield
+        return
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+        gc.freeze()
+    finally:
+        if was_on:
+            gc.enable()

@@ -7,7 +7,7 @@ import typer
 from rich.text import Text
 
 from grpo_cli.cli.doing import doing
-from grpo_cli.cli.heavy import start_device
+from grpo_cli.cli.heavy import importing, start_device
 from grpo_cli.cli.options import (
     DatasetKey,
     MaxStepsKey,
@@ -75,8 +75,9 @@ def resume(
             run_dir, _ = locate(from_here(chosen_path(path)))  # before the slow import of MLX
             tell_supervisor(run_dir)
         start_device()
-        from grpo_cli.cli.live import training_display
-        from grpo_cli.engine.resume import resume as resume_run
+        with importing():
+            from grpo_cli.cli.live import training_display
+            from grpo_cli.engine.resume import resume as resume_run
 
         with (
             restarting(quiet, world.size == 1),

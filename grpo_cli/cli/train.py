@@ -8,7 +8,7 @@ from rich.text import Text
 from grpo_cli.cli.config import show_warnings
 from grpo_cli.cli.doing import doing
 from grpo_cli.cli.early import check_names, find
-from grpo_cli.cli.heavy import start_device
+from grpo_cli.cli.heavy import importing, start_device
 from grpo_cli.cli.options import (
     ConfigArgument,
     ConfigOption,
@@ -78,9 +78,10 @@ def train(
         if shows and is_interactive(stderr_console()):
             say(stderr_console(), Text(f"loading {loaded.config.model_name} …", style="dim"))
         start_device(loaded.config.exact_float32)
-        from grpo_cli.cli.live import training_display
-        from grpo_cli.engine import dry_run as trial
-        from grpo_cli.engine import train as training
+        with importing():
+            from grpo_cli.cli.live import training_display
+            from grpo_cli.engine import dry_run as trial
+            from grpo_cli.engine import train as training
 
         tell_supervisor(loaded.config.run_dir)
         if dry_run:
