@@ -6,6 +6,7 @@ another.
 """
 
 import ast
+import functools
 import importlib.util
 import sys
 from collections.abc import Iterator, Mapping
@@ -140,6 +141,7 @@ class Import:
     at_start: bool
 
 
+@functools.cache
 def imports(source: str) -> list[Import]:
     """The imports of a module's source, but for those that only a type checker makes."""
     return list(_walk(ast.parse(source), at_start=True))
@@ -242,6 +244,33 @@ def test_no_modules_import_one_another_in_a_circle() -> None:
         for module, path in MODULES.items()
     }
     assert circles(graph) == []
+
+
+# All that a run imports before its first step and needs: `import mlx_lm` itself brings most of it.
+STARTED = {
+    *("huggingface_hub", "jinja2", "mlx", "mlx_lm", "numpy", "tiktoken", "tokenizers", "transformers"),
+    *("pydantic", "rich", "tomli_w", "typer", "yaml"),
+}
+
+
+@pytest.mark.parametrize(
+    "roots",
+    [
+        ("grpo_cli.cli.main", "grpo_cli.cli.live", "grpo_cli.engine.train"),
+        ("grpo_cli.cli.main", "grpo_cli.engine.resume"),
+        ("grpo_cli.cli.main", "grpo_cli.engine.evaluation.evaluate"),
+    ],
+)
+def test_a_run_imports_nothing_at_its_start_that_it_does_not_use(roots: tuple[str, ...]) -> None:
+    graph = {
+        module: {one.module for one in imports(path.read_text(encoding="utf-8")) if one.at_start}
+        for module, path in MODULES.items()
+    }
+    graph |= {name: set() for found in list(graph.values()) for name in found if name not in graph}
+    found = set().union(*(_reached(root, graph) for root in roots))
+    others = {name.partition(".")[0] for name in found} - {*sys.stdlib_module_names, "grpo_cli"}
+    assert others <= STARTED  # datasets, pandas and pyarrow take seconds
+    assert not {entry(name, {"grpo_cli.report", "grpo_cli.doctor.checks"}) for name in found} - {""}
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,13 @@
 """What is set before MLX is imported, seen at the moment of its import."""
 
+import gc
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from grpo_cli.cli.heavy import importing
 
 # Runs `grpo` up to the moment when MLX's import begins, and prints MLX's variable then.
 WATCHED = """
@@ -44,3 +47,27 @@ def test_exact_float32_is_set_before_mlx_is_imported(
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout == f"MLX_ENABLE_TF32 = {seen}\n"
+
+
+def test_the_first_import_runs_without_the_garbage_collector(monkeypatch: pytest.MonkeyPatch) -> None:
+    frozen: list[bool] = []
+    monkeypatch.setattr(gc, "freeze", lambda: frozen.append(gc.isenabled()))
+    monkeypatch.delitem(sys.modules, "mlx_lm", raising=False)
+    with importing():
+        assert not gc.isenabled()
+    assert gc.isenabled()
+    assert frozen == [False]
+
+
+def test_an_import_that_fails_leaves_the_garbage_collector_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "mlx_lm", raising=False)
+    with pytest.raises(ImportError), importing():
+        raise ImportError
+    assert gc.isenabled()
+
+
+def test_later_imports_freeze_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gc, "freeze", lambda: pytest.fail("frozen"))
+    monkeypatch.setitem(sys.modules, "mlx_lm", gc)  # any module
+    with importing():
+        assert gc.isenabled()

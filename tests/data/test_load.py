@@ -1,5 +1,6 @@
 """load_examples over every kind of dataset: system prompt, limits, the hub's errors, GSM8K's copy."""
 
+import gc
 import json
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ import pytest
 from datasets.exceptions import DatasetNotFoundError
 
 from grpo_cli.config.schema import Config
-from grpo_cli.data import hub
+from grpo_cli.data import arithmetic, hub
 from grpo_cli.data.load import load_examples
 from grpo_cli.errors import DataError
 from grpo_cli.types import Example
@@ -216,3 +217,13 @@ def test_a_local_copy_of_gsm8k() -> None:
     assert (train[0].answer, test[0].answer) == ("72", "18")
     assert train[0].messages[0] == {"role": "system", "content": config.system_prompt}
     assert train[0].messages[1]["content"].startswith("Natalia sold clips to 48 of her friends in April")
+
+
+def test_the_garbage_collector_is_off_only_while_rows_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[bool] = []
+    monkeypatch.setattr(arithmetic, "load", lambda *_: seen.append(gc.isenabled()))
+    load_examples(Config(dataset="arithmetic"), "train")
+    with pytest.raises(DataError):
+        load_examples(Config(dataset="./missing.jsonl"), "train")
+    assert seen == [False]
+    assert gc.isenabled()
