@@ -1,7 +1,7 @@
 """The task of every peer and the record of its steps: both travel between the processes as JSON.
 
-A peer runs in another environment, where grpo_cli is only a folder on the path and pydantic is missing: this
-module and those of the peers import of it the device and the rewards, which need the standard library and MLX.
+A peer runs in another environment, where grpo_cli is only a folder on the path and pydantic is missing: of it
+this module and those of the peers import the device and the rewards, which need the standard library and MLX.
 """
 
 import json
@@ -49,8 +49,8 @@ class Job:
     def read(cls, file: Path) -> "Job":
         """The job of a file."""
         keys = json.loads(file.read_text())
-        lists = {name: [Problem(**one) for one in keys.pop(name)] for name in ("training", "held_out")}
-        return cls(**keys, **lists)
+        training, held_out = ([Problem(**one) for one in keys.pop(name)] for name in ("training", "held_out"))
+        return cls(**keys, training=training, held_out=held_out)
 
     def write(self, file: Path) -> None:
         """Write it for `read`."""
