@@ -9,7 +9,7 @@ turns: the same prompts in the same order, the same reward, G, length, temperatu
 all weights in float32, no KL term.
 
     grpo                     `grpo train`, without evaluations and checkpoints but the last
-    mlx-lm-lora              its GRPO trainer, which generates as many completions at once as there are prompts
+    mlx-lm-lora              its GRPO trainer, which generates as many completions at once as prompts
     mlx-lm-lora, all rows    the same with all completions of a step generated at once
     one by one               MLX-GRPO's method: sequential rollouts, text tokenised again (by_hand.py)
     mlx_lm                   `batch_generate`, one padded forward and backward, AdamW (by_hand.py)

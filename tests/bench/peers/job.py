@@ -77,6 +77,7 @@ class Recorder:
         self.cpu_seconds: list[float] = []  # of all threads
         self.rewards: list[float] = []
         self.tokens: list[float] = []
+        self.peaks: list[int] = []  # bytes; our engine resets MLX's count in every step
         self.began, self.cpu_began = time.perf_counter(), time.process_time()
 
     def step(self, rewards: list[float], tokens: list[int]) -> None:
@@ -87,21 +88,18 @@ class Recorder:
         self.cpu_seconds.append(time.process_time() - self.cpu_began)
         self.rewards.append(statistics.fmean(rewards))
         self.tokens.append(statistics.fmean(tokens))
-        if len(self.seconds) == 1:
-            mx.reset_peak_memory()
+        self.peaks.append(mx.get_peak_memory())
+        mx.reset_peak_memory()
         self.began, self.cpu_began = time.perf_counter(), time.process_time()
 
     def as_dict(self) -> dict[str, Any]:
-        """What was recorded, and MLX's peak in 10⁹ bytes up to now."""
-        import mlx.core as mx
-
-        peak = mx.get_peak_memory() / 1e9
+        """What was recorded, and MLX's highest peak in 10⁹ bytes."""
         return {
             "seconds": self.seconds,
             "cpu_seconds": self.cpu_seconds,
             "rewards": self.rewards,
             "tokens": self.tokens,
-            "peak_memory_gb": peak,
+            "peak_memory_gb": max(self.peaks[1:]) / 1e9,
         }
 
 
