@@ -6,8 +6,8 @@
 
 Every point is a process of its own: random prompts, completions without end tokens, a warm-up step, then the
 median of --repeats. A size that is not varied is that of BASE; the vocabulary is always varied on the random
-llama. `steps` is a run of the embedded model: at step n the medians of the tenth of the steps that ends there,
-and the resident memory of the process in place of MLX's peak.
+llama. `steps` is a run of the embedded model, with medians of the tenth of the steps that ends at step n; the
+first step warms up and is in none of the ratios.
 
 Work is the multiplications of a forward: prompts read once, completions, the head at the completions
 (growth_table.py). `÷ work` is the time for a unit of it relative to the first point: 1.00 is as linear as the
@@ -174,7 +174,7 @@ def measure_steps(steps: int) -> list[dict[str, Any]]:
 def at_step(step: int, lines: list[dict[str, Any]], memory: list[int]) -> dict[str, Any]:
     """Medians of the tenth of the first `step` steps that ends there."""
     first = step - max(1, step // 10)
-    keys = ("rollout_seconds", "update_seconds")
+    keys = ("rollout_seconds", "update_seconds", "peak_memory_gb")
     medians = {key: statistics.median(line[key] for line in lines[first:step]) for key in keys}
     return {**medians, "resident_gb": statistics.median(memory[first:step]) / 1000, "size": step, "work": 1}
 

@@ -7,7 +7,7 @@ from typing import Any
 from rich.table import Table
 
 PARTS = ("rollout", "update")
-MEMORY = ("rollout_peak_gb", "update_peak_gb", "resident_gb")
+MEMORY = ("rollout_peak_gb", "update_peak_gb", "peak_memory_gb", "resident_gb")
 
 
 def work(point: dict[str, int], model: dict[str, Any]) -> float:
@@ -35,11 +35,14 @@ def slope(sizes: Sequence[float], values: Sequence[float]) -> float | None:
     return sum((a - middle) * (b - mean) for a, b in zip(x, y, strict=True)) / spread if spread else None
 
 
+def compared(axis: str, points: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The points without the first step of `steps`, which warms up."""
+    return [point for point in points if axis != "steps" or point["size"] > 1] or points
+
+
 def exponents(axis: str, points: list[dict[str, Any]]) -> dict[str, float | None]:
-    """By part: over the size, and over the work where that varies. The first step of `steps` warms up."""
-    used = [point for point in points if point["size"] > 1] if axis == "steps" else points
-    if not used:
-        return {}
+    """By part and kind of memory: over the size, and over the work where that varies."""
+    used = compared(axis, points)
     sizes, amounts = ([point[key] for point in used] for key in ("size", "work"))
     found = {}
     for key in [f"{part}_seconds" for part in PARTS] + [key for key in MEMORY if key in used[0]]:
@@ -57,7 +60,7 @@ def table(axis: str, found: dict[str, Any]) -> Table:
     headings = ["work", *[heading for part in PARTS for heading in (f"{part} s", "÷ work")]]
     for heading in (axis, *headings, *[key.replace("_", " ") for key in memory]):
         rendered.add_column(heading, justify="right")
-    first = points[0]
+    first = compared(axis, points)[0]
     for point in points:
         cells = [f"{point['size']:,}", f"{point['work'] / first['work']:.2f}"]
         for part in PARTS:

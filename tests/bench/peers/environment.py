@@ -14,8 +14,8 @@ BACKENDS = {"mlx-cpu": "cpu", "mlx-cuda-12": "cuda12", "mlx-cuda-13": "cuda13"} 
 def requirements() -> list[str]:
     """The trainer on this environment's MLX and mlx-lm, and its fast matrix product if there is one."""
     present = {dist.name.lower(): dist.version for dist in metadata.distributions()}
-    extras = ",".join(extra for name, extra in BACKENDS.items() if name in present)
-    wanted = [TRAINER, f"mlx[{extras}]=={present['mlx']}", f"mlx-lm=={present['mlx-lm']}"]
+    extra = next((f"[{extra}]" for name, extra in BACKENDS.items() if name in present), "")  # none on a Mac
+    wanted = [TRAINER, f"mlx{extra}=={present['mlx']}", f"mlx-lm=={present['mlx-lm']}"]
     blas = "scipy-openblas32"
     return [*wanted, f"{blas}=={present[blas]}"] if blas in present else wanted
 
