@@ -94,7 +94,9 @@ def parts(point: Point, model: str) -> tuple[Any, Callable[[], Any], Callable[[A
     """A run of this size, what samples its groups, and what trains on them."""
     import random
 
+    from grpo_cli import device
     from grpo_cli.config.schema import Config
+    from grpo_cli.engine.memory.check import limit_cache
     from grpo_cli.engine.rollout.generate import generate
     from grpo_cli.engine.rollout.sampling import Sampling
     from grpo_cli.engine.setup import prepare
@@ -108,6 +110,7 @@ def parts(point: Point, model: str) -> tuple[Any, Callable[[], Any], Callable[[A
         max_new_tokens=point.completion, gradient_accumulation_steps=point.prompts, max_train_samples=64,
     )  # fmt: skip
     run = prepare(config)
+    limit_cache(run, device.memory_budget(device.prepare()))
     run.policy.tokenizer = Endless(run.policy.tokenizer)
     dice, words = random.Random(0), run.policy.config["vocab_size"]
     prompts = [[dice.randrange(words) for _ in range(point.prompt)] for _ in range(point.prompts)]
@@ -124,22 +127,22 @@ def parts(point: Point, model: str) -> tuple[Any, Callable[[], Any], Callable[[A
 
 
 def timed(sample: Callable[[], Any], update: Callable[[Any], None]) -> dict[str, float]:
-    """Seconds and peaks of one step."""
+    """Seconds, CPU seconds and peaks of one step."""
     from grpo_cli import device
 
-    device.reset_peak_memory()
-    started = time.perf_counter()
-    groups = sample()
-    rollout, rollout_peak = time.perf_counter() - started, device.peak_memory_gb()
-    device.reset_peak_memory()
-    update(groups)
-    seconds = time.perf_counter() - started
-    return {
-        "rollout_seconds": rollout,
-        "update_seconds": seconds - rollout,
-        "rollout_peak_gb": rollout_peak,
-        "update_peak_gb": device.peak_memory_gb(),
-    }
+    groups: Any = None
+    found: dict[str, float] = {}
+    for name in growth_table.PARTS:
+        device.reset_peak_memory()
+        started, cpu_started = time.perf_counter(), time.process_time()
+        if name == "rollout":
+            groups = sample()
+        else:
+            update(groups)
+        found[f"{name}_seconds"] = time.perf_counter() - started
+        found[f"{name}_cpu_seconds"] = time.process_time() - cpu_started
+        found[f"{name}_peak_gb"] = device.peak_memory_gb()
+    return found
 
 
 def measure_steps(steps: int) -> list[dict[str, Any]]:

@@ -7,6 +7,7 @@ from typing import Any
 from rich.table import Table
 
 PARTS = ("rollout", "update")
+SECONDS = tuple(f"{part}_{kind}" for part in PARTS for kind in ("seconds", "cpu_seconds"))
 MEMORY = ("rollout_peak_gb", "update_peak_gb", "peak_memory_gb", "resident_gb")
 
 
@@ -45,7 +46,7 @@ def exponents(axis: str, points: list[dict[str, Any]]) -> dict[str, float | None
     used = compared(axis, points)
     sizes, amounts = ([point[key] for point in used] for key in ("size", "work"))
     found = {}
-    for key in [f"{part}_seconds" for part in PARTS] + [key for key in MEMORY if key in used[0]]:
+    for key in (key for key in (*SECONDS, *MEMORY) if key in used[0]):
         values = [point[key] for point in used]
         found[key] = slope(sizes, values)
         found[f"{key}_over_work"] = slope(amounts, values)
@@ -55,25 +56,31 @@ def exponents(axis: str, points: list[dict[str, Any]]) -> dict[str, float | None
 def table(axis: str, found: dict[str, Any]) -> Table:
     """One row a size, and the exponents below."""
     points, fit = found["points"], found["exponents"]
+    seconds = [key for key in SECONDS if key in points[0]]
     memory = [key for key in MEMORY if key in points[0]]
     rendered = Table(title=f"growth with {axis}")
-    headings = ["work", *[heading for part in PARTS for heading in (f"{part} s", "÷ work")]]
-    for heading in (axis, *headings, *[key.replace("_", " ") for key in memory]):
+    headings = ["work", *[heading for key in seconds for heading in (heading_of(key), "÷ work")]]
+    for heading in (axis, *headings, *map(heading_of, memory)):
         rendered.add_column(heading, justify="right")
     first = compared(axis, points)[0]
     for point in points:
         cells = [f"{point['size']:,}", f"{point['work'] / first['work']:.2f}"]
-        for part in PARTS:
-            key = f"{part}_seconds"
+        for key in seconds:
             cells += [f"{point[key]:.3f}", f"{relative(point, first, key):.2f}"]
         rendered.add_row(*cells, *[f"{point[key]:.3f}" for key in memory])
     rendered.add_section()
     for label, suffix in (("exponent", ""), ("over work", "_over_work")):
         cells = [label, ""]
-        for part in PARTS:
-            cells += [number(fit.get(f"{part}_seconds{suffix}")), ""]
+        for key in seconds:
+            cells += [number(fit.get(f"{key}{suffix}")), ""]
         rendered.add_row(*cells, *[number(fit.get(f"{key}{suffix}")) for key in memory])
     return rendered
+
+
+def heading_of(key: str) -> str:
+    """A key as a short heading: `update CPU s`."""
+    words = {"cpu": "CPU", "seconds": "s", "gb": "GB", "memory": ""}
+    return " ".join(filter(None, (words.get(word, word) for word in key.split("_"))))
 
 
 def relative(point: dict[str, Any], first: dict[str, Any], key: str) -> float:

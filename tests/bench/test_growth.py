@@ -42,18 +42,12 @@ def points(sizes: tuple[int, ...], **keys: list[float]) -> list[dict[str, Any]]:
 
 def test_a_table_relates_the_seconds_to_the_work() -> None:
     measured = points(
-        (8, 16), work=[100, 200], rollout_seconds=[1.0, 1.5], update_seconds=[1.0, 4.0],
+        (8, 16), work=[100, 200], rollout_seconds=[1.0, 1.5], update_cpu_seconds=[1.0, 4.0],
         rollout_peak_gb=[0.5, 0.5], update_peak_gb=[1.0, 2.0],
     )  # fmt: skip
     lines = printed("G", measured)
-    assert (
-        "│        16 │ 2.00 │     1.500 │   0.75 │    4.000 │   2.00 │           0.500 │          2.000 │"
-        in lines
-    )
-    assert (
-        "│  exponent │      │      0.58 │        │     2.00 │        │            0.00 │           1.00 │"
-        in lines
-    )
+    assert "│ 16 │ 2.00 │ 1.500 │ 0.75 │ 4.000 │ 2.00 │ 0.500 │ 2.000 │" in lines
+    assert "│ exponent │ │ 0.58 │ │ 2.00 │ │ 0.00 │ 1.00 │" in lines
 
 
 def test_the_step_that_warms_up_is_left_out() -> None:
@@ -64,13 +58,10 @@ def test_the_step_that_warms_up_is_left_out() -> None:
     found = exponents("steps", measured)
     assert (found["rollout_seconds"], found["update_seconds"]) == pytest.approx((0.0, 0.5))
     assert found["rollout_seconds_over_work"] is None  # all steps have the same work
-    assert (
-        "│     2,000 │ 1.00 │     0.500 │   1.00 │    5.000 │  10.00 │          0.100 │       0.200 │"
-        in printed("steps", measured)
-    )
+    assert "│ 2,000 │ 1.00 │ 0.500 │ 1.00 │ 5.000 │ 10.00 │ 0.100 │ 0.200 │" in printed("steps", measured)
 
 
 def printed(axis: str, measured: list[dict[str, Any]]) -> list[str]:
     console = Console(width=140, record=True, file=io.StringIO())
     console.print(table(axis, {"points": measured, "exponents": exponents(axis, measured)}))
-    return [line.strip() for line in console.export_text().splitlines()]
+    return [" ".join(line.split()) for line in console.export_text().splitlines()]
