@@ -32,6 +32,7 @@ def kernels_of(
         "mlx-lm": version("mlx-lm"),
         "BLAS": blas_text(found.blas) if found.blas else "none",
         "float32 products": "exact" if device.is_float32_exact() else "TF32",
+        "attention": "in blocks" if found.kind == "cpu" else "whole",
         "exponential": "power" if has_slow_exp() else "exp",
         "optimizer": type(optimizer.rule).__name__,
         "rows sampled together": policy.plan.sampled,

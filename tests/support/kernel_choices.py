@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,6 +22,7 @@ from grpo_cli.engine.rollout import continuous_batch, sampling, shared_prompt
 from grpo_cli.engine.train import train
 from grpo_cli.engine.update import chunked_logits, compiled_loss, forward, optimizer
 from grpo_cli.engine.update.gradient import global_norm
+from grpo_cli.models import lean_layers
 from tests.support import letter_reward
 from tests.support.small_runs import small, weights
 
@@ -47,6 +49,11 @@ def other_exponential(patch: pytest.MonkeyPatch) -> None:
     other = not fast_exp.has_slow_exp()
     for module in (fast_exp, swiglu, shared_prompt, kernels):
         patch.setattr(module, "has_slow_exp", lambda: other)
+
+
+def plain_attention(patch: pytest.MonkeyPatch) -> None:
+    for module in (continuous_batch, lean_layers):
+        patch.setattr(module, "blockwise_attention", nullcontext)
 
 
 def plain_sums(patch: pytest.MonkeyPatch) -> None:
@@ -91,6 +98,7 @@ def entropy_by_autodiff(patch: pytest.MonkeyPatch) -> None:
 CHOICES: dict[str, Turn] = {
     "MLX's AdamW": plain_adamw,
     "the other exponential": other_exponential,
+    "MLX's attention": plain_attention,
     "plain sums": plain_sums,
     "a sampled prompt per row": sampled_prompt_per_row,
     "a trained prompt per row": trained_prompt_per_row,
