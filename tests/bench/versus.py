@@ -1,8 +1,8 @@
 """The benchmark of this checkout beside that of an earlier commit, in turns.
 
-    python -m tests.bench.versus 2408ef6~1 --rounds 3 -- --model ./SmolLM2 --prompts 1 --repeats 1
+    python -m tests.bench.versus 2408ef6~1 --rounds 3 --model ./SmolLM2 --prompts 1 --repeats 1
 
-What follows `--` goes to `python -m tests.bench` of both. The earlier commit gets a worktree of its own and
+All other options go to `python -m tests.bench` of both. The earlier commit gets a worktree of its own and
 the same environment. Printed are, for each part, the medians of the rounds and their ratio new ÷ old, and CPU
 seconds of the whole process.
 """
@@ -76,14 +76,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("commit")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("arguments", nargs="*", help="for the benchmark, after --")
-    chosen = parser.parse_args()
+    chosen, arguments = parser.parse_known_args()
     new: list[dict[str, float]] = []
     old: list[dict[str, float]] = []
     with worktree(chosen.commit) as before:
         for _ in range(chosen.rounds):
-            old.append(benchmark(before, chosen.arguments))
-            new.append(benchmark(ROOT, chosen.arguments))
+            old.append(benchmark(before, arguments))
+            new.append(benchmark(ROOT, arguments))
     print("\n".join(lines(new, old)))
 
 
