@@ -113,7 +113,7 @@ def bar(label: str, done: int, total: int, note: str, width: int, plain: bool, s
 
 
 def fact_lines(progress: RunProgress, width: int, plain: bool) -> Lines:
-    """Accuracy, next work, teaching groups, length, speed and update metrics, one line each if known."""
+    """Accuracy, next work, teaching groups, length, speed, update and pressure, one line each if known."""
     metrics = progress.metrics
     seconds = fields(
         ("rollout", timing(metrics, "rollout_seconds")),
@@ -136,6 +136,7 @@ def fact_lines(progress: RunProgress, width: int, plain: bool) -> Lines:
         ("length", length_pieces(progress, plain)),
         ("speed", [(speed or "").ljust(15), (seconds, "dim")] if speed or seconds else []),
         ("update", [(update, "dim")] if update else []),
+        ("machine", [(progress.machine, "yellow")] if progress.machine else []),
     ]
     return [row(label, *pieces) for label, pieces in found if pieces]
 

@@ -44,6 +44,7 @@ class RunProgress:
     teaching: list[float] = field(default_factory=list)  # share of groups whose rewards differ
     evaluations: list[dict[str, Any]] = field(default_factory=list)
     metrics: dict[str, Any] = field(default_factory=dict)  # the latest step's line
+    machine: str = ""  # what was done last against pressure on the machine
     sample: ShownCompletion | None = None
     doing: RolloutProgress | UpdateProgress | None = None
     finished: RunFinished | None = None
@@ -80,6 +81,8 @@ class RunProgress:
         self.lengths.append(number_or_nan(event.metrics.get("completion_length_mean")))
         self.teaching.append(1 - number_or_nan(event.metrics.get("zero_std_fraction")))
         self.sample = sample_of(event.groups) or self.sample
+        if actions := event.metrics.get("machine_actions"):
+            self.machine = f"step {event.step}: {', '.join(actions)}"
 
     def did(self, kind: str, step: int) -> None:
         """Measure the work that just ended."""

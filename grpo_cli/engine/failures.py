@@ -139,6 +139,12 @@ BROKEN_COMPILE = Failure(
     answer="plain",
     chapter="compiler",
 )
+UNKNOWN_FAILURE = Failure(
+    name="GPU failure",  # of a kind that no other class knows
+    texts=("Command buffer execution failed",),
+    answer="again",
+    chapter="gpu-timeout",
+)
 
 FAILURES = (
     LOST_DEVICE,
@@ -150,6 +156,7 @@ FAILURES = (
     VICTIM,
     MEMORY,
     BROKEN_COMPILE,
+    UNKNOWN_FAILURE,  # last: every text of Metal begins like it
 )
 
 

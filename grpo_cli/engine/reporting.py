@@ -8,6 +8,7 @@ from typing import Any
 from grpo_cli import device
 from grpo_cli.config.schema import Config
 from grpo_cli.engine import events
+from grpo_cli.engine.host.relief import forget_actions
 from grpo_cli.engine.metrics import anomalies
 from grpo_cli.engine.ranks.same_setup import PACKAGES, version
 from grpo_cli.engine.run import Run
@@ -99,6 +100,7 @@ def log_step(run: Run, metrics: dict[str, Any], groups: list[RolloutGroup], log:
     """Write the log line of every logging_steps-th step and of the last step, and all new completions."""
     if run.is_due(metrics["step"], run.config.logging_steps, last=True):
         run.rescue.log(log.step, metrics, groups, run.config.log_completions)
+        forget_actions(run)
     if run.rollout_log and is_first_use(run.config, metrics["step"]):
         run.rollout_log.put(metrics["step"], groups)
     run.keep(log.positions())

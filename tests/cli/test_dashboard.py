@@ -81,6 +81,14 @@ def test_dashboard_between_steps() -> None:
     ]
 
 
+def test_dashboard_keeps_what_was_done_against_pressure() -> None:
+    pressed = step(1, 0.2)
+    pressed.metrics["machine_actions"] = ["cache cleared", "4 completions at once"]
+    progress = after([STARTED, pressed, step(2, 0.8)], Clock())
+    shown = [line.plain.rstrip() for line in frame(progress, 76, 30)]
+    assert " machine    step 1: cache cleared, 4 completions at once" in shown
+
+
 def test_dashboard_names_the_stage_under_way() -> None:
     progress = after([STARTED, UpdateProgress(3, 4)], Clock())
     assert frame(progress, 60, 30)[4].plain == " update     ━━━━━━━━━━━━────  3/4"

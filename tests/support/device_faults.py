@@ -45,6 +45,8 @@ SEEN = {
     "[metal::load_device] No Metal device available.": ("lost device", "mlx/backend/metal/device.cpp"),
     "[metal::CommandEncoder] Failed to make new command queue.": (
         "lost device", "mlx/backend/metal/device.cpp"),
+    BUFFER + "Internal Error (00000001:kIOGPUCommandBufferCallbackErrorInternal)": (
+        "GPU failure", "reasoned: a code without a class of its own"),
     "[malloc] Unable to allocate 17179869184 bytes.": ("out of memory", "mlx/backend/metal/allocator.cpp"),
     "[metal::Device] Unable to load kernel gemm\n": ("failed compilation", "mlx/backend/metal/device.cpp"),
     "[metal::Device] Unable to load function gemm\n": ("failed compilation", "mlx/backend/metal/device.cpp"),

@@ -21,6 +21,7 @@ from grpo_cli.engine.host.system import System
 BOOTED = Path("/run/systemd/system")  # exists if systemd runs (sd_booted(3))
 UNTIL_GONE = 'while kill -0 "$1" 2>/dev/null; do sleep 5; done'
 END_SECONDS = 5.0
+REFUSAL_SECONDS = 0.3  # in which `systemd-inhibit` ends if it may not hold a lock
 
 
 def command_for(system: str, pid: int) -> list[str]:
@@ -39,11 +40,14 @@ def kept_awake(tell: Callable[[str], None], system: System | None = None) -> Ite
     name = (system or System()).system
     command = command_for(name, os.getpid())
     process = None
+    may_sleep = "the machine may fall asleep during the run"
     try:
         process = start(command) if command else None
     except OSError as error:
         if name == "Darwin":  # every Mac has it; a Linux machine need not
-            tell(f"the machine may fall asleep during the run: {command[0]}: {error.strerror}")
+            tell(f"{may_sleep}: {command[0]}: {error.strerror}")
+    if process is not None and name != "Darwin" and (code := refused(process)) is not None:
+        tell(f"{may_sleep}: {command[0]} ended with exit code {code}")
     try:
         yield
     finally:
@@ -55,6 +59,13 @@ def start(command: list[str]) -> "subprocess.Popen[bytes]":
     """Start the command in a session of its own, so that a Ctrl-C does not end it before the run."""
     quiet = subprocess.DEVNULL
     return subprocess.Popen(command, stdin=quiet, stdout=quiet, stderr=quiet, start_new_session=True)
+
+
+def refused(process: "subprocess.Popen[bytes]") -> int | None:
+    """The exit code of a command that ended at once, as it does over SSH; None if it holds its lock."""
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        return process.wait(REFUSAL_SECONDS)
+    return None
 
 
 def end(process: "subprocess.Popen[bytes]") -> None:

@@ -5,8 +5,8 @@
     answer.clears_cache, answer.halves_rows, answer.pauses_for
 
 Under memory pressure the first reading clears MLX's cache, a second one in a row halves the rows that are
-computed at once, and from the third on the run pauses, if it may. Heat counts from its second reading in a
-row: a processor often touches its limit for a moment.
+computed at once, twice in a run at most, and from the third on the run pauses, if it may. Heat counts from
+its second reading in a row: a processor often touches its limit for a moment.
 """
 
 import time
@@ -18,6 +18,7 @@ from grpo_cli.engine.host.facts import NORMAL, HostFacts
 EVERY = 60.0  # seconds between two readings
 MOST_SWAPPED = 1 << 30  # bytes swapped out between two readings that count as memory pressure
 MOST_PAUSE = 600.0  # seconds of a pause for pressure or heat; the run itself may be the reason
+MOST_HALVINGS = 2  # rows never grow again, and a quarter of them is a small part of a run's memory
 REST = 1800.0  # seconds between two such pauses
 LEVELS = ("", "memory is short", "memory is very short")
 
@@ -46,7 +47,9 @@ class PressureWatch:
     _rested: float = field(default=float("-inf"), init=False)  # no pause for pressure or heat before
     _short: int = field(default=0, init=False)  # readings in a row with too little memory
     _hot: int = field(default=0, init=False)  # readings in a row with heat
+    _halvings: int = field(default=0, init=False)  # so far
     _swapped: int | None = field(default=None, init=False)  # bytes at the last reading
+    _read_at: float = field(default=0.0, init=False)  # time of the last reading
 
     def look(self) -> Answer:
         """The answer to a new reading, if one is due; else CALM."""
@@ -58,14 +61,16 @@ class PressureWatch:
         self._short = self._short + 1 if why else 0
         self._hot = self._hot + 1 if facts.heat else 0
         reason, told = self.pause_for(facts, why)
-        return Answer(
-            clears_cache=bool(why), halves_rows=self._short == 2, pauses_for=reason, why=told or why
-        )
+        halves = self._short == 2 and self._halvings < MOST_HALVINGS
+        self._halvings += halves
+        return Answer(clears_cache=bool(why), halves_rows=halves, pauses_for=reason, why=told or why)
 
     def shortage(self, facts: HostFacts) -> str:
         """The sign of too little memory in a reading; empty: none."""
         before, self._swapped = self._swapped, facts.swapped
-        grown = 0 if before is None else facts.swapped - before
+        then, self._read_at = self._read_at, self.clock()
+        grown = 0.0 if before is None else facts.swapped - before
+        grown *= EVERY / max(self._read_at - then, EVERY, 1e-9)  # a minute's share: steps may be longer
         if facts.memory > NORMAL:
             return LEVELS[facts.memory]
         return f"{grown / 1e9:.1f} GB were swapped out in a minute" if grown > MOST_SWAPPED else ""

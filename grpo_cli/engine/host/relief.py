@@ -21,6 +21,7 @@ from grpo_cli.engine.host.awake import kept_awake
 from grpo_cli.engine.host.facts import is_lid_closed, read_facts
 from grpo_cli.engine.host.pressure import Answer
 from grpo_cli.engine.host.system import System
+from grpo_cli.engine.memory.estimate import updated_at_once
 from grpo_cli.engine.run import Run
 from grpo_cli.engine.run_dir.incidents import PRESSURES, Incident
 from grpo_cli.errors import Interrupted
@@ -89,9 +90,9 @@ def clear_cache(run: Run, answer: Answer) -> None:
 def halve_rows(run: Run, answer: Answer) -> None:
     """Compute at most half as many completions at once from now on."""
     config = run.config
-    whole = config.prompts_per_generation * config.num_generations
-    run.rollout_limit.lower(run.rollout_limit.rows or whole)
-    at_once = config.batch_size * config.num_generations
+    prompts = -(-config.prompts_per_generation // run.world.size)  # of this rank
+    run.rollout_limit.lower(run.rollout_limit.rows or prompts * config.num_generations)
+    _, at_once = updated_at_once(config, config.max_prompt_length, run.forward_plan.share_prefix)
     rows = plural(run.update_limit.lower(run.update_limit.rows or at_once), "completion")
     run.machine_actions.append(f"{rows} at once")
     record(run, "pressure", f"at most {rows} at once")
@@ -132,11 +133,15 @@ def record(run: Run, reason: str, done: str, seconds: float = 0.0) -> None:
 
 
 def machine_numbers(run: Run) -> dict[str, object]:
-    """The actions since the last step, for the log; empty without any."""
+    """The actions since the last step that was logged; empty without any."""
     if not run.machine_actions:
         return {}
-    found: dict[str, object] = {"machine_actions": run.machine_actions}
+    found: dict[str, object] = {"machine_actions": list(run.machine_actions)}
     if run.paused_seconds:
         found["paused_seconds"] = run.paused_seconds
-    run.machine_actions, run.paused_seconds = [], 0.0
     return found
+
+
+def forget_actions(run: Run) -> None:
+    """Begin a new list of actions: the log has them."""
+    run.machine_actions, run.paused_seconds = [], 0.0

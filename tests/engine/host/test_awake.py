@@ -104,3 +104,18 @@ def test_a_missing_program_is_told_on_a_mac_only(tmp_path: Path, monkeypatch: py
         with awake.kept_awake(told.append):
             pass
     assert told == ["the machine may fall asleep during the run: caffeinate: No such file or directory"]
+
+
+def test_a_lock_that_is_refused_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As over SSH, where polkit asks for a password."""
+    program = tmp_path / "systemd-inhibit"
+    program.write_text("#!/bin/sh\nexit 1\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setattr(awake, "BOOTED", tmp_path)
+    monkeypatch.setattr(awake, "REFUSAL_SECONDS", HANG)
+    monkeypatch.setattr("platform.system", lambda: "Linux")
+    told: list[str] = []
+    with awake.kept_awake(told.append):
+        pass
+    assert told == ["the machine may fall asleep during the run: systemd-inhibit ended with exit code 1"]

@@ -61,6 +61,22 @@ def test_swap_that_grows_is_short_memory() -> None:
     assert swapped(9, 10, 8, 9) == ["", "", "", ""]
 
 
+def test_swap_is_counted_by_the_minute() -> None:
+    """Steps of ten minutes: 3 GB between two readings are 0.3 a minute, 12 GB are 1.2."""
+    made, clock = watch(*(HostFacts(swapped=int(n * GB)) for n in (1, 4, 16)))
+    found = []
+    for _ in range(3):
+        found.append(made.look().why)
+        clock.now += 10 * EVERY
+    assert found == ["", "", "1.2 GB were swapped out in a minute"]
+
+
+def test_rows_are_halved_twice_in_a_run_at_most() -> None:
+    found = answers(*[SHORT, SHORT, FINE] * 4, pauses="")
+    assert [answer.halves_rows for answer in found] == [False, True, False] * 2 + [False] * 6
+    assert found[-2].clears_cache
+
+
 def test_heat_pauses_at_its_second_reading() -> None:
     hot = Answer(pauses_for="heat", why="97 °C")
     assert answers(HOT, HOT) == [CALM, hot]

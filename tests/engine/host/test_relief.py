@@ -112,6 +112,20 @@ def test_halved_rows_give_the_same_completions_and_gradient(
         assert ours == pytest.approx(theirs, rel=1e-4)
 
 
+def test_actions_wait_for_the_next_line_of_the_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, _ = trained(tmp_path, monkeypatch, [SHORT, FINE, SHORT], pause_on="", logging_steps=2)
+    assert actions(folder) == [["cache cleared"], ["cache cleared"]]  # of steps 1 and 3, at 2 and 4
+
+
+def test_budgeted_microbatches_are_halved_from_what_they_hold(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A budget for two completions of 12 tokens after a prompt of at most 40: half is one, not 4 of 8."""
+    changes = {"microbatch_tokens": 64, "max_prompt_length": 40}
+    folder, _ = trained(tmp_path, monkeypatch, [SHORT, SHORT], pause_on="", **changes)
+    assert incidents(folder) == [("memory pressure", 1, "at most 1 completion at once")]
+
+
 def test_ctrl_c_ends_a_pause_with_the_step_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calm, _ = trained(tmp_path / "calm", monkeypatch, [])
 
