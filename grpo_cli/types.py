@@ -79,7 +79,7 @@ class Rollout:
     advantage: float = 0.0
     # (T,) log π(token) of the training forward before the first update; empty: `logprobs` are used instead
     old_logprobs: list[float] = field(default_factory=list)
-    # Environments answered turns meanwhile: in rounding, `logprobs` depend on when, so no update uses them
+    # Environments answered turns meanwhile: the last bits of `logprobs` depend on when, so updates use others
     logprobs_depend_on_time: bool = False
     log_kept: list[float] = field(default_factory=list)  # (T,) log of the mass kept by top_k, …; empty: all 0
     extra: dict[str, Any] = field(default_factory=dict)  # values that rewards gave to log_extra

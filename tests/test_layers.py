@@ -59,6 +59,7 @@ LEVELS = {
     "grpo_cli.foreign_text": 0,
     "grpo_cli.cpu": 2,
     "grpo_cli.cpu.elf": 0,
+    "grpo_cli.cpu.block_sizes": 0,
     "grpo_cli.cpu.blas_libraries": 0,
     "grpo_cli.cpu.blas": 1,
     "grpo_cli.files": 0.5,  # below rewards, above the errors that it raises
@@ -108,6 +109,7 @@ LIGHT = {
     "grpo_cli.convert.targets",
     "grpo_cli.distributed.hosts",
     "grpo_cli.cpu.elf",
+    "grpo_cli.cpu.block_sizes",
     "grpo_cli.foreign_text",
     "grpo_cli.trackers.names",
     "grpo_cli.trust",

@@ -36,7 +36,7 @@ def importing() -> Iterator[None]:
     Modules stay to the end, so it would walk their hundreds of thousands of objects for nothing: during the
     imports, in each full collection later, and at the exit.
     """
-    if "mlx_lm" in sys.modules:  # nothing much is left to import, and others' garbage may be about
+    if "mlx_lm" in sys.modules:  # little is left to import, and there may be garbage
         yield
         return
     was_on = gc.isenabled()

@@ -20,11 +20,11 @@ from typing import Any
 import mlx.core as mx
 
 from grpo_cli import device
+from grpo_cli.cpu import block_sizes
 from grpo_cli.cpu.fast_exp import exp
 from grpo_cli.cpu.lazy import after
 
-SCORES = 1 << 19  # numbers of a block of scores, which stay in the processor's cache
-FEWEST = 16  # queries of a block
+MASKS = 4  # masks of one forward that are remembered, and so kept: one for each kind of layer
 NEGLIGIBLE = -1e30  # a masked score; finite, so that a fully masked row is not NaN
 
 Mask = mx.array | str | None
@@ -34,13 +34,15 @@ Mask = mx.array | str | None
 def blockwise_attention() -> Iterator[None]:
     """Within the block float32 attention of more than one query is computed in blocks; on a CPU only."""
     plain = mx.fast.scaled_dot_product_attention
-    causal: dict[int, tuple[mx.array, bool]] = {}  # by mask, which all layers share
+    causal: dict[int, tuple[mx.array, bool]] = {}  # of the newest masks, which the layers of a forward share
 
     def attention(queries: mx.array, keys: Any, values: Any, *, scale: float, **options: Any) -> mx.array:
         mask = options.get("mask")
         if not is_supported(queries, keys, values, **options):
             return plain(queries, keys, values, scale=scale, **options)
         if isinstance(mask, mx.array) and id(mask) not in causal:
+            if len(causal) == MASKS:
+                causal.clear()
             causal[id(mask)] = mask, hides_later_keys(mask)
         skips = mask == "causal" if not isinstance(mask, mx.array) else causal[id(mask)][1]
         shape = Shape(*queries.shape, *values.shape[1:])
@@ -98,7 +100,8 @@ class Shape:
 
     def blocks(self, skips: bool) -> list[tuple[int, int, int]]:
         """First and last query of every block, both counted from 0 and the last excluded, and its keys."""
-        size = max(FEWEST, SCORES // (self.rows * self.heads * self.keys))
+        of_query = self.rows * self.heads * self.keys
+        size = block_sizes.scores_at_once(self.rows, self.heads, self.keys) // of_query
         ends = [(start, min(start + size, self.queries)) for start in range(0, self.queries, size)]
         before = self.keys - self.queries  # keys before the first query's
         return [(start, end, before + end if skips else self.keys) for start, end in ends]
@@ -112,55 +115,68 @@ class Shape:
         return x.reshape(self.rows, self.heads, count, x.shape[-1])
 
 
-def attend(
-    queries: mx.array, keys: mx.array, values: mx.array, shape: Shape, mask: Mask, skips: bool
-) -> mx.array:
-    """softmax(q kᵀ) v: (B, H, L, D), (B, KV, T, D), (B, KV, T, E) → (B, H, L, E)."""
-    blocks = shape.blocks(skips)
+@dataclass(frozen=True)
+class Blocks:
+    """One attention in blocks: first query, last query (excluded) and number of keys of each."""
 
-    def scores(block: tuple[int, int, int], queries: mx.array, keys: mx.array) -> tuple[mx.array, mx.array]:
-        start, end, seen = block
-        rows = shape.by_key_head(queries, start, end)
-        found = rows @ keys[:, :, :seen].swapaxes(-1, -2)  # (B, KV, R·l, T)
-        if mask is None:
+    shape: Shape
+    mask: Mask
+    parts: list[tuple[int, int, int]]
+
+    def scores(
+        self, part: tuple[int, int, int], queries: mx.array, keys: mx.array
+    ) -> tuple[mx.array, mx.array]:
+        """A block's queries (B, KV, R·l, D) and its masked scores (B, KV, R·l, T)."""
+        start, end, seen = part
+        rows = self.shape.by_key_head(queries, start, end)
+        found = rows @ keys[:, :, :seen].swapaxes(-1, -2)
+        if self.mask is None:
             return rows, found
-        split = found.reshape(shape.rows, shape.key_heads, -1, end - start, seen)
+        split = found.reshape(self.shape.rows, self.shape.key_heads, -1, end - start, seen)
         # Not a sum: scores of padding may be infinite.
-        masked = mx.where(visible_keys(mask, block, shape), split, NEGLIGIBLE)
+        masked = mx.where(visible_keys(self.mask, part, self.shape), split, NEGLIGIBLE)
         return rows, masked.reshape(found.shape)
 
-    @mx.custom_function
-    def forward(queries: mx.array, keys: mx.array, values: mx.array) -> tuple[mx.array, ...]:
+    def forward(self, queries: mx.array, keys: mx.array, values: mx.array) -> tuple[mx.array, ...]:
+        """The result (B, H, L, E), and each query's largest score and sum of exponentials: (B, H, L, 1)."""
         found: list[list[mx.array]] = []
-        for block in blocks:
-            start, end, seen = block
-            _, raw = scores(block, after(queries, found[-1][:1] if found else []), keys)
+        for part in self.parts:
+            start, end, seen = part
+            _, raw = self.scores(part, after(queries, found[-1][:1] if found else []), keys)
             top = raw.max(axis=-1, keepdims=True)
             weights = exp(raw - top)
             total = weights.sum(axis=-1, keepdims=True)
             out = (weights @ values[:, :, :seen]) / total
-            found.append([shape.by_head(x, end - start) for x in (out, top, total)])
-        return tuple(mx.concatenate(list(parts), axis=2) for parts in zip(*found, strict=True))
+            found.append([self.shape.by_head(x, end - start) for x in (out, top, total)])
+        return tuple(mx.concatenate(list(each), axis=2) for each in zip(*found, strict=True))
 
-    def backward(primals: Any, cotangents: Any, results: Any) -> tuple[mx.array, ...]:
-        queries, keys, values = primals
-        out, top, total = results
-        given = cotangents[0]
+    def backward(self, primals: Any, cotangents: Any, results: Any) -> tuple[mx.array, ...]:
+        """The gradients by queries, keys and values, from scores that are computed again."""
+        (queries, keys, values), (out, top, total), given = primals, results, cotangents[0]
         mean = (given * out).sum(axis=-1, keepdims=True)  # (B, H, L, 1) Σ p · ∂p
         of_queries: list[mx.array] = []
-        of_keys: list[mx.array] = []  # the sums so far, of keys and of values
-        for block in blocks:
-            start, end, seen = block
-            earlier = [*of_queries[-1:], *of_keys] or [given]
-            rows, raw = scores(block, after(queries, earlier), keys)
-            own, g, m, t = (shape.by_key_head(x, start, end) for x in (top, given, mean, total))
+        sums: list[mx.array] = []  # the gradients by keys and by values so far
+        for part in self.parts:
+            start, end, seen = part
+            rows, raw = self.scores(part, after(queries, [*of_queries[-1:], *sums] or [given]), keys)
+            own, g, m, t = (self.shape.by_key_head(x, start, end) for x in (top, given, mean, total))
             weights = exp(raw - own) / t
             slope = weights * (g @ values[:, :, :seen].swapaxes(-1, -2) - m)
-            of_queries.append(shape.by_head(slope @ keys[:, :, :seen], end - start))
-            of_keys = grown(of_keys, [slope.swapaxes(-1, -2) @ rows, weights.swapaxes(-1, -2) @ g])
-        return mx.concatenate(of_queries, axis=2), *of_keys
+            of_queries.append(self.shape.by_head(slope @ keys[:, :, :seen], end - start))
+            sums = grown(sums, [slope.swapaxes(-1, -2) @ rows, weights.swapaxes(-1, -2) @ g])
+        return mx.concatenate(of_queries, axis=2), *sums
 
-    forward.vjp(backward)
+
+def attend(
+    queries: mx.array, keys: mx.array, values: mx.array, shape: Shape, mask: Mask, skips: bool
+) -> mx.array:
+    """softmax(q kᵀ) v: (B, H, L, D), (B, KV, T, D), (B, KV, T, E) → (B, H, L, E).
+
+    `skips`: no query sees a key after its own place.
+    """
+    blocks = Blocks(shape, mask, shape.blocks(skips))
+    forward = mx.custom_function(blocks.forward)
+    forward.vjp(blocks.backward)
     result: Any = forward(queries, keys, values)
     return result[0]
 

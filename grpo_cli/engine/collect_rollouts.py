@@ -10,6 +10,7 @@ Each rank samples and scores its share of the prompts; then all ranks exchange t
 import time
 from collections.abc import Sequence
 
+import mlx.core as mx
 import mlx.nn as nn
 
 from grpo_cli.config.loss_types import LOSS_TYPES
@@ -19,6 +20,7 @@ from grpo_cli.engine.grpo.advantages import compute_advantages, decoupled_advant
 from grpo_cli.engine.grpo.overlong import punish_overlong
 from grpo_cli.engine.guards import logprob_mismatch
 from grpo_cli.engine.guards.nonfinite import first_broken
+from grpo_cli.engine.memory.estimate import updated_at_once
 from grpo_cli.engine.rollout.buffer import DrawnGroups
 from grpo_cli.engine.rollout.continuous_batch import BrokenPolicy
 from grpo_cli.engine.rollout.generate import OnGroup, generate, of_all_ranks
@@ -124,12 +126,12 @@ def set_copy_logprobs(run: Run, copy: nn.Module, groups: list[RolloutGroup]) -> 
         if not any(rollout.logprobs_depend_on_time for rollout in group.rollouts):
             continue
         batch = pad([TrainingSequence(group.prompt_ids, rollout, 1.0) for rollout in group.rollouts])
-        logprobs = logprobs_by(run, copy, batch)
-        deviation = logprob_mismatch.measure([batch], [logprobs])
-        if deviation and not run.sampler_agrees:
-            check_logprobs(run, copy, [batch], deviation)
-        rows: list[list[float]] = logprobs.tolist()  # type: ignore[assignment]
-        for rollout, row in zip(group.rollouts, rows, strict=True):
+        _, rows = updated_at_once(run.config, len(group.prompt_ids), run.forward_plan.share_prefix)
+        logprobs = mx.concatenate([logprobs_by(run, copy, part) for part in batch.in_rows(rows)])
+        if not run.sampler_agrees and (found := logprob_mismatch.measure([batch], [logprobs])):
+            check_logprobs(run, copy, [batch], found)
+        values: list[list[float]] = logprobs.tolist()  # type: ignore[assignment]
+        for rollout, row in zip(group.rollouts, values, strict=True):
             rollout.logprobs = row[: len(rollout.token_ids)]
 
 

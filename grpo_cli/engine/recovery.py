@@ -2,9 +2,9 @@
 
     for result in with_recovery(batch, compute, limit): ...
 
-Memory: half the rows at once. A watchdog (GPU timeout, interactivity): smaller command buffers. The resource
-limit: compiled functions and cache are dropped, not rows. A reset by another program: the same once more.
-None of them changes the result. An error that needs more ends the work: Restart asks for a new process,
+Memory: at most half the rows at once. A watchdog (GPU timeout, interactivity): smaller command buffers. The
+resource limit: compiled functions and cache are dropped, not rows. A reset by another program: the same once
+more. None of them changes the result. An error that needs more ends the work: Restart asks for a new process,
 which continues from the last saved step (cli/restart.py), and DeviceLost ends the run.
 
 On a CPU the system kills a process that runs out of memory, so memory/verdict.py estimates the need before.
@@ -115,7 +115,7 @@ class RowLimit:
     repeats: int = field(default=0, init=False)  # of the same work, unchanged
 
     def lower(self, failed: int) -> int:
-        """Lower the limit to half of the rows that were too many; returns it."""
+        """Lower the limit to at most half of the rows that were too many; returns it."""
         self.rows = half_of(failed)
         return self.rows
 
@@ -185,7 +185,7 @@ class RowLimit:
 def half_of(rows: int) -> int:
     """At most half of the rows: a power of two, so that parts always consist of the parts of a lower limit.
 
-    Work that was divided again after a failure then gives the same bits as under that limit from the start.
+    A part that is divided after its failure then gives the same bits as under that limit from the start.
     """
     half = max(1, rows // 2)
     return 1 << (half.bit_length() - 1)

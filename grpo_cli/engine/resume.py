@@ -242,17 +242,15 @@ def tell_changes(run: Run, start: Start, given: set[str], accept: bool, listener
 
 
 def keep_kernels(run: Run, listener: events.Listener) -> None:
-    """Compute the loss as before if its compilation had failed; report the other choices that differ."""
+    """Compute the loss as before if its compilation failed on this device; report choices that differ."""
     before = run.state.kernels
-    if run.compiled is not None and before.get(LOSS) == FAILED:
+    is_same = all(before.get(name) == run.kernels.get(name) for name in ("device", "mlx"))
+    if run.compiled is not None and before.get(LOSS) == FAILED and is_same:
         run.compiled.is_off = True
     changes = changed_kernels(before, run.kernels)
     if changes:
-        listener(
-            events.Notice(
-                f"computed in another way than before, so the same to rounding only: {'; '.join(changes)}"
-            )
-        )
+        told = "kernels differ from the checkpoint's, so results are the same to rounding"
+        listener(events.Notice(f"{told}: {'; '.join(changes)}"))
 
 
 def measured_by(name: str, given: set[str]) -> bool:

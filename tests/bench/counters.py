@@ -35,7 +35,7 @@ MODULES = (mx, mx.fast, mx.random, mx.linalg)
 
 @dataclass
 class Counts:
-    """What happened within a block of `counting`, or per step."""
+    """Counts of a block of `counting`, or per step."""
 
     calls: float = 0  # of MLX's functions, methods and operators
     nodes: float = 0  # primitives of the graphs that were evaluated

@@ -214,6 +214,8 @@ def main(
             if name == STEPS
             else axis(name, model, most, repeats)
         )
+        if not points:  # all of them are larger than --most
+            continue
         found["axes"][name] = {"points": points, "exponents": growth_table.exponents(name, points)}
         console.print(growth_table.table(name, found["axes"][name]))
     text = json.dumps(found, indent=2) + "\n"
@@ -238,7 +240,7 @@ def axis(name: str, model: str, most: int, repeats: int) -> list[dict[str, Any]]
 
 
 def child(job: str, model: str, words: list[str]) -> Any:
-    """What a process of its own measured. CalledProcessError, after its words, if it failed."""
+    """The measurements of a process of its own. CalledProcessError, after its words, if it failed."""
     command = [sys.executable, "-m", "tests.bench.growth", "--point", job, "--model", model, *words]
     done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
     return json.loads(done.stdout.splitlines()[-1])

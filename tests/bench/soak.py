@@ -103,7 +103,7 @@ class Part:
         return (sorted(values[:tenth])[tenth // 2], sorted(values[-tenth:])[tenth // 2])
 
     def noted(self, name: str) -> dict[str, str]:
-        """What one of the files of harm.py says of each step, as it was computed last."""
+        """One of the files of harm.py, by step, as it was computed last."""
         path = self.folder / name
         lines = path.read_text().splitlines() if path.exists() else []
         return dict(line.split(" ", 1) for line in lines)  # type: ignore[arg-type]

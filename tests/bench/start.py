@@ -53,6 +53,7 @@ def main(
     source: Annotated[bool, typer.Option(help="Compile every module each time.")] = False,
 ) -> None:
     """Print CPU and wall seconds of each part, and their ratio to the yardstick's."""
+    model = model if model == "tiny" else str(Path(model).resolve())
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)
         commands = {name: commands_of(name, model) for name in ("few", "many")}

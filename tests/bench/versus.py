@@ -44,7 +44,7 @@ def benchmark(folder: Path, arguments: list[str]) -> dict[str, float]:
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     done = subprocess.run(
         [sys.executable, "-m", "tests.bench", *arguments],
-        cwd=folder, env={**os.environ, "PYTHONPATH": str(folder)}, check=True, capture_output=True, text=True,
+        cwd=folder, env={**os.environ, "PYTHONPATH": str(folder)}, check=True, stdout=subprocess.PIPE, text=True,
     )  # fmt: skip
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
@@ -76,7 +76,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("commit")
     parser.add_argument("--rounds", type=int, default=3)
-    chosen, arguments = parser.parse_known_args()
+    chosen, others = parser.parse_known_args()
+    arguments = [str(Path(one).resolve()) if Path(one).exists() else one for one in others]
     new: list[dict[str, float]] = []
     old: list[dict[str, float]] = []
     with worktree(chosen.commit) as before:

@@ -1,4 +1,4 @@
-"""What is set before MLX is imported, seen at the moment of its import."""
+"""Settings that stand before MLX is imported, seen at the moment of its import."""
 
 import gc
 import subprocess

@@ -10,7 +10,7 @@ import pytest
 from mlx.utils import tree_flatten
 from mlx_lm.models.base import create_causal_mask
 
-from grpo_cli.cpu import attention
+from grpo_cli.cpu import block_sizes
 from grpo_cli.cpu.attention import blockwise_attention, hides_later_keys
 from tests.support.random_models import llama_policy, nanochat_policy
 
@@ -55,7 +55,7 @@ def value_and_gradients(mask: Any, q: mx.array, k: mx.array, v: mx.array, g: mx.
 def test_values_and_gradients_are_mlx_s(
     mask: str, queries: int, keys: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(attention, "SCORES", 1)  # blocks of FEWEST queries
+    monkeypatch.setattr(block_sizes, "SCORES", 1)  # blocks of FEWEST queries
     given = arrays(queries, keys)
     made = MASKS[mask](queries, keys)
     expected = value_and_gradients(made, *given)

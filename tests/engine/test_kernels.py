@@ -81,16 +81,20 @@ def test_a_resumed_run_tells_other_choices_in_one_notice() -> None:
     before = {"BLAS": "openblas 0.3.29, 2 threads", "mlx": "0.32.2"}
     assert resumed({}, before) == resumed(before, before) == []
     assert resumed(before, {"BLAS": "openblas 0.3.30, 2 threads", "mlx": "0.32.4"}) == [
-        "computed in another way than before, so the same to rounding only: BLAS: openblas 0.3.29, 2 threads "
-        "→ openblas 0.3.30, 2 threads; mlx: 0.32.2 → 0.32.4"
+        "kernels differ from the checkpoint's, so results are the same to rounding: BLAS: openblas 0.3.29, 2 "
+        "threads → openblas 0.3.30, 2 threads; mlx: 0.32.2 → 0.32.4"
     ]
 
 
 def test_a_compilation_that_failed_is_not_tried_again() -> None:
-    failed, compiled = SimpleNamespace(is_off=False), SimpleNamespace(is_off=False)
-    resumed({LOSS: FAILED}, {LOSS: FAILED}, failed)
-    resumed({LOSS: "plain"}, {LOSS: "compiled"}, compiled)  # `use_compile` was set by the user
-    assert (failed.is_off, compiled.is_off) == (True, False)
+    failed, compiled, moved = (SimpleNamespace(is_off=False) for _ in range(3))
+    here, there = {"device": "H200 (cuda)", "mlx": "0.32.4"}, {"device": "H200 (cuda)", "mlx": "0.33.0"}
+    resumed({LOSS: FAILED, **here}, {LOSS: "compiled", **here}, failed)
+    resumed(
+        {LOSS: "plain", **here}, {LOSS: "compiled", **here}, compiled
+    )  # `use_compile` was set by the user
+    resumed({LOSS: FAILED, **here}, {LOSS: "compiled", **there}, moved)  # a new MLX may compile it
+    assert (failed.is_off, compiled.is_off, moved.is_off) == (True, False, False)
 
 
 def test_another_version_is_told(plain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from grpo_cli.config.schema import Config
+from grpo_cli.cpu.block_sizes import COPIES, is_blockwise, scores_at_once
 from grpo_cli.engine.memory.state_layers import STATE_COPIES, STATE_STARTS, States, states_in
 
 FLOAT32 = 4  # bytes
@@ -25,8 +26,6 @@ CACHE_COPIES = 2.0  # the cache's rows are copied when some leave the batch
 OWN_COPIES = 1.3  # copies of the rows' own keys and values, which grow layer by layer
 OWN_STEP = 64  # tokens that a row's own keys and values grow by (shared_prompt.py)
 PROMPT_TOKENS = 2048  # prompt tokens per forward (continuous_batch.py)
-BLOCK = 1 << 19  # scores of a block of queries (cpu/attention.py)
-BLOCK_COPIES = 5.0  # arrays of a block
 READING_KEPT = 2.0  # scores and feed-forward arrays of a layer during the prefill
 LEAST_BUDGET = 512  # tokens of a microbatch; smaller budgets save little
 # Float32 numbers per trained parameter; muon has 2 for embeddings and head only.
@@ -48,6 +47,10 @@ class Shape:
     vocabulary: int
     states: States | None = None  # layers that keep a state
     keeps_scores: bool = True  # all scores of attention; False: a block in float32 (cpu/attention.py)
+
+    def has_blocks(self, width: int) -> bool:
+        """True if numbers of so many bytes have their scores in blocks."""
+        return not self.keeps_scores and width == FLOAT32
 
     @property
     def attention_layers(self) -> int:
@@ -72,7 +75,7 @@ class Shape:
                 kv_width=int(config.get("num_key_value_heads") or heads) * head_width,
                 vocabulary=int(config["vocab_size"]),
                 states=states,
-                keeps_scores=not on_cpu,
+                keeps_scores=not (on_cpu and is_blockwise(config)),
             )
         except (KeyError, TypeError, ValueError):
             return None
@@ -202,8 +205,9 @@ def rollout_bytes(shape: Shape, batch: BatchSizes, width: int) -> int:
     own = batch.rollout_rows * -(-batch.new_tokens // OWN_STEP) * OWN_STEP
     at_once = min(prompts, PROMPT_TOKENS)
     scores = READING_KEPT * at_once * shape.heads * batch.prompt_length
-    if not (shape.keeps_scores or width != FLOAT32):
-        scores = min(scores, BLOCK_COPIES * BLOCK)
+    if shape.has_blocks(width):
+        block = scores_at_once(batch.rollout_prompts, shape.heads, batch.prompt_length)
+        scores = min(scores, COPIES * block)
     reading = (scores + READING_KEPT * at_once * shape.intermediate) * width
     return int(prompts * per_token + max(OWN_COPIES * own * per_token + logits, reading))
 
@@ -229,9 +233,10 @@ def update_bytes(shape: Shape, batch: BatchSizes, width: int) -> int:
     prompt = prompts * batch.prompt_length
     common = width * (HIDDEN_KEPT * shape.hidden + INTERMEDIATE_KEPT * shape.intermediate)
     common *= completion + prompt
-    has_scores = shape.keeps_scores or width != FLOAT32
-    attention = width * attention_numbers(shape, batch, completion, prompt, has_scores)
+    attention = width * attention_numbers(shape, batch, completion, prompt, shape.has_blocks(width))
     states, at_once = state_bytes(shape.states, batch, completion, prompt, width)
+    if shape.has_blocks(width):
+        at_once += COPIES * width * block_of_update(shape, batch)
     layers = shape.layers * common + shape.attention_layers * attention + at_once
     layers += shape.states.layers * states if shape.states else 0.0
     if (
@@ -245,17 +250,23 @@ def update_bytes(shape: Shape, batch: BatchSizes, width: int) -> int:
     return int(layers + copies * FLOAT32 * (min(logits, LOGITS_AT_ONCE) if batch.slices else logits))
 
 
+def block_of_update(shape: Shape, batch: BatchSizes) -> int:
+    """Scores of the largest block: no more than there are."""
+    length = batch.prompt_length + batch.new_tokens
+    every = shape.heads * batch.update_rows * batch.new_tokens * length
+    return min(every, scores_at_once(batch.update_rows, shape.heads, length))
+
+
 def attention_numbers(
-    shape: Shape, batch: BatchSizes, completion: int, prompt: int, has_scores: bool
+    shape: Shape, batch: BatchSizes, completion: int, prompt: int, has_blocks: bool
 ) -> float:
     """Numbers that one layer's attention keeps: scores, and keys and values with their gradients.
 
-    `completion`, `prompt`: tokens of the microbatch. Without scores it keeps its result, and two numbers a
-    head.
+    `completion`, `prompt`: tokens of the microbatch. In blocks it keeps two numbers of a query instead.
     """
     length = batch.prompt_length + batch.new_tokens
     scores = SCORES_KEPT * shape.heads * (completion * length + prompt * batch.prompt_length)
-    if not has_scores:
+    if has_blocks:
         scores = 2 * shape.heads * (completion + prompt)
     rows = batch.update_rows * 2 * 2 * shape.kv_width * length  # keys and values, and their gradients
     return 4 * shape.kv_width * (completion + prompt) + scores + rows

@@ -16,6 +16,7 @@ from grpo_cli.engine.rollout.rows import CompletionRow
 from grpo_cli.engine.rollout.sampling import SampledTokens, Sampling, draw, uniforms
 from grpo_cli.engine.rollout.turns import goes_on
 from grpo_cli.environments.session import Session
+from grpo_cli.models.lean_layers import lean_layers
 from grpo_cli.models.load import Policy, check_prompts
 from grpo_cli.models.tokenizer import Tokenizer
 from grpo_cli.types import StopReason
@@ -67,7 +68,8 @@ def sampled(
     TrainingError for logits that are NaN.
     """
     check_prompts(policy, [row.prompt])
-    cache = read_prompts(policy.model, [row.prompt], PREFILL_TOKENS, "single")
+    with lean_layers(policy.model):
+        cache = read_prompts(policy.model, [row.prompt], PREFILL_TOKENS, "single")
 
     def launch(ids: mx.array, random: mx.array | None) -> SampledTokens:
         """Start computing the token after `ids` (1, S)."""

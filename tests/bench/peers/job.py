@@ -27,7 +27,7 @@ class Problem:
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """What is trained, on what and for how long."""
+    """One training: the model, its data and its length."""
 
     model: str  # a folder that mlx_lm.load reads
     dataset: str
@@ -93,7 +93,7 @@ class Recorder:
         self.began, self.cpu_began = time.perf_counter(), time.process_time()
 
     def as_dict(self) -> dict[str, Any]:
-        """What was recorded, and MLX's highest peak in 10⁹ bytes."""
+        """The record, and MLX's highest peak in 10⁹ bytes."""
         return {
             "seconds": self.seconds,
             "cpu_seconds": self.cpu_seconds,

@@ -12,7 +12,7 @@ from mlx_lm.models import llama
 
 from grpo_cli import device
 from grpo_cli.config.schema import Config
-from grpo_cli.cpu import attention
+from grpo_cli.cpu.block_sizes import SCORES
 from grpo_cli.engine import setup
 from grpo_cli.engine.memory.check import needs_of
 from grpo_cli.engine.memory.estimate import (
@@ -79,12 +79,13 @@ def test_blocks_of_scores_are_not_counted() -> None:
     """On a CPU in float32: neither in the update nor while prompts are read; in bfloat16 they are."""
     shape = dataclasses.replace(SHAPE, keeps_scores=False)
     grouped = dataclasses.replace(BATCH, rollout_prompts=2, prompt_length=3000)
-    reading = (5 * attention.SCORES + 2 * 2048 * 16) * 4
+    reading = (5 * SCORES + 2 * 2048 * 16) * 4
     assert rollout_bytes(shape, grouped, width=4) == 2 * 3000 * 2 * 2 * 4 * 4 + reading
     assert rollout_bytes(shape, grouped, width=2) == rollout_bytes(SHAPE, grouped, width=2)
     scores, results = 2 * 2 * (30 * 15 + 5 * 5), 2 * 2 * 35  # a result and a sum for every head and token
     found = update_bytes(SHAPE, BATCH, width=4) - update_bytes(shape, BATCH, width=4)
-    assert found == 4 * 2 * (scores - results)
+    block = 2 * 3 * 10 * 15  # all completions' scores of a layer, which are less than a block
+    assert found == 4 * (2 * (scores - results) - 5 * block)
 
 
 def test_prompts_at_once_in_groups() -> None:
