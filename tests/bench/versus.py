@@ -42,10 +42,10 @@ def worktree(commit: str) -> Iterator[Path]:
 def benchmark(folder: Path, arguments: list[str]) -> dict[str, float]:
     """Seconds of every part in one run of the benchmark of a checkout, its peaks, and its CPU seconds."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    command, environment = [sys.executable, "-m", "tests.bench"], {**os.environ, "PYTHONPATH": str(folder)}
     done = subprocess.run(
-        [sys.executable, "-m", "tests.bench", *arguments],
-        cwd=folder, env={**os.environ, "PYTHONPATH": str(folder)}, check=True, stdout=subprocess.PIPE, text=True,
-    )  # fmt: skip
+        [*command, *arguments], cwd=folder, env=environment, check=True, stdout=subprocess.PIPE, text=True
+    )
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     return {**of_parts(json.loads(done.stdout)), "CPU seconds": cpu}

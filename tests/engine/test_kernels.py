@@ -103,4 +103,4 @@ def test_another_version_is_told(plain: Path, tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(kernels, "version", lambda name: f"9.9 of {name}")
     resume(again, [], lambda event: told.append(getattr(event, "text", "")))
     mine = metadata.version("mlx")
-    assert [f"mlx: {mine} → 9.9 of mlx" in text for text in told if "rounding only" in text] == [True]
+    assert [f"mlx: {mine} → 9.9 of mlx" in text for text in told if "to rounding" in text] == [True]
