@@ -23,7 +23,7 @@ from grpo_cli.engine.grpo.entropy import logprobs_and_entropies
 from grpo_cli.models.same_logits import same_logits
 from grpo_cli.models.tree import flat
 
-SLICE = 1 << 22  # logits per slice: larger slices are hardly faster and need several times their size
+SLICE = 1 << 23  # logits per slice: half of them cost a fifth more time, twice of them half the memory again
 TRUNKS = ("model", "transformer", "hidden_states")  # modules of mlx-lm's models; a method of our nanochat_v2
 METHOD_HEAD = "lm_head."  # prefix of the head's weights if the trunk is a method
 TIED = "embed_tokens.weight"  # weight in the trunk that a head without own weights uses
