@@ -88,11 +88,10 @@ def shape_of(folder: Path, on_cpu: bool = True) -> "Shape | None":
 
 def is_credible(shape: "Shape") -> bool:
     """True if no size is absurd. A model of states alone has no heads and no feed-forward layers."""
-    sizes = {**vars(shape), **(vars(shape.states) if shape.states else {})}
+    every = {**vars(shape), **(vars(shape.states) if shape.states else {})}
+    sizes = {name: size for name, size in every.items() if name not in ("states", "keeps_scores")}
     optional = {"heads", "kv_width", "intermediate", "replaced", "delta_chunk"} if shape.states else set()
-    return all(
-        (0 if name in optional else 1) <= size < 1 << 32 for name, size in sizes.items() if name != "states"
-    )
+    return all((0 if name in optional else 1) <= size < 1 << 32 for name, size in sizes.items())
 
 
 def needed(config: Config, folder: Path, on_cpu: bool, rows: int | None = None) -> "MemoryNeeds | None":

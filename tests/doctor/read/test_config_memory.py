@@ -110,7 +110,7 @@ def test_prompts_count_once_a_group_on_a_cpu() -> None:
     on_cpu, elsewhere = needed(config, TINY, True), needed(config, TINY, False)
     assert on_cpu is not None
     assert elsewhere is not None
-    assert on_cpu.update == elsewhere.update
+    assert on_cpu.update < 0.5 * elsewhere.update  # without the scores of 512 tokens
     assert on_cpu.rollouts < 0.6 * elsewhere.rollouts
 
 
