@@ -9,11 +9,15 @@
 The handler only sets flags and prints nothing: it runs between any two instructions, and the terminal may be
 gone. A third signal ends the process at once; the last checkpoint stays intact. Processes forked by a reward
 inherit the handler but end as without it, since a Pool waits for its workers to end.
+
+SIGTERM may come twice for one request: systemd sends it to every process of a service, and the parent of
+`--supervise` passes its own on. So a second one counts only after ECHO_SECONDS.
 """
 
 import os
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -23,6 +27,7 @@ from grpo_cli.errors import Interrupted
 
 URGENT = (signal.SIGINT, signal.SIGTERM)  # the second one stops at once
 SIGNALS = (*URGENT, signal.SIGHUP)  # a closed terminal sends SIGHUP twice, by the system and by the shell
+ECHO_SECONDS = 1.0
 
 
 class Interruption:
@@ -32,6 +37,7 @@ class Interruption:
         self.requested = False  # stop after this step
         self.is_urgent = False  # stop at once
         self._is_breakable = False
+        self._last_term = float("-inf")  # when SIGTERM came, by the monotonic clock
         self._owner = os.getpid()
         self._before: dict[signal.Signals, Any] = {}
 
@@ -61,6 +67,10 @@ class Interruption:
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
             return
+        if number == signal.SIGTERM:
+            before, self._last_term = self._last_term, time.monotonic()
+            if self._last_term - before < ECHO_SECONDS:
+                return
         if not self.requested or number not in URGENT:
             self.requested = True
             return

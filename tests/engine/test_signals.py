@@ -2,14 +2,36 @@
 
 import os
 import signal
+import time
 from pathlib import Path
 
 import pytest
 
 from grpo_cli.config.render import dump_config
 from grpo_cli.engine import events
+from grpo_cli.engine.signals import Interruption
 from grpo_cli.engine.train import train
 from tests.support.small_runs import SHORT, small
+
+
+@pytest.mark.parametrize(
+    ("signals", "is_urgent"),
+    [
+        ([(signal.SIGTERM, 0.0), (signal.SIGTERM, 0.9)], False),  # one request, told by systemd and a parent
+        ([(signal.SIGTERM, 0.0), (signal.SIGTERM, 1.1)], True),
+        ([(signal.SIGINT, 0.0), (signal.SIGINT, 0.1)], True),  # a person's second Ctrl-C
+        ([(signal.SIGINT, 0.0), (signal.SIGTERM, 0.1)], True),
+    ],
+)
+def test_a_second_sigterm_within_a_second_is_the_first_one_again(
+    signals: list[tuple[int, float]], is_urgent: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    interruption = Interruption()
+    for number, moment in signals:
+        monkeypatch.setattr(time, "monotonic", lambda now=moment: now)
+        interruption._take(number, None)
+    assert (interruption.requested, interruption.is_urgent) == (True, is_urgent)
 
 
 def test_an_interruption_is_told_with_the_command_that_goes_on(tmp_path: Path) -> None:
