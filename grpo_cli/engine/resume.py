@@ -36,6 +36,7 @@ from grpo_cli.engine.run_dir.incidents import (
     Incident,
     Incidents,
     read_incidents,
+    time_lost,
     told,
 )
 from grpo_cli.engine.run_dir.inputs import EVALUATION, changed, is_measure
@@ -126,7 +127,7 @@ def train_from(start: Start, run: Run, listener: events.Listener) -> Path:
 def record_interruption(start: Start, run: Run, listener: events.Listener) -> None:
     """Record a kill of the last process and the time lost until now, and tell the run's interruptions.
 
-    Lost is the time since the checkpoint was saved, unless the user stopped the run.
+    Lost is the time since the checkpoint was saved, or since the last kill, unless the user stopped the run.
     """
     folder, step = start.run_dir, run.state.step
     before = read_incidents(folder)
@@ -135,7 +136,7 @@ def record_interruption(start: Start, run: Run, listener: events.Listener) -> No
     if not was_killed and not (before and before[-1].is_failed_end):
         return
     saved = (start.checkpoint or folder) / (MANIFEST if start.checkpoint else CONFIG_FILE)
-    seconds = max(0.0, time.time() - saved.stat().st_mtime) if saved.exists() else 0.0
+    seconds = time_lost(saved.stat().st_mtime, time.time(), before) if saved.exists() else 0.0
     kind, done = (KILLED, "resumed from the newest checkpoint") if was_killed else (RESUMED, "resumed")
     incidents.record(Incident(kind=kind, step=step, done=done, seconds=seconds))
     for line in told(read_incidents(folder)):

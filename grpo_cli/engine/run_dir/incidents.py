@@ -60,6 +60,13 @@ class Incident:
         lost = f" ({spent(self.seconds)})" if self.seconds >= 1 else ""
         return one_line(f"{self.time[11:16]} step {self.step}: {self.kind}{where}: {self.done}{lost}")
 
+    @property
+    def timestamp(self) -> float:
+        """Its time in seconds since 1970; 0 if it is not known."""
+        with contextlib.suppress(ValueError):
+            return datetime.fromisoformat(self.time).timestamp()
+        return 0.0
+
 
 class _Line(Schema):
     """The fields of a line, checked."""
@@ -103,6 +110,15 @@ def read_incidents(folder: Path) -> list[Incident]:
         with contextlib.suppress(ValueError, ValidationError, RecursionError):
             found.append(Incident(**_Line.model_validate(json.loads(line)).model_dump()))
     return found
+
+
+def time_lost(saved: float, now: float, before: list[Incident]) -> float:
+    """Seconds of work lost at `now` since the checkpoint was `saved`, times in seconds since 1970.
+
+    What earlier kills and failures lost since then is counted already: in the last of `before`.
+    """
+    counted = [one.timestamp for one in before if one.kind in (KILLED, RESUMED)]
+    return max(0.0, now - max([saved, *counted]))
 
 
 def told(incidents: list[Incident]) -> list[str]:

@@ -1,10 +1,19 @@
 """The record of what interrupted a run."""
 
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
-from grpo_cli.engine.run_dir.incidents import INCIDENTS, Incident, Incidents, read_incidents, spent, told
+from grpo_cli.engine.run_dir.incidents import (
+    INCIDENTS,
+    Incident,
+    Incidents,
+    read_incidents,
+    spent,
+    time_lost,
+    told,
+)
 
 
 def one(kind: str, step: int, seconds: float = 0.0) -> Incident:
@@ -45,6 +54,18 @@ def test_the_night_in_a_few_lines() -> None:
         "  02:14 step 9: killed: d",
     ]
     assert told([one("interrupted", 3), one("resumed", 3)]) == []
+
+
+def test_time_lost_is_counted_once() -> None:
+    """A checkpoint at 01:50, kills at 02:00 and 02:05, each noted by the next process."""
+    day = datetime(2026, 11, 30, tzinfo=UTC).timestamp()
+    saved, first, second = (day + 60 * minutes for minutes in (110, 120, 125))
+    kill = Incident(kind="killed", step=5, time="2026-11-30T02:00:00+00:00")
+    assert time_lost(saved, first, []) == 600
+    assert time_lost(saved, second, [kill, one("GPU timeout", 5)]) == 300
+    assert time_lost(second, second + 60, [kill]) == 60  # a newer checkpoint
+    assert time_lost(saved, first, [Incident(kind="killed", step=5, time="")]) == 600
+    assert time_lost(second, first, []) == 0  # the clock was set back
 
 
 def test_durations() -> None:
