@@ -66,7 +66,7 @@ from grpo_cli.engine.rollout.buffer import DrawnGroups
 from grpo_cli.engine.rollout.sampling import Sampling
 from grpo_cli.engine.run import Run
 from grpo_cli.engine.run_dir.checkpoint import Snapshot
-from grpo_cli.engine.run_dir.ending import forget_ending
+from grpo_cli.engine.run_dir.ending import forget_ending, record_ending
 from grpo_cli.engine.run_dir.folder import (
     discard_empty_run,
     new_run_folder,
@@ -214,6 +214,8 @@ def train_to_the_end(run: Run, log: RunLog, saver: Saver, interruption: Interrup
     run.teaching.has_taught = run.state.has_taught
     run.incidents.folder = saver.lock.follow if saver.writes else None
     saver.limit = run.limit_for("saving")
+    if saver.writes:  # before RunStarted: the parent of `--supervise` then trusts what the folder says
+        forget_ending(saver.folder)
     with keeping_rollouts(run, saver), reported(run, saver.folder):
         note_machine(run, saver.folder)
         announce(run, saver.shown)
@@ -237,27 +239,38 @@ def remaining_steps(run: Run, log: RunLog, saver: Saver) -> Path:
         if run.answers:
             run.answers.remove()
     except BaseException as error:  # every kind of ending saves the finished steps
-        ending = ending_for(run, saver, error)
-        is_dead = isinstance(ending, Restart | DeviceLost)
-        with device.past_the_gpu() if is_dead else nullcontext():
-            lines = run.rescue.save(log, saver, error)
-        for line in lines:
-            ending.add_note(line)
-        run.incidents.record(incident_of(ending, saver.saved_step))
+        ending = rescued(run, log, saver, error)
         if ending is not error:
             raise ending from error
         raise
     return final
 
 
+def rescued(run: Run, log: RunLog, saver: Saver, error: BaseException) -> BaseException:
+    """Save the finished steps, and record the end; returns the error that ends the run."""
+    is_dead = isinstance(ending_of(error), Restart | DeviceLost)
+    with device.past_the_gpu() if is_dead else nullcontext():
+        lines = run.rescue.save(log, saver, error)
+    ending = ending_for(run, saver, error)  # now: a Ctrl-C may have come while it was saved
+    for line in lines:
+        ending.add_note(line)
+    if saver.writes:
+        record_ending(saver.lock, ending)
+    run.incidents.record(incident_of(ending, saver.saved_step))
+    return ending
+
+
 def ending_for(run: Run, saver: Saver, error: BaseException) -> BaseException:
-    """The error that ends the run in place of `error`, which may be MLX's own or a bare exit."""
+    """The error that ends the run in place of `error`, which may be MLX's own or a bare exit.
+
+    After a failure of the device the run is started again, unless a signal asked for its end.
+    """
     if isinstance(error, SystemExit):
         return exited(error)  # a bare exit looks like success
     ending = ending_of(error)
+    if isinstance(ending, Restart | DeviceLost) and run.interruption.requested:
+        return Interrupted(f"Stopped after a failure of the device: {ending.message}")
     if isinstance(ending, Restart):
-        if run.interruption.requested:
-            return Interrupted(f"Stopped after a failure of the device: {ending.message}")
         ending.run_dir = saver.folder
     return ending
 
@@ -280,8 +293,6 @@ def begin(run: Run, log: RunLog, saver: Saver) -> None:
 
     Raises CheckpointError if the disk has no room for one checkpoint.
     """
-    if saver.writes:
-        forget_ending(saver.folder)
     run.seed()
     run.keep(log.positions())
     saver.check_room(run.snapshot())

@@ -3,6 +3,8 @@
 import hashlib
 import json
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import mlx.core as mx
 import mlx_lm
@@ -11,12 +13,18 @@ from mlx.utils import tree_flatten
 
 from grpo_cli.config.load import load_config
 from grpo_cli.engine import events, setup
-from grpo_cli.engine.train import train
+from grpo_cli.engine.recovery import DeviceLost, Restart
+from grpo_cli.engine.run_dir.ending import read_ending
+from grpo_cli.engine.run_dir.incidents import INTERRUPTED, Incidents
+from grpo_cli.engine.run_dir.lock import RunLock
+from grpo_cli.engine.signals import Interruption
+from grpo_cli.engine.train import rescued, train
 from grpo_cli.engine.update.batch import TrainingSequence, pad
 from grpo_cli.engine.update.forward import token_logprobs
-from grpo_cli.errors import CheckpointError, DataError, RewardError
+from grpo_cli.errors import CheckpointError, DataError, Interrupted, RewardError
 from grpo_cli.models.adapters import adapters_off
 from grpo_cli.models.load import load_policy
+from tests.support.device_faults import TEXTS
 from tests.support.small_runs import STEP_KEYS, lines, small
 from tests.support.steps import scored_groups
 
@@ -53,6 +61,33 @@ def test_a_run_writes_its_log_completions_and_checkpoints(tmp_path: Path) -> Non
     kinds = [type(event).__name__ for event in seen if not type(event).__name__.endswith("Progress")]
     once = ["StepFinished", "EvaluationDone", "CheckpointSaved"]
     assert kinds == ["RunStarted", "EvaluationDone", *once, *once, "CheckpointSaved", "RunFinished"]
+
+
+@pytest.mark.parametrize("text", ["lost device", "timeout"])
+@pytest.mark.parametrize("when", ["before", "while saving", "never"])
+def test_ctrl_c_ends_a_run_whose_device_fails(text: str, when: str, tmp_path: Path) -> None:
+    """Else `--supervise`, or the run itself, would start it again."""
+    interruption, failed = Interruption(), RuntimeError(TEXTS[text])
+    interruption.requested = when == "before"
+
+    def save(*_: Any) -> list[str]:
+        interruption.requested = interruption.requested or when == "while saving"
+        return ["Step 2 is saved."]
+
+    incidents = Incidents()
+    run: Any = SimpleNamespace(
+        interruption=interruption, incidents=incidents, rescue=SimpleNamespace(save=save)
+    )
+    with RunLock(tmp_path) as lock:
+        saver: Any = SimpleNamespace(lock=lock, folder=tmp_path, writes=True, saved_step=2)
+        ending = rescued(run, saver, saver, failed)
+    kept = read_ending(tmp_path)
+    assert kept is not None
+    expected = {"lost device": DeviceLost, "timeout": Restart}[text] if when == "never" else Interrupted
+    assert type(ending) is expected
+    assert ending.__notes__ == ["Step 2 is saved."]
+    assert kept.state == ("failed" if when == "never" else "interrupted")
+    assert (incidents.seen[0].kind == INTERRUPTED) == (when != "never")
 
 
 def test_a_checkpoint_is_what_plain_mlx_lm_loads_and_its_manifest_is_true(tmp_path: Path) -> None:

@@ -14,7 +14,6 @@ from typing import Any
 from grpo_cli.engine.events import in_one_line
 from grpo_cli.engine.guards.nonfinite import first_broken
 from grpo_cli.engine.run_dir.checkpoint import Snapshot
-from grpo_cli.engine.run_dir.ending import record_ending
 from grpo_cli.engine.run_dir.log import RunLog
 from grpo_cli.engine.run_dir.saver import Saver
 from grpo_cli.errors import GrpoError, TrainingError
@@ -46,7 +45,6 @@ class Rescue:
         if not saver.writes:
             return []
         lines = self._save(log, saver)
-        record_ending(saver.lock, error)
         name = f"checkpoint-{saver.saved_step}"
         if (saver.folder / name).is_dir():
             lines.append(f"Step {saver.saved_step} is saved in {saver.shown / name}.")
