@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -25,11 +26,20 @@ from pathlib import Path
 folder = Path(sys.argv[1])
 with open(folder / "starts", "a") as file:
     file.write(" ".join(sys.argv[2:]) + "\\n")
-os.write(int(os.environ["GRPO_FOLDER_PIPE"]), os.fsencode(folder / "run") + b"\\n")
+pipe = int(os.environ["GRPO_SUPERVISOR_PIPE"])
+os.write(pipe, b"cuda\\0\\0")
 ends = (folder / "ends").read_text().split()
 end = ends[min(len((folder / "starts").read_text().splitlines()), len(ends)) - 1]
+if end.startswith("early"):  # before it has told its folder
+    os.kill(os.getpid(), 9)
+os.write(pipe, b"cuda\\0" + os.fsencode(folder / "run") + b"\\0--quiet\\0\\0")
 if end == "wait":
     time.sleep(30)
+if end == "device":
+    sys.exit(f"had {os.environ['GRPO_LAST_DEVICE']!r}")
+if end == "aborts":
+    (folder / "run" / "ended.json").write_text('{"state": "interrupted", "reason": "Stopped after step 2."}')
+    os.abort()
 if end.startswith("-"):
     os.kill(os.getpid(), int(end[1:]))
 sys.exit(int(end))
@@ -48,13 +58,21 @@ def supervised(folder: Path, ends: str) -> tuple[int, list[str]]:
     """The exit code, and the words of every start."""
     parent = Supervisor(["train", "--config", "x", "--quiet"], program(folder, ends))
     parent.wait = 0.0
-    before = {number: signal.getsignal(number) for number in (*supervise.ON_PURPOSE, signal.SIGTTOU)}
-    try:
+    with handlers_kept():
         code = parent.run()
+    return code, (folder / "starts").read_text().splitlines()
+
+
+@contextlib.contextmanager
+def handlers_kept() -> Iterator[None]:
+    """Within the block a Supervisor may set its handlers."""
+    handled = (*supervise.ON_PURPOSE, signal.SIGTTOU, signal.SIGCONT)
+    before = {number: signal.getsignal(number) for number in handled}
+    try:
+        yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-    return code, (folder / "starts").read_text().splitlines()
 
 
 @pytest.mark.parametrize("crash", ["-9", "-11", "75"])
@@ -77,8 +95,86 @@ def test_a_run_that_made_no_folder_starts_again_from_its_configuration(tmp_path:
     parent = Supervisor(["train"], words)
     parent.wait = 0.0
     assert os.waitstatus_to_exitcode(parent._run_child(["train"])) == -9
-    assert parent.folder == f"{tmp_path}/run"
-    assert not supervise.has_run(parent.folder)
+    assert (parent.again, parent.device) == ([f"{tmp_path}/run", "--quiet"], "cuda")
+    assert not supervise.has_run(parent.again[0])
+
+
+def test_a_crash_before_the_folder_is_told_starts_the_same_command_again(tmp_path: Path) -> None:
+    """Until then `--restart`, a named checkpoint and `--set` are in the command only."""
+    code, starts = supervised(tmp_path, "early early -9 0")
+    first = "train --config x --quiet"
+    assert (code, starts) == (0, [first, first, first, f"resume {tmp_path}/run --quiet"])
+
+
+def test_a_restarted_child_learns_which_device_it_had(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert supervised(tmp_path, "75 device")[0] == 1
+    assert "had 'cuda'" in capfd.readouterr().err
+
+
+def test_an_abort_after_the_run_was_interrupted_is_not_restarted(tmp_path: Path) -> None:
+    assert supervised(tmp_path, "aborts") == (128 + signal.SIGABRT, ["train --config x --quiet"])
+
+
+def test_an_old_interruption_does_not_keep_a_run_from_its_restart(tmp_path: Path) -> None:
+    """The child was killed before it removed the file of the part before."""
+    words = program(tmp_path, "early 0")
+    (tmp_path / "run" / "ended.json").write_text('{"state": "interrupted"}')
+    parent = Supervisor(["resume"], words)
+    parent.wait = 0.0
+    with handlers_kept():
+        assert parent.run() == 0
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"state": "failed", "reason": "interrupted"}', "\xff{"])
+def test_only_an_interruption_counts(text: str, tmp_path: Path) -> None:
+    (tmp_path / "ended.json").write_text(text)
+    assert not supervise.was_interrupted(str(tmp_path))
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_in_the_wait_ends_it_at_once(number: signal.Signals, tmp_path: Path) -> None:
+    parent = Supervisor(["train"], program(tmp_path, "-9"))
+    parent.wait = 60.0
+    timer = threading.Timer(0.0, os.kill, (os.getpid(), number))
+    parent._may_restart = lambda _code: timer.start() is None  # type: ignore[method-assign]
+    started = time.monotonic()
+    with handlers_kept():
+        assert parent.run() == 128 + number
+    assert time.monotonic() - started < 20
+
+
+def test_a_signal_before_there_is_a_child_reaches_it(tmp_path: Path) -> None:
+    parent = Supervisor(["train"], program(tmp_path, "wait"))
+    parent._pass_on(signal.SIGTERM, None)
+    assert os.waitstatus_to_exitcode(parent._run_child(["train"])) == -signal.SIGTERM
+
+
+def test_after_bg_the_terminal_stays_the_shells(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Child 7, this group, and a shell of group 3 that takes the terminal after Ctrl-Z."""
+    own, given, owners = os.getpgrp(), [], [os.getpgrp()]
+    stopped, ended = (7, 0x147F), (7, 0)
+    after = iter([stopped, stopped, ended])
+
+    def give(_terminal: int, group: int) -> None:
+        given.append(group)
+        owners[0] = group
+
+    def kill(_pid: int, number: int) -> None:
+        if number == signal.SIGSTOP:  # `fg` after the first Ctrl-Z, `bg` after the second
+            owners[0] = own if given.count(own) == 1 else 3
+            parent._continue(signal.SIGCONT, None)
+
+    for name, fake in {
+        "isatty": lambda _: True, "tcgetpgrp": lambda _: owners[0], "tcsetpgrp": give, "kill": kill,
+        "waitpid": lambda *_: next(after), "posix_spawn": lambda *_, **__: 7,
+    }.items():  # fmt: skip
+        monkeypatch.setattr(os, name, fake)
+    parent = Supervisor(["train"])
+    assert parent._run_child(["train"]) == 0
+    assert given == [7, own, 7, own]
+    assert owners == [3]
 
 
 def test_a_crash_that_comes_again_and_again_ends_it(tmp_path: Path) -> None:
@@ -87,12 +183,12 @@ def test_a_crash_that_comes_again_and_again_ends_it(tmp_path: Path) -> None:
 
 
 def test_signals_that_end_a_run_on_purpose_are_no_crash() -> None:
-    assert [is_crash(code) for code in (-2, -15, -1, -9, -11, 75, 1, 2)] == [
-        *(False, False, False, True, True, True, False, False)
+    assert [is_crash(code) for code in (-2, -15, -1, -3, -9, -11, 75, 1, 2)] == [
+        *(False, False, False, False, True, True, True, False, False)
     ]
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT])
 def test_a_signal_is_passed_on_and_ends_both(number: signal.Signals, tmp_path: Path) -> None:
     words = program(tmp_path, "wait")
     code = (

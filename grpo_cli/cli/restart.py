@@ -1,6 +1,6 @@
 """A run that restarts itself: the process is replaced by `grpo resume`, with a fresh device.
 
-    with restarting(quiet):
+    with restarting(["--quiet"]):
         train(config, listener)         # Restart ends this process; the new one resumes the run
 
 At most MOST_RESTARTS times within an hour, counted in an environment variable; then the error ends the run.
@@ -9,7 +9,7 @@ At most MOST_RESTARTS times within an hour, counted in an environment variable; 
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from grpo_cli.cli.terminal import say, stderr_console
 from grpo_cli.errors import TrainingError
 from grpo_cli.foreign_text import visible
 from grpo_cli.outlet import lasting, pass_on_stderr
+from grpo_cli.supervise import LAST_DEVICE
 
 MOST_RESTARTS = 5  # within an hour
 HOUR = 3600.0
@@ -26,14 +27,20 @@ TIMES = "GRPO_RESTARTED_AT"  # the Unix times of the restarts so far, separated 
 
 
 @contextmanager
-def restarting(quiet: bool, is_alone: bool = True) -> Iterator[None]:
-    """Within the block Restart replaces the process. `is_alone`: False for one of several ranks."""
+def restarting(words: Sequence[str] = (), is_alone: bool = True) -> Iterator[None]:
+    """Within the block Restart replaces the process. `words`: options of `grpo resume` for the new one.
+
+    A device lost while the run loads is DeviceLost, as in a step. `is_alone`: False for one of several ranks.
+    """
     folder = Path.cwd()  # code that a run calls may change it
     try:
         yield
-    except TrainingError as error:
-        from grpo_cli.engine.recovery import Restart
+    except (TrainingError, RuntimeError) as error:
+        from grpo_cli import device
+        from grpo_cli.engine.recovery import DeviceLost, Restart, ending_of
 
+        if isinstance(error, RuntimeError) and isinstance(ending := ending_of(error), DeviceLost):
+            raise ending from error
         if not isinstance(error, Restart) or error.run_dir is None or not is_alone:
             raise
         times = [*restarts(os.environ.get(TIMES, ""), time.time()), time.time()]
@@ -46,7 +53,8 @@ def restarting(quiet: bool, is_alone: bool = True) -> Iterator[None]:
         os.chdir(folder)
         os.environ.update(error.environment)
         os.environ[TIMES] = ",".join(f"{moment:.0f}" for moment in times)
-        replace_process(error.run_dir, quiet)
+        os.environ[LAST_DEVICE] = device.prepare().kind
+        replace_process(error.run_dir, words)
 
 
 def restarts(value: str, now: float) -> list[float]:
@@ -55,8 +63,7 @@ def restarts(value: str, now: float) -> list[float]:
     return [moment for moment in times if now - HOUR < moment <= now]
 
 
-def replace_process(run_dir: Path, quiet: bool) -> None:
+def replace_process(run_dir: Path, words: Sequence[str]) -> None:
     """Replace this process by one that resumes the run; does not return."""
     pass_on_stderr()
-    words = [sys.executable, "-P", "-m", "grpo_cli", "resume", str(run_dir), *(["--quiet"] if quiet else [])]
-    os.execv(sys.executable, words)
+    os.execv(sys.executable, [sys.executable, "-P", "-m", "grpo_cli", "resume", str(run_dir), *words])

@@ -7,7 +7,7 @@ import typer
 from rich.text import Text
 
 from grpo_cli.cli.doing import doing
-from grpo_cli.cli.heavy import importing, start_device
+from grpo_cli.cli.heavy import importing
 from grpo_cli.cli.options import (
     DatasetKey,
     MaxStepsKey,
@@ -20,7 +20,7 @@ from grpo_cli.cli.options import (
 )
 from grpo_cli.cli.ranks import ranks
 from grpo_cli.cli.restart import restarting
-from grpo_cli.cli.supervised import become_supervisor, tell_supervisor
+from grpo_cli.cli.supervised import become_supervisor, options, start_same_device, tell_supervisor
 from grpo_cli.cli.terminal import is_interactive, say, stderr_console
 from grpo_cli.outlet import hold_nobody
 
@@ -72,15 +72,24 @@ def resume(
         if world.is_first and not quiet and is_interactive(stderr_console()):
             say(stderr_console(), Text(f"looking for the newest checkpoint in {path} …", style="dim"))
         if world.is_first:
-            run_dir, _ = locate(from_here(chosen_path(path)))  # before the slow import of MLX
-            tell_supervisor(run_dir)
-        start_device()
+            run_dir = locate(from_here(chosen_path(path)))[0].absolute()  # before the slow import of MLX
+        with restarting():  # names a device that was lost
+            kind = start_same_device()
         with importing():
             from grpo_cli.cli.live import training_display
+            from grpo_cli.engine.events import Event, RunStarted
             from grpo_cli.engine.resume import resume as resume_run
 
+        again = options(quiet, overrides, accept_changes)
         with (
-            restarting(quiet, world.size == 1),
-            training_display(quiet, is_first=world.is_first) as listener,
+            restarting(again, world.size == 1),
+            training_display(quiet, is_first=world.is_first) as display,
         ):
+
+            def listener(event: Event) -> None:
+                if isinstance(event, RunStarted) and world.is_first:
+                    # Not before: until the folder has the new configuration, a restart needs this command.
+                    tell_supervisor(kind, run_dir, again)
+                display(event)
+
             resume_run(path, overrides, listener, world, restart=restart, accept_changes=accept_changes)

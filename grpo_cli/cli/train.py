@@ -8,7 +8,7 @@ from rich.text import Text
 from grpo_cli.cli.config import show_warnings
 from grpo_cli.cli.doing import doing
 from grpo_cli.cli.early import check_names, find
-from grpo_cli.cli.heavy import importing, start_device
+from grpo_cli.cli.heavy import importing
 from grpo_cli.cli.options import (
     ConfigArgument,
     ConfigOption,
@@ -24,7 +24,7 @@ from grpo_cli.cli.options import (
 )
 from grpo_cli.cli.ranks import ranks
 from grpo_cli.cli.restart import restarting
-from grpo_cli.cli.supervised import become_supervisor, tell_supervisor
+from grpo_cli.cli.supervised import become_supervisor, options, start_same_device, tell_supervisor
 from grpo_cli.cli.terminal import is_interactive, say, stderr_console
 from grpo_cli.outlet import hold_nobody
 
@@ -77,13 +77,15 @@ def train(
                 find(loaded.config.adapter, show, loaded.config.model_name)
         if shows and is_interactive(stderr_console()):
             say(stderr_console(), Text(f"loading {loaded.config.model_name} …", style="dim"))
-        start_device(loaded.config.exact_float32)
+        with restarting():  # names a device that was lost
+            kind = start_same_device(loaded.config.exact_float32)
         with importing():
             from grpo_cli.cli.live import training_display
             from grpo_cli.engine import dry_run as trial
             from grpo_cli.engine import train as training
 
-        tell_supervisor(loaded.config.run_dir)
+        again = options(quiet)
+        tell_supervisor(kind, loaded.config.run_dir, again)
         if dry_run:
             with training_display(quiet=True, is_first=world.is_first) as listener:
                 line = trial.dry_run(loaded.config, listener, world)
@@ -91,7 +93,7 @@ def train(
                 say(stderr_console(), Text(dry_run_report(line), style="green"))
             return
         with (
-            restarting(quiet, world.size == 1),
+            restarting(again, world.size == 1),
             training_display(quiet, is_first=world.is_first) as listener,
         ):
             training.train(loaded.config, listener, world)

@@ -2,17 +2,18 @@
 
 import os
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from grpo_cli.cli import restart
 from grpo_cli.cli.restart import MOST_RESTARTS, TIMES, restarting, restarts
+from grpo_cli.device import prepare
 from grpo_cli.engine.failures import GPU_TIMEOUT
-from grpo_cli.engine.recovery import SMALL_BUFFERS, Restart
+from grpo_cli.engine.recovery import SMALL_BUFFERS, DeviceLost, Restart
 from grpo_cli.engine.run_dir.incidents import read_incidents
 from grpo_cli.engine.train import train
 from grpo_cli.errors import ConfigError, TrainingError
+from grpo_cli.supervise import LAST_DEVICE
 from tests.support.forked import PIPE, start
 from tests.support.small_runs import SHORT, small, weights
 
@@ -42,30 +43,30 @@ class Replaced(Exception):
     """Stands for the new process."""
 
 
-def failing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: str = "", alone: bool = True) -> list[Any]:
-    """The words of the new process that a timeout starts; raises Replaced in its place."""
-    found: list[Any] = []
+def failing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: str = "", alone: bool = True) -> None:
+    """A timeout of the GPU; raises Replaced with the words of the new process."""
 
     def execv(_path: str, words: list[str]) -> None:
-        found.extend(words)
-        raise Replaced
+        raise Replaced(*words)
 
     monkeypatch.setattr(os, "execv", execv)
-    for name in (*SMALL_BUFFERS, TIMES):
+    for name in (*SMALL_BUFFERS, TIMES, LAST_DEVICE):
         monkeypatch.setenv(name, at if name == TIMES else "")
-    with restarting(quiet=True, is_alone=alone):
+    with restarting(["--quiet", "--accept-changes"], is_alone=alone):
         error = Restart(GPU_TIMEOUT, "Caused GPU Timeout Error")
         error.run_dir = tmp_path
         raise error
-    return found
 
 
 def test_the_new_process_resumes_the_run_with_smaller_command_buffers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(restart.time, "time", lambda: 10_000.0)
-    with pytest.raises(Replaced):
+    with pytest.raises(Replaced) as replaced:
         failing(tmp_path, monkeypatch, "9000,1")
+    started = list(replaced.value.args)
+    assert started[-4:] == ["resume", str(tmp_path), "--quiet", "--accept-changes"]
+    assert os.environ[LAST_DEVICE] == prepare().kind
     assert os.environ[TIMES] == "9000,10000"
     assert {name: os.environ[name] for name in SMALL_BUFFERS} == SMALL_BUFFERS
     assert "Caused GPU Timeout Error" in capsys.readouterr().err
@@ -82,10 +83,17 @@ def test_one_of_several_ranks_is_not_replaced(tmp_path: Path, monkeypatch: pytes
         failing(tmp_path, monkeypatch, alone=False)
 
 
-@pytest.mark.parametrize("error", [TrainingError("NaN"), ConfigError("no such key")])
+@pytest.mark.parametrize("error", [TrainingError("NaN"), ConfigError("no such key"), RuntimeError("shapes")])
 def test_other_errors_pass(error: Exception) -> None:
-    with pytest.raises(type(error)), restarting(quiet=True):
+    with pytest.raises(type(error)), restarting():
         raise error
+
+
+def test_a_device_that_is_lost_while_a_run_loads_ends_it_as_in_a_step() -> None:
+    error = RuntimeError("cudaGetDevice(&device) failed: no CUDA-capable device is detected")
+    with pytest.raises(DeviceLost, match="no CUDA-capable device") as ended, restarting():
+        raise error
+    assert (ended.value.exit_code, ended.value.__cause__) == (75, error)
 
 
 def test_times_of_the_last_hour_count_and_nothing_else() -> None:
