@@ -2,15 +2,21 @@
 
 import hashlib
 import json
+import os
 import shutil
+import time
+from datetime import UTC, datetime
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from grpo_cli.config.schema import Config
 from grpo_cli.engine import setup
-from grpo_cli.engine.resume import as_before, resume
+from grpo_cli.engine.resume import as_before, record_interruption, resume
 from grpo_cli.engine.rollout.prompt_order import DataOrder
+from grpo_cli.engine.run_dir.incidents import Incident, Incidents, read_incidents
 from grpo_cli.engine.run_dir.run_state import read_state
 from grpo_cli.engine.train import train
 from grpo_cli.errors import CheckpointError, ConfigError
@@ -134,6 +140,20 @@ def test_other_training_data_is_refused(tmp_path: Path) -> None:
     (tmp_path / "train.jsonl").write_text("".join(reversed(rows)))
     with pytest.raises(CheckpointError, match="The training prompts differ from those"):
         resume(config.run_dir, ["max_steps=3"])
+
+
+def test_a_second_kill_counts_the_time_since_the_first(tmp_path: Path) -> None:
+    """Without a checkpoint between them."""
+    (tmp_path / "config.toml").touch()
+    os.utime(tmp_path / "config.toml", (time.time() - 900,) * 2)
+    first = datetime.fromtimestamp(time.time() - 300, UTC).isoformat()
+    Incidents(lambda: tmp_path).record(Incident(kind="killed", step=0, seconds=600.0, time=first))
+    start: Any = SimpleNamespace(run_dir=tmp_path, checkpoint=None, lock=SimpleNamespace(was_killed=True))
+    run: Any = SimpleNamespace(state=SimpleNamespace(step=0))
+    seen: list[Any] = []
+    record_interruption(start, run, seen.append)
+    assert [one.seconds for one in read_incidents(tmp_path)] == [600.0, pytest.approx(300.0, abs=30)]
+    assert seen[0].text.startswith("2 interruptions: killed ×2; 15 min")
 
 
 def test_what_a_killed_process_leaves_is_removed(done: Config) -> None:

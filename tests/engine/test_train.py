@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,6 +12,7 @@ import mlx_lm
 import pytest
 from mlx.utils import tree_flatten
 
+from grpo_cli import device
 from grpo_cli.config.load import load_config
 from grpo_cli.engine import events, setup
 from grpo_cli.engine.recovery import DeviceLost, Restart
@@ -65,8 +67,12 @@ def test_a_run_writes_its_log_completions_and_checkpoints(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("text", ["lost device", "timeout"])
 @pytest.mark.parametrize("when", ["before", "while saving", "never"])
-def test_ctrl_c_ends_a_run_whose_device_fails(text: str, when: str, tmp_path: Path) -> None:
-    """Else `--supervise`, or the run itself, would start it again."""
+def test_ctrl_c_ends_a_run_whose_device_fails(
+    text: str, when: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else `--supervise`, or the run itself, would start it again. It is saved without the failed device."""
+    saved_by: list[str] = []
+    monkeypatch.setattr(device, "past_the_gpu", lambda: nullcontext(saved_by.append("CPU")))
     interruption, failed = Interruption(), RuntimeError(TEXTS[text])
     interruption.requested = when == "before"
 
@@ -85,6 +91,7 @@ def test_ctrl_c_ends_a_run_whose_device_fails(text: str, when: str, tmp_path: Pa
     assert kept is not None
     expected = {"lost device": DeviceLost, "timeout": Restart}[text] if when == "never" else Interrupted
     assert type(ending) is expected
+    assert saved_by == ["CPU"]
     assert ending.__notes__ == ["Step 2 is saved."]
     assert kept.state == ("failed" if when == "never" else "interrupted")
     assert (incidents.seen[0].kind == INTERRUPTED) == (when != "never")

@@ -32,7 +32,14 @@ def test_a_run_that_fails_says_why_and_a_resumed_one_says_nothing(
     assert ending.state == "failed"
     assert ending.reason.startswith("Reward `mine` raised ZeroDivisionError: division by zero")
     Path("mine.py").write_text(RAISES.replace("> 2", "> 99"))
-    resume(config.run_dir, accept_changes=True)
+    at_start: list[bool] = []
+
+    def listen(event: events.Event) -> None:
+        if isinstance(event, events.RunStarted):  # from here on `--supervise` trusts the file
+            at_start.append((config.run_dir / "ended.json").exists())
+
+    resume(config.run_dir, [], listen, accept_changes=True)
+    assert at_start == [False]
     assert not (config.run_dir / "ended.json").exists()
 
 
