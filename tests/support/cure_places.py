@@ -225,6 +225,7 @@ NOT_APPLIED = {
     "data/readers.py:read_file": DISK,
     "engine/run_dir/checkpoint.py:": DISK,
     "engine/run_dir/saver.py:": DISK,
+    "cli/supervised.py:lost": FAULTS,
     "engine/recovery.py:": FAULTS,
     "engine/memory/check.py:": MEMORY,
     "engine/update/forward_probe.py:": OTHER_MODEL,
