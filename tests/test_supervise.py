@@ -192,7 +192,8 @@ def test_signals_that_end_a_run_on_purpose_are_no_crash() -> None:
 def test_a_signal_is_passed_on_and_ends_both(number: signal.Signals, tmp_path: Path) -> None:
     words = program(tmp_path, "wait")
     code = (
-        "import sys; from grpo_cli.supervise import Supervisor; "
+        "import signal, sys; from grpo_cli.supervise import Supervisor; "
+        f"signal.signal({int(number)}, signal.SIG_DFL); "  # ignored in tests that run in the background
         f"sys.exit(Supervisor(['train'], {words!r}).run())"
     )
     parent = subprocess.Popen([sys.executable, "-c", code])
