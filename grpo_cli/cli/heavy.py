@@ -33,17 +33,12 @@ def start_device(exact_float32: bool = False) -> "Device":
 def importing() -> Iterator[None]:
     """Import the engine within the block, without Python's garbage collector.
 
-    Modules stay to the end, so it would walk their hundreds of thousands of objects for nothing: during the
-    imports, in each full collection later, and at the exit.
+    Modules stay to the end, so it would walk their hundreds of thousands of objects for nothing.
     """
-    if "mlx_lm" in sys.modules:  # little is left to import, and there may be garbage
-        yield
-        return
     was_on = gc.isenabled()
     gc.disable()
     try:
         yield
-        gc.freeze()
     finally:
         if was_on:
             gc.enable()
