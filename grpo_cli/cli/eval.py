@@ -11,13 +11,14 @@ from grpo_cli.cli.completions_file import completions_file, completions_text
 from grpo_cli.cli.config import show_warnings
 from grpo_cli.cli.doing import doing
 from grpo_cli.cli.early import check_names
-from grpo_cli.cli.heavy import importing, start_device
+from grpo_cli.cli.heavy import start_device
 from grpo_cli.cli.options import ConfigOption, SetOption, given, one_of
 from grpo_cli.cli.ranks import ranks
 from grpo_cli.cli.report import page_file
 from grpo_cli.cli.scores import print_scores
 from grpo_cli.cli.terminal import is_interactive, print_json, say, stderr_console
 from grpo_cli.foreign_text import visible
+from grpo_cli.uncollected import uncollected
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -99,7 +100,7 @@ def evaluate(
         with doing(f"loading {model} …", shown=world.is_first) as show:
             check_names(loaded.config, models, show)
             start_device(loaded.config.exact_float32)
-            with importing():
+            with uncollected():
                 from grpo_cli.engine.evaluation.evaluate import evaluate_model
             sampling = sampling_of(loaded.config, num_generations, temperature)
 

@@ -11,12 +11,13 @@ from grpo_cli.cli.config import show_warnings
 from grpo_cli.cli.doing import doing, erase
 from grpo_cli.cli.early import find
 from grpo_cli.cli.env_view import call_text
-from grpo_cli.cli.heavy import importing, start_device
+from grpo_cli.cli.heavy import start_device
 from grpo_cli.cli.options import ConfigOption, SetOption
 from grpo_cli.cli.terminal import encodable, say, stderr_console, stdout_console
 from grpo_cli.errors import GrpoError, Terminated
 from grpo_cli.foreign_text import visible
 from grpo_cli.types import Example, StopReason
+from grpo_cli.uncollected import uncollected
 from grpo_cli.words import plural
 
 LEAVING = ("", "/exit", "/quit", "/bye")
@@ -75,7 +76,7 @@ def generate(
         show_warnings(loaded.warnings)
         find(model, tell)
         start_device()
-        with importing():
+        with uncollected():
             from grpo_cli.engine.rollout.chat_template import set_up_template
             from grpo_cli.engine.rollout.sampling import Sampling
             from grpo_cli.environments.subject import of_prompts

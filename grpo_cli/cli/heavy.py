@@ -1,9 +1,6 @@
-"""Set up MLX before anything imports it, and import what computes."""
+"""Set up MLX before anything imports it."""
 
-import gc
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from rich.text import Text
@@ -27,18 +24,3 @@ def start_device(exact_float32: bool = False) -> "Device":
         erase()
         say(stderr_console(), Text(text, style="yellow"))
     return prepared
-
-
-@contextmanager
-def importing() -> Iterator[None]:
-    """Import the engine within the block, without Python's garbage collector.
-
-    Modules stay to the end, so it would walk their hundreds of thousands of objects for nothing.
-    """
-    was_on = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_on:
-            gc.enable()

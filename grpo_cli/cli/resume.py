@@ -7,7 +7,6 @@ import typer
 from rich.text import Text
 
 from grpo_cli.cli.doing import doing
-from grpo_cli.cli.heavy import importing
 from grpo_cli.cli.options import (
     DatasetKey,
     MaxStepsKey,
@@ -23,6 +22,7 @@ from grpo_cli.cli.restart import restarting
 from grpo_cli.cli.supervised import become_supervisor, options, start_same_device, tell_supervisor
 from grpo_cli.cli.terminal import is_interactive, say, stderr_console
 from grpo_cli.outlet import hold_nobody
+from grpo_cli.uncollected import uncollected
 
 
 def resume(
@@ -75,7 +75,7 @@ def resume(
             run_dir = locate(from_here(chosen_path(path)))[0].absolute()  # before the slow import of MLX
         with restarting():  # names a device that was lost
             kind = start_same_device()
-        with importing():
+        with uncollected():
             from grpo_cli.cli.live import training_display
             from grpo_cli.engine.events import Event, RunStarted
             from grpo_cli.engine.resume import resume as resume_run

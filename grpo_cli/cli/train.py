@@ -8,7 +8,6 @@ from rich.text import Text
 from grpo_cli.cli.config import show_warnings
 from grpo_cli.cli.doing import doing
 from grpo_cli.cli.early import check_names, find
-from grpo_cli.cli.heavy import importing
 from grpo_cli.cli.options import (
     ConfigArgument,
     ConfigOption,
@@ -27,6 +26,7 @@ from grpo_cli.cli.restart import restarting
 from grpo_cli.cli.supervised import become_supervisor, options, start_same_device, tell_supervisor
 from grpo_cli.cli.terminal import is_interactive, say, stderr_console
 from grpo_cli.outlet import hold_nobody
+from grpo_cli.uncollected import uncollected
 
 
 def train(
@@ -79,7 +79,7 @@ def train(
             say(stderr_console(), Text(f"loading {loaded.config.model_name} …", style="dim"))
         with restarting():  # names a device that was lost
             kind = start_same_device(loaded.config.exact_float32)
-        with importing():
+        with uncollected():
             from grpo_cli.cli.live import training_display
             from grpo_cli.engine import dry_run as trial
             from grpo_cli.engine import train as training

@@ -8,10 +8,8 @@
 Local files have priority over the hub. Every kind of dataset gets the system prompt.
 """
 
-import gc
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 
@@ -21,6 +19,7 @@ from grpo_cli.data.rows import Row, Tell, examples_from, silence
 from grpo_cli.errors import DataError
 from grpo_cli.files import chosen_path
 from grpo_cli.types import Example
+from grpo_cli.uncollected import uncollected
 
 OFTEN = 1000  # rows between two checks of the clock
 
@@ -47,22 +46,6 @@ def load_examples(
                 "name another split with train_split or eval_split, or fill the file",
             )
         return examples_from(rows, config, split, tell)
-
-
-@contextmanager
-def uncollected() -> Iterator[None]:
-    """Python's garbage collector is off within the block.
-
-    Rows stay and form no cycles, but it would look at all of them again and again while they become more:
-    half of the time of 100,000 rows.
-    """
-    was_on = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_on:
-            gc.enable()
 
 
 def watched(rows: Iterator[Row], doing: str, progress: Tell) -> Iterator[Row]:

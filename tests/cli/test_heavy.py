@@ -1,13 +1,10 @@
 """Settings that stand before MLX is imported, seen at the moment of its import."""
 
-import gc
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-
-from grpo_cli.cli.heavy import importing
 
 # Runs `grpo` up to the moment when MLX's import begins, and prints MLX's variable then.
 WATCHED = """
@@ -47,15 +44,3 @@ def test_exact_float32_is_set_before_mlx_is_imported(
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout == f"MLX_ENABLE_TF32 = {seen}\n"
-
-
-def test_imports_run_without_the_garbage_collector() -> None:
-    with importing():
-        assert not gc.isenabled()
-    assert gc.isenabled()
-
-
-def test_an_import_that_fails_leaves_the_garbage_collector_on() -> None:
-    with pytest.raises(ImportError), importing():
-        raise ImportError
-    assert gc.isenabled()
