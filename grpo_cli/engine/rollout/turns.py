@@ -5,7 +5,8 @@
     row, cache = outside.next_answered(…)           # its answer is appended; the row can enter the batch
 
 Other rows go on meanwhile. A row's random numbers belong to its own tokens, so the time that an answer takes
-does not change the result.
+does not change the result. No thread holds an array: MLX frees a graph without locks, so an array whose last
+reference is another thread's could be freed while this one builds on the same graph.
 """
 
 import threading
@@ -34,9 +35,9 @@ class Left(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """The environment's answer to a turn, or the exception it raised."""
+    """The environment's answer to the turn of a row that left, or the exception it raised."""
 
-    left: Left
+    index: int  # the row's
     reply: Reply | None = None
     error: BaseException | None = None
 
@@ -45,31 +46,32 @@ class Outside:
     """The rows outside of the batch."""
 
     def __init__(self) -> None:
-        self.count = 0  # rows outside, answered ones included
+        self.left: dict[int, Left] = {}  # rows outside, answered ones included, by index
         self.queue: SimpleQueue[Answer] = SimpleQueue()
         self.answered: deque[Answer] = deque()
 
     def __bool__(self) -> bool:
         """True if any row is outside."""
-        return self.count > 0
+        return bool(self.left)
 
     def leave(self, row: CompletionRow, cache: list[Any], tokenizer: Tokenizer) -> None:
         """Start the environment's answer to a row's turn."""
         assert row.session is not None
         row.is_outside = True
-        left = Left(row, row.session, row.turn(tokenizer.spell, tokenizer.eos_ids), cache)
-        self.count += 1
+        turn = row.turn(tokenizer.spell, tokenizer.eos_ids)
+        self.left[row.index] = Left(row, row.session, turn, cache)
+        asked = row.index, row.session, turn
         try:
-            threading.Thread(target=self.answer, args=(left,), daemon=True).start()
+            threading.Thread(target=self.answer, args=asked, daemon=True).start()
         except RuntimeError:  # too many threads, of tools that hang perhaps
-            self.answer(left)
+            self.answer(*asked)
 
-    def answer(self, left: Left) -> None:
+    def answer(self, index: int, session: Session, turn: Turn) -> None:
         """Ask the environment; runs in a thread."""
         try:
-            answer = Answer(left, left.session.respond(left.turn))
+            answer = Answer(index, session.respond(turn))
         except BaseException as error:  # raised again in the main thread, by next_answered
-            answer = Answer(left, error=error)
+            answer = Answer(index, error=error)
         self.queue.put(answer)
 
     def answers(self) -> int:
@@ -93,8 +95,8 @@ class Outside:
         environment raised.
         """
         while self.answers():
-            left, reply, error = self.answered.popleft()
-            self.count -= 1
+            index, reply, error = self.answered.popleft()
+            left = self.left.pop(index)
             left.row.is_outside = False
             if error is not None:
                 raise error

@@ -1,5 +1,7 @@
 """Rows with environments: forced tokens and turns, in batches of every size, however long an answer takes."""
 
+import threading
+import weakref
 from collections import deque
 from collections.abc import Callable
 from itertools import chain
@@ -10,8 +12,10 @@ import pytest
 from grpo_cli.config.loss_types import LOSS_TYPES
 from grpo_cli.engine.recovery import RowLimit
 from grpo_cli.engine.rollout.generate import generate
+from grpo_cli.engine.rollout.rows import CompletionRow
 from grpo_cli.engine.rollout.sampling import KeyChain, Sampling
 from grpo_cli.engine.rollout.stream import stream
+from grpo_cli.engine.rollout.turns import Outside
 from grpo_cli.engine.update.batch import make_microbatches
 from grpo_cli.engine.update.gradient import Gradients, accumulate
 from grpo_cli.environments.by_hand import plain_render
@@ -285,3 +289,34 @@ def test_streaming_leaves_messages_out(policy: Policy) -> None:
     assert "".join(piece for piece, _ in pieces) == first + second
     assert session.messages == rollout.messages[:-1]
     assert [reason for _, reason in pieces if reason] == [rollout.stop_reason]
+
+
+class Waiting(Environment):
+    """Answers when it is told to."""
+
+    def __init__(self) -> None:
+        self.asked, self.told = threading.Event(), threading.Event()
+
+    def respond(self, turn: Turn) -> Reply | None:
+        self.asked.set()
+        assert self.told.wait(60)
+        return None
+
+
+class Keys:
+    """A layer of a cache."""
+
+
+def test_a_thread_that_answers_holds_no_cache(policy: Policy) -> None:
+    """MLX frees graphs without locks: the last reference to an array must be the decoding thread's."""
+    environment, outside, keys = Waiting(), Outside(), Keys()
+    row, freed = CompletionRow(index=3, prompt=[1]), weakref.ref(keys)
+    row.begin(Session(environment, Limits()))
+    row.add(5, 0.0, 0.0, None)
+    outside.leave(row, [keys], policy.tokenizer)
+    assert environment.asked.wait(60)
+    del keys
+    assert freed() is not None
+    outside.left.clear()
+    assert freed() is None
+    environment.told.set()
