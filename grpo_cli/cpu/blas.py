@@ -5,7 +5,7 @@ where OpenBLAS reaches 200 to 300. Before the first product (MLX may be imported
 
     report = use_fast_blas()        # BlasReport(name='scipy-openblas32', threads=2, gflops=270.0, …)
 
-finds a faster library (the newest OpenBLAS, or MKL: blas_libraries.py). It writes the addresses of
+finds a faster library (MKL, or the newest OpenBLAS: blas_libraries.py). It writes the addresses of
 the library's functions into the slots through which libmlx.so calls `cblas_sgemm` and others: the entries of
 its global offset table that the ELF relocations name (elf.py). This needs no compiler and no preloading.
 
@@ -145,9 +145,8 @@ def adopt(choice: Library, slots: dict[str, list[int]]) -> BlasReport | None:
     if found is None:
         return None
     check_usable(choice, found)
-    # Spinning time of OpenBLAS's idle threads, as a power of two of cycles (default 26). Spinning threads
-    # use up their CPU time on a busy machine, and every product then waits for one of them.
-    os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "20")
+    for name, value in choice.settings.items():
+        os.environ.setdefault(name, value)
     library = ctypes.CDLL(found.path)
     functions = addresses(library, choice.prefix, list(slots))
     problem = rebind(slots, functions, wrong_product)

@@ -2,8 +2,9 @@
 
     [library, *others] = libraries()       # Library(name='scipy-openblas32', version='0.3.29', …)
 
-The newest OpenBLAS comes first, be it the system's or that of the package scipy-openblas32: an old one may
-lack the kernels of a newer processor. MKL is the last choice.
+On Intel's processors MKL comes first, where it is installed (`pip install mkl`), elsewhere last. Next is the
+newest OpenBLAS, be it the system's or that of the package scipy-openblas32: an old one may lack the kernels of
+a newer processor.
 
 A library is examined in a child process: MKL ends the process if a part of it is missing, and a build for
 another processor crashes with an illegal instruction.
@@ -15,11 +16,13 @@ import os
 import re
 import subprocess
 import sys
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from grpo_cli.cpu.elf import Unusable
 
+CPU_FACTS = Path("/proc/cpuinfo")
 ABSENT = 3  # exit code of the child process for a library that the machine does not have
 
 
@@ -32,6 +35,7 @@ class Library:
     prefix: str = ""
     threads: str = "openblas_get_num_threads"
     config: str = "openblas_get_config"
+    settings: Mapping[str, str] = field(default_factory=dict, hash=False)  # of the environment, where unset
 
 
 @dataclass(frozen=True)
@@ -49,23 +53,47 @@ class Examined:
         return tuple(int(part) for part in found[0].split(".")) if found else ()
 
 
+# Spinning time of OpenBLAS's idle threads, as a power of two of cycles (default 26), and of MKL's, in
+# milliseconds (default 200). Spinning threads use up their CPU time on a busy machine, and every product then
+# waits for one of them.
+OPENBLAS_SETTINGS = {"OPENBLAS_THREAD_TIMEOUT": "20"}
+# STRICT: the same bits wherever in memory an array lies, and however many threads. It is not slower.
+MKL_SETTINGS = {"KMP_BLOCKTIME": "1", "MKL_CBWR": "AUTO,STRICT"}
+
+
 def libraries() -> tuple[Library, ...]:
     """The libraries to try, in order."""
     beside = Path(sys.prefix, "lib")  # conda, and MKL's package on PyPI
-    mkl = ("libmkl_rt.so.3", "libmkl_rt.so.2")
+    names = ("libmkl_rt.so.3", "libmkl_rt.so.2")
+    mkl = Library(
+        name="mkl",
+        paths=names + tuple(str(beside / name) for name in names),
+        threads="MKL_Get_Max_Threads",
+        config="MKL_Get_Version_String",
+        settings=MKL_SETTINGS,
+    )
     spec = importlib.util.find_spec("scipy_openblas32")
     folders = (spec.submodule_search_locations or []) if spec else []
-    system = Library(name="openblas", paths=("libopenblas.so.0", str(beside / "libopenblas.so.0")))
+    system = Library(
+        name="openblas",
+        paths=("libopenblas.so.0", str(beside / "libopenblas.so.0")),
+        settings=OPENBLAS_SETTINGS,
+    )
     package = Library(
         name="scipy-openblas32",
         paths=tuple(
             str(path) for folder in folders for path in Path(folder, "lib").glob("libscipy_openblas*.so")
         ),
         prefix="scipy_",
+        settings=OPENBLAS_SETTINGS,
     )
     newest_first = sorted((system, package), key=lambda library: version_of(library), reverse=True)
-    paths = mkl + tuple(str(beside / name) for name in mkl)
-    return (*newest_first, Library(name="mkl", paths=paths, threads="MKL_Get_Max_Threads"))
+    return (mkl, *newest_first) if is_intel() else (*newest_first, mkl)
+
+
+def is_intel() -> bool:
+    """True on a Linux machine with a processor of Intel's."""
+    return CPU_FACTS.exists() and "GenuineIntel" in CPU_FACTS.read_text(errors="replace")
 
 
 def version_of(library: Library) -> tuple[int, ...]:
@@ -100,7 +128,11 @@ try:
 except OSError:
     sys.exit(3)
 describe = getattr(library, prefix + config, None)
-if describe is not None:
+if describe is not None and config.startswith("MKL"):
+    text = ctypes.create_string_buffer(200)
+    describe(text, len(text))
+    print(text.value.decode(errors="replace"), flush=True)
+elif describe is not None:
     describe.restype = ctypes.c_char_p
     print((describe() or b"").decode(errors="replace"), flush=True)
 gemm = getattr(library, prefix + "cblas_sgemm")
