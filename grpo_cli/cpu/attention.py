@@ -40,13 +40,8 @@ def blockwise_attention() -> Iterator[None]:
         mask = options.get("mask")
         if not is_supported(queries, keys, values, **options):
             return plain(queries, keys, values, scale=scale, **options)
-        if isinstance(mask, mx.array) and id(mask) not in causal:
-            if len(causal) == MASKS:
-                causal.clear()
-            causal[id(mask)] = mask, hides_later_keys(mask)
-        skips = mask == "causal" if not isinstance(mask, mx.array) else causal[id(mask)][1]
         shape = Shape(*queries.shape, *values.shape[1:])
-        return attend(queries * scale, keys, values, shape, mask, skips)
+        return attend(queries * scale, keys, values, shape, mask, skips_keys(shape, mask, causal))
 
     if device.prepare().kind != "cpu":
         yield
@@ -70,6 +65,19 @@ def is_supported(queries: mx.array, keys: Any, values: Any, mask: Mask = None, *
         return mask in (None, "causal")
     same_for_heads = mask.ndim < 3 or mask.shape[-3] == 1
     return mask.dtype == mx.bool_ and same_for_heads and mask.shape[-2:] == (queries.shape[2], keys.shape[2])
+
+
+def skips_keys(shape: "Shape", mask: Mask, causal: dict[int, tuple[mx.array, bool]]) -> bool:
+    """True if a block leaves out the keys after its last query. `causal` remembers the newest masks."""
+    if not isinstance(mask, mx.array):
+        return mask == "causal"
+    if len(shape.blocks(False)) == 1:
+        return False  # the last query sees all keys, and the mask need not be read
+    if id(mask) not in causal:
+        if len(causal) == MASKS:
+            causal.clear()
+        causal[id(mask)] = mask, hides_later_keys(mask)
+    return causal[id(mask)][1]
 
 
 def hides_later_keys(mask: mx.array) -> bool:

@@ -1,11 +1,15 @@
 """The choice of a BLAS: the newest that works, examined in a child process."""
 
 import importlib.util
+import shutil
+import subprocess
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from grpo_cli.cpu import blas_libraries
-from grpo_cli.cpu.blas_libraries import Examined, Library, check_usable, examine, libraries
+from grpo_cli.cpu.blas_libraries import Examined, Library, check_usable, examine, is_intel, libraries
 from grpo_cli.cpu.elf import Unusable
 
 OPENBLAS = Library(name="openblas", paths=("libopenblas.so.0",))
@@ -37,8 +41,44 @@ def test_the_newest_openblas_that_works_comes_first(
     """0.3.9 would be older than 0.3.21: versions are numbers."""
     found = {"openblas": system, "scipy-openblas32": Examined("package", True, PACKAGE)}
     monkeypatch.setattr(blas_libraries, "examine", lambda library: found.get(library.name))
+    monkeypatch.setattr(blas_libraries, "is_intel", lambda: False)
     assert [library.name for library in libraries()] == order
+    monkeypatch.setattr(blas_libraries, "is_intel", lambda: True)
+    assert [library.name for library in libraries()] == ["mkl", *order[:2]]
     assert Examined("", True, "OpenBLAS 0.3.9").version < Examined("", True, "OpenBLAS 0.3.21").version
+
+
+@pytest.mark.parametrize(
+    ("facts", "expected"),
+    [("vendor_id\t: GenuineIntel\n", True), ("vendor_id\t: AuthenticAMD\n", False), (None, False)],
+)
+def test_the_processor_is_intels_where_its_facts_say_so(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, facts: str | None, expected: bool
+) -> None:
+    if facts is not None:
+        (tmp_path / "cpuinfo").write_text(facts)
+    monkeypatch.setattr(blas_libraries, "CPU_FACTS", tmp_path / "cpuinfo")
+    assert is_intel() is expected
+
+
+# A library in the form of MKL's: a product of 1×1 matrices, and a version that is written into a buffer.
+LIKE_MKL = """
+#include <string.h>
+void cblas_sgemm(int order, int ta, int tb, int m, int n, int k, float alpha, const float *a, int lda,
+                 const float *b, int ldb, float beta, float *c, int ldc) { *c = *a * *b; }
+void MKL_Get_Version_String(char *text, int length) { strncpy(text, "Library Version 2026.2", length); }
+"""
+
+
+@pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler")
+def test_mkl_tells_its_version_in_a_buffer(tmp_path: Path) -> None:
+    source, built = tmp_path / "like_mkl.c", tmp_path / "like_mkl.so"
+    source.write_text(LIKE_MKL)
+    subprocess.run(["cc", "-shared", "-fPIC", "-o", str(built), str(source)], check=True)
+    mkl = next(library for library in libraries() if library.name == "mkl")
+    found = examine(replace(mkl, paths=(str(built),)))
+    assert found is not None and found.works
+    assert found.version == (2026, 2)
 
 
 def test_a_library_of_64_bit_integers_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:

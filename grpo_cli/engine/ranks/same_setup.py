@@ -6,6 +6,7 @@ Ranks that differ would train different models and still add up their gradients.
 by name before the first step, and files by their checksums.
 """
 
+import functools
 import platform
 from collections.abc import Iterator
 from importlib import metadata
@@ -59,6 +60,7 @@ def loaded(
     return facts
 
 
+@functools.cache  # read from files, and asked for at every step
 def version(package: str) -> str:
     """The installed version of a package, or `not installed`."""
     try:

@@ -95,7 +95,7 @@ class RowRandom:
             key = random.next() if random else None  # one key per call
             seed = mx.random.randint(0, (1 << 31) - 1, (2,), key=key).astype(mx.uint32)
             keys = mx.random.split(seed, sampling.max_new_tokens)
-            self.numbers = mx.stack([uniforms(rows, key) for key in keys])
+            self.numbers = mx.vmap(lambda key: uniforms(rows, key))(keys)
             mx.eval(self.numbers)
 
     def draw(self, rows: list[CompletionRow]) -> mx.array | None:

@@ -37,7 +37,7 @@ class Left(NamedTuple):
 class Answer(NamedTuple):
     """The environment's answer to the turn of a row that left, or the exception it raised."""
 
-    index: int  # the row's
+    place: int  # CompletionRow.index
     reply: Reply | None = None
     error: BaseException | None = None
 
@@ -95,8 +95,8 @@ class Outside:
         environment raised.
         """
         while self.answers():
-            index, reply, error = self.answered.popleft()
-            left = self.left.pop(index)
+            place, reply, error = self.answered.popleft()
+            left = self.left.pop(place)
             left.row.is_outside = False
             if error is not None:
                 raise error

@@ -299,7 +299,7 @@ class Waiting(Environment):
 
     def respond(self, turn: Turn) -> Reply | None:
         self.asked.set()
-        assert self.told.wait(60)
+        assert self.told.wait(60), turn
         return None
 
 
