@@ -8,6 +8,7 @@ take the reports of MLX and the system as arguments, so other machines can be te
 `GRPO_DEVICE` selects one of the available devices: `cpu`, `metal` or `cuda`.
 """
 
+import atexit
 import functools
 import os
 import platform
@@ -56,8 +57,6 @@ def prepare() -> Device:
 
     Raises ConfigError if GRPO_DEVICE names a device that is not available.
     """
-    # mlx-lm imports transformers, which would tell the user of an MLX program to install PyTorch.
-    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     requested = os.environ.get("GRPO_DEVICE", "").lower()
     # As mlx-lm does, which is not always imported before transformers: else that says PyTorch was not found.
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
@@ -65,6 +64,9 @@ def prepare() -> Device:
         os.environ["MLX_DISABLE_COMPILE"] = "1"  # read when mlx is imported
     import mlx.core as mx
 
+    # Else newer builds of MLX abort at Python's end if functions were compiled (mlx issue 4327, on Metal).
+    if hasattr(mx, "clear_streams"):
+        atexit.register(mx.clear_streams)
     kind = choose_kind(requested, mx.metal.is_available(), has_cuda())
     if kind == "cpu":
         return prepare_cpu()

@@ -281,3 +281,20 @@ def test_only_a_mac_computes_past_its_gpu(
     with device.past_the_gpu():
         pass
     assert entered == [mx.cpu] * is_entered
+
+
+def test_mlx_s_streams_end_before_python_does() -> None:
+    """Newer builds of MLX abort at the interpreter's end if functions were compiled and streams are left."""
+    program = (
+        "import atexit, mlx.core as mx\n"
+        "def last():\n"  # registered first, so called last
+        "    try:\n"
+        "        mx.eval(mx.ones(3) + 1)\n"
+        "    except RuntimeError as error:\n"
+        "        print('no stream' if 'no Stream' in str(error) else error)\n"
+        "atexit.register(last)\n"
+        "from grpo_cli import device\n"
+        "device.prepare(); mx.eval(mx.ones(3) + 1)\n"
+    )
+    child = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert child.stdout.strip() == "no stream"

@@ -3,8 +3,8 @@
     [library, *others] = libraries()       # Library(name='scipy-openblas32', version='0.3.29', …)
 
 On Intel's processors MKL comes first, where it is installed (`pip install mkl`), elsewhere last. Next is
-the newest OpenBLAS, be it the system's or that of the package scipy-openblas32: an old one may lack the kernels
-of a newer processor.
+the newest OpenBLAS, be it the system's or that of the package scipy-openblas32: an old one may lack the
+kernels of a newer processor.
 
 A library is examined in a child process: MKL ends the process if a part of it is missing, and a build for
 another processor crashes with an illegal instruction.
