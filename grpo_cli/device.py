@@ -85,6 +85,9 @@ def prepare_cpu() -> Device:
     mx.set_default_device(mx.cpu)
     mx.disable_compile()  # in case mlx was imported before us
     mx.set_cache_limit(CPU_CACHE_BYTES)
+    atexit.register(
+        mx.synchronize
+    )  # OpenBLAS's threads, which end after this, wait for ever for work in flight
     return describe("cpu", mx.device_info(), total_memory(), use_fast_blas())
 
 

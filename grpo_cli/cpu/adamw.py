@@ -33,7 +33,7 @@ class ChunkedAdamW(optim.AdamW):
     def apply_single(self, gradient: mx.array, parameter: mx.array, state: dict[str, mx.array]) -> mx.array:
         """The updated weight, evaluated, of any shape in float32. Replaces the moments in `state`."""
         old = [gradient, parameter, state["m"], state["v"]]
-        if any(array.dtype != mx.float32 for array in old):
+        if not parameter.size or any(array.dtype != mx.float32 for array in old):
             whole: mx.array = super().apply_single(gradient, parameter, state)
             return whole
         new = [mx.empty(parameter.shape) for _ in range(3)]

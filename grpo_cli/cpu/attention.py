@@ -59,6 +59,8 @@ def is_supported(queries: mx.array, keys: Any, values: Any, mask: Mask = None, *
         return False
     if queries.shape[2] == 1 or not all(isinstance(one, mx.array) for one in (keys, values)):
         return False
+    if queries.shape[2] > keys.shape[2]:
+        return False
     if any(one.dtype != mx.float32 for one in (queries, keys, values)):
         return False
     if not isinstance(mask, mx.array):

@@ -26,29 +26,32 @@ from grpo_cli.models.tree import flat
 SLICE = 1 << 23  # logits per slice: half of them cost a fifth more time, twice of them half the memory again
 TRUNKS = ("model", "transformer", "hidden_states")  # modules of mlx-lm's models; a method of our nanochat_v2
 METHOD_HEAD = "lm_head."  # prefix of the head's weights if the trunk is a method
-TIED = "embed_tokens.weight"  # weight in the trunk that a head without own weights uses
 PROBE_IDS = ((1, 2, 3),)  # token ids on which a model and its parts are compared
 
 
 class _Trunk:
-    """Replaces a model's trunk and returns hidden states that were computed before."""
+    """Replaces a model's trunk and returns hidden states that were computed before.
 
-    def __init__(self, trunk: Any, hidden: mx.array) -> None:
-        self._real, self._hidden = trunk, hidden
+    `used`: names of the trunk's modules that the head uses, such as an embedding that is its matrix, too.
+    """
+
+    def __init__(self, trunk: Any, hidden: mx.array, used: set[str]) -> None:
+        self._real, self._hidden, self._used = trunk, hidden, used
 
     def __call__(self, *_: Any, **__: Any) -> mx.array:
         return self._hidden
 
     def __getattr__(self, name: str) -> Any:
+        self._used.add(name)
         return getattr(self._real, name)
 
 
 class _WithoutTrunk:
     """Replaces a model whose trunk already ran: calling the model's class on it runs the head only."""
 
-    def __init__(self, model: nn.Module, name: str, hidden: mx.array) -> None:
+    def __init__(self, model: nn.Module, name: str, hidden: mx.array, used: set[str]) -> None:
         # Attribute names that no model uses: a llama calls its trunk `model`.
-        self._whole, self._name, self._stand_in = model, name, _Trunk(getattr(model, name), hidden)
+        self._whole, self._name, self._stand_in = model, name, _Trunk(getattr(model, name), hidden, used)
 
     def __getattr__(self, name: str) -> Any:
         return self._stand_in if name == self._name else getattr(self._whole, name)
@@ -58,16 +61,17 @@ class _WithoutTrunk:
 class Head:
     """The output head of a model: hidden states → logits.
 
-    `trunk`: name of the rest of the model, a module or a method. `weights`: names of the head's own weights.
+    `trunk`: name of the rest of the model, a module or a method. `weights`: names of the weights that it uses,
+    those of a tied embedding included.
     """
 
     trunk: str
     weights: tuple[str, ...]
     vocabulary: int
 
-    def logits(self, model: nn.Module, hidden: mx.array) -> mx.array:
-        """Logits (…, V) of hidden states (…, H)."""
-        rest: Any = _WithoutTrunk(model, self.trunk, hidden)
+    def logits(self, model: nn.Module, hidden: mx.array, used: set[str] | None = None) -> mx.array:
+        """Logits (…, V) of hidden states (…, H). Adds to `used` the trunk's modules that the head uses."""
+        rest: Any = _WithoutTrunk(model, self.trunk, hidden, set() if used is None else used)
         result: mx.array = type(model).__call__(rest, mx.zeros(hidden.shape[:-1], dtype=mx.int32))
         return result
 
@@ -150,12 +154,13 @@ def find_head(model: nn.Module) -> Head | None:
             own = [name for name in names if not name.startswith(f"{trunk}.")]
         else:
             own = [name for name in names if name.startswith(METHOD_HEAD)]
-        tied = [f"{trunk}.{TIED}"] if not own and f"{trunk}.{TIED}" in names else []
-        head = Head(trunk, tuple(own or tied), expected.shape[-1])
+        used: set[str] = set()
         try:
-            found = head.logits(model, part(ids))
+            found = Head(trunk, (), expected.shape[-1]).logits(model, part(ids), used)
         except (TypeError, ValueError, AttributeError, KeyError):  # the model combines its parts differently
             continue
         if same_logits(found, expected):
-            return head
+            starts = tuple(f"{trunk}.{name}." for name in used)
+            tied = [name for name in names if name.startswith(starts)]
+            return Head(trunk, (*own, *tied), expected.shape[-1])
     return None

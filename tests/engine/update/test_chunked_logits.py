@@ -11,10 +11,13 @@ from grpo_cli.engine.update import chunked_logits as heads
 from grpo_cli.engine.update.batch import Microbatch
 from grpo_cli.engine.update.chunked_logits import find_head
 from grpo_cli.engine.update.forward import ForwardPlan, token_logprobs
+from grpo_cli.engine.update.forward_probe import check_kind
 from grpo_cli.engine.update.gradient import accumulate
 from grpo_cli.engine.update.objective import Objective
 from grpo_cli.models import nanochat_v2
 from grpo_cli.models.adapters import LoRA, add_adapters
+from tests.support.kind_trials import BREAKDOWNS, make, not_here
+from tests.support.model_kinds import KINDS
 from tests.support.small_architectures import MODELS, llama_of, model_of, nanochat_v2_model
 from tests.support.steps import objective_of
 
@@ -86,6 +89,31 @@ def test_sliced_logprobs_are_those_of_the_whole(kind: str, monkeypatch: pytest.M
 def test_the_head_s_weights() -> None:
     assert find_head(llama_of(False)).weights == ("lm_head.weight",)  # type: ignore[union-attr]
     assert find_head(llama_of(True)).weights == ("model.embed_tokens.weight",)  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_head_knows_every_weight_that_it_uses(kind: str) -> None:
+    """An embedding that is the output matrix, too, has a name of its own in every family of models."""
+    try:
+        model = make(kind)
+        check_kind(model)
+        head = find_head(model)
+    except (SystemExit, *BREAKDOWNS) as error:
+        pytest.skip(not_here(error) or str(error)[:80])
+    if head is None:
+        pytest.skip("its head cannot be separated")
+    hidden = mx.stop_gradient(getattr(model, head.trunk)(mx.array([[1, 2, 3]])))
+
+    def total(weights: Any) -> mx.array:
+        model.update(weights)
+        logits = head.logits(model, hidden).astype(mx.float32)
+        return (logits * mx.random.normal(logits.shape, key=mx.random.key(0))).sum()
+
+    gradient = dict(tree_flatten(mx.grad(total)(model.trainable_parameters())))
+    used = {name for name, array in gradient.items() if mx.abs(array).max().item() > 0}  # type: ignore[operator]
+    assert used <= set(head.weights)
+    if not used:  # the trunk computes the logits
+        assert mx.array_equal(head.logits(model, hidden), hidden).item()
 
 
 def test_the_current_nanochat_s_trunk_is_a_method() -> None:
