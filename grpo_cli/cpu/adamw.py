@@ -64,6 +64,7 @@ def vectors(arrays: list[mx.array]) -> list[Vector]:
     return [np.array(array, copy=False).reshape(-1) for array in arrays]
 
 
+@np.errstate(all="ignore")  # guards/nonfinite.py reports numbers that are not finite
 def write_updated(
     factors: tuple[np.float32, ...], old: list[Vector], new: list[Vector], start: int, end: int
 ) -> None:

@@ -43,6 +43,7 @@ class BlasReport:
     name: str  # "openblas", "mkl", "scipy-openblas32" or "mlx"
     version: str = ""  # such as "0.3.29"; empty if the library does not say
     path: str = ""
+    core: str = ""  # kind of processor whose kernels it runs, such as "SkylakeX"; or MKL's way of exactness
     threads: int | None = None
     gflops: float | None = None  # of a float32 product, measured when the library was adopted
     note: str = ""
@@ -86,7 +87,7 @@ def wrong_product() -> str:
 
     Tests 1 + a (33, 65) by (65, 17) product in each dtype that BLAS computes, with each operand in row-major
     and column-major order. The output contains the 1 beforehand, so a function that writes nothing cannot
-    pass by leaving an old result there.
+    pass by leaving an old result there. Then a product that is large enough for several threads.
     """
     import mlx.core as mx
 
@@ -104,7 +105,21 @@ def wrong_product() -> str:
             error = max(abs(x - y) for x, y in zip(product, expected, strict=True))
             if not error <= TOLERANCE * len(right):  # a NaN is wrong too
                 return f"its {str(dtype).split('.')[-1]} product is off by {error:.2g}"
-    return ""
+    return "" if large_product_is_exact() else "its large product of whole numbers is wrong"
+
+
+def large_product_is_exact() -> bool:
+    """True if a product that several threads compute, of whole numbers that float32 holds, is exact."""
+    import mlx.core as mx
+
+    rows, shared, columns = 513, 700, 301
+    with mx.stream(mx.cpu):
+        a = mx.arange(rows)[:, None] % 7 * mx.ones((1, shared)) + mx.arange(shared) % 2  # (513, 700)
+        b = mx.ones((shared, 1)) * (mx.arange(columns) % 5)  # (700, 301)
+        row, column = mx.arange(rows) % 7 * shared + shared // 2, mx.arange(columns) % 5
+        expected = row[:, None] * column
+        found = [a @ b, a @ mx.contiguous(b.T).T, mx.contiguous(a.T).T @ b]
+        return all(bool((product == expected).all().item()) for product in found)
 
 
 def real_part(rows: list[list[complex]]) -> list[list[Any]]:
@@ -158,6 +173,7 @@ def adopt(choice: Library, slots: dict[str, list[int]]) -> BlasReport | None:
         name=choice.name,
         version=".".join(map(str, found.version)),
         path=home.path if home else found.path,
+        core=found.core or os.environ.get("MKL_CBWR", ""),
         threads=int(threads()) if threads is not None else None,
         gflops=round(measure_gflops(512), 1),
     )

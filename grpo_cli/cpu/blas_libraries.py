@@ -52,6 +52,12 @@ class Examined:
         found = re.search(r"\d+(?:\.\d+)+", self.config)
         return tuple(int(part) for part in found[0].split(".")) if found else ()
 
+    @property
+    def core(self) -> str:
+        """The kind of processor that OpenBLAS computes for; empty if its description names none."""
+        found = re.search(r"DYNAMIC_ARCH.* (\w+)(?: MAX_THREADS=\d+)?$", self.config)
+        return found[1] if found else ""
+
 
 # Spinning time of OpenBLAS's idle threads, as a power of two of cycles (default 26), and of MKL's, in
 # milliseconds (default 200). Spinning threads use up their CPU time on a busy machine, and every product then

@@ -36,7 +36,7 @@ def kernels_of(
         "exponential": "power" if has_slow_exp() else "exp",
         "optimizer": type(optimizer.rule).__name__,
         "rows sampled together": policy.plan.sampled,
-        "sampled prompts": "grouped" if reads_in_groups(policy.model) else "one per row",
+        "sampled prompts": "grouped" if is_grouped(policy) else "one per row",
         "trained prompts": "shared" if plan.share_prefix else "one per row",
         "output layer": "separate" if plan.head else "whole",
         "layers": "recomputed" if plan.recompute else "stored",
@@ -44,9 +44,14 @@ def kernels_of(
     }
 
 
+def is_grouped(policy: Policy) -> bool:
+    """True if rollouts read each prompt once for its group."""
+    return policy.plan.sampled == "mixed" and reads_in_groups(policy.model)
+
+
 def blas_text(blas: BlasReport) -> str:
-    """The library with its version and threads, which decide how a sum is divided."""
-    name = f"{blas.name} {blas.version}".strip()
+    """The library with its version, kernels and threads, which decide how a sum is divided."""
+    name = " ".join(part for part in (blas.name, blas.version, blas.core) if part)
     return f"{name}, {plural(blas.threads, 'thread')}" if blas.threads else name
 
 

@@ -1,5 +1,6 @@
 """The update in chunks: a hand-computed step, and MLX's bits for every shape, step and strategy."""
 
+import math
 from typing import Any
 
 import mlx.core as mx
@@ -73,3 +74,14 @@ def test_other_dtypes_are_mlx_s_own() -> None:
     rule = ChunkedAdamW(0.5, betas=[0.9, 0.99])
     rule.state["step"] = rule.step + 1
     assert rule.apply_single(half, half, state).tolist() == [0.5, 0.5]
+
+
+def test_a_weight_without_numbers_and_numbers_that_are_not_finite(recwarn: pytest.WarningsRecorder) -> None:
+    for given in ([], [math.nan, math.inf, -math.inf, 3e38]):
+        gradient = mx.array(given, dtype=mx.float32)
+        options: dict[str, Any] = {"betas": [0.9, 0.99], "weight_decay": 0.1}
+        expected = run(optim.AdamW(0.1, **options, bias_correction=True), mx.ones(len(given)), [gradient])
+        found = run(ChunkedAdamW(0.1, **options), mx.ones(len(given)), [gradient])
+        for one, other in zip(found, expected, strict=True):
+            assert mx.array_equal(one, other, equal_nan=True)
+    assert not recwarn.list

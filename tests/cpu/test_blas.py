@@ -161,6 +161,17 @@ def test_a_function_that_writes_nothing_is_found_out_and_the_slots_restored() ->
 
 
 @linux_cpu
+def test_a_large_product_is_checked_too() -> None:
+    slots = own_slots()
+    idle = blas.function_address(ctypes.CDLL(None).getpid)
+    told = blas.rebind(
+        slots, dict.fromkeys(slots, idle), lambda: "exact" if blas.large_product_is_exact() else "wrong"
+    )
+    assert told == "wrong"
+    assert blas.large_product_is_exact()
+
+
+@linux_cpu
 def test_a_check_that_raises_restores_the_slots() -> None:
     slots = own_slots()
     before = values(slots)

@@ -26,6 +26,21 @@ def test_a_version_is_read_from_the_description(config: str, version: tuple[int,
 
 
 @pytest.mark.parametrize(
+    ("config", "core"),
+    [
+        (PACKAGE, "Haswell"),
+        ("OpenBLAS 0.3.34.481.3 DYNAMIC_ARCH NO_AFFINITY SkylakeX MAX_THREADS=64", "SkylakeX"),
+        ("OpenBLAS 0.3.21 NO_LAPACKE DYNAMIC_ARCH Zen", "Zen"),
+        ("OpenBLAS 0.3.21 NO_LAPACKE", ""),
+        ("Math Kernel Library Version 2026.2", ""),
+    ],
+)
+def test_the_kernels_are_those_of_a_processor_that_the_description_names(config: str, core: str) -> None:
+    """They decide the last bits of a product, so a run records them."""
+    assert Examined("lib", True, config).core == core
+
+
+@pytest.mark.parametrize(
     ("system", "order"),
     [
         (Examined("so", True, "OpenBLAS 0.3.21 Haswell"), ["scipy-openblas32", "openblas", "mkl"]),

@@ -61,8 +61,8 @@ class _WithoutTrunk:
 class Head:
     """The output head of a model: hidden states → logits.
 
-    `trunk`: name of the rest of the model, a module or a method. `weights`: names of the weights that it uses,
-    those of a tied embedding included.
+    `trunk`: name of the rest of the model, a module or a method. `weights`: names of the weights that it
+    uses, those of a tied embedding included.
     """
 
     trunk: str
